@@ -1,0 +1,60 @@
+"""Every column name and Arrow type that tirazh writes, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pyarrow as pa
+
+Kind = Literal["classify", "generate"]
+
+COMPLETION = "completion"
+COMPLETIONS = "completions"
+FINISH_REASON = "finish_reason"
+FINISH_REASONS = "finish_reasons"
+PROMPT_TOKENS = "prompt_tokens"
+COMPLETION_TOKENS = "completion_tokens"
+LABEL = "label"
+CONFIDENCE = "confidence"
+PROBABILITIES = "probabilities"
+ERROR = "error"
+
+# Per-row overrides of `generate`: an input column of such a name and type sets the row's own value.
+OVERRIDES = {
+    "max_new_tokens": pa.int64(),
+    "temperature": pa.float64(),
+    "top_k": pa.int64(),
+    "top_p": pa.float64(),
+    "repetition_penalty": pa.float64(),
+    "seed": pa.int64(),
+}
+
+
+def generate_fields(samples: int) -> list[pa.Field]:
+    """Columns that `generate` adds, in order. With several samples the texts and reasons become lists."""
+    texts = (
+        pa.field(COMPLETION, pa.string()) if samples == 1 else pa.field(COMPLETIONS, pa.list_(pa.string()))
+    )
+    reasons = (
+        pa.field(FINISH_REASON, pa.string())
+        if samples == 1
+        else pa.field(FINISH_REASONS, pa.list_(pa.string()))
+    )
+    return [
+        texts,
+        reasons,
+        pa.field(PROMPT_TOKENS, pa.int32()),
+        pa.field(COMPLETION_TOKENS, pa.int32()),
+        pa.field(ERROR, pa.string()),
+    ]
+
+
+def classify_fields() -> list[pa.Field]:
+    """Columns that `classify` adds, in order."""
+    return [
+        pa.field(LABEL, pa.string()),
+        pa.field(CONFIDENCE, pa.float32()),
+        pa.field(PROBABILITIES, pa.map_(pa.string(), pa.float32())),
+        pa.field(PROMPT_TOKENS, pa.int32()),
+        pa.field(ERROR, pa.string()),
+    ]

@@ -1,0 +1,270 @@
+"""The job, as one frozen dataclass: what the flags, the YAML file, Python and the manifest all say by the same names.
+
+Checked when made. Fields marked `identity` decide what the rows will be; the others only how fast and where they are
+made, and may change when a job is resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal
+
+from actors.messages import DType
+from model.config import SPARSE_MODES, ModelFlags
+from model.errors import RequestError
+from model.requests import SamplingParams
+from pipeline.schema import Kind
+
+EMBEDDED_MODEL = "embedded"
+Truncate = Literal["right", "left", "error"]
+
+
+def _knob(default: Any = MISSING, help: str = "", *, identity: bool = False, **extra: Any) -> Any:
+    """A spec field: its default, the sentence `--help` shows, and whether it decides what the rows will be."""
+    return field(default=default, metadata={"help": help, "identity": identity, **extra})
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """What both kinds of job share."""
+
+    input: tuple[str, ...] = _knob(
+        help="Parquet files, directories or globs; local, s3://, gs:// or az://", identity=True
+    )
+    output: str = _knob(help="directory that receives the parts")
+    model: str = _knob(
+        EMBEDDED_MODEL,
+        "model directory (ru-gpts, Megatron, Hugging Face, ours); default: the embedded model",
+        identity=True,
+    )
+    prefix: str = _knob("", "put before the name of every column that tirazh adds", identity=True)
+    template: str | None = _knob(
+        None,
+        "Jinja template of the prompt; columns are its variables, e.g. 'News: {{ text }}'",
+        identity=True,
+    )
+    truncate: Truncate | None = _knob(
+        None,
+        "a prompt that is too long: cut its text on the right, on the left, or make it the row's error",
+        identity=True,
+        choices=("right", "left", "error"),
+    )
+    seq_length: int | None = _knob(
+        None,
+        "tokens a sequence may hold, prompt and completion (default: the model's positions)",
+        identity=True,
+    )
+    limit: int | None = _knob(None, "take only the first N rows", identity=True)
+    dtype: DType = _knob(
+        "auto",
+        "arithmetic; auto settles on what is fastest here and writes it down",
+        identity=True,
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    sparse_mode: str | None = _knob(
+        None,
+        "which layers are sparse, for a checkpoint that does not say",
+        identity=True,
+        choices=SPARSE_MODES,
+    )
+    num_attention_heads: int | None = _knob(
+        None, "attention heads, for a checkpoint that does not say", identity=True
+    )
+    fix_sparsity_layout: int | None = _knob(
+        None, "layout groups = model-parallel ranks the checkpoint was trained on", identity=True
+    )
+    deepspeed_config: str | None = _knob(
+        None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True
+    )
+    preset: str | None = _knob(None, "shape of a published model: rugpt3xl or rugpt3-13b", identity=True)
+    tokenizer: str | None = _knob(
+        None, "tokenizer directory, where the model directory has none", identity=True
+    )
+    replicas: str = _knob("1", "copies of the model: N, or MIN:MAX to grow with the work")
+    tensor_parallel: int = _knob(1, "ranks that share one copy of the model")
+    device: str = _knob("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
+    slots: int = _knob(32, "sequences a replica runs at once")
+    threads: int = _knob(0, "CPU threads of one rank (0: share the machine's cores)")
+    address: str | None = _knob(None, "Ray cluster to join (default: start one on this machine)")
+    endpoint_url: str | None = _knob(None, "address of an S3-compatible server or an Azure emulator")
+    part_rows: int | None = _knob(None, "rows of one part (default: sized by tokens)")
+    max_error_rate: float = _knob(0.1, "stop when more than this share of the rows ends in errors")
+    overwrite: bool = _knob(False, "remove another job's work from the output directory first")
+
+    def __post_init__(self) -> None:
+        if not self.input:
+            raise RequestError("no input was named; give --input at least one file, directory or glob")
+        if not self.output:
+            raise RequestError("no output directory was named; give --output")
+        parse_replicas(self.replicas)
+        for name in ("tensor_parallel", "slots"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("limit", "part_rows", "seq_length", "num_attention_heads", "fix_sparsity_layout"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        _at_least("threads", self.threads, 0)
+        if not 0 <= self.max_error_rate <= 1:
+            raise RequestError(f"--max-error-rate must be between 0 and 1, not {self.max_error_rate}")
+        if self.prefix and not re.fullmatch(r"\w+", self.prefix):
+            raise RequestError(f"--prefix may hold letters, digits and _ only, not {self.prefix!r}")
+        for knob in fields(self):
+            choices, value = knob.metadata.get("choices"), getattr(self, knob.name)
+            if choices and value is not None and value not in choices:
+                raise RequestError(
+                    f"{flag_name(knob.name)} must be one of {', '.join(choices)}, not {value!r}"
+                )
+
+    @property
+    def kind(self) -> Kind:
+        raise TypeError("JobSpec is not run by itself; use ClassifySpec or GenerateSpec")
+
+    @property
+    def model_flags(self) -> ModelFlags:
+        return ModelFlags(
+            sparse_mode=self.sparse_mode,  # type: ignore[arg-type]
+            num_attention_heads=self.num_attention_heads,
+            fix_sparsity_layout=self.fix_sparsity_layout,
+            deepspeed_config=self.deepspeed_config,
+            preset=self.preset,
+            tokenizer=self.tokenizer,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The spec as plain JSON values, `kind` first; what the manifest holds and a YAML file may say."""
+        return {"kind": self.kind} | {knob.name: _plain(getattr(self, knob.name)) for knob in fields(self)}
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the spec that decides what the rows will be."""
+        chosen = {
+            knob.name: _plain(getattr(self, knob.name)) for knob in fields(self) if knob.metadata["identity"]
+        }
+        return {"kind": self.kind} | chosen
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits of the identity; two runs with the same one belong to the same job."""
+        text = json.dumps(self.identity(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifySpec(JobSpec):
+    """Label every row with the most likely of a fixed set of labels."""
+
+    text_column: str = _knob("text", "column that holds the text to classify", identity=True)
+    labels: Mapping[str, str] = _knob(
+        help="label names, comma-separated, or a YAML file: {label: words the model is to continue with}",
+        identity=True,
+    )
+    examples: str | None = _knob(
+        None,
+        "Parquet of examples put before every prompt; columns: the text column and `label`",
+        identity=True,
+    )
+    gold_column: str | None = _knob(None, "column with the right label, for accuracy in the report")
+    calibrate: bool = _knob(False, "divide by each label's probability after an empty text", identity=True)
+    abstain_below: float = _knob(
+        0.0, "leave the label null where the winner's probability is lower", identity=True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.labels) < 2:
+            raise RequestError(f"--labels needs at least two labels, not {len(self.labels)}")
+        for label, words in self.labels.items():
+            if not label.strip() or not words.strip():
+                raise RequestError(f"--labels holds an empty label ({label!r}: {words!r})")
+        words = [text.strip() for text in self.labels.values()]
+        twice = next((text for text in words if words.count(text) > 1), None)
+        if twice is not None:
+            raise RequestError(f"--labels says {twice!r} for more than one label")
+        if not 0 <= self.abstain_below <= 1:
+            raise RequestError(f"--abstain-below must be between 0 and 1, not {self.abstain_below}")
+
+    @property
+    def kind(self) -> Kind:
+        return "classify"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSpec(JobSpec):
+    """Continue every prompt."""
+
+    prompt_column: str = _knob(
+        "prompt", "column that holds the prompt (not used with --template)", identity=True
+    )
+    max_new_tokens: int = _knob(64, "most tokens of a completion", identity=True)
+    temperature: float = _knob(1.0, "0 takes the likeliest token each time", identity=True)
+    top_k: int = _knob(0, "draw from the K likeliest tokens (0: all)", identity=True)
+    top_p: float = _knob(
+        1.0, "draw from the smallest set of tokens whose probabilities reach P (0 or 1: all)", identity=True
+    )
+    repetition_penalty: float = _knob(
+        1.0, "above 1 makes tokens that were there before less likely", identity=True
+    )
+    no_repeat_ngram_size: int = _knob(0, "never repeat a run of N tokens (0: off)", identity=True)
+    stop: tuple[str, ...] = _knob((), "strings that end a completion (not part of it)", identity=True)
+    samples: int = _knob(1, "completions of each prompt", identity=True)
+    seed: int = _knob(0, "the same seed gives the same rows", identity=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("samples", self.samples, 1)
+        if any(not text for text in self.stop):
+            raise RequestError("--stop must not be an empty string")
+        if not -(2**63) <= self.seed < 2**63:
+            raise RequestError(f"--seed must fit in 64 bits, not {self.seed}")
+        self.sampling  # noqa: B018 - checks the values
+
+    @property
+    def kind(self) -> Kind:
+        return "generate"
+
+    @property
+    def sampling(self) -> SamplingParams:
+        """The job's sampling parameters; a row's override columns may replace single values."""
+        return SamplingParams(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+            no_repeat_ngram_size=self.no_repeat_ngram_size,
+            stop=self.stop,
+        )
+
+
+SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": GenerateSpec}
+
+
+def flag_name(name: str) -> str:
+    """The command line's spelling of a spec field."""
+    return "--" + name.replace("_", "-")
+
+
+def is_required(knob: Field[Any]) -> bool:
+    """Whether a spec field has no default."""
+    return knob.default is MISSING and knob.default_factory is MISSING
+
+
+def parse_replicas(text: str) -> tuple[int, int]:
+    """`"3"` → (3, 3), `"1:8"` → (1, 8). Raises RequestError."""
+    match = re.fullmatch(r"(\d+)(?::(\d+))?", str(text))
+    low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= low <= high:
+        raise RequestError(f"--replicas must be a number from 1, or MIN:MAX such as 1:8, not {text!r}")
+    return low, high
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise RequestError(f"{flag_name(name)} must be at least {least}, not {value}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
