@@ -89,6 +89,18 @@ class ModelConfig:
                 f"{self.num_attention_heads} attention heads cannot be split into {self.layout_groups} "
                 "layout groups (--fix-sparsity-layout)"
             )
+        self._check_last_window()
+
+    def _check_last_window(self) -> None:
+        """In a last window too short for its global blocks they would reach back into the window before: no
+        published model does that, and the cache of a sparse layer could not stay minimal."""
+        pattern = self.sparse_pattern
+        rest = -(-self.max_position_embeddings // pattern.block_size) % pattern.num_local_blocks
+        if self.sparse_mode != "none" and 0 < rest < pattern.num_global_blocks:
+            raise CheckpointError(
+                f"{self.max_position_embeddings} positions leave a last window of {rest} blocks, too short for "
+                f"{pattern.num_global_blocks} global blocks"
+            )
 
     @property
     def head_dim(self) -> int:

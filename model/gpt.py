@@ -1,0 +1,219 @@
+"""The ruGPT-3 transformer, as an ordinary transformers model.
+
+Reads like the paper: embeddings, pre-LayerNorm blocks, final LayerNorm, logits by the (usually tied) token embedding.
+Which keys a layer's heads may see is decided here, once per forward; how attention is computed is `attention.py`'s
+business, or the batch engine's, which arrives through transformers' attention interface.
+Legend: B batch, T tokens, S keys, C channels, H heads on this rank, D head dim.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from model.attention import window_attention
+from model.attention_reference import visible_keys
+from model.block_layout import global_starts
+from model.gpt_config import RuGPT3Config
+
+__all__ = ["RuGPT3Config", "RuGPT3ForCausalLM", "RuGPT3Model"]
+
+
+class RuGPT3Attention(nn.Module):
+    """Multi-head attention; a sparse layer follows the fixed pattern, each head its own global blocks."""
+
+    def __init__(self, config: RuGPT3Config, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = True
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        model_config = config.to_model_config()
+        self.is_sparse = model_config.is_sparse_layer(layer_idx)
+        self.pattern = model_config.sparse_pattern
+        self.global_starts = global_starts(model_config)  # of this rank's heads, once sharded
+        size = config.hidden_size
+        self.q_proj = nn.Linear(size, size)
+        self.k_proj = nn.Linear(size, size)
+        self.v_proj = nn.Linear(size, size)
+        self.o_proj = nn.Linear(size, size)
+
+    def forward(
+        self,
+        hidden_BTC: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        shape = (*hidden_BTC.shape[:2], -1, self.head_dim)
+        q, k, v = (
+            proj(hidden_BTC).view(shape).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx)
+        if self.is_sparse and attention_mask is None and "step" not in kwargs:
+            starts_H = torch.tensor(self.global_starts, device=q.device)
+            out = window_attention(q, k, v, self.pattern, starts_H, self.scaling).transpose(1, 2)
+        else:
+            interface = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+            out, _ = interface(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
+        return self.o_proj(out.reshape(*hidden_BTC.shape[:2], -1))
+
+
+class RuGPT3MLP(nn.Module):
+    """Four times as wide, GELU in its tanh form."""
+
+    def __init__(self, config: RuGPT3Config) -> None:
+        super().__init__()
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.down_proj(gelu(self.up_proj(hidden), approximate="tanh"))
+
+
+class RuGPT3Layer(nn.Module):
+    def __init__(self, config: RuGPT3Config, layer_idx: int) -> None:
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = RuGPT3Attention(config, layer_idx)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = RuGPT3MLP(config)
+
+    def forward(self, hidden: Tensor, **kwargs: Any) -> Tensor:
+        hidden = hidden + self.self_attn(self.input_layernorm(hidden), **kwargs)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+class RuGPT3PreTrainedModel(PreTrainedModel):
+    config: RuGPT3Config
+    config_class = RuGPT3Config
+    base_model_prefix = "model"
+    _no_split_modules = ("RuGPT3Layer",)
+    _skip_keys_device_placement = ("past_key_values",)
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+
+class RuGPT3Model(RuGPT3PreTrainedModel):
+    """The transformer without its logits."""
+
+    def __init__(self, config: RuGPT3Config) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.layers = nn.ModuleList(RuGPT3Layer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """input_ids int64 [B, T] (or inputs_embeds [B, T, C]); attention_mask [B, S], 1 where there is a token:
+        padding may be on either side, positions and windows count from each row's own first token.
+        Returns last_hidden_state [B, T, C]. `step` (keyword) hands attention to the batch engine."""
+        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        num_past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if "step" in kwargs:
+            masks: dict[bool, Tensor | None] = {True: None, False: None}
+        else:
+            key_positions, is_token = _key_positions(hidden, attention_mask, num_past)
+            if position_ids is None:
+                position_ids = key_positions[:, num_past:]
+            is_plain = num_past == 0 and (attention_mask is None or bool(attention_mask.all()))
+            masks = {True: None, False: None} if is_plain else self._masks(key_positions, is_token, num_past)
+        hidden = hidden + self.embed_positions(position_ids)
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=masks[layer.self_attn.is_sparse],
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=past_key_values)
+
+    def _masks(self, key_positions: Tensor, is_token: Tensor, num_past: int) -> dict[bool, Tensor | None]:
+        """Masks of sparse (True) and dense (False) layers, bool [B, H or 1, T, S]."""
+        query_positions = key_positions[:, num_past:]
+        masks: dict[bool, Tensor | None] = {}
+        for is_sparse in (True, False):
+            layer = next((a.self_attn for a in self.layers if a.self_attn.is_sparse == is_sparse), None)
+            if layer is None:
+                continue
+            if is_sparse:
+                starts_H = torch.tensor(layer.global_starts, device=key_positions.device)
+                mask = visible_keys(layer.pattern, starts_H, query_positions, key_positions)
+            else:
+                mask = key_positions[:, None, None, :] <= query_positions[:, None, :, None]
+            mask = mask & is_token[:, None, None, :]
+            # A padding query sees nothing; let it see everything, so that no NaN comes of it.
+            masks[is_sparse] = mask | ~mask.any(-1, keepdim=True)
+        return masks
+
+
+def _key_positions(hidden: Tensor, attention_mask: Tensor | None, num_past: int) -> tuple[Tensor, Tensor]:
+    """Positions counted from each row's first token, int64 [B, S], and which columns hold tokens, bool [B, S]."""
+    if attention_mask is None:
+        length = num_past + hidden.shape[1]
+        positions = torch.arange(length, device=hidden.device).expand(hidden.shape[0], -1)
+        return positions, torch.ones_like(positions, dtype=torch.bool)
+    is_token = attention_mask.bool()
+    return (is_token.long().cumsum(1) - 1).clamp(min=0), is_token
+
+
+class RuGPT3ForCausalLM(RuGPT3PreTrainedModel, GenerationMixin):
+    """ruGPT-3 with its logits; `labels` give the training loss."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: RuGPT3Config) -> None:
+        super().__init__(config)
+        self.model = RuGPT3Model(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """input_ids int64 [B, T]; labels int64 [B, T] with -100 where no loss is wanted (shifted here).
+        Returns logits [B, T, vocab] (or of the last `logits_to_keep` tokens) and, with labels, the mean loss."""
+        outputs = self.model(input_ids, **kwargs)
+        hidden = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, kept] if logits_to_keep is not None else hidden)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+
+    def set_tensor_parallel(self, tp_rank: int, tp_size: int) -> None:
+        """Tell every attention layer which heads of the whole model it holds, after its linears were sharded."""
+        starts = global_starts(self.config.to_model_config())
+        local = len(starts) // tp_size
+        for layer in self.model.layers:
+            layer.self_attn.global_starts = starts[tp_rank * local : (tp_rank + 1) * local]
+
+
+AutoConfig.register("rugpt3", RuGPT3Config)
+AutoModelForCausalLM.register(RuGPT3Config, RuGPT3ForCausalLM)
