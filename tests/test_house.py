@@ -1,0 +1,125 @@
+"""What keeps the house in order: sizes, names, words, links, and promises that documents make about the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import tirazh
+from pipeline import schema
+from pipeline.spec import ClassifySpec, GenerateSpec, flag_name
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ROOMS = ("tirazh", "jobs", "pipeline", "actors", "model")
+SOURCES = sorted(path for room in ROOMS for path in (REPOSITORY / room).rglob("*.py"))
+OTHER_PYTHON = sorted(
+    path for folder in ("tests", "benchmarks", "examples") for path in (REPOSITORY / folder).rglob("*.py")
+)
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
+NAMES_THAT_EXPLAIN_NOTHING = {"utils", "util", "common", "helpers", "helper", "core", "manager", "misc", "base"}
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+SPEC_FIELDS = {knob.name for spec in (ClassifySpec, GenerateSpec) for knob in fields(spec)}
+# Flags of the commands around a job; they are no settings of one, so they are no spec fields.
+OTHER_FLAGS = {
+    *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),
+}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *OTHER_PYTHON], ids=name_of)
+def test_a_file_is_small_and_its_name_says_what_it_holds(path: Path) -> None:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    assert not NAMES_THAT_EXPLAIN_NOTHING & set(parts), f"{name_of(path)}: a name that explains nothing"
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= MAX_FILE_LINES, f"{name_of(path)} has {lines} lines: what second thing lives in it?"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_functions_fit_on_a_screen_and_modules_say_what_they_do(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), f"{name_of(path)} has no module docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= MAX_FUNCTION_LINES, f"{name_of(path)}:{node.lineno} {node.name}: {lines} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_no_promise_is_left_unkept(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    marks = ("TO" + "DO", "FIX" + "ME", "NotImplemented" + "Error", "XX" + "X")
+    assert [mark for mark in marks if re.search(rf"\b{mark}\b", text)] == []
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "schema.py"], ids=name_of)
+def test_names_of_added_columns_are_written_in_one_place(path: Path) -> None:
+    """`row["completion"]` and its like; a dataclass field or a keyword of that name is another matter."""
+    columns = {value for name, value in vars(schema).items() if name.isupper() and isinstance(value, str)}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            where = f"{name_of(path)}:{node.lineno}"
+            assert node.slice.value not in columns, f"{where}: say schema.{str(node.slice.value).upper()}"
+
+
+def test_the_public_names_exist() -> None:
+    assert sorted(tirazh.__all__) == ["classify", "generate", "load_pretrained"]
+    for name in tirazh.__all__:
+        assert callable(getattr(tirazh, name))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tirazh",
+        "import pipeline.spec",
+        "from jobs.cli import main; main(['--help'])",
+        "from jobs.cli import main; main(['generate', '--help'])",
+    ],
+    ids=["import tirazh", "the spec", "tirazh --help", "tirazh generate --help"],
+)
+def test_what_must_answer_at_once_loads_no_torch_and_no_ray(code: str) -> None:
+    watched = "import sys; print([m for m in ('torch', 'ray', 'deepspeed', 'transformers') if m in sys.modules])"
+    program = f"try:\n    {code}\nexcept SystemExit as end:\n    assert not end.code, end.code\n{watched}"
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{name_of(path)} links to {target}, which is not there"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_files_that_documents_name_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    rooms = "|".join((*ROOMS, "tests", "docs", "examples", "deploy", "benchmarks"))
+    for named in re.findall(rf"`((?:{rooms})/[\w./-]+\.\w+)`", text):
+        assert (REPOSITORY / named).exists(), f"{name_of(path)} names {named}, which is not there"
+
+
+def test_every_key_of_a_job_file_is_documented_and_no_other() -> None:
+    text = (REPOSITORY / "docs/job-files.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)) - {"kind"}
+    assert documented == SPEC_FIELDS
+
+
+@pytest.mark.parametrize("path", [REPOSITORY / "README.md", REPOSITORY / "docs/job-files.md"], ids=name_of)
+def test_flags_that_documents_show_exist(path: Path) -> None:
+    known = {flag_name(name).removeprefix("--") for name in SPEC_FIELDS} | OTHER_FLAGS
+    for block in re.findall(r"tirazh (?:classify|generate)[^`]*", path.read_text(encoding="utf-8")):
+        unknown = {flag for flag in re.findall(r"--([a-z][a-z-]+)", block) if flag not in known}
+        assert not unknown, f"{name_of(path)} shows flags that do not exist: {unknown}"
