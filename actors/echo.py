@@ -1,0 +1,78 @@
+"""An engine that does nothing but answer: it shows what the machinery around an engine costs.
+
+Also the smallest example of an engine module: `build_runner` on every rank, `build_engine` on rank 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+from actors.messages import ReplicaConfig
+from actors.rendezvous import Place
+from model.requests import Completion, EngineCounters, GenerateRequest, LabelScores, Request, Result
+
+
+@dataclass(kw_only=True, slots=True)
+class EchoRunner:
+    """Counts the steps it was given."""
+
+    weight_bytes: int = 0
+    steps: int = 0
+
+    def execute(self, step: Any) -> None:
+        self.steps += 1
+
+
+class EchoEngine:
+    """Answers every request within one step: a prompt with itself, labels with equal probabilities."""
+
+    def __init__(self, runner: Any, config: ReplicaConfig) -> None:
+        self.counters = EngineCounters()
+        self._runner = runner
+        self._config = config
+        self._waiting: deque[tuple[int, Request]] = deque()
+        self._added = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, request: Request) -> int:
+        self._added += 1
+        self._waiting.append((self._added, request))
+        return self._added
+
+    def step(self) -> list[tuple[int, Result]]:
+        taken = [self._waiting.popleft() for _ in range(min(self._config.slots, len(self._waiting)))]
+        self._runner.execute([request_id for request_id, _ in taken])
+        answers = [(request_id, self._answer(request)) for request_id, request in taken]
+        self._count(taken, answers)
+        return answers
+
+    def _answer(self, request: Request) -> Result:
+        if isinstance(request, GenerateRequest):
+            tokens = tuple(request.prompt_token_ids)[: request.sampling.max_new_tokens]
+            return Completion(token_ids=tokens, finish_reason="length")
+        labels = max(1, len(self._config.job.labels))
+        return LabelScores(logprobs=(-math.log(labels),) * labels)
+
+    def _count(self, taken: list[tuple[int, Request]], answers: list[tuple[int, Result]]) -> None:
+        completed = [answer for _, answer in answers if isinstance(answer, Completion)]
+        self.counters = replace(
+            self.counters,
+            prompt_tokens=self.counters.prompt_tokens + sum(len(r.prompt_token_ids) for _, r in taken),
+            completion_tokens=self.counters.completion_tokens + sum(len(c.token_ids) for c in completed),
+            finished=self.counters.finished + len(taken),
+            steps=self.counters.steps + 1,
+        )
+
+
+def build_runner(config: ReplicaConfig, place: Place) -> EchoRunner:
+    return EchoRunner()
+
+
+def build_engine(config: ReplicaConfig, runner: Any) -> EchoEngine:
+    return EchoEngine(runner, config)

@@ -1,0 +1,152 @@
+"""How the ranks of one replica find each other: places, ports, names and environment variables.
+
+The only file that touches `os.environ`. No port is fixed: rank 0 opens the store on a free one, so that any number
+of replicas can share a host. DeepSpeed names its shared memory after address and port, hence by replica too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from actors.messages import RankLocation
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """One rank's place in its replica. `local_size` = ranks of the replica on this host, `threads` = torch threads
+    of this rank, `port` 0 = alone, nobody to meet."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    threads: int
+    master_address: str = LOOPBACK
+    port: int = 0
+
+    @property
+    def is_one_host(self) -> bool:
+        return self.local_size == self.world_size
+
+
+def assign_places(locations: Sequence[RankLocation], *, threads_per_rank: int = 0) -> list[Place]:
+    """Give every rank (in rank order) its place; `threads_per_rank` 0 shares a node's cores among its ranks."""
+    nodes = [location.node_id for location in locations]
+    is_one_host = len(set(nodes)) == 1
+    return [
+        Place(
+            rank=rank,
+            world_size=len(nodes),
+            local_rank=nodes[:rank].count(location.node_id),
+            local_size=nodes.count(location.node_id),
+            threads=threads_per_rank or max(1, location.cores // nodes.count(location.node_id)),
+            master_address=LOOPBACK if is_one_host else locations[0].address,
+        )
+        for rank, location in enumerate(locations)
+    ]
+
+
+def environment(place: Place, *, device: str) -> dict[str, str]:
+    """The variables that torch and DeepSpeed read in a rank at this place."""
+    variables = {
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.world_size),
+        # Ray shows a rank its own GPU only, so that its index there is 0 on every rank.
+        "LOCAL_RANK": "0" if device == "cuda" else str(place.local_rank),
+        # Without it DeepSpeed's shared-memory all-reduce reads memory it never mapped.
+        "LOCAL_SIZE": str(place.local_size),
+        "MASTER_ADDR": place.master_address,
+        "MASTER_PORT": str(place.port),
+        "OMP_NUM_THREADS": str(place.threads),
+        "DS_ACCELERATOR": device,
+        "TORCH_EXTENSIONS_DIR": str(_extensions_dir()),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if place.is_one_host and sys.platform == "linux":
+        # Works without a network and where the host's own name does not resolve (containers).
+        variables["GLOO_SOCKET_IFNAME"] = "lo"
+    return variables
+
+
+def enter(place: Place, *, device: str) -> None:
+    """Set this process's environment. Call before torch is imported: OpenMP reads its variable only once."""
+    os.environ.update(environment(place, device=device))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_store(place: Place, *, timeout_s: float) -> Any:
+    """Open the store at which the ranks meet, on rank 0. The system chooses the port: `.port` of the result."""
+    return _tcp_store(place, is_master=True, timeout=timedelta(seconds=timeout_s))
+
+
+def join(place: Place, *, device: str, timeout_s: float, store: Any = None) -> None:
+    """Join the replica's process group; returns when all ranks have. `store` is rank 0's own.
+
+    Raises torch.distributed errors when a rank does not come within `timeout_s`.
+    """
+    import torch.distributed as dist
+
+    timeout = timedelta(seconds=timeout_s)
+    dist.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        store=_tcp_store(place, is_master=False, timeout=timeout) if store is None else store,
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=timeout,
+    )
+    # Leftovers of a killed process that had the same port would be taken for this replica's memory.
+    remove_shared_memory(place)
+    wait_for_all()
+
+
+def wait_for_all() -> None:
+    """Wait until every rank of the process group has come this far."""
+    import torch.distributed as dist
+
+    dist.barrier()
+
+
+def remove_shared_memory(place: Place) -> None:
+    """Remove the names of this rank's shared memory. Once every rank has mapped it, it goes on working without a
+    name, and the system frees it however the processes end."""
+    for name in shared_memory_names(place):
+        Path("/dev/shm", name).unlink(missing_ok=True)
+
+
+def shared_memory_names(place: Place) -> list[str]:
+    """DeepSpeed's name for the segment of this rank (csrc/cpu/comm/shm.cpp)."""
+    if not hasattr(os, "getuid"):
+        return []
+    return [f"deepspeed_allreduce_buffer_{os.getuid()}_{place.master_address}_{place.port}_{place.rank}"]
+
+
+def _tcp_store(place: Place, *, is_master: bool, timeout: timedelta) -> Any:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    host, port = place.master_address, place.port
+    return TCPStore(host, port, place.world_size, is_master, timeout=timeout, wait_for_workers=False)
+
+
+def _extensions_dir() -> Path:
+    """Where compiled operators live: tirazh's own directory, so that its build lock has one owner."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = cache / "tirazh" / "torch_extensions"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        home = Path(tempfile.gettempdir()) / f"tirazh-torch-extensions-{os.getuid()}"
+        home.mkdir(exist_ok=True)
+    return home

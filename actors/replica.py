@@ -1,0 +1,200 @@
+"""One whole copy of the model: starts its ranks together, runs requests on them, and dies as a whole.
+
+Made by the pipeline inside an async Ray Data actor. Imports no torch. A replica is never repaired: when one rank
+goes, all are killed, and whoever owns the replica makes a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig
+from actors.rank import Rank
+from actors.rendezvous import assign_places
+from actors.watch import Watcher
+from model.errors import ReplicaError
+from model.requests import EngineCounters, Request, Result
+
+logger = logging.getLogger(__name__)
+
+# How long a failed call waits for the watcher to say which rank failed and why.
+_EXPLAIN_S = 10.0
+_CLOSE_S = 5.0
+
+
+class Replica:
+    """`tensor_parallel` ranks that hold one model. `ready` describes them, in rank order.
+
+    The constructor blocks until all ranks can serve. Raises ReplicaError when they cannot within `start_timeout_s`,
+    and what a rank raises (CheckpointError and others) when the request itself is wrong.
+    """
+
+    ready: list[RankReady]
+
+    def __init__(self, config: ReplicaConfig) -> None:
+        self.config = config
+        self._deadline = time.monotonic() + config.start_timeout_s
+        self._failure: Future[str] = Future()
+        self._lock = threading.Lock()
+        self._watcher: Watcher | None = None
+        self._ranks: list[Any] = []
+        self._group = placement_group([bundle(config)] * config.tensor_parallel, strategy=_strategy(config))
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    async def run(self, requests: Sequence[Request]) -> list[Result]:
+        """Run requests and return their results in the same order. Several calls may be in flight; they share the
+        slots. Raises ReplicaError when the replica has ended, or ends before the results are there."""
+        return await self._ask(self._ranks[0].run if self._ranks else None, list(requests))
+
+    async def counters(self) -> EngineCounters:
+        """The engine's totals. Raises ReplicaError when the replica has ended."""
+        return await self._ask(self._ranks[0].counters if self._ranks else None)
+
+    def close(self) -> None:
+        """Kill every rank and free its resources. Idempotent; takes a few seconds at most."""
+        self._end("the replica was closed")
+        if self._watcher is not None and not self._watcher.wait_until_dead(_CLOSE_S):
+            logger.warning("some ranks of a closed replica were still there after %g s", _CLOSE_S)
+
+    def _start(self) -> None:
+        _wait_for_resources(self._group, self.config)
+        self._ranks = [self._make_rank(rank) for rank in range(self.config.tensor_parallel)]
+        locations = self._gather([rank.locate.remote() for rank in self._ranks], "answer")
+        places = assign_places(_cap_cores(locations), threads_per_rank=self.config.threads_per_rank)
+        if len(places) > 1:
+            (port,) = self._gather([self._ranks[0].open_port.remote(places[0])], "open a port")
+            places = [replace(place, port=port) for place in places]
+        starts = [rank.start.remote(place) for rank, place in zip(self._ranks, places, strict=True)]
+        self.ready = self._gather(starts, "load the model")
+        self._watcher = Watcher(self._ranks, locations, timeout_s=self.config.rank_timeout_s, on_failure=self._end)
+
+    def _make_rank(self, rank: int) -> Any:
+        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
+        actor_class = ray.remote(Rank).options(
+            num_cpus=self.config.cpus_per_rank,
+            num_gpus=1 if self.config.device == "cuda" else 0,
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=strategy,
+        )
+        return actor_class.remote(self.config, rank)
+
+    def _gather(self, refs: list[Any], doing: str) -> list[Any]:
+        """Wait for one answer of each rank; the first failure ends the waiting."""
+        pending = list(refs)
+        while pending:
+            done, pending = ray.wait(pending, timeout=max(0.0, self._deadline - time.monotonic()))
+            if not done:
+                late = ", ".join(str(refs.index(ref)) for ref in pending)
+                raise ReplicaError(
+                    f"rank {late} of the replica did not {doing} within {self.config.start_timeout_s:g} s"
+                )
+            self._check(done[0], refs.index(done[0]), doing)
+        return list(ray.get(refs))
+
+    def _check(self, ref: Any, rank: int, doing: str) -> None:
+        try:
+            outcome = ray.get(ref)
+        except RayError as error:
+            raise ReplicaError(f"rank {rank} of the replica died before it could {doing}: {_detail(error)}") from None
+        if isinstance(outcome, RankFailure):
+            raise outcome.error or ReplicaError(f"rank {rank} of the replica could not {doing}: {outcome.reason}")
+
+    async def _ask(self, method: Any, *arguments: Any) -> Any:
+        if self._failure.done():
+            raise ReplicaError(self._failure.result())
+        try:
+            return await method.remote(*arguments)
+        except RayError:
+            raise ReplicaError(await self._explain()) from None
+
+    async def _explain(self) -> str:
+        """Wait for the reason of a failure; the watcher finds it a little later than the failed call."""
+        try:
+            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._failure)), _EXPLAIN_S)
+        except TimeoutError:
+            return "rank 0 of the replica failed for a reason that is only in its log"
+
+    def _end(self, reason: str) -> None:
+        """Kill all ranks, once; `reason` is what later calls are told."""
+        with self._lock:
+            if self._failure.done():
+                return
+            self._failure.set_result(reason)
+        if self._watcher is not None:
+            self._watcher.close()
+        for rank in self._ranks:
+            ray.kill(rank, no_restart=True)
+        remove_placement_group(self._group)
+
+
+def bundle(config: ReplicaConfig) -> dict[str, float]:
+    """What one rank takes of the cluster, in Ray's words."""
+    gpu = {"GPU": 1.0} if config.device == "cuda" else {}
+    return {"CPU": config.cpus_per_rank} | gpu
+
+
+def describe_shortage(config: ReplicaConfig, total: Mapping[str, float]) -> str | None:
+    """One sentence when a cluster of `total` resources can never hold the replica; None when it may."""
+    needed = {name: amount * config.tensor_parallel for name, amount in bundle(config).items()}
+    if all(total.get(name, 0) >= amount for name, amount in needed.items()):
+        return None
+    return (
+        f"a replica of {config.tensor_parallel} ranks needs {_amounts(needed)}, "
+        f"but the cluster has {_amounts({name: total.get(name, 0) for name in needed})}"
+    )
+
+
+def _strategy(config: ReplicaConfig) -> str:
+    """One node for all ranks if any node is big enough: shared memory and NVLink end at its edge."""
+    needed = {name: amount * config.tensor_parallel for name, amount in bundle(config).items()}
+    fits = any(
+        node["Alive"] and all(node["Resources"].get(name, 0) >= amount for name, amount in needed.items())
+        for node in ray.nodes()
+    )
+    return "STRICT_PACK" if fits else "PACK"
+
+
+def _wait_for_resources(group: PlacementGroup, config: ReplicaConfig) -> None:
+    if group.wait(timeout_seconds=config.start_timeout_s):
+        return
+    reason = describe_shortage(config, ray.cluster_resources())
+    if reason is None:
+        free = {name: ray.available_resources().get(name, 0) for name in bundle(config)}
+        needed = {name: amount * config.tensor_parallel for name, amount in bundle(config).items()}
+        reason = f"the replica needs {_amounts(needed)}, but only {_amounts(free)} were free"
+    raise ReplicaError(f"the replica could not start within {config.start_timeout_s:g} s: {reason}")
+
+
+def _cap_cores(locations: Sequence[RankLocation]) -> list[RankLocation]:
+    """Believe Ray where it was given fewer CPUs than the machine has: a container's limit, for instance."""
+    cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes()}
+    return [
+        replace(location, cores=min(location.cores, max(1, cpus.get(location.node_id, location.cores))))
+        for location in locations
+    ]
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def _detail(error: RayError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "exit detail" in line.lower()), lines[-1] if lines else type(error).__name__)
