@@ -10,8 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 import tirazh
+from jobs.job_file import spec_from_file
 from pipeline import schema
 from pipeline.spec import ClassifySpec, GenerateSpec, flag_name
 
@@ -123,3 +125,15 @@ def test_flags_that_documents_show_exist(path: Path) -> None:
     for block in re.findall(r"tirazh (?:classify|generate)[^`]*", path.read_text(encoding="utf-8")):
         unknown = {flag for flag in re.findall(r"--([a-z][a-z-]+)", block) if flag not in known}
         assert not unknown, f"{name_of(path)} shows flags that do not exist: {unknown}"
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "examples").glob("*.yaml")), ids=name_of)
+def test_sample_job_files_are_valid_jobs(path: Path) -> None:
+    spec = spec_from_file(path)
+    assert spec.input
+    assert spec.output
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "deploy").glob("*.yaml")), ids=name_of)
+def test_manifests_are_readable_yaml(path: Path) -> None:
+    assert {"apiVersion", "kind", "metadata", "spec"} <= set(yaml.safe_load(path.read_text(encoding="utf-8")))
