@@ -1,0 +1,132 @@
+"""Torch pickles, opened without running anything in them.
+
+`weights_only=True` always. Training scripts save bookkeeping beside the weights (argparse namespaces, numpy's random
+state, loss scalers): those names become an inert stand-in, so nothing of theirs is imported or called; any other name
+is code, and the file is refused. Called by `checkpoint_rugpts.py` and, for `.bin` files, by `checkpoint_files.py`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from model.checkpoint_tensors import Bounds, StoredTensor
+from model.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BOOKKEEPING = re.compile(r"argparse\.Namespace$|(numpy|deepspeed|megatron|apex|src|fp16|mpu)\.")
+_DAMAGED = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    zipfile.BadZipFile,
+)
+
+
+class _Inert:
+    """Stands for an object of the training script: takes anything, does nothing."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __new__(cls, *args: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class PickledFile:
+    """Tensors by name, and the plain numbers and strings saved beside them."""
+
+    tensors: dict[str, StoredTensor]
+    facts: dict[str, int | float | str]
+
+
+def open_pickle(path: Path) -> PickledFile:
+    """The weights of a torch pickle (those under `module` or `model`, when there is such a key), mapped, not read.
+
+    Files older than torch 1.6 cannot be mapped; they are read into memory whole. Raises CheckpointError.
+    """
+    values = _load(path)
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, not a dictionary of weights")
+    weights = next((values[key] for key in ("module", "model") if isinstance(values.get(key), Mapping)), values)
+    tensors = {name: _stored(path, name, tensor) for name, tensor in _flatten(weights)}
+    if not tensors:
+        raise CheckpointError(f"{path} holds no weights, neither under `module` or `model` nor at its top")
+    facts = {str(key): value for key, value in values.items() if isinstance(value, int | float | str)}
+    return PickledFile(tensors, facts)
+
+
+def _load(path: Path) -> Any:
+    import torch
+    from torch.serialization import safe_globals
+
+    try:
+        is_mappable = zipfile.is_zipfile(path)
+        stand_ins = [(_Inert, name) for name in _global_names(path, is_mappable) if _BOOKKEEPING.match(name)]
+        with safe_globals(stand_ins):  # type: ignore[arg-type]  # names of our own choice are allowed, see its docs
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise CheckpointError(f"{path} is damaged or not a torch checkpoint; copy it again") from error
+        raise CheckpointError(
+            f"{path} contains code ({found[1]}) and was refused; only plain tensors are read, so have it saved again "
+            "as a state dict or as safetensors"
+        ) from error
+    except _DAMAGED as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise CheckpointError(f"{path} is cut short or damaged ({reason[:200]}); copy it again") from error
+
+
+def _global_names(path: Path, is_zip: bool) -> set[str]:
+    """Names of everything the pickle would import, read off its opcodes."""
+    if not is_zip:
+        with path.open("rb") as file:  # magic number, protocol, system: one small pickle each, then the object
+            return {name for _ in range(4) for name in _names(file)}
+    with zipfile.ZipFile(path) as archive:
+        entry = next((name for name in archive.namelist() if name.endswith("/data.pkl")), "data.pkl")
+        return set(_names(BytesIO(archive.read(entry))))
+
+
+def _names(stream: IO[bytes]) -> Iterator[str]:
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name == "GLOBAL":
+            yield str(argument).replace(" ", ".")
+
+
+def _flatten(weights: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a state dict, nested or flat, without the `module.` that wrappers put before every name."""
+    import torch
+
+    for key, value in weights.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, torch.Tensor):
+            yield re.sub(r"^(module\.)+", "", name), value.detach()
+        elif isinstance(value, Mapping):
+            yield from _flatten(value, f"{name}.")
+
+
+def _stored(path: Path, name: str, tensor: Tensor) -> StoredTensor:
+    def read_box(box: Bounds) -> Tensor:
+        return tensor[tuple(slice(*bounds) for bounds in box)]
+
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return StoredTensor(file=path, name=name, shape=tuple(tensor.shape), dtype=dtype, read_box=read_box)

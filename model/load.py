@@ -1,0 +1,96 @@
+"""`load_pretrained`: any checkpoint we read, as an ordinary module in this process; no Ray, no DeepSpeed.
+
+The model is laid out without memory and then filled tensor by tensor, so that loading needs the model's own size and
+one tensor more. Ranks of a replica load their slices by `tensor_parallel.py` instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from model.checkpoint import EMBEDDED_DIR, Checkpoint, open_checkpoint, resolve_model
+from model.checkpoint_files import did_you_mean
+from model.config import ModelConfig, ModelFlags
+from model.errors import CheckpointError, RequestError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["EMBEDDED_DIR", "load_pretrained", "resolve_model"]
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_NO_FLAGS = ModelFlags()
+
+
+def load_pretrained(
+    path: str, *, dtype: str = "float32", device: str = "cpu", flags: ModelFlags = _NO_FLAGS
+) -> nn.Module:
+    """Load a model for inference: `model(input_ids).logits`, int64 [batch, length] → `dtype` [batch, length, vocab].
+
+    Args:
+        path: a ru-gpts or Megatron directory, a Hugging Face one, the community XL port's, ours, or "embedded".
+        dtype: float32, bfloat16 or float16.
+        flags: what the checkpoint does not say about itself.
+
+    Raises:
+        CheckpointError: the directory cannot be read as a model.
+        RequestError: no such dtype or device.
+    """
+    import torch
+
+    if dtype not in _DTYPES:
+        hint = did_you_mean(dtype, _DTYPES)
+        raise RequestError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}{hint}")
+    target = _device(device)
+    checkpoint = open_checkpoint(path, flags)
+    as_dtype: torch.dtype = getattr(torch, dtype)
+    if checkpoint.config is None:
+        return _load_transformers(checkpoint, as_dtype, target)
+    return _fill(checkpoint, checkpoint.config, as_dtype, target)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RequestError(f"no device is called {name!r}; try cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError("device cuda was asked for, but this process sees no CUDA GPU; use device cpu")
+    return device
+
+
+def _fill(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    import torch
+
+    from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+
+    with torch.device("meta"):
+        model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config, dtype=str(dtype).removeprefix("torch.")))
+    # `copy=True`: what was read may be the file itself, mapped, and must not change when the file does.
+    weights = {
+        name: checkpoint.read(name).to(device=device, dtype=dtype, copy=True).contiguous()
+        for name in checkpoint.names()
+    }
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
+    empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    assert not empty, f"the model has parameters that no checkpoint fills: {empty}"
+    return model.eval()
+
+
+def _load_transformers(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            checkpoint.path, dtype=dtype, trust_remote_code=False, local_files_only=True
+        )
+    except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"transformers cannot load {checkpoint.path} as a causal language model: {reason}"
+        ) from error
+    return model.to(device).eval()

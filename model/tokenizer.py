@@ -1,0 +1,169 @@
+"""Text to token ids and back, on the Rust `tokenizers` library alone: no torch, no transformers.
+
+Reads `tokenizer.json`, or `vocab.json` + `merges.txt` as the byte-level BPE of GPT-2 and the ru-gpts models. User text
+is never read as control tokens. Called by the pipeline's CPU tasks and, for stop strings, by the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from model.checkpoint_files import read_json
+from model.errors import CheckpointError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_END_OF_TEXT = "<|endoftext|>"
+# Names that are control tokens wherever a vocabulary holds them, as ru-gpts' own lists do without saying so.
+_CONTROL_NAMES = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", _END_OF_TEXT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """`size` counts ids that are tokens: a model's padded vocabulary may be larger. `end_token_ids` end a completion.
+    `prefix_token_ids` are what the model was trained to see before every text (empty for the GPT-2 family); `encode`
+    does not put them there."""
+
+    rust: tokenizers.Tokenizer
+    size: int
+    end_token_ids: tuple[int, ...]
+    pad_token_id: int
+    control_ids: frozenset[int]
+    prefix_token_ids: tuple[int, ...] = ()
+
+    @property
+    def end_token_id(self) -> int:
+        """The first of `end_token_ids`."""
+        return self.end_token_ids[0]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text; a control token's name in it is text like any other."""
+        return self.encode_many([text])[0]
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` for many texts in one call of the library."""
+        encodings = self.rust.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [self._without_controls(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids; control tokens, and ids behind the last token, are left out."""
+        kept = [token for token in ids if token < self.size and token not in self.control_ids]
+        text: str = self.rust.decode(kept, skip_special_tokens=True)
+        return text
+
+    def _without_controls(self, text: str, ids: list[int]) -> list[int]:
+        """The ids; where a model of another family (Unigram) matched a control token's name, the name is cut in two."""
+        for token in self.control_ids.intersection(ids):
+            name: str = self.rust.id_to_token(token) or ""
+            head, found, tail = text.partition(name)
+            if found and len(name) > 1:
+                parts = self.encode_many([head + name[:1], name[1:] + tail])
+                return [token for part in parts for token in part]
+        return [token for token in ids if token not in self.control_ids]
+
+
+def load_tokenizer(directory: str | None) -> Tokenizer:
+    """The tokenizer of a directory. Raises CheckpointError when there is none, or it cannot be read."""
+    if directory is None:
+        raise CheckpointError("the model directory holds no tokenizer; give the directory of one with --tokenizer")
+    folder = Path(directory).expanduser()
+    rust = _open(folder)
+    rust.no_padding()
+    rust.no_truncation()
+    rust.encode_special_tokens = True
+    settings = _optional_json(folder / "tokenizer_config.json")
+    ends = _end_ids(rust, folder, settings)
+    added = rust.get_added_tokens_decoder()
+    names = {*_CONTROL_NAMES, *(token.content for token in added.values() if token.special)}
+    unknown = getattr(rust.model, "unk_token", None)  # may stand for any text, so it is not ours to keep out of it
+    ids = (rust.token_to_id(name) for name in names if name != unknown)
+    return Tokenizer(
+        rust=rust,
+        size=max(rust.get_vocab(with_added_tokens=True).values()) + 1,
+        end_token_ids=ends,
+        pad_token_id=_pad_id(rust, settings, ends),
+        control_ids=frozenset(token for token in ids if token is not None),
+        prefix_token_ids=tuple(rust.encode("").ids),
+    )
+
+
+def _open(folder: Path) -> tokenizers.Tokenizer:
+    whole, vocab, merges = (folder / name for name in TOKENIZER_FILES[:3])
+    if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
+        raise CheckpointError(
+            f"no tokenizer in {folder}: neither tokenizer.json nor vocab.json with merges.txt; give the directory of "
+            "one with --tokenizer"
+        )
+    try:
+        return tokenizers.Tokenizer.from_file(str(whole)) if whole.is_file() else _byte_level(folder)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"the tokenizer in {folder} cannot be read ({error}); give the directory of a whole one with --tokenizer"
+        ) from error
+
+
+def _byte_level(folder: Path) -> tokenizers.Tokenizer:
+    """GPT-2's tokenizer out of its two files, and the tokens that fine-tunes add behind its vocabulary."""
+    settings = _optional_json(folder / "tokenizer_config.json")
+    rust = tokenizers.Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    has_prefix_space = bool(settings.get("add_prefix_space", False))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=has_prefix_space)
+    rust.decoder = decoders.ByteLevel()
+    added = {str(name): int(token) for name, token in _optional_json(folder / "added_tokens.json").items()}
+    for token, entry in dict(settings.get("added_tokens_decoder") or {}).items():
+        added[str(entry["content"])] = int(token)
+    for name, token in sorted(added.items(), key=lambda item: item[1]):
+        if rust.token_to_id(name) is None:
+            rust.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False)])
+        if rust.token_to_id(name) != token:
+            raise CheckpointError(
+                f"the tokenizer in {folder} gives {name} the id {token}, but its vocabulary leads to "
+                f"{rust.token_to_id(name)}; give the directory of a whole one with --tokenizer"
+            )
+    return rust
+
+
+def _end_ids(rust: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any]) -> tuple[int, ...]:
+    for name in (_END_OF_TEXT, _token_name(settings.get("eos_token")), "</s>"):
+        if name is not None and (token := rust.token_to_id(name)) is not None:
+            return (token,)
+    for config in ("generation_config.json", "config.json"):
+        value = _optional_json(folder / config).get("eos_token_id")
+        if value is not None:
+            return tuple(value) if isinstance(value, list) else (int(value),)
+    raise CheckpointError(
+        f"the tokenizer in {folder} has no token that ends a text ({_END_OF_TEXT}, </s> or an eos_token); give the "
+        "directory of one that has with --tokenizer"
+    )
+
+
+def _pad_id(rust: tokenizers.Tokenizer, settings: dict[str, Any], ends: Sequence[int]) -> int:
+    """`<pad>` by name before what settings say: a published copy of ru-gpts' tokenizer pads with `</s>` there."""
+    for name in ("<pad>", _token_name(settings.get("pad_token"))):
+        if name is not None and (token := rust.token_to_id(name)) is not None:
+            return int(token)
+    return ends[0]
+
+
+def _token_name(value: Any) -> str | None:
+    """A token as settings spell it: its text, or an object with its `content`."""
+    content = value.get("content") if isinstance(value, dict) else value
+    return content if isinstance(content, str) else None
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
