@@ -1,0 +1,187 @@
+"""`tirazh`: the command line. What may be typed is here; what each command does is in `commands.py`.
+
+Exit codes: 0 all rows written, 1 the job failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM. Errors are one
+sentence on stderr; results go to stdout, progress to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+try:
+    from tirazh._siblings import check_siblings
+
+    check_siblings()
+except ImportError as error:  # another package named `model` or `jobs` is in the way: everything below would break
+    print(f"tirazh: {error}", file=sys.stderr)
+    sys.exit(2)
+
+from jobs import commands
+from jobs.flags import add_flag, add_setting_flags
+from jobs.interrupts import Interrupted
+from jobs.parser import Parser, parse
+from jobs.settings import settings_of
+from model.errors import TirazhError
+from pipeline.spec import SPECS
+
+SUMMARIES = {
+    "classify": "label every row with one of your labels, with a probability for each",
+    "generate": "continue every prompt",
+    "plan": "parts, tokens, memory and time of a job; starts nothing",
+    "verify": "check that every input row is in the output exactly once and every file is whole",
+    "report": "write the report page again, or compare with another run",
+    "convert": "turn any checkpoint we can read into a safetensors directory",
+    "submit": "run a job file on a Ray cluster",
+    "status": "how a submitted job is doing",
+    "logs": "what a submitted job has printed",
+    "stop": "stop a submitted job; the parts that are written stay",
+    "resume": "submit a stopped or failed job again; it goes on where it stopped",
+    "demo": "classify and continue sample texts with the embedded model, here and now",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Never raises and never shows a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = argparse.Namespace()
+    try:
+        parser, by_name = build_parser()
+        if not arguments:
+            parser.print_help()
+            return 2
+        options = parse(parser, by_name, arguments)
+        _set_up_logging(getattr(options, "verbose", 0))
+        return commands.RUN[options.command](options)
+    except TirazhError as error:
+        return _fail(one_sentence(error), _cause(error).exit_code)
+    except Interrupted as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
+        return 0
+    except SystemExit as end:  # --help and --version
+        return end.code if isinstance(end.code, int) else 0
+    except OSError as error:
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+    except Exception as error:  # noqa: BLE001 - the process boundary
+        return _fail(f"internal error: {_first_line(error)}; the traceback is in {_log_traceback(options)}", 1)
+
+
+def build_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The whole command line, and the parser of each command by its name."""
+    parser = Parser(
+        prog="tirazh",
+        description="Offline batch inference with GPT-3-class sparse models: Parquet prompts in, "
+        "completions and labels out.",
+        epilog="`tirazh COMMAND --help` explains a command. Exit codes: 0 all rows written, 1 the job failed, "
+        "2 the request was wrong, 130 Ctrl-C, 143 SIGTERM.",
+    )
+    parser.add_argument("--version", action="version", version=f"tirazh {_version()}")
+    add = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    by_name = {name: add.add_parser(name, help=words, description=words) for name, words in SUMMARIES.items()}
+    for kind in SPECS:
+        add_setting_flags(by_name[kind], kind)
+        _add_run_flags(by_name[kind])
+    _add_output_commands(by_name)
+    _add_convert(by_name["convert"])
+    _add_cluster_commands(by_name)
+    by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
+    for name in ("plan", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
+        _add_talk(by_name[name])
+    return parser, by_name
+
+
+def one_sentence(error: TirazhError) -> str:
+    """The error's message on one line; for an error that came out of a Ray task, the original's."""
+    return " ".join(str(_cause(error)).split())
+
+
+def _add_run_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("this command")
+    group.add_argument("--config", metavar="JOB.YAML", help="job file with the same names; flags win over it")
+    group.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    _add_talk(group)
+
+
+def _add_talk(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--json", action="store_true", help="print the result as JSON, and only that, to stdout")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="log what happens (-vv: everything)")
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+
+
+def _add_output_commands(by_name: dict[str, Parser]) -> None:
+    by_name["plan"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
+    for name in ("verify", "report"):
+        by_name[name].add_argument("output", metavar="OUTPUT", help="a job's output directory")
+        by_name[name].add_argument("--endpoint-url", help="address of an S3-compatible server or an emulator")
+    by_name["report"].add_argument("--against", metavar="OUTPUT2", help="another run's output to compare with")
+
+
+def _add_convert(parser: Parser) -> None:
+    parser.add_argument("checkpoint", metavar="CKPT", help="ru-gpts, Megatron, Hugging Face GPT-2 or XL port")
+    parser.add_argument("out", metavar="OUT", help="directory to write")
+    for name in commands.CONVERT_SETTINGS:
+        add_flag(parser, settings_of("generate")[name])
+
+
+def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
+    by_name["submit"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
+    for name in ("status", "logs", "stop", "resume"):
+        by_name[name].add_argument("id", metavar="ID", help="the id that submit printed")
+    for name in ("submit", "status", "logs", "stop", "resume"):
+        by_name[name].add_argument("--address", metavar="URL", help="the cluster's job server, e.g. http://head:8265")
+    for name in ("submit", "logs", "resume"):
+        by_name[name].add_argument("--follow", action="store_true", help="show the log until the job ends")
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"tirazh: {message}", file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _cause(error: TirazhError) -> TirazhError:
+    """Ray re-raises a worker's error as a class of its own, with the worker's traceback as its message."""
+    cause = getattr(error, "cause", None)
+    return _cause(cause) if isinstance(cause, TirazhError) else error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _log_traceback(options: argparse.Namespace) -> Path:
+    """Keep the traceback of the exception at hand beside the job's other logs, or in a temporary place."""
+    logs = Path(getattr(options, "output", None) or os.devnull) / "_tirazh" / "logs"
+    if not logs.parent.is_dir():
+        logs = Path(tempfile.mkdtemp(prefix="tirazh-"))
+    logs.mkdir(exist_ok=True)
+    path = logs / "internal-error.log"
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    return path
+
+
+def _set_up_logging(verbose: int) -> None:
+    level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+
+
+def _version() -> str:
+    try:
+        return version("tirazh")
+    except PackageNotFoundError:  # run from a directory that was shipped to a cluster
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

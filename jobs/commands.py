@@ -1,0 +1,180 @@
+"""What each command does: read the request, call the room that does the work, show the result. Used by `cli.py`.
+
+The heavy rooms are imported inside the functions, so that `--help` and a wrong request are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from jobs import console
+from jobs.flags import given_settings
+from jobs.job_file import read_job_file, spec_from_file
+from jobs.settings import build_spec
+from model.errors import RequestError
+from pipeline.spec import JobSpec
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+    from jobs.progress import Progress
+
+CONVERT_SETTINGS = (
+    "dtype",
+    "sparse_mode",
+    "num_attention_heads",
+    "fix_sparsity_layout",
+    "deepspeed_config",
+    "preset",
+    "tokenizer",
+)
+
+
+def run_kind(options: argparse.Namespace) -> int:
+    """`tirazh classify` and `tirazh generate`."""
+    spec = spec_from_options(options.command, options)
+    if options.dry_run:
+        return _show_plan(spec, options)
+    from jobs.run import run
+
+    with console.only_json(options.json):
+        manifest = run(spec, _progress(options))
+    console.show_manifest(manifest, output=spec.output, as_json=options.json, quiet=options.quiet)
+    return 0
+
+
+def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
+    """The spec from the job file, if one is named, and the flags, which win."""
+    given = given_settings(options, kind)
+    if options.config is None:
+        return build_spec(kind, given)
+    job = read_job_file(options.config)
+    if job.kind not in (None, kind):
+        raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh {job.kind} --config {job.path}`")
+    return build_spec(kind, job.values | given, place=lambda name: "" if name in given else job.place(name))
+
+
+def plan(options: argparse.Namespace) -> int:
+    return _show_plan(spec_from_file(options.job), options)
+
+
+def verify(options: argparse.Namespace) -> int:
+    from pipeline.ledger import verify as verify_output
+
+    return console.show_verification(
+        verify_output(options.output, endpoint_url=options.endpoint_url),
+        output=options.output,
+        as_json=options.json,
+        quiet=options.quiet,
+    )
+
+
+def report(options: argparse.Namespace) -> int:
+    from pipeline.report import write_report
+
+    page = write_report(options.output, against=options.against, endpoint_url=options.endpoint_url)
+    console.show_facts({"report": page}, as_json=options.json, quiet=options.quiet)
+    return 0
+
+
+def convert(options: argparse.Namespace) -> int:
+    from model.convert import convert as convert_checkpoint
+
+    from model.config import ModelFlags
+
+    given = {name: value for name, value in vars(options).items() if name in CONVERT_SETTINGS}
+    dtype = given.pop("dtype", "auto")
+    facts = convert_checkpoint(options.checkpoint, options.out, dtype=dtype, flags=ModelFlags(**given))
+    console.show_facts(facts, as_json=options.json, quiet=options.quiet)
+    return 0
+
+
+def submit(options: argparse.Namespace) -> int:
+    from jobs.submit import submit as submit_spec
+
+    return _submitted(submit_spec(spec_from_file(options.job), options.address), options)
+
+
+def resume(options: argparse.Namespace) -> int:
+    from jobs.submit import resume as resume_job
+
+    return _submitted(resume_job(options.id, options.address), options)
+
+
+def status(options: argparse.Namespace) -> int:
+    from jobs.cluster import job_info, job_logs
+
+    client = _connect(options)
+    info = job_info(client, options.id)
+    console.show_status(info, job_logs(client, options.id), as_json=options.json, quiet=options.quiet)
+    return 0
+
+
+def logs(options: argparse.Namespace) -> int:
+    from jobs.cluster import follow, job_logs
+
+    client = _connect(options)
+    if options.follow:
+        return follow(client, options.id, console.write)
+    console.write(job_logs(client, options.id))
+    return 0
+
+
+def stop(options: argparse.Namespace) -> int:
+    from jobs.cluster import stop_job
+
+    info = stop_job(_connect(options), options.id)
+    console.show_status(info, "", as_json=options.json, quiet=options.quiet)
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    from jobs.demo import run_demo
+
+    return run_demo(options.output, progress=lambda: _progress(options))
+
+
+def _show_plan(spec: JobSpec, options: argparse.Namespace) -> int:
+    from pipeline.plan import plan_job
+
+    with console.only_json(options.json):
+        plan = plan_job(spec)
+    console.show_plan(plan, as_json=options.json, quiet=options.quiet)
+    return 0
+
+
+def _submitted(job_id: str, options: argparse.Namespace) -> int:
+    from jobs.cluster import follow
+
+    console.show_submitted(job_id, options.address, as_json=options.json, quiet=options.quiet)
+    return follow(_connect(options), job_id, console.write) if options.follow else 0
+
+
+def _connect(options: argparse.Namespace) -> JobSubmissionClient:
+    from jobs.cluster import connect
+
+    return connect(options.address)
+
+
+def _progress(options: argparse.Namespace) -> Progress:
+    from jobs.progress import Progress
+
+    return Progress("quiet" if options.quiet else None)
+
+
+RUN: dict[str, Callable[[argparse.Namespace], int]] = {
+    "classify": run_kind,
+    "generate": run_kind,
+    "plan": plan,
+    "verify": verify,
+    "report": report,
+    "convert": convert,
+    "submit": submit,
+    "status": status,
+    "logs": logs,
+    "stop": stop,
+    "resume": resume,
+    "demo": demo,
+}

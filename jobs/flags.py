@@ -1,0 +1,126 @@
+"""Flags of `classify` and `generate`, one for each setting of the spec, and the values that were given by them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from jobs.settings import Setting, not_a_choice, settings_of
+from pipeline.spec import SPECS, flag_name
+
+# What people bring along from ru-gpts, Megatron, transformers and vLLM, and where it went.
+FORMER_FLAGS = {
+    "--load": "use --model",
+    "--load-weights-only": "use --model",
+    "--load-huggingface": "use --model",
+    "--load-hf": "use --model",
+    "--model-name-or-path": "use --model",
+    "--model-path": "use --model",
+    "--tokenizer-path": "use --tokenizer",
+    "--tokenizer-name": "use --tokenizer",
+    "--out-seq-length": "use --max-new-tokens for the completion, --seq-length for prompt and completion",
+    "--length": "use --max-new-tokens",
+    "--max-length": "use --max-new-tokens for the completion, --seq-length for prompt and completion",
+    "--max-tokens": "use --max-new-tokens",
+    "--max-model-len": "use --seq-length",
+    "--model-parallel-size": "use --tensor-parallel",
+    "--tensor-parallel-size": "use --tensor-parallel",
+    "--tp": "use --tensor-parallel",
+    "--mp": "use --tensor-parallel",
+    "--batch-size": "use --slots, the sequences a replica runs at once",
+    "--fp16": "use --dtype float16",
+    "--bf16": "use --dtype bfloat16",
+    "--half": "use --dtype float16",
+    "--concurrency": "use --replicas",
+    "--num-replicas": "use --replicas",
+    "--num-samples": "use --samples",
+    "--num-return-sequences": "use --samples",
+    "--genfile": "use --output",
+    "--k": "use --top-k",
+    "--p": "use --top-p",
+    "--stop-token": "use --stop",
+    "--no-cuda": "use --device cpu",
+    "--prompt": "use --input with a Parquet file and --prompt-column",
+    "--export-huggingface": "use `tirazh convert CKPT OUT`",
+    "--load-tag": "name the checkpoint's own directory with --model",
+    "--model-type": "leave it out: it is read from the model's config.json",
+    "--raw-text": "use --input with a Parquet file and --prompt-column",
+    "--num-layers": "leave it out: it is read from the checkpoint",
+    "--hidden-size": "leave it out: it is read from the checkpoint",
+    "--max-position-embeddings": "leave it out: it is read from the checkpoint",
+    "--make-vocab-size-divisible-by": "leave it out: it is read from the checkpoint",
+    "--deepspeed": "leave it out: DeepSpeed is used wherever --tensor-parallel is above 1",
+}
+
+_METAVARS = {"whole number": "N", "number": "X", "labels": "LABELS"}
+
+
+def add_setting_flags(parser: argparse.ArgumentParser, kind: str) -> None:
+    """One flag for each setting of the kind."""
+    settings = settings_of(kind).values()
+    must = parser.add_argument_group("what it cannot do without (here or in the job file)")
+    rows = parser.add_argument_group("what the rows will be (the same again goes on where it stopped)")
+    ways = parser.add_argument_group("how and where they are made (free to change between runs)")
+    for setting in settings:
+        add_flag(must if setting.is_required else rows if setting.is_identity else ways, setting)
+    needed = [flag_name(setting.name) + " " + _metavar(setting) for setting in settings if setting.is_required]
+    parser.usage = f"tirazh {kind} {' '.join(needed)} [flags]"
+
+
+def given_settings(options: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """The settings that flags were given for."""
+    known = settings_of(kind)
+    return {name: value for name, value in vars(options).items() if name in known}
+
+
+def owner_of(flag: str) -> str | None:
+    """The kind of job that has such a flag."""
+    return next((kind for kind in SPECS if flag in map(flag_name, settings_of(kind))), None)
+
+
+def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
+    """The flag of one setting. Where it is not given it leaves nothing in the namespace."""
+    flag, words = flag_name(setting.name), _help(setting)
+    if setting.sort == "yes or no":
+        group.add_argument(flag, action=_YesNo, default=argparse.SUPPRESS, help=words)
+    elif setting.sort == "list":
+        group.add_argument(
+            flag, action="extend", nargs="+", default=argparse.SUPPRESS, metavar=_metavar(setting), help=words
+        )
+    else:
+        group.add_argument(
+            flag, type=_reader(setting), default=argparse.SUPPRESS, metavar=_metavar(setting), help=words
+        )
+
+
+class _YesNo(argparse.BooleanOptionalAction):
+    """`--x` and `--no-x`; the help text is left as it is."""
+
+
+def _reader(setting: Setting) -> Callable[[str], Any]:
+    """Turns a flag's text into the setting's type; its errors complete the sentence "--flag ..."."""
+
+    def read(text: str) -> Any:
+        if setting.choices and text not in setting.choices:
+            raise argparse.ArgumentTypeError(not_a_choice(text, setting.choices))
+        try:
+            return {"whole number": int, "number": float}.get(setting.sort, str)(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a {setting.sort}, not {text!r}") from None
+
+    return read
+
+
+def _metavar(setting: Setting) -> str:
+    if setting.choices:
+        return "|".join(setting.choices)
+    if setting.name.endswith("_column"):
+        return "COLUMN"
+    return _METAVARS.get(setting.sort, setting.name.rsplit("_", 1)[-1].upper())
+
+
+def _help(setting: Setting) -> str:
+    words = setting.help.replace("%", "%%")
+    plain = setting.default not in (None, (), "", False) and setting.sort != "yes or no"
+    return f"{words} (default: {setting.default})" if plain and "default" not in words else words

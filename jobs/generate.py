@@ -1,0 +1,20 @@
+"""`tirazh.generate(...)`: continue every prompt of some Parquet files. The same settings as `tirazh generate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.progress import Progress
+from jobs.run import run
+from jobs.settings import build_spec
+
+
+def generate(**settings: Any) -> dict[str, Any]:
+    """Continue every prompt and return the manifest.
+
+    `generate(input="prompts.parquet", output="completions", max_new_tokens=64)`; the settings are those of
+    `tirazh generate --help`, with _ for -. `input` is a path or a list of them.
+
+    Raises model.errors.RequestError (a ValueError) for settings that are wrong, JobError when the work failed.
+    """
+    return run(build_spec("generate", settings), Progress("quiet"))

@@ -1,0 +1,64 @@
+"""What Ctrl-C and SIGTERM do: end the run within seconds, say how far it came, and leave with 130 or 143."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+PATIENCE_S = 10.0
+
+
+class Interrupted(Exception):
+    """A signal ended the command. The message is for the user; the exit code is 128 + the signal's number."""
+
+    def __init__(self, message: str, exit_code: int = 128 + signal.SIGINT) -> None:
+        super().__init__(message, exit_code)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@contextmanager
+def interruptible(describe: Callable[[], str]) -> Iterator[None]:
+    """Turn the first Ctrl-C or SIGTERM inside the block into Interrupted(describe()).
+
+    Should closing down hang, or a second signal come, the process ends without waiting: parts are written whole or
+    not at all, so nothing is lost by it. Outside the main thread signals cannot be caught, and nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def leave() -> None:
+        print(f"tirazh: {describe()}", file=sys.stderr, flush=True)
+        os._exit(128 + received[0])
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            leave()
+        timer = threading.Timer(PATIENCE_S, leave)
+        timer.daemon = True
+        timer.start()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(describe(), 128 + (received or [signal.SIGINT])[0]) from None
+    except SystemExit as end:
+        # ray.init puts a SIGTERM handler of its own in our place: sys.exit(signal number).
+        if end.code != signal.SIGTERM:
+            raise
+        raise Interrupted(describe(), 128 + signal.SIGTERM) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

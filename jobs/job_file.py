@@ -1,0 +1,57 @@
+"""Job files: a YAML file with `kind:` and the same names as the flags, read into a checked spec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs.settings import build_spec, not_a_choice
+from jobs.yaml_text import load_yaml, read_text
+from model.errors import RequestError
+from pipeline.spec import SPECS, JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFile:
+    """What a job file says, not yet checked against its kind. `lines` tells where each key stands."""
+
+    path: str
+    kind: str | None
+    values: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def place(self, name: str) -> str:
+        """`"job.yaml line 3: "` for a key of the file, nothing for a setting that came from elsewhere."""
+        return f"{self.path} line {self.lines[name]}: " if name in self.lines else ""
+
+
+def read_job_file(path: str | os.PathLike[str]) -> JobFile:
+    """Read a job file. Raises RequestError where it is missing, no YAML, no mapping, or of an unknown kind."""
+    name = os.fspath(path)
+    content, lines = load_yaml(read_text(Path(path), what="job file"), name=name)
+    if not isinstance(content, Mapping):
+        raise RequestError(f"{name} must be a mapping of settings (input: ..., output: ...)")
+    values = {str(key): value for key, value in content.items()}
+    kind = values.pop("kind", None)
+    if kind is not None and kind not in tuple(SPECS):
+        raise RequestError(f"{name} line {lines['kind']}: kind {not_a_choice(kind, tuple(SPECS))}")
+    return JobFile(path=name, kind=kind, values=_with_labels_beside(values, Path(path)), lines=lines)
+
+
+def spec_from_file(path: str | os.PathLike[str]) -> JobSpec:
+    """The spec that a complete job file describes. Raises RequestError."""
+    job = read_job_file(path)
+    if job.kind is None:
+        raise RequestError(f"{job.path} does not say its kind; add a line kind: {' or kind: '.join(SPECS)}")
+    return build_spec(job.kind, job.values, place=job.place)
+
+
+def _with_labels_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A labels file is looked for here, like every path, and then beside the job file."""
+    labels = values.get("labels")
+    if isinstance(labels, str) and not Path(labels).exists() and (path.parent / labels).is_file():
+        return values | {"labels": str(path.parent / labels)}
+    return values

@@ -1,0 +1,72 @@
+"""An argparse parser that answers a wrong command line with one sentence and the way out, never with its usage."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from jobs.flags import FORMER_FLAGS, owner_of
+from jobs.settings import did_you_mean
+from model.errors import RequestError
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises RequestError where argparse would print usage and leave. Flags are never abbreviated."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(_reworded(message, self.prog.split()[-1]))
+
+    def flags(self) -> list[str]:
+        """Every long flag of this parser."""
+        return [text for action in self._actions for text in action.option_strings if text.startswith("--")]
+
+
+def parse(parser: Parser, commands: dict[str, Parser], argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line. Raises RequestError for anything that is not understood."""
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        near = did_you_mean(argv[0], list(commands)) or f"; the commands are {', '.join(commands)}"
+        raise RequestError(f"there is no command {argv[0]!r}{near}")
+    options, rest = parser.parse_known_args(argv)
+    command = options.command
+    if rest:
+        raise RequestError(_unknown(rest[0], command, commands.get(command, parser)))
+    if command is None:
+        raise RequestError(f"no command was named; the commands are {', '.join(commands)}")
+    return options
+
+
+def _unknown(text: str, command: str | None, parser: Parser) -> str:
+    """What to say of an argument that the command does not know."""
+    whose = command or "the command line"
+    if not text.startswith("-"):
+        hint = "; did you mean --input?" if "--input" in parser.flags() else ""
+        return f"{whose} does not know what to do with {text!r}{hint}"
+    flag = text.split("=", 1)[0]
+    spelt = "--" + flag.lstrip("-").replace("_", "-").lower()
+    if spelt in FORMER_FLAGS and spelt not in parser.flags():
+        return f"{whose} has no flag {flag}; {FORMER_FLAGS[spelt]}"
+    near = did_you_mean(spelt, parser.flags())
+    if spelt not in parser.flags() and owner_of(spelt):
+        near = f"; {spelt} belongs to `tirazh {owner_of(spelt)}`"
+    shown = "tirazh --help" if command is None else f"tirazh {command} --help"
+    return f"{whose} has no flag {flag}{near or f'; `{shown}` lists them'}"
+
+
+def _reworded(message: str, command: str) -> str:
+    """argparse's own words as a sentence."""
+    flag, _, problem = message.removeprefix("argument ").partition(": ")
+    flag = flag.split("/")[0]
+    if message.startswith("the following arguments are required"):
+        return f"{command} needs {problem}; see `tirazh {command} --help`"
+    if problem == "expected one argument":
+        return f"{flag} needs a value"
+    if problem == "expected at least one argument":
+        return f"{flag} needs at least one value"
+    if match := re.fullmatch(r"invalid (\w+) value: (.*)", problem):
+        return f"{flag} must be of type {match[1]}, not {match[2]}"
+    return f"{flag} {problem}" if message.startswith("argument ") else message

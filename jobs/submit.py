@@ -1,0 +1,126 @@
+"""Sending a job to a Ray cluster: what is shipped (the code and the job, no credentials), its id, and doing it again.
+
+The working directory holds the packages as they are here, so that the cluster runs this very code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from jobs.cluster import connect, job_info, running_like
+from jobs.settings import build_spec
+from model.errors import JobError, RequestError
+from pipeline.spec import EMBEDDED_MODEL, JobSpec
+from pipeline.storage_errors import show_uri
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+PACKAGES = ("tirazh", "jobs", "pipeline", "actors", "model")
+JOB_KEY = "tirazh_job"
+HOME = Path(__file__).resolve().parent.parent
+_PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples")
+# Time for a job that is told to stop: long enough to close its replicas, short enough to wait for.
+_STOP_WAIT_S = "15"
+
+
+def submit(spec: JobSpec, address: str | None) -> str:
+    """Start the job on the cluster and return its id. Raises RequestError where it runs there already."""
+    return _submit_to(connect(address), with_absolute_paths(spec))
+
+
+def resume(job_id: str, address: str | None) -> str:
+    """Start a job again as it was submitted; parts that are there are kept. Returns the id of the new run."""
+    client = connect(address)
+    return _submit_to(client, submitted_spec(job_info(client, job_id)))
+
+
+def submitted_spec(info: dict[str, Any]) -> JobSpec:
+    """The spec that a job was submitted with. Raises RequestError for a job that is not tirazh's."""
+    text = info["metadata"].get(JOB_KEY)
+    if text is None:
+        raise RequestError(f"{info['id']} was not submitted by tirazh, so it cannot be resumed")
+    values = json.loads(text)
+    return build_spec(values.pop("kind"), values)
+
+
+def job_name(spec: JobSpec) -> str:
+    """`tirazh-<output's name>-<hash>`: the same job into the same place has the same name."""
+    last = spec.output.rstrip("/").rsplit("/", 1)[-1]
+    slug = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:40] or "job"
+    digest = hashlib.sha256(f"{spec.fingerprint()} {spec.output}".encode()).hexdigest()[:6]
+    return f"tirazh-{slug}-{digest}"
+
+
+def with_absolute_paths(spec: JobSpec) -> JobSpec:
+    """The spec with local paths made absolute: on the cluster they mean the same place on a shared disk."""
+    changes: dict[str, Any] = {"input": tuple(_absolute(path) for path in spec.input)}
+    for name in _PATH_FIELDS:
+        value = getattr(spec, name, None)
+        if value is not None and value != EMBEDDED_MODEL:
+            changes[name] = _absolute(value)
+    return replace(spec, **changes)
+
+
+def job_text(spec: JobSpec) -> dict[str, Any]:
+    """The settings that are not at their defaults, and no address: the cluster is where the job runs."""
+    settings = {name: value for name, value in spec.to_dict().items() if value is not None}
+    settings.pop("address", None)
+    return settings
+
+
+def write_working_dir(spec: JobSpec, directory: Path) -> None:
+    """Lay out what the cluster gets: the packages and job.yaml. The embedded weights go along where they are used."""
+    left_out = ["__pycache__", "*.pyc", ".*"]
+    if spec.model != EMBEDDED_MODEL:
+        left_out.append("embedded")
+    for name in PACKAGES:
+        shutil.copytree(HOME / name, directory / name, ignore=shutil.ignore_patterns(*left_out))
+    text = yaml.safe_dump(job_text(spec), allow_unicode=True, sort_keys=False)
+    (directory / "job.yaml").write_text(text, encoding="utf-8")
+
+
+def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> str:
+    _refuse_passwords(spec)
+    name = job_name(spec)
+    running, number = running_like(client, name)
+    if running:
+        raise RequestError(f"this job runs already as {running}; `tirazh logs {running} --follow` shows it")
+    with tempfile.TemporaryDirectory(prefix="tirazh-submit-") as directory:
+        write_working_dir(spec, Path(directory))
+        try:
+            return str(
+                client.submit_job(
+                    entrypoint=f"python -m jobs.cli {spec.kind} --config job.yaml --address auto",
+                    submission_id=name if number == 1 else f"{name}-{number}",
+                    runtime_env={
+                        "working_dir": directory,
+                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S, "PYTHONUNBUFFERED": "1"},
+                    },
+                    metadata={JOB_KEY: json.dumps(job_text(spec), ensure_ascii=False)},
+                )
+            )
+        except RuntimeError as error:
+            raise JobError(f"the cluster did not take the job: {str(error).splitlines()[0][:300]}") from None
+
+
+def _refuse_passwords(spec: JobSpec) -> None:
+    """The job travels in clear text and is shown on the dashboard: credentials belong to the cluster's environment."""
+    for value in (*spec.input, spec.output, spec.model, spec.endpoint_url or ""):
+        if re.search(r"://[^/\s]*:[^/\s]*@", value):
+            raise RequestError(
+                f"the address {show_uri(value)} holds a password; take it out and set the credentials on the cluster"
+            )
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().absolute())

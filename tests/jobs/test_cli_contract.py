@@ -1,0 +1,57 @@
+"""The command line as it was promised: scripts rely on these names. A change here is a change for users."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from jobs.cli import build_parser, main
+from pipeline.spec import SPECS, flag_name
+
+TALK = "--help --json --quiet --verbose"
+COMMON = (
+    "--address --config --deepspeed-config --device --dry-run --dtype --endpoint-url --fix-sparsity-layout --input "
+    "--limit --max-error-rate --model --no-overwrite --num-attention-heads --output --overwrite --part-rows --prefix "
+    "--preset --replicas --seq-length --slots --sparse-mode --template --tensor-parallel --threads --tokenizer "
+    "--truncate"
+)
+FLAGS = {
+    "classify": f"{COMMON} --abstain-below --calibrate --examples --gold-column --labels --no-calibrate --text-column",
+    "generate": f"{COMMON} --max-new-tokens --no-repeat-ngram-size --prompt-column --repetition-penalty --samples "
+    "--seed --stop --temperature --top-k --top-p",
+    "plan": "",
+    "verify": "--endpoint-url",
+    "report": "--against --endpoint-url",
+    "convert": "--deepspeed-config --dtype --fix-sparsity-layout --num-attention-heads --preset --sparse-mode "
+    "--tokenizer",
+    "submit": "--address --follow",
+    "status": "--address",
+    "logs": "--address --follow",
+    "stop": "--address",
+    "resume": "--address --follow",
+    "demo": "--output",
+}
+
+
+def test_the_commands_are_these() -> None:
+    assert list(build_parser()[1]) == list(FLAGS)
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_the_flags_of_a_command_are_these(command: str) -> None:
+    expected = {*FLAGS[command].split(), *("--help" if command == "logs" else TALK).split()}
+    assert set(build_parser()[1][command].flags()) == expected
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_a_flag_has_the_name_of_the_spec_field(kind: str) -> None:
+    assert {flag_name(knob.name) for knob in fields(SPECS[kind])} <= set(build_parser()[1][kind].flags())
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: tirazh {command}")
+    assert "SUPPRESS" not in shown

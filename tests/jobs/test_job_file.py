@@ -1,0 +1,92 @@
+"""Job files: YAML with the names of the flags; mistakes are named with their line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.job_file import spec_from_file
+from model.errors import RequestError
+from pipeline.spec import ClassifySpec, GenerateSpec
+
+HEAD = "kind: generate\ninput: in.parquet\noutput: out\n"
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "job.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def sentence(folder: Path, text: str | bytes) -> str:
+    path = write(folder, text)
+    with pytest.raises(RequestError) as caught:
+        spec_from_file(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(str(path), "job.yaml")
+
+
+def test_a_job_file_and_its_spec_say_the_same(tmp_path: Path) -> None:
+    text = (
+        "kind: classify\ninput: [a.parquet, b/]\noutput: s3://night/out\nlabels: {economics: экономика, sport: спорт}\n"
+    )
+    spec = spec_from_file(write(tmp_path, text + "calibrate: true\nlimit:\n"))
+    assert isinstance(spec, ClassifySpec)
+    assert spec.input == ("a.parquet", "b/")
+    assert spec.labels == {"economics": "экономика", "sport": "спорт"}
+    assert spec.calibrate
+    assert spec.limit is None
+
+
+def test_yaml_does_not_turn_words_into_something_else(tmp_path: Path) -> None:
+    text = "kind: classify\ninput: in.parquet\noutput: 2026-11-24\nreplicas: 1:8\nlabels: [yes, no, on]\n"
+    spec = spec_from_file(write(tmp_path, text))
+    assert isinstance(spec, ClassifySpec)
+    assert (spec.output, spec.replicas, list(spec.labels)) == ("2026-11-24", "1:8", ["yes", "no", "on"])
+
+
+def test_numbers_are_numbers(tmp_path: Path) -> None:
+    spec = spec_from_file(write(tmp_path, HEAD + "temperature: 1e-1\ntop_p: .5\nseed: -7\ntop_k: 010\n"))
+    assert isinstance(spec, GenerateSpec)
+    assert (spec.temperature, spec.top_p, spec.seed, spec.top_k) == (0.1, 0.5, -7, 10)
+
+
+def test_labels_may_lie_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    (tmp_path / "labels.yaml").write_text("[a, b]")
+    spec = spec_from_file(write(tmp_path, "kind: classify\ninput: in.parquet\noutput: out\nlabels: labels.yaml\n"))
+    assert isinstance(spec, ClassifySpec)
+    assert spec.labels == {"a": "a", "b": "b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (HEAD + "top_kk: 5\n", "job.yaml line 4: generate has no setting 'top_kk'; did you mean top_k?"),
+        (HEAD + "\n# a comment\ntop_k: five\n", "job.yaml line 6: top_k must be a whole number, not 'five'"),
+        (HEAD + "labels: [a, b]\n", "job.yaml line 4: labels belongs to kind: classify, and this is a generate job"),
+        (HEAD + "seed: 1\nseed: 2\n", "job.yaml line 5: seed is there twice"),
+        (HEAD + "top_p: [1\n", "job.yaml is not readable YAML at line 5, column 1: "
+            "expected ',' or ']', but got '<stream end>'"),
+        ("input: in.parquet\n", "job.yaml does not say its kind; add a line kind: classify or kind: generate"),
+        ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, not 'clasify'; "
+            "did you mean classify?"),
+        ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, not ['a']"),
+        ("kind: generate\n", "--input, --output are missing"),
+        ("- a\n- b\n", "job.yaml must be a mapping of settings (input: ..., output: ...)"),
+        ("", "job.yaml is empty"),
+        (b"kind: \xff\xfe\n", "job file job.yaml is not UTF-8 text"),
+        ("kind: generate\x00\n", "job.yaml is not readable YAML: it holds characters that no text has"),
+        ("kind: !!python/object:os.system x\n", "job.yaml line 1: only plain values can be read, without tags (!...)"),
+    ],
+)  # fmt: skip
+def test_wrong_job_files(tmp_path: Path, text: str | bytes, says: str) -> None:
+    assert sentence(tmp_path, text) == says
+
+
+def test_a_job_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"^job file nowhere\.yaml does not exist$"):
+        spec_from_file("nowhere.yaml")
+    with pytest.raises(RequestError, match=r"is a directory; name a YAML file$"):
+        spec_from_file(tmp_path)

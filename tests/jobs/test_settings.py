@@ -1,0 +1,117 @@
+"""Loose values (flags, YAML, Python) become a checked spec, or one sentence that says what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.settings import build_spec, settings_of
+from model.errors import RequestError
+from pipeline.spec import SPECS, ClassifySpec, GenerateSpec
+
+NEEDED = {"input": "news.parquet", "output": "out"}
+
+
+def sentence(kind: str, **values: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        build_spec(kind, NEEDED | values)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_field_of_the_specs_has_a_type_and_help_that_people_can_read() -> None:
+    for kind in SPECS:
+        for setting in settings_of(kind).values():
+            assert setting.help, f"{kind}.{setting.name} has no help"
+            assert (setting.sort == "labels") == (setting.name == "labels")
+
+
+def test_a_path_alone_is_a_list_of_one() -> None:
+    spec = build_spec("generate", {"input": Path("a.parquet"), "output": Path("out")})
+    assert spec.input == ("a.parquet",)
+    assert spec.output == "out"
+
+
+def test_a_whole_number_will_do_for_a_number_and_for_replicas() -> None:
+    spec = build_spec("generate", NEEDED | {"temperature": 1, "replicas": 4})
+    assert isinstance(spec, GenerateSpec)
+    assert (spec.temperature, spec.replicas) == (1.0, "4")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "economics,sport",
+        "economics, sport,",
+        ["economics", "sport"],
+        ("economics", "sport"),
+        {"economics": None, "sport": "sport"},
+    ],
+    ids=["commas", "commas-and-spaces", "list", "tuple", "mapping"],
+)
+def test_labels_in_any_form(labels: Any) -> None:
+    spec = build_spec("classify", NEEDED | {"labels": labels})
+    assert isinstance(spec, ClassifySpec)
+    assert spec.labels == {"economics": "economics", "sport": "sport"}
+
+
+def test_labels_with_words_of_their_own() -> None:
+    spec = build_spec("classify", NEEDED | {"labels": {"economics": "экономика", 5: "пять"}})
+    assert isinstance(spec, ClassifySpec)
+    assert spec.labels == {"economics": "экономика", "5": "пять"}
+
+
+def test_labels_from_a_file(tmp_path: Path) -> None:
+    for text in ("- economics\n- no\n", "economics:\nno: no\n"):
+        path = tmp_path / "labels.yaml"
+        path.write_text(text, encoding="utf-8")
+        spec = build_spec("classify", NEEDED | {"labels": str(path)})
+        assert isinstance(spec, ClassifySpec)
+        assert spec.labels == {"economics": "economics", "no": "no"}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"top_kk": 5}, "generate has no setting 'top_kk'; did you mean top_k?"),
+        ({"top-k": 5}, "generate has no setting 'top-k'; did you mean top_k?"),
+        ({"abstain_below": 0.5}, "abstain_below belongs to kind: classify, and this is a generate job"),
+        ({"top_k": "5"}, "top_k must be a whole number, not '5'"),
+        ({"top_k": 5.0}, "top_k must be a whole number, not 5.0"),
+        ({"top_k": True}, "top_k must be a whole number, not True"),
+        ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
+        ({"overwrite": "yes"}, "overwrite must be true or false, not 'yes'"),
+        ({"template": 5}, "template must be a text, not 5"),
+        ({"stop": {"a": "b"}}, "stop must be a text or a list of texts, not {'a': 'b'}"),
+        ({"input": [1]}, "input must hold texts only, not 1"),
+        (
+            {"dtype": "bf16"},
+            "dtype must be one of auto, float32, bfloat16, float16, not 'bf16'; did you mean bfloat16?",
+        ),
+        ({"replicas": 1.5}, "replicas must be a text, not 1.5"),
+        ({"top_k": None, "output": None}, "--output is missing: directory that receives the parts"),
+    ],
+)
+def test_wrong_settings_of_generate(values: dict[str, Any], says: str) -> None:
+    assert sentence("generate", **values) == says
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ("economics", "--labels needs at least two labels, not 1"),
+        ("a,b,a", "labels names 'a' twice"),
+        ([True, "b"], "labels must be texts, not True; put it in quotes"),
+        (7, "labels must be a list, a mapping or the path of a YAML file, not 7"),
+        ("missing.yaml", "labels file missing.yaml does not exist"),
+    ],
+)
+def test_wrong_labels(labels: Any, says: str) -> None:
+    assert sentence("classify", labels=labels) == says
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(RequestError, match=r"^--labels, --input, --output are missing$"):
+        build_spec("classify", {})

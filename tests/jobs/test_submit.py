@@ -1,0 +1,138 @@
+"""What is sent to a cluster, under which name, and what never is."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cluster import connect, exit_code, follow, running_like
+from jobs.job_file import spec_from_file
+from jobs.submit import job_name, submitted_spec, with_absolute_paths, write_working_dir
+from model.errors import RequestError
+from pipeline.spec import GenerateSpec
+
+
+class FakeJob:
+    """What Ray's client says of a job."""
+
+    def __init__(self, submission_id: str | None, status: str) -> None:
+        self.submission_id, self.status = submission_id, status
+        self.message, self.start_time, self.end_time = "", 1000, 2000
+        self.driver_exit_code, self.metadata = 0, {}
+
+
+class FakeClient:
+    """Ray's job client, with a log that grows at each look and a head that is away in between."""
+
+    def __init__(self, jobs: list[FakeJob], logs: list[str | None] | None = None) -> None:
+        self.jobs, self.logs = jobs, logs or []
+
+    def get_address(self) -> str:
+        return "http://head:8265"
+
+    def list_jobs(self) -> list[FakeJob]:
+        return self.jobs
+
+    def get_job_info(self, job_id: str) -> FakeJob:
+        if not self.logs[1:]:
+            self.jobs[0].status = "SUCCEEDED"
+        return self.jobs[0]
+
+    def get_job_logs(self, job_id: str) -> str:
+        text = self.logs.pop(0)
+        if text is None:
+            raise ConnectionError
+        return text
+
+
+def spec(**values: Any) -> GenerateSpec:
+    return GenerateSpec(**({"input": ("s3://in/",), "output": "s3://night/2026-11-23 Новости/"} | values))
+
+
+def test_a_job_is_named_after_its_output_and_what_it_does() -> None:
+    name = job_name(spec())
+    assert name.startswith("tirazh-2026-11-23-")
+    assert job_name(spec(replicas="8")) == name
+    assert job_name(spec(seed=1)) != name
+    assert job_name(spec(output="s3://other/2026-11-23 Новости/")) != name
+
+
+def test_a_job_that_runs_is_found_and_a_finished_one_gives_the_next_number() -> None:
+    done, other = FakeJob("tirazh-a-123456", "SUCCEEDED"), FakeJob(None, "RUNNING")
+    client: Any = FakeClient([done, other, FakeJob("tirazh-a-123456-2", "RUNNING")])
+    assert running_like(client, "tirazh-a-123456") == ("tirazh-a-123456-2", 3)
+    assert running_like(client, "tirazh-b-123456") == (None, 1)
+
+
+def test_the_working_directory_holds_the_code_and_the_job(tmp_path: Path) -> None:
+    job = spec(stop=("\n\n",))
+    write_working_dir(replace(job, address="auto"), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"tirazh", "jobs", "pipeline", "actors", "model", "job.yaml"}
+    assert (tmp_path / "jobs/cli.py").is_file()
+    assert not list(tmp_path.rglob("__pycache__"))
+    assert spec_from_file(tmp_path / "job.yaml") == job  # and so without the address
+
+
+def test_the_embedded_weights_travel_only_where_they_are_used(tmp_path: Path) -> None:
+    write_working_dir(spec(model="s3://models/xl"), tmp_path / "other")
+    assert not (tmp_path / "other/model/embedded").exists()
+
+
+def test_local_paths_become_absolute_and_addresses_stay() -> None:
+    job = with_absolute_paths(spec(input=("news/*.parquet", "s3://in/"), output="out"))
+    assert job.input == (f"{os.getcwd()}/news/*.parquet", "s3://in/")
+    assert (job.output, job.model) == (f"{os.getcwd()}/out", "embedded")
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs import submit
+
+    monkeypatch.setattr(submit, "connect", lambda address: FakeClient([]))
+    with pytest.raises(RequestError) as caught:
+        submit.submit(spec(endpoint_url="http://user:hunter2@minio:9000"), "http://head:8265")
+    assert "http://minio:9000 holds a password" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_job_of_someone_else_cannot_be_resumed() -> None:
+    with pytest.raises(RequestError, match="was not submitted by tirazh"):
+        submitted_spec({"id": "raysubmit_1", "metadata": {}})
+
+
+def test_following_prints_only_what_is_new_and_outlives_a_head_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.cluster.POLL_S", 0)
+    client: Any = FakeClient([FakeJob("a", "RUNNING")], ["one\n", None, "one\ntwo\n", "one\ntwo\nthree\n"])
+    printed: list[str] = []
+    assert follow(client, "a", printed.append) == 0
+    assert "".join(printed) == "one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "code"), [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", 1, 1), ("STOPPED", None, 1)]
+)
+def test_the_exit_code_of_a_followed_job(status: str, driver: int | None, code: int) -> None:
+    assert exit_code({"status": status, "driver_exit_code": driver}) == code
+
+
+def test_an_address_where_nobody_answers() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(RequestError, match=rf"^no Ray job server answers at http://127\.0\.0\.1:{port} \("):
+        connect(f"http://user:secret@127.0.0.1:{port}/")
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [(None, "--address is missing"), ("ray://head:10001", "must be the http:// address"), ("http://", "no Ray job")],
+)
+def test_addresses_that_are_none(address: str | None, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RequestError, match=says):
+        connect(address)
