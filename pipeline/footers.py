@@ -84,6 +84,11 @@ def is_string(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether a column of this Arrow type holds bytes that are not text."""
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
 def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str]) -> Footer:
     metadata = _parse(file, _fetch(storage, file))
     groups = tuple(_row_group(metadata.row_group(index), text_columns) for index in range(metadata.num_row_groups))

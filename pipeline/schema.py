@@ -19,6 +19,19 @@ CONFIDENCE = "confidence"
 PROBABILITIES = "probabilities"
 ERROR = "error"
 
+# Columns that exist only between the steps of a running job; no input column may begin so.
+RESERVED = "__tirazh_"
+PART = RESERVED + "part"
+ROW_KEY = RESERVED + "row_key"
+PROMPT_IDS = RESERVED + "prompt_ids"
+NUM_PROMPT_IDS = RESERVED + "num_prompt_ids"
+ROW_SEED = RESERVED + "row_seed"
+COMPLETION_IDS = RESERVED + "completion_ids"
+TEXT_ENDS = RESERVED + "text_ends"
+REASONS = RESERVED + "reasons"
+LABEL_LOGPROBS = RESERVED + "label_logprobs"
+ROW_ERROR = RESERVED + "error"
+
 # Per-row overrides of `generate`: an input column of such a name and type sets the row's own value.
 OVERRIDES = {
     "max_new_tokens": pa.int64(),
@@ -32,14 +45,8 @@ OVERRIDES = {
 
 def generate_fields(samples: int) -> list[pa.Field]:
     """Columns that `generate` adds, in order. With several samples the texts and reasons become lists."""
-    texts = (
-        pa.field(COMPLETION, pa.string()) if samples == 1 else pa.field(COMPLETIONS, pa.list_(pa.string()))
-    )
-    reasons = (
-        pa.field(FINISH_REASON, pa.string())
-        if samples == 1
-        else pa.field(FINISH_REASONS, pa.list_(pa.string()))
-    )
+    texts = pa.field(COMPLETION, pa.string()) if samples == 1 else pa.field(COMPLETIONS, pa.list_(pa.string()))
+    reasons = pa.field(FINISH_REASON, pa.string()) if samples == 1 else pa.field(FINISH_REASONS, pa.list_(pa.string()))
     return [
         texts,
         reasons,
@@ -58,3 +65,8 @@ def classify_fields() -> list[pa.Field]:
         pa.field(PROMPT_TOKENS, pa.int32()),
         pa.field(ERROR, pa.string()),
     ]
+
+
+def added_names(names: list[str], prefix: str) -> list[str]:
+    """The names of added columns as the output shows them."""
+    return [prefix + name for name in names]

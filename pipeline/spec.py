@@ -71,19 +71,13 @@ class JobSpec:
         identity=True,
         choices=SPARSE_MODES,
     )
-    num_attention_heads: int | None = _knob(
-        None, "attention heads, for a checkpoint that does not say", identity=True
-    )
+    num_attention_heads: int | None = _knob(None, "attention heads, for a checkpoint that does not say", identity=True)
     fix_sparsity_layout: int | None = _knob(
         None, "layout groups = model-parallel ranks the checkpoint was trained on", identity=True
     )
-    deepspeed_config: str | None = _knob(
-        None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True
-    )
+    deepspeed_config: str | None = _knob(None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True)
     preset: str | None = _knob(None, "shape of a published model: rugpt3xl or rugpt3-13b", identity=True)
-    tokenizer: str | None = _knob(
-        None, "tokenizer directory, where the model directory has none", identity=True
-    )
+    tokenizer: str | None = _knob(None, "tokenizer directory, where the model directory has none", identity=True)
     replicas: str = _knob("1", "copies of the model: N, or MIN:MAX to grow with the work")
     tensor_parallel: int = _knob(1, "ranks that share one copy of the model")
     device: str = _knob("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
@@ -114,9 +108,7 @@ class JobSpec:
         for knob in fields(self):
             choices, value = knob.metadata.get("choices"), getattr(self, knob.name)
             if choices and value is not None and value not in choices:
-                raise RequestError(
-                    f"{flag_name(knob.name)} must be one of {', '.join(choices)}, not {value!r}"
-                )
+                raise RequestError(f"{flag_name(knob.name)} must be one of {', '.join(choices)}, not {value!r}")
 
     @property
     def kind(self) -> Kind:
@@ -139,9 +131,7 @@ class JobSpec:
 
     def identity(self) -> dict[str, Any]:
         """The part of the spec that decides what the rows will be."""
-        chosen = {
-            knob.name: _plain(getattr(self, knob.name)) for knob in fields(self) if knob.metadata["identity"]
-        }
+        chosen = {knob.name: _plain(getattr(self, knob.name)) for knob in fields(self) if knob.metadata["identity"]}
         return {"kind": self.kind} | chosen
 
     def fingerprint(self) -> str:
@@ -166,9 +156,7 @@ class ClassifySpec(JobSpec):
     )
     gold_column: str | None = _knob(None, "column with the right label, for accuracy in the report")
     calibrate: bool = _knob(False, "divide by each label's probability after an empty text", identity=True)
-    abstain_below: float = _knob(
-        0.0, "leave the label null where the winner's probability is lower", identity=True
-    )
+    abstain_below: float = _knob(0.0, "leave the label null where the winner's probability is lower", identity=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,18 +181,14 @@ class ClassifySpec(JobSpec):
 class GenerateSpec(JobSpec):
     """Continue every prompt."""
 
-    prompt_column: str = _knob(
-        "prompt", "column that holds the prompt (not used with --template)", identity=True
-    )
+    prompt_column: str = _knob("prompt", "column that holds the prompt (not used with --template)", identity=True)
     max_new_tokens: int = _knob(64, "most tokens of a completion", identity=True)
     temperature: float = _knob(1.0, "0 takes the likeliest token each time", identity=True)
     top_k: int = _knob(0, "draw from the K likeliest tokens (0: all)", identity=True)
     top_p: float = _knob(
         1.0, "draw from the smallest set of tokens whose probabilities reach P (0 or 1: all)", identity=True
     )
-    repetition_penalty: float = _knob(
-        1.0, "above 1 makes tokens that were there before less likely", identity=True
-    )
+    repetition_penalty: float = _knob(1.0, "above 1 makes tokens that were there before less likely", identity=True)
     no_repeat_ngram_size: int = _knob(0, "never repeat a run of N tokens (0: off)", identity=True)
     stop: tuple[str, ...] = _knob((), "strings that end a completion (not part of it)", identity=True)
     samples: int = _knob(1, "completions of each prompt", identity=True)

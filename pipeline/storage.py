@@ -79,6 +79,13 @@ class Storage:
 
     def names(self, directory: str) -> dict[str, int]:
         """Name → size of the files directly in `directory`; empty when it does not exist."""
+        return self._list(directory, "file")
+
+    def directories(self, directory: str) -> set[str]:
+        """Names of the directories directly in `directory`; empty when it does not exist."""
+        return set(self._list(directory, "directory"))
+
+    def _list(self, directory: str, kind: str) -> dict[str, int]:
         with one_sentence(directory, "write"):
             filesystem = self._filesystem(directory)
             _make_contact(filesystem, directory)
@@ -91,7 +98,7 @@ class Storage:
             return {
                 entry["name"].rstrip("/").rpartition("/")[2]: entry.get("size") or 0
                 for entry in found
-                if entry["type"] == "file" and not entry["name"].endswith("/")
+                if entry["type"] == kind and entry["name"].rstrip("/") != filesystem._strip_protocol(directory)
             }
 
     @contextmanager
@@ -102,7 +109,8 @@ class Storage:
                 with open(uri, "rb") as file:
                     yield file
             else:
-                with self._filesystem(uri).open(uri, "rb", block_size=4 << 20, cache_type="readahead") as file:
+                # No cache: Parquet reads columns side by side, and buffers each itself.
+                with self._filesystem(uri).open(uri, "rb", cache_type="none") as file:
                     yield file
 
     def read(self, uri: str) -> bytes:

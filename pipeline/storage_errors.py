@@ -74,7 +74,9 @@ def _explain(error: BaseException, uri: str, use: Use) -> Exception:
     if isinstance(error, PermissionError) or name == "ClientAuthenticationError":
         return _refused(error, uri, use)
     if isinstance(error, (TimeoutError, ConnectionError)) or any(word in name for word in _SILENCE):
-        return StorageError(f"{place}: the storage did not answer ({_reason(error)}); check the address and the network")
+        return StorageError(
+            f"{place}: the storage did not answer ({_reason(error)}); check the address and the network"
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(f"{place}: the disk is full")
     if isinstance(error, (NotADirectoryError, IsADirectoryError, FileExistsError)):

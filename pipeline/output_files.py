@@ -1,0 +1,86 @@
+"""Every name in an output directory, and which of them are ours. Nothing else spells these names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from model.errors import OutputError
+from pipeline.storage import Storage, join
+from pipeline.storage_errors import show_uri
+
+OWN = "_tirazh"
+SUCCESS = "_SUCCESS"
+PLAN = "plan.json"
+MANIFEST = "manifest.json"
+REPORT = "report.html"
+RECEIPTS = "receipts"
+_PART = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFiles:
+    """One output directory and the storage it lies in."""
+
+    storage: Storage
+    directory: str
+
+    def own(self, *names: str) -> str:
+        """URI of a file in `_tirazh/`."""
+        return join(self.directory, OWN, *names)
+
+    def part(self, name: str) -> str:
+        return join(self.directory, name)
+
+    def receipt(self, part_name: str) -> str:
+        """URI of what is known of a part's file; written before the file itself."""
+        return self.own(RECEIPTS, receipt_name(part_name))
+
+    def finished(self, total: int) -> set[int]:
+        """Indices of the parts that are there: one listing, no file is opened. Raises OutputError for a part of
+        another cut of the input."""
+        found = set()
+        for name in self.storage.names(self.directory):
+            match = _PART.fullmatch(name)
+            if match is None:
+                continue
+            if int(match[2]) != total or int(match[1]) >= total:
+                raise OutputError(
+                    f"{show_uri(self.part(name))} does not belong to this job of {total} parts; remove it"
+                )
+            found.add(int(match[1]))
+        return found
+
+    def foreign(self) -> list[str]:
+        """Names of files that readers of the directory would take for data and that are not parts."""
+        names = self.storage.names(self.directory)
+        return sorted(name for name in names if not name.startswith(("_", ".")) and not _PART.fullmatch(name))
+
+    def refuse_foreign(self) -> None:
+        """Raise OutputError when the directory holds files that no job of ours wrote: they are never removed."""
+        names = self.storage.names(self.directory)
+        ours = OWN in self.storage.directories(self.directory)
+        strange = [name for name in names if not name.startswith((".", "_")) and not (ours and _PART.fullmatch(name))]
+        if strange:
+            raise OutputError(
+                f"output {show_uri(self.directory)} holds files that tirazh did not write ({min(strange)}); "
+                "choose an empty or a new directory"
+            )
+
+    def clear(self) -> None:
+        """Remove parts, `_SUCCESS` and `_tirazh/`; the plan goes last, so that a cut removal is seen as ours."""
+        for name in self.storage.names(self.directory):
+            if _PART.fullmatch(name) or name == SUCCESS:
+                self.storage.remove(self.part(name))
+        self.storage.remove(self.own(), recursive=True)
+
+    def sweep(self) -> None:
+        """Remove half-written files that a killed run left behind (disks only; elsewhere there are none)."""
+        for name in self.storage.names(self.directory):
+            if _TEMPORARY.fullmatch(name):
+                self.storage.remove(self.part(name))
+
+
+def receipt_name(part_name: str) -> str:
+    return part_name.removesuffix(".parquet") + ".json"

@@ -1,0 +1,211 @@
+"""What a job will do, found out before anything is started: input files, columns, parts, and the model's identity.
+
+`plan_job` looks; it writes nothing and needs neither Ray nor torch. `plan_file.py` writes the plan down and reads it
+back: what is written there is the authority when a job is resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+
+from model.checkpoint import ModelSummary, describe
+from model.errors import InputError, OutputError
+from pipeline import schema
+from pipeline.footers import Footer, check_same_schema, check_text_column, is_binary, read_footers
+from pipeline.inputs import input_roots, list_inputs
+from pipeline.parts import Part, Work, choose_part_tokens, count_tokens, cut_by_tokens, cut_evenly, take_rows
+from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+from pipeline.storage import Storage, StoredFile, full_uri
+from pipeline.storage_errors import show_uri
+from pipeline.template import template_variables
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """An input file and the row numbers where its parts begin, followed by where the last one ends."""
+
+    file: StoredFile
+    cuts: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything about a job that is settled before it starts.
+
+    `schema` is the input's. `overrides` names the input columns that set a row's own sampling. `model` is absent from
+    a plan that was read back. `dtype` is "auto" until the job starts.
+    """
+
+    identity: dict[str, Any]
+    fingerprint: str
+    model_fingerprint: str
+    examples_sha256: str | None
+    dtype: str
+    schema: pa.Schema
+    overrides: tuple[str, ...]
+    files: tuple[PlannedFile, ...]
+    estimated_tokens: int
+    model: ModelSummary | None = None
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """All parts, in the order of the input."""
+        total = sum(len(planned.cuts) - 1 for planned in self.files)
+        pieces = ((planned.file, *ends) for planned in self.files for ends in pairwise(planned.cuts))
+        return [Part(index, total, file, start, stop) for index, (file, start, stop) in enumerate(pieces)]
+
+    @property
+    def rows(self) -> int:
+        return sum(planned.cuts[-1] - planned.cuts[0] for planned in self.files)
+
+    def summary(self) -> dict[str, Any]:
+        """The plan in figures, for people and for `--json`."""
+        sizes = [part.rows for part in self.parts]
+        return {
+            "kind": self.identity["kind"],
+            "files": len(self.files),
+            "rows": self.rows,
+            "parts": len(sizes),
+            "rows_per_part": f"{min(sizes)}–{max(sizes)}",
+            "estimated_tokens": self.estimated_tokens,
+            "weight_bytes": self.model.weight_bytes if self.model else None,
+            "model": self.identity["model"],
+            "model_kind": self.model.kind if self.model else None,
+            "model_fingerprint": self.model_fingerprint,
+            "dtype": self.dtype,
+            "row_settings_from_columns": list(self.overrides),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def plan_job(spec: JobSpec) -> Plan:
+    """Look at the model, the input's listing and its footers, and cut the input into parts.
+
+    Raises CheckpointError, InputError or OutputError with one sentence about what cannot work.
+    """
+    model = describe(spec.model, spec.model_flags)
+    storage = Storage(spec.endpoint_url)
+    _refuse_output_in_input(spec)
+    files = list_inputs(storage, spec.input)
+    footers = read_footers(storage, files, text_columns=text_columns(spec))
+    columns = check_same_schema(footers)
+    check_columns(columns, spec)
+    taken = take_rows(footers, spec.limit)
+    if not taken:
+        raise InputError(f"the input has no rows: all {len(files)} files named are empty tables")
+    work = _work(spec)
+    return Plan(
+        identity=spec.identity(),
+        fingerprint=spec.fingerprint(),
+        model_fingerprint=model.fingerprint,
+        examples_sha256=_examples_sha256(spec, storage),
+        dtype=spec.dtype,
+        schema=columns,
+        overrides=override_columns(columns) if spec.kind == "generate" else (),
+        files=tuple(_cut(taken, spec, work)),
+        estimated_tokens=count_tokens(taken, work),
+        model=model,
+    )
+
+
+def text_columns(spec: JobSpec) -> tuple[str, ...]:
+    """The input columns that a prompt is made of, the main one first."""
+    assert isinstance(spec, ClassifySpec | GenerateSpec)
+    main = spec.text_column if isinstance(spec, ClassifySpec) else spec.prompt_column
+    if spec.template is None:
+        return (main,)
+    variables = template_variables(spec.template)
+    return tuple(sorted(variables, key=lambda name: name != main))
+
+
+def check_columns(columns: pa.Schema, spec: JobSpec) -> None:
+    """Raise InputError when a column is missing, of the wrong type, or in the way of one that is added."""
+    if isinstance(spec, ClassifySpec):
+        check_text_column(columns, spec.text_column, flag="--text-column")
+        if spec.gold_column is not None:
+            check_text_column(columns, spec.gold_column, flag="--gold-column")
+    elif isinstance(spec, GenerateSpec) and spec.template is None:
+        check_text_column(columns, spec.prompt_column, flag="--prompt-column")
+    if spec.template is not None:
+        _check_template(columns, spec, spec.template)
+    for name in added_columns(spec).names:
+        if name in columns.names:
+            raise InputError(
+                f"the input already has a column {name!r}; put something before the added names: --prefix tirazh_"
+            )
+    reserved = next((name for name in columns.names if name.startswith(schema.RESERVED)), None)
+    if reserved is not None:
+        raise InputError(f"column {reserved!r}: names that begin with {schema.RESERVED} are kept for tirazh; rename it")
+
+
+def _check_template(columns: pa.Schema, spec: JobSpec, template: str) -> None:
+    variables = template_variables(template, known=columns.names)
+    if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
+        raise InputError(f"--template does not use the text column {spec.text_column!r}")
+    if not variables:
+        raise InputError("--template uses no column, so every prompt would be the same")
+    for name in variables:
+        if pa.types.is_nested(columns.field(name).type) or is_binary(columns.field(name).type):
+            raise InputError(f"--template uses column {name!r}, which holds {columns.field(name).type}, not text")
+
+
+def added_columns(spec: JobSpec) -> pa.Schema:
+    """The columns that the output has more than the input, prefix and all."""
+    added = schema.generate_fields(spec.samples) if isinstance(spec, GenerateSpec) else schema.classify_fields()
+    return pa.schema([field.with_name(spec.prefix + field.name) for field in added])
+
+
+def override_columns(columns: pa.Schema) -> tuple[str, ...]:
+    """Input columns that set a row's own sampling: those of such a name that hold numbers."""
+    return tuple(name for name in schema.OVERRIDES if name in columns.names and _is_number(columns.field(name).type))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _work(spec: JobSpec) -> Work:
+    return Work(spec.max_new_tokens * spec.samples) if isinstance(spec, GenerateSpec) else Work()
+
+
+def _cut(footers: Sequence[Footer], spec: JobSpec, work: Work) -> list[PlannedFile]:
+    part_tokens = choose_part_tokens(count_tokens(footers, work))
+    return [
+        PlannedFile(
+            footer.file,
+            tuple(
+                cut_evenly(footer.rows, spec.part_rows)
+                if spec.part_rows
+                else cut_by_tokens(footer.row_groups, part_tokens, work)
+            ),
+        )
+        for footer in footers
+    ]
+
+
+def _refuse_output_in_input(spec: JobSpec) -> None:
+    output = full_uri(spec.output)
+    for root in input_roots(spec.input):
+        if output == root or output.startswith(root.rstrip("/") + "/"):
+            raise OutputError(
+                f"output {show_uri(output)} lies inside the input {show_uri(root)}, so the next run would read its own "
+                "results; choose an output beside it"
+            )
+
+
+def _examples_sha256(spec: JobSpec, storage: Storage) -> str | None:
+    if not isinstance(spec, ClassifySpec) or spec.examples is None:
+        return None
+    return hashlib.sha256(storage.read(full_uri(spec.examples))).hexdigest()
+
+
+def with_dtype(plan: Plan, dtype: str) -> Plan:
+    """The plan with its arithmetic settled."""
+    return replace(plan, dtype=dtype)
