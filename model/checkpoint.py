@@ -108,6 +108,8 @@ class Checkpoint:
 
 def resolve_model(name: str) -> str:
     """The directory a model's name means: "embedded" is the model that comes with tirazh, the rest are paths."""
+    if "://" in name:  # left as it is, so that the refusal can name it
+        return name
     return EMBEDDED_DIR if name == "embedded" else str(Path(name).expanduser())
 
 

@@ -1,0 +1,165 @@
+"""Any checkpoint we read → our safetensors directory, streamed: ru-gpts trained on any number of ranks, served on any.
+
+Memory stays at some megabytes however large the model is. `config.json` is written last, so that a directory that was
+left half-done is never taken for a model. Called by `tirazh convert`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import Checkpoint, ModelSummary, describe, open_checkpoint
+from model.checkpoint_files import did_you_mean
+from model.checkpoint_native import native_config
+from model.checkpoint_tensors import ITEM_SIZES
+from model.checkpoint_writer import PARTIAL, TensorSource, write_safetensors
+from model.config import ModelConfig, ModelFlags
+from model.errors import CheckpointError, OutputError, RequestError
+from model.tokenizer import TOKENIZER_FILES, load_tokenizer
+
+Progress = Callable[[int, int], None]
+_NO_FLAGS = ModelFlags()
+
+
+def convert(
+    source: str,
+    target: str,
+    *,
+    flags: ModelFlags = _NO_FLAGS,
+    dtype: str | None = None,
+    max_shard_bytes: int = 2 << 30,
+    progress: Progress | None = None,
+) -> ModelSummary:
+    """Write the model in `source` to the new directory `target`, and its tokenizer where it has one.
+
+    Args:
+        dtype: of the new files: float32, float16, bfloat16, or None to keep what is stored.
+        max_shard_bytes: a file is closed before it grows beyond this; a single tensor may still be larger.
+        progress: called with (bytes written, bytes in all).
+
+    Raises:
+        CheckpointError: the source cannot be read, is not a ruGPT-3, or does not fit into `dtype`.
+        OutputError: the target holds something already, or the disk is too small.
+    """
+    if dtype is not None and dtype not in ITEM_SIZES:
+        raise RequestError(
+            f"--dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}{did_you_mean(dtype, ITEM_SIZES)}"
+        )
+    checkpoint = open_checkpoint(source, flags)
+    if checkpoint.config is None:
+        raise CheckpointError(f"{source} is not a ruGPT-3 and needs no conversion; name it as --model as it is")
+    token_ids = _token_ids(checkpoint)
+    sources = [_source(checkpoint, name, dtype) for name in checkpoint.names()]
+    folder = Path(target).expanduser()
+    _check_target(folder, sum(tensor.num_bytes for tensor in sources))
+    with _removed_on_failure(folder):
+        _write_weights(folder, _shards(sources, max_shard_bytes), progress or (lambda done, total: None))
+        _copy_tokenizer(checkpoint.tokenizer_dir, folder)
+        _write_json(folder / "config.json", _config(checkpoint.config, sources) | token_ids)
+    return describe(str(folder))
+
+
+def _source(checkpoint: Checkpoint, name: str, dtype: str | None) -> TensorSource:
+    return TensorSource(
+        name=name,
+        shape=checkpoint.shape(name),
+        dtype=dtype or checkpoint.dtype(name),
+        read_rows=partial(checkpoint.read, name, 0),
+    )
+
+
+def _shards(sources: Sequence[TensorSource], max_bytes: int) -> list[list[TensorSource]]:
+    """The tensors in their order, cut into files of at most `max_bytes` (a larger tensor is a file of its own)."""
+    shards: list[list[TensorSource]] = [[]]
+    filled = 0
+    for source in sources:
+        if shards[-1] and filled + source.num_bytes > max_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(source)
+        filled += source.num_bytes
+    return shards
+
+
+def _write_weights(folder: Path, shards: Sequence[Sequence[TensorSource]], progress: Progress) -> None:
+    total = sum(source.num_bytes for shard in shards for source in shard)
+    done = 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal done
+        done += num_bytes
+        progress(done, total)
+
+    weight_map: dict[str, str] = {}
+    for index, shard in enumerate(shards, start=1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{index:05d}-of-{len(shards):05d}.safetensors"
+        write_safetensors(folder / name, shard, on_bytes=count)
+        weight_map |= {source.name: name for source in shard}
+    if len(shards) > 1:
+        index_values = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(folder / "model.safetensors.index.json", index_values)
+
+
+def _config(config: ModelConfig, sources: Sequence[TensorSource]) -> dict[str, Any]:
+    dtypes = {source.dtype for source in sources}
+    return native_config(config, dtypes.pop() if len(dtypes) == 1 else "float32")
+
+
+def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Token ids for config.json. Raises CheckpointError for a broken tokenizer, before anything is written."""
+    if checkpoint.tokenizer_dir is None:
+        return {}
+    tokenizer = load_tokenizer(checkpoint.tokenizer_dir)
+    ends = list(tokenizer.end_token_ids)
+    return {"eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": tokenizer.pad_token_id}
+
+
+def _copy_tokenizer(tokenizer_dir: str | None, folder: Path) -> None:
+    for name in TOKENIZER_FILES if tokenizer_dir is not None else ():
+        path = Path(str(tokenizer_dir), name)
+        if path.is_file():
+            shutil.copyfile(path, folder / name)
+
+
+def _check_target(folder: Path, num_bytes: int) -> None:
+    """Make the directory. Raises OutputError when it is not an empty one, or has no room."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; give the name of a new directory")
+    if folder.is_dir() and any(folder.iterdir()):
+        is_unfinished = not (folder / "config.json").exists() and any(folder.glob("model*.safetensors*"))
+        what = "an unfinished conversion" if is_unfinished else "something already"
+        raise OutputError(f"{folder} holds {what}; remove it, or give the name of a new directory")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise OutputError(f"{folder} has {free / 1e9:.1f} GB free, but the model takes {num_bytes / 1e9:.1f} GB")
+
+
+@contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Empty the directory, which was empty before, when the work in it does not come to its end."""
+    is_whole = False
+    try:
+        yield
+        is_whole = True
+    except OSError as error:
+        raise OutputError(f"writing to {folder} failed: {error.strerror or error}") from error
+    finally:
+        if not is_whole:
+            for path in folder.iterdir():
+                path.unlink()
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    partial_path = path.with_name(path.name + PARTIAL)
+    partial_path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial_path.rename(path)
