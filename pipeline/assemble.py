@@ -62,7 +62,9 @@ def _completions(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) ->
     ids = table.column(schema.COMPLETION_IDS).to_pylist()
     ends = table.column(schema.TEXT_ENDS).to_pylist()
     texts = [
-        None if row_ids is None else [tokenizer.decode(sample)[:end] for sample, end in zip(row_ids, row_ends, strict=True)]
+        None
+        if row_ids is None
+        else [tokenizer.decode(sample)[:end] for sample, end in zip(row_ids, row_ends, strict=True)]
         for row_ids, row_ends in zip(ids, ends, strict=True)
     ]
     failed = ["error"] * layout.samples

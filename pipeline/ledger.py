@@ -61,7 +61,9 @@ def read_receipts(plan: Plan, output: OutputFiles, parts: Iterable[Part]) -> lis
         try:
             return Receipt.from_json(output.storage.read(output.receipt(part.name)))
         except InputError:
-            raise JobError(f"{show_uri(output.part(part.name))} has no receipt; remove the file and run again") from None
+            raise JobError(
+                f"{show_uri(output.part(part.name))} has no receipt; remove the file and run again"
+            ) from None
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(read, parts))
@@ -75,9 +77,7 @@ def finish(plan: Plan, output: OutputFiles, spec: JobSpec, facts: dict[str, Any]
     return manifest
 
 
-def build_manifest(
-    plan: Plan, receipts: Sequence[Receipt], spec: JobSpec, facts: dict[str, Any]
-) -> dict[str, Any]:
+def build_manifest(plan: Plan, receipts: Sequence[Receipt], spec: JobSpec, facts: dict[str, Any]) -> dict[str, Any]:
     """Everything about a finished job. `facts` of this run (seconds, replicas, versions on the replicas) come last."""
     settings = spec.to_dict()
     for name in ("address", "endpoint_url"):
@@ -109,7 +109,7 @@ def build_manifest(
     }
 
 
-_PART_FACTS = ("rows", "errors", "prompt_tokens", "completion_tokens", "bytes", "sha256")
+_PART_FACTS = ("rows", "errors", "prompt_tokens", "completion_tokens", "file_bytes", "sha256")
 
 
 def read_manifest(output: OutputFiles) -> dict[str, Any] | None:
@@ -139,7 +139,11 @@ def verify(output: str, endpoint_url: str | None = None) -> Verification:
         missing = {part.index for part in unfinished(plan, files)}
     except OutputError as error:
         return Verification(
-            output=output, parts=0, parts_expected=len(plan.parts), rows=0, rows_expected=plan.rows,
+            output=output,
+            parts=0,
+            parts_expected=len(plan.parts),
+            rows=0,
+            rows_expected=plan.rows,
             problems=(*problems, str(error)),
         )
     there = [part for part in plan.parts if part.index not in missing]
@@ -170,7 +174,7 @@ def _verify_part(part: Part, plan: Plan, output: OutputFiles) -> tuple[int, str 
     except (ValueError, KeyError, TypeError):
         return 0, f"the receipt of {part.name} is damaged"
     data = output.storage.read(output.part(part.name))
-    if len(data) != receipt.bytes or hashlib.sha256(data).hexdigest() != receipt.sha256:
+    if len(data) != receipt.file_bytes or hashlib.sha256(data).hexdigest() != receipt.sha256:
         return 0, f"{part.name} is damaged or was changed: its SHA-256 is not the one that was written"
     try:
         metadata = pq.read_metadata(pa.BufferReader(data))

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from model.errors import TirazhError
 from model.requests import EngineCounters
+
+_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,9 +51,9 @@ class ProgressEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """The sum over all replicas that ever ran, dead ones included. `rows` counts rows of parts not yet written too."""
+    """The sum over all replicas that ever ran, dead ones included; parts that are not yet written count too."""
 
-    rows: int = 0
+    requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     replicas: int = 0
@@ -100,7 +103,7 @@ class Metrics:
     def snapshot(self) -> Snapshot:
         every = self._counters.values()
         return Snapshot(
-            rows=sum(counters.finished for counters in every),
+            requests=sum(counters.finished for counters in every),
             prompt_tokens=sum(counters.prompt_tokens for counters in every),
             completion_tokens=sum(counters.completion_tokens for counters in every),
             replicas=len(self._alive),
@@ -112,3 +115,20 @@ def start_metrics() -> Any:
     """Start the actor beside the driver and return its handle; it ends with the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return ray.remote(Metrics).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+def library_versions(metrics: Any) -> dict[str, str]:
+    """Versions of what the replicas ran on; empty when the actor is gone."""
+    return dict(_ask(metrics.versions, default={}))
+
+
+def replica_errors(metrics: Any) -> list[TirazhError]:
+    """Why replicas could not start, in order; empty when the actor is gone."""
+    return list(_ask(metrics.errors, default=[]))
+
+
+def _ask(method: Any, *, default: Any) -> Any:
+    try:
+        return ray.get(method.remote(), timeout=_TIMEOUT_S)
+    except (RayError, GetTimeoutError):
+        return default

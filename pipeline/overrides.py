@@ -71,7 +71,7 @@ def _with_values(sampling: SamplingParams, own: tuple[tuple[str, Any], ...]) -> 
 
 
 def _convert(name: str, value: Any) -> int | float:
-    if pa.types.is_floating(schema.OVERRIDES[name]):
+    if schema.OVERRIDES[name] is float:
         return float(value)
     if not math.isfinite(value) or value != int(value):
         raise RowError(f"{name} must be a whole number, not {value}")

@@ -7,16 +7,18 @@ back: what is written there is the authority when a job is resumed.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from model.checkpoint import ModelSummary, describe
-from model.errors import InputError, OutputError
+from model.checkpoint import ModelSummary, describe, resolve_model
+from model.errors import InputError, OutputError, RequestError
 from pipeline import schema
 from pipeline.footers import Footer, check_same_schema, check_text_column, is_binary, read_footers
 from pipeline.inputs import input_roots, list_inputs
@@ -25,6 +27,8 @@ from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from pipeline.storage import Storage, StoredFile, full_uri
 from pipeline.storage_errors import show_uri
 from pipeline.template import template_variables
+
+_DEFAULT_SEQ_LENGTH = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Plan:
     model_fingerprint: str
     examples_sha256: str | None
     dtype: str
+    seq_length: int
     schema: pa.Schema
     overrides: tuple[str, ...]
     files: tuple[PlannedFile, ...]
@@ -80,6 +85,7 @@ class Plan:
             "model_kind": self.model.kind if self.model else None,
             "model_fingerprint": self.model_fingerprint,
             "dtype": self.dtype,
+            "seq_length": self.seq_length,
             "row_settings_from_columns": list(self.overrides),
             "fingerprint": self.fingerprint,
         }
@@ -107,6 +113,7 @@ def plan_job(spec: JobSpec) -> Plan:
         model_fingerprint=model.fingerprint,
         examples_sha256=_examples_sha256(spec, storage),
         dtype=spec.dtype,
+        seq_length=_sequence_length(spec, model),
         schema=columns,
         overrides=override_columns(columns) if spec.kind == "generate" else (),
         files=tuple(_cut(taken, spec, work)),
@@ -165,6 +172,21 @@ def added_columns(spec: JobSpec) -> pa.Schema:
 def override_columns(columns: pa.Schema) -> tuple[str, ...]:
     """Input columns that set a row's own sampling: those of such a name that hold numbers."""
     return tuple(name for name in schema.OVERRIDES if name in columns.names and _is_number(columns.field(name).type))
+
+
+def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
+    """Tokens a sequence may hold. Raises RequestError when the model has fewer positions than were asked for."""
+    positions = model.config.max_position_embeddings if model.config is not None else _positions_said(spec.model)
+    if positions is not None and (spec.seq_length or 0) > positions:
+        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {positions} positions")
+    return spec.seq_length or positions or _DEFAULT_SEQ_LENGTH
+
+
+def _positions_said(model: str) -> int | None:
+    """The positions of a model that is not a ruGPT-3, by its config.json."""
+    config = json.loads((Path(resolve_model(model)) / "config.json").read_text(encoding="utf-8"))
+    said = config.get("max_position_embeddings") or config.get("n_positions")
+    return int(said) if said else None
 
 
 def _is_number(kind: pa.DataType) -> bool:

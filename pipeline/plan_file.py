@@ -96,6 +96,7 @@ def _to_json(plan: Plan) -> dict[str, Any]:
         "model_fingerprint": plan.model_fingerprint,
         "examples_sha256": plan.examples_sha256,
         "dtype": plan.dtype,
+        "seq_length": plan.seq_length,
         "columns": {field.name: str(field.type) for field in plan.schema},
         "arrow_schema": base64.b64encode(plan.schema.serialize().to_pybytes()).decode(),
         "overrides": list(plan.overrides),
@@ -118,7 +119,8 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
         model_fingerprint=values["model_fingerprint"],
         examples_sha256=values["examples_sha256"],
         dtype=values["dtype"],
-        schema=pa.ipc.read_schema(pa.BufferReader(base64.b64decode(values["arrow_schema"]))),
+        seq_length=values["seq_length"],
+        schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["arrow_schema"]))),
         overrides=tuple(values["overrides"]),
         files=tuple(
             PlannedFile(StoredFile(uri, key, size, version), tuple(cuts))

@@ -81,7 +81,9 @@ def _manifest(files: OutputFiles) -> dict[str, Any]:
     try:
         return dict(json.loads(files.storage.read(files.own(MANIFEST))))
     except InputError:
-        raise OutputError(f"{show_uri(files.directory)} holds no finished job: there is no _tirazh/{MANIFEST}") from None
+        raise OutputError(
+            f"{show_uri(files.directory)} holds no finished job: there is no _tirazh/{MANIFEST}"
+        ) from None
 
 
 def _macro_f1(cells: Mapping[tuple[str, str], int]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -32,18 +32,18 @@ REASONS = RESERVED + "reasons"
 LABEL_LOGPROBS = RESERVED + "label_logprobs"
 ROW_ERROR = RESERVED + "error"
 
-# Per-row overrides of `generate`: an input column of such a name and type sets the row's own value.
-OVERRIDES = {
-    "max_new_tokens": pa.int64(),
-    "temperature": pa.float64(),
-    "top_k": pa.int64(),
-    "top_p": pa.float64(),
-    "repetition_penalty": pa.float64(),
-    "seed": pa.int64(),
+# Per-row overrides of `generate`: an input column of numbers with such a name sets the row's own value.
+OVERRIDES: dict[str, type[int] | type[float]] = {
+    "max_new_tokens": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+    "repetition_penalty": float,
+    "seed": int,
 }
 
 
-def generate_fields(samples: int) -> list[pa.Field]:
+def generate_fields(samples: int) -> list[pa.Field[Any]]:
     """Columns that `generate` adds, in order. With several samples the texts and reasons become lists."""
     texts = pa.field(COMPLETION, pa.string()) if samples == 1 else pa.field(COMPLETIONS, pa.list_(pa.string()))
     reasons = pa.field(FINISH_REASON, pa.string()) if samples == 1 else pa.field(FINISH_REASONS, pa.list_(pa.string()))
@@ -56,7 +56,7 @@ def generate_fields(samples: int) -> list[pa.Field]:
     ]
 
 
-def classify_fields() -> list[pa.Field]:
+def classify_fields() -> list[pa.Field[Any]]:
     """Columns that `classify` adds, in order."""
     return [
         pa.field(LABEL, pa.string()),

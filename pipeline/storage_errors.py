@@ -52,9 +52,9 @@ def one_sentence(uri: str, use: Use) -> Iterator[None]:
         raise _explain(error, uri, use) from error
 
 
-def _loaded_vendor_errors() -> tuple[type[BaseException], ...]:
+def _loaded_vendor_errors() -> tuple[type[Exception], ...]:
     found = (getattr(sys.modules.get(module), name, None) for module, name in _VENDOR_ERRORS)
-    return tuple(kind for kind in found if isinstance(kind, type))
+    return tuple(kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception))
 
 
 def _missing_extra(uri: str) -> RequestError:
@@ -87,7 +87,7 @@ def _explain(error: BaseException, uri: str, use: Use) -> Exception:
 def _refused(error: BaseException, uri: str, use: Use) -> Exception:
     if "://" in uri:
         return StorageError(
-            f"{show_uri(uri)}: the storage refused to {use} ({_reason(error)}); check the credentials in the environment"
+            f"{show_uri(uri)}: the storage refused to {use} ({_reason(error)}); check the credentials"
         )
     wrong_request = InputError if use == "read" else OutputError
     return wrong_request(f"{uri} cannot be {'read' if use == 'read' else 'written'}: permission denied")

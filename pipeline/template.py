@@ -1,13 +1,13 @@
 """Prompt templates: a small, safe part of Jinja. Texts go in, text comes out, and nothing else can happen.
 
-Allowed: variables, conditions on them, constants, and a few filters. No attribute, no item, no call, no loop, no import:
-a template may come from a YAML file of somebody else. Used by `plan.py` (is it right?) and `prompts.py` (render).
+Allowed: variables, conditions on them, constants, and a few filters. No attribute, no item, no call, no loop, no
+import: a template may come from a YAML file of somebody else. Used by `plan.py` (is it right?) and `prompts.py` (render).
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Undefined, nodes
@@ -56,7 +56,7 @@ class PromptTemplate:
         self.variables = _check(self._environment, source)
         self._template = self._environment.from_string(source)
 
-    def render(self, values: dict[str, Any]) -> str:
+    def render(self, values: Mapping[str, Any]) -> str:
         """The text for one row; values that are None count as missing. Raises RowError."""
         present = {name: value for name, value in values.items() if value is not None}
         try:

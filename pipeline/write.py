@@ -37,7 +37,7 @@ class Receipt:
     errors: int
     prompt_tokens: int
     completion_tokens: int
-    bytes: int
+    file_bytes: int
     sha256: str
     error_kinds: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
@@ -108,7 +108,7 @@ def make_receipt(part: int, table: pa.Table, data: bytes, *, prefix: str, gold_c
         errors=table.num_rows - errors.null_count,
         prompt_tokens=_sum(table, prefix + schema.PROMPT_TOKENS),
         completion_tokens=0 if is_classify else _sum(table, prefix + schema.COMPLETION_TOKENS),
-        bytes=len(data),
+        file_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         error_kinds=dict(sorted(kinds.most_common(20))),
         labels=_count_labels(table, prefix) if is_classify else {},

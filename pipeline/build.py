@@ -1,0 +1,156 @@
+"""One job from spec to manifest, on one screen: what is asked, what is there, what is left, run it, write it down.
+
+Called by `jobs`. The steps: `plan.py` → `prompt_plan.py` → `plan_file.py` → `graph.py` → `ledger.py` → `report.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray.data import Dataset
+
+from actors.dtype import settle_dtype
+from actors.messages import ReplicaConfig
+from model.errors import JobError
+from model.tokenizer import load_tokenizer
+from pipeline.assemble import OutputLayout
+from pipeline.graph import build_graph, choose_in_flight, run_graph
+from pipeline.infer import InferPlan
+from pipeline.ledger import finish, output_uri, read_manifest, unfinished
+from pipeline.metrics import library_versions, start_metrics
+from pipeline.output_files import SUCCESS, OutputFiles
+from pipeline.parts import Part
+from pipeline.plan import Plan, added_columns, plan_job, text_columns, with_dtype
+from pipeline.plan_file import claim_output, write_plan
+from pipeline.progress import JobProgress, OnProgress
+from pipeline.prompt_plan import PromptSetup, plan_prompts
+from pipeline.prompts import PromptStep
+from pipeline.ray_failures import explained, left_out_sentence
+from pipeline.ray_session import data_settings, ray_session, settle_device, share_threads
+from pipeline.read import PartsDatasource
+from pipeline.report import write_report
+from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
+from pipeline.storage import Storage
+from pipeline.write import WritePlan, WriteStep
+
+
+def run_job(spec: JobSpec, *, on_progress: OnProgress | None = None, engine: str = "model") -> dict[str, Any]:
+    """Run the job, or what is left of it, and return its manifest. `engine` is `ReplicaConfig.engine`.
+
+    Raises RequestError before anything is started, JobError when the work failed; finished parts are kept.
+    """
+    output = OutputFiles(Storage(spec.endpoint_url), output_uri(spec))
+    looked = plan_job(spec)
+    setup = set_up_prompts(spec, looked)
+    plan = claim_output(output, looked, overwrite=spec.overwrite)
+    todo = unfinished(plan, output)
+    done = read_manifest(output) if not todo and SUCCESS in output.storage.names(output.directory) else None
+    if done is not None:
+        return done
+    facts: dict[str, Any] = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(todo)}
+    if todo:
+        with ray_session(spec):
+            device = settle_device(spec)
+            plan = plan if plan.dtype != "auto" else with_dtype(plan, settle_dtype(device))
+            write_plan(output, plan)
+            output.sweep()
+            facts |= _Run(spec, plan, setup, output, device, engine).make(todo, on_progress)
+    manifest = finish(plan, output, spec, facts)
+    write_report(output.directory, endpoint_url=spec.endpoint_url)
+    return manifest
+
+
+def set_up_prompts(spec: JobSpec, plan: Plan) -> PromptSetup:
+    """How prompts are made; reads the tokenizer and the examples."""
+    directory = plan.model.tokenizer_dir if plan.model is not None else None
+    return plan_prompts(
+        spec,
+        load_tokenizer(directory),
+        tokenizer_dir=directory or "",
+        seq_length=plan.seq_length,
+        text_columns=text_columns(spec),
+        overrides=plan.overrides,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Everything that is settled once Ray is there; makes the plans of the steps out of it."""
+
+    spec: JobSpec
+    plan: Plan
+    setup: PromptSetup
+    output: OutputFiles
+    device: str
+    engine: str
+
+    def make(self, todo: list[Part], on_progress: OnProgress | None) -> dict[str, Any]:
+        """Make the parts in `todo`; returns facts of the run for the manifest."""
+        metrics = start_metrics()
+        progress = JobProgress(
+            self.plan, todo, samples=self._samples, max_error_rate=self.spec.max_error_rate, on_progress=on_progress
+        )
+        with data_settings(), explained(metrics), progress.watching(metrics):
+            for written in run_graph(self._graph(todo, metrics)):
+                progress.add(written)
+        if progress.left_out:
+            raise JobError(left_out_sentence(self.plan, progress.left_out))
+        return progress.facts() | {"versions": library_versions(metrics)}
+
+    def _graph(self, todo: list[Part], metrics: Any) -> Dataset:
+        replicas = parse_replicas(self.spec.replicas)
+        return build_graph(
+            PartsDatasource(todo, self.output.storage, self.plan.schema),
+            len(todo),
+            prompts=PromptStep(self.setup.plan),
+            infer=self._infer_plan(metrics),
+            replicas=replicas,
+            in_flight=choose_in_flight(
+                [part.rows for part in todo], slots=self.spec.slots, samples=self._samples, replicas=replicas[1]
+            ),
+            write=WriteStep(self._write_plan()),
+        )
+
+    @property
+    def _samples(self) -> int:
+        return self.spec.samples if isinstance(self.spec, GenerateSpec) else 1
+
+    def _infer_plan(self, metrics: Any) -> InferPlan:
+        return InferPlan(
+            replica=ReplicaConfig(
+                model=self.spec.model,
+                flags=self.spec.model_flags,
+                job=self.setup.engine_job,
+                tensor_parallel=self.spec.tensor_parallel,
+                dtype=self.plan.dtype,
+                device=self.device,
+                slots=self.spec.slots,
+                seq_length=self.plan.seq_length,
+                threads_per_rank=share_threads(self.spec, self.device),
+                engine=self.engine,
+            ),
+            sampling=self.setup.plan.sampling,
+            samples=self._samples,
+            overrides=self.plan.overrides,
+            calibration_ids=self.setup.calibration_ids,
+            metrics=metrics,
+        )
+
+    def _write_plan(self) -> WritePlan:
+        classify = self.spec if isinstance(self.spec, ClassifySpec) else None
+        return WritePlan(
+            output=self.output,
+            layout=OutputLayout(
+                columns=self.plan.schema,
+                added=added_columns(self.spec),
+                labels=tuple(classify.labels) if classify else (),
+                samples=self._samples,
+                abstain_below=classify.abstain_below if classify else 0.0,
+            ),
+            fingerprint=self.plan.fingerprint,
+            total_parts=len(self.plan.parts),
+            tokenizer_dir=self.setup.plan.tokenizer_dir,
+            prefix=self.spec.prefix,
+            gold_column=classify.gold_column if classify else None,
+        )

@@ -1,0 +1,70 @@
+"""The Ray Data graph: read → prompts → replicas → sink, a part a block all the way.
+
+What keeps a part whole and by itself in Ray Data 2.60 (each has a test in tests/pipeline/test_graph.py):
+one read task a part; `override_num_blocks` equal to their number, or outputs are split; `batch_size=None` everywhere;
+no limit on block size (`ray_session.data_settings`); and a CPU step between the read and the actor pool, which would
+otherwise be fused with it, so that replicas would read files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from pipeline.infer import InferPlan, InferStep
+from pipeline.read import PartsDatasource
+
+MAX_PARTS_IN_FLIGHT = 16
+_CPU_STEP = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1}
+
+
+def build_graph(
+    source: PartsDatasource,
+    num_parts: int,
+    *,
+    prompts: Callable[[pa.Table], pa.Table],
+    infer: InferPlan,
+    replicas: tuple[int, int],
+    in_flight: int,
+    write: Callable[[pa.Table], pa.Table],
+) -> Dataset:
+    """The graph, not yet running: iterating over it runs it and gives one row a part."""
+    pool = ActorPoolStrategy(
+        min_size=replicas[0],
+        max_size=replicas[1],
+        max_tasks_in_flight_per_actor=in_flight + 1,  # one waits at hand
+        max_concurrent_calls_per_actor=in_flight,
+    )
+    return (
+        ray.data.read_datasource(source, override_num_blocks=num_parts)
+        .map_batches(prompts, **_CPU_STEP)
+        .map_batches(
+            InferStep,
+            fn_constructor_args=(infer,),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            compute=pool,
+            num_cpus=0,  # the ranks hold what a replica needs, in a placement group of their own
+        )
+        .map_batches(write, **_CPU_STEP)
+    )
+
+
+def choose_in_flight(part_rows: Sequence[int], *, slots: int, samples: int, replicas: int) -> int:
+    """How many parts a replica takes at once: enough for twice its slots, so that a part's tail never idles them, but
+    no more than an even share, so that no replica is left with nothing."""
+    mean_sequences = samples * sum(part_rows) / len(part_rows)
+    wanted = 1 + round(2 * slots / mean_sequences)
+    even_share = max(2, len(part_rows) // replicas)
+    return max(1, min(wanted, even_share, MAX_PARTS_IN_FLIGHT))
+
+
+def run_graph(graph: Dataset) -> Iterator[dict[str, Any]]:
+    """Run it; yields what the sink says of every part, as soon as its file is there."""
+    for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch.to_pylist()

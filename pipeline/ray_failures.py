@@ -1,0 +1,70 @@
+"""Finds the sentence in what Ray raises when a step of the graph fails. Used by `build.py`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.data.exceptions import ExecutionTimeoutError, SystemException
+from ray.exceptions import RayError
+
+from model.errors import JobError, TirazhError
+from pipeline.infer import MAX_DEATHS_OF_A_PART
+from pipeline.metrics import replica_errors
+from pipeline.plan import Plan
+from pipeline.storage_errors import show_uri
+
+logger = logging.getLogger(__name__)
+_SHOWN = 3
+
+
+@contextmanager
+def explained(metrics: Any) -> Iterator[None]:
+    """Raise what Ray raises inside the block as the TirazhError at its bottom, or as a JobError with its last line."""
+    try:
+        yield
+    except (RayError, SystemException, ExecutionTimeoutError) as error:
+        logger.debug("Ray's own account of the failure", exc_info=error)
+        raise _sentence(error, metrics) from error
+
+
+def left_out_sentence(plan: Plan, parts: Sequence[int]) -> str:
+    """What to say of parts that ended every replica they were given to."""
+    shown = [
+        f"{part.name} (rows {part.start}–{part.stop - 1} of {show_uri(part.file.uri)})"
+        for part in (plan.parts[index] for index in sorted(parts)[:_SHOWN])
+    ]
+    more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
+    return (
+        f"{', '.join(shown)}{more} ended {MAX_DEATHS_OF_A_PART} replicas and {'was' if len(parts) == 1 else 'were'} "
+        "left out; everything else is written, and the same command tries again"
+    )
+
+
+def _sentence(error: BaseException, metrics: Any) -> TirazhError:
+    found = _bottom(error)
+    if found is not None:
+        return found
+    told = replica_errors(metrics) if ray.is_initialized() else []
+    if told:
+        return told[-1]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return JobError(f"a step of the job failed: {lines[-1] if lines else type(error).__name__}")
+
+
+def _bottom(error: BaseException | None) -> TirazhError | None:
+    """The TirazhError that everything above was made of, if there is one."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, TirazhError) and not isinstance(current, RayError):
+            return current
+        waiting += [getattr(current, "cause", None), current.__cause__, current.__context__]
+    return None

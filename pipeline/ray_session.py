@@ -1,0 +1,100 @@
+"""Ray for one job: joins a cluster, or starts one on this machine, quietly; and how Ray Data must behave for us."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.data import DataContext
+
+from model.errors import JobError, RequestError
+from pipeline.spec import JobSpec, parse_replicas
+
+# Deaths of replicas that never served, one after the other, before the job is given up. Each one may have waited for
+# ten minutes for a node, so a pool that cannot grow is not a reason to end those that work.
+_MAX_INIT_DEATHS = 3
+
+
+@contextmanager
+def ray_session(spec: JobSpec) -> Iterator[None]:
+    """Ray for the time of the block. One that runs already is used and left running; one on this machine ends with the
+    block. Raises RequestError when the cluster of --address does not answer."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if spec.address or os.environ.get("RAY_ADDRESS"):
+        _join(spec.address, quiet)
+    else:
+        _start(spec, quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def settle_device(spec: JobSpec) -> str:
+    """What `--device auto` means here: a GPU where the cluster has one. Raises RequestError when there is none."""
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if spec.device == "cuda" and gpus < spec.tensor_parallel:
+        raise RequestError(f"--device cuda with --tensor-parallel {spec.tensor_parallel}: Ray sees {gpus:g} GPUs here")
+    return "cuda" if spec.device == "cuda" or (spec.device == "auto" and gpus >= spec.tensor_parallel) else "cpu"
+
+
+def share_threads(spec: JobSpec, device: str) -> int:
+    """CPU threads of one rank; 0 leaves it to the replica. On one machine, replicas must not each take all cores."""
+    if spec.threads or device != "cpu" or len(ray.nodes()) > 1:
+        return spec.threads
+    ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
+    return max(1, _cores() // ranks) if ranks > 1 else 0
+
+
+@contextmanager
+def data_settings() -> Iterator[DataContext]:
+    """Ray Data's settings inside the block: parts stay whole, and nothing is printed."""
+    context = copy.deepcopy(DataContext.get_current())
+    context.target_max_block_size = None  # a larger block would reach the sink in pieces
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.max_consecutive_actor_init_deaths = _MAX_INIT_DEATHS
+    context.actor_pool_max_upscaling_delta = 1_000  # replicas start together, not one after the other
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with DataContext.current(context):
+            yield context
+    finally:
+        logger.setLevel(level)
+
+
+def _join(address: str | None, quiet: dict[str, Any]) -> None:
+    if address and address.startswith(("http://", "https://")):
+        raise RequestError(
+            f"--address {address} is a cluster's job server: send the job there with `tirazh submit`, or give the "
+            "cluster's own address (host:6379, or auto on one of its machines)"
+        )
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RequestError(f"no Ray cluster answers at {address or 'RAY_ADDRESS'}: {reason}") from error
+
+
+def _start(spec: JobSpec, quiet: dict[str, Any]) -> None:
+    # Ranks hold a CPU each for as long as they live; on top of the cores, so that reading and writing go on beside them.
+    ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
+    try:
+        ray.init(address="local", num_cpus=_cores() + ranks, include_dashboard=False, **quiet)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise JobError(f"Ray could not be started on this machine: {str(error).strip().splitlines()[0]}") from error
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
