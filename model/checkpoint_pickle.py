@@ -13,6 +13,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BOOKKEEPING = re.compile(r"argparse\.Namespace$|(numpy|deepspeed|megatron|apex|src|fp16|mpu)\.")
+# Mapped pages that were read count as the process's memory until the file is mapped anew.
+_REMAP_BYTES = 64 << 20
 _DAMAGED = (
     RuntimeError,
     OSError,
@@ -58,20 +61,43 @@ class PickledFile:
     facts: dict[str, int | float | str]
 
 
+class _Source:
+    """The tensors of one pickle; mapped again from time to time, so that reading a large file takes little memory."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor], *, is_mapped: bool) -> None:
+        self.path = path
+        self.tensors = tensors
+        self.is_mapped = is_mapped
+        self.bytes_left = _REMAP_BYTES
+
+    def read(self, name: str, box: Bounds) -> Tensor:
+        if self.is_mapped and self.bytes_left <= 0:
+            self.tensors = dict(_flatten(_weights(_load(self.path), self.path)))
+            self.bytes_left = _REMAP_BYTES
+        part = self.tensors[name][tuple(slice(*bounds) for bounds in box)]
+        self.bytes_left -= part.nbytes
+        return part
+
+
 def open_pickle(path: Path) -> PickledFile:
     """The weights of a torch pickle (those under `module` or `model`, when there is such a key), mapped, not read.
 
     Files older than torch 1.6 cannot be mapped; they are read into memory whole. Raises CheckpointError.
     """
     values = _load(path)
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, not a dictionary of weights")
-    weights = next((values[key] for key in ("module", "model") if isinstance(values.get(key), Mapping)), values)
-    tensors = {name: _stored(path, name, tensor) for name, tensor in _flatten(weights)}
+    tensors = dict(_flatten(_weights(values, path)))
     if not tensors:
         raise CheckpointError(f"{path} holds no weights, neither under `module` or `model` nor at its top")
+    source = _Source(path, tensors, is_mapped=zipfile.is_zipfile(path))
+    stored = {name: _stored(source, name, tensor) for name, tensor in tensors.items()}
     facts = {str(key): value for key, value in values.items() if isinstance(value, int | float | str)}
-    return PickledFile(tensors, facts)
+    return PickledFile(stored, facts)
+
+
+def _weights(values: Any, path: Path) -> Mapping[Any, Any]:
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, not a dictionary of weights")
+    return next((values[key] for key in ("module", "model") if isinstance(values.get(key), Mapping)), values)
 
 
 def _load(path: Path) -> Any:
@@ -124,9 +150,7 @@ def _flatten(weights: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str
             yield from _flatten(value, f"{name}.")
 
 
-def _stored(path: Path, name: str, tensor: Tensor) -> StoredTensor:
-    def read_box(box: Bounds) -> Tensor:
-        return tensor[tuple(slice(*bounds) for bounds in box)]
-
+def _stored(source: _Source, name: str, tensor: Tensor) -> StoredTensor:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return StoredTensor(file=path, name=name, shape=tuple(tensor.shape), dtype=dtype, read_box=read_box)
+    read_box = partial(source.read, name)
+    return StoredTensor(file=source.path, name=name, shape=tuple(tensor.shape), dtype=dtype, read_box=read_box)

@@ -17,7 +17,7 @@ from typing import Any
 from model.checkpoint import Checkpoint, ModelSummary, describe, open_checkpoint
 from model.checkpoint_files import did_you_mean
 from model.checkpoint_native import native_config
-from model.checkpoint_tensors import ITEM_SIZES
+from model.checkpoint_tensors import ITEM_SIZES, expected_shapes
 from model.checkpoint_writer import PARTIAL, TensorSource, write_safetensors
 from model.config import ModelConfig, ModelFlags
 from model.errors import CheckpointError, OutputError, RequestError
@@ -55,7 +55,7 @@ def convert(
     if checkpoint.config is None:
         raise CheckpointError(f"{source} is not a ruGPT-3 and needs no conversion; name it as --model as it is")
     token_ids = _token_ids(checkpoint)
-    sources = [_source(checkpoint, name, dtype) for name in checkpoint.names()]
+    sources = [_source(checkpoint, name, dtype) for name in expected_shapes(checkpoint.config)]
     folder = Path(target).expanduser()
     _check_target(folder, sum(tensor.num_bytes for tensor in sources))
     with _removed_on_failure(folder):
