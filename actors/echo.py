@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,6 @@ from model.requests import Completion, EngineCounters, GenerateRequest, LabelSco
 class EchoRunner:
     """Counts the steps it was given."""
 
-    weight_bytes: int = 0
     steps: int = 0
 
     def execute(self, step: Any) -> None:
@@ -40,10 +40,11 @@ class EchoEngine:
     def has_work(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, request: Request) -> int:
-        self._added += 1
-        self._waiting.append((self._added, request))
-        return self._added
+    def add(self, requests: Sequence[Request]) -> list[int]:
+        ids = list(range(self._added, self._added + len(requests)))
+        self._added += len(requests)
+        self._waiting.extend(zip(ids, requests, strict=True))
+        return ids
 
     def step(self) -> list[tuple[int, Result]]:
         taken = [self._waiting.popleft() for _ in range(min(self._config.slots, len(self._waiting)))]
@@ -72,6 +73,10 @@ class EchoEngine:
 
 def build_runner(config: ReplicaConfig, place: Place) -> EchoRunner:
     return EchoRunner()
+
+
+def count_weight_bytes(runner: Any) -> int:
+    return 0
 
 
 def build_engine(config: ReplicaConfig, runner: Any) -> EchoEngine:

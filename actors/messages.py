@@ -20,7 +20,7 @@ class ReplicaConfig:
     `slots` sequences run at once; a sequence (prompt and completion) holds at most `seq_length` tokens.
     `threads_per_rank` 0 shares the node's cores between the replica's ranks on it. `device` is "cpu" or "cuda".
     `engine` is "model", "echo" (answers every prompt with itself: what the machinery alone costs), or the name
-    of a module with `build_runner` and `build_engine` like those of `actors.echo`.
+    of a module with the same functions as `actors.echo`.
     """
 
     model: str

@@ -22,8 +22,6 @@ _LENGTH_BYTES = 8
 class Runner(Protocol):
     """What executes a step plan on one rank."""
 
-    weight_bytes: int
-
     def execute(self, step: Any) -> Any: ...
 
 
@@ -36,38 +34,41 @@ class PlanChannel:
         self._first = torch.zeros(_LENGTH_BYTES + _FIRST_BYTES, dtype=torch.uint8)
 
     def send(self, plan: Any) -> None:
-        """Broadcast a plan (None: nothing to do, only a sign of life)."""
+        """Broadcast a plan (None: nothing to do, only a sign of life). Raises ReplicaError when a rank is gone or
+        takes none for too long."""
         data = pickle.dumps(plan, protocol=pickle.HIGHEST_PROTOCOL)
         head = len(data).to_bytes(_LENGTH_BYTES, "little") + data[:_FIRST_BYTES]
         self._first[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
-        dist.broadcast(self._first, 0, group=self._group)
+        self._broadcast(self._first, "the other ranks took no step plan")
         if len(data) > _FIRST_BYTES:
             rest = torch.frombuffer(bytearray(data[_FIRST_BYTES:]), dtype=torch.uint8)
-            dist.broadcast(rest, 0, group=self._group)
+            self._broadcast(rest, "the other ranks took only half a step plan")
 
     def receive(self) -> Any:
-        """Wait for rank 0's next plan. Raises ReplicaError when rank 0 is silent for too long or gone."""
-        try:
-            dist.broadcast(self._first, 0, group=self._group)
-            first = self._first.numpy().tobytes()
-            length = int.from_bytes(first[:_LENGTH_BYTES], "little")
-            data = first[_LENGTH_BYTES : _LENGTH_BYTES + length]
-            if length > _FIRST_BYTES:
-                rest = torch.empty(length - _FIRST_BYTES, dtype=torch.uint8)
-                dist.broadcast(rest, 0, group=self._group)
-                data += rest.numpy().tobytes()
-        except RuntimeError as error:
-            raise ReplicaError(
-                f"heard nothing of rank 0 (timeout {self._timeout_s:g} s): {first_line(error)}"
-            ) from error
+        """Wait for rank 0's next plan. Raises ReplicaError when rank 0 is gone or silent for too long."""
+        self._broadcast(self._first, "rank 0 sent no step plan")
+        first = self._first.numpy().tobytes()
+        length = int.from_bytes(first[:_LENGTH_BYTES], "little")
+        data = first[_LENGTH_BYTES : _LENGTH_BYTES + length]
+        if length > _FIRST_BYTES:
+            rest = torch.empty(length - _FIRST_BYTES, dtype=torch.uint8)
+            self._broadcast(rest, "rank 0 sent only half a step plan")
+            data += rest.numpy().tobytes()
         return pickle.loads(data)
+
+    def _broadcast(self, tensor: torch.Tensor, problem: str) -> None:
+        try:
+            dist.broadcast(tensor, 0, group=self._group)
+        except RuntimeError as error:
+            is_late = "timed out" in str(error).lower()
+            detail = f"for {self._timeout_s:g} s" if is_late else "because a connection was lost"
+            raise ReplicaError(f"{problem} {detail}") from error
 
 
 class LeadRunner:
     """Rank 0's runner: tells the others first, then computes its own share."""
 
     def __init__(self, runner: Runner, channel: PlanChannel) -> None:
-        self.weight_bytes = runner.weight_bytes
         self._runner = runner
         self._channel = channel
 
@@ -85,7 +86,3 @@ def follow(runner: Runner, channel: PlanChannel) -> None:
         step = channel.receive()
         if step is not None:
             runner.execute(step)
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

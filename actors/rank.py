@@ -108,11 +108,12 @@ class Rank:
         rendezvous.join(place, device=self._config.device, timeout_s=self._config.start_timeout_s, store=self._store)
         runner = engine_module.build_runner(self._config, place)
         rendezvous.wait_for_all()
+        rendezvous.remove_shared_memory(place)
         channel = PlanChannel(timeout_s=self._config.rank_timeout_s)
         if place.rank == 0:
             self._lead(engine_module, LeadRunner(runner, channel), place, idle=lambda: channel.send(None))
         else:
-            self._ready.set_result(self._describe_ready(place, runner))
+            self._ready.set_result(self._describe_ready(engine_module, place, runner))
             follow(runner, channel)
 
     def _lead(self, engine_module: Any, runner: Any, place: Place, *, idle: Callable[[], None]) -> None:
@@ -123,14 +124,14 @@ class Rank:
             idle_interval_s=self._config.rank_timeout_s / 4,
         )
         self._loop.set_result(loop)
-        self._ready.set_result(self._describe_ready(place, runner))
+        self._ready.set_result(self._describe_ready(engine_module, place, runner))
         loop.serve()
 
-    def _describe_ready(self, place: Place, runner: Any) -> RankReady:
+    def _describe_ready(self, engine_module: Any, place: Place, runner: Any) -> RankReady:
         return RankReady(
             rank=place.rank,
             threads=place.threads,
-            weight_bytes=runner.weight_bytes,
+            weight_bytes=engine_module.count_weight_bytes(runner),
             versions={name: version(name) for name in _VERSIONS_OF},
         )
 

@@ -6,18 +6,22 @@ of replicas can share a host. DeepSpeed names its shared memory after address an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from actors.messages import RankLocation
 
 LOOPBACK = "127.0.0.1"
+# Tells `model.tensor_parallel` that a directory of compiled operators is ours alone and built under this lock.
+BUILD_LOCK_NAME = "tirazh.lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +72,10 @@ def environment(place: Place, *, device: str) -> dict[str, str]:
         "MASTER_PORT": str(place.port),
         "OMP_NUM_THREADS": str(place.threads),
         "DS_ACCELERATOR": device,
-        "TORCH_EXTENSIONS_DIR": str(_extensions_dir()),
+        "TORCH_EXTENSIONS_DIR": str(extensions_dir()),
         "TOKENIZERS_PARALLELISM": "false",
+        # `ninja`, which compiles operators, lies beside a Python that may not have been activated.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
     if place.is_one_host and sys.platform == "linux":
         # Works without a network and where the host's own name does not resolve (containers).
@@ -140,13 +146,16 @@ def _tcp_store(place: Place, *, is_master: bool, timeout: timedelta) -> Any:
     return TCPStore(host, port, place.world_size, is_master, timeout=timeout, wait_for_workers=False)
 
 
-def _extensions_dir() -> Path:
-    """Where compiled operators live: tirazh's own directory, so that its build lock has one owner."""
+def extensions_dir() -> Path:
+    """Where compiled operators live: a directory of tirazh's own (the lock file says so), one for every version."""
+    versions = f"py{sys.version_info.major}{sys.version_info.minor}-" + "-".join(
+        f"{name}{version(name)}" for name in ("torch", "deepspeed")
+    )
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = cache / "tirazh" / "torch_extensions"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        home = Path(tempfile.gettempdir()) / f"tirazh-torch-extensions-{os.getuid()}"
-        home.mkdir(exist_ok=True)
+    for folder in (cache / "tirazh", Path(tempfile.gettempdir()) / f"tirazh-{os.getuid()}"):
+        home = folder / "torch_extensions" / versions
+        with contextlib.suppress(OSError):
+            home.mkdir(parents=True, exist_ok=True)
+            (home / BUILD_LOCK_NAME).touch()
+            return home
     return home

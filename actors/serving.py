@@ -26,7 +26,7 @@ class Engine(Protocol):
     @property
     def counters(self) -> EngineCounters: ...
 
-    def add(self, request: Request) -> int: ...
+    def add(self, requests: Sequence[Request]) -> list[int]: ...
 
     def step(self) -> list[tuple[int, Result]]: ...
 
@@ -93,16 +93,21 @@ class EngineLoop:
 
     def _admit(self) -> bool:
         """Hand all that has arrived to the engine, waiting a while where it has nothing to do. False: stop."""
-        wait_s: float | None = None if self.engine.has_work else self._idle_interval_s
+        calls = self._take_arrived()
+        places = [(call, index) for call in calls if call is not None for index in range(len(call.requests))]
+        ids = self.engine.add([call.requests[index] for call, index in places]) if places else []
+        self._waiting.update(zip(ids, places, strict=True))
+        return None not in calls
+
+    def _take_arrived(self) -> list[_Call | None]:
+        calls: list[_Call | None] = []
         try:
-            call = self._inbox.get_nowait() if wait_s is None else self._inbox.get(timeout=wait_s)
-            while call is not None:
-                for index, request in enumerate(call.requests):
-                    self._waiting[self.engine.add(request)] = (call, index)
-                call = self._inbox.get_nowait()
+            if not self.engine.has_work:
+                calls.append(self._inbox.get(timeout=self._idle_interval_s))
+            while True:
+                calls.append(self._inbox.get_nowait())
         except queue.Empty:
-            return True
-        return False
+            return calls
 
     def _deliver(self, request_id: int, result: Result) -> None:
         call, index = self._waiting.pop(request_id)

@@ -1,0 +1,55 @@
+"""The engine that runs a model: `build_runner` on every rank, `build_engine` on rank 0, as `rank.py` expects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from actors.messages import ReplicaConfig
+from actors.rendezvous import Place
+from model.checkpoint import open_checkpoint
+from model.engine import Engine, EngineConfig
+from model.runner import ModelRunner
+from model.tensor_parallel import shard_model, weight_bytes
+from model.tokenizer import load_tokenizer
+
+# Rows of a prefill and of a decode step. Part of a job's arithmetic, so they follow nothing that a resume may change.
+PREFILL_ROWS = 256
+DECODE_ROWS = 32
+
+
+def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
+    """Load this rank's slice of the model and compute the job's shared prefix. All ranks do this together."""
+    torch.set_num_threads(place.threads)
+    checkpoint = open_checkpoint(config.model, config.flags)
+    model = shard_model(
+        checkpoint.config,
+        checkpoint,
+        dtype=config.dtype,
+        device=config.device,
+        tp_rank=place.rank,
+        tp_size=place.world_size,
+        local_size=place.local_size,
+    )
+    runner = ModelRunner(model, num_slots=config.slots, max_length=config.seq_length, logit_rows=DECODE_ROWS)
+    runner.set_prefix(config.job.prefix_token_ids, PREFILL_ROWS)
+    return runner
+
+
+def count_weight_bytes(runner: ModelRunner) -> int:
+    return weight_bytes(runner.model)
+
+
+def build_engine(config: ReplicaConfig, runner: Any) -> Engine:
+    """The engine above a runner that may also speak for other ranks."""
+    tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
+    engine_config = EngineConfig(
+        num_slots=config.slots,
+        max_length=config.seq_length,
+        num_tokens=min(tokenizer.size, runner.model.config.vocab_size),
+        end_token_ids=tokenizer.end_token_ids,
+        prefill_rows=PREFILL_ROWS,
+        decode_rows=DECODE_ROWS,
+    )
+    return Engine(runner, engine_config, config.job, decode=tokenizer.decode)

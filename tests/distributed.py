@@ -1,0 +1,58 @@
+"""Real ranks for tests: processes on this machine that share a gloo process group, as a replica's ranks do."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from actors import rendezvous
+from actors.messages import RankLocation
+
+# The first use on a machine compiles DeepSpeed's all-reduce: a minute of one core.
+_TIMEOUT_S = 280.0
+
+
+class RankPool:
+    """`run(function, ...)` calls a top-level function in every rank at once and returns their results in order."""
+
+    def __init__(self, pools: list[ProcessPoolExecutor]) -> None:
+        self._pools = pools
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        futures = [pool.submit(function, *arguments) for pool in self._pools]
+        return [future.result(timeout=_TIMEOUT_S) for future in futures]
+
+
+@contextmanager
+def run_distributed(world_size: int) -> Iterator[RankPool]:
+    """Start that many ranks, each a process of its own that has joined the group."""
+    locations = [
+        RankLocation(rank=rank, node_id="here", address="127.0.0.1", pid=0, cores=world_size)
+        for rank in range(world_size)
+    ]
+    places = rendezvous.assign_places(locations)
+    store = rendezvous.open_store(places[0], timeout_s=_TIMEOUT_S)
+    context = multiprocessing.get_context("spawn")
+    pools = [ProcessPoolExecutor(1, mp_context=context) for _ in places]
+    try:
+        joined = [
+            pool.submit(_join, replace(place, port=store.port)) for pool, place in zip(pools, places, strict=True)
+        ]
+        for future in joined:
+            future.result(timeout=_TIMEOUT_S)
+        yield RankPool(pools)
+    finally:
+        processes = [process for pool in pools for process in (pool._processes or {}).values()]
+        for process in processes:
+            process.kill()  # ranks may wait for each other for ever
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _join(place: rendezvous.Place) -> None:
+    rendezvous.enter(place, device="cpu")
+    rendezvous.join(place, device="cpu", timeout_s=_TIMEOUT_S)

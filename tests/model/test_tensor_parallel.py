@@ -1,0 +1,215 @@
+"""Two ranks give what one gives, each reads only its slice, and what cannot be split is refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from actors.rendezvous import extensions_dir
+from model.checkpoint import open_checkpoint
+from model.config import ModelConfig, SparsePattern
+from model.errors import RequestError
+from model.tensor_parallel import shard_model, weight_bytes
+from tests.distributed import RankPool, run_distributed
+
+CONFIG = ModelConfig(
+    num_layers=4,
+    hidden_size=64,
+    num_attention_heads=8,
+    vocab_size=104,
+    max_position_embeddings=96,
+    sparse_mode="alternating",
+    sparse_pattern=SparsePattern(block_size=4, num_local_blocks=4, num_different_global_patterns=4),
+    layout_groups=2,
+)
+GOLDEN = ("all_sparse_mp1", "hf_port_alternating", "xl_alternating_mp1", "xl_alternating_mp2")
+
+
+class RandomCheckpoint:
+    """Random weights of a config's shapes; counts the bytes that are read."""
+
+    path = "random"
+
+    def __init__(self, config: ModelConfig) -> None:
+        from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+
+        torch.manual_seed(0)
+        model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config))
+        names = [name for name, _ in model.named_parameters()]
+        self._tensors = {name: torch.randn_like(model.get_parameter(name)) * 0.1 for name in names}
+        self.bytes_read = 0
+
+    def names(self) -> list[str]:
+        return list(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def read(self, name: str, dim: int | None = None, start: int = 0, stop: int | None = None) -> Tensor:
+        whole = self._tensors[name]
+        part = whole if dim is None else whole.narrow(dim, start, (stop or whole.shape[dim]) - start)
+        self.bytes_read += part.numel() * part.element_size()
+        return part
+
+
+def logits_of_random(config: ModelConfig, dtype: str, rank_size: int) -> dict[str, object]:
+    rank = torch.distributed.get_rank() if rank_size > 1 else 0
+    checkpoint = RandomCheckpoint(config)
+    model = shard_model(
+        config, checkpoint, dtype=dtype, device="cpu", tp_rank=rank, tp_size=rank_size, local_size=rank_size
+    )
+    tokens = torch.arange(2 * 80).view(2, 80) * 7 % config.vocab_size
+    with torch.inference_mode():
+        logits = model(tokens).logits
+    return {
+        "logits": logits.float().numpy(),
+        "dtype": str(logits.dtype),
+        "bytes_read": checkpoint.bytes_read,
+        "weight_bytes": weight_bytes(model),
+        "is_tied": model.lm_head.weight is model.model.embed_tokens.weight,
+        "is_shared_memory": _uses_shared_memory(),
+    }
+
+
+def logits_of_golden(case: str, rank_size: int) -> np.ndarray:
+    rank = torch.distributed.get_rank() if rank_size > 1 else 0
+    checkpoint = open_checkpoint(case)
+    model = shard_model(
+        checkpoint.config,
+        checkpoint,
+        dtype="float32",
+        device="cpu",
+        tp_rank=rank,
+        tp_size=rank_size,
+        local_size=rank_size,
+    )
+    tokens = _load_reference(case)["tokens"]
+    with torch.inference_mode():
+        return model(tokens).logits.numpy()
+
+
+def logits_of_transformers(folder: str, rank_size: int) -> np.ndarray:
+    rank = torch.distributed.get_rank() if rank_size > 1 else 0
+    model = shard_model(None, open_checkpoint(folder), dtype="float32", device="cpu", tp_rank=rank, tp_size=rank_size)
+    with torch.inference_mode():
+        return model(torch.arange(40)[None]).logits.numpy()
+
+
+def sum_of_ranks(size: int) -> tuple[float, float]:
+    """Smallest and largest element of a tensor of that many numbers, added up over ranks that hold 1 and 2."""
+    from deepspeed import comm
+
+    numbers = torch.full((size,), torch.distributed.get_rank() + 1.0)
+    comm.inference_all_reduce(numbers)
+    return float(numbers.min()), float(numbers.max())
+
+
+def _load_reference(case: str) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(str(Path(case) / "reference.safetensors"))
+
+
+def _uses_shared_memory() -> bool:
+    from deepspeed import comm
+
+    return comm.comm.cdb is not None and comm.comm.cdb.shm_comm_op is not None
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> Iterator[RankPool]:
+    with run_distributed(2) as ranks:
+        yield ranks
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_two_ranks_give_the_logits_of_one(two_ranks: RankPool, tied: bool) -> None:
+    config = replace(CONFIG, tie_word_embeddings=tied)
+    alone = logits_of_random(config, "float32", 1)
+    for result in two_ranks.run(logits_of_random, config, "float32", 2):
+        np.testing.assert_allclose(result["logits"], alone["logits"], atol=2e-5)
+        assert result["is_tied"] == alone["is_tied"] == tied
+        assert result["is_shared_memory"]
+
+
+def test_each_rank_reads_and_holds_only_its_slice(two_ranks: RankPool) -> None:
+    whole = logits_of_random(CONFIG, "float32", 1)["bytes_read"]
+    first, second = two_ranks.run(logits_of_random, CONFIG, "float32", 2)
+    hidden, layers = CONFIG.hidden_size, CONFIG.num_layers
+    sharded = layers * (12 * hidden * hidden + 7 * hidden)  # q k v o up down, and the biases of q k v up
+    replicated = whole // 4 - sharded
+    assert first["bytes_read"] == second["bytes_read"] == 4 * (sharded // 2 + replicated)
+    assert first["weight_bytes"] == first["bytes_read"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_honoured(two_ranks: RankPool, dtype: str) -> None:
+    exact = logits_of_random(CONFIG, "float32", 1)["logits"]
+    for result in two_ranks.run(logits_of_random, CONFIG, dtype, 2):
+        assert result["dtype"] == f"torch.{dtype}"
+        assert np.abs(result["logits"] - exact).max() < 0.1 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_two_ranks_match_the_original_code(two_ranks: RankPool, golden_dir: Path, case: str) -> None:
+    expected = _load_reference(str(golden_dir / case))["logits"].numpy()
+    for logits in two_ranks.run(logits_of_golden, str(golden_dir / case), 2):
+        assert np.abs(logits - expected).max() < 2e-4
+    assert np.abs(logits_of_golden(str(golden_dir / case), 1) - expected).max() < 2e-4
+
+
+def test_any_transformers_model_is_sharded_too(two_ranks: RankPool, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    alone = logits_of_transformers(str(tmp_path), 1)
+    for logits in two_ranks.run(logits_of_transformers, str(tmp_path), 2):
+        np.testing.assert_allclose(logits, alone, atol=2e-5)
+
+
+def test_heads_that_cannot_be_shared_are_refused(two_ranks: RankPool) -> None:
+    config = replace(CONFIG, hidden_size=48, num_attention_heads=3, layout_groups=1)
+    with pytest.raises(RequestError, match="3 attention heads cannot be shared by 2 ranks"):
+        two_ranks.run(logits_of_random, config, "float32", 2)
+
+
+def test_sums_of_more_than_a_mebibyte_are_right(two_ranks: RankPool) -> None:
+    assert two_ranks.run(sum_of_ranks, 3 * 2**20) == [(3.0, 3.0), (3.0, 3.0)]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_gloo_adds_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    alone = logits_of_random(CONFIG, "float32", 1)
+    with run_distributed(2) as ranks:
+        for result in ranks.run(logits_of_random, CONFIG, "float32", 2):
+            np.testing.assert_allclose(result["logits"], alone["logits"], atol=2e-5)
+            assert not result["is_shared_memory"]
+        assert ranks.run(sum_of_ranks, 1000) == [(3.0, 3.0), (3.0, 3.0)]
+
+
+@pytest.mark.slow
+def test_a_builder_that_was_killed_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    left_behind = extensions_dir() / "deepspeed_shm_comm" / "lock"
+    left_behind.parent.mkdir(parents=True)
+    left_behind.touch()
+    with run_distributed(2) as ranks:
+        assert len(ranks.run(logits_of_random, CONFIG, "float32", 2)) == 2
