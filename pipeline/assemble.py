@@ -60,7 +60,7 @@ def _labels(table: pa.Table, layout: OutputLayout) -> list[Any]:
 def _completions(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> list[Any]:
     errors = table.column(schema.ROW_ERROR).to_pylist()
     ids = table.column(schema.COMPLETION_IDS).to_pylist()
-    ends = table.column(schema.TEXT_ENDS).to_pylist()
+    ends: list[Any] = table.column(schema.TEXT_ENDS).to_pylist()
     texts = [
         None
         if row_ids is None

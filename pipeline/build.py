@@ -15,13 +15,14 @@ from actors.messages import ReplicaConfig
 from model.errors import JobError
 from model.tokenizer import load_tokenizer
 from pipeline.assemble import OutputLayout
+from pipeline.columns import added_columns, text_columns
 from pipeline.graph import build_graph, choose_in_flight, run_graph
 from pipeline.infer import InferPlan
 from pipeline.ledger import finish, output_uri, read_manifest, unfinished
 from pipeline.metrics import library_versions, start_metrics
 from pipeline.output_files import SUCCESS, OutputFiles
 from pipeline.parts import Part
-from pipeline.plan import Plan, added_columns, plan_job, text_columns, with_dtype
+from pipeline.plan import Plan, plan_job, with_dtype
 from pipeline.plan_file import claim_output, write_plan
 from pipeline.progress import JobProgress, OnProgress
 from pipeline.prompt_plan import PromptSetup, plan_prompts
@@ -101,7 +102,7 @@ class _Run:
     def _graph(self, todo: list[Part], metrics: Any) -> Dataset:
         replicas = parse_replicas(self.spec.replicas)
         return build_graph(
-            PartsDatasource(todo, self.output.storage, self.plan.schema),
+            PartsDatasource(todo, self.output.storage),
             len(todo),
             prompts=PromptStep(self.setup.plan),
             infer=self._infer_plan(metrics),

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.errors import InputError
-from pipeline.storage import Storage, StoredFile
+from pipeline.disk import StoredFile
+from pipeline.storage import Storage
 from pipeline.storage_errors import show_uri
 
 _MAGIC = b"PAR1"

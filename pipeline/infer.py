@@ -141,10 +141,10 @@ class InferStep:
 
 def _requests(table: pa.Table, plan: InferPlan) -> list[Request]:
     """One request a row, or `samples` a row for generate; rows in order, a row's samples together."""
-    prompts = table.column(schema.PROMPT_IDS).to_pylist()
+    prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
     if plan.sampling is None:
         return [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
-    seeds = table.column(schema.ROW_SEED).to_pylist()
+    seeds: list[Any] = table.column(schema.ROW_SEED).to_pylist()
     own = override_rows(table, plan.overrides)
     return [
         GenerateRequest(
@@ -175,15 +175,17 @@ def _append_results(
     return table
 
 
-def _label_columns(answers: Sequence[list[LabelScores] | None], priors: Sequence[float] | None) -> dict[str, pa.Array]:
+def _label_columns(
+    answers: Sequence[list[LabelScores] | None], priors: Sequence[float] | None
+) -> dict[str, pa.Array[Any]]:
     scores = [None if answer is None else list(answer[0].logprobs) for answer in answers]
     if priors is not None:
         scores = [None if row is None else calibrate(row, priors) for row in scores]
     return {schema.LABEL_LOGPROBS: pa.array(scores, pa.list_(pa.float64()))}
 
 
-def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str, pa.Array]:
-    def collect(kind: pa.DataType, value: Callable[[Completion], Any]) -> pa.Array:
+def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str, pa.Array[Any]]:
+    def collect(kind: pa.DataType, value: Callable[[Completion], Any]) -> pa.Array[Any]:
         rows = [None if answer is None else [value(completion) for completion in answer] for answer in answers]
         return pa.array(rows, pa.list_(kind))
 

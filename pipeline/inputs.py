@@ -6,9 +6,11 @@ import difflib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 from model.errors import InputError
-from pipeline.storage import Storage, StoredFile, full_uri, is_remote
+from pipeline.disk import StoredFile
+from pipeline.storage import Storage, full_uri, is_remote
 from pipeline.storage_errors import show_uri
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
@@ -28,9 +30,15 @@ def list_inputs(storage: Storage, inputs: Sequence[str]) -> list[StoredFile]:
     return list(files.values())
 
 
-def input_roots(inputs: Sequence[str]) -> list[str]:
-    """The directories (or files) that `inputs` name, globs cut before their first wildcard."""
-    return [_before_wildcard(full_uri(named)) for named in inputs]
+def would_read(named: str, uri: str) -> bool:
+    """Whether the input `named` takes in a Parquet file at `uri`, were there one."""
+    pattern, steps = full_uri(named), uri.split("/")
+    if "**" not in pattern:
+        wanted = pattern.split("/")
+        if len(steps) < len(wanted) or not all(map(fnmatchcase, steps, wanted)):
+            return False
+        return not any(name.startswith(("_", ".")) for name in steps[len(wanted) :])
+    return uri.startswith(_before_wildcard(pattern) + "/")
 
 
 def _list_one(storage: Storage, uri: str) -> list[StoredFile]:

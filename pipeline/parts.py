@@ -9,17 +9,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.disk import StoredFile
 from pipeline.footers import Footer, RowGroup
-from pipeline.storage import StoredFile
 
 BYTES_PER_TOKEN = 4
 PARTS_WANTED = 64
 MIN_PART_TOKENS = 1_024
 MAX_PART_TOKENS = 262_144
 # A part inside a row group costs decoding the group from its start. Up to 16 parts are always fine (the group is then
-# decoded 8.5 times over all); more only while that stays under 4 GiB, or where a part would not fit in memory.
+# decoded 8.5 times over all); more only while that stays under 16 GiB, or where a part would not fit in memory.
 MIN_PARTS_OF_A_GROUP = 16
-MAX_DECODED_BYTES = 4 << 30
+MAX_DECODED_BYTES = 16 << 30
 MAX_PART_BYTES = 512 << 20
 
 

@@ -17,16 +17,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from actors.messages import DType
 from model.checkpoint import ModelSummary, describe, resolve_model
 from model.errors import InputError, OutputError, RequestError
-from pipeline import schema
-from pipeline.footers import Footer, check_same_schema, check_text_column, is_binary, read_footers
-from pipeline.inputs import input_roots, list_inputs
-from pipeline.parts import Part, Work, choose_part_tokens, count_tokens, cut_by_tokens, cut_evenly, take_rows
+from pipeline.columns import check_columns, override_columns, text_columns
+from pipeline.disk import StoredFile
+from pipeline.footers import Footer, check_same_schema, read_footers
+from pipeline.inputs import list_inputs, would_read
+from pipeline.parts import Part, Work, choose_part_tokens, count_tokens, cut_by_tokens, cut_evenly, part_name, take_rows
 from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
-from pipeline.storage import Storage, StoredFile, full_uri
+from pipeline.storage import Storage, full_uri, join
 from pipeline.storage_errors import show_uri
-from pipeline.template import template_variables
 
 _DEFAULT_SEQ_LENGTH = 2048
 
@@ -51,7 +52,7 @@ class Plan:
     fingerprint: str
     model_fingerprint: str
     examples_sha256: str | None
-    dtype: str
+    dtype: DType
     seq_length: int
     schema: pa.Schema
     overrides: tuple[str, ...]
@@ -122,58 +123,6 @@ def plan_job(spec: JobSpec) -> Plan:
     )
 
 
-def text_columns(spec: JobSpec) -> tuple[str, ...]:
-    """The input columns that a prompt is made of, the main one first."""
-    assert isinstance(spec, ClassifySpec | GenerateSpec)
-    main = spec.text_column if isinstance(spec, ClassifySpec) else spec.prompt_column
-    if spec.template is None:
-        return (main,)
-    variables = template_variables(spec.template)
-    return tuple(sorted(variables, key=lambda name: name != main))
-
-
-def check_columns(columns: pa.Schema, spec: JobSpec) -> None:
-    """Raise InputError when a column is missing, of the wrong type, or in the way of one that is added."""
-    if isinstance(spec, ClassifySpec):
-        check_text_column(columns, spec.text_column, flag="--text-column")
-        if spec.gold_column is not None:
-            check_text_column(columns, spec.gold_column, flag="--gold-column")
-    elif isinstance(spec, GenerateSpec) and spec.template is None:
-        check_text_column(columns, spec.prompt_column, flag="--prompt-column")
-    if spec.template is not None:
-        _check_template(columns, spec, spec.template)
-    for name in added_columns(spec).names:
-        if name in columns.names:
-            raise InputError(
-                f"the input already has a column {name!r}; put something before the added names: --prefix tirazh_"
-            )
-    reserved = next((name for name in columns.names if name.startswith(schema.RESERVED)), None)
-    if reserved is not None:
-        raise InputError(f"column {reserved!r}: names that begin with {schema.RESERVED} are kept for tirazh; rename it")
-
-
-def _check_template(columns: pa.Schema, spec: JobSpec, template: str) -> None:
-    variables = template_variables(template, known=columns.names)
-    if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
-        raise InputError(f"--template does not use the text column {spec.text_column!r}")
-    if not variables:
-        raise InputError("--template uses no column, so every prompt would be the same")
-    for name in variables:
-        if pa.types.is_nested(columns.field(name).type) or is_binary(columns.field(name).type):
-            raise InputError(f"--template uses column {name!r}, which holds {columns.field(name).type}, not text")
-
-
-def added_columns(spec: JobSpec) -> pa.Schema:
-    """The columns that the output has more than the input, prefix and all."""
-    added = schema.generate_fields(spec.samples) if isinstance(spec, GenerateSpec) else schema.classify_fields()
-    return pa.schema([field.with_name(spec.prefix + field.name) for field in added])
-
-
-def override_columns(columns: pa.Schema) -> tuple[str, ...]:
-    """Input columns that set a row's own sampling: those of such a name that hold numbers."""
-    return tuple(name for name in schema.OVERRIDES if name in columns.names and _is_number(columns.field(name).type))
-
-
 def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
     """Tokens a sequence may hold. Raises RequestError when the model has fewer positions than were asked for."""
     positions = model.config.max_position_embeddings if model.config is not None else _positions_said(spec.model)
@@ -187,10 +136,6 @@ def _positions_said(model: str) -> int | None:
     config = json.loads((Path(resolve_model(model)) / "config.json").read_text(encoding="utf-8"))
     said = config.get("max_position_embeddings") or config.get("n_positions")
     return int(said) if said else None
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _work(spec: JobSpec) -> Work:
@@ -214,11 +159,11 @@ def _cut(footers: Sequence[Footer], spec: JobSpec, work: Work) -> list[PlannedFi
 
 def _refuse_output_in_input(spec: JobSpec) -> None:
     output = full_uri(spec.output)
-    for root in input_roots(spec.input):
-        if output == root or output.startswith(root.rstrip("/") + "/"):
+    for named in spec.input:
+        if would_read(named, join(output, part_name(0, 1))):
             raise OutputError(
-                f"output {show_uri(output)} lies inside the input {show_uri(root)}, so the next run would read its own "
-                "results; choose an output beside it"
+                f"output {show_uri(output)} lies inside the input {show_uri(named)}, so the next run would read its "
+                "own results; choose an output beside it"
             )
 
 
@@ -228,6 +173,6 @@ def _examples_sha256(spec: JobSpec, storage: Storage) -> str | None:
     return hashlib.sha256(storage.read(full_uri(spec.examples))).hexdigest()
 
 
-def with_dtype(plan: Plan, dtype: str) -> Plan:
+def with_dtype(plan: Plan, dtype: DType) -> Plan:
     """The plan with its arithmetic settled."""
     return replace(plan, dtype=dtype)

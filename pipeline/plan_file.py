@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from model.errors import InputError, OutputError
+from pipeline.disk import StoredFile
 from pipeline.output_files import PLAN, OutputFiles
 from pipeline.plan import Plan, PlannedFile
 from pipeline.spec import flag_name
-from pipeline.storage import StoredFile
 from pipeline.storage_errors import show_uri
 
 FORMAT = 1

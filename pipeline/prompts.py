@@ -140,7 +140,7 @@ class PromptStep:
         rows = [dict(zip(self.plan.columns, values, strict=True)) for values in zip(*columns, strict=True)]
         own = override_rows(table, self.plan.overrides)
         ids, errors = _write_prompts(writer, rows, own)
-        keys = table.column(schema.ROW_KEY).to_pylist()
+        keys: list[Any] = table.column(schema.ROW_KEY).to_pylist()
         seeds = [
             row_seed(values, job_seed=self.plan.seed, row_key=key) if error is None else 0
             for values, key, error in zip(own, keys, errors, strict=True)

@@ -88,7 +88,7 @@ def _join(address: str | None, quiet: dict[str, Any]) -> None:
 
 
 def _start(spec: JobSpec, quiet: dict[str, Any]) -> None:
-    # Ranks hold a CPU each for as long as they live; on top of the cores, so that reading and writing go on beside them.
+    # Ranks hold a CPU each for as long as they live: on top of the cores, reading and writing go on beside them.
     ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
     try:
         ray.init(address="local", num_cpus=_cores() + ranks, include_dashboard=False, **quiet)

@@ -29,11 +29,10 @@ _BUFFER_BYTES = 1 << 20
 class PartsDatasource(Datasource):  # type: ignore[misc]
     """The parts still to be made, as Ray Data reads them."""
 
-    def __init__(self, parts: Sequence[Part], storage: Storage, columns: pa.Schema) -> None:
+    def __init__(self, parts: Sequence[Part], storage: Storage) -> None:
         super().__init__()
         self._parts = parts
         self._storage = storage
-        self._columns = columns
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -46,13 +45,13 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
 
     def _read_task(self, part: Part) -> ReadTask:
         metadata = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(partial(_read_block, part, self._storage, self._columns), metadata)
+        return ReadTask(partial(_read_block, part, self._storage), metadata)
 
 
-def read_part(part: Part, storage: Storage, columns: pa.Schema) -> pa.Table:
+def read_part(part: Part, storage: Storage) -> pa.Table:
     """The rows of `part` with `schema.PART` and `schema.ROW_KEY` beside them. Raises InputError when the file is no
     longer the one that was planned."""
-    table = keep_trying(lambda: _read_rows(part, storage, columns))
+    table = keep_trying(lambda: _read_rows(part, storage))
     keys = [row_key(part.file.key, row) for row in range(part.start, part.stop)]
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
     return table.append_column(schema.ROW_KEY, pa.array(keys, pa.int64()))
@@ -63,12 +62,12 @@ def row_key(file_key: str, row: int) -> int:
     return hash_63(f"{file_key}\n{row}")
 
 
-def _read_block(part: Part, storage: Storage, columns: pa.Schema) -> Iterable[pa.Table]:
+def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
     # One table: several would be put together again, but only after both were in memory.
-    yield read_part(part, storage, columns)
+    yield read_part(part, storage)
 
 
-def _read_rows(part: Part, storage: Storage, columns: pa.Schema) -> pa.Table:
+def _read_rows(part: Part, storage: Storage) -> pa.Table:
     with storage.open(part.file.uri) as file:
         parquet = _open(file, part)
         groups, skip = _groups_of(parquet.metadata, part)
@@ -84,7 +83,7 @@ def _read_rows(part: Part, storage: Storage, columns: pa.Schema) -> pa.Table:
                 break
         if left:
             raise InputError(f"{show_uri(part.file.uri)} has become shorter while the job ran")
-        return pa.Table.from_batches(batches).cast(columns).replace_schema_metadata(None)
+        return pa.Table.from_batches(batches).replace_schema_metadata(None)
 
 
 def _open(file: Any, part: Part) -> pq.ParquetFile:
@@ -96,7 +95,8 @@ def _open(file: Any, part: Part) -> pq.ParquetFile:
 
 def _groups_of(metadata: pq.FileMetaData, part: Part) -> tuple[list[int], int]:
     """The row groups that hold the part, and how many rows of the first one come before it."""
-    groups, row, skip = [], 0, 0
+    groups: list[int] = []
+    row = skip = 0
     for index in range(metadata.num_row_groups):
         end = row + metadata.row_group(index).num_rows
         if row < part.stop and end > part.start:

@@ -47,7 +47,7 @@ class JobSpec:
         "Jinja template of the prompt; columns are its variables, e.g. 'News: {{ text }}'",
         identity=True,
     )
-    truncate: Truncate | None = _knob(
+    truncate: Truncate | None = _knob(  # noqa: RUF009 - a field, by another name
         None,
         "a prompt that is too long: cut its text on the right, on the left, or make it the row's error",
         identity=True,
@@ -59,7 +59,7 @@ class JobSpec:
         identity=True,
     )
     limit: int | None = _knob(None, "take only the first N rows", identity=True)
-    dtype: DType = _knob(
+    dtype: DType = _knob(  # noqa: RUF009
         "auto",
         "arithmetic; auto settles on what is fastest here and writes it down",
         identity=True,
@@ -165,8 +165,8 @@ class ClassifySpec(JobSpec):
         for label, words in self.labels.items():
             if not label.strip() or not words.strip():
                 raise RequestError(f"--labels holds an empty label ({label!r}: {words!r})")
-        words = [text.strip() for text in self.labels.values()]
-        twice = next((text for text in words if words.count(text) > 1), None)
+        stripped = [text.strip() for text in self.labels.values()]
+        twice = next((text for text in stripped if stripped.count(text) > 1), None)
         if twice is not None:
             raise RequestError(f"--labels says {twice!r} for more than one label")
         if not 0 <= self.abstain_below <= 1:

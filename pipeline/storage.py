@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
-from uuid import uuid4
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
 from model.errors import StorageError
+from pipeline.disk import StoredFile, is_hidden, walk_disk, write_disk
 from pipeline.storage_errors import one_sentence
 
 T = TypeVar("T")
@@ -29,17 +29,6 @@ _CONNECT_TIMEOUT_S = 3
 _READ_TIMEOUT_S = 30
 _CONTACT_TIMEOUT_S = 20
 _S3_ATTEMPTS = 2  # of s3fs, each made of up to 3 of botocore's: a dead address is told within 20 s
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """`key` is the path below what the user named (the same wherever the input lies); `version` changes when the
-    file does (modification time or entity tag)."""
-
-    uri: str
-    key: str
-    size: int
-    version: str
 
 
 def full_uri(uri: str) -> str:
@@ -69,7 +58,7 @@ class Storage:
         """Every file below `directory` (or `directory` itself, if it is a file), in no order. Names that begin with
         `_` or `.` are skipped, directories of such a name too. Raises InputError when nothing is there."""
         with one_sentence(directory, "read"):
-            return _walk_disk(directory) if not is_remote(directory) else self._walk_store(directory)
+            return walk_disk(directory) if not is_remote(directory) else self._walk_store(directory)
 
     def glob(self, pattern: str) -> list[str]:
         """URIs that match `pattern`."""
@@ -134,7 +123,7 @@ class Storage:
             if is_remote(uri):
                 self._filesystem(uri).pipe_file(uri, data)
             else:
-                _write_disk(uri, data)
+                write_disk(uri, data)
 
     def remove(self, uri: str, *, recursive: bool = False) -> None:
         """Delete a file, or with `recursive` a directory; fine if it is not there."""
@@ -157,7 +146,7 @@ class Storage:
         for path, info in found.items():
             uri = self._with_scheme(directory, path)
             key = uri.removeprefix(directory).lstrip("/") or uri.rpartition("/")[2]
-            if not _is_hidden(key) and not path.endswith("/"):
+            if not is_hidden(key) and not path.endswith("/"):
                 files.append(StoredFile(uri, key, info["size"] or 0, _version(info)))
         return files
 
@@ -233,47 +222,3 @@ def _version(info: dict[str, Any]) -> str:
         if info.get(name):
             return str(info[name]).strip('"')
     return ""
-
-
-def _is_hidden(key: str) -> bool:
-    return any(name.startswith(("_", ".")) for name in key.split("/"))
-
-
-def _walk_disk(directory: str) -> list[StoredFile]:
-    status = os.stat(directory)
-    if not os.path.isdir(directory):
-        return [StoredFile(directory, os.path.basename(directory), status.st_size, str(status.st_mtime_ns))]
-    files, waiting = [], [directory]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith(("_", ".")):
-                    continue
-                if entry.is_dir():
-                    waiting.append(entry.path)
-                else:
-                    status, key = entry.stat(), os.path.relpath(entry.path, directory)
-                    files.append(StoredFile(entry.path, key, status.st_size, str(status.st_mtime_ns)))
-    return files
-
-
-def _write_disk(path: str, data: bytes) -> None:
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    temporary = os.path.join(directory, f".{name}.{uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    # The rename itself must survive a power cut.
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

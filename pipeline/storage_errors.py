@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from model.errors import InputError, OutputError, RequestError, StorageError
@@ -46,15 +46,15 @@ def one_sentence(uri: str, use: Use) -> Iterator[None]:
         yield
     except ImportError as error:
         raise _missing_extra(uri) from error
-    except (OSError, ValueError, RuntimeError, *_loaded_vendor_errors()) as error:
+    except _known_errors() as error:
         if isinstance(error, (RequestError, StorageError)):
             raise
         raise _explain(error, uri, use) from error
 
 
-def _loaded_vendor_errors() -> tuple[type[Exception], ...]:
-    found = (getattr(sys.modules.get(module), name, None) for module, name in _VENDOR_ERRORS)
-    return tuple(kind for kind in found if isinstance(kind, type) and issubclass(kind, Exception))
+def _known_errors() -> tuple[type[Exception], ...]:
+    found: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in _VENDOR_ERRORS]
+    return (OSError, ValueError, RuntimeError, *(kind for kind in found if kind is not None))
 
 
 def _missing_extra(uri: str) -> RequestError:
@@ -86,9 +86,7 @@ def _explain(error: BaseException, uri: str, use: Use) -> Exception:
 
 def _refused(error: BaseException, uri: str, use: Use) -> Exception:
     if "://" in uri:
-        return StorageError(
-            f"{show_uri(uri)}: the storage refused to {use} ({_reason(error)}); check the credentials"
-        )
+        return StorageError(f"{show_uri(uri)}: the storage refused to {use} ({_reason(error)}); check the credentials")
     wrong_request = InputError if use == "read" else OutputError
     return wrong_request(f"{uri} cannot be {'read' if use == 'read' else 'written'}: permission denied")
 

@@ -1,7 +1,7 @@
 """Prompt templates: a small, safe part of Jinja. Texts go in, text comes out, and nothing else can happen.
 
 Allowed: variables, conditions on them, constants, and a few filters. No attribute, no item, no call, no loop, no
-import: a template may come from a YAML file of somebody else. Used by `plan.py` (is it right?) and `prompts.py` (render).
+import: a template may come from a YAML file of somebody else. Used by `plan.py` to check and by `prompts.py`.
 """
 
 from __future__ import annotations

@@ -133,6 +133,6 @@ def _count_labels(table: pa.Table, prefix: str) -> dict[str, int]:
 
 
 def _confusion(table: pa.Table, prefix: str, gold_column: str) -> list[tuple[str, str, int]]:
-    golds = table.column(gold_column).to_pylist()
+    golds: list[Any] = table.column(gold_column).to_pylist()
     pairs = Counter((golds[row], label) for row, label in _good_labels(table, prefix) if golds[row] is not None)
     return [(gold, label, count) for (gold, label), count in sorted(pairs.items())]
