@@ -77,9 +77,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.sparse_mode not in SPARSE_MODES:
-            raise CheckpointError(
-                f"unknown sparse mode {self.sparse_mode!r}; the modes are {', '.join(SPARSE_MODES)}"
-            )
+            raise CheckpointError(f"unknown sparse mode {self.sparse_mode!r}; the modes are {', '.join(SPARSE_MODES)}")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"hidden size {self.hidden_size} is not a multiple of {self.num_attention_heads} attention heads"

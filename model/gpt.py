@@ -54,16 +54,16 @@ class RuGPT3Attention(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         shape = (*hidden_BTC.shape[:2], -1, self.head_dim)
-        q, k, v = (
-            proj(hidden_BTC).view(shape).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (proj(hidden_BTC).view(shape).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         if self.is_sparse and attention_mask is None and "step" not in kwargs:
             starts_H = torch.tensor(self.global_starts, device=q.device)
             out = window_attention(q, k, v, self.pattern, starts_H, self.scaling).transpose(1, 2)
         else:
-            interface = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+            interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, ALL_ATTENTION_FUNCTIONS["sdpa"]
+            )
             out, _ = interface(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
         return self.o_proj(out.reshape(*hidden_BTC.shape[:2], -1))
 

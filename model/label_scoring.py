@@ -1,0 +1,53 @@
+"""Labels as a trie of tokens: all labels of a job are scored in the same pass as the prompt they continue.
+
+A label's log-likelihood is the sum over its tokens of log P(token | prompt, earlier tokens). Tokens shared by labels are
+computed once, and a label's last token is only read off the logits, never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTrie:
+    """`token_ids[i]` continues token `parents[i]` (-1: the prompt); `depths[i]` = how many tokens lie between it and
+    the prompt. `paths[l]` lists label l's (node whose logits are read, -1 for the prompt's last token; token id)."""
+
+    token_ids: tuple[int, ...]
+    parents: tuple[int, ...]
+    depths: tuple[int, ...]
+    paths: tuple[tuple[tuple[int, int], ...], ...]
+
+
+def build_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
+    """Merge the labels' tokens into a trie. Raises RequestError for an empty label and for one said twice."""
+    nodes: dict[tuple[int, ...], int] = {(): -1}
+    token_ids: list[int] = []
+    paths = []
+    for label in labels:
+        if not label:
+            raise RequestError("a label has no tokens")
+        for end in range(1, len(label)):
+            key = tuple(label[:end])
+            if key not in nodes:
+                nodes[key] = len(token_ids)
+                token_ids.append(key[-1])
+        paths.append(tuple((nodes[tuple(label[:end])], label[end]) for end in range(len(label))))
+    if len({tuple(label) for label in labels}) < len(labels):
+        raise RequestError("two labels have the same tokens")
+    keys = sorted((key for key in nodes if key), key=lambda key: nodes[key])
+    parents = tuple(nodes[key[:-1]] for key in keys)
+    return LabelTrie(tuple(token_ids), parents, tuple(len(key) - 1 for key in keys), tuple(paths))
+
+
+def label_logprobs(logits_RV: Tensor, trie: LabelTrie) -> list[float]:
+    """Log-likelihood of every label. logits_RV float32: row 0 of the prompt's last token, row 1 + i of trie node i."""
+    logprobs_RV = torch.log_softmax(logits_RV.double(), dim=-1)
+    return [sum(float(logprobs_RV[node + 1, token]) for node, token in path) for path in trie.paths]

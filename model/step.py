@@ -1,0 +1,51 @@
+"""One forward of the engine, planned: which tokens run, in whose slots, and whose logits are wanted.
+
+Made by `engine.py` on rank 0, sent to every rank, executed by `runner.py`. Plain numbers only, so it crosses processes.
+Legend: N rows of the step (padded to its fixed shape), R rows whose logits are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Phase = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Rows `row` to `row + length` hold tokens `start` to `start + length` of the sequence in `slot`.
+
+    With `tree_parents` the tokens are a label trie hung on the sequence's end: token i continues token
+    `tree_parents[i]` of this segment (-1: the sequence itself), sees its ancestors only, and is not kept.
+    """
+
+    slot: int
+    row: int
+    start: int
+    length: int
+    tree_parents: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FreshSlot:
+    """A sequence begins in `slot`, with the job's shared prefix before it or without; `scrub` wipes the slot first."""
+
+    slot: int
+    uses_prefix: bool
+    scrub: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`token_ids` and `positions`: int64 [N]; `logit_rows`: int64 [R], rows of this step whose logits are read."""
+
+    phase: Phase
+    token_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    segments: tuple[Segment, ...]
+    logit_rows: NDArray[np.int64]
+    fresh_slots: tuple[FreshSlot, ...] = ()
