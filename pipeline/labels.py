@@ -25,7 +25,7 @@ def decide(logprobs_NL: NDArray[np.float64], *, abstain_below: float) -> LabelDe
     shifted = logprobs_NL - logprobs_NL.max(axis=1, keepdims=True)
     weights = np.exp(shifted)
     probabilities = weights / weights.sum(axis=1, keepdims=True)
-    winners = probabilities.argmax(axis=1)
+    winners = logprobs_NL.argmax(axis=1)
     confidence = probabilities[np.arange(len(probabilities)), winners]
     chosen = np.where(confidence < abstain_below, -1, winners)
     return LabelDecisions(chosen, confidence, probabilities)

@@ -165,7 +165,7 @@ def test_a_text_column_that_is_missing_or_no_text() -> None:
     columns = pa.schema({"text": pa.string(), "id": pa.int64()})
     with pytest.raises(InputError, match=r"no column 'txt' \(--text-column\); did you mean 'text'\?"):
         check_text_column(columns, "txt", flag="--text-column")
-    with pytest.raises(InputError, match="'id' .* must hold strings, not int64"):
+    with pytest.raises(InputError, match=r"'id' .* must hold strings, not int64"):
         check_text_column(columns, "id", flag="--text-column")
 
 

@@ -1,4 +1,4 @@
-"""Cutting the input: every row in exactly one part, parts of about equal work, no row group decoded hundreds of times."""
+"""Cutting the input: every row in exactly one part, parts of equal work, no row group decoded too often."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_what_is_missing_or_forbidden_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path}/no.parquet does not exist"):
         Storage().read(str(tmp_path / "no.parquet"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="file/part.parquet cannot be used"):
+    with pytest.raises(OutputError, match=r"file/part\.parquet cannot be used"):
         Storage().write(str(tmp_path / "file/part.parquet"), b"")
 
 

@@ -1,0 +1,54 @@
+"""Labels from log-likelihoods."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.labels import calibrate, decide
+
+scores = st.lists(st.lists(st.floats(-1_000, 0), min_size=3, max_size=3), min_size=1, max_size=5).map(
+    lambda rows: np.array(rows)
+)
+
+
+def test_probabilities_are_the_softmax_over_the_labels() -> None:
+    decided = decide(np.log([[0.02, 0.06]]), abstain_below=0.0)
+    assert decided.probabilities[0] == pytest.approx([0.25, 0.75])
+    assert decided.chosen.tolist() == [1]
+    assert decided.confidence[0] == pytest.approx(0.75)
+
+
+def test_below_the_threshold_there_is_no_label_but_a_confidence() -> None:
+    decided = decide(np.log([[0.4, 0.6], [0.1, 0.9]]), abstain_below=0.7)
+    assert decided.chosen.tolist() == [-1, 1]
+    assert decided.confidence == pytest.approx([0.6, 0.9])
+
+
+def test_a_winner_at_the_threshold_is_kept() -> None:
+    assert decide(np.log([[0.5, 0.5]]), abstain_below=0.5).chosen.tolist() == [0]
+
+
+def test_calibration_takes_away_what_a_label_has_without_a_text() -> None:
+    priors = [math.log(0.9), math.log(0.1)]
+    calibrated = calibrate([math.log(0.8), math.log(0.2)], priors)
+    decided = decide(np.array([calibrated]), abstain_below=0.0)
+    assert decided.chosen.tolist() == [1]
+    assert calibrate(priors, priors) == pytest.approx([0, 0])
+
+
+@given(scores)
+def test_probabilities_add_up_however_small_the_likelihoods(logprobs: np.ndarray) -> None:
+    decided = decide(logprobs, abstain_below=0.0)
+    assert decided.probabilities.sum(axis=1) == pytest.approx(np.ones(len(logprobs)))
+    assert np.array_equal(decided.chosen, logprobs.argmax(axis=1))
+
+
+@given(scores, st.floats(-100, 100))
+def test_a_constant_on_all_labels_changes_nothing(logprobs: np.ndarray, constant: float) -> None:
+    before, after = decide(logprobs, abstain_below=0.0), decide(logprobs + constant, abstain_below=0.0)
+    assert after.probabilities == pytest.approx(before.probabilities, abs=1e-9)

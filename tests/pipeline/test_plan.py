@@ -1,0 +1,240 @@
+"""Planning: what a job will do, what it refuses, and the plan that is written down."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from model.errors import CheckpointError, InputError, OutputError, RequestError
+from pipeline.output_files import OutputFiles
+from pipeline.plan import plan_job, with_dtype
+from pipeline.plan_file import claim_output, read_plan, write_plan
+from pipeline.spec import ClassifySpec, GenerateSpec
+from pipeline.storage import Storage
+
+LABELS = {"sport": "спорт", "economics": "экономика"}
+Write = Callable[..., Path]
+MakeSpec = Callable[..., GenerateSpec]
+
+
+@pytest.fixture
+def generate(tmp_path: Path, model_dir: Path) -> MakeSpec:
+    def make(**settings: Any) -> GenerateSpec:
+        paths = {"input": (str(tmp_path / "in"),), "output": str(tmp_path / "out"), "model": str(model_dir)}
+        return GenerateSpec(**{**paths, "max_new_tokens": 8, **settings})
+
+    return make
+
+
+@pytest.fixture
+def classify(tmp_path: Path, model_dir: Path) -> Callable[..., ClassifySpec]:
+    def make(**settings: Any) -> ClassifySpec:
+        paths = {"input": (str(tmp_path / "in"),), "output": str(tmp_path / "out"), "model": str(model_dir)}
+        return ClassifySpec(**{**paths, "labels": LABELS, **settings})
+
+    return make
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> OutputFiles:
+    return OutputFiles(Storage(), str(tmp_path / "out"))
+
+
+def write_news(write_input: Write, *, files: int = 3, rows: int = 500) -> None:
+    for number in range(files):
+        write_input(f"{number}.parquet", prompt=[f"новость {n} " * 20 for n in range(rows)], row_group_size=200)
+
+
+def test_a_plan_names_every_part_and_covers_every_row(write_input: Write, generate: MakeSpec) -> None:
+    write_news(write_input)
+    plan = plan_job(generate())
+    assert plan.rows == 1_500
+    assert sum(part.rows for part in plan.parts) == 1_500
+    total = len(plan.parts)
+    assert [part.name for part in plan.parts] == [f"part-{n:05d}-of-{total:05d}.parquet" for n in range(total)]
+
+
+def test_parts_do_not_depend_on_the_order_of_a_listing(
+    write_input: Write, generate: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_news(write_input)
+    before = plan_job(generate()).parts
+    walk = Storage.walk
+
+    def shuffled(self: Storage, directory: str) -> list[Any]:
+        files = walk(self, directory)
+        random.Random(7).shuffle(files)
+        return files
+
+    monkeypatch.setattr(Storage, "walk", shuffled)
+    assert plan_job(generate()).parts == before
+
+
+def test_settings_that_do_not_decide_the_rows_do_not_move_the_parts(write_input: Write, generate: MakeSpec) -> None:
+    write_news(write_input)
+    assert plan_job(generate()).parts == plan_job(generate(replicas="1:8", slots=4, threads=2)).parts
+
+
+def test_a_limit_ends_the_plan_within_a_file(write_input: Write, generate: MakeSpec) -> None:
+    write_news(write_input)
+    plan = plan_job(generate(limit=701, part_rows=300))
+    assert [(part.file.key, part.start, part.stop) for part in plan.parts] == [
+        ("0.parquet", 0, 300),
+        ("0.parquet", 300, 500),
+        ("1.parquet", 0, 201),
+    ]
+
+
+def test_an_input_without_rows_is_refused(write_input: Write, generate: MakeSpec) -> None:
+    write_input("empty.parquet", prompt=pa.array([], pa.string()))
+    with pytest.raises(InputError, match="the input has no rows"):
+        plan_job(generate())
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"prompt_column": "promt"}, r"no column 'promt' \(--prompt-column\); did you mean 'prompt'"),
+        ({"prompt_column": "id"}, "must hold strings, not int64"),
+        ({"template": "{{ promt }}"}, "uses 'promt', which is no column of the input; did you mean prompt"),
+        ({"template": "Once upon a time"}, "uses no column"),
+        ({"template": "{{ tags }}"}, "column 'tags', which holds list"),
+    ],
+    ids=["missing", "type", "template", "constant", "nested"],
+)
+def test_columns_that_cannot_be_used(
+    write_input: Write, generate: MakeSpec, settings: dict[str, Any], sentence: str
+) -> None:
+    write_input("a.parquet", prompt=["x"], id=[1], tags=[["t"]])
+    with pytest.raises(InputError, match=sentence):
+        plan_job(generate(**settings))
+
+
+def test_a_template_must_show_the_text_to_classify(write_input: Write, classify: Callable[..., ClassifySpec]) -> None:
+    write_input("a.parquet", text=["x"], title=["y"])
+    with pytest.raises(InputError, match="does not use the text column 'text'"):
+        plan_job(classify(template="{{ title }}"))
+
+
+def test_a_column_in_the_way_names_the_way_out(write_input: Write, generate: MakeSpec) -> None:
+    write_input("a.parquet", prompt=["x"], completion=["y"])
+    with pytest.raises(InputError, match=r"already has a column 'completion'.*--prefix"):
+        plan_job(generate())
+    assert plan_job(generate(prefix="tirazh_")).rows == 1
+
+
+def test_numbers_named_like_settings_are_the_rows_own(write_input: Write, generate: MakeSpec) -> None:
+    write_input("a.parquet", prompt=["x"], temperature=[0.5], seed=["not a number"])
+    assert plan_job(generate()).overrides == ("temperature",)
+
+
+def test_more_tokens_than_the_model_has_positions(write_input: Write, generate: MakeSpec) -> None:
+    write_input("a.parquet", prompt=["x"])
+    assert plan_job(generate()).seq_length == 256
+    with pytest.raises(RequestError, match="--seq-length 4096 is more than the model's 256 positions"):
+        plan_job(generate(seq_length=4096))
+
+
+def test_an_output_inside_the_input(write_input: Write, generate: MakeSpec, tmp_path: Path) -> None:
+    write_input("a.parquet", prompt=["x"])
+    with pytest.raises(OutputError, match="lies inside the input"):
+        plan_job(generate(output=str(tmp_path / "in/out")))
+
+
+def test_a_model_that_is_not_there(write_input: Write, generate: MakeSpec) -> None:
+    write_input("a.parquet", prompt=["x"])
+    with pytest.raises(CheckpointError):
+        plan_job(generate(model="/no/such/model"))
+
+
+def test_a_plan_is_read_back_as_it_was_written(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+    write_news(write_input)
+    plan = with_dtype(plan_job(generate()), "bfloat16")
+    write_plan(output, plan)
+    assert read_plan(output) == replace(plan, model=None)
+
+
+def test_the_same_job_follows_the_plan_that_is_there(
+    write_input: Write, generate: MakeSpec, output: OutputFiles
+) -> None:
+    write_news(write_input)
+    write_plan(output, with_dtype(plan_job(generate(part_rows=100)), "bfloat16"))
+    plan = claim_output(output, plan_job(generate(part_rows=77, replicas="3")), overwrite=False)
+    assert plan.dtype == "bfloat16"
+    assert {part.rows for part in plan.parts} == {100}
+
+
+def test_another_job_is_refused_and_what_differs_is_named(
+    write_input: Write, generate: MakeSpec, output: OutputFiles
+) -> None:
+    write_news(write_input)
+    write_plan(output, plan_job(generate()))
+    with pytest.raises(OutputError, match=r"another job: --seed, --temperature are not.*--overwrite"):
+        claim_output(output, plan_job(generate(temperature=0.5, seed=3)), overwrite=False)
+
+
+def test_an_input_that_changed_is_refused(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+    write_news(write_input)
+    write_plan(output, plan_job(generate()))
+    path = write_input("1.parquet", prompt=["another"])
+    with pytest.raises(OutputError, match=f"the input {path} has changed since it began"):
+        claim_output(output, plan_job(generate()), overwrite=False)
+    write_news(write_input, files=4)
+    with pytest.raises(OutputError, match="since it began"):
+        claim_output(output, plan_job(generate()), overwrite=False)
+
+
+def test_other_weights_are_refused(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+    write_news(write_input)
+    write_plan(output, plan_job(generate()))
+    with pytest.raises(OutputError, match="has other weights now"):
+        claim_output(output, replace(plan_job(generate()), model_fingerprint="0" * 16), overwrite=False)
+
+
+def test_overwrite_removes_another_jobs_work_and_nothing_else(
+    write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path
+) -> None:
+    write_news(write_input)
+    write_plan(output, plan_job(generate()))
+    (tmp_path / "out/part-00000-of-00003.parquet").write_bytes(b"")
+    (tmp_path / "out/_SUCCESS").write_bytes(b"")
+    (tmp_path / "out/.keep").write_bytes(b"")
+    claim_output(output, plan_job(generate(seed=3)), overwrite=True)
+    assert os.listdir(tmp_path / "out") == [".keep"]
+
+
+def test_overwrite_of_the_same_job_resumes_it(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+    """A submitted job that was restarted carries the same flags, and must not begin anew."""
+    write_news(write_input)
+    plan = plan_job(generate())
+    write_plan(output, plan)
+    Path(output.part(plan.parts[0].name)).write_bytes(b"")
+    claim_output(output, plan, overwrite=True)
+    assert output.finished(len(plan.parts)) == {0}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_somebody_else_are_never_touched(
+    write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path, overwrite: bool
+) -> None:
+    write_news(write_input)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/part-00000-of-00001.parquet").write_bytes(b"theirs")
+    with pytest.raises(OutputError, match="holds files that tirazh did not write"):
+        claim_output(output, plan_job(generate()), overwrite=overwrite)
+    assert (tmp_path / "out/part-00000-of-00001.parquet").read_bytes() == b"theirs"
+
+
+def test_a_damaged_plan_is_named(write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path) -> None:
+    write_news(write_input)
+    (tmp_path / "out/_tirazh").mkdir(parents=True)
+    (tmp_path / "out/_tirazh/plan.json").write_text('{"format": 1')
+    with pytest.raises(OutputError, match=r"plan\.json is damaged"):
+        claim_output(output, plan_job(generate()), overwrite=False)
