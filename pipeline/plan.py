@@ -98,6 +98,7 @@ def plan_job(spec: JobSpec) -> Plan:
     Raises CheckpointError, InputError or OutputError with one sentence about what cannot work.
     """
     model = describe(spec.model, spec.model_flags)
+    _check_ranks(spec, model)
     storage = Storage(spec.endpoint_url)
     _refuse_output_in_input(spec)
     files = list_inputs(storage, spec.input)
@@ -121,6 +122,13 @@ def plan_job(spec: JobSpec) -> Plan:
         estimated_tokens=count_tokens(taken, work),
         model=model,
     )
+
+
+def _check_ranks(spec: JobSpec, model: ModelSummary) -> None:
+    """Raise RequestError when the heads cannot be dealt out evenly: found out by a rank, it costs minutes."""
+    heads = model.config.num_attention_heads if model.config is not None else 0
+    if heads % spec.tensor_parallel:
+        raise RequestError(f"--tensor-parallel {spec.tensor_parallel} does not divide the model's {heads} attention heads")
 
 
 def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:

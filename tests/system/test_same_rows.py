@@ -1,0 +1,71 @@
+"""The same job gives the same rows: whatever the number of replicas, slots and rows in a part, and every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.system.command import read_rows
+from tirazh import generate
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def source(prompts: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
+    pq.write_table(prompts, path, row_group_size=50)
+    return path
+
+
+def run(source: Path, output: Path, model: str, **settings: Any) -> list[dict[str, object]]:
+    sampling = {"max_new_tokens": 24, "temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 7}
+    manifest = generate(
+        **{"input": source, "output": output, "model": model, "dtype": "float32", "threads": 1, **sampling, **settings}
+    )
+    rows = read_rows(output)
+    assert manifest["rows"] == len(rows) == pq.read_metadata(source).num_rows
+    return rows
+
+
+@pytest.fixture(scope="module")
+def rows(source: Path, tiny_model: str, ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return run(source, tmp_path_factory.mktemp("one") / "out", tiny_model, slots=8, part_rows=30)
+
+
+def test_sampling_is_alive(rows: list[Any]) -> None:
+    assert len({row["completion"] for row in rows}) > len(rows) // 2
+    assert all(row["error"] is None for row in rows)
+
+
+def test_rows_keep_the_order_and_the_columns_of_the_input(rows: list[Any], prompts: pa.Table) -> None:
+    assert [{"id": row["id"], "prompt": row["prompt"]} for row in rows] == prompts.to_pylist()
+
+
+def test_three_replicas_other_slots_and_other_parts_change_nothing(
+    rows: list[Any], source: Path, tiny_model: str, tmp_path: Path
+) -> None:
+    assert run(source, tmp_path / "out", tiny_model, replicas=3, slots=3, part_rows=17) == rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slots", [1, 8, 64])
+def test_slots_change_nothing(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path, slots: int) -> None:
+    assert run(source, tmp_path / "out", tiny_model, slots=slots) == rows
+
+
+@pytest.mark.slow
+def test_two_ranks_sample_the_same(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path) -> None:
+    """Ranks add up in another order, so this is no promise of bits: on this model no draw is that close."""
+    assert run(source, tmp_path / "out", tiny_model, tensor_parallel=2) == rows
+
+
+@pytest.mark.slow
+def test_another_seed_gives_other_rows(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path) -> None:
+    others = run(source, tmp_path / "out", tiny_model, seed=8)
+    assert [row["id"] for row in others] == [row["id"] for row in rows]
+    assert sum(a["completion"] != b["completion"] for a, b in zip(rows, others, strict=True)) > len(rows) // 2
