@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
+import signal
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,10 +31,12 @@ def ray_session(spec: JobSpec) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    handler = signal.getsignal(signal.SIGTERM)
     if spec.address or os.environ.get("RAY_ADDRESS"):
         _join(spec.address, quiet)
     else:
         _start(spec, quiet)
+    _take_back_sigterm(handler)
     try:
         yield
     finally:
@@ -58,7 +62,9 @@ def share_threads(spec: JobSpec, device: str) -> int:
 @contextmanager
 def data_settings() -> Iterator[DataContext]:
     """Ray Data's settings inside the block: parts stay whole, and nothing is printed."""
-    context = copy.deepcopy(DataContext.get_current())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray's, about fields that we do not touch
+        context = DataContext.get_current().copy()
     context.target_max_block_size = None  # a larger block would reach the sink in pieces
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -72,6 +78,13 @@ def data_settings() -> Iterator[DataContext]:
             yield context
     finally:
         logger.setLevel(level)
+
+
+def _take_back_sigterm(handler: Any) -> None:
+    """Put the caller's handler back, or at least Ray's own in Python (sys.exit): the C++ one that ray.init leaves
+    behind prints a stack, and aborts the process when closing down takes longer than three seconds."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler if callable(handler) else signal.getsignal(signal.SIGTERM))
 
 
 def _join(address: str | None, quiet: dict[str, Any]) -> None:
