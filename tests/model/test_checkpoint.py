@@ -126,6 +126,23 @@ def test_fingerprint_follows_config_and_weights_but_not_the_place(tmp_path: Path
     assert set(first) <= set("0123456789abcdef")
 
 
+def test_fingerprint_sees_both_ends_of_a_large_file(tmp_path: Path) -> None:
+    config = replace(TINY, vocab_size=60_000)
+    folder = write_native(tmp_path / "m", random_weights(config), config)
+    path = folder / "model.safetensors"
+    size = path.stat().st_size
+    assert size > 3 << 20
+    seen = {describe(str(folder)).fingerprint}
+    for place in (size // 4, size - 1):  # the first MiB holds the quarter, the last one the end
+        with path.open("r+b") as file:
+            file.seek(place)
+            byte = file.read(1)[0]
+            file.seek(place)
+            file.write(bytes([byte ^ 1]))
+        seen.add(describe(str(folder)).fingerprint)
+    assert len(seen) == 3
+
+
 def test_names_behind_wrappers_and_optimizer_state(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     folder = write_rugpts(tmp_path / "m", weights)

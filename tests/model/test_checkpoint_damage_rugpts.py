@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ CASES = Cases()
 class RunsCode:
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, ("touch code-was-run",)
+
+
+class RemovesFiles:
+    def __reduce__(self) -> tuple[object, ...]:
+        return shutil.rmtree, ("no-such-directory",)
 
 
 def saved(folder: Path, values: object, file: str = RANK_FILE) -> Path:
@@ -111,6 +117,12 @@ def _(tmp: Path) -> Path:
 def _(tmp: Path) -> Path:
     folder = write_rugpts(tmp / "m", WEIGHTS)
     return saved(folder, {"module": rank_weights(WEIGHTS, TINY, rank=0, mp=1), "hook": RunsCode()})
+
+
+@CASES.add("pickle with code of a library", "contains code (shutil.rmtree) and was refused")
+def _(tmp: Path) -> Path:
+    folder = write_rugpts(tmp / "m", WEIGHTS)
+    return saved(folder, {"module": rank_weights(WEIGHTS, TINY, rank=0, mp=1), "hook": RemovesFiles()})
 
 
 @CASES.add("old pickle with code", "contains code (posix.system) and was refused")

@@ -104,7 +104,8 @@ def test_other_causal_models_come_from_transformers(tmp_path: Path) -> None:
 
 def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "m")
-    change_json(folder / "config.json", model_type="mystery", auto_map={"AutoModelForCausalLM": "evil.Model"})
+    auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    change_json(folder / "config.json", model_type="mystery", auto_map=auto_map)
     (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint was run')\n")
     with pytest.raises(CheckpointError, match="transformers cannot load"):
         load_pretrained(str(folder))

@@ -114,6 +114,12 @@ def test_added_tokens_behind_the_vocabulary(tmp_path: Path) -> None:
     assert tokenizer.control_ids.isdisjoint(tokenizer.encode("<|user|> <|bot|>"))
 
 
+def test_a_control_name_is_merged_like_any_text(tmp_path: Path) -> None:
+    folder = write_bpe(tmp_path / "bpe", merges=("< |",), added_tokens_decoder={"262": {"content": "<|user|>"}})
+    tokenizer = load_tokenizer(str(folder))
+    assert [tokenizer.rust.id_to_token(token) for token in tokenizer.encode("<|user|>")] == ["<|", *"user|>"]
+
+
 def test_a_tokenizer_json_wins_and_its_template_is_told_apart(tmp_path: Path) -> None:
     rust = tokenizers.Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "a": 2, "b": 3}, []))
     rust.add_special_tokens(["<s>", "</s>"])
