@@ -59,9 +59,9 @@ def choose_in_flight(part_rows: Sequence[int], *, slots: int, samples: int, repl
     """How many parts a replica takes at once: enough for twice its slots, so that a part's tail never idles them, but
     no more than an even share, so that no replica is left with nothing."""
     mean_sequences = samples * sum(part_rows) / len(part_rows)
-    wanted = 1 + round(2 * slots / mean_sequences)
+    wanted = 2 + round(2 * slots / mean_sequences)
     even_share = max(2, len(part_rows) // replicas)
-    return max(1, min(wanted, even_share, MAX_PARTS_IN_FLIGHT))
+    return min(wanted, even_share, MAX_PARTS_IN_FLIGHT)
 
 
 def run_graph(graph: Dataset) -> Iterator[dict[str, Any]]:
