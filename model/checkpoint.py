@@ -127,9 +127,9 @@ def describe(path: str, flags: ModelFlags = _NO_FLAGS) -> ModelSummary:
 
 def open_checkpoint(path: str, flags: ModelFlags = _NO_FLAGS) -> Checkpoint:
     """Open a model directory and check that it is whole. Raises CheckpointError with one sentence otherwise."""
-    folder = _existing_folder(resolve_model(path))
     check_flags(flags)
     try:
+        folder = _existing_folder(resolve_model(path))
         contents = _open(folder, flags)
     except PermissionError as error:
         raise CheckpointError(f"{error.filename} may not be read by this user; change its permissions") from error
