@@ -25,13 +25,15 @@ except ImportError as error:  # another package named `model` or `jobs` is in th
     sys.exit(2)
 
 from jobs import commands
-from jobs.flags import add_flag, add_setting_flags
+from jobs.flags import add_flag, add_setting_flags, one_of
 from jobs.interrupts import Interrupted
+from jobs.noise import log_directory
 from jobs.parser import Parser, parse
 from jobs.settings import settings_of
 from model.errors import TirazhError
 from pipeline.spec import SPECS
 
+CONVERT_DTYPES = ("float32", "bfloat16", "float16")
 SUMMARIES = {
     "classify": "label every row with one of your labels, with a probability for each",
     "generate": "continue every prompt",
@@ -130,6 +132,12 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
 def _add_convert(parser: Parser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="ru-gpts, Megatron, Hugging Face GPT-2 or XL port")
     parser.add_argument("out", metavar="OUT", help="directory to write")
+    parser.add_argument(
+        "--dtype",
+        type=one_of(CONVERT_DTYPES),
+        metavar="|".join(CONVERT_DTYPES),
+        help="of the new files (default: kept)",
+    )
     for name in commands.CONVERT_SETTINGS:
         add_flag(parser, settings_of("generate")[name])
 
@@ -162,9 +170,7 @@ def _first_line(error: Exception) -> str:
 
 def _log_traceback(options: argparse.Namespace) -> Path:
     """Keep the traceback of the exception at hand beside the job's other logs, or in a temporary place."""
-    logs = Path(getattr(options, "output", None) or os.devnull) / "_tirazh" / "logs"
-    if not logs.parent.is_dir():
-        logs = Path(tempfile.mkdtemp(prefix="tirazh-"))
+    logs = log_directory(getattr(options, "output", None) or os.devnull) or Path(tempfile.mkdtemp(prefix="tirazh-"))
     logs.mkdir(exist_ok=True)
     path = logs / "internal-error.log"
     path.write_text(traceback.format_exc(), encoding="utf-8")

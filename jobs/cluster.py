@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
@@ -23,6 +24,12 @@ CONNECT_TIMEOUT_S = 10.0
 POLL_S = 2.0
 LOST_AFTER_S = 120.0
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
+# They set their own level to INFO when they are loaded.
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
@@ -35,6 +42,8 @@ def connect(address: str | None) -> JobSubmissionClient:
     _check_reachable(url)
     from ray.job_submission import JobSubmissionClient
 
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     with _answers(url), _without_variables():
         return JobSubmissionClient(url)
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from jobs import console
 from jobs.flags import given_settings
+from jobs.interrupts import interruptible
 from jobs.job_file import read_job_file, spec_from_file
+from jobs.noise import noise_to_log
 from jobs.settings import build_spec
+from model.config import ModelFlags
 from model.errors import RequestError
 from pipeline.spec import JobSpec
 
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from jobs.progress import Progress
 
 CONVERT_SETTINGS = (
-    "dtype",
     "sparse_mode",
     "num_attention_heads",
     "fix_sparsity_layout",
@@ -39,9 +41,11 @@ def run_kind(options: argparse.Namespace) -> int:
         return _show_plan(spec, options)
     from jobs.run import run
 
-    with console.only_json(options.json):
-        manifest = run(spec, _progress(options))
-    console.show_manifest(manifest, output=spec.output, as_json=options.json, quiet=options.quiet)
+    with console.only_json(options.json), noise_to_log(spec.output, wanted=not options.verbose) as stream:
+        progress = _progress(options, stream)
+        with interruptible(progress.interrupted, stream=stream):
+            manifest = run(spec, progress)
+    console.show_manifest(manifest, progress.last, as_json=options.json, quiet=options.quiet)
     return 0
 
 
@@ -63,12 +67,8 @@ def plan(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     from pipeline.ledger import verify as verify_output
 
-    return console.show_verification(
-        verify_output(options.output, endpoint_url=options.endpoint_url),
-        output=options.output,
-        as_json=options.json,
-        quiet=options.quiet,
-    )
+    found = verify_output(options.output, endpoint_url=options.endpoint_url)
+    return console.show_verification(found, as_json=options.json, quiet=options.quiet)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -80,14 +80,15 @@ def report(options: argparse.Namespace) -> int:
 
 
 def convert(options: argparse.Namespace) -> int:
+    from jobs.progress import ByteProgress
     from model.convert import convert as convert_checkpoint
 
-    from model.config import ModelFlags
-
     given = {name: value for name, value in vars(options).items() if name in CONVERT_SETTINGS}
-    dtype = given.pop("dtype", "auto")
-    facts = convert_checkpoint(options.checkpoint, options.out, dtype=dtype, flags=ModelFlags(**given))
-    console.show_facts(facts, as_json=options.json, quiet=options.quiet)
+    with interruptible(lambda: "interrupted; nothing was left behind"), ByteProgress(options.quiet) as progress:
+        model = convert_checkpoint(
+            options.checkpoint, options.out, flags=ModelFlags(**given), dtype=options.dtype, progress=progress.show
+        )
+    console.show_model(model, output=options.out, as_json=options.json, quiet=options.quiet)
     return 0
 
 
@@ -133,7 +134,9 @@ def stop(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> int:
     from jobs.demo import run_demo
 
-    return run_demo(options.output, progress=lambda: _progress(options))
+    with noise_to_log(options.output, wanted=not options.verbose) as stream:
+        with interruptible(lambda: "interrupted; run `tirazh demo` again whenever you like", stream=stream):
+            return run_demo(options.output, progress=lambda: _progress(options, stream))
 
 
 def _show_plan(spec: JobSpec, options: argparse.Namespace) -> int:
@@ -158,10 +161,10 @@ def _connect(options: argparse.Namespace) -> JobSubmissionClient:
     return connect(options.address)
 
 
-def _progress(options: argparse.Namespace) -> Progress:
+def _progress(options: argparse.Namespace, stream: TextIO) -> Progress:
     from jobs.progress import Progress
 
-    return Progress("quiet" if options.quiet else None)
+    return Progress("quiet" if options.quiet else None, stream=stream)
 
 
 RUN: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -19,7 +19,6 @@ from pipeline.schema import COMPLETION, CONFIDENCE, LABEL
 
 DATA = Path(__file__).resolve().parent / "demo_data"
 MARK = "made-by-tirazh-demo"
-TEMPLATE = "{{ text }}\nТема:"
 SHOWN_ROWS = 12
 NUM_PROMPTS = 5
 LANGUAGES = {"ru": "Russian", "en": "English"}
@@ -51,7 +50,6 @@ def _classify_spec(folder: Path, news: Path) -> Any:
         {
             "input": news,
             "output": folder / "labels",
-            "template": TEMPLATE,
             "labels": DATA / "labels.yaml",
             "gold_column": "gold",
             "overwrite": True,

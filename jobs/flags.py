@@ -68,6 +68,17 @@ def add_setting_flags(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.usage = f"tirazh {kind} {' '.join(needed)} [flags]"
 
 
+def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    """A flag's type that takes these texts only, and suggests the nearest."""
+
+    def read(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(not_a_choice(text, choices))
+        return text
+
+    return read
+
+
 def given_settings(options: argparse.Namespace, kind: str) -> dict[str, Any]:
     """The settings that flags were given for."""
     known = settings_of(kind)
@@ -82,6 +93,7 @@ def owner_of(flag: str) -> str | None:
 def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     """The flag of one setting. Where it is not given it leaves nothing in the namespace."""
     flag, words = flag_name(setting.name), _help(setting)
+    reader = one_of(setting.choices) if setting.choices else _reader(setting)
     if setting.sort == "yes or no":
         group.add_argument(flag, action=_YesNo, default=argparse.SUPPRESS, help=words)
     elif setting.sort == "list":
@@ -89,9 +101,7 @@ def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
             flag, action="extend", nargs="+", default=argparse.SUPPRESS, metavar=_metavar(setting), help=words
         )
     else:
-        group.add_argument(
-            flag, type=_reader(setting), default=argparse.SUPPRESS, metavar=_metavar(setting), help=words
-        )
+        group.add_argument(flag, type=reader, default=argparse.SUPPRESS, metavar=_metavar(setting), help=words)
 
 
 class _YesNo(argparse.BooleanOptionalAction):
@@ -102,8 +112,6 @@ def _reader(setting: Setting) -> Callable[[str], Any]:
     """Turns a flag's text into the setting's type; its errors complete the sentence "--flag ..."."""
 
     def read(text: str) -> Any:
-        if setting.choices and text not in setting.choices:
-            raise argparse.ArgumentTypeError(not_a_choice(text, setting.choices))
         try:
             return {"whole number": int, "number": float}.get(setting.sort, str)(text)
         except ValueError:

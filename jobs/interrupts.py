@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 PATIENCE_S = 10.0
 
@@ -25,23 +26,27 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def interruptible(describe: Callable[[], str]) -> Iterator[None]:
+def interruptible(describe: Callable[[], str], *, stream: TextIO | None = None) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM inside the block into Interrupted(describe()).
 
-    Should closing down hang, or a second signal come, the process ends without waiting: parts are written whole or
-    not at all, so nothing is lost by it. Outside the main thread signals cannot be caught, and nothing is done.
+    Should closing down hang, or a second signal come, the process ends without waiting, with the sentence on `stream`:
+    parts are written whole or not at all, so nothing is lost by it. Outside the main thread signals cannot be caught,
+    and nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
+    timer: threading.Timer | None = None
 
     def leave() -> None:
-        print(f"tirazh: {describe()}", file=sys.stderr, flush=True)
+        print(f"tirazh: {describe()}", file=stream or sys.stderr, flush=True)
         os._exit(128 + received[0])
 
     def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal timer
         received.append(number)
+        signal.alarm(0)  # Ray's C++ handler, where it still is in place, would abort us in three seconds
         if len(received) > 1:
             leave()
         timer = threading.Timer(PATIENCE_S, leave)
@@ -60,5 +65,7 @@ def interruptible(describe: Callable[[], str]) -> Iterator[None]:
             raise
         raise Interrupted(describe(), 128 + signal.SIGTERM) from None
     finally:
+        if timer is not None:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)

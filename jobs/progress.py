@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 if TYPE_CHECKING:
-    from pipeline.metrics import ProgressEvent
     from rich.progress import Progress as Bar
+
+    from pipeline.metrics import ProgressEvent
 
 Style = Literal["bar", "lines", "quiet"]
 LINE_EVERY_S = 10.0
@@ -81,24 +82,46 @@ class Progress:
         self._bar.update(self._task, completed=event.rows_done, total=event.rows_total or None, facts=facts)
 
 
+class ByteProgress:
+    """Share of a file job that is done: one line rewritten in a terminal, a new line now and then in a log."""
+
+    def __init__(self, quiet: bool, *, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._is_quiet = quiet
+        self._is_terminal = self._stream.isatty()
+        self._next = time.monotonic() + 1.0
+        self._is_open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._is_open:
+            print(file=self._stream)
+
+    def show(self, done: int, total: int) -> None:
+        """Take note of `done` of `total` bytes."""
+        now = time.monotonic()
+        if self._is_quiet or now < self._next:
+            return
+        self._next = now + (0.25 if self._is_terminal else LINE_EVERY_S)
+        self._is_open = self._is_terminal
+        start, end = ("\r", "") if self._is_terminal else ("", "\n")
+        share = done / total if total else 1.0
+        print(f"{start}{share:4.0%} of {bytes_text(total)}", end=end, file=self._stream, flush=True)
+
+
+def bytes_text(count: float) -> str:
+    """`12.5 MiB`, `24.3 GiB`."""
+    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
+
+
 def describe(event: ProgressEvent) -> str:
     """One line for a log: rows, share, speed, replicas, errors, time left."""
     share = f" ({event.rows_done / event.rows_total:.0%})" if event.rows_total else ""
     rows = f"{event.rows_done:,} of {event.rows_total:,} rows{share}"
     parts = f"{event.parts_done} of {event.parts_total} parts"
     return " · ".join([rows, parts, *_facts(event)])
-
-
-def time_left_s(event: ProgressEvent) -> float | None:
-    """Seconds that the rest will take at the speed so far; None before there is a speed."""
-    speed = rows_per_s(event)
-    return (event.rows_total - event.rows_done) / speed if speed else None
-
-
-def rows_per_s(event: ProgressEvent) -> float:
-    """Rows that this run has done a second; rows of earlier runs are not counted."""
-    fresh = event.rows_done - event.rows_resumed
-    return fresh / event.elapsed_s if event.elapsed_s > 0 else 0.0
 
 
 def clock_text(seconds: float) -> str:
@@ -109,14 +132,19 @@ def clock_text(seconds: float) -> str:
 
 
 def _facts(event: ProgressEvent) -> list[str]:
-    tokens = event.prompt_tokens + event.completion_tokens
-    speed = tokens / event.elapsed_s if event.elapsed_s > 0 else 0.0
-    facts = [f"{speed:,.0f} tokens/s", _count(event.replicas, "replica")]
+    facts = [f"{event.tokens_per_s:,.0f} tokens/s", _count(event.replicas, "replica")]
     if event.error_rows:
         facts.append(_count(event.error_rows, "error"))
-    left = time_left_s(event)
-    facts.append(f"{clock_text(left)} left" if left is not None else f"starting, {clock_text(event.elapsed_s)}")
+    facts.append(_time(event))
     return facts
+
+
+def _time(event: ProgressEvent) -> str:
+    if event.parts_done == event.parts_total:
+        return f"took {clock_text(event.elapsed_s)}"
+    if event.eta_s is None:
+        return f"starting, {clock_text(event.elapsed_s)}"
+    return f"{clock_text(event.eta_s)} left"
 
 
 def _count(number: int, noun: str) -> str:

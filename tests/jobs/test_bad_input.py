@@ -1,0 +1,105 @@
+"""`python -m jobs.cli` as users run it, over inputs that cannot work: one sentence, the right exit code, in good time,
+and nothing left in the output directory.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LABELS = ["--labels", "economics,sport"]
+Case = tuple[list[str], str]
+
+
+def tirazh(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in `cwd` with this checkout's packages."""
+    command = [sys.executable, "-m", "jobs.cli", *arguments]
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "HOME": str(cwd), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory with a good input and the many ways in which one can be bad."""
+    write = pq.write_table
+    rows = 5
+    write(pa.table({"text": ["новость"] * rows, "prompt": ["Вчера"] * rows}), tmp_path / "good.parquet")
+    write(pa.table({"text": list(range(rows))}), tmp_path / "numbers.parquet")
+    write(pa.table({"text": pa.array([], pa.string())}), tmp_path / "no_rows.parquet")
+    write(pa.table({"text": ["a"], "label": ["b"]}), tmp_path / "label_taken.parquet")
+    (tmp_path / "empty.parquet").touch()
+    (tmp_path / "text.parquet").write_text("this is no Parquet file, whatever its name says\n")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "good.parquet").read_bytes()[:-20])
+    (tmp_path / "no_model").mkdir()
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv/rows.csv").write_text("text\na\n")
+    return tmp_path
+
+
+CASES: dict[str, Case] = {
+    "a column that is not there": (["--input", "good.parquet", "--text-column", "txt"], "'txt'"),
+    "a column of numbers": (["--input", "numbers.parquet"], "'text'"),
+    "a table without rows": (["--input", "no_rows.parquet"], "no rows"),
+    "an empty file": (["--input", "empty.parquet"], "empty.parquet"),
+    "a file that is no Parquet": (["--input", "text.parquet"], "text.parquet"),
+    "a file that was cut off": (["--input", "cut.parquet"], "cut.parquet"),
+    "a file that does not exist": (["--input", "goood.parquet"], "did you mean"),
+    "a glob that matches nothing": (["--input", "news-*.parquet"], "news-*.parquet"),
+    "a directory without Parquet": (["--input", "csv"], ".csv"),
+    "a model directory that is none": (["--input", "good.parquet", "--model", "no_model"], "no_model"),
+    "a model that does not exist": (["--input", "good.parquet", "--model", "nowhere"], "nowhere"),
+    "a gold column that is not there": (["--input", "good.parquet", "--gold-column", "gold"], "'gold'"),
+    "an added column that is taken": (["--input", "label_taken.parquet"], "--prefix"),
+    "a template with an unknown column": (["--input", "good.parquet", "--template", "{{ txt }}"], "txt"),
+    "a template that is none": (["--input", "good.parquet", "--template", "{{ text "], "--template"),
+    "an output inside the input": (["--input", ".", "--output", "out"], "inside the input"),
+    "an unknown storage": (["--input", "ftq://host/x.parquet"], "ftq"),
+    "examples that are not there": (["--input", "good.parquet", "--examples", "few.parquet"], "few.parquet"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_request_is_one_sentence_and_leaves_nothing(name: str, folder: Path) -> None:
+    flags, says = CASES[name]
+    before = sorted(folder.rglob("*"))
+    began = time.monotonic()
+    done = tirazh("classify", "--output", "out", *LABELS, *flags, cwd=folder)
+    assert_one_sentence(done, says, code=2)
+    assert time.monotonic() - began < 30
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_bucket_that_nobody_serves_is_named(folder: Path) -> None:
+    done = tirazh(
+        *("classify", "--input", "s3://bucket/x.parquet", "--output", "out", *LABELS),
+        *("--endpoint-url", "http://127.0.0.1:9"),
+        cwd=folder,
+    )
+    assert done.returncode in (1, 2)
+    assert_one_sentence(done, "s3://bucket", code=done.returncode)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["verify", "report"])
+def test_an_output_that_is_none(command: str, folder: Path) -> None:
+    done = tirazh(command, "no_model", cwd=folder)
+    assert_one_sentence(done, "no_model", code=2)
+    assert list((folder / "no_model").iterdir()) == []
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess[str], says: str, *, code: int) -> None:
+    """The process ended with `code`, one line on stderr that contains `says`, and nothing on stdout."""
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("tirazh: ")
+    assert says in lines[0]
+    assert "internal error" not in lines[0]
+    assert done.returncode == code

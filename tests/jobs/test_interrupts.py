@@ -1,0 +1,74 @@
+"""Ctrl-C and SIGTERM end a command with a sentence and 128 + the signal, even when closing down hangs."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from jobs.interrupts import Interrupted, interruptible
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HANGS = """
+import os, signal, sys, time
+from jobs import interrupts
+interrupts.PATIENCE_S = 0.2
+with interrupts.interruptible(lambda: "interrupted: 3 of 7 parts are written"):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        {closing}
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_becomes_a_sentence(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match=r"^3 of 7$") as caught, interruptible(lambda: "3 of 7"):
+        signal.raise_signal(number)
+    assert caught.value.exit_code == code
+    assert signal.getsignal(number) is before
+
+
+def test_the_exit_that_rays_own_handler_asks_for_is_the_same() -> None:
+    with pytest.raises(Interrupted) as caught, interruptible(lambda: "so far"):
+        sys.exit(signal.SIGTERM)
+    assert caught.value.exit_code == 143
+
+
+def test_other_exits_go_their_way() -> None:
+    with pytest.raises(SystemExit), interruptible(lambda: "so far"):
+        sys.exit(3)
+
+
+@pytest.mark.parametrize("closing", ["time.sleep(60)", "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"])
+def test_closing_down_that_hangs_is_cut_short(closing: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS.format(closing=closing)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 143
+    assert done.stderr == "tirazh: interrupted: 3 of 7 parts are written\n"
+
+
+def test_outside_the_main_thread_nothing_is_touched() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    handlers = []
+
+    def work() -> None:
+        with interruptible(lambda: ""):
+            handlers.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert handlers == [before]

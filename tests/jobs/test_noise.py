@@ -1,0 +1,52 @@
+"""While a job runs, libraries may say what they like on stderr: it lands in the job's log, not in the terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.noise import log_directory, noise_to_log
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOISY = """
+import os, sys
+from jobs.noise import noise_to_log
+with noise_to_log(sys.argv[1]) as stream:
+    os.write(2, b"[C++] core_worker.cc\\n")
+    print("a traceback", file=sys.stderr)
+    print("10 of 20 rows", file=stream, flush=True)
+print("the end", file=sys.stderr)
+"""
+
+
+def run(output: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", NOISY, str(output)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return done.stderr
+
+
+def test_noise_goes_to_the_log_of_the_job(tmp_path: Path) -> None:
+    (tmp_path / "_tirazh").mkdir()
+    assert run(tmp_path) == "10 of 20 rows\nthe end\n"
+    (log,) = (tmp_path / "_tirazh/logs").iterdir()
+    assert log.read_text() == "[C++] core_worker.cc\na traceback\n"
+
+
+def test_an_output_that_was_not_begun_stays_as_it_is(tmp_path: Path) -> None:
+    assert run(tmp_path / "out") == "10 of 20 rows\nthe end\n"
+    assert list(tmp_path.iterdir()) == []
+    assert log_directory("s3://bucket/out") is None
+
+
+def test_a_stderr_that_is_not_the_process_s_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    before = os.fstat(2)
+    with noise_to_log("out") as stream:
+        assert stream is sys.stderr
+        assert os.fstat(2).st_ino == before.st_ino

@@ -1,0 +1,109 @@
+"""What is seen of a running job, in a log, in a terminal and with -q."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from jobs.progress import ByteProgress, Progress, bytes_text, clock_text, describe
+from pipeline.metrics import ProgressEvent
+
+
+class Clock:
+    """A clock that goes when it is told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def event(rows: int = 250, **values: Any) -> ProgressEvent:
+    facts: dict[str, Any] = {
+        **{"rows_done": rows, "rows_total": 1000, "rows_resumed": 0, "parts_done": rows // 100, "parts_total": 10},
+        **{"error_rows": 0, "prompt_tokens": 9_000, "completion_tokens": 1_000, "replicas": 2, "elapsed_s": 10.0},
+    }
+    return ProgressEvent(**(facts | values))
+
+
+def test_a_line_of_a_log() -> None:
+    assert describe(event()) == "250 of 1,000 rows (25%) · 2 of 10 parts · 1,000 tokens/s · 2 replicas · 0:30 left"
+
+
+def test_errors_are_shown_once_there_are_some() -> None:
+    assert "· 1 replica · 3 errors ·" in describe(event(error_rows=3, replicas=1))
+
+
+def test_rows_of_earlier_runs_do_not_make_the_rest_look_quick() -> None:
+    assert describe(event(rows=500, rows_resumed=400)).endswith("0:50 left")
+
+
+@pytest.mark.parametrize(("values", "ends"), [({"rows": 0}, "starting, 0:10"), ({"rows": 1000}, "took 0:10")])
+def test_before_the_first_row_and_after_the_last(values: dict[str, int], ends: str) -> None:
+    assert describe(event(**values)).endswith(ends)
+
+
+def test_a_log_gets_a_line_now_and_then_and_a_last_one() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Progress(stream=stream, clock=clock) as progress:
+        assert progress.style == "lines"
+        for second in range(31):
+            clock.now = float(second)
+            progress.show(event(rows=second))
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["2", "12", "22", "30"]
+
+
+def test_the_last_line_is_not_said_twice() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Progress(stream=stream, clock=clock) as progress:
+        clock.now = 5.0
+        progress.show(event())
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_a_terminal_gets_one_bar() -> None:
+    stream = Terminal()
+    with Progress(stream=stream) as progress:
+        assert progress.style == "bar"
+        progress.show(event())
+        progress.show(event(rows=300))
+    assert "300/1000" in stream.getvalue()
+    assert "2 replicas" in stream.getvalue()
+
+
+def test_quiet_is_quiet_and_still_knows() -> None:
+    stream = Terminal()
+    with Progress("quiet", stream=stream) as progress:
+        progress.show(event())
+    assert stream.getvalue() == ""
+    assert progress.interrupted() == "interrupted: 2 of 10 parts are written; run the same command to go on"
+
+
+def test_interrupted_before_anything_was_there() -> None:
+    assert Progress("quiet").interrupted().startswith("interrupted before the first part was written")
+
+
+def test_bytes_in_a_terminal_and_quietly() -> None:
+    for stream, quiet, shown in ((Terminal(), False, "\r 50% of 2.0 MiB\n"), (Terminal(), True, "")):
+        progress = ByteProgress(quiet, stream=stream)
+        progress._next = 0.0
+        with progress:
+            progress.show(2**20, 2**21)
+            progress.show(2**20, 2**21)
+        assert stream.getvalue() == shown
+
+
+def test_figures_for_people() -> None:
+    assert [clock_text(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
+    assert [bytes_text(count) for count in (2**20, 3 * 2**30)] == ["1.0 MiB", "3.0 GiB"]
