@@ -38,7 +38,7 @@ def window_attention(
     one query group a window, no sparse kernel. Columns past a sequence's end may hold anything: nothing before
     them looks at them.
     """
-    batch, heads, length, dim = q_BHTD.shape
+    heads, length = q_BHTD.shape[1:3]
     window = pattern.window_size
     if length <= window:
         return scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True, scale=scale)
@@ -65,10 +65,6 @@ def window_attention(
 def _window_mask(num_windows: int, num_strips: int, pattern: SparsePattern, device: torch.device) -> Tensor:
     """Bool [N, W, num_strips * G + W]: strips of earlier windows, then the own window causally."""
     window = torch.arange(num_windows, device=device)[:, None, None]
-    strip = (
-        torch.arange(num_strips * pattern.global_size, device=device)[None, None, :] // pattern.global_size
-    )
+    strip = torch.arange(num_strips * pattern.global_size, device=device)[None, None, :] // pattern.global_size
     own = torch.ones(pattern.window_size, pattern.window_size, dtype=torch.bool, device=device).tril()
-    return torch.cat(
-        [(strip < window).expand(-1, pattern.window_size, -1), own.expand(num_windows, -1, -1)], dim=2
-    )
+    return torch.cat([(strip < window).expand(-1, pattern.window_size, -1), own.expand(num_windows, -1, -1)], dim=2)

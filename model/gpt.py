@@ -8,7 +8,7 @@ Legend: B batch, T tokens, S keys, C channels, H heads on this rank, D head dim.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,9 @@ class RuGPT3MLP(nn.Module):
 
     def __init__(self, config: RuGPT3Config) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size)
+        inner = config.intermediate_size or 4 * config.hidden_size
+        self.up_proj = nn.Linear(config.hidden_size, inner)
+        self.down_proj = nn.Linear(inner, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.down_proj(gelu(self.up_proj(hidden), approximate="tanh"))
@@ -140,21 +141,23 @@ class RuGPT3Model(RuGPT3PreTrainedModel):
             is_plain = num_past == 0 and (attention_mask is None or bool(attention_mask.all()))
             masks = {True: None, False: None} if is_plain else self._masks(key_positions, is_token, num_past)
         hidden = hidden + self.embed_positions(position_ids)
-        for layer in self.layers:
-            hidden = layer(
-                hidden,
-                attention_mask=masks[layer.self_attn.is_sparse],
-                past_key_values=past_key_values,
-                **kwargs,
-            )
+        for layer, attention in zip(self.layers, self.attentions, strict=True):
+            mask = masks[attention.is_sparse]
+            hidden = layer(hidden, attention_mask=mask, past_key_values=past_key_values, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=past_key_values)
+
+    @property
+    def attentions(self) -> list[RuGPT3Attention]:
+        """The attention of every layer."""
+        return [cast(RuGPT3Layer, layer).self_attn for layer in self.layers]
 
     def _masks(self, key_positions: Tensor, is_token: Tensor, num_past: int) -> dict[bool, Tensor | None]:
         """Masks of sparse (True) and dense (False) layers, bool [B, H or 1, T, S]."""
         query_positions = key_positions[:, num_past:]
         masks: dict[bool, Tensor | None] = {}
+        mask: Tensor
         for is_sparse in (True, False):
-            layer = next((a.self_attn for a in self.layers if a.self_attn.is_sparse == is_sparse), None)
+            layer = next((a for a in self.attentions if a.is_sparse == is_sparse), None)
             if layer is None:
                 continue
             if is_sparse:
@@ -211,8 +214,8 @@ class RuGPT3ForCausalLM(RuGPT3PreTrainedModel, GenerationMixin):
         """Tell every attention layer which heads of the whole model it holds, after its linears were sharded."""
         starts = global_starts(self.config.to_model_config())
         local = len(starts) // tp_size
-        for layer in self.model.layers:
-            layer.self_attn.global_starts = starts[tp_rank * local : (tp_rank + 1) * local]
+        for attention in self.model.attentions:
+            attention.global_starts = starts[tp_rank * local : (tp_rank + 1) * local]
 
 
 AutoConfig.register("rugpt3", RuGPT3Config)

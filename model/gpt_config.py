@@ -34,7 +34,7 @@ class RuGPT3Config(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     sparse_mode: str = "alternating"
-    sparse_pattern: dict | None = None
+    sparse_pattern: dict[str, int | bool] | None = None
     sparse_layout_groups: int = 1
     tie_word_embeddings: bool = True
     use_cache: bool = True
@@ -57,7 +57,7 @@ class RuGPT3Config(PreTrainedConfig):
             vocab_size=self.vocab_size,
             max_position_embeddings=self.max_position_embeddings,
             sparse_mode=self.sparse_mode,  # type: ignore[arg-type]
-            sparse_pattern=SparsePattern(**(self.sparse_pattern or {})),
+            sparse_pattern=SparsePattern(**(self.sparse_pattern or {})),  # type: ignore[arg-type]
             layout_groups=self.sparse_layout_groups,
             tie_word_embeddings=self.tie_word_embeddings,
             layer_norm_eps=self.layer_norm_eps,

@@ -1,10 +1,10 @@
 """The KV cache: per slot and layer only the keys and values that can still be read.
 
 A sparse layer keeps, head by head, the global tokens of closed windows (the strip) and the open window after it:
-at most 368 of 2,048 tokens with XL's pattern. Positions are learned and added before attention, so the order of keys means
-nothing and a step reads strip and window as one plain stretch. A dense layer keeps everything. What all rows of a job
-begin with (the shared prefix) is held once, in a `PrefixCache`.
-Legend: S slots, H key/value heads on this rank, C capacity in tokens, D head dim, W window, G global tokens of a window.
+at most 368 of 2,048 tokens with XL's pattern. Positions are learned and added before attention, so the order of keys
+means nothing, and a step reads strip and window as one plain stretch. A dense layer keeps everything. What all rows of
+a job begin with (the shared prefix) is held once, in a `PrefixCache`.
+Legend: S slots, H key/value heads on this rank, C capacity in tokens, D head dim, W window, G global tokens of one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Labels as a trie of tokens: all labels of a job are scored in the same pass as the prompt they continue.
 
-A label's log-likelihood is the sum over its tokens of log P(token | prompt, earlier tokens). Tokens shared by labels are
-computed once, and a label's last token is only read off the logits, never run.
+A label's log-likelihood is the sum over its tokens of log P(token | prompt, earlier tokens). Tokens shared by labels
+are computed once, and a label's last token is only read off the logits, never run.
 """
 
 from __future__ import annotations

@@ -5,8 +5,11 @@ Knows nothing of requests, text or scheduling; `engine.py` plans, every rank of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.cached_attention import ATTENTION_NAME, StepAttention
@@ -60,7 +63,7 @@ class ModelRunner:
     def execute(self, step: Step) -> Tensor:
         """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's device."""
         attention = StepAttention(step, self.cache)
-        base = getattr(self.model, self.model.base_model_prefix)  # type: ignore[arg-type]
+        base = getattr(self.model, str(self.model.base_model_prefix))
         hidden_NC = base(
             input_ids=torch.from_numpy(step.token_ids).to(self.device)[None],
             position_ids=torch.from_numpy(step.positions).to(self.device)[None],
@@ -69,7 +72,7 @@ class ModelRunner:
         ).last_hidden_state[0]
         return self._logits(hidden_NC, step.logit_rows)
 
-    def _logits(self, hidden_NC: Tensor, rows: np.ndarray) -> Tensor:
+    def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Logits of some rows, always `logit_rows` at a time: the shape of a product is part of its bits."""
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         parts = []
@@ -92,23 +95,18 @@ class ModelRunner:
 
 def layer_shapes(model: nn.Module) -> list[LayerShape]:
     """The cache shape of every attention layer of a transformers causal LM, heads counted on this rank."""
-    shapes = {}
-    for module in model.modules():
-        if not hasattr(module, "layer_idx") or not hasattr(module, "k_proj"):
-            continue
-        head_dim = int(module.head_dim)  # type: ignore[arg-type]
-        num_heads = module.k_proj.weight.shape[0] // head_dim  # type: ignore[union-attr,operator]
-        is_sparse = bool(getattr(module, "is_sparse", False))
-        shapes[int(module.layer_idx)] = LayerShape(  # type: ignore[arg-type]
-            num_heads,
-            head_dim,
-            module.pattern if is_sparse else None,  # type: ignore[arg-type]
-            tuple(module.global_starts) if is_sparse else None,  # type: ignore[arg-type]
-        )
-    return [shapes[layer] for layer in sorted(shapes)]
+    attentions: list[Any] = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "k_proj")]
+    return [_layer_shape(attention) for attention in sorted(attentions, key=lambda a: int(a.layer_idx))]
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
+def _layer_shape(attention: Any) -> LayerShape:
+    num_heads = attention.k_proj.weight.shape[0] // attention.head_dim
+    if getattr(attention, "is_sparse", False):
+        return LayerShape(num_heads, attention.head_dim, attention.pattern, tuple(attention.global_starts))
+    return LayerShape(num_heads, attention.head_dim)
+
+
+def _padded(values: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     out = np.zeros(length, dtype=np.int64)
     out[: len(values)] = values
     return out

@@ -1,0 +1,122 @@
+"""Sequences in slots, and how their next tokens are laid out in a step. Pure planning: no tensor, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model.label_scoring import LabelTrie
+from model.requests import GenerateRequest, Request
+from model.step import FreshSlot, Phase, Segment, Step
+
+
+@dataclass(slots=True)
+class ActiveSequence:
+    """A request on its way. `num_cached` tokens of it are in the cache or in the step being planned."""
+
+    id: int
+    request: Request
+    prompt: tuple[int, ...]
+    num_cached: int = 0
+    new_tokens: list[int] = field(default_factory=list)
+
+    @property
+    def num_to_prefill(self) -> int:
+        """Prompt tokens still to be run."""
+        return len(self.prompt) - self.num_cached
+
+    @property
+    def is_decoding(self) -> bool:
+        return not self.num_to_prefill
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Prompt and completion so far."""
+        return [*self.prompt, *self.new_tokens]
+
+
+Slots = Sequence[ActiveSequence | None]
+
+
+class StepPlan:
+    """A step being filled, row by row, up to its fixed number of rows.
+
+    `readers`: for every slot whose logits are wanted, the slot and its rows in the step's logits, in order.
+    """
+
+    def __init__(self, phase: Phase, num_rows: int) -> None:
+        self.phase: Phase = phase
+        self.num_rows = num_rows
+        self.row = 0
+        self.readers: list[tuple[int, slice]] = []
+        self._token_ids = np.zeros(num_rows, np.int64)
+        self._positions = np.zeros(num_rows, np.int64)
+        self._segments: list[Segment] = []
+        self._logit_rows: list[int] = []
+
+    def has_room(self, num_tokens: int) -> bool:
+        """Whether `num_tokens` more rows fit."""
+        return self.row + num_tokens <= self.num_rows
+
+    def add(self, slot: int, tokens: Sequence[int], start: int) -> None:
+        """Tokens `start`, `start + 1`, … of the sequence in `slot`."""
+        self._segments.append(Segment(slot, self.row, start, len(tokens)))
+        self._put(tokens, range(start, start + len(tokens)))
+
+    def add_trie(self, slot: int, trie: LabelTrie, start: int) -> None:
+        """The labels' trie, hung on the sequence in `slot`, which has `start` tokens."""
+        if trie.token_ids:
+            self._segments.append(Segment(slot, self.row, start, len(trie.token_ids), trie.parents))
+            self._put(trie.token_ids, [start + depth for depth in trie.depths])
+
+    def read(self, slot: int, num_rows: int) -> None:
+        """Want the logits of the last `num_rows` rows added, for `slot`."""
+        first = len(self._logit_rows)
+        self._logit_rows += range(self.row - num_rows, self.row)
+        self.readers.append((slot, slice(first, first + num_rows)))
+
+    def build(self, fresh_slots: tuple[FreshSlot, ...]) -> Step:
+        """The finished step."""
+        logit_rows = np.array(self._logit_rows, np.int64)
+        return Step(self.phase, self._token_ids, self._positions, tuple(self._segments), logit_rows, fresh_slots)
+
+    def _put(self, tokens: Sequence[int], positions: Sequence[int]) -> None:
+        rows = slice(self.row, self.row + len(tokens))
+        self._token_ids[rows], self._positions[rows] = tokens, positions
+        self.row = rows.stop
+
+
+def plan_prefill(slots: Slots, num_rows: int, tile: int, trie: LabelTrie | None) -> StepPlan:
+    """Pieces of prompts, as many as fit. A piece ends where a tile (window) of its own prompt does, so how a prompt is
+    cut depends on the prompt alone. Counts the pieces into the sequences."""
+    plan = StepPlan("prefill", num_rows)
+    for slot, sequence in enumerate(slots):
+        while sequence is not None and sequence.num_to_prefill:
+            start = sequence.num_cached
+            length = min(sequence.num_to_prefill, tile - start % tile)
+            is_last = length == sequence.num_to_prefill
+            hung = trie if is_last and not isinstance(sequence.request, GenerateRequest) else None
+            num_hung = len(hung.token_ids) if hung else 0
+            if not plan.has_room(length + num_hung):
+                break
+            plan.add(slot, sequence.prompt[start : start + length], start)
+            sequence.num_cached += length
+            if hung:
+                plan.add_trie(slot, hung, start + length)
+            if is_last:
+                plan.read(slot, 1 + num_hung)
+    return plan
+
+
+def plan_decode(slots: Slots, first: int, num_rows: int) -> StepPlan | None:
+    """One token for every decoding sequence of the slots from `first` on; row i is slot `first + i`. None when there
+    is none."""
+    plan = StepPlan("decode", num_rows)
+    for row, sequence in enumerate(slots[first : first + num_rows]):
+        if sequence is not None and sequence.is_decoding:
+            plan.row = row
+            plan.add(first + row, sequence.new_tokens[-1:], len(sequence.token_ids) - 1)
+            plan.read(first + row, 1)
+    return plan if plan.readers else None
