@@ -128,7 +128,9 @@ def _check_ranks(spec: JobSpec, model: ModelSummary) -> None:
     """Raise RequestError when the heads cannot be dealt out evenly: found out by a rank, it costs minutes."""
     heads = model.config.num_attention_heads if model.config is not None else 0
     if heads % spec.tensor_parallel:
-        raise RequestError(f"--tensor-parallel {spec.tensor_parallel} does not divide the model's {heads} attention heads")
+        raise RequestError(
+            f"--tensor-parallel {spec.tensor_parallel} does not divide the model's {heads} attention heads"
+        )
 
 
 def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
