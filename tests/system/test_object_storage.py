@@ -16,7 +16,8 @@ from tirazh import classify
 
 pytestmark = [pytest.mark.s3, pytest.mark.ray]
 
-LABELS = {"economics": "экономика", "sport": "спорт", "world": "мир"}
+# Words of one length: a random model finds the shortest likeliest, whatever the text.
+LABELS = {name: f" {name}" for name in ("art", "law", "sea", "sky", "war", "zoo")}
 
 
 @pytest.fixture(scope="module")
