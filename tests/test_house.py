@@ -65,10 +65,12 @@ def test_no_promise_is_left_unkept(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "schema.py"], ids=name_of)
 def test_names_of_added_columns_are_written_in_one_place(path: Path) -> None:
-    """`row["completion"]` and its like; a dataclass field or a keyword of that name is another matter."""
+    """`row["completion"]` and its like; a field, a keyword or a manifest's key of that name is another matter."""
     columns = {value for name, value in vars(schema).items() if name.isupper() and isinstance(value, str)}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            if "manifest" in ast.unparse(node.value):
+                continue
             where = f"{name_of(path)}:{node.lineno}"
             assert node.slice.value not in columns, f"{where}: say schema.{str(node.slice.value).upper()}"
 
