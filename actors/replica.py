@@ -10,20 +10,22 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors import placement
 from actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig
 from actors.rank import Rank
 from actors.rendezvous import assign_places
-from actors.watch import Watcher
+from actors.watch import Watcher, cause_of_death
 from model.errors import ReplicaError
 from model.requests import EngineCounters, Request, Result
 
@@ -35,13 +37,14 @@ _CLOSE_S = 5.0
 
 
 class Replica:
-    """`tensor_parallel` ranks that hold one model. `ready` describes them, in rank order.
+    """`tensor_parallel` ranks that hold one model. `ready` and `locations` describe them, in rank order.
 
     The constructor blocks until all ranks can serve. Raises ReplicaError when they cannot within `start_timeout_s`,
     and what a rank raises (CheckpointError and others) when the request itself is wrong.
     """
 
     ready: list[RankReady]
+    locations: list[RankLocation]
 
     def __init__(self, config: ReplicaConfig) -> None:
         self.config = config
@@ -50,12 +53,17 @@ class Replica:
         self._lock = threading.Lock()
         self._watcher: Watcher | None = None
         self._ranks: list[Any] = []
-        self._group = placement_group([bundle(config)] * config.tensor_parallel, strategy=_strategy(config))
+        self._group = placement.reserve(config)
         try:
             self._start()
         except BaseException:
             self.close()
             raise
+
+    def __del__(self) -> None:
+        """A replica that nobody holds any more frees its ranks (Ray Data drops its steps without a word)."""
+        if hasattr(self, "_group"):
+            self._end("the replica was forgotten")
 
     async def run(self, requests: Sequence[Request]) -> list[Result]:
         """Run requests and return their results in the same order. Several calls may be in flight; they share the
@@ -69,20 +77,22 @@ class Replica:
     def close(self) -> None:
         """Kill every rank and free its resources. Idempotent; takes a few seconds at most."""
         self._end("the replica was closed")
-        if self._watcher is not None and not self._watcher.wait_until_dead(_CLOSE_S):
+        if self._watcher is not None and ray.is_initialized() and not self._watcher.wait_until_dead(_CLOSE_S):
             logger.warning("some ranks of a closed replica were still there after %g s", _CLOSE_S)
 
     def _start(self) -> None:
-        _wait_for_resources(self._group, self.config)
+        placement.wait_for(self._group, self.config)
         self._ranks = [self._make_rank(rank) for rank in range(self.config.tensor_parallel)]
-        locations = self._gather([rank.locate.remote() for rank in self._ranks], "answer")
-        places = assign_places(_cap_cores(locations), threads_per_rank=self.config.threads_per_rank)
+        self.locations = self._gather([rank.locate.remote() for rank in self._ranks], "answer")
+        places = assign_places(_cap_cores(self.locations), threads_per_rank=self.config.threads_per_rank)
         if len(places) > 1:
             (port,) = self._gather([self._ranks[0].open_port.remote(places[0])], "open a port")
             places = [replace(place, port=port) for place in places]
         starts = [rank.start.remote(place) for rank, place in zip(self._ranks, places, strict=True)]
         self.ready = self._gather(starts, "load the model")
-        self._watcher = Watcher(self._ranks, locations, timeout_s=self.config.rank_timeout_s, on_failure=self._end)
+        self._watcher = Watcher(
+            self._ranks, self.locations, timeout_s=self.config.rank_timeout_s, on_failure=_weakly(self._end)
+        )
 
     def _make_rank(self, rank: int) -> Any:
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
@@ -112,7 +122,7 @@ class Replica:
         try:
             outcome = ray.get(ref)
         except RayError as error:
-            raise ReplicaError(f"rank {rank} of the replica died before it could {doing}: {_detail(error)}") from None
+            raise ReplicaError(f"rank {rank} of the replica {cause_of_death(error)} before it could {doing}") from None
         if isinstance(outcome, RankFailure):
             raise outcome.error or ReplicaError(f"rank {rank} of the replica could not {doing}: {outcome.reason}")
 
@@ -139,47 +149,23 @@ class Replica:
             self._failure.set_result(reason)
         if self._watcher is not None:
             self._watcher.close()
+        if not ray.is_initialized():  # the ranks went with it; asking for them would start a new Ray
+            return
         for rank in self._ranks:
             ray.kill(rank, no_restart=True)
         remove_placement_group(self._group)
 
 
-def bundle(config: ReplicaConfig) -> dict[str, float]:
-    """What one rank takes of the cluster, in Ray's words."""
-    gpu = {"GPU": 1.0} if config.device == "cuda" else {}
-    return {"CPU": config.cpus_per_rank} | gpu
+def _weakly(method: Callable[[str], None]) -> Callable[[str], None]:
+    """The method, called only while its object lives: the watching thread must not keep a replica alive."""
+    weak = weakref.WeakMethod(method)
 
+    def call(reason: str) -> None:
+        target = weak()
+        if target is not None:
+            target(reason)
 
-def describe_shortage(config: ReplicaConfig, total: Mapping[str, float]) -> str | None:
-    """One sentence when a cluster of `total` resources can never hold the replica; None when it may."""
-    needed = {name: amount * config.tensor_parallel for name, amount in bundle(config).items()}
-    if all(total.get(name, 0) >= amount for name, amount in needed.items()):
-        return None
-    return (
-        f"a replica of {config.tensor_parallel} ranks needs {_amounts(needed)}, "
-        f"but the cluster has {_amounts({name: total.get(name, 0) for name in needed})}"
-    )
-
-
-def _strategy(config: ReplicaConfig) -> str:
-    """One node for all ranks if any node is big enough: shared memory and NVLink end at its edge."""
-    needed = {name: amount * config.tensor_parallel for name, amount in bundle(config).items()}
-    fits = any(
-        node["Alive"] and all(node["Resources"].get(name, 0) >= amount for name, amount in needed.items())
-        for node in ray.nodes()
-    )
-    return "STRICT_PACK" if fits else "PACK"
-
-
-def _wait_for_resources(group: PlacementGroup, config: ReplicaConfig) -> None:
-    if group.wait(timeout_seconds=config.start_timeout_s):
-        return
-    reason = describe_shortage(config, ray.cluster_resources())
-    if reason is None:
-        free = {name: ray.available_resources().get(name, 0) for name in bundle(config)}
-        needed = {name: amount * config.tensor_parallel for name, amount in bundle(config).items()}
-        reason = f"the replica needs {_amounts(needed)}, but only {_amounts(free)} were free"
-    raise ReplicaError(f"the replica could not start within {config.start_timeout_s:g} s: {reason}")
+    return call
 
 
 def _cap_cores(locations: Sequence[RankLocation]) -> list[RankLocation]:
@@ -189,12 +175,3 @@ def _cap_cores(locations: Sequence[RankLocation]) -> list[RankLocation]:
         replace(location, cores=min(location.cores, max(1, cpus.get(location.node_id, location.cores))))
         for location in locations
     ]
-
-
-def _amounts(resources: Mapping[str, float]) -> str:
-    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())
-
-
-def _detail(error: RayError) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if "exit detail" in line.lower()), lines[-1] if lines else type(error).__name__)

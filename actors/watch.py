@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from actors.messages import Progress, RankFailure, RankLocation
 
@@ -71,7 +71,7 @@ class Watcher:
             answered, _ = ray.wait([pulse], timeout=0)
             progress = self._read(pulse) if answered else None
             pulse = self._ranks[0].progress.remote() if answered else pulse
-            if clock.observe(progress, time.monotonic()) > self._timeout_s:
+            if clock.observe(progress if isinstance(progress, Progress) else None, time.monotonic()) > self._timeout_s:
                 return self._on_failure(f"{self._locations[0]} has work but made no step for {self._timeout_s:g} s")
         return None
 
@@ -84,12 +84,24 @@ class Watcher:
             if isinstance(outcome, RankFailure):
                 stopped.append(f"{location} stopped: {outcome.reason}")
             else:
-                dead.append(f"{location} died")
+                dead.append(f"{location} {outcome}")
         return (dead + stopped)[0]
 
     def _read(self, ref: Any) -> Any:
-        """The value behind a finished reference; None when its rank is dead."""
+        """The value behind a finished reference; where its rank is dead, how it died."""
         try:
             return ray.get(ref)
-        except RayError:
-            return None
+        except RayError as error:
+            return cause_of_death(error)
+
+
+def cause_of_death(error: RayError) -> str:
+    """What Ray knows of the end of an actor, in a few words that follow its name."""
+    text = str(error)
+    if "OUT_OF_MEMORY" in text or "running low on memory" in text:
+        return "was killed because its node ran out of memory"
+    if "node has died" in text or "node died" in text:
+        return "died with its node"
+    if isinstance(error, RayTaskError):
+        return f"failed ({text.strip().splitlines()[-1]})"
+    return "died"

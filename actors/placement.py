@@ -1,0 +1,96 @@
+"""Where a replica's ranks may run: one placement group for all of them, reserved whole or not at all.
+
+Called by `replica.py`, and by the pipeline when a run ends. Ray 2.60 frees a placement group whose owner was killed
+only when the whole job ends, so groups have names by which the owner's next life, or the end of the run, finds them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+
+import ray
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+
+from actors.messages import ReplicaConfig
+from model.errors import ReplicaError
+
+_count = itertools.count()
+
+
+def reserve(config: ReplicaConfig) -> PlacementGroup:
+    """Ask for one bundle a rank; returns at once, before they are there (see `wait_for`)."""
+    name = f"{_job_prefix()}{ray.get_runtime_context().get_actor_id() or os.getpid()}-{next(_count)}"
+    # A restarted actor keeps its id and counts from 0 again: what has this name is its former life's.
+    _remove_named(name)
+    return placement_group([bundle(config)] * config.tensor_parallel, strategy=_strategy(config), name=name)
+
+
+def wait_for(group: PlacementGroup, config: ReplicaConfig) -> None:
+    """Wait until a reserved group is there. Raises ReplicaError, saying what is missing, after `start_timeout_s`."""
+    if group.wait(timeout_seconds=config.start_timeout_s):
+        return
+    reason = describe_shortage(config, ray.cluster_resources())
+    if reason is None:
+        free = {name: ray.available_resources().get(name, 0) for name in bundle(config)}
+        reason = f"a replica needs {_amounts(_needed(config))}, but only {_amounts(free)} were free"
+    raise ReplicaError(f"the replica could not start within {config.start_timeout_s:g} s: {reason}")
+
+
+def release_leftovers() -> None:
+    """Free what replicas of this job still hold, their ranks included. Call when none of them is wanted any more."""
+    prefix = _job_prefix()
+    for row in placement_group_table().values():
+        if row["name"].startswith(prefix) and row["state"] != "REMOVED":
+            _remove_named(row["name"])
+
+
+def bundle(config: ReplicaConfig) -> dict[str, float]:
+    """What one rank takes of the cluster, in Ray's words."""
+    gpu = {"GPU": 1.0} if config.device == "cuda" else {}
+    return {"CPU": config.cpus_per_rank} | gpu
+
+
+def describe_shortage(config: ReplicaConfig, total: Mapping[str, float]) -> str | None:
+    """One sentence when a cluster of `total` resources can never hold the replica; None when it may."""
+    needed = _needed(config)
+    if all(total.get(name, 0) >= amount for name, amount in needed.items()):
+        return None
+    ranks = f"{config.tensor_parallel} rank" + ("s" if config.tensor_parallel > 1 else "")
+    has = {name: total.get(name, 0) for name in needed}
+    return f"a replica of {ranks} needs {_amounts(needed)}, but the cluster has {_amounts(has)}"
+
+
+def _needed(config: ReplicaConfig) -> dict[str, float]:
+    return {name: amount * config.tensor_parallel for name, amount in bundle(config).items()}
+
+
+def _strategy(config: ReplicaConfig) -> str:
+    """One node for all ranks if any node is big enough: shared memory and NVLink end at its edge."""
+    fits = any(
+        node["Alive"] and all(node["Resources"].get(name, 0) >= amount for name, amount in _needed(config).items())
+        for node in ray.nodes()
+    )
+    return "STRICT_PACK" if fits else "PACK"
+
+
+def _job_prefix() -> str:
+    return f"tirazh-{ray.get_runtime_context().get_job_id()}-"
+
+
+def _remove_named(name: str) -> None:
+    try:
+        remove_placement_group(get_placement_group(name))
+    except ValueError:  # there is none
+        return
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())

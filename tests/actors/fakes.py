@@ -1,0 +1,75 @@
+"""An engine module that obeys its prompts: it echoes, fails, dies or hangs, on the rank that a prompt names.
+
+`ReplicaConfig(engine="tests.actors.fakes")`. The first token says what to do, the second on which rank; any other
+prompt is echoed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from actors.echo import EchoEngine
+from actors.messages import ReplicaConfig
+from actors.rendezvous import Place
+from model.errors import CheckpointError
+from model.requests import Completion, GenerateRequest, SamplingParams
+
+FAIL, DIE, HANG = 901, 902, 903
+REFUSED_MODEL = "refused"
+
+
+def prompt(*token_ids: int) -> GenerateRequest:
+    return GenerateRequest(prompt_token_ids=token_ids, sampling=SamplingParams(), seed=0)
+
+
+@dataclass(kw_only=True)
+class ObedientRunner:
+    rank: int
+    world_size: int
+
+    def execute(self, step: list[tuple[int, ...]]) -> None:
+        for order, *rank in step:
+            if rank[:1] != [self.rank]:
+                continue
+            if order == FAIL:
+                raise ZeroDivisionError("as asked")
+            if order == DIE:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if order == HANG:
+                time.sleep(3600)
+        if self.world_size > 1:
+            self._wait_for_the_others()
+
+    def _wait_for_the_others(self) -> None:
+        """As the sums in a model's layers do."""
+        import torch
+
+        torch.distributed.barrier()
+
+
+class ObedientEngine(EchoEngine):
+    def step(self) -> list[tuple[int, Any]]:
+        taken, self._waiting = list(self._waiting), type(self._waiting)()
+        self._runner.execute([tuple(request.prompt_token_ids) for _, request in taken])
+        return [
+            (request_id, Completion(token_ids=tuple(request.prompt_token_ids), finish_reason="length"))
+            for request_id, request in taken
+        ]
+
+
+def build_runner(config: ReplicaConfig, place: Place) -> ObedientRunner:
+    if config.model == REFUSED_MODEL:
+        raise CheckpointError("no model directory refused")
+    return ObedientRunner(rank=place.rank, world_size=place.world_size)
+
+
+def count_weight_bytes(runner: ObedientRunner) -> int:
+    return 0
+
+
+def build_engine(config: ReplicaConfig, runner: Any) -> ObedientEngine:
+    return ObedientEngine(runner, config)

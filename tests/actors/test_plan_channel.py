@@ -1,0 +1,55 @@
+"""Step plans reach the other ranks whole, whatever their size, and silence ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.plan_channel import PlanChannel
+from tests.distributed import RankPool, run_distributed
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> Iterator[RankPool]:
+    with run_distributed(2) as ranks:
+        yield ranks
+
+
+def exchange(sizes: list[int]) -> list[int]:
+    channel = PlanChannel(timeout_s=30)
+    received = []
+    for size in sizes:
+        plan = {"tokens": np.arange(size), "phase": "decode"}
+        if torch.distributed.get_rank() == 0:
+            channel.send(plan)
+        else:
+            plan = channel.receive()
+        received.append(int(plan["tokens"].sum()))
+    return received
+
+
+def wait_for_silence() -> str:
+    channel = PlanChannel(timeout_s=0.5)
+    if torch.distributed.get_rank() == 0:
+        time.sleep(1.5)
+        return ""
+    try:
+        channel.receive()
+    except Exception as error:  # noqa: BLE001 - its text is what is tested
+        return f"{type(error).__name__}: {error}"
+    return "received something"
+
+
+def test_plans_of_any_size_arrive_in_order(two_ranks: RankPool) -> None:
+    sizes: list[Any] = [0, 10, 1000, 1022, 1023, 1024, 1025, 100_000, 3]
+    expected = [size * (size - 1) // 2 for size in sizes]
+    assert two_ranks.run(exchange, sizes) == [expected, expected]
+
+
+def test_the_others_do_not_wait_for_a_silent_rank_0_for_ever(two_ranks: RankPool) -> None:
+    assert two_ranks.run(wait_for_silence)[1] == "ReplicaError: rank 0 sent no step plan for 0.5 s"

@@ -1,0 +1,110 @@
+"""Many callers, one engine: everybody gets their own results, in order, or an error; nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from actors.serving import EngineLoop
+from model.errors import ReplicaError
+from model.requests import Completion, EngineCounters, Request, Result
+from tests.actors.fakes import prompt
+
+
+class ReversingEngine:
+    """Finishes one request a step, the last one added first. Fails at token 13."""
+
+    counters = EngineCounters()
+
+    def __init__(self) -> None:
+        self.added: list[tuple[int, Request]] = []
+        self.sizes_of_adds: list[int] = []
+        self._next_id = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.added)
+
+    def add(self, requests: Sequence[Request]) -> list[int]:
+        ids = list(range(self._next_id, self._next_id + len(requests)))
+        self._next_id += len(requests)
+        self.added += zip(ids, requests, strict=True)
+        self.sizes_of_adds.append(len(requests))
+        return ids
+
+    def step(self) -> list[tuple[int, Result]]:
+        request_id, request = self.added.pop()
+        if tuple(request.prompt_token_ids) == (13,):
+            raise ZeroDivisionError
+        return [(request_id, Completion(token_ids=tuple(request.prompt_token_ids), finish_reason="length"))]
+
+
+@contextmanager
+def serving(loop: EngineLoop) -> Iterator[None]:
+    def serve() -> None:
+        try:
+            loop.serve()
+        except ZeroDivisionError:
+            pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.stop()
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+
+
+def make_loop(idle_interval_s: float = 5.0) -> tuple[EngineLoop, ReversingEngine, list[None]]:
+    engine, idled = ReversingEngine(), list[None]()
+    return EngineLoop(engine, idle=lambda: idled.append(None), idle_interval_s=idle_interval_s), engine, idled
+
+
+def tokens_of(results: list[Result]) -> list[int]:
+    return [result.token_ids[0] for result in results if isinstance(result, Completion)]
+
+
+def test_results_come_in_the_order_of_the_requests() -> None:
+    loop, _, _ = make_loop()
+    with serving(loop):
+        assert tokens_of(loop.submit([prompt(n) for n in range(10)]).result(10)) == list(range(10))
+        assert loop.submit([]).result(10) == []
+
+
+def test_calls_that_arrive_together_are_given_to_the_engine_together() -> None:
+    loop, engine, _ = make_loop()
+    first, second = loop.submit([prompt(1), prompt(2)]), loop.submit([prompt(3)])
+    assert loop.progress().is_busy
+    with serving(loop):
+        assert (tokens_of(first.result(10)), tokens_of(second.result(10))) == ([1, 2], [3])
+    assert engine.sizes_of_adds == [3]
+    assert not loop.progress().is_busy
+
+
+def test_every_step_is_a_beat() -> None:
+    loop, _, _ = make_loop()
+    with serving(loop):
+        loop.submit([prompt(n) for n in range(5)]).result(10)
+    assert loop.progress().beats >= 5
+
+
+def test_an_idle_loop_gives_signs_of_life() -> None:
+    alive = threading.Event()
+    loop = EngineLoop(ReversingEngine(), idle=alive.set, idle_interval_s=0.01)
+    with serving(loop):
+        assert alive.wait(10)
+
+
+def test_when_the_engine_fails_every_caller_is_told() -> None:
+    loop, _, _ = make_loop()
+    waiting = loop.submit([prompt(1), prompt(2), prompt(13)])
+    with serving(loop):
+        with pytest.raises(ReplicaError, match="before these requests were finished"):
+            waiting.result(10)
+        with pytest.raises(ReplicaError, match="has ended"):
+            loop.submit([prompt(1)])
