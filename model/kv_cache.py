@@ -38,10 +38,10 @@ class LayerShape:
 
     def capacity(self, max_length: int) -> int:
         """Most tokens the cache of one slot ever holds."""
-        if self.pattern is None or max_length <= self.pattern.window_size:
+        if self.pattern is None:
             return max_length
-        closed = (max_length - 1) // self.pattern.window_size
-        return closed * self.pattern.global_size + self.pattern.window_size
+        full_windows = max_length // self.pattern.window_size * self.pattern.window_size
+        return max(self.tokens_kept(full_windows), self.tokens_kept(max_length))
 
 
 @dataclass(frozen=True, slots=True)

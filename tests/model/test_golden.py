@@ -1,0 +1,162 @@
+"""The original's own logits, from its own checkpoints: by one forward and by the engine's cache, token by token.
+
+And proof that the comparison has teeth: each way of getting the pattern slightly wrong is seen at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from model import block_layout
+from model.config import ModelConfig, ModelFlags
+from model.kv_cache import LayerCache
+from model.load import load_pretrained
+from model.runner import ModelRunner
+from model.sequences import StepPlan
+from model.step import FreshSlot
+
+CASES = ("all_sparse_mp1", "hf_port_alternating", "xl_alternating_mp1", "xl_alternating_mp2")
+TOLERANCE = 2e-4
+GLARING = 50 * TOLERANCE
+ROWS = 128
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, golden_dir: Path) -> Path:
+    return golden_dir / str(request.param)
+
+
+def reference(case: Path) -> tuple[Tensor, Tensor]:
+    """The original's tokens [rows, length] and logits [rows, length, vocab]."""
+    tensors = load_file(case / "reference.safetensors")
+    return tensors["tokens"], tensors["logits"]
+
+
+def forward_error(case: Path, model: nn.Module | None = None) -> float:
+    tokens, expected = reference(case)
+    with torch.inference_mode():
+        logits = (model or load_pretrained(str(case)))(tokens).logits
+    return float((logits - expected).abs().max())
+
+
+def engine_error(case: Path, prompt_lengths: tuple[int, ...], num_tokens: int) -> float:
+    """Every row in a slot of its own: its prompt prefilled window by window, the rest fed token by token."""
+    tokens, expected = reference(case)
+    runner = ModelRunner(load_pretrained(str(case)), num_slots=len(tokens), max_length=tokens.shape[1])
+    logits = torch.full_like(expected, torch.inf)
+    for slot, length in enumerate(prompt_lengths):
+        fresh: tuple[FreshSlot, ...] = (FreshSlot(slot, uses_prefix=False),)
+        for start in range(0, length, runner.window_size):
+            piece = tokens[slot, start : min(length, start + runner.window_size)].tolist()
+            plan = StepPlan("prefill", ROWS)
+            plan.add(slot, piece, start)
+            plan.read(slot, len(piece))
+            logits[slot, start : start + len(piece)] = runner.execute(plan.build(fresh))
+            fresh = ()
+    for position in range(min(prompt_lengths), num_tokens):
+        slots = [slot for slot, length in enumerate(prompt_lengths) if length <= position]
+        plan = StepPlan("decode", len(tokens))
+        for slot in slots:
+            plan.row = slot
+            plan.add(slot, [int(tokens[slot, position])], position)
+            plan.read(slot, 1)
+        logits[slots, position] = runner.execute(plan.build(()))
+    return float((logits - expected)[:, :num_tokens].abs().max())
+
+
+def test_one_forward_gives_the_originals_logits(case: Path) -> None:
+    assert forward_error(case) < TOLERANCE
+
+
+def test_prefill_of_everything_gives_the_originals_logits(case: Path) -> None:
+    assert engine_error(case, (512, 512), 512) < TOLERANCE
+
+
+def test_prefill_and_then_decoding_token_by_token_gives_the_originals_logits(case: Path) -> None:
+    assert engine_error(case, (100, 129), 512) < TOLERANCE
+
+
+def test_decoding_alone_gives_the_originals_logits(golden_dir: Path) -> None:
+    assert engine_error(golden_dir / "xl_alternating_mp2", (1, 1), 300) < TOLERANCE
+
+
+# What if the pattern were slightly wrong?
+
+
+def shift_by_one_block(patch: pytest.MonkeyPatch) -> None:
+    true = block_layout.first_global_block
+    patch.setattr(block_layout, "first_global_block", lambda head, pattern: max(0, true(head, pattern) - 1))
+
+
+def invert_alternation(patch: pytest.MonkeyPatch) -> None:
+    true = ModelConfig.is_sparse_layer
+    patch.setattr(ModelConfig, "is_sparse_layer", lambda config, layer: not true(config, layer))
+
+
+def make_every_layer_sparse(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ModelConfig, "is_sparse_layer", lambda config, layer: True)
+
+
+def make_every_layer_dense(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ModelConfig, "is_sparse_layer", lambda config, layer: False)
+
+
+def give_every_head_the_same_layout(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(block_layout, "head_pattern", lambda *_: 0)
+
+
+def ignore_layout_groups(patch: pytest.MonkeyPatch) -> None:
+    true = block_layout.head_pattern
+    patch.setattr(block_layout, "head_pattern", lambda head, heads, groups, pattern: true(head, heads, 1, pattern))
+
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+MUTATIONS: list[tuple[str, Mutation]] = [
+    *((name, shift_by_one_block) for name in CASES),
+    *((name, invert_alternation) for name in CASES),
+    *((name, make_every_layer_dense) for name in CASES),
+    *((name, make_every_layer_sparse) for name in CASES if "alternating" in name),
+    *((name, give_every_head_the_same_layout) for name in CASES),
+    ("xl_alternating_mp2", ignore_layout_groups),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "mutate"), MUTATIONS, ids=[f"{name}, {mutate.__name__}" for name, mutate in MUTATIONS]
+)
+def test_a_wrong_pattern_is_glaring(
+    golden_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str, mutate: Mutation
+) -> None:
+    mutate(monkeypatch)
+    assert forward_error(golden_dir / name) > GLARING
+
+
+def test_a_forgotten_fix_sparsity_layout_is_glaring(golden_dir: Path) -> None:
+    """The same trap as a user would step into it."""
+    folder = golden_dir / "xl_alternating_mp2"
+    model = load_pretrained(str(folder), flags=ModelFlags(fix_sparsity_layout=1))
+    assert forward_error(folder, model) > GLARING
+
+
+def test_a_cache_that_keeps_the_same_tokens_for_every_head_is_glaring(
+    golden_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = LayerCache.close_window
+
+    def close_alike(cache: LayerCache, slot: int, strip_end: int) -> None:
+        cache.global_starts_H = cache.global_starts_H * 0
+        true(cache, slot, strip_end)
+
+    monkeypatch.setattr(LayerCache, "close_window", close_alike)
+    assert engine_error(golden_dir / "xl_alternating_mp1", (150, 100), 200) > GLARING
+
+
+def test_a_cache_that_never_closes_its_windows_is_glaring(golden_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LayerCache, "close_window", lambda *_: None)
+    assert engine_error(golden_dir / "all_sparse_mp1", (60, 100), 200) > GLARING

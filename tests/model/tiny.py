@@ -1,0 +1,160 @@
+"""Tiny random models of every mode and pattern, engines over them, and the slow, obvious ways to get the same answers.
+
+The weights are larger than a fresh model's, so that which keys a head sees shows in the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from model.config import ModelConfig, SparsePattern
+from model.engine import Engine, EngineConfig
+from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+from model.requests import EngineJob, GenerateRequest, Request, Result, SamplingParams
+from model.runner import ModelRunner
+from model.step import Step
+
+# Blocks of 4, windows of 16 tokens, and four different heads in each of two layout groups.
+SMALL_PATTERN = SparsePattern(block_size=4, num_local_blocks=4, num_different_global_patterns=4)
+PREFILL_ROWS, DECODE_ROWS = 64, 8
+NUM_TOKENS = 310  # ids above are padding of the vocabulary
+GREEDY = SamplingParams(max_new_tokens=12, temperature=0)
+NO_JOB = EngineJob()
+
+
+def tiny_config(**changes: Any) -> ModelConfig:
+    values: dict[str, Any] = {
+        "num_layers": 4,
+        "hidden_size": 64,
+        "num_attention_heads": 8,
+        "vocab_size": 320,
+        "max_position_embeddings": 512,
+        "sparse_mode": "alternating",
+        "sparse_pattern": SMALL_PATTERN,
+        "layout_groups": 2,
+    }
+    return ModelConfig(**values | changes)
+
+
+def tiny_model(*, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> RuGPT3ForCausalLM:
+    """A random model for inference; `changes` are fields of ModelConfig."""
+    generator = torch.Generator().manual_seed(seed)
+    model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(tiny_config(**changes)))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (0.3 if "bias" in name else 0.15))
+    return model.to(dtype).eval()
+
+
+@st.composite
+def sparse_configs(draw: st.DrawFn) -> ModelConfig:
+    """Any pattern, heads, layout groups and longest sequence that a sparse model may have."""
+    num_global = draw(st.integers(1, 3))
+    num_local = num_global * draw(st.integers(1, 4))
+    num_patterns = draw(st.integers(1, num_local // num_global))
+    pattern = SparsePattern(
+        block_size=draw(st.integers(1, 5)),
+        num_local_blocks=num_local,
+        num_global_blocks=num_global,
+        num_different_global_patterns=num_patterns,
+        different_layout_per_head=num_patterns > 1 or draw(st.booleans()),
+    )
+    groups = draw(st.integers(1, 3))
+    heads = groups * draw(st.integers(1, 3))
+    rest = draw(st.sampled_from([0, *range(num_global, num_local)]))  # blocks of a short last window
+    blocks = num_local * draw(st.integers(1, 4)) + rest
+    return tiny_config(
+        num_attention_heads=heads,
+        hidden_size=4 * heads,
+        layout_groups=groups,
+        sparse_pattern=pattern,
+        max_position_embeddings=blocks * pattern.block_size,
+    )
+
+
+def random_prompts(lengths: Sequence[int], *, seed: int = 0) -> list[tuple[int, ...]]:
+    generator = np.random.default_rng(seed)
+    return [tuple(generator.integers(0, NUM_TOKENS, length).tolist()) for length in lengths]
+
+
+def greedy_requests(prompts: Sequence[Sequence[int]], sampling: SamplingParams = GREEDY) -> list[GenerateRequest]:
+    return [GenerateRequest(prompt_token_ids=prompt, sampling=sampling, seed=0) for prompt in prompts]
+
+
+class RecordingRunner:
+    """Executes steps, and keeps every step with its logits."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.runner = runner
+        self.window_size = runner.window_size
+        self.seen: list[tuple[Step, Tensor]] = []
+
+    def execute(self, step: Step) -> Tensor:
+        logits_RV = self.runner.execute(step)
+        self.seen.append((step, logits_RV.clone()))
+        return logits_RV
+
+
+def build_engine(
+    model: nn.Module,
+    *,
+    num_slots: int = 3,
+    job: EngineJob = NO_JOB,
+    decode: Callable[[Sequence[int]], str] | None = None,
+    **settings: Any,
+) -> Engine:
+    """`settings` are fields of EngineConfig."""
+    config = EngineConfig(
+        **{
+            "num_slots": num_slots,
+            "max_length": 200,
+            "num_tokens": NUM_TOKENS,
+            "end_token_ids": (),
+            "prefill_rows": PREFILL_ROWS,
+            "decode_rows": DECODE_ROWS,
+            **settings,
+        }
+    )
+    runner = ModelRunner(model, num_slots=num_slots, max_length=config.max_length, logit_rows=config.decode_rows)
+    runner.set_prefix(job.prefix_token_ids, config.prefill_rows)
+    return Engine(RecordingRunner(runner), config, job, decode=decode)
+
+
+def run(engine: Engine, requests: Sequence[Request]) -> list[Result]:
+    """All requests to their end; results in the requests' order."""
+    ids = engine.add(requests)
+    results = dict(drain(engine))
+    return [results[id] for id in ids]
+
+
+def drain(engine: Engine) -> Iterator[tuple[int, Result]]:
+    for _ in range(10_000):
+        if not engine.has_work:
+            return
+        yield from engine.step()
+    raise AssertionError("the engine does not come to an end")
+
+
+def full_logits(model: nn.Module, tokens: Sequence[int]) -> Tensor:
+    """Logits [length, vocab] of one whole sequence, by a forward that knows neither cache nor engine."""
+    model.set_attn_implementation("sdpa")
+    with torch.inference_mode():
+        logits: Tensor = model(torch.tensor([list(tokens)])).logits[0].float()
+    return logits
+
+
+def naive_greedy(
+    model: nn.Module, prompt: Sequence[int], num_new: int, *, num_tokens: int = NUM_TOKENS
+) -> tuple[int, ...]:
+    """Recompute the whole sequence for every token, as the original did."""
+    tokens = list(prompt)
+    for _ in range(num_new):
+        tokens.append(int(full_logits(model, tokens)[-1, :num_tokens].argmax()))
+    return tuple(tokens[len(prompt) :])
