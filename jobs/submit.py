@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ HOME = Path(__file__).resolve().parent.parent
 _PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples")
 # Time for a job that is told to stop: long enough to close its replicas, short enough to wait for.
 _STOP_WAIT_S = "15"
+_AGENT_TIMEOUT_S = 60.0
 
 
 def submit(spec: JobSpec, address: str | None) -> str:
@@ -97,20 +99,29 @@ def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> str:
         raise RequestError(f"this job runs already as {running}; `tirazh logs {running} --follow` shows it")
     with tempfile.TemporaryDirectory(prefix="tirazh-submit-") as directory:
         write_working_dir(spec, Path(directory))
+        return _send(
+            client,
+            entrypoint=f"python -m jobs.cli {spec.kind} --config job.yaml --address auto",
+            submission_id=name if number == 1 else f"{name}-{number}",
+            runtime_env={
+                "working_dir": directory,
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S, "PYTHONUNBUFFERED": "1"},
+            },
+            metadata={JOB_KEY: json.dumps(job_text(spec), ensure_ascii=False)},
+        )
+
+
+def _send(client: JobSubmissionClient, **job: Any) -> str:
+    """Submit, with patience for a head that has just been started and has no agent yet."""
+    until = time.monotonic() + _AGENT_TIMEOUT_S
+    while True:
         try:
-            return str(
-                client.submit_job(
-                    entrypoint=f"python -m jobs.cli {spec.kind} --config job.yaml --address auto",
-                    submission_id=name if number == 1 else f"{name}-{number}",
-                    runtime_env={
-                        "working_dir": directory,
-                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S, "PYTHONUNBUFFERED": "1"},
-                    },
-                    metadata={JOB_KEY: json.dumps(job_text(spec), ensure_ascii=False)},
-                )
-            )
+            return str(client.submit_job(**job))
         except RuntimeError as error:
-            raise JobError(f"the cluster did not take the job: {str(error).splitlines()[0][:300]}") from None
+            reason = " ".join(str(error).split())
+            if "No available agent" not in reason or time.monotonic() > until:
+                raise JobError(f"the cluster did not take the job: {reason[:300]}") from None
+            time.sleep(1.0)
 
 
 def _refuse_passwords(spec: JobSpec) -> None:
