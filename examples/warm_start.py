@@ -1,0 +1,61 @@
+"""First weights for a small model with little text and little time: worth more here than any learning rate.
+
+Token embeddings are taken from which tokens stand near which (the old count-and-factorise word vectors), and each
+layer's values and outputs are made each other's inverse, so that attention begins as an average of what it reads
+(Trockman and Kolter 2023, arXiv 2305.09828, in a simple form). Used by `train_embedded.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from model.gpt import RuGPT3ForCausalLM
+
+# How far apart two tokens may stand, and what such a pair counts.
+DISTANCES = {1: 1.0, 2: 1.0, 3: 0.7, 4: 0.7, 6: 0.5, 8: 0.5}
+RARE = 20  # tokens seen in fewer pairs keep a random vector
+EMBEDDING_SCALE = 0.03
+VALUE_SCALE = 0.316  # squared: what a layer adds of the average it reads
+
+
+@torch.no_grad()
+def warm_start(model: RuGPT3ForCausalLM, sequences: Sequence[Sequence[int]], end_token_id: int) -> None:
+    """Set the embeddings and the attention's values of a new model, from the token ids of its training texts."""
+    stream = torch.tensor([token for ids in sequences for token in (*ids, end_token_id)])
+    embedding = model.get_parameter("model.embed_tokens.weight")
+    vocab_size, size = embedding.shape
+    embedding.copy_(neighbour_embeddings(stream, vocab_size, size))
+    for layer in range(model.config.num_hidden_layers):
+        turn, _ = torch.linalg.qr(torch.randn(size, size))
+        attention = f"model.layers.{layer}.self_attn"
+        model.get_parameter(f"{attention}.v_proj.weight").copy_(VALUE_SCALE * turn)
+        model.get_parameter(f"{attention}.o_proj.weight").copy_(VALUE_SCALE * turn.T)
+
+
+def neighbour_embeddings(stream: Tensor, vocab_size: int, size: int) -> Tensor:
+    """Tokens that have the same neighbours get like vectors: factors of the positive pointwise mutual information.
+
+    stream: int64 [T]. Returns float32 [vocab_size, size]; needs about 16 × vocab_size² bytes while it works.
+    """
+    counts = torch.zeros(vocab_size * vocab_size)
+    for distance, value in DISTANCES.items():
+        pairs = stream[:-distance] * vocab_size + stream[distance:]
+        counts += value * torch.bincount(pairs, minlength=len(counts))
+    counts = counts.view(vocab_size, vocab_size)
+    counts = counts + counts.T
+    seen = counts.sum(1)
+    context = (seen + 10) ** 0.75
+    information = torch.log((counts + 1e-9) / ((seen + 10)[:, None] * (context / context.sum())))
+    information = information.clamp(min=0).masked_fill(counts < 1, 0)
+    left, strength, _ = torch.svd_lowrank(information, q=min(size + 44, vocab_size), niter=3)
+    vectors = left[:, :size] * strength[:size].sqrt()
+    vectors -= vectors.mean(0)
+    is_rare = seen < RARE
+    vectors[is_rare] = torch.randn(int(is_rare.sum()), size)
+    unit: Tensor = normalize(vectors, dim=1)
+    return EMBEDDING_SCALE * math.sqrt(size) * unit
