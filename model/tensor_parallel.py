@@ -60,15 +60,15 @@ def shard_model(
     `config` None: any other transformers model; it is read whole before it is sharded.
     Raises RequestError where the model cannot be split so.
     """
-    if tp_size > 1:
-        _start_communication(may_share_memory=device == "cpu" and local_size == tp_size)
-    if config is None:
-        return _shard_foreign(checkpoint.path, dtype, device, tp_size)
-    if config.num_attention_heads % tp_size:
+    if config is not None and config.num_attention_heads % tp_size:
         raise RequestError(
             f"{config.num_attention_heads} attention heads cannot be shared by {tp_size} ranks; "
             f"--tensor-parallel must divide {config.num_attention_heads}"
         )
+    if tp_size > 1:
+        _start_communication(may_share_memory=device == "cpu" and local_size == tp_size)
+    if config is None:
+        return _shard_foreign(checkpoint.path, dtype, device, tp_size)
     model = _build_without_memory(config)
     model.model = _init_inference(model.model, dtype, tp_size)
     _fill(model, checkpoint, tp_rank, device)
