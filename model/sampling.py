@@ -38,18 +38,19 @@ def uniform(seed: int, counter: int) -> float:
 
 def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list[int | None]:
     """Choose every row's next token. logits_RV float32 [R, V] may be changed in place; ids from `num_tokens` on are
-    padding of the vocabulary and never chosen. A row whose logits hold NaN gets None."""
+    padding of the vocabulary and never chosen. A row whose logits are no numbers (NaN, or infinite by overflow) gets
+    None."""
     logits_RV[:, num_tokens:] = -torch.inf
     for index, row in enumerate(rows):
         _penalise(logits_RV[index], row)
-    best_R = logits_RV.argmax(dim=-1).tolist()
-    is_bad_R = logits_RV.isnan().any(dim=-1).tolist()
+    highest_R, best_R = logits_RV.max(dim=-1)  # a NaN anywhere in a row is its highest
+    is_good_R, greedy_R = highest_R.isfinite().tolist(), best_R.tolist()
     tokens: list[int | None] = []
     for index, row in enumerate(rows):
-        if is_bad_R[index]:
+        if not is_good_R[index]:
             tokens.append(None)
         elif row.params.temperature == 0:
-            tokens.append(best_R[index])
+            tokens.append(greedy_R[index])
         else:
             tokens.append(_draw(logits_RV[index], row))
     return tokens

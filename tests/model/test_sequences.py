@@ -1,0 +1,136 @@
+"""How prompts are cut and steps are filled: by the prompt alone, a whole step at a time, slots in their own rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.label_scoring import LabelTrie, build_trie
+from model.requests import GenerateRequest, SamplingParams, ScoreRequest
+from model.sequences import ActiveSequence, Slots, plan_decode, plan_prefill
+from model.step import FreshSlot, Segment, Step
+
+TILE, ROWS = 16, 40
+TRIE = build_trie([(101, 102, 103), (101, 104)])  # two nodes: 101, and 102 behind it
+
+
+def generating(length: int, *, cached: int = 0, new_tokens: tuple[int, ...] = ()) -> ActiveSequence:
+    prompt = tuple(range(length))
+    request = GenerateRequest(prompt_token_ids=prompt, sampling=SamplingParams(), seed=0)
+    return ActiveSequence(0, request, prompt, num_cached=cached, new_tokens=list(new_tokens))
+
+
+def scoring(length: int, *, cached: int = 0) -> ActiveSequence:
+    prompt = tuple(range(length))
+    return ActiveSequence(0, ScoreRequest(prompt_token_ids=prompt), prompt, num_cached=cached)
+
+
+def prefill_all(slots: Slots, trie: LabelTrie | None = None, rows: int = ROWS) -> list[Step]:
+    """Steps until every prompt is in."""
+    steps = []
+    while any(sequence and sequence.num_to_prefill for sequence in slots):
+        steps.append(plan_prefill(slots, rows, TILE, trie).build(()))
+        assert len(steps) < 1000
+    return steps
+
+
+def pieces(steps: list[Step], slot: int) -> list[tuple[int, int]]:
+    segments = (s for step in steps for s in step.segments)
+    return [(s.start, s.length) for s in segments if s.slot == slot and s.tree_parents is None]
+
+
+def test_a_prompt_is_cut_where_its_own_windows_end() -> None:
+    assert pieces(prefill_all([generating(40)]), 0) == [(0, 16), (16, 16), (32, 8)]
+
+
+def test_behind_a_shared_prefix_the_first_piece_ends_at_the_same_window() -> None:
+    assert pieces(prefill_all([generating(40, cached=21)]), 0) == [(21, 11), (32, 8)]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.booleans())
+def test_how_a_prompt_is_cut_depends_on_no_neighbour(lengths: list[int], is_scoring: bool) -> None:
+    new = scoring if is_scoring else generating
+    together = prefill_all([new(length) for length in lengths], TRIE)
+    for slot, length in enumerate(lengths):
+        assert pieces(together, slot) == pieces(prefill_all([new(length)], TRIE), 0)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=6))
+def test_a_step_has_its_fixed_number_of_rows_and_every_token_once(lengths: list[int]) -> None:
+    seen: list[tuple[int, int]] = []
+    for step in prefill_all([None, *(generating(length) for length in lengths)]):
+        assert len(step.token_ids) == len(step.positions) == ROWS
+        rows = [row for s in step.segments for row in range(s.row, s.row + s.length)]
+        assert len(set(rows)) == len(rows) <= ROWS
+        for s in step.segments:
+            span = slice(s.row, s.row + s.length)
+            assert step.token_ids[span].tolist() == list(range(s.start, s.start + s.length))
+            assert step.positions[span].tolist() == list(range(s.start, s.start + s.length))
+            seen += [(s.slot, position) for position in range(s.start, s.start + s.length)]
+    assert sorted(seen) == [(slot + 1, p) for slot, length in enumerate(lengths) for p in range(length)]
+
+
+def test_prompts_share_a_step_until_a_whole_piece_no_longer_fits() -> None:
+    slots = [generating(20), generating(10), generating(30)]
+    plan = plan_prefill(slots, ROWS, TILE, None)
+    places = [(s.slot, s.row, s.start, s.length) for s in plan.build(()).segments]
+    assert places == [(0, 0, 0, 16), (0, 16, 16, 4), (1, 20, 0, 10)]  # the third's first piece has 16 tokens, 10 fit
+    assert [sequence.num_cached for sequence in slots] == [20, 10, 0]
+
+
+def test_logits_are_read_at_a_prompts_last_token_only() -> None:
+    slots = [generating(20), generating(10), generating(17)]
+    plan = plan_prefill(slots, ROWS, TILE, None)
+    assert plan.readers == [(0, slice(0, 1)), (1, slice(1, 2))]
+    assert plan.build(()).logit_rows.tolist() == [19, 29]
+
+
+def test_the_labels_trie_hangs_on_the_last_piece_and_is_read_whole() -> None:
+    plan = plan_prefill([scoring(20)], ROWS, TILE, TRIE)
+    step = plan.build(())
+    assert step.segments[-1] == Segment(0, 20, 20, 2, (-1, 0))
+    assert step.token_ids[20:22].tolist() == [101, 102]
+    assert step.positions[19:22].tolist() == [19, 20, 21]
+    assert plan.readers == [(0, slice(0, 3))]
+    assert step.logit_rows.tolist() == [19, 20, 21]
+
+
+def test_a_last_piece_waits_for_a_step_that_has_room_for_its_labels_too() -> None:
+    slots = [scoring(31)]
+    first, second = prefill_all(slots, TRIE, rows=32)
+    assert [(s.start, s.length) for s in first.segments] == [(0, 16)]
+    assert [(s.start, s.length) for s in second.segments] == [(16, 15), (31, 2)]
+
+
+def test_labels_of_one_token_hang_nothing_on() -> None:
+    plan = plan_prefill([scoring(5)], ROWS, TILE, build_trie([(1,), (2,)]))
+    assert len(plan.build(()).segments) == 1
+    assert plan.build(()).logit_rows.tolist() == [4]
+
+
+def test_a_completion_needs_no_labels() -> None:
+    assert len(plan_prefill([generating(5)], ROWS, TILE, TRIE).build(()).segments) == 1
+
+
+def test_a_decode_step_has_a_row_for_every_slot_in_its_group() -> None:
+    decoding = generating(5, cached=5, new_tokens=(7, 8))
+    slots = [decoding, generating(30, cached=16), None, decoding, decoding]
+    plan = plan_decode(slots, 2, 4)
+    assert plan is not None
+    step = plan.build((FreshSlot(1, uses_prefix=False),))
+    assert step.segments == (Segment(3, 1, 6, 1), Segment(4, 2, 6, 1))
+    assert step.token_ids.tolist() == [0, 8, 8, 0]
+    assert step.positions.tolist() == [0, 6, 6, 0]
+    assert step.logit_rows.tolist() == [1, 2]
+    assert plan.readers == [(3, slice(0, 1)), (4, slice(1, 2))]
+    assert step.fresh_slots == (FreshSlot(1, uses_prefix=False),)
+
+
+def test_nothing_to_decode_is_no_step() -> None:
+    assert plan_decode([None, generating(30)], 0, 4) is None
+
+
+def test_a_step_crosses_processes_as_plain_numbers() -> None:
+    step = plan_prefill([scoring(20)], ROWS, TILE, TRIE).build(())
+    assert step.token_ids.dtype == step.positions.dtype == step.logit_rows.dtype == np.int64
