@@ -134,17 +134,28 @@ def stop(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> int:
     from jobs.demo import run_demo
 
-    with noise_to_log(options.output, wanted=not options.verbose) as stream:
-        with interruptible(lambda: "interrupted; run `tirazh demo` again whenever you like", stream=stream):
-            return run_demo(options.output, progress=lambda: _progress(options, stream))
+    silent = options.quiet or options.json
+    with (
+        noise_to_log(f"{options.output}/labels", wanted=not options.verbose) as stream,
+        interruptible(lambda: "interrupted; run `tirazh demo` again whenever you like", stream=stream),
+    ):
+        facts = run_demo(
+            options.output,
+            progress=lambda: _progress(options, stream),
+            say=(lambda text: None) if silent else console.say,
+        )
+    if options.json:
+        console.show_facts(facts, as_json=True, quiet=False)
+    return 0
 
 
 def _show_plan(spec: JobSpec, options: argparse.Namespace) -> int:
+    from pipeline.estimate import estimate
     from pipeline.plan import plan_job
 
     with console.only_json(options.json):
         plan = plan_job(spec)
-    console.show_plan(plan, as_json=options.json, quiet=options.quiet)
+    console.show_plan(plan.summary() | estimate(plan, spec), as_json=options.json, quiet=options.quiet)
     return 0
 
 

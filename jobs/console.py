@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from model.checkpoint import ModelSummary
     from pipeline.ledger import Verification
     from pipeline.metrics import ProgressEvent
-    from pipeline.plan import Plan
 
 
 @contextmanager
@@ -36,6 +35,11 @@ def write(text: str) -> None:
     """Pass text through as it is."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """A line for people, at once."""
+    print(text, flush=True)
 
 
 def show_facts(facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
@@ -84,11 +88,11 @@ def show_verification(found: Verification, *, as_json: bool, quiet: bool) -> int
     return 0 if found.is_whole else 1
 
 
-def show_plan(plan: Plan, *, as_json: bool, quiet: bool) -> None:
-    """What a job would do: files, rows, parts, tokens, the model."""
-    facts = {name: value for name, value in plan.summary().items() if value not in (None, [])}
+def show_plan(plan: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
+    """What a job would do: files, rows, parts, tokens, the model, memory and time."""
+    facts = {name: value for name, value in plan.items() if value not in (None, [])}
     if not as_json:
-        facts = {name.replace("_", " "): _in_words(name, value) for name, value in facts.items()}
+        facts = {name.removesuffix("_s").replace("_", " "): _in_words(name, value) for name, value in facts.items()}
     show_facts(facts, as_json=as_json, quiet=quiet)
 
 
@@ -162,8 +166,9 @@ def _speed(manifest: Mapping[str, Any], last: ProgressEvent) -> str:
 def _in_words(name: str, value: Any) -> Any:
     if name.endswith("_bytes"):
         return bytes_text(value)
-    if name.endswith("_s"):
-        return clock_text(value)
+    if name == "time_s":
+        low, high = value
+        return f"between {clock_text(low)} and {clock_text(high)}, depending on the machine"
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 

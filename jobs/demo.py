@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,141 +12,146 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.progress import Progress
+from jobs.progress import Progress, clock_text
 from jobs.run import run
 from jobs.settings import build_spec
 from model.errors import OutputError
 from pipeline.schema import COMPLETION, CONFIDENCE, LABEL
+from pipeline.spec import JobSpec
 
 DATA = Path(__file__).resolve().parent / "demo_data"
-MARK = "made-by-tirazh-demo"
-SHOWN_ROWS = 12
+MARK = ".made-by-tirazh-demo"
+GOLD = "gold"
+NUM_SHOWN = 12
 NUM_PROMPTS = 5
 LANGUAGES = {"ru": "Russian", "en": "English"}
+Rows = Sequence[dict[str, Any]]
 
 
-def run_demo(output: str, *, progress: Callable[[], Progress]) -> int:
-    """Classify the sample news, continue five prompts, print both. `output` is emptied if a demo made it.
+def run_demo(output: str, *, progress: Callable[[], Progress], say: Callable[[str], object]) -> dict[str, Any]:
+    """Classify the sample news, continue five prompts, and `say` both. Returns the figures.
 
-    Raises OutputError where `output` holds something else.
+    `output` is emptied if a demo made it. Raises OutputError where it holds something else.
     """
+    from pipeline.ray_session import ray_session
+
     folder = Path(output)
     _make_room(folder)
-    news, prompts = _write_inputs(folder / "input")
-    started = _describe_start(news)
-    print(started, flush=True)
-    labelled = run(_classify_spec(folder, news), progress())
-    rows = _read_rows(folder / "labels")
-    _print_labels(rows)
-    _print_accuracy(rows, labelled)
-    run(_generate_spec(folder, prompts), progress())
-    _print_completions(_read_rows(folder / "completions"))
-    _print_next(folder)
-    return 0
+    _write_inputs(folder / "input")
+    classify, generate = _classify_spec(folder), _generate_spec(folder)
+    say("Labelling 60 sample news items with the embedded model; Ray starts on this machine ...\n")
+    with ray_session(classify):
+        labelled = run(classify, progress())
+        rows = _read_rows(folder / "labels")
+        accuracy = _accuracy(rows)
+        say(_label_table(rows))
+        say(_figures(accuracy, labelled))
+        say(f"Continuing {NUM_PROMPTS} prompts ...\n")
+        run(generate, progress())
+    say(_completions(_read_rows(folder / "completions")))
+    say(_what_next(folder))
+    return {"rows": labelled["rows"], "seconds": labelled["seconds"], "accuracy": accuracy, "output": str(folder)}
 
 
-def _classify_spec(folder: Path, news: Path) -> Any:
+def _classify_spec(folder: Path) -> JobSpec:
     return build_spec(
         "classify",
         {
-            "input": news,
+            "input": folder / "input/news.parquet",
             "output": folder / "labels",
             "labels": DATA / "labels.yaml",
-            "gold_column": "gold",
-            "overwrite": True,
+            "gold_column": GOLD,
+            "calibrate": True,
         },
     )
 
 
-def _generate_spec(folder: Path, prompts: Path) -> Any:
+def _generate_spec(folder: Path) -> JobSpec:
     return build_spec(
         "generate",
         {
-            "input": prompts,
+            "input": folder / "input/prompts.parquet",
             "output": folder / "completions",
             "max_new_tokens": 40,
             "temperature": 0.7,
             "top_k": 40,
-            "repetition_penalty": 1.1,
-            "overwrite": True,
+            "repetition_penalty": 1.2,
+            "stop": ["\n", "Тема:"],
         },
     )
 
 
 def _make_room(folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / MARK).exists():
-            raise OutputError(f"{folder} holds something that the demo did not make; give --output another directory")
+            raise OutputError(f"{folder} holds something that no demo made; give --output another directory")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
 
 
-def _write_inputs(folder: Path) -> tuple[Path, Path]:
-    """The sample as Parquet, the way a user's data would come. The right answers go into a column `gold`."""
+def _write_inputs(folder: Path) -> None:
+    """The sample as Parquet, the way a user's data would come; the right answers in a column that is not ours."""
     folder.mkdir()
-    news = [{**row, "gold": row.pop("label")} for row in _read_lines("news.jsonl")]
-    prompts = _read_lines("prompts.jsonl")[:NUM_PROMPTS]
+    news = [{GOLD if name == LABEL else name: value for name, value in row.items()} for row in _lines("news.jsonl")]
+    prompts = _lines("prompts.jsonl")[:NUM_PROMPTS]
     for name, rows in (("news", news), ("prompts", prompts)):
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
-    return folder / "news.parquet", folder / "prompts.parquet"
 
 
-def _read_lines(name: str) -> list[dict[str, Any]]:
+def _lines(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines() if line]
 
 
-def _read_rows(folder: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("part-*.parquet")):
-        rows += pq.read_table(path).to_pylist()
-    return rows
+def _read_rows(folder: Path) -> Rows:
+    return [row for path in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
-def _describe_start(news: Path) -> str:
-    count = pq.read_metadata(news).num_rows
-    return f"Classifying {count} sample news items with the embedded model (Ray starts on this machine) ..."
+def _accuracy(rows: Rows) -> dict[str, float]:
+    """The share of right labels for each language."""
+    total = Counter(row["language"] for row in rows)
+    right = Counter(row["language"] for row in rows if row[LABEL] == row[GOLD])
+    return {LANGUAGES.get(code, code): right[code] / count for code, count in total.items()}
 
 
-def _print_labels(rows: Sequence[dict[str, Any]]) -> None:
-    """A dozen rows, evenly taken from the sample so that both languages and all labels are among them."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("text", "gold", "label", "confidence", "", box=None, pad_edge=False)
-    step = max(1, len(rows) // SHOWN_ROWS)
-    for row in list(rows)[::step][:SHOWN_ROWS]:
-        is_right = row[LABEL] == row["gold"]
-        table.add_row(
-            _shortened(row["text"], 56),
-            row["gold"],
-            row[LABEL] or "",
-            f"{row[CONFIDENCE]:.2f}",
-            "✓" if is_right else "✗",
-        )
-    Console().print(table)
+def _figures(accuracy: dict[str, float], manifest: dict[str, Any]) -> str:
+    shares = ", ".join(f"{share:.0%} in {language}" for language, share in accuracy.items())
+    rows, seconds = manifest["rows"], manifest["seconds"]
+    speed = f"{rows / seconds:,.1f} rows/s" if seconds else "no time at all"
+    return f"Right: {shares}. {rows} rows in {clock_text(seconds)} ({speed}, the model's start included).\n"
 
 
-def _print_accuracy(rows: Sequence[dict[str, Any]], manifest: dict[str, Any]) -> None:
-    for code, language in LANGUAGES.items():
-        chosen = [row for row in rows if row["language"] == code]
-        right = sum(row[LABEL] == row["gold"] for row in chosen)
-        if chosen:
-            print(f"{language}: {right} of {len(chosen)} right ({right / len(chosen):.0%})")
+def _label_table(rows: Rows) -> str:
+    """A dozen rows, both languages and every label among them."""
+    lines = [f"{'text':<44}  {'gold':<10} {'label':<10} confidence"]
+    for row in sorted(rows, key=_turns())[:NUM_SHOWN]:
+        mark = "✓" if row[LABEL] == row[GOLD] else "✗"
+        text = f"{_shortened(row['text'], 44):<44}"
+        lines.append(f"{text}  {row[GOLD]:<10} {row[LABEL] or '':<10} {row[CONFIDENCE] or 0:>10.2f} {mark}")
+    return "\n".join(lines) + "\n"
 
 
-def _print_completions(rows: Sequence[dict[str, Any]]) -> None:
-    print("\nContinuing prompts (a small model: fluent for a few words, no more):")
-    for row in rows:
-        print(f"  {row['prompt']} → {_shortened(row[COMPLETION] or '', 90)}")
+def _turns() -> Callable[[dict[str, Any]], int]:
+    """A sorting key that takes one row of each language and label, then a second one of each, and so on."""
+    seen: Counter[tuple[str, str]] = Counter()
+
+    def turn(row: dict[str, Any]) -> int:
+        seen[row["language"], row[GOLD]] += 1
+        return seen[row["language"], row[GOLD]]
+
+    return turn
 
 
-def _print_next(folder: Path) -> None:
-    print(
-        f"\nOutput: {folder}/labels/ and {folder}/completions/ (Parquet; report.html under _tirazh/)\n"
-        f"Next:   tirazh verify {folder}/labels\n"
-        "        tirazh classify --input 'news/*.parquet' --output out --labels economics,sport "
-        "--text-column text"
+def _completions(rows: Rows) -> str:
+    return "\n".join(f"  {row['prompt']} → {_shortened(row[COMPLETION] or '', 80)}" for row in rows) + "\n"
+
+
+def _what_next(folder: Path) -> str:
+    return (
+        f"Written: {folder}/labels and {folder}/completions (Parquet), a report in _tirazh/report.html of each.\n"
+        f"Next:    tirazh verify {folder}/labels\n"
+        "         tirazh classify --input 'news/*.parquet' --output labelled --labels economics,sport\n"
+        "The embedded model is small and shows that everything works; name a real one with --model."
     )
 
 

@@ -1,0 +1,80 @@
+"""Results as people see them, and as programs read them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from jobs import console
+from pipeline.ledger import Verification
+from pipeline.metrics import ProgressEvent
+
+MANIFEST: dict[str, Any] = {
+    **{"kind": "classify", "output": "/out", "rows": 1000, "errors": 2, "error_kinds": {"empty text": 2}},
+    **{"prompt_tokens": 90_000, "completion_tokens": 0, "seconds": 50.0, "tokens_per_s": 1800.0, "abstained": 98},
+    **{"labels": {"sport": 600, "world": 300}, "accuracy": 0.75, "macro_f1": 0.7, "gold_rows": 998},
+    "parts": [{"name": "part-00000-of-00001.parquet"}],
+}
+LAST = ProgressEvent(
+    **{"rows_done": 1000, "rows_total": 1000, "rows_resumed": 0, "parts_done": 1, "parts_total": 1, "error_rows": 2},
+    **{"prompt_tokens": 90_000, "completion_tokens": 0, "replicas": 1, "elapsed_s": 50.0},  # type: ignore[arg-type]
+)
+
+
+def test_a_manifest_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_manifest(MANIFEST, LAST, as_json=False, quiet=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "rows      1,000, 2 of them with an error: empty text (2)",
+        "labels    sport 60%, world 30%, (abstained) 10%",
+        "accuracy  0.750 of 998 rows (macro-F1 0.700)",
+        "tokens    90,000 of prompts, 0 of completions",
+        "speed     20.0 rows/s, 1,800 tokens/s, 0:50",
+        "output    /out",
+        "report    /out/_tirazh/report.html",
+    ]
+
+
+def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_manifest(MANIFEST | {"errors": 0}, None, as_json=False, quiet=False)
+    out = capsys.readouterr().out
+    assert "1,000 (all were there already; nothing was left to do)" in out
+    assert "speed" not in out
+
+
+def test_a_manifest_for_programs_leaves_out_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_manifest(MANIFEST, LAST, as_json=True, quiet=True)
+    assert json.loads(capsys.readouterr().out) == {name: value for name, value in MANIFEST.items() if name != "parts"}
+
+
+def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_manifest(MANIFEST, LAST, as_json=False, quiet=True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("problems", "code"), [((), 0), (("part-00001 is damaged",), 1)])
+def test_verify_ends_with_what_it_found(
+    problems: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Verification(output="out", parts=2, parts_expected=2, rows=9, rows_expected=9, problems=problems)
+    assert console.show_verification(found, as_json=False, quiet=False) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:-1] == list(problems)
+    assert lines[-1] == ("NOT whole" if code else "whole") + ": 9 of 9 rows, 2 of 2 parts in out"
+
+
+def test_the_id_alone_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_submitted("tirazh-a-123456", "http://user:secret@head:8265", as_json=False, quiet=True)
+    console.show_submitted("tirazh-a-123456", "http://user:secret@head:8265", as_json=False, quiet=False)
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "tirazh-a-123456"
+    assert "--address http://head:8265" in out
+    assert "secret" not in out
+
+
+def test_while_json_is_wanted_prints_of_others_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.only_json(True):
+        print("AutoTP: ...")
+    print("{}")
+    assert capsys.readouterr() == ("{}\n", "AutoTP: ...\n")

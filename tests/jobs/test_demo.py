@@ -1,0 +1,59 @@
+"""`tirazh demo`: what it writes and where it may, and a real run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.demo import DATA, GOLD, MARK, _label_table, _lines, _make_room, _write_inputs
+from model.errors import OutputError
+from pipeline.schema import CONFIDENCE, LABEL
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_the_sample_goes_to_parquet_with_the_answers_in_a_column_of_their_own(tmp_path: Path) -> None:
+    _write_inputs(tmp_path / "input")
+    news = pq.read_table(tmp_path / "input/news.parquet")
+    assert GOLD in news.column_names
+    assert LABEL not in news.column_names
+    assert news.num_rows == 60
+    assert pq.read_table(tmp_path / "input/prompts.parquet").num_rows == 5
+
+
+def test_the_table_shows_both_languages_and_every_label() -> None:
+    rows = [row | {GOLD: row[LABEL], CONFIDENCE: 0.5} for row in _lines("news.jsonl")]
+    table = _label_table(rows)
+    assert len(table.splitlines()) == 1 + 12
+    assert all(row[LABEL] in table for row in rows)
+    assert max(map(len, table.splitlines())) <= 100
+
+
+def test_another_demo_is_replaced_and_anything_else_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "demo-output"
+    _make_room(folder)
+    (folder / "labels").mkdir()
+    _make_room(folder)
+    assert [path.name for path in folder.iterdir()] == [MARK]
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(OutputError, match="holds something that no demo made"):
+        _make_room(tmp_path)
+    assert (tmp_path / "mine.txt").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_demo_runs(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jobs.cli", "demo", "--output", str(tmp_path / "demo")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    prompts = [json.loads(line)["prompt"] for line in (DATA / "prompts.jsonl").read_text().splitlines()[:5]]
+    assert all(prompt in done.stdout for prompt in prompts)
+    assert "✓" in done.stdout
+    assert (tmp_path / "demo/labels/_SUCCESS").exists()
+    assert (tmp_path / "demo/completions/_SUCCESS").exists()

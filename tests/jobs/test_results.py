@@ -1,0 +1,88 @@
+"""A whole small job through the command line and through Python: results, JSON, a second run, verify, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import main
+from tests.system.tiny_model import write_tiny_model
+from tirazh import classify, generate
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def job(tmp_path: Path, ray_local: None) -> dict[str, object]:
+    """Settings of a small job; the same names in Python, YAML and as flags."""
+    rows = {"text": ["Вчера", "Сегодня", "Завтра"], "gold": ["a", "b", "a"]}
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+    return {
+        "input": str(tmp_path / "in.parquet"),
+        "output": str(tmp_path / "out"),
+        "model": write_tiny_model(tmp_path / "model"),
+        "dtype": "float32",
+    }
+
+
+def flags(job: dict[str, object]) -> list[str]:
+    return [text for name, value in job.items() for text in (f"--{name}", str(value))]
+
+
+def test_python_and_the_command_line_make_the_same_job(
+    job: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = classify(**job, labels=["a", "b"], gold_column="gold")
+    assert (manifest["rows"], manifest["errors"], manifest["gold_rows"]) == (3, 0, 3)
+    assert manifest["spec"]["labels"] == {"a": "a", "b": "b"}
+
+    assert main(["classify", *flags(job), "--labels", "a,b", "--gold-column", "gold", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["fingerprint"] == manifest["fingerprint"]
+    assert "parts" not in again
+
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith("whole: 3 of 3 rows")
+    assert main(["report", str(tmp_path / "out")]) == 0
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_a_damaged_output_is_exit_code_1(
+    job: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(**job, prompt_column="text", max_new_tokens=2)
+    (part,) = (tmp_path / "out").glob("part-*.parquet")
+    part.write_bytes(part.read_bytes()[:-8])
+    assert main(["verify", str(tmp_path / "out"), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["is_whole"]
+    assert part.name in found["problems"][0]
+
+
+def test_a_bug_is_one_sentence_and_its_traceback_lies_beside_the_job(
+    job: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*args: object, **settings: object) -> None:
+        (tmp_path / "out/_tirazh").mkdir(parents=True)
+        raise ZeroDivisionError("a bug\nof two lines")
+
+    monkeypatch.setattr("pipeline.build.run_job", broken)
+    assert main(["generate", *flags(job), "--prompt-column", "text"]) == 1
+    log = tmp_path / "out/_tirazh/logs/internal-error.log"
+    assert capsys.readouterr().err == f"tirazh: internal error: ZeroDivisionError: a bug; the traceback is in {log}\n"
+    assert "in broken" in log.read_text()
+
+
+def test_an_interrupt_says_how_to_go_on(
+    job: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.build.run_job", interrupted)
+    assert main(["generate", *flags(job), "--prompt-column", "text"]) == 130
+    assert capsys.readouterr().err.startswith("tirazh: interrupted before the first part was written")

@@ -1,0 +1,44 @@
+"""Memory and time before a job: counted where it can be counted, an interval where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.checkpoint import describe
+from model.config import ModelConfig
+from model.load import EMBEDDED_DIR
+from pipeline.estimate import cache_bytes, count_parameters, estimate
+from pipeline.plan import plan_job
+from pipeline.spec import GenerateSpec
+
+XL: dict[str, Any] = {"num_layers": 24, "hidden_size": 2048, "num_attention_heads": 16, "vocab_size": 50264}
+
+
+def test_the_parameters_of_a_model_are_those_in_its_file() -> None:
+    model = describe(EMBEDDED_DIR)
+    assert model.config is not None
+    assert count_parameters(model.config) * 2 == model.weight_bytes  # stored in two bytes each
+
+
+def test_a_sparse_layer_keeps_368_tokens_of_2048() -> None:
+    sparse, dense = ModelConfig(**XL, sparse_mode="all"), ModelConfig(**XL)
+    assert cache_bytes(dense, 2048, 2) == 2 * 2 * 2048 * 2048 * 24
+    assert cache_bytes(sparse, 2048, 2) * 2048 == cache_bytes(dense, 2048, 2) * 368
+    assert cache_bytes(sparse, 100, 2) == cache_bytes(dense, 100, 2)
+
+
+@pytest.mark.parametrize("change", [{"tensor_parallel": 2}, {"slots": 16}], ids=str)
+def test_ranks_share_and_slots_add(change: dict[str, Any], model_dir: Path, write_input: Callable[..., Path]) -> None:
+    path = write_input("a.parquet", prompt=["one", "two"] * 50)
+    job: dict[str, Any] = {"input": (str(path),), "output": str(path.parent.parent / "out"), "model": str(model_dir)}
+    figures = []
+    for settings in ({}, change):
+        spec = GenerateSpec(**(job | settings))
+        figures.append(estimate(plan_job(spec), spec))
+    assert figures[0]["rank_cache_bytes"] == 2 * figures[1]["rank_cache_bytes"]
+    low, high = figures[0]["time_s"]
+    assert 0 < low < high
