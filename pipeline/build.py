@@ -5,6 +5,7 @@ Called by `jobs`. The steps: `plan.py` → `prompt_plan.py` → `plan_file.py` �
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from pipeline.progress import JobProgress, OnProgress
 from pipeline.prompt_plan import PromptSetup, plan_prompts
 from pipeline.prompts import PromptStep
 from pipeline.ray_failures import explained, left_out_sentence
-from pipeline.ray_session import data_settings, ray_session, settle_device, share_threads
+from pipeline.ray_session import data_settings, freeing_replicas, ray_session, settle_device, share_threads
 from pipeline.read import PartsDatasource
 from pipeline.report import write_report
 from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
@@ -92,9 +93,10 @@ class _Run:
         progress = JobProgress(
             self.plan, todo, samples=self._samples, max_error_rate=self.spec.max_error_rate, on_progress=on_progress
         )
-        with data_settings(), explained(metrics), progress.watching(metrics):
-            for written in run_graph(self._graph(todo, metrics)):
-                progress.add(written)
+        with data_settings(), explained(metrics), progress.watching(metrics), freeing_replicas():
+            with closing(run_graph(self._graph(todo, metrics))) as written:
+                for part in written:
+                    progress.add(part)
         if progress.left_out:
             raise JobError(left_out_sentence(self.plan, progress.left_out))
         return progress.facts() | {"versions": library_versions(metrics)}

@@ -8,7 +8,7 @@ otherwise be fused with it, so that replicas would read files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -64,7 +64,7 @@ def choose_in_flight(part_rows: Sequence[int], *, slots: int, samples: int, repl
     return min(wanted, even_share, MAX_PARTS_IN_FLIGHT)
 
 
-def run_graph(graph: Dataset) -> Iterator[dict[str, Any]]:
+def run_graph(graph: Dataset) -> Generator[dict[str, Any], None, None]:
     """Run it; yields what the sink says of every part, as soon as its file is there."""
     for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()

@@ -22,7 +22,7 @@ import ray
 
 from actors.messages import ReplicaConfig
 from actors.replica import Replica
-from model.errors import ReplicaError, TirazhError
+from model.errors import ReplicaError, RequestError
 from model.requests import Completion, GenerateRequest, LabelScores, Request, Result, SamplingParams, ScoreRequest
 from pipeline import schema
 from pipeline.labels import calibrate
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 MAX_DEATHS_OF_A_PART = 3
 _PUSH_EVERY_S = 1.0
 _ASK_TIMEOUT_S = 10.0
+_START_AGAIN_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,18 +58,34 @@ class InferStep:
         self._in_flight: set[int] = set()
         self._priors: list[float] | None = None
         self._next_push = 0.0
+        self._replica: Replica | None = None
+        self._refusal: RequestError | None = None
         try:
-            self._replica = Replica(plan.replica)
-        except TirazhError as error:
-            ray.get(plan.metrics.fail.remote(error), timeout=_ASK_TIMEOUT_S)
-            raise
-        versions = {name: v for ready in self._replica.ready for name, v in ready.versions.items()}
-        plan.metrics.begin.remote(self._name, versions)
+            self._replica = self._start()
+        except RequestError as error:
+            # Raised by the first call instead: Ray would try an actor that failed to start again, and again.
+            self._refusal = error
         # Made on first use, inside the event loop that Ray runs the calls in.
         self._suspects: asyncio.Lock | None = None
-        self._setup: asyncio.Lock | None = None
+
+    def _start(self) -> Replica:
+        """A replica that serves. Where others do already, one that finds no room waits for it instead of failing."""
+        while True:
+            try:
+                replica = Replica(self._plan.replica)
+            except ReplicaError as error:
+                if ray.get(self._plan.metrics.fail.remote(error), timeout=_ASK_TIMEOUT_S) == 0:
+                    raise
+                logger.warning("a further replica could not start yet: %s", error)
+                time.sleep(_START_AGAIN_S)
+                continue
+            versions = {name: text for ready in replica.ready for name, text in ready.versions.items()}
+            self._plan.metrics.begin.remote(self._name, versions)
+            return replica
 
     async def __call__(self, table: pa.Table) -> pa.Table:
+        if self._refusal is not None:
+            raise self._refusal
         part = table.column(schema.PART)[0].as_py()
         deaths = await self._deaths(part)
         if deaths >= MAX_DEATHS_OF_A_PART:
@@ -96,27 +113,35 @@ class InferStep:
         requests = _requests(table.take(good), self._plan) if good else []
         pushing = asyncio.ensure_future(self._push_counters())
         try:
-            results = await self._replica.run(requests) if requests else []
+            results = await self._ask(requests) if requests else []
             if self._plan.calibration_ids and self._priors is None:
                 self._priors = await self._score_without_text()
         finally:
             pushing.cancel()
-        self._plan.metrics.count.remote(self._name, await self._replica.counters())
+        await self._count()
         return _append_results(table, good, results, self._plan, self._priors)
 
     async def _score_without_text(self) -> list[float]:
         """The labels' log-likelihoods after an empty text: the same bits on every replica."""
-        (scores,) = await self._replica.run([ScoreRequest(prompt_token_ids=self._plan.calibration_ids)])
+        (scores,) = await self._ask([ScoreRequest(prompt_token_ids=self._plan.calibration_ids)])
         if not isinstance(scores, LabelScores) or scores.error is not None:
             raise ReplicaError(f"the empty prompt of --calibrate could not be scored: {getattr(scores, 'error', '')}")
         return list(scores.logprobs)
+
+    async def _ask(self, requests: Sequence[Request]) -> list[Result]:
+        assert self._replica is not None
+        return await self._replica.run(requests)
+
+    async def _count(self) -> None:
+        assert self._replica is not None
+        self._plan.metrics.count.remote(self._name, await self._replica.counters())
 
     async def _push_counters(self) -> None:
         while True:
             await asyncio.sleep(_PUSH_EVERY_S)
             if time.monotonic() >= self._next_push:
                 self._next_push = time.monotonic() + _PUSH_EVERY_S
-                self._plan.metrics.count.remote(self._name, await self._replica.counters())
+                await self._count()
 
     async def _deaths(self, part: int) -> int:
         try:

@@ -90,9 +90,10 @@ class Metrics:
         """How many replicas ended while they worked on `part`."""
         return self._deaths[part]
 
-    def fail(self, error: TirazhError) -> None:
-        """Remember why a replica could not start: Ray passes on only a traceback."""
+    def fail(self, error: TirazhError) -> int:
+        """Remember why a replica could not start: Ray passes on only a traceback. Returns how many others serve."""
         self._errors.append(error)
+        return len(self._alive)
 
     def errors(self) -> list[TirazhError]:
         return self._errors

@@ -14,12 +14,15 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
+from actors.placement import release_leftovers
 from model.errors import JobError, RequestError
 from pipeline.spec import JobSpec, parse_replicas
 
-# Deaths of replicas that never served, one after the other, before the job is given up. Each one may have waited for
-# ten minutes for a node, so a pool that cannot grow is not a reason to end those that work.
-_MAX_INIT_DEATHS = 3
+# Replicas that may die before they serve, one after the other, before the job is given up: a node can be lost.
+_MAX_INIT_DEATHS = 1
+# Ray's C++ part writes to the terminal of whoever calls ray.init, past Python's logging: an ERROR for every restartable
+# actor of Ray Data (ray-project/ray#53727), for example.
+_QUIET_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 @contextmanager
@@ -29,7 +32,8 @@ def ray_session(spec: JobSpec) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     handler = signal.getsignal(signal.SIGTERM)
     if spec.address or os.environ.get("RAY_ADDRESS"):
@@ -41,6 +45,15 @@ def ray_session(spec: JobSpec) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def freeing_replicas() -> Iterator[None]:
+    """Free what the replicas hold when the block ends, however it ends: Ray would keep it until the driver goes."""
+    try:
+        yield
+    finally:
+        release_leftovers()
 
 
 def settle_device(spec: JobSpec) -> str:

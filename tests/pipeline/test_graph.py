@@ -1,4 +1,4 @@
-"""Ray Data's own ways to break a part, one test each, so that an upgrade of Ray cannot undo what `graph.py` relies on."""
+"""Ray Data's own ways to break a part, one test each: an upgrade of Ray cannot undo what `graph.py` relies on."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def test_a_part_stays_whole_and_alone_and_in_order(
     assert [call["ids"] for call in written] == [list(range(part.start, part.stop)) for part in parts]
 
 
-def test_the_replica_reads_no_files(
-    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
-) -> None:
+def test_the_replica_reads_no_files(run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]) -> None:
     """A read that is fused with the actor pool would run in the actor's process."""
     written = run(cut(write_input("a.parquet", id=range(20)), 20, 4))
     assert len({call["infer_pid"] for call in written}) == 1

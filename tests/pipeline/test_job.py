@@ -1,0 +1,224 @@
+"""Whole jobs on a real Ray with an engine that only pretends: from spec to manifest, resumed, refused, and shot at."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from model.errors import CheckpointError, JobError
+from pipeline.build import run_job
+from pipeline.ledger import verify
+from pipeline.metrics import ProgressEvent
+from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+from tests.pipeline.fakes import DEADLY, DEADLY_ONCE
+from tests.seaweedfs import SeaweedServer
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+LABELS = {"sport": "спорт", "economics": "экономика"}
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def own_model(model_dir: Path, tmp_path: Path) -> Path:
+    """A model directory of the test's own, in which engines may leave marks."""
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for file in model_dir.iterdir():
+        os.link(file, copy / file.name)
+    return copy
+
+
+@pytest.fixture
+def classify(tmp_path: Path, own_model: Path) -> Callable[..., ClassifySpec]:
+    def make(**settings: Any) -> ClassifySpec:
+        paths = {"input": (str(tmp_path / "in"),), "output": str(tmp_path / "out"), "model": str(own_model)}
+        return ClassifySpec(**{**paths, "labels": LABELS, "dtype": "float32", **settings})
+
+    return make
+
+
+@pytest.fixture
+def generate(tmp_path: Path, own_model: Path) -> Callable[..., GenerateSpec]:
+    def make(**settings: Any) -> GenerateSpec:
+        paths = {"input": (str(tmp_path / "in"),), "output": str(tmp_path / "out"), "model": str(own_model)}
+        return GenerateSpec(**{**paths, "max_new_tokens": 8, "dtype": "float32", **settings})
+
+    return make
+
+
+def run(spec: JobSpec, **more: Any) -> dict[str, Any]:
+    return run_job(spec, engine="tests.pipeline.fakes", **more)
+
+
+def read(out: Path | str) -> pl.DataFrame:
+    return pl.read_parquet(f"{out}/*.parquet")
+
+
+def write_news(write_input: Write) -> None:
+    texts = ["наш спорт сегодня", "вся экономика страны", None, "просто текст"] * 10
+    topics = ["sport", "economics", "sport", "economics"] * 10
+    write_input("a.parquet", id=range(40), text=texts, topic=topics)
+    write_input("deep/b.parquet", id=range(40, 80), text=texts, topic=topics)
+
+
+def test_a_job_from_its_input_to_its_manifest(
+    write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
+) -> None:
+    write_news(write_input)
+    events: list[ProgressEvent] = []
+    spec = classify(part_rows=15, gold_column="topic", calibrate=True, max_error_rate=0.5, abstain_below=0.6)
+    manifest = run(spec, on_progress=events.append)
+
+    rows = read(tmp_path / "out")
+    assert rows["id"].to_list() == list(range(80))
+    assert rows["label"].to_list() == ["sport", "economics", None, None] * 20
+    assert rows["error"].to_list() == [None, None, "column 'text' is null", None] * 20
+    assert rows["confidence"].to_list()[3] == 0.5
+
+    assert (manifest["rows"], manifest["errors"], manifest["num_parts"]) == (80, 20, 6)
+    assert (manifest["accuracy"], manifest["abstained"]) == (pytest.approx(2 / 3), 20)
+    assert manifest["labels"] == {"sport": 20, "economics": 20}
+    assert json.loads((tmp_path / "out/_tirazh/manifest.json").read_text())["parts"] == manifest["parts"]
+    assert "<html" in (tmp_path / "out/_tirazh/report.html").read_text()
+    assert verify(str(tmp_path / "out")).problems == ()
+
+    last = events[-1]
+    assert (last.rows_done, last.rows_total, last.parts_done, last.parts_total) == (80, 80, 6, 6)
+    assert (last.error_rows, last.rows_resumed) == (20, 0)
+
+
+def test_what_is_there_is_not_made_again(
+    write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
+) -> None:
+    write_news(write_input)
+    run(classify(part_rows=15, max_error_rate=0.5))
+    parts = sorted((tmp_path / "out").glob("part-*"))
+    before = {part.name: (part.stat().st_mtime_ns, part.read_bytes()) for part in parts}
+    missing = [parts[1], parts[4]]
+    for part in missing:
+        part.unlink()
+    (tmp_path / "out/_SUCCESS").unlink()
+    (tmp_path / f"out/.{parts[0].name}.{'0' * 32}.tmp").write_bytes(b"half a par")
+
+    events: list[ProgressEvent] = []
+    manifest = run(classify(max_error_rate=0.5, replicas="2"), on_progress=events.append)
+
+    assert manifest["resumed_parts"] == 4
+    assert events[0].rows_resumed == 80 - 30
+    for part in parts:
+        time_ns, content = before[part.name]
+        assert part.read_bytes() == content
+        assert (part.stat().st_mtime_ns == time_ns) == (part not in missing)
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(["_SUCCESS", "_tirazh", *before])
+
+
+def test_a_finished_job_is_answered_without_starting_anything(
+    write_input: Write, classify: Callable[..., ClassifySpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_news(write_input)
+    manifest = run(classify(max_error_rate=0.5))
+    monkeypatch.setattr("pipeline.build.ray_session", None)
+    assert run(classify(max_error_rate=0.5, replicas="4")) == json.loads(json.dumps(manifest))
+
+
+def test_rows_do_not_depend_on_parts_and_replicas(
+    write_input: Write, generate: Callable[..., GenerateSpec], tmp_path: Path
+) -> None:
+    write_input("a.parquet", prompt=[f"новость {n}" for n in range(60)], row_group_size=25)
+    run(generate(samples=2, output=str(tmp_path / "one")))
+    run(generate(samples=2, output=str(tmp_path / "two"), part_rows=7, replicas="2", slots=3))
+    assert read(tmp_path / "one").equals(read(tmp_path / "two"))
+    assert read(tmp_path / "one")["completions"].list.len().unique().to_list() == [2]
+
+
+def test_a_share_of_errors_that_is_too_large_ends_the_job(
+    write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
+) -> None:
+    write_input("a.parquet", text=["x"] * 50 + [None] * 50)
+    with pytest.raises(JobError, match=r"ended in errors, more than the share of 0\.1"):
+        run(classify(part_rows=10))
+    assert list((tmp_path / "out").glob("part-*"))
+    assert not (tmp_path / "out/_SUCCESS").exists()
+    assert run(classify(part_rows=10, max_error_rate=0.5))["errors"] == 50
+
+
+def test_a_replica_that_cannot_start_says_why(
+    write_input: Write, classify: Callable[..., ClassifySpec], own_model: Path
+) -> None:
+    write_news(write_input)
+    (own_model / "refuse").touch()
+    with pytest.raises(CheckpointError, match="the weights of this model are not what its config says"):
+        run(classify())
+
+
+def test_a_replica_that_dies_is_replaced_and_nothing_is_lost(
+    write_input: Write, generate: Callable[..., GenerateSpec], tmp_path: Path
+) -> None:
+    write_input("a.parquet", prompt=["новость"] * 40, max_new_tokens=[3] * 20 + [DEADLY_ONCE] + [3] * 19)
+    manifest = run(generate(part_rows=5))
+    assert manifest["replica_deaths"] == 1
+    assert verify(str(tmp_path / "out")).problems == ()
+
+
+@pytest.mark.slow
+def test_a_part_that_kills_every_replica_is_left_out_by_name(
+    write_input: Write, generate: Callable[..., GenerateSpec], tmp_path: Path
+) -> None:
+    write_input("a.parquet", prompt=["новость"] * 40, max_new_tokens=[3] * 20 + [DEADLY] + [3] * 19)
+    with pytest.raises(JobError, match=r"part-00004-of-00008\.parquet \(rows 20–24 of .*a\.parquet\) ended 3 replicas"):
+        run(generate(part_rows=5))
+    there = sorted(path.name for path in (tmp_path / "out").glob("part-*"))
+    assert there == [f"part-{n:05d}-of-00008.parquet" for n in range(8) if n != 4]
+    assert verify(str(tmp_path / "out")).problems[0].startswith("1 of 8 parts are missing: part-00004")
+
+
+@pytest.mark.s3
+def test_a_job_from_and_to_object_storage(
+    s3_server: SeaweedServer, generate: Callable[..., GenerateSpec], tmp_path: Path
+) -> None:
+    import s3fs
+
+    s3_server.make_bucket("jobs")
+    table = pl.DataFrame({"prompt": ["один", "два", ""], "n": [1, 2, 3]})
+    store = s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url)
+    with store.open("s3://jobs/in/a.parquet", "wb") as file:
+        table.write_parquet(file)
+    settings = {"input": ("s3://jobs/in",), "output": "s3://jobs/out", "endpoint_url": s3_server.endpoint_url}
+    manifest = run(generate(**settings, prefix="t_", max_error_rate=0.5))
+    assert (manifest["rows"], manifest["errors"]) == (3, 1)
+    assert verify("s3://jobs/out", endpoint_url=s3_server.endpoint_url).problems == ()
+    (part,) = store.glob("s3://jobs/out/*.parquet")
+    with store.open(part) as file:
+        rows = pl.read_parquet(file)
+    assert rows["t_completion"].to_list() == ["один", "два", None]
+    assert run(generate(**settings, prefix="t_", max_error_rate=0.5))["rows"] == 3
+
+
+def test_types_of_input_columns_survive_the_way_through_ray(
+    write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
+) -> None:
+    columns = {
+        "text": pa.array(["наш спорт", "экономика"]).dictionary_encode(),
+        "large": pa.array(["a", None], pa.large_string()),
+        "view": pa.array(["a", None], pa.string_view()),
+        "nested": pa.array([[{"a": 1}], None]),
+        "vector": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2)),
+        "pairs": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int8())),
+        "time": pa.array([1, None], pa.timestamp("ns", "UTC")),
+        "nothing": pa.nulls(2),
+    }
+    path = write_input("a.parquet", **columns)
+    run(classify())
+    import pyarrow.parquet as pq
+
+    (part,) = (tmp_path / "out").glob("part-*")
+    before, after = pq.read_table(path), pq.read_table(part).select(list(columns))
+    assert after.schema.remove_metadata() == before.schema.remove_metadata()
+    assert after.to_pylist() == before.to_pylist()
