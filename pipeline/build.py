@@ -29,7 +29,14 @@ from pipeline.progress import JobProgress, OnProgress
 from pipeline.prompt_plan import PromptSetup, plan_prompts
 from pipeline.prompts import PromptStep
 from pipeline.ray_failures import explained, left_out_sentence
-from pipeline.ray_session import data_settings, freeing_replicas, ray_session, settle_device, share_threads
+from pipeline.ray_session import (
+    choose_step_cpus,
+    data_settings,
+    freeing_replicas,
+    ray_session,
+    settle_device,
+    share_threads,
+)
 from pipeline.read import PartsDatasource
 from pipeline.report import write_report
 from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
@@ -105,7 +112,6 @@ class _Run:
         replicas = parse_replicas(self.spec.replicas)
         return build_graph(
             PartsDatasource(todo, self.output.storage),
-            len(todo),
             prompts=PromptStep(self.setup.plan),
             infer=self._infer_plan(metrics),
             replicas=replicas,
@@ -113,6 +119,7 @@ class _Run:
                 [part.rows for part in todo], slots=self.spec.slots, samples=self._samples, replicas=replicas[1]
             ),
             write=WriteStep(self._write_plan()),
+            step_cpus=choose_step_cpus(self.spec),
         )
 
     @property

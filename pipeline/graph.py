@@ -19,18 +19,20 @@ from pipeline.infer import InferPlan, InferStep
 from pipeline.read import PartsDatasource
 
 MAX_PARTS_IN_FLIGHT = 16
-_CPU_STEP = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True, "num_cpus": 1}
+_WHOLE = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+# Tasks of a step at once where they take no CPU that would limit them.
+_MAX_UNCOUNTED_TASKS = 4
 
 
 def build_graph(
     source: PartsDatasource,
-    num_parts: int,
     *,
     prompts: Callable[[pa.Table], pa.Table],
     infer: InferPlan,
     replicas: tuple[int, int],
     in_flight: int,
     write: Callable[[pa.Table], pa.Table],
+    step_cpus: int = 1,
 ) -> Dataset:
     """The graph, not yet running: iterating over it runs it and gives one row a part."""
     pool = ActorPoolStrategy(
@@ -39,19 +41,18 @@ def build_graph(
         max_tasks_in_flight_per_actor=in_flight + 1,  # one waits at hand
         max_concurrent_calls_per_actor=in_flight,
     )
+    step: dict[str, Any] = {"num_cpus": step_cpus, "concurrency": None if step_cpus else _MAX_UNCOUNTED_TASKS}
     return (
-        ray.data.read_datasource(source, override_num_blocks=num_parts)
-        .map_batches(prompts, **_CPU_STEP)
+        ray.data.read_datasource(source, override_num_blocks=source.num_parts, **step)
+        .map_batches(prompts, **_WHOLE, **step)
         .map_batches(
             InferStep,
             fn_constructor_args=(infer,),
-            batch_size=None,
-            batch_format="pyarrow",
-            zero_copy_batch=True,
             compute=pool,
             num_cpus=0,  # the ranks hold what a replica needs, in a placement group of their own
+            **_WHOLE,
         )
-        .map_batches(write, **_CPU_STEP)
+        .map_batches(write, **_WHOLE, **step)
     )
 
 

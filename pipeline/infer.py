@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -141,7 +142,8 @@ class InferStep:
             await asyncio.sleep(_PUSH_EVERY_S)
             if time.monotonic() >= self._next_push:
                 self._next_push = time.monotonic() + _PUSH_EVERY_S
-                await self._count()
+                with suppress(ReplicaError):  # whoever waits for results will hear of it
+                    await self._count()
 
     async def _deaths(self, part: int) -> int:
         try:

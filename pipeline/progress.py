@@ -84,10 +84,10 @@ class JobProgress:
         thread.start()
         try:
             yield
+            self._ask(metrics)
         finally:
             done.set()
-            thread.join(_ASK_TIMEOUT_S)
-            self._ask(metrics)
+            thread.join(_EVERY_S)
 
     def _watch(self, metrics: Any, done: threading.Event) -> None:
         while not done.wait(_EVERY_S):

@@ -64,6 +64,13 @@ def settle_device(spec: JobSpec) -> str:
     return "cuda" if spec.device == "cuda" or (spec.device == "auto" and gpus >= spec.tensor_parallel) else "cpu"
 
 
+def choose_step_cpus(spec: JobSpec) -> int:
+    """CPUs of a reading, prompting or writing task: 1, or 0 where ranks hold (nearly) all there are, since a task that
+    waits for a CPU would then wait for ever."""
+    ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
+    return 1 if ray.cluster_resources().get("CPU", 0) >= ranks + 2 else 0
+
+
 def share_threads(spec: JobSpec, device: str) -> int:
     """CPU threads of one rank; 0 leaves it to the replica. On one machine, replicas must not each take all cores."""
     if spec.threads or device != "cpu" or len(ray.nodes()) > 1:
@@ -81,11 +88,12 @@ def data_settings() -> Iterator[DataContext]:
     context.target_max_block_size = None  # a larger block would reach the sink in pieces
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # wrapped, our own errors would not survive the way to the driver
     context.max_consecutive_actor_init_deaths = _MAX_INIT_DEATHS
     context.actor_pool_max_upscaling_delta = 1_000  # replicas start together, not one after the other
     logger = logging.getLogger("ray.data")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # failures are raised, with their traces behind them
     try:
         with DataContext.current(context):
             yield context

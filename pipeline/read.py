@@ -34,6 +34,10 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
         self._parts = parts
         self._storage = storage
 
+    @property
+    def num_parts(self) -> int:
+        return len(self._parts)
+
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 
@@ -83,7 +87,7 @@ def _read_rows(part: Part, storage: Storage) -> pa.Table:
                 break
         if left:
             raise InputError(f"{show_uri(part.file.uri)} has become shorter while the job ran")
-        return pa.Table.from_batches(batches).replace_schema_metadata(None)
+        return _transportable(pa.Table.from_batches(batches))
 
 
 def _open(file: Any, part: Part) -> pq.ParquetFile:
@@ -91,6 +95,27 @@ def _open(file: Any, part: Part) -> pq.ParquetFile:
         return pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except pa.ArrowException as error:
         raise InputError(f"{show_uri(part.file.uri)} is no longer a whole Parquet file: {error}") from error
+
+
+def _transportable(table: pa.Table) -> pa.Table:
+    """The table without types that Ray 2.60 cannot send between processes: views become plain strings and bytes. The
+    sink gives every column the type it had."""
+    fields = [field.with_type(_without_views(field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind.fields])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_without_views(kind.value_type)))
+    return kind
 
 
 def _groups_of(metadata: pq.FileMetaData, part: Part) -> tuple[list[int], int]:

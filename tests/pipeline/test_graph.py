@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from pipeline import graph, schema
 from pipeline.disk import StoredFile
@@ -58,16 +60,16 @@ def note_write(table: pa.Table) -> pa.Table:
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Part]], list[dict[str, Any]]]]:
     monkeypatch.setattr(graph, "InferStep", Stand)
 
-    def run_parts(parts: list[Part]) -> list[dict[str, Any]]:
+    def run_parts(parts: list[Part], *, step_cpus: int = 1) -> list[dict[str, Any]]:
         source = PartsDatasource(parts, Storage())
         built = build_graph(
             source,
-            len(parts),
             prompts=note_prompts,
             infer=None,  # type: ignore[arg-type]
             replicas=(1, 1),
             in_flight=3,
             write=note_write,
+            step_cpus=step_cpus,
         )
         return list(run_graph(built))
 
@@ -120,6 +122,17 @@ def test_row_groups_read_one_after_the_other_are_one_block(
 ) -> None:
     (call,) = run(cut(write_input("a.parquet", id=range(1_000), row_group_size=10), 1_000, 1))
     assert call["ids"] == list(range(1_000))
+
+
+def test_steps_go_on_where_ranks_hold_every_cpu(
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
+) -> None:
+    everything = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    assert everything.wait(30)
+    try:
+        assert len(run(cut(write_input("a.parquet", id=range(20)), 20, 4), step_cpus=0)) == 4
+    finally:
+        remove_placement_group(everything)
 
 
 @pytest.mark.parametrize(

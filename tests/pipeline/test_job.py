@@ -208,6 +208,7 @@ def test_types_of_input_columns_survive_the_way_through_ray(
         "text": pa.array(["наш спорт", "экономика"]).dictionary_encode(),
         "large": pa.array(["a", None], pa.large_string()),
         "view": pa.array(["a", None], pa.string_view()),
+        "views": pa.array([[b"a"], None], pa.list_(pa.binary_view())),
         "nested": pa.array([[{"a": 1}], None]),
         "vector": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2)),
         "pairs": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int8())),
