@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
+from actors import rendezvous
 from actors.messages import ReplicaConfig
 from actors.rendezvous import Place
 from model.checkpoint import open_checkpoint
 from model.engine import Engine, EngineConfig
 from model.runner import ModelRunner
-from model.tensor_parallel import shard_model, weight_bytes
+from model.tensor_parallel import connect, shard_model, weight_bytes
 from model.tokenizer import load_tokenizer
 
 # Rows of a prefill and of a decode step. Part of a job's arithmetic, so they follow nothing that a resume may change.
@@ -23,6 +24,8 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
     """Load this rank's slice of the model and compute the job's shared prefix. All ranks do this together."""
     torch.set_num_threads(place.threads)
     checkpoint = open_checkpoint(config.model, config.flags)
+    if place.world_size > 1:
+        connect_ranks(place, device=config.device)
     model = shard_model(
         checkpoint.config,
         checkpoint,
@@ -30,11 +33,17 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
         device=config.device,
         tp_rank=place.rank,
         tp_size=place.world_size,
-        local_size=place.local_size,
     )
     runner = ModelRunner(model, num_slots=config.slots, max_length=config.seq_length, logit_rows=DECODE_ROWS)
     runner.set_prefix(config.job.prefix_token_ids, PREFILL_ROWS)
     return runner
+
+
+def connect_ranks(place: Place, *, device: str) -> None:
+    """Let the ranks add up with each other. Their shared memory loses its name at once: nothing outlives them."""
+    connect(may_share_memory=device == "cpu" and place.is_one_host)
+    rendezvous.wait_for_all()
+    rendezvous.remove_shared_memory(place)
 
 
 def count_weight_bytes(runner: ModelRunner) -> int:

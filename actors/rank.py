@@ -108,7 +108,6 @@ class Rank:
         rendezvous.join(place, device=self._config.device, timeout_s=self._config.start_timeout_s, store=self._store)
         runner = engine_module.build_runner(self._config, place)
         rendezvous.wait_for_all()
-        rendezvous.remove_shared_memory(place)
         channel = PlanChannel(timeout_s=self._config.rank_timeout_s)
         if place.rank == 0:
             self._lead(engine_module, LeadRunner(runner, channel), place, idle=lambda: channel.send(None))

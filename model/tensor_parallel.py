@@ -51,12 +51,10 @@ def shard_model(
     device: str,
     tp_rank: int,
     tp_size: int,
-    local_size: int = 0,
 ) -> nn.Module:
     """Build rank `tp_rank`'s part of the model, ready to run; `.logits` are whole on every rank.
 
-    With tp_size > 1 the process group must be there, and all ranks call this together. `local_size` (ranks on this
-    host, as LOCAL_SIZE in the environment says) equal to `tp_size` lets ranks on a CPU add up through shared memory.
+    With tp_size > 1 the process group must be there, and all ranks call this together, best after `connect`.
     `config` None: any other transformers model; it is read whole before it is sharded.
     Raises RequestError where the model cannot be split so.
     """
@@ -66,7 +64,7 @@ def shard_model(
             f"--tensor-parallel must divide {config.num_attention_heads}"
         )
     if tp_size > 1:
-        _start_communication(may_share_memory=device == "cpu" and local_size == tp_size)
+        connect(may_share_memory=False)
     if config is None:
         return _shard_foreign(checkpoint.path, dtype, device, tp_size)
     model = _build_without_memory(config)
@@ -74,6 +72,27 @@ def shard_model(
     _fill(model, checkpoint, tp_rank, device)
     model.set_tensor_parallel(tp_rank, tp_size)
     return model.eval()
+
+
+def connect(*, may_share_memory: bool) -> None:
+    """Start DeepSpeed's communication on the process group that is there; does nothing when it has been started.
+
+    All ranks choose the same way to add up: with `may_share_memory` (a CPU, all ranks on this host, and LOCAL_SIZE in
+    the environment says so) DeepSpeed's shared memory if every rank has it, else gloo (NCCL on GPUs).
+    """
+    import deepspeed
+
+    if deepspeed.comm.is_initialized():
+        return
+    verdict = torch.tensor(int(may_share_memory and _build_shared_memory_op()))
+    if dist.get_backend() == "nccl":
+        verdict = verdict.to("cuda")
+    dist.all_reduce(verdict, dist.ReduceOp.MIN)
+    if not int(verdict):
+        # Left on, it would be used across hosts too, on memory that was never mapped.
+        deepspeed.ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
+    with contextlib.redirect_stdout(io.StringIO()):
+        deepspeed.init_distributed(dist.get_backend(), verbose=False)
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -144,22 +163,6 @@ def _shard_foreign(path: str, dtype: str, device: str, tp_size: int) -> nn.Modul
     except AssertionError as error:  # how AutoTP says that it does not know a model
         raise RequestError(f"{path}: DeepSpeed cannot shard this model ({error}); use --tensor-parallel 1") from error
     return model.to(device).requires_grad_(False).eval()
-
-
-def _start_communication(*, may_share_memory: bool) -> None:
-    """Start DeepSpeed's communication on the process group that is there. All ranks choose the same way to add up:
-    DeepSpeed's shared memory where every rank has it, else gloo (or NCCL on GPUs)."""
-    import deepspeed
-
-    verdict = torch.tensor(int(may_share_memory and _build_shared_memory_op()))
-    if dist.get_backend() == "nccl":
-        verdict = verdict.to("cuda")
-    dist.all_reduce(verdict, dist.ReduceOp.MIN)
-    if not int(verdict):
-        # Left on, it would be used across hosts too, on memory that was never mapped.
-        deepspeed.ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
-    with contextlib.redirect_stdout(io.StringIO()):
-        deepspeed.init_distributed(dist.get_backend(), verbose=False)
 
 
 def _build_shared_memory_op() -> bool:

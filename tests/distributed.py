@@ -53,6 +53,17 @@ def run_distributed(world_size: int) -> Iterator[RankPool]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+_place: rendezvous.Place | None = None
+
+
 def _join(place: rendezvous.Place) -> None:
+    global _place
     rendezvous.enter(place, device="cpu")
     rendezvous.join(place, device="cpu", timeout_s=_TIMEOUT_S)
+    _place = place
+
+
+def own_place() -> rendezvous.Place:
+    """In a rank: its place."""
+    assert _place is not None, "this process is no rank of run_distributed"
+    return _place

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from actors.rendezvous import extensions_dir
+from actors.model_engine import connect_ranks
+from actors.rendezvous import extensions_dir, shared_memory_names
 from model.checkpoint import open_checkpoint
 from model.config import ModelConfig, SparsePattern
 from model.errors import RequestError
 from model.tensor_parallel import shard_model, weight_bytes
-from tests.distributed import RankPool, run_distributed
+from tests.distributed import RankPool, own_place, run_distributed
 
 CONFIG = ModelConfig(
     num_layers=4,
@@ -58,12 +60,18 @@ class RandomCheckpoint:
         return part
 
 
-def logits_of_random(config: ModelConfig, dtype: str, rank_size: int) -> dict[str, object]:
-    rank = torch.distributed.get_rank() if rank_size > 1 else 0
+def build(config: ModelConfig | None, checkpoint: Any, dtype: str, tp_size: int) -> Any:
+    """This rank's part of a model; at tp_size 1 the whole of it, in whatever process calls."""
+    tp_rank = 0
+    if tp_size > 1:
+        tp_rank = own_place().rank
+        connect_ranks(own_place(), device="cpu")
+    return shard_model(config, checkpoint, dtype=dtype, device="cpu", tp_rank=tp_rank, tp_size=tp_size)
+
+
+def logits_of_random(config: ModelConfig, dtype: str, tp_size: int) -> dict[str, Any]:
     checkpoint = RandomCheckpoint(config)
-    model = shard_model(
-        config, checkpoint, dtype=dtype, device="cpu", tp_rank=rank, tp_size=rank_size, local_size=rank_size
-    )
+    model = build(config, checkpoint, dtype, tp_size)
     tokens = torch.arange(2 * 80).view(2, 80) * 7 % config.vocab_size
     with torch.inference_mode():
         logits = model(tokens).logits
@@ -77,26 +85,15 @@ def logits_of_random(config: ModelConfig, dtype: str, rank_size: int) -> dict[st
     }
 
 
-def logits_of_golden(case: str, rank_size: int) -> np.ndarray:
-    rank = torch.distributed.get_rank() if rank_size > 1 else 0
+def logits_of_golden(case: str, tp_size: int) -> np.ndarray:
     checkpoint = open_checkpoint(case)
-    model = shard_model(
-        checkpoint.config,
-        checkpoint,
-        dtype="float32",
-        device="cpu",
-        tp_rank=rank,
-        tp_size=rank_size,
-        local_size=rank_size,
-    )
-    tokens = _load_reference(case)["tokens"]
+    model = build(checkpoint.config, checkpoint, "float32", tp_size)
     with torch.inference_mode():
-        return model(tokens).logits.numpy()
+        return model(_load_reference(case)["tokens"]).logits.numpy()
 
 
-def logits_of_transformers(folder: str, rank_size: int) -> np.ndarray:
-    rank = torch.distributed.get_rank() if rank_size > 1 else 0
-    model = shard_model(None, open_checkpoint(folder), dtype="float32", device="cpu", tp_rank=rank, tp_size=rank_size)
+def logits_of_transformers(folder: str, tp_size: int) -> np.ndarray:
+    model = build(None, open_checkpoint(folder), "float32", tp_size)
     with torch.inference_mode():
         return model(torch.arange(40)[None]).logits.numpy()
 
@@ -190,6 +187,15 @@ def test_heads_that_cannot_be_shared_are_refused(two_ranks: RankPool) -> None:
 
 def test_sums_of_more_than_a_mebibyte_are_right(two_ranks: RankPool) -> None:
     assert two_ranks.run(sum_of_ranks, 3 * 2**20) == [(3.0, 3.0), (3.0, 3.0)]
+
+
+def names_in_shared_memory() -> list[str]:
+    connect_ranks(own_place(), device="cpu")
+    return [name for name in shared_memory_names(own_place()) if Path("/dev/shm", name).exists()]
+
+
+def test_shared_memory_has_no_name_that_could_outlive_the_ranks(two_ranks: RankPool) -> None:
+    assert two_ranks.run(names_in_shared_memory) == [[], []]
 
 
 @pytest.mark.slow
