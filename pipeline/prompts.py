@@ -142,7 +142,7 @@ class PromptStep:
         ids, errors = _write_prompts(writer, rows, own)
         keys: list[Any] = table.column(schema.ROW_KEY).to_pylist()
         seeds = [
-            row_seed(values, job_seed=self.plan.seed, row_key=key) if error is None else 0
+            row_seed(values, job_seed=self.plan.seed, row_key=key) if error is None and self.plan.sampling else 0
             for values, key, error in zip(own, keys, errors, strict=True)
         ]
         table = table.append_column(schema.PROMPT_IDS, pa.array(ids, pa.list_(pa.int32())))

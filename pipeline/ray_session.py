@@ -20,9 +20,6 @@ from pipeline.spec import JobSpec, parse_replicas
 
 # Replicas that may die before they serve, one after the other, before the job is given up: a node can be lost.
 _MAX_INIT_DEATHS = 1
-# Ray's C++ part writes to the terminal of whoever calls ray.init, past Python's logging: an ERROR for every restartable
-# actor of Ray Data (ray-project/ray#53727), for example.
-_QUIET_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 @contextmanager
@@ -32,8 +29,7 @@ def ray_session(spec: JobSpec) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name, value in _QUIET_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     handler = signal.getsignal(signal.SIGTERM)
     if spec.address or os.environ.get("RAY_ADDRESS"):

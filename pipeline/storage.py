@@ -167,6 +167,8 @@ class Storage:
         if scheme in ("s3", "s3a"):
             return _s3_options(self.endpoint_url)
         if scheme in ("gs", "gcs"):
+            # Its probe for a kind of bucket that we do not need hangs for a minute where gRPC is not answered.
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
             return {"endpoint_url": self.endpoint_url} if self.endpoint_url else {}
         if scheme in ("az", "abfs", "abfss"):
             return _azure_options(self.endpoint_url)

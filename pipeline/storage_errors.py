@@ -69,7 +69,7 @@ def _explain(error: BaseException, uri: str, use: Use) -> Exception:
         if "bucket" in str(error).lower() or "container" in str(error).lower():
             return wrong_request(f"{place}: there is no such bucket")
         return wrong_request(f"{place} does not exist")
-    if any(word in name for word in _NO_CREDENTIALS) or "default credentials" in str(error):
+    if any(word in name for word in _NO_CREDENTIALS) or "credentials" in str(error).lower():
         return StorageError(f"{place}: no credentials were found in the environment, or they cannot be used")
     if isinstance(error, PermissionError) or name == "ClientAuthenticationError":
         return _refused(error, uri, use)
