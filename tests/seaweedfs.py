@@ -102,7 +102,8 @@ class SeaweedServer:
             *("-s3", f"-s3.port={self.s3}", f"-s3.config={users}", "-s3.autoCreateBucket=false"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0"),
             "-master.telemetry=false",  # on by default: it would report to the vendor
-            *("-volume.max=20", "-master.volumeSizeLimitMB=64"),
+            # A bucket takes seven volumes at once; they grow with what is written, so a high limit costs nothing.
+            *("-volume.max=1000", "-master.volumeSizeLimitMB=64"),
         ]
 
 
