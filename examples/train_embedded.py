@@ -39,7 +39,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer_path = options.out / "tokenizer.json"
     if not tokenizer_path.exists():
-        train_tokenizer(training_texts(rows), options.vocab_size).save(str(tokenizer_path))
+        train_tokenizer(training_texts(rows), options.vocab_size).save(str(tokenizer_path), pretty=False)
     tokenizer = Tokenizer.from_file(str(tokenizer_path))
     config = ModelConfig(
         num_layers=options.layers,

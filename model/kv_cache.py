@@ -19,6 +19,10 @@ from torch import Tensor
 
 from model.config import SparsePattern
 
+# A batched decode reads as many keys as its longest row has, rounded up. While that is a whole number of vectors (16
+# floats), the keys masked out behind a row's end change no bit of it; one vector cut short does.
+_VECTOR = 16
+
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
@@ -70,7 +74,8 @@ class LayerCache:
         self, shape: LayerShape, num_slots: int, max_length: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.shape = shape
-        size = (num_slots, shape.num_heads, shape.capacity(max_length), shape.head_dim)
+        capacity = -(-shape.capacity(max_length) // _VECTOR) * _VECTOR
+        size = (num_slots, shape.num_heads, capacity, shape.head_dim)
         self.k = _zeros(size, dtype, device)
         self.v = _zeros(size, dtype, device)
         starts = shape.global_starts or ()

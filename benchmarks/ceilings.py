@@ -1,0 +1,75 @@
+"""What this machine can do at best, measured in the same run: matmul rate at a dtype and memory bandwidth."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Rows, inputs, outputs of the products tried; the best counts. A GPU needs large ones to be filled.
+_CPU_PRODUCTS = ((256, 768, 3072), (512, 2048, 8192), (1024, 3072, 768))
+_GPU_PRODUCTS = ((8192, 8192, 8192), (4096, 5120, 20480), (8192, 2048, 8192))
+_DECODE_ROWS = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ceiling:
+    """`flops` and `bytes_per_second` are the best seen; `decode_flops` is the rate of a product of 32 rows."""
+
+    dtype: str
+    flops: float
+    decode_flops: float
+    bytes_per_second: float
+
+
+def measure_ceiling(dtype: str, device: str, *, seconds: float = 2.0) -> Ceiling:
+    """Time products and a copy for about `seconds` in all. The copy's bytes count twice: read and written."""
+    products = _GPU_PRODUCTS if device == "cuda" else _CPU_PRODUCTS
+    share = seconds / (len(products) + 2)
+    with torch.inference_mode():
+        rates = [_product_rate(size, dtype, device, share) for size in products]
+        decode_rate = _product_rate((_DECODE_ROWS, *products[1][1:]), dtype, device, share)
+        source = torch.ones(2**28 if device == "cuda" else 2**25, device=device)
+        target = torch.empty_like(source)
+        copy_seconds = _best_seconds(lambda: target.copy_(source), share)
+    return Ceiling(
+        dtype=dtype,
+        flops=max(rates),
+        decode_flops=decode_rate,
+        bytes_per_second=2 * source.nbytes / copy_seconds,
+    )
+
+
+def best_of(ceilings: list[Ceiling]) -> Ceiling:
+    """The best of several measurements at one dtype (before and after the workloads)."""
+    return Ceiling(
+        dtype=ceilings[0].dtype,
+        flops=max(c.flops for c in ceilings),
+        decode_flops=max(c.decode_flops for c in ceilings),
+        bytes_per_second=max(c.bytes_per_second for c in ceilings),
+    )
+
+
+def _product_rate(size: tuple[int, int, int], dtype: str, device: str, seconds: float) -> float:
+    num_rows, num_in, num_out = size
+    kind = {"dtype": getattr(torch, dtype), "device": device}
+    rows, weight = torch.randn(num_rows, num_in, **kind), torch.randn(num_out, num_in, **kind)
+    return 2 * num_rows * num_in * num_out / _best_seconds(lambda: torch.nn.functional.linear(rows, weight), seconds)
+
+
+def _best_seconds(work: Callable[[], Tensor], seconds: float) -> float:
+    """Median of the faster half of the calls: a neighbour's noise only ever adds."""
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    work()
+    while len(taken) < 5 or time.perf_counter() < end:
+        begin = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(sorted(taken)[: (len(taken) + 1) // 2])

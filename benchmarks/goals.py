@@ -1,0 +1,92 @@
+"""What the engine is meant to reach, as sentences with a number each, held against the figures of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.figures import Figure
+
+_NARROW = ("int8",)
+_PREFIX_CACHES = ("transformers with its prefix cache", "labels as a trie, transformers' cache for the prefix")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Goal:
+    """`measured` is None where the run has no figure for it."""
+
+    text: str
+    goal: float
+    measured: float | None
+
+    @property
+    def is_met(self) -> bool | None:
+        return None if self.measured is None else self.measured >= self.goal
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"is_met": self.is_met}
+
+
+def goals_of(figures: Sequence[Figure], *, allowed_label_ratio: float | None) -> list[Goal]:
+    """Every goal that belongs to the workloads that ran. Ours is our dense model at its best dtype, unless said."""
+    goals: list[Goal] = []
+    for name, over_generate in (("ragged", 4.0), ("uniform", 2.5)):
+        of = _Ratios([figure for figure in figures if figure.workload == name and figure.rates])
+        if of.figures:
+            goals += _generation_goals(name, of, over_generate)
+    of = _Ratios([figure for figure in figures if figure.workload == "labels" and figure.rates])
+    if of.figures:
+        goals += _label_goals(of, allowed_label_ratio)
+    of = _Ratios([figure for figure in figures if figure.workload == "long" and figure.rates])
+    if of.figures:
+        ratio = of.ratio(of.best_of_ours("alternating"), of.best_of_ours("dense"))
+        goals.append(Goal(text="long: alternating ÷ dense, both ours", goal=1.0, measured=ratio))
+    return goals
+
+
+def _generation_goals(name: str, of: _Ratios, over_generate: float) -> list[Goal]:
+    ours = of.best_of_ours("dense")
+    generate = of.best(lambda f: f.family == "transformers.generate")
+    peer = of.best(lambda f: not f.is_ours and f.layers == "dense" and f.dtype not in _NARROW)
+    goals = [
+        Goal(text=f"{name}: over transformers.generate", goal=over_generate, measured=of.ratio(ours, generate)),
+        Goal(text=f"{name}: over the best peer of equal or wider dtype", goal=1.4, measured=of.ratio(ours, peer)),
+        Goal(text=f"{name}: share of the limit", goal=0.75, measured=ours.share_of_limit if ours else None),
+    ]
+    if name == "ragged":
+        masked = of.best(lambda f: f.family == "masked, one at a time")
+        ratio = of.ratio(of.best_of_ours("alternating"), masked)
+        goals.append(Goal(text="ragged, alternating: over masked, one at a time", goal=40.0, measured=ratio))
+    return goals
+
+
+def _label_goals(of: _Ratios, allowed: float | None) -> list[Goal]:
+    ours = of.best_of_ours("dense")
+    forwards = of.ratio(ours, of.best(lambda f: f.family == "a forward per label"))
+    trie = of.ratio(ours, of.best(lambda f: f.family == "labels as a trie, prefix recomputed"))
+    cached = of.ratio(ours, of.best(lambda f: f.family in _PREFIX_CACHES))
+    share = forwards / allowed if forwards and allowed else None
+    allowed_text = f"{allowed:.0f}" if allowed else "?"
+    return [
+        Goal(text=f"labels: share of the {allowed_text}× over a forward per label", goal=0.6, measured=share),
+        Goal(text="labels: over a trie that recomputes the prefix", goal=8.0, measured=trie),
+        Goal(text="labels: over the best peer with a prefix cache", goal=1.5, measured=cached),
+    ]
+
+
+class _Ratios:
+    """Best figures of one workload."""
+
+    def __init__(self, figures: list[Figure]) -> None:
+        self.figures = figures
+
+    def best(self, wanted: Callable[[Figure], bool]) -> Figure | None:
+        return max(filter(wanted, self.figures), key=lambda figure: figure.rate, default=None)
+
+    def best_of_ours(self, layers: str) -> Figure | None:
+        return self.best(lambda figure: figure.is_ours and figure.layers == layers)
+
+    @staticmethod
+    def ratio(ours: Figure | None, other: Figure | None) -> float | None:
+        return ours.rate / other.rate if ours and other else None

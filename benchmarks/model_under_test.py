@@ -1,0 +1,158 @@
+"""The model that everyone runs: one set of random weights, as our model, as transformers' GPT-2 and as a directory.
+
+What is measured depends on shapes alone, so no real checkpoint is needed. The weights are drawn so that completions
+wander instead of repeating one token: a key read wrongly anywhere shows in the tokens, which are compared first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from model.config import ModelConfig
+from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+
+Mode = Literal["dense", "alternating"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """A model's size, and how much of a workload suits it: token counts are divided by `token_divisor`."""
+
+    name: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    vocab_size: int = 50264
+    num_positions: int = 2048
+    token_divisor: int = 1
+
+    def config(self, mode: Mode) -> ModelConfig:
+        """Our config; "alternating" has XL's sparse pattern in every second layer."""
+        return ModelConfig(
+            num_layers=self.num_layers,
+            hidden_size=self.hidden_size,
+            num_attention_heads=self.num_heads,
+            vocab_size=self.vocab_size,
+            max_position_embeddings=self.num_positions,
+            sparse_mode="none" if mode == "dense" else "alternating",
+        )
+
+    def gpt2_config(self) -> GPT2Config:
+        return GPT2Config(
+            vocab_size=self.vocab_size,
+            n_positions=self.num_positions,
+            n_embd=self.hidden_size,
+            n_layer=self.num_layers,
+            n_head=self.num_heads,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        # Prompts divided by 4 still fill three windows of the sparse pattern.
+        Shape(name="tiny", num_layers=2, hidden_size=64, num_heads=4, vocab_size=1000, token_divisor=4),
+        Shape(name="base", num_layers=12, hidden_size=768, num_heads=12),
+        Shape(name="xl", num_layers=24, hidden_size=2048, num_heads=16),
+        Shape(name="13b", num_layers=40, hidden_size=5120, num_heads=40),
+    )
+}
+
+
+class ModelUnderTest:
+    """Weights in memory (float32 up to 2048 wide, bfloat16 above) and the forms that peers want them in."""
+
+    def __init__(self, shape: Shape, workdir: Path, *, device: str = "cpu", seed: int = 0) -> None:
+        self.shape, self.workdir, self.device = shape, workdir, device
+        self._seed = seed
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """By our names, on the CPU."""
+        # On a GPU the numbers are drawn there: thirteen billion of them take a CPU minutes.
+        generator = torch.Generator(self.device).manual_seed(self._seed)
+        dtype = torch.float32 if self.shape.hidden_size <= 2048 else torch.bfloat16
+        with torch.device("meta"):
+            empty = self._empty("dense")
+        return {
+            name: _draw(name, tuple(parameter.shape), generator).to(device="cpu", dtype=dtype)
+            for name, parameter in empty.named_parameters()
+        }
+
+    def ours(self, mode: Mode, dtype: str) -> RuGPT3ForCausalLM:
+        """Our model on the device; sparse and dense layers have the same weights."""
+        with torch.device("meta"):
+            model = self._empty(mode)
+        return _filled(model, self.weights.items(), dtype, self.device)
+
+    def gpt2(self, dtype: str) -> GPT2LMHeadModel:
+        """transformers' own dense GPT-2 on the device."""
+        with torch.device("meta"):
+            model = GPT2LMHeadModel(self.shape.gpt2_config())
+        model = _filled(model, self._as_gpt2(), dtype, self.device)
+        model.generation_config.bos_token_id = model.generation_config.eos_token_id = None
+        model.generation_config.pad_token_id = 0
+        return model
+
+    @cached_property
+    def gpt2_directory(self) -> Path:
+        """A Hugging Face GPT-2 directory (float32, no tokenizer), for peers that convert one."""
+        directory = self.workdir / f"gpt2-{self.shape.name}"
+        model = GPT2LMHeadModel(self.shape.gpt2_config())
+        model.load_state_dict({name: weight.float() for name, weight in self._as_gpt2()}, strict=False)
+        model.save_pretrained(directory)
+        return directory
+
+    def _empty(self, mode: Mode) -> RuGPT3ForCausalLM:
+        return RuGPT3ForCausalLM(RuGPT3Config.from_model_config(self.shape.config(mode)))
+
+    def _as_gpt2(self) -> Iterator[tuple[str, Tensor]]:
+        """GPT-2 joins q, k and v and keeps the weights of its products transposed."""
+        weights = self.weights
+        yield "transformer.wte.weight", weights["model.embed_tokens.weight"]
+        yield "transformer.wpe.weight", weights["model.embed_positions.weight"]
+        for layer in range(self.shape.num_layers):
+            ours, theirs = f"model.layers.{layer}", f"transformer.h.{layer}"
+            for kind in ("weight", "bias"):
+                joined = torch.cat([weights[f"{ours}.self_attn.{x}_proj.{kind}"] for x in "qkv"])
+                yield f"{theirs}.attn.c_attn.{kind}", joined.t().contiguous() if kind == "weight" else joined
+                for name, gpt2_name in _SAME_SHAPE:
+                    yield f"{theirs}.{gpt2_name}.{kind}", weights[f"{ours}.{name}.{kind}"]
+                for name, gpt2_name in _TRANSPOSED:
+                    yield f"{theirs}.{gpt2_name}.{kind}", weights[f"{ours}.{name}.{kind}"].t().contiguous()
+        for kind in ("weight", "bias"):
+            yield f"transformer.ln_f.{kind}", weights[f"model.norm.{kind}"]
+
+
+_SAME_SHAPE = (("input_layernorm", "ln_1"), ("post_attention_layernorm", "ln_2"))
+_TRANSPOSED = (("self_attn.o_proj", "attn.c_proj"), ("mlp.up_proj", "mlp.c_fc"), ("mlp.down_proj", "mlp.c_proj"))
+
+
+def _draw(name: str, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    values = torch.randn(size, generator=generator, device=generator.device)
+    if "norm" in name:
+        return values * 0.05 + (1 if name.endswith("weight") else 0)
+    if "embed" in name or name.endswith("bias"):
+        return values * 0.04
+    # Every layer adds about as much as it reads: what earlier tokens say decides the next one.
+    return values * size[1] ** -0.5
+
+
+def _filled(model: Any, weights: Iterable[tuple[str, Tensor]], dtype: str, device: str) -> Any:
+    """Copies of the weights, so that whoever packs or frees them leaves ours alone."""
+    as_dtype = getattr(torch, dtype)
+    state = {name: weight.to(device=device, dtype=as_dtype, copy=True) for name, weight in weights}
+    model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    return model.eval()

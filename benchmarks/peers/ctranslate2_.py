@@ -1,0 +1,96 @@
+"""CTranslate2: a C++ engine for CPUs. Batches of rows of like length; each row stops at its own length by a callback.
+
+Its prompts are strings of tokens; the model is converted from the GPT-2 directory once, at load it takes the dtype.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.model_under_test import ModelUnderTest
+from benchmarks.peers.peer import Outcome, Peer, Setting, static_batches, timed
+from benchmarks.workloads import Row, Tokens, Workload
+
+
+class CTranslate2(Peer):
+    family = "CTranslate2"
+    library = "ctranslate2"
+    kinds = frozenset({"generate"})
+
+    def why_absent(self) -> str | None:
+        if find_spec("ctranslate2") is None:
+            return "ctranslate2 is not installed (pip install -e '.[bench]')"
+        import ctranslate2
+
+        supported = ctranslate2.get_supported_compute_types(self.device)
+        return None if self.dtype in supported else f"no {self.dtype} on this machine ({', '.join(sorted(supported))})"
+
+    def settings(self, workload: Workload) -> list[Setting]:
+        return [{"batch": size} for size in ((128, 64) if self.device == "cuda" else (32, 16, 8))]
+
+    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
+        import ctranslate2
+
+        directory = under_test.workdir / f"ctranslate2-{under_test.shape.name}"
+        if not directory.exists():
+            _convert(under_test.gpt2_directory, directory)
+        self.model = ctranslate2.Generator(
+            str(directory),
+            device=under_test.device,
+            compute_type=self.dtype,
+            intra_threads=torch.get_num_threads(),
+        )
+
+    def run(self, workload: Workload, setting: Setting) -> Outcome:
+        tokens: dict[int, Tokens] = {}
+        with timed() as watch:
+            for batch in static_batches(workload.rows, setting["batch"]):
+                rows = [workload.rows[index] for index in batch]
+                results = self.model.generate_batch(
+                    [[_word(token) for token in row.prompt] for row in rows],
+                    max_length=max(row.num_new for row in rows),
+                    end_token=[],
+                    include_prompt_in_result=False,
+                    sampling_topk=1,
+                    callback=_stop_at_own_length(rows),
+                )
+                tokens |= {i: tuple(r.sequences_ids[0]) for i, r in zip(batch, results, strict=True)}
+        return Outcome(seconds=watch.seconds, tokens=[tokens[index] for index in range(len(workload.rows))])
+
+
+def _stop_at_own_length(rows: list[Row]) -> Callable[[Any], bool] | None:
+    """None where all rows end together: a callback for every token costs time."""
+    if len({row.num_new for row in rows}) == 1:
+        return None
+    made: Counter[int] = Counter()
+
+    def is_done(step: Any) -> bool:
+        made[step.batch_id] += 1
+        return made[step.batch_id] >= rows[step.batch_id].num_new
+
+    return is_done
+
+
+def _convert(gpt2_directory: Path, directory: Path) -> None:
+    """As `ct2-transformers-converter` does, which wants a tokenizer; words here are just numbers."""
+    from ctranslate2.converters.transformers import GPT2Loader
+    from transformers import GPT2LMHeadModel
+
+    model = GPT2LMHeadModel.from_pretrained(gpt2_directory)
+    spec = GPT2Loader().get_model_spec(model)
+    spec.register_vocabulary([_word(token) for token in range(model.config.vocab_size)])
+    spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = _word(0)
+    spec.validate()
+    spec.optimize(quantization="float32")
+    directory.mkdir(parents=True)
+    spec.save(str(directory))
+
+
+def _word(token: int) -> str:
+    return f"t{token}"

@@ -1,0 +1,95 @@
+"""tirazh's own engine, without Ray and DeepSpeed: `model.engine` over `model.runner`, as a replica's rank 0 runs it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.model_under_test import Mode, ModelUnderTest
+from benchmarks.peers.peer import Outcome, Peer, Setting, timed
+from benchmarks.workloads import Workload
+from model.engine import Engine, EngineConfig
+from model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
+from model.runner import ModelRunner, layer_shapes
+
+PREFILL_ROWS = 256
+DECODE_ROWS = 32
+
+
+class Ours(Peer):
+    family = "tirazh"
+    kinds = frozenset({"generate", "labels"})
+
+    def __init__(self, dtype: str, mode: Mode, *, slots: int, device: str = "cpu") -> None:
+        super().__init__(dtype, device=device)
+        self.mode, self.slots = mode, slots
+
+    @property
+    def name(self) -> str:
+        return f"tirazh {self.mode}, {self.dtype}"
+
+    def version(self) -> str:
+        import tirazh
+
+        return tirazh.__version__
+
+    def settings(self, workload: Workload) -> list[Setting]:
+        return [{"slots": self.slots}]
+
+    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
+        max_length = min(-(-workload.max_length // 64) * 64, under_test.shape.num_positions)
+        network = under_test.ours(self.mode, self.dtype)
+        slots = min(self.slots, len(workload.rows), _slots_that_fit(network, max_length, self.device))
+        self.model = ModelRunner(network, num_slots=slots, max_length=max_length, logit_rows=DECODE_ROWS)
+
+    def run(self, workload: Workload, setting: Setting) -> Outcome:
+        requests = _requests(workload)
+        with timed() as watch:
+            # The prefix is the job's work, so it counts.
+            job = EngineJob(prefix_token_ids=workload.prefix, labels=workload.labels)
+            self.model.set_prefix(job.prefix_token_ids, PREFILL_ROWS)
+            engine = Engine(self.model, self._engine_config(), job)
+            results = _run_all(engine, requests)
+        assert not any(result.error for result in results)
+        if workload.kind == "labels":
+            return Outcome(seconds=watch.seconds, scores=[tuple(result.logprobs) for result in results])
+        return Outcome(seconds=watch.seconds, tokens=[tuple(result.token_ids) for result in results])
+
+    def _engine_config(self) -> EngineConfig:
+        return EngineConfig(
+            num_slots=self.model.num_slots,
+            max_length=self.model.max_length,
+            num_tokens=self.model.model.config.vocab_size,
+            end_token_ids=(),
+            prefill_rows=PREFILL_ROWS,
+            decode_rows=DECODE_ROWS,
+        )
+
+
+def _slots_that_fit(network: nn.Module, max_length: int, device: str) -> int:
+    """On a GPU the cache is taken whole; a tenth of the memory that is left stays free for a step's own tensors."""
+    if device != "cuda":
+        return sys.maxsize
+    element_size = next(network.parameters()).element_size()
+    slot_bytes = (
+        sum(2 * s.capacity(max_length) * s.num_heads * s.head_dim for s in layer_shapes(network)) * element_size
+    )
+    return max(1, int(0.9 * torch.cuda.mem_get_info()[0]) // slot_bytes)
+
+
+def _requests(workload: Workload) -> list[Request]:
+    if workload.kind == "labels":
+        return [ScoreRequest(prompt_token_ids=row.prompt) for row in workload.rows]
+    greedy = {n: SamplingParams(max_new_tokens=n, temperature=0) for n in {row.num_new for row in workload.rows}}
+    return [GenerateRequest(prompt_token_ids=row.prompt, sampling=greedy[row.num_new], seed=0) for row in workload.rows]
+
+
+def _run_all(engine: Engine, requests: list[Request]) -> list[Any]:
+    ids = engine.add(requests)
+    results: dict[int, Any] = {}
+    while engine.has_work:
+        results.update(engine.step())
+    return [results[id] for id in ids]

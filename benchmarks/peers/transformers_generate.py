@@ -1,0 +1,38 @@
+"""transformers' `generate` in static batches of rows of like length: what most people run."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.model_under_test import ModelUnderTest
+from benchmarks.peers.peer import Outcome, Peer, Setting, padded, static_batches, timed
+from benchmarks.workloads import Tokens, Workload
+
+
+class TransformersGenerate(Peer):
+    family = "transformers.generate"
+    library = "transformers"
+    kinds = frozenset({"generate"})
+
+    def settings(self, workload: Workload) -> list[Setting]:
+        sizes = (64, 128, 32) if self.device == "cuda" else (16, 8, 32)
+        has_lengths = len({row.num_new for row in workload.rows}) > 1
+        orders = ("prompt", "new") if has_lengths else ("prompt",)
+        return [{"batch": size, "order": order} for order in orders for size in sizes]
+
+    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
+        self.model = under_test.gpt2(self.dtype)
+
+    @torch.inference_mode()
+    def run(self, workload: Workload, setting: Setting) -> Outcome:
+        tokens: dict[int, Tokens] = {}
+        with timed() as watch:
+            for batch in static_batches(workload.rows, setting["batch"], order=setting["order"]):
+                rows = [workload.rows[index] for index in batch]
+                ids, mask = padded([row.prompt for row in rows], side="left", device=self.model.device)
+                longest = max(row.num_new for row in rows)
+                out = self.model.generate(ids, attention_mask=mask, max_new_tokens=longest, do_sample=False)
+                new = out[:, ids.shape[1] :].tolist()
+                # A static batch runs on until its longest row is done; what is over is cut off.
+                tokens |= {i: tuple(made[: row.num_new]) for i, made, row in zip(batch, new, rows, strict=True)}
+        return Outcome(seconds=watch.seconds, tokens=[tokens[index] for index in range(len(workload.rows))])

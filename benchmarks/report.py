@@ -1,0 +1,157 @@
+"""A run written down: `results.json` with every number, `RESULTS.md` for people, `chart.svg` for the README."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ceilings import Ceiling
+from benchmarks.chart import draw_chart
+from benchmarks.check_outputs import Check
+from benchmarks.figures import Figure
+from benchmarks.goals import Goal
+from benchmarks.machine import Machine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Everything a run found. `absent` maps a peer that could not run to the reason."""
+
+    command: str
+    commit: str
+    shape: str
+    device: str
+    machine: Machine
+    ceilings: Sequence[Ceiling]
+    checks: Sequence[Check]
+    figures: Sequence[Figure]
+    goals: Sequence[Goal]
+    absent: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "command": self.command,
+            "commit": self.commit,
+            "shape": self.shape,
+            "device": self.device,
+            "machine": self.machine.to_dict(),
+            "ceilings": [asdict(ceiling) for ceiling in self.ceilings],
+            "checks": [check.to_dict() for check in self.checks],
+            "figures": [figure.to_dict() for figure in self.figures],
+            "goals": [goal.to_dict() for goal in self.goals],
+            "absent": self.absent,
+        }
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Three files in `directory`; earlier ones are replaced."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
+    (directory / "results.json").write_text(text + "\n", encoding="utf-8")
+    (directory / "RESULTS.md").write_text(as_markdown(report), encoding="utf-8")
+    (directory / "chart.svg").write_text(draw_chart(report.figures), encoding="utf-8")
+
+
+def as_markdown(report: Report) -> str:
+    """The whole of RESULTS.md."""
+    workloads = list(dict.fromkeys(figure.workload for figure in report.figures))
+    parts = [_heading(report), _goals(report.goals), _checks(report.checks)]
+    parts += [_workload(name, [f for f in report.figures if f.workload == name]) for name in workloads]
+    parts.append(_absent(report.absent))
+    return "\n".join(part for part in parts if part)
+
+
+def _heading(report: Report) -> str:
+    machine = report.machine
+    libraries = ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
+    lines = [
+        "# Benchmark results",
+        "",
+        f"`{report.command}` at commit {report.commit}; shape {report.shape} on {report.device}, random weights.",
+        "Figures are medians of the rounds, smallest and largest in brackets; peers took turns round by round.",
+        "",
+        f"- Processor: {machine.processor}, {machine.num_cores} cores, {machine.num_threads} threads used; "
+        f"{machine.instructions}; {machine.memory_gib} GiB. GPU: {machine.gpu}.",
+        f"- {machine.system}, Python {machine.python}, {libraries}. Load average at the start: "
+        f"{machine.load_average:.1f}{_busy(machine)}.",
+    ]
+    lines += [
+        f"- Ceiling, {c.dtype}: {c.flops / 1e9:,.0f} GFLOP/s ({c.decode_flops / 1e9:,.0f} at 32 rows), "
+        f"copy {c.bytes_per_second / 1e9:,.1f} GB/s."
+        for c in report.ceilings
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _busy(machine: Machine) -> str:
+    return " (**the machine was busy: these figures are noise**)" if machine.load_average > 0.5 else ""
+
+
+def _goals(goals: Sequence[Goal]) -> str:
+    if not goals:
+        return ""
+    lines = ["## Goals", "", "| goal | at least | measured | |", "|---|--:|--:|---|"]
+    for goal in goals:
+        measured = "–" if goal.measured is None else f"{goal.measured:.2f}"
+        verdict = {True: "met", False: "**not met**", None: "not run"}[goal.is_met]
+        lines.append(f"| {goal.text} | {goal.goal:g} | {measured} | {verdict} |")
+    return "\n".join([*lines, ""])
+
+
+def _checks(checks: Sequence[Check]) -> str:
+    if not checks:
+        return ""
+    lines = [
+        "## The same answers",
+        "",
+        "Before the figures: rows (for labels: best labels) equal to the reference's, itself in float32.",
+        "",
+        "| workload | peer | reference | equal | |",
+        "|---|---|---|--:|---|",
+    ]
+    for check in checks:
+        verdict = {True: "", False: "**differs** ", None: "narrower dtype; "}[check.is_good]
+        equal = f"{check.num_equal} of {check.num_rows}"
+        remark = f"{verdict}{check.remark}".strip()
+        lines.append(f"| {check.workload} | {check.peer} | {check.reference} | {equal} | {remark} |")
+    return "\n".join([*lines, ""])
+
+
+def _workload(name: str, figures: Sequence[Figure]) -> str:
+    unit = figures[0].unit
+    lines = [
+        f"## {name}",
+        "",
+        f"| peer | layers | run as | rows | {unit} | share of limit | tirazh is … times as fast |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
+    best = {
+        layers: max((f.rate for f in figures if f.is_ours and f.layers == layers), default=0.0)
+        for layers in ("dense", "alternating")
+    }
+    for figure in sorted(figures, key=lambda figure: -figure.rate):
+        lines.append(_figure(figure, best[figure.layers]))
+    return "\n".join([*lines, ""])
+
+
+def _figure(figure: Figure, best_of_ours: float) -> str:
+    version = f" ({figure.version})" if figure.version else ""
+    run_as = ", ".join(f"{name} {value}" for name, value in figure.setting.items())
+    is_whole = figure.num_rows == figure.num_rows_whole
+    rows = f"{figure.num_rows}" if is_whole else f"sample of {figure.num_rows} of {figure.num_rows_whole}"
+    start = f"| {figure.peer}{version} | {figure.layers} | {run_as} | {rows} |"
+    if not figure.rates:
+        return f"{start} failed: {figure.failure} | | |"
+    spread = f"{figure.rate:,.4g} ({min(figure.rates):,.4g}–{max(figure.rates):,.4g})"
+    ratio = "" if figure.is_ours else f"{best_of_ours / figure.rate:.2f}"
+    return f"{start} {spread} | {figure.share_of_limit:.0%} | {ratio} |"
+
+
+def _absent(absent: dict[str, str]) -> str:
+    if not absent:
+        return ""
+    lines = ["## Not run", "", *(f"- {name}: {reason}" for name, reason in absent.items())]
+    return "\n".join([*lines, ""])

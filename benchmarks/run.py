@@ -1,0 +1,169 @@
+"""`make bench`: everyone on every workload, outputs checked first, ceilings measured around it, a report at the end.
+
+python -m benchmarks.run                                   the whole comparison, on the CPU
+python -m benchmarks.run --subset                          in less than five minutes
+python -m benchmarks.run --device cuda --shape xl          on a GPU (or 13b), bfloat16, random weights
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.ceilings import Ceiling, best_of, measure_ceiling
+from benchmarks.check_outputs import Check, check_outputs
+from benchmarks.figures import Figure, allowed_label_ratio, figure_of
+from benchmarks.goals import goals_of
+from benchmarks.machine import describe_machine
+from benchmarks.model_under_test import SHAPES, ModelUnderTest
+from benchmarks.peers import ABSENT, Peer, all_peers
+from benchmarks.report import Report, as_markdown, write_report
+from benchmarks.rounds import Patience, run_rounds
+from benchmarks.workloads import WORKLOADS, Workload, build_workload
+from model.dtype_probe import settle_dtype
+
+HERE = Path(__file__).resolve().parent
+_SUBSET_ROWS = {"ragged": 32, "uniform": 16, "labels": 48, "long": 4}
+_CHECK_ROWS = {"generate": 8, "labels": 2}
+
+log = logging.getLogger("benchmarks")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 1 when someone's float32 answers differ without an explanation, else 0."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = _parse(words)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("transformers", "ContinuousBatchingLogger"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory(prefix="tirazh-bench-") as workdir:
+        report = _run(options, Path(workdir), command=shlex.join(["python", "-m", "benchmarks.run", *words]))
+    write_report(report, options.output)
+    print(as_markdown(report))
+    print(f"Written to {options.output}: RESULTS.md, results.json, chart.svg")
+    return 1 if any(check.is_good is False for check in report.checks) else 0
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.partition("\n")[0])
+    parser.add_argument("--subset", action="store_true", help="fewer rows, one dtype, first settings")
+    parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="may be given again")
+    parser.add_argument("--repeat", type=int, help="rounds (3; 2 with --subset)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--samples", type=int, help="rows of a peer too slow for the whole workload")
+    parser.add_argument("--seconds", type=float, help="what a peer may take a round before it runs on a sample")
+    parser.add_argument("--rows", type=int, help="rows of every workload, instead of its own number")
+    parser.add_argument("--shape", choices=list(SHAPES), default="base")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtypes", help="comma-separated; by default what a probe finds fastest, and float32")
+    parser.add_argument("--slots", type=int, help="sequences our engine runs at once (32; 256 on cuda)")
+    parser.add_argument("--no-peers", action="store_true", help="ours only")
+    parser.add_argument("--no-check", action="store_true", help="skip the comparison of outputs")
+    parser.add_argument("--output", type=Path, help="where the report goes")
+    options = parser.parse_args(words)
+    _fill_defaults(options)
+    return options
+
+
+def _fill_defaults(options: argparse.Namespace) -> None:
+    is_published = not options.subset and options.shape == "base" and options.device == "cpu"
+    options.output = options.output or (HERE if is_published else HERE.parent / "build" / "bench")
+    options.repeat = options.repeat or (2 if options.subset else 3)
+    options.seconds = options.seconds or (5.0 if options.subset else 90.0)
+    options.slots = options.slots or (256 if options.device == "cuda" else 32)
+    options.workload = options.workload or list(WORKLOADS)
+    if options.dtypes is None:
+        fastest = settle_dtype(options.device)
+        is_short = options.subset or options.device == "cuda"
+        options.dtypes = fastest if is_short else ",".join(dict.fromkeys(["float32", fastest]))
+    options.dtypes = options.dtypes.split(",")
+
+
+def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
+    machine = describe_machine()
+    under_test = ModelUnderTest(SHAPES[options.shape], workdir, device=options.device)
+    peers, absent = _present(all_peers(options.dtypes, slots=options.slots, device=options.device), options)
+    workloads = [_workload(name, options) for name in options.workload]
+    ceilings = _measure_ceilings(options)
+    checks = [] if options.no_check else _check(options, workloads, under_test, peers)
+    turns = []
+    patience = Patience(
+        repeat=options.repeat, seconds=options.seconds, samples=options.samples, is_quick=options.subset
+    )
+    for workload in workloads:
+        fit = [peer for peer in peers if workload.kind in peer.kinds]
+        turns += run_rounds(fit, workload, under_test, patience)
+    ceilings = {c.dtype: best_of([ceilings[c.dtype], c]) for c in _measure_ceilings(options).values()}
+    shape = under_test.shape
+    figures: list[Figure] = [figure_of(turn, shape, ceilings, slots=options.slots) for turn in turns]
+    labels = next((workload for workload in workloads if workload.kind == "labels"), None)
+    return Report(
+        command=command,
+        commit=_commit(),
+        shape=options.shape,
+        device=options.device,
+        machine=machine,
+        ceilings=list(ceilings.values()),
+        checks=checks,
+        figures=figures,
+        goals=goals_of(figures, allowed_label_ratio=allowed_label_ratio(labels, shape) if labels else None),
+        absent=absent,
+    )
+
+
+def _present(peers: list[Peer], options: argparse.Namespace) -> tuple[list[Peer], dict[str, str]]:
+    """Those who can run here, and why the others cannot."""
+    if options.no_peers:
+        peers = [peer for peer in peers if peer.family == "tirazh"]
+    if options.subset:
+        peers = [peer for peer in peers if peer.dtype != "int8"]
+    reasons = {peer.name: reason for peer in peers if (reason := peer.why_absent())}
+    return [peer for peer in peers if peer.name not in reasons], reasons | ABSENT
+
+
+def _workload(name: str, options: argparse.Namespace) -> Workload:
+    workload = build_workload(name, SHAPES[options.shape], num_rows=options.rows)
+    return workload.sample(_SUBSET_ROWS[name]) if options.subset else workload
+
+
+def _measure_ceilings(options: argparse.Namespace) -> dict[str, Ceiling]:
+    dtypes = dict.fromkeys([*options.dtypes, "float32"])
+    return {dtype: measure_ceiling(dtype, options.device, seconds=min(2.0, options.seconds)) for dtype in dtypes}
+
+
+def _check(
+    options: argparse.Namespace, workloads: list[Workload], under_test: ModelUnderTest, peers: list[Peer]
+) -> list[Check]:
+    """One workload of each kind, in float32 whatever is measured, and in the narrower dtypes for information."""
+    exact, _ = _present(all_peers(["float32"], slots=_CHECK_ROWS["generate"], device=options.device), options)
+    everyone = {peer.name: peer for peer in [*exact, *peers]}.values()
+    checks: list[Check] = []
+    for workload in {workload.kind: workload for workload in reversed(workloads)}.values():
+        fit = [peer for peer in everyone if workload.kind in peer.kinds]
+        checks += check_outputs(fit, workload.sample(_CHECK_ROWS[workload.kind]), under_test)
+    for check in checks:
+        log.info(
+            "%s, %s: %d of %d equal; %s", check.workload, check.peer, check.num_equal, check.num_rows, check.remark
+        )
+    return checks
+
+
+def _commit() -> str:
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""What is run: seeded rows with the lengths that batch jobs have. Token counts of the tiny shape are a quarter.
+
+ragged   256 prompts of 16 to 512 tokens (log-uniform), 8 to 128 new tokens each
+uniform  64 prompts of 128 tokens, 32 new tokens
+labels   512 rows of 80 to 200 tokens behind one prefix of 1,200; 10 labels of 1 to 4 tokens
+long     32 prompts of 1,500 tokens, 256 new tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from benchmarks.model_under_test import Shape
+
+Tokens = tuple[int, ...]
+_LABEL_LENGTHS = (1, 1, 2, 2, 2, 3, 3, 3, 4, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """`prompt` includes the workload's shared prefix; exactly `num_new` tokens are made (0 where labels are scored)."""
+
+    prompt: Tokens
+    num_new: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    name: str
+    kind: Literal["generate", "labels"]
+    rows: tuple[Row, ...]
+    prefix: Tokens = ()
+    labels: tuple[Tokens, ...] = ()
+
+    @property
+    def num_new(self) -> int:
+        return sum(row.num_new for row in self.rows)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the longest sequence, label or completion included."""
+        depth = max(map(len, self.labels), default=0)
+        return max(len(row.prompt) + row.num_new for row in self.rows) + depth
+
+    def sample(self, num_rows: int) -> Workload:
+        """`num_rows` rows spread evenly over the lengths, so that a sample has the whole's proportions."""
+        if num_rows >= len(self.rows):
+            return self
+        by_length = sorted(self.rows, key=lambda row: (len(row.prompt) + row.num_new, row.num_new, row.prompt))
+        middle = (np.arange(num_rows) + 0.5) * len(by_length) / num_rows
+        return replace(self, rows=tuple(by_length[int(index)] for index in middle))
+
+
+def build_workload(name: str, shape: Shape, *, num_rows: int | None = None) -> Workload:
+    """The workload of that name in the shape's vocabulary; `num_rows` instead of its own number of rows."""
+    make, usual = WORKLOADS[name]
+    generator = np.random.default_rng(sum(name.encode()))
+    return make(_Words(generator, shape), num_rows or usual)
+
+
+class _Words:
+    """Random tokens and lengths of one workload."""
+
+    def __init__(self, generator: np.random.Generator, shape: Shape) -> None:
+        self.generator, self.vocab_size, self.divisor = generator, shape.vocab_size, shape.token_divisor
+
+    def tokens(self, length: int) -> Tokens:
+        return tuple(self.generator.integers(0, self.vocab_size, length).tolist())
+
+    def lengths(self, low: int, high: int, count: int) -> list[int]:
+        low, high = self.scaled(low), self.scaled(high)
+        return self.generator.integers(low, high + 1, count).tolist()
+
+    def log_lengths(self, low: int, high: int, count: int) -> list[int]:
+        low, high = self.scaled(low), self.scaled(high)
+        drawn = np.exp(self.generator.uniform(np.log(low), np.log(high), count))
+        return np.rint(drawn).astype(int).tolist()
+
+    def scaled(self, length: int) -> int:
+        return max(1, length // self.divisor)
+
+
+def _ragged(words: _Words, num_rows: int) -> Workload:
+    lengths, new = words.log_lengths(16, 512, num_rows), words.lengths(8, 128, num_rows)
+    rows = (Row(words.tokens(length), num_new) for length, num_new in zip(lengths, new, strict=True))
+    return Workload(name="ragged", kind="generate", rows=tuple(rows))
+
+
+def _same_length(name: str, prompt: int, new: int) -> Callable[[_Words, int], Workload]:
+    def make(words: _Words, num_rows: int) -> Workload:
+        rows = (Row(words.tokens(words.scaled(prompt)), words.scaled(new)) for _ in range(num_rows))
+        return Workload(name=name, kind="generate", rows=tuple(rows))
+
+    return make
+
+
+def _labels(words: _Words, num_rows: int) -> Workload:
+    prefix = words.tokens(words.scaled(1200))
+    rows = (Row(prefix + words.tokens(length)) for length in words.lengths(80, 200, num_rows))
+    labels = _distinct_labels(words, _LABEL_LENGTHS)
+    return Workload(name="labels", kind="labels", rows=tuple(rows), prefix=prefix, labels=labels)
+
+
+def _distinct_labels(words: _Words, lengths: Sequence[int]) -> tuple[Tokens, ...]:
+    """Labels with different first tokens: nothing is saved by what they have in common."""
+    firsts = words.generator.choice(words.vocab_size, len(lengths), replace=False).tolist()
+    return tuple((first, *words.tokens(length - 1)) for first, length in zip(firsts, lengths, strict=True))
+
+
+WORKLOADS: dict[str, tuple[Callable[[_Words, int], Workload], int]] = {
+    "ragged": (_ragged, 256),
+    "uniform": (_same_length("uniform", 128, 32), 64),
+    "labels": (_labels, 512),
+    "long": (_same_length("long", 1500, 256), 32),
+}

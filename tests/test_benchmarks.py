@@ -1,0 +1,170 @@
+"""The benchmark on a tiny model: everyone gives the same answers, a report is written, and wrong answers are caught."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.check_outputs import check_outputs
+from benchmarks.figures import allowed_label_ratio
+from benchmarks.limits import forwards_flops, least_work
+from benchmarks.model_under_test import SHAPES, ModelUnderTest
+from benchmarks.peers import all_peers
+from benchmarks.peers.ours import Ours
+from benchmarks.peers.peer import Outcome, Setting, static_batches
+from benchmarks.peers.transformers_generate import TransformersGenerate
+from benchmarks.rounds import Patience, run_rounds
+from benchmarks.run import main
+from benchmarks.workloads import WORKLOADS, Row, Workload, build_workload
+
+TINY, XL = SHAPES["tiny"], SHAPES["xl"]
+GIGA = 1e9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def under_test(tmp_path: Path) -> ModelUnderTest:
+    return ModelUnderTest(TINY, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def report_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("report")
+    words = "--shape tiny --threads 1 --rows 6 --repeat 2 --seconds 0.2 --dtypes float32 --workload ragged".split()
+    assert main([*words, "--workload", "labels", "--output", str(directory)]) == 0
+    return directory
+
+
+def test_everyone_gives_the_same_answers_in_float32(report_dir: Path) -> None:
+    checks = json.loads((report_dir / "results.json").read_text())["checks"]
+    exact = {check["peer"]: check for check in checks if check["peer"].endswith("float32")}
+    assert {"tirazh dense, float32", "tirazh alternating, float32"} <= exact.keys()
+    assert [check for check in checks if check["is_good"] is False] == []
+
+
+def test_the_report_has_every_peer_its_spread_and_its_share_of_the_limit(report_dir: Path) -> None:
+    results = json.loads((report_dir / "results.json").read_text())
+    expected = {peer.name for peer in all_peers(["float32"], slots=1) if peer.why_absent() is None}
+    assert {figure["peer"] for figure in results["figures"]} == expected
+    assert results["machine"]["libraries"].keys() >= {"torch", "transformers"}
+    for figure in results["figures"]:
+        summary = figure["rates_summary"]
+        assert len(figure["seconds"]) == 2
+        assert 0 < summary["min"] <= summary["median"] <= summary["max"]
+        assert figure["share_of_limit"] > 0
+    assert all(goal["measured"] is not None for goal in results["goals"])
+
+
+def test_the_report_reads_and_the_chart_draws(report_dir: Path) -> None:
+    text = (report_dir / "RESULTS.md").read_text()
+    assert all(
+        heading in text for heading in ("## Goals", "## The same answers", "## ragged", "## labels", "## Not run")
+    )
+    chart = ElementTree.parse(report_dir / "chart.svg")
+    assert [node.text for node in chart.iter("{http://www.w3.org/2000/svg}text") if node.text == "ragged, tokens/s"]
+
+
+class Wrong(TransformersGenerate):
+    """Right but for the last token of the last row."""
+
+    family = "wrong"
+
+    def run(self, workload: Workload, setting: Setting) -> Outcome:
+        outcome = super().run(workload, setting)
+        *tokens, last = outcome.tokens[-1]
+        outcome.tokens[-1] = (*tokens, (last + 1) % TINY.vocab_size)
+        return outcome
+
+
+def test_a_wrong_token_is_not_explained_away(under_test: ModelUnderTest) -> None:
+    workload = build_workload("uniform", TINY, num_rows=3)
+    wrong, right = check_outputs([Wrong("float32"), Ours("float32", "dense", slots=2)], workload, under_test)
+    assert (wrong.is_good, wrong.num_equal) == (False, 2)
+    assert (right.is_good, right.num_equal) == (True, 3)
+
+
+class Failing(TransformersGenerate):
+    family = "failing"
+
+    def run(self, workload: Workload, setting: Setting) -> Outcome:
+        raise RuntimeError("no kernel image")
+
+
+def test_a_peer_that_fails_is_reported_and_the_others_go_on(under_test: ModelUnderTest) -> None:
+    peers = [Failing("float32"), Ours("float32", "dense", slots=2)]
+    workload = build_workload("uniform", TINY, num_rows=2)
+    failing, ours = run_rounds(peers, workload, under_test, Patience(repeat=1, seconds=1))
+    assert failing.failure == "RuntimeError: no kernel image"
+    assert (failing.seconds, len(ours.seconds)) == ([], 1)
+
+
+class Slow(TransformersGenerate):
+    family = "slow"
+    probe_rows = 2
+
+    def run(self, workload: Workload, setting: Setting) -> Outcome:
+        return Outcome(seconds=float(len(workload.rows)))
+
+
+def test_a_slow_peer_runs_on_the_sample_that_fits(under_test: ModelUnderTest) -> None:
+    workload = build_workload("uniform", TINY, num_rows=12)
+    slow = [Slow("float32")]
+    (fits,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5))
+    (told,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5, samples=3))
+    (whole,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=12))
+    assert [len(turn.workload.rows) for turn in (fits, told, whole)] == [5, 3, 12]
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_workload_is_the_same_every_time_and_fits_the_model(name: str) -> None:
+    workload = build_workload(name, SHAPES["base"])
+    assert workload == build_workload(name, SHAPES["base"])
+    assert workload.max_length <= SHAPES["base"].num_positions
+
+
+def test_a_sample_has_the_proportions_of_the_whole() -> None:
+    whole = build_workload("ragged", SHAPES["base"])
+    sample = whole.sample(32)
+    assert len(sample.rows) == 32
+    for of in (lambda row: len(row.prompt), lambda row: row.num_new):
+        means = [sum(map(of, workload.rows)) / len(workload.rows) for workload in (whole, sample)]
+        assert means[1] == pytest.approx(means[0], rel=0.15)
+
+
+def test_static_batches_hold_every_row_once_and_like_rows_together() -> None:
+    rows = [Row((0,) * length, 1) for length in (5, 1, 4, 2, 3)]
+    assert static_batches(rows, 2) == [[0, 2], [4, 3], [1]]
+
+
+@pytest.mark.parametrize(("mode", "giga_a_token"), [("dense", 2.617), ("alternating", 2.535)])
+def test_a_prompt_of_xl_needs_the_arithmetic_worked_out_by_hand(mode: str, giga_a_token: float) -> None:
+    workload = Workload(name="prompt", kind="generate", rows=(Row((0,) * 2048, 1),))
+    work = least_work(workload, XL, mode, slots=1, element_size=2)  # type: ignore[arg-type]
+    logits = 2 * XL.hidden_size * XL.vocab_size
+    assert (work.prefill_flops - logits) / 2048 / GIGA == pytest.approx(giga_a_token, abs=1e-3)
+
+
+def test_labels_of_xl_need_the_arithmetic_worked_out_by_hand() -> None:
+    labels = tuple((label, 100 + label) for label in range(10))
+    one = Workload(name="labels", kind="labels", rows=(Row((0,) * 1320),), prefix=(0,) * 1200, labels=labels)
+    many = replace(one, rows=one.rows * 1000)
+    prefix = Workload(name="prefix", kind="generate", rows=(Row((0,) * 1200, 1),))
+    a_row = _giga(many) / 1000 - (_giga(prefix) - 0.206) / 1000
+    # 130 tokens of 2.416 in products and 0.249 in attention over 1,267 keys on average, 11 rows of logits of 0.206.
+    assert a_row == pytest.approx(349, abs=0.5)
+    # 13,210 tokens of 2.416 and 0.130 (661 keys), 20 rows of logits.
+    assert forwards_flops(one, XL, "dense") / GIGA == pytest.approx(33_637, rel=1e-3)
+    assert allowed_label_ratio(many, XL) == pytest.approx(33_637 / (349 + 3.05), rel=1e-2)
+
+
+def _giga(workload: Workload) -> float:
+    return least_work(workload, XL, "dense", slots=1, element_size=2).prefill_flops / GIGA
