@@ -12,7 +12,7 @@ from actors.rendezvous import Place
 from model.checkpoint import open_checkpoint
 from model.engine import Engine, EngineConfig
 from model.runner import ModelRunner
-from model.tensor_parallel import connect, shard_model, weight_bytes
+from model.tensor_parallel import check_split, connect, shard_model, weight_bytes
 from model.tokenizer import load_tokenizer
 
 # Rows of a prefill and of a decode step. Part of a job's arithmetic, so they follow nothing that a resume may change.
@@ -24,6 +24,7 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
     """Load this rank's slice of the model and compute the job's shared prefix. All ranks do this together."""
     torch.set_num_threads(place.threads)
     checkpoint = open_checkpoint(config.model, config.flags)
+    check_split(checkpoint.config, place.world_size)
     if place.world_size > 1:
         connect_ranks(place, device=config.device)
     model = shard_model(

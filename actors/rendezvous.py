@@ -126,17 +126,19 @@ def wait_for_all() -> None:
 
 
 def remove_shared_memory(place: Place) -> None:
-    """Remove the names of this rank's shared memory. Once every rank has mapped it, it goes on working without a
-    name, and the system frees it however the processes end."""
+    """Remove the names of the replica's shared memory. Once every rank has mapped it, it goes on working without
+    names, and the system frees it however the processes end. The first rank to come here removes all of them, so
+    that one killed a moment later leaves nothing."""
     for name in shared_memory_names(place):
         Path("/dev/shm", name).unlink(missing_ok=True)
 
 
 def shared_memory_names(place: Place) -> list[str]:
-    """DeepSpeed's name for the segment of this rank (csrc/cpu/comm/shm.cpp)."""
+    """DeepSpeed's names for the segments of the replica's ranks (csrc/cpu/comm/shm.cpp)."""
     if not hasattr(os, "getuid"):
         return []
-    return [f"deepspeed_allreduce_buffer_{os.getuid()}_{place.master_address}_{place.port}_{place.rank}"]
+    prefix = f"deepspeed_allreduce_buffer_{os.getuid()}_{place.master_address}_{place.port}"
+    return [f"{prefix}_{rank}" for rank in range(place.world_size)]
 
 
 def _tcp_store(place: Place, *, is_master: bool, timeout: timedelta) -> Any:

@@ -58,11 +58,7 @@ def shard_model(
     `config` None: any other transformers model; it is read whole before it is sharded.
     Raises RequestError where the model cannot be split so.
     """
-    if config is not None and config.num_attention_heads % tp_size:
-        raise RequestError(
-            f"{config.num_attention_heads} attention heads cannot be shared by {tp_size} ranks; "
-            f"--tensor-parallel must divide {config.num_attention_heads}"
-        )
+    check_split(config, tp_size)
     if tp_size > 1:
         connect(may_share_memory=False)
     if config is None:
@@ -72,6 +68,15 @@ def shard_model(
     _fill(model, checkpoint, tp_rank, device)
     model.set_tensor_parallel(tp_rank, tp_size)
     return model.eval()
+
+
+def check_split(config: ModelConfig | None, tp_size: int) -> None:
+    """Raise RequestError when the attention heads cannot be shared evenly. Needs no other rank."""
+    if config is not None and config.num_attention_heads % tp_size:
+        raise RequestError(
+            f"{config.num_attention_heads} attention heads cannot be shared by {tp_size} ranks; "
+            f"--tensor-parallel must divide {config.num_attention_heads}"
+        )
 
 
 def connect(*, may_share_memory: bool) -> None:
