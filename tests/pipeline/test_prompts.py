@@ -108,7 +108,7 @@ def test_a_long_text_is_cut_and_the_question_is_kept(
     assert prompt is not None
     assert prompt.endswith("\nТема:")
     assert kept in prompt
-    assert 256 - setup.plan.room - 8 <= len(ids) <= 256 - setup.plan.room
+    assert 256 - setup.plan.room - 1 <= len(ids) <= 256 - setup.plan.room
 
 
 def test_generate_makes_a_long_prompt_an_error_unless_told_otherwise(set_up: Setup) -> None:
