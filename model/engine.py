@@ -70,11 +70,12 @@ class Engine:
         shared prefix. Raises RequestError for labels that are empty or the same."""
         self.runner, self.config, self.job = runner, config, job
         self._decode = decode
-        self._tile = min(runner.window_size, config.prefill_rows)
         self._trie: LabelTrie | None = build_trie(job.labels) if job.labels else None
         # A prompt's last piece and the labels' trie share a step, so a step has room for both.
         num_hung = len(self._trie.token_ids) if self._trie else 0
-        self._prefill_rows = max(config.prefill_rows, -(-(self._tile + num_hung) // 64) * 64)
+        self._prefill_rows = max(
+            config.prefill_rows, -(-(min(runner.window_size, config.prefill_rows) + num_hung) // 64) * 64
+        )
         self._waiting: deque[ActiveSequence] = deque()
         self._slots: list[ActiveSequence | None] = [None] * config.num_slots
         self._fresh: list[FreshSlot] = []
@@ -117,7 +118,8 @@ class Engine:
         """Plan and run one forward; returns what has finished, as (id, result)."""
         self._admit()
         if self._should_prefill():
-            self._run(plan_prefill(self._slots, self._prefill_rows, self._tile, self._trie))
+            window, most = self.runner.window_size, self.config.prefill_rows
+            self._run(plan_prefill(self._slots, self._prefill_rows, self._trie, window=window, most=most))
         else:
             for first in range(0, self.config.num_slots, self.config.decode_rows):
                 plan = plan_decode(self._slots, first, self.config.decode_rows)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.cached_attention import ATTENTION_NAME, StepAttention
 from model.kv_cache import KVCache, LayerShape, PrefixCache
-from model.step import FreshSlot, Segment, Step
+from model.step import FreshSlot, Segment, Step, piece_length
 
 _PREFILL_TILE = 128
 
@@ -44,8 +44,9 @@ class ModelRunner:
         cache, prefix = self.cache, self._new_cache(1, len(token_ids), prefix=None)
         self.cache = prefix
         fresh: tuple[FreshSlot, ...] = (FreshSlot(0, uses_prefix=False),)
-        for start in range(0, len(token_ids), min(self.window_size, prefill_rows)):
-            tokens = token_ids[start : start + min(self.window_size, prefill_rows)]
+        start = 0
+        while start < len(token_ids):
+            tokens = token_ids[start : start + piece_length(start, window=self.window_size, most=prefill_rows)]
             step = Step(
                 phase="prefill",
                 token_ids=_padded(np.array(tokens), prefill_rows),
@@ -55,7 +56,7 @@ class ModelRunner:
                 fresh_slots=fresh,
             )
             self.execute(step)
-            fresh = ()
+            start, fresh = start + len(tokens), ()
         self.cache = cache
         self.cache.prefix = prefix.to_prefix()
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from model.label_scoring import LabelTrie
 from model.requests import GenerateRequest, Request
-from model.step import FreshSlot, Phase, Segment, Step
+from model.step import FreshSlot, Phase, Segment, Step, piece_length
 
 
 @dataclass(slots=True)
@@ -88,14 +88,14 @@ class StepPlan:
         self.row = rows.stop
 
 
-def plan_prefill(slots: Slots, num_rows: int, tile: int, trie: LabelTrie | None) -> StepPlan:
-    """Pieces of prompts, as many as fit. A piece ends where a tile (window) of its own prompt does, so how a prompt is
-    cut depends on the prompt alone. Counts the pieces into the sequences."""
+def plan_prefill(slots: Slots, num_rows: int, trie: LabelTrie | None, *, window: int, most: int) -> StepPlan:
+    """Pieces of prompts of at most `most` tokens, as many as fit. A piece ends where a window of its own prompt does,
+    so how a prompt is cut depends on the prompt alone. Counts the pieces into the sequences."""
     plan = StepPlan("prefill", num_rows)
     for slot, sequence in enumerate(slots):
         while sequence is not None and sequence.num_to_prefill:
             start = sequence.num_cached
-            length = min(sequence.num_to_prefill, tile - start % tile)
+            length = min(sequence.num_to_prefill, piece_length(start, window=window, most=most))
             is_last = length == sequence.num_to_prefill
             hung = trie if is_last and not isinstance(sequence.request, GenerateRequest) else None
             num_hung = len(hung.token_ids) if hung else 0

@@ -15,6 +15,13 @@ from numpy.typing import NDArray
 Phase = Literal["prefill", "decode"]
 
 
+def piece_length(start: int, *, window: int, most: int) -> int:
+    """Most tokens that a piece of a prompt which begins at token `start` may have: it ends where its window of the
+    sparse pattern does, and in a window of more than `most` tokens after every `most` of them too."""
+    within = start % window
+    return min(window, (within // most + 1) * most) - within
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """Rows `row` to `row + length` hold tokens `start` to `start + length` of the sequence in `slot`.

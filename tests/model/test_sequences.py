@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from model.label_scoring import LabelTrie, build_trie
 from model.requests import GenerateRequest, SamplingParams, ScoreRequest
-from model.sequences import ActiveSequence, Slots, plan_decode, plan_prefill
-from model.step import FreshSlot, Segment, Step
+from model.sequences import ActiveSequence, Slots, StepPlan, plan_decode, plan_prefill
+from model.step import FreshSlot, Segment, Step, piece_length
 
-TILE, ROWS = 16, 40
+WINDOW, ROWS = 16, 40
 TRIE = build_trie([(101, 102, 103), (101, 104)])  # two nodes: 101, and 102 behind it
 
 
@@ -26,11 +26,15 @@ def scoring(length: int, *, cached: int = 0) -> ActiveSequence:
     return ActiveSequence(0, ScoreRequest(prompt_token_ids=prompt), prompt, num_cached=cached)
 
 
+def plan(slots: Slots, trie: LabelTrie | None = None, *, rows: int = ROWS) -> StepPlan:
+    return plan_prefill(slots, rows, trie, window=WINDOW, most=rows)
+
+
 def prefill_all(slots: Slots, trie: LabelTrie | None = None, rows: int = ROWS) -> list[Step]:
     """Steps until every prompt is in."""
     steps = []
     while any(sequence and sequence.num_to_prefill for sequence in slots):
-        steps.append(plan_prefill(slots, rows, TILE, trie).build(()))
+        steps.append(plan(slots, trie, rows=rows).build(()))
         assert len(steps) < 1000
     return steps
 
@@ -46,6 +50,23 @@ def test_a_prompt_is_cut_where_its_own_windows_end() -> None:
 
 def test_behind_a_shared_prefix_the_first_piece_ends_at_the_same_window() -> None:
     assert pieces(prefill_all([generating(40, cached=21)]), 0) == [(21, 11), (32, 8)]
+
+
+@given(st.integers(0, 500), st.integers(1, 50), st.integers(1, 50))
+def test_a_piece_never_crosses_a_windows_end_nor_outgrows_a_step(start: int, window: int, most: int) -> None:
+    length = piece_length(start, window=window, most=most)
+    assert 1 <= length <= most
+    assert start // window == (start + length - 1) // window
+    # And is as long as that allows, wherever the cuts began.
+    assert length == most or (start + length) % window == 0 or (start % window + length) % most == 0
+
+
+def test_a_window_longer_than_a_step_is_cut_inside_too() -> None:
+    starts, start = [], 0
+    while start < 80:
+        starts.append(start)
+        start += piece_length(start, window=40, most=16)
+    assert starts == [0, 16, 32, 40, 56, 72]
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.booleans())
@@ -73,26 +94,26 @@ def test_a_step_has_its_fixed_number_of_rows_and_every_token_once(lengths: list[
 
 def test_prompts_share_a_step_until_a_whole_piece_no_longer_fits() -> None:
     slots = [generating(20), generating(10), generating(30)]
-    plan = plan_prefill(slots, ROWS, TILE, None)
-    places = [(s.slot, s.row, s.start, s.length) for s in plan.build(()).segments]
+    filled = plan(slots)
+    places = [(s.slot, s.row, s.start, s.length) for s in filled.build(()).segments]
     assert places == [(0, 0, 0, 16), (0, 16, 16, 4), (1, 20, 0, 10)]  # the third's first piece has 16 tokens, 10 fit
     assert [sequence.num_cached for sequence in slots] == [20, 10, 0]
 
 
 def test_logits_are_read_at_a_prompts_last_token_only() -> None:
     slots = [generating(20), generating(10), generating(17)]
-    plan = plan_prefill(slots, ROWS, TILE, None)
-    assert plan.readers == [(0, slice(0, 1)), (1, slice(1, 2))]
-    assert plan.build(()).logit_rows.tolist() == [19, 29]
+    filled = plan(slots)
+    assert filled.readers == [(0, slice(0, 1)), (1, slice(1, 2))]
+    assert filled.build(()).logit_rows.tolist() == [19, 29]
 
 
 def test_the_labels_trie_hangs_on_the_last_piece_and_is_read_whole() -> None:
-    plan = plan_prefill([scoring(20)], ROWS, TILE, TRIE)
-    step = plan.build(())
+    filled = plan([scoring(20)], TRIE)
+    step = filled.build(())
     assert step.segments[-1] == Segment(0, 20, 20, 2, (-1, 0))
     assert step.token_ids[20:22].tolist() == [101, 102]
     assert step.positions[19:22].tolist() == [19, 20, 21]
-    assert plan.readers == [(0, slice(0, 3))]
+    assert filled.readers == [(0, slice(0, 3))]
     assert step.logit_rows.tolist() == [19, 20, 21]
 
 
@@ -104,26 +125,26 @@ def test_a_last_piece_waits_for_a_step_that_has_room_for_its_labels_too() -> Non
 
 
 def test_labels_of_one_token_hang_nothing_on() -> None:
-    plan = plan_prefill([scoring(5)], ROWS, TILE, build_trie([(1,), (2,)]))
-    assert len(plan.build(()).segments) == 1
-    assert plan.build(()).logit_rows.tolist() == [4]
+    filled = plan([scoring(5)], build_trie([(1,), (2,)]))
+    assert len(filled.build(()).segments) == 1
+    assert filled.build(()).logit_rows.tolist() == [4]
 
 
 def test_a_completion_needs_no_labels() -> None:
-    assert len(plan_prefill([generating(5)], ROWS, TILE, TRIE).build(()).segments) == 1
+    assert len(plan([generating(5)], TRIE).build(()).segments) == 1
 
 
 def test_a_decode_step_has_a_row_for_every_slot_in_its_group() -> None:
     decoding = generating(5, cached=5, new_tokens=(7, 8))
     slots = [decoding, generating(30, cached=16), None, decoding, decoding]
-    plan = plan_decode(slots, 2, 4)
-    assert plan is not None
-    step = plan.build((FreshSlot(1, uses_prefix=False),))
+    filled = plan_decode(slots, 2, 4)
+    assert filled is not None
+    step = filled.build((FreshSlot(1, uses_prefix=False),))
     assert step.segments == (Segment(3, 1, 6, 1), Segment(4, 2, 6, 1))
     assert step.token_ids.tolist() == [0, 8, 8, 0]
     assert step.positions.tolist() == [0, 6, 6, 0]
     assert step.logit_rows.tolist() == [1, 2]
-    assert plan.readers == [(3, slice(0, 1)), (4, slice(1, 2))]
+    assert filled.readers == [(3, slice(0, 1)), (4, slice(1, 2))]
     assert step.fresh_slots == (FreshSlot(1, uses_prefix=False),)
 
 
@@ -132,5 +153,5 @@ def test_nothing_to_decode_is_no_step() -> None:
 
 
 def test_a_step_crosses_processes_as_plain_numbers() -> None:
-    step = plan_prefill([scoring(20)], ROWS, TILE, TRIE).build(())
+    step = plan([scoring(20)], TRIE).build(())
     assert step.token_ids.dtype == step.positions.dtype == step.logit_rows.dtype == np.int64
