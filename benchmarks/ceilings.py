@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 # Rows, inputs, outputs of the products tried; the best counts. A GPU needs large ones to be filled.
-_CPU_PRODUCTS = ((256, 768, 3072), (512, 2048, 8192), (1024, 3072, 768))
+_CPU_PRODUCTS = ((256, 768, 3072), (512, 1024, 4096), (1024, 3072, 768))
 _GPU_PRODUCTS = ((8192, 8192, 8192), (4096, 5120, 20480), (8192, 2048, 8192))
 _DECODE_ROWS = 32
 

@@ -8,6 +8,7 @@ python -m benchmarks.run --device cuda --shape xl          on a GPU (or 13b), bf
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import shlex
@@ -46,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for noisy in ("transformers", "ContinuousBatchingLogger"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
+    gc.freeze()  # peers collect garbage after every turn; what the libraries brought need not be looked at
     with tempfile.TemporaryDirectory(prefix="tirazh-bench-") as workdir:
         report = _run(options, Path(workdir), command=shlex.join(["python", "-m", "benchmarks.run", *words]))
     write_report(report, options.output)

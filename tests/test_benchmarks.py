@@ -39,7 +39,7 @@ def under_test(tmp_path: Path) -> ModelUnderTest:
 @pytest.fixture(scope="module")
 def report_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("report")
-    words = "--shape tiny --threads 1 --rows 6 --repeat 2 --seconds 0.2 --dtypes float32 --workload ragged".split()
+    words = "--shape tiny --threads 1 --rows 4 --repeat 2 --seconds 0.2 --dtypes float32 --workload ragged".split()
     assert main([*words, "--workload", "labels", "--output", str(directory)]) == 0
     return directory
 
