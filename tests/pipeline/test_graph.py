@@ -92,9 +92,12 @@ def test_a_part_stays_whole_and_alone_and_in_order(
     assert [call["ids"] for call in written] == [list(range(part.start, part.stop)) for part in parts]
 
 
-def test_the_replica_reads_no_files(run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("step_cpus", [1, 0])
+def test_the_replica_reads_no_files(
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path], step_cpus: int
+) -> None:
     """A read that is fused with the actor pool would run in the actor's process."""
-    written = run(cut(write_input("a.parquet", id=range(20)), 20, 4))
+    written = run(cut(write_input("a.parquet", id=range(20)), 20, 4), step_cpus=step_cpus)
     assert len({call["infer_pid"] for call in written}) == 1
     assert not {call["infer_pid"] for call in written} & {call["prompts_pid"] for call in written}
 
