@@ -190,6 +190,13 @@ def test_a_short_last_window_of_the_longest_sequence_is_seen_like_any_open_windo
     )
 
 
+@pytest.mark.parametrize("blocks", [9, 10, 11])
+def test_so_a_longest_sequence_of_a_few_blocks_more_is_a_longer_one_cut(blocks: int) -> None:
+    longer = build_layout(config(FOUR_BLOCKS, heads=4, blocks=12), 24)
+    layout = build_layout(config(FOUR_BLOCKS, heads=4, blocks=blocks), 2 * blocks)
+    assert np.array_equal(layout, longer[:, :blocks, :blocks])
+
+
 def test_a_last_window_too_short_for_its_global_blocks_is_refused() -> None:
     pattern = SparsePattern(block_size=2, num_local_blocks=4, num_global_blocks=2, num_different_global_patterns=2)
     with pytest.raises(CheckpointError, match="18 positions leave a last window of 1 blocks"):
