@@ -36,7 +36,7 @@ def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.
     added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
     kept = table.select(layout.columns.names).cast(layout.columns)
     arrays = [*kept.columns, *(pa.array(column, field.type) for column, field in zip(added, layout.added, strict=True))]
-    return pa.Table.from_arrays(arrays, schema=layout.schema)
+    return pa.Table.from_arrays(arrays, schema=layout.schema).combine_chunks()
 
 
 def _labels(table: pa.Table, layout: OutputLayout) -> list[Any]:
