@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.seaweedfs import ACCESS_KEY, SECRET_KEY, SeaweedServer, find_weed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# CI tries the same examples every time; at a desk, hypothesis looks for new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 # Set before anything imports ray: no usage reports, no progress bars between the dots of pytest.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
