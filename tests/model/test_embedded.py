@@ -104,7 +104,7 @@ def test_it_continues_a_prompt_the_same_way_twice(model: nn.Module, tokenizer: T
     assert tokenizer.decode(first).strip()
 
 
-@pytest.mark.parametrize(("language", "least"), [("ru", 0.5), ("en", 0.5)])
+@pytest.mark.parametrize(("language", "least"), [("ru", 0.65), ("en", 0.75)])
 def test_it_labels_the_demo_news_clearly_better_than_chance(
     model: nn.Module, tokenizer: Tokenizer, labels: dict[str, str], language: str, least: float
 ) -> None:
