@@ -73,9 +73,8 @@ class Engine:
         self._trie: LabelTrie | None = build_trie(job.labels) if job.labels else None
         # A prompt's last piece and the labels' trie share a step, so a step has room for both.
         num_hung = len(self._trie.token_ids) if self._trie else 0
-        self._prefill_rows = max(
-            config.prefill_rows, -(-(min(runner.window_size, config.prefill_rows) + num_hung) // 64) * 64
-        )
+        longest_piece = min(runner.window_size, config.prefill_rows)
+        self._prefill_rows = max(config.prefill_rows, -(-(longest_piece + num_hung) // 64) * 64)
         self._waiting: deque[ActiveSequence] = deque()
         self._slots: list[ActiveSequence | None] = [None] * config.num_slots
         self._fresh: list[FreshSlot] = []

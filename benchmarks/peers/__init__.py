@@ -18,7 +18,7 @@ __all__ = ["ABSENT", "REFERENCES", "Peer", "all_peers"]
 
 # Peers that nothing here runs, and why.
 ABSENT = {
-    "llama.cpp": "PyPI has its Python package as source only, an hour's build on two cores; not part of the extra",
+    "llama.cpp": "not tried: source only on PyPI, and the one build begun was stopped by us; not in the extra",
     "vLLM": "its wheel on PyPI is for CUDA; its CPU build is source only",
 }
 
