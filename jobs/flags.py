@@ -50,7 +50,7 @@ FORMER_FLAGS = {
     "--hidden-size": "leave it out: it is read from the checkpoint",
     "--max-position-embeddings": "leave it out: it is read from the checkpoint",
     "--make-vocab-size-divisible-by": "leave it out: it is read from the checkpoint",
-    "--deepspeed": "leave it out: DeepSpeed is used wherever --tensor-parallel is above 1",
+    "--deepspeed": "leave it out: DeepSpeed is always used, and --tensor-parallel sets the ranks",
 }
 
 _METAVARS = {"whole number": "N", "number": "X", "labels": "LABELS"}
