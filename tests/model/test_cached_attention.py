@@ -18,7 +18,7 @@ from model.kv_cache import KVCache, LayerShape, PrefixCache
 from model.label_scoring import build_trie
 from model.sequences import StepPlan
 from model.step import FreshSlot
-from tests.model.tiny import sparse_configs, tiny_config
+from tests.model.tiny import sparse_configs, tiny_config, use_threads
 
 DIM, SCALE = 4, 0.5
 quick = settings(max_examples=30, deadline=None)
@@ -217,6 +217,26 @@ def test_attention_with_lse(batch: tuple[int, ...], kv_heads: int, dtype: torch.
     assert lse.dtype == torch.float32
     assert (lse - scores.logsumexp(-1)).abs().max() < tolerance
     assert (out - scores.softmax(-1) @ v_all).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_decoded_row_has_the_same_bits_among_any_number_of_slots(dtype: torch.dtype, num_threads: int) -> None:
+    """Which thread computes a row, and in which scratch memory, depends on how many rows there are."""
+    shape, length = LayerShape(6, 32), 50
+    q, k, v = torch.randn(3, 6, length + 1, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    results = []
+    for num_slots, slot in ((1, 0), (2, 0), (2, 1), (5, 3), (9, 8)):
+        cache = KVCache([shape], num_slots=num_slots, max_length=130, dtype=dtype, device=torch.device("cpu"))
+        cache.layers[0].k[slot, :, :length], cache.layers[0].v[slot, :, :length] = k[:, :length], v[:, :length]
+        cache.lengths[slot] = length
+        plan = StepPlan("decode", 12)
+        plan.row = slot
+        plan.add(slot, [0], length)
+        rows = (x[:, length:].expand(-1, 12, -1) for x in (q, k, v))
+        with use_threads(num_threads):
+            results.append(StepAttention(plan.build(()), cache).attend(0, *rows, SCALE)[slot])
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

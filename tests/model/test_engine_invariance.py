@@ -18,7 +18,7 @@ from model import engine as engine_module
 from model.gpt import RuGPT3ForCausalLM
 from model.requests import EngineJob, GenerateRequest, LabelScores, Request, Result, SamplingParams, ScoreRequest
 from model.sampling import RowState, sample
-from tests.model.tiny import build_engine, random_prompts, run, tiny_model
+from tests.model.tiny import build_engine, random_prompts, run, tiny_model, use_threads
 
 LABELS = ((1, 2, 3), (1, 2, 4), (1, 5), (6,), (7, 8, 9, 10, 11))
 LENGTHS = [1, 15, 16, 17, 33, 64, 100, 150, 190]
@@ -115,6 +115,13 @@ def test_a_row_keeps_its_bits_beside_one_that_fills_the_cache_to_its_end(case: C
 def test_widths_of_real_heads_keep_their_bits_too(dtype: torch.dtype) -> None:
     case = Case(dtype, PREFIX, hidden_size=512)  # 64 numbers a head
     case.check(range(len(case.requests) - 1, -1, -1), 5)
+
+
+def test_several_threads_keep_them_too() -> None:
+    """Three threads: the shares of the work they take end inside rows."""
+    with use_threads(3):
+        case = Case(torch.float32, PREFIX, hidden_size=256)
+        case.check(range(len(case.requests) - 1, -1, -2), 5)
 
 
 def test_scores_are_there_to_be_compared(case: Case) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from model.config import SPARSE_MODES, SparsePattern
 from model.errors import CheckpointError
 from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
-from tests.model.tiny import full_logits, naive_greedy, random_prompts, tiny_config, tiny_model
+from tests.model.tiny import full_logits, naive_greedy, random_prompts, tiny_config, tiny_model, use_threads
 
 LENGTHS = (5, 16, 17, 40)  # about windows of 16
 
@@ -136,6 +136,17 @@ def test_the_loss_is_the_next_tokens_cross_entropy_and_skips_what_is_marked(mode
     logprobs = full_logits(model, prompt).log_softmax(-1)
     wanted = [-float(logprobs[t - 1, prompt[t]]) for t in range(8, 20)]
     assert float(loss) == pytest.approx(sum(wanted) / len(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("num_threads", [1, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_of_the_mlp_is_the_same_wherever_it_stands(num_threads: int, dtype: torch.dtype) -> None:
+    """Also where the threads' shares end inside rows."""
+    mlp = tiny_model(hidden_size=256, dtype=dtype).model.layers[0].mlp
+    row = torch.randn(256, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with use_threads(num_threads), torch.inference_mode():
+        rows = mlp(row.expand(70, -1).contiguous())
+    assert (rows == rows[0]).all()
 
 
 def test_training_lowers_the_loss() -> None:

@@ -6,6 +6,7 @@ The weights are larger than a fresh model's, so that which keys a head sees show
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,17 @@ def sparse_configs(draw: st.DrawFn) -> ModelConfig:
         sparse_pattern=pattern,
         max_position_embeddings=blocks * pattern.block_size,
     )
+
+
+@contextmanager
+def use_threads(num_threads: int) -> Iterator[None]:
+    """Torch with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def random_prompts(lengths: Sequence[int], *, seed: int = 0) -> list[tuple[int, ...]]:
