@@ -85,6 +85,7 @@ class JobProgress:
         try:
             yield
             self._ask(metrics)
+            self.tell()  # a short job ends before the first answer
         finally:
             done.set()
             thread.join(_EVERY_S)
