@@ -9,6 +9,7 @@ Legend: N rows of the step, H heads, K key/value heads, S keys, D head dim.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ _TIMES_ASKED = {("cpu", torch.float32): 2}
 
 
 class StepAttention:
-    """Attention of one step. `prepare` counts the step's tokens into the cache; `attend` is called layer by layer."""
+    """Attention of one step. Making it counts the step's tokens into the cache; `attend` is called layer by layer."""
 
     def __init__(self, step: Step, cache: KVCache) -> None:
         self.step = step
@@ -41,7 +42,7 @@ class StepAttention:
             self._places.append(_Place(segment, cache))
             if segment.tree_parents is None:
                 cache.advance(segment.slot, segment.length)
-        self._decode_masks: dict[bool, Tensor] = {}
+        self._decode_plans: dict[bool, _DecodePlan] = {}
 
     def attend(self, layer: int, q_HND: Tensor, k_KND: Tensor, v_KND: Tensor, scale: float) -> Tensor:
         """Take the step's keys and values into the cache and attend. Returns [N, H, D]; padding rows hold anything."""
@@ -80,57 +81,57 @@ class StepAttention:
             keys = torch.cat([cache.k[segment.slot, :, :begin], k], dim=1)
             values = torch.cat([cache.v[segment.slot, :, :begin], v], dim=1)
             return attention_with_lse(q, keys, values, scale, place.tree_mask(cache, q.shape[0]))
-        if is_sparse and place.closes_window:
-            cache.close_window(segment.slot, begin - cache.shape.pattern.global_size)  # type: ignore[union-attr]
+        place.close_window(cache)
         end = begin + segment.length
         cache.k[segment.slot, :, begin:end] = k
         cache.v[segment.slot, :, begin:end] = v
-        mask = _causal_mask(segment.length, end, q.device)
-        return attention_with_lse(q, cache.k[segment.slot, :, :end], cache.v[segment.slot, :, :end], scale, mask)
+        keys, values = cache.k[segment.slot, :, :end], cache.v[segment.slot, :, :end]
+        return attention_with_lse(q, keys, values, scale, place.causal_mask(cache))
 
     def _decode(
         self, cache: LayerCache, q_HND: Tensor, k_KND: Tensor, v_KND: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
         """One token in each of a run of slots, in one batched call. Row i is slot `first + i`."""
-        is_sparse = cache.shape.pattern is not None
-        first, count = self._decode_slots()
-        begins = {p.segment.slot: p.begin(is_sparse) for p in self._places}
+        plan = self._decode_plan(cache)
         for place in self._places:
-            if is_sparse and place.closes_window:
-                end = begins[place.segment.slot]
-                cache.close_window(place.segment.slot, end - cache.shape.pattern.global_size)  # type: ignore[union-attr]
-        slots = torch.tensor([p.segment.slot for p in self._places], device=q_HND.device)
-        rows = torch.tensor([p.segment.row for p in self._places], device=q_HND.device)
-        ends = torch.tensor([begins[p.segment.slot] for p in self._places], device=q_HND.device)
-        cache.k[slots, :, ends] = k_KND[:, rows].transpose(0, 1)
-        cache.v[slots, :, ends] = v_KND[:, rows].transpose(0, 1)
-        mask, longest = self._decode_mask(is_sparse, begins, first, count, cache)
+            place.close_window(cache)
+        cache.k[plan.slots, :, plan.ends] = k_KND[:, plan.rows].transpose(0, 1)
+        cache.v[plan.slots, :, plan.ends] = v_KND[:, plan.rows].transpose(0, 1)
+        first, count, longest = plan.first, plan.count, plan.mask.shape[-1]
         times = _TIMES_ASKED.get((q_HND.device.type, q_HND.dtype), 1)
         q = q_HND[:, :count].transpose(0, 1)[:, :, None].repeat(1, 1, times, 1)
         keys, values = (x[first : first + count, :, :longest] for x in (cache.k, cache.v))
-        out, lse = attention_with_lse(q, keys, values, scale, mask)
+        out, lse = attention_with_lse(q, keys, values, scale, plan.mask)
         out_HND, lse_HN = torch.zeros_like(q_HND), q_HND.new_zeros(q_HND.shape[:2], dtype=torch.float32)
         out_HND[:, :count] = out[:, :, 0].transpose(0, 1)
         lse_HN[:, :count] = lse[:, :, 0].transpose(0, 1)
         return out_HND, lse_HN
 
-    def _decode_slots(self) -> tuple[int, int]:
-        segment = self.step.segments[0]
-        first = segment.slot - segment.row
-        return first, min(len(self.step.token_ids), self.cache.num_slots - first)
+    def _decode_plan(self, cache: LayerCache) -> _DecodePlan:
+        """Worked out once for all layers of a kind: they hold the same tokens at the same places."""
+        is_sparse = cache.shape.pattern is not None
+        if is_sparse not in self._decode_plans:
+            self._decode_plans[is_sparse] = self._make_decode_plan(cache, is_sparse)
+        return self._decode_plans[is_sparse]
 
-    def _decode_mask(
-        self, is_sparse: bool, begins: dict[int, int], first: int, count: int, cache: LayerCache
-    ) -> tuple[Tensor, int]:
-        """Additive mask [count, 1, 1, longest] and its length; the same in every layer of a kind."""
-        longest = -(-(max(begins.values()) + 1) // _LENGTH_UNIT) * _LENGTH_UNIT
+    def _make_decode_plan(self, cache: LayerCache, is_sparse: bool) -> _DecodePlan:
+        segments = [place.segment for place in self._places]
+        first = segments[0].slot - segments[0].row
+        count = min(len(self.step.token_ids), self.cache.num_slots - first)
+        ends = {place.segment.slot: place.begin(is_sparse) for place in self._places}
+        longest = -(-(max(ends.values()) + 1) // _LENGTH_UNIT) * _LENGTH_UNIT
         longest = min(longest, cache.k.shape[2])
-        if is_sparse not in self._decode_masks:
-            ends = torch.tensor([begins.get(first + row, 0) for row in range(count)])
-            is_hidden = torch.arange(longest)[None, :] > ends[:, None]
-            mask = torch.zeros(count, longest, dtype=cache.k.dtype).masked_fill(is_hidden, -torch.inf)
-            self._decode_masks[is_sparse] = mask[:, None, None].to(cache.k.device)
-        return self._decode_masks[is_sparse], longest
+        last_read = torch.tensor([ends.get(first + row, 0) for row in range(count)])
+        is_visible = torch.arange(longest)[None, :] <= last_read[:, None]
+        device = cache.k.device
+        return _DecodePlan(
+            first=first,
+            count=count,
+            slots=torch.tensor([segment.slot for segment in segments], device=device),
+            rows=torch.tensor([segment.row for segment in segments], device=device),
+            ends=torch.tensor(list(ends.values()), device=device),
+            mask=_additive(is_visible, cache.k)[:, None, None],
+        )
 
     def _merge_prefix(self, layer: int, q_HND: Tensor, out_HND: Tensor, lse_HN: Tensor | None, scale: float) -> Tensor:
         """Blend in attention over the shared prefix, for the rows that have it."""
@@ -147,6 +148,19 @@ class StepAttention:
         return torch.where(rows[None, :, None], out_HND + weight * (prefix_out - out_HND), out_HND)
 
 
+@dataclass(frozen=True, slots=True)
+class _DecodePlan:
+    """How one kind of layer decodes this step: row i is slot `first + i`, for `count` rows. `slots`, `rows` and `ends`
+    (where the new key goes) have one entry a decoding sequence; `mask` is additive, [count, 1, 1, keys read]."""
+
+    first: int
+    count: int
+    slots: Tensor
+    rows: Tensor
+    ends: Tensor
+    mask: Tensor
+
+
 class _Place:
     """Where a segment's tokens go in the cache, worked out before the cache counts them."""
 
@@ -158,7 +172,7 @@ class _Place:
         if cache.window_size:
             self._strip = cache.strip_length(slot)
             self._open = cache.open_length(slot)
-            self._global = cache._global_size
+            self._global = cache.global_size
         self._masks: dict[bool, Tensor] = {}
 
     def begin(self, is_sparse: bool) -> int:
@@ -166,6 +180,20 @@ class _Place:
         if not is_sparse:
             return self._dense_begin
         return self._strip + (self._global if self.closes_window else self._open)
+
+    def close_window(self, cache: LayerCache) -> None:
+        """Close the window before the segment, where it ended there; a dense layer has none."""
+        if self.closes_window and cache.shape.pattern is not None:
+            cache.close_window(self.segment.slot, self._strip)
+
+    def causal_mask(self, cache: LayerCache) -> Tensor:
+        """Additive [T, keys + T], causal from the bottom right; the same in every layer of a kind."""
+        is_sparse = cache.shape.pattern is not None
+        if is_sparse not in self._masks:
+            before = self.begin(is_sparse)
+            visible = torch.ones(self.segment.length, before + self.segment.length, dtype=torch.bool).tril(before)
+            self._masks[is_sparse] = _additive(visible, cache.k)
+        return self._masks[is_sparse]
 
     def tree_mask(self, cache: LayerCache, num_heads: int) -> Tensor:
         """What the tree's tokens may see, [H or 1, T, keys + T] additive; the same in every layer of a kind."""
@@ -176,8 +204,7 @@ class _Place:
             if is_sparse:
                 before, mask = self._sparse_tree_mask(cache, before, mask)
             visible = torch.cat([before.expand(mask.shape[0], -1, -1), mask], dim=2)
-            additive = torch.zeros(visible.shape, dtype=cache.k.dtype).masked_fill(~visible, -torch.inf)
-            self._masks[is_sparse] = additive.to(cache.k.device)
+            self._masks[is_sparse] = _additive(visible, cache.k)
         mask = self._masks[is_sparse]
         return mask if mask.shape[0] in (1, num_heads) else mask.repeat_interleave(num_heads // mask.shape[0], 0)
 
@@ -211,9 +238,10 @@ def _ancestors(parents: tuple[int, ...]) -> Tensor:
     return mask
 
 
-def _causal_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-    """Bool [T, S], causal from the bottom right: the last query sees every key."""
-    return torch.ones(num_queries, num_keys, dtype=torch.bool, device=device).tril(num_keys - num_queries)
+def _additive(visible: Tensor, like: Tensor) -> Tensor:
+    """What is to be added to scores: 0 where `visible`, else minus infinity; dtype and device of `like`."""
+    zeros = torch.zeros(visible.shape, dtype=like.dtype, device=visible.device)
+    return zeros.masked_fill(~visible, -torch.inf).to(like.device)
 
 
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -223,7 +251,7 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
     if groups > 1:
         k, v = (x.repeat_interleave(groups, dim=-3) for x in (k, v))
     if mask is not None and mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.inf)
+        mask = _additive(mask, q)
     if q.device.type == "cpu" and q.dtype != torch.float16:
         squeeze = q.dim() == 3
         if squeeze:

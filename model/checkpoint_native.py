@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint_files import open_weights, whole_number
-from model.checkpoint_tensors import Contents, StoredTensor, TensorPlan, expected_shapes, whole
-from model.config import ModelConfig, SparsePattern
+from model.checkpoint_tensors import Contents, StoredTensor, TensorPlan, whole
+from model.config import ModelConfig, SparsePattern, expected_shapes
 from model.errors import CheckpointError
 
 
@@ -22,12 +22,9 @@ def open_native(folder: Path, values: Mapping[str, Any]) -> Contents:
     return Contents(kind="tirazh", config=config, plans=same_names(config, stored, folder), files=files)
 
 
-def native_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """config.json of a directory of ours, as transformers and `open_native` read it."""
-    values = config.to_dict()
+def config_fields(config: ModelConfig) -> dict[str, Any]:
+    """A model's numbers by the names that config.json and `RuGPT3Config` have for them."""
     return {
-        "model_type": "rugpt3",
-        "architectures": ["RuGPT3ForCausalLM"],
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": 4 * config.hidden_size,
@@ -36,11 +33,16 @@ def native_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
         "max_position_embeddings": config.max_position_embeddings,
         "layer_norm_eps": config.layer_norm_eps,
         "sparse_mode": config.sparse_mode,
-        "sparse_pattern": values["sparse_pattern"],
+        "sparse_pattern": config.to_dict()["sparse_pattern"],
         "sparse_layout_groups": config.layout_groups,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "dtype": dtype,
     }
+
+
+def native_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
+    """config.json of a directory of ours, as transformers and `open_native` read it."""
+    kind = {"model_type": "rugpt3", "architectures": ["RuGPT3ForCausalLM"]}
+    return kind | config_fields(config) | {"dtype": dtype}
 
 
 def check_width(values: Mapping[str, Any], path: Path) -> None:

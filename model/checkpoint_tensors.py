@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.config import ModelConfig
+from model.config import ModelConfig, expected_shapes
 from model.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -138,26 +138,6 @@ def third(tensors: Iterable[StoredTensor], index: int, *, is_transposed: bool = 
             raise CheckpointError(f"{tensor.file}: {tensor.name} has {rows} rows, not three equal parts for q, k and v")
         pieces.append(Piece(tensor=tensor, start=index * rows // 3, stop=(index + 1) * rows // 3))
     return TensorPlan(pieces=tuple(pieces), is_transposed=is_transposed)
-
-
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every weight of such a model, by our name."""
-    hidden = config.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (config.vocab_size, hidden),
-        "model.embed_positions.weight": (config.max_position_embeddings, hidden),
-    }
-    linears = {f"self_attn.{name}_proj": (hidden, hidden) for name in "qkvo"}
-    linears |= {"mlp.up_proj": (4 * hidden, hidden), "mlp.down_proj": (hidden, 4 * hidden)}
-    norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (hidden,))
-    for layer in range(config.num_layers):
-        for name, shape in (norms | linears).items():
-            shapes[f"model.layers.{layer}.{name}.weight"] = shape
-            shapes[f"model.layers.{layer}.{name}.bias"] = shape[:1]
-    shapes |= {"model.norm.weight": (hidden,), "model.norm.bias": (hidden,)}
-    if not config.tie_word_embeddings:
-        shapes["lm_head.weight"] = (config.vocab_size, hidden)
-    return shapes
 
 
 def check_plans(plans: Mapping[str, TensorPlan], config: ModelConfig) -> None:

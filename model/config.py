@@ -55,6 +55,19 @@ class SparsePattern:
         """Tokens of a closed window that a head goes on reading."""
         return self.block_size * self.num_global_blocks
 
+    def tokens_kept(self, length: int) -> int:
+        """Tokens of a sequence of `length` tokens that a head may still read: the global ones of closed windows, and
+        the last window, which closes only when the next token comes."""
+        if length == 0:
+            return 0
+        closed = (length - 1) // self.window_size
+        return closed * self.global_size + length - closed * self.window_size
+
+    def most_tokens_kept(self, max_length: int) -> int:
+        """Most tokens that are ever kept while a sequence grows to `max_length`."""
+        full_windows = max_length // self.window_size * self.window_size
+        return max(self.tokens_kept(full_windows), self.tokens_kept(max_length))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
@@ -131,6 +144,26 @@ class ModelConfig:
         if isinstance(plain.get("sparse_pattern"), Mapping):
             plain["sparse_pattern"] = SparsePattern(**plain["sparse_pattern"])
         return cls(**plain)
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every weight of such a model, by our name."""
+    hidden = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (config.vocab_size, hidden),
+        "model.embed_positions.weight": (config.max_position_embeddings, hidden),
+    }
+    linears = {f"self_attn.{name}_proj": (hidden, hidden) for name in "qkvo"}
+    linears |= {"mlp.up_proj": (4 * hidden, hidden), "mlp.down_proj": (hidden, 4 * hidden)}
+    norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (hidden,))
+    for layer in range(config.num_layers):
+        for name, shape in (norms | linears).items():
+            shapes[f"model.layers.{layer}.{name}.weight"] = shape
+            shapes[f"model.layers.{layer}.{name}.bias"] = shape[:1]
+    shapes |= {"model.norm.weight": (hidden,), "model.norm.bias": (hidden,)}
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.vocab_size, hidden)
+    return shapes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,9 +17,9 @@ from typing import Any
 from model.checkpoint import Checkpoint, ModelSummary, describe, open_checkpoint
 from model.checkpoint_files import did_you_mean
 from model.checkpoint_native import native_config
-from model.checkpoint_tensors import ITEM_SIZES, expected_shapes
+from model.checkpoint_tensors import ITEM_SIZES
 from model.checkpoint_writer import PARTIAL, TensorSource, write_safetensors
-from model.config import ModelConfig, ModelFlags
+from model.config import ModelConfig, ModelFlags, expected_shapes
 from model.errors import CheckpointError, OutputError, RequestError
 from model.tokenizer import TOKENIZER_FILES, load_tokenizer
 

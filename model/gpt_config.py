@@ -7,6 +7,7 @@ from typing import Any, Self
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from model.checkpoint_native import config_fields
 from model.config import ModelConfig, SparsePattern
 
 
@@ -66,17 +67,4 @@ class RuGPT3Config(PreTrainedConfig):
     @classmethod
     def from_model_config(cls, config: ModelConfig, **extra: Any) -> Self:
         """The transformers config of one of ours; `extra` goes to PreTrainedConfig (token ids, dtype)."""
-        values = config.to_dict()
-        return cls(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_attention_heads,
-            max_position_embeddings=config.max_position_embeddings,
-            layer_norm_eps=config.layer_norm_eps,
-            sparse_mode=config.sparse_mode,
-            sparse_pattern=values["sparse_pattern"],
-            sparse_layout_groups=config.layout_groups,
-            tie_word_embeddings=config.tie_word_embeddings,
-            **extra,
-        )
+        return cls(**config_fields(config), **extra)

@@ -35,17 +35,11 @@ class LayerShape:
 
     def tokens_kept(self, length: int) -> int:
         """Tokens of a sequence of `length` tokens that are still in the cache."""
-        if self.pattern is None or length == 0:
-            return length
-        closed = (length - 1) // self.pattern.window_size
-        return closed * self.pattern.global_size + length - closed * self.pattern.window_size
+        return length if self.pattern is None else self.pattern.tokens_kept(length)
 
     def capacity(self, max_length: int) -> int:
         """Most tokens the cache of one slot ever holds."""
-        if self.pattern is None:
-            return max_length
-        full_windows = max_length // self.pattern.window_size * self.pattern.window_size
-        return max(self.tokens_kept(full_windows), self.tokens_kept(max_length))
+        return max_length if self.pattern is None else self.pattern.most_tokens_kept(max_length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +106,7 @@ class KVCache:
         self.has_prefix = [False] * num_slots
         pattern = next((shape.pattern for shape in shapes if shape.pattern), None)
         self.window_size = pattern.window_size if pattern else 0
-        self._global_size = pattern.global_size if pattern else 0
+        self.global_size = pattern.global_size if pattern else 0
 
     def start(self, slot: int, *, uses_prefix: bool, scrub: bool = False) -> None:
         """Begin a new sequence in `slot`, behind the shared prefix or from nothing. What an earlier one left there is
@@ -140,7 +134,7 @@ class KVCache:
         """Tokens in the slot's own strips. A full window is closed only when the next token comes: the queries of
         its last token still see all of it."""
         closed = (self.lengths[slot] - 1) // self.window_size - self._prefix_windows(slot)
-        return max(0, closed) * self._global_size
+        return max(0, closed) * self.global_size
 
     def open_length(self, slot: int) -> int:
         """Tokens of the open window that the slot holds, behind the strips."""
@@ -174,7 +168,7 @@ class KVCache:
                 if self.is_window_full(0):
                     cache.close_window(0, self.strip_length(0))
                 windows = length // self.window_size
-                split = windows * self._global_size
+                split = windows * self.global_size
                 end = split + length - windows * self.window_size
             k, v = cache.k[0], cache.v[0]
             layers.append(PrefixLayer(k[:, :split], v[:, :split], k[:, split:end], v[:, split:end]))

@@ -7,9 +7,10 @@ Memory is counted; time is an interval, because nobody has measured this machine
 from __future__ import annotations
 
 import os
+from math import prod
 from typing import Any
 
-from model.config import ModelConfig
+from model.config import ModelConfig, expected_shapes
 from pipeline.plan import Plan
 from pipeline.spec import GenerateSpec, JobSpec, parse_replicas
 
@@ -41,18 +42,12 @@ def estimate(plan: Plan, spec: JobSpec) -> dict[str, Any]:
 
 def count_parameters(config: ModelConfig) -> int:
     """Weights of the model, the tied output counted once."""
-    hidden = config.hidden_size
-    layer = 12 * hidden * hidden + 13 * hidden
-    embeddings = config.vocab_size * (1 if config.tie_word_embeddings else 2) + config.max_position_embeddings
-    return config.num_layers * layer + embeddings * hidden + 2 * hidden
+    return sum(prod(shape) for shape in expected_shapes(config).values())
 
 
 def cache_bytes(config: ModelConfig, length: int, item_bytes: int) -> int:
-    """Keys and values of one sequence of `length` tokens: a sparse layer keeps the global blocks of closed windows
-    and one window, a dense layer everything."""
-    pattern = config.sparse_pattern
-    closed = max(0, (length - 1) // pattern.window_size)
-    sparse = closed * pattern.global_size + min(length, pattern.window_size)
+    """Most bytes of keys and values that one sequence holds while it grows to `length` tokens."""
+    sparse = config.sparse_pattern.most_tokens_kept(length)
     kept = sum(sparse if config.is_sparse_layer(layer) else length for layer in range(config.num_layers))
     return 2 * kept * config.hidden_size * item_bytes
 

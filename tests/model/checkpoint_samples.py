@@ -16,8 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.checkpoint_native import native_config
-from model.checkpoint_tensors import expected_shapes
-from model.config import ModelConfig, SparsePattern
+from model.config import ModelConfig, SparsePattern, expected_shapes
 
 Weights = dict[str, torch.Tensor]
 

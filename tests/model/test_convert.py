@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.checkpoint import describe, open_checkpoint
-from model.checkpoint_tensors import expected_shapes
-from model.config import ModelConfig, ModelFlags
+from model.config import ModelConfig, ModelFlags, expected_shapes
 from model.convert import convert
 from model.errors import CheckpointError, OutputError, RequestError
 from tests.model.checkpoint_samples import (
