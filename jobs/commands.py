@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, TextIO
 
 from jobs import console
@@ -24,14 +25,7 @@ if TYPE_CHECKING:
 
     from jobs.progress import Progress
 
-CONVERT_SETTINGS = (
-    "sparse_mode",
-    "num_attention_heads",
-    "fix_sparsity_layout",
-    "deepspeed_config",
-    "preset",
-    "tokenizer",
-)
+CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelFlags))
 
 
 def run_kind(options: argparse.Namespace) -> int:

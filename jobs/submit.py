@@ -74,7 +74,7 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
 
 
 def job_text(spec: JobSpec) -> dict[str, Any]:
-    """The settings that are not at their defaults, and no address: the cluster is where the job runs."""
+    """The settings that have a value, but no address: the cluster is where the job runs."""
     settings = {name: value for name, value in spec.to_dict().items() if value is not None}
     settings.pop("address", None)
     return settings

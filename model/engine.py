@@ -232,7 +232,7 @@ class Engine:
             self._completion_tokens += 1
             end = find_stop(sequence.new_tokens, params.stop, self._decode) if params.stop else None
             is_full = len(sequence.new_tokens) >= params.max_new_tokens
-            is_full = is_full or len(sequence.token_ids) >= self.config.max_length
+            is_full = is_full or sequence.length >= self.config.max_length
             if end is not None or is_full:
                 reason: FinishReason = "length" if end is None else "stop"
                 tokens = tuple(sequence.new_tokens)

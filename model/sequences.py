@@ -32,6 +32,11 @@ class ActiveSequence:
         return not self.num_to_prefill
 
     @property
+    def length(self) -> int:
+        """Tokens of prompt and completion so far."""
+        return len(self.prompt) + len(self.new_tokens)
+
+    @property
     def token_ids(self) -> list[int]:
         """Prompt and completion so far."""
         return [*self.prompt, *self.new_tokens]
@@ -117,6 +122,6 @@ def plan_decode(slots: Slots, first: int, num_rows: int) -> StepPlan | None:
     for row, sequence in enumerate(slots[first : first + num_rows]):
         if sequence is not None and sequence.is_decoding:
             plan.row = row
-            plan.add(first + row, sequence.new_tokens[-1:], len(sequence.token_ids) - 1)
+            plan.add(first + row, sequence.new_tokens[-1:], sequence.length - 1)
             plan.read(first + row, 1)
     return plan if plan.readers else None

@@ -116,14 +116,7 @@ class JobSpec:
 
     @property
     def model_flags(self) -> ModelFlags:
-        return ModelFlags(
-            sparse_mode=self.sparse_mode,  # type: ignore[arg-type]
-            num_attention_heads=self.num_attention_heads,
-            fix_sparsity_layout=self.fix_sparsity_layout,
-            deepspeed_config=self.deepspeed_config,
-            preset=self.preset,
-            tokenizer=self.tokenizer,
-        )
+        return ModelFlags(**{flag.name: getattr(self, flag.name) for flag in fields(ModelFlags)})
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as plain JSON values, `kind` first; what the manifest holds and a YAML file may say."""
