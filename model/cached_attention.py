@@ -9,7 +9,6 @@ Legend: N rows of the step, H heads, K key/value heads, S keys, D head dim.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,14 +16,12 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from model.attention_reference import visible_keys
+from model.decode_attention import DecodeRows, decode_attention
 from model.kv_cache import KVCache, LayerCache
+from model.masked_attention import additive_mask, attention_with_lse
 from model.step import Segment, Step
 
 ATTENTION_NAME = "tirazh"
-_LENGTH_UNIT = 64  # a batched decode reads a multiple of this many keys
-# A float32 product of one query on a CPU rounds by where its thread's scratch memory happens to begin, so which slots
-# run beside it would show in its bits. A product of two does not: every query is asked twice.
-_TIMES_ASKED = {("cpu", torch.float32): 2}
 
 
 class StepAttention:
@@ -42,26 +39,47 @@ class StepAttention:
             self._places.append(_Place(segment, cache))
             if segment.tree_parents is None:
                 cache.advance(segment.slot, segment.length)
-        self._decode_plans: dict[bool, _DecodePlan] = {}
+        self._closing = [place for place in self._places if place.closes_window]
+        self._decode_rows: dict[bool, DecodeRows] = {}
 
-    def attend(self, layer: int, q_HND: Tensor, k_KND: Tensor, v_KND: Tensor, scale: float) -> Tensor:
+    def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         """Take the step's keys and values into the cache and attend. Returns [N, H, D]; padding rows hold anything."""
         cache = self.cache.layers[layer]
-        lse_HN = None if self.prefix_rows is None else q_HND.new_full(q_HND.shape[:2], -torch.inf, dtype=torch.float32)
         if self.step.phase == "decode":
-            out_HND, lse_HN = self._decode(cache, q_HND, k_KND, v_KND, scale)
+            for place in self._closing:
+                place.close_window(cache)
+            rows = self._rows_to_decode(is_sparse=cache.shape.pattern is not None)
+            out_NHD, lse_NH = decode_attention(q_NHD, k_NKD, v_NKD, cache.k, cache.v, rows, scale)
         else:
-            out_HND = torch.zeros_like(q_HND)
-            for place in self._places:
-                rows = slice(place.segment.row, place.segment.row + place.segment.length)
-                qkv = q_HND[:, rows], k_KND[:, rows], v_KND[:, rows]
-                out, lse = self._segment(cache, place, *qkv, scale)
-                out_HND[:, rows] = out
-                if lse_HN is not None:
-                    lse_HN[:, rows] = lse
+            out_NHD, lse_NH = self._prefill(cache, q_NHD, k_NKD, v_NKD, scale)
         if self.prefix_rows is not None:
-            out_HND = self._merge_prefix(layer, q_HND, out_HND, lse_HN, scale)
-        return out_HND.transpose(0, 1)
+            out_NHD = self._merge_prefix(layer, q_NHD, out_NHD, lse_NH, scale)
+        return out_NHD
+
+    def _rows_to_decode(self, *, is_sparse: bool) -> DecodeRows:
+        """Worked out once for all layers of a kind: they hold the same tokens at the same places."""
+        if is_sparse not in self._decode_rows:
+            num_rows = len(self.step.token_ids)
+            slots, ends = torch.full((num_rows,), -1), torch.zeros(num_rows, dtype=torch.int64)
+            for place in self._places:
+                slots[place.segment.row], ends[place.segment.row] = place.segment.slot, place.begin(is_sparse)
+            self._decode_rows[is_sparse] = DecodeRows(slots, ends, int(ends.max()) + 1)
+        return self._decode_rows[is_sparse]
+
+    def _prefill(
+        self, cache: LayerCache, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Segment by segment. Returns [N, H, D] and float32 [N, H]."""
+        out_NHD = torch.zeros_like(q_NHD, memory_format=torch.contiguous_format)
+        lse_NH = torch.full(q_NHD.shape[:2], -torch.inf, device=q_NHD.device)
+        for place in self._places:
+            rows = slice(place.segment.row, place.segment.row + place.segment.length)
+            q, k, v = (x[rows].transpose(0, 1) for x in (q_NHD, k_NKD, v_NKD))
+            out, lse = self._segment(cache, place, q, k, v, scale)
+            out_NHD[rows] = out.transpose(0, 1)
+            if self.prefix_rows is not None:
+                lse_NH[rows] = lse.transpose(0, 1)
+        return out_NHD, lse_NH
 
     def _find_prefix_rows(self) -> Tensor | None:
         """Which rows have the shared prefix before them, bool [N]; None when none has."""
@@ -81,84 +99,29 @@ class StepAttention:
             keys = torch.cat([cache.k[segment.slot, :, :begin], k], dim=1)
             values = torch.cat([cache.v[segment.slot, :, :begin], v], dim=1)
             return attention_with_lse(q, keys, values, scale, place.tree_mask(cache, q.shape[0]))
-        place.close_window(cache)
+        if place.closes_window:
+            place.close_window(cache)
         end = begin + segment.length
         cache.k[segment.slot, :, begin:end] = k
         cache.v[segment.slot, :, begin:end] = v
         keys, values = cache.k[segment.slot, :, :end], cache.v[segment.slot, :, :end]
         return attention_with_lse(q, keys, values, scale, place.causal_mask(cache))
 
-    def _decode(
-        self, cache: LayerCache, q_HND: Tensor, k_KND: Tensor, v_KND: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """One token in each of a run of slots, in one batched call. Row i is slot `first + i`."""
-        plan = self._decode_plan(cache)
-        for place in self._places:
-            place.close_window(cache)
-        cache.k[plan.slots, :, plan.ends] = k_KND[:, plan.rows].transpose(0, 1)
-        cache.v[plan.slots, :, plan.ends] = v_KND[:, plan.rows].transpose(0, 1)
-        first, count, longest = plan.first, plan.count, plan.mask.shape[-1]
-        times = _TIMES_ASKED.get((q_HND.device.type, q_HND.dtype), 1)
-        q = q_HND[:, :count].transpose(0, 1)[:, :, None].repeat(1, 1, times, 1)
-        keys, values = (x[first : first + count, :, :longest] for x in (cache.k, cache.v))
-        out, lse = attention_with_lse(q, keys, values, scale, plan.mask)
-        out_HND, lse_HN = torch.zeros_like(q_HND), q_HND.new_zeros(q_HND.shape[:2], dtype=torch.float32)
-        out_HND[:, :count] = out[:, :, 0].transpose(0, 1)
-        lse_HN[:, :count] = lse[:, :, 0].transpose(0, 1)
-        return out_HND, lse_HN
-
-    def _decode_plan(self, cache: LayerCache) -> _DecodePlan:
-        """Worked out once for all layers of a kind: they hold the same tokens at the same places."""
-        is_sparse = cache.shape.pattern is not None
-        if is_sparse not in self._decode_plans:
-            self._decode_plans[is_sparse] = self._make_decode_plan(cache, is_sparse)
-        return self._decode_plans[is_sparse]
-
-    def _make_decode_plan(self, cache: LayerCache, is_sparse: bool) -> _DecodePlan:
-        segments = [place.segment for place in self._places]
-        first = segments[0].slot - segments[0].row
-        count = min(len(self.step.token_ids), self.cache.num_slots - first)
-        ends = {place.segment.slot: place.begin(is_sparse) for place in self._places}
-        longest = -(-(max(ends.values()) + 1) // _LENGTH_UNIT) * _LENGTH_UNIT
-        longest = min(longest, cache.k.shape[2])
-        last_read = torch.tensor([ends.get(first + row, 0) for row in range(count)])
-        is_visible = torch.arange(longest)[None, :] <= last_read[:, None]
-        device = cache.k.device
-        return _DecodePlan(
-            first=first,
-            count=count,
-            slots=torch.tensor([segment.slot for segment in segments], device=device),
-            rows=torch.tensor([segment.row for segment in segments], device=device),
-            ends=torch.tensor(list(ends.values()), device=device),
-            mask=_additive(is_visible, cache.k)[:, None, None],
-        )
-
-    def _merge_prefix(self, layer: int, q_HND: Tensor, out_HND: Tensor, lse_HN: Tensor | None, scale: float) -> Tensor:
+    def _merge_prefix(self, layer: int, q_NHD: Tensor, out_NHD: Tensor, lse_NH: Tensor, scale: float) -> Tensor:
         """Blend in attention over the shared prefix, for the rows that have it."""
         assert self.cache.prefix is not None
         assert self.prefix_rows is not None
-        assert lse_HN is not None
         shared = self.cache.prefix.layers[layer]
         if shared.shared_k.shape[1] == 0:
-            return out_HND
-        prefix_out, prefix_lse = attention_with_lse(q_HND, shared.shared_k, shared.shared_v, scale, None)
-        weight_HN = torch.sigmoid(prefix_lse - lse_HN)  # share of the prefix in the whole softmax
-        rows = self.prefix_rows.to(weight_HN.device)
-        weight = torch.where(rows, weight_HN, 0.0)[:, :, None].to(out_HND.dtype)
-        return torch.where(rows[None, :, None], out_HND + weight * (prefix_out - out_HND), out_HND)
-
-
-@dataclass(frozen=True, slots=True)
-class _DecodePlan:
-    """How one kind of layer decodes this step: row i is slot `first + i`, for `count` rows. `slots`, `rows` and `ends`
-    (where the new key goes) have one entry a decoding sequence; `mask` is additive, [count, 1, 1, keys read]."""
-
-    first: int
-    count: int
-    slots: Tensor
-    rows: Tensor
-    ends: Tensor
-    mask: Tensor
+            return out_NHD
+        prefix_out, prefix_lse = attention_with_lse(
+            q_NHD.transpose(0, 1), shared.shared_k, shared.shared_v, scale, None
+        )
+        prefix_NHD = prefix_out.transpose(0, 1)
+        weight_NH = torch.sigmoid(prefix_lse.transpose(0, 1) - lse_NH)  # share of the prefix in the whole softmax
+        rows = self.prefix_rows.to(weight_NH.device)[:, None]
+        weight = torch.where(rows, weight_NH, 0.0)[:, :, None].to(out_NHD.dtype)
+        return torch.where(rows[:, :, None], out_NHD + weight * (prefix_NHD - out_NHD), out_NHD)
 
 
 class _Place:
@@ -182,8 +145,8 @@ class _Place:
         return self._strip + (self._global if self.closes_window else self._open)
 
     def close_window(self, cache: LayerCache) -> None:
-        """Close the window before the segment, where it ended there; a dense layer has none."""
-        if self.closes_window and cache.shape.pattern is not None:
+        """Close the window that ended before the segment; a dense layer has none."""
+        if cache.shape.pattern is not None:
             cache.close_window(self.segment.slot, self._strip)
 
     def causal_mask(self, cache: LayerCache) -> Tensor:
@@ -192,7 +155,7 @@ class _Place:
         if is_sparse not in self._masks:
             before = self.begin(is_sparse)
             visible = torch.ones(self.segment.length, before + self.segment.length, dtype=torch.bool).tril(before)
-            self._masks[is_sparse] = _additive(visible, cache.k)
+            self._masks[is_sparse] = additive_mask(visible, cache.k)
         return self._masks[is_sparse]
 
     def tree_mask(self, cache: LayerCache, num_heads: int) -> Tensor:
@@ -204,7 +167,7 @@ class _Place:
             if is_sparse:
                 before, mask = self._sparse_tree_mask(cache, before, mask)
             visible = torch.cat([before.expand(mask.shape[0], -1, -1), mask], dim=2)
-            self._masks[is_sparse] = _additive(visible, cache.k)
+            self._masks[is_sparse] = additive_mask(visible, cache.k)
         mask = self._masks[is_sparse]
         return mask if mask.shape[0] in (1, num_heads) else mask.repeat_interleave(num_heads // mask.shape[0], 0)
 
@@ -238,35 +201,6 @@ def _ancestors(parents: tuple[int, ...]) -> Tensor:
     return mask
 
 
-def _additive(visible: Tensor, like: Tensor) -> Tensor:
-    """What is to be added to scores: 0 where `visible`, else minus infinity; dtype and device of `like`."""
-    zeros = torch.zeros(visible.shape, dtype=like.dtype, device=visible.device)
-    return zeros.masked_fill(~visible, -torch.inf).to(like.device)
-
-
-def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention and the log-sum-exp of its scores. q [..., H, T, D], k and v [..., K, S, D] with H a multiple of K;
-    mask bool or additive, broadcast to [..., H, T, S]. Returns [..., H, T, D] and float32 [..., H, T]."""
-    groups = q.shape[-3] // k.shape[-3]
-    if groups > 1:
-        k, v = (x.repeat_interleave(groups, dim=-3) for x in (k, v))
-    if mask is not None and mask.dtype == torch.bool:
-        mask = _additive(mask, q)
-    if q.device.type == "cpu" and q.dtype != torch.float16:
-        squeeze = q.dim() == 3
-        if squeeze:
-            q, k, v = q[None], k[None], v[None]
-        if mask is not None:
-            mask = mask[None] if squeeze and mask.dim() == 3 else mask
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)
-        return (out[0], lse[0]) if squeeze else (out, lse)
-    scores = (q @ k.transpose(-1, -2)).float() * scale
-    if mask is not None:
-        scores = scores + mask
-    lse = torch.logsumexp(scores, dim=-1)
-    return torch.exp(scores - lse[..., None]).to(v.dtype) @ v, lse
-
-
 def _engine_attention(
     module: nn.Module,
     query: Tensor,
@@ -280,8 +214,8 @@ def _engine_attention(
 ) -> tuple[Tensor, None]:
     """What a transformers attention layer calls: [1, H, N, D] in, [1, N, H, D] out."""
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    out = step.attend(int(module.layer_idx), query[0], key[0], value[0], scale)  # type: ignore[arg-type]
-    return out[None], None
+    q_NHD, k_NKD, v_NKD = (x[0].transpose(0, 1) for x in (query, key, value))
+    return step.attend(int(module.layer_idx), q_NHD, k_NKD, v_NKD, scale)[None], None  # type: ignore[arg-type]
 
 
 AttentionInterface.register(ATTENTION_NAME, _engine_attention)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from model.attention_reference import expand_layout, masked_attention
 from model.block_layout import build_layout, global_starts
-from model.cached_attention import StepAttention, attention_with_lse
+from model.cached_attention import StepAttention
 from model.config import ModelConfig
 from model.kv_cache import KVCache, LayerShape, PrefixCache
 from model.label_scoring import build_trie
+from model.masked_attention import attention_with_lse
 from model.sequences import StepPlan
 from model.step import FreshSlot
 from tests.model.tiny import sparse_configs, tiny_config, use_threads
@@ -77,7 +78,7 @@ class TwoLayers:
                 whole[:, row : row + stop - start] = own[:, start:stop]
         attention = StepAttention(plan.build(fresh), self.cache)
         for layer in range(2):
-            out_NHD = attention.attend(layer, q, k, v, SCALE)
+            out_NHD = attention.attend(layer, *(x.transpose(0, 1) for x in (q, k, v)), SCALE)
             for _, row, sequence, start, stop in pieces:
                 result = out_NHD[row : row + stop - start].transpose(0, 1)
                 assert (result - sequence.expected[layer][:, start:stop]).abs().max() < 1e-5
@@ -168,7 +169,8 @@ def test_a_tree_sees_the_sequence_and_its_own_ancestors_and_leaves_no_trace(
     plan.add_trie(1, trie, length)
     attention = StepAttention(plan.build(()), layers.cache)
     q, k, v = (torch.cat([torch.ones(heads, 3, DIM), x], dim=1) for x in (nodes.q, nodes.k, nodes.v))
-    results = [attention.attend(layer, q, k, v, SCALE)[3:].transpose(0, 1) for layer in range(2)]
+    rows = [x.transpose(0, 1) for x in (q, k, v)]
+    results = [attention.attend(layer, *rows, SCALE)[3:].transpose(0, 1) for layer in range(2)]
 
     for path in {tuple(node for node, _ in path if node >= 0) for path in trie.paths}:
         if path:
@@ -233,7 +235,7 @@ def test_a_decoded_row_has_the_same_bits_among_any_number_of_slots(dtype: torch.
         plan = StepPlan("decode", 12)
         plan.row = slot
         plan.add(slot, [0], length)
-        rows = (x[:, length:].expand(-1, 12, -1) for x in (q, k, v))
+        rows = (x[:, length:].expand(-1, 12, -1).transpose(0, 1) for x in (q, k, v))
         with use_threads(num_threads):
             results.append(StepAttention(plan.build(()), cache).attend(0, *rows, SCALE)[slot])
     assert all(torch.equal(result, results[0]) for result in results)
@@ -248,9 +250,9 @@ def test_in_a_decode_step_idle_slots_and_what_they_hold_touch_nothing(dtype: tor
     plan = StepPlan("decode", 6)
     plan.row = 2
     plan.add(2, [0], 0)
-    q = torch.randn(2, 6, DIM).to(dtype)
+    q = torch.randn(6, 2, DIM).to(dtype)
     out_NHD = StepAttention(plan.build((FreshSlot(2, uses_prefix=False),)), cache).attend(0, q, q, q, SCALE)
-    assert torch.allclose(out_NHD[2], q[:, 2], atol=1e-3)  # the only key is its own
+    assert torch.allclose(out_NHD[2], q[2], atol=1e-3)  # the only key is its own
     assert torch.equal(cache.layers[0].k[[0, 1]], before[[0, 1]])
     assert torch.equal(cache.layers[0].k[2, :, 1:], before[2, :, 1:])
     assert out_NHD[:3].isfinite().all()

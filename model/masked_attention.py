@@ -1,0 +1,35 @@
+"""Plain attention that also tells the log-sum-exp of its scores, so that parts over different keys can be merged."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def additive_mask(visible: Tensor, like: Tensor) -> Tensor:
+    """What is to be added to scores: 0 where `visible`, else minus infinity; dtype and device of `like`."""
+    zeros = torch.zeros(visible.shape, dtype=like.dtype, device=visible.device)
+    return zeros.masked_fill(~visible, -torch.inf).to(like.device)
+
+
+def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention and the log-sum-exp of its scores. q [..., H, T, D], k and v [..., K, S, D] with H a multiple of K;
+    mask bool or additive, broadcast to [..., H, T, S]. Returns [..., H, T, D] and float32 [..., H, T]."""
+    groups = q.shape[-3] // k.shape[-3]
+    if groups > 1:
+        k, v = (x.repeat_interleave(groups, dim=-3) for x in (k, v))
+    if mask is not None and mask.dtype == torch.bool:
+        mask = additive_mask(mask, q)
+    if q.device.type == "cpu" and q.dtype != torch.float16:
+        squeeze = q.dim() == 3
+        if squeeze:
+            q, k, v = q[None], k[None], v[None]
+        if mask is not None:
+            mask = mask[None] if squeeze and mask.dim() == 3 else mask
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)
+        return (out[0], lse[0]) if squeeze else (out, lse)
+    scores = (q @ k.transpose(-1, -2)).float() * scale
+    if mask is not None:
+        scores = scores + mask
+    lse = torch.logsumexp(scores, dim=-1)
+    return torch.exp(scores - lse[..., None]).to(v.dtype) @ v, lse
