@@ -62,6 +62,11 @@ class Progress:
             self._next_line = self._clock() + LINE_EVERY_S
             self._print_line(event)
 
+    def say(self, text: str) -> None:
+        """A line for people while there is nothing to count; nothing with -q."""
+        if self.style != "quiet":
+            print(text, file=self._stream, flush=True)
+
     def interrupted(self) -> str:
         """The sentence for a job that was stopped by a signal."""
         if self.last is None or not self.last.parts_total:

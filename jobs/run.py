@@ -13,4 +13,4 @@ def run(spec: JobSpec, progress: Progress) -> dict[str, Any]:
     from pipeline.build import run_job
 
     with progress:
-        return dict(run_job(spec, on_progress=progress.show))
+        return dict(run_job(spec, on_progress=progress.show, tell=progress.say))

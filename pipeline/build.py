@@ -1,6 +1,6 @@
 """One job from spec to manifest, on one screen: what is asked, what is there, what is left, run it, write it down.
 
-Called by `jobs`. The steps: `plan.py` → `prompt_plan.py` → `plan_file.py` → `graph.py` → `ledger.py` → `report.py`.
+Called by `jobs`. The steps: `plan.py` → `prompt_plan.py` → `plan_file.py` → `lease.py` → `graph.py` → `ledger.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pipeline.assemble import OutputLayout
 from pipeline.columns import added_columns, text_columns
 from pipeline.graph import build_graph, choose_in_flight, run_graph
 from pipeline.infer import InferPlan
-from pipeline.ledger import finish, output_uri, read_manifest, unfinished
+from pipeline.lease import Claim, Tell, hold
+from pipeline.ledger import finish, output_uri, read_manifest, still_to_make
 from pipeline.metrics import library_versions, start_metrics
-from pipeline.output_files import SUCCESS, OutputFiles
+from pipeline.output_files import OutputFiles
 from pipeline.parts import Part
 from pipeline.plan import Plan, plan_job, with_dtype
-from pipeline.plan_file import claim_output, write_plan
+from pipeline.plan_file import claim_output, find_plan, write_plan
 from pipeline.progress import JobProgress, OnProgress
 from pipeline.prompt_plan import PromptSetup, plan_prompts
 from pipeline.prompts import PromptStep
@@ -38,36 +39,45 @@ from pipeline.ray_session import (
     share_threads,
 )
 from pipeline.read import PartsDatasource
-from pipeline.report import write_report
 from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
 from pipeline.storage import Storage
 from pipeline.write import WritePlan, WriteStep
 
 
-def run_job(spec: JobSpec, *, on_progress: OnProgress | None = None, engine: str = "model") -> dict[str, Any]:
-    """Run the job, or what is left of it, and return its manifest. `engine` is `ReplicaConfig.engine`.
+def run_job(
+    spec: JobSpec, *, on_progress: OnProgress | None = None, tell: Tell | None = None, engine: str = "model"
+) -> dict[str, Any]:
+    """Run the job, or what is left of it, and return its manifest. `tell` is given what a user should know while
+    nothing else is to be seen; `engine` is `ReplicaConfig.engine`.
 
-    Raises RequestError before anything is started, JobError when the work failed; finished parts are kept.
+    Raises RequestError before anything is started, JobError when the work failed or another run holds the output;
+    finished parts are kept.
     """
     output = OutputFiles(Storage(spec.endpoint_url), output_uri(spec))
     looked = plan_job(spec)
     setup = set_up_prompts(spec, looked)
-    plan = claim_output(output, looked, overwrite=spec.overwrite)
-    todo = unfinished(plan, output)
-    done = read_manifest(output) if not todo and SUCCESS in output.storage.names(output.directory) else None
+    begun = find_plan(output, looked, overwrite=spec.overwrite)
+    done = read_manifest(output) if begun and output.is_complete() and not still_to_make(begun, output) else None
     if done is not None:
         return done
-    facts: dict[str, Any] = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(todo)}
-    if todo:
-        with ray_session(spec):
-            device = settle_device(spec)
-            plan = plan if plan.dtype != "auto" else with_dtype(plan, settle_dtype(device))
-            write_plan(output, plan)
-            output.sweep()
-            facts |= _Run(spec, plan, setup, output, device, engine).make(todo, on_progress)
-    manifest = finish(plan, output, spec, facts)
-    write_report(output.directory, endpoint_url=spec.endpoint_url)
-    return manifest
+    with hold(output, lease_s=spec.lease_s, tell=tell) as lease:
+        if begun is None:
+            lease.confirm()
+        # Asked again: whoever held the lease before may have gone on with the job, or begun another one.
+        plan = claim_output(output, looked, overwrite=spec.overwrite)
+        todo = still_to_make(plan, output)
+        facts: dict[str, Any] = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(todo)}
+        if todo:
+            output.reopen()
+            with ray_session(spec):
+                device = settle_device(spec)
+                plan = plan if plan.dtype != "auto" else with_dtype(plan, settle_dtype(device))
+                lease.confirm()
+                write_plan(output, plan)
+                output.sweep()
+                facts |= _Run(spec, plan, setup, output, device, engine, lease.claim).make(todo, on_progress)
+        lease.confirm()
+        return finish(plan, output, spec, facts, confirm=lease.confirm)
 
 
 def set_up_prompts(spec: JobSpec, plan: Plan) -> PromptSetup:
@@ -93,6 +103,7 @@ class _Run:
     output: OutputFiles
     device: str
     engine: str
+    claim: Claim
 
     def make(self, todo: list[Part], on_progress: OnProgress | None) -> dict[str, Any]:
         """Make the parts in `todo`; returns facts of the run for the manifest."""
@@ -139,6 +150,8 @@ class _Run:
                 seq_length=self.plan.seq_length,
                 threads_per_rank=share_threads(self.spec, self.device),
                 engine=self.engine,
+                start_timeout_s=self.spec.start_timeout_s,
+                rank_timeout_s=self.spec.rank_timeout_s,
             ),
             sampling=self.setup.plan.sampling,
             samples=self._samples,
@@ -163,4 +176,5 @@ class _Run:
             tokenizer_dir=self.setup.plan.tokenizer_dir,
             prefix=self.spec.prefix,
             gold_column=classify.gold_column if classify else None,
+            claim=self.claim,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.errors import InputError, JobError, OutputError
-from pipeline.output_files import MANIFEST, SUCCESS, OutputFiles
+from pipeline.output_files import MANIFEST, REPORT, SUCCESS, OutputFiles, receipt_name
 from pipeline.parts import Part
 from pipeline.plan import Plan
 from pipeline.plan_file import read_plan
-from pipeline.report import quality
+from pipeline.report import quality, render
 from pipeline.spec import JobSpec
 from pipeline.storage import Storage, full_uri
 from pipeline.storage_errors import show_uri
@@ -54,6 +54,12 @@ def unfinished(plan: Plan, output: OutputFiles) -> list[Part]:
     return [part for part in plan.parts if part.index not in done]
 
 
+def still_to_make(plan: Plan, output: OutputFiles) -> list[Part]:
+    """The parts that are not there, or whose receipt is not: made again, they come out the same. Two listings."""
+    receipts, missing = output.receipts(), {part.index for part in unfinished(plan, output)}
+    return [part for part in plan.parts if part.index in missing or receipt_name(part.name) not in receipts]
+
+
 def read_receipts(plan: Plan, output: OutputFiles, parts: Iterable[Part]) -> list[Receipt]:
     """The receipts of `parts`, in their order. Raises JobError when one is missing."""
 
@@ -69,10 +75,27 @@ def read_receipts(plan: Plan, output: OutputFiles, parts: Iterable[Part]) -> lis
         return list(threads.map(read, parts))
 
 
-def finish(plan: Plan, output: OutputFiles, spec: JobSpec, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write the manifest and `_SUCCESS`, in this order, and return the manifest. All parts must be there."""
-    manifest = build_manifest(plan, read_receipts(plan, output, plan.parts), spec, facts)
+def finish(
+    plan: Plan, output: OutputFiles, spec: JobSpec, facts: dict[str, Any], *, confirm: Callable[[], None] | None = None
+) -> dict[str, Any]:
+    """Write the manifest, the report and `_SUCCESS`, in this order, and return the manifest. All parts must be there.
+
+    Raises JobError when a part is not as its receipt says, and whatever `confirm` raises, which is called last before
+    `_SUCCESS`.
+    """
+    receipts = read_receipts(plan, output, plan.parts)
+    sizes = output.storage.names(output.directory)
+    for part, receipt in zip(plan.parts, receipts, strict=True):
+        if sizes.get(part.name) != receipt.file_bytes:
+            raise JobError(
+                f"{show_uri(output.part(part.name))} is not the file of its receipt ({sizes.get(part.name, 'no')} "
+                f"bytes, not {receipt.file_bytes}); remove the file and run again"
+            )
+    manifest = build_manifest(plan, receipts, spec, facts)
     output.storage.write(output.own(MANIFEST), json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+    output.storage.write(output.own(REPORT), render(manifest).encode())
+    if confirm is not None:
+        confirm()
     output.storage.write(output.part(SUCCESS), b"")
     return manifest
 
@@ -153,7 +176,7 @@ def verify(output: str, endpoint_url: str | None = None) -> Verification:
         names = [part.name for part in plan.parts if part.index in missing]
         problems.append(f"{len(names)} of {len(plan.parts)} parts are missing: {_some(names)}")
     problems += [problem for _, problem in found if problem is not None]
-    if not problems and SUCCESS not in files.storage.names(files.directory):
+    if not problems and not files.is_complete():
         problems.append("all parts are there, but not _SUCCESS: the job was ended before its last step; run it again")
     return Verification(
         output=output,

@@ -15,6 +15,7 @@ PLAN = "plan.json"
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 RECEIPTS = "receipts"
+LEASE = "lease.json"
 _PART = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
@@ -36,6 +37,19 @@ class OutputFiles:
     def receipt(self, part_name: str) -> str:
         """URI of what is known of a part's file; written before the file itself."""
         return self.own(RECEIPTS, receipt_name(part_name))
+
+    @property
+    def lease(self) -> str:
+        """URI of the file that says who writes here at present."""
+        return self.own(LEASE)
+
+    def receipts(self) -> set[str]:
+        """Names of the receipts that are there: one listing."""
+        return set(self.storage.names(self.own(RECEIPTS)))
+
+    def parts(self) -> list[str]:
+        """Names of the part files that are there, of whichever job."""
+        return [name for name in self.storage.names(self.directory) if _PART.fullmatch(name)]
 
     def finished(self, total: int) -> set[int]:
         """Indices of the parts that are there: one listing, no file is opened. Raises OutputError for a part of
@@ -68,18 +82,34 @@ class OutputFiles:
                 "choose an empty or a new directory"
             )
 
+    def is_complete(self) -> bool:
+        """Whether readers are told that everything is there."""
+        return SUCCESS in self.storage.names(self.directory)
+
+    def reopen(self) -> None:
+        """Take `_SUCCESS` away before anything that it speaks of changes."""
+        self.storage.remove(self.part(SUCCESS))
+
     def clear(self) -> None:
-        """Remove parts, `_SUCCESS` and `_tirazh/`; the plan goes last, so that a cut removal is seen as ours."""
-        for name in self.storage.names(self.directory):
-            if _PART.fullmatch(name) or name == SUCCESS:
-                self.storage.remove(self.part(name))
-        self.storage.remove(self.own(), recursive=True)
+        """Remove everything of ours but the lease. `_SUCCESS` goes first, so that no reader takes a part of the parts
+        for all, and the plan last, so that a removal that was cut off is seen as the other job's work still."""
+        self.reopen()
+        for name in self.parts():
+            self.storage.remove(self.part(name))
+        for name in self.storage.directories(self.own()):
+            self.storage.remove(self.own(name), recursive=True)
+        left = set(self.storage.names(self.own()))
+        for name in sorted(left - {LEASE}, key=lambda name: name == PLAN):
+            self.storage.remove(self.own(name))
+        if LEASE not in left:
+            self.storage.remove(self.own(), recursive=True)
 
     def sweep(self) -> None:
         """Remove half-written files that a killed run left behind (disks only; elsewhere there are none)."""
-        for name in self.storage.names(self.directory):
-            if _TEMPORARY.fullmatch(name):
-                self.storage.remove(self.part(name))
+        for directory in (self.directory, self.own(), self.own(RECEIPTS)):
+            for name in self.storage.names(directory):
+                if _TEMPORARY.fullmatch(name):
+                    self.storage.remove(join(directory, name))
 
 
 def receipt_name(part_name: str) -> str:

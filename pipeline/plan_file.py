@@ -1,6 +1,6 @@
 """`OUTPUT/_tirazh/plan.json`: the plan as it was when the job began, and what that means for a job that comes later.
 
-Called by `build.py` before anything is started, and by `ledger.py` to check an output against its plan.
+Called by `build.py` before any replica is started, and by `ledger.py` to check an output against its plan.
 """
 
 from __future__ import annotations
@@ -22,27 +22,32 @@ from pipeline.storage_errors import show_uri
 FORMAT = 1
 
 
-def claim_output(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan:
-    """The plan to follow: the one this output was begun with if that is the same job, else `plan`.
+def find_plan(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan | None:
+    """The plan this output was begun with, if that is the same job; None where `plan` is to be followed. Only looks.
 
-    Raises OutputError when the directory holds another job's work (removed instead with `overwrite`), files that are
-    not ours (never removed), or when the input has changed since.
+    Raises OutputError when the directory holds another job's work (unless `overwrite`, which allows its removal), files
+    that are not ours (which are never removed), or when the input has changed since.
     """
     begun = read_plan(output)
-    if begun is None:
-        output.refuse_foreign()
-        return plan
-    difference = _difference(begun, plan)
-    if difference is None:
+    difference = _difference(begun, plan) if begun is not None else "its plan is gone" if output.parts() else None
+    if begun is not None and difference is None:
         return begun
-    if not overwrite:
+    output.refuse_foreign()
+    if difference is not None and not overwrite:
         raise OutputError(
             f"{show_uri(output.directory)} holds the work of another job: {difference}; give --overwrite "
             "to remove it first, or another --output"
         )
-    output.refuse_foreign()
-    output.clear()
-    return plan
+    return None
+
+
+def claim_output(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan:
+    """The plan to follow, as `find_plan` finds it, with another job's work removed where `overwrite` allows it. To be
+    called by whoever holds the output's lease."""
+    begun = find_plan(output, plan, overwrite=overwrite)
+    if begun is None:
+        output.clear()
+    return begun or plan
 
 
 def read_plan(output: OutputFiles) -> Plan | None:

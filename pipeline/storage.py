@@ -19,7 +19,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
 from model.errors import StorageError
-from pipeline.disk import StoredFile, is_hidden, walk_disk, write_disk
+from pipeline.disk import StoredFile, create_on_disk, is_hidden, walk_disk, write_disk
 from pipeline.storage_errors import one_sentence
 
 T = TypeVar("T")
@@ -125,6 +125,22 @@ class Storage:
             else:
                 write_disk(uri, data)
 
+    def create(self, uri: str, data: bytes) -> bool:
+        """Put `data` there unless something is there already; False then. A server that knows no conditional upload
+        writes over what is there: who must be sure reads back what it holds after a while."""
+        with one_sentence(uri, "write"):
+            if not is_remote(uri):
+                return create_on_disk(uri, data)
+            try:
+                self._filesystem(uri).pipe_file(uri, data, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if _is_unmet_condition(error):
+                    return False
+                raise
+            return True
+
     def remove(self, uri: str, *, recursive: bool = False) -> None:
         """Delete a file, or with `recursive` a directory; fine if it is not there."""
         with one_sentence(uri, "write"):
@@ -217,6 +233,12 @@ def _azure_options(endpoint_url: str | None) -> dict[str, Any]:
             f"DefaultEndpointsProtocol={scheme};AccountName={account};AccountKey={key};BlobEndpoint={endpoint_url};"
         )
     return options
+
+
+def _is_unmet_condition(error: OSError) -> bool:
+    """Whether S3 refused an upload because something is there (412), or is being put there at this moment (409)."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 def _version(info: dict[str, Any]) -> str:

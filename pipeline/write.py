@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline import schema
 from pipeline.assemble import OutputLayout, assemble
+from pipeline.lease import Claim
 from pipeline.output_files import OutputFiles
 from pipeline.parts import part_name
 from pipeline.prompts import cached_tokenizer
@@ -53,7 +54,7 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WritePlan:
-    """What the sink needs besides the rows."""
+    """What the sink needs besides the rows. Without a `claim` nobody is asked whether the output is still ours."""
 
     output: OutputFiles
     layout: OutputLayout
@@ -62,6 +63,7 @@ class WritePlan:
     tokenizer_dir: str
     prefix: str
     gold_column: str | None
+    claim: Claim | None = None
 
 
 class WriteStep:
@@ -79,6 +81,8 @@ class WriteStep:
         data = to_parquet(done, footer={"part": part, "rows": done.num_rows, "fingerprint": plan.fingerprint})
         receipt = make_receipt(part, done, data, prefix=plan.prefix, gold_column=plan.gold_column)
         text = json.dumps(asdict(receipt), ensure_ascii=False).encode()
+        if plan.claim is not None:
+            keep_trying(plan.claim.check)
         keep_trying(lambda: plan.output.storage.write(plan.output.receipt(name), text))
         keep_trying(lambda: plan.output.storage.write(plan.output.part(name), data))
         return summary_row(part, rows=receipt.rows, errors=receipt.errors, written=True)

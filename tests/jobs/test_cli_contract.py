@@ -13,8 +13,8 @@ TALK = "--help --json --quiet --verbose"
 COMMON = (
     "--address --config --deepspeed-config --device --dry-run --dtype --endpoint-url --fix-sparsity-layout --input "
     "--limit --max-error-rate --model --no-overwrite --num-attention-heads --output --overwrite --part-rows --prefix "
-    "--preset --replicas --seq-length --slots --sparse-mode --template --tensor-parallel --threads --tokenizer "
-    "--truncate"
+    "--lease-s --preset --rank-timeout-s --replicas --seq-length --slots --sparse-mode --start-timeout-s --template "
+    "--tensor-parallel --threads --tokenizer --truncate"
 )
 FLAGS = {
     "classify": f"{COMMON} --abstain-below --calibrate --examples --gold-column --labels --no-calibrate --text-column",
