@@ -33,6 +33,7 @@ from jobs.settings import settings_of
 from model.errors import TirazhError
 from pipeline.spec import SPECS
 
+LONGEST_SENTENCE = 1_000
 CONVERT_DTYPES = ("float32", "bfloat16", "float16")
 SUMMARIES = {
     "classify": "label every row with one of your labels, with a probability for each",
@@ -104,8 +105,11 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def one_sentence(error: TirazhError) -> str:
-    """The error's message on one line; for an error that came out of a Ray task, the original's."""
-    return " ".join(str(_cause(error)).split())
+    """The error's message on one line; for an error that came out of a Ray task, the original's. Made safe to print:
+    what it quotes may come from anybody, be endless, or steer the terminal."""
+    text = " ".join(str(_cause(error)).split())
+    text = text if len(text) <= LONGEST_SENTENCE else text[:LONGEST_SENTENCE] + "…"
+    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
 
 
 def _add_run_flags(parser: Parser) -> None:

@@ -52,6 +52,7 @@ def spec_from_file(path: str | os.PathLike[str]) -> JobSpec:
 def _with_labels_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """A labels file is looked for here, like every path, and then beside the job file."""
     labels = values.get("labels")
-    if isinstance(labels, str) and not Path(labels).exists() and (path.parent / labels).is_file():
+    # os.path, not Path: a long comma list is no name that a file could have, which Path.exists takes as a failure.
+    if isinstance(labels, str) and not os.path.exists(labels) and os.path.isfile(path.parent / labels):
         return values | {"labels": str(path.parent / labels)}
     return values

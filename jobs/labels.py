@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def _from_commas(text: str, place: str) -> dict[str, str]:
 
 
 def _from_list(labels: list[str], place: str) -> dict[str, str]:
-    twice = next((label for label in labels if labels.count(label) > 1), None)
+    twice = next((label for label, count in Counter(labels).items() if count > 1), None)
     if twice is not None:
         raise RequestError(f"{place}labels names {twice!r} twice")
     return {label: label for label in labels}

@@ -78,6 +78,8 @@ def check_value(setting: Setting, value: Any, *, place: str = "") -> Any:
         value = os.fspath(value)
     if _is_number_as_text(setting, value):
         value = str(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # may be too long to be printed, too
+        raise RequestError(f"{place}{setting.name} must be {_a(setting.sort)} that fits in 64 bits")
     if not _fits(setting.sort, value):
         raise RequestError(f"{place}{setting.name} must be {_a(setting.sort)}, not {value!r}")
     if setting.choices and value not in setting.choices:

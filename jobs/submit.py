@@ -21,7 +21,6 @@ from jobs.cluster import connect, job_info, running_like
 from jobs.settings import build_spec
 from model.errors import JobError, RequestError
 from pipeline.spec import EMBEDDED_MODEL, JobSpec
-from pipeline.storage_errors import show_uri
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -92,7 +91,6 @@ def write_working_dir(spec: JobSpec, directory: Path) -> None:
 
 
 def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> str:
-    _refuse_passwords(spec)
     name = job_name(spec)
     running, number = running_like(client, name)
     if running:
@@ -122,15 +120,6 @@ def _send(client: JobSubmissionClient, **job: Any) -> str:
             if "No available agent" not in reason or time.monotonic() > until:
                 raise JobError(f"the cluster did not take the job: {reason[:300]}") from None
             time.sleep(1.0)
-
-
-def _refuse_passwords(spec: JobSpec) -> None:
-    """The job travels in clear text and is shown on the dashboard: credentials belong to the cluster's environment."""
-    for value in (*spec.input, spec.output, spec.model, spec.endpoint_url or ""):
-        if re.search(r"://[^/\s]*:[^/\s]*@", value):
-            raise RequestError(
-                f"the address {show_uri(value)} holds a password; take it out and set the credentials on the cluster"
-            )
 
 
 def _absolute(path: str) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,8 +102,9 @@ def _label_tokens(spec: JobSpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...],
     if not isinstance(spec, ClassifySpec):
         return ()
     tokens = [tuple(ids) for ids in tokenizer.encode_many([" " + words.strip() for words in spec.labels.values()])]
+    times = Counter(tokens)
     for label, ids in zip(spec.labels, tokens, strict=True):
-        if not ids or tokens.count(ids) > 1:
+        if not ids or times[ids] > 1:
             raise RequestError(f"--labels: the words of {label!r} are the same to the tokenizer as another label's")
     return tuple(tokens)
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal
@@ -18,8 +20,11 @@ from model.config import SPARSE_MODES, ModelFlags
 from model.errors import RequestError
 from model.requests import SamplingParams
 from pipeline.schema import Kind
+from pipeline.secrets import holds_secret
+from pipeline.storage_errors import show_uri
 
 EMBEDDED_MODEL = "embedded"
+ADDRESSES = (*("input", "output", "model", "tokenizer", "deepspeed_config", "examples", "address", "endpoint_url"),)
 Truncate = Literal["right", "left", "error"]
 
 
@@ -87,6 +92,9 @@ class JobSpec:
     endpoint_url: str | None = _knob(None, "address of an S3-compatible server or an Azure emulator")
     part_rows: int | None = _knob(None, "rows of one part (default: sized by tokens)")
     max_error_rate: float = _knob(0.1, "stop when more than this share of the rows ends in errors")
+    rank_timeout_s: float = _knob(60.0, "seconds without a step after which a replica is taken for stuck and replaced")
+    start_timeout_s: float = _knob(600.0, "seconds a replica may take to start, waiting for room included")
+    lease_s: float = _knob(60.0, "seconds after which a run that is silent no longer keeps others off its output")
     overwrite: bool = _knob(False, "remove another job's work from the output directory first")
 
     def __post_init__(self) -> None:
@@ -94,21 +102,28 @@ class JobSpec:
             raise RequestError("no input was named; give --input at least one file, directory or glob")
         if not self.output:
             raise RequestError("no output directory was named; give --output")
-        parse_replicas(self.replicas)
-        for name in ("tensor_parallel", "slots"):
-            _at_least(name, getattr(self, name), 1)
-        for name in ("limit", "part_rows", "seq_length", "num_attention_heads", "fix_sparsity_layout"):
-            if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        _at_least("threads", self.threads, 0)
-        if not 0 <= self.max_error_rate <= 1:
-            raise RequestError(f"--max-error-rate must be between 0 and 1, not {self.max_error_rate}")
+        _check_texts(self.to_dict())
+        self._check_numbers()
         if self.prefix and not re.fullmatch(r"\w+", self.prefix):
             raise RequestError(f"--prefix may hold letters, digits and _ only, not {self.prefix!r}")
         for knob in fields(self):
             choices, value = knob.metadata.get("choices"), getattr(self, knob.name)
             if choices and value is not None and value not in choices:
                 raise RequestError(f"{flag_name(knob.name)} must be one of {', '.join(choices)}, not {value!r}")
+
+    def _check_numbers(self) -> None:
+        parse_replicas(self.replicas)
+        for name, most in (("tensor_parallel", 1_024), ("slots", 65_536)):
+            _at_least(name, getattr(self, name), 1, most)
+        for name in ("limit", "part_rows", "seq_length", "num_attention_heads", "fix_sparsity_layout"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        _at_least("threads", self.threads, 0, 1_024)
+        for name in ("rank_timeout_s", "start_timeout_s", "lease_s"):
+            if not 1 <= getattr(self, name) < math.inf:
+                raise RequestError(f"{flag_name(name)} must be 1 second or more, not {getattr(self, name)}")
+        if not 0 <= self.max_error_rate <= 1:
+            raise RequestError(f"--max-error-rate must be between 0 and 1, not {self.max_error_rate}")
 
     @property
     def kind(self) -> Kind:
@@ -159,7 +174,7 @@ class ClassifySpec(JobSpec):
             if not label.strip() or not words.strip():
                 raise RequestError(f"--labels holds an empty label ({label!r}: {words!r})")
         stripped = [text.strip() for text in self.labels.values()]
-        twice = next((text for text in stripped if stripped.count(text) > 1), None)
+        twice = next((text for text, count in Counter(stripped).items() if count > 1), None)
         if twice is not None:
             raise RequestError(f"--labels says {twice!r} for more than one label")
         if not 0 <= self.abstain_below <= 1:
@@ -189,7 +204,7 @@ class GenerateSpec(JobSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("samples", self.samples, 1)
+        _at_least("samples", self.samples, 1, 4_096)
         if any(not text for text in self.stop):
             raise RequestError("--stop must not be an empty string")
         if not -(2**63) <= self.seed < 2**63:
@@ -229,16 +244,44 @@ def is_required(knob: Field[Any]) -> bool:
 
 def parse_replicas(text: str) -> tuple[int, int]:
     """`"3"` → (3, 3), `"1:8"` → (1, 8). Raises RequestError."""
-    match = re.fullmatch(r"(\d+)(?::(\d+))?", str(text))
+    match = re.fullmatch(r"(\d{1,5})(?::(\d{1,5}))?", str(text))
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:
         raise RequestError(f"--replicas must be a number from 1, or MIN:MAX such as 1:8, not {text!r}")
     return low, high
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _at_least(name: str, value: int, least: int, most: int | None = None) -> None:
     if value < least:
         raise RequestError(f"{flag_name(name)} must be at least {least}, not {value}")
+    if most is not None and value > most:
+        raise RequestError(f"{flag_name(name)} must be at most {most}, not {value}")
+
+
+def _check_texts(settings: Mapping[str, Any]) -> None:
+    """Raise RequestError for texts that no file can hold, and for addresses with a secret in them: the settings are
+    written to the plan and the manifest, and shown on a cluster's dashboard."""
+    for name, value in settings.items():
+        items = (
+            [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+        )
+        for text in (item for item in items if isinstance(item, str)):
+            if "\0" in text or not _is_utf8(text):
+                raise RequestError(f"{flag_name(name)} holds a NUL or bytes that are not UTF-8 ({text[:80]!r})")
+            if name in ADDRESSES and not text.strip() and name != "output":  # which has a sentence of its own
+                raise RequestError(f"{flag_name(name)} is an empty text; name something or leave it out")
+            if name in ADDRESSES and holds_secret(text):
+                raise RequestError(
+                    f"{flag_name(name)}: the address {show_uri(text)} holds a password or a signature; take it out and "
+                    "set the credentials in the environment of the machines that read and write"
+                )
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        return bool(text.encode()) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def _plain(value: Any) -> Any:

@@ -1,28 +1,42 @@
 """Prompt templates: a small, safe part of Jinja. Texts go in, text comes out, and nothing else can happen.
 
 Allowed: variables, conditions on them, constants, and a few filters. No attribute, no item, no call, no loop, no
-import: a template may come from a YAML file of somebody else. Used by `plan.py` to check and by `prompts.py`.
+import: a template may come from a YAML file of somebody else. What a row may cost is bounded beforehand: the template's
+length and depth, and the characters it could make of the row. Used by `plan.py` to check and by `prompts.py`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Undefined, nodes
-from jinja2.exceptions import TemplateSyntaxError, UndefinedError
-from jinja2.filters import do_default, do_lower, do_replace, do_title, do_trim, do_truncate, do_upper
+from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.filters import do_default, do_lower, do_title, do_trim, do_truncate, do_upper
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from model.errors import InputError, RequestError, RowError
 
+MAX_SOURCE_CHARACTERS = 1 << 16
 MAX_RENDERED_CHARACTERS = 16 << 20
+MAX_DEPTH = 32
+MAX_REPLACES = 16
+
+
+def _replace(text: Any, old: Any, new: Any, count: int = -1) -> str:
+    """`str.replace` that refuses before it makes more characters than a prompt may have."""
+    text, old, new = str(text), str(old), str(new)
+    found = text.count(old) if count < 0 else min(count, text.count(old))
+    _check_length(len(text) + found * (len(new) - len(old)))
+    return text.replace(old, new, count)
+
 
 _FILTERS: dict[str, Callable[..., Any]] = {
     "default": do_default,
     "lower": do_lower,
-    "replace": do_replace,
+    "replace": _replace,
     "title": do_title,
     "trim": do_trim,
     "truncate": do_truncate,
@@ -53,20 +67,31 @@ class PromptTemplate:
         self._environment.filters = dict(_FILTERS)
         self._environment.tests = dict(_TESTS)
         self._environment.globals = {}
-        self.variables = _check(self._environment, source)
+        self._length = len(source)
+        self._uses = _check(self._environment, source)
         self._template = self._environment.from_string(source)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return tuple(self._uses)
 
     def render(self, values: Mapping[str, Any]) -> str:
         """The text for one row; values that are None count as missing. Raises RowError."""
         present = {name: value for name, value in values.items() if value is not None}
         try:
+            # No filter but `replace`, which counts for itself, makes much more of a text than it was.
+            uses = ((present.get(name), times) for name, times in self._uses.items())
+            _check_length(
+                self._length + sum(len(text) * times for text, times in uses if isinstance(text, str | bytes))
+            )
             text = self._template.render(present)
+            _check_length(len(text))
         except UndefinedError as error:
             raise RowError(str(error)) from None
-        except (TypeError, ValueError, ArithmeticError) as error:
-            raise RowError(f"the template cannot be filled in: {error}") from None
-        if len(text) > MAX_RENDERED_CHARACTERS:
-            raise RowError(f"the prompt has {len(text)} characters; the most is {MAX_RENDERED_CHARACTERS}")
+        except (TypeError, ValueError, ArithmeticError, AssertionError, TemplateError) as error:
+            raise (
+                error if isinstance(error, RowError) else RowError(f"the template cannot be filled in: {error}")
+            ) from None
         return text
 
 
@@ -82,12 +107,11 @@ def template_variables(source: str, *, known: Sequence[str] | None = None) -> tu
     return variables
 
 
-def _check(environment: ImmutableSandboxedEnvironment, source: str) -> tuple[str, ...]:
-    try:
-        tree = environment.parse(source)
-    except TemplateSyntaxError as error:
-        raise RequestError(f"--template, line {error.lineno}: {error.message}") from None
-    variables: dict[str, None] = {}
+def _check(environment: ImmutableSandboxedEnvironment, source: str) -> dict[str, int]:
+    """How often each variable is used. Raises RequestError for what a template may not hold."""
+    tree = _parse(environment, source)
+    uses: Counter[str] = Counter()
+    replaces = 0
     for node in _descend(tree):
         if not isinstance(node, _ALLOWED):
             raise RequestError(
@@ -99,15 +123,45 @@ def _check(environment: ImmutableSandboxedEnvironment, source: str) -> tuple[str
         if isinstance(node, nodes.Test) and node.name not in _TESTS:
             raise RequestError(f"--template has no test {node.name!r}; there are {', '.join(_TESTS)}")
         if isinstance(node, nodes.Name):
-            variables[node.name] = None
-    return tuple(variables)
+            uses[node.name] += 1
+        replaces += isinstance(node, nodes.Filter) and node.name == "replace"
+    if replaces > MAX_REPLACES:
+        raise RequestError(f"--template replaces {replaces} times; {MAX_REPLACES} times is the most")
+    return dict(uses)
 
 
-def _descend(node: nodes.Node) -> list[nodes.Node]:
-    found = [node]
-    for child in node.iter_child_nodes():
-        found += _descend(child)
-    return found
+def _parse(environment: ImmutableSandboxedEnvironment, source: str) -> nodes.Template:
+    if len(source) > MAX_SOURCE_CHARACTERS:
+        raise RequestError(f"--template has {len(source)} characters; the most is {MAX_SOURCE_CHARACTERS}")
+    try:
+        source.encode()
+        return environment.parse(source)
+    except TemplateSyntaxError as error:
+        raise RequestError(f"--template, line {error.lineno}: {error.message}") from None
+    except RecursionError:
+        raise _too_deep() from None
+    except ValueError as error:
+        raise RequestError(f"--template cannot be read: {str(error)[:100]}") from None
+
+
+def _descend(tree: nodes.Node) -> Iterator[nodes.Node]:
+    """Every node in the order of the text. Raises RequestError where they are nested too deep to be compiled."""
+    waiting = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise _too_deep()
+        yield node
+        waiting += [(child, depth + 1) for child in reversed(list(node.iter_child_nodes()))]
+
+
+def _too_deep() -> RequestError:
+    return RequestError(f"--template is nested too deep; {MAX_DEPTH} levels are the most")
+
+
+def _check_length(characters: int) -> None:
+    if characters > MAX_RENDERED_CHARACTERS:
+        raise RowError(f"the prompt would have {characters} characters; the most is {MAX_RENDERED_CHARACTERS}")
 
 
 def _describe(node: nodes.Node) -> str:
