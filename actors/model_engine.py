@@ -11,6 +11,7 @@ from actors.messages import ReplicaConfig
 from actors.rendezvous import Place
 from model.checkpoint import open_checkpoint
 from model.engine import Engine, EngineConfig
+from model.packed_linear import pack_linears
 from model.runner import ModelRunner
 from model.tensor_parallel import check_split, connect, shard_model, weight_bytes
 from model.tokenizer import load_tokenizer
@@ -35,6 +36,7 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
         tp_rank=place.rank,
         tp_size=place.world_size,
     )
+    pack_linears(model, rows=DECODE_ROWS)
     runner = ModelRunner(model, num_slots=config.slots, max_length=config.seq_length, logit_rows=DECODE_ROWS)
     runner.set_prefix(config.job.prefix_token_ids, PREFILL_ROWS)
     return runner

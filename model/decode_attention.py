@@ -55,8 +55,13 @@ def attend_compiled(
     q_NHD, k_NKD, v_NKD = (x if x.stride(2) == 1 else x.contiguous() for x in (q_NHD, k_NKD, v_NKD))
     out_NHD, lse_NH = q_NHD.new_empty(q_NHD.shape), torch.empty(num_rows, num_heads)
     arguments = [_strided(x) for x in (q_NHD, k_NKD, v_NKD)]
-    assert cache_k.stride()[2:] == cache_v.stride()[2:] == (dim, 1)
+    # What the kernel takes on trust.
     assert cache_k.stride() == cache_v.stride()
+    assert cache_k.stride()[2:] == (dim, 1)
+    assert k_NKD.shape == v_NKD.shape == (num_rows, cache_k.shape[1], dim)
+    assert rows.slots.shape == rows.ends.shape == (num_rows,)
+    assert rows.longest <= cache_k.shape[2]
+    assert cache_k.dtype == cache_v.dtype == k_NKD.dtype == v_NKD.dtype == q_NHD.dtype
     failed = getattr(kernel, f"decode_attention_{_KINDS[q_NHD.dtype]}")(
         *(argument for group in arguments for argument in group),
         *(_pointer(x) for x in (cache_k, cache_v)),

@@ -1,9 +1,9 @@
 """The batch engine: requests in, results out, over a fixed number of slots.
 
 A slot holds one sequence. Free slots are refilled at once; prompts are prefilled in pieces that depend on the prompt
-alone, several prompts to a step; then all slots decode together. Every step has one of two fixed shapes, so a row's
-arithmetic, and with it every token, is the same whatever runs beside it. Runs on rank 0; `runner` executes each step,
-here and on the other ranks.
+alone, several prompts to a step; then sequences decode together, one token each. Every step has one of two fixed
+shapes, so a row's arithmetic, and with it every token, is the same whatever runs beside it. Runs on rank 0; `runner`
+executes each step, here and on the other ranks.
 """
 
 from __future__ import annotations
@@ -120,10 +120,9 @@ class Engine:
             window, most = self.runner.window_size, self.config.prefill_rows
             self._run(plan_prefill(self._slots, self._prefill_rows, self._trie, window=window, most=most))
         else:
-            for first in range(0, self.config.num_slots, self.config.decode_rows):
-                plan = plan_decode(self._slots, first, self.config.decode_rows)
-                if plan is not None:
-                    self._run(plan)
+            plan = plan_decode(self._slots, self.config.decode_rows)
+            if plan is not None:
+                self._run(plan)
         finished, self._results = self._results, []
         return finished
 
@@ -167,12 +166,13 @@ class Engine:
             self._prompt_tokens += len(sequence.prompt)
 
     def _should_prefill(self) -> bool:
-        """Prefill when a whole step of prompt tokens has gathered, or when too many slots would wait otherwise."""
+        """Prefill when a whole step of prompt tokens has gathered, or when too few sequences would decode otherwise."""
         pending = [s.num_to_prefill for s in self._slots if s is not None and not s.is_decoding]
         num_decoding = sum(s is not None and s.is_decoding for s in self._slots)
         if not pending:
             return False
-        return sum(pending) >= self._prefill_rows or num_decoding < 3 * len(pending)
+        enough = min(self.config.decode_rows, 3 * len(pending))
+        return sum(pending) >= self._prefill_rows or num_decoding < enough
 
     # Running and reading
 
@@ -212,7 +212,9 @@ class Engine:
             request = sequence.request
             assert isinstance(request, GenerateRequest)
             states.append(RowState(request.sampling, request.seed, sequence.token_ids, len(sequence.new_tokens)))
-        tokens = sample(logits_RV[[row for _, row in to_sample]], states, self.config.num_tokens)
+        rows = [row for _, row in to_sample]
+        chosen_RV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[rows]
+        tokens = sample(chosen_RV, states, self.config.num_tokens)
         for (slot, _), token in zip(to_sample, tokens, strict=True):
             self._append(slot, token)
 

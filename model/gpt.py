@@ -12,18 +12,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from model.activation import TanhGELU
 from model.attention import window_attention
 from model.attention_reference import visible_keys
 from model.block_layout import global_starts
 from model.gpt_config import RuGPT3Config
-
-_TWO_VECTORS = 64  # elements, of the narrowest numbers on the widest CPUs
 
 __all__ = ["RuGPT3Config", "RuGPT3ForCausalLM", "RuGPT3Model"]
 
@@ -77,23 +75,11 @@ class RuGPT3MLP(nn.Module):
         super().__init__()
         inner = config.intermediate_size or 4 * config.hidden_size
         self.up_proj = nn.Linear(config.hidden_size, inner)
+        self.activation: nn.Module = TanhGELU()
         self.down_proj = nn.Linear(inner, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.down_proj(_gelu(self.up_proj(hidden)))
-
-
-def _gelu(x: Tensor) -> Tensor:
-    """GELU in its tanh form, every element the same wherever it stands.
-
-    On a CPU torch shares the elements evenly among its threads, and those left over at the end of a share, less than
-    two vectors, are rounded otherwise. So what does not go evenly into shares of whole vectors is done apart.
-    """
-    share = _TWO_VECTORS * torch.get_num_threads()
-    even = x.numel() // share * share
-    if x.device.type != "cpu" or torch.is_grad_enabled() or even == x.numel():
-        return gelu(x, approximate="tanh")
-    return torch.cat([gelu(part, approximate="tanh") for part in x.view(-1).tensor_split([even])]).view_as(x)
+        return self.down_proj(self.activation(self.up_proj(hidden)))
 
 
 class RuGPT3Layer(nn.Module):

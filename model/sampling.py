@@ -36,6 +36,7 @@ def uniform(seed: int, counter: int) -> float:
     return (_mix(state) >> 11) * 2.0**-53
 
 
+@torch.inference_mode()
 def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list[int | None]:
     """Choose every row's next token. logits_RV float32 [R, V] may be changed in place; ids from `num_tokens` on are
     padding of the vocabulary and never chosen. A row whose logits are no numbers (NaN, or infinite by overflow) gets
@@ -43,7 +44,7 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list
     logits_RV[:, num_tokens:] = -torch.inf
     for index, row in enumerate(rows):
         _penalise(logits_RV[index], row)
-    highest_R, best_R = logits_RV.max(dim=-1)  # a NaN anywhere in a row is its highest
+    highest_R, best_R = _highest(logits_RV)
     is_good_R, greedy_R = highest_R.isfinite().tolist(), best_R.tolist()
     tokens: list[int | None] = []
     for index, row in enumerate(rows):
@@ -54,6 +55,14 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list
         else:
             tokens.append(_draw(logits_RV[index], row))
     return tokens
+
+
+def _highest(logits_RV: Tensor) -> tuple[Tensor, Tensor]:
+    """Every row's highest logit and its token. A NaN anywhere in a row is its highest."""
+    if logits_RV.device.type != "cpu":
+        return logits_RV.max(dim=-1)
+    best_R = torch.from_numpy(logits_RV.numpy().argmax(axis=1))  # numpy's uses whole vectors, torch's does not
+    return logits_RV.gather(1, best_R[:, None])[:, 0], best_R
 
 
 def _penalise(logits_V: Tensor, row: RowState) -> None:

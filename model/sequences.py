@@ -32,6 +32,13 @@ class ActiveSequence:
         return not self.num_to_prefill
 
     @property
+    def num_to_come(self) -> int:
+        """Tokens that its completion may still get."""
+        if not isinstance(self.request, GenerateRequest):
+            return 0
+        return self.request.sampling.max_new_tokens - len(self.new_tokens)
+
+    @property
     def length(self) -> int:
         """Tokens of prompt and completion so far."""
         return len(self.prompt) + len(self.new_tokens)
@@ -115,13 +122,19 @@ def plan_prefill(slots: Slots, num_rows: int, trie: LabelTrie | None, *, window:
     return plan
 
 
-def plan_decode(slots: Slots, first: int, num_rows: int) -> StepPlan | None:
-    """One token for every decoding sequence of the slots from `first` on; row i is slot `first + i`. None when there
-    is none."""
+def plan_decode(slots: Slots, num_rows: int) -> StepPlan | None:
+    """One token for as many decoding sequences as there are rows: those with the most tokens still to come, so that
+    all end at about the same time. None when there is none."""
+    ready = [(slot, s) for slot, s in enumerate(slots) if s is not None and s.is_decoding]
+    if not ready:
+        return None
+    if len(ready) > num_rows:
+        ready.sort(key=lambda pair: -pair[1].num_to_come)
+    # With a row for every slot each keeps its own: a GPU then reads the cache in place.
+    has_own_row = len(slots) <= num_rows
     plan = StepPlan("decode", num_rows)
-    for row, sequence in enumerate(slots[first : first + num_rows]):
-        if sequence is not None and sequence.is_decoding:
-            plan.row = row
-            plan.add(first + row, sequence.new_tokens[-1:], sequence.length - 1)
-            plan.read(first + row, 1)
-    return plan if plan.readers else None
+    for row, (slot, sequence) in enumerate(sorted(ready[:num_rows], key=lambda pair: pair[0])):
+        plan.row = slot if has_own_row else row
+        plan.add(slot, sequence.new_tokens[-1:], sequence.length - 1)
+        plan.read(slot, 1)
+    return plan

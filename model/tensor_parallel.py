@@ -67,6 +67,7 @@ def shard_model(
     model.model = _init_inference(model.model, dtype, tp_size)
     _fill(model, checkpoint, tp_rank, device)
     model.set_tensor_parallel(tp_rank, tp_size)
+    _simplify(model)
     return model.eval()
 
 
@@ -101,8 +102,8 @@ def connect(*, may_share_memory: bool) -> None:
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters that this rank holds (a tied one counts once)."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    """Bytes of the weights that this rank holds (a tied one counts once, unless it was packed)."""
+    return sum(weight.numel() * weight.element_size() for weight in (*model.parameters(), *model.buffers()))
 
 
 def _build_without_memory(config: ModelConfig) -> Any:
@@ -153,6 +154,44 @@ def _sharded_dim(whole: tuple[int, ...], local: tuple[int, ...]) -> int | None:
     return next((dim for dim, (a, b) in enumerate(zip(whole, local, strict=True)) if a != b), None)
 
 
+class RowParallelLinear(nn.Module):
+    """A linear layer of which this rank has some of the inputs: products are added up over the ranks, then the bias."""
+
+    def __init__(self, linear: nn.Linear, bias: Any, group: Any) -> None:
+        super().__init__()
+        self.linear = linear
+        self.bias: Tensor | None
+        self.register_buffer("bias", bias)
+        self._group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        import deepspeed
+
+        out: Tensor = self.linear(x)
+        deepspeed.comm.inference_all_reduce(out, group=self._group)
+        return out if self.bias is None else out + self.bias
+
+
+def _simplify(model: nn.Module) -> None:
+    """Put plain linears in the place of DeepSpeed's own classes, which also train: then they can be packed."""
+    from deepspeed.module_inject.layers import LinearAllreduce, LinearLayer
+
+    child: Any
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is LinearLayer and not child.gather_output:
+                setattr(module, name, _plain_linear(child.weight, child.bias))
+            elif type(child) is LinearAllreduce:
+                linear = _plain_linear(child.weight, None)
+                setattr(module, name, RowParallelLinear(linear, child.bias, child.mp_group))
+
+
+def _plain_linear(weight: Any, bias: Any) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight, linear.bias = weight, bias
+    return linear
+
+
 def _shard_foreign(path: str, dtype: str, device: str, tp_size: int) -> nn.Module:
     """Load any other causal LM by transformers (never remote code) and shard it."""
     from transformers import AutoModelForCausalLM
@@ -167,6 +206,7 @@ def _shard_foreign(path: str, dtype: str, device: str, tp_size: int) -> nn.Modul
         setattr(model, prefix, _init_inference(model.base_model, dtype, tp_size))
     except AssertionError as error:  # how AutoTP says that it does not know a model
         raise RequestError(f"{path}: DeepSpeed cannot shard this model ({error}); use --tensor-parallel 1") from error
+    _simplify(model)
     return model.to(device).requires_grad_(False).eval()
 
 

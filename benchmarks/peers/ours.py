@@ -15,11 +15,10 @@ from model.engine import Engine, EngineConfig
 from model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 from model.runner import ModelRunner, layer_shapes
 
-PREFILL_ROWS = 256
-DECODE_ROWS = 32
-
 
 class Ours(Peer):
+    """As users get it: the slots, step sizes and sequence length that a job has unless it is told otherwise."""
+
     family = "tirazh"
     kinds = frozenset({"generate", "labels"})
 
@@ -29,44 +28,47 @@ class Ours(Peer):
 
     @property
     def name(self) -> str:
-        return f"tirazh {self.mode}, {self.dtype}"
+        return f"{self.family} {self.mode}, {self.dtype}"
 
     def version(self) -> str:
         import tirazh
 
         return tirazh.__version__
 
+    def runs_everything(self, workload: Workload) -> bool:
+        return self.mode == "dense" or workload.name == "long"
+
     def settings(self, workload: Workload) -> list[Setting]:
         return [{"slots": self.slots}]
 
-    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
-        max_length = min(-(-workload.max_length // 64) * 64, under_test.shape.num_positions)
+    def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         network = under_test.ours(self.mode, self.dtype)
-        slots = min(self.slots, len(workload.rows), _slots_that_fit(network, max_length, self.device))
-        self.model = ModelRunner(network, num_slots=slots, max_length=max_length, logit_rows=DECODE_ROWS)
+        # On a GPU the whole cache is taken at once, so the length is the workload's; a CPU's grows with its rows.
+        longest = -(-workload.max_length // 64) * 64 if self.device == "cuda" else under_test.shape.num_positions
+        max_length = min(longest, under_test.shape.num_positions)
+        slots = min(setting["slots"], _slots_that_fit(network, max_length, self.device))
+        self.model = self._runner(network, num_slots=slots, max_length=max_length)
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         requests = _requests(workload)
+        config = EngineConfig(
+            num_slots=self.model.num_slots,
+            max_length=self.model.max_length,
+            num_tokens=self.model.model.config.vocab_size,
+            end_token_ids=(),
+        )
         with timed() as watch:
             # The prefix is the job's work, so it counts.
             job = EngineJob(prefix_token_ids=workload.prefix, labels=workload.labels)
-            self.model.set_prefix(job.prefix_token_ids, PREFILL_ROWS)
-            engine = Engine(self.model, self._engine_config(), job)
-            results = _run_all(engine, requests)
+            self.model.set_prefix(job.prefix_token_ids, config.prefill_rows)
+            results = _run_all(Engine(self.model, config, job), requests)
         assert not any(result.error for result in results)
         if workload.kind == "labels":
             return Outcome(seconds=watch.seconds, scores=[tuple(result.logprobs) for result in results])
         return Outcome(seconds=watch.seconds, tokens=[tuple(result.token_ids) for result in results])
 
-    def _engine_config(self) -> EngineConfig:
-        return EngineConfig(
-            num_slots=self.model.num_slots,
-            max_length=self.model.max_length,
-            num_tokens=self.model.model.config.vocab_size,
-            end_token_ids=(),
-            prefill_rows=PREFILL_ROWS,
-            decode_rows=DECODE_ROWS,
-        )
+    def _runner(self, network: nn.Module, *, num_slots: int, max_length: int) -> ModelRunner:
+        return ModelRunner(network, num_slots=num_slots, max_length=max_length)
 
 
 def _slots_that_fit(network: nn.Module, max_length: int, device: str) -> int:

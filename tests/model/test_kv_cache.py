@@ -124,7 +124,7 @@ class PositionCache:
         plan.row = slot if phase == "decode" else 0
         plan.add(slot, [0] * count, start)
         attention = StepAttention(plan.build(fresh), self.cache)
-        positions = torch.from_numpy(plan.build(()).positions).float()[None, :, None].expand(self.heads, -1, 1)
+        positions = torch.from_numpy(plan.build(()).positions).float()[:, None, None].expand(-1, self.heads, 1)
         for layer in range(2):
             attention.attend(layer, torch.zeros_like(positions), positions, positions, 1.0)
 

@@ -134,22 +134,29 @@ def test_a_completion_needs_no_labels() -> None:
     assert len(plan([generating(5)], TRIE).build(()).segments) == 1
 
 
-def test_a_decode_step_has_a_row_for_every_slot_in_its_group() -> None:
+def test_with_a_row_for_every_slot_a_decode_step_keeps_slots_in_their_rows() -> None:
     decoding = generating(5, cached=5, new_tokens=(7, 8))
-    slots = [decoding, generating(30, cached=16), None, decoding, decoding]
-    filled = plan_decode(slots, 2, 4)
+    slots = [None, generating(30, cached=16), decoding, decoding]
+    filled = plan_decode(slots, 5)
     assert filled is not None
     step = filled.build((FreshSlot(1, uses_prefix=False),))
-    assert step.segments == (Segment(3, 1, 6, 1), Segment(4, 2, 6, 1))
-    assert step.token_ids.tolist() == [0, 8, 8, 0]
-    assert step.positions.tolist() == [0, 6, 6, 0]
-    assert step.logit_rows.tolist() == [1, 2]
-    assert filled.readers == [(3, slice(0, 1)), (4, slice(1, 2))]
+    assert step.segments == (Segment(2, 2, 6, 1), Segment(3, 3, 6, 1))
+    assert step.token_ids.tolist() == [0, 0, 8, 8, 0]
+    assert step.positions.tolist() == [0, 0, 6, 6, 0]
+    assert step.logit_rows.tolist() == [2, 3]
+    assert filled.readers == [(2, slice(0, 1)), (3, slice(1, 2))]
     assert step.fresh_slots == (FreshSlot(1, uses_prefix=False),)
 
 
+def test_with_more_sequences_than_rows_those_with_most_to_come_decode() -> None:
+    slots = [None, *(generating(5, cached=5, new_tokens=tuple(range(made))) for made in (3, 1, 2, 1)), generating(30)]
+    filled = plan_decode(slots, 3)
+    assert filled is not None
+    assert [(segment.slot, segment.row) for segment in filled.build(()).segments] == [(2, 0), (3, 1), (4, 2)]
+
+
 def test_nothing_to_decode_is_no_step() -> None:
-    assert plan_decode([None, generating(30)], 0, 4) is None
+    assert plan_decode([None, generating(30)], 4) is None
 
 
 def test_a_step_crosses_processes_as_plain_numbers() -> None:
