@@ -74,9 +74,9 @@ def run_job(
                 plan = plan if plan.dtype != "auto" else with_dtype(plan, settle_dtype(device))
                 lease.confirm()
                 write_plan(output, plan)
-                output.sweep()
                 facts |= _Run(spec, plan, setup, output, device, engine, lease.claim).make(todo, on_progress)
         lease.confirm()
+        output.sweep()
         return finish(plan, output, spec, facts, confirm=lease.confirm)
 
 

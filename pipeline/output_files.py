@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from model.errors import OutputError
-from pipeline.storage import Storage, join
+from pipeline.storage import Storage, is_remote, join
 from pipeline.storage_errors import show_uri
 
 OWN = "_tirazh"
@@ -106,7 +106,7 @@ class OutputFiles:
 
     def sweep(self) -> None:
         """Remove half-written files that a killed run left behind (disks only; elsewhere there are none)."""
-        for directory in (self.directory, self.own(), self.own(RECEIPTS)):
+        for directory in () if is_remote(self.directory) else (self.directory, self.own(), self.own(RECEIPTS)):
             for name in self.storage.names(directory):
                 if _TEMPORARY.fullmatch(name):
                     self.storage.remove(join(directory, name))
