@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,7 +112,7 @@ def resolve_model(name: str) -> str:
     """The directory a model's name means: "embedded" is the model that comes with tirazh, the rest are paths."""
     if "://" in name:  # left as it is, so that the refusal can name it
         return name
-    return EMBEDDED_DIR if name == "embedded" else str(Path(name).expanduser())
+    return EMBEDDED_DIR if name == "embedded" else os.path.expanduser(name)
 
 
 def describe(path: str, flags: ModelFlags = _NO_FLAGS) -> ModelSummary:
@@ -133,6 +135,8 @@ def open_checkpoint(path: str, flags: ModelFlags = _NO_FLAGS) -> Checkpoint:
         contents = _open(folder, flags)
     except PermissionError as error:
         raise CheckpointError(f"{error.filename} may not be read by this user; change its permissions") from error
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     if contents.config is not None:
         check_plans(contents.plans, contents.config)
     return Checkpoint(path=str(folder), contents=contents, tokenizer_dir=_tokenizer_dir(folder, flags))
@@ -148,6 +152,8 @@ def _open(folder: Path, flags: ModelFlags) -> Contents:
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
         raise CheckpointError(f"{folder / 'config.json'} has no model_type, so it does not say what the model is")
+    if not re.fullmatch(r"[\w.+-]{1,100}", model_type, re.ASCII):
+        raise CheckpointError(f"{folder / 'config.json'}: {model_type[:40]!r} is no model_type")
     opener = open_gpt2 if is_plain_gpt2(values) else _DESCRIBED_KINDS.get(model_type)
     if opener is None:
         return open_transformers(folder, values, flags)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in SINGLE_FILES)
+_MAX_JSON_BYTES = 256 << 20
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -34,9 +35,15 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError when the file is not there, not JSON or not an object."""
     try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} has more than {_MAX_JSON_BYTES >> 20} MiB, too much for such a file")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"no file {path}") from None
+    except CheckpointError:
+        raise
+    except RecursionError:
+        raise CheckpointError(f"{path} is not readable JSON: it is nested too deep") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(values, dict):
@@ -51,6 +58,14 @@ def whole_number(values: Mapping[str, Any], key: str, path: Path) -> int:
         found = "is missing" if value is None else f"is {value!r}"
         raise CheckpointError(f"{path}: {key} must be a whole number of at least 1, but it {found}")
     return value
+
+
+def positive_number(values: Mapping[str, Any], key: str, default: float, path: Path) -> float:
+    """`values[key]` as a finite float above 0. Raises CheckpointError."""
+    value = values.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
+        raise CheckpointError(f"{path}: {key} must be a number above 0, but it is {str(value)[:40]!r}")
+    return float(value)
 
 
 def has_weights(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint_files import open_weights, whole_number
+from model.checkpoint_files import open_weights, positive_number, whole_number
 from model.checkpoint_tensors import Contents, StoredTensor, TensorPlan, third, whole
 from model.config import ModelConfig
 from model.errors import CheckpointError
@@ -26,7 +26,7 @@ def is_plain_gpt2(config: Mapping[str, Any]) -> bool:
     return (
         config.get("model_type") == "gpt2"
         and config.get("activation_function", "gelu_new") in _TANH_GELUS
-        and (width is None or width == 4 * config.get("n_embd", 0))
+        and (width is None or (isinstance(config.get("n_embd"), int) and width == 4 * config["n_embd"]))
         and config.get("scale_attn_weights", True)
         and not config.get("scale_attn_by_inverse_layer_idx", False)
         and not config.get("add_cross_attention", False)
@@ -44,7 +44,7 @@ def open_gpt2(folder: Path, values: Mapping[str, Any]) -> Contents:
         vocab_size=whole_number(values, "vocab_size", path),
         max_position_embeddings=whole_number(values, "n_positions", path),
         tie_word_embeddings=bool(values.get("tie_word_embeddings", True)),
-        layer_norm_eps=float(values.get("layer_norm_epsilon", 1e-5)),
+        layer_norm_eps=positive_number(values, "layer_norm_epsilon", 1e-5, path),
     )
     stored, files = open_weights(folder)
     return Contents(kind="gpt2", config=config, plans=_plans(config, stored, folder), files=files)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint_files import open_weights, whole_number
+from model.checkpoint_files import open_weights, positive_number, whole_number
 from model.checkpoint_tensors import Contents, StoredTensor, TensorPlan, whole
 from model.config import ModelConfig, SparsePattern, expected_shapes
 from model.errors import CheckpointError
@@ -79,7 +79,7 @@ def _read_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
             sparse_pattern=SparsePattern(**(pattern or {})),
             layout_groups=whole_number({"sparse_layout_groups": 1} | dict(values), "sparse_layout_groups", path),
             tie_word_embeddings=bool(values.get("tie_word_embeddings", True)),
-            layer_norm_eps=float(values.get("layer_norm_eps", 1e-5)),
+            layer_norm_eps=positive_number(values, "layer_norm_eps", 1e-5, path),
         )
     except TypeError as error:
         raise CheckpointError(f"{path}: sparse_pattern does not fit ({error})") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,8 +37,14 @@ _DAMAGED = (
     TypeError,
     AttributeError,
     AssertionError,
+    MemoryError,
+    OverflowError,
+    struct.error,
     zipfile.BadZipFile,
 )
+# State dicts are flat, or nested as their modules are: more is a trap.
+_MAX_DEPTH = 16
+_MAX_PICKLE_BYTES = 1 << 30
 
 
 class _Inert:
@@ -72,7 +79,7 @@ class _Source:
 
     def read(self, name: str, box: Bounds) -> Tensor:
         if self.is_mapped and self.bytes_left <= 0:
-            self.tensors = dict(_flatten(_weights(_load(self.path), self.path)))
+            self.tensors = dict(_flatten(_weights(_load(self.path), self.path), self.path))
             self.bytes_left = _REMAP_BYTES
         part = self.tensors[name][tuple(slice(*bounds) for bounds in box)]
         self.bytes_left -= part.nbytes
@@ -85,11 +92,11 @@ def open_pickle(path: Path) -> PickledFile:
     Files older than torch 1.6 cannot be mapped; they are read into memory whole. Raises CheckpointError.
     """
     values = _load(path)
-    tensors = dict(_flatten(_weights(values, path)))
+    tensors = dict(_flatten(_weights(values, path), path))
     if not tensors:
         raise CheckpointError(f"{path} holds no weights, neither under `module` or `model` nor at its top")
     source = _Source(path, tensors, is_mapped=zipfile.is_zipfile(path))
-    stored = {name: _stored(source, name, tensor) for name, tensor in tensors.items()}
+    stored = {name: _stored(source, name, _honest(tensor, name, path)) for name, tensor in tensors.items()}
     facts = {str(key): value for key, value in values.items() if isinstance(value, int | float | str)}
     return PickledFile(stored, facts)
 
@@ -128,7 +135,10 @@ def _global_names(path: Path, is_zip: bool) -> set[str]:
         with path.open("rb") as file:  # magic number, protocol, system: one small pickle each, then the object
             return {name for _ in range(4) for name in _names(file)}
     with zipfile.ZipFile(path) as archive:
-        entry = next((name for name in archive.namelist() if name.endswith("/data.pkl")), "data.pkl")
+        packed = next((info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED), None)
+        entry = next((info for info in archive.infolist() if info.filename.endswith("/data.pkl")), None)
+        if packed is not None or entry is None or entry.file_size > _MAX_PICKLE_BYTES:
+            raise ValueError("it is not put together as torch does it")  # packed, it may unfold to any size
         return set(_names(BytesIO(archive.read(entry))))
 
 
@@ -138,16 +148,28 @@ def _names(stream: IO[bytes]) -> Iterator[str]:
             yield str(argument).replace(" ", ".")
 
 
-def _flatten(weights: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a state dict, nested or flat, without the `module.` that wrappers put before every name."""
+def _flatten(weights: Mapping[Any, Any], path: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a state dict, nested or flat, without the `module.` that wrappers put before every name. Raises
+    CheckpointError where it is nested so deep that it can only be a circle or a trap."""
     import torch
 
+    if depth > _MAX_DEPTH:
+        raise CheckpointError(f"{path} nests its weights more than {_MAX_DEPTH} deep ({prefix[:60]}…); no model does")
     for key, value in weights.items():
         name = f"{prefix}{key}"
         if isinstance(value, torch.Tensor):
             yield re.sub(r"^(module\.)+", "", name), value.detach()
         elif isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}.")
+            yield from _flatten(value, path, f"{name}.", depth + 1)
+
+
+def _honest(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """The tensor, if it is a plain one and the file holds as many numbers as it claims to have."""
+    is_plain = str(tensor.layout) == "torch.strided" and tensor.device.type == "cpu"
+    if is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
+        return tensor
+    what = "claims more numbers than the file holds" if is_plain else f"is {tensor.layout} on {tensor.device}"
+    raise CheckpointError(f"{path}: tensor {name[:100]} {what}; weights must be plain tensors, so have it saved again")
 
 
 def _stored(source: _Source, name: str, tensor: Tensor) -> StoredTensor:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from model.checkpoint_files import did_you_mean, open_weights, whole_number
+from model.checkpoint_files import did_you_mean, open_weights, positive_number, whole_number
 from model.checkpoint_native import check_width, same_names
 from model.checkpoint_tensors import Contents
 from model.config import SPARSE_MODES, ModelConfig, SparseMode, SparsePattern
@@ -36,7 +36,7 @@ def open_port(folder: Path, values: Mapping[str, Any]) -> Contents:
         sparse_mode=cast(SparseMode, mode),
         sparse_pattern=SparsePattern() if mode == "none" else _pattern(values, path),
         tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
-        layer_norm_eps=float(values.get("layer_norm_eps", 1e-5)),
+        layer_norm_eps=positive_number(values, "layer_norm_eps", 1e-5, path),
     )
     stored, files = open_weights(folder)
     return Contents(kind="port", config=config, plans=same_names(config, stored, folder), files=files)

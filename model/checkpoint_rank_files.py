@@ -57,8 +57,9 @@ def _tracked(root: Path) -> list[Path]:
 
 
 def _tracker_word(tracker: Path) -> str:
-    word = tracker.read_text(encoding="utf-8", errors="replace").strip()
-    if not re.fullmatch(r"[\w.-]+", word) or word in {".", ".."}:
+    with tracker.open(encoding="utf-8", errors="replace") as file:
+        word = file.read(4_096).strip()
+    if not re.fullmatch(r"[\w.-]{1,100}", word, re.ASCII) or word in {".", ".."}:
         raise CheckpointError(f"{tracker} must hold an iteration number or the word release, not {word[:40]!r}")
     return word
 

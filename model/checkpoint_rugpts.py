@@ -40,7 +40,7 @@ _LAYER: dict[str, tuple[str, Split]] = {
 def open_rugpts(root: Path, found: RankFiles, flags: ModelFlags) -> Contents:
     """Plans for every tensor of the checkpoint. Raises CheckpointError."""
     ranks = [open_pickle(path) for path in found.files]
-    checkpoint = _Ranks(found, [_renamed(rank) for rank in ranks], float(ranks[0].facts.get("checkpoint_version", 0)))
+    checkpoint = _Ranks(found, [_renamed(rank) for rank in ranks], _version(ranks[0], found.files[0]))
     sizes = checkpoint.sizes()
     folders = list(dict.fromkeys((root, found.folder, found.folder.parent)))
     check_sizes(folders, flags, sizes)
@@ -81,7 +81,8 @@ class _Ranks:
         words = self.get("word_embeddings.weight")
         hidden = words[0].size(1)
         self._check_all_ranks(hidden)
-        layers = {int(name.split(".")[2]) for name in self.tensors[0] if re.match(r"transformer\.layers\.\d+\.", name)}
+        matches = (re.match(r"transformer\.layers\.(\d+)\.", name) for name in self.tensors[0])
+        layers = {int(match[1][:9]) for match in matches if match}  # a number without end is too many layers, too
         return {
             "num_layers": max(layers) + 1,
             "hidden_size": hidden,
@@ -130,6 +131,13 @@ class _Ranks:
             for start in range(index * head_dim, tensor.size(0), 3 * head_dim)
         ]
         return TensorPlan(pieces=tuple(pieces))
+
+
+def _version(rank: PickledFile, path: Path) -> float:
+    version = rank.facts.get("checkpoint_version", 0)
+    if isinstance(version, str) or not 0 <= version < 100:
+        raise CheckpointError(f"{path} has a checkpoint_version that is none ({str(version)[:40]!r}); copy it again")
+    return float(version)
 
 
 def _joined(shares: Sequence[StoredTensor], split: Split, part: str) -> TensorPlan:

@@ -12,7 +12,14 @@ from typing import Any, Literal, Self
 from model.errors import CheckpointError
 
 SparseMode = Literal["none", "all", "alternating", "top_bottom"]
+_MAX_LAYERS = 4_096
+_MAX_SIZE = 1 << 31
 SPARSE_MODES: tuple[SparseMode, ...] = ("none", "all", "alternating", "top_bottom")
+
+
+def _check_size(name: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_SIZE:
+        raise CheckpointError(f"{name} must be at least 1 and a whole number, not {str(value)[:40]}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +34,9 @@ class SparsePattern:
 
     def __post_init__(self) -> None:
         for name in ("block_size", "num_local_blocks", "num_global_blocks", "num_different_global_patterns"):
-            if getattr(self, name) < 1:
-                raise CheckpointError(f"sparse pattern: {name} must be at least 1, not {getattr(self, name)}")
+            _check_size(f"sparse pattern: {name}", getattr(self, name))
+        if not isinstance(self.different_layout_per_head, bool):
+            raise CheckpointError("sparse pattern: different_layout_per_head must be true or false")
         if self.num_local_blocks % self.num_global_blocks:
             raise CheckpointError(
                 f"sparse pattern: num_local_blocks ({self.num_local_blocks}) must be a multiple of "
@@ -91,6 +99,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.sparse_mode not in SPARSE_MODES:
             raise CheckpointError(f"unknown sparse mode {self.sparse_mode!r}; the modes are {', '.join(SPARSE_MODES)}")
+        for name in ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings"):
+            _check_size(name, getattr(self, name))
+        if self.num_layers > _MAX_LAYERS:  # every layer's name is looked for, so a lie would cost hours
+            raise CheckpointError(f"{self.num_layers} layers are more than any model has")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"hidden size {self.hidden_size} is not a multiple of {self.num_attention_heads} attention heads"

@@ -6,6 +6,7 @@ is never read as control tokens. Called by the pipeline's CPU tasks and, for sto
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def load_tokenizer(directory: str | None) -> Tokenizer:
     """The tokenizer of a directory. Raises CheckpointError when there is none, or it cannot be read."""
     if directory is None:
         raise CheckpointError("the model directory holds no tokenizer; give the directory of one with --tokenizer")
-    folder = Path(directory).expanduser()
+    folder = Path(os.path.expanduser(directory))
     rust = _open(folder)
     rust.no_padding()
     rust.no_truncation()
@@ -107,12 +108,20 @@ def _open(folder: Path) -> tokenizers.Tokenizer:
             "one with --tokenizer"
         )
     try:
-        return tokenizers.Tokenizer.from_file(str(whole)) if whole.is_file() else _byte_level(folder)
+        rust = tokenizers.Tokenizer.from_file(str(whole)) if whole.is_file() else _byte_level(folder)
+        if not rust.get_vocab(with_added_tokens=True):
+            raise ValueError("it has no tokens")
+        return rust
     except CheckpointError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        # The library is Rust: where it panics, that is no Exception, and its text is no help.
+        is_panic = type(error).__name__ == "PanicException"
+        if not isinstance(error, Exception) and not is_panic:
+            raise
+        reason = "the library gave up on it" if is_panic else str(error)[:200]
         raise CheckpointError(
-            f"the tokenizer in {folder} cannot be read ({error}); give the directory of a whole one with --tokenizer"
+            f"the tokenizer in {folder} cannot be read ({reason}); give the directory of a whole one with --tokenizer"
         ) from error
 
 
@@ -143,8 +152,9 @@ def _end_ids(rust: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any])
             return (token,)
     for config in ("generation_config.json", "config.json"):
         value = _optional_json(folder / config).get("eos_token_id")
-        if value is not None:
-            return tuple(value) if isinstance(value, list) else (int(value),)
+        ids = value if isinstance(value, list) else [value]
+        if ids and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in ids):
+            return tuple(ids)
     raise CheckpointError(
         f"the tokenizer in {folder} has no token that ends a text ({_END_OF_TEXT}, </s> or an eos_token); give the "
         "directory of one that has with --tokenizer"
