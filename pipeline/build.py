@@ -21,8 +21,9 @@ from pipeline.graph import build_graph, choose_in_flight, run_graph
 from pipeline.infer import InferPlan
 from pipeline.lease import Claim, Tell, hold
 from pipeline.ledger import finish, output_uri, read_manifest, still_to_make
-from pipeline.metrics import library_versions, start_metrics
+from pipeline.metrics import library_versions, reasons_of_deaths, start_metrics
 from pipeline.output_files import OutputFiles
+from pipeline.owner_watch import watching_owners
 from pipeline.parts import Part
 from pipeline.plan import Plan, plan_job, with_dtype
 from pipeline.plan_file import claim_output, find_plan, write_plan
@@ -111,12 +112,13 @@ class _Run:
         progress = JobProgress(
             self.plan, todo, samples=self._samples, max_error_rate=self.spec.max_error_rate, on_progress=on_progress
         )
-        with data_settings(), explained(metrics), progress.watching(metrics), freeing_replicas():
+        watched = watching_owners(metrics, timeout_s=self.spec.rank_timeout_s)
+        with data_settings(), explained(metrics), progress.watching(metrics), watched, freeing_replicas():
             with closing(run_graph(self._graph(todo, metrics))) as written:
                 for part in written:
                     progress.add(part)
         if progress.left_out:
-            raise JobError(left_out_sentence(self.plan, progress.left_out))
+            raise JobError(left_out_sentence(self.plan, progress.left_out, reasons_of_deaths(metrics)))
         return progress.facts() | {"versions": library_versions(metrics)}
 
     def _graph(self, todo: list[Part], metrics: Any) -> Dataset:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -56,11 +57,13 @@ class InferStep:
     def __init__(self, plan: InferPlan) -> None:
         self._plan = plan
         self._name = uuid4().hex
-        self._in_flight: set[int] = set()
+        self._owner = ray.get_runtime_context().get_actor_id() or self._name
         self._priors: list[float] | None = None
         self._next_push = 0.0
         self._replica: Replica | None = None
         self._refusal: RequestError | None = None
+        self._is_ending = threading.Event()
+        self._enter()
         try:
             self._replica = self._start()
         except RequestError as error:
@@ -69,26 +72,45 @@ class InferStep:
         # Made on first use, inside the event loop that Ray runs the calls in.
         self._suspects: asyncio.Lock | None = None
 
+    def _enter(self) -> None:
+        """Say that we are here, and go on saying so: an owner that falls silent is ended by the driver."""
+        self._ask_metrics(self._plan.metrics.enter, self._owner)
+        actor = ray.get_runtime_context().current_actor
+
+        def beat() -> None:
+            while not self._is_ending.wait(_PUSH_EVERY_S):
+                self._plan.metrics.beat.remote(self._owner, actor, self._name if self._replica else None)
+
+        threading.Thread(target=beat, name="owner-beat", daemon=True).start()
+
     def _start(self) -> Replica:
         """A replica that serves. Where others do already, one that finds no room waits for it instead of failing."""
         while True:
             try:
                 replica = Replica(self._plan.replica)
             except ReplicaError as error:
-                if ray.get(self._plan.metrics.fail.remote(error), timeout=_ASK_TIMEOUT_S) == 0:
+                if not self._ask_metrics(self._plan.metrics.fail, error):
                     raise
                 logger.warning("a further replica could not start yet: %s", error)
                 time.sleep(_START_AGAIN_S)
                 continue
             versions = {name: text for ready in replica.ready for name, text in ready.versions.items()}
-            self._plan.metrics.begin.remote(self._name, versions)
+            self._plan.metrics.begin.remote(self._owner, self._name, versions)
             return replica
+
+    def _ask_metrics(self, method: Any, *arguments: Any) -> Any:
+        """What the metrics actor answers; None when it does not. Not to be called in the event loop."""
+        try:
+            return ray.get(method.remote(*arguments), timeout=_ASK_TIMEOUT_S)
+        except (ray.exceptions.RayError, TimeoutError):
+            logger.warning("the metrics actor does not answer")
+            return None
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         if self._refusal is not None:
             raise self._refusal
         part = table.column(schema.PART)[0].as_py()
-        deaths = await self._deaths(part)
+        deaths = int(await self._tell(self._plan.metrics.deaths, part) or 0)
         if deaths >= MAX_DEATHS_OF_A_PART:
             return self._leave_out(table)
         if not deaths:
@@ -100,14 +122,14 @@ class InferStep:
             return await self._run(part, table)
 
     async def _run(self, part: int, table: pa.Table) -> pa.Table:
-        self._in_flight.add(part)
+        await self._tell(self._plan.metrics.take, self._owner, part)
         try:
             return await self._answer(table)
         except ReplicaError as error:
             self._end_process(error)
             raise
         finally:
-            self._in_flight.discard(part)
+            self._plan.metrics.give.remote(self._owner, part)
 
     async def _answer(self, table: pa.Table) -> pa.Table:
         good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
@@ -145,19 +167,18 @@ class InferStep:
                 with suppress(ReplicaError):  # whoever waits for results will hear of it
                     await self._count()
 
-    async def _deaths(self, part: int) -> int:
+    async def _tell(self, method: Any, *arguments: Any) -> Any:
+        """What the metrics actor answers; None when it does not."""
         try:
-            return int(await asyncio.wait_for(self._plan.metrics.deaths.remote(part), _ASK_TIMEOUT_S))
+            return await asyncio.wait_for(method.remote(*arguments), _ASK_TIMEOUT_S)
         except (ray.exceptions.RayError, TimeoutError):
-            return 0
+            return None
 
     def _end_process(self, error: ReplicaError) -> None:
         """Tell why, and go: raising would let Ray send the next part to this same broken replica."""
-        logger.error("replica ended while it worked on parts %s: %s", sorted(self._in_flight), error)
-        try:
-            ray.get(self._plan.metrics.died.remote(self._name, sorted(self._in_flight)), timeout=_ASK_TIMEOUT_S)
-        except ray.exceptions.RayError:
-            logger.warning("the metrics actor does not answer")
+        logger.error("the replica ended: %s", error)
+        self._is_ending.set()
+        self._ask_metrics(self._plan.metrics.died, self._owner, str(error))
         sys.stderr.flush()
         os._exit(1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,16 +31,19 @@ def explained(metrics: Any) -> Iterator[None]:
         raise _sentence(error, metrics) from error
 
 
-def left_out_sentence(plan: Plan, parts: Sequence[int]) -> str:
-    """What to say of parts that ended every replica they were given to."""
-    shown = [
-        f"{part.name} (rows {part.start}–{part.stop - 1} of {show_uri(part.file.uri)})"
-        for part in (plan.parts[index] for index in sorted(parts)[:_SHOWN])
+def left_out_sentence(plan: Plan, parts: Sequence[int], reasons: Mapping[int, str]) -> str:
+    """What to say of parts that ended every replica they were given to; `reasons` tells how the last one ended."""
+    told = [
+        f"{part.name} (rows {part.start}–{part.stop - 1} of {show_uri(part.file.uri)}; the last time: "
+        f"{reasons.get(part.index, 'nobody can say why')})"
+        for part in (plan.parts[index] for index in sorted(parts))
     ]
+    for text in told:
+        logger.error("left out after %d replicas: %s", MAX_DEATHS_OF_A_PART, text)
     more = f" and {len(parts) - _SHOWN} more" if len(parts) > _SHOWN else ""
     return (
-        f"{', '.join(shown)}{more} ended {MAX_DEATHS_OF_A_PART} replicas and {'was' if len(parts) == 1 else 'were'} "
-        "left out; everything else is written, and the same command tries again"
+        f"{', '.join(told[:_SHOWN])}{more} ended {MAX_DEATHS_OF_A_PART} replicas and "
+        f"{'was' if len(parts) == 1 else 'were'} left out; everything else is written, and the same command tries again"
     )
 
 

@@ -119,6 +119,27 @@ def test_a_rank_that_hangs_ends_the_replica_in_time(rank: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "victim"), [(1, 0), (2, 0), (2, 1)])
+def test_a_rank_that_is_stopped_in_the_middle_of_a_step_is_noticed_in_time_and_goes(ranks: int, victim: int) -> None:
+    """SIGSTOP: it lives, holds its memory and its connections, and does nothing. The other waits for it in a sum."""
+    with a_replica(tensor_parallel=ranks, rank_timeout_s=2.0) as replica:
+        pids = pids_of(replica)
+
+        async def run() -> None:
+            calls = [asyncio.ensure_future(replica.run([prompt(row)] * 50)) for row in range(400)]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            os.kill(pids[victim], signal.SIGSTOP)
+            await asyncio.gather(*calls)
+
+        begin = time.monotonic()
+        with pytest.raises(ReplicaError, match=r"made no step for 2 s|no step plan for 2 s"):
+            asyncio.run(run())
+        assert time.monotonic() - begin < 2.0 + SOON_S
+        assert_gone(pids)
+        assert_resources_are_free()
+
+
+@pytest.mark.slow
 def test_idle_ranks_stay_alive_longer_than_their_timeout() -> None:
     with a_replica(tensor_parallel=2, rank_timeout_s=0.8) as replica:
         time.sleep(2.5)

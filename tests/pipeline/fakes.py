@@ -1,13 +1,15 @@
 """An engine for whole jobs without a model: `run_job(spec, engine="tests.pipeline.fakes")`.
 
-Completions are the prompt's own first tokens. A label is likely where its words are in the prompt. A row that asks for
-13 new tokens kills its replica each time, one that asks for 12 only the first time.
+Completions are the prompt's own first tokens. A label is likely where its words are in the prompt. What a row asks for
+in new tokens may be an order: to take its time, to kill its rank (each time, or only the first), to kill the process
+that owns the replica, or to stop the rank as a debugger would.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from model.requests import GenerateRequest, LabelScores, Request, Result
 
 __all__ = ["build_engine", "build_runner", "count_weight_bytes"]
 
-DEADLY, DEADLY_ONCE = 13, 12
+DEADLY, DEADLY_ONCE, DEADLY_TO_THE_OWNER, STOPPING, SLOW = 13, 12, 14, 15, 11
+SLOW_S = 0.1
 LIKELY, UNLIKELY = -1.0, -5.0
 
 
@@ -37,9 +40,28 @@ class FakeEngine(EchoEngine):
         return LabelScores(logprobs=tuple(LIKELY if _holds(prompt, label) else UNLIKELY for label in labels))
 
     def _obey(self, max_new_tokens: int) -> None:
+        if max_new_tokens == SLOW:
+            time.sleep(SLOW_S)
         if max_new_tokens == DEADLY or (max_new_tokens == DEADLY_ONCE and not self._died.exists()):
             self._died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if max_new_tokens == DEADLY_TO_THE_OWNER:
+            for pid in owner_pids(os.getppid()):
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(60)
+        if max_new_tokens == STOPPING:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def owner_pids(raylet: int) -> list[int]:
+    """The processes below `raylet` that own a replica."""
+    return [pid for pid in children_of(raylet) if b"InferStep" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def children_of(parent: int) -> list[int]:
+    return [
+        int(pid) for task in Path(f"/proc/{parent}/task").iterdir() for pid in (task / "children").read_text().split()
+    ]
 
 
 def _holds(prompt: tuple[int, ...], label: tuple[int, ...]) -> bool:

@@ -172,7 +172,10 @@ def test_a_part_that_kills_every_replica_is_left_out_by_name(
     write_input: Write, generate: Callable[..., GenerateSpec], tmp_path: Path
 ) -> None:
     write_input("a.parquet", prompt=["новость"] * 40, max_new_tokens=[3] * 20 + [DEADLY] + [3] * 19)
-    with pytest.raises(JobError, match=r"part-00004-of-00008\.parquet \(rows 20–24 of .*a\.parquet\) ended 3 replicas"):
+    with pytest.raises(
+        JobError,
+        match=r"part-00004-of-00008\.parquet \(rows 20–24 of .*a\.parquet; the last time: rank 0 .* died\) ended 3",
+    ):
         run(generate(part_rows=5))
     there = sorted(path.name for path in (tmp_path / "out").glob("part-*"))
     assert there == [f"part-{n:05d}-of-00008.parquet" for n in range(8) if n != 4]
