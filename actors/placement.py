@@ -7,10 +7,15 @@ only when the whole job ends, so groups have names by which the owner's next lif
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import time
 from collections.abc import Mapping
 
 import ray
+from ray._private import ray_constants
+from ray._private.state import state
+from ray.experimental import internal_kv
 from ray.util.placement_group import (
     PlacementGroup,
     get_placement_group,
@@ -20,9 +25,12 @@ from ray.util.placement_group import (
 )
 
 from actors.messages import ReplicaConfig
-from model.errors import ReplicaError
+from model.errors import ReplicaError, RequestError
 
 _count = itertools.count()
+# How long machines that are about to join a cluster are waited for before a replica is called impossible.
+_JOIN_S = 20.0
+_LOOK_EVERY_S = 1.0
 
 
 def reserve(config: ReplicaConfig) -> PlacementGroup:
@@ -31,6 +39,28 @@ def reserve(config: ReplicaConfig) -> PlacementGroup:
     # A restarted actor keeps its id and counts from 0 again: what has this name is its former life's.
     _remove_named(name)
     return placement_group([bundle(config)] * config.tensor_parallel, strategy=_strategy(config), name=name)
+
+
+def refuse_impossible(config: ReplicaConfig) -> None:
+    """Raise RequestError when the cluster can never hold a single replica. One that can still grow is given the benefit
+    of the doubt, as are machines that are only about to join.
+
+    What a cluster may grow to is what its autoscaler has told Ray; where it tells nothing, whether it starts machines
+    once a replica is asked for.
+    """
+    if describe_shortage(config, _largest(ray.cluster_resources())) is None:
+        return
+    group, deadline = reserve(config), time.monotonic() + _JOIN_S
+    try:
+        while not group.wait(timeout_seconds=_LOOK_EVERY_S):
+            shortage = describe_shortage(config, _largest(ray.cluster_resources()))
+            status = internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
+            if shortage is None or is_growing(status):
+                return
+            if time.monotonic() > deadline:
+                raise RequestError(shortage)
+    finally:
+        remove_placement_group(group)
 
 
 def wait_for(group: PlacementGroup, config: ReplicaConfig) -> None:
@@ -52,6 +82,12 @@ def release_leftovers() -> None:
             _remove_named(row["name"])
 
 
+def is_growing(status: bytes | None) -> bool:
+    """Whether an autoscaler of the older kind, which does not say how far it goes, starts machines by its `status`."""
+    report = json.loads(status or b"{}").get("autoscaler_report") or {}
+    return bool(report.get("pending_nodes") or report.get("pending_launches"))
+
+
 def bundle(config: ReplicaConfig) -> dict[str, float]:
     """What one rank takes of the cluster, in Ray's words."""
     gpu = {"GPU": 1.0} if config.device == "cuda" else {}
@@ -66,6 +102,12 @@ def describe_shortage(config: ReplicaConfig, total: Mapping[str, float]) -> str 
     ranks = f"{config.tensor_parallel} rank" + ("s" if config.tensor_parallel > 1 else "")
     has = {name: total.get(name, 0) for name in needed}
     return f"a replica of {ranks} needs {_amounts(needed)}, but the cluster has {_amounts(has)}"
+
+
+def _largest(now: Mapping[str, float]) -> dict[str, float]:
+    """What the cluster has, or may grow to where its autoscaler says so."""
+    told = state.get_max_resources_from_cluster_config() or {}
+    return {name: max(now.get(name, 0), told.get(name, 0)) for name in {*now, *told}}
 
 
 def _needed(config: ReplicaConfig) -> dict[str, float]:

@@ -13,6 +13,7 @@ from ray.data import Dataset
 
 from actors.dtype import settle_dtype
 from actors.messages import ReplicaConfig
+from actors.placement import refuse_impossible
 from model.errors import JobError
 from model.tokenizer import load_tokenizer
 from pipeline.assemble import OutputLayout
@@ -72,6 +73,7 @@ def run_job(
             output.reopen()
             with ray_session(spec):
                 device = settle_device(spec)
+                refuse_impossible(ReplicaConfig(model=spec.model, tensor_parallel=spec.tensor_parallel, device=device))
                 plan = plan if plan.dtype != "auto" else with_dtype(plan, settle_dtype(device))
                 lease.confirm()
                 write_plan(output, plan)

@@ -32,7 +32,7 @@ def ray_session(spec: JobSpec) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     handler = signal.getsignal(signal.SIGTERM)
-    if spec.address or os.environ.get("RAY_ADDRESS"):
+    if _is_cluster(spec):
         _join(spec.address, quiet)
     else:
         _start(spec, quiet)
@@ -53,9 +53,10 @@ def freeing_replicas() -> Iterator[None]:
 
 
 def settle_device(spec: JobSpec) -> str:
-    """What `--device auto` means here: a GPU where the cluster has one. Raises RequestError when there is none."""
+    """What `--device auto` means here: a GPU where the cluster has one. Raises RequestError when this machine, alone,
+    has none; of a cluster, `actors.placement.refuse_impossible` asks whether it may grow."""
     gpus = ray.cluster_resources().get("GPU", 0)
-    if spec.device == "cuda" and gpus < spec.tensor_parallel:
+    if spec.device == "cuda" and gpus < spec.tensor_parallel and not _is_cluster(spec):
         raise RequestError(f"--device cuda with --tensor-parallel {spec.tensor_parallel}: Ray sees {gpus:g} GPUs here")
     return "cuda" if spec.device == "cuda" or (spec.device == "auto" and gpus >= spec.tensor_parallel) else "cpu"
 
@@ -95,6 +96,10 @@ def data_settings() -> Iterator[DataContext]:
             yield context
     finally:
         logger.setLevel(level)
+
+
+def _is_cluster(spec: JobSpec) -> bool:
+    return bool(spec.address or os.environ.get("RAY_ADDRESS"))
 
 
 def _take_back_sigterm(handler: Any) -> None:
