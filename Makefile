@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-slow bench bench-subset check clean
+.PHONY: install demo test test-slow bench bench-subset bench-llama check clean
 
 install: $(STAMP)
 
@@ -26,6 +26,10 @@ test-slow: $(STAMP)
 bench bench-subset: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.run $(if $(filter bench-subset,$@),--subset) $(BENCH)
+
+# llama.cpp as one more peer: PyPI has its source only, which takes a core about ten minutes to compile, once.
+bench-llama: $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench-llama]'
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

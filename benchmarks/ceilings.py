@@ -70,12 +70,13 @@ def _product_rate(size: tuple[int, int, int], dtype: str, device: str, seconds: 
 def _can_pack(dtype: str) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
-    supported = {
-        "float32": lambda: True,
-        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported,
-        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported,
-    }
-    return bool(supported[dtype]())
+    match dtype:
+        case "bfloat16":
+            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        case "float16":
+            return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+        case _:
+            return dtype == "float32"
 
 
 def _best_seconds(work: Callable[[], Tensor], seconds: float) -> float:

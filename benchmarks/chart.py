@@ -16,7 +16,9 @@ def draw_chart(figures: Sequence[Figure]) -> str:
     parts: list[str] = []
     top = 10
     for workload in dict.fromkeys(figure.workload for figure in figures):
-        bars = _best_of_each([figure for figure in figures if figure.workload == workload and figure.rates])
+        bars = _best_of_each(
+            [figure for figure in figures if figure.workload == workload and figure.rates and figure.role != "variant"]
+        )
         if bars:
             parts.append(_panel(bars, top))
             top += 34 + len(bars) * (_BAR + _GAP) + 16

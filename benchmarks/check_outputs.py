@@ -54,9 +54,10 @@ def check_outputs(peers: Sequence[Peer], workload: Workload, under_test: ModelUn
 
 
 def _answer(peer: Peer, workload: Workload, under_test: ModelUnderTest) -> Outcome:
-    peer.open(under_test, workload)
+    setting = peer.settings(workload)[0]
+    peer.open(under_test, workload, setting)
     try:
-        return peer.run(workload, peer.settings(workload)[0])
+        return peer.run(workload, setting)
     finally:
         peer.close()
 

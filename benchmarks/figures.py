@@ -5,29 +5,28 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.ceilings import Ceiling
 from benchmarks.limits import forwards_flops, least_work
-from benchmarks.model_under_test import Mode, Shape
+from benchmarks.model_under_test import WIDTHS, Mode, Shape
 from benchmarks.peers.ours import Ours
 from benchmarks.rounds import Turn
 from benchmarks.workloads import Workload
 
-_ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """`rates` are per second, one a round: new tokens, or rows where labels are scored. `share_of_limit` compares the
-    median with the least work of the same rows at the ceiling of `ceiling_dtype`. A peer that failed has no rates."""
+    """`role`: "variant" is our engine made otherwise, for comparison. `rates` are per second, one a round: new tokens,
+    or rows where labels are scored. `share_of_limit` compares the median with the least work of the same rows at the
+    ceiling of `ceiling_dtype`. A peer that failed has no rates."""
 
     workload: str
     peer: str
     family: str
     dtype: str
     layers: Mode
-    is_ours: bool
+    role: Literal["ours", "variant", "peer"]
     version: str
     setting: dict[str, Any]
     num_rows: int
@@ -38,6 +37,10 @@ class Figure:
     share_of_limit: float
     ceiling_dtype: str
     failure: str | None
+
+    @property
+    def is_ours(self) -> bool:
+        return self.role == "ours"
 
     @property
     def rate(self) -> float:
@@ -60,7 +63,7 @@ def figure_of(turn: Turn, shape: Shape, ceilings: Mapping[str, Ceiling], *, slot
         family=peer.family,
         dtype=peer.dtype,
         layers=peer.mode,
-        is_ours=isinstance(peer, Ours),
+        role="ours" if type(peer) is Ours else "variant" if isinstance(peer, Ours) else "peer",
         version=peer.version(),
         setting=dict(turn.setting),
         num_rows=len(run.rows),
@@ -76,7 +79,7 @@ def figure_of(turn: Turn, shape: Shape, ceilings: Mapping[str, Ceiling], *, slot
 
 def limit_seconds(workload: Workload, shape: Shape, mode: Mode, ceiling: Ceiling, *, slots: int, dtype: str) -> float:
     """Shortest time that the formulas of `limits.py` allow for these rows."""
-    work = least_work(workload, shape, mode, slots=slots, element_size=_ELEMENT_SIZES[dtype])
+    work = least_work(workload, shape, mode, slots=slots, element_size=WIDTHS[dtype])
     return work.seconds(ceiling)
 
 

@@ -20,6 +20,7 @@ from model.config import ModelConfig
 from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
 Mode = Literal["dense", "alternating"]
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes of a number
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,12 +62,18 @@ SHAPES = {
     shape.name: shape
     for shape in (
         # Prompts divided by 4 still fill three windows of the sparse pattern.
-        Shape(name="tiny", num_layers=2, hidden_size=64, num_heads=4, vocab_size=1000, token_divisor=4),
+        Shape(name="tiny", num_layers=2, hidden_size=64, num_heads=4, vocab_size=8448, token_divisor=4),
         Shape(name="base", num_layers=12, hidden_size=768, num_heads=12),
         Shape(name="xl", num_layers=24, hidden_size=2048, num_heads=16),
         Shape(name="13b", num_layers=40, hidden_size=5120, num_heads=40),
     )
 }
+
+
+def empty_model(shape: Shape, mode: Mode) -> RuGPT3ForCausalLM:
+    """Our model without its numbers, on torch's meta device."""
+    with torch.device("meta"):
+        return RuGPT3ForCausalLM(RuGPT3Config.from_model_config(shape.config(mode)))
 
 
 class ModelUnderTest:
@@ -82,18 +89,14 @@ class ModelUnderTest:
         # On a GPU the numbers are drawn there: thirteen billion of them take a CPU minutes.
         generator = torch.Generator(self.device).manual_seed(self._seed)
         dtype = torch.float32 if self.shape.hidden_size <= 2048 else torch.bfloat16
-        with torch.device("meta"):
-            empty = self._empty("dense")
         return {
             name: _draw(name, tuple(parameter.shape), generator).to(device="cpu", dtype=dtype)
-            for name, parameter in empty.named_parameters()
+            for name, parameter in empty_model(self.shape, "dense").named_parameters()
         }
 
     def ours(self, mode: Mode, dtype: str) -> RuGPT3ForCausalLM:
         """Our model on the device; sparse and dense layers have the same weights."""
-        with torch.device("meta"):
-            model = self._empty(mode)
-        return _filled(model, self.weights.items(), dtype, self.device)
+        return _filled(empty_model(self.shape, mode), self.weights.items(), dtype, self.device)
 
     def gpt2(self, dtype: str) -> GPT2LMHeadModel:
         """transformers' own dense GPT-2 on the device."""
@@ -112,9 +115,6 @@ class ModelUnderTest:
         model.load_state_dict({name: weight.float() for name, weight in self._as_gpt2()}, strict=False)
         model.save_pretrained(directory)
         return directory
-
-    def _empty(self, mode: Mode) -> RuGPT3ForCausalLM:
-        return RuGPT3ForCausalLM(RuGPT3Config.from_model_config(self.shape.config(mode)))
 
     def _as_gpt2(self) -> Iterator[tuple[str, Tensor]]:
         """GPT-2 joins q, k and v and keeps the weights of its products transposed."""

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.ceilings import Ceiling
 from benchmarks.chart import draw_chart
 from benchmarks.check_outputs import Check
+from benchmarks.experiment import Experiment
 from benchmarks.figures import Figure
 from benchmarks.goals import Goal
 from benchmarks.machine import Machine
@@ -18,7 +19,8 @@ from benchmarks.machine import Machine
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything a run found. `absent` maps a peer that could not run to the reason."""
+    """Everything a run found. `goals` are the workloads'; experiments bring their own. `absent` maps a peer that could
+    not run to the reason."""
 
     command: str
     commit: str
@@ -29,6 +31,8 @@ class Report:
     checks: Sequence[Check]
     figures: Sequence[Figure]
     goals: Sequence[Goal]
+    experiments: Sequence[Experiment]
+    minutes: float
     absent: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -42,6 +46,8 @@ class Report:
             "checks": [check.to_dict() for check in self.checks],
             "figures": [figure.to_dict() for figure in self.figures],
             "goals": [goal.to_dict() for goal in self.goals],
+            "experiments": [experiment.to_dict() for experiment in self.experiments],
+            "minutes": self.minutes,
             "absent": self.absent,
         }
 
@@ -58,8 +64,10 @@ def write_report(report: Report, directory: Path) -> None:
 def as_markdown(report: Report) -> str:
     """The whole of RESULTS.md."""
     workloads = list(dict.fromkeys(figure.workload for figure in report.figures))
-    parts = [_heading(report), _goals(report.goals), _checks(report.checks)]
+    goals = [*report.goals, *(goal for experiment in report.experiments for goal in experiment.goals)]
+    parts = [_heading(report), _goals(goals), _checks(report.checks)]
     parts += [_workload(name, [f for f in report.figures if f.workload == name]) for name in workloads]
+    parts += [_experiment(experiment) for experiment in report.experiments]
     parts.append(_absent(report.absent))
     return "\n".join(part for part in parts if part)
 
@@ -71,7 +79,9 @@ def _heading(report: Report) -> str:
         "# Benchmark results",
         "",
         f"`{report.command}` at commit {report.commit}; shape {report.shape} on {report.device}, random weights.",
-        "Figures are medians of the rounds, smallest and largest in brackets; peers took turns round by round.",
+        f"Figures are medians of the rounds, smallest and largest in brackets; peers took turns round by round, "
+        f"each at the dtype and setting that was fastest on a sample. "
+        f"All of it took {report.minutes:.0f} minutes.",
         "",
         f"- Processor: {machine.processor}, {machine.num_cores} cores, {machine.num_threads} threads used; "
         f"{machine.instructions}; {machine.memory_gib} GiB. GPU: {machine.gpu}.",
@@ -125,6 +135,7 @@ def _workload(name: str, figures: Sequence[Figure]) -> str:
     lines = [
         f"## {name}",
         "",
+        *_widths_without_ceiling(figures),
         f"| peer | layers | run as | rows | {unit} | share of limit | tirazh is … times as fast |",
         "|---|---|---|--:|--:|--:|--:|",
     ]
@@ -135,6 +146,11 @@ def _workload(name: str, figures: Sequence[Figure]) -> str:
     for figure in sorted(figures, key=lambda figure: -figure.rate):
         lines.append(_figure(figure, best[figure.layers]))
     return "\n".join([*lines, ""])
+
+
+def _widths_without_ceiling(figures: Sequence[Figure]) -> list[str]:
+    others = sorted({figure.dtype for figure in figures if figure.dtype != figure.ceiling_dtype})
+    return [f"The limit of {' and '.join(others)} is that of float32's arithmetic.", ""] if others else []
 
 
 def _figure(figure: Figure, best_of_ours: float) -> str:
@@ -148,6 +164,20 @@ def _figure(figure: Figure, best_of_ours: float) -> str:
     spread = f"{figure.rate:,.4g} ({min(figure.rates):,.4g}–{max(figure.rates):,.4g})"
     ratio = "" if figure.is_ours else f"{best_of_ours / figure.rate:.2f}"
     return f"{start} {spread} | {figure.share_of_limit:.0%} | {ratio} |"
+
+
+def _experiment(experiment: Experiment) -> str:
+    columns = experiment.columns
+    lines = [f"## {experiment.name}", "", experiment.how, ""]
+    lines += [f"| {' | '.join(columns)} |", f"|{'|'.join(['---'] + ['--:'] * (len(columns) - 1))}|"]
+    lines += [f"| {' | '.join(map(_shown, row))} |" for row in experiment.rows]
+    return "\n".join([*lines, ""])
+
+
+def _shown(value: str | int | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def _absent(absent: dict[str, str]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from benchmarks.model_under_test import ModelUnderTest
+from benchmarks.limits import least_work
+from benchmarks.model_under_test import WIDTHS, ModelUnderTest
 from benchmarks.peers.ours import Ours
-from benchmarks.peers.peer import Outcome, Peer, Setting
+from benchmarks.peers.peer import Peer, Setting
 from benchmarks.workloads import Workload
 
 log = logging.getLogger("benchmarks")
@@ -16,11 +18,12 @@ log = logging.getLogger("benchmarks")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """`repeat` rounds. A peer that would take longer than `seconds` a round runs on a sample that fits, or on
-    `samples` rows where that is given. Ours always runs everything. `is_quick`: a peer's first setting is taken."""
+    """`repeat` rounds. Who would take longer than `seconds` a round runs on a sample that fits, or on `samples` rows
+    where that is given, but for those that run everything (ours, where a goal is about it). `is_quick`: a peer's
+    first setting is taken."""
 
     repeat: int = 3
-    seconds: float = 90.0
+    seconds: float = 12.0
     samples: int | None = None
     is_quick: bool = False
 
@@ -33,55 +36,94 @@ class Turn:
     whole: Workload
     workload: Workload
     setting: Setting
+    speed: float = 0.0  # on the sample: the rows' own work done in a second
     seconds: list[float] = field(default_factory=list)
     failure: str | None = None
 
 
 def run_rounds(peers: Sequence[Peer], workload: Workload, under_test: ModelUnderTest, patience: Patience) -> list[Turn]:
-    """Every peer on the workload, `patience.repeat` times. A peer that fails is reported, not fatal."""
-    turns = [_prepare(peer, workload, under_test, patience) for peer in peers]
+    """Every peer on the workload, `patience.repeat` times. A peer that fails is reported, not fatal; one that comes in
+    several dtypes is measured in the one that was fastest on a sample."""
+    turns: list[Turn] = []
+    for peer in peers:
+        turns.append(_prepare(peer, workload, under_test, patience, known=_setting_of_family(peer, turns)))
+    turns = _at_their_best(turns)
     for number in range(patience.repeat):
         # Every other round backwards: who comes early or late gains nothing from a drifting machine.
         for turn in turns if number % 2 == 0 else reversed(turns):
             if turn.failure is None:
-                seconds = _guarded(turn, lambda turn=turn: _run(turn, turn.workload, turn.setting, under_test).seconds)
+                seconds = _guarded(turn, partial(_run, turn, turn.workload, turn.setting, under_test))
                 turn.seconds += [] if seconds is None else [seconds]
                 log.info("%s, round %d, %s: %s", workload.name, number + 1, turn.peer.name, _shown(turn))
     return turns
 
 
-def _prepare(peer: Peer, workload: Workload, under_test: ModelUnderTest, patience: Patience) -> Turn:
-    settings = peer.settings(workload)
+def _setting_of_family(peer: Peer, turns: Sequence[Turn]) -> Setting | None:
+    """What was best for the same peer at another dtype."""
+    known = [t.setting for t in turns if t.peer.family == peer.family and t.peer.mode == peer.mode and not t.failure]
+    return known[0] if known else None
+
+
+def _at_their_best(turns: Sequence[Turn]) -> list[Turn]:
+    """One turn for each peer, at its fastest dtype. Ours stay all; so does who is narrower than all of ours, and is
+    there for information."""
+    narrowest = min((WIDTHS[t.peer.dtype] for t in turns if isinstance(t.peer, Ours)), default=0)
+    kept: list[Turn] = []
+    for turn in turns:
+        rivals = [
+            t
+            for t in turns
+            if (t.peer.family, t.peer.mode) == (turn.peer.family, turn.peer.mode) and WIDTHS[t.peer.dtype] >= narrowest
+        ]
+        if isinstance(turn.peer, Ours) or turn not in rivals or turn is max(rivals, key=lambda t: t.speed):
+            kept.append(turn)
+        else:
+            log.info("%s, %s: slower than at another dtype, not measured", turn.whole.name, turn.peer.name)
+    return kept
+
+
+def _prepare(
+    peer: Peer, workload: Workload, under_test: ModelUnderTest, patience: Patience, *, known: Setting | None
+) -> Turn:
+    """Settle the setting on a sample: the one that gets most of the sample's own work done in a second."""
+    settings = [known] if known is not None else peer.settings(workload)
     if patience.is_quick:
         settings = settings[:1]
     turn = Turn(peer=peer, whole=workload, workload=workload, setting=settings[0])
-    probe = workload.sample(peer.probe_rows)
-    taken = []
+    speeds = []
     for setting in settings:
-        seconds = _guarded(turn, lambda setting=setting: _run(turn, probe, setting, under_test).seconds)
+        probe = peer.sample(workload, peer.probe_rows, setting)
+        seconds = _guarded(turn, partial(_run, turn, probe, setting, under_test))
         if seconds is None:
             return turn
         log.info("%s, %s, %s: %.1f s for %d rows", workload.name, peer.name, dict(setting), seconds, len(probe.rows))
-        taken.append(seconds)
-    turn.setting = settings[taken.index(min(taken))]
-    turn.workload = workload.sample(_affordable_rows(turn, len(probe.rows), min(taken), patience))
+        speeds.append(_work(turn, probe, under_test) / max(seconds, 1e-9))
+    fastest = max(range(len(settings)), key=speeds.__getitem__)
+    turn.setting, turn.speed = settings[fastest], speeds[fastest]
+    turn.workload = _affordable(turn, speeds[fastest], under_test, patience)
     return turn
 
 
-def _affordable_rows(turn: Turn, probe_rows: int, probe_seconds: float, patience: Patience) -> int:
-    num_rows = len(turn.whole.rows)
-    if isinstance(turn.peer, Ours):
-        return num_rows
-    fit = int(probe_rows * patience.seconds / max(probe_seconds, 1e-9))
-    if fit >= num_rows:
-        return num_rows
-    return max(1, min(num_rows, patience.samples or max(fit, min(probe_rows, num_rows))))
+def _affordable(turn: Turn, speed: float, under_test: ModelUnderTest, patience: Patience) -> Workload:
+    whole = turn.whole
+    share = patience.seconds * speed / _work(turn, whole, under_test)
+    if turn.peer.runs_everything(whole) or share >= 1:
+        return whole
+    return turn.peer.sample(whole, max(1, patience.samples or int(share * len(whole.rows))), turn.setting)
 
 
-def _run(turn: Turn, workload: Workload, setting: Setting, under_test: ModelUnderTest) -> Outcome:
-    turn.peer.open(under_test, workload)
+def _work(turn: Turn, workload: Workload, under_test: ModelUnderTest) -> float:
+    """Arithmetic that the rows need at least; where labels are scored, every row counts the same."""
+    if workload.kind == "labels":
+        return len(workload.rows)
+    work = least_work(workload, under_test.shape, turn.peer.mode, slots=1, element_size=4)
+    return work.prefill_flops + work.decode_flops
+
+
+def _run(turn: Turn, workload: Workload, setting: Setting, under_test: ModelUnderTest) -> float:
+    turn.peer.open(under_test, workload, setting)
     try:
-        return turn.peer.run(workload, setting)
+        return turn.peer.run(workload, setting).seconds
     finally:
         turn.peer.close()
 

@@ -15,26 +15,35 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from benchmarks.attention_speed import measure_attention
+from benchmarks.cache_size import measure_cache
 from benchmarks.ceilings import Ceiling, best_of, measure_ceiling
 from benchmarks.check_outputs import Check, check_outputs
+from benchmarks.experiment import Experiment
 from benchmarks.figures import Figure, allowed_label_ratio, figure_of
 from benchmarks.goals import goals_of
 from benchmarks.machine import describe_machine
 from benchmarks.model_under_test import SHAPES, ModelUnderTest
 from benchmarks.peers import ABSENT, Peer, all_peers
+from benchmarks.peers.ours import Ours
+from benchmarks.pipeline_speed import measure_idle, measure_pipeline
 from benchmarks.report import Report, as_markdown, write_report
 from benchmarks.rounds import Patience, run_rounds
 from benchmarks.workloads import WORKLOADS, Workload, build_workload
 from model.dtype_probe import settle_dtype
 
 HERE = Path(__file__).resolve().parent
+_EXPERIMENTS = ("attention", "cache", "pipeline", "idle")
+_WITH_RAY = ("pipeline", "idle")
 _SUBSET_ROWS = {"ragged": 32, "uniform": 16, "labels": 48, "long": 4}
 _CHECK_ROWS = {"generate": 8, "labels": 2}
+_DEFAULT_SLOTS = {"cpu": 32, "cuda": 256}  # on a CPU a job's own default; on a GPU what its memory is for
 
 log = logging.getLogger("benchmarks")
 
@@ -59,16 +68,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.partition("\n")[0])
     parser.add_argument("--subset", action="store_true", help="fewer rows, one dtype, first settings")
-    parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="may be given again")
-    parser.add_argument("--repeat", type=int, help="rounds (3; 2 with --subset)")
+    parser.add_argument(
+        "--workload", action="append", choices=[*WORKLOADS, *_EXPERIMENTS], help="may be given again; default: all"
+    )
+    parser.add_argument("--repeat", type=int, help="rounds (3, of long 2; 2 with --subset)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--samples", type=int, help="rows of a peer too slow for the whole workload")
-    parser.add_argument("--seconds", type=float, help="what a peer may take a round before it runs on a sample")
+    parser.add_argument("--seconds", type=float, help="what a peer may take a round before it runs on a sample (12)")
     parser.add_argument("--rows", type=int, help="rows of every workload, instead of its own number")
     parser.add_argument("--shape", choices=list(SHAPES), default="base")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtypes", help="comma-separated; by default what a probe finds fastest, and float32")
+    parser.add_argument("--dtypes", help="comma-separated, ours first; by default what a probe finds fastest, float32")
     parser.add_argument("--slots", type=int, help="sequences our engine runs at once (32; 256 on cuda)")
+    parser.add_argument("--part-seconds", type=float, default=30.0, help="of a part of the workload pipeline")
+    parser.add_argument("--idle-rows", default="1000000,10000000", help="row counts of the workload idle")
     parser.add_argument("--no-peers", action="store_true", help="ours only")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison of outputs")
     parser.add_argument("--output", type=Path, help="where the report goes")
@@ -80,31 +93,30 @@ def _parse(words: list[str]) -> argparse.Namespace:
 def _fill_defaults(options: argparse.Namespace) -> None:
     is_published = not options.subset and options.shape == "base" and options.device == "cpu"
     options.output = options.output or (HERE if is_published else HERE.parent / "build" / "bench")
-    options.repeat = options.repeat or (2 if options.subset else 3)
-    options.seconds = options.seconds or (5.0 if options.subset else 90.0)
-    options.slots = options.slots or (256 if options.device == "cuda" else 32)
-    options.workload = options.workload or list(WORKLOADS)
+    options.seconds = options.seconds or (5.0 if options.subset else 12.0)
+    options.slots = options.slots or _DEFAULT_SLOTS[options.device]
+    if not options.workload:
+        has_ray = not options.subset and options.device == "cpu"
+        options.workload = [*WORKLOADS, *(name for name in _EXPERIMENTS if has_ray or name not in _WITH_RAY)]
     if options.dtypes is None:
         fastest = settle_dtype(options.device)
         is_short = options.subset or options.device == "cuda"
-        options.dtypes = fastest if is_short else ",".join(dict.fromkeys(["float32", fastest]))
+        options.dtypes = fastest if is_short else ",".join(dict.fromkeys([fastest, "float32"]))
     options.dtypes = options.dtypes.split(",")
 
 
 def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
-    machine = describe_machine()
+    begin, machine = time.monotonic(), describe_machine()
     under_test = ModelUnderTest(SHAPES[options.shape], workdir, device=options.device)
     peers, absent = _present(all_peers(options.dtypes, slots=options.slots, device=options.device), options)
-    workloads = [_workload(name, options) for name in options.workload]
+    workloads = [_workload(name, options) for name in options.workload if name in WORKLOADS]
     ceilings = _measure_ceilings(options)
     checks = [] if options.no_check else _check(options, workloads, under_test, peers)
     turns = []
-    patience = Patience(
-        repeat=options.repeat, seconds=options.seconds, samples=options.samples, is_quick=options.subset
-    )
     for workload in workloads:
-        fit = [peer for peer in peers if workload.kind in peer.kinds]
-        turns += run_rounds(fit, workload, under_test, patience)
+        fit = [peer for peer in peers if peer.takes(workload)]
+        turns += run_rounds(fit, workload, under_test, _patience(workload, options))
+    experiments = [_experiment(name, options, under_test) for name in options.workload if name in _EXPERIMENTS]
     ceilings = {c.dtype: best_of([ceilings[c.dtype], c]) for c in _measure_ceilings(options).values()}
     shape = under_test.shape
     figures: list[Figure] = [figure_of(turn, shape, ceilings, slots=options.slots) for turn in turns]
@@ -119,16 +131,48 @@ def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
         checks=checks,
         figures=figures,
         goals=goals_of(figures, allowed_label_ratio=allowed_label_ratio(labels, shape) if labels else None),
+        experiments=experiments,
+        minutes=(time.monotonic() - begin) / 60,
         absent=absent,
     )
+
+
+def _patience(workload: Workload, options: argparse.Namespace) -> Patience:
+    rounds = 2 if options.subset or workload.name == "long" else 3
+    return Patience(
+        repeat=options.repeat or rounds,
+        seconds=options.seconds,
+        samples=options.samples,
+        is_quick=options.subset,
+    )
+
+
+def _experiment(name: str, options: argparse.Namespace, under_test: ModelUnderTest) -> Experiment:
+    log.info("%s", name)
+    begin, dtype = time.monotonic(), options.dtypes[0]
+    match name:
+        case "attention":
+            seconds = min(2.0, options.seconds)
+            experiment = measure_attention(under_test.shape, options.dtypes, options.device, seconds=seconds)
+        case "cache":
+            experiment = measure_cache(under_test.shape)
+        case "pipeline":
+            experiment = measure_pipeline(
+                under_test, dtype=dtype, slots=options.slots, threads=options.threads, part_seconds=options.part_seconds
+            )
+        case _:
+            row_counts = [int(word) for word in options.idle_rows.split(",")]
+            experiment = measure_idle(under_test.workdir, row_counts=row_counts)
+    log.info("%s: %.0f s", name, time.monotonic() - begin)
+    return experiment
 
 
 def _present(peers: list[Peer], options: argparse.Namespace) -> tuple[list[Peer], dict[str, str]]:
     """Those who can run here, and why the others cannot."""
     if options.no_peers:
-        peers = [peer for peer in peers if peer.family == "tirazh"]
+        peers = [peer for peer in peers if isinstance(peer, Ours)]
     if options.subset:
-        peers = [peer for peer in peers if peer.dtype != "int8"]
+        peers = [peer for peer in peers if peer.dtype in options.dtypes]
     reasons = {peer.name: reason for peer in peers if (reason := peer.why_absent())}
     return [peer for peer in peers if peer.name not in reasons], reasons | ABSENT
 
@@ -151,7 +195,7 @@ def _check(
     everyone = {peer.name: peer for peer in [*exact, *peers]}.values()
     checks: list[Check] = []
     for workload in {workload.kind: workload for workload in reversed(workloads)}.values():
-        fit = [peer for peer in everyone if workload.kind in peer.kinds]
+        fit = [peer for peer in everyone if peer.takes(workload)]
         checks += check_outputs(fit, workload.sample(_CHECK_ROWS[workload.kind]), under_test)
     for check in checks:
         log.info(

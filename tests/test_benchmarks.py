@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from actors import model_engine
+from benchmarks.attention_speed import measure_attention
+from benchmarks.cache_size import least_tokens, measure_cache
 from benchmarks.check_outputs import check_outputs
 from benchmarks.figures import allowed_label_ratio
 from benchmarks.limits import forwards_flops, least_work
-from benchmarks.model_under_test import SHAPES, ModelUnderTest
-from benchmarks.peers import all_peers
+from benchmarks.model_under_test import SHAPES, WIDTHS, ModelUnderTest
+from benchmarks.peers import all_peers, ours
 from benchmarks.peers.ours import Ours
-from benchmarks.peers.peer import Outcome, Setting, static_batches
+from benchmarks.peers.ours_trimmed import OursTrimmed
+from benchmarks.peers.peer import Outcome, Setting, sample_batches, static_batches
 from benchmarks.peers.transformers_generate import TransformersGenerate
+from benchmarks.pipeline_speed import measure_idle, measure_pipeline
+from benchmarks.process_tree import tree_bytes
 from benchmarks.rounds import Patience, run_rounds
-from benchmarks.run import main
+from benchmarks.run import _DEFAULT_SLOTS, main
 from benchmarks.workloads import WORKLOADS, Row, Workload, build_workload
+from pipeline.spec import JobSpec
 
 TINY, XL = SHAPES["tiny"], SHAPES["xl"]
 GIGA = 1e9
@@ -39,8 +50,9 @@ def under_test(tmp_path: Path) -> ModelUnderTest:
 @pytest.fixture(scope="module")
 def report_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("report")
-    words = "--shape tiny --threads 1 --rows 4 --repeat 2 --seconds 0.2 --dtypes float32 --workload ragged".split()
-    assert main([*words, "--workload", "labels", "--output", str(directory)]) == 0
+    words = "--shape tiny --threads 1 --rows 4 --repeat 2 --seconds 0.2 --dtypes float32".split()
+    words += [word for name in ("ragged", "labels", "cache") for word in ("--workload", name)]
+    assert main([*words, "--output", str(directory)]) == 0
     return directory
 
 
@@ -53,7 +65,8 @@ def test_everyone_gives_the_same_answers_in_float32(report_dir: Path) -> None:
 
 def test_the_report_has_every_peer_its_spread_and_its_share_of_the_limit(report_dir: Path) -> None:
     results = json.loads((report_dir / "results.json").read_text())
-    expected = {peer.name for peer in all_peers(["float32"], slots=1) if peer.why_absent() is None}
+    present = [peer for peer in all_peers(["float32"], slots=1) if peer.why_absent() is None]
+    expected = {peer.name for peer in present}
     assert {figure["peer"] for figure in results["figures"]} == expected
     assert results["machine"]["libraries"].keys() >= {"torch", "transformers"}
     for figure in results["figures"]:
@@ -67,7 +80,7 @@ def test_the_report_has_every_peer_its_spread_and_its_share_of_the_limit(report_
 def test_the_report_reads_and_the_chart_draws(report_dir: Path) -> None:
     text = (report_dir / "RESULTS.md").read_text()
     assert all(
-        heading in text for heading in ("## Goals", "## The same answers", "## ragged", "## labels", "## Not run")
+        f"## {heading}" in text for heading in ("Goals", "The same answers", "ragged", "labels", "cache", "Not run")
     )
     chart = ElementTree.parse(report_dir / "chart.svg")
     assert [node.text for node in chart.iter("{http://www.w3.org/2000/svg}text") if node.text == "ragged, tokens/s"]
@@ -111,8 +124,27 @@ class Slow(TransformersGenerate):
     family = "slow"
     probe_rows = 2
 
+    def settings(self, workload: Workload) -> list[Setting]:
+        return [{"batch": 1, "order": "prompt"}]
+
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         return Outcome(seconds=float(len(workload.rows)))
+
+
+class Narrow(Slow):
+    """As fast as it is wide."""
+
+    def run(self, workload: Workload, setting: Setting) -> Outcome:
+        return Outcome(seconds=WIDTHS[self.dtype] * float(len(workload.rows)))
+
+
+def test_a_peer_is_measured_at_its_fastest_dtype_and_at_narrower_ones_than_ours(under_test: ModelUnderTest) -> None:
+    ours = [Ours(dtype, "dense", slots=2, is_main=False) for dtype in ("bfloat16", "float32")]
+    peers = [*ours, *(Narrow(dtype) for dtype in ("bfloat16", "float32", "int8"))]
+    workload = build_workload("uniform", TINY, num_rows=2)
+    turns = run_rounds(peers, workload, under_test, Patience(repeat=1, seconds=100))
+    assert [turn.peer.name for turn in turns if not isinstance(turn.peer, Ours)] == ["slow, bfloat16", "slow, int8"]
+    assert sum(isinstance(turn.peer, Ours) for turn in turns) == 2
 
 
 def test_a_slow_peer_runs_on_the_sample_that_fits(under_test: ModelUnderTest) -> None:
@@ -140,6 +172,18 @@ def test_a_sample_has_the_proportions_of_the_whole() -> None:
         assert means[1] == pytest.approx(means[0], rel=0.15)
 
 
+def test_a_sample_of_static_batches_has_batches_of_the_whole() -> None:
+    whole = build_workload("ragged", SHAPES["base"])
+    sample = sample_batches(whole, 48, 16)
+    lengths = [[len(rows[index].prompt) for index in batch] for rows, batch in _batches(sample)]
+    assert len(sample.rows) == 48
+    assert all(batch in [[len(rows[i].prompt) for i in b] for rows, b in _batches(whole)] for batch in lengths)
+
+
+def _batches(workload: Workload) -> list[tuple[tuple[Row, ...], list[int]]]:
+    return [(workload.rows, batch) for batch in static_batches(workload.rows, 16)]
+
+
 def test_static_batches_hold_every_row_once_and_like_rows_together() -> None:
     rows = [Row((0,) * length, 1) for length in (5, 1, 4, 2, 3)]
     assert static_batches(rows, 2) == [[0, 2], [4, 3], [1]]
@@ -164,6 +208,62 @@ def test_labels_of_xl_need_the_arithmetic_worked_out_by_hand() -> None:
     # 13,210 tokens of 2.416 and 0.130 (661 keys), 20 rows of logits.
     assert forwards_flops(one, XL, "dense") / GIGA == pytest.approx(33_637, rel=1e-3)
     assert allowed_label_ratio(many, XL) == pytest.approx(33_637 / (349 + 3.05), rel=1e-2)
+
+
+def test_ours_runs_as_a_job_does_unless_told_otherwise() -> None:
+    assert (ours.PREFILL_ROWS, ours.DECODE_ROWS) == (model_engine.PREFILL_ROWS, model_engine.DECODE_ROWS)
+    assert _DEFAULT_SLOTS["cpu"] == next(knob.default for knob in fields(JobSpec) if knob.name == "slots")
+
+
+def test_steps_without_padding_give_the_same_tokens(under_test: ModelUnderTest) -> None:
+    workload = build_workload("ragged", TINY, num_rows=5)
+    padded, trimmed = (kind("float32", "dense", slots=3) for kind in (Ours, OursTrimmed))
+    answers = []
+    for peer in (padded, trimmed):
+        peer.open(under_test, workload, peer.settings(workload)[0])
+        answers.append(peer.run(workload, peer.settings(workload)[0]).tokens)
+    assert answers[0] == answers[1]
+
+
+def test_the_least_that_a_sparse_layer_can_cache_is_what_its_layout_still_shows() -> None:
+    least = least_tokens(SHAPES["base"])
+    # A whole window; the next token closes it down to 16; fifteen closed windows and a whole one.
+    assert (least[127], least[128], least[2047]) == (128, 17, 15 * 16 + 128)
+
+
+def test_a_sparse_layer_caches_the_least_at_every_length() -> None:
+    (*slots, lengths) = measure_cache(SHAPES["base"]).goals
+    assert (lengths.measured, lengths.is_met) == (2048, True)
+    assert all(goal.is_met for goal in slots)
+
+
+def test_sparse_and_dense_attention_take_turns() -> None:
+    experiment = measure_attention(TINY, ["float32"], "cpu", seconds=0.01)
+    assert [row[0] for row in experiment.rows] == [2048, 1024, 512]
+    assert all(goal.measured is not None and goal.measured > 0 for goal in experiment.goals)
+
+
+def test_memory_of_a_process_counts_what_it_started() -> None:
+    """Eighty megabytes in a child's child, and in nobody else."""
+    hold = "import time; held = bytearray(80_000_000); print(flush=True); time.sleep(60)"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
+    with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        num_bytes = tree_bytes(process.pid)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert 80_000_000 < num_bytes < 140_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_pipeline_gives_the_bare_engine_s_text_and_the_idle_engine_all_rows(under_test: ModelUnderTest) -> None:
+    pipeline = measure_pipeline(under_test, dtype="float32", slots=4, threads=1, part_seconds=0.2)
+    num_rows = 3 * int(pipeline.how.split(" ragged rows")[0].split()[-1])
+    assert f"{num_rows} of {num_rows} completions are the same text" in pipeline.how
+    idle = measure_idle(under_test.workdir, row_counts=(2_000,))
+    assert [row[0] for row in idle.rows] == [2_000]
+    assert all(goal.measured is not None and goal.measured > 0 for goal in (*pipeline.goals, *idle.goals))
 
 
 def _giga(workload: Workload) -> float:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from benchmarks.model_under_test import Mode
 from benchmarks.peers.ctranslate2_ import CTranslate2
 from benchmarks.peers.label_forwards import LabelForwards
 from benchmarks.peers.label_prefix_cache import LabelPrefixCache
 from benchmarks.peers.label_trie import LabelTriePrefixCache, LabelTrieRecomputed
+from benchmarks.peers.llama_cpp_ import LlamaCpp
 from benchmarks.peers.masked_one_at_a_time import MaskedOneAtATime
 from benchmarks.peers.ours import Ours
+from benchmarks.peers.ours_trimmed import OursTrimmed
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.transformers_continuous import TransformersContinuous
 from benchmarks.peers.transformers_generate import TransformersGenerate
@@ -18,10 +21,10 @@ __all__ = ["ABSENT", "REFERENCES", "Peer", "all_peers"]
 
 # Peers that nothing here runs, and why.
 ABSENT = {
-    "llama.cpp": "not tried: source only on PyPI, and the one build begun was stopped by us; not in the extra",
     "vLLM": "its wheel on PyPI is for CUDA; its CPU build is source only",
 }
 
+_MODES: tuple[Mode, ...] = ("alternating", "dense")
 _PEERS: tuple[type[Peer], ...] = (
     TransformersGenerate,
     TransformersContinuous,
@@ -42,9 +45,14 @@ REFERENCES: dict[tuple[str, str], type[Peer]] = {
 
 
 def all_peers(dtypes: Sequence[str], *, slots: int, device: str = "cpu") -> list[Peer]:
-    """Every peer at every dtype, ours first; CTranslate2, which may not know them all, at float32 and int8 as well."""
+    """Every peer at every dtype, ours first. The two engines in C++, which may not know them all, at float32 and at a
+    narrower width of their own as well, for information."""
     peers: list[Peer] = []
     for dtype in dtypes:
-        peers += [Ours(dtype, mode, slots=slots, device=device) for mode in ("alternating", "dense")]
+        is_main = dtype == dtypes[0]
+        for mode in _MODES:
+            peers.append(Ours(dtype, mode, slots=slots, device=device, is_main=is_main))
+        peers += [OursTrimmed(dtype, "dense", slots=slots, device=device)] if is_main else []
         peers += [peer(dtype, device=device) for peer in _PEERS]
-    return peers + [CTranslate2(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float32", "int8"])]
+    peers += [CTranslate2(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float32", "int8"])]
+    return peers + [LlamaCpp(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float32", "float16"])]

@@ -1,6 +1,8 @@
 """CTranslate2: a C++ engine for CPUs. Batches of rows of like length; each row stops at its own length by a callback.
 
-Its prompts are strings of tokens; the model is converted from the GPT-2 directory once, at load it takes the dtype.
+A row that is done leaves its batch, so batches shrink while they run. Batches go to `workers` that share the cores:
+one worker with all threads, or one a core. Its prompts are strings of tokens; the model is converted from the GPT-2
+directory once, at load it takes the dtype.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.model_under_test import ModelUnderTest
-from benchmarks.peers.peer import Outcome, Peer, Setting, static_batches, timed
+from benchmarks.peers.peer import Outcome, Peer, Setting, sample_batches, static_batches, timed
 from benchmarks.workloads import Row, Tokens, Workload
 
 
@@ -22,6 +24,7 @@ class CTranslate2(Peer):
     family = "CTranslate2"
     library = "ctranslate2"
     kinds = frozenset({"generate"})
+    probe_rows = 32
 
     def why_absent(self) -> str | None:
         if find_spec("ctranslate2") is None:
@@ -32,9 +35,20 @@ class CTranslate2(Peer):
         return None if self.dtype in supported else f"no {self.dtype} on this machine ({', '.join(sorted(supported))})"
 
     def settings(self, workload: Workload) -> list[Setting]:
-        return [{"batch": size} for size in ((128, 64) if self.device == "cuda" else (32, 16, 8))]
+        if self.device == "cuda":
+            return [{"batch": size, "workers": 1} for size in (128, 64)]
+        threads = torch.get_num_threads()
+        ways: list[Setting] = [{"batch": 32, "workers": 1}, {"batch": 16, "workers": 1}]
+        if threads > 1:
+            ways.append({"batch": 16, "workers": threads})
+        # int8 is measured for information; one way is enough.
+        return ways if self.dtype != "int8" else ways[:1]
 
-    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
+    def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
+        least = setting["batch"] * setting["workers"]  # a batch for every worker
+        return sample_batches(workload, max(num_rows, least), setting["batch"])
+
+    def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         import ctranslate2
 
         directory = under_test.workdir / f"ctranslate2-{under_test.shape.name}"
@@ -44,24 +58,31 @@ class CTranslate2(Peer):
             str(directory),
             device=under_test.device,
             compute_type=self.dtype,
-            intra_threads=torch.get_num_threads(),
+            inter_threads=setting["workers"],
+            intra_threads=max(1, torch.get_num_threads() // setting["workers"]),
         )
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         tokens: dict[int, Tokens] = {}
         with timed() as watch:
-            for batch in static_batches(workload.rows, setting["batch"]):
-                rows = [workload.rows[index] for index in batch]
-                results = self.model.generate_batch(
-                    [[_word(token) for token in row.prompt] for row in rows],
-                    max_length=max(row.num_new for row in rows),
-                    end_token=[],
-                    include_prompt_in_result=False,
-                    sampling_topk=1,
-                    callback=_stop_at_own_length(rows),
-                )
-                tokens |= {i: tuple(r.sequences_ids[0]) for i, r in zip(batch, results, strict=True)}
+            batches = static_batches(workload.rows, setting["batch"])
+            pending = [self._start([workload.rows[index] for index in batch]) for batch in batches]
+            for batch, results in zip(batches, pending, strict=True):
+                made = (result.result().sequences_ids[0] for result in results)
+                tokens |= {index: tuple(ids) for index, ids in zip(batch, made, strict=True)}
         return Outcome(seconds=watch.seconds, tokens=[tokens[index] for index in range(len(workload.rows))])
+
+    def _start(self, rows: list[Row]) -> Any:
+        """Queue a batch; waits while all workers have enough to do."""
+        return self.model.generate_batch(
+            [[_word(token) for token in row.prompt] for row in rows],
+            max_length=max(row.num_new for row in rows),
+            end_token=[],
+            include_prompt_in_result=False,
+            sampling_topk=1,
+            callback=_stop_at_own_length(rows),
+            asynchronous=True,
+        )
 
 
 def _stop_at_own_length(rows: list[Row]) -> Callable[[Any], bool] | None:

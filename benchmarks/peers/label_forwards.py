@@ -18,7 +18,7 @@ class LabelForwards(Peer):
     def settings(self, workload: Workload) -> list[Setting]:
         return [{"batch": size} for size in ((10, 5) if self.device == "cuda" else (1, 5))]
 
-    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
+    def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         self.model = under_test.gpt2(self.dtype)
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.model_under_test import ModelUnderTest
 from benchmarks.peers.label_trie import another
-from benchmarks.peers.peer import Outcome, Peer, Setting, padded, static_batches, timed
+from benchmarks.peers.peer import Outcome, Peer, Setting, padded, sample_batches, static_batches, timed
 from benchmarks.workloads import Tokens, Workload
 
 
@@ -20,12 +20,15 @@ class LabelPrefixCache(Peer):
     family = "transformers with its prefix cache"
     library = "transformers"
     kinds = frozenset({"labels"})
-    probe_rows = 16
+    probe_rows = 8
 
     def settings(self, workload: Workload) -> list[Setting]:
-        return [{"batch": size} for size in ((32, 64) if self.device == "cuda" else (4, 1, 16))]
+        return [{"batch": size} for size in ((32, 64) if self.device == "cuda" else (4, 8))]
 
-    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
+    def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
+        return sample_batches(workload, num_rows, setting["batch"])
+
+    def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         self.model = under_test.gpt2(self.dtype)
 
     @torch.inference_mode()

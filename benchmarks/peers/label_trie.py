@@ -23,7 +23,7 @@ class LabelTrieRecomputed(Peer):
     probe_rows = 2
     keeps_prefix = False
 
-    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
+    def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         self.model = under_test.gpt2(self.dtype)
 
     @torch.inference_mode()

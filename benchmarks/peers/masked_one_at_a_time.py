@@ -25,7 +25,7 @@ class MaskedOneAtATime(Peer):
     probe_rows = 2
     mode = "alternating"
 
-    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
+    def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         dtype = getattr(torch, self.dtype)
         weights = {name: weight.to(under_test.device, dtype) for name, weight in under_test.weights.items()}
         config = under_test.shape.config("alternating")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -12,8 +12,13 @@ from benchmarks.model_under_test import Mode, ModelUnderTest
 from benchmarks.peers.peer import Outcome, Peer, Setting, timed
 from benchmarks.workloads import Workload
 from model.engine import Engine, EngineConfig
+from model.packed_linear import pack_linears
 from model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 from model.runner import ModelRunner, layer_shapes
+
+# What `actors/model_engine.py` gives a job; that file needs Ray, so a test holds these to it.
+PREFILL_ROWS = 256
+DECODE_ROWS = 32
 
 
 class Ours(Peer):
@@ -21,10 +26,12 @@ class Ours(Peer):
 
     family = "tirazh"
     kinds = frozenset({"generate", "labels"})
+    runner: ClassVar[type[ModelRunner]] = ModelRunner
 
-    def __init__(self, dtype: str, mode: Mode, *, slots: int, device: str = "cpu") -> None:
+    def __init__(self, dtype: str, mode: Mode, *, slots: int, device: str = "cpu", is_main: bool = True) -> None:
+        """`is_main`: at the dtype that a job would choose, which the goals are about."""
         super().__init__(dtype, device=device)
-        self.mode, self.slots = mode, slots
+        self.mode, self.slots, self.is_main = mode, slots, is_main
 
     @property
     def name(self) -> str:
@@ -36,7 +43,7 @@ class Ours(Peer):
         return tirazh.__version__
 
     def runs_everything(self, workload: Workload) -> bool:
-        return self.mode == "dense" or workload.name == "long"
+        return self.is_main and (self.mode == "dense" or workload.name == "long")
 
     def settings(self, workload: Workload) -> list[Setting]:
         return [{"slots": self.slots}]
@@ -47,7 +54,7 @@ class Ours(Peer):
         longest = -(-workload.max_length // 64) * 64 if self.device == "cuda" else under_test.shape.num_positions
         max_length = min(longest, under_test.shape.num_positions)
         slots = min(setting["slots"], _slots_that_fit(network, max_length, self.device))
-        self.model = self._runner(network, num_slots=slots, max_length=max_length)
+        self.model = build_runner(network, num_slots=slots, max_length=max_length, kind=self.runner)
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         requests = _requests(workload)
@@ -56,19 +63,26 @@ class Ours(Peer):
             max_length=self.model.max_length,
             num_tokens=self.model.model.config.vocab_size,
             end_token_ids=(),
+            prefill_rows=PREFILL_ROWS,
+            decode_rows=DECODE_ROWS,
         )
         with timed() as watch:
             # The prefix is the job's work, so it counts.
             job = EngineJob(prefix_token_ids=workload.prefix, labels=workload.labels)
-            self.model.set_prefix(job.prefix_token_ids, config.prefill_rows)
+            self.model.set_prefix(job.prefix_token_ids, PREFILL_ROWS)
             results = _run_all(Engine(self.model, config, job), requests)
         assert not any(result.error for result in results)
         if workload.kind == "labels":
             return Outcome(seconds=watch.seconds, scores=[tuple(result.logprobs) for result in results])
         return Outcome(seconds=watch.seconds, tokens=[tuple(result.token_ids) for result in results])
 
-    def _runner(self, network: nn.Module, *, num_slots: int, max_length: int) -> ModelRunner:
-        return ModelRunner(network, num_slots=num_slots, max_length=max_length)
+
+def build_runner(
+    network: nn.Module, *, num_slots: int, max_length: int, kind: type[ModelRunner] = ModelRunner
+) -> ModelRunner:
+    """A runner as a rank of a job makes it."""
+    pack_linears(network, rows=DECODE_ROWS)
+    return kind(network, num_slots=num_slots, max_length=max_length, logit_rows=DECODE_ROWS)
 
 
 def _slots_that_fit(network: nn.Module, max_length: int, device: str) -> int:

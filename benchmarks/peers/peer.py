@@ -9,10 +9,11 @@ import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from benchmarks.model_under_test import Mode, ModelUnderTest
@@ -37,7 +38,7 @@ class Peer:
     library: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[str]]
     # Rows of the sample that settles the setting and the time a row takes; few where a row takes seconds.
-    probe_rows: ClassVar[int] = 32
+    probe_rows: ClassVar[int] = 16
     mode: Mode = "dense"
 
     def __init__(self, dtype: str, *, device: str = "cpu") -> None:
@@ -55,12 +56,24 @@ class Peer:
         """Why this peer cannot run here at all, in a few words."""
         return None
 
+    def takes(self, workload: Workload) -> bool:
+        """Whether this peer runs that workload."""
+        return workload.kind in self.kinds
+
+    def runs_everything(self, workload: Workload) -> bool:
+        """Whether a sample will not do, however long the whole takes."""
+        return False
+
     def settings(self, workload: Workload) -> Sequence[Setting]:
         """Ways to run the workload."""
         return ({},)
 
-    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
-        """Load the model, ready to run."""
+    def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
+        """About `num_rows` rows on which this peer is as fast as on all of them."""
+        return workload.sample(num_rows)
+
+    def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
+        """Load the model, ready to run in that way."""
         raise AssertionError("every peer opens a model")
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
@@ -97,9 +110,23 @@ def _finish_device_work() -> None:
 
 def static_batches(rows: Sequence[Row], size: int, *, order: str = "prompt") -> list[list[int]]:
     """Indexes of rows in batches of like rows: longest prompts first, or longest completions first."""
-    keys = {"prompt": lambda i: (len(rows[i].prompt), rows[i].num_new), "new": lambda i: (rows[i].num_new, i)}
+    keys = {
+        "prompt": lambda i: (len(rows[i].prompt), rows[i].num_new),
+        "new": lambda i: (rows[i].num_new, len(rows[i].prompt)),
+    }
     indexes = sorted(range(len(rows)), key=keys[order], reverse=True)
     return [indexes[first : first + size] for first in range(0, len(indexes), size)]
+
+
+def sample_batches(workload: Workload, num_rows: int, size: int, *, order: str = "prompt") -> Workload:
+    """Whole batches of the workload, spread evenly: rows are as alike in each of them as in a batch of all rows."""
+    batches = static_batches(workload.rows, size, order=order)
+    count = max(1, round(num_rows / size))
+    if count >= len(batches):
+        return workload
+    chosen = ((np.arange(count) + 0.5) * len(batches) / count).astype(int)
+    rows = tuple(workload.rows[index] for number in chosen for index in batches[number])
+    return replace(workload, rows=rows)
 
 
 def padded(sequences: Sequence[Sequence[int]], *, side: str, device: str | torch.device) -> tuple[Any, Any]:

@@ -18,14 +18,17 @@ class TransformersContinuous(Peer):
     family = "transformers continuous batching"
     library = "transformers"
     kinds = frozenset({"generate"})
-    probe_rows = 16
 
     def settings(self, workload: Workload) -> list[Setting]:
         if self.device == "cuda":
             return [{}]  # it finds its own sizes from the GPU's memory
         return [{"requests": 16, "step_tokens": 256}, {"requests": 8, "step_tokens": 256}]
 
-    def open(self, under_test: ModelUnderTest, workload: Workload) -> None:
+    def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
+        """Enough rows that few steps are left half empty at the end."""
+        return workload.sample(max(num_rows, 2 * setting.get("requests", 0)))
+
+    def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         self.model = under_test.gpt2(self.dtype)
 
     @torch.inference_mode()
