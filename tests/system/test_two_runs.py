@@ -1,0 +1,125 @@
+"""Two runs on one output, as processes: the second is refused, or goes on at once where the first was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.seaweedfs import SeaweedServer
+from tests.system.command import assert_one_sentence, end, part_files, run_tirazh, start_tirazh, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture
+def command(prompts: pa.Table, tiny_model: str, tmp_path: Path) -> Callable[..., list[object]]:
+    pq.write_table(prompts, tmp_path / "prompts.parquet")
+    flags = {"input": tmp_path / "prompts.parquet", "model": tiny_model, "max-new-tokens": 96, "temperature": 0.8}
+    flags |= {"seed": 3, "part-rows": 8, "slots": 4, "dtype": "float32", "threads": 1}
+
+    def make(output: object, **more: object) -> list[object]:
+        named = {**flags, "output": output, **more}
+        return ["generate", *(text for name, value in named.items() for text in (f"--{name.replace('_', '-')}", value))]
+
+    return make
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    running: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object) -> subprocess.Popen[str]:
+        running.append(start_tirazh(*arguments))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        if process.poll() is None:
+            end(process)
+
+
+def test_a_second_run_is_one_sentence_and_the_first_goes_on(
+    command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    first = start(*command(output))
+    lease = output / "_tirazh/lease.json"
+    wait_until(lease.exists, timeout_s=60, what="the first run's lease")
+    second = run_tirazh(*command(output))
+    assert_one_sentence(second, exit_code=1, says=f"process {first.pid} on ")
+    assert "wait for that run or stop it" in second.stderr
+    overwriting = run_tirazh(*command(output, seed=4), "--overwrite")
+    assert overwriting.returncode != 0
+    _, err = first.communicate(timeout=200)
+    assert first.returncode == 0, err
+    assert run_tirazh("verify", output).returncode == 0
+    assert not lease.exists()
+
+
+def test_a_run_that_was_stopped_too_long_finds_another_in_its_place_and_writes_no_more(
+    command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """SIGSTOP of the driver alone, as when a laptop sleeps: its replicas work on, and nobody renews its lease."""
+    output = tmp_path / "out"
+    first = start(*command(output, lease_s=3))
+    wait_until(lambda: len(part_files(output)) >= 1, timeout_s=120, what="the first part")
+    os.kill(first.pid, signal.SIGSTOP)
+    lease = json.loads((output / "_tirazh/lease.json").read_text())
+    time.sleep(7)  # twice lease_s, and a little
+    second = start(*command(output))
+    wait_until(
+        lambda: json.loads((output / "_tirazh/lease.json").read_text())["token"] != lease["token"],
+        timeout_s=60,
+        what="the second run's lease",
+    )
+    os.kill(first.pid, signal.SIGCONT)
+    _, err = first.communicate(timeout=120)
+    assert_one_sentence((first.returncode, err.splitlines()[-1]), exit_code=1, says="it has stopped writing")
+    _, err = second.communicate(timeout=200)
+    assert second.returncode == 0, err
+    assert run_tirazh("verify", output).returncode == 0
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("where", ["disk", "s3"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_after_a_kill_the_same_command_goes_on_at_once(
+    command: Callable[..., list[object]],
+    start: Callable[..., subprocess.Popen[str]],
+    s3_server: SeaweedServer,
+    number: signal.Signals,
+    where: str,
+    tmp_path: Path,
+) -> None:
+    more = {} if where == "disk" else {"endpoint_url": s3_server.endpoint_url}
+    output = str(tmp_path / "out") if where == "disk" else f"{s3_server.make_bucket(f'twice-{number:d}')}/out"
+    process = start(*command(output, **more))
+
+    def is_begun() -> bool:
+        if where == "disk":
+            return len(part_files(Path(output))) >= 2
+        bucket = output.removeprefix("s3://").partition("/")[0]
+        return sum(".parquet" in entry["Key"] for entry in _keys(s3_server, bucket)) >= 2
+
+    wait_until(is_begun, timeout_s=120, what="the second part")
+    end(process, number=number)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 143)
+    done = run_tirazh(*command(output, **more), timeout_s=200)
+    assert done.returncode == 0, done.stderr
+    assert "waiting" not in done.stderr
+    endpoint = ["--endpoint-url", s3_server.endpoint_url] if where == "s3" else []
+    verified = run_tirazh("verify", output, *endpoint)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def _keys(server: SeaweedServer, bucket: str) -> list[dict[str, str]]:
+    return list(server.client().list_objects_v2(Bucket=bucket).get("Contents", []))  # type: ignore[attr-defined]
