@@ -19,6 +19,7 @@ from pipeline import schema
 from pipeline.overrides import check_override, override_rows, row_sampling, row_seed
 from pipeline.spec import Truncate
 from pipeline.template import PromptTemplate
+from pipeline.texts import BrokenText, values_of
 
 # Text of more characters than this a token cannot fit, and is cut or refused before it is encoded.
 MAX_TOKEN_CHARACTERS = 128
@@ -70,6 +71,9 @@ class PromptWriter:
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         """The row with a text of a sane length, and its prompt's text. Raises RowError."""
+        for variable, value in row.items():
+            if isinstance(value, BrokenText):
+                raise RowError(f"column {self.plan.columns[variable]!r} {value.reason}")
         row = self._check_text(row)
         rendered = self.render(row)
         if not rendered.strip():
@@ -136,7 +140,7 @@ class PromptStep:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         writer = PromptWriter(self.plan, cached_tokenizer(self.plan.tokenizer_dir))
-        columns = [table.column(name).to_pylist() for name in self.plan.columns.values()]
+        columns = [values_of(table.column(name)) for name in self.plan.columns.values()]
         rows = [dict(zip(self.plan.columns, values, strict=True)) for values in zip(*columns, strict=True)]
         own = override_rows(table, self.plan.overrides)
         ids, errors = _write_prompts(writer, rows, own)

@@ -6,7 +6,8 @@ each row that depends on the file's place in the input and the row's place in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -55,6 +56,8 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
 def read_part(part: Part, storage: Storage) -> pa.Table:
     """The rows of `part` with `schema.PART` and `schema.ROW_KEY` beside them. Raises InputError when the file is no
     longer the one that was planned."""
+    if not keep_trying(lambda: storage.is_same(part.file)):
+        raise InputError(f"{show_uri(part.file.uri)} has changed since the job was planned; choose another --output")
     table = keep_trying(lambda: _read_rows(part, storage))
     keys = [row_key(part.file.key, row) for row in range(part.start, part.stop)]
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
@@ -72,8 +75,8 @@ def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
 
 
 def _read_rows(part: Part, storage: Storage) -> pa.Table:
-    with storage.open(part.file.uri) as file:
-        parquet = _open(file, part)
+    with storage.open(part.file.uri) as file, _readable(part):
+        parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         groups, skip = _groups_of(parquet.metadata, part)
         # Streamed: a part may be a small piece of a row group that does not fit in memory.
         batches, left = [], part.rows
@@ -90,11 +93,20 @@ def _read_rows(part: Part, storage: Storage) -> pa.Table:
         return _transportable(pa.Table.from_batches(batches))
 
 
-def _open(file: Any, part: Part) -> pq.ParquetFile:
+@contextmanager
+def _readable(part: Part) -> Iterator[None]:
+    """Tell damage from an outage: an outage is waited for, and damage would be for minutes. What Arrow cannot decode
+    it raises as one of its own exceptions, or as an OSError without a number."""
     try:
-        return pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-    except pa.ArrowException as error:
-        raise InputError(f"{show_uri(part.file.uri)} is no longer a whole Parquet file: {error}") from error
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno is not None):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise InputError(
+            f"{show_uri(part.file.uri)} is damaged, or no longer the file that was planned, at rows {part.start} to "
+            f"{part.stop - 1}: {reason}"
+        ) from error
 
 
 def _transportable(table: pa.Table) -> pa.Table:

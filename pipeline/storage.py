@@ -7,6 +7,7 @@ by one completed upload. Every failure is one sentence (`storage_errors.py`).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +19,14 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
-from model.errors import StorageError
+from model.errors import RequestError, StorageError
 from pipeline.disk import StoredFile, create_on_disk, is_hidden, walk_disk, write_disk
-from pipeline.storage_errors import one_sentence
+from pipeline.storage_errors import one_sentence, show_uri
 
 T = TypeVar("T")
 
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+_SHOWN_SCHEMES = "local paths, s3://, gs:// and az://"
 _CONNECT_TIMEOUT_S = 3
 _READ_TIMEOUT_S = 30
 _CONTACT_TIMEOUT_S = 20
@@ -32,9 +34,14 @@ _S3_ATTEMPTS = 2  # of s3fs, each made of up to 3 of botocore's: a dead address 
 
 
 def full_uri(uri: str) -> str:
-    """`uri` as every process of a cluster understands it: local paths become absolute."""
+    """`uri` as every process of a cluster understands it: local paths become absolute. Raises RequestError for the
+    address of something that is no storage of ours: taken as a path, it would make directories of that name."""
     if uri.startswith("file://"):
-        uri = urlsplit(uri).path
+        uri = uri.removeprefix("file://")
+    if not is_remote(uri) and (match := re.match(r"([a-zA-Z][\w+.-]*)://", uri)):
+        raise RequestError(
+            f"{show_uri(uri)}: {match[1]}:// is no storage that is read here; there are {_SHOWN_SCHEMES}"
+        )
     return uri.rstrip("/") if is_remote(uri) else os.path.abspath(os.path.expanduser(uri))
 
 
@@ -89,6 +96,16 @@ class Storage:
                 for entry in found
                 if entry["type"] == kind and entry["name"].rstrip("/") != filesystem._strip_protocol(directory)
             }
+
+    def is_same(self, file: StoredFile) -> bool:
+        """Whether `file` is still as it was listed: its size, and on disks and S3 its version too."""
+        with one_sentence(file.uri, "read"):
+            if not is_remote(file.uri):
+                status = os.stat(file.uri)
+                return (status.st_size, str(status.st_mtime_ns)) == (file.size, file.version)
+            info = self._filesystem(file.uri).info(file.uri)
+            is_s3 = file.uri.startswith(("s3://", "s3a://"))
+            return info["size"] == file.size and (not is_s3 or _version(info) == file.version)
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:

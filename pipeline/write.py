@@ -24,6 +24,7 @@ from pipeline.output_files import OutputFiles
 from pipeline.parts import part_name
 from pipeline.prompts import cached_tokenizer
 from pipeline.storage import keep_trying
+from pipeline.texts import values_of
 
 FOOTER_KEY = b"tirazh"
 
@@ -47,9 +48,16 @@ class Receipt:
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
-        values = json.loads(data)
+        """Raises ValueError, KeyError or TypeError when it is none."""
+        try:
+            values = json.loads(data)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
         values["confusion"] = [tuple(cell) for cell in values["confusion"]]
-        return cls(**values)
+        receipt = cls(**values)
+        if not all(isinstance(number, int) for number in (receipt.rows, receipt.errors, receipt.file_bytes)):
+            raise TypeError("counts must be whole numbers")
+        return receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +145,6 @@ def _count_labels(table: pa.Table, prefix: str) -> dict[str, int]:
 
 
 def _confusion(table: pa.Table, prefix: str, gold_column: str) -> list[tuple[str, str, int]]:
-    golds: list[Any] = table.column(gold_column).to_pylist()
-    pairs = Counter((golds[row], label) for row, label in _good_labels(table, prefix) if golds[row] is not None)
+    golds = values_of(table.column(gold_column))
+    pairs = Counter((golds[row], label) for row, label in _good_labels(table, prefix) if isinstance(golds[row], str))
     return [(gold, label, count) for (gold, label), count in sorted(pairs.items())]

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ import pytest
 
 from model.errors import InputError, OutputError
 from pipeline import lease as lease_module
-from pipeline.build import _Run, run_job
+from pipeline.build import run_job
 from pipeline.ledger import verify
 from pipeline.output_files import OutputFiles
-from pipeline.read import read_part
 from pipeline.spec import ClassifySpec
 from pipeline.storage import Storage
-from pipeline.write import Receipt, WriteStep
-from tests.pipeline.test_ledger import answer
+from pipeline.write import Receipt
+from tests.pipeline.without_ray import run_without_ray
 
 PARTS = 3
 MAX_STEPS = 400
@@ -43,16 +42,7 @@ class Crash(BaseException):
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts are answered here and now."""
-
-    def make(self: _Run, todo: list[Any], on_progress: Any) -> dict[str, Any]:
-        for part in todo:
-            WriteStep(self._write_plan())(answer(read_part(part, self.output.storage)))
-        return {}
-
-    monkeypatch.setattr("pipeline.build.ray_session", lambda spec: nullcontext())
-    monkeypatch.setattr("pipeline.build.settle_device", lambda spec: "cpu")
-    monkeypatch.setattr(_Run, "make", make)
+    run_without_ray(monkeypatch)
     monkeypatch.setattr(lease_module, "SETTLE_S", 0.0)
 
 

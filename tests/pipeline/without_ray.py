@@ -1,0 +1,40 @@
+"""`run_job` in this process and without a model: every step but Ray's and the replica's, in milliseconds."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline import schema
+from pipeline.build import _Run
+from pipeline.prompts import PromptStep
+from pipeline.read import read_part
+from pipeline.write import WriteStep
+
+LOGPROBS = [-0.223, -1.609]
+
+
+def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `run_job` make the parts of a classify job of two labels here and now; the first label is always likelier."""
+
+    def make(self: _Run, todo: list[Any], on_progress: Any) -> dict[str, Any]:
+        prompts, write = PromptStep(self.setup.plan), WriteStep(self._write_plan())
+        for part in todo:
+            write(_answered(prompts(read_part(part, self.output.storage))))
+        return {}
+
+    monkeypatch.setattr("pipeline.build.ray_session", lambda spec: nullcontext())
+    monkeypatch.setattr("pipeline.build.settle_device", lambda spec: "cpu")
+    monkeypatch.setattr("pipeline.build.refuse_impossible", lambda config: None)
+    monkeypatch.setattr(_Run, "make", make)
+
+
+def _answered(table: pa.Table) -> pa.Table:
+    prompts = table.column(schema.PROMPT_IDS).to_pylist()
+    counts = pa.array([None if ids is None else len(ids) for ids in prompts], pa.int32())
+    scores = pa.array([None if ids is None else LOGPROBS for ids in prompts], pa.list_(pa.float64()))
+    table = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY])
+    return table.append_column(schema.NUM_PROMPT_IDS, counts).append_column(schema.LABEL_LOGPROBS, scores)
