@@ -31,10 +31,12 @@ from jobs.noise import log_directory
 from jobs.parser import Parser, parse
 from jobs.settings import settings_of
 from model.errors import TirazhError
+from pipeline.secrets import redact
 from pipeline.spec import SPECS
 
 LONGEST_SENTENCE = 1_000
 CONVERT_DTYPES = ("float32", "bfloat16", "float16")
+_INDISCREET = ("botocore", "aiobotocore", "aiohttp", "azure", "google", "urllib3", "fsspec", "s3fs", "gcsfs", "adlfs")
 SUMMARIES = {
     "classify": "label every row with one of your labels, with a probability for each",
     "generate": "continue every prompt",
@@ -157,7 +159,7 @@ def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(f"tirazh: {message}", file=sys.stderr, flush=True)
+    print(f"tirazh: {redact(message)}", file=sys.stderr, flush=True)
     return exit_code
 
 
@@ -177,13 +179,24 @@ def _log_traceback(options: argparse.Namespace) -> Path:
     logs = log_directory(getattr(options, "output", None) or os.devnull) or Path(tempfile.mkdtemp(prefix="tirazh-"))
     logs.mkdir(exist_ok=True)
     path = logs / "internal-error.log"
-    path.write_text(traceback.format_exc(), encoding="utf-8")
+    path.write_text(redact(traceback.format_exc()), encoding="utf-8", errors="backslashreplace")
     return path
 
 
 def _set_up_logging(verbose: int) -> None:
     level = [logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=level)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_CleanFormatter("%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S"))
+    for name in _INDISCREET:  # at DEBUG they log whole requests, signed headers and session tokens with them
+        logging.getLogger(name).setLevel(max(level, logging.INFO))
+
+
+class _CleanFormatter(logging.Formatter):
+    """Takes secrets out of every line, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 def _version() -> str:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from jobs.interrupts import Interrupted
 from model.errors import JobError, RequestError
+from pipeline.secrets import redact
 from pipeline.storage_errors import show_uri
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _answers(url: str, *, job_id: str | None = None) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     """The last line of a server's answer is the exception; all before it is its traceback."""
-    text = str(error).replace("\\n", "\n").strip()
+    text = redact(str(error)).replace("\\n", "\n").strip()
     try:
         text = json.loads(text)["msg"]
     except (ValueError, KeyError, TypeError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline.output_files import OWN
+from pipeline.secrets import redact
 
 STDERR = 2
 LOGS = "logs"
@@ -60,5 +61,6 @@ def _keep(log: Path, directory: Path | None, name: str) -> None:
     """Move the log to the job's logs; an empty one, or one without a place, is not worth keeping."""
     if directory is not None and log.stat().st_size:
         directory.mkdir(exist_ok=True)
-        (directory / name).write_bytes(log.read_bytes())
+        text = redact(log.read_text(encoding="utf-8", errors="replace"))
+        (directory / name).write_text(text, encoding="utf-8")
     log.unlink()

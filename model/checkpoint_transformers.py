@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def open_transformers(folder: Path, values: Mapping[str, Any], flags: ModelFlags
             raise CheckpointError(
                 f"{folder} is a {values['model_type']} model, to which {flag} {value} cannot be applied; leave it out"
             )
+    if values.get("auto_map") and not _is_in_transformers(values["model_type"]):
+        raise CheckpointError(
+            f"{folder} brings code of its own for its model_type {values['model_type']} (auto_map in config.json), and "
+            "transformers has none; code of a model directory is never run"
+        )
     stored, files = open_weights(folder)
     plans = {
         name: TensorPlan(pieces=(Piece(tensor=tensor, start=0, stop=tensor.shape[0]),))
@@ -39,3 +45,10 @@ def open_transformers(folder: Path, values: Mapping[str, Any], flags: ModelFlags
     }
     text = json.dumps(values, sort_keys=True)
     return Contents(kind="transformers", config=None, plans=plans, files=files, config_text=text)
+
+
+def _is_in_transformers(model_type: str) -> bool:
+    """Whether the library has a folder for such models: looked up, not imported, which would take seconds."""
+    spec = find_spec("transformers")
+    places = spec.submodule_search_locations if spec is not None else None
+    return any((Path(place) / "models" / model_type.replace("-", "_")).is_dir() for place in places or ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pyarrow as pa
 
 from model.errors import InputError
@@ -22,7 +24,10 @@ def text_columns(spec: JobSpec) -> tuple[str, ...]:
 
 
 def check_columns(columns: pa.Schema, spec: JobSpec) -> None:
-    """Raise InputError when a column is missing, of the wrong type, or in the way of one that is added."""
+    """Raise InputError when a column is missing, of the wrong type, there twice, or in the way of one that is added."""
+    twice = next((name for name, count in Counter(columns.names).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"the input has several columns {twice!r}; rename all but one")
     if isinstance(spec, ClassifySpec):
         check_text_column(columns, spec.text_column, flag="--text-column")
         if spec.gold_column is not None:

@@ -91,10 +91,17 @@ def is_binary(kind: pa.DataType) -> bool:
 
 
 def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str]) -> Footer:
-    metadata = _parse(file, _fetch(storage, file))
-    groups = tuple(_row_group(metadata.row_group(index), text_columns) for index in range(metadata.num_row_groups))
-    schema = metadata.schema.to_arrow_schema().remove_metadata()
-    return Footer(file, pa.schema([field.remove_metadata() for field in schema]), groups)
+    tail = _fetch(storage, file)
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(tail))
+        groups = tuple(_row_group(metadata.row_group(index), text_columns) for index in range(metadata.num_row_groups))
+        schema = metadata.schema.to_arrow_schema().remove_metadata()
+        if any(min(group.rows, group.text_bytes, group.all_bytes) < 0 for group in groups):
+            raise ValueError("it counts fewer rows or bytes than none")
+        return Footer(file, pa.schema([field.remove_metadata() for field in schema]), groups)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise InputError(f"{show_uri(file.uri)} has a damaged Parquet footer: {reason}") from error
 
 
 def _fetch(storage: Storage, file: StoredFile) -> bytes:
@@ -106,13 +113,6 @@ def _fetch(storage: Storage, file: StoredFile) -> bytes:
         raise InputError(f"{show_uri(file.uri)} is {kind}")
     needed = int.from_bytes(tail[-8:-4], "little") + 8
     return tail if needed <= len(tail) else storage.read_tail(file, needed)
-
-
-def _parse(file: StoredFile, tail: bytes) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata(pa.BufferReader(tail))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{show_uri(file.uri)} has a damaged Parquet footer: {str(error).splitlines()[0]}") from error
 
 
 def _row_group(group: pq.RowGroupMetaData, text_columns: frozenset[str]) -> RowGroup:

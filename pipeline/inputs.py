@@ -27,6 +27,9 @@ def list_inputs(storage: Storage, inputs: Sequence[str]) -> list[StoredFile]:
     for named in inputs:
         for file in sorted(_list_one(storage, full_uri(named)), key=lambda file: file.uri):
             files.setdefault(file.uri, file)
+    for file in files.values():
+        if any("\ud800" <= sign <= "\udfff" for sign in file.uri):  # how Python holds bytes that are no UTF-8
+            raise InputError(f"the input {file.uri!r} has a name that is not UTF-8; rename it")
     return list(files.values())
 
 

@@ -70,6 +70,10 @@ def read_receipts(plan: Plan, output: OutputFiles, parts: Iterable[Part]) -> lis
             raise JobError(
                 f"{show_uri(output.part(part.name))} has no receipt; remove the file and run again"
             ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise JobError(
+                f"{show_uri(output.receipt(part.name))} is damaged ({type(error).__name__}); remove it and run again"
+            ) from error
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(read, parts))
@@ -102,12 +106,6 @@ def finish(
 
 def build_manifest(plan: Plan, receipts: Sequence[Receipt], spec: JobSpec, facts: dict[str, Any]) -> dict[str, Any]:
     """Everything about a finished job. `facts` of this run (seconds, replicas, versions on the replicas) come last."""
-    settings = spec.to_dict()
-    for name in ("address", "endpoint_url"):
-        if settings[name]:
-            settings[name] = show_uri(settings[name])
-    settings["input"] = [show_uri(uri) for uri in settings["input"]]
-    settings["output"] = show_uri(settings["output"])
     return {
         "kind": spec.kind,
         "output": show_uri(output_uri(spec)),
@@ -123,7 +121,7 @@ def build_manifest(plan: Plan, receipts: Sequence[Receipt], spec: JobSpec, facts
         "fingerprint": plan.fingerprint,
         "model_fingerprint": plan.model_fingerprint,
         "versions": {"python": platform.python_version(), **_versions(), **facts.get("versions", {})},
-        "spec": settings,
+        "spec": spec.to_dict(),  # which refuses secrets
         "parts": [
             {"name": part.name, "input": show_uri(part.file.uri), "start": part.start, "stop": part.stop}
             | {name: value for name, value in asdict(receipt).items() if name in _PART_FACTS}

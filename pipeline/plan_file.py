@@ -58,7 +58,7 @@ def read_plan(output: OutputFiles) -> Plan | None:
         return None
     try:
         return _from_json(json.loads(data))
-    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, pa.ArrowException) as error:
         raise OutputError(f"{show_uri(output.own(PLAN))} is damaged ({type(error).__name__}: {error})") from error
 
 
@@ -118,6 +118,8 @@ def _to_json(plan: Plan) -> dict[str, Any]:
 def _from_json(values: Mapping[str, Any]) -> Plan:
     if values["format"] != FORMAT:
         raise ValueError(f"written by another version of tirazh, format {values['format']}")
+    if not isinstance(values["identity"], dict):
+        raise TypeError("its identity is no mapping")
     return Plan(
         identity=values["identity"],
         fingerprint=values["fingerprint"],

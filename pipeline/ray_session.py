@@ -8,7 +8,8 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -126,9 +127,23 @@ def _start(spec: JobSpec, quiet: dict[str, Any]) -> None:
     # Ranks hold a CPU each for as long as they live: on top of the cores, reading and writing go on beside them.
     ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
     try:
-        ray.init(address="local", num_cpus=_cores() + ranks, include_dashboard=False, **quiet)
+        with _private_token():
+            ray.init(address="local", num_cpus=_cores() + ranks, include_dashboard=False, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise JobError(f"Ray could not be started on this machine: {str(error).strip().splitlines()[0]}") from error
+
+
+@contextmanager
+def _private_token() -> Iterator[None]:
+    """Keep Ray's token to this user. Ray 2.60 guards what it starts here with a token (unless RAY_AUTH_MODE says
+    otherwise) and makes the file, where there is none yet, readable by everybody on the machine."""
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):
+        token.parent.mkdir(mode=0o700, exist_ok=True)
+    yield
+    with suppress(OSError):
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
 
 
 def _cores() -> int:

@@ -56,7 +56,11 @@ def write_report(output: str, *, against: str | None = None, endpoint_url: str |
     files = OutputFiles(storage, full_uri(output))
     manifest = _manifest(files)
     other = _manifest(OutputFiles(storage, full_uri(against))) if against is not None else None
-    storage.write(files.own(REPORT), render(manifest, against=other).encode())
+    try:
+        page = render(manifest, against=other).encode()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(files, error) from error
+    storage.write(files.own(REPORT), page)
     return files.own(REPORT)
 
 
@@ -84,6 +88,12 @@ def _manifest(files: OutputFiles) -> dict[str, Any]:
         raise OutputError(
             f"{show_uri(files.directory)} holds no finished job: there is no _tirazh/{MANIFEST}"
         ) from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _damaged(files, error) from error
+
+
+def _damaged(files: OutputFiles, error: Exception) -> OutputError:
+    return OutputError(f"{show_uri(files.own(MANIFEST))} is damaged ({type(error).__name__}); run the job again")
 
 
 def _macro_f1(cells: Mapping[tuple[str, str], int]) -> float:

@@ -21,8 +21,10 @@ _LOGIN = re.compile(r"(\w[\w+.-]*://)[^/\s\"'@]*@")
 _HEADERS = re.compile(r"(?i)((?:authorization|x-amz-security-token|x-ms-copy-source-authorization)['\"]?\s*[:=]).*")
 _ACCOUNT_KEYS = re.compile(r"(?i)\b((?:AccountKey|SharedAccessSignature)=)[^;\s\"']+")
 _SECRET_NAMES = re.compile(
-    r"(?i)(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|CONNECTION_STRING|SAS|(ACCESS|ACCOUNT|API)_?KEY)"
+    r"(?i)(^|_)(secrets?|tokens?|password|passwd|credentials?|connection_string|sas|(access|account|api)_?key)(_|$)"
 )
+# Named like a secret, and only the way to one.
+_PLACES = ("GOOGLE_APPLICATION_CREDENTIALS", *("_PATH", "_FILE"))
 _SHORTEST_SECRET = 6
 
 
@@ -43,7 +45,7 @@ def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     """`text` with logins and signatures in addresses, authorization headers, and the values of environment variables
     that are secret by their names, replaced by "[hidden]"."""
     for name, value in (os.environ if environment is None else environment).items():
-        if len(value) >= _SHORTEST_SECRET and _SECRET_NAMES.search(name) and not name.endswith("_PATH"):
+        if len(value) >= _SHORTEST_SECRET and _SECRET_NAMES.search(name) and not name.endswith(_PLACES):
             text = text.replace(value, HIDDEN)
     text = _LOGIN.sub(rf"\1{HIDDEN}@", text)
     text = _SECRET_PARAMETERS.sub(rf"\1{HIDDEN}", text)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from model.errors import InputError, OutputError, RequestError, StorageError
+from pipeline.secrets import redact
 
 Use = Literal["read", "write"]
 
@@ -35,7 +36,10 @@ def show_uri(uri: str) -> str:
     """`uri` without user name, password or query: safe to print, log and write down."""
     if "://" not in uri:
         return uri
-    split = urlsplit(uri)
+    try:
+        split = urlsplit(uri)
+    except ValueError:  # no address at all, and what is secret in it cannot be told
+        return uri.partition("://")[0] + "://…"
     return urlunsplit((split.scheme, split.netloc.rpartition("@")[2], split.path, "", ""))
 
 
@@ -92,8 +96,7 @@ def _refused(error: BaseException, uri: str, use: Use) -> Exception:
 
 
 def _reason(error: BaseException) -> str:
-    """The library's own first line, without what a URL may carry in secret."""
-    text = (str(error) or type(error).__name__).strip().splitlines()[0]
-    text = re.sub(r"(\w+://)[^/\s\"']*@", r"\1", text)
+    """The library's own first line, without what it may hold in secret."""
+    text = redact((str(error) or type(error).__name__).strip().splitlines()[0])
     text = re.sub(r"\?[^\s\"']*", "", text)
     return text if len(text) <= 200 else text[:200] + "…"

@@ -68,7 +68,9 @@ class PromptTemplate:
         self._environment.tests = dict(_TESTS)
         self._environment.globals = {}
         self._length = len(source)
-        self._uses = _check(self._environment, source)
+        tree = _parse(self._environment, source)
+        self._uses = _check(tree)
+        self._pieces = _plain_pieces(tree)
         self._template = self._environment.from_string(source)
 
     @property
@@ -84,7 +86,7 @@ class PromptTemplate:
             _check_length(
                 self._length + sum(len(text) * times for text, times in uses if isinstance(text, str | bytes))
             )
-            text = self._template.render(present)
+            text = self._join(present) if self._pieces else self._template.render(present)
             _check_length(len(text))
         except UndefinedError as error:
             raise RowError(str(error)) from None
@@ -93,6 +95,13 @@ class PromptTemplate:
                 error if isinstance(error, RowError) else RowError(f"the template cannot be filled in: {error}")
             ) from None
         return text
+
+    def _join(self, present: Mapping[str, Any]) -> str:
+        """What Jinja would make of a template without conditions and filters, ten times as fast."""
+        for name in self._uses:
+            if name not in present:
+                raise UndefinedError(f"column {name!r} is null")
+        return "".join([str(present[piece]) if is_name else piece for is_name, piece in self._pieces])
 
 
 def template_variables(source: str, *, known: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -107,9 +116,8 @@ def template_variables(source: str, *, known: Sequence[str] | None = None) -> tu
     return variables
 
 
-def _check(environment: ImmutableSandboxedEnvironment, source: str) -> dict[str, int]:
+def _check(tree: nodes.Template) -> dict[str, int]:
     """How often each variable is used. Raises RequestError for what a template may not hold."""
-    tree = _parse(environment, source)
     uses: Counter[str] = Counter()
     replaces = 0
     for node in _descend(tree):
@@ -128,6 +136,19 @@ def _check(environment: ImmutableSandboxedEnvironment, source: str) -> dict[str,
     if replaces > MAX_REPLACES:
         raise RequestError(f"--template replaces {replaces} times; {MAX_REPLACES} times is the most")
     return dict(uses)
+
+
+def _plain_pieces(tree: nodes.Template) -> list[tuple[bool, str]]:
+    """(is it a variable?, its name or the text between) in order; empty for a template that holds anything else."""
+    pieces: list[tuple[bool, str]] = []
+    for node in (node for part in tree.body for node in (part.nodes if isinstance(part, nodes.Output) else [part])):
+        if isinstance(node, nodes.Name):
+            pieces.append((True, node.name))
+        elif isinstance(node, nodes.TemplateData):
+            pieces.append((False, node.data))
+        else:
+            return []
+    return pieces
 
 
 def _parse(environment: ImmutableSandboxedEnvironment, source: str) -> nodes.Template:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.checkpoint import describe
 from model.convert import convert
 from model.errors import CheckpointError, RequestError
 from model.load import EMBEDDED_DIR, load_pretrained
@@ -107,8 +108,16 @@ def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
     auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     change_json(folder / "config.json", model_type="mystery", auto_map=auto_map)
     (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint was run')\n")
-    with pytest.raises(CheckpointError, match="transformers cannot load"):
-        load_pretrained(str(folder))
+    for read in (describe, load_pretrained):  # when the job is planned already, not when its replicas start
+        with pytest.raises(CheckpointError, match=r"code of its own .* never run"):
+            read(str(folder))
+
+
+def test_code_beside_a_model_that_transformers_knows_is_not_run(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "m")
+    change_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.Config"})
+    (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint was run')\n")
+    assert logits(load_pretrained(str(folder))).shape == (2, 20, 48)
 
 
 def test_requests_that_are_wrong(tmp_path: Path) -> None:

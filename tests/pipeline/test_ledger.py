@@ -162,16 +162,6 @@ def test_the_manifest_adds_up(done: tuple[Plan, OutputFiles]) -> None:
     assert manifest["spec"]["labels"] == {"sport": "sport", "economics": "economics"}
 
 
-def test_secrets_do_not_reach_the_manifest(done: tuple[Plan, OutputFiles], spec: ClassifySpec) -> None:
-    from dataclasses import replace
-
-    plan, output = done
-    secret = replace(spec, endpoint_url="https://user:hunter2@host", address="ray://user:hunter2@head:10001")
-    manifest = finish(plan, output, secret, {})
-    assert "hunter2" not in json.dumps(manifest)
-    assert "hunter2" not in Path(output.own("manifest.json")).read_text()
-
-
 def test_the_report_escapes_what_comes_from_data(done: tuple[Plan, OutputFiles]) -> None:
     page = Path(write_report(done[1].directory)).read_text()
     assert "&lt;b&gt;bad&lt;/b&gt;" in page

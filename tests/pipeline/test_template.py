@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.errors import InputError, RequestError, RowError
 from pipeline.template import PromptTemplate, template_variables
@@ -81,3 +83,23 @@ def test_a_prompt_that_grows_without_end_is_the_rows_error() -> None:
     grow = "|replace('a','" + "a" * 1000 + "')"
     with pytest.raises(RowError, match="characters"):
         PromptTemplate("{{ text" + grow * 2 + " }}").render({"text": "a" * 100})
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from(["{{ a }}", "{{ b }}", "{{b}}", "x", "\n", " ", "{# no #}", "{{ '{{' }}"]), max_size=8
+    ),
+    values=st.fixed_dictionaries({name: st.none() | st.text() | st.integers() | st.floats() for name in "ab"}),
+)
+def test_the_short_way_through_a_plain_template_gives_what_jinja_gives(
+    pieces: list[str], values: dict[str, object]
+) -> None:
+    short, long = PromptTemplate("".join(pieces)), PromptTemplate("{% if true %}" + "".join(pieces) + "{% endif %}")
+    results = []
+    for template in (short, long):
+        try:
+            results.append(template.render(values))
+        except RowError as error:
+            results.append(str(error))
+    # Jinja drops the line break behind a tag and at the very end of a template, so those are compared without.
+    assert results[0].strip("\n") == results[1].strip("\n")

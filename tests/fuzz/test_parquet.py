@@ -1,0 +1,340 @@
+"""Parquet from anybody: planned, read part by part, made into prompts, and given the output's columns."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.settings import build_spec
+from model.tokenizer import load_tokenizer
+from pipeline import schema
+from pipeline.assemble import OutputLayout, assemble
+from pipeline.build import set_up_prompts
+from pipeline.columns import added_columns
+from pipeline.plan import plan_job
+from pipeline.prompts import PromptStep
+from pipeline.read import read_part
+from pipeline.spec import JobSpec
+from pipeline.storage import Storage
+from pipeline.write import to_parquet
+from tests.fuzz.ending import attempt, refusal
+from tests.fuzz.mutations import mutants
+
+ROWS = 60
+
+
+def good_table(rows: int = ROWS) -> pa.Table:
+    return pa.table(
+        {
+            "text": [f"новость номер {row}" for row in range(rows)],
+            "id": list(range(rows)),
+            "tags": [["a", "b"][: row % 3] for row in range(rows)],
+            "topic": pa.array(["sport", "economics"] * (rows // 2)).dictionary_encode(),
+        }
+    )
+
+
+def parquet(table: pa.Table, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(table, stream, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def job(tiny_model: Path, tmp_path: Path) -> Callable[..., JobSpec]:
+    """A job over `tmp_path/in`; settings change it."""
+    (tmp_path / "in").mkdir()
+
+    def make(kind: str = "classify", **more: Any) -> JobSpec:
+        labels = {"labels": "sport,economics"} if kind == "classify" else {}
+        paths = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "model": str(tiny_model)}
+        return build_spec(kind, {**paths, **labels, "part_rows": 25, **more})
+
+    return make
+
+
+def carry(spec: JobSpec) -> None:
+    """Everything that happens to rows but inference: plan, read, prompts, and the output's table as bytes."""
+    plan = plan_job(spec)
+    setup = set_up_prompts(spec, plan)
+    labels = tuple(spec.labels) if spec.kind == "classify" else ()  # type: ignore[attr-defined]
+    layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=labels, samples=1, abstain_below=0.0)
+    for part in plan.parts[:4]:
+        table = PromptStep(setup.plan)(read_part(part, Storage()))
+        done = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY])
+        nothing = pa.nulls(table.num_rows)
+        done = done.append_column(schema.NUM_PROMPT_IDS, nothing.cast(pa.int32()))
+        if labels:
+            done = done.append_column(schema.LABEL_LOGPROBS, nothing.cast(pa.list_(pa.float64())))
+        else:
+            done = done.append_column(schema.COMPLETION_IDS, nothing.cast(pa.list_(pa.list_(pa.int32()))))
+            done = done.append_column(schema.TEXT_ENDS, nothing.cast(pa.list_(pa.int32())))
+            done = done.append_column(schema.REASONS, nothing.cast(pa.list_(pa.string())))
+        to_parquet(assemble(done, layout, load_tokenizer(str(spec.model))), footer={})
+
+
+WRITERS: dict[str, dict[str, Any]] = {
+    "snappy": {},
+    "zstd": {"compression": "zstd", "row_group_size": 20},
+    "plain": {"compression": "none", "use_dictionary": False},
+    "pages": {"data_page_size": 64, "data_page_version": "2.0", "row_group_size": 31},
+    "delta": {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY", "id": "DELTA_BINARY_PACKED"}},
+    "index": {"write_page_index": True, "write_page_checksum": True},
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_spoilt_anywhere_works_or_says_why(writer: str, job: Callable[..., JobSpec], tmp_path: Path) -> None:
+    spec = job()
+    table = good_table().drop_columns(["tags"]) if writer == "delta" else good_table()
+    if writer == "delta":
+        table = table.set_column(2, "topic", table["topic"].cast(pa.string()))
+    good = parquet(table, **WRITERS[writer])
+    path = tmp_path / "in" / "a.parquet"
+    for near_end in (False, True):
+        for name, content in mutants(good, count=20, seed=5, near_end=near_end):
+            path.write_bytes(content)
+            sentence = attempt("Parquet files", content, lambda: carry(spec))
+            assert "a.parquet" in sentence or not sentence or "no rows" in sentence or "column" in sentence, (
+                name,
+                sentence,
+            )
+
+
+def footer(good: bytes) -> bytes:
+    return good[-8 - int.from_bytes(good[-8:-4], "little") : -8]
+
+
+BYTES: dict[str, Callable[[bytes], bytes]] = {
+    "nothing": lambda good: b"",
+    "the magic alone": lambda good: b"PAR1",
+    "the magic twice": lambda good: b"PAR1PAR1",
+    "zeros": lambda good: bytes(4_000),
+    "a text": lambda good: b"id,text\n1,a\n" * 20,
+    "another magic before": lambda good: b"PAR2" + good[4:],
+    "another magic behind": lambda good: good[:-4] + b"PAR2",
+    "an encrypted footer": lambda good: b"PARE" + good[4:-4] + b"PARE",
+    "a footer of nothing": lambda good: good[:-8] + bytes(4) + b"PAR1",
+    "a footer of everything": lambda good: good[:-8] + b"\xff\xff\xff\xff" + b"PAR1",
+    "a footer of the whole file": lambda good: good[:-8] + len(good).to_bytes(4, "little") + b"PAR1",
+    "a footer of 2 GB": lambda good: good[:-8] + (0x7FFFFFFF).to_bytes(4, "little") + b"PAR1",
+    "a footer alone": lambda good: b"PAR1" + footer(good) + good[-8:],
+    "a footer twice": lambda good: good + footer(good) + good[-8:],
+    "a footer of zeros": lambda good: good[: -8 - len(footer(good))] + bytes(len(footer(good))) + good[-8:],
+    "a footer of ones": lambda good: good[: -8 - len(footer(good))] + b"\xff" * len(footer(good)) + good[-8:],
+    "two files in one": lambda good: good + good,
+    "data of zeros": lambda good: b"PAR1" + bytes(len(good) - len(footer(good)) - 12) + footer(good) + good[-8:],
+    "data of ones": lambda good: b"PAR1" + b"\xff" * (len(good) - len(footer(good)) - 12) + footer(good) + good[-8:],
+    "no data": lambda good: b"PAR1" + footer(good) + good[-8:],
+    "cut in the middle": lambda good: good[: len(good) // 2],
+    "cut by one byte": lambda good: good[:-1],
+    "cut by the magic": lambda good: good[:-4],
+    "cut at the start": lambda good: good[100:],
+    "a byte too many": lambda good: good + b"\n",
+    "an Arrow file": lambda good: b"ARROW1\0\0" + good[8:-6] + b"ARROW1",
+    "an ORC file": lambda good: b"ORC" + good[3:-3] + b"ORC",
+    "a gzip": lambda good: b"\x1f\x8b\x08" + good,
+    "JSON": lambda good: b'{"text": "a"}\n' * 50,
+    "HTML of a login page": lambda good: b"<!doctype html><title>Sign in</title>" * 20,
+    "an XML of S3": lambda good: b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+    "a pointer of git lfs": lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+}
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_a_file_that_is_no_parquet_is_named(name: str, job: Callable[..., JobSpec], tmp_path: Path) -> None:
+    content = BYTES[name](parquet(good_table()))
+    (tmp_path / "in" / "bad.parquet").write_bytes(content)
+    (tmp_path / "in" / "good.parquet").write_bytes(parquet(good_table()))
+    sentence = attempt("Parquet files", content, lambda: carry(job()))
+    assert "bad.parquet" in sentence or name in ("another magic before", "two files in one", "a footer twice")
+
+
+def test_a_damaged_page_is_told_at_once(job: Callable[..., JobSpec], tmp_path: Path) -> None:
+    """Not taken for an outage of the storage, which is waited for."""
+    good = parquet(good_table(), compression="none", use_dictionary=False)
+    at = good.index("новость номер 3".encode())
+    (tmp_path / "in" / "a.parquet").write_bytes(good[: at - 4] + b"\xff\xff\xff\x7f" + good[at:])
+    assert "a.parquet" in refusal("Parquet files", "a damaged page", lambda: carry(job()))
+
+
+TEXTS = ["один", "два", "три"]
+SCHEMAS: dict[str, Callable[[], pa.Table]] = {
+    "no columns": lambda: pa.table({}),
+    "a name of nothing": lambda: pa.table({"": TEXTS, "text": TEXTS}),
+    "a name with a NUL": lambda: pa.table({"a\0b": TEXTS, "text": TEXTS}),
+    "a name with a line break": lambda: pa.table({"a\nb": TEXTS, "text": TEXTS}),
+    "a name of escape signs": lambda: pa.table({"\x1b[31m": TEXTS, "text": TEXTS}),
+    "a name of 100,000 signs": lambda: pa.table({"n" * 100_000: TEXTS, "text": TEXTS}),
+    "a name with dots": lambda: pa.table({"a.b.c": TEXTS, "text": TEXTS}),
+    "a name twice": lambda: pa.Table.from_arrays([pa.array(TEXTS)] * 3, ["a", "a", "text"]),
+    "the text twice": lambda: pa.Table.from_arrays([pa.array(TEXTS)] * 2, ["text", "text"]),
+    "names that differ by case": lambda: pa.table({"Text": TEXTS, "text": TEXTS}),
+    "a name of ours": lambda: pa.table({"label": TEXTS, "text": TEXTS}),
+    "a name kept for us": lambda: pa.table({"__tirazh_part": TEXTS, "text": TEXTS}),
+    "5,000 columns": lambda: pa.table({"text": TEXTS, **{f"c{n}": TEXTS for n in range(5_000)}}),
+    "text as bytes": lambda: pa.table({"text": [b"\xff\xfe", b"a", None]}),
+    "text as bytes of UTF-8": lambda: pa.table({"text": [text.encode() for text in TEXTS]}),
+    "text as numbers": lambda: pa.table({"text": [1, 2, 3]}),
+    "text as nulls without a type": lambda: pa.table({"text": pa.nulls(3)}),
+    "text as nulls": lambda: pa.table({"text": pa.nulls(3, pa.string())}),
+    "text as lists": lambda: pa.table({"text": [TEXTS, TEXTS, None]}),
+    "text as structs": lambda: pa.table({"text": [{"a": "b"}] * 3}),
+    "text as a dictionary": lambda: pa.table({"text": pa.array(TEXTS).dictionary_encode()}),
+    "text as a large string": lambda: pa.table({"text": pa.array(TEXTS, pa.large_string())}),
+    "text as a view": lambda: pa.table({"text": pa.array(TEXTS, pa.string_view())}),
+    "text that is not UTF-8": lambda: pa.table(
+        {"text": pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"\xff\xfeab"))}
+    ),
+    "text with NULs": lambda: pa.table({"text": ["a\0b", "\0", "\0" * 9]}),
+    "text of odd signs": lambda: pa.table({"text": ["\u202e", "\ufeff", "\U0010ffff", "e\u0301" * 50, "🏴‍☠️" * 99]}),
+    "text of white space": lambda: pa.table({"text": ["", " ", "\n\t\u2003"]}),
+    "text of control tokens": lambda: pa.table({"text": ["<|endoftext|>", "<s></s><pad>", "<unk>"]}),
+    "one long text": lambda: pa.table({"text": ["я" * 5_000_000, "a" * 10_000_000, " " * 10_000_000]}),
+    "lists in lists": lambda: pa.table({"text": TEXTS, "x": [[[[1]]], [[[]]], None]}),
+    "a deep list": lambda: pa.table({"text": ["a"], "x": pa.array([deep_list(60)])}),
+    "a map": lambda: pa.table({"text": TEXTS, "x": pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int64()))}),
+    "a struct with a name twice": lambda: pa.table(
+        {"text": TEXTS, "x": pa.StructArray.from_arrays([pa.array([1, 2, 3])] * 2, ["a", "a"])}
+    ),
+    "lists of views": lambda: pa.table({"text": TEXTS, "x": pa.array([["a"]] * 3, pa.list_(pa.string_view()))}),
+    "a map of views": lambda: pa.table(
+        {"text": TEXTS, "x": pa.array([[("a", "b")]] * 3, pa.map_(pa.string(), pa.string_view()))}
+    ),
+    "fixed lists": lambda: pa.table({"text": TEXTS, "x": pa.array([[1, 2]] * 3, pa.list_(pa.int8(), 2))}),
+    "decimals": lambda: pa.table({"text": TEXTS, "x": [decimal.Decimal("1.5"), decimal.Decimal(10**30), None]}),
+    "dates and times": lambda: pa.table(
+        {"text": TEXTS, "x": [datetime.datetime.max] * 3, "y": [datetime.date.min] * 3, "z": [datetime.time.max] * 3}
+    ),
+    "durations": lambda: pa.table({"text": TEXTS, "x": [datetime.timedelta(days=9**5)] * 3}),
+    "half floats": lambda: pa.table({"text": TEXTS, "x": pa.array([1.0, 2.0, None], pa.float16())}),
+    "time zones": lambda: pa.table({"text": TEXTS, "x": pa.array([1, 2, 3], pa.timestamp("ns", "Asia/Yakutsk"))}),
+    "fixed bytes": lambda: pa.table({"text": TEXTS, "x": pa.array([b"ab"] * 3, pa.binary(2))}),
+    "an extension": lambda: pa.table({"text": TEXTS, "x": pa.ExtensionArray.from_storage(pa.uuid(), uuids())}),
+    "JSON of Arrow": lambda: pa.table(
+        {"text": TEXTS, "x": pa.ExtensionArray.from_storage(pa.json_(), pa.array(["{}", "[", "1"]))}
+    ),
+    "a dictionary of numbers": lambda: pa.table({"text": TEXTS, "x": pa.array([1, 2, 1]).dictionary_encode()}),
+    "null of no type beside": lambda: pa.table({"text": TEXTS, "x": pa.nulls(3)}),
+    "rows without end in a group": lambda: pa.table({"text": ["a"] * 300_000}),
+    "no rows": lambda: pa.table({"text": pa.array([], pa.string())}),
+    "overrides that are none": lambda: pa.table(
+        {"text": TEXTS, "seed": [float("nan"), 1e300, -1], "top_p": [9.0, -1.0, None], "max_new_tokens": [0, -5, 2**62]}
+    ),
+    "overrides of decimals": lambda: pa.table(
+        {"text": TEXTS, "temperature": [decimal.Decimal("1e3"), decimal.Decimal("-1"), None], "top_k": [1.5, 1e9, -0.0]}
+    ),
+    "metadata of anything": lambda: pa.table({"text": TEXTS}).replace_schema_metadata({b"\xff": b"\0" * 10_000}),
+    "metadata of pandas that lies": lambda: pa.table({"text": TEXTS}).replace_schema_metadata({"pandas": "{"}),
+    "metadata of Arrow that lies": lambda: pa.table({"text": TEXTS}).replace_schema_metadata({"ARROW:schema": "x"}),
+}
+
+
+def deep_list(levels: int) -> list[Any]:
+    value: list[Any] = [1]
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def uuids() -> pa.Array[Any]:
+    return pa.array([bytes(16)] * 3, pa.binary(16))
+
+
+@pytest.mark.parametrize("kind", ["classify", "generate"])
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_strange_table_works_or_says_why(name: str, kind: str, job: Callable[..., JobSpec], tmp_path: Path) -> None:
+    content = parquet(SCHEMAS[name]())
+    (tmp_path / "in" / "a.parquet").write_bytes(content)
+    more = {"max_new_tokens": 4, "prompt_column": "text"} if kind == "generate" else {}
+    attempt("tables", (kind, content), lambda: carry(job(kind, **more)))
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_strange_table_in_a_template_works_or_says_why(
+    name: str, job: Callable[..., JobSpec], tmp_path: Path
+) -> None:
+    table = SCHEMAS[name]()
+    content = parquet(table)
+    (tmp_path / "in" / "a.parquet").write_bytes(content)
+    template = "{{ text|trim }}{% if x %}{{ x }}{% endif %}" if "x" in table.column_names else "{{ text }}:"
+    attempt("tables", ("template", content), lambda: carry(job(template=template)))
+
+
+NAMES = [
+    *(
+        "a b.parquet",
+        "новости.parquet",
+        "a'b\".parquet",
+        "a%2e%2e%2fb.parquet",
+        "a?b.parquet",
+        "a*b.parquet",
+        "[x].parquet",
+    ),
+    *("a;rm -rf ~.parquet", "$(id).parquet", "-rf.parquet", "a\nb.parquet", "\x1b[31m.parquet", "\u202e.parquet"),
+    *("date=..%2F..%2Fetc/a.parquet", "label=spam/a.parquet", "text=../a.parquet", "e\u0301.parquet", "CON.parquet"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_of_a_strange_name_is_read_and_reaches_nowhere(
+    name: str, job: Callable[..., JobSpec], tmp_path: Path
+) -> None:
+    path = tmp_path / "in" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(parquet(good_table()))
+    before = sorted(os.listdir(tmp_path))
+    plan = plan_job(job())
+    assert {part.name for part in plan.parts} <= {f"part-{n:05d}-of-{len(plan.parts):05d}.parquet" for n in range(9)}
+    assert attempt("file names", name, lambda: carry(job())) == ""
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_name_that_is_not_utf_8_is_refused(job: Callable[..., JobSpec], tmp_path: Path) -> None:
+    (tmp_path / "in" / os.fsdecode(b"\xff\xfe.parquet")).write_bytes(parquet(good_table()))
+    assert "not UTF-8" in refusal("file names", b"\xff\xfe.parquet", lambda: carry(job()))
+
+
+def test_odd_things_in_an_input_directory_work_or_are_named(job: Callable[..., JobSpec], tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "good.parquet").write_bytes(parquet(good_table()))
+    kinds: dict[str, Callable[[Path], object]] = {
+        "a broken link": lambda path: path.symlink_to("nowhere"),
+        "a circle": lambda path: path.symlink_to(path),
+        "a pipe": lambda path: os.mkfifo(path),
+        "a directory": lambda path: path.mkdir(),
+        "a device": lambda path: path.symlink_to("/dev/zero"),
+        "a link to a directory above": lambda path: path.symlink_to(tmp_path),
+    }
+    for name, make in kinds.items():
+        path = folder / "odd.parquet"
+        make(path)
+        attempt("file names", name, lambda: carry(job()))
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "ftp://host/x",
+        "https://host/x.parquet",
+        "file:///no/such",
+        "s3://",
+        "s3:///x",
+        "gs://",
+        "http://[::1",
+        "://x",
+        "x://",
+    ],
+)
+def test_an_address_of_nowhere_is_refused(uri: str, job: Callable[..., JobSpec]) -> None:
+    refusal("file names", uri, lambda: plan_job(job(input=uri)))
