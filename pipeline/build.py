@@ -42,7 +42,7 @@ from pipeline.ray_session import (
 )
 from pipeline.read import PartsDatasource
 from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
-from pipeline.storage import Storage
+from pipeline.storage import Storage, keep_trying
 from pipeline.write import WritePlan, WriteStep
 
 
@@ -78,9 +78,13 @@ def run_job(
                 lease.confirm()
                 write_plan(output, plan)
                 facts |= _Run(spec, plan, setup, output, device, engine, lease.claim).make(todo, on_progress)
-        lease.confirm()
-        output.sweep()
-        return finish(plan, output, spec, facts, confirm=lease.confirm)
+
+        def end() -> dict[str, Any]:
+            lease.confirm()
+            output.sweep()
+            return finish(plan, output, spec, facts, confirm=lease.confirm)
+
+        return keep_trying(end)
 
 
 def set_up_prompts(spec: JobSpec, plan: Plan) -> PromptSetup:

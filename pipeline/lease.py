@@ -73,10 +73,16 @@ class Claim:
     output: OutputFiles
     token: str
 
+    @property
+    def is_held(self) -> bool:
+        """Whether the output is still this run's."""
+        holder = _parse(_look(self.output))
+        return holder is not None and holder.token == self.token
+
     def check(self) -> None:
         """Raise JobError unless the output is still this run's."""
-        holder = _parse(_look(self.output))
-        if holder is None or holder.token != self.token:
+        if not self.is_held:
+            holder = _parse(_look(self.output))
             taken = f"taken over by {holder}" if holder else "taken away (its file is gone or damaged)"
             raise JobError(
                 f"this run no longer holds {show_uri(self.output.directory)}: its lease was {taken}; it has stopped "
@@ -150,7 +156,8 @@ def _take(output: OutputFiles, lease_s: float, tell: Tell | None) -> Lease:
         lease_s=lease_s,
     )
     is_first = output.storage.create(output.lease, me.to_json())
-    if not is_first:
+    # An upload whose answer was lost is tried again by the libraries, and then finds what it has put there itself.
+    if not is_first and not Claim(output, me.token).is_held:
         _wait_for_end(output, tell)
         output.storage.write(output.lease, me.to_json())
     is_sure = is_first and not is_remote(output.directory)

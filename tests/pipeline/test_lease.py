@@ -230,6 +230,20 @@ def test_where_uploads_know_no_condition_all_but_one_notice_before_they_write() 
         leases[-1].confirm()
 
 
+def test_an_upload_that_arrived_though_its_answer_was_lost_is_our_own(
+    output: OutputFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(self: Storage, uri: str, data: bytes) -> bool:
+        self.write(uri, data)
+        return False  # to the second try
+
+    monkeypatch.setattr(Storage, "create", create)
+    begun = time.monotonic()
+    with hold(output, lease_s=60) as lease:
+        lease.confirm()
+    assert time.monotonic() - begun < SOON_S
+
+
 def test_taking_a_lease_costs_milliseconds(on_disk: OutputFiles) -> None:
     begun = time.monotonic()
     with hold(on_disk, lease_s=60) as lease:

@@ -23,6 +23,31 @@ def test_a_file_is_written_whole_over_what_was_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "new/dir") == ["part.parquet"]
 
 
+@pytest.mark.parametrize("has_links", [True, False], ids=["hard links", "no hard links"])
+def test_a_file_is_created_only_where_there_is_none(
+    tmp_path: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(old: str, new: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = str(tmp_path / "deep/lease.json")
+    assert Storage().create(path, b"first") is True
+    assert Storage().create(path, b"second") is False
+    assert Storage().read(path) == b"first"
+    assert os.listdir(tmp_path / "deep") == ["lease.json"]
+
+
+def test_a_file_is_the_same_until_its_size_or_its_time_changes(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"0123")
+    (file,) = Storage().walk(str(path))
+    assert Storage().is_same(file)
+    os.utime(path, ns=(0, 1))
+    assert not Storage().is_same(file)
+
+
 def test_a_write_that_is_cut_off_leaves_nothing_under_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -147,8 +172,13 @@ def test_object_storage_lists_reads_and_writes(s3_server: SeaweedServer) -> None
     with storage.open(file.uri) as opened:
         opened.seek(3)
         assert opened.read(2) == b"34"
+    assert storage.is_same(file)
+    assert storage.create(file.uri, b"other") is False
+    storage.write(file.uri, b"9876543210")
+    assert not storage.is_same(file)
     storage.remove(root, recursive=True)
     assert storage.names(root) == {}
+    assert storage.create(file.uri, b"new") is True
 
 
 @pytest.mark.s3

@@ -1,0 +1,162 @@
+"""What machines do to a run: a disk that is full, and a spot machine that is taken away with seconds of notice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.system.command import assert_one_sentence, end, part_files, run_tirazh, start_tirazh, wait_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+GRACE_S = 2.0
+BALLAST = "ballast"
+
+
+@pytest.fixture
+def command(prompts: pa.Table, tiny_model: str, tmp_path: Path) -> Callable[..., list[object]]:
+    pq.write_table(prompts, tmp_path / "prompts.parquet")
+    flags = {"input": tmp_path / "prompts.parquet", "model": tiny_model, "max-new-tokens": 96, "temperature": 0.8}
+    flags |= {"seed": 3, "part-rows": 8, "slots": 4, "dtype": "float32", "threads": 1}
+
+    def make(output: object) -> list[object]:
+        named = {**flags, "output": output}
+        return ["generate", *(text for name, value in named.items() for text in (f"--{name}", value))]
+
+    return make
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    running: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object) -> subprocess.Popen[str]:
+        running.append(start_tirazh(*arguments))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        if process.poll() is None:
+            end(process)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB of its own; skipped where this process may not mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path, *, leave: int) -> None:
+    """Leave `leave` bytes of the disk free."""
+    status = os.statvfs(disk)
+    (disk / BALLAST).write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - leave)))
+
+
+def assert_finished_whole(output: Path) -> None:
+    verified = run_tirazh("verify", output)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    left = {path.name for path in output.iterdir()} - set(part_files(output))
+    assert left == {"_SUCCESS", "_tirazh"}
+
+
+def test_a_disk_that_is_full_before_the_start_is_one_sentence(
+    command: Callable[..., list[object]], small_disk: Path
+) -> None:
+    fill(small_disk, leave=0)
+    done = run_tirazh(*command(small_disk / "out"))
+    assert_one_sentence(done, exit_code=1, says="the disk is full")
+    (small_disk / BALLAST).unlink()
+    assert run_tirazh(*command(small_disk / "out"), timeout_s=250).returncode == 0
+    assert_finished_whole(small_disk / "out")
+
+
+def test_a_disk_that_fills_up_is_waited_for_until_there_is_room_again(
+    command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], small_disk: Path
+) -> None:
+    output = small_disk / "out"
+    process = start(*command(output))
+    wait_until(lambda: len(part_files(output)) >= 2, timeout_s=150, what="the second part")
+    fill(small_disk, leave=0)
+    there = part_files(output)
+    time.sleep(5.0)
+    assert process.poll() is None
+    assert part_files(output) == there, "no room was taken away"
+    (small_disk / BALLAST).unlink()
+    _, err = process.communicate(timeout=250)
+    assert process.returncode == 0, err
+    assert_finished_whole(output)
+
+
+@pytest.mark.timeout(900)
+def test_a_disk_that_stays_full_ends_the_run_in_one_sentence_and_the_rest_is_made_later(
+    command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], small_disk: Path
+) -> None:
+    output = small_disk / "out"
+    process = start(*command(output))
+    wait_until(lambda: len(part_files(output)) >= 2, timeout_s=150, what="the second part")
+    fill(small_disk, leave=0)
+    _, err = process.communicate(timeout=350)  # the storage is given three minutes
+    assert_one_sentence((process.returncode, err.splitlines()[-1]), exit_code=1, says="the disk is full")
+    there = part_files(output)
+    assert there
+    (small_disk / BALLAST).unlink()
+    done = run_tirazh(*command(output), timeout_s=250)
+    assert done.returncode == 0, done.stderr
+    after = part_files(output)
+    assert {name: after[name] for name in there} == there
+    assert_finished_whole(output)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_spot_machine_that_is_taken_away(
+    command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], tmp_path: Path, seed: int
+) -> None:
+    """SIGTERM to everything that runs, and SIGKILL to what still does when the grace is over."""
+    output = tmp_path / "out"
+    process = start(*command(output))
+    wait_until(lambda: len(part_files(output)) >= 1 + 3 * seed, timeout_s=150, what="a part")
+    everything = [process.pid, *descendants(process.pid)]
+    assert len(everything) > 5
+    send(everything, signal.SIGTERM)
+    time.sleep(GRACE_S)
+    send(everything, signal.SIGKILL)
+    _, err = process.communicate(timeout=30)
+    assert "Traceback" not in err
+    there = part_files(output)
+    assert not (output / "_SUCCESS").exists()
+    done = run_tirazh(*command(output), timeout_s=250)
+    assert done.returncode == 0, done.stderr
+    assert "waiting" not in done.stderr, "the lease of the run that was taken away was in the way"
+    after = part_files(output)
+    assert {name: after[name] for name in there} == there
+    assert_finished_whole(output)
+
+
+def send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    return [found for child in children for found in (child, *descendants(child))]
