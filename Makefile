@@ -23,6 +23,10 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
+# SOAK="--seed 8 --faults 50": other faults; docs/soak.md says what they are.
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak $(SOAK)
+
 bench bench-subset: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.run $(if $(filter bench-subset,$@),--subset) $(BENCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -241,6 +242,9 @@ class Driver:
         """The stacks of the driver and of all workers, for whoever looks into it."""
         with self._stacks.open("a") as file:
             file.write(f"== {why}\n")
+            if shutil.which("py-spy") is None:
+                file.write("py-spy is not installed\n")
+                return
             pids = [(self.job.life.process.pid, "driver")]
             pids += [(worker.pid, worker.title) for worker in self.world.cluster.workers()]
             for pid, title in pids:
