@@ -16,6 +16,8 @@ BYTES_PER_TOKEN = 4
 PARTS_WANTED = 64
 MIN_PART_TOKENS = 1_024
 MAX_PART_TOKENS = 262_144
+# A row costs a few kilobytes of Python on its way, however short it is, so tokens alone would not bound memory.
+MAX_PART_ROWS = 16_384
 # A part inside a row group costs decoding the group from its start. Up to 16 parts are always fine (the group is then
 # decoded 8.5 times over all); more only while that stays under 16 GiB, or where a part would not fit in memory.
 MIN_PARTS_OF_A_GROUP = 16
@@ -93,18 +95,18 @@ def cut_by_tokens(groups: Sequence[RowGroup], part_tokens: int, work: Work) -> l
 
     Small row groups are gathered whole, big ones split by themselves: no part reads two row groups in pieces.
     """
-    cuts, row, open_tokens, open_bytes = [0], 0, 0, 0
+    cuts, row, open_tokens, open_bytes = [0], 0, 0, 0  # `open`: gathered since the last cut
     for group in groups:
         tokens = work.tokens(group)
-        full = open_tokens + tokens > part_tokens * 1.5 or open_bytes + group.all_bytes > MAX_PART_BYTES
-        if full and open_tokens:
+        is_full = open_tokens + tokens > part_tokens * 1.5 or open_bytes + group.all_bytes > MAX_PART_BYTES
+        if open_tokens and (is_full or row + group.rows - cuts[-1] > MAX_PART_ROWS):
             cuts.append(row)
             open_tokens = open_bytes = 0
         pieces = _pieces(group, tokens, part_tokens) if not open_tokens else 1
         cuts.extend(row + group.rows * piece // pieces for piece in range(1, pieces))
         row += group.rows
         open_tokens, open_bytes = open_tokens + tokens, open_bytes + group.all_bytes
-        if pieces > 1 or open_tokens >= part_tokens:
+        if pieces > 1 or open_tokens >= part_tokens or row - cuts[-1] >= MAX_PART_ROWS:
             cuts.append(row)
             open_tokens = open_bytes = 0
     return cuts if cuts[-1] == row else [*cuts, row]
@@ -112,9 +114,9 @@ def cut_by_tokens(groups: Sequence[RowGroup], part_tokens: int, work: Work) -> l
 
 def _pieces(group: RowGroup, tokens: int, part_tokens: int) -> int:
     most = max(MIN_PARTS_OF_A_GROUP, 2 * MAX_DECODED_BYTES // max(1, group.all_bytes))
-    by_tokens = min(round(tokens / part_tokens), most)
+    by_work = min(max(round(tokens / part_tokens), math.ceil(group.rows / MAX_PART_ROWS)), most)
     by_memory = math.ceil(group.all_bytes / MAX_PART_BYTES)
-    return max(1, min(group.rows, max(by_tokens, by_memory)))
+    return max(1, min(group.rows, max(by_work, by_memory)))
 
 
 def _shorten(group: RowGroup, rows: int) -> RowGroup:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.disk import StoredFile
 from pipeline.footers import Footer, RowGroup
 from pipeline.parts import (
+    MAX_PART_ROWS,
     MAX_PART_TOKENS,
     MIN_PART_TOKENS,
     Work,
@@ -55,6 +56,12 @@ def test_a_part_is_whole_row_groups_or_lies_in_one(groups: list[RowGroup], part_
     for start, stop in pairwise(cut_by_tokens(groups, part_tokens, Work())):
         crosses = any(start < end < stop for end in ends)
         assert not crosses or (start in ends and stop in ends)
+
+
+@given(st.lists(st.integers(1, 400_000), min_size=1, max_size=8), st.integers(MIN_PART_TOKENS, MAX_PART_TOKENS))
+def test_rows_are_bounded_however_short_they_are(rows: list[int], part_tokens: int) -> None:
+    groups = [RowGroup(count, 4 * count, 4 * count) for count in rows]
+    assert max(stop - start for start, stop in pairwise(cut_by_tokens(groups, part_tokens, Work()))) <= MAX_PART_ROWS
 
 
 @given(st.lists(st.builds(RowGroup, st.integers(1, 5_000), st.integers(1, 10**7), st.just(10**7)), min_size=1))
