@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jobs.settings import build_spec
+from pipeline.spec import JobSpec
 from tests.fuzz.ending import refused, tried
+from tests.fuzz.models import Spoil, copy_spoilt, write_models
 from tests.system.tiny_model import write_tiny_model
 
 
@@ -21,3 +26,32 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory that is in order."""
     return Path(write_tiny_model(tmp_path_factory.mktemp("fuzz") / "model"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Good model directories, one of each kind."""
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def spoil(models: dict[str, Path], tmp_path: Path) -> Spoil:
+    """`spoil("native", "config.json", b"…")`: a copy of a good model with one file replaced."""
+
+    def make(kind: str, name: str | None = None, content: bytes = b"") -> Path:
+        return copy_spoilt(models[kind], tmp_path / "spoilt", name, content)
+
+    return make
+
+
+@pytest.fixture
+def job(tiny_model: Path, tmp_path: Path) -> Callable[..., JobSpec]:
+    """A job over `tmp_path/in`; settings change it."""
+    (tmp_path / "in").mkdir()
+
+    def make(kind: str = "classify", **more: Any) -> JobSpec:
+        labels = {"labels": "sport,economics"} if kind == "classify" else {}
+        paths = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "model": str(tiny_model)}
+        return build_spec(kind, {**paths, **labels, "part_rows": 25, **more})
+
+    return make

@@ -4,92 +4,19 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from jobs.settings import build_spec
-from model.tokenizer import load_tokenizer
-from pipeline import schema
-from pipeline.assemble import OutputLayout, assemble
-from pipeline.build import set_up_prompts
-from pipeline.columns import added_columns
 from pipeline.plan import plan_job
-from pipeline.prompts import PromptStep
-from pipeline.read import read_part
 from pipeline.spec import JobSpec
-from pipeline.storage import Storage
-from pipeline.write import to_parquet
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.mutations import mutants
-
-ROWS = 60
-
-
-def good_table(rows: int = ROWS) -> pa.Table:
-    return pa.table(
-        {
-            "text": [f"новость номер {row}" for row in range(rows)],
-            "id": list(range(rows)),
-            "tags": [["a", "b"][: row % 3] for row in range(rows)],
-            "topic": pa.array(["sport", "economics"] * (rows // 2)).dictionary_encode(),
-        }
-    )
-
-
-def parquet(table: pa.Table, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    pq.write_table(table, stream, **options)
-    return stream.getvalue()
-
-
-@pytest.fixture
-def job(tiny_model: Path, tmp_path: Path) -> Callable[..., JobSpec]:
-    """A job over `tmp_path/in`; settings change it."""
-    (tmp_path / "in").mkdir()
-
-    def make(kind: str = "classify", **more: Any) -> JobSpec:
-        labels = {"labels": "sport,economics"} if kind == "classify" else {}
-        paths = {"input": str(tmp_path / "in"), "output": str(tmp_path / "out"), "model": str(tiny_model)}
-        return build_spec(kind, {**paths, **labels, "part_rows": 25, **more})
-
-    return make
-
-
-def carry(spec: JobSpec) -> None:
-    """Everything that happens to rows but inference: plan, read, prompts, and the output's table as bytes."""
-    plan = plan_job(spec)
-    setup = set_up_prompts(spec, plan)
-    labels = tuple(spec.labels) if spec.kind == "classify" else ()  # type: ignore[attr-defined]
-    layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=labels, samples=1, abstain_below=0.0)
-    for part in plan.parts[:4]:
-        table = PromptStep(setup.plan)(read_part(part, Storage()))
-        done = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY])
-        nothing = pa.nulls(table.num_rows)
-        done = done.append_column(schema.NUM_PROMPT_IDS, nothing.cast(pa.int32()))
-        if labels:
-            done = done.append_column(schema.LABEL_LOGPROBS, nothing.cast(pa.list_(pa.float64())))
-        else:
-            done = done.append_column(schema.COMPLETION_IDS, nothing.cast(pa.list_(pa.list_(pa.int32()))))
-            done = done.append_column(schema.TEXT_ENDS, nothing.cast(pa.list_(pa.int32())))
-            done = done.append_column(schema.REASONS, nothing.cast(pa.list_(pa.string())))
-        to_parquet(assemble(done, layout, load_tokenizer(str(spec.model))), footer={})
-
-
-WRITERS: dict[str, dict[str, Any]] = {
-    "snappy": {},
-    "zstd": {"compression": "zstd", "row_group_size": 20},
-    "plain": {"compression": "none", "use_dictionary": False},
-    "pages": {"data_page_size": 64, "data_page_version": "2.0", "row_group_size": 31},
-    "delta": {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY", "id": "DELTA_BINARY_PACKED"}},
-    "index": {"write_page_index": True, "write_page_checksum": True},
-}
+from tests.fuzz.tables import WRITERS, carry, good_table, parquet
 
 
 @pytest.mark.parametrize("writer", WRITERS)

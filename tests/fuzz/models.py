@@ -1,0 +1,78 @@
+"""Good model directories to spoil, what is done with one, and JSON that is none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from model.checkpoint import describe, open_checkpoint
+from model.tokenizer import load_tokenizer
+from tests.model.checkpoint_samples import (
+    TINY,
+    TINY_DENSE,
+    random_weights,
+    write_gpt2,
+    write_native,
+    write_port,
+    write_rugpts,
+)
+
+WEIGHTS = random_weights(TINY)
+DEEP = "[" * 100_000
+RANK_FILE = "100/mp_rank_00_model_states.pt"
+Spoil = Callable[..., Path]
+
+
+def look(folder: Path) -> None:
+    """Everything that is done with a model directory, up to having its weights."""
+    describe(str(folder))
+    checkpoint = open_checkpoint(str(folder))
+    for name in checkpoint.names():
+        checkpoint.read(name)
+    if checkpoint.tokenizer_dir is not None:
+        load_tokenizer(checkpoint.tokenizer_dir)
+
+
+def write_models(root: Path) -> dict[str, Path]:
+    """One of each kind."""
+    return {
+        "native": write_native(root / "native", WEIGHTS),
+        "gpt2": write_gpt2(root / "gpt2", random_weights(TINY_DENSE)),
+        "port": write_port(root / "port", WEIGHTS, TINY),
+        "rugpts": write_rugpts(root / "rugpts", WEIGHTS),
+        "old": write_rugpts(root / "old", WEIGHTS, layout="old"),
+        "indexed": write_native(root / "indexed", WEIGHTS, num_files=2),
+    }
+
+
+def copy_spoilt(good: Path, folder: Path, name: str | None, content: bytes) -> Path:
+    """A copy of a good model in `folder`, one file replaced."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(good, folder)
+    if name is not None:
+        (folder / name).write_bytes(content)
+    return folder
+
+
+JSON_FILES = {
+    "nothing": b"",
+    "a list": b"[]",
+    "a number": b"7",
+    "a text": b'"x"',
+    "null": b"null",
+    "cut off": b'{"model_type": "rugpt3", ',
+    "deep": DEEP.encode(),
+    "deep objects": b'{"a":' * 50_000,
+    "deep and whole": b'{"model_type": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    "a huge number": b'{"n_layer": ' + b"9" * 5_000 + b"}",
+    "not a number": b'{"model_type": NaN}',
+    "a type that is a list": b'{"model_type": ["gpt2"]}',
+    "a type that is a path": b'{"model_type": "../../evil"}',
+    "a type that is none": b'{"model_type": "\\u0000"}',
+    "latin-1": '{"model_type": "é"}'.encode("latin-1"),
+    "utf-16": '{"model_type": "gpt2"}'.encode("utf-16"),
+    "a byte order mark": b'\xef\xbb\xbf{"model_type": "gpt2"}',
+    "zeros": bytes(1_000),
+    "half a surrogate": b'{"model_type": "\\ud800"}',
+}
