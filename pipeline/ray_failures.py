@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.storage_errors import show_uri
 
 logger = logging.getLogger(__name__)
 _SHOWN = 3
+_ADVICE = re.compile(r"\s*\nFailed to [^\n]+ after \d+/\d+ attempts .*", re.DOTALL)
 
 
 @contextmanager
@@ -50,12 +52,18 @@ def left_out_sentence(plan: Plan, parts: Sequence[int], reasons: Mapping[int, st
 def _sentence(error: BaseException, metrics: Any) -> TirazhError:
     found = _bottom(error)
     if found is not None:
+        found.args = tuple(_without_advice(each) if isinstance(each, str) else each for each in found.args)
         return found
     told = replica_errors(metrics) if ray.is_initialized() else []
     if told:
         return told[-1]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in _without_advice(str(error)).splitlines() if line.strip()]
     return JobError(f"a step of the job failed: {lines[-1] if lines else type(error).__name__}")
+
+
+def _without_advice(text: str) -> str:
+    """The message without the lines about Ray Data's own settings that it adds to every error of a step."""
+    return _ADVICE.sub("", text)
 
 
 def _bottom(error: BaseException | None) -> TirazhError | None:

@@ -23,7 +23,7 @@ from pipeline.spec import GenerateSpec
 from tests.conftest import REPOSITORY
 from tests.seaweedfs import SeaweedServer
 from tests.soak.cluster import kill, running_processes
-from tests.soak.recorded import rows_begun
+from tests.soak.recorded import ANSWERED, BEGUN, rows_noted
 from tests.soak.world import BUCKET, PART_ROWS, World
 
 Place = Literal["disk", "ranks", "bucket", "alone"]
@@ -59,13 +59,14 @@ class Life:
 
 @dataclass(slots=True)
 class Job:
-    """`place` is where the output lies and what runs: `disk` and `alone` two replicas on the small disk, `ranks` one
-    replica of two ranks there, `bucket` two replicas behind the proxy. `alone` starts a Ray of its own."""
+    """`place` is where the output lies and what runs: `disk` and `alone` on the small disk, `bucket` behind the proxy,
+    `ranks` on the disk with replicas of two ranks. `alone` starts a Ray of its own."""
 
     world: World
     name: str
     place: Place
     parts: int
+    replicas: int = 1
     lives: list[Life] = field(default_factory=list)
 
     @property
@@ -75,10 +76,6 @@ class Job:
     @property
     def tensor_parallel(self) -> int:
         return 2 if self.place == "ranks" else 1
-
-    @property
-    def replicas(self) -> int:
-        return 1 if self.place == "ranks" else 2
 
     @property
     def in_flight(self) -> int:
@@ -171,10 +168,14 @@ class Job:
         data: bytes = _client(_server(self.world)).get_object(Bucket=BUCKET, Key=f"{self.name}/{name}")["Body"].read()
         return data
 
-    def parts_begun(self, life: Life) -> set[int]:
-        """Parts of which an engine was given rows during a life."""
-        rows = rows_begun(self.world.notes, since=life.began, until=life.ended or time.time())
-        return {row // PART_ROWS for row in rows}
+    def parts_begun(self, life: Life) -> tuple[set[int], set[int]]:
+        """Parts of which an engine was given rows during a life, and those of them of which it answered every row."""
+        begun, answered = (
+            rows_noted(self.world.notes, what, since=life.began, until=life.ended or time.time())
+            for what in (BEGUN, ANSWERED)
+        )
+        counts = Counter(row // PART_ROWS for row in answered)
+        return {row // PART_ROWS for row in begun}, {part for part, rows in counts.items() if rows == PART_ROWS}
 
     def left_behind(self) -> list[str]:
         """Processes of a Ray of its own that outlived the command by more than a little; they are ended here."""

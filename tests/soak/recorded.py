@@ -1,7 +1,8 @@
-"""`tirazh` as it is, whose engine also notes the rows that it is given: `python -m tests.soak.recorded generate …`.
+"""`tirazh` as it is, whose engine also notes the rows that it is given and that it answers.
 
-Only so can work that a killed run had begun be counted: nothing of it is left anywhere else. As an engine module
-(`actors.messages.ReplicaConfig.engine`) it is the real one with a longer `add`.
+`python -m tests.soak.recorded generate …`. Only so can work be counted that a killed run had begun: nothing of it is
+left anywhere else. As an engine module (`actors.messages.ReplicaConfig.engine`) it is the real one with longer `add`
+and `step`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 from actors.messages import ReplicaConfig
 from actors.rendezvous import Place
+
+BEGUN, ANSWERED = "begun", "answered"
 
 
 def build_runner(config: ReplicaConfig, place: Place) -> Any:
@@ -39,25 +42,38 @@ def build_engine(config: ReplicaConfig, runner: Any) -> Any:
     engine = model_engine.build_engine(config, runner)
     notes = (Path(config.model).parent / "begun" / f"{os.getpid()}.log").open("a", buffering=1)
 
+    rows: dict[int, str] = {}
+
+    def note(what: str, row: str) -> None:
+        notes.write(f"{time.time():.3f} {what} {row}\n")
+
     def add(requests: Sequence[Any]) -> list[int]:
-        for request in requests:
-            text = tokenizer.decode(list(request.prompt_token_ids))
-            notes.write(f"{time.time():.3f} {text.partition(':')[0].removeprefix('row ')}\n")
         ids: list[int] = engine_add(requests)
+        for request_id, request in zip(ids, requests, strict=True):
+            text = tokenizer.decode(list(request.prompt_token_ids))
+            rows[request_id] = text.partition(":")[0].removeprefix("row ")
+            note(BEGUN, rows[request_id])
         return ids
 
-    engine_add, engine.add = engine.add, add  # type: ignore[method-assign, assignment]
+    def step() -> list[tuple[int, Any]]:
+        answers: list[tuple[int, Any]] = engine_step()
+        for request_id, _ in answers:
+            note(ANSWERED, rows.pop(request_id))
+        return answers
+
+    engine_add, engine_step = engine.add, engine.step
+    engine.add, engine.step = add, step  # type: ignore[method-assign, assignment]
     return engine
 
 
-def rows_begun(notes: Path, *, since: float, until: float) -> set[int]:
-    """Numbers of the rows that engines were given between two moments (seconds since 1970)."""
+def rows_noted(notes: Path, what: str, *, since: float, until: float) -> set[int]:
+    """Numbers of the rows that were BEGUN or ANSWERED between two moments (seconds since 1970)."""
     found = set()
     for path in notes.glob("*.log"):
         for line in path.read_text().splitlines():
-            moment, _, row = line.partition(" ")
-            if row.isdigit() and since <= float(moment) <= until:
-                found.add(int(row))
+            words = line.split(" ")
+            if len(words) == 3 and words[1] == what and words[2].isdigit() and since <= float(words[0]) <= until:
+                found.add(int(words[2]))
     return found
 
 

@@ -93,8 +93,10 @@ def choose_parts(faults: list[Fault]) -> int:
 
 
 def _run_job(world: World, name: str, place: Place, faults: list[Fault]) -> JobReport:
-    job = Job(world, name, place, choose_parts(faults))
-    _say(f"{name}: {place}, {job.parts} parts, {', '.join(fault.kind for fault in faults)}")
+    # A second replica costs its start in every life; it is there where one is to be lost beside another.
+    replicas = 2 if any(fault.kind.startswith("replica") for fault in faults) else 1
+    job = Job(world, name, place, choose_parts(faults), replicas)
+    _say(f"{name}: {place}, {replicas} replicas, {job.parts} parts, {', '.join(fault.kind for fault in faults)}")
     return Driver(world, job, list(faults), _say).run()
 
 

@@ -19,7 +19,8 @@ _HEAD = (
     "different",
     "hangs",
     "recovery",
-    "repeated",
+    "unfinished",
+    "unwritten",
 )
 
 
@@ -47,8 +48,9 @@ def table(reports: Sequence[JobReport], *, seed: int, minutes: float, planned: i
             "",
             f"Hang: {HANG_S:g} s without a part or an end. Rows are those of the jobs in which the kind occurred; a",
             "job has several kinds, so that rows of kinds do not add up to those of all. Recovery: the longest time in",
-            "seconds from the fault (of an outage: from its end) to the next part. Repeated: the most parts that a",
-            "command had begun and not written when it was ended, and that were begun again.",
+            "seconds from the fault (of an outage: from its end) to the next part. Unfinished, unwritten: the most",
+            "parts that a command had begun and not answered, or answered and not written, when it was ended: these",
+            "are made again.",
             "",
             "Flaws:" if flaws else "No flaws.",
             *flaws,
@@ -58,7 +60,6 @@ def table(reports: Sequence[JobReport], *, seed: int, minutes: float, planned: i
 
 def _line(kind: str, reports: Sequence[JobReport], outcomes: Sequence[Outcome]) -> str:
     compared = [report.comparison for report in reports if report.comparison is not None]
-    repeated = [outcome.repeated for outcome in outcomes if outcome.repeated is not None]
     cells = [
         kind,
         len(outcomes),
@@ -70,6 +71,12 @@ def _line(kind: str, reports: Sequence[JobReport], outcomes: Sequence[Outcome]) 
         sum(each.different for each in compared),
         sum(outcome.hung for outcome in outcomes),
         f"{max((outcome.recovery_s for outcome in outcomes), default=0):.1f}",
-        max(repeated) if repeated else "",
+        _most([outcome.unfinished for outcome in outcomes]),
+        _most([outcome.unwritten for outcome in outcomes]),
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _most(numbers: Sequence[int | None]) -> str:
+    known = [number for number in numbers if number is not None]
+    return str(max(known)) if known else ""
