@@ -23,6 +23,8 @@ MAX_PART_ROWS = 16_384
 MIN_PARTS_OF_A_GROUP = 16
 MAX_DECODED_BYTES = 16 << 30
 MAX_PART_BYTES = 512 << 20
+# Text becomes tokens on its way, lists of Python's numbers ten times its size: 64 MiB of it are 0.6 GB in each step.
+MAX_PART_TEXT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def cut_by_tokens(groups: Sequence[RowGroup], part_tokens: int, work: Work) -> l
 def _pieces(group: RowGroup, tokens: int, part_tokens: int) -> int:
     most = max(MIN_PARTS_OF_A_GROUP, 2 * MAX_DECODED_BYTES // max(1, group.all_bytes))
     by_work = min(max(round(tokens / part_tokens), math.ceil(group.rows / MAX_PART_ROWS)), most)
-    by_memory = math.ceil(group.all_bytes / MAX_PART_BYTES)
+    by_memory = max(math.ceil(group.all_bytes / MAX_PART_BYTES), math.ceil(group.text_bytes / MAX_PART_TEXT_BYTES))
     return max(1, min(group.rows, max(by_work, by_memory)))
 
 

@@ -129,8 +129,12 @@ def _start(spec: JobSpec, quiet: dict[str, Any]) -> None:
     try:
         with _private_token():
             ray.init(address="local", num_cpus=_cores() + ranks, include_dashboard=False, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise JobError(f"Ray could not be started on this machine: {str(error).strip().splitlines()[0]}") from error
+    except Exception as error:
+        # Ray 2.60 raises a bare Exception when its node does not come up in time, as on a machine with too much to do.
+        if type(error) is not Exception and not isinstance(error, OSError | RuntimeError | ValueError):
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise JobError(f"Ray could not be started on this machine: {reason}") from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pipeline.disk import StoredFile
 from pipeline.footers import Footer, RowGroup
 from pipeline.parts import (
     MAX_PART_ROWS,
+    MAX_PART_TEXT_BYTES,
     MAX_PART_TOKENS,
     MIN_PART_TOKENS,
     Work,
@@ -72,9 +73,12 @@ def test_parts_hold_about_what_was_asked(groups: list[RowGroup]) -> None:
 
 
 def test_a_row_group_of_gigabytes_is_cut_into_few_parts() -> None:
-    """Each part decodes its row group from the start, so the group is read parts / 2 times in all."""
+    """Each part decodes its row group from the start, so the group is read parts / 2 times in all: no more often than
+    memory asks for."""
     giant = RowGroup(rows=4_000_000, text_bytes=5 * GIB, all_bytes=5 * GIB)
-    assert len(cut_by_tokens([giant], MAX_PART_TOKENS, Work(64))) - 1 <= 16
+    assert len(cut_by_tokens([giant], MAX_PART_TOKENS, Work(64))) - 1 == 5 * GIB // MAX_PART_TEXT_BYTES
+    wide = RowGroup(rows=4_000_000, text_bytes=GIB // 4, all_bytes=5 * GIB)
+    assert len(cut_by_tokens([wide], MAX_PART_TOKENS, Work(64))) - 1 <= 16
 
 
 def test_a_part_fits_in_memory_whatever_else_is_in_its_rows() -> None:
