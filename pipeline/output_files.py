@@ -92,14 +92,15 @@ class OutputFiles:
 
     def clear(self) -> None:
         """Remove everything of ours but the lease. `_SUCCESS` goes first, so that no reader takes a part of the parts
-        for all, and the plan last, so that a removal that was cut off is seen as the other job's work still."""
+        for all; the plan after the parts, so that those of a removal that was cut off are still seen as another job's.
+        """
         self.reopen()
         for name in self.parts():
             self.storage.remove(self.part(name))
         for name in self.storage.directories(self.own()):
             self.storage.remove(self.own(name), recursive=True)
         left = set(self.storage.names(self.own()))
-        for name in sorted(left - {LEASE}, key=lambda name: name == PLAN):
+        for name in left - {LEASE}:
             self.storage.remove(self.own(name))
         if LEASE not in left:
             self.storage.remove(self.own(), recursive=True)

@@ -160,15 +160,21 @@ def test_a_run_that_mends_another_cut_off_anywhere(make_spec: Callable[..., Clas
     """A part was removed and the receipt of another: what is whole is not touched."""
     spec = make_spec(output=output.directory)
     untouched: dict[str, bytes] = {}
+    spoilt: set[str] = set()
+
+    def there() -> set[str]:
+        return output.receipts() | set(output.parts())
 
     def prepare() -> None:
         run_job(spec)
         untouched.update(parts_of(output))
         output.storage.remove(output.part("part-00001-of-00003.parquet"))
         output.storage.remove(output.receipt("part-00002-of-00003.parquet"))
+        spoilt.update(there())
 
     def look() -> None:
         assert parts_of(output).items() <= untouched.items()
+        assert not output.is_complete() or there() == spoilt or len(there()) == 2 * PARTS
 
     changes = cut_off_everywhere(spec, output, prepare=prepare, look=look)
     assert changes >= 2 * 2 + 6  # two parts and receipts; _SUCCESS away and back, lease, plan, manifest, report

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from model.errors import JobError
 from model.tokenizer import Tokenizer
 from pipeline import schema
 from pipeline.assemble import OutputLayout, assemble
+from pipeline.lease import hold
 from pipeline.output_files import OutputFiles
 from pipeline.storage import Storage
 from pipeline.write import Receipt, WritePlan, WriteStep
@@ -168,6 +170,15 @@ def test_the_receipt_is_there_before_the_file(write_plan: WritePlan, monkeypatch
     monkeypatch.setattr(Storage, "write", lambda self, uri, data: order.append(uri.rpartition("/")[2]))
     WriteStep(write_plan)(scored())
     assert order == ["part-00001-of-00003.json", "part-00001-of-00003.parquet"]
+
+
+def test_a_run_that_lost_its_lease_writes_no_part(write_plan: WritePlan, tmp_path: Path) -> None:
+    with hold(write_plan.output, lease_s=60) as lease:
+        step = WriteStep(replace(write_plan, claim=lease.claim))
+        write_plan.output.storage.remove(write_plan.output.lease)
+        with hold(write_plan.output, lease_s=60), pytest.raises(JobError, match="it has stopped writing"):
+            step(scored())
+    assert not list((tmp_path / "out").rglob("part-*"))
 
 
 def test_a_part_that_was_left_out_writes_nothing(write_plan: WritePlan, tmp_path: Path) -> None:
