@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,25 +24,24 @@ def write_short_rows(directory: Path, num_rows: int, *, file_rows: int = 1_000_0
 
 
 def write_large_file(path: Path, num_bytes: int, *, row_groups: int) -> int:
-    """One file of about `num_bytes` in so many row groups; rows of 1,000 signs that do not compress. Returns rows."""
+    """One file of about `num_bytes` in so many row groups; rows of 1,000 letters, the same 8,192 again and again, as
+    they are without dictionary or compression. Returns rows."""
     path.parent.mkdir(parents=True)
-    schema = pa.schema({"text": pa.string()})
-    rows = num_bytes // 1_000
-    with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False, write_batch_size=1_024) as writer:
-        for batch in _noise(rows):
-            writer.write_batch(batch, row_group_size=-(-rows // row_groups))
-    return rows
+    batch = _letters(8_192)
+    batches_of_a_group = max(1, num_bytes // 1_000 // batch.num_rows // row_groups)
+    # The same batch many times is one batch in memory.
+    group = pa.Table.from_batches([batch] * batches_of_a_group)
+    with pq.ParquetWriter(path, batch.schema, compression="none", use_dictionary=False) as writer:
+        for _ in range(row_groups):
+            writer.write_table(group, row_group_size=group.num_rows)
+    return group.num_rows * row_groups
 
 
-def _noise(rows: int, piece: int = 8_192) -> Iterator[pa.RecordBatch]:
-    """Rows of 1,000 letters. A row group is written from memory, so a giant one is held here while it is."""
-    draw = np.random.default_rng(0)
-    for first in range(0, rows, piece):
-        count = min(piece, rows - first)
-        letters = draw.integers(97, 123, count * 1_000, dtype=np.uint8)
-        offsets = np.arange(0, count * 1_000 + 1, 1_000, dtype=np.int32)
-        text = pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(letters))
-        yield pa.record_batch([text], names=["text"])
+def _letters(rows: int) -> pa.RecordBatch:
+    letters = np.random.default_rng(0).integers(97, 123, rows * 1_000, dtype=np.uint8)
+    offsets = np.arange(0, rows * 1_000 + 1, 1_000, dtype=np.int32)
+    text = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(letters))
+    return pa.record_batch([text], names=["text"])
 
 
 def write_ragged_rows(path: Path) -> int:
