@@ -58,9 +58,13 @@ def _is_real(stream: TextIO) -> bool:
 
 
 def _keep(log: Path, directory: Path | None, name: str) -> None:
-    """Move the log to the job's logs; an empty one, or one without a place, is not worth keeping."""
+    """Move the log to the job's logs; an empty one, or one without a place, is not worth keeping. One
+    that cannot be written there stays where it is."""
     if directory is not None and log.stat().st_size:
-        directory.mkdir(exist_ok=True)
-        text = redact(log.read_text(encoding="utf-8", errors="replace"))
-        (directory / name).write_text(text, encoding="utf-8")
+        try:
+            directory.mkdir(exist_ok=True)
+            text = redact(log.read_text(encoding="utf-8", errors="replace"))
+            (directory / name).write_text(text, encoding="utf-8")
+        except OSError:  # a full disk, for one: why the job ended must not be hidden by it
+            return
     log.unlink()

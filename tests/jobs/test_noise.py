@@ -38,6 +38,12 @@ def test_noise_goes_to_the_log_of_the_job(tmp_path: Path) -> None:
     assert log.read_text() == "[C++] core_worker.cc\na traceback\n"
 
 
+def test_a_log_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "_tirazh").mkdir()
+    (tmp_path / "_tirazh/logs").write_text("no directory")
+    assert run(tmp_path) == "10 of 20 rows\nthe end\n"
+
+
 def test_an_output_that_was_not_begun_stays_as_it_is(tmp_path: Path) -> None:
     assert run(tmp_path / "out") == "10 of 20 rows\nthe end\n"
     assert list(tmp_path.iterdir()) == []
