@@ -19,6 +19,7 @@ from typing import Any
 import ray
 
 from actors import rendezvous
+from actors.garbage import collect_rarely
 from actors.messages import Progress, RankFailure, RankLocation, RankReady, ReplicaConfig
 from actors.rendezvous import Place
 from actors.serving import EngineLoop
@@ -35,6 +36,7 @@ class Rank:
     """One rank. Async methods only: Ray then runs them beside each other. Never restarted, see `Replica`."""
 
     def __init__(self, config: ReplicaConfig, rank: int) -> None:
+        collect_rarely()
         self._config = config
         self._rank = rank
         self._store: Any = None

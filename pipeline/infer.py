@@ -22,6 +22,7 @@ from uuid import uuid4
 import pyarrow as pa
 import ray
 
+from actors.garbage import collect_rarely
 from actors.messages import ReplicaConfig
 from actors.replica import Replica
 from model.errors import ReplicaError, RequestError
@@ -55,6 +56,7 @@ class InferStep:
     """One replica, and the parts that are in flight on it."""
 
     def __init__(self, plan: InferPlan) -> None:
+        collect_rarely()
         self._plan = plan
         self._name = uuid4().hex
         self._owner = ray.get_runtime_context().get_actor_id() or self._name

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from actors.garbage import collect_rarely
 from model.errors import RowError
 from model.requests import SamplingParams
 from model.tokenizer import Tokenizer, load_tokenizer
@@ -139,6 +140,7 @@ class PromptStep:
         self.plan = plan
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        collect_rarely()
         writer = PromptWriter(self.plan, cached_tokenizer(self.plan.tokenizer_dir))
         columns = [values_of(table.column(name)) for name in self.plan.columns.values()]
         rows = [dict(zip(self.plan.columns, values, strict=True)) for values in zip(*columns, strict=True)]

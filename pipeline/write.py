@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from actors.garbage import collect_rarely
 from pipeline import schema
 from pipeline.assemble import OutputLayout, assemble
 from pipeline.lease import Claim
@@ -81,6 +82,7 @@ class WriteStep:
         self.plan = plan
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        collect_rarely()
         part = table.column(schema.PART)[0].as_py()
         if schema.ROW_ERROR not in table.column_names:
             return summary_row(part)

@@ -1,0 +1,33 @@
+"""In a process that rows pass through, Python looks for cycles seldom, and still does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.conftest import REPOSITORY
+
+CODE = """
+import gc
+from actors.garbage import collect_rarely
+class Node: pass
+begun = [Node() for _ in range(1000)]
+collect_rarely()
+collect_rarely()
+frozen = gc.get_freeze_count()
+counts = [gc.get_stats()[0]["collections"]]
+rows = [{"row": row} for row in range(120_000)]
+counts.append(gc.get_stats()[0]["collections"])
+def make_cycle():
+    node = Node()
+    node.me = node
+for _ in range(120_000):
+    make_cycle()
+left = sum(isinstance(each, Node) and hasattr(each, "me") for each in gc.get_objects())
+print(frozen >= 1000, counts[1] - counts[0] <= 3, left < 60_000)
+"""
+
+
+def test_rows_are_not_looked_through_and_cycles_do_not_pile_up() -> None:
+    done = subprocess.run([sys.executable, "-c", CODE], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 3
