@@ -13,12 +13,9 @@ from model.checkpoint import open_checkpoint
 from model.engine import Engine, EngineConfig
 from model.packed_linear import pack_linears
 from model.runner import ModelRunner
+from model.step import step_rows
 from model.tensor_parallel import check_split, connect, shard_model, weight_bytes
 from model.tokenizer import load_tokenizer
-
-# Rows of a prefill and of a decode step. Part of a job's arithmetic, so they follow nothing that a resume may change.
-PREFILL_ROWS = 256
-DECODE_ROWS = 32
 
 
 def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
@@ -36,9 +33,10 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
         tp_rank=place.rank,
         tp_size=place.world_size,
     )
-    pack_linears(model, rows=DECODE_ROWS)
-    runner = ModelRunner(model, num_slots=config.slots, max_length=config.seq_length, logit_rows=DECODE_ROWS)
-    runner.set_prefix(config.job.prefix_token_ids, PREFILL_ROWS)
+    rows = step_rows(config.device)
+    pack_linears(model, rows=rows.decode)
+    runner = ModelRunner(model, num_slots=config.slots, max_length=config.seq_length, logit_rows=rows.decode)
+    runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
     return runner
 
 
@@ -56,12 +54,13 @@ def count_weight_bytes(runner: ModelRunner) -> int:
 def build_engine(config: ReplicaConfig, runner: Any) -> Engine:
     """The engine above a runner that may also speak for other ranks."""
     tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
+    rows = step_rows(config.device)
     engine_config = EngineConfig(
         num_slots=config.slots,
         max_length=config.seq_length,
         num_tokens=min(tokenizer.size, runner.model.config.vocab_size),
         end_token_ids=tokenizer.end_token_ids,
-        prefill_rows=PREFILL_ROWS,
-        decode_rows=DECODE_ROWS,
+        prefill_rows=rows.prefill,
+        decode_rows=rows.decode,
     )
     return Engine(runner, engine_config, config.job, decode=tokenizer.decode)

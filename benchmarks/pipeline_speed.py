@@ -25,13 +25,14 @@ from safetensors.torch import save_file
 from benchmarks.experiment import Experiment
 from benchmarks.goals import Goal
 from benchmarks.model_under_test import ModelUnderTest
-from benchmarks.peers.ours import DECODE_ROWS, PREFILL_ROWS, build_runner
+from benchmarks.peers.ours import build_runner
 from benchmarks.process_tree import watching_memory
 from benchmarks.workloads import build_workload
 from model.checkpoint import resolve_model
 from model.checkpoint_native import native_config
 from model.engine import Engine, EngineConfig
 from model.requests import Completion, EngineJob, GenerateRequest, SamplingParams
+from model.step import step_rows
 from model.tokenizer import Tokenizer, load_tokenizer
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -135,8 +136,8 @@ class _Job:
             max_length=length,
             num_tokens=min(self.tokenizer.size, self.under_test.shape.vocab_size),
             end_token_ids=self.tokenizer.end_token_ids,
-            prefill_rows=PREFILL_ROWS,
-            decode_rows=DECODE_ROWS,
+            prefill_rows=step_rows("cpu").prefill,
+            decode_rows=step_rows("cpu").decode,
         )
         engine = Engine(runner, config, EngineJob(), decode=self.tokenizer.decode)
         begin = time.perf_counter()

@@ -43,7 +43,7 @@ _EXPERIMENTS = ("attention", "cache", "pipeline", "idle")
 _WITH_RAY = ("pipeline", "idle")
 _SUBSET_ROWS = {"ragged": 32, "uniform": 16, "labels": 48, "long": 4}
 _CHECK_ROWS = {"generate": 8, "labels": 2}
-_DEFAULT_SLOTS = {"cpu": 32, "cuda": 256}  # on a CPU a job's own default; on a GPU what its memory is for
+_DEFAULT_SLOTS = {"cpu": 64, "cuda": 256}
 
 log = logging.getLogger("benchmarks")
 
@@ -79,7 +79,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--shape", choices=list(SHAPES), default="base")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtypes", help="comma-separated, ours first; by default what a probe finds fastest, float32")
-    parser.add_argument("--slots", type=int, help="sequences our engine runs at once (32; 256 on cuda)")
+    parser.add_argument("--slots", type=int, help="sequences our engine runs at once (64; 256 on cuda)")
     parser.add_argument("--part-seconds", type=float, default=30.0, help="of a part of the workload pipeline")
     parser.add_argument("--idle-rows", default="1000000,10000000", help="row counts of the workload idle")
     parser.add_argument("--no-peers", action="store_true", help="ours only")

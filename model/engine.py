@@ -51,8 +51,8 @@ class EngineConfig:
     max_length: int
     num_tokens: int
     end_token_ids: tuple[int, ...]
-    prefill_rows: int = 256
-    decode_rows: int = 32
+    prefill_rows: int
+    decode_rows: int
 
 
 class Engine:
@@ -80,7 +80,7 @@ class Engine:
         self._fresh: list[FreshSlot] = []
         self._spoilt: set[int] = set()  # slots in which an earlier sequence left NaN
         self._results: list[tuple[int, Result]] = []
-        self._next_id = 0
+        self._next_id = self._admitted = 0
         self._prompt_tokens = self._completion_tokens = self._finished = self._steps = 0
 
     @property
@@ -99,13 +99,13 @@ class Engine:
         )
 
     def add(self, requests: Iterable[Request]) -> list[int]:
-        """Queue requests, the longest first; returns their ids in the order given. One that cannot be run (an empty
-        or too long prompt, ids out of range) gets its error as its result."""
+        """Queue requests, those with the most to come first; returns their ids in the order given. One that cannot
+        be run (an empty or too long prompt, ids out of range) gets its error as its result."""
         sequences = []
         for request in requests:
             sequences.append(ActiveSequence(self._next_id, request, tuple(map(int, request.prompt_token_ids))))
             self._next_id += 1
-        for sequence in sorted(sequences, key=lambda s: -self._length_needed(s)):
+        for sequence in sorted(sequences, key=lambda s: (-s.num_to_come, -len(s.prompt))):
             error = self._problem(sequence)
             if error is None:
                 self._waiting.append(sequence)
@@ -127,11 +127,6 @@ class Engine:
         return finished
 
     # Admission
-
-    def _length_needed(self, sequence: ActiveSequence) -> int:
-        request = sequence.request
-        extra = request.sampling.max_new_tokens if isinstance(request, GenerateRequest) else 0
-        return len(sequence.prompt) + extra
 
     def _problem(self, sequence: ActiveSequence) -> str | None:
         prompt, most = sequence.prompt, self.config.max_length
@@ -160,19 +155,20 @@ class Engine:
             prefix = self.job.prefix_token_ids
             uses_prefix = 0 < len(prefix) < len(sequence.prompt) and sequence.prompt[: len(prefix)] == prefix
             sequence.num_cached = len(prefix) if uses_prefix else 0
+            sequence.admitted = self._admitted = self._admitted + 1
             self._fresh.append(FreshSlot(slot, uses_prefix, scrub=slot in self._spoilt))
             self._spoilt.discard(slot)
             self._slots[slot] = sequence
             self._prompt_tokens += len(sequence.prompt)
 
     def _should_prefill(self) -> bool:
-        """Prefill when a whole step of prompt tokens has gathered, or when too few sequences would decode otherwise."""
+        """Prefill when too few sequences decode and a whole step of prompt tokens has gathered, or a good part of the
+        slots would wait for one."""
         pending = [s.num_to_prefill for s in self._slots if s is not None and not s.is_decoding]
         num_decoding = sum(s is not None and s.is_decoding for s in self._slots)
-        if not pending:
+        if not pending or num_decoding >= self.config.decode_rows:
             return False
-        enough = min(self.config.decode_rows, 3 * len(pending))
-        return sum(pending) >= self._prefill_rows or num_decoding < enough
+        return sum(pending) >= self._prefill_rows or num_decoding < 3 * len(pending)
 
     # Running and reading
 

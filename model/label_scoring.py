@@ -6,6 +6,7 @@ are computed once, and a label's last token is only read off the logits, never r
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,5 +50,8 @@ def build_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
 
 def label_logprobs(logits_RV: Tensor, trie: LabelTrie) -> list[float]:
     """Log-likelihood of every label. logits_RV float32: row 0 of the prompt's last token, row 1 + i of trie node i."""
-    logprobs_RV = torch.log_softmax(logits_RV.double(), dim=-1)
-    return [sum(float(logprobs_RV[node + 1, token]) for node, token in path) for path in trie.paths]
+    nodes = torch.tensor([node + 1 for path in trie.paths for node, _ in path])
+    tokens = torch.tensor([token for path in trie.paths for _, token in path])
+    # Only these few are wanted, so the vocabulary is gone through once, for its sum.
+    logprobs = iter((logits_RV[nodes, tokens].double() - logits_RV.logsumexp(dim=-1).double()[nodes]).tolist())
+    return [sum(itertools.islice(logprobs, len(path))) for path in trie.paths]

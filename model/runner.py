@@ -22,7 +22,7 @@ _PREFILL_TILE = 128
 class ModelRunner:
     """One rank's model and cache. `num_slots` sequences of at most `max_length` tokens."""
 
-    def __init__(self, model: nn.Module, *, num_slots: int, max_length: int, logit_rows: int = 32) -> None:
+    def __init__(self, model: nn.Module, *, num_slots: int, max_length: int, logit_rows: int = 64) -> None:
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         weight = next(model.parameters())
@@ -81,6 +81,8 @@ class ModelRunner:
             chosen = rows[first : first + self.logit_rows]
             index = torch.from_numpy(_padded(chosen, self.logit_rows)).to(self.device)
             parts.append(head(hidden_NC[index])[: len(chosen)].float())
+        if len(parts) == 1:
+            return parts[0]
         return torch.cat(parts) if parts else hidden_NC.new_empty((0, 0), dtype=torch.float32)
 
     def _new_cache(self, num_slots: int, max_length: int, *, prefix: PrefixCache | None) -> KVCache:

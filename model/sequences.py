@@ -14,12 +14,14 @@ from model.step import FreshSlot, Phase, Segment, Step, piece_length
 
 @dataclass(slots=True)
 class ActiveSequence:
-    """A request on its way. `num_cached` tokens of it are in the cache or in the step being planned."""
+    """A request on its way. `num_cached` tokens of it are in the cache or in the step being planned; `admitted` counts
+    up from one sequence that got a slot to the next."""
 
     id: int
     request: Request
     prompt: tuple[int, ...]
     num_cached: int = 0
+    admitted: int = 0
     new_tokens: list[int] = field(default_factory=list)
 
     @property
@@ -101,25 +103,80 @@ class StepPlan:
 
 
 def plan_prefill(slots: Slots, num_rows: int, trie: LabelTrie | None, *, window: int, most: int) -> StepPlan:
-    """Pieces of prompts of at most `most` tokens, as many as fit. A piece ends where a window of its own prompt does,
-    so how a prompt is cut depends on the prompt alone. Counts the pieces into the sequences."""
+    """Pieces of prompts of at most `most` tokens that fill the step best, with a piece of the longest waiting prompt
+    among them. A piece ends where a window of its own prompt does, so how a prompt is cut depends on the prompt alone.
+    Counts the pieces into the sequences."""
     plan = StepPlan("prefill", num_rows)
-    for slot, sequence in enumerate(slots):
-        while sequence is not None and sequence.num_to_prefill:
+    waiting = [(slot, s) for slot, s in enumerate(slots) if s is not None and s.num_to_prefill]
+    waiting.sort(key=lambda pair: pair[1].admitted)
+    cuts = [_pieces(sequence, num_rows, trie, window=window, most=most) for _, sequence in waiting]
+    chosen = best_filling([[piece.end_row for piece in pieces] for pieces in cuts], num_rows)
+    for (slot, sequence), pieces, count in zip(waiting, cuts, chosen, strict=True):
+        for piece in pieces[:count]:
             start = sequence.num_cached
-            length = min(sequence.num_to_prefill, piece_length(start, window=window, most=most))
-            is_last = length == sequence.num_to_prefill
-            hung = trie if is_last and not isinstance(sequence.request, GenerateRequest) else None
-            num_hung = len(hung.token_ids) if hung else 0
-            if not plan.has_room(length + num_hung):
-                break
-            plan.add(slot, sequence.prompt[start : start + length], start)
-            sequence.num_cached += length
-            if hung:
-                plan.add_trie(slot, hung, start + length)
-            if is_last:
-                plan.read(slot, 1 + num_hung)
+            plan.add(slot, sequence.prompt[start : start + piece.length], start)
+            sequence.num_cached += piece.length
+            if piece.trie:
+                plan.add_trie(slot, piece.trie, start + piece.length)
+            if not sequence.num_to_prefill:
+                plan.read(slot, 1 + piece.num_hung)
     return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """`length` tokens of a prompt, after the last of them perhaps the labels; with the prompt's earlier pieces of this
+    step they take `end_row` rows."""
+
+    length: int
+    trie: LabelTrie | None
+    end_row: int
+
+    @property
+    def num_hung(self) -> int:
+        return len(self.trie.token_ids) if self.trie else 0
+
+
+def _pieces(sequence: ActiveSequence, num_rows: int, trie: LabelTrie | None, *, window: int, most: int) -> list[_Piece]:
+    """The next pieces of a prompt, as many as a whole step holds."""
+    pieces: list[_Piece] = []
+    start, end_row = sequence.num_cached, 0
+    while start < len(sequence.prompt):
+        length = min(len(sequence.prompt) - start, piece_length(start, window=window, most=most))
+        start += length
+        is_scored = start == len(sequence.prompt) and not isinstance(sequence.request, GenerateRequest)
+        hung = trie if is_scored else None
+        end_row += length + (len(hung.token_ids) if hung else 0)
+        if end_row > num_rows:
+            break
+        pieces.append(_Piece(length, hung, end_row))
+    return pieces
+
+
+def best_filling(sizes: Sequence[Sequence[int]], capacity: int) -> list[int]:
+    """How many pieces to take of every prompt so that they fill `capacity` rows best. `sizes[i]`: rows of prompt i's
+    first piece, of its first two, …; each at most `capacity`. At least one piece of prompt 0 is taken; among fillings
+    equally good, the first prompts are preferred."""
+    if not sizes:
+        return []
+    # Bit r of reachable[i]: prompts i, i + 1, … can take exactly r rows.
+    reachable, everything = [1], (1 << capacity + 1) - 1
+    for options in reversed(sizes):
+        after = reachable[-1]
+        with_this = after
+        for rows in options:
+            with_this |= after << rows
+        reachable.append(with_this & everything)
+    reachable.reverse()
+    fits = max((reachable[1] << rows & everything for rows in sizes[0]), key=int.bit_length)
+    left, chosen = fits.bit_length() - 1, []
+    for index, options in enumerate(sizes):
+        counts = range(len(options), 0 if index == 0 else -1, -1)
+        rows_of = [0, *options]
+        count = next(c for c in counts if rows_of[c] <= left and reachable[index + 1] >> left - rows_of[c] & 1)
+        chosen.append(count)
+        left -= rows_of[count]
+    return chosen
 
 
 def plan_decode(slots: Slots, num_rows: int) -> StepPlan | None:

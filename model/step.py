@@ -15,6 +15,25 @@ from numpy.typing import NDArray
 Phase = Literal["prefill", "decode"]
 
 
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """Rows of a prefill step and of a decode step."""
+
+    prefill: int
+    decode: int
+
+
+# The shapes of a job's steps. They are part of its arithmetic, so they follow the kind of device and nothing that a
+# resume may change. A CPU's kernels are at their best from about 64 rows on; a GPU needs many more to be filled.
+ROWS_ON_CPU = StepRows(prefill=512, decode=64)
+ROWS_ON_GPU = StepRows(prefill=4096, decode=256)
+
+
+def step_rows(device: str) -> StepRows:
+    """The steps' shapes on a device: "cpu", or "cuda" and the like."""
+    return ROWS_ON_CPU if device.startswith("cpu") else ROWS_ON_GPU
+
+
 def piece_length(start: int, *, window: int, most: int) -> int:
     """Most tokens that a piece of a prompt which begins at token `start` may have: it ends where its window of the
     sparse pattern does, and in a window of more than `most` tokens after every `most` of them too."""

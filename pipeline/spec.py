@@ -86,7 +86,7 @@ class JobSpec:
     replicas: str = _knob("1", "copies of the model: N, or MIN:MAX to grow with the work")
     tensor_parallel: int = _knob(1, "ranks that share one copy of the model")
     device: str = _knob("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
-    slots: int = _knob(32, "sequences a replica runs at once")
+    slots: int = _knob(64, "sequences a replica runs at once")
     threads: int = _knob(0, "CPU threads of one rank (0: share the machine's cores)")
     address: str | None = _knob(None, "Ray cluster to join (default: start one on this machine)")
     endpoint_url: str | None = _knob(None, "address of an S3-compatible server or an Azure emulator")

@@ -14,14 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from actors import model_engine
 from benchmarks.attention_speed import measure_attention
 from benchmarks.cache_size import least_tokens, measure_cache
 from benchmarks.check_outputs import check_outputs
 from benchmarks.figures import allowed_label_ratio
 from benchmarks.limits import forwards_flops, least_work
 from benchmarks.model_under_test import SHAPES, WIDTHS, ModelUnderTest
-from benchmarks.peers import all_peers, ours
+from benchmarks.peers import all_peers
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.ours_trimmed import OursTrimmed
 from benchmarks.peers.peer import Outcome, Setting, sample_batches, static_batches
@@ -211,7 +210,6 @@ def test_labels_of_xl_need_the_arithmetic_worked_out_by_hand() -> None:
 
 
 def test_ours_runs_as_a_job_does_unless_told_otherwise() -> None:
-    assert (ours.PREFILL_ROWS, ours.DECODE_ROWS) == (model_engine.PREFILL_ROWS, model_engine.DECODE_ROWS)
     assert _DEFAULT_SLOTS["cpu"] == next(knob.default for knob in fields(JobSpec) if knob.name == "slots")
 
 

@@ -15,10 +15,7 @@ from model.engine import Engine, EngineConfig
 from model.packed_linear import pack_linears
 from model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 from model.runner import ModelRunner, layer_shapes
-
-# What `actors/model_engine.py` gives a job; that file needs Ray, so a test holds these to it.
-PREFILL_ROWS = 256
-DECODE_ROWS = 32
+from model.step import step_rows
 
 
 class Ours(Peer):
@@ -57,19 +54,19 @@ class Ours(Peer):
         self.model = build_runner(network, num_slots=slots, max_length=max_length, kind=self.runner)
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
-        requests = _requests(workload)
+        requests, rows = _requests(workload), step_rows(self.device)
         config = EngineConfig(
             num_slots=self.model.num_slots,
             max_length=self.model.max_length,
             num_tokens=self.model.model.config.vocab_size,
             end_token_ids=(),
-            prefill_rows=PREFILL_ROWS,
-            decode_rows=DECODE_ROWS,
+            prefill_rows=rows.prefill,
+            decode_rows=rows.decode,
         )
         with timed() as watch:
             # The prefix is the job's work, so it counts.
             job = EngineJob(prefix_token_ids=workload.prefix, labels=workload.labels)
-            self.model.set_prefix(job.prefix_token_ids, PREFILL_ROWS)
+            self.model.set_prefix(job.prefix_token_ids, rows.prefill)
             results = _run_all(Engine(self.model, config, job), requests)
         assert not any(result.error for result in results)
         if workload.kind == "labels":
@@ -81,8 +78,9 @@ def build_runner(
     network: nn.Module, *, num_slots: int, max_length: int, kind: type[ModelRunner] = ModelRunner
 ) -> ModelRunner:
     """A runner as a rank of a job makes it."""
-    pack_linears(network, rows=DECODE_ROWS)
-    return kind(network, num_slots=num_slots, max_length=max_length, logit_rows=DECODE_ROWS)
+    rows = step_rows(next(network.parameters()).device.type)
+    pack_linears(network, rows=rows.decode)
+    return kind(network, num_slots=num_slots, max_length=max_length, logit_rows=rows.decode)
 
 
 def _slots_that_fit(network: nn.Module, max_length: int, device: str) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model import engine as engine_module
 from model.gpt import RuGPT3ForCausalLM
+from model.packed_linear import pack_linears
 from model.requests import EngineJob, GenerateRequest, LabelScores, Request, Result, SamplingParams, ScoreRequest
 from model.sampling import RowState, sample
 from tests.model.tiny import build_engine, random_prompts, run, tiny_model, use_threads
@@ -66,6 +67,7 @@ class Case:
 
     def __init__(self, dtype: torch.dtype, prefix: tuple[int, ...], *, hidden_size: int = 64) -> None:
         self.model = tiny_model(dtype=dtype, num_layers=2, hidden_size=hidden_size)
+        pack_linears(self.model, rows=SETTINGS["decode_rows"])  # as a job's replica does
         self.prefix = prefix
         most = MAX_LENGTH - 14 - len(prefix)
         prompts = [prefix + prompt[:most] for prompt in random_prompts(LENGTHS)]

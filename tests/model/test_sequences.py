@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.label_scoring import LabelTrie, build_trie
 from model.requests import GenerateRequest, SamplingParams, ScoreRequest
-from model.sequences import ActiveSequence, Slots, StepPlan, plan_decode, plan_prefill
+from model.sequences import ActiveSequence, Slots, StepPlan, best_filling, plan_decode, plan_prefill
 from model.step import FreshSlot, Segment, Step, piece_length
 
 WINDOW, ROWS = 16, 40
@@ -92,17 +94,42 @@ def test_a_step_has_its_fixed_number_of_rows_and_every_token_once(lengths: list[
     assert sorted(seen) == [(slot + 1, p) for slot, length in enumerate(lengths) for p in range(length)]
 
 
-def test_prompts_share_a_step_until_a_whole_piece_no_longer_fits() -> None:
+def test_prompts_share_a_step_and_fill_it_as_well_as_whole_pieces_can() -> None:
     slots = [generating(20), generating(10), generating(30)]
-    filled = plan(slots)
+    filled = plan(slots, rows=36)
     places = [(s.slot, s.row, s.start, s.length) for s in filled.build(()).segments]
-    assert places == [(0, 0, 0, 16), (0, 16, 16, 4), (1, 20, 0, 10)]  # the third's first piece has 16 tokens, 10 fit
-    assert [sequence.num_cached for sequence in slots] == [20, 10, 0]
+    assert places == [(0, 0, 0, 16), (0, 16, 16, 4), (2, 20, 0, 16)]  # 36 rows; with the second prompt 30 would be
+    assert [sequence.num_cached for sequence in slots] == [20, 0, 16]
+
+
+def test_whoever_waits_longest_is_always_served() -> None:
+    slots = [generating(16), generating(16), generating(7)]
+    for sequence, admitted in zip(slots, (3, 2, 1), strict=True):
+        sequence.admitted = admitted
+    filled = plan(slots, rows=32)
+    assert [s.slot for s in filled.build(()).segments] == [2, 1]  # without the short one the step would be full
+
+
+@given(st.lists(st.lists(st.integers(1, 12), max_size=3), min_size=1, max_size=6), st.integers(12, 40))
+def test_the_best_filling_is_the_best_there_is(pieces: list[list[int]], capacity: int) -> None:
+    sizes = [[rows for rows in itertools.accumulate(lengths) if rows <= capacity] for lengths in pieces]
+    if not sizes[0]:
+        sizes[0] = [1]
+    chosen = best_filling(sizes, capacity)
+    assert chosen[0] >= 1
+    filled = sum(options[count - 1] for options, count in zip(sizes, chosen, strict=True) if count)
+    ways = itertools.product(*([0, *options] for options in sizes))
+    assert filled == max(sum(way) for way in ways if way[0] and sum(way) <= capacity)
+
+
+def test_among_equal_fillings_those_who_came_first_go_first() -> None:
+    assert best_filling([[4], [4], [4], [8]], 8) == [1, 1, 0, 0]
+    assert best_filling([], 8) == []
 
 
 def test_logits_are_read_at_a_prompts_last_token_only() -> None:
     slots = [generating(20), generating(10), generating(17)]
-    filled = plan(slots)
+    filled = plan(slots, rows=30)
     assert filled.readers == [(0, slice(0, 1)), (1, slice(1, 2))]
     assert filled.build(()).logit_rows.tolist() == [19, 29]
 
