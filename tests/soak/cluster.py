@@ -152,5 +152,13 @@ def kill(pid: int, number: int = signal.SIGKILL) -> bool:
     return True
 
 
+def is_there(pid: int) -> bool:
+    """Whether a process of this id runs or is stopped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
 def _raylet_pid(node: Any) -> int:
     return int(node.all_processes["raylet"][0].process.pid)

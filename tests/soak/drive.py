@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.soak.cluster import kill
+from tests.soak.cluster import is_there, kill
 from tests.soak.faults import KINDS, Fault, Heal
 from tests.soak.job import ENDINGS, Comparison, Job, Life, compare
 from tests.soak.world import World
@@ -30,8 +30,8 @@ _NOT_OURS = ("internal error", "Traceback", "ray.data", "ray::")
 @dataclass(slots=True)
 class Outcome:
     """What became of one fault. `recovery_s`: from the fault (of an outage: from its end) to the next part's file, or
-    to the end of the job. When the command was ended, it had answered `unfinished` parts in part only, and `unwritten`
-    ones wholly, but not written them: both are made again."""
+    to the end of the job; of a stopped process, until it is gone as well. When the command was ended, it had answered
+    `unfinished` parts in part only, and `unwritten` ones wholly, but not written them: both are made again."""
 
     fault: Fault
     job: str
@@ -146,7 +146,8 @@ class Driver:
         try:
             self.job.life.process.wait(_END_S)
             self.job.is_over()
-            self.job.start()
+            self._check_ending(self.job.life)
+            self._start()
             code = self.job.life.process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self.report.flaws.append("disk: full: the command neither began nor ended on a full disk")
@@ -159,7 +160,7 @@ class Driver:
     def _recover(self, outcome: Outcome, since: float) -> None:
         """Wait for the next part or the end of the job, resuming it as often as it ends."""
         parts = len(self._known)
-        while len(self._known) <= parts:
+        while len(self._known) <= parts or any(is_there(pid) for pid in self.job.stopped):
             if not self._is_alive():
                 if self.job.life.process.returncode == 0:
                     break

@@ -77,7 +77,11 @@ def _stop(find: Callable[[World], list[Worker]]) -> Callable[[World, Job, Fault]
     """SIGSTOP for good: the process is there, holds its connections, and does nothing."""
 
     def inject(world: World, job: Job, fault: Fault) -> Heal | None:
-        return _hit(fault, find(world), signal.SIGSTOP)
+        targets = find(world)
+        heal = _hit(fault, targets, signal.SIGSTOP)
+        if heal is not None:
+            job.stopped.append(_pick(fault, targets).pid)
+        return heal
 
     return inject
 

@@ -60,7 +60,8 @@ class Life:
 @dataclass(slots=True)
 class Job:
     """`place` is where the output lies and what runs: `disk` and `alone` on the small disk, `bucket` behind the proxy,
-    `ranks` on the disk with replicas of two ranks. `alone` starts a Ray of its own."""
+    `ranks` on the disk with replicas of two ranks. `alone` starts a Ray of its own.
+    `stopped`: processes that were stopped for good."""
 
     world: World
     name: str
@@ -68,6 +69,7 @@ class Job:
     parts: int
     replicas: int = 1
     lives: list[Life] = field(default_factory=list)
+    stopped: list[int] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
