@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from model.cached_attention import ATTENTION_NAME, StepAttention
 from model.kv_cache import KVCache, LayerShape, PrefixCache
-from model.step import FreshSlot, Segment, Step, piece_length
+from model.sequences import StepPlan
+from model.step import FreshSlot, Step, piece_length
 
 _PREFILL_TILE = 128
 
@@ -46,17 +47,15 @@ class ModelRunner:
         fresh: tuple[FreshSlot, ...] = (FreshSlot(0, uses_prefix=False),)
         start = 0
         while start < len(token_ids):
-            tokens = token_ids[start : start + piece_length(start, window=self.window_size, most=prefill_rows)]
-            step = Step(
-                phase="prefill",
-                token_ids=_padded(np.array(tokens), prefill_rows),
-                positions=_padded(np.arange(start, start + len(tokens)), prefill_rows),
-                segments=(Segment(0, 0, start, len(tokens)),),
-                logit_rows=np.empty(0, np.int64),
-                fresh_slots=fresh,
-            )
-            self.execute(step)
-            start, fresh = start + len(tokens), ()
+            plan = StepPlan("prefill", prefill_rows)
+            while start < len(token_ids):
+                tokens = token_ids[start : start + piece_length(start, window=self.window_size, most=prefill_rows)]
+                if not plan.has_room(len(tokens)):
+                    break
+                plan.add(0, tokens, start)
+                start += len(tokens)
+            self.execute(plan.build(fresh))
+            fresh = ()
         self.cache = cache
         self.cache.prefix = prefix.to_prefix()
 
