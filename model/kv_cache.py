@@ -9,11 +9,12 @@ Legend: S slots, H key/value heads on this rank, C capacity in tokens, D head di
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -185,5 +186,10 @@ def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     """Zeros whose pages, on a CPU, are taken only when they are written: most slots never grow to their capacity."""
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
-    num_bytes = math.prod(size) * dtype.itemsize
-    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(size)
+    num_bytes = max(1, math.prod(size) * dtype.itemsize)
+    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # Pages of 2 MB would take, and wipe, a slot's whole capacity for its first few tokens.
+        with contextlib.suppress(OSError):
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.uint8)[: math.prod(size) * dtype.itemsize].view(dtype).view(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -222,3 +223,18 @@ def test_a_new_sequence_forgets_the_old_one_and_a_spoilt_slot_is_wiped() -> None
         assert not layer.k[0].any()
         assert not layer.v[0].any()
     assert positions.cache.layers[0].k[1, 0, 3].isnan().all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells what memory is really taken")
+def test_a_slot_takes_memory_for_the_tokens_it_has_and_not_for_those_it_may_get() -> None:
+    shape = LayerShape(8, 64)
+    before = _resident_bytes()
+    cache = new_cache([shape] * 2, num_slots=16, max_length=2048)  # 256 MiB of float32, were they all written
+    for layer in cache.layers:
+        layer.k[:, :, :16], layer.v[:, :, :16] = 1, 1
+    assert _resident_bytes() - before < 32 * 2**20
+
+
+def _resident_bytes() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:"))
