@@ -21,7 +21,7 @@ def main() -> int:
 
     from tests.soak.schedule import run
 
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: cleans up and shows the table
     return run(options, folder)
 
 

@@ -67,21 +67,25 @@ class TwoNodes:
     def start(self) -> None:
         from ray.cluster_utils import Cluster
 
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         self._cluster = Cluster()
-        self._cluster.add_node(
-            num_cpus=HEAD_CPUS, include_dashboard=False, include_log_monitor=False, gcs_server_port=0
-        )
+        self._add_node(num_cpus=HEAD_CPUS, include_dashboard=False, include_log_monitor=False, gcs_server_port=0)
         self.add_worker_node()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)  # Ray's own would wait and then exit, in the middle of anything
 
     @property
     def address(self) -> str:
         return str(self._cluster.address)
 
     def add_worker_node(self) -> None:
-        self._worker = self._cluster.add_node(num_cpus=WORKER_CPUS)
+        self._worker = self._add_node(num_cpus=WORKER_CPUS)
+
+    def _add_node(self, **settings: Any) -> Any:
+        """Ray puts signal handlers of its own in place with every node: they would end it in the middle of anything."""
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return self._cluster.add_node(**settings)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def worker_node_ranks(self) -> list[Worker]:
         """Ranks that run on the worker node."""

@@ -75,6 +75,9 @@ class Driver:
                 self._hit(self.report.left[0])
             self._finish()
             self._check()
+        except (RuntimeError, OSError) as error:  # the others go on, and the table tells of this one
+            self.report.flaws.append(f"{type(error).__name__}: {error}")
+            self.report.left.clear()
         finally:
             self.job.end()
             self.report.seconds = time.monotonic() - began

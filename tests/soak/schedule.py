@@ -37,6 +37,8 @@ def run(options: argparse.Namespace, folder: Path) -> int:
             _tell(reports, began)
             if reports[-1].left:
                 plans.append((place, reports[-1].left))
+    except KeyboardInterrupt:
+        _say("interrupted; what came until now:")
     finally:
         world.close()
     minutes = (time.monotonic() - began) / 60
