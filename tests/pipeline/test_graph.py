@@ -78,7 +78,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Part]], list
 
 
 def cut(path: Path, rows: int, number: int) -> list[Part]:
-    file = StoredFile(str(path), path.name, path.stat().st_size, "v")
+    status = path.stat()
+    file = StoredFile(str(path), path.name, status.st_size, str(status.st_mtime_ns))
     return [Part(i, number, file, rows * i // number, rows * (i + 1) // number) for i in range(number)]
 
 
