@@ -7,6 +7,7 @@ import socket
 import time
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from model.errors import InputError, OutputError, RequestError, StorageError
@@ -200,4 +201,5 @@ def test_the_address_may_come_from_the_environment(s3_server: SeaweedServer, mon
     s3_server.make_bucket("storage-env")
     Storage(s3_server.endpoint_url).write("s3://storage-env/a", b"x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # one from before would still have the old environment
     assert Storage().read("s3://storage-env/a") == b"x"
