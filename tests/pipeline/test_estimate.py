@@ -31,12 +31,12 @@ def test_a_sparse_layer_keeps_368_tokens_of_2048() -> None:
     assert cache_bytes(sparse, 100, 2) == cache_bytes(dense, 100, 2)
 
 
-@pytest.mark.parametrize("change", [{"tensor_parallel": 2}, {"slots": 16}], ids=str)
+@pytest.mark.parametrize("change", [{"tensor_parallel": 2}, {"slots": 32}], ids=str)
 def test_ranks_share_and_slots_add(change: dict[str, Any], model_dir: Path, write_input: Callable[..., Path]) -> None:
     path = write_input("a.parquet", prompt=["one", "two"] * 50)
     job: dict[str, Any] = {"input": (str(path),), "output": str(path.parent.parent / "out"), "model": str(model_dir)}
     figures = []
-    for settings in ({}, change):
+    for settings in ({"slots": 64}, {"slots": 64} | change):
         spec = GenerateSpec(**(job | settings))
         figures.append(estimate(plan_job(spec), spec))
     assert figures[0]["rank_cache_bytes"] == 2 * figures[1]["rank_cache_bytes"]
