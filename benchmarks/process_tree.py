@@ -39,17 +39,18 @@ def watching_memory(pid: int) -> Iterator[PeakMemory]:
 def tree_bytes(pid: int) -> int:
     """Bytes now. Every process's anonymous pages; of shared memory (Ray's object store, mapped by many) the largest
     mapping alone. Files that are mapped do not count: the system takes their pages back when it likes."""
-    states = [state for each in _tree(pid) if (state := _state(each)) is not None]
+    states = [state for each in tree_of(pid) if (state := _state(each)) is not None]
     return sum(anonymous for anonymous, _ in states) + max((shared for _, shared in states), default=0)
 
 
-def _tree(pid: int) -> list[int]:
+def tree_of(pid: int) -> list[int]:
+    """`pid` and every process below it."""
     children: defaultdict[int, list[int]] = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             # The name in brackets may hold anything; the parent is the second word behind it.
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
+        except (OSError, IndexError):
             continue  # it ended while we looked
         children[parent].append(int(stat.parent.name))
     found, new = [], [pid]

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.process_tree import tree_of
+
 _INTERVAL_S = 0.25
 _ROLES = (
     (re.compile(r"^ray::.*(InferStep|_MapWorker)"), "replica's actor"),
@@ -81,21 +83,8 @@ def watching(pid: int) -> Iterator[Peaks]:
 
 def _states(pid: int) -> list[State]:
     """`pid` and everything below it."""
-    children: defaultdict[int, list[int]] = defaultdict(list)
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError):
-            continue  # it ended while we looked
-        children[parent].append(int(stat.parent.name))
-    found, waiting = [], [pid]
-    while waiting:
-        each = waiting.pop()
-        waiting += children[each]
-        state = _state(each, "driver" if each == pid else None)
-        if state is not None:
-            found.append(state)
-    return found
+    states = (_state(each, "driver" if each == pid else None) for each in tree_of(pid))
+    return [state for state in states if state is not None]
 
 
 def _state(pid: int, role: str | None) -> State | None:

@@ -1,9 +1,11 @@
-"""Models and tables that the system tests share: a tiny random model, news (real ones where they are), prompts."""
+"""What the system tests share: a tiny random model, news (real ones where they are), prompts, a job, its processes."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.system.command import end, start_tirazh
 from tests.system.tiny_model import write_tiny_model
 
 NEWS_ROWS = 240
@@ -43,3 +46,32 @@ def prompts() -> pa.Table:
 def read_demo(name: str) -> pa.Table:
     lines = (DEMO_DATA / name).read_text(encoding="utf-8").splitlines()
     return pa.Table.from_pylist([json.loads(line) for line in lines if line])
+
+
+@pytest.fixture
+def command(prompts: pa.Table, tiny_model: str, tmp_path: Path) -> Callable[..., list[object]]:
+    """A job of many small parts; `command(output, **more)` are the words of its command line."""
+    pq.write_table(prompts, tmp_path / "prompts.parquet")
+    flags = {"input": tmp_path / "prompts.parquet", "model": tiny_model, "max-new-tokens": 96, "temperature": 0.8}
+    flags |= {"seed": 3, "part-rows": 8, "slots": 4, "dtype": "float32", "threads": 1}
+
+    def make(output: object, **more: object) -> list[object]:
+        named = {**flags, "output": output, **more}
+        return ["generate", *(text for name, value in named.items() for text in (f"--{name.replace('_', '-')}", value))]
+
+    return make
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts commands, and ends those that a failed test has left running."""
+    running: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object) -> subprocess.Popen[str]:
+        running.append(start_tirazh(*arguments))
+        return running[-1]
+
+    yield begin
+    for process in running:
+        if process.poll() is None:
+            end(process)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.system.command import end, part_files, read_rows, run_tirazh, start_tirazh, wait_until
+from tests.system.command import end, part_files, read_rows, run_tirazh, wait_until
 from tirazh import generate
 
 PART_ROWS = 8
@@ -47,32 +47,17 @@ def command(source: Path, tiny_model: str, tmp_path: Path) -> list[object]:
     return ["generate", *(text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", value))]
 
 
-@pytest.fixture
-def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts commands, and ends those that a failed test has left running."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: object) -> subprocess.Popen[str]:
-        running.append(start_tirazh(*arguments))
-        return running[-1]
-
-    yield start
-    for process in running:
-        if process.poll() is None:
-            end(process)
-
-
 @pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_same_command_makes_only_what_is_missing(
     number: signal.Signals,
-    started: Callable[..., subprocess.Popen[str]],
+    start: Callable[..., subprocess.Popen[str]],
     command: list[object],
     undisturbed: list[dict[str, object]],
     tmp_path: Path,
 ) -> None:
     output = tmp_path / "out"
-    process = started(*command)
+    process = start(*command)
     wait_until(lambda: len(part_files(output)) >= 2, timeout_s=90, what="the second part")
     _, err = end(process, number=number)
     written = part_files(output)

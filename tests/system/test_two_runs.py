@@ -7,44 +7,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.seaweedfs import SeaweedServer
-from tests.system.command import assert_one_sentence, end, part_files, run_tirazh, start_tirazh, wait_until
+from tests.system.command import assert_one_sentence, end, part_files, run_tirazh, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-
-@pytest.fixture
-def command(prompts: pa.Table, tiny_model: str, tmp_path: Path) -> Callable[..., list[object]]:
-    pq.write_table(prompts, tmp_path / "prompts.parquet")
-    flags = {"input": tmp_path / "prompts.parquet", "model": tiny_model, "max-new-tokens": 96, "temperature": 0.8}
-    flags |= {"seed": 3, "part-rows": 8, "slots": 4, "dtype": "float32", "threads": 1}
-
-    def make(output: object, **more: object) -> list[object]:
-        named = {**flags, "output": output, **more}
-        return ["generate", *(text for name, value in named.items() for text in (f"--{name.replace('_', '-')}", value))]
-
-    return make
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    running: list[subprocess.Popen[str]] = []
-
-    def begin(*arguments: object) -> subprocess.Popen[str]:
-        running.append(start_tirazh(*arguments))
-        return running[-1]
-
-    yield begin
-    for process in running:
-        if process.poll() is None:
-            end(process)
 
 
 def test_a_second_run_is_one_sentence_and_the_first_goes_on(
