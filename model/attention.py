@@ -1,17 +1,18 @@
 """Attention over whole sequences (training, scoring a text, transformers' own `generate`).
 
 The batch engine's attention, over its cache, is in `cached_attention.py`. Both are tested against
-`attention_reference.py`. Legend: B batch, H heads on this rank, T tokens, N windows, W tokens of a window, G global
-tokens of a closed window, D head dim.
+`attention_reference.py`. Legend: B batch, H heads on this rank, T tokens, W tokens of a window, G global tokens of a
+closed window, D head dim.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from model.config import SparsePattern
+from model.prefill_attention import attend_windows, can_compile
 
 
 def gather_strips(x_BHTD: Tensor, pattern: SparsePattern, global_starts_H: Tensor) -> Tensor:
@@ -34,37 +35,27 @@ def window_attention(
 ) -> Tensor:
     """The fixed pattern exactly, over sequences that all begin at column 0; differentiable. Returns [B, H, T, D].
 
-    A query reads the strips of the windows before its own, then its own window up to itself: plain attention with
-    one query group a window, no sparse kernel. Columns past a sequence's end may hold anything: nothing before
-    them looks at them.
+    A query reads the strips of the windows before its own, then its own window up to itself: plain attention, window
+    by window, no sparse kernel. Columns past a sequence's end may hold anything: nothing before them looks at them.
     """
-    heads, length = q_BHTD.shape[1:3]
-    window = pattern.window_size
+    length, window = q_BHTD.shape[2], pattern.window_size
     if length <= window:
         return scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True, scale=scale)
-    num_windows = -(-length // window)
-    fill = (0, 0, 0, num_windows * window - length)
-    q, k, v = (pad(x, fill).unflatten(2, (num_windows, window)) for x in (q_BHTD, k_BHTD, v_BHTD))
-    keys, values = (
-        torch.cat(
-            [
-                gather_strips(x, pattern, global_starts_H)[:, :, None].expand(-1, -1, num_windows, -1, -1),
-                windows,
-            ],
-            dim=3,
+    strips_k, strips_v = (gather_strips(x, pattern, global_starts_H) for x in (k_BHTD, v_BHTD))
+    if not torch.is_grad_enabled() and can_compile(q_BHTD):
+        q_BTHD, k_BTHD, v_BTHD = (x.transpose(1, 2) for x in (q_BHTD, k_BHTD, v_BHTD))
+        rows = zip(q_BTHD, k_BTHD, v_BTHD, strips_k, strips_v, strict=True)
+        outs = [attend_windows(q, k, v, (sk, sv), pattern, scale) for q, k, v, sk, sv in rows]
+        return torch.stack(outs).transpose(1, 2)
+    outs = []
+    for start in range(0, length, window):
+        own, num_strips = slice(start, start + window), start // window * pattern.global_size
+        q = q_BHTD[:, :, own]
+        keys, values = (
+            torch.cat([strips[:, :, :num_strips], x[:, :, own]], dim=2)
+            for strips, x in ((strips_k, k_BHTD), (strips_v, v_BHTD))
         )
-        for x, windows in ((k_BHTD, k), (v_BHTD, v))
-    )
-    mask_NWS = _window_mask(num_windows, length // window, pattern, q_BHTD.device)
-    out = scaled_dot_product_attention(
-        q.flatten(1, 2), keys.flatten(1, 2), values.flatten(1, 2), mask_NWS.repeat(heads, 1, 1), scale=scale
-    )
-    return out.unflatten(1, (heads, num_windows)).flatten(2, 3)[:, :, :length]
-
-
-def _window_mask(num_windows: int, num_strips: int, pattern: SparsePattern, device: torch.device) -> Tensor:
-    """Bool [N, W, num_strips * G + W]: strips of earlier windows, then the own window causally."""
-    window = torch.arange(num_windows, device=device)[:, None, None]
-    strip = torch.arange(num_strips * pattern.global_size, device=device)[None, None, :] // pattern.global_size
-    own = torch.ones(pattern.window_size, pattern.window_size, dtype=torch.bool, device=device).tril()
-    return torch.cat([(strip < window).expand(-1, pattern.window_size, -1), own.expand(num_windows, -1, -1)], dim=2)
+        size = q.shape[2]
+        mask_TS = torch.ones(size, num_strips + size, dtype=torch.bool, device=q.device).tril(num_strips)
+        outs.append(scaled_dot_product_attention(q, keys, values, mask_TS, scale=scale))
+    return torch.cat(outs, dim=2)

@@ -1,8 +1,8 @@
 """Compiles a kernel's C source for this very machine, once, and loads it.
 
-A kernel is one C file without headers of torch or Python, so compiling takes about a second and needs nothing but a C
-compiler. Results are kept in the user's cache directory under a name that says what they were made from. Where there
-is no compiler, callers take their plain way: slower, not less exact.
+A kernel is one C file, with this folder's header and none of torch or Python, so compiling takes some seconds and needs
+nothing but a C compiler. Results are kept in the user's cache directory under a name that says what they were made
+from. Where there is no compiler, callers take their plain way: slower, not less exact.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def _openmp() -> list[str]:
 def _fingerprint(source: Path, compiler: list[str]) -> str:
     """Names what the library is made from and for: source, compiler, options and this CPU's instructions."""
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=_TIMEOUT_S).stdout
-    parts = [source.read_bytes(), version, repr((_FLAGS, _openmp())).encode(), _cpu().encode()]
+    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    parts = [*texts, version, repr((_FLAGS, _openmp())).encode(), _cpu().encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
 
 

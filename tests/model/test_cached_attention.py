@@ -22,15 +22,17 @@ from model.step import FreshSlot
 from tests.model.tiny import sparse_configs, tiny_config, use_threads
 
 DIM, SCALE = 4, 0.5
+KERNELS_DIM = 16  # heads that a CPU's compiled kernels take; others are computed by torch
+DIMS = st.sampled_from([DIM, KERNELS_DIM])
 quick = settings(max_examples=30, deadline=None)
 
 
 class Sequence:
     """Random queries, keys and values [H, T, D] of one sequence, and what the reference attends to in it."""
 
-    def __init__(self, config: ModelConfig, length: int, seed: int) -> None:
+    def __init__(self, config: ModelConfig, length: int, seed: int, dim: int = DIM) -> None:
         generator = torch.Generator().manual_seed(seed)
-        shape = (config.num_attention_heads, length, DIM)
+        shape = (config.num_attention_heads, length, dim)
         self.q, self.k, self.v = (torch.randn(shape, generator=generator) for _ in range(3))
         layout_HMM = torch.from_numpy(build_layout(config, length))
         sparse = expand_layout(layout_HMM, config.sparse_pattern.block_size, length)
@@ -44,13 +46,19 @@ class TwoLayers:
     """A sparse layer and a dense one over one cache; both are fed the same queries, keys and values."""
 
     def __init__(
-        self, config: ModelConfig, *, num_slots: int, max_length: int, prefix: PrefixCache | None = None
+        self,
+        config: ModelConfig,
+        *,
+        num_slots: int,
+        max_length: int,
+        dim: int = DIM,
+        prefix: PrefixCache | None = None,
     ) -> None:
         heads = config.num_attention_heads
         self.window = config.sparse_pattern.window_size
         shapes = [
-            LayerShape(heads, DIM, config.sparse_pattern, tuple(global_starts(config))),
-            LayerShape(heads, DIM),
+            LayerShape(heads, dim, config.sparse_pattern, tuple(global_starts(config))),
+            LayerShape(heads, dim),
         ]
         self.cache = KVCache(
             shapes,
@@ -68,9 +76,9 @@ class TwoLayers:
         fresh: tuple[FreshSlot, ...] = (),
     ) -> None:
         """One step of pieces (slot, row, sequence, start, stop), checked against the reference."""
-        heads = self.cache.layers[0].shape.num_heads
+        shape = self.cache.layers[0].shape
         plan = StepPlan(phase, max(row + stop - start for _, row, _, start, stop in pieces) + 2)
-        q, k, v = (torch.full((heads, plan.num_rows, DIM), 9.0) for _ in range(3))
+        q, k, v = (torch.full((shape.num_heads, plan.num_rows, shape.head_dim), 9.0) for _ in range(3))
         for slot, row, sequence, start, stop in pieces:
             plan.row = row
             plan.add(slot, [0] * (stop - start), start)
@@ -97,8 +105,9 @@ def test_prefill_in_any_pieces_and_decode_beside_others_is_the_reference(
     config: ModelConfig, data: st.DataObject
 ) -> None:
     most = config.max_position_embeddings
-    layers = TwoLayers(config, num_slots=4, max_length=most)
-    sequences = [Sequence(config, most, seed) for seed in range(4)]
+    dim = data.draw(DIMS)
+    layers = TwoLayers(config, num_slots=4, max_length=most, dim=dim)
+    sequences = [Sequence(config, most, seed, dim) for seed in range(4)]
     prompts = [data.draw(st.integers(1, most), label="prompt") for _ in range(4)]
     for slot in data.draw(st.permutations(range(4))):
         layers.prefill(slot, sequences[slot], prompts[slot])
@@ -110,10 +119,11 @@ def test_prefill_in_any_pieces_and_decode_beside_others_is_the_reference(
             layers.step("decode", [(s, s - group, sequences[s], lengths[s], lengths[s] + 1) for s in ready])
 
 
-def test_pieces_of_several_prompts_share_a_step() -> None:
+@pytest.mark.parametrize("dim", [DIM, KERNELS_DIM])
+def test_pieces_of_several_prompts_share_a_step(dim: int) -> None:
     config = tiny_config()
-    layers = TwoLayers(config, num_slots=3, max_length=60)
-    first, second = Sequence(config, 60, 1), Sequence(config, 60, 2)
+    layers = TwoLayers(config, num_slots=3, max_length=60, dim=dim)
+    first, second = Sequence(config, 60, 1, dim), Sequence(config, 60, 2, dim)
     fresh = (FreshSlot(0, uses_prefix=False), FreshSlot(2, uses_prefix=False))
     layers.step("prefill", [(0, 0, first, 0, 16), (0, 16, first, 16, 21), (2, 21, second, 0, 9)], fresh)
     layers.step("prefill", [(2, 0, second, 9, 16), (0, 7, first, 21, 32), (2, 18, second, 16, 30)])
@@ -128,11 +138,12 @@ def test_behind_a_shared_prefix_attention_is_that_of_the_whole_sequence(
     edges = [n for k in (1, 2) for n in (k * window - 1, k * window, k * window + 1) if 1 <= n < most]
     assume(most > 1)
     shared = data.draw(st.sampled_from([1, *edges]) | st.integers(1, most - 1))
-    alone = TwoLayers(config, num_slots=1, max_length=shared)
-    beginning = Sequence(config, most, 0)
+    dim = data.draw(DIMS)
+    alone = TwoLayers(config, num_slots=1, max_length=shared, dim=dim)
+    beginning = Sequence(config, most, 0, dim)
     alone.prefill(0, beginning, shared)
-    layers = TwoLayers(config, num_slots=3, max_length=most, prefix=alone.cache.to_prefix())
-    other = Sequence(config, most, 5)
+    layers = TwoLayers(config, num_slots=3, max_length=most, dim=dim, prefix=alone.cache.to_prefix())
+    other = Sequence(config, most, 5, dim)
     layers.prefill(1, other, data.draw(st.integers(1, most)))  # a neighbour without the prefix
     prompt = data.draw(st.integers(shared + 1, most))
     layers.prefill(0, beginning, prompt, start=shared, uses_prefix=True)
@@ -157,24 +168,25 @@ def test_a_tree_sees_the_sequence_and_its_own_ancestors_and_leaves_no_trace(
     window = config.sparse_pattern.window_size
     ends = [n for k in (1, 2) for n in range(k * window - 4, k * window + 2) if 1 <= n <= most - depth]
     length = data.draw(st.sampled_from([*ends, most - depth]) | st.integers(1, most - depth))
-    sequence = Sequence(config, length, 0)
-    layers = TwoLayers(config, num_slots=2, max_length=most)
+    dim = data.draw(DIMS)
+    sequence = Sequence(config, length, 0, dim)
+    layers = TwoLayers(config, num_slots=2, max_length=most, dim=dim)
     layers.prefill(1, sequence, length)
     before = [(layer.k.clone(), layer.v.clone()) for layer in layers.cache.layers]
 
     heads, num_nodes = config.num_attention_heads, len(trie.token_ids)
-    nodes = Sequence(config, num_nodes, 1)
+    nodes = Sequence(config, num_nodes, 1, dim)
     plan = StepPlan("prefill", num_nodes + 3)
     plan.row = 3
     plan.add_trie(1, trie, length)
     attention = StepAttention(plan.build(()), layers.cache)
-    q, k, v = (torch.cat([torch.ones(heads, 3, DIM), x], dim=1) for x in (nodes.q, nodes.k, nodes.v))
+    q, k, v = (torch.cat([torch.ones(heads, 3, dim), x], dim=1) for x in (nodes.q, nodes.k, nodes.v))
     rows = [x.transpose(0, 1) for x in (q, k, v)]
     results = [attention.attend(layer, *rows, SCALE)[3:].transpose(0, 1) for layer in range(2)]
 
     for path in {tuple(node for node, _ in path if node >= 0) for path in trie.paths}:
         if path:
-            whole = Sequence(config, length + len(path), 2)
+            whole = Sequence(config, length + len(path), 2, dim)
             for name in ("q", "k", "v"):
                 setattr(whole, name, torch.cat([getattr(sequence, name), getattr(nodes, name)[:, list(path)]], dim=1))
             for layer, expected in enumerate(reference(config, whole)):
