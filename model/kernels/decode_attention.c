@@ -10,6 +10,57 @@
 #ifndef NUMBER
 #include "lanes.h"
 
+/* Turns scores into weights: e to the power of their distance from the highest, times `scale`. NaN and infinity spoil
+   all of them. Returns the log-sum-exp, and in `total` the sum. */
+INLINE float soften(float *scores, int64_t count, float scale, float *total) {
+    vec high = broadcast(-INFINITY), sum = {0};
+    for (int64_t j = 0; j < count; j += LANES) high = max_lanes(load_float(scores + j), high);
+    float highest = high[0];
+    for (int i = 1; i < LANES; i++) highest = MAX(highest, high[i]);
+    for (int64_t j = 0; j < count; j += LANES) {
+        vec weight = exp_lanes((load_float(scores + j) - broadcast(highest)) * scale);
+        sum += weight;
+        memcpy(scores + j, &weight, sizeof weight);
+    }
+    *total = add_lanes(sum);
+    return highest * scale + logf(*total);
+}
+
+#ifdef __AVX512BF16__
+/* `blend` with bfloat16 multiplied in pairs of keys. `dim` is a multiple of 32. */
+INLINE void blend_pairs_bf16(
+    const uint16_t *values, float *weights, int64_t count, int dim, float inverse, uint16_t *out) {
+    int32_t *words = (int32_t *)weights; /* pair i takes the place of weight i, which is read before it is written */
+    for (int64_t j = 0; j < count; j += 2 * LANES) {
+        const int is_last = j + LANES >= count; /* beyond `count` weights are 0 to whole vectors, and no further */
+        __m512 first = _mm512_loadu_ps(weights + j);
+        __m512 second = is_last ? _mm512_setzero_ps() : _mm512_loadu_ps(weights + j + LANES);
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first); /* neighbours are pairs already */
+        _mm512_storeu_si512(words + j / 2, both);
+    }
+    const __m512i low = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
+    const __m512i high = _mm512_set_epi32(31, 30, 29, 28, 15, 14, 13, 12, 27, 26, 25, 24, 11, 10, 9, 8);
+    for (int d = 0; d < dim; d += 64) { /* four vectors of the output at a time stay in registers */
+        const int num_halves = MIN(2, (dim - d) / 32);
+        __m512 sums[2][2] = {{{0}}};
+        for (int64_t j = 0; j < count; j += 2) {
+            const uint16_t *value = values + j * dim + d;
+            __m512bh weight = (__m512bh)_mm512_set1_epi32(words[j / 2]);
+            for (int h = 0; h < num_halves; h++) {
+                __m512i even = _mm512_loadu_si512(value + 32 * h);
+                __m512i odd = j + 1 < count ? _mm512_loadu_si512(value + dim + 32 * h) : _mm512_setzero_si512();
+                sums[h][0] = _mm512_dpbf16_ps(sums[h][0], weight, (__m512bh)_mm512_unpacklo_epi16(even, odd));
+                sums[h][1] = _mm512_dpbf16_ps(sums[h][1], weight, (__m512bh)_mm512_unpackhi_epi16(even, odd));
+            }
+        }
+        for (int h = 0; h < num_halves; h++) { /* unpacking left every eight numbers in halves of four */
+            store_bf16(out + d + 32 * h, (vec)_mm512_permutex2var_ps(sums[h][0], low, sums[h][1]) * inverse);
+            store_bf16(out + d + 32 * h + LANES, (vec)_mm512_permutex2var_ps(sums[h][0], high, sums[h][1]) * inverse);
+        }
+    }
+}
+#endif
+
 #define NUMBER float
 #define KIND float
 #include __FILE__
@@ -25,51 +76,67 @@
 #define GET NAME(get, KIND)
 #define PUT NAME(put, KIND)
 
-/* One query over `count` keys. `scores` has room for `count` rounded up to whole vectors. Returns the log-sum-exp. */
-static inline __attribute__((always_inline)) float NAME(attend, KIND)(
-    const float *q, const NUMBER *keys, const NUMBER *values, int64_t count, int dim, float *scores, NUMBER *out) {
-    const int num_vecs = dim / LANES, whole = num_vecs * LANES;
-    const int64_t padded = (count + LANES - 1) / LANES * LANES;
-    for (int64_t j = 0; j < count; j++) {
-        const NUMBER *key = keys + j * dim;
-        vec sum = {0};
-        for (int c = 0; c < num_vecs; c++) sum += load_float(q + c * LANES) * LOAD(key + c * LANES);
-        float score = add_lanes(sum);
-        for (int d = whole; d < dim; d++) score += q[d] * GET(key + d);
-        scores[j] = score;
+/* Products of a query with `count` keys, then minus infinity up to whole vectors. */
+INLINE void NAME(score, KIND)(const NUMBER *q, const NUMBER *keys, int64_t count, int dim, float *scores) {
+    const int num_vecs = dim / LANES;
+    for (int64_t first = 0; first < count; first += LANES) {
+        vec sums[LANES] = {{0}};
+        UNROLLED for (int t = 0; t < LANES; t++) {
+            const NUMBER *key = keys + MIN(first + t, count - 1) * dim;
+#ifdef __AVX512BF16__
+            if (sizeof(NUMBER) == 2 && dim % 32 == 0) {
+                UNROLLED for (int d = 0; d < dim; d += 32)
+                    sums[t] = (vec)_mm512_dpbf16_ps(
+                        (__m512)sums[t], (__m512bh)_mm512_loadu_si512(q + d), (__m512bh)_mm512_loadu_si512(key + d));
+                continue;
+            }
+#endif
+            for (int c = 0; c < num_vecs; c++) sums[t] += LOAD(q + c * LANES) * LOAD(key + c * LANES);
+        }
+        vec together = add_rows(sums);
+        memcpy(scores + first, &together, sizeof together);
+        for (int64_t j = first; j < MIN(first + LANES, count); j++)
+            for (int d = num_vecs * LANES; d < dim; d++) scores[j] += GET(q + d) * GET(keys + j * dim + d);
+        for (int64_t j = count; j < first + LANES; j++) scores[j] = -INFINITY;
     }
-    for (int64_t j = count; j < padded; j++) scores[j] = -INFINITY;
-    float highest = scores[0];
-    int is_nan = scores[0] != scores[0];
-    for (int64_t j = 1; j < count; j++) {
-        highest = scores[j] > highest ? scores[j] : highest;
-        is_nan |= scores[j] != scores[j];
+}
+
+/* The sum of `count` values by their weights, times `inverse`. */
+INLINE void NAME(blend, KIND)(
+    float *weights, const NUMBER *values, int64_t count, int dim, float inverse, NUMBER *out) {
+    const int num_vecs = dim / LANES;
+#ifdef __AVX512BF16__
+    if (sizeof(NUMBER) == 2 && dim % 32 == 0) {
+        blend_pairs_bf16((const uint16_t *)values, weights, count, dim, inverse, (uint16_t *)out);
+        return;
     }
-    if (is_nan) highest = NAN;
-    vec total = {0};
-    for (int64_t j = 0; j < padded; j += LANES) {
-        vec weight = exp_lanes(load_float(scores + j) - broadcast(highest));
-        total += weight;
-        memcpy(scores + j, &weight, sizeof weight);
-    }
-    float sum = is_nan ? NAN : add_lanes(total), inverse = 1.0f / sum;
+#endif
     for (int first = 0; first < num_vecs; first += 8) { /* eight vectors of the output at a time stay in registers */
         const int n = num_vecs - first < 8 ? num_vecs - first : 8;
         vec acc[8] = {{0}};
         for (int64_t j = 0; j < count; j++) {
-            vec weight = broadcast(scores[j]);
+            vec weight = broadcast(weights[j]);
             const NUMBER *value = values + j * dim + first * LANES;
             for (int c = 0; c < n; c++) acc[c] += weight * LOAD(value + c * LANES);
         }
-        for (int c = 0; c < n; c++)
-            for (int i = 0; i < LANES; i++) PUT(out + (first + c) * LANES + i, acc[c][i] * inverse);
+        for (int c = 0; c < n; c++) NAME(store, KIND)(out + (first + c) * LANES, acc[c] * inverse);
     }
-    for (int d = whole; d < dim; d++) {
+    for (int d = num_vecs * LANES; d < dim; d++) {
         float acc = 0;
-        for (int64_t j = 0; j < count; j++) acc += scores[j] * GET(values + j * dim + d);
+        for (int64_t j = 0; j < count; j++) acc += weights[j] * GET(values + j * dim + d);
         PUT(out + d, acc * inverse);
     }
-    return highest + logf(sum);
+}
+
+/* One query over `count` keys. `scores` has room for `count` rounded up to whole vectors. Returns the log-sum-exp. */
+INLINE float NAME(attend, KIND)(
+    const NUMBER *q, const NUMBER *keys, const NUMBER *values, int64_t count, int dim, float scale, float *scores,
+    NUMBER *out) {
+    NAME(score, KIND)(q, keys, count, dim, scores);
+    float total;
+    const float logsum = soften(scores, count, scale, &total);
+    NAME(blend, KIND)(scores, values, count, dim, 1.0f / total, out);
+    return logsum;
 }
 
 /* Strides in elements. `slots` -1: the row is idle, its output 0 and its log-sum-exp minus infinity. Returns 0, or 1
@@ -83,8 +150,7 @@ int NAME(decode_attention, KIND)(
     int failed = 0;
 #pragma omp parallel num_threads(num_threads)
     {
-        float *scores = aligned_alloc(64, (size_t)(room + (dim + LANES) / LANES * LANES) * sizeof(float));
-        float *query = scores + room;
+        float *scores = aligned_alloc(64, (size_t)room * sizeof(float));
         if (!scores) {
 #pragma omp atomic write
             failed = 1;
@@ -103,15 +169,15 @@ int NAME(decode_attention, KIND)(
             memcpy(keys + end * dim, new_k + row * k_row + kv * k_head, (size_t)dim * sizeof(NUMBER));
             memcpy(values + end * dim, new_v + row * v_row + kv * v_head, (size_t)dim * sizeof(NUMBER));
             for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
-                for (int64_t d = 0; d < dim; d++) query[d] = GET(q + row * q_row + head * q_head + d) * scale;
+                const NUMBER *query = q + row * q_row + head * q_head;
                 NUMBER *result = out + (row * heads + head) * dim;
                 float *logsum = lse + row * heads + head;
                 if (dim == 64) /* known sizes unroll */
-                    *logsum = NAME(attend, KIND)(query, keys, values, end + 1, 64, scores, result);
+                    *logsum = NAME(attend, KIND)(query, keys, values, end + 1, 64, scale, scores, result);
                 else if (dim == 128)
-                    *logsum = NAME(attend, KIND)(query, keys, values, end + 1, 128, scores, result);
+                    *logsum = NAME(attend, KIND)(query, keys, values, end + 1, 128, scale, scores, result);
                 else
-                    *logsum = NAME(attend, KIND)(query, keys, values, end + 1, (int)dim, scores, result);
+                    *logsum = NAME(attend, KIND)(query, keys, values, end + 1, (int)dim, scale, scores, result);
             }
         }
         free(scores);

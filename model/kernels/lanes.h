@@ -22,9 +22,18 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t ulanes __attribute__((vector_size(4 * LANES)));
 typedef uint16_t bf16_lanes __attribute__((vector_size(2 * LANES)));
 
-static inline vec broadcast(float x) { return x - (vec){0}; }
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLLED _Pragma("unroll 16")
+#else
+#define UNROLLED _Pragma("GCC unroll 16") /* so that what depends on a lane's number becomes a constant */
+#endif
 
-static inline float add_lanes(vec v) {
+INLINE vec broadcast(float x) { return x - (vec){0}; }
+
+INLINE float add_lanes(vec v) {
 #ifdef __AVX512F__
     return _mm512_reduce_add_ps((__m512)v);
 #else
@@ -35,7 +44,7 @@ static inline float add_lanes(vec v) {
 }
 
 /* e^x for x <= 0, to about one unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. */
-static inline vec exp_lanes(vec x) {
+INLINE vec exp_lanes(vec x) {
     const vec magic = broadcast(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     ivec is_low = x < broadcast(-87.0f);
     vec n = x * broadcast(1.44269504088896341f) + magic - magic;
@@ -52,37 +61,102 @@ static inline vec exp_lanes(vec x) {
     return (vec)((ivec)result & ~is_low);
 }
 
-static inline vec load_float(const float *p) {
+INLINE vec choose(ivec which, vec a, vec b) { return (vec)((which & (ivec)a) | (~which & (ivec)b)); }
+
+INLINE vec max_lanes(vec a, vec b) {
+#ifdef __AVX512F__
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+/* Which lanes of two vectors, side by side, change places when blocks of `size` lanes are transposed. */
+INLINE void pick_lanes(int size, ivec *first, ivec *second) {
+    UNROLLED for (int i = 0; i < LANES; i++) {
+        (*first)[i] = i & size ? i - size + LANES : i;
+        (*second)[i] = i & size ? i + LANES : i + size;
+    }
+}
+
+INLINE void transpose_blocks(ivec rows[LANES], int size) {
+    ivec first, second;
+    pick_lanes(size, &first, &second);
+    UNROLLED for (int i = 0; i < LANES; i++) {
+        if (i & size) continue;
+        ivec a = rows[i], b = rows[i + size];
+        rows[i] = __builtin_shuffle(a, b, first);
+        rows[i + size] = __builtin_shuffle(a, b, second);
+    }
+}
+
+/* Transposes as many vectors of words as a vector has: blocks of 1, 2, 4, … change places over the diagonal. */
+INLINE void transpose(ivec rows[LANES]) {
+    transpose_blocks(rows, 1);
+    transpose_blocks(rows, 2);
+    if (LANES >= 8) transpose_blocks(rows, 4);
+    if (LANES >= 16) transpose_blocks(rows, 8);
+}
+
+INLINE void add_blocks(vec rows[LANES], int size) {
+    ivec first, second;
+    pick_lanes(size, &first, &second);
+    UNROLLED for (int i = 0; i + size < LANES; i += 2 * size)
+        rows[i] = __builtin_shuffle(rows[i], rows[i + size], first) +
+                  __builtin_shuffle(rows[i], rows[i + size], second);
+}
+
+/* Lane i of the result is the sum of all lanes of row i; every row is added up in the same order. */
+INLINE vec add_rows(vec rows[LANES]) {
+    add_blocks(rows, 1);
+    add_blocks(rows, 2);
+    if (LANES >= 8) add_blocks(rows, 4);
+    if (LANES >= 16) add_blocks(rows, 8);
+    return rows[0];
+}
+
+INLINE vec load_float(const float *p) {
     vec v;
     memcpy(&v, p, sizeof v);
     return v;
 }
-static inline void store_float(float *p, vec v) { memcpy(p, &v, sizeof v); }
-static inline float get_float(const float *p) { return *p; }
-static inline void put_float(float *p, float x) { *p = x; }
+INLINE void store_float(float *p, vec v) { memcpy(p, &v, sizeof v); }
+INLINE float get_float(const float *p) { return *p; }
+INLINE void put_float(float *p, float x) { *p = x; }
 
-static inline vec load_bf16(const uint16_t *p) {
+INLINE vec load_bf16(const uint16_t *p) {
     bf16_lanes half;
     memcpy(&half, p, sizeof half);
     return (vec)(__builtin_convertvector(half, ivec) << 16);
 }
-static inline float get_bf16(const uint16_t *p) {
+INLINE float get_bf16(const uint16_t *p) {
     uint32_t bits = (uint32_t)*p << 16;
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
-static inline void put_bf16(uint16_t *p, float x) { /* to the nearest, ties to even */
+INLINE void put_bf16(uint16_t *p, float x) { /* to the nearest, ties to even */
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     *p = x != x ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
-static inline void store_bf16(uint16_t *p, vec v) {
+INLINE void store_bf16(uint16_t *p, vec v) {
     ulanes bits = (ulanes)v, rounded = bits + 0x7fff + ((bits >> 16) & 1);
     ulanes is_number = (ulanes)(v == v);
     bf16_lanes half = __builtin_convertvector(((rounded & is_number) | (0x7fc00000u & ~is_number)) >> 16, bf16_lanes);
     memcpy(p, &half, sizeof half);
 }
+
+#ifdef __AVX512BF16__
+/* Words of two bfloat16: of `even` in the low half, of `odd` in the high one. */
+INLINE ivec pair_bf16(vec even, vec odd) {
+    const __m512i order = _mm512_set_epi16(
+        31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
+        16, 0);
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even);
+    return (ivec)_mm512_permutexvar_epi16(order, both);
+}
+#endif
 
 #define NAME_(a, b) a##_##b
 #define NAME(a, b) NAME_(a, b)

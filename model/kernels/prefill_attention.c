@@ -20,9 +20,6 @@
 #define KEYS 128 /* of a block */
 #define MASK_UNIT 32
 #define ALIGNMENT 64
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define INLINE static inline __attribute__((always_inline))
 
 /* One row of `pieces`: see `Piece` in prefill_attention.py. */
 enum { SLOT, ROW, LENGTH, PREFIX_COUNT, CLOSE_AT, KEPT, NUM_OWN, IS_KEPT, MASK_AT, MASK_HEAD, FIELDS };
@@ -69,33 +66,6 @@ INLINE vec exp2_lanes(vec x, int is_rough) {
     }
     vec power = (vec)(((ivec)shifted << 23) + 0x3f800000);
     return (vec)((ivec)(p * power) & ~is_low);
-}
-
-INLINE vec choose(ivec which, vec a, vec b) { return (vec)((which & (ivec)a) | (~which & (ivec)b)); }
-
-INLINE vec max_lanes(vec a, vec b) {
-#ifdef __AVX512F__
-    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
-#else
-    return choose(a > b, a, b);
-#endif
-}
-
-/* Transposes as many vectors of words as a vector has: blocks of 1, 2, 4, … change places over the diagonal. */
-INLINE void transpose(ivec rows[LANES]) {
-    for (int size = 1; size < LANES; size *= 2) {
-        ivec first, second; /* from which lanes of two rows, side by side, the new rows come */
-        for (int i = 0; i < LANES; i++) {
-            first[i] = i & size ? i - size + LANES : i;
-            second[i] = i & size ? i + LANES : i + size;
-        }
-        for (int i = 0; i < LANES; i++) {
-            if (i & size) continue;
-            ivec a = rows[i], b = rows[i + size];
-            rows[i] = __builtin_shuffle(a, b, first);
-            rows[i + size] = __builtin_shuffle(a, b, second);
-        }
-    }
 }
 
 /* What is multiplied as floats, and as pairs of bfloat16. */
@@ -222,11 +192,7 @@ INLINE void NAME(attend_block, KIND)(
 #if IS_PAIRED
             vec next = exp2_lanes(scores[(j + 1) * VECTORS + c] * scale - shift, 1);
             total += next;
-            const __m512i pairs = _mm512_set_epi16(
-                31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2,
-                17, 1, 16, 0);
-            __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)next, (__m512)weight);
-            words[j / 2 * VECTORS + c] = (ivec)_mm512_permutexvar_epi16(pairs, both);
+            words[j / 2 * VECTORS + c] = pair_bf16(weight, next);
 #else
             words[j * VECTORS + c] = (ivec)weight;
 #endif
