@@ -35,7 +35,13 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
     )
     rows = step_rows(config.device)
     pack_linears(model, rows=rows.decode)
-    runner = ModelRunner(model, num_slots=config.slots, max_length=config.seq_length, logit_rows=rows.decode)
+    runner = ModelRunner(
+        model,
+        num_slots=config.slots,
+        max_length=config.seq_length,
+        logit_rows=rows.decode,
+        prefill_logit_rows=rows.prefill_logits,
+    )
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
     return runner
 

@@ -23,13 +23,23 @@ _PREFILL_TILE = 128
 class ModelRunner:
     """One rank's model and cache. `num_slots` sequences of at most `max_length` tokens."""
 
-    def __init__(self, model: nn.Module, *, num_slots: int, max_length: int, logit_rows: int = 64) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_slots: int,
+        max_length: int,
+        logit_rows: int = 64,
+        prefill_logit_rows: int | None = None,
+    ) -> None:
+        """`logit_rows`: rows of the product that gives logits, `prefill_logit_rows` of that in a prefill (None: too).
+        Part of a job's arithmetic, as the steps' rows are."""
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         weight = next(model.parameters())
         self.dtype, self.device = weight.dtype, weight.device
         self.num_slots, self.max_length = num_slots, max_length
-        self.logit_rows = logit_rows
+        self._logit_rows = {"decode": logit_rows, "prefill": prefill_logit_rows or logit_rows}
         self.shapes = layer_shapes(model)
         self.cache = self._new_cache(num_slots, max_length, prefix=None)
 
@@ -70,15 +80,15 @@ class ModelRunner:
             use_cache=False,
             step=attention,
         ).last_hidden_state[0]
-        return self._logits(hidden_NC, step.logit_rows)
+        return self._logits(hidden_NC, step.logit_rows, self._logit_rows[step.phase])
 
-    def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """Logits of some rows, always `logit_rows` at a time: the shape of a product is part of its bits."""
+    def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64], at_a_time: int) -> Tensor:
+        """Logits of some rows, always as many at a time: the shape of a product is part of its bits."""
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         parts = []
-        for first in range(0, len(rows), self.logit_rows):
-            chosen = rows[first : first + self.logit_rows]
-            index = torch.from_numpy(_padded(chosen, self.logit_rows)).to(self.device)
+        for first in range(0, len(rows), at_a_time):
+            chosen = rows[first : first + at_a_time]
+            index = torch.from_numpy(_padded(chosen, at_a_time)).to(self.device)
             parts.append(head(hidden_NC[index])[: len(chosen)].float())
         if len(parts) == 1:
             return parts[0]

@@ -17,16 +17,17 @@ Phase = Literal["prefill", "decode"]
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """Rows of a prefill step and of a decode step."""
+    """Rows of a prefill step, of a decode step, and of a product that gives a prefill's logits: few are read there."""
 
     prefill: int
     decode: int
+    prefill_logits: int
 
 
 # The shapes of a job's steps. They are part of its arithmetic, so they follow the kind of device and nothing that a
 # resume may change. A CPU's kernels are at their best from about 64 rows on; a GPU needs many more to be filled.
-ROWS_ON_CPU = StepRows(prefill=512, decode=64)
-ROWS_ON_GPU = StepRows(prefill=4096, decode=256)
+ROWS_ON_CPU = StepRows(prefill=512, decode=64, prefill_logits=16)
+ROWS_ON_GPU = StepRows(prefill=4096, decode=256, prefill_logits=64)
 
 
 def step_rows(device: str) -> StepRows:

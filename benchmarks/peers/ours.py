@@ -80,7 +80,13 @@ def build_runner(
     """A runner as a rank of a job makes it."""
     rows = step_rows(next(network.parameters()).device.type)
     pack_linears(network, rows=rows.decode)
-    return kind(network, num_slots=num_slots, max_length=max_length, logit_rows=rows.decode)
+    return kind(
+        network,
+        num_slots=num_slots,
+        max_length=max_length,
+        logit_rows=rows.decode,
+        prefill_logit_rows=rows.prefill_logits,
+    )
 
 
 def _slots_that_fit(network: nn.Module, max_length: int, device: str) -> int:

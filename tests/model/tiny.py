@@ -134,7 +134,13 @@ def build_engine(
             **settings,
         }
     )
-    runner = ModelRunner(model, num_slots=num_slots, max_length=config.max_length, logit_rows=config.decode_rows)
+    runner = ModelRunner(
+        model,
+        num_slots=num_slots,
+        max_length=config.max_length,
+        logit_rows=config.decode_rows,
+        prefill_logit_rows=max(1, config.decode_rows // 2),
+    )
     runner.set_prefix(job.prefix_token_ids, config.prefill_rows)
     return Engine(RecordingRunner(runner), config, job, decode=decode)
 
