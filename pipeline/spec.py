@@ -6,119 +6,110 @@ made, and may change when a job is resumed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Literal
 
 from actors.messages import DType
 from model.config import SPARSE_MODES, ModelFlags
 from model.errors import RequestError
 from model.requests import SamplingParams
+from pipeline.knobs import Settings, at_least, check_texts, flag_name, is_required, knob
 from pipeline.schema import Kind
-from pipeline.secrets import holds_secret
-from pipeline.storage_errors import show_uri
+
+__all__ = ["ClassifySpec", "GenerateSpec", "JobSpec", "flag_name", "is_required", "parse_replicas"]
 
 EMBEDDED_MODEL = "embedded"
 ADDRESSES = (*("input", "output", "model", "tokenizer", "deepspeed_config", "examples", "address", "endpoint_url"),)
 Truncate = Literal["right", "left", "error"]
 
 
-def _knob(default: Any = MISSING, help: str = "", *, identity: bool = False, **extra: Any) -> Any:
-    """A spec field: its default, the sentence `--help` shows, and whether it decides what the rows will be."""
-    return field(default=default, metadata={"help": help, "identity": identity, **extra})
-
-
 @dataclass(frozen=True, kw_only=True)
-class JobSpec:
+class JobSpec(Settings):
     """What both kinds of job share."""
 
-    input: tuple[str, ...] = _knob(
+    input: tuple[str, ...] = knob(
         help="Parquet files, directories or globs; local, s3://, gs:// or az://", identity=True
     )
-    output: str = _knob(help="directory that receives the parts")
-    model: str = _knob(
+    output: str = knob(help="directory that receives the parts")
+    model: str = knob(
         EMBEDDED_MODEL,
         "model directory (ru-gpts, Megatron, Hugging Face, ours); default: the embedded model",
         identity=True,
     )
-    prefix: str = _knob("", "put before the name of every column that tirazh adds", identity=True)
-    template: str | None = _knob(
+    prefix: str = knob("", "put before the name of every column that tirazh adds", identity=True)
+    template: str | None = knob(
         None,
         "Jinja template of the prompt; columns are its variables, e.g. 'News: {{ text }}'",
         identity=True,
     )
-    truncate: Truncate | None = _knob(  # noqa: RUF009 - a field, by another name
+    truncate: Truncate | None = knob(  # noqa: RUF009 - a field, by another name
         None,
         "a prompt that is too long: cut its text on the right, on the left, or make it the row's error",
         identity=True,
         choices=("right", "left", "error"),
     )
-    seq_length: int | None = _knob(
+    seq_length: int | None = knob(
         None,
         "tokens a sequence may hold, prompt and completion (default: the model's positions)",
         identity=True,
     )
-    limit: int | None = _knob(None, "take only the first N rows", identity=True)
-    dtype: DType = _knob(  # noqa: RUF009
+    limit: int | None = knob(None, "take only the first N rows", identity=True)
+    dtype: DType = knob(  # noqa: RUF009
         "auto",
         "arithmetic; auto settles on what is fastest here and writes it down",
         identity=True,
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    sparse_mode: str | None = _knob(
+    sparse_mode: str | None = knob(
         None,
         "which layers are sparse, for a checkpoint that does not say",
         identity=True,
         choices=SPARSE_MODES,
     )
-    num_attention_heads: int | None = _knob(None, "attention heads, for a checkpoint that does not say", identity=True)
-    fix_sparsity_layout: int | None = _knob(
+    num_attention_heads: int | None = knob(None, "attention heads, for a checkpoint that does not say", identity=True)
+    fix_sparsity_layout: int | None = knob(
         None, "layout groups = model-parallel ranks the checkpoint was trained on", identity=True
     )
-    deepspeed_config: str | None = _knob(None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True)
-    preset: str | None = _knob(None, "shape of a published model: rugpt3xl or rugpt3-13b", identity=True)
-    tokenizer: str | None = _knob(None, "tokenizer directory, where the model directory has none", identity=True)
-    replicas: str = _knob("1", "copies of the model: N, or MIN:MAX to grow with the work")
-    tensor_parallel: int = _knob(1, "ranks that share one copy of the model")
-    device: str = _knob("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
-    slots: int = _knob(64, "sequences a replica runs at once")
-    threads: int = _knob(0, "CPU threads of one rank (0: share the machine's cores)")
-    address: str | None = _knob(None, "Ray cluster to join (default: start one on this machine)")
-    endpoint_url: str | None = _knob(None, "address of an S3-compatible server or an Azure emulator")
-    part_rows: int | None = _knob(None, "rows of one part (default: sized by tokens)")
-    max_error_rate: float = _knob(0.1, "stop when more than this share of the rows ends in errors")
-    rank_timeout_s: float = _knob(60.0, "seconds without a step after which a replica is taken for stuck and replaced")
-    start_timeout_s: float = _knob(600.0, "seconds a replica may take to start, waiting for room included")
-    lease_s: float = _knob(60.0, "seconds after which a run that is silent no longer keeps others off its output")
-    overwrite: bool = _knob(False, "remove another job's work from the output directory first")
+    deepspeed_config: str | None = knob(None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True)
+    preset: str | None = knob(None, "shape of a published model: rugpt3xl or rugpt3-13b", identity=True)
+    tokenizer: str | None = knob(None, "tokenizer directory, where the model directory has none", identity=True)
+    replicas: str = knob("1", "copies of the model: N, or MIN:MAX to grow with the work")
+    tensor_parallel: int = knob(1, "ranks that share one copy of the model")
+    device: str = knob("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
+    slots: int = knob(64, "sequences a replica runs at once")
+    threads: int = knob(0, "CPU threads of one rank (0: share the machine's cores)")
+    address: str | None = knob(None, "Ray cluster to join (default: start one on this machine)")
+    endpoint_url: str | None = knob(None, "address of an S3-compatible server or an Azure emulator")
+    part_rows: int | None = knob(None, "rows of one part (default: sized by tokens)")
+    max_error_rate: float = knob(0.1, "stop when more than this share of the rows ends in errors")
+    rank_timeout_s: float = knob(60.0, "seconds without a step after which a replica is taken for stuck and replaced")
+    start_timeout_s: float = knob(600.0, "seconds a replica may take to start, waiting for room included")
+    lease_s: float = knob(60.0, "seconds after which a run that is silent no longer keeps others off its output")
+    overwrite: bool = knob(False, "remove another job's work from the output directory first")
 
     def __post_init__(self) -> None:
         if not self.input:
             raise RequestError("no input was named; give --input at least one file, directory or glob")
         if not self.output:
             raise RequestError("no output directory was named; give --output")
-        _check_texts(self.to_dict())
+        check_texts(self.to_dict(), addresses=ADDRESSES)
         self._check_numbers()
         if self.prefix and not re.fullmatch(r"\w+", self.prefix):
             raise RequestError(f"--prefix may hold letters, digits and _ only, not {self.prefix!r}")
-        for knob in fields(self):
-            choices, value = knob.metadata.get("choices"), getattr(self, knob.name)
-            if choices and value is not None and value not in choices:
-                raise RequestError(f"{flag_name(knob.name)} must be one of {', '.join(choices)}, not {value!r}")
+        self.check_choices()
 
     def _check_numbers(self) -> None:
         parse_replicas(self.replicas)
         for name, most in (("tensor_parallel", 1_024), ("slots", 65_536)):
-            _at_least(name, getattr(self, name), 1, most)
+            at_least(name, getattr(self, name), 1, most)
         for name in ("limit", "part_rows", "seq_length", "num_attention_heads", "fix_sparsity_layout"):
             if getattr(self, name) is not None:
-                _at_least(name, getattr(self, name), 1)
-        _at_least("threads", self.threads, 0, 1_024)
+                at_least(name, getattr(self, name), 1)
+        at_least("threads", self.threads, 0, 1_024)
         for name in ("rank_timeout_s", "start_timeout_s", "lease_s"):
             if not 1 <= getattr(self, name) < math.inf:
                 raise RequestError(f"{flag_name(name)} must be 1 second or more, not {getattr(self, name)}")
@@ -133,38 +124,24 @@ class JobSpec:
     def model_flags(self) -> ModelFlags:
         return ModelFlags(**{flag.name: getattr(self, flag.name) for flag in fields(ModelFlags)})
 
-    def to_dict(self) -> dict[str, Any]:
-        """The spec as plain JSON values, `kind` first; what the manifest holds and a YAML file may say."""
-        return {"kind": self.kind} | {knob.name: _plain(getattr(self, knob.name)) for knob in fields(self)}
-
-    def identity(self) -> dict[str, Any]:
-        """The part of the spec that decides what the rows will be."""
-        chosen = {knob.name: _plain(getattr(self, knob.name)) for knob in fields(self) if knob.metadata["identity"]}
-        return {"kind": self.kind} | chosen
-
-    def fingerprint(self) -> str:
-        """Sixteen hex digits of the identity; two runs with the same one belong to the same job."""
-        text = json.dumps(self.identity(), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifySpec(JobSpec):
     """Label every row with the most likely of a fixed set of labels."""
 
-    text_column: str = _knob("text", "column that holds the text to classify", identity=True)
-    labels: Mapping[str, str] = _knob(
+    text_column: str = knob("text", "column that holds the text to classify", identity=True)
+    labels: Mapping[str, str] = knob(
         help="label names, comma-separated, or a YAML file: {label: words the model is to continue with}",
         identity=True,
     )
-    examples: str | None = _knob(
+    examples: str | None = knob(
         None,
         "Parquet of examples put before every prompt; columns: the text column and `label`",
         identity=True,
     )
-    gold_column: str | None = _knob(None, "column with the right label, for accuracy in the report")
-    calibrate: bool = _knob(False, "divide by each label's probability after an empty text", identity=True)
-    abstain_below: float = _knob(0.0, "leave the label null where the winner's probability is lower", identity=True)
+    gold_column: str | None = knob(None, "column with the right label, for accuracy in the report")
+    calibrate: bool = knob(False, "divide by each label's probability after an empty text", identity=True)
+    abstain_below: float = knob(0.0, "leave the label null where the winner's probability is lower", identity=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,22 +166,22 @@ class ClassifySpec(JobSpec):
 class GenerateSpec(JobSpec):
     """Continue every prompt."""
 
-    prompt_column: str = _knob("prompt", "column that holds the prompt (not used with --template)", identity=True)
-    max_new_tokens: int = _knob(64, "most tokens of a completion", identity=True)
-    temperature: float = _knob(1.0, "0 takes the likeliest token each time", identity=True)
-    top_k: int = _knob(0, "draw from the K likeliest tokens (0: all)", identity=True)
-    top_p: float = _knob(
+    prompt_column: str = knob("prompt", "column that holds the prompt (not used with --template)", identity=True)
+    max_new_tokens: int = knob(64, "most tokens of a completion", identity=True)
+    temperature: float = knob(1.0, "0 takes the likeliest token each time", identity=True)
+    top_k: int = knob(0, "draw from the K likeliest tokens (0: all)", identity=True)
+    top_p: float = knob(
         1.0, "draw from the smallest set of tokens whose probabilities reach P (0 or 1: all)", identity=True
     )
-    repetition_penalty: float = _knob(1.0, "above 1 makes tokens that were there before less likely", identity=True)
-    no_repeat_ngram_size: int = _knob(0, "never repeat a run of N tokens (0: off)", identity=True)
-    stop: tuple[str, ...] = _knob((), "strings that end a completion (not part of it)", identity=True)
-    samples: int = _knob(1, "completions of each prompt", identity=True)
-    seed: int = _knob(0, "the same seed gives the same rows", identity=True)
+    repetition_penalty: float = knob(1.0, "above 1 makes tokens that were there before less likely", identity=True)
+    no_repeat_ngram_size: int = knob(0, "never repeat a run of N tokens (0: off)", identity=True)
+    stop: tuple[str, ...] = knob((), "strings that end a completion (not part of it)", identity=True)
+    samples: int = knob(1, "completions of each prompt", identity=True)
+    seed: int = knob(0, "the same seed gives the same rows", identity=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least("samples", self.samples, 1, 4_096)
+        at_least("samples", self.samples, 1, 4_096)
         if any(not text for text in self.stop):
             raise RequestError("--stop must not be an empty string")
         if not -(2**63) <= self.seed < 2**63:
@@ -232,16 +209,6 @@ class GenerateSpec(JobSpec):
 SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": GenerateSpec}
 
 
-def flag_name(name: str) -> str:
-    """The command line's spelling of a spec field."""
-    return "--" + name.replace("_", "-")
-
-
-def is_required(knob: Field[Any]) -> bool:
-    """Whether a spec field has no default."""
-    return knob.default is MISSING and knob.default_factory is MISSING
-
-
 def parse_replicas(text: str) -> tuple[int, int]:
     """`"3"` → (3, 3), `"1:8"` → (1, 8). Raises RequestError."""
     match = re.fullmatch(r"(\d{1,5})(?::(\d{1,5}))?", str(text))
@@ -249,42 +216,3 @@ def parse_replicas(text: str) -> tuple[int, int]:
     if not 1 <= low <= high:
         raise RequestError(f"--replicas must be a number from 1, or MIN:MAX such as 1:8, not {text!r}")
     return low, high
-
-
-def _at_least(name: str, value: int, least: int, most: int | None = None) -> None:
-    if value < least:
-        raise RequestError(f"{flag_name(name)} must be at least {least}, not {value}")
-    if most is not None and value > most:
-        raise RequestError(f"{flag_name(name)} must be at most {most}, not {value}")
-
-
-def _check_texts(settings: Mapping[str, Any]) -> None:
-    """Raise RequestError for texts that no file can hold, and for addresses with a secret in them: the settings are
-    written to the plan and the manifest, and shown on a cluster's dashboard."""
-    for name, value in settings.items():
-        items = (
-            [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
-        )
-        for text in (item for item in items if isinstance(item, str)):
-            if "\0" in text or not _is_utf8(text):
-                raise RequestError(f"{flag_name(name)} holds a NUL or bytes that are not UTF-8 ({text[:80]!r})")
-            if name in ADDRESSES and not text.strip() and name != "output":  # which has a sentence of its own
-                raise RequestError(f"{flag_name(name)} is an empty text; name something or leave it out")
-            if name in ADDRESSES and holds_secret(text):
-                raise RequestError(
-                    f"{flag_name(name)}: the address {show_uri(text)} holds a password or a signature; take it out and "
-                    "set the credentials in the environment of the machines that read and write"
-                )
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        return bool(text.encode()) or not text
-    except UnicodeEncodeError:
-        return False
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return dict(value) if isinstance(value, Mapping) else value
