@@ -1,50 +1,30 @@
-"""How much memory a process takes with everything it started: private pages of all, and shared memory once."""
+"""The processes that a process started, and their memory: private pages of all, and shared memory once. Linux only."""
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-_KIB = 1024
 _INTERVAL_S = 0.25
 
 
-class PeakMemory:
-    """`num_bytes` is the most that was seen so far."""
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process now: bytes of its anonymous pages, and of shared memory (Ray's object store, mapped by many). Files
+    that are mapped do not count: the system takes their pages back when it likes."""
 
-    num_bytes = 0
-
-
-@contextmanager
-def watching_memory(pid: int) -> Iterator[PeakMemory]:
-    """Look at the tree below `pid` four times a second while the block runs. Linux only: elsewhere the peak stays 0."""
-    peak, done = PeakMemory(), threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_INTERVAL_S):
-            peak.num_bytes = max(peak.num_bytes, tree_bytes(pid))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
-
-
-def tree_bytes(pid: int) -> int:
-    """Bytes now. Every process's anonymous pages; of shared memory (Ray's object store, mapped by many) the largest
-    mapping alone. Files that are mapped do not count: the system takes their pages back when it likes."""
-    states = [state for each in tree_of(pid) if (state := _state(each)) is not None]
-    return sum(anonymous for anonymous, _ in states) + max((shared for _, shared in states), default=0)
+    pid: int
+    private: int
+    shared: int
 
 
 def tree_of(pid: int) -> list[int]:
-    """`pid` and every process below it."""
+    """`pid` and every process below it; nothing but `pid` where there is no /proc."""
     children: defaultdict[int, list[int]] = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -60,13 +40,57 @@ def tree_of(pid: int) -> list[int]:
     return found
 
 
-def _state(pid: int) -> tuple[int, int] | None:
-    """Anonymous and shared bytes of a process; None when it has ended."""
+def processes_of(pid: int) -> list[Process]:
+    """The tree below `pid`, as far as it still lives."""
+    return [process for each in tree_of(pid) if (process := _look(each)) is not None]
+
+
+def sum_bytes(processes: list[Process]) -> int:
+    """Private bytes of all, and the largest shared mapping alone."""
+    return sum(each.private for each in processes) + max((each.shared for each in processes), default=0)
+
+
+@contextmanager
+def looking_at(pid: int, note: Callable[[list[Process]], None]) -> Iterator[None]:
+    """Call `note` with the tree below `pid` four times a second while the block runs."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_INTERVAL_S):
+            note(processes_of(pid))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+class PeakMemory:
+    """`num_bytes` is the most that was seen so far."""
+
+    num_bytes = 0
+
+
+@contextmanager
+def watching_memory(pid: int) -> Iterator[PeakMemory]:
+    """The peak of the tree below `pid` while the block runs; 0 where there is no /proc."""
+    peak = PeakMemory()
+
+    def note(processes: list[Process]) -> None:
+        peak.num_bytes = max(peak.num_bytes, sum_bytes(processes))
+
+    with looking_at(pid, note):
+        yield peak
+
+
+def _look(pid: int) -> Process | None:
+    """None when it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return None
-    values = {
-        name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines) if "Rss" in name
-    }
-    return values.get("RssAnon", 0) * _KIB, values.get("RssShmem", 0) * _KIB
+    sizes = {name: int(size) << 10 for name, size in re.findall(r"^(Rss\w+):\s+(\d+) kB", status, flags=re.MULTILINE)}
+    return Process(pid, sizes.get("RssAnon", 0), sizes.get("RssShmem", 0))

@@ -26,7 +26,7 @@ from benchmarks.peers.ours_trimmed import OursTrimmed
 from benchmarks.peers.peer import Outcome, Setting, sample_batches, static_batches
 from benchmarks.peers.transformers_generate import TransformersGenerate
 from benchmarks.pipeline_speed import measure_idle, measure_pipeline
-from benchmarks.process_tree import tree_bytes
+from benchmarks.process_tree import processes_of, sum_bytes
 from benchmarks.rounds import Patience, run_rounds
 from benchmarks.run import _DEFAULT_SLOTS, main
 from benchmarks.workloads import WORKLOADS, Row, Workload, build_workload
@@ -248,7 +248,7 @@ def test_memory_of_a_process_counts_what_it_started() -> None:
     with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        num_bytes = tree_bytes(process.pid)
+        num_bytes = sum_bytes(processes_of(process.pid))
         os.killpg(process.pid, signal.SIGKILL)
     assert 80_000_000 < num_bytes < 140_000_000
 
