@@ -7,6 +7,8 @@ several times slower. Asked once, when a job is planned; the answer is written d
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -22,16 +24,27 @@ def settle_dtype(device: str = "cpu") -> str:
     return "bfloat16" if seconds[torch.bfloat16] * 1.2 < seconds[torch.float32] else "float32"
 
 
-def _product_seconds(dtype: torch.dtype, repeats: int = 7) -> float:
-    """Best time of a product of a decode step's shape."""
-    with torch.inference_mode():
+def _product_seconds(dtype: torch.dtype, repeats: int = 15) -> float:
+    """CPU seconds of a product of a decode step's shape, the best of some, on one thread: what else the machine does
+    hardly counts."""
+    with torch.inference_mode(), _one_thread():
         weight, rows = torch.randn(2048, 1024).to(dtype), torch.randn(32, 1024).to(dtype)
         linear: nn.Module = nn.Linear(1024, 2048, bias=False, dtype=dtype)
         if can_pack(weight):
             linear = PackedLinear(weight, None, rows=32)
         best = float("inf")
         for _ in range(repeats):
-            begin = time.perf_counter()
+            begin = time.thread_time()
             linear(rows)
-            best = min(best, time.perf_counter() - begin)
+            best = min(best, time.thread_time() - begin)
     return best
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

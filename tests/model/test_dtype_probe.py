@@ -30,5 +30,7 @@ def test_on_a_gpu_it_is_bfloat16_where_the_gpu_has_it(
 
 
 def test_the_probe_measures_something_and_is_short() -> None:
+    threads = torch.get_num_threads()
     assert 0 < dtype_probe._product_seconds(torch.float32, repeats=2) < 5
+    assert torch.get_num_threads() == threads
     assert settle_dtype() in ("float32", "bfloat16")
