@@ -29,10 +29,9 @@ from jobs.flags import add_flag, add_setting_flags, one_of
 from jobs.interrupts import Interrupted
 from jobs.noise import log_directory
 from jobs.parser import Parser, parse
-from jobs.settings import settings_of
+from jobs.settings import KINDS, settings_of
 from model.errors import TirazhError
 from pipeline.secrets import redact
-from pipeline.spec import SPECS
 
 LONGEST_SENTENCE = 1_000
 CONVERT_DTYPES = ("float32", "bfloat16", "float16")
@@ -40,6 +39,7 @@ _INDISCREET = ("botocore", "aiobotocore", "aiohttp", "azure", "google", "urllib3
 SUMMARIES = {
     "classify": "label every row with one of your labels, with a probability for each",
     "generate": "continue every prompt",
+    "finetune": "train a model further on your texts, or on prompts with their completions",
     "plan": "parts, tokens, memory and time of a job; starts nothing",
     "verify": "check that every input row is in the output exactly once and every file is whole",
     "report": "write the report page again, or compare with another run",
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except Exception as error:  # noqa: BLE001 - the process boundary
-        return _fail(f"internal error: {_first_line(error)}; the traceback is in {_log_traceback(options)}", 1)
+        return _fail(f"internal error: {_first_line(error)}; {_log_traceback(options)}", 1)
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
@@ -94,7 +94,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=f"tirazh {_version()}")
     add = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     by_name = {name: add.add_parser(name, help=words, description=words) for name, words in SUMMARIES.items()}
-    for kind in SPECS:
+    for kind in KINDS:
         add_setting_flags(by_name[kind], kind)
         _add_run_flags(by_name[kind])
     _add_output_commands(by_name)
@@ -174,13 +174,18 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
-def _log_traceback(options: argparse.Namespace) -> Path:
-    """Keep the traceback of the exception at hand beside the job's other logs, or in a temporary place."""
-    logs = log_directory(getattr(options, "output", None) or os.devnull) or Path(tempfile.mkdtemp(prefix="tirazh-"))
-    logs.mkdir(exist_ok=True)
-    path = logs / "internal-error.log"
-    path.write_text(redact(traceback.format_exc()), encoding="utf-8", errors="backslashreplace")
-    return path
+def _log_traceback(options: argparse.Namespace) -> str:
+    """Keep the traceback of the exception at hand beside the job's other logs, or in a temporary place. Returns where
+    it is, as the end of a sentence; a disk that takes nothing more must not hide the error itself."""
+    text = redact(traceback.format_exc())
+    try:
+        logs = log_directory(getattr(options, "output", None) or os.devnull) or Path(tempfile.mkdtemp(prefix="tirazh-"))
+        logs.mkdir(exist_ok=True)
+        path = logs / "internal-error.log"
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        return f"the traceback could not be kept: {error.strerror or error}"
+    return f"the traceback is in {path}"
 
 
 def _set_up_logging(verbose: int) -> None:

@@ -77,6 +77,19 @@ def test_a_bug_is_one_sentence_and_its_traceback_lies_beside_the_job(
     assert "in broken" in log.read_text()
 
 
+def test_a_bug_is_named_even_where_its_traceback_cannot_be_kept(
+    job: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*args: object, **settings: object) -> None:
+        (tmp_path / "out/_tirazh/logs/internal-error.log").mkdir(parents=True)
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("pipeline.build.run_job", broken)
+    assert main(["generate", *flags(job), "--prompt-column", "text"]) == 1
+    sentence = "internal error: ZeroDivisionError: a bug; the traceback could not be kept: Is a directory"
+    assert capsys.readouterr().err == f"tirazh: {sentence}\n"
+
+
 def test_an_interrupt_says_how_to_go_on(
     job: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
