@@ -83,6 +83,23 @@ def environment(place: Place, *, device: str) -> dict[str, str]:
     return variables
 
 
+def training_environment(*, device: str, threads: int, is_one_host: bool) -> dict[str, str]:
+    """The variables of a training worker, besides those by which Ray Train tells it its place. Needed before
+    its process starts: OpenMP reads its own only once."""
+    variables = {
+        "DS_ACCELERATOR": device,
+        "TORCH_EXTENSIONS_DIR": str(extensions_dir()),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+    if threads:
+        # Threads that spin while they wait take the cores from the other workers.
+        variables |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    if is_one_host and sys.platform == "linux":
+        variables["GLOO_SOCKET_IFNAME"] = "lo"
+    return variables
+
+
 def enter(place: Place, *, device: str) -> None:
     """Set this process's environment. Call before torch is imported: OpenMP reads its variable only once."""
     os.environ.update(environment(place, device=device))

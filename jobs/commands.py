@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, TextIO
 
 from jobs import console
+from jobs.finetune import run_training
 from jobs.flags import given_settings
 from jobs.interrupts import interruptible
 from jobs.job_file import read_job_file, spec_from_file
@@ -175,6 +176,7 @@ def _progress(options: argparse.Namespace, stream: TextIO) -> Progress:
 RUN: dict[str, Callable[[argparse.Namespace], int]] = {
     "classify": run_kind,
     "generate": run_kind,
+    "finetune": run_training,
     "plan": plan,
     "verify": verify,
     "report": report,

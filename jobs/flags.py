@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from jobs.settings import Setting, not_a_choice, settings_of
-from pipeline.spec import SPECS, flag_name
+from jobs.settings import KINDS, Setting, not_a_choice, settings_of
+from pipeline.spec import flag_name
 
 # What people bring along from ru-gpts, Megatron, transformers and vLLM, and where it went.
 FORMER_FLAGS = {
@@ -87,7 +87,7 @@ def given_settings(options: argparse.Namespace, kind: str) -> dict[str, Any]:
 
 def owner_of(flag: str) -> str | None:
     """The kind of job that has such a flag."""
-    return next((kind for kind in SPECS if flag in map(flag_name, settings_of(kind))), None)
+    return next((kind for kind in KINDS if flag in map(flag_name, settings_of(kind))), None)
 
 
 def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:

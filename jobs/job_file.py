@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.settings import build_spec, not_a_choice
+from jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
 from jobs.yaml_text import load_yaml, read_text
 from model.errors import RequestError
 from pipeline.spec import SPECS, JobSpec
@@ -36,8 +36,8 @@ def read_job_file(path: str | os.PathLike[str]) -> JobFile:
         raise RequestError(f"{name} must be a mapping of settings (input: ..., output: ...)")
     values = {str(key): value for key, value in content.items()}
     kind = values.pop("kind", None)
-    if kind is not None and kind not in tuple(SPECS):
-        raise RequestError(f"{name} line {lines['kind']}: kind {not_a_choice(kind, tuple(SPECS))}")
+    if kind is not None and kind not in tuple(KINDS):
+        raise RequestError(f"{name} line {lines['kind']}: kind {not_a_choice(kind, tuple(KINDS))}")
     return JobFile(path=name, kind=kind, values=_with_labels_beside(values, Path(path)), lines=lines)
 
 
@@ -46,6 +46,8 @@ def spec_from_file(path: str | os.PathLike[str]) -> JobSpec:
     job = read_job_file(path)
     if job.kind is None:
         raise RequestError(f"{job.path} does not say its kind; add a line kind: {' or kind: '.join(SPECS)}")
+    if job.kind == FINETUNE:
+        raise RequestError(f"{job.path} is a training; run `tirazh finetune --config {job.path}`")
     return build_spec(job.kind, job.values, place=job.place)
 
 

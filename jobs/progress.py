@@ -82,7 +82,7 @@ class Progress:
 
     def _update_bar(self, event: ProgressEvent) -> None:
         if self._bar is None:
-            self._bar, self._task = _start_bar(self._stream)
+            self._bar, self._task = start_bar(self._stream)
         facts = " · ".join(_facts(event))
         self._bar.update(self._task, completed=event.rows_done, total=event.rows_total or None, facts=facts)
 
@@ -156,7 +156,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _start_bar(stream: TextIO) -> tuple[Bar, Any]:
+def start_bar(stream: TextIO) -> tuple[Bar, Any]:
+    """A bar on `stream` and its task; `facts` are the words behind it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 

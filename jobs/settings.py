@@ -13,9 +13,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jobs.labels import read_labels
 from model.errors import RequestError
+from pipeline.finetune_spec import FinetuneSpec
+from pipeline.knobs import Settings
 from pipeline.spec import SPECS, JobSpec, flag_name, is_required
 
 Sort = Literal["text", "whole number", "number", "yes or no", "list", "labels"]
+FINETUNE = "finetune"
+# Everything that has settings: the jobs over rows, and training.
+KINDS: dict[str, type[Settings]] = {**SPECS, FINETUNE: FinetuneSpec}
 _SORTS: dict[Any, Sort] = {str: "text", int: "whole number", float: "number", bool: "yes or no"}
 
 
@@ -33,10 +38,10 @@ class Setting:
 
 
 def settings_of(kind: str) -> dict[str, Setting]:
-    """Every setting of a job kind by name; the kind's own first, then those that all kinds share."""
-    spec = SPECS[kind]
+    """Every setting of a kind by name; the kind's own first, then those that all jobs over rows share."""
+    spec = KINDS[kind]
     hints = get_type_hints(spec)
-    shared = {knob.name for knob in fields(JobSpec)}
+    shared = {knob.name for knob in fields(JobSpec)} if kind in SPECS else set()
     settings = {}
     for knob in sorted(fields(spec), key=lambda knob: knob.name in shared):
         settings[knob.name] = Setting(
@@ -56,6 +61,15 @@ def build_spec(kind: str, values: Mapping[str, Any], *, place: Callable[[str], s
 
     Raises RequestError for a name that does not exist, a value of the wrong type and a setting that is missing.
     """
+    return SPECS[kind](**_checked(kind, values, place))
+
+
+def build_finetune_spec(values: Mapping[str, Any], *, place: Callable[[str], str] = lambda name: "") -> FinetuneSpec:
+    """`build_spec` for a training."""
+    return FinetuneSpec(**_checked(FINETUNE, values, place))
+
+
+def _checked(kind: str, values: Mapping[str, Any], place: Callable[[str], str]) -> dict[str, Any]:
     known = settings_of(kind)
     checked = {}
     for name, value in values.items():
@@ -65,7 +79,7 @@ def build_spec(kind: str, values: Mapping[str, Any], *, place: Callable[[str], s
             continue  # `limit:` with nothing behind it means the default
         checked[name] = check_value(known[name], value, place=place(name))
     _refuse_missing([each for each in known.values() if each.is_required and each.name not in checked])
-    return SPECS[kind](**checked)
+    return checked
 
 
 def check_value(setting: Setting, value: Any, *, place: str = "") -> Any:
@@ -90,7 +104,7 @@ def check_value(setting: Setting, value: Any, *, place: str = "") -> Any:
 def unknown_setting(kind: str, name: str) -> str:
     """What to say of a setting that this kind of job does not have."""
     own = settings_of(kind)
-    for other in SPECS:
+    for other in KINDS:
         if name not in own and name in settings_of(other):
             return f"{name} belongs to kind: {other}, and this is a {kind} job"
     return f"{kind} has no setting {name!r}{did_you_mean(name.replace('-', '_'), own)}"

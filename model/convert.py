@@ -54,15 +54,30 @@ def convert(
     checkpoint = open_checkpoint(source, flags)
     if checkpoint.config is None:
         raise CheckpointError(f"{source} is not a ruGPT-3 and needs no conversion; name it as --model as it is")
-    token_ids = _token_ids(checkpoint)
+    _token_ids(checkpoint)
     sources = [_source(checkpoint, name, dtype) for name in expected_shapes(checkpoint.config)]
     folder = Path(target).expanduser()
     _check_target(folder, sum(tensor.num_bytes for tensor in sources))
     with _removed_on_failure(folder):
-        _write_weights(folder, _shards(sources, max_shard_bytes), progress or (lambda done, total: None))
-        _copy_tokenizer(checkpoint.tokenizer_dir, folder)
-        _write_json(folder / "config.json", _config(checkpoint.config, sources) | token_ids)
+        write_model(folder, checkpoint, sources, max_shard_bytes=max_shard_bytes, progress=progress)
     return describe(str(folder))
+
+
+def write_model(
+    folder: Path,
+    like: Checkpoint,
+    sources: Sequence[TensorSource],
+    *,
+    max_shard_bytes: int = 2 << 30,
+    progress: Progress | None = None,
+) -> None:
+    """Write a directory of ours: the tensors of `sources`, everything else as the model `like` has it. `config.json`
+    comes last. Raises CheckpointError for a broken tokenizer and for numbers that the dtype cannot hold."""
+    assert like.config is not None
+    token_ids = _token_ids(like)
+    _write_weights(folder, _shards(sources, max_shard_bytes), progress or (lambda done, total: None))
+    _copy_tokenizer(like.tokenizer_dir, folder)
+    _write_json(folder / "config.json", _config(like.config, sources) | token_ids)
 
 
 def _source(checkpoint: Checkpoint, name: str, dtype: str | None) -> TensorSource:

@@ -58,6 +58,12 @@ class TrainingCheckpoint:
 
         return read
 
+    def weight_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start:stop` of a trained weight, float32; only they are read."""
+        stored = open_safetensors(self._file("weights"))[name]
+        rest = tuple((0, size) for size in stored.shape[1:])
+        return stored.read_box(((start, stop), *rest))
+
     def _file(self, state: str) -> Path:
         return self.folder / f"{state}.safetensors"
 

@@ -39,10 +39,11 @@ def read_log(path: Path) -> list[Entry]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    return [entry for line in lines if (entry := _parsed(line)) is not None]
+    return [entry for line in lines if (entry := parse_entry(line)) is not None]
 
 
-def _parsed(line: str) -> Entry | None:
+def parse_entry(line: str) -> Entry | None:
+    """One line of the log; None where it is not whole."""
     try:
         entry = json.loads(line)
     except ValueError:

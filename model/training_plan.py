@@ -13,6 +13,8 @@ from typing import Literal
 from model.config import ModelFlags
 
 ROLE_PROMPT, ROLE_TEXT, ROLE_COMPLETION = 0, 1, 2
+# The linear layers of a ruGPT-3 that low-rank changes can be made to.
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

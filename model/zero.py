@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from model.tensor_parallel import connect
 from model.training_batch import Microbatch, TrainedModel
@@ -65,15 +66,19 @@ class ZeroEngine:
         # DeepSpeed takes the mean over microbatches and workers; wanted is the sum over all, by their weight.
         scale = self.world_size * self._micro_steps / total_weight
         loss_sum = torch.zeros((), device=self.device)
+        norm = float("nan")
         for microbatch in microbatches:
             batch = microbatch.to(self.device)
             loss = self._engine(batch.input_ids, batch.targets, batch.weights)
             self._engine.backward(loss * scale)
+            if self.is_unsharded:  # DeepSpeed does not keep the norm then
+                norm = float(get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None]))
             self._engine.step()
             loss_sum += loss.detach()
         dist.all_reduce(loss_sum)
-        norm = self._engine.get_global_grad_norm()
-        return float(loss_sum) / total_weight, float("nan") if norm is None else float(norm)
+        if not self.is_unsharded:
+            norm = float(self._engine.get_global_grad_norm())
+        return float(loss_sum) / total_weight, norm
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.Module]:

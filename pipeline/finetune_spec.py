@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Literal
 
 from actors.messages import DType
 from model.config import SPARSE_MODES, ModelFlags
 from model.errors import RequestError
+from model.training_plan import LORA_TARGETS
 from pipeline.knobs import Settings, at_least, check_texts, flag_name, knob
 from pipeline.spec import EMBEDDED_MODEL, Truncate
 
@@ -140,6 +142,7 @@ class FinetuneSpec(Settings):
         self._check_counts()
         self._check_measures()
         self._check_columns()
+        self._check_lora()
         if self.offload == "all" and self.zero_stage != 3:
             raise RequestError(f"--offload all needs --zero-stage 3, not {self.zero_stage}")
         if self.offload == "optimizer" and self.zero_stage == 0:
@@ -169,8 +172,8 @@ class FinetuneSpec(Settings):
         for name in ("prompt_loss_weight", "completion_loss_weight", "weight_decay", "max_grad_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise RequestError(f"{flag_name(name)} must be 0 or more, not {getattr(self, name)}")
-            if not 1 <= getattr(self, name) < math.inf:
-                raise RequestError(f"{flag_name(name)} must be 1 second or more, not {getattr(self, name)}")
+        if not 1 <= self.lease_s < math.inf:
+            raise RequestError(f"--lease-s must be 1 second or more, not {self.lease_s}")
         self._check_shares()
 
     def _check_shares(self) -> None:
@@ -183,6 +186,13 @@ class FinetuneSpec(Settings):
                 raise RequestError(f"{flag_name(name)} must be at least 0 and below 1, not {getattr(self, name)}")
         if not 0 <= self.max_error_rate <= 1:
             raise RequestError(f"--max-error-rate must be between 0 and 1, not {self.max_error_rate}")
+
+    def _check_lora(self) -> None:
+        for name in self.lora_targets:
+            if name not in LORA_TARGETS:
+                near = get_close_matches(name, LORA_TARGETS, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise RequestError(f"--lora-targets: there is no layer {name!r} among {', '.join(LORA_TARGETS)}{hint}")
 
     def _check_columns(self) -> None:
         """Which columns go together: texts alone, or prompts (a column, a template, the classify form) with

@@ -25,18 +25,27 @@ _MAX_INIT_DEATHS = 1
 
 @contextmanager
 def ray_session(spec: JobSpec) -> Iterator[None]:
-    """Ray for the time of the block. One that runs already is used and left running; one on this machine ends with the
-    block. Raises RequestError when the cluster of --address does not answer."""
+    """Ray for the time of a job's block, as `ray_cluster` has it."""
+    # Ranks hold a CPU each for as long as they live: on top of the cores, reading and writing go on beside them.
+    with ray_cluster(spec.address, extra_cpus=parse_replicas(spec.replicas)[1] * spec.tensor_parallel):
+        yield
+
+
+@contextmanager
+def ray_cluster(address: str | None, *, extra_cpus: int) -> Iterator[None]:
+    """Ray for the time of the block. One that runs already is used and left running; one on this machine, with that
+    many CPUs more than it has cores, ends with the block. Raises RequestError when the cluster of --address does not
+    answer."""
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     handler = signal.getsignal(signal.SIGTERM)
-    if _is_cluster(spec):
-        _join(spec.address, quiet)
+    if is_cluster(address):
+        _join(address, quiet)
     else:
-        _start(spec, quiet)
+        _start(extra_cpus, quiet)
     _take_back_sigterm(handler)
     try:
         yield
@@ -57,7 +66,7 @@ def settle_device(spec: JobSpec) -> str:
     """What `--device auto` means here: a GPU where the cluster has one. Raises RequestError when this machine, alone,
     has none; of a cluster, `actors.placement.refuse_impossible` asks whether it may grow."""
     gpus = ray.cluster_resources().get("GPU", 0)
-    if spec.device == "cuda" and gpus < spec.tensor_parallel and not _is_cluster(spec):
+    if spec.device == "cuda" and gpus < spec.tensor_parallel and not is_cluster(spec.address):
         raise RequestError(f"--device cuda with --tensor-parallel {spec.tensor_parallel}: Ray sees {gpus:g} GPUs here")
     return "cuda" if spec.device == "cuda" or (spec.device == "auto" and gpus >= spec.tensor_parallel) else "cpu"
 
@@ -99,8 +108,9 @@ def data_settings() -> Iterator[DataContext]:
         logger.setLevel(level)
 
 
-def _is_cluster(spec: JobSpec) -> bool:
-    return bool(spec.address or os.environ.get("RAY_ADDRESS"))
+def is_cluster(address: str | None) -> bool:
+    """Whether a cluster is named, by --address or the environment, and not to be started here."""
+    return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
 def _take_back_sigterm(handler: Any) -> None:
@@ -123,12 +133,10 @@ def _join(address: str | None, quiet: dict[str, Any]) -> None:
         raise RequestError(f"no Ray cluster answers at {address or 'RAY_ADDRESS'}: {reason}") from error
 
 
-def _start(spec: JobSpec, quiet: dict[str, Any]) -> None:
-    # Ranks hold a CPU each for as long as they live: on top of the cores, reading and writing go on beside them.
-    ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
+def _start(extra_cpus: int, quiet: dict[str, Any]) -> None:
     try:
         with _private_token():
-            ray.init(address="local", num_cpus=_cores() + ranks, include_dashboard=False, **quiet)
+            ray.init(address="local", num_cpus=_cores() + extra_cpus, include_dashboard=False, **quiet)
     except Exception as error:
         # Ray 2.60 raises a bare Exception when its node does not come up in time, as on a machine with too much to do.
         if type(error) is not Exception and not isinstance(error, OSError | RuntimeError | ValueError):

@@ -7,7 +7,8 @@ from dataclasses import fields
 import pytest
 
 from jobs.cli import build_parser, main
-from pipeline.spec import SPECS, flag_name
+from jobs.settings import KINDS
+from pipeline.knobs import flag_name
 
 TALK = "--help --json --quiet --verbose"
 COMMON = (
@@ -20,6 +21,15 @@ FLAGS = {
     "classify": f"{COMMON} --abstain-below --calibrate --examples --gold-column --labels --no-calibrate --text-column",
     "generate": f"{COMMON} --max-new-tokens --no-repeat-ngram-size --prompt-column --repetition-penalty --samples "
     "--seed --stop --temperature --top-k --top-p",
+    "finetune": "--activation-checkpointing --adam-beta1 --adam-beta2 --adam-epsilon --address --batch-size "
+    "--completion-column --completion-loss-weight --config --deepspeed-config --device --dry-run --dtype "
+    "--endpoint-url --epochs --eval-input --eval-limit --eval-steps --fix-sparsity-layout --input --keep-checkpoints "
+    "--label-column --label-input --labels --learning-rate --lease-s --limit --lora-alpha "
+    "--lora-rank --lora-targets --lr-schedule --max-error-rate --max-grad-norm --max-restarts --max-steps "
+    "--micro-batch-size --min-learning-rate --model --no-activation-checkpointing --no-overwrite --num-attention-heads "
+    "--offload --output --overwrite --packing --preset --prompt-column --prompt-loss-weight "
+    "--save-dtype --save-steps --seed --seq-length --sparse-mode --template --text-column "
+    "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
     "plan": "",
     "verify": "--endpoint-url",
     "report": "--against --endpoint-url",
@@ -44,9 +54,9 @@ def test_the_flags_of_a_command_are_these(command: str) -> None:
     assert set(build_parser()[1][command].flags()) == expected
 
 
-@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_flag_has_the_name_of_the_spec_field(kind: str) -> None:
-    assert {flag_name(knob.name) for knob in fields(SPECS[kind])} <= set(build_parser()[1][kind].flags())
+    assert {flag_name(knob.name) for knob in fields(KINDS[kind])} <= set(build_parser()[1][kind].flags())
 
 
 @pytest.mark.parametrize("command", FLAGS)

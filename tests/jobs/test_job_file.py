@@ -70,9 +70,9 @@ def test_labels_may_lie_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.
         (HEAD + "top_p: [1\n", "job.yaml is not readable YAML at line 5, column 1: "
             "expected ',' or ']', but got '<stream end>'"),
         ("input: in.parquet\n", "job.yaml does not say its kind; add a line kind: classify or kind: generate"),
-        ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, not 'clasify'; "
+        ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not 'clasify'; "
             "did you mean classify?"),
-        ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, not ['a']"),
+        ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not ['a']"),
         ("kind: generate\n", "--input, --output are missing"),
         ("- a\n- b\n", "job.yaml must be a mapping of settings (input: ..., output: ...)"),
         ("", "job.yaml is empty"),

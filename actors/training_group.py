@@ -1,0 +1,92 @@
+"""A group of training workers under Ray Train: started, joined by gloo or NCCL, and started again when one dies.
+
+Called by the pipeline once the data are on disk. Ray Train watches the workers; a group that lost one is ended and
+begins anew from the newest checkpoint, at most `max_restarts` times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import ray
+import ray.train
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from actors.rendezvous import training_environment
+from actors.trainer import PLAN, train_worker
+from model.errors import JobError, ReplicaError, RequestError, TirazhError
+from model.training_plan import TrainingPlan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupPlan:
+    """`storage` is a directory that every worker sees, for Ray Train's own notes; `timeout_s` bounds one collective."""
+
+    workers: int
+    max_restarts: int
+    storage: str
+    timeout_s: int = 1800
+
+
+def refuse_too_many(workers: int, device: str) -> None:
+    """Raise RequestError when Ray has fewer GPUs, or CPUs, than workers: the group would wait for ever."""
+    kind = "GPU" if device == "cuda" else "CPU"
+    has = ray.cluster_resources().get(kind, 0)
+    if has < workers:
+        raise RequestError(f"--workers {workers} on --device {device} need {workers} {kind}s, but Ray has {has:g} here")
+
+
+def run_group(plan: TrainingPlan, group: GroupPlan) -> None:
+    """Train to the end. Raises the worker's own TirazhError, or ReplicaError saying how the last group died."""
+    is_one_host = len(ray.nodes()) == 1
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={PLAN: plan},
+        torch_config=TorchConfig(backend="nccl" if plan.device == "cuda" else "gloo", timeout_s=group.timeout_s),
+        scaling_config=ScalingConfig(
+            num_workers=group.workers, use_gpu=plan.device == "cuda", resources_per_worker=_bundle(plan.device)
+        ),
+        run_config=RunConfig(
+            name=uuid4().hex,  # Ray Train's own notes of an earlier run are not to be taken up
+            storage_path=str(Path(group.storage)),
+            failure_config=FailureConfig(max_failures=group.max_restarts),
+            logging_config=LoggingConfig(log_level="ERROR"),
+            worker_runtime_env={
+                "env_vars": training_environment(device=plan.device, threads=plan.threads, is_one_host=is_one_host)
+            },
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        raise _explained(error, group) from error
+
+
+def _bundle(device: str) -> dict[str, float]:
+    return {"CPU": 1.0} | ({"GPU": 1.0} if device == "cuda" else {})
+
+
+def _explained(error: TrainingFailedError, group: GroupPlan) -> TirazhError:
+    """The sentence of the worker that failed first for a reason of its own; the others only lost it."""
+    failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
+    causes = {
+        rank: failure.cause if isinstance(failure, RayTaskError) else failure for rank, failure in failures.items()
+    }
+    for cause in causes.values():
+        if isinstance(cause, TirazhError):
+            return cause
+    dead = next((rank for rank, cause in causes.items() if isinstance(cause, RayActorError)), None)
+    times = f"{group.max_restarts + 1} times" if group.max_restarts else "once"
+    if dead is not None:
+        return ReplicaError(
+            f"training worker {dead} died ({times} in all were workers started); the same command goes on from the "
+            "last checkpoint"
+        )
+    rank, cause = next(iter(causes.items()), (0, error))
+    reason = " ".join(str(cause).split())[-300:]
+    return JobError(f"training worker {rank} failed ({times} tried): {type(cause).__name__}: {reason}")

@@ -1,0 +1,68 @@
+"""`tirazh finetune`: reads the request, trains, shows what came out."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from jobs import console
+from jobs.flags import given_settings
+from jobs.interrupts import interruptible
+from jobs.job_file import read_job_file
+from jobs.noise import noise_to_log
+from jobs.settings import FINETUNE, build_finetune_spec
+from model.errors import RequestError
+from pipeline.finetune_spec import FinetuneSpec
+
+
+def run_training(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code. Raises TirazhError."""
+    spec = _spec_from_options(options)
+    if options.dry_run:
+        return _show_plan(spec, options)
+    from jobs.training_progress import TrainingDisplay
+    from pipeline.finetune import run_finetune
+
+    with console.only_json(options.json), noise_to_log(spec.output, wanted=not options.verbose) as stream:
+        display = TrainingDisplay("quiet" if options.quiet else None, stream=stream)
+        with interruptible(display.interrupted, stream=stream), display:
+            manifest = run_finetune(spec, on_progress=display.show, tell=display.say)
+    console.show_facts(_facts(manifest), as_json=options.json, quiet=options.quiet)
+    return 0
+
+
+def _spec_from_options(options: argparse.Namespace) -> FinetuneSpec:
+    given = given_settings(options, FINETUNE)
+    if options.config is None:
+        return build_finetune_spec(given)
+    job = read_job_file(options.config)
+    if job.kind not in (None, FINETUNE):
+        raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh {job.kind} --config {job.path}`")
+    return build_finetune_spec(job.values | given, place=lambda name: "" if name in given else job.place(name))
+
+
+def _show_plan(spec: FinetuneSpec, options: argparse.Namespace) -> int:
+    from pipeline.finetune_plan import plan_finetune
+
+    with console.only_json(options.json):
+        plan = plan_finetune(spec)
+    facts = {
+        "model": spec.model,
+        "model_bytes": plan.model.weight_bytes,
+        "rows": plan.training.rows,
+        "evaluation_rows": plan.evaluation.rows if plan.evaluation else 0,
+        "labelled_rows": plan.labelled.rows if plan.labelled else 0,
+        "seq_length": plan.seq_length,
+        "packing": plan.packing,
+        "workers": spec.workers,
+        "zero_stage": spec.zero_stage,
+    }
+    console.show_facts(facts, as_json=options.json, quiet=options.quiet)
+    return 0
+
+
+def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a person wants to know at the end."""
+    names = ("output", "total_steps", "sequences", "trained_tokens", "skipped", "first_loss", "last_loss", "seconds")
+    facts = {name: manifest[name] for name in names} | dict(manifest["evaluation"])
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}
