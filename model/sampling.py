@@ -2,21 +2,24 @@
 
 Repetition penalty and n-gram ban; divide by temperature; keep top_k; keep the nucleus top_p; draw. A row's draw depends
 on its own logits, its seed and how many tokens it has: never on its neighbours, so a row alone and a row in any batch
-get the same tokens. Legend: R rows, V vocabulary.
+get the same tokens. On a CPU a kernel of ours (`kernels/sampling.c`) draws for all rows at once; elsewhere torch does,
+row after row. Legend: R rows, V vocabulary.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from model.kernels.build import load_kernel
 from model.requests import SamplingParams
 
 _MASK = (1 << 64) - 1
-_FEW = 1024  # a nucleus is looked for among this many likeliest tokens before all are sorted
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,41 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list
     """Choose every row's next token. logits_RV float32 [R, V] may be changed in place; ids from `num_tokens` on are
     padding of the vocabulary and never chosen. A row whose logits are no numbers (NaN, or infinite by overflow) gets
     None."""
-    logits_RV[:, num_tokens:] = -torch.inf
+    logits_RV = logits_RV[:, :num_tokens]
     for index, row in enumerate(rows):
         _penalise(logits_RV[index], row)
-    highest_R, best_R = _highest(logits_RV)
+    if logits_RV.device.type == "cpu" and logits_RV.stride(1) == 1 and load_kernel("sampling") is not None:
+        return choose_compiled(logits_RV, rows)
+    return choose_one_by_one(logits_RV, rows)
+
+
+def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> list[int | None]:
+    """The draws alone, by the compiled kernel; float32 on a CPU, rows contiguous. Raises MemoryError."""
+    kernel = load_kernel("sampling")
+    assert kernel is not None
+    assert logits_RV.dtype == torch.float32
+    assert logits_RV.shape[0] == len(rows)
+    num_rows, num_tokens = logits_RV.shape
+    params = [row.params for row in rows]
+    temperatures = np.array([each.temperature for each in params], np.float32)
+    top_ks = np.array([min(each.top_k, num_tokens) for each in params], np.int64)
+    top_ps = np.array([each.top_p for each in params], np.float64)
+    chances = np.array([uniform(row.seed, row.num_new) if row.params.temperature else 0 for row in rows], np.float64)
+    tokens = np.empty(num_rows, np.int64)
+    failed = kernel.choose_tokens(
+        ctypes.c_void_p(logits_RV.data_ptr()),
+        *map(ctypes.c_int64, (logits_RV.stride(0), num_rows, num_tokens)),
+        *(ctypes.c_void_p(x.ctypes.data) for x in (temperatures, top_ks, top_ps, chances, tokens)),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    if failed:
+        raise MemoryError(f"no memory to sort {num_tokens} tokens")
+    return [None if token < 0 else token for token in tokens.tolist()]
+
+
+def choose_one_by_one(logits_RV: Tensor, rows: Sequence[RowState]) -> list[int | None]:
+    """The draws alone, by torch, row after row."""
+    highest_R, best_R = logits_RV.max(dim=-1)
     is_good_R, greedy_R = highest_R.isfinite().tolist(), best_R.tolist()
     tokens: list[int | None] = []
     for index, row in enumerate(rows):
@@ -55,14 +89,6 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list
         else:
             tokens.append(_draw(logits_RV[index], row))
     return tokens
-
-
-def _highest(logits_RV: Tensor) -> tuple[Tensor, Tensor]:
-    """Every row's highest logit and its token. A NaN anywhere in a row is its highest."""
-    if logits_RV.device.type != "cpu":
-        return logits_RV.max(dim=-1)
-    best_R = torch.from_numpy(logits_RV.numpy().argmax(axis=1))  # numpy's uses whole vectors, torch's does not
-    return logits_RV.gather(1, best_R[:, None])[:, 0], best_R
 
 
 def _penalise(logits_V: Tensor, row: RowState) -> None:
@@ -92,21 +118,14 @@ def _draw(logits_V: Tensor, row: RowState) -> int:
     has_nucleus = 0 < params.top_p < 1
     if not params.top_k and not has_nucleus:
         return _pick(torch.exp(scaled_V - scaled_V.max()), chance)
-    if params.top_k:
-        kept, ids = scaled_V.topk(min(params.top_k, len(scaled_V)))
-        weights = torch.exp(kept - kept[0])
-        total = weights.sum()
-    else:
-        kept, ids = scaled_V.topk(min(_FEW, len(scaled_V)))
-        weights = torch.exp(kept - kept[0])
-        total = torch.exp(scaled_V - kept[0]).sum()
-        if weights.sum() < params.top_p * total:
-            kept, ids = scaled_V.sort(descending=True, stable=True)
-            weights = torch.exp(kept - kept[0])
+    kept, ids = scaled_V.sort(descending=True, stable=True)
+    weights = torch.exp(kept[: params.top_k or None] - kept[0])
+    total = weights.sum()
     if has_nucleus:
         before = weights.cumsum(0) - weights
         weights = weights[before < params.top_p * total]
-    return int(ids[_pick(weights, chance)])
+    ids, order = ids[: len(weights)].sort()
+    return int(ids[_pick(weights[order], chance)])
 
 
 def _pick(weights: Tensor, chance: float) -> int:

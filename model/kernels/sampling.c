@@ -1,0 +1,243 @@
+/* Choosing the next token of some rows of logits on a CPU: temperature, top_k, top_p, draw, in this order.
+
+   One thread chooses one row's token and reads that row alone. Weights are floats, their sums doubles. Which tokens are
+   kept is found by a histogram over the weights' leading bits and by sorting one of its bins, never all of them. Among
+   the tokens kept, the draw goes through them in the order of their ids. */
+
+#include "lanes.h"
+
+#define MOST_BLOCKS 2048
+#define LEAST_BLOCK 512 /* weights that are summed up at a time */
+#define BIN_SHIFT 19    /* of a weight's bits the exponent and four more decide its bin */
+#define NUM_BINS 2048   /* bits of 1.0, the highest weight, lie in bin 2032 */
+
+/* The tokens that are left: weights above `cut`, and of those equal to it the first `num_equal`. */
+typedef struct {
+    uint32_t cut;
+    int64_t num_equal;
+} limit;
+
+/* Room for a row: every token's weight, sums and highest bits of blocks of them; of tokens looked at closer, bits and
+   ids; weight and count of every bin. */
+typedef struct {
+    float *weights;
+    int64_t block, num_blocks;
+    double *sums;
+    uint32_t *peaks, *bits, *sorted;
+    int32_t *ids;
+    double *mass;
+    int64_t *count;
+} workspace;
+
+static inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static int compare_down(const void *a, const void *b) {
+    const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x < y) - (x > y);
+}
+
+/* The highest of `count` logits; NaN when one of them is. */
+static float find_highest(const float *logits, int64_t count) {
+    vec high = broadcast(-INFINITY);
+    ivec is_nan = {0};
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        vec v = load_float(logits + i);
+        high = max_lanes(v, high);
+        is_nan |= v != v;
+    }
+    float highest = -INFINITY;
+    for (int lane = 0; lane < LANES; lane++) {
+        if (is_nan[lane]) return NAN;
+        highest = MAX(highest, high[lane]);
+    }
+    for (; i < count; i++) {
+        if (logits[i] != logits[i]) return NAN;
+        highest = MAX(highest, logits[i]);
+    }
+    return highest;
+}
+
+/* Weights e^((logit - highest) / temperature), 0 behind the last to a whole vector. Returns their sum. */
+static double weigh(const float *logits, int64_t count, float highest, float temperature, workspace *w) {
+    double total = 0;
+    w->block = MAX(LEAST_BLOCK, (count / MOST_BLOCKS + LANES) / LANES * LANES);
+    w->num_blocks = 0;
+    for (int64_t first = 0; first < count; first += w->block) {
+        const int64_t end = MIN(first + w->block, count);
+        vec sum = {0}, high = {0};
+        for (int64_t i = first; i < end; i += LANES) {
+            vec v = broadcast(-INFINITY);
+            if (i + LANES <= count) v = load_float(logits + i);
+            else memcpy(&v, logits + i, (size_t)(count - i) * sizeof(float));
+            vec weight = exp_lanes((v - broadcast(highest)) / broadcast(temperature));
+            sum += weight;
+            high = max_lanes(weight, high);
+            memcpy(w->weights + i, &weight, sizeof weight);
+        }
+        float peak = 0;
+        for (int lane = 0; lane < LANES; lane++) peak = MAX(peak, high[lane]);
+        w->peaks[w->num_blocks] = bits_of(peak);
+        w->sums[w->num_blocks++] = add_lanes(sum);
+        total += w->sums[w->num_blocks - 1];
+    }
+    return total;
+}
+
+/* A weight that at least `most` tokens reach: as many blocks have such a one. 0 where there are not as many blocks. */
+static float reached_by(int64_t most, workspace *w) {
+    if (most > w->num_blocks) return 0;
+    memcpy(w->sorted, w->peaks, (size_t)w->num_blocks * sizeof *w->sorted);
+    qsort(w->sorted, (size_t)w->num_blocks, sizeof *w->sorted, compare_down);
+    return float_of(w->sorted[most - 1]);
+}
+
+/* Lists the tokens that weigh anything, and at least `least`, in order. Returns how many. */
+static int64_t list_tokens(int64_t count, float least, workspace *w) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; i += LANES) {
+#ifdef __AVX512F__
+        if (!_mm512_cmp_ps_mask(_mm512_loadu_ps(w->weights + i), _mm512_set1_ps(least), _CMP_GE_OQ)) continue;
+#endif
+        for (int64_t j = i; j < MIN(i + LANES, count); j++)
+            if (w->weights[j] >= least && w->weights[j] > 0) {
+                w->ids[found] = (int32_t)j;
+                w->bits[found++] = bits_of(w->weights[j]);
+            }
+    }
+    return found;
+}
+
+/* Where to cut so that the heaviest of `n` listed tokens are left: `most` of them, or as many as it takes until those
+   before one weigh `enough`. */
+static limit find_limit(workspace *w, int64_t n, int64_t most, double enough) {
+    memset(w->mass, 0, NUM_BINS * sizeof *w->mass);
+    memset(w->count, 0, NUM_BINS * sizeof *w->count);
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bin = w->bits[i] >> BIN_SHIFT;
+        w->count[bin]++;
+        w->mass[bin] += float_of(w->bits[i]);
+    }
+    int64_t taken = 0, bin = NUM_BINS - 1;
+    double weight = 0;
+    while (bin > 0 && taken + w->count[bin] < most && weight + w->mass[bin] < enough) {
+        taken += w->count[bin];
+        weight += w->mass[bin--];
+    }
+    int64_t in_bin = 0;
+    for (int64_t i = 0; i < n; i++)
+        if ((int64_t)(w->bits[i] >> BIN_SHIFT) == bin) w->sorted[in_bin++] = w->bits[i];
+    qsort(w->sorted, (size_t)in_bin, sizeof *w->sorted, compare_down);
+    limit found = {0, n};
+    for (int64_t i = 0; i < in_bin && taken < most && (weight < enough || !taken); i++, taken++) {
+        found.num_equal = w->sorted[i] == found.cut ? found.num_equal + 1 : 1;
+        found.cut = w->sorted[i];
+        weight += float_of(w->sorted[i]);
+    }
+    return found;
+}
+
+/* Keeps of `n` listed tokens those within the limit. Returns how many, and in `total` what they weigh. */
+static int64_t keep(workspace *w, int64_t n, limit within, double *total) {
+    int64_t kept = 0;
+    *total = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (w->bits[i] < within.cut || (w->bits[i] == within.cut && within.num_equal-- <= 0)) continue;
+        w->ids[kept] = w->ids[i];
+        w->bits[kept++] = w->bits[i];
+        *total += float_of(w->bits[i]);
+    }
+    return kept;
+}
+
+/* The first token at which the sum of weights exceeds `target`; by blocks, then one by one. */
+static int64_t draw_from_all(const workspace *w, int64_t count, double target) {
+    int64_t block = 0, last = -1;
+    double sum = 0;
+    while (block < w->num_blocks - 1 && sum + w->sums[block] <= target) sum += w->sums[block++];
+    for (int64_t i = block * w->block; i < count; i++) {
+        if (w->weights[i] == 0) continue;
+        last = i;
+        sum += w->weights[i];
+        if (sum > target) return i;
+    }
+    for (int64_t i = block * w->block - 1; last < 0; i--) /* rounding: nothing but noughts was left */
+        if (w->weights[i] > 0) last = i;
+    return last;
+}
+
+static int64_t draw_from_list(const workspace *w, int64_t n, double target) {
+    double sum = 0;
+    int64_t i = 0;
+    for (; i < n - 1; i++) {
+        sum += float_of(w->bits[i]);
+        if (sum > target) break;
+    }
+    return w->ids[i];
+}
+
+static int64_t choose_token(
+    const float *logits, int64_t count, float temperature, int64_t top_k, double top_p, double chance, workspace *w) {
+    const float highest = find_highest(logits, count);
+    if (!isfinite(highest)) return -1;
+    if (temperature == 0) {
+        int64_t i = 0;
+        while (logits[i] != highest) i++;
+        return i;
+    }
+    double total = weigh(logits, count, highest, temperature, w);
+    const int has_nucleus = top_p > 0 && top_p < 1;
+    if (!top_k && !has_nucleus) return draw_from_all(w, count, chance * total);
+    /* All tokens lighter than this weigh less than a nucleus leaves out. */
+    const float left_out = (float)(0.999 * (1 - top_p) * total / (double)count);
+    int64_t n = list_tokens(count, top_k ? reached_by(top_k, w) : left_out, w);
+    if (top_k) n = keep(w, n, find_limit(w, n, top_k, INFINITY), &total);
+    if (has_nucleus) n = keep(w, n, find_limit(w, n, n + 1, top_p * total), &total);
+    return draw_from_list(w, n, chance * total);
+}
+
+/* Logits [R, row_stride], of which the first `count` of each row are tokens; the other arrays [R]. `tokens` receives
+   each row's token, -1 where its logits are no numbers. Returns 0, or 1 when memory ran out. */
+int choose_tokens(
+    const float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const float *temperatures,
+    const int64_t *top_ks, const double *top_ps, const double *chances, int64_t *tokens, int num_threads) {
+    int failed = 0;
+#pragma omp parallel num_threads(num_threads)
+    {
+        const size_t padded = (size_t)(count + LANES) / LANES * LANES;
+        const size_t bytes = 4 * padded * sizeof(float) + NUM_BINS * (sizeof(double) + sizeof(int64_t)) +
+                             (MOST_BLOCKS + 1) * (sizeof(double) + sizeof(uint32_t));
+        char *room = malloc(bytes);
+        workspace w = {0};
+        if (room) {
+            w.mass = (double *)room;
+            w.count = (int64_t *)(w.mass + NUM_BINS);
+            w.sums = (double *)(w.count + NUM_BINS);
+            w.weights = (float *)(w.sums + MOST_BLOCKS + 1);
+            w.bits = (uint32_t *)(w.weights + padded);
+            w.sorted = w.bits + padded;
+            w.ids = (int32_t *)(w.sorted + padded);
+            w.peaks = (uint32_t *)(w.ids + padded);
+        } else {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t row = 0; row < num_rows; row++)
+            if (room)
+                tokens[row] = choose_token(
+                    logits + row * row_stride, count, temperatures[row], top_ks[row], top_ps[row], chances[row], &w);
+        free(room);
+    }
+    return failed;
+}
