@@ -1,0 +1,163 @@
+"""`tirazh finetune` as users run it: any number of workers, killed or not, gives the same curve, and a model that the
+other commands take.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.process_tree import tree_of
+from model.training_log import read_log
+from tests.system.command import assert_one_sentence, end, read_rows, run_tirazh, wait_until
+from tests.system.conftest import read_demo
+
+STEPS = 240
+SAVE_STEPS = 30
+TIMEOUT_S = 280.0
+Command = Callable[..., list[object]]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's 60 news: text and gold label."""
+    news = read_demo("news.jsonl")
+    path = tmp_path_factory.mktemp("news") / "news.parquet"
+    pq.write_table(news.select(["text", "label"]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def command(source: Path, tiny_model: str) -> Command:
+    """`command(output, **more)` are the words of the command line."""
+    flags: dict[str, object] = {"input": source, "model": tiny_model, "dtype": "float32", "device": "cpu", "seed": 5}
+    flags |= {"seq-length": 192, "batch-size": 6, "micro-batch-size": 2, "learning-rate": 2e-3, "threads": 1}
+    flags |= {"max-steps": STEPS, "save-steps": SAVE_STEPS}
+
+    def make(output: object, **more: object) -> list[object]:
+        named = {**flags, "output": output} | {name.replace("_", "-"): value for name, value in more.items()}
+        return ["finetune", *(text for name, value in named.items() for text in (f"--{name}", value))]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one worker that nobody disturbed."""
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def losses(output: Path) -> list[float]:
+    return [entry["loss"] for entry in read_log(output / "_tirazh/losses.jsonl") if "loss" in entry]
+
+
+def wait_for_step(output: Path, step: int) -> None:
+    wait_until(lambda: len(losses(output)) >= step, timeout_s=TIMEOUT_S, what=f"step {step}")
+
+
+def side_by_side(title: str, *curves: list[float]) -> None:
+    """Shown by `pytest -rP`."""
+    print(title)
+    for step in (1, *range(SAVE_STEPS, STEPS + 1, SAVE_STEPS)):
+        print(f"{step:6}", *(f"{curve[step - 1]:.7f}" for curve in curves))
+
+
+def training_workers(driver: int) -> list[int]:
+    """Process ids of the training workers below the driver."""
+    found = []
+    for pid in tree_of(driver):
+        try:
+            name = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"RayTrainWorker" in name:
+            found.append(pid)
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_no_trace_in_the_curve(
+    command: Command, start: Callable[..., subprocess.Popen[str]], undisturbed: Path, tmp_path: Path
+) -> None:
+    """kill -9 of one of two workers: the group begins again at its last checkpoint, with the same data."""
+    whole, output = tmp_path / "whole", tmp_path / "killed"
+    assert run_tirazh(*command(whole, workers=2, zero_stage=1), timeout_s=TIMEOUT_S).returncode == 0
+    process = start(*command(output, workers=2, zero_stage=1))
+    wait_for_step(output, SAVE_STEPS * 2 + 5)
+    workers = training_workers(process.pid)
+    assert len(workers) == 2
+    os.kill(workers[-1], signal.SIGKILL)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, err
+    assert "A worker died; all go on from step" in err
+    side_by_side("one worker, two, two with one killed", losses(undisturbed), losses(whole), losses(output))
+    assert losses(output) == losses(whole)
+    assert losses(output) == pytest.approx(losses(undisturbed), abs=0.02)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_is_gone_on_from_by_the_same_command(
+    command: Command, start: Callable[..., subprocess.Popen[str]], undisturbed: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    process = start(*command(output))
+    wait_for_step(output, SAVE_STEPS + 10)
+    end(process)
+    assert not (output / "config.json").exists()
+    done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    side_by_side("undisturbed, driver killed", losses(undisturbed), losses(output))
+    assert losses(output) == losses(undisturbed)
+    assert (output / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
+    assert not (output / "_tirazh/checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_workers_give_the_curve_of_one(stage: int, command: Command, undisturbed: Path, tmp_path: Path) -> None:
+    done = run_tirazh(*command(tmp_path / "out", workers=2, zero_stage=stage), timeout_s=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    side_by_side(f"one worker, two with ZeRO {stage}", losses(undisturbed), losses(tmp_path / "out"))
+    assert losses(tmp_path / "out") == pytest.approx(losses(undisturbed), abs=0.02)
+
+
+@pytest.mark.slow
+def test_labels_that_were_taught_are_found_by_classify(command: Command, source: Path, tmp_path: Path) -> None:
+    """The accuracy that the training tells is the one that `classify` comes to with the model."""
+    labels = "economics,sport,science,world,culture"
+    more: dict[str, Any] = {"completion_column": "label", "labels": labels, "label_input": source}
+    more |= {"packing": "single", "label_column": "label", "max_steps": 120}
+    trained = run_tirazh(*command(tmp_path / "out", **more), "--json", timeout_s=TIMEOUT_S)
+    assert trained.returncode == 0, trained.stderr
+    told = json.loads(trained.stdout)["accuracy"]
+    assert told > 0.5
+    texts = pq.read_table(source).rename_columns(["text", "gold"])
+    pq.write_table(texts, tmp_path / "texts.parquet")
+    done = run_tirazh(
+        *("classify", "--input", tmp_path / "texts.parquet", "--output", tmp_path / "labelled", "--labels", labels),
+        *("--model", tmp_path / "out", "--dtype", "float32", "--threads", 1, "--seq-length", 192),
+        timeout_s=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "labelled")
+    assert sum(row["label"] == row["gold"] for row in rows) / len(rows) == pytest.approx(told, abs=0.02)
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_done_again_and_another_request_is_refused(command: Command, undisturbed: Path) -> None:
+    before = (undisturbed / "model.safetensors").stat().st_mtime_ns
+    again = run_tirazh(*command(undisturbed, workers=2), timeout_s=TIMEOUT_S)
+    assert again.returncode == 0
+    assert (undisturbed / "model.safetensors").stat().st_mtime_ns == before
+    assert_one_sentence(run_tirazh(*command(undisturbed, seed=6)), exit_code=2, says="--seed is not what that one had")
