@@ -45,6 +45,26 @@ class RuGPT3Attention(nn.Module):
         self.k_proj = nn.Linear(size, size)
         self.v_proj = nn.Linear(size, size)
         self.o_proj = nn.Linear(size, size)
+        self.qkv_proj: nn.Module | None = None
+
+    def fuse_projections(self) -> None:
+        """Make one product of the three, for inference: few rows are multiplied faster by one wide weight."""
+        linears = [self.q_proj, self.k_proj, self.v_proj]
+        if all(type(linear) is nn.Linear for linear in linears):
+            fused = nn.Linear(1, 1, device="meta")
+            fused.weight = nn.Parameter(torch.cat([x.weight.detach() for x in linears]), requires_grad=False)
+            fused.bias = nn.Parameter(torch.cat([x.bias.detach() for x in linears]), requires_grad=False)
+            self.qkv_proj = fused
+            del self.q_proj, self.k_proj, self.v_proj
+
+    def project(self, hidden_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [B, H, T, D] each."""
+        heads = (*hidden_BTC.shape[:2], -1, self.head_dim)
+        if self.qkv_proj is not None:
+            q, k, v = (x.view(heads).transpose(1, 2) for x in self.qkv_proj(hidden_BTC).chunk(3, dim=-1))
+        else:
+            q, k, v = (proj(hidden_BTC).view(heads).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        return q, k, v
 
     def forward(
         self,
@@ -53,8 +73,7 @@ class RuGPT3Attention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        shape = (*hidden_BTC.shape[:2], -1, self.head_dim)
-        q, k, v = (proj(hidden_BTC).view(shape).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = self.project(hidden_BTC)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         if self.is_sparse and attention_mask is None and "step" not in kwargs:

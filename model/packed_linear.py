@@ -43,6 +43,9 @@ def pack_linears(model: nn.Module, *, rows: int) -> None:
     numbers that oneDNN cannot pack here, nothing happens. The model can no longer be trained or saved. `rows`: of the
     products that matter most."""
     for module in list(model.modules()):
+        fuse = getattr(module, "fuse_projections", None)
+        if fuse is not None and can_pack(next(module.parameters())):
+            fuse()
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear) and can_pack(child.weight):
                 is_up = name == "up_proj" and isinstance(getattr(module, "activation", None), TanhGELU)

@@ -107,12 +107,17 @@ class ModelRunner:
 
 def layer_shapes(model: nn.Module) -> list[LayerShape]:
     """The cache shape of every attention layer of a transformers causal LM, heads counted on this rank."""
-    attentions: list[Any] = [m for m in model.modules() if hasattr(m, "layer_idx") and hasattr(m, "k_proj")]
+    kinds = ("k_proj", "qkv_proj")
+    attentions: list[Any] = [
+        m for m in model.modules() if hasattr(m, "layer_idx") and any(hasattr(m, kind) for kind in kinds)
+    ]
     return [_layer_shape(attention) for attention in sorted(attentions, key=lambda a: int(a.layer_idx))]
 
 
 def _layer_shape(attention: Any) -> LayerShape:
-    num_heads = attention.k_proj.weight.shape[0] // attention.head_dim
+    fused = getattr(attention, "qkv_proj", None)
+    size = attention.k_proj.weight.shape[0] if fused is None else fused.weight.shape[0] // 3
+    num_heads = size // attention.head_dim
     if getattr(attention, "is_sparse", False):
         return LayerShape(num_heads, attention.head_dim, attention.pattern, tuple(attention.global_starts))
     return LayerShape(num_heads, attention.head_dim)
