@@ -26,7 +26,7 @@ except ImportError as error:  # another package named `model` or `jobs` is in th
 
 from jobs import commands
 from jobs.flags import add_flag, add_setting_flags, one_of
-from jobs.interrupts import Interrupted
+from jobs.interrupts import Interrupted, interruptible
 from jobs.noise import log_directory
 from jobs.parser import Parser, parse
 from jobs.settings import KINDS, settings_of
@@ -58,13 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = argparse.Namespace()
     try:
-        parser, by_name = build_parser()
-        if not arguments:
-            parser.print_help()
-            return 2
-        options = parse(parser, by_name, arguments)
-        _set_up_logging(getattr(options, "verbose", 0))
-        return commands.RUN[options.command](options)
+        # From here on: what a command imports before it can say how far it is may swallow a KeyboardInterrupt.
+        with interruptible(lambda: "interrupted"):
+            parser, by_name = build_parser()
+            if not arguments:
+                parser.print_help()
+                return 2
+            options = parse(parser, by_name, arguments)
+            _set_up_logging(getattr(options, "verbose", 0))
+            return commands.RUN[options.command](options)
     except TirazhError as error:
         return _fail(one_sentence(error), _cause(error).exit_code)
     except Interrupted as error:

@@ -60,6 +60,27 @@ def test_closing_down_that_hangs_is_cut_short(closing: str) -> None:
     assert done.stderr == "tirazh: interrupted: 3 of 7 parts are written\n"
 
 
+def test_an_interrupt_that_someone_swallows_ends_the_command_all_the_same() -> None:
+    """As a library may that is just being imported."""
+    swallows = """
+import os, signal, time
+from jobs import cli, commands, interrupts
+interrupts.PATIENCE_S = 0.2
+def deaf(options):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        time.sleep(60)
+commands.RUN["demo"] = deaf
+cli.main(["demo"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", swallows], cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "tirazh: interrupted\n")
+
+
 def test_outside_the_main_thread_nothing_is_touched() -> None:
     before = signal.getsignal(signal.SIGTERM)
     handlers = []

@@ -30,6 +30,7 @@ Place = Literal["disk", "ranks", "bucket", "alone"]
 
 SLOTS = 8
 RANK_TIMEOUT_S = 8.0
+START_TIMEOUT_S = 60.0  # a rank that is stopped before it has started is noticed by this one
 SETTINGS = {
     "max-new-tokens": 96,
     "temperature": 0.9,
@@ -39,6 +40,7 @@ SETTINGS = {
     "dtype": "float32",
     "threads": 1,
     "rank-timeout-s": RANK_TIMEOUT_S,
+    "start-timeout-s": START_TIMEOUT_S,
 }
 ENDINGS = (0, 1, 130, 143)
 _IN_SPEC = {knob.name.replace("_", "-") for knob in fields(GenerateSpec)}

@@ -79,9 +79,16 @@ def rows_noted(notes: Path, what: str, *, since: float, until: float) -> set[int
 
 def main() -> int:
     import jobs.cli
-    import pipeline.build
+    from jobs.interrupts import Interrupted, interruptible
 
-    pipeline.build.run_job = functools.partial(pipeline.build.run_job, engine="tests.soak.recorded")
+    try:
+        with interruptible(lambda: "interrupted"):  # as in the command itself, whose main comes a moment later here
+            import pipeline.build
+
+            pipeline.build.run_job = functools.partial(pipeline.build.run_job, engine="tests.soak.recorded")
+    except Interrupted as end:
+        print(f"tirazh: {end}", file=sys.stderr)
+        return end.exit_code
     return jobs.cli.main(sys.argv[1:])
 
 
