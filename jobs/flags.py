@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from jobs.settings import KINDS, Setting, not_a_choice, settings_of
+from jobs.settings import FINETUNE, KINDS, Setting, not_a_choice, settings_of
 from pipeline.spec import flag_name
 
 # What people bring along from ru-gpts, Megatron, transformers and vLLM, and where it went.
@@ -53,6 +53,55 @@ FORMER_FLAGS = {
     "--deepspeed": "leave it out: DeepSpeed is always used, and --tensor-parallel sets the ranks",
 }
 
+# The same of ru-gpts' two training scripts and of Hugging Face's.
+FORMER_TRAINING_FLAGS = {
+    "--train-data-file": "use --input, with Parquet",
+    "--train-data": "use --input, with Parquet",
+    "--train-data-path": "use --input, with Parquet",
+    "--output-dir": "use --output",
+    "--save": "use --output",
+    "--model-name-or-path": "use --model",
+    "--load": "use --model",
+    "--load-huggingface": "use --model",
+    "--model-type": "leave it out: it is read from the model's config.json",
+    "--tokenizer-name": "use --tokenizer",
+    "--tokenizer-path": "use --tokenizer",
+    "--eval-data-file": "use --eval-input",
+    "--valid-data": "use --eval-input",
+    "--do-train": "leave it out: it is what the command does",
+    "--do-eval": "use --eval-input",
+    "--evaluate-during-training": "use --eval-steps",
+    "--eval-interval": "use --eval-steps",
+    "--line-by-line": "use --packing single",
+    "--reset-attention-mask": "use --packing single",
+    "--reset-position-ids": "use --packing single",
+    "--block-size": "use --seq-length",
+    "--max-seq-length": "use --seq-length",
+    "--per-gpu-train-batch-size": "use --batch-size for a whole step, --micro-batch-size for a worker's part",
+    "--per-device-train-batch-size": "use --batch-size for a whole step, --micro-batch-size for a worker's part",
+    "--gradient-accumulation-steps": "use --batch-size for a whole step, --micro-batch-size for a worker's part",
+    "--num-train-epochs": "use --epochs",
+    "--train-iters": "use --max-steps",
+    "--lr": "use --learning-rate",
+    "--min-lr": "use --min-learning-rate",
+    "--lr-decay-style": "use --lr-schedule",
+    "--warmup": "use --warmup-steps",
+    "--clip-grad": "use --max-grad-norm",
+    "--save-interval": "use --save-steps",
+    "--save-total-limit": "use --keep-checkpoints",
+    "--should-continue": "leave it out: the same command goes on",
+    "--overwrite-output-dir": "use --overwrite",
+    "--checkpoint-activations": "use --activation-checkpointing",
+    "--cpu-optimizer": "use --offload optimizer",
+    "--model-parallel-size": "use --zero-stage 3, which shards the weights",
+    "--no-cuda": "use --device cpu",
+    "--fp16": "use --dtype float16",
+    "--bf16": "use --dtype bfloat16",
+    "--deepspeed": "leave it out: DeepSpeed is always used; see --zero-stage and --offload",
+    "--attention-dropout": "leave it out: there is no dropout",
+    "--hidden-dropout": "leave it out: there is no dropout",
+}
+
 _METAVARS = {"whole number": "N", "number": "X", "labels": "LABELS"}
 
 
@@ -83,6 +132,11 @@ def given_settings(options: argparse.Namespace, kind: str) -> dict[str, Any]:
     """The settings that flags were given for."""
     known = settings_of(kind)
     return {name: value for name, value in vars(options).items() if name in known}
+
+
+def former_flag(flag: str, command: str | None) -> str | None:
+    """Where a flag of another program went, in words; None for one that nobody knows."""
+    return (FORMER_TRAINING_FLAGS if command == FINETUNE else FORMER_FLAGS).get(flag)
 
 
 def owner_of(flag: str) -> str | None:

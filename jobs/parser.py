@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jobs.flags import FORMER_FLAGS, owner_of
+from jobs.flags import former_flag, owner_of
 from jobs.settings import did_you_mean
 from model.errors import RequestError
 
@@ -48,8 +48,8 @@ def _unknown(text: str, command: str | None, parser: Parser) -> str:
         return f"{whose} does not know what to do with {text!r}{hint}"
     flag = text.split("=", 1)[0]
     spelt = "--" + flag.lstrip("-").replace("_", "-").lower()
-    if spelt in FORMER_FLAGS and spelt not in parser.flags():
-        return f"{whose} has no flag {flag}; {FORMER_FLAGS[spelt]}"
+    if former_flag(spelt, command) is not None and spelt not in parser.flags():
+        return f"{whose} has no flag {flag}; {former_flag(spelt, command)}"
     near = did_you_mean(spelt, parser.flags())
     if spelt not in parser.flags() and owner_of(spelt):
         near = f"; {spelt} belongs to `tirazh {owner_of(spelt)}`"

@@ -1,0 +1,32 @@
+"""docs/finetune.md names no flag that is not there, and has a place for every flag of the original's two scripts."""
+
+from __future__ import annotations
+
+import re
+
+from jobs.cli import build_parser
+from jobs.flags import FORMER_TRAINING_FLAGS
+from tests.conftest import REPOSITORY
+
+TEXT = (REPOSITORY / "docs/finetune.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| (.*?) \| (.*) \|$", TEXT, flags=re.MULTILINE)
+FLAG = re.compile(r"--([a-z][\w-]*)")
+
+
+def known() -> set[str]:
+    return {flag.removeprefix("--") for flag in build_parser()[1]["finetune"].flags()}
+
+
+def test_flags_that_are_shown_exist() -> None:
+    for block in re.findall(r"tirazh finetune[^`#]*", TEXT):
+        shown = set(FLAG.findall(block.split("tirazh classify")[0].split("python examples")[0]))
+        assert shown <= known(), shown - known()
+    for there, here in ROWS:
+        if there.startswith("`--"):
+            assert set(FLAG.findall(here)) <= known(), here
+
+
+def test_flags_of_the_original_that_get_a_hint_have_a_row() -> None:
+    there = {flag.replace("_", "-") for row, _ in ROWS for flag in FLAG.findall(row)}
+    others = {"max-seq-length", "per-device-train-batch-size", "bf16"}  # Hugging Face's
+    assert {flag.removeprefix("--") for flag in FORMER_TRAINING_FLAGS} - others <= there

@@ -1,0 +1,116 @@
+"""Requests to train that cannot work: a sentence that names the thing and the way out, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.cli import main
+from tests.system.tiny_model import write_tiny_model
+
+Case = tuple[list[str], str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good and bad inputs, and a model."""
+    folder = tmp_path_factory.mktemp("requests")
+    texts = {"text": ["новость"] * 4, "prompt": ["Вчера"] * 4, "label": ["sport", "economics"] * 2, "n": range(4)}
+    pq.write_table(pa.table(texts), folder / "good.parquet")
+    pq.write_table(pa.table({"other": ["x"]}), folder / "other.parquet")
+    (folder / "cut.parquet").write_bytes((folder / "good.parquet").read_bytes()[:-20])
+    write_tiny_model(folder / "model")
+    (folder / "full").mkdir()
+    (folder / "full/notes.txt").write_text("mine")
+    (folder / "job.yaml").write_text("kind: finetune\ninput: good.parquet\noutput: out\nlearning_rat: 1\n")
+    (folder / "rows.yaml").write_text("kind: generate\ninput: good.parquet\noutput: out\n")
+    return folder
+
+
+CASES: dict[str, Case] = {
+    "a flag that is nearly one": (["--learning-rat", "1"], "has no flag --learning-rat; did you mean --learning-rate?"),
+    "a flag of another command": (["--max-new-tokens", "5"], "--max-new-tokens belongs to `tirazh generate`"),
+    "a flag of the original": (["--train_data_file", "x.txt"], "--train_data_file; use --input, with Parquet"),
+    "a column that is not there": (["--text-column", "txt"], "no column 'txt' (--text-column); did you mean 'text'?"),
+    "a column of numbers": (["--text-column", "n"], "column 'n' (--text-column) must hold strings, not int64"),
+    "a prompt column that is not there": (
+        ["--prompt-column", "promt", "--completion-column", "label"],
+        "no column 'promt' (--prompt-column); did you mean 'prompt'?",
+    ),
+    "a completion column that is not there": (
+        ["--prompt-column", "prompt", "--completion-column", "labels"],
+        "no column 'labels' (--completion-column); did you mean 'label'?",
+    ),
+    "a template with a column that is not there": (
+        ["--template", "{{ txt }}:", "--completion-column", "label"],
+        "--template uses 'txt', which is no column of the input; did you mean text?",
+    ),
+    "prompts without completions": (["--prompt-column", "prompt"], "--prompt-column needs --completion-column"),
+    "completions of nothing": (["--completion-column", "label"], "what it follows"),
+    "two forms of prompt": (
+        ["--prompt-column", "prompt", "--template", "{{ text }}", "--completion-column", "label"],
+        "give --prompt-column or --template, not both",
+    ),
+    "labels for nothing": (["--labels", "a,b"], "--labels needs --completion-column"),
+    "labels to score without labels": (["--label-input", "good.parquet"], "--label-input needs --labels"),
+    "a single label": (["--labels", "a", "--completion-column", "label"], "at least two labels"),
+    "an evaluation of another form": (["--eval-input", "other.parquet"], "no column 'text' (--text-column)"),
+    "a file that was cut off": (["--input", "cut.parquet"], "cut.parquet"),
+    "an input that is not there": (["--input", "god.parquet"], "did you mean"),
+    "a model that is none": (["--model", "full"], "no checkpoint in full"),
+    "a sequence longer than the model": (["--seq-length", "4096"], "--seq-length 4096 is more than the model's 512"),
+    "a sequence of one token": (["--seq-length", "1"], "--seq-length must be at least 2"),
+    "ZeRO 4": (["--zero-stage", "4"], "--zero-stage must be at most 3"),
+    "everything offloaded without ZeRO 3": (["--offload", "all"], "--offload all needs --zero-stage 3"),
+    "the optimizer offloaded without ZeRO": (["--offload", "optimizer"], "--offload optimizer needs --zero-stage"),
+    "offloaded nowhere": (["--offload", "optimiser"], "did you mean optimizer?"),
+    "a learning rate of 0": (["--learning-rate", "0"], "--learning-rate must be above 0"),
+    "a learning rate that is no number": (["--learning-rate", "fast"], "--learning-rate must be a number"),
+    "a floor above the rate": (["--min-learning-rate", "1"], "between 0 and --learning-rate"),
+    "no epochs": (["--epochs", "0"], "--epochs must be above 0"),
+    "no workers": (["--workers", "0"], "--workers must be at least 1"),
+    "a layer that no model has": (["--lora-rank", "2", "--lora-targets", "q_prj"], "did you mean q_proj?"),
+    "an output in a store": (["--output", "s3://bucket/model"], "on a disk that every worker sees"),
+    "an output that is somebody's": (["--output", "full"], "notes.txt"),
+    "a job file with an unknown key": (["--config", "job.yaml"], "line 4: finetune has no setting 'learning_rat'"),
+    "a job file of another kind": (["--config", "rows.yaml"], "run `tirazh generate --config rows.yaml`"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_bad_request_is_one_sentence_and_leaves_nothing(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    flags, says = CASES[name]
+    given = ["--input", "good.parquet", "--output", "out", "--model", "model"]
+    code = main(["finetune", *given, *flags])
+    shown = capsys.readouterr()
+    assert (code, shown.out) == (2, "")
+    assert len(shown.err.splitlines()) == 1
+    assert shown.err.startswith("tirazh: ")
+    assert says in shown.err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    flags = ["--input", "good.parquet", "--output", "out", "--model", "model", "--dry-run"]
+    assert main(["finetune", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert ["rows", "4"] in [line.split() for line in shown.splitlines()]
+    assert not (folder / "out").exists()
+
+
+def test_a_training_is_not_submitted_as_a_job_over_rows(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    assert main(["plan", "job.yaml"]) == 2
+    assert "run `tirazh finetune --config job.yaml`" in capsys.readouterr().err

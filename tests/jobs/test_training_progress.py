@@ -1,0 +1,98 @@
+"""What is seen of a training, in a log and with -q, and how the log of its losses is followed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from jobs.training_progress import TrainingDisplay, describe
+from model.training_log import TrainingLog, read_log
+from pipeline.finetune_progress import LogFollower, TrainingProgress
+
+
+def event(step: int = 25, **changes: Any) -> TrainingProgress:
+    values: dict[str, Any] = {"step": step, "total_steps": 100, "loss": 3.21049, "tokens_per_s": 12_345.6}
+    values |= {"elapsed_s": 61.0, "eta_s": 183.0, "figures": {}}
+    return TrainingProgress(**(values | changes))
+
+
+def entry(step: int) -> dict[str, Any]:
+    return {"step": step, "loss": 10.0 / step, "tokens": 100, "seconds": 0.5}
+
+
+def test_a_line_of_a_log() -> None:
+    assert describe(event()) == "step 25 of 100 (25%) · loss 3.210 · 12,346 tokens/s · 3:03 left"
+    last = event(100, figures={"perplexity": 8.123456, "macro_f1": 0.5})
+    assert describe(last) == (
+        "step 100 of 100 (100%) · loss 3.210 · perplexity 8.123 · macro f1 0.5 · 12,346 tokens/s · took 1:01"
+    )
+
+
+def test_a_log_gets_a_line_now_and_then_and_the_last_one() -> None:
+    now, stream = [0.0], io.StringIO()
+    with TrainingDisplay(stream=stream, clock=lambda: now[0]) as display:
+        for step in range(1, 101):
+            now[0] += 0.3
+            display.show(event(step))
+    lines = stream.getvalue().splitlines()
+    assert 4 <= len(lines) <= 5
+    assert lines[-1].startswith("step 100 of 100")
+
+
+def test_quiet_says_nothing() -> None:
+    stream = io.StringIO()
+    with TrainingDisplay("quiet", stream=stream) as display:
+        display.say("Training")
+        display.show(event())
+    assert stream.getvalue() == ""
+
+
+def test_an_interruption_says_how_far_it_came() -> None:
+    display = TrainingDisplay("quiet")
+    assert display.interrupted().startswith("interrupted before the first step")
+    display.show(event())
+    assert display.interrupted().startswith("interrupted at step 25 of 100; run the same command to go on")
+
+
+def test_a_follower_sees_steps_evaluations_and_a_new_beginning(tmp_path: Path) -> None:
+    path, seen, told = tmp_path / "losses.jsonl", [], []
+    follower = LogFollower(path, 10, seen.append, told.append)
+    follower.look()
+    assert seen == []
+    log = TrainingLog(path, start_step=0)
+    for step in (1, 2, 3):
+        log.add(entry(step))
+    log.add({"step": 3, "perplexity": 7.0})
+    follower.look()
+    assert (seen[-1].step, seen[-1].figures, seen[-1].tokens_per_s, seen[-1].eta_s) == (
+        3,
+        {"perplexity": 7.0},
+        200,
+        3.5,
+    )
+    log.close()
+    TrainingLog(path, start_step=2).close()
+    follower.look()
+    assert told == ["A worker died; all go on from step 2"]
+    assert seen[-1].step == 2
+
+
+def test_lines_behind_a_checkpoint_are_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "losses.jsonl"
+    log = TrainingLog(path, start_step=0)
+    for step in (1, 2, 3, 4):
+        log.add(entry(step))
+    log.add({"step": 4, "stopped": "nan"})
+    log.close()
+    path.write_text(path.read_text() + '{"step": 5, "lo')  # killed while it wrote
+    assert [each["step"] for each in read_log(path)] == [1, 2, 3, 4, 4]
+    TrainingLog(path, start_step=2).close()
+    assert read_log(path) == [entry(1), entry(2)]
+
+
+def test_a_number_that_is_none_is_null(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path / "l", start_step=0)
+    log.add({"step": 1, "loss": 1.0, "grad_norm": float("nan")})
+    log.close()
+    assert read_log(tmp_path / "l") == [{"step": 1, "loss": 1.0, "grad_norm": None}]
