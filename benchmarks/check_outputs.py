@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.model_under_test import Mode, ModelUnderTest
 from benchmarks.peers import REFERENCES, Peer
-from benchmarks.peers.peer import Outcome
+from benchmarks.peers.peer import Outcome, take_turn
 from benchmarks.workloads import Tokens, Workload
 
 NEAR_TIE = 1e-3  # in logits, whose spread is about 1
@@ -54,12 +54,7 @@ def check_outputs(peers: Sequence[Peer], workload: Workload, under_test: ModelUn
 
 
 def _answer(peer: Peer, workload: Workload, under_test: ModelUnderTest) -> Outcome:
-    setting = peer.settings(workload)[0]
-    peer.open(under_test, workload, setting)
-    try:
-        return peer.run(workload, setting)
-    finally:
-        peer.close()
+    return take_turn(peer, under_test, workload, peer.settings(workload)[0])
 
 
 def _compare_tokens(

@@ -10,7 +10,7 @@ from functools import partial
 from benchmarks.limits import least_work
 from benchmarks.model_under_test import WIDTHS, ModelUnderTest
 from benchmarks.peers.ours import Ours
-from benchmarks.peers.peer import Peer, Setting
+from benchmarks.peers.peer import Peer, Setting, take_turn
 from benchmarks.workloads import Workload
 
 log = logging.getLogger("benchmarks")
@@ -52,7 +52,7 @@ def run_rounds(peers: Sequence[Peer], workload: Workload, under_test: ModelUnder
         # Every other round backwards: who comes early or late gains nothing from a drifting machine.
         for turn in turns if number % 2 == 0 else reversed(turns):
             if turn.failure is None:
-                seconds = _guarded(turn, partial(_run, turn, turn.workload, turn.setting, under_test))
+                seconds = _guarded(turn, partial(_seconds, turn, turn.workload, turn.setting, under_test))
                 turn.seconds += [] if seconds is None else [seconds]
                 log.info("%s, round %d, %s: %s", workload.name, number + 1, turn.peer.name, _shown(turn))
     return turns
@@ -93,7 +93,7 @@ def _prepare(
     speeds = []
     for setting in settings:
         probe = peer.sample(workload, peer.probe_rows, setting)
-        seconds = _guarded(turn, partial(_run, turn, probe, setting, under_test))
+        seconds = _guarded(turn, partial(_seconds, turn, probe, setting, under_test))
         if seconds is None:
             return turn
         log.info("%s, %s, %s: %.1f s for %d rows", workload.name, peer.name, dict(setting), seconds, len(probe.rows))
@@ -120,12 +120,8 @@ def _work(turn: Turn, workload: Workload, under_test: ModelUnderTest) -> float:
     return work.prefill_flops + work.decode_flops
 
 
-def _run(turn: Turn, workload: Workload, setting: Setting, under_test: ModelUnderTest) -> float:
-    turn.peer.open(under_test, workload, setting)
-    try:
-        return turn.peer.run(workload, setting).seconds
-    finally:
-        turn.peer.close()
+def _seconds(turn: Turn, workload: Workload, setting: Setting, under_test: ModelUnderTest) -> float:
+    return take_turn(turn.peer, under_test, workload, setting).seconds
 
 
 def _guarded(turn: Turn, work: Callable[[], float]) -> float | None:

@@ -23,7 +23,7 @@ from benchmarks.model_under_test import SHAPES, WIDTHS, ModelUnderTest
 from benchmarks.peers import all_peers
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.ours_trimmed import OursTrimmed
-from benchmarks.peers.peer import Outcome, Setting, sample_batches, static_batches
+from benchmarks.peers.peer import Outcome, Setting, sample_batches, static_batches, take_turn
 from benchmarks.peers.transformers_generate import TransformersGenerate
 from benchmarks.pipeline_speed import measure_idle, measure_pipeline
 from benchmarks.process_tree import processes_of, sum_bytes
@@ -31,6 +31,7 @@ from benchmarks.rounds import Patience, run_rounds
 from benchmarks.run import _DEFAULT_SLOTS, main
 from benchmarks.workloads import WORKLOADS, Row, Workload, build_workload
 from pipeline.spec import JobSpec
+from tests.model.tiny import use_threads
 
 TINY, XL = SHAPES["tiny"], SHAPES["xl"]
 GIGA = 1e9
@@ -221,6 +222,19 @@ def test_steps_without_padding_give_the_same_tokens(under_test: ModelUnderTest) 
         peer.open(under_test, workload, peer.settings(workload)[0])
         answers.append(peer.run(workload, peer.settings(workload)[0]).tokens)
     assert answers[0] == answers[1]
+
+
+def test_who_takes_threads_away_gives_them_back(under_test: ModelUnderTest) -> None:
+    class Greedy(Ours):
+        def run(self, workload: Workload, setting: Setting) -> Outcome:
+            torch.set_num_threads(1)
+            return Outcome(seconds=1)
+
+    with use_threads(3):
+        take_turn(
+            Greedy("float32", "dense", slots=3), under_test, build_workload("ragged", TINY, num_rows=1), {"slots": 3}
+        )
+        assert torch.get_num_threads() == 3
 
 
 def test_the_least_that_a_sparse_layer_can_cache_is_what_its_layout_still_shows() -> None:

@@ -55,4 +55,4 @@ def all_peers(dtypes: Sequence[str], *, slots: int, device: str = "cpu") -> list
         peers += [OursTrimmed(dtype, "dense", slots=slots, device=device)] if is_main else []
         peers += [peer(dtype, device=device) for peer in _PEERS]
     peers += [CTranslate2(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float32", "int8"])]
-    return peers + [LlamaCpp(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float32", "float16"])]
+    return peers + [LlamaCpp(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float16"])]

@@ -40,7 +40,7 @@ class Ours(Peer):
         return tirazh.__version__
 
     def runs_everything(self, workload: Workload) -> bool:
-        return self.is_main and (self.mode == "dense" or workload.name == "long")
+        return self.is_main
 
     def settings(self, workload: Workload) -> list[Setting]:
         return [{"slots": self.slots}]

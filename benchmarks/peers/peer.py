@@ -138,3 +138,15 @@ def padded(sequences: Sequence[Sequence[int]], *, side: str, device: str | torch
         ids[row, where] = torch.tensor(tokens)
         mask[row, where] = 1
     return ids.to(device), mask.to(device)
+
+
+def take_turn(peer: Peer, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> Outcome:
+    """Open, run, close. Leaves torch as many threads as it had: engines in C++ set the number for the whole process,
+    and whoever came next would have half of them."""
+    threads = torch.get_num_threads()
+    peer.open(under_test, workload, setting)
+    try:
+        return peer.run(workload, setting)
+    finally:
+        peer.close()
+        torch.set_num_threads(threads)

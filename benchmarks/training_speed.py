@@ -1,0 +1,156 @@
+"""Speed of training through sparse attention: forward and backward, our path against a dense one under the same mask.
+
+    python -m benchmarks.training_speed                        2,048 tokens, the layout of XL, on this CPU
+    python -m benchmarks.training_speed --device cuda --dtype bfloat16
+
+Two measures: one sparse layer's attention alone, and whole training steps of a small model whose layers alternate. The
+dense path is torch's scaled_dot_product_attention with the expanded mask, which is what the community's port of XL
+trains by. Rounds take turns, the median of each is told; gradients of both are compared first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+import model.gpt
+from model.attention import window_attention
+from model.attention_reference import visible_keys
+from model.block_layout import global_starts
+from model.config import ModelConfig, SparsePattern
+from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+
+Attention = Callable[[Tensor, Tensor, Tensor, SparsePattern, Tensor, float], Tensor]
+_TOLERANCE = 1e-5
+
+
+class MaskedAttention:
+    """The dense path, with `window_attention`'s signature; the mask is made once for a length."""
+
+    def __init__(self) -> None:
+        self._masks: dict[int, Tensor] = {}
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: SparsePattern, starts_H: Tensor, scale: float
+    ) -> Tensor:
+        length = q.shape[2]
+        if length not in self._masks:
+            positions = torch.arange(length, device=q.device)[None]
+            self._masks[length] = visible_keys(pattern, starts_H, positions, positions)[0]
+        return scaled_dot_product_attention(q, k, v, self._masks[length], scale=scale)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Training speed of sparse attention against a dense one, masked.")
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args(argv)
+    config = ModelConfig(
+        num_layers=4,
+        hidden_size=512,
+        num_attention_heads=8,
+        vocab_size=8192,
+        max_position_embeddings=max(2048, options.length),
+        sparse_mode="alternating",
+    )
+    dtype = getattr(torch, options.dtype)
+    paths: dict[str, Attention] = {"sparse": window_attention, "masked": MaskedAttention()}
+    threads = torch.get_num_threads()
+    print(
+        f"{options.length} tokens, {options.dtype} on {options.device}, {threads} threads; median of {options.rounds}"
+    )
+    steps = {name: attention_step(path, config, options.length, dtype, options.device) for name, path in paths.items()}
+    check_gradients(paths, config, options.length, options.device)
+    tell("attention of one sparse layer", take_turns(steps, options.rounds, options.device))
+    steps = {name: model_step(path, config, options.length, dtype, options.device) for name, path in paths.items()}
+    tell("step of a model of 4 alternating layers", take_turns(steps, options.rounds, options.device))
+
+
+def random_inputs(config: ModelConfig, length: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """q, k and v of one sequence, [1, H, length, D], leaves that want gradients."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, config.num_attention_heads, length, config.head_dim)
+    return [torch.randn(shape, generator=generator).to(device=device, dtype=dtype).requires_grad_() for _ in range(3)]
+
+
+def attention_step(
+    attend: Attention, config: ModelConfig, length: int, dtype: torch.dtype, device: str
+) -> Callable[[], list[Tensor]]:
+    """Forward and backward of one layer's attention; returns the gradients."""
+    inputs = random_inputs(config, length, dtype, device)
+    starts_H = torch.tensor(global_starts(config), device=device)
+
+    def step() -> list[Tensor]:
+        out = attend(*inputs, config.sparse_pattern, starts_H, config.head_dim**-0.5)
+        return list(torch.autograd.grad(out.sum(), inputs))
+
+    return step
+
+
+def model_step(
+    attend: Attention, config: ModelConfig, length: int, dtype: torch.dtype, device: str
+) -> Callable[[], None]:
+    """Forward and backward of a whole model, loss and all."""
+    torch.manual_seed(0)
+    language_model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config)).to(device=device, dtype=dtype).train()
+    tokens = torch.randint(0, config.vocab_size, (1, length), device=device)
+
+    def step() -> None:
+        with attention_of_models(attend):
+            language_model.zero_grad()
+            language_model(tokens, labels=tokens).loss.backward()
+
+    return step
+
+
+@contextmanager
+def attention_of_models(attend: Attention) -> Iterator[None]:
+    """Let sparse layers use `attend` inside the block."""
+    before = model.gpt.window_attention
+    model.gpt.window_attention = attend
+    try:
+        yield
+    finally:
+        model.gpt.window_attention = before
+
+
+def check_gradients(paths: dict[str, Attention], config: ModelConfig, length: int, device: str) -> None:
+    """Raise AssertionError unless both paths give the same float32 gradients."""
+    found = [attention_step(path, config, length, torch.float32, device)() for path in paths.values()]
+    worst = max(float((a - b).abs().max()) for a, b in zip(*found, strict=True))
+    assert worst < _TOLERANCE, f"gradients differ by {worst}"
+    print(f"gradients of the two differ by {worst:.1e} at most (float32)")
+
+
+def take_turns(steps: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Median seconds of each step; one round of each first, to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            begun = time.perf_counter()
+            step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if number:
+                seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def tell(what: str, seconds: dict[str, float]) -> None:
+    """One line: both times, and how many times as fast the sparse path is."""
+    ratio = seconds["masked"] / seconds["sparse"]
+    shown = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())
+    print(f"{what}: {shown}; sparse is {ratio:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main()
