@@ -6,13 +6,14 @@ begins anew from the newest checkpoint, at most `max_restarts` times.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import ray
 import ray.train
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -21,6 +22,8 @@ from actors.rendezvous import training_environment
 from actors.trainer import PLAN, train_worker
 from model.errors import JobError, ReplicaError, RequestError, TirazhError
 from model.training_plan import TrainingPlan
+
+_LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,10 +64,29 @@ def run_group(plan: TrainingPlan, group: GroupPlan) -> None:
             },
         ),
     )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        raise _explained(error, group) from error
+    failure = _fit(trainer)
+    if isinstance(failure, TrainingFailedError):
+        raise _explained(failure, group) from failure
+    if failure is not None:
+        raise failure
+
+
+def _fit(trainer: TorchTrainer) -> BaseException | None:
+    """Run it to its end; returns what it raised. Not in this thread: in the main one Ray Train puts a handler of its
+    own in place of ours, and a Ctrl-C would end the command with exit code 0."""
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, name="tirazh-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_LOOK_EVERY_S)
+    return failures[0] if failures else None
 
 
 def _bundle(device: str) -> dict[str, float]:
@@ -74,9 +96,7 @@ def _bundle(device: str) -> dict[str, float]:
 def _explained(error: TrainingFailedError, group: GroupPlan) -> TirazhError:
     """The sentence of the worker that failed first for a reason of its own; the others only lost it."""
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    causes = {
-        rank: failure.cause if isinstance(failure, RayTaskError) else failure for rank, failure in failures.items()
-    }
+    causes = {rank: _cause(failure) for rank, failure in failures.items()}
     for cause in causes.values():
         if isinstance(cause, TirazhError):
             return cause
@@ -90,3 +110,12 @@ def _explained(error: TrainingFailedError, group: GroupPlan) -> TirazhError:
     rank, cause = next(iter(causes.items()), (0, error))
     reason = " ".join(str(cause).split())[-300:]
     return JobError(f"training worker {rank} failed ({times} tried): {type(cause).__name__}: {reason}")
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """What is behind the wrappers of Ray and of Ray Train 2.60."""
+    for name in ("cause", "_base_exc", "health_check_failure"):
+        inner = getattr(failure, name, None)
+        if isinstance(inner, BaseException) and inner is not failure:
+            return _cause(inner)
+    return failure

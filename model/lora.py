@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from model.errors import RequestError
@@ -12,10 +13,8 @@ if TYPE_CHECKING:
 
 def check_peft() -> None:
     """Raise RequestError where peft is not installed."""
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        raise RequestError("--lora-rank needs peft; install tirazh[train], or leave the flag out") from None
+    if find_spec("peft") is None:
+        raise RequestError("--lora-rank needs peft; install tirazh[train], or leave the flag out")
 
 
 def add_lora(model: Any, plan: LoraPlan, *, seed: int) -> Any:

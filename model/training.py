@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from model.batch_order import BatchOrder, num_microbatches, share
+from model.checkpoint import open_checkpoint
 from model.label_file import LabelFile
 from model.load import load_pretrained
 from model.lora import add_lora
@@ -37,12 +40,13 @@ class Training:
         self._order = BatchOrder(plan.seed, len(self._store), plan.batch_size)
         micro_steps = num_microbatches(plan.batch_size, world_size=self.world_size, size=plan.micro_batch_size)
         model = _trained_model(plan)
-        weights = {name: p.detach().clone() for name, p in model.base.named_parameters() if p.requires_grad}
-        self._shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        trained = {name: p for name, p in model.base.named_parameters() if p.requires_grad}
+        self._shapes = {name: tuple(weight.shape) for name, weight in trained.items()}
+        # Low-rank changes are in no checkpoint yet; what DeepSpeed makes of them may be rounded.
+        new = {name: weight.detach().clone() for name, weight in trained.items()} if plan.lora is not None else {}
+        del trained
         self._engine = ZeroEngine(model, plan, micro_steps=micro_steps)
-        self._engine.set_weights(weights.__getitem__)
-        del weights
-        self.start_step = self._resume()
+        self.start_step = self._resume(new)
         self._log = None
         if self.rank == 0:
             self._log = TrainingLog(Path(plan.log), start_step=self.start_step)
@@ -116,13 +120,16 @@ class Training:
             take_part(snapshot)
         dist.barrier()
 
-    def _resume(self) -> int:
-        """Take up the newest checkpoint; the first worker says which, as another may not see it yet."""
+    def _resume(self, new: Mapping[str, Tensor]) -> int:
+        """Take up the newest checkpoint, or the model's own weights and the `new` ones; the first worker says which
+        checkpoint, as another may not see it yet. Returns the steps that are done."""
         found = find_checkpoints(Path(self.plan.checkpoints))
         newest = torch.tensor(found[-1].step if found else 0, device=self._engine.device)
         dist.broadcast(newest, 0)
         step = int(newest)
         if step == 0:
+            base = open_checkpoint(self.plan.model, self.plan.flags)
+            self._engine.set_weights(lambda name: new[name] if name in new else base.read(name))
             return 0
         checkpoint = next(each for each in find_checkpoints(Path(self.plan.checkpoints)) if each.step == step)
         self._engine.restore(checkpoint.reader(self._shapes, STATES), checkpoint.state())

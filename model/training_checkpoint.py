@@ -7,6 +7,7 @@ imports torch only where tensors are touched. Written by `training.py`, found by
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -100,7 +101,10 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> None:
         ]
         write_safetensors(partial / f"{state}.safetensors", sources, on_bytes=lambda count: None)
     text = json.dumps({"format": FORMAT, "step": snapshot.step} | dict(snapshot.scalars), indent=1)
-    (partial / _STATE).write_text(text, encoding="utf-8")
+    with (partial / _STATE).open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     for old in find_checkpoints(folder)[:-keep]:

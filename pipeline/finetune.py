@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import ray
 from actors.dtype import settle_dtype
 from actors.training_group import GroupPlan, refuse_too_many, run_group
 from model.checkpoint import open_checkpoint
+from model.config import ModelFlags
 from model.errors import JobError, RequestError
 from model.training_checkpoint import TrainingCheckpoint, find_checkpoints
 from model.training_export import export_model
@@ -62,7 +63,7 @@ def run_finetune(
             lease.confirm()
             return run.finish(time.monotonic() - begun_at)
     except RequestError:
-        if begun is None:
+        if not output.request.exists():
             output.remove_if_empty()
         raise
 
@@ -127,7 +128,7 @@ class _Run:
         has_eval, has_labels = self.plan.evaluation is not None, self.plan.labelled is not None
         return TrainingPlan(
             model=_absolute_model(spec.model),
-            flags=spec.model_flags,
+            flags=_absolute_flags(spec.model_flags),
             dtype=settled["dtype"],
             device=self.device,
             train_data=str(self.output.data("train")),
@@ -242,6 +243,11 @@ def _eval_steps(spec: FinetuneSpec, total_steps: int) -> int:
 
 def _lora(spec: FinetuneSpec) -> LoraPlan | None:
     return LoraPlan(rank=spec.lora_rank, alpha=spec.lora_alpha, targets=spec.lora_targets) if spec.lora_rank else None
+
+
+def _absolute_flags(flags: ModelFlags) -> ModelFlags:
+    named = {name: getattr(flags, name) for name in ("deepspeed_config", "tokenizer")}
+    return replace(flags, **{name: os.path.abspath(path) for name, path in named.items() if path is not None})
 
 
 def _absolute_model(model: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from model.checkpoint import ModelSummary, describe
 from model.config import ModelConfig
 from model.errors import RequestError
+from model.lora import check_peft
 from model.requests import SamplingParams
 from model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.corpus import DocumentMaker, LabelledPromptMaker, PairMaker, TextMaker, label_words
@@ -120,6 +121,8 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
             f"the tokenizer has {tokenizer.size} tokens and the model's vocabulary {model.config.vocab_size}; "
             "give --tokenizer the one that the model was trained with"
         )
+    if spec.lora_rank:
+        check_peft()
     most = model.config.max_position_embeddings
     if spec.seq_length is not None and spec.seq_length > most:
         raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {most} positions")

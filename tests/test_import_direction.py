@@ -27,7 +27,7 @@ ALLOWED = {
 TORCH_FREE = {
     *("model.config", "model.errors", "model.requests", "model.tokenizer", "model.checkpoint", "model.sequence_store"),
     *("model.label_file", "model.training_plan", "model.training_log", "model.training_checkpoint"),
-    "model.training_export",
+    *("model.training_export", "model.lora"),
 }
 PLAIN = (
     *("model/errors.py", "model/config.py", "model/requests.py", "model/training_plan.py", "model/training_log.py"),
