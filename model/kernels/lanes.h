@@ -79,14 +79,25 @@ INLINE void pick_lanes(int size, ivec *first, ivec *second) {
     }
 }
 
+/* Lane i of the result is lane from[i] of `a` and `b` side by side. */
+INLINE ivec shuffle(ivec a, ivec b, ivec from) {
+#ifdef __clang__
+    ivec picked;
+    UNROLLED for (int i = 0; i < LANES; i++) picked[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
+    return picked;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
 INLINE void transpose_blocks(ivec rows[LANES], int size) {
     ivec first, second;
     pick_lanes(size, &first, &second);
     UNROLLED for (int i = 0; i < LANES; i++) {
         if (i & size) continue;
         ivec a = rows[i], b = rows[i + size];
-        rows[i] = __builtin_shuffle(a, b, first);
-        rows[i + size] = __builtin_shuffle(a, b, second);
+        rows[i] = shuffle(a, b, first);
+        rows[i + size] = shuffle(a, b, second);
     }
 }
 
@@ -101,9 +112,10 @@ INLINE void transpose(ivec rows[LANES]) {
 INLINE void add_blocks(vec rows[LANES], int size) {
     ivec first, second;
     pick_lanes(size, &first, &second);
-    UNROLLED for (int i = 0; i + size < LANES; i += 2 * size)
-        rows[i] = __builtin_shuffle(rows[i], rows[i + size], first) +
-                  __builtin_shuffle(rows[i], rows[i + size], second);
+    UNROLLED for (int i = 0; i + size < LANES; i += 2 * size) {
+        ivec a = (ivec)rows[i], b = (ivec)rows[i + size];
+        rows[i] = (vec)shuffle(a, b, first) + (vec)shuffle(a, b, second);
+    }
 }
 
 /* Lane i of the result is the sum of all lanes of row i; every row is added up in the same order. */
