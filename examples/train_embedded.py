@@ -20,14 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizer_training import token_id, train_tokenizer
+from tokenizers import Tokenizer
 from training_loop import Example, Recipe, Trainer, build_batches
 from warm_start import warm_start
 
 from model.config import ModelConfig
 from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
-SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
 PROMPT_END = "\nТема:"  # how the default template of `tirazh classify` ends
 Row = tuple[str, str | None]
 
@@ -94,28 +94,6 @@ def training_texts(rows: list[Row]) -> Iterable[str]:
     """What the tokenizer learns from: the texts, and the labels often enough to become single tokens."""
     for text, label in rows:
         yield text if label is None else f"{text}{PROMPT_END} {label}"
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE: any text encodes and decodes without loss."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def token_id(tokenizer: Tokenizer, name: str) -> int:
-    """The id of a special token, by name."""
-    found = tokenizer.token_to_id(name)
-    assert found is not None, f"the tokenizer has no {name}"
-    return int(found)
 
 
 def row_drawer(rows: list[Row], tokenizer: Tokenizer, max_tokens: int) -> Callable[[random.Random], Example]:

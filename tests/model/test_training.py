@@ -8,12 +8,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from model.batch_order import BatchOrder
+from model.checkpoint import open_checkpoint
+from model.errors import CheckpointError
+from model.label_file import LabelFile
+from model.load import load_pretrained
+from model.requests import EngineJob, ScoreRequest
+from model.sequence_store import SequenceStore, StoreWriter
+from model.tokenizer import load_tokenizer
+from model.training_batch import TrainedModel, build_microbatch
 from model.training_checkpoint import find_checkpoints
-from model.training_plan import TrainingPlan
+from model.training_export import export_model
+from model.training_plan import ROLE_PROMPT, LoraPlan, OptimizerPlan, TrainingPlan
 from tests.distributed import RankPool, run_distributed
-from tests.model.training_cases import train, training_plan
+from tests.model.tiny import build_engine, run
+from tests.model.training_cases import SMALL, train, training_plan
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +105,120 @@ def keep_first_checkpoint(plan: TrainingPlan) -> None:
     """As if the workers had been killed after it."""
     for checkpoint in find_checkpoints(Path(plan.checkpoints))[1:]:
         shutil.rmtree(checkpoint.folder)
+
+
+def test_a_checkpoint_of_another_model_is_refused(plan: TrainingPlan, alone: RankPool, tmp_path: Path) -> None:
+    alone.run(train, plan)
+    other = training_plan(tmp_path / "other", config=replace(SMALL, hidden_size=64), checkpoints=plan.checkpoints)
+    with pytest.raises(CheckpointError, match="is not of this model, or damaged; remove"):
+        alone.run(train, other)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_a_reason(plan: TrainingPlan, alone: RankPool) -> None:
+    wild = replace(plan, optimizer=OptimizerPlan(learning_rate=1e30, max_grad_norm=0.0))
+    (log,) = alone.run(train, wild)
+    assert log[-1]["stopped"].startswith("the loss is")
+    assert not [each for each in find_checkpoints(Path(plan.checkpoints)) if each.step == 6]
+
+
+def test_old_checkpoints_make_room_for_new_ones(plan: TrainingPlan, alone: RankPool) -> None:
+    alone.run(train, replace(plan, save_steps=1, keep_checkpoints=2))
+    assert [each.step for each in find_checkpoints(Path(plan.checkpoints))] == [5, 6]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_evaluation_is_the_same_for_any_number_of_workers(
+    stage: int, plan: TrainingPlan, alone: RankPool, pair: RankPool, tmp_path: Path
+) -> None:
+    plan = replace(plan, zero_stage=stage, eval_data=plan.train_data, label_data=write_labels(tmp_path / "labels"))
+    found = []
+    for pool, name in ((alone, "one"), (pair, "two")):
+        own = replace(plan, checkpoints=str(tmp_path / name), log=str(tmp_path / f"{name}.jsonl"), eval_steps=3)
+        found.append([entry for entry in pool.run(train, own)[0] if "perplexity" in entry])
+    assert [entry["step"] for entry in found[0]] == [3, 6]
+    for one, two in zip(*found, strict=True):
+        assert two == pytest.approx(one, abs=1e-3)
+
+
+def test_the_likeliest_label_is_the_engines(plan: TrainingPlan, alone: RankPool, tmp_path: Path) -> None:
+    """Accuracy at step 0 of labels as the batch engine scores them: all of them right when it says what is right."""
+    folder = write_labels(tmp_path / "labels")
+    labels, store = LabelFile.read(Path(folder)), SequenceStore(folder)
+    model = load_pretrained(plan.model)
+    engine = build_engine(model, job=EngineJob(labels=labels.token_ids))
+    prompts = [tuple(store.sequence(index)[0].tolist()) for index in range(len(store))]
+    results = run(engine, [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts])
+    gold = tuple(max(range(3), key=result.logprobs.__getitem__) for result in results)
+    replace(labels, gold=gold).write(Path(folder))
+    frozen = OptimizerPlan(learning_rate=1e-12)
+    (log,) = alone.run(train, replace(plan, label_data=folder, total_steps=1, optimizer=frozen))
+    assert log[-1]["accuracy"] == 1.0
+
+
+def write_labels(folder: Path) -> str:
+    """Eight prompts and three labels of one to three tokens that share a beginning."""
+    draw = np.random.default_rng(1)
+    with StoreWriter(folder) as writer:
+        pieces = []
+        for length in range(3, 11):
+            begin = sum(writer.lengths)
+            writer.add(draw.integers(0, 250, length).tolist(), [ROLE_PROMPT] * length)
+            pieces.append([(begin, begin + length)])
+        writer.finish(pieces)
+    tokens = ((5,), (6, 7), (6, 7, 8))
+    LabelFile(names=("a", "b", "c"), token_ids=tokens, gold=(0, 1, 2, 0, 1, 2, 0, 1)).write(folder)
+    return str(folder)
+
+
+def exported(plan: TrainingPlan, folder: Path, dtype: str | None = None) -> Any:
+    """The model that the last checkpoint becomes."""
+    folder.mkdir()
+    last = find_checkpoints(Path(plan.checkpoints))[-1]
+    export_model(folder, open_checkpoint(plan.model), last, lora=plan.lora, dtype=dtype)
+    return load_pretrained(str(folder))
+
+
+def test_the_last_checkpoint_becomes_a_model_with_its_tokenizer(
+    plan: TrainingPlan, alone: RankPool, tmp_path: Path
+) -> None:
+    alone.run(train, plan)
+    model = exported(plan, tmp_path / "out")
+    checkpoint = find_checkpoints(Path(plan.checkpoints))[-1]
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, checkpoint.weight_rows(name, 0, parameter.shape[0])), name
+    assert load_tokenizer(str(tmp_path / "out")).size == load_tokenizer(plan.model).size
+    half = exported(plan, tmp_path / "half", "float16")
+    assert torch.allclose(next(half.parameters()), next(model.parameters()), atol=1e-2)
+    assert open_checkpoint(str(tmp_path / "half")).dtype("model.norm.weight") == "float16"
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_low_rank_changes_learn_and_are_merged(
+    stage: int, plan: TrainingPlan, alone: RankPool, pair: RankPool, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft", reason="needs the extra `train`")
+    lora = LoraPlan(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "up_proj"))
+    plan = replace(plan, zero_stage=stage, lora=lora, optimizer=OptimizerPlan(learning_rate=2e-2))
+    pair.run(train, plan)
+    checkpoint = find_checkpoints(Path(plan.checkpoints))[-1]
+    assert all(".lora_" in name for name in checkpoint.shapes())
+    merged, base = exported(plan, tmp_path / "out"), load_pretrained(plan.model)
+    changed = {name for name, p in merged.named_parameters() if not torch.equal(p, base.get_parameter(name))}
+    assert changed == {
+        f"model.layers.{layer}.{name}.weight"
+        for layer in range(2)
+        for name in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
+    }
+    assert loss_of(merged, plan, step=0) < loss_of(base, plan, step=0) - 0.05
+    # The merged model loses as much as the one with its changes beside it does when it goes on.
+    (resumed,) = alone.run(train, replace(plan, total_steps=7))
+    assert losses(resumed)[6] == pytest.approx(loss_of(merged, plan, step=6), abs=1e-4)
+
+
+def loss_of(model: Any, plan: TrainingPlan, *, step: int) -> float:
+    """The loss of a step's batch by a model that is not trained."""
+    store = SequenceStore(plan.train_data)
+    indices = BatchOrder(plan.seed, len(store), plan.batch_size).batch(step)
+    batch = build_microbatch([store.sequence(int(index)) for index in indices], plan.role_weights)
+    with torch.no_grad():
+        return float(TrainedModel(model)(batch.input_ids, batch.targets, batch.weights) / batch.weights.sum())

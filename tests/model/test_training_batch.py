@@ -36,7 +36,7 @@ def test_the_loss_of_texts_is_transformers() -> None:
     batch = build_microbatch([sequence(tokens[0].tolist(), [ROLE_TEXT] * 30)], WEIGHTS)
     ours = TrainedModel(model)(batch.input_ids, batch.targets, batch.weights) / 29
     theirs = model(tokens, labels=tokens).loss
-    assert float(ours) == pytest.approx(float(theirs), abs=1e-5)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
 def test_sequences_in_a_batch_do_not_touch_each_other() -> None:
@@ -44,7 +44,7 @@ def test_sequences_in_a_batch_do_not_touch_each_other() -> None:
     pair = [sequence(list(range(40)), [ROLE_TEXT] * 40), sequence([3, 4, 5], [ROLE_TEXT] * 3)]
     alone = [build_microbatch([one], WEIGHTS) for one in pair]
     together = build_microbatch(pair, WEIGHTS)
-    losses = [float(model(batch.input_ids, batch.targets, batch.weights)) for batch in (*alone, together)]
+    losses = [model(batch.input_ids, batch.targets, batch.weights).item() for batch in (*alone, together)]
     assert losses[2] == pytest.approx(losses[0] + losses[1], abs=1e-3)
 
 
@@ -53,7 +53,7 @@ def test_an_empty_microbatch_costs_nothing_and_gives_every_weight_a_gradient_of_
     batch = build_microbatch([], WEIGHTS)
     loss = model(batch.input_ids, batch.targets, batch.weights)
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert not parameter.grad.any(), name
