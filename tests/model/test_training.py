@@ -62,14 +62,6 @@ def test_a_training_learns(curve: list[float]) -> None:
     assert curve[-1] < curve[0] - 0.3
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_zero_of_one_worker_is_the_same_training(
-    stage: int, plan: TrainingPlan, alone: RankPool, curve: list[float]
-) -> None:
-    (log,) = alone.run(train, replace(plan, zero_stage=stage))
-    assert losses(log) == pytest.approx(curve, abs=1e-5)
-
-
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_two_workers_give_the_curve_of_one(stage: int, plan: TrainingPlan, pair: RankPool, curve: list[float]) -> None:
     """Five sequences, two workers: one of them runs two and the other three."""

@@ -24,6 +24,7 @@ STEPS = 240
 SAVE_STEPS = 30
 TIMEOUT_S = 280.0
 Command = Callable[..., list[object]]
+pytestmark = pytest.mark.timeout(900)  # several trainings in a test, each of which starts Ray
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +108,25 @@ def test_a_killed_worker_leaves_no_trace_in_the_curve(
 
 
 @pytest.mark.slow
-def test_a_killed_driver_is_gone_on_from_by_the_same_command(
-    command: Command, start: Callable[..., subprocess.Popen[str]], undisturbed: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_was_stopped_is_gone_on_from_by_the_same_command(
+    number: signal.Signals,
+    command: Command,
+    start: Callable[..., subprocess.Popen[str]],
+    undisturbed: Path,
+    tmp_path: Path,
 ) -> None:
     output = tmp_path / "out"
     process = start(*command(output))
     wait_for_step(output, SAVE_STEPS + 10)
-    end(process)
+    _, err = end(process, number=number)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "run the same command to go on from the last checkpoint" in err
     assert not (output / "config.json").exists()
     done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
-    side_by_side("undisturbed, driver killed", losses(undisturbed), losses(output))
+    side_by_side(f"undisturbed, driver ended by {number.name}", losses(undisturbed), losses(output))
     assert losses(output) == losses(undisturbed)
     assert (output / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
     assert not (output / "_tirazh/checkpoints").exists()
