@@ -173,13 +173,12 @@ class Job:
         return data
 
     def parts_begun(self, life: Life) -> tuple[set[int], set[int]]:
-        """Parts of which an engine was given rows during a life, and those of them of which it answered every row."""
-        begun, answered = (
-            rows_noted(self.world.notes, what, since=life.began, until=life.ended or time.time())
-            for what in (BEGUN, ANSWERED)
-        )
-        counts = Counter(row // PART_ROWS for row in answered)
-        return {row // PART_ROWS for row in begun}, {part for part, rows in counts.items() if rows == PART_ROWS}
+        """Parts of which an engine that lived to the end of a life was given rows, and those of which engines answered
+        every row. What an engine that was killed before had begun was lost with it, and not by the life's end."""
+        processes = rows_noted(self.world.notes, since=life.began, until=life.ended or time.time())
+        begun = {row // PART_ROWS for rows in processes[-self.replicas :] for row in rows[BEGUN]}
+        counts = Counter(row // PART_ROWS for row in set[int]().union(*(rows[ANSWERED] for rows in processes)))
+        return begun, {part for part, count in counts.items() if count == PART_ROWS}
 
     def left_behind(self) -> list[str]:
         """Processes of a Ray of its own that outlived the command by more than a little; they are ended here."""

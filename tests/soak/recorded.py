@@ -66,15 +66,19 @@ def build_engine(config: ReplicaConfig, runner: Any) -> Any:
     return engine
 
 
-def rows_noted(notes: Path, what: str, *, since: float, until: float) -> set[int]:
-    """Numbers of the rows that were BEGUN or ANSWERED between two moments (seconds since 1970)."""
-    found = set()
+def rows_noted(notes: Path, *, since: float, until: float) -> list[dict[str, set[int]]]:
+    """Numbers of the rows that were BEGUN and ANSWERED between two moments (seconds since 1970), for every process
+    that noted any: the one that did so last comes last."""
+    found: list[tuple[float, dict[str, set[int]]]] = []
     for path in notes.glob("*.log"):
+        last, rows = 0.0, {BEGUN: set[int](), ANSWERED: set[int]()}
         for line in path.read_text().splitlines():
             words = line.split(" ")
-            if len(words) == 3 and words[1] == what and words[2].isdigit() and since <= float(words[0]) <= until:
-                found.add(int(words[2]))
-    return found
+            if len(words) == 3 and words[2].isdigit() and since <= float(words[0]) <= until:
+                last = float(words[0])
+                rows[words[1]].add(int(words[2]))
+        found += [(last, rows)] if last else []
+    return [rows for _, rows in sorted(found, key=lambda each: each[0])]
 
 
 def main() -> int:
