@@ -109,7 +109,8 @@ def add_setting_flags(parser: argparse.ArgumentParser, kind: str) -> None:
     """One flag for each setting of the kind."""
     settings = settings_of(kind).values()
     must = parser.add_argument_group("what it cannot do without (here or in the job file)")
-    rows = parser.add_argument_group("what the rows will be (the same again goes on where it stopped)")
+    what = "the weights" if kind == FINETUNE else "the rows"
+    rows = parser.add_argument_group(f"what {what} will be (the same again goes on where it stopped)")
     ways = parser.add_argument_group("how and where they are made (free to change between runs)")
     for setting in settings:
         add_flag(must if setting.is_required else rows if setting.is_identity else ways, setting)
