@@ -7,6 +7,7 @@ lines behind it first, so that the file is that of a training that was never int
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ def parse_entry(line: str) -> Entry | None:
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    # JSON has no NaN: a norm that fp16 overflowed is null.
-    values = {key: None if isinstance(value, float) and value != value else value for key, value in entry.items()}
+    # JSON has no NaN and no infinity: a loss or a norm that overflowed is null.
+    values = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
+    }
     return json.dumps(values, ensure_ascii=False) + "\n"

@@ -76,8 +76,8 @@ class ZeroEngine:
             self._engine.step()
             loss_sum += loss.detach()
         dist.all_reduce(loss_sum)
-        if not self.is_unsharded:
-            norm = float(self._engine.get_global_grad_norm())
+        if not self.is_unsharded and (known := self._engine.get_global_grad_norm()) is not None:
+            norm = float(known)
         return float(loss_sum) / total_weight, norm
 
     @contextlib.contextmanager

@@ -99,6 +99,8 @@ class LogFollower:
     def _take(self, entry: dict[str, Any] | None) -> None:
         if entry is None or "stopped" in entry:
             return
+        if "loss" in entry and entry["loss"] is None:
+            return
         if "loss" in entry:
             self._recent.append(entry)
             self._step = entry["step"]

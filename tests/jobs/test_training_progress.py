@@ -93,6 +93,9 @@ def test_lines_behind_a_checkpoint_are_taken_back(tmp_path: Path) -> None:
 
 def test_a_number_that_is_none_is_null(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path / "l", start_step=0)
-    log.add({"step": 1, "loss": 1.0, "grad_norm": float("nan")})
+    log.add({"step": 1, "loss": float("inf"), "grad_norm": float("nan")})
     log.close()
-    assert read_log(tmp_path / "l") == [{"step": 1, "loss": 1.0, "grad_norm": None}]
+    assert read_log(tmp_path / "l") == [{"step": 1, "loss": None, "grad_norm": None}]
+    seen: list[TrainingProgress] = []
+    LogFollower(tmp_path / "l", 9, seen.append, None).look()
+    assert seen == []
