@@ -6,6 +6,7 @@ stopped or a machine that hangs, would never give its parts back: Ray notices on
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ _ASK_TIMEOUT_S = 5.0
 
 @contextmanager
 def watching_owners(metrics: Any, *, timeout_s: float) -> Iterator[None]:
-    """While the block runs, end every owner that gave no sign of life for `timeout_s`."""
+    """While the block runs, end every owner that gave no sign of life for `timeout_s`; in the end whoever is left: a
+    process that was stopped does not hear that its work is done."""
     done = threading.Event()
     thread = threading.Thread(target=_watch, args=(metrics, timeout_s, done), name="tirazh-owners", daemon=True)
     thread.start()
@@ -32,17 +34,25 @@ def watching_owners(metrics: Any, *, timeout_s: float) -> Iterator[None]:
     finally:
         done.set()
         thread.join(_ASK_TIMEOUT_S)
+        for actor in _silent(metrics, 0.0):
+            _end(actor, no_restart=True)
 
 
 def _watch(metrics: Any, timeout_s: float, done: threading.Event) -> None:
     while not done.wait(min(_MOST_EVERY_S, timeout_s / 4)):
-        try:
-            silent = ray.get(metrics.take_silent.remote(timeout_s), timeout=_ASK_TIMEOUT_S)
-        except (RayError, GetTimeoutError):
-            continue
-        for actor in silent:
+        for actor in _silent(metrics, timeout_s):
             logger.error("a process that holds a replica gave no sign of life for %g s; it is replaced", timeout_s)
-            try:
-                ray.kill(actor, no_restart=False)
-            except (RayError, ValueError):  # it has gone by itself
-                continue
+            _end(actor, no_restart=False)
+
+
+def _silent(metrics: Any, timeout_s: float) -> list[Any]:
+    """Handles of owners that were not heard of for so long; none when nobody can say."""
+    try:
+        return list(ray.get(metrics.take_silent.remote(timeout_s), timeout=_ASK_TIMEOUT_S))
+    except (RayError, GetTimeoutError):
+        return []
+
+
+def _end(actor: Any, *, no_restart: bool) -> None:
+    with contextlib.suppress(RayError, ValueError):  # it has gone by itself
+        ray.kill(actor, no_restart=no_restart)
