@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -20,10 +20,13 @@ Style = Literal["bar", "lines", "quiet"]
 LINE_EVERY_S = 10.0
 
 
-class Progress:
-    """Shows a job's progress and remembers the last of it.
+Event = TypeVar("Event")
 
-    Use it as a context manager and hand `progress.show` to the pipeline. `style` None chooses by what stderr is.
+
+class Display(Generic[Event]):
+    """Shows how far something is and remembers the last of it; what its events say is for those who derive from it.
+
+    Use it as a context manager and hand `show` to the pipeline. `style` None chooses by what stderr is.
     """
 
     def __init__(
@@ -35,10 +38,10 @@ class Progress:
     ) -> None:
         self._stream = stream or sys.stderr
         self.style: Style = style or ("bar" if self._stream.isatty() else "lines")
-        self.last: ProgressEvent | None = None
+        self.last: Event | None = None
         self._clock = clock
         self._next_line = clock() + 2.0  # the first line soon: someone is watching whether it started
-        self._printed: ProgressEvent | None = None
+        self._printed: Event | None = None
         self._bar: Bar | None = None
         self._task: Any = None
 
@@ -53,8 +56,8 @@ class Progress:
         if self.style == "lines" and self.last is not None and self._printed is not self.last:
             self._print_line(self.last)
 
-    def show(self, event: ProgressEvent) -> None:
-        """Take note of where the job is. Cheap; may be called as often as one likes."""
+    def show(self, event: Event) -> None:
+        """Take note of where it is. Cheap; may be called as often as one likes."""
         self.last = event
         if self.style == "bar":
             self._update_bar(event)
@@ -67,6 +70,34 @@ class Progress:
         if self.style != "quiet":
             print(text, file=self._stream, flush=True)
 
+    def describe(self, event: Event) -> str:
+        """One line for a log."""
+        raise NotImplementedError
+
+    def bar_state(self, event: Event) -> tuple[int, int | None, list[str]]:
+        """How much is done, of how much, and the words behind the bar."""
+        raise NotImplementedError
+
+    def _print_line(self, event: Event) -> None:
+        self._printed = event
+        print(self.describe(event), file=self._stream, flush=True)
+
+    def _update_bar(self, event: Event) -> None:
+        if self._bar is None:
+            self._bar, self._task = start_bar(self._stream)
+        completed, total, facts = self.bar_state(event)
+        self._bar.update(self._task, completed=completed, total=total, facts=" · ".join(facts))
+
+
+class Progress(Display["ProgressEvent"]):
+    """A job's: rows and parts."""
+
+    def describe(self, event: ProgressEvent) -> str:
+        return describe(event)
+
+    def bar_state(self, event: ProgressEvent) -> tuple[int, int | None, list[str]]:
+        return event.rows_done, event.rows_total or None, _facts(event)
+
     def interrupted(self) -> str:
         """The sentence for a job that was stopped by a signal."""
         if self.last is None or not self.last.parts_total:
@@ -75,16 +106,6 @@ class Progress:
             f"interrupted: {self.last.parts_done} of {self.last.parts_total} parts are written; "
             "run the same command to go on"
         )
-
-    def _print_line(self, event: ProgressEvent) -> None:
-        self._printed = event
-        print(describe(event), file=self._stream, flush=True)
-
-    def _update_bar(self, event: ProgressEvent) -> None:
-        if self._bar is None:
-            self._bar, self._task = start_bar(self._stream)
-        facts = " · ".join(_facts(event))
-        self._bar.update(self._task, completed=event.rows_done, total=event.rows_total or None, facts=facts)
 
 
 class ByteProgress:

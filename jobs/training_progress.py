@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING
 
-from jobs.progress import LINE_EVERY_S, Style, clock_text, start_bar
+from jobs.progress import Display, clock_text
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-
     from pipeline.finetune_progress import TrainingProgress
 
 
-class TrainingDisplay:
-    """Shows a training's progress on stderr and remembers the last of it. `style` None chooses by what stderr is."""
+class TrainingDisplay(Display["TrainingProgress"]):
+    """A training's: steps, loss and figures."""
 
-    def __init__(
-        self,
-        style: Style | None = None,
-        *,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._stream = stream or sys.stderr
-        self.style: Style = style or ("bar" if self._stream.isatty() else "lines")
-        self.last: TrainingProgress | None = None
-        self._clock = clock
-        self._next_line = clock() + 2.0
-        self._printed: TrainingProgress | None = None
-        self._bar: Bar | None = None
-        self._task: Any = None
+    def describe(self, event: TrainingProgress) -> str:
+        return describe(event)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        if self.style == "lines" and self.last is not None and self._printed is not self.last:
-            self._print_line(self.last)
-
-    def show(self, event: TrainingProgress) -> None:
-        """Take note of where the training is. Cheap."""
-        self.last = event
-        if self.style == "bar":
-            if self._bar is None:
-                self._bar, self._task = start_bar(self._stream)
-            facts = " · ".join(_facts(event))
-            self._bar.update(self._task, completed=event.step, total=event.total_steps, facts=facts)
-        elif self.style == "lines" and self._clock() >= self._next_line:
-            self._next_line = self._clock() + LINE_EVERY_S
-            self._print_line(event)
-
-    def say(self, text: str) -> None:
-        """A line for people; nothing with -q."""
-        if self.style != "quiet":
-            print(text, file=self._stream, flush=True)
+    def bar_state(self, event: TrainingProgress) -> tuple[int, int | None, list[str]]:
+        return event.step, event.total_steps, _facts(event)
 
     def interrupted(self) -> str:
         """The sentence for a training that was stopped by a signal."""
@@ -71,10 +27,6 @@ class TrainingDisplay:
             f"interrupted at step {self.last.step:,} of {self.last.total_steps:,}; run the same command to go on from "
             "the last checkpoint"
         )
-
-    def _print_line(self, event: TrainingProgress) -> None:
-        self._printed = event
-        print(describe(event), file=self._stream, flush=True)
 
 
 def describe(event: TrainingProgress) -> str:

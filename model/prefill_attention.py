@@ -51,6 +51,7 @@ class PrefillPieces:
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self.pieces = tuple(pieces)
+        self._masks: dict[int, Tensor] = {}
 
     @functools.cached_property
     def table(self) -> tuple[Tensor, Tensor]:
@@ -83,10 +84,6 @@ class PrefillPieces:
                 visible = torch.ones(1, piece.length, keys, dtype=torch.bool).tril(piece.num_kept)
             self._masks[index] = additive_mask(visible, like)
         return self._masks[index]
-
-    @functools.cached_property
-    def _masks(self) -> dict[int, Tensor]:
-        return {}
 
 
 def can_compile(like: Tensor) -> bool:
@@ -210,7 +207,7 @@ def _call(  # noqa: PLR0913 - what the kernel's structure has
     assert k.shape == v.shape
     assert q.shape[1] % num_kv_heads == 0
     for x in (cache_k, cache_v, *(prefix or ())):
-        assert x.shape[-3] == num_kv_heads or x.dim() == 4
+        assert x.shape[-3] == num_kv_heads
         assert x.stride()[-2:] == (dim, 1) or 0 in x.shape
         assert x.dtype == q.dtype
     assert cache_k.stride() == cache_v.stride()
