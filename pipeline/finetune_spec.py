@@ -16,7 +16,7 @@ from actors.messages import DType
 from model.config import SPARSE_MODES, ModelFlags
 from model.errors import RequestError
 from model.training_plan import LORA_TARGETS
-from pipeline.knobs import Settings, at_least, check_texts, flag_name, knob
+from pipeline.knobs import Settings, at_least, flag_name, knob
 from pipeline.spec import EMBEDDED_MODEL, Truncate
 
 Packing = Literal["auto", "stream", "whole", "single"]
@@ -133,11 +133,7 @@ class FinetuneSpec(Settings):
     overwrite: bool = knob(False, "remove another training's work from the output directory first")
 
     def __post_init__(self) -> None:
-        if not self.input:
-            raise RequestError("no input was named; give --input at least one file, directory or glob")
-        if not self.output:
-            raise RequestError("no output directory was named; give --output")
-        check_texts(self.to_dict(), addresses=ADDRESSES)
+        self.check_places(addresses=ADDRESSES)
         self.check_choices()
         self._check_counts()
         self._check_measures()

@@ -44,6 +44,15 @@ class Settings:
         text = json.dumps(self.identity(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def check_places(self, *, addresses: Collection[str]) -> None:
+        """Raise RequestError where no input or no output is named, and for texts that `check_texts` refuses."""
+        settings = self.to_dict()
+        if not settings["input"]:
+            raise RequestError("no input was named; give --input at least one file, directory or glob")
+        if not settings["output"]:
+            raise RequestError("no output directory was named; give --output")
+        check_texts(settings, addresses=addresses)
+
     def check_choices(self) -> None:
         """Raise RequestError for a value that is none of its field's choices."""
         for each in fields(self):

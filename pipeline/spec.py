@@ -17,7 +17,7 @@ from actors.messages import DType
 from model.config import SPARSE_MODES, ModelFlags
 from model.errors import RequestError
 from model.requests import SamplingParams
-from pipeline.knobs import Settings, at_least, check_texts, flag_name, is_required, knob
+from pipeline.knobs import Settings, at_least, flag_name, is_required, knob
 from pipeline.schema import Kind
 
 __all__ = ["ClassifySpec", "GenerateSpec", "JobSpec", "flag_name", "is_required", "parse_replicas"]
@@ -92,11 +92,7 @@ class JobSpec(Settings):
     overwrite: bool = knob(False, "remove another job's work from the output directory first")
 
     def __post_init__(self) -> None:
-        if not self.input:
-            raise RequestError("no input was named; give --input at least one file, directory or glob")
-        if not self.output:
-            raise RequestError("no output directory was named; give --output")
-        check_texts(self.to_dict(), addresses=ADDRESSES)
+        self.check_places(addresses=ADDRESSES)
         self._check_numbers()
         if self.prefix and not re.fullmatch(r"\w+", self.prefix):
             raise RequestError(f"--prefix may hold letters, digits and _ only, not {self.prefix!r}")
