@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TextIO, TypeVar
@@ -23,7 +24,7 @@ LINE_EVERY_S = 10.0
 Event = TypeVar("Event")
 
 
-class Display(Generic[Event]):
+class Display(ABC, Generic[Event]):
     """Shows how far something is and remembers the last of it; what its events say is for those who derive from it.
 
     Use it as a context manager and hand `show` to the pipeline. `style` None chooses by what stderr is.
@@ -70,13 +71,13 @@ class Display(Generic[Event]):
         if self.style != "quiet":
             print(text, file=self._stream, flush=True)
 
+    @abstractmethod
     def describe(self, event: Event) -> str:
         """One line for a log."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bar_state(self, event: Event) -> tuple[int, int | None, list[str]]:
         """How much is done, of how much, and the words behind the bar."""
-        raise NotImplementedError
 
     def _print_line(self, event: Event) -> None:
         self._printed = event
