@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from pipeline.backpressure import limit_parts_under_way
 from pipeline.infer import InferPlan, InferStep
 from pipeline.read import PartsDatasource
 
@@ -22,6 +23,8 @@ MAX_PARTS_IN_FLIGHT = 16
 _WHOLE = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
 # Tasks of a step at once where they take no CPU that would limit them.
 _MAX_UNCOUNTED_TASKS = 4
+# Parts that may wait for the sink beyond one a replica, so that a slow write now and then idles nobody.
+_MAX_WAITING = 4
 
 
 def build_graph(
@@ -34,7 +37,9 @@ def build_graph(
     write: Callable[[pa.Table], pa.Table],
     step_cpus: int = 1,
 ) -> Dataset:
-    """The graph, not yet running: iterating over it runs it and gives one row a part."""
+    """The graph, not yet running: iterating over it runs it and gives one row a part. Changes the current DataContext
+    (`ray_session.data_settings` makes one)."""
+    limit_parts_under_way(DataContext.get_current(), max_parts_under_way(replicas[1], in_flight))
     pool = ActorPoolStrategy(
         min_size=replicas[0],
         max_size=replicas[1],
@@ -63,6 +68,12 @@ def choose_in_flight(part_rows: Sequence[int], *, slots: int, samples: int, repl
     wanted = 2 + round(2 * slots / mean_sequences)
     even_share = max(2, len(part_rows) // replicas)
     return min(wanted, even_share, MAX_PARTS_IN_FLIGHT)
+
+
+def max_parts_under_way(replicas: int, in_flight: int) -> int:
+    """Parts given to replicas and not yet written, at most: what is made again when the driver dies. Each replica
+    works on `in_flight`, has one at hand and one that waits for the sink."""
+    return replicas * (in_flight + 2) + _MAX_WAITING
 
 
 def run_graph(graph: Dataset) -> Generator[dict[str, Any], None, None]:

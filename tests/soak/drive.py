@@ -137,9 +137,12 @@ class Driver:
         written = {_index(name) for name in self._look()}
         begun, answered = self.job.parts_begun(ended)
         outcome.unfinished, outcome.unwritten = len(begun - answered - written), len(answered - written)
-        if outcome.unfinished > self.job.in_flight:
+        if outcome.unfinished > self.job.replicas * self.job.in_flight:
+            self.report.flaws.append(f"{fault.kind}: {outcome.unfinished} parts begun by {self.job.replicas} replicas")
+        if outcome.unfinished + outcome.unwritten > self.job.under_way:
             self.report.flaws.append(
-                f"{fault.kind}: {outcome.unfinished} parts were begun; {self.job.in_flight} are in flight at most"
+                f"{fault.kind}: {outcome.unfinished} parts begun and {outcome.unwritten} answered, none of them "
+                f"written; {self.job.under_way} are under way at most"
             )
         self._resume(outcome)
 

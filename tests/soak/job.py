@@ -18,7 +18,7 @@ from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.graph import choose_in_flight
+from pipeline.graph import choose_in_flight, max_parts_under_way
 from pipeline.spec import GenerateSpec
 from tests.conftest import REPOSITORY
 from tests.seaweedfs import SeaweedServer
@@ -83,9 +83,13 @@ class Job:
 
     @property
     def in_flight(self) -> int:
-        """Parts that its replicas hold at once."""
-        rows = [PART_ROWS] * self.parts
-        return self.replicas * choose_in_flight(rows, slots=SLOTS, samples=1, replicas=self.replicas)
+        """Parts that one replica works on at once."""
+        return choose_in_flight([PART_ROWS] * self.parts, slots=SLOTS, samples=1, replicas=self.replicas)
+
+    @property
+    def under_way(self) -> int:
+        """Parts that may be given to replicas and not yet written."""
+        return max_parts_under_way(self.replicas, self.in_flight)
 
     @property
     def output(self) -> str:
