@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from tokenizers import Tokenizer
 
 from model.load import load_pretrained
@@ -70,3 +72,67 @@ def test_a_new_model_runs(made: Path) -> None:
     model = load_pretrained(str(made))
     assert model(torch.tensor([[6, 7, 8]])).logits.shape == (1, 3, 800)
     assert model.config.sparse_mode == "alternating"
+
+
+CATEGORIES = {
+    "ru_news_lenta": ("Экономика", "Спорт", "Наука и техника", "Мир", "Культура", "Россия"),
+    "ru_news_nplus1": ("Наука", "Космос"),
+    "ru_news_ria": ("economy", "culture"),
+    "en_news_agnews": ("Business", "Sports", "Sci/Tech", "World"),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up news and books in the files that the embedded model's are in. One training row of each source repeats the
+    title of a held-out one, one its text."""
+    folder = tmp_path_factory.mktemp("sources")
+    for source, categories in CATEGORIES.items():
+        for split in ("train", "test"):
+            rows = [
+                {
+                    "id": f"{source} {split} {number}",
+                    "title": f"{split} headline {number} of {source}",
+                    "text": f"{split} article {number} of {source}",
+                    "category": categories[number % len(categories)],
+                }
+                for number in range(60)
+            ]
+            if split == "train":
+                rows[7]["title"] = f"test headline 3 of {source}"
+                rows[8]["text"] = f"test article 4 of {source}"
+            pl.DataFrame(rows).write_parquet(folder / f"{source}.{split}.parquet")
+    books = [{"id": f"book {number}", "text": "Word after word.\n" * 9, "kind": "prose"} for number in range(5)]
+    pl.DataFrame(books).write_parquet(folder / "ru_text.parquet")
+    prompts = [{"source": "nplus1 ru_news_nplus1 train 9", "prompt": "Go on:"}]
+    pl.DataFrame(prompts).write_parquet(folder / "ru_gen_eval.parquet")
+    return folder
+
+
+def test_nothing_held_out_is_in_the_embedded_models_training_set(sources: Path, tmp_path: Path) -> None:
+    """Not a title, not a text, not what an evaluation asks for; and each file is the same the second time."""
+    for name in ("first", "again"):
+        run_example("embedded_data.py", "--data", sources, "--out", tmp_path / name)
+    names = ["train.parquet", "watch.parquet", "texts.parquet", "articles.parquet", "labels.yaml"]
+    for name in names:
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    written = "\n".join(
+        text
+        for name in names[:-1]
+        for row in pl.read_parquet(tmp_path / "first" / name).iter_rows()
+        for text in row
+        if text
+    )
+    assert "train headline 10 of ru_news_lenta" in written
+    assert "test headline" not in written
+    assert "test article" not in written
+    assert "train headline 9 of ru_news_nplus1" not in written
+
+
+def test_the_training_set_holds_labels_that_classify_may_ask_for(sources: Path, tmp_path: Path) -> None:
+    run_example("embedded_data.py", "--data", sources, "--out", tmp_path)
+    rows = pl.read_parquet(tmp_path / "train.parquet")
+    asked, plain = rows.filter(pl.col("text").is_not_null()), rows.filter(pl.col("text").is_null())
+    labels = yaml.safe_load((tmp_path / "labels.yaml").read_text(encoding="utf-8"))
+    assert set(asked["completion"]) == set(labels)
+    assert len(plain) > 0
