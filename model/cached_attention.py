@@ -17,10 +17,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from model.attention_reference import visible_keys
 from model.decode_attention import DecodeRows, decode_attention
+from model.gpu_attention import GpuDecode, PrefillTables, attend_prefill, can_launch, decode_table, prefill_tables
 from model.kv_cache import KVCache, LayerCache
+from model.places import Place
 from model.prefill_attention import Piece as PrefillPiece
 from model.prefill_attention import PrefillPieces, attend_compiled, attend_piecewise, attend_prefix, can_compile
-from model.step import Segment, Step
+from model.step import Step
 
 ATTENTION_NAME = "tirazh"
 
@@ -35,18 +37,22 @@ class StepAttention:
             cache.start(fresh.slot, uses_prefix=fresh.uses_prefix, scrub=fresh.scrub)
         self._prefix_rows = self._find_prefix_rows()
         # Where each segment's tokens go, in a dense layer and in a sparse one; the same in every layer of its kind.
-        self._places: list[_Place] = []
+        self._places: list[Place] = []
         for segment in step.segments:
-            self._places.append(_Place(segment, cache))
+            self._places.append(Place(segment, cache))
             if segment.tree_parents is None:
                 cache.advance(segment.slot, segment.length)
         self._decode_rows: dict[bool, DecodeRows] = {}
         self._pieces: dict[bool, PrefillPieces] = {}
+        self._tables: dict[bool, PrefillTables] = {}
+        self._on_gpu: GpuDecode | None = None
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         """Take the step's keys and values into the cache and attend. Returns [N, H, D]; padding rows hold anything."""
         cache, is_sparse = self.cache.layers[layer], self.cache.layers[layer].shape.pattern is not None
         prefix = self._prefix(layer)
+        if can_launch(q_NHD):
+            return self._attend_on_gpu(layer, q_NHD, k_NKD, v_NKD, scale, prefix)
         if self.step.phase == "decode":
             for place in self._places:
                 if is_sparse and place.closes_window:
@@ -60,6 +66,35 @@ class StepAttention:
             out_NHD, lse_NH = attend_piecewise(q_NHD, k_NKD, v_NKD, cache, pieces, scale)
         return out_NHD if prefix is None else self._merge_prefix(prefix, q_NHD, out_NHD, lse_NH, scale)
 
+    def decode_table(self) -> Tensor:
+        """The step as `GpuDecode` takes it, int32 [N, fields], on the CPU."""
+        return decode_table(len(self.step.token_ids), self._places)
+
+    def _attend_on_gpu(
+        self,
+        layer: int,
+        q_NHD: Tensor,
+        k_NKD: Tensor,
+        v_NKD: Tensor,
+        scale: float,
+        prefix: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        if self.step.phase == "decode":
+            if self._on_gpu is None:
+                self._on_gpu = GpuDecode(self.cache, self.decode_table().to(q_NHD.device))
+            return self._on_gpu.attend(layer, q_NHD, k_NKD, v_NKD, scale)
+        cache = self.cache.layers[layer]
+        is_sparse = cache.shape.pattern is not None
+        if is_sparse not in self._tables:
+            trees = [place.segment.tree_parents for place in self._places]
+            masks = [
+                None if tree is None else _tree_sees(place, cache, tree)
+                for place, tree in zip(self._places, trees, strict=True)
+            ]
+            num_prefix = prefix[0].shape[1] if prefix else 0
+            self._tables[is_sparse] = prefill_tables(self._places, masks, cache, num_prefix)
+        return attend_prefill(q_NHD, k_NKD, v_NKD, cache, self._tables[is_sparse], scale, prefix)
+
     def _rows_to_decode(self, *, is_sparse: bool) -> DecodeRows:
         if is_sparse not in self._decode_rows:
             num_rows = len(self.step.token_ids)
@@ -72,7 +107,7 @@ class StepAttention:
     def _pieces_to_prefill(self, cache: LayerCache, *, num_prefix: int) -> PrefillPieces:
         is_sparse = cache.shape.pattern is not None
         if is_sparse not in self._pieces:
-            self._pieces[is_sparse] = PrefillPieces([place.piece(cache, num_prefix) for place in self._places])
+            self._pieces[is_sparse] = PrefillPieces([_piece(place, cache, num_prefix) for place in self._places])
         return self._pieces[is_sparse]
 
     def _find_prefix_rows(self) -> Tensor | None:
@@ -102,52 +137,35 @@ class StepAttention:
         return torch.where(rows[:, :, None], out_NHD + weight * (prefix_NHD - out_NHD), out_NHD)
 
 
-class _Place:
-    """Where a segment's tokens go in the cache, worked out before the cache counts them."""
+def _piece(place: Place, cache: LayerCache, num_prefix: int) -> PrefillPiece:
+    """A segment as a piece of a prefill, in layers like that of `cache` with `num_prefix` shared keys."""
+    segment, is_sparse = place.segment, cache.shape.pattern is not None
+    return PrefillPiece(
+        slot=segment.slot,
+        row=segment.row,
+        length=segment.length,
+        num_kept=place.begin(is_sparse),
+        num_prefix=num_prefix if place.has_prefix else 0,
+        close_at=place.strip if is_sparse and place.closes_window else None,
+        visible=None if segment.tree_parents is None else _tree_sees(place, cache, segment.tree_parents),
+    )
 
-    def __init__(self, segment: Segment, cache: KVCache) -> None:
-        self.segment = segment
-        slot = segment.slot
-        self._cache = cache
-        self._has_prefix = cache.has_prefix[slot]
-        self._dense_begin = cache.own_length(slot)
-        self.closes_window = segment.tree_parents is None and cache.is_window_full(slot)
-        self.strip = cache.strip_length(slot) if cache.window_size else 0
-        self._open = cache.open_length(slot) if cache.window_size else 0
 
-    def begin(self, is_sparse: bool) -> int:
-        """Index in the layer's cache of the segment's first token (for a tree: how many keys there are before it)."""
-        if not is_sparse:
-            return self._dense_begin
-        return self.strip + (self._cache.global_size if self.closes_window else self._open)
-
-    def piece(self, cache: LayerCache, num_prefix: int) -> PrefillPiece:
-        """The segment as a piece of a prefill, in layers like that of `cache` with `num_prefix` shared keys."""
-        segment, is_sparse = self.segment, cache.shape.pattern is not None
-        return PrefillPiece(
-            slot=segment.slot,
-            row=segment.row,
-            length=segment.length,
-            num_kept=self.begin(is_sparse),
-            num_prefix=num_prefix if self._has_prefix else 0,
-            close_at=self.strip if is_sparse and self.closes_window else None,
-            visible=None if segment.tree_parents is None else self._tree_sees(cache, segment.tree_parents),
-        )
-
-    def _tree_sees(self, cache: LayerCache, parents: tuple[int, ...]) -> Tensor:
-        """Bool [H or 1, T, keys + T]: a tree's tokens see their ancestors and all keys before the tree, but a tree
-        that reaches into the next window, per head, only the global tokens of the one before."""
-        ancestors = _ancestors(parents)[None]
-        before = torch.ones(1, len(parents), self.begin(cache.shape.pattern is not None), dtype=torch.bool)
-        if cache.shape.pattern is None:
-            return torch.cat([before, ancestors], dim=2)
-        tree_positions = self.segment.start + _depths(parents)
-        open_positions = torch.arange(self.segment.start - self._open, self.segment.start)
-        starts_H = cache.global_starts_H.cpu()
-        keys = torch.cat([open_positions, tree_positions])
-        visible = visible_keys(cache.shape.pattern, starts_H, tree_positions[None], keys[None])[0]
-        strips = before[..., : self.strip].expand(len(starts_H), -1, -1)
-        return torch.cat([strips, visible[..., : self._open], ancestors & visible[..., self._open :]], dim=2)
+def _tree_sees(place: Place, cache: LayerCache, parents: tuple[int, ...]) -> Tensor:
+    """Bool [H or 1, T, keys + T]: a tree's tokens see their ancestors and all keys before the tree, but a tree that
+    reaches into the next window, per head, only the global tokens of the one before."""
+    ancestors = _ancestors(parents)[None]
+    before = torch.ones(1, len(parents), place.begin(cache.shape.pattern is not None), dtype=torch.bool)
+    if cache.shape.pattern is None:
+        return torch.cat([before, ancestors], dim=2)
+    start = place.segment.start
+    tree_positions = start + _depths(parents)
+    open_positions = torch.arange(start - place.open, start)
+    starts_H = cache.global_starts_H.cpu()
+    keys = torch.cat([open_positions, tree_positions])
+    visible = visible_keys(cache.shape.pattern, starts_H, tree_positions[None], keys[None])[0]
+    strips = before[..., : place.strip].expand(len(starts_H), -1, -1)
+    return torch.cat([strips, visible[..., : place.open], ancestors & visible[..., place.open :]], dim=2)
 
 
 def _depths(parents: tuple[int, ...]) -> Tensor:

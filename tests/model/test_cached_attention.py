@@ -126,7 +126,7 @@ def test_pieces_of_several_prompts_share_a_step(dim: int) -> None:
     first, second = Sequence(config, 60, 1, dim), Sequence(config, 60, 2, dim)
     fresh = (FreshSlot(0, uses_prefix=False), FreshSlot(2, uses_prefix=False))
     layers.step("prefill", [(0, 0, first, 0, 16), (0, 16, first, 16, 21), (2, 21, second, 0, 9)], fresh)
-    layers.step("prefill", [(2, 0, second, 9, 16), (0, 7, first, 21, 32), (2, 18, second, 16, 30)])
+    layers.step("prefill", [(2, 0, second, 9, 16), (2, 7, second, 16, 30), (0, 21, first, 21, 32)])
 
 
 @quick

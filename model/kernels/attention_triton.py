@@ -1,0 +1,220 @@
+"""Attention over the KV cache on a GPU, in Triton: a decode step in one launch a layer, a prefill step in two.
+
+The keys of a row are read where they lie: the shared prefix, the strip and the open window in the row's slot, and the
+step's own, which are still in the step's rows. One softmax runs over all of them (Milakov and Gimelshein 2018,
+arXiv 1805.02867, as FlashAttention has it). Imported only where Triton is; `model/gpu_attention.py` launches.
+Legend: M queries of a tile, N keys of a block, D head dim, W window, G global tokens of one; t counts a slot's tokens
+from the first one of the window that was open when the step began.
+"""
+
+# ruff: noqa: PLR0913, PLR0915 - a kernel has as many arguments as it reads, and everything in one piece
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+TILE_FIELDS = 12
+RUN_FIELDS = 5
+DECODE_FIELDS = 5
+
+
+@triton.jit
+def _fold(scores_MN, v_ND, highest_M, total_M, sum_MD):
+    """Take a block of keys into a running softmax."""
+    new_M = tl.maximum(highest_M, tl.max(scores_MN, 1))
+    base_M = tl.where(new_M == float("-inf"), 0.0, new_M)
+    weight_MN = tl.exp(scores_MN - base_M[:, None])
+    fade_M = tl.exp(highest_M - base_M)
+    total_M = total_M * fade_M + tl.sum(weight_MN, 1)
+    sum_MD = sum_MD * fade_M[:, None] + tl.dot(weight_MN.to(v_ND.dtype), v_ND, input_precision="ieee")
+    return new_M, total_M, sum_MD
+
+
+@triton.jit
+def prefill(
+    q, new_k, new_v, cache_k, cache_v, prefix_k, prefix_v, starts, masks, tiles, out, lse,
+    q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, prefix_head, scale,
+    num_heads, W, G,
+    FIELDS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    HAS_STARTS: tl.constexpr, HAS_MASKS: tl.constexpr,
+):  # fmt: skip
+    """One tile of queries of one head over all the keys that they see. A tile's fields: slot, first row, rows; tokens
+    in the strip, tokens of the open window in the cache, windows closed since, t of the first query, row of the first t
+    that is not in the cache; tokens of the prefix, keys after it; where its mask begins (-1: causal), a mask's width,
+    negative when all heads share it."""
+    field = tiles + tl.program_id(0) * FIELDS
+    head = tl.program_id(1)
+    kv_head = (head // GROUP).to(tl.int64)
+    slot = tl.load(field).to(tl.int64)
+    first_row, num_rows = tl.load(field + 1), tl.load(field + 2)
+    strip, cached, closed = tl.load(field + 3), tl.load(field + 4), tl.load(field + 5)
+    first_t, new_row = tl.load(field + 6), tl.load(field + 7)
+    num_prefix, num_keys = tl.load(field + 8), tl.load(field + 9)
+    mask_at, mask_width = tl.load(field + 10), tl.load(field + 11)
+    start = tl.load(starts + kv_head) if HAS_STARTS else 0
+
+    m, n, d = tl.arange(0, M), tl.arange(0, N), tl.arange(0, D)
+    rows_M = (first_row + m).to(tl.int64)
+    is_row_M = m < num_rows
+    q_MD = tl.load(q + rows_M[:, None] * q_row + head * q_head + d[None, :], mask=is_row_M[:, None], other=0.0)
+    highest_M = tl.full([M], float("-inf"), tl.float32)
+    total_M = tl.zeros([M], tl.float32)
+    sum_MD = tl.zeros([M, D], tl.float32)
+
+    for begin in range(0, num_prefix, N):
+        j_N = begin + n
+        at_ND = kv_head * prefix_head + j_N[:, None] * D + d[None, :]
+        k_ND = tl.load(prefix_k + at_ND, mask=(j_N < num_prefix)[:, None], other=0.0)
+        v_ND = tl.load(prefix_v + at_ND, mask=(j_N < num_prefix)[:, None], other=0.0)
+        scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee") * scale
+        scores_MN = tl.where((j_N < num_prefix)[None, :], scores_MN, float("-inf"))
+        highest_M, total_M, sum_MD = _fold(scores_MN, v_ND, highest_M, total_M, sum_MD)
+
+    slot_at = slot * slot_stride + kv_head * head_stride
+    for begin in range(0, num_keys, N):
+        j_N = begin + n
+        is_key_N = j_N < num_keys
+        is_strip_N = j_N < strip
+        since_N = j_N - strip
+        is_closed_N = since_N < closed * G
+        t_N = tl.where(is_closed_N, since_N // G * W + start + since_N % G, closed * W + since_N - closed * G)
+        is_cached_N = is_strip_N | (t_N < cached)
+        cache_ND = slot_at + tl.where(is_strip_N, j_N, strip + t_N)[:, None] * D + d[None, :]
+        row_N = (new_row + t_N - cached).to(tl.int64)
+        from_cache_N, from_rows_N = is_key_N & is_cached_N, is_key_N & (is_cached_N == 0)
+        k_ND = tl.load(cache_k + cache_ND, mask=from_cache_N[:, None], other=0.0)
+        v_ND = tl.load(cache_v + cache_ND, mask=from_cache_N[:, None], other=0.0)
+        own_k = new_k + row_N[:, None] * k_row + kv_head * k_head + d[None, :]
+        own_v = new_v + row_N[:, None] * v_row + kv_head * v_head + d[None, :]
+        k_ND += tl.load(own_k, mask=from_rows_N[:, None], other=0.0)
+        v_ND += tl.load(own_v, mask=from_rows_N[:, None], other=0.0)
+        scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee") * scale
+        is_seen_MN = (is_closed_N[None, :] | (t_N[None, :] <= first_t + m[:, None])) | (mask_at >= 0)
+        scores_MN = tl.where(is_seen_MN & is_key_N[None, :], scores_MN, float("-inf"))
+        if HAS_MASKS:
+            if mask_at >= 0:
+                width = tl.abs(mask_width)
+                head_at = tl.where(mask_width < 0, 0, head) * num_keys * width
+                mask_MN = masks + mask_at + head_at + j_N[None, :] * width + m[:, None]
+                scores_MN += tl.load(mask_MN, mask=is_row_M[:, None] & is_key_N[None, :], other=0.0)
+        highest_M, total_M, sum_MD = _fold(scores_MN, v_ND, highest_M, total_M, sum_MD)
+
+    out_MD = out + (rows_M[:, None] * num_heads + head) * D + d[None, :]
+    tl.store(out_MD, (sum_MD / total_M[:, None]).to(out.dtype.element_ty), mask=is_row_M[:, None])
+    tl.store(lse + rows_M * num_heads + head, highest_M + tl.log(total_M), mask=is_row_M)
+
+
+@triton.jit
+def keep(
+    new_k, new_v, cache_k, cache_v, starts, runs,
+    k_row, k_head, v_row, v_head, slot_stride, head_stride, W, G,
+    FIELDS: tl.constexpr, D: tl.constexpr, N: tl.constexpr, G_UP: tl.constexpr, HAS_STARTS: tl.constexpr,
+):  # fmt: skip
+    """After a prefill step: move one head's global tokens of closed windows into the strip, and the rest of the run's
+    tokens behind it. A run's fields: slot, tokens in the strip, tokens of the open window in the cache, t behind the
+    run's last token, row of the first t that is not in the cache."""
+    field = runs + tl.program_id(0) * FIELDS
+    head = tl.program_id(1).to(tl.int64)
+    slot = tl.load(field).to(tl.int64)
+    strip, cached, end_t, new_row = tl.load(field + 1), tl.load(field + 2), tl.load(field + 3), tl.load(field + 4)
+    slot_at = slot * slot_stride + head * head_stride
+    d = tl.arange(0, D)
+    closed = 0
+    if HAS_STARTS:
+        closed = (end_t - 1) // W
+        start = tl.load(starts + head)
+        g = tl.arange(0, G_UP)
+        for window in range(0, closed):
+            # Only the first window can lie in the cache, where its tokens are about to be written over.
+            t_G = window * W + start + g
+            is_cached_G = (g < G) & (t_G < cached)
+            is_new_G = (g < G) & (t_G >= cached)
+            from_GD = slot_at + (strip + t_G)[:, None] * D + d[None, :]
+            row_G = (new_row + t_G - cached).to(tl.int64)
+            own_k = new_k + row_G[:, None] * k_row + head * k_head + d[None, :]
+            own_v = new_v + row_G[:, None] * v_row + head * v_head + d[None, :]
+            k_GD = tl.load(cache_k + from_GD, mask=is_cached_G[:, None], other=0.0)
+            v_GD = tl.load(cache_v + from_GD, mask=is_cached_G[:, None], other=0.0)
+            k_GD += tl.load(own_k, mask=is_new_G[:, None], other=0.0)
+            v_GD += tl.load(own_v, mask=is_new_G[:, None], other=0.0)
+            tl.debug_barrier()
+            to_GD = slot_at + (strip + window * G + g)[:, None] * D + d[None, :]
+            tl.store(cache_k + to_GD, k_GD, mask=(g < G)[:, None])
+            tl.store(cache_v + to_GD, v_GD, mask=(g < G)[:, None])
+            tl.debug_barrier()
+    n = tl.arange(0, N)
+    first_t = tl.maximum(closed * W, cached)
+    for begin in range(first_t, end_t, N):
+        t_N = begin + n
+        row_N = (new_row + t_N - cached).to(tl.int64)
+        is_new_N = t_N < end_t
+        k_ND = tl.load(new_k + row_N[:, None] * k_row + head * k_head + d[None, :], mask=is_new_N[:, None], other=0.0)
+        v_ND = tl.load(new_v + row_N[:, None] * v_row + head * v_head + d[None, :], mask=is_new_N[:, None], other=0.0)
+        to_ND = slot_at + (strip + closed * G + t_N - closed * W)[:, None] * D + d[None, :]
+        tl.store(cache_k + to_ND, k_ND, mask=is_new_N[:, None])
+        tl.store(cache_v + to_ND, v_ND, mask=is_new_N[:, None])
+
+
+@triton.jit
+def decode(
+    q, new_k, new_v, cache_k, cache_v, starts, table, out, lse,
+    q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, scale, num_heads, G,
+    FIELDS: tl.constexpr, END: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
+    G_UP: tl.constexpr, HAS_STARTS: tl.constexpr,
+):  # fmt: skip
+    """One row's new token of one head over the keys in its slot, which the new one joins. A row's fields: slot (-1:
+    idle), where the new key goes in a dense layer and in a sparse one (`END` says which counts), where the window
+    begins that is closed first (-1: none)."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    kv_head = (head // GROUP).to(tl.int64)
+    field = table + row * FIELDS
+    slot = tl.load(field).to(tl.int64)
+    end = tl.load(field + END)
+    d, n = tl.arange(0, D), tl.arange(0, N)
+    out_D = out + (row * num_heads + head) * D + d
+    lse_at = lse + row * num_heads + head
+    if slot < 0:
+        tl.store(out_D, tl.zeros([D], out.dtype.element_ty))
+        tl.store(lse_at, float("-inf"))
+    else:
+        close_at = tl.load(field + 3) if HAS_STARTS else -1
+        start = tl.load(starts + kv_head).to(tl.int32) if HAS_STARTS else 0
+        slot_at = slot * slot_stride + kv_head * head_stride
+        q_D = tl.load(q + row * q_row + head * q_head + d).to(tl.float32)
+        new_k_D = tl.load(new_k + row * k_row + kv_head * k_head + d)
+        new_v_D = tl.load(new_v + row * v_row + kv_head * v_head + d)
+        # The new key first: with it, no maximum is ever minus infinity.
+        highest = tl.sum(q_D * new_k_D.to(tl.float32), 0) * scale
+        total = 1.0
+        sum_D = new_v_D.to(tl.float32)
+        for begin in range(0, end, N):
+            j_N = begin + n
+            is_key_N = j_N < end
+            moved_N = (close_at >= 0) & (j_N >= close_at)
+            at_ND = slot_at + tl.where(moved_N, j_N + start, j_N)[:, None] * D + d[None, :]
+            k_ND = tl.load(cache_k + at_ND, mask=is_key_N[:, None], other=0.0).to(tl.float32)
+            v_ND = tl.load(cache_v + at_ND, mask=is_key_N[:, None], other=0.0).to(tl.float32)
+            scores_N = tl.where(is_key_N, tl.sum(k_ND * q_D[None, :], 1) * scale, float("-inf"))
+            new_highest = tl.maximum(highest, tl.max(scores_N, 0))
+            weight_N = tl.exp(scores_N - new_highest)
+            fade = tl.exp(highest - new_highest)
+            total = total * fade + tl.sum(weight_N, 0)
+            sum_D = sum_D * fade + tl.sum(v_ND * weight_N[:, None], 0)
+            highest = new_highest
+        tl.store(out_D, (sum_D / total).to(out.dtype.element_ty))
+        tl.store(lse_at, highest + tl.log(total))
+        if head % GROUP == 0:
+            if close_at >= 0:
+                g = tl.arange(0, G_UP)
+                from_GD = slot_at + (close_at + start + g)[:, None] * D + d[None, :]
+                k_GD = tl.load(cache_k + from_GD, mask=(g < G)[:, None])
+                v_GD = tl.load(cache_v + from_GD, mask=(g < G)[:, None])
+                tl.debug_barrier()
+                to_GD = slot_at + (close_at + g)[:, None] * D + d[None, :]
+                tl.store(cache_k + to_GD, k_GD, mask=(g < G)[:, None])
+                tl.store(cache_v + to_GD, v_GD, mask=(g < G)[:, None])
+                tl.debug_barrier()
+            tl.store(cache_k + slot_at + end * D + d, new_k_D)
+            tl.store(cache_v + slot_at + end * D + d, new_v_D)
