@@ -12,7 +12,7 @@ from actors.rendezvous import Place
 from model.checkpoint import open_checkpoint
 from model.engine import Engine, EngineConfig
 from model.packed_linear import pack_linears
-from model.runner import ModelRunner
+from model.runner import ModelRunner, can_record
 from model.step import step_rows
 from model.tensor_parallel import check_split, connect, shard_model, weight_bytes
 from model.tokenizer import load_tokenizer
@@ -41,6 +41,7 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
         max_length=config.seq_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
+        records_decode=place.world_size == 1 and can_record(model),
     )
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
     return runner

@@ -22,6 +22,7 @@ from model.places import Place
 
 _TILE = 64  # queries of a prefill's tile, and keys read at a time
 _DENSE_END, _SPARSE_END, _HAS_PREFIX = 1, 2, 4  # columns of a decode step's table
+DECODE_IDLE = (-1, 0, 0, -1, 0)  # a decode step's row that nothing runs in
 Prefix = tuple[Tensor, Tensor]
 
 
@@ -64,7 +65,7 @@ class GpuDecode:
 
 def decode_table(num_rows: int, places: Sequence[Place]) -> Tensor:
     """int32 [num_rows, fields], on the CPU: what `kernels/attention_triton.decode` reads of every row."""
-    table = torch.tensor([[-1, 0, 0, -1, 0]], dtype=torch.int32).repeat(num_rows, 1)
+    table = torch.tensor(DECODE_IDLE, dtype=torch.int32).repeat(num_rows, 1)
     if places:
         table[[place.segment.row for place in places]] = torch.tensor(
             [

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.cached_attention import ATTENTION_NAME, StepAttention
+from model.decode_graph import DecodeGraph
+from model.gpu_attention import DECODE_IDLE, GpuDecode, can_launch
 from model.kv_cache import KVCache, LayerShape, PrefixCache
 from model.sequences import StepPlan
 from model.step import FreshSlot, Step, piece_length
@@ -31,9 +33,11 @@ class ModelRunner:
         max_length: int,
         logit_rows: int = 64,
         prefill_logit_rows: int | None = None,
+        records_decode: bool = False,
     ) -> None:
         """`logit_rows`: rows of the product that gives logits, `prefill_logit_rows` of that in a prefill (None: too).
-        Part of a job's arithmetic, as the steps' rows are."""
+        Part of a job's arithmetic, as the steps' rows are. `records_decode`: decode steps are one CUDA graph; for a
+        model on a GPU that is by itself (no tensor parallelism) and whose heads the GPU's kernels take."""
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         weight = next(model.parameters())
@@ -42,6 +46,8 @@ class ModelRunner:
         self._logit_rows = {"decode": logit_rows, "prefill": prefill_logit_rows or logit_rows}
         self.shapes = layer_shapes(model)
         self.cache = self._new_cache(num_slots, max_length, prefix=None)
+        self._records_decode = records_decode
+        self._graph: DecodeGraph | None = None
 
     @property
     def window_size(self) -> int:
@@ -68,19 +74,34 @@ class ModelRunner:
             fresh = ()
         self.cache = cache
         self.cache.prefix = prefix.to_prefix()
+        self._graph = None  # what was recorded reads another prefix, or none
 
     @torch.inference_mode()
     def execute(self, step: Step) -> Tensor:
         """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's device."""
         attention = StepAttention(step, self.cache)
-        base = getattr(self.model, str(self.model.base_model_prefix))
-        hidden_NC = base(
-            input_ids=torch.from_numpy(step.token_ids).to(self.device)[None],
-            position_ids=torch.from_numpy(step.positions).to(self.device)[None],
-            use_cache=False,
-            step=attention,
-        ).last_hidden_state[0]
+        token_ids, positions = torch.from_numpy(step.token_ids), torch.from_numpy(step.positions)
+        if self._records_decode and step.phase == "decode":
+            hidden_NC = self._decode_graph(len(token_ids))(token_ids, positions, attention.decode_table())
+        else:
+            hidden_NC = self._forward(token_ids.to(self.device), positions.to(self.device), attention)
         return self._logits(hidden_NC, step.logit_rows, self._logit_rows[step.phase])
+
+    def _forward(self, token_ids: Tensor, positions: Tensor, attention: StepAttention | GpuDecode) -> Tensor:
+        """Last hidden states [N, C] of token_ids and positions, int64 [N]."""
+        base = getattr(self.model, str(self.model.base_model_prefix))
+        out = base(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, step=attention)
+        return out.last_hidden_state[0]
+
+    def _decode_graph(self, num_rows: int) -> DecodeGraph:
+        if self._graph is None:
+            rows = torch.zeros(num_rows, dtype=torch.int64, device=self.device)
+            table = torch.tensor(DECODE_IDLE, dtype=torch.int32, device=self.device).repeat(num_rows, 1)
+            self._graph = DecodeGraph(
+                lambda token_ids, positions, table: self._forward(token_ids, positions, GpuDecode(self.cache, table)),
+                [rows, rows.clone(), table],
+            )
+        return self._graph
 
     def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64], at_a_time: int) -> Tensor:
         """Logits of some rows, always as many at a time: the shape of a product is part of its bits."""
@@ -103,6 +124,12 @@ class ModelRunner:
             device=self.device,
             prefix=prefix,
         )
+
+
+def can_record(model: nn.Module) -> bool:
+    """Whether decode steps of a whole model can be one CUDA graph: it is on a GPU, whose kernels take all its heads."""
+    weight = next(model.parameters())
+    return weight.is_cuda and all(can_launch(weight.new_empty(1, shape.head_dim)) for shape in layer_shapes(model))
 
 
 def layer_shapes(model: nn.Module) -> list[LayerShape]:

@@ -2,8 +2,8 @@
 
 Repetition penalty and n-gram ban; divide by temperature; keep top_k; keep the nucleus top_p; draw. A row's draw depends
 on its own logits, its seed and how many tokens it has: never on its neighbours, so a row alone and a row in any batch
-get the same tokens. On a CPU a kernel of ours (`kernels/sampling.c`) draws for all rows at once; elsewhere torch does,
-row after row. Legend: R rows, V vocabulary.
+get the same tokens. On a CPU a kernel of ours (`kernels/sampling.c`) draws for all rows at once; elsewhere torch does.
+Legend: R rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list
         _penalise(logits_RV[index], row)
     if logits_RV.device.type == "cpu" and logits_RV.stride(1) == 1 and load_kernel("sampling") is not None:
         return choose_compiled(logits_RV, rows)
-    return choose_one_by_one(logits_RV, rows)
+    return choose_together(logits_RV, rows)
 
 
 def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> list[int | None]:
@@ -76,19 +76,16 @@ def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> list[int | N
     return [None if token < 0 else token for token in tokens.tolist()]
 
 
-def choose_one_by_one(logits_RV: Tensor, rows: Sequence[RowState]) -> list[int | None]:
-    """The draws alone, by torch, row after row."""
-    highest_R, best_R = logits_RV.max(dim=-1)
-    is_good_R, greedy_R = highest_R.isfinite().tolist(), best_R.tolist()
-    tokens: list[int | None] = []
-    for index, row in enumerate(rows):
-        if not is_good_R[index]:
-            tokens.append(None)
-        elif row.params.temperature == 0:
-            tokens.append(greedy_R[index])
-        else:
-            tokens.append(_draw(logits_RV[index], row))
-    return tokens
+def choose_together(logits_RV: Tensor, rows: Sequence[RowState]) -> list[int | None]:
+    """The draws alone, by torch on any device; nothing comes to the CPU but the tokens."""
+    highest_R, token_R = logits_RV.max(dim=-1)
+    is_good_R = highest_R.isfinite()
+    drawn = [index for index, row in enumerate(rows) if row.params.temperature]
+    if drawn:
+        # A row of no numbers gets some, so that it is drawn like the others; its token is not used.
+        some_RV = logits_RV[drawn].masked_fill(~is_good_R[drawn, None], 0.0)
+        token_R[drawn] = _draw(some_RV, [rows[index] for index in drawn])
+    return [token if token >= 0 else None for token in torch.where(is_good_R, token_R, -1).tolist()]
 
 
 def _penalise(logits_V: Tensor, row: RowState) -> None:
@@ -111,29 +108,29 @@ def _banned_tokens(token_ids: Sequence[int], size: int) -> list[int]:
     return sorted({ids[i + size - 1] for i in range(len(ids) - size + 1) if ids[i : i + size - 1] == tail})
 
 
-def _draw(logits_V: Tensor, row: RowState) -> int:
-    params = row.params
-    scaled_V = logits_V.double() / params.temperature
-    chance = uniform(row.seed, row.num_new)
-    has_nucleus = 0 < params.top_p < 1
-    if not params.top_k and not has_nucleus:
-        return _pick(torch.exp(scaled_V - scaled_V.max()), chance)
-    kept, ids = scaled_V.sort(descending=True, stable=True)
-    weights = torch.exp(kept[: params.top_k or None] - kept[0])
-    total = weights.sum()
-    if has_nucleus:
-        before = weights.cumsum(0) - weights
-        weights = weights[before < params.top_p * total]
-    ids, order = ids[: len(weights)].sort()
-    return int(ids[_pick(weights[order], chance)])
+def _draw(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
+    """int64 [R]: keep top_k and the nucleus of each row, then find its number in the cumulative sum of the weights."""
+    num_tokens, device = logits_RV.shape[1], logits_RV.device
+    params = [row.params for row in rows]
 
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
 
-def _pick(weights: Tensor, chance: float) -> int:
-    """Index by inverting the cumulative sum of unnormalised weights."""
-    sums = weights.cumsum(0)
-    index = int(torch.searchsorted(sums, chance * sums[-1], right=True))
-    last = int(weights.nonzero()[-1])
-    return min(index, last)
+    ranks = torch.arange(num_tokens, device=device)
+    kept_RV, ids_RV = logits_RV.sort(dim=-1, descending=True, stable=True)
+    scaled_RV = kept_RV.double() / column([each.temperature for each in params])
+    weight_RV = torch.exp(scaled_RV - scaled_RV[:, :1])
+    weight_RV = torch.where(ranks < column([each.top_k or num_tokens for each in params]), weight_RV, 0.0)
+    sum_RV = weight_RV.cumsum(1)
+    nucleus = column([each.top_p if 0 < each.top_p < 1 else 2.0 for each in params])
+    weight_RV = torch.where(sum_RV - weight_RV < nucleus * sum_RV[:, -1:], weight_RV, 0.0)
+    # Back in the vocabulary's order, in which every way of choosing adds up.
+    weight_RV = torch.zeros_like(weight_RV).scatter_(1, ids_RV, weight_RV)
+    sum_RV = weight_RV.cumsum(1)
+    chance = column([uniform(row.seed, row.num_new) for row in rows])
+    index_R = torch.searchsorted(sum_RV, chance * sum_RV[:, -1:], right=True)[:, 0]
+    last_R = torch.where(weight_RV > 0, ranks, -1).amax(1)
+    return torch.minimum(index_R, last_R)
 
 
 def _mix(value: int) -> int:

@@ -14,7 +14,7 @@ from benchmarks.workloads import Workload
 from model.engine import Engine, EngineConfig
 from model.packed_linear import pack_linears
 from model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
-from model.runner import ModelRunner, layer_shapes
+from model.runner import ModelRunner, can_record, layer_shapes
 from model.step import step_rows
 
 
@@ -86,6 +86,7 @@ def build_runner(
         max_length=max_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
+        records_decode=can_record(network),
     )
 
 

@@ -147,7 +147,7 @@ def test_both_ways_draw_the_same_token(seed: int, size: int, spread: float, top_
     """But where a chance lies within rounding of the border between two tokens: not among these."""
     rows = [row(seed + i, temperature=0.8, top_k=top_k, top_p=top_p) for i in range(4)]
     logits_RV = torch.stack([random_logits(size, seed + i, spread) for i in range(4)])
-    expected = sampling.choose_one_by_one(logits_RV, rows)
+    expected = sampling.choose_together(logits_RV, rows)
     assert sampling.sample(logits_RV, rows, size) == expected
 
 
