@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NoReturn
 
 try:
     from tirazh._siblings import check_siblings
@@ -51,6 +53,22 @@ SUMMARIES = {
     "resume": "submit a stopped or failed job again; it goes on where it stopped",
     "demo": "classify and continue sample texts with the embedded model, here and now",
 }
+
+
+def run() -> NoReturn:
+    """The command as a process of its own. After its last word come only the libraries' goodbyes, some seconds of them:
+    nobody hears those, and no signal turns a job that is done into one that was killed."""
+    code = main()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(nowhere, sys.stdout.fileno())
+    sys.stderr.flush()
+    os.dup2(nowhere, sys.stderr.fileno())
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -214,4 +232,4 @@ def _version() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -21,6 +21,8 @@ from model.kv_cache import KVCache, LayerCache
 from model.places import Place
 
 _TILE = 64  # queries of a prefill's tile, and keys read at a time
+# Of float32, which is multiplied exactly: larger tiles do not fit a GPU's shared memory.
+_WIDE_TILE, _WIDE_BLOCK, _WIDEST_HEAD = 32, 16, 128
 _DENSE_END, _SPARSE_END, _HAS_PREFIX = 1, 2, 4  # columns of a decode step's table
 DECODE_IDLE = (-1, 0, 0, -1, 0)  # a decode step's row that nothing runs in
 Prefix = tuple[Tensor, Tensor]
@@ -29,8 +31,9 @@ Prefix = tuple[Tensor, Tensor]
 def can_launch(like: Tensor) -> bool:
     """Whether the kernels take heads of such numbers, [..., D], here."""
     dim = like.shape[-1]
+    most = _WIDEST_HEAD if like.dtype == torch.float32 else 2 * _WIDEST_HEAD
     has_device = like.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    return has_device and 16 <= dim <= 256 and dim & (dim - 1) == 0 and _has_triton()
+    return has_device and 16 <= dim <= most and dim & (dim - 1) == 0 and _has_triton()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ def prefill_tables(
 ) -> PrefillTables:
     """Tables of a step's segments in layers like `kind`, on its device; `masks[i]`: what the tokens of a tree see, bool
     [1 or H, T, keys + T] (None: a causal segment). `num_prefix`: tokens of the prefix that such a layer shares."""
-    window, size = _Kind(kind).window, _Kind(kind).global_size
+    window, size, tile = _Kind(kind).window, _Kind(kind).global_size, _tile(kind.k.dtype)[0]
     is_sparse = kind.shape.pattern is not None
     tiles, runs, flat, num_flat = [], [], [torch.zeros(1)], 1
     run_of: dict[int, tuple[int, int, int]] = {}  # by slot: strip, cached, row of the first new token
@@ -133,8 +136,8 @@ def prefill_tables(
             flat.append(torch.zeros(num_heads, mask.shape[2], width).masked_fill_(~mask.transpose(1, 2), -torch.inf))
             mask_at, num_flat = num_flat, num_flat + mask.numel()
             width = width if num_heads > 1 else -width
-        for at in range(0, segment.length, _TILE):
-            rows = min(_TILE, segment.length - at)
+        for at in range(0, segment.length, tile):
+            rows = min(tile, segment.length - at)
             num_keys = kept + (at + rows if mask is None else segment.length)
             where = [strip, cached, closed, first_t + at, new_row, num_prefix if place.has_prefix else 0, num_keys]
             tiles.append(
@@ -174,7 +177,7 @@ def attend_prefill(
 
 def attend_prefix(q_NHD: Tensor, prefix: Prefix, scale: float) -> tuple[Tensor, Tensor]:
     """Every row over all keys of the prefix, [K, P, D] each. Returns [N, H, D] and the log-sum-exp, float32 [N, H]."""
-    tiles = _prefix_tiles(len(q_NHD), prefix[0].shape[1], q_NHD.device)
+    tiles = _prefix_tiles(len(q_NHD), _tile(q_NHD.dtype)[0], prefix[0].shape[1], q_NHD.device)
     none = q_NHD.new_empty(0, prefix[0].shape[0], q_NHD.shape[2])
     tables = PrefillTables(tiles, tiles[:0], torch.zeros(1, device=q_NHD.device))
     return _launch_prefill(q_NHD, none, none, None, tables, scale, prefix)
@@ -198,6 +201,7 @@ def _launch_prefill(
     kernels, kind = _kernels(), _Kind(cache)
     q = _dense_last(q)
     num_rows, num_heads, dim = q.shape
+    tile, block = _tile(q.dtype)
     prefix_k, prefix_v = prefix or (k, v)
     slots = (prefix_k, prefix_v, 0, 0) if cache is None else (cache.k, cache.v, *cache.k.stride()[:2])
     assert prefix is None or (prefix_k.stride() == prefix_v.stride() and prefix_k.stride()[1:] == (dim, 1))
@@ -208,7 +212,7 @@ def _launch_prefill(
         q, k, v, slots[0], slots[1], prefix_k, prefix_v, starts, tables.masks, tables.tiles, out, lse,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], slots[2], slots[3],
         0 if prefix is None else prefix_k.stride(0), scale, num_heads, kind.window, kind.global_size,
-        FIELDS=kernels.TILE_FIELDS, GROUP=num_heads // k.shape[1], D=dim, M=_TILE, N=_TILE,
+        FIELDS=kernels.TILE_FIELDS, GROUP=num_heads // k.shape[1], D=dim, M=tile, N=block,
         HAS_STARTS=kind.is_sparse, HAS_MASKS=tables.masks.numel() > 1,
     )  # fmt: skip
     return out, lse
@@ -223,6 +227,11 @@ class _Kind:
         self.window = pattern.window_size if pattern else 1
         self.global_size = pattern.global_size if pattern else 1
         self.global_size_up = 1 << (self.global_size - 1).bit_length()
+
+
+def _tile(dtype: torch.dtype) -> tuple[int, int]:
+    """Queries of a prefill's tile, and keys that it reads at a time."""
+    return (_WIDE_TILE, _WIDE_BLOCK) if dtype == torch.float32 else (_TILE, _TILE)
 
 
 def _dense_last(x: Tensor) -> Tensor:

@@ -93,3 +93,32 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
     thread.start()
     thread.join()
     assert handlers == [before]
+
+
+GOODBYE = """
+import atexit, sys, time
+from jobs import cli
+
+def goodbye():  # what Ray and others do when a process ends
+    print("closing", flush=True)
+    time.sleep(1)
+    raise TypeError("no owner found")
+
+atexit.register(goodbye)
+sys.argv = ["tirazh", "--version"]
+cli.run()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_is_done_stays_done(number: signal.Signals) -> None:
+    """While libraries close down, a signal changes no exit code, and their troubles are not shown."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", GOODBYE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("tirazh ")
+    assert process.stdout.readline() == "closing\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, "")

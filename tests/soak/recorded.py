@@ -93,7 +93,7 @@ def main() -> int:
     except Interrupted as end:
         print(f"tirazh: {end}", file=sys.stderr)
         return end.exit_code
-    return jobs.cli.main(sys.argv[1:])
+    jobs.cli.run()
 
 
 if __name__ == "__main__":
