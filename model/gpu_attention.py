@@ -184,8 +184,8 @@ def attend_prefix(q_NHD: Tensor, prefix: Prefix, scale: float) -> tuple[Tensor, 
 
 
 @functools.lru_cache(maxsize=8)
-def _prefix_tiles(num_rows: int, num_prefix: int, device: torch.device) -> Tensor:
-    rows = [[0, at, min(_TILE, num_rows - at), 0, 0, 0, 0, 0, num_prefix, 0, -1, 0] for at in range(0, num_rows, _TILE)]
+def _prefix_tiles(num_rows: int, tile: int, num_prefix: int, device: torch.device) -> Tensor:
+    rows = [[0, at, min(tile, num_rows - at), 0, 0, 0, 0, 0, num_prefix, 0, -1, 0] for at in range(0, num_rows, tile)]
     return torch.tensor(rows, dtype=torch.int32, device=device)
 
 

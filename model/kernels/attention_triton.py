@@ -7,7 +7,7 @@ Legend: M queries of a tile, N keys of a block, D head dim, W window, G global t
 from the first one of the window that was open when the step began.
 """
 
-# ruff: noqa: PLR0913, PLR0915 - a kernel has as many arguments as it reads, and everything in one piece
+# ruff: noqa: PLR0913 - a kernel has as many arguments as it reads, and everything in one piece
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
 from __future__ import annotations
@@ -33,6 +33,28 @@ def _fold(scores_MN, v_ND, highest_M, total_M, sum_MD):
 
 
 @triton.jit
+def _own_keys(
+    cache_k, cache_v, new_k, new_v, slot_at, new_row, kv_head, k_row, k_head, v_row, v_head,
+    j_N, num_keys, strip, cached, closed, start, W, G, D: tl.constexpr,
+):  # fmt: skip
+    """Keys and values [N, D] of a sequence by their place in its softmax: the strip, the global tokens of windows
+    closed since, the open window. With them t [N] and which are closed or in the strip, all queries' to see."""
+    d = tl.arange(0, D)
+    is_key_N, is_strip_N, since_N = j_N < num_keys, j_N < strip, j_N - strip
+    is_closed_N = since_N < closed * G
+    t_N = tl.where(is_closed_N, since_N // G * W + start + since_N % G, closed * W + since_N - closed * G)
+    is_cached_N = is_strip_N | (t_N < cached)
+    from_cache, from_rows = (is_key_N & is_cached_N)[:, None], (is_key_N & (is_cached_N == 0))[:, None]
+    cache_ND = slot_at + tl.where(is_strip_N, j_N, strip + t_N)[:, None] * D + d[None, :]
+    row_N = (new_row + t_N - cached).to(tl.int64)
+    own_k = new_k + row_N[:, None] * k_row + kv_head * k_head + d[None, :]
+    own_v = new_v + row_N[:, None] * v_row + kv_head * v_head + d[None, :]
+    k_ND = tl.load(cache_k + cache_ND, mask=from_cache, other=0.0) + tl.load(own_k, mask=from_rows, other=0.0)
+    v_ND = tl.load(cache_v + cache_ND, mask=from_cache, other=0.0) + tl.load(own_v, mask=from_rows, other=0.0)
+    return k_ND, v_ND, t_N, is_closed_N
+
+
+@triton.jit
 def prefill(
     q, new_k, new_v, cache_k, cache_v, prefix_k, prefix_v, starts, masks, tiles, out, lse,
     q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, prefix_head, scale,
@@ -55,16 +77,15 @@ def prefill(
     mask_at, mask_width = tl.load(field + 10), tl.load(field + 11)
     start = tl.load(starts + kv_head) if HAS_STARTS else 0
 
-    m, n, d = tl.arange(0, M), tl.arange(0, N), tl.arange(0, D)
+    m, d = tl.arange(0, M), tl.arange(0, D)
     rows_M = (first_row + m).to(tl.int64)
     is_row_M = m < num_rows
     q_MD = tl.load(q + rows_M[:, None] * q_row + head * q_head + d[None, :], mask=is_row_M[:, None], other=0.0)
     highest_M = tl.full([M], float("-inf"), tl.float32)
-    total_M = tl.zeros([M], tl.float32)
-    sum_MD = tl.zeros([M, D], tl.float32)
+    total_M, sum_MD = tl.zeros([M], tl.float32), tl.zeros([M, D], tl.float32)
 
     for begin in range(0, num_prefix, N):
-        j_N = begin + n
+        j_N = begin + tl.arange(0, N)
         at_ND = kv_head * prefix_head + j_N[:, None] * D + d[None, :]
         k_ND = tl.load(prefix_k + at_ND, mask=(j_N < num_prefix)[:, None], other=0.0)
         v_ND = tl.load(prefix_v + at_ND, mask=(j_N < num_prefix)[:, None], other=0.0)
@@ -74,31 +95,21 @@ def prefill(
 
     slot_at = slot * slot_stride + kv_head * head_stride
     for begin in range(0, num_keys, N):
-        j_N = begin + n
-        is_key_N = j_N < num_keys
-        is_strip_N = j_N < strip
-        since_N = j_N - strip
-        is_closed_N = since_N < closed * G
-        t_N = tl.where(is_closed_N, since_N // G * W + start + since_N % G, closed * W + since_N - closed * G)
-        is_cached_N = is_strip_N | (t_N < cached)
-        cache_ND = slot_at + tl.where(is_strip_N, j_N, strip + t_N)[:, None] * D + d[None, :]
-        row_N = (new_row + t_N - cached).to(tl.int64)
-        from_cache_N, from_rows_N = is_key_N & is_cached_N, is_key_N & (is_cached_N == 0)
-        k_ND = tl.load(cache_k + cache_ND, mask=from_cache_N[:, None], other=0.0)
-        v_ND = tl.load(cache_v + cache_ND, mask=from_cache_N[:, None], other=0.0)
-        own_k = new_k + row_N[:, None] * k_row + kv_head * k_head + d[None, :]
-        own_v = new_v + row_N[:, None] * v_row + kv_head * v_head + d[None, :]
-        k_ND += tl.load(own_k, mask=from_rows_N[:, None], other=0.0)
-        v_ND += tl.load(own_v, mask=from_rows_N[:, None], other=0.0)
+        j_N = begin + tl.arange(0, N)
+        k_ND, v_ND, t_N, is_closed_N = _own_keys(
+            cache_k, cache_v, new_k, new_v, slot_at, new_row, kv_head, k_row, k_head, v_row, v_head,
+            j_N, num_keys, strip, cached, closed, start, W, G, D,
+        )  # fmt: skip
         scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee") * scale
-        is_seen_MN = (is_closed_N[None, :] | (t_N[None, :] <= first_t + m[:, None])) | (mask_at >= 0)
+        is_seen_MN = is_closed_N[None, :] | (t_N[None, :] <= first_t + m[:, None]) | (mask_at >= 0)
+        is_key_N = j_N < num_keys
         scores_MN = tl.where(is_seen_MN & is_key_N[None, :], scores_MN, float("-inf"))
         if HAS_MASKS:
-            if mask_at >= 0:
-                width = tl.abs(mask_width)
-                head_at = tl.where(mask_width < 0, 0, head) * num_keys * width
-                mask_MN = masks + mask_at + head_at + j_N[None, :] * width + m[:, None]
-                scores_MN += tl.load(mask_MN, mask=is_row_M[:, None] & is_key_N[None, :], other=0.0)
+            width = tl.abs(mask_width)
+            mask_MN = masks + mask_at + tl.where(mask_width < 0, 0, head) * num_keys * width
+            mask_MN += j_N[None, :] * width + m[:, None]
+            has_mask_MN = is_row_M[:, None] & is_key_N[None, :] & (mask_at >= 0)
+            scores_MN += tl.load(mask_MN, mask=has_mask_MN, other=0.0)
         highest_M, total_M, sum_MD = _fold(scores_MN, v_ND, highest_M, total_M, sum_MD)
 
     out_MD = out + (rows_M[:, None] * num_heads + head) * D + d[None, :]
