@@ -13,6 +13,9 @@ from benchmarks.peers.ours import Ours
 from benchmarks.peers.peer import Peer, Setting, take_turn
 from benchmarks.workloads import Workload
 
+# Tokens (prompts and new ones) of the sample that settles a setting: rows of `long` are ten times those of others.
+_PROBE_TOKENS = 4096
+
 log = logging.getLogger("benchmarks")
 
 
@@ -92,7 +95,7 @@ def _prepare(
     turn = Turn(peer=peer, whole=workload, workload=workload, setting=settings[0])
     speeds = []
     for setting in settings:
-        probe = peer.sample(workload, peer.probe_rows, setting)
+        probe = peer.sample(workload, probe_rows(peer, workload), setting)
         seconds = _guarded(turn, partial(_seconds, turn, probe, setting, under_test))
         if seconds is None:
             return turn
@@ -102,6 +105,14 @@ def _prepare(
     turn.setting, turn.speed = settings[fastest], speeds[fastest]
     turn.workload = _affordable(turn, speeds[fastest], under_test, patience)
     return turn
+
+
+def probe_rows(peer: Peer, workload: Workload) -> int:
+    """Rows of the sample that settles the peer's setting: its own number, or as many as are cheap."""
+    if workload.kind == "labels":
+        return peer.probe_rows
+    tokens = sum(len(row.prompt) + row.num_new for row in workload.rows)
+    return max(1, min(peer.probe_rows, _PROBE_TOKENS * len(workload.rows) // tokens))
 
 
 def _affordable(turn: Turn, speed: float, under_test: ModelUnderTest, patience: Patience) -> Workload:

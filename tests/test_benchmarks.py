@@ -27,7 +27,7 @@ from benchmarks.peers.peer import Outcome, Setting, sample_batches, static_batch
 from benchmarks.peers.transformers_generate import TransformersGenerate
 from benchmarks.pipeline_speed import measure_idle, measure_pipeline
 from benchmarks.process_tree import processes_of, sum_bytes
-from benchmarks.rounds import Patience, run_rounds
+from benchmarks.rounds import Patience, probe_rows, run_rounds
 from benchmarks.run import _DEFAULT_SLOTS, main
 from benchmarks.workloads import WORKLOADS, Row, Workload, build_workload
 from pipeline.spec import JobSpec
@@ -145,6 +145,13 @@ def test_a_peer_is_measured_at_its_fastest_dtype_and_at_narrower_ones_than_ours(
     turns = run_rounds(peers, workload, under_test, Patience(repeat=1, seconds=100))
     assert [turn.peer.name for turn in turns if not isinstance(turn.peer, Ours)] == ["slow, bfloat16", "slow, int8"]
     assert sum(isinstance(turn.peer, Ours) for turn in turns) == 2
+
+
+def test_a_peer_is_tried_on_fewer_rows_where_rows_are_long() -> None:
+    """The first try of one engine on sixteen rows of `long` took a quarter of an hour."""
+    peer = TransformersGenerate("float32")
+    tried = {name: probe_rows(peer, build_workload(name, SHAPES["base"])) for name in ("ragged", "uniform", "long")}
+    assert tried == {"ragged": 16, "uniform": 16, "long": 2}
 
 
 def test_a_slow_peer_runs_on_the_sample_that_fits(under_test: ModelUnderTest) -> None:
