@@ -22,7 +22,7 @@ from model.places import Place
 
 _TILE = 64  # queries of a prefill's tile, and keys read at a time
 # Of float32, which is multiplied exactly: larger tiles do not fit a GPU's shared memory.
-_WIDE_TILE, _WIDE_BLOCK, _WIDEST_HEAD = 32, 16, 128
+_WIDE_TILE, _WIDE_BLOCK, _WIDEST_HEAD = 16, 16, 128
 _DENSE_END, _SPARSE_END, _HAS_PREFIX = 1, 2, 4  # columns of a decode step's table
 DECODE_IDLE = (-1, 0, 0, -1, 0)  # a decode step's row that nothing runs in
 Prefix = tuple[Tensor, Tensor]

@@ -108,7 +108,7 @@ def prefill(
             width = tl.abs(mask_width)
             mask_MN = masks + mask_at + tl.where(mask_width < 0, 0, head) * num_keys * width
             mask_MN += j_N[None, :] * width + m[:, None]
-            has_mask_MN = is_row_M[:, None] & is_key_N[None, :] & (mask_at >= 0)
+            has_mask_MN = (m < tl.where(mask_at >= 0, num_rows, 0))[:, None] & is_key_N[None, :]
             scores_MN += tl.load(mask_MN, mask=has_mask_MN, other=0.0)
         highest_M, total_M, sum_MD = _fold(scores_MN, v_ND, highest_M, total_M, sum_MD)
 
