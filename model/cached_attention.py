@@ -19,6 +19,7 @@ from model.attention_reference import visible_keys
 from model.decode_attention import DecodeRows, decode_attention
 from model.gpu_attention import GpuDecode, PrefillTables, attend_prefill, can_launch, decode_table, prefill_tables
 from model.kv_cache import KVCache, LayerCache
+from model.masked_attention import merge_attention
 from model.places import Place
 from model.prefill_attention import Piece as PrefillPiece
 from model.prefill_attention import PrefillPieces, attend_compiled, attend_piecewise, attend_prefix, can_compile
@@ -130,11 +131,8 @@ class StepAttention:
     ) -> Tensor:
         """Blend in attention over the shared prefix, for the rows that have it."""
         assert self._prefix_rows is not None
-        prefix_NHD, prefix_lse_NH = attend_prefix(q_NHD, prefix, scale)
-        weight_NH = torch.sigmoid(prefix_lse_NH - lse_NH)  # share of the prefix in the whole softmax
-        rows = self._prefix_rows.to(weight_NH.device)[:, None]
-        weight = torch.where(rows, weight_NH, 0.0)[:, :, None].to(out_NHD.dtype)
-        return torch.where(rows[:, :, None], out_NHD + weight * (prefix_NHD - out_NHD), out_NHD)
+        has_prefix_N = self._prefix_rows.to(q_NHD.device)
+        return merge_attention(out_NHD, lse_NH, *attend_prefix(q_NHD, prefix, scale), has_prefix_N)
 
 
 def _piece(place: Place, cache: LayerCache, num_prefix: int) -> PrefillPiece:

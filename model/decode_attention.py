@@ -1,7 +1,8 @@
 """Attention of a decode step: one new token in each of some slots, over that slot's own keys and values.
 
 Three ways to the same result. On a CPU a kernel of ours (`kernels/decode_attention.c`) reads every row's keys once,
-at the speed of memory; where it cannot be compiled, one torch call a row does. On a GPU one masked call takes all rows.
+at the speed of memory; where it cannot be compiled, one torch call a row does. On a GPU one masked call takes all rows,
+where Triton's kernels (`gpu_attention.py`) do not take the heads.
 On a CPU a row's bits depend on that row alone, whichever of the two ways is taken.
 Legend: N rows, H heads, K key/value heads, S slots, C capacity, D head dim.
 """

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from model.kv_cache import KVCache, LayerCache
+from model.masked_attention import merge_attention
 from model.places import Place
 
 _TILE = 64  # queries of a prefill's tile, and keys read at a time
@@ -60,10 +61,8 @@ class GpuDecode:
         shared = self._cache.prefix.layers[layer] if self._cache.prefix else None
         if shared is None or not shared.shared_k.shape[1]:
             return out_NHD
-        prefix_NHD, prefix_lse_NH = attend_prefix(q_NHD, (shared.shared_k, shared.shared_v), scale)
-        share_NH = torch.sigmoid(prefix_lse_NH - lse_NH)  # of the prefix in the whole softmax
-        share_NH = torch.where(self._table[:, _HAS_PREFIX, None] > 0, share_NH, 0.0)
-        return out_NHD + share_NH[:, :, None].to(out_NHD.dtype) * (prefix_NHD - out_NHD)
+        prefix = attend_prefix(q_NHD, (shared.shared_k, shared.shared_v), scale)
+        return merge_attention(out_NHD, lse_NH, *prefix, self._table[:, _HAS_PREFIX] > 0)
 
 
 def decode_table(num_rows: int, places: Sequence[Place]) -> Tensor:
@@ -111,8 +110,8 @@ def prefill_tables(
 ) -> PrefillTables:
     """Tables of a step's segments in layers like `kind`, on its device; `masks[i]`: what the tokens of a tree see, bool
     [1 or H, T, keys + T] (None: a causal segment). `num_prefix`: tokens of the prefix that such a layer shares."""
-    window, size, tile = _Kind(kind).window, _Kind(kind).global_size, _tile(kind.k.dtype)[0]
-    is_sparse = kind.shape.pattern is not None
+    shape, tile = _Kind(kind), _tile(kind.k.dtype)[0]
+    window, size, is_sparse = shape.window, shape.global_size, shape.is_sparse
     tiles, runs, flat, num_flat = [], [], [torch.zeros(1)], 1
     run_of: dict[int, tuple[int, int, int]] = {}  # by slot: strip, cached, row of the first new token
     next_row: dict[int, int] = {}

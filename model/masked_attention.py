@@ -33,3 +33,13 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
         scores = scores + mask
     lse = torch.logsumexp(scores, dim=-1)
     return torch.exp(scores - lse[..., None]).to(v.dtype) @ v, lse
+
+
+def merge_attention(
+    out_NHD: Tensor, lse_NH: Tensor, other_NHD: Tensor, other_lse_NH: Tensor, has_other_N: Tensor
+) -> Tensor:
+    """Attention over two sets of keys out of that over each, [N, H, D] with log-sum-exp [N, H]; rows that have no other
+    keys, by `has_other_N` (bool [N]), stay as they are, whatever the other holds for them."""
+    share_NH = torch.sigmoid(other_lse_NH - lse_NH)  # of the other keys in the whole softmax
+    share = torch.where(has_other_N[:, None], share_NH, 0.0)[:, :, None].to(out_NHD.dtype)
+    return torch.where(has_other_N[:, None, None], out_NHD + share * (other_NHD - out_NHD), out_NHD)
