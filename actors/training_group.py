@@ -1,4 +1,5 @@
-"""A group of training workers under Ray Train: started, joined by gloo or NCCL, and started again when one dies.
+"""A group of training workers under Ray Train: started, joined by gloo or NCCL, started again when one dies, and asked
+to write a checkpoint when the command is interrupted.
 
 Called by the pipeline once the data are on disk. Ray Train watches the workers; a group that lost one is ended and
 begins anew from the newest checkpoint, at most `max_restarts` times.
@@ -64,16 +65,19 @@ def run_group(plan: TrainingPlan, group: GroupPlan) -> None:
             },
         ),
     )
-    failure = _fit(trainer)
+    stop_request = Path(plan.stop_request)
+    stop_request.unlink(missing_ok=True)
+    failure = _fit(trainer, stop_request)
     if isinstance(failure, TrainingFailedError):
         raise _explained(failure, group) from failure
     if failure is not None:
         raise failure
 
 
-def _fit(trainer: TorchTrainer) -> BaseException | None:
+def _fit(trainer: TorchTrainer, stop_request: Path) -> BaseException | None:
     """Run it to its end; returns what it raised. Not in this thread: in the main one Ray Train puts a handler of its
-    own in place of ours, and a Ctrl-C would end the command with exit code 0."""
+    own in place of ours, and a Ctrl-C would end the command with exit code 0. An interrupt is raised here as soon as
+    the workers, asked to stop, have written what they have done; how long that may take is the caller's affair."""
     failures: list[BaseException] = []
 
     def fit() -> None:
@@ -84,9 +88,19 @@ def _fit(trainer: TorchTrainer) -> BaseException | None:
 
     thread = threading.Thread(target=fit, name="tirazh-train", daemon=True)
     thread.start()
+    try:
+        _wait(thread)
+    except BaseException:
+        stop_request.touch()
+        _wait(thread)
+        raise
+    return failures[0] if failures else None
+
+
+def _wait(thread: threading.Thread) -> None:
+    """For its end, in steps: a signal is seen between two of them."""
     while thread.is_alive():
         thread.join(_LOOK_EVERY_S)
-    return failures[0] if failures else None
 
 
 def _bundle(device: str) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 Token embeddings are taken from which tokens stand near which (the old count-and-factorise word vectors), and each
 layer's values and outputs are made each other's inverse, so that attention begins as an average of what it reads
-(Trockman and Kolter 2023, arXiv 2305.09828, in a simple form). Used by `train_embedded.py`.
+(Trockman and Kolter 2023, arXiv 2305.09828, in a simple form). Used by `new_model.py`.
 """
 
 from __future__ import annotations

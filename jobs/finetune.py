@@ -14,6 +14,9 @@ from jobs.settings import FINETUNE, build_finetune_spec
 from model.errors import RequestError
 from pipeline.finetune_spec import FinetuneSpec
 
+# What an interrupted training may take to end the step at hand and to write a checkpoint.
+_SAVING_S = 60.0
+
 
 def run_training(options: argparse.Namespace) -> int:
     """Run the command and return its exit code. Raises TirazhError."""
@@ -25,7 +28,7 @@ def run_training(options: argparse.Namespace) -> int:
 
     with console.only_json(options.json), noise_to_log(spec.output, wanted=not options.verbose) as stream:
         display = TrainingDisplay("quiet" if options.quiet else None, stream=stream)
-        with interruptible(display.interrupted, stream=stream), display:
+        with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display:
             manifest = run_finetune(spec, on_progress=display.show, tell=display.say)
     console.show_facts(_facts(manifest), as_json=options.json, quiet=options.quiet)
     return 0

@@ -26,12 +26,14 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def interruptible(describe: Callable[[], str], *, stream: TextIO | None = None) -> Iterator[None]:
+def interruptible(
+    describe: Callable[[], str], *, stream: TextIO | None = None, patience_s: float | None = None
+) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM inside the block into Interrupted(describe()).
 
-    Should closing down hang, or a second signal come, the process ends without waiting, with the sentence on `stream`:
-    parts are written whole or not at all, so nothing is lost by it. Outside the main thread signals cannot be caught,
-    and nothing is done.
+    Should closing down take longer than `patience_s` (PATIENCE_S), or a second signal come, the process ends without
+    waiting, with the sentence on `stream`: what is written is written whole or not at all, so nothing is lost by it.
+    Outside the main thread signals cannot be caught, and nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -49,7 +51,7 @@ def interruptible(describe: Callable[[], str], *, stream: TextIO | None = None) 
         signal.alarm(0)  # Ray's C++ handler, where it still is in place, would abort us in three seconds
         if len(received) > 1:
             leave()
-        timer = threading.Timer(PATIENCE_S, leave)
+        timer = threading.Timer(PATIENCE_S if patience_s is None else patience_s, leave)
         timer.daemon = True
         timer.start()
         raise KeyboardInterrupt

@@ -52,9 +52,14 @@ class Training:
             self._log = TrainingLog(Path(plan.log), start_step=self.start_step)
 
     def run(self) -> None:
-        """Train to the last step; its checkpoint is what the model is made of. Stops early, saying so in the log, when
-        the loss is no number any more."""
+        """Train to the last step; its checkpoint is what the model is made of. Stops early with a checkpoint when asked
+        to, and without one, saying so in the log, when the loss is no number any more."""
+        saved = self.start_step
         for step in range(self.start_step, self.plan.total_steps):
+            if self._is_asked_to_stop():
+                if step > saved:
+                    self._save(step)
+                break
             entry = self._step(step)
             self._note(entry)
             if not math.isfinite(entry["loss"]):
@@ -65,6 +70,7 @@ class Training:
                 self._evaluate(step + 1)
             if is_last or (step + 1) % self.plan.save_steps == 0:
                 self._save(step + 1)
+                saved = step + 1
         if self._log is not None:
             self._log.close()
 
@@ -105,6 +111,12 @@ class Training:
                 figures |= label_accuracy(model, store, labels, size=size, device=device)
         if figures:
             self._note({"step": step} | figures)
+
+    def _is_asked_to_stop(self) -> bool:
+        """The first worker looks, so that all stop after the same step."""
+        asked = torch.tensor(self.rank == 0 and Path(self.plan.stop_request).exists(), device=self._engine.device)
+        dist.broadcast(asked, 0)
+        return bool(asked)
 
     def _save(self, step: int) -> None:
         snapshot = Snapshot(

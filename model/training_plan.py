@@ -50,7 +50,8 @@ class LoraPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingPlan:
-    """One training. Directories are paths that every worker sees; `role_weights` are the loss weights by role."""
+    """One training. Paths are such that every worker sees them; `role_weights` are the loss weights by role. Once the
+    file `stop_request` is there, the workers write a checkpoint after the step at hand, and end."""
 
     model: str
     flags: ModelFlags
@@ -61,6 +62,7 @@ class TrainingPlan:
     label_data: str | None
     checkpoints: str
     log: str
+    stop_request: str
     total_steps: int
     batch_size: int
     micro_batch_size: int

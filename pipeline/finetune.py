@@ -136,6 +136,7 @@ class _Run:
             label_data=str(self.output.data("labels")) if has_labels else None,
             checkpoints=str(self.output.checkpoints),
             log=str(self.output.log),
+            stop_request=str(self.output.stop_request),
             total_steps=settled["total_steps"],
             batch_size=spec.batch_size,
             micro_batch_size=spec.micro_batch_size,

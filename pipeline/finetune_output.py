@@ -44,6 +44,10 @@ class TrainingOutput:
         return self.own / "losses.jsonl"
 
     @property
+    def stop_request(self) -> Path:
+        return self.own / "stop"
+
+    @property
     def plot(self) -> Path:
         return self.own / "losses.svg"
 
@@ -90,6 +94,7 @@ class TrainingOutput:
 
     def tidy(self) -> None:
         """Remove what only a training that goes on needs: its data, its checkpoints, Ray Train's notes."""
+        self.stop_request.unlink(missing_ok=True)
         for folder in (self.own / "data", self.checkpoints, self.ray_train):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from model.tokenizer import load_tokenizer
 from model.training_batch import TrainedModel, build_microbatch
 from model.training_checkpoint import find_checkpoints
 from model.training_export import export_model
+from model.training_log import read_log
 from model.training_plan import ROLE_PROMPT, LoraPlan, OptimizerPlan, TrainingPlan
 from tests.distributed import RankPool, run_distributed
 from tests.model.tiny import build_engine, run
@@ -111,6 +114,35 @@ def test_a_loss_that_is_no_number_ends_the_training_with_a_reason(plan: Training
     (log,) = alone.run(train, wild)
     assert log[-1]["stopped"].startswith("the loss is")
     assert not [each for each in find_checkpoints(Path(plan.checkpoints)) if each.step == 6]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_training_that_is_asked_to_stop_loses_no_step(
+    workers: int, plan: TrainingPlan, alone: RankPool, pair: RankPool, tmp_path: Path
+) -> None:
+    pool = alone if workers == 1 else pair
+    plan = replace(plan, total_steps=150, save_steps=1000)
+    whole = pool.run(train, replace(plan, checkpoints=str(tmp_path / "whole"), log=str(tmp_path / "whole.jsonl")))[0]
+    asking = Thread(target=ask_to_stop, args=(plan, 3))
+    asking.start()
+    done = losses(pool.run(train, plan)[0])
+    asking.join()
+    assert 3 <= len(done) < 150
+    assert [each.step for each in find_checkpoints(Path(plan.checkpoints))] == [len(done)]
+    Path(plan.stop_request).unlink()
+    assert losses(pool.run(train, plan)[0]) == losses(whole)
+
+
+def ask_to_stop(plan: TrainingPlan, step: int) -> None:
+    while len(read_log(Path(plan.log))) < step:
+        time.sleep(0.001)
+    Path(plan.stop_request).touch()
+
+
+def test_a_training_that_is_asked_to_stop_before_it_begins_does_nothing(plan: TrainingPlan, alone: RankPool) -> None:
+    Path(plan.stop_request).touch()
+    assert alone.run(train, plan) == [[]]
+    assert not find_checkpoints(Path(plan.checkpoints))
 
 
 def test_old_checkpoints_make_room_for_new_ones(plan: TrainingPlan, alone: RankPool) -> None:

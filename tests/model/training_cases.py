@@ -53,6 +53,7 @@ def training_plan(folder: Path, *, config: ModelConfig = SMALL, **changes: Any) 
         label_data=None,
         checkpoints=str(folder / "checkpoints"),
         log=str(folder / "losses.jsonl"),
+        stop_request=str(folder / "stop"),
         total_steps=6,
         batch_size=5,
         micro_batch_size=2,

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.process_tree import tree_of
+from model.training_checkpoint import find_checkpoints
 from model.training_log import read_log
 from tests.system.command import assert_one_sentence, end, read_rows, run_tirazh, wait_until
 from tests.system.conftest import read_demo
@@ -123,6 +124,7 @@ def test_a_driver_that_was_stopped_is_gone_on_from_by_the_same_command(
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert "run the same command to go on from the last checkpoint" in err
+        assert find_checkpoints(output / "_tirazh/checkpoints")[-1].step == len(losses(output)), "a step was lost"
     assert not (output / "config.json").exists()
     done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
