@@ -152,6 +152,8 @@ def test_a_peer_is_tried_on_fewer_rows_where_rows_are_long() -> None:
     peer = TransformersGenerate("float32")
     tried = {name: probe_rows(peer, build_workload(name, SHAPES["base"])) for name in ("ragged", "uniform", "long")}
     assert tried == {"ragged": 16, "uniform": 16, "long": 2}
+    sizes = {name: {s["batch"] for s in peer.settings(build_workload(name, SHAPES["base"]))} for name in tried}
+    assert sizes == {"ragged": {8, 16}, "uniform": {8, 16}, "long": {8}}
 
 
 def test_a_slow_peer_runs_on_the_sample_that_fits(under_test: ModelUnderTest) -> None:
