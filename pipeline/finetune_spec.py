@@ -16,7 +16,7 @@ from actors.messages import DType
 from model.config import SPARSE_MODES, ModelFlags
 from model.errors import RequestError
 from model.training_plan import LORA_TARGETS
-from pipeline.knobs import Settings, at_least, flag_name, knob
+from pipeline.knobs import Settings, at_least, flag_name, in_64_bits, knob, seconds, share
 from pipeline.spec import EMBEDDED_MODEL, Truncate
 
 Packing = Literal["auto", "stream", "whole", "single"]
@@ -158,8 +158,7 @@ class FinetuneSpec(Settings):
         for name, most in (("zero_stage", 3), ("threads", 1_024), ("lora_rank", 4_096), ("max_restarts", 1_000)):
             at_least(name, getattr(self, name), 0, most)
         at_least("workers", self.workers, 1, 1_024)
-        if not -(2**63) <= self.seed < 2**63:
-            raise RequestError(f"--seed must fit in 64 bits, not {self.seed}")
+        in_64_bits("seed", self.seed)
 
     def _check_measures(self) -> None:
         for name in ("learning_rate", "epochs", "adam_epsilon", "lora_alpha"):
@@ -168,8 +167,7 @@ class FinetuneSpec(Settings):
         for name in ("prompt_loss_weight", "completion_loss_weight", "weight_decay", "max_grad_norm"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise RequestError(f"{flag_name(name)} must be 0 or more, not {getattr(self, name)}")
-        if not 1 <= self.lease_s < math.inf:
-            raise RequestError(f"--lease-s must be 1 second or more, not {self.lease_s}")
+        seconds("lease_s", self.lease_s)
         self._check_shares()
 
     def _check_shares(self) -> None:
@@ -180,8 +178,7 @@ class FinetuneSpec(Settings):
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise RequestError(f"{flag_name(name)} must be at least 0 and below 1, not {getattr(self, name)}")
-        if not 0 <= self.max_error_rate <= 1:
-            raise RequestError(f"--max-error-rate must be between 0 and 1, not {self.max_error_rate}")
+        share("max_error_rate", self.max_error_rate)
 
     def _check_lora(self) -> None:
         for name in self.lora_targets:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
@@ -77,6 +78,24 @@ def at_least(name: str, value: int, least: int, most: int | None = None) -> None
         raise RequestError(f"{flag_name(name)} must be at least {least}, not {value}")
     if most is not None and value > most:
         raise RequestError(f"{flag_name(name)} must be at most {most}, not {value}")
+
+
+def share(name: str, value: float) -> None:
+    """Raise RequestError for a number that is no share or probability."""
+    if not 0 <= value <= 1:
+        raise RequestError(f"{flag_name(name)} must be between 0 and 1, not {value}")
+
+
+def seconds(name: str, value: float) -> None:
+    """Raise RequestError for a time that is too short to wait for anything, or endless."""
+    if not 1 <= value < math.inf:
+        raise RequestError(f"{flag_name(name)} must be 1 second or more, not {value}")
+
+
+def in_64_bits(name: str, value: int) -> None:
+    """Raise RequestError for a number that no int64 holds."""
+    if not -(2**63) <= value < 2**63:
+        raise RequestError(f"{flag_name(name)} must fit in 64 bits, not {value}")
 
 
 def check_texts(settings: Mapping[str, Any], *, addresses: Collection[str]) -> None:

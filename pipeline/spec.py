@@ -6,7 +6,6 @@ made, and may change when a job is resumed.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from actors.messages import DType
 from model.config import SPARSE_MODES, ModelFlags
 from model.errors import RequestError
 from model.requests import SamplingParams
-from pipeline.knobs import Settings, at_least, flag_name, is_required, knob
+from pipeline.knobs import Settings, at_least, flag_name, in_64_bits, is_required, knob, seconds, share
 from pipeline.schema import Kind
 
 __all__ = ["ClassifySpec", "GenerateSpec", "JobSpec", "flag_name", "is_required", "parse_replicas"]
@@ -107,10 +106,8 @@ class JobSpec(Settings):
                 at_least(name, getattr(self, name), 1)
         at_least("threads", self.threads, 0, 1_024)
         for name in ("rank_timeout_s", "start_timeout_s", "lease_s"):
-            if not 1 <= getattr(self, name) < math.inf:
-                raise RequestError(f"{flag_name(name)} must be 1 second or more, not {getattr(self, name)}")
-        if not 0 <= self.max_error_rate <= 1:
-            raise RequestError(f"--max-error-rate must be between 0 and 1, not {self.max_error_rate}")
+            seconds(name, getattr(self, name))
+        share("max_error_rate", self.max_error_rate)
 
     @property
     def kind(self) -> Kind:
@@ -150,8 +147,7 @@ class ClassifySpec(JobSpec):
         twice = next((text for text, count in Counter(stripped).items() if count > 1), None)
         if twice is not None:
             raise RequestError(f"--labels says {twice!r} for more than one label")
-        if not 0 <= self.abstain_below <= 1:
-            raise RequestError(f"--abstain-below must be between 0 and 1, not {self.abstain_below}")
+        share("abstain_below", self.abstain_below)
 
     @property
     def kind(self) -> Kind:
@@ -180,8 +176,7 @@ class GenerateSpec(JobSpec):
         at_least("samples", self.samples, 1, 4_096)
         if any(not text for text in self.stop):
             raise RequestError("--stop must not be an empty string")
-        if not -(2**63) <= self.seed < 2**63:
-            raise RequestError(f"--seed must fit in 64 bits, not {self.seed}")
+        in_64_bits("seed", self.seed)
         self.sampling  # noqa: B018 - checks the values
 
     @property
