@@ -79,28 +79,31 @@ def _fit(trainer: TorchTrainer, stop_request: Path) -> BaseException | None:
     own in place of ours, and a Ctrl-C would end the command with exit code 0. An interrupt is raised here as soon as
     the workers, asked to stop, have written what they have done; how long that may take is the caller's affair."""
     failures: list[BaseException] = []
+    # Not the thread itself is waited for: in Python 3.11 an interrupt during its join() makes it look ended.
+    is_over = threading.Event()
 
     def fit() -> None:
         try:
             trainer.fit()
         except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             failures.append(error)
+        finally:
+            is_over.set()
 
-    thread = threading.Thread(target=fit, name="tirazh-train", daemon=True)
-    thread.start()
+    threading.Thread(target=fit, name="tirazh-train", daemon=True).start()
     try:
-        _wait(thread)
+        _wait(is_over)
     except BaseException:
         stop_request.touch()
-        _wait(thread)
+        _wait(is_over)
         raise
     return failures[0] if failures else None
 
 
-def _wait(thread: threading.Thread) -> None:
-    """For its end, in steps: a signal is seen between two of them."""
-    while thread.is_alive():
-        thread.join(_LOOK_EVERY_S)
+def _wait(event: threading.Event) -> None:
+    """In steps: a signal is seen between two of them."""
+    while not event.wait(_LOOK_EVERY_S):
+        pass
 
 
 def _bundle(device: str) -> dict[str, float]:
