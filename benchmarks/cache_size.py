@@ -12,6 +12,7 @@ from benchmarks.model_under_test import Mode, Shape, empty_model
 from model.block_layout import build_layout
 from model.kv_cache import KVCache
 from model.runner import layer_shapes
+from model.step import FreshSlot
 
 _GOALS = {2048: 1.65, 1024: 1.55, 512: 1.45}
 _DENSE_SLOTS = 256  # the memory is what so many slots of the dense model take
@@ -50,7 +51,7 @@ def slot_bytes(shape: Shape, mode: Mode, length: int) -> int:
 def cached_tokens(shape: Shape) -> NDArray[np.int64]:
     """Tokens a head that a sparse layer's cache holds while a sequence grows, by its length from 1."""
     cache = _cache(shape, "alternating", shape.num_positions)
-    cache.start(0, uses_prefix=False)
+    cache.start([FreshSlot(0, uses_prefix=False)])
     counts = []
     for _ in range(shape.num_positions):
         cache.advance(0, 1)

@@ -16,9 +16,7 @@ def draw_chart(figures: Sequence[Figure]) -> str:
     parts: list[str] = []
     top = 10
     for workload in dict.fromkeys(figure.workload for figure in figures):
-        bars = _best_of_each(
-            [figure for figure in figures if figure.workload == workload and figure.rates and figure.role != "variant"]
-        )
+        bars = _best_of_each([f for f in figures if f.workload == workload and f.seconds and f.role != "variant"])
         if bars:
             parts.append(_panel(bars, top))
             top += 34 + len(bars) * (_BAR + _GAP) + 16
@@ -33,9 +31,9 @@ def _best_of_each(figures: Sequence[Figure]) -> list[Figure]:
     best: dict[tuple[str, str], Figure] = {}
     for figure in figures:
         key = figure.family, figure.layers
-        if key not in best or figure.rate > best[key].rate:
+        if key not in best or figure.whole_time < best[key].whole_time:
             best[key] = figure
-    return sorted(best.values(), key=lambda figure: -figure.rate)
+    return sorted(best.values(), key=lambda figure: figure.whole_time)
 
 
 def _panel(bars: Sequence[Figure], top: int) -> str:
@@ -43,7 +41,7 @@ def _panel(bars: Sequence[Figure], top: int) -> str:
     room = _WIDTH - _LABELS - _NUMBERS
     for number, bar in enumerate(bars):
         y = top + 30 + number * (_BAR + _GAP)
-        width = max(1.0, room * bar.rate / bars[0].rate)
+        width = max(1.0, room * bar.times_as_fast_as(bars[0]))
         color = _OURS if bar.is_ours else _THEIRS
         rate = f"{bar.rate:,.0f}" if bar.rate >= 100 else f"{bar.rate:.3g}"
         lines += [

@@ -1,7 +1,8 @@
-"""Turns become figures: rates with their spread, and each as a share of what the machine allows."""
+"""Turns become figures: times and rates of the whole workload, and each as a share of what the machine allows."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,9 +18,11 @@ from benchmarks.workloads import Workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """`role`: "variant" is our engine made otherwise, for comparison. `rates` are per second, one a round: new tokens,
-    or rows where labels are scored. `share_of_limit` compares the median with the least work of the same rows at the
-    ceiling of `ceiling_dtype`. A peer that failed has no rates."""
+    """`role`: "variant" is our engine made otherwise, for comparison. `seconds`, one a round, are of the rows that ran,
+    maybe a sample; those rows need `work` at least, all rows `work_whole`: floating-point operations of a model with
+    these `layers`, or rows where labels are scored. `amount_whole` counts the `unit` in all rows: new tokens, or rows.
+    `share_of_limit` compares the median of `seconds` with the least work of the same rows at the ceiling of
+    `ceiling_dtype`. A peer that failed has no seconds."""
 
     workload: str
     peer: str
@@ -31,9 +34,11 @@ class Figure:
     setting: dict[str, Any]
     num_rows: int
     num_rows_whole: int
+    work: float
+    work_whole: float
+    amount_whole: int
     unit: str
     seconds: list[float]
-    rates: list[float]
     share_of_limit: float
     ceiling_dtype: str
     failure: str | None
@@ -43,12 +48,34 @@ class Figure:
         return self.role == "ours"
 
     @property
+    def whole_seconds(self) -> list[float]:
+        """What the whole workload takes, a round each: a sample's seconds scaled by the work, for its rows may be
+        longer or shorter than the others."""
+        scale = self.work_whole / self.work
+        return [seconds * scale for seconds in self.seconds]
+
+    @property
+    def whole_time(self) -> float:
+        """Median of `whole_seconds`; endless for a peer that failed."""
+        return statistics.median(self.whole_seconds) if self.seconds else math.inf
+
+    @property
+    def rates(self) -> list[float]:
+        """`unit` of the whole workload, a round each."""
+        return [self.amount_whole / seconds for seconds in self.whole_seconds]
+
+    @property
     def rate(self) -> float:
-        return statistics.median(self.rates) if self.rates else 0.0
+        return self.amount_whole / self.whole_time
+
+    def times_as_fast_as(self, other: Figure) -> float:
+        """Ratio of the times that both take for the whole workload."""
+        return other.whole_time / self.whole_time
 
     def to_dict(self) -> dict[str, Any]:
-        rates = {"min": min(self.rates), "median": self.rate, "max": max(self.rates)} if self.rates else None
-        return asdict(self) | {"rates_summary": rates}
+        rates = self.rates
+        summary = {"min": min(rates), "median": self.rate, "max": max(rates)} if rates else None
+        return asdict(self) | {"whole_seconds": self.whole_seconds, "rates": rates, "rates_summary": summary}
 
 
 def figure_of(turn: Turn, shape: Shape, ceilings: Mapping[str, Ceiling], *, slots: int) -> Figure:
@@ -56,7 +83,6 @@ def figure_of(turn: Turn, shape: Shape, ceilings: Mapping[str, Ceiling], *, slot
     peer, run = turn.peer, turn.workload
     ceiling = ceilings.get(peer.dtype) or ceilings["float32"]
     limit = limit_seconds(run, shape, peer.mode, ceiling, slots=slots, dtype=peer.dtype)
-    amount = len(run.rows) if run.kind == "labels" else run.num_new
     return Figure(
         workload=run.name,
         peer=peer.name,
@@ -68,13 +94,23 @@ def figure_of(turn: Turn, shape: Shape, ceilings: Mapping[str, Ceiling], *, slot
         setting=dict(turn.setting),
         num_rows=len(run.rows),
         num_rows_whole=len(turn.whole.rows),
+        work=_work(run, shape, peer.mode),
+        work_whole=_work(turn.whole, shape, peer.mode),
+        amount_whole=len(turn.whole.rows) if run.kind == "labels" else turn.whole.num_new,
         unit="rows/s" if run.kind == "labels" else "tokens/s",
         seconds=turn.seconds,
-        rates=[amount / seconds for seconds in turn.seconds],
         share_of_limit=limit / statistics.median(turn.seconds) if turn.seconds else 0.0,
         ceiling_dtype=ceiling.dtype,
         failure=turn.failure,
     )
+
+
+def _work(workload: Workload, shape: Shape, mode: Mode) -> float:
+    """Floating-point operations that the rows need at least; where labels are scored, every row counts the same."""
+    if workload.kind == "labels":
+        return len(workload.rows)
+    work = least_work(workload, shape, mode, slots=1, element_size=4)
+    return work.prefill_flops + work.decode_flops
 
 
 def limit_seconds(workload: Workload, shape: Shape, mode: Mode, ceiling: Ceiling, *, slots: int, dtype: str) -> float:

@@ -33,13 +33,13 @@ def goals_of(figures: Sequence[Figure], *, allowed_label_ratio: float | None) ->
     """Every goal that belongs to the workloads that ran. Ours is our dense model at its best dtype, unless said."""
     goals: list[Goal] = []
     for name, over_generate in (("ragged", 4.0), ("uniform", 2.5)):
-        of = _Ratios([figure for figure in figures if figure.workload == name and figure.rates])
+        of = _Ratios([figure for figure in figures if figure.workload == name and figure.seconds])
         if of.figures:
             goals += _generation_goals(name, of, over_generate)
-    of = _Ratios([figure for figure in figures if figure.workload == "labels" and figure.rates])
+    of = _Ratios([figure for figure in figures if figure.workload == "labels" and figure.seconds])
     if of.figures:
         goals += _label_goals(of, allowed_label_ratio)
-    of = _Ratios([figure for figure in figures if figure.workload == "long" and figure.rates])
+    of = _Ratios([figure for figure in figures if figure.workload == "long" and figure.seconds])
     if of.figures:
         ratio = of.ratio(of.best_of_ours("alternating"), of.best_of_ours("dense"))
         goals.append(Goal(text="long: alternating ÷ dense, both ours", goal=1.0, measured=ratio))
@@ -91,11 +91,11 @@ class _Ratios:
         self.figures = figures
 
     def best(self, wanted: Callable[[Figure], bool]) -> Figure | None:
-        return max(filter(wanted, self.figures), key=lambda figure: figure.rate, default=None)
+        return min(filter(wanted, self.figures), key=lambda figure: figure.whole_time, default=None)
 
     def best_of_ours(self, layers: str) -> Figure | None:
         return self.best(lambda figure: figure.is_ours and figure.layers == layers)
 
     @staticmethod
     def ratio(ours: Figure | None, other: Figure | None) -> float | None:
-        return ours.rate / other.rate if ours and other else None
+        return ours.times_as_fast_as(other) if ours and other else None

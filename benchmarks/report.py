@@ -81,6 +81,8 @@ def _heading(report: Report) -> str:
         f"`{report.command}` at commit {report.commit}; shape {report.shape} on {report.device}, random weights.",
         f"Figures are medians of the rounds, smallest and largest in brackets; peers took turns round by round, "
         f"each at the dtype and setting that was fastest on a sample. "
+        f"Where only a sample of the rows was timed, its seconds are scaled to all rows by the arithmetic that either "
+        f"needs at least (labels: by the number of rows), and rates and ratios are those of all rows. "
         f"All of it took {report.minutes:.0f} minutes.",
         "",
         f"- Processor: {machine.processor}, {machine.num_cores} cores, {machine.num_threads} threads used; "
@@ -139,12 +141,10 @@ def _workload(name: str, figures: Sequence[Figure]) -> str:
         f"| peer | layers | run as | rows | {unit} | share of limit | tirazh is … times as fast |",
         "|---|---|---|--:|--:|--:|--:|",
     ]
-    best = {
-        layers: max((f.rate for f in figures if f.is_ours and f.layers == layers), default=0.0)
-        for layers in ("dense", "alternating")
-    }
-    for figure in sorted(figures, key=lambda figure: -figure.rate):
-        lines.append(_figure(figure, best[figure.layers]))
+    by_time = sorted(figures, key=lambda figure: figure.whole_time)
+    for figure in by_time:
+        best = next((f for f in by_time if f.is_ours and f.layers == figure.layers), None)
+        lines.append(_figure(figure, best))
     return "\n".join([*lines, ""])
 
 
@@ -153,16 +153,16 @@ def _widths_without_ceiling(figures: Sequence[Figure]) -> list[str]:
     return [f"The limit of {' and '.join(others)} is that of float32's arithmetic.", ""] if others else []
 
 
-def _figure(figure: Figure, best_of_ours: float) -> str:
+def _figure(figure: Figure, best_of_ours: Figure | None) -> str:
     version = f" ({figure.version})" if figure.version else ""
     run_as = ", ".join(f"{name} {value}" for name, value in figure.setting.items())
     is_whole = figure.num_rows == figure.num_rows_whole
     rows = f"{figure.num_rows}" if is_whole else f"sample of {figure.num_rows} of {figure.num_rows_whole}"
     start = f"| {figure.peer}{version} | {figure.layers} | {run_as} | {rows} |"
-    if not figure.rates:
+    if not figure.seconds:
         return f"{start} failed: {figure.failure} | | |"
     spread = f"{figure.rate:,.4g} ({min(figure.rates):,.4g}–{max(figure.rates):,.4g})"
-    ratio = "" if figure.is_ours else f"{best_of_ours / figure.rate:.2f}"
+    ratio = "" if figure.is_ours or best_of_ours is None else f"{best_of_ours.times_as_fast_as(figure):.2f}"
     return f"{start} {spread} | {figure.share_of_limit:.0%} | {ratio} |"
 
 

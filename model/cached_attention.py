@@ -9,6 +9,7 @@ Legend: N rows of the step, H heads, K key/value heads, S keys, D head dim.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from model.places import Place
 from model.prefill_attention import Piece as PrefillPiece
 from model.prefill_attention import PrefillPieces, attend_compiled, attend_piecewise, attend_prefix, can_compile
 from model.step import Step
+from model.transfer import to_device
 
 ATTENTION_NAME = "tirazh"
 
@@ -34,8 +36,7 @@ class StepAttention:
     def __init__(self, step: Step, cache: KVCache) -> None:
         self.step = step
         self.cache = cache
-        for fresh in step.fresh_slots:
-            cache.start(fresh.slot, uses_prefix=fresh.uses_prefix, scrub=fresh.scrub)
+        cache.start(step.fresh_slots)
         self._prefix_rows = self._find_prefix_rows()
         # Where each segment's tokens go, in a dense layer and in a sparse one; the same in every layer of its kind.
         self._places: list[Place] = []
@@ -71,6 +72,13 @@ class StepAttention:
         """The step as `GpuDecode` takes it, int32 [N, fields], on the CPU."""
         return decode_table(len(self.step.token_ids), self._places)
 
+    def slots_of_rows(self) -> Tensor:
+        """The slot of every row of a decode step, int64 [N], on the CPU; -1 where the row is idle."""
+        slots = torch.full((len(self.step.token_ids),), -1)
+        for segment in self.step.segments:
+            slots[segment.row] = segment.slot
+        return slots
+
     def _attend_on_gpu(
         self,
         layer: int,
@@ -82,27 +90,25 @@ class StepAttention:
     ) -> Tensor:
         if self.step.phase == "decode":
             if self._on_gpu is None:
-                self._on_gpu = GpuDecode(self.cache, self.decode_table().to(q_NHD.device))
+                self._on_gpu = GpuDecode(self.cache, to_device(self.decode_table(), q_NHD.device))
             return self._on_gpu.attend(layer, q_NHD, k_NKD, v_NKD, scale)
         cache = self.cache.layers[layer]
         is_sparse = cache.shape.pattern is not None
         if is_sparse not in self._tables:
             trees = [place.segment.tree_parents for place in self._places]
             masks = [
-                None if tree is None else _tree_sees(place, cache, tree)
+                None if tree is None else _tree_sees_last(place, cache, tree)
                 for place, tree in zip(self._places, trees, strict=True)
             ]
-            num_prefix = prefix[0].shape[1] if prefix else 0
-            self._tables[is_sparse] = prefill_tables(self._places, masks, cache, num_prefix)
+            self._tables[is_sparse] = prefill_tables(self._places, masks, cache)
         return attend_prefill(q_NHD, k_NKD, v_NKD, cache, self._tables[is_sparse], scale, prefix)
 
     def _rows_to_decode(self, *, is_sparse: bool) -> DecodeRows:
         if is_sparse not in self._decode_rows:
-            num_rows = len(self.step.token_ids)
-            slots, ends = torch.full((num_rows,), -1), torch.zeros(num_rows, dtype=torch.int64)
+            ends = torch.zeros(len(self.step.token_ids), dtype=torch.int64)
             for place in self._places:
-                slots[place.segment.row], ends[place.segment.row] = place.segment.slot, place.begin(is_sparse)
-            self._decode_rows[is_sparse] = DecodeRows(slots, ends, int(ends.max()) + 1)
+                ends[place.segment.row] = place.begin(is_sparse)
+            self._decode_rows[is_sparse] = DecodeRows(self.slots_of_rows(), ends, int(ends.max()) + 1)
         return self._decode_rows[is_sparse]
 
     def _pieces_to_prefill(self, cache: LayerCache, *, num_prefix: int) -> PrefillPieces:
@@ -152,7 +158,7 @@ def _piece(place: Place, cache: LayerCache, num_prefix: int) -> PrefillPiece:
 def _tree_sees(place: Place, cache: LayerCache, parents: tuple[int, ...]) -> Tensor:
     """Bool [H or 1, T, keys + T]: a tree's tokens see their ancestors and all keys before the tree, but a tree that
     reaches into the next window, per head, only the global tokens of the one before."""
-    ancestors = _ancestors(parents)[None]
+    ancestors = _ancestors(parents)
     before = torch.ones(1, len(parents), place.begin(cache.shape.pattern is not None), dtype=torch.bool)
     if cache.shape.pattern is None:
         return torch.cat([before, ancestors], dim=2)
@@ -166,6 +172,17 @@ def _tree_sees(place: Place, cache: LayerCache, parents: tuple[int, ...]) -> Ten
     return torch.cat([strips, visible[..., : place.open], ancestors & visible[..., place.open :]], dim=2)
 
 
+def _tree_sees_last(place: Place, cache: LayerCache, parents: tuple[int, ...]) -> Tensor:
+    """Bool [H or 1, T, S + T]: what a tree's tokens see of the last S keys before it and of themselves; of all keys
+    before those they see everything. S is 0 unless the tree reaches into the next window of a sparse layer."""
+    pattern, last = cache.shape.pattern, place.segment.start - 1
+    deepest = last + 1 + int(_depths(parents).max())
+    if pattern is None or last // pattern.window_size == deepest // pattern.window_size:
+        return _ancestors(parents)
+    return _tree_sees(place, cache, parents)
+
+
+@functools.lru_cache(maxsize=4)
 def _depths(parents: tuple[int, ...]) -> Tensor:
     depths: list[int] = []
     for parent in parents:
@@ -173,13 +190,14 @@ def _depths(parents: tuple[int, ...]) -> Tensor:
     return torch.tensor(depths)
 
 
+@functools.lru_cache(maxsize=4)
 def _ancestors(parents: tuple[int, ...]) -> Tensor:
-    """Bool [T, T]: token i sees token j when j is i or one of its ancestors."""
+    """Bool [1, T, T]: token i sees token j when j is i or one of its ancestors."""
     mask = torch.eye(len(parents), dtype=torch.bool)
     for token, parent in enumerate(parents):
         if parent >= 0:
             mask[token] |= mask[parent]
-    return mask
+    return mask[None]
 
 
 def _engine_attention(

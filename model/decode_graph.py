@@ -28,7 +28,7 @@ class DecodeGraph:
         if self._graph is None:
             self._record()
         for held, value in zip(self._inputs, values, strict=True):
-            held.copy_(value, non_blocking=True)
+            held.copy_(value if value.is_cuda else value.pin_memory(), non_blocking=True)
         assert self._graph is not None
         self._graph.replay()
         return self._out

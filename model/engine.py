@@ -3,20 +3,23 @@
 A slot holds one sequence. Free slots are refilled at once; prompts are prefilled in pieces that depend on the prompt
 alone, several prompts to a step; then sequences decode together, one token each. Every step has one of two fixed
 shapes, so a row's arithmetic, and with it every token, is the same whatever runs beside it. Runs on rank 0; `runner`
-executes each step, here and on the other ranks.
+executes each step, here and on the other ranks. On a GPU the tokens of a step are read when the next one has begun, so
+that it never waits for the planning: `in_flight.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
+import torch
 from torch import Tensor
 
-from model.label_scoring import LabelTrie, build_trie, label_logprobs
+from model.in_flight import StepInFlight
+from model.label_scoring import LabelTrie, build_trie, sum_terms, token_logprobs
 from model.requests import (
     Completion,
     EngineCounters,
@@ -27,18 +30,22 @@ from model.requests import (
     Request,
     Result,
 )
-from model.sampling import RowState, sample
+from model.sampling import NO_TOKEN, RowState, sample
 from model.sequences import ActiveSequence, StepPlan, plan_decode, plan_prefill
 from model.step import FreshSlot, Step
 from model.stop_strings import find_stop
 
 
 class StepRunner(Protocol):
-    """Whatever executes planned steps: `model.runner.ModelRunner`, or that behind a broadcast to other ranks."""
+    """Whatever executes planned steps: `model.runner.ModelRunner`, or that behind a broadcast to other ranks. Where it
+    `reads_late`, a decode step may have rows whose token is `UNREAD`, the last one given to `keep_tokens`."""
 
     window_size: int
+    reads_late: bool
 
     def execute(self, step: Step) -> Tensor: ...
+
+    def keep_tokens(self, slots: Sequence[int], tokens: Tensor) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +86,7 @@ class Engine:
         self._slots: list[ActiveSequence | None] = [None] * config.num_slots
         self._fresh: list[FreshSlot] = []
         self._spoilt: set[int] = set()  # slots in which an earlier sequence left NaN
+        self._in_flight: deque[StepInFlight] = deque()
         self._results: list[tuple[int, Result]] = []
         self._next_id = self._admitted = 0
         self._prompt_tokens = self._completion_tokens = self._finished = self._steps = 0
@@ -86,7 +94,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do."""
-        return bool(self._waiting or self._results or any(self._slots))
+        return bool(self._waiting or self._results or self._in_flight or any(self._slots))
 
     @property
     def counters(self) -> EngineCounters:
@@ -103,7 +111,8 @@ class Engine:
         be run (an empty or too long prompt, ids out of range) gets its error as its result."""
         sequences = []
         for request in requests:
-            sequences.append(ActiveSequence(self._next_id, request, tuple(map(int, request.prompt_token_ids))))
+            prompt = tuple(map(int, request.prompt_token_ids))
+            sequences.append(ActiveSequence(self._next_id, request, prompt, self._most_new(request, len(prompt))))
             self._next_id += 1
         for sequence in sorted(sequences, key=lambda s: (-s.num_to_come, -len(s.prompt))):
             error = self._problem(sequence)
@@ -116,13 +125,12 @@ class Engine:
     def step(self) -> list[tuple[int, Result]]:
         """Plan and run one forward; returns what has finished, as (id, result)."""
         self._admit()
-        if self._should_prefill():
-            window, most = self.runner.window_size, self.config.prefill_rows
-            self._run(plan_prefill(self._slots, self._prefill_rows, self._trie, window=window, most=most))
-        else:
-            plan = plan_decode(self._slots, self.config.decode_rows)
-            if plan is not None:
-                self._run(plan)
+        if any(sequence is not None and sequence.reads_history for sequence in self._slots):
+            self._read_all_but(0)
+        plan = self._plan()
+        if plan is not None:
+            self._run(plan)
+        self._read_all_but(1 if plan is not None and self.runner.reads_late else 0)
         finished, self._results = self._results, []
         return finished
 
@@ -140,6 +148,11 @@ class Engine:
         if not isinstance(sequence.request, GenerateRequest) and self._trie is None:
             return "labels were asked for, but the job has none"
         return None
+
+    def _most_new(self, request: Request, num_prompt: int) -> int:
+        if not isinstance(request, GenerateRequest):
+            return 0
+        return min(request.sampling.max_new_tokens, self.config.max_length - num_prompt)
 
     @property
     def _label_depth(self) -> int:
@@ -164,7 +177,7 @@ class Engine:
     def _should_prefill(self) -> bool:
         """Prefill when too few sequences decode and a whole step of prompt tokens has gathered, or a good part of the
         slots would wait for one."""
-        pending = [s.num_to_prefill for s in self._slots if s is not None and not s.is_decoding]
+        pending = [s.num_to_prefill for s in self._slots if s is not None and s.num_to_prefill]
         num_decoding = sum(s is not None and s.is_decoding for s in self._slots)
         if not pending or num_decoding >= self.config.decode_rows:
             return False
@@ -172,17 +185,26 @@ class Engine:
 
     # Running and reading
 
+    def _plan(self) -> StepPlan | None:
+        if self._should_prefill():
+            window, most = self.runner.window_size, self.config.prefill_rows
+            return plan_prefill(self._slots, self._prefill_rows, self._trie, window=window, most=most)
+        return plan_decode(self._slots, self.config.decode_rows)
+
     def _run(self, plan: StepPlan) -> None:
         fresh, self._fresh = tuple(self._fresh), []
         logits_RV = self.runner.execute(plan.build(fresh))
         self._steps += 1
+        self._in_flight.append(StepInFlight())
         to_sample: list[tuple[int, int]] = []
+        to_score: list[tuple[int, slice]] = []
         for slot, rows in plan.readers:
-            sequence = self._holder(slot)
-            if isinstance(sequence.request, GenerateRequest):
+            if isinstance(self._holder(slot).request, GenerateRequest):
                 to_sample.append((slot, rows.start))
             else:
-                self._score(slot, logits_RV[rows])
+                to_score.append((slot, rows))
+        if to_score:
+            self._score(to_score, logits_RV)
         if to_sample:
             self._sample(to_sample, logits_RV)
 
@@ -191,54 +213,75 @@ class Engine:
         assert sequence is not None
         return sequence
 
-    def _score(self, slot: int, logits_RV: Tensor) -> None:
+    def _score(self, to_score: list[tuple[int, slice]], logits_RV: Tensor) -> None:
+        """Score the labels of (slot, logits rows) pairs."""
         assert self._trie is not None
-        scores = label_logprobs(logits_RV[:, : self.config.num_tokens], self._trie)
-        is_bad = not np.isfinite(scores).all()
-        if is_bad:
-            self._spoilt.add(slot)
-        error = "the model gave no finite score for this prompt" if is_bad else None
-        self._release(slot, LabelScores(logprobs=() if is_bad else tuple(scores), error=error))
+        logits_RV = logits_RV[:, : self.config.num_tokens]
+        # One by one: a sum over the vocabulary of other than the same few rows might be taken in another order.
+        terms = torch.stack([token_logprobs(logits_RV[rows], self._trie) for _, rows in to_score])
+        self._in_flight[-1].expect_scores([(slot, self._holder(slot)) for slot, _ in to_score], terms)
 
     def _sample(self, to_sample: list[tuple[int, int]], logits_RV: Tensor) -> None:
         """Choose the next tokens of (slot, logits row) pairs."""
+        sequences = [(slot, self._holder(slot)) for slot, _ in to_sample]
         states = []
-        for slot, _ in to_sample:
-            sequence = self._holder(slot)
+        for _, sequence in sequences:
             request = sequence.request
             assert isinstance(request, GenerateRequest)
-            states.append(RowState(request.sampling, request.seed, sequence.token_ids, len(sequence.new_tokens)))
+            history = sequence.token_ids if sequence.reads_history else ()
+            states.append(RowState(request.sampling, request.seed, history, sequence.num_new))
+            sequence.num_unread += 1
         rows = [row for _, row in to_sample]
         chosen_RV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[rows]
-        tokens = sample(chosen_RV, states, self.config.num_tokens)
-        for (slot, _), token in zip(to_sample, tokens, strict=True):
-            self._append(slot, token)
+        tokens_R = sample(chosen_RV, states, self.config.num_tokens)
+        if self.runner.reads_late:
+            self.runner.keep_tokens([slot for slot, _ in to_sample], tokens_R)
+        self._in_flight[-1].expect_tokens(sequences, tokens_R)
 
-    def _append(self, slot: int, token: int | None) -> None:
-        """Take a sequence's next token, and end the sequence where it ends."""
-        sequence = self._holder(slot)
+    def _read_all_but(self, num_left: int) -> None:
+        """Read what the steps came to, the oldest first; the last `num_left` may still be running."""
+        while len(self._in_flight) > num_left:
+            step = self._in_flight.popleft()
+            for slot, sequence, terms in step.scores():
+                self._take_scores(slot, sequence, terms)
+            for slot, sequence, token in step.tokens():
+                self._take_token(slot, sequence, token)
+
+    def _take_scores(self, slot: int, sequence: ActiveSequence, terms: Sequence[float]) -> None:
+        assert self._trie is not None
+        is_bad = not all(map(math.isfinite, terms))
+        if is_bad:
+            self._spoilt.add(slot)
+        error = "the model gave no finite score for this prompt" if is_bad else None
+        scores = () if is_bad else tuple(sum_terms(terms, self._trie))
+        self._release(slot, sequence, LabelScores(logprobs=scores, error=error))
+
+    def _take_token(self, slot: int, sequence: ActiveSequence, token: int) -> None:
+        """Append a sequence's next token, and end the sequence where it ends."""
+        sequence.num_unread -= 1
+        if sequence.is_over:
+            return  # it had ended when this step was begun: nobody knew
         assert isinstance(sequence.request, GenerateRequest)
         params = sequence.request.sampling
-        if token is None:
+        if token == NO_TOKEN:
             self._spoilt.add(slot)
             error = "the model's logits are not numbers for this prompt"
-            self._release(slot, _failed(sequence.request, error))
+            self._release(slot, sequence, _failed(sequence.request, error))
         elif token in self.config.end_token_ids:
-            self._release(slot, Completion(token_ids=tuple(sequence.new_tokens), finish_reason="stop"))
+            self._release(slot, sequence, Completion(token_ids=tuple(sequence.new_tokens), finish_reason="stop"))
         else:
             sequence.new_tokens.append(token)
             self._completion_tokens += 1
             end = find_stop(sequence.new_tokens, params.stop, self._decode) if params.stop else None
-            is_full = len(sequence.new_tokens) >= params.max_new_tokens
-            is_full = is_full or sequence.length >= self.config.max_length
-            if end is not None or is_full:
+            if end is not None or len(sequence.new_tokens) >= sequence.most_new:
                 reason: FinishReason = "length" if end is None else "stop"
                 tokens = tuple(sequence.new_tokens)
-                self._release(slot, Completion(token_ids=tokens, finish_reason=reason, text_end=end))
+                self._release(slot, sequence, Completion(token_ids=tokens, finish_reason=reason, text_end=end))
 
-    def _release(self, slot: int, result: Result) -> None:
-        sequence = self._holder(slot)
+    def _release(self, slot: int, sequence: ActiveSequence, result: Result) -> None:
+        assert self._slots[slot] is sequence
         self._slots[slot] = None
+        sequence.is_over = True
         self._finish(sequence, result)
 
     def _finish(self, sequence: ActiveSequence, result: Result) -> None:

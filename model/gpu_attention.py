@@ -18,13 +18,27 @@ import torch
 from torch import Tensor
 
 from model.kv_cache import KVCache, LayerCache
-from model.masked_attention import merge_attention
+from model.masked_attention import attention_with_lse
 from model.places import Place
+from model.transfer import to_device
 
-_TILE = 64  # queries of a prefill's tile, and keys read at a time
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Of a launch: queries of a tile, keys read at a time, warps, blocks of keys under way."""
+
+    queries: int
+    keys: int
+    warps: int = 4
+    stages: int = 2
+
+
+_DECODE = _Sizes(1, 64)
+_PIECES, _TREES = _Sizes(128, 64, warps=8), _Sizes(16, 64)
 # Of float32, which is multiplied exactly: larger tiles do not fit a GPU's shared memory.
-_WIDE_TILE, _WIDE_BLOCK, _WIDEST_HEAD = 16, 16, 128
-_DENSE_END, _SPARSE_END, _HAS_PREFIX = 1, 2, 4  # columns of a decode step's table
+_WIDE = _Sizes(16, 16)
+_WIDEST_HEAD = 128
+_DENSE_END, _SPARSE_END = 1, 2  # columns of a decode step's table
 DECODE_IDLE = (-1, 0, 0, -1, 0)  # a decode step's row that nothing runs in
 Prefix = tuple[Tensor, Tensor]
 
@@ -39,10 +53,11 @@ def can_launch(like: Tensor) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PrefillTables:
-    """Tiles of queries and runs of new tokens of a prefill step in layers of one kind: int32 [tiles, fields] and
-    [runs, fields]; `masks` float32, one behind the other. On the step's device."""
+    """Tiles of queries of pieces and of trees, and runs of new tokens, of a prefill step in layers of one kind: int32
+    [tiles, fields] and [runs, fields]; `masks` uint8, one behind the other. On the step's device."""
 
-    tiles: Tensor
+    pieces: Tensor
+    trees: Tensor
     runs: Tensor
     masks: Tensor
 
@@ -55,14 +70,12 @@ class GpuDecode:
         self._cache, self._table = cache, table
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
-        """Take the rows' keys and values into the cache and attend. Returns [N, H, D]; idle rows hold zeros."""
+        """Take the rows' keys and values into the cache and attend. Returns [N, H, D]; idle rows hold anything."""
         cache = self._cache.layers[layer]
-        out_NHD, lse_NH = attend_decode(q_NHD, k_NKD, v_NKD, cache, self._table, scale)
         shared = self._cache.prefix.layers[layer] if self._cache.prefix else None
-        if shared is None or not shared.shared_k.shape[1]:
-            return out_NHD
-        prefix = attend_prefix(q_NHD, (shared.shared_k, shared.shared_v), scale)
-        return merge_attention(out_NHD, lse_NH, *prefix, self._table[:, _HAS_PREFIX] > 0)
+        has_prefix = shared is not None and shared.shared_k.shape[1] > 0
+        prefix = (shared.shared_k, shared.shared_v) if shared is not None and has_prefix else None
+        return attend_decode(q_NHD, k_NKD, v_NKD, cache, self._table, scale, prefix)
 
 
 def decode_table(num_rows: int, places: Sequence[Place]) -> Tensor:
@@ -86,34 +99,43 @@ def decode_table(num_rows: int, places: Sequence[Place]) -> Tensor:
 
 
 def attend_decode(
-    q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache: LayerCache, table: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Every row over its slot's own keys. Returns [N, H, D] and the log-sum-exp, float32 [N, H]; an idle row holds
-    zeros and minus infinity."""
+    q_NHD: Tensor,
+    k_NKD: Tensor,
+    v_NKD: Tensor,
+    cache: LayerCache,
+    table: Tensor,
+    scale: float,
+    prefix: Prefix | None = None,
+) -> Tensor:
+    """Every row over the prefix [K, P, D], where it has it, and its slot's own keys. Returns [N, H, D]; an idle row
+    holds anything."""
     kernels, kind = _kernels(), _Kind(cache)
     num_rows, num_heads, dim = q_NHD.shape
     q_NHD, k_NKD, v_NKD = (_dense_last(x) for x in (q_NHD, k_NKD, v_NKD))
-    out = q_NHD.new_empty(num_rows, num_heads, dim)
-    lse = torch.empty(num_rows, num_heads, device=q_NHD.device)
+    out = torch.empty_like(q_NHD, memory_format=torch.contiguous_format)
+    part = _prefix_part(q_NHD, prefix, scale)
     kernels.decode[num_rows, num_heads](
-        q_NHD, k_NKD, v_NKD, cache.k, cache.v, cache.global_starts_H, table, out, lse,
-        *q_NHD.stride()[:2], *k_NKD.stride()[:2], *v_NKD.stride()[:2], *cache.k.stride()[:2],
+        q_NHD, k_NKD, v_NKD, cache.k, cache.v, part.out, part.lse, cache.global_starts_H, table, out,
+        *q_NHD.stride()[:2], *k_NKD.stride()[:2], *v_NKD.stride()[:2], *cache.k.stride()[:2], *part.strides,
         scale, num_heads, kind.global_size,
         FIELDS=kernels.DECODE_FIELDS, END=_SPARSE_END if kind.is_sparse else _DENSE_END,
-        GROUP=num_heads // k_NKD.shape[1], D=dim, N=_TILE, G_UP=kind.global_size_up, HAS_STARTS=kind.is_sparse,
+        GROUP=num_heads // k_NKD.shape[1], D=dim, N=_DECODE.keys, G_UP=kind.global_size_up, HAS_STARTS=kind.is_sparse,
+        HAS_PREFIX=prefix is not None, num_warps=_DECODE.warps,
     )  # fmt: skip
-    return out, lse
+    return out
 
 
-def prefill_tables(
-    places: Sequence[Place], masks: Sequence[Tensor | None], kind: LayerCache, num_prefix: int
-) -> PrefillTables:
-    """Tables of a step's segments in layers like `kind`, on its device; `masks[i]`: what the tokens of a tree see, bool
-    [1 or H, T, keys + T] (None: a causal segment). `num_prefix`: tokens of the prefix that such a layer shares."""
-    shape, tile = _Kind(kind), _tile(kind.k.dtype)[0]
+def prefill_tables(places: Sequence[Place], masks: Sequence[Tensor | None], kind: LayerCache) -> PrefillTables:
+    """Tables of a step's segments in layers like `kind`, on its device. `masks[i]`: which of the last keys before it
+    and of themselves the tokens of a tree see, bool [1 or H, T, keys + T] (None: a causal segment); they see all keys
+    before those."""
+    shape = _Kind(kind)
     window, size, is_sparse = shape.window, shape.global_size, shape.is_sparse
-    tiles, runs, flat, num_flat = [], [], [torch.zeros(1)], 1
+    laid_out = _Masks()
+    pieces: list[list[int]] = []
+    trees: list[list[int]] = []
     run_of: dict[int, tuple[int, int, int]] = {}  # by slot: strip, cached, row of the first new token
+    runs: dict[int, list[int]] = {}
     next_row: dict[int, int] = {}
     for place, mask in zip(places, masks, strict=True):
         segment = place.segment
@@ -123,32 +145,46 @@ def prefill_tables(
         assert next_row.get(segment.slot, segment.row) == segment.row
         next_row[segment.slot] = segment.row + segment.length
         first_t = cached + segment.row - new_row
+        end_t = first_t + segment.length
         if mask is None:
-            closed = first_t // window if is_sparse else 0
-            runs.append([segment.slot, strip, cached, first_t + segment.length, new_row])
-        else:
-            closed = max(0, first_t - 1) // window if is_sparse else 0
-        kept = strip + closed * size + first_t - closed * window
-        mask_at, width = -1, 0
-        if mask is not None:
-            num_heads, width = mask.shape[:2]
-            flat.append(torch.zeros(num_heads, mask.shape[2], width).masked_fill_(~mask.transpose(1, 2), -torch.inf))
-            mask_at, num_flat = num_flat, num_flat + mask.numel()
-            width = width if num_heads > 1 else -width
+            runs[segment.slot] = [segment.slot, strip, cached, end_t, new_row]
+        last_before = first_t if mask is None else max(0, first_t - 1)
+        closed = last_before // window if is_sparse else 0
+        num_keys = strip + closed * size + end_t - closed * window
+        tile = _sizes(_PIECES if mask is None else _TREES, kind.k.dtype).queries
         for at in range(0, segment.length, tile):
             rows = min(tile, segment.length - at)
-            num_keys = kept + (at + rows if mask is None else segment.length)
-            where = [strip, cached, closed, first_t + at, new_row, num_prefix if place.has_prefix else 0, num_keys]
-            tiles.append(
-                [segment.slot, segment.row + at, rows, *where, mask_at + at if mask is not None else -1, width]
-            )
-    last_of_slot = {run[0]: run for run in runs}.values()
+            own = [segment.slot, segment.row + at, rows, strip, cached, closed, first_t + at]
+            if mask is None:
+                pieces.append([*own, first_t + at + rows, new_row, int(place.has_prefix), -1, 0, 0])
+            else:
+                mask_at, width = laid_out.place(mask)
+                from_key = num_keys - mask.shape[2]
+                trees.append([*own, end_t, new_row, int(place.has_prefix), mask_at + at, width, from_key])
     device = kind.k.device
-    return PrefillTables(
-        torch.tensor(tiles, dtype=torch.int32, device=device),
-        torch.tensor(list(last_of_slot), dtype=torch.int32, device=device),
-        torch.cat([mask.flatten() for mask in flat]).to(device),
-    )
+    tables = (torch.tensor(rows, dtype=torch.int32) for rows in (pieces, trees, list(runs.values())))
+    return PrefillTables(*(to_device(table, device) for table in tables), to_device(laid_out.flat(), device))
+
+
+class _Masks:
+    """Masks one behind the other, each once, with keys for rows: a tile's queries lie side by side."""
+
+    def __init__(self) -> None:
+        self._placed: dict[int, tuple[int, int]] = {}
+        self._parts: list[Tensor] = [torch.zeros(1, dtype=torch.uint8)]
+        self._length = 1
+
+    def place(self, mask: Tensor) -> tuple[int, int]:
+        """Where a mask [1 or H, T, S] begins, and T, negative when all heads share it."""
+        if id(mask) not in self._placed:
+            num_heads, width = mask.shape[:2]
+            self._placed[id(mask)] = self._length, width if num_heads > 1 else -width
+            self._parts.append(mask.transpose(1, 2).to(torch.uint8).flatten())
+            self._length += mask.numel()
+        return self._placed[id(mask)]
+
+    def flat(self) -> Tensor:
+        return torch.cat(self._parts)
 
 
 def attend_prefill(
@@ -161,60 +197,60 @@ def attend_prefill(
     prefix: Prefix | None,
 ) -> Tensor:
     """All tiles over prefix [K, P, D], slots and own rows, then the new keys into the cache. Returns [N, H, D]; rows of
-    no tile hold zeros."""
+    no tile hold anything."""
     kernels, kind = _kernels(), _Kind(cache)
-    k_NKD, v_NKD = _dense_last(k_NKD), _dense_last(v_NKD)
-    out, _ = _launch_prefill(q_NHD, k_NKD, v_NKD, cache, tables, scale, prefix)
+    num_heads, dim = q_NHD.shape[1:]
+    q_NHD, k_NKD, v_NKD = (_dense_last(x) for x in (q_NHD, k_NKD, v_NKD))
+    out = torch.empty_like(q_NHD, memory_format=torch.contiguous_format)
+    part = _prefix_part(q_NHD, prefix, scale)
+    for tiles, wanted in ((tables.pieces, _PIECES), (tables.trees, _TREES)):
+        sizes = _sizes(wanted, q_NHD.dtype)
+        if len(tiles):
+            kernels.prefill[len(tiles), num_heads](
+                q_NHD, k_NKD, v_NKD, cache.k, cache.v, part.out, part.lse, cache.global_starts_H, tables.masks, tiles,
+                out,
+                *q_NHD.stride()[:2], *k_NKD.stride()[:2], *v_NKD.stride()[:2], *cache.k.stride()[:2], *part.strides,
+                scale, num_heads, kind.window, kind.global_size,
+                FIELDS=kernels.TILE_FIELDS, GROUP=num_heads // k_NKD.shape[1], D=dim, M=sizes.queries, N=sizes.keys,
+                HAS_STARTS=kind.is_sparse, HAS_MASKS=tiles is tables.trees, HAS_PREFIX=prefix is not None,
+                num_warps=sizes.warps, num_stages=sizes.stages,
+            )  # fmt: skip
     if len(tables.runs):
         kernels.keep[len(tables.runs), k_NKD.shape[1]](
             k_NKD, v_NKD, cache.k, cache.v, cache.global_starts_H, tables.runs,
             *k_NKD.stride()[:2], *v_NKD.stride()[:2], *cache.k.stride()[:2], kind.window, kind.global_size,
-            FIELDS=kernels.RUN_FIELDS, D=k_NKD.shape[2], N=_TILE, G_UP=kind.global_size_up, HAS_STARTS=kind.is_sparse,
+            FIELDS=kernels.RUN_FIELDS, D=dim, N=_DECODE.keys, G_UP=kind.global_size_up, HAS_STARTS=kind.is_sparse,
         )  # fmt: skip
     return out
 
 
 def attend_prefix(q_NHD: Tensor, prefix: Prefix, scale: float) -> tuple[Tensor, Tensor]:
-    """Every row over all keys of the prefix, [K, P, D] each. Returns [N, H, D] and the log-sum-exp, float32 [N, H]."""
-    tiles = _prefix_tiles(len(q_NHD), _tile(q_NHD.dtype)[0], prefix[0].shape[1], q_NHD.device)
-    none = q_NHD.new_empty(0, prefix[0].shape[0], q_NHD.shape[2])
-    tables = PrefillTables(tiles, tiles[:0], torch.zeros(1, device=q_NHD.device))
-    return _launch_prefill(q_NHD, none, none, None, tables, scale, prefix)
+    """Every row over all keys of the prefix, [K, P, D] each. Returns [N, H, D] and the log-sum-exp, float32 [H, N]."""
+    q_HND, groups = q_NHD.transpose(0, 1), q_NHD.shape[1] // prefix[0].shape[0]
+    if q_NHD.is_cuda and q_NHD.dtype != torch.float32:
+        k, v = (x.repeat_interleave(groups, dim=0) if groups > 1 else x for x in prefix)
+        attend = torch.ops.aten._scaled_dot_product_flash_attention
+        out, lse, *_ = attend(q_HND[None], k[None], v[None], 0.0, False, False, scale=scale)
+        return out[0].transpose(0, 1), lse[0]
+    out, lse = attention_with_lse(q_HND, *prefix, scale, None)
+    return out.transpose(0, 1), lse
 
 
-@functools.lru_cache(maxsize=8)
-def _prefix_tiles(num_rows: int, tile: int, num_prefix: int, device: torch.device) -> Tensor:
-    rows = [[0, at, min(tile, num_rows - at), 0, 0, 0, 0, 0, num_prefix, 0, -1, 0] for at in range(0, num_rows, tile)]
-    return torch.tensor(rows, dtype=torch.int32, device=device)
+@dataclass(frozen=True, slots=True)
+class _PrefixPart:
+    """Attention over the prefix as the kernels begin with it; what they are given where there is none is not read."""
+
+    out: Tensor
+    lse: Tensor
+    strides: tuple[int, int, int]
 
 
-def _launch_prefill(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cache: LayerCache | None,
-    tables: PrefillTables,
-    scale: float,
-    prefix: Prefix | None,
-) -> tuple[Tensor, Tensor]:
-    kernels, kind = _kernels(), _Kind(cache)
-    q = _dense_last(q)
-    num_rows, num_heads, dim = q.shape
-    tile, block = _tile(q.dtype)
-    prefix_k, prefix_v = prefix or (k, v)
-    slots = (prefix_k, prefix_v, 0, 0) if cache is None else (cache.k, cache.v, *cache.k.stride()[:2])
-    assert prefix is None or (prefix_k.stride() == prefix_v.stride() and prefix_k.stride()[1:] == (dim, 1))
-    out = q.new_zeros(num_rows, num_heads, dim)
-    lse = torch.full((num_rows, num_heads), -torch.inf, device=q.device)
-    starts = tables.tiles if cache is None else cache.global_starts_H
-    kernels.prefill[len(tables.tiles), num_heads](
-        q, k, v, slots[0], slots[1], prefix_k, prefix_v, starts, tables.masks, tables.tiles, out, lse,
-        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], slots[2], slots[3],
-        0 if prefix is None else prefix_k.stride(0), scale, num_heads, kind.window, kind.global_size,
-        FIELDS=kernels.TILE_FIELDS, GROUP=num_heads // k.shape[1], D=dim, M=tile, N=block,
-        HAS_STARTS=kind.is_sparse, HAS_MASKS=tables.masks.numel() > 1,
-    )  # fmt: skip
-    return out, lse
+def _prefix_part(q_NHD: Tensor, prefix: Prefix | None, scale: float) -> _PrefixPart:
+    if prefix is None:
+        return _PrefixPart(q_NHD, q_NHD, (0, 0, 0))
+    out, lse = attend_prefix(q_NHD, prefix, scale)
+    out, lse = _dense_last(out), lse.contiguous()
+    return _PrefixPart(out, lse, (*out.stride()[:2], lse.stride(0)))
 
 
 class _Kind:
@@ -228,9 +264,8 @@ class _Kind:
         self.global_size_up = 1 << (self.global_size - 1).bit_length()
 
 
-def _tile(dtype: torch.dtype) -> tuple[int, int]:
-    """Queries of a prefill's tile, and keys that it reads at a time."""
-    return (_WIDE_TILE, _WIDE_BLOCK) if dtype == torch.float32 else (_TILE, _TILE)
+def _sizes(wanted: _Sizes, dtype: torch.dtype) -> _Sizes:
+    return _WIDE if dtype == torch.float32 else wanted
 
 
 def _dense_last(x: Tensor) -> Tensor:

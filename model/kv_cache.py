@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from model.config import SparsePattern
+from model.step import FreshSlot
+from model.transfer import to_device
 
 # A batched decode reads as many keys as its longest row has, rounded up. While that is a whole number of vectors (16
 # floats), the keys masked out behind a row's end change no bit of it; one vector cut short does.
@@ -109,23 +111,24 @@ class KVCache:
         self.window_size = pattern.window_size if pattern else 0
         self.global_size = pattern.global_size if pattern else 0
 
-    def start(self, slot: int, *, uses_prefix: bool, scrub: bool = False) -> None:
-        """Begin a new sequence in `slot`, behind the shared prefix or from nothing. What an earlier one left there is
-        masked out and harmless, unless it is NaN: `scrub` wipes it first."""
-        self.has_prefix[slot] = uses_prefix
-        self.lengths[slot] = 0
-        if scrub:
-            for cache in self.layers:
-                cache.k[slot] = 0
-                cache.v[slot] = 0
-        if not uses_prefix:
-            return
-        assert self.prefix is not None
-        self.lengths[slot] = self.prefix.length
-        for cache, layer in zip(self.layers, self.prefix.layers, strict=True):
-            opening = layer.opening_k.shape[1]
-            cache.k[slot, :, :opening] = layer.opening_k
-            cache.v[slot, :, :opening] = layer.opening_v
+    def start(self, fresh: Sequence[FreshSlot]) -> None:
+        """Begin new sequences in slots, behind the shared prefix or from nothing. What earlier ones left there is
+        masked out and harmless, unless it is NaN: `scrub` wipes a slot first."""
+        for each in fresh:
+            self.has_prefix[each.slot] = each.uses_prefix
+            self.lengths[each.slot] = self.prefix.length if each.uses_prefix and self.prefix is not None else 0
+            if each.scrub:
+                for cache in self.layers:
+                    cache.k[each.slot] = 0
+                    cache.v[each.slot] = 0
+        slots = [each.slot for each in fresh if each.uses_prefix]
+        if slots and self.prefix is not None:
+            index = to_device(torch.tensor(slots), self.layers[0].k.device)
+            for cache, layer in zip(self.layers, self.prefix.layers, strict=True):
+                opening = layer.opening_k.shape[1]
+                if opening:
+                    cache.k[index, :, :opening] = layer.opening_k
+                    cache.v[index, :, :opening] = layer.opening_v
 
     def own_length(self, slot: int) -> int:
         """Tokens of the sequence that a dense layer of the slot itself holds."""

@@ -6,6 +6,7 @@ are computed once, and a label's last token is only read off the logits, never r
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,8 +51,26 @@ def build_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
 
 def label_logprobs(logits_RV: Tensor, trie: LabelTrie) -> list[float]:
     """Log-likelihood of every label. logits_RV float32: row 0 of the prompt's last token, row 1 + i of trie node i."""
+    return sum_terms(token_logprobs(logits_RV, trie).tolist(), trie)
+
+
+def token_logprobs(logits_RV: Tensor, trie: LabelTrie) -> Tensor:
+    """Log-probability of every label's every token, one label behind the other, float64 on the logits' device, which
+    is not waited for. logits_RV as in `label_logprobs`."""
+    nodes, tokens = _where(trie, logits_RV.device)
+    # Only these few are wanted, so the vocabulary is gone through once, for its sum.
+    return logits_RV[nodes, tokens].double() - logits_RV.logsumexp(dim=-1).double()[nodes]
+
+
+def sum_terms(logprobs: Sequence[float], trie: LabelTrie) -> list[float]:
+    """Log-likelihood of every label out of its tokens'."""
+    terms = iter(logprobs)
+    return [sum(itertools.islice(terms, len(path))) for path in trie.paths]
+
+
+@functools.lru_cache(maxsize=4)
+def _where(trie: LabelTrie, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the logits that the labels' tokens are read at."""
     nodes = torch.tensor([node + 1 for path in trie.paths for node, _ in path])
     tokens = torch.tensor([token for path in trie.paths for _, token in path])
-    # Only these few are wanted, so the vocabulary is gone through once, for its sum.
-    logprobs = iter((logits_RV[nodes, tokens].double() - logits_RV.logsumexp(dim=-1).double()[nodes]).tolist())
-    return [sum(itertools.islice(logprobs, len(path))) for path in trie.paths]
+    return nodes.to(device), tokens.to(device)

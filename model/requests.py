@@ -24,6 +24,11 @@ class SamplingParams:
     no_repeat_ngram_size: int = 0
     stop: tuple[str, ...] = ()
 
+    @property
+    def reads_history(self) -> bool:
+        """Whether a token's choice depends on which tokens came before, besides the logits."""
+        return self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0
+
     def __post_init__(self) -> None:
         checks = (
             (self.max_new_tokens >= 1, "max_new_tokens must be at least 1", self.max_new_tokens),

@@ -5,6 +5,7 @@ Knows nothing of requests, text or scheduling; `engine.py` plans, every rank of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from model.decode_graph import DecodeGraph
 from model.gpu_attention import DECODE_IDLE, GpuDecode, can_launch
 from model.kv_cache import KVCache, LayerShape, PrefixCache
 from model.sequences import StepPlan
-from model.step import FreshSlot, Step, piece_length
+from model.step import UNREAD, FreshSlot, Step, piece_length
+from model.transfer import to_device
 
 _PREFILL_TILE = 128
 
@@ -34,10 +36,12 @@ class ModelRunner:
         logit_rows: int = 64,
         prefill_logit_rows: int | None = None,
         records_decode: bool = False,
+        reads_late: bool = False,
     ) -> None:
         """`logit_rows`: rows of the product that gives logits, `prefill_logit_rows` of that in a prefill (None: too).
         Part of a job's arithmetic, as the steps' rows are. `records_decode`: decode steps are one CUDA graph; for a
-        model on a GPU that is by itself (no tensor parallelism) and whose heads the GPU's kernels take."""
+        model on a GPU that is by itself (no tensor parallelism) and whose heads the GPU's kernels take. `reads_late`:
+        tokens stay on the device for the next step, and are read on the CPU while it runs; for a model by itself."""
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         weight = next(model.parameters())
@@ -46,6 +50,8 @@ class ModelRunner:
         self._logit_rows = {"decode": logit_rows, "prefill": prefill_logit_rows or logit_rows}
         self.shapes = layer_shapes(model)
         self.cache = self._new_cache(num_slots, max_length, prefix=None)
+        self.reads_late = reads_late
+        self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
         self._records_decode = records_decode
         self._graph: DecodeGraph | None = None
 
@@ -84,8 +90,21 @@ class ModelRunner:
         if self._records_decode and step.phase == "decode":
             hidden_NC = self._decode_graph(len(token_ids))(token_ids, positions, attention.decode_table())
         else:
-            hidden_NC = self._forward(token_ids.to(self.device), positions.to(self.device), attention)
+            token_ids, positions = to_device(token_ids, self.device), to_device(positions, self.device)
+            if self.reads_late and step.phase == "decode":
+                token_ids = self._fill_unread(token_ids, to_device(attention.slots_of_rows(), self.device))
+            hidden_NC = self._forward(token_ids, positions, attention)
         return self._logits(hidden_NC, step.logit_rows, self._logit_rows[step.phase])
+
+    def keep_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
+        """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are `UNREAD`."""
+        self._last_tokens_S[to_device(torch.tensor(slots), self.device)] = tokens
+
+    def _fill_unread(self, token_ids_N: Tensor, slots_N: Tensor) -> Tensor:
+        """Tokens with those that only the device knows. A row without a token (idle, or of a sequence whose logits were
+        no numbers) gets any."""
+        kept_N = self._last_tokens_S[slots_N.clamp(min=0)]
+        return torch.where(token_ids_N == UNREAD, kept_N, token_ids_N).clamp(min=0)
 
     def _forward(self, token_ids: Tensor, positions: Tensor, attention: StepAttention | GpuDecode) -> Tensor:
         """Last hidden states [N, C] of token_ids and positions, int64 [N]."""
@@ -98,10 +117,14 @@ class ModelRunner:
             rows = torch.zeros(num_rows, dtype=torch.int64, device=self.device)
             table = torch.tensor(DECODE_IDLE, dtype=torch.int32, device=self.device).repeat(num_rows, 1)
             self._graph = DecodeGraph(
-                lambda token_ids, positions, table: self._forward(token_ids, positions, GpuDecode(self.cache, table)),
+                self._decode_on_gpu,
                 [rows, rows.clone(), table],
             )
         return self._graph
+
+    def _decode_on_gpu(self, token_ids: Tensor, positions: Tensor, table: Tensor) -> Tensor:
+        token_ids = self._fill_unread(token_ids, table[:, 0])
+        return self._forward(token_ids, positions, GpuDecode(self.cache, table))
 
     def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64], at_a_time: int) -> Tensor:
         """Logits of some rows, always as many at a time: the shape of a product is part of its bits."""
@@ -109,7 +132,7 @@ class ModelRunner:
         parts = []
         for first in range(0, len(rows), at_a_time):
             chosen = rows[first : first + at_a_time]
-            index = torch.from_numpy(_padded(chosen, at_a_time)).to(self.device)
+            index = to_device(torch.from_numpy(_padded(chosen, at_a_time)), self.device)
             parts.append(head(hidden_NC[index])[: len(chosen)].float())
         if len(parts) == 1:
             return parts[0]

@@ -18,14 +18,16 @@ from torch import Tensor
 
 from model.kernels.build import load_kernel
 from model.requests import SamplingParams
+from model.transfer import to_device
 
+NO_TOKEN = -1
 _MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """What the choice of one row's next token depends on besides its logits. `token_ids`: prompt and completion;
-    `num_new`: tokens of the completion so far."""
+    """What the choice of one row's next token depends on besides its logits. `token_ids`: prompt and completion, read
+    only where `params.reads_history`; `num_new`: tokens of the completion so far."""
 
     params: SamplingParams
     seed: int
@@ -40,10 +42,10 @@ def uniform(seed: int, counter: int) -> float:
 
 
 @torch.inference_mode()
-def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list[int | None]:
-    """Choose every row's next token. logits_RV float32 [R, V] may be changed in place; ids from `num_tokens` on are
-    padding of the vocabulary and never chosen. A row whose logits are no numbers (NaN, or infinite by overflow) gets
-    None."""
+def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Tensor:
+    """Choose every row's next token, int64 [R] on the logits' device; nothing waits for that device. logits_RV float32
+    [R, V] may be changed in place; ids from `num_tokens` on are padding of the vocabulary and never chosen. A row whose
+    logits are no numbers (NaN, or infinite by overflow) gets `NO_TOKEN`."""
     logits_RV = logits_RV[:, :num_tokens]
     for index, row in enumerate(rows):
         _penalise(logits_RV[index], row)
@@ -52,7 +54,7 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list
     return choose_together(logits_RV, rows)
 
 
-def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> list[int | None]:
+def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
     """The draws alone, by the compiled kernel; float32 on a CPU, rows contiguous. Raises MemoryError."""
     kernel = load_kernel("sampling")
     assert kernel is not None
@@ -73,30 +75,31 @@ def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> list[int | N
     )
     if failed:
         raise MemoryError(f"no memory to sort {num_tokens} tokens")
-    return [None if token < 0 else token for token in tokens.tolist()]
+    return torch.from_numpy(tokens)
 
 
-def choose_together(logits_RV: Tensor, rows: Sequence[RowState]) -> list[int | None]:
-    """The draws alone, by torch on any device; nothing comes to the CPU but the tokens."""
+def choose_together(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
+    """The draws alone, by torch on any device."""
     highest_R, token_R = logits_RV.max(dim=-1)
     is_good_R = highest_R.isfinite()
     drawn = [index for index, row in enumerate(rows) if row.params.temperature]
     if drawn:
+        index = to_device(torch.tensor(drawn), logits_RV.device)
         # A row of no numbers gets some, so that it is drawn like the others; its token is not used.
-        some_RV = logits_RV[drawn].masked_fill(~is_good_R[drawn, None], 0.0)
-        token_R[drawn] = _draw(some_RV, [rows[index] for index in drawn])
-    return [token if token >= 0 else None for token in torch.where(is_good_R, token_R, -1).tolist()]
+        some_RV = logits_RV[index].masked_fill(~is_good_R[index, None], 0.0)
+        token_R[index] = _draw(some_RV, [rows[row] for row in drawn])
+    return torch.where(is_good_R, token_R, NO_TOKEN)
 
 
 def _penalise(logits_V: Tensor, row: RowState) -> None:
     if row.params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(row.token_ids)), device=logits_V.device)
+        seen = to_device(torch.tensor(sorted(set(row.token_ids))), logits_V.device)
         values = logits_V[seen]
         penalty = row.params.repetition_penalty
         logits_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
     banned = _banned_tokens(row.token_ids, row.params.no_repeat_ngram_size)
     if banned:
-        logits_V[torch.tensor(banned, device=logits_V.device)] = -torch.inf
+        logits_V[to_device(torch.tensor(banned), logits_V.device)] = -torch.inf
 
 
 def _banned_tokens(token_ids: Sequence[int], size: int) -> list[int]:
@@ -114,7 +117,7 @@ def _draw(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
     params = [row.params for row in rows]
 
     def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
+        return to_device(torch.tensor(values, dtype=torch.float64), device)[:, None]
 
     ranks = torch.arange(num_tokens, device=device)
     kept_RV, ids_RV = logits_RV.sort(dim=-1, descending=True, stable=True)

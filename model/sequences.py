@@ -9,20 +9,24 @@ import numpy as np
 
 from model.label_scoring import LabelTrie
 from model.requests import GenerateRequest, Request
-from model.step import FreshSlot, Phase, Segment, Step, piece_length
+from model.step import UNREAD, FreshSlot, Phase, Segment, Step, piece_length
 
 
 @dataclass(slots=True)
 class ActiveSequence:
-    """A request on its way. `num_cached` tokens of it are in the cache or in the step being planned; `admitted` counts
-    up from one sequence that got a slot to the next."""
+    """A request on its way, which gets at most `most_new` tokens. `num_cached` tokens of it are in the cache or in the
+    step being planned; `admitted` counts up from one sequence that got a slot to the next; `num_unread` tokens have
+    been chosen but not been read from the device yet."""
 
     id: int
     request: Request
     prompt: tuple[int, ...]
+    most_new: int
     num_cached: int = 0
     admitted: int = 0
     new_tokens: list[int] = field(default_factory=list)
+    num_unread: int = 0
+    is_over: bool = False
 
     @property
     def num_to_prefill(self) -> int:
@@ -31,23 +35,36 @@ class ActiveSequence:
 
     @property
     def is_decoding(self) -> bool:
-        return not self.num_to_prefill
+        return not self.num_to_prefill and self.num_to_come > 0
+
+    @property
+    def num_new(self) -> int:
+        """Tokens of the completion so far, read or not."""
+        return len(self.new_tokens) + self.num_unread
 
     @property
     def num_to_come(self) -> int:
         """Tokens that its completion may still get."""
-        if not isinstance(self.request, GenerateRequest):
-            return 0
-        return self.request.sampling.max_new_tokens - len(self.new_tokens)
+        return self.most_new - self.num_new
 
     @property
     def length(self) -> int:
         """Tokens of prompt and completion so far."""
-        return len(self.prompt) + len(self.new_tokens)
+        return len(self.prompt) + self.num_new
+
+    @property
+    def reads_history(self) -> bool:
+        """Whether its next token can only be chosen when all before have been read."""
+        return isinstance(self.request, GenerateRequest) and self.request.sampling.reads_history
+
+    @property
+    def last_token(self) -> int:
+        """The completion's newest token, or `UNREAD`."""
+        return UNREAD if self.num_unread else self.new_tokens[-1]
 
     @property
     def token_ids(self) -> list[int]:
-        """Prompt and completion so far."""
+        """Prompt and completion as far as they were read."""
         return [*self.prompt, *self.new_tokens]
 
 
@@ -192,6 +209,6 @@ def plan_decode(slots: Slots, num_rows: int) -> StepPlan | None:
     plan = StepPlan("decode", num_rows)
     for row, (slot, sequence) in enumerate(sorted(ready[:num_rows], key=lambda pair: pair[0])):
         plan.row = slot if has_own_row else row
-        plan.add(slot, sequence.new_tokens[-1:], sequence.length - 1)
+        plan.add(slot, (sequence.last_token,), sequence.length - 1)
         plan.read(slot, 1)
     return plan

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Phase = Literal["prefill", "decode"]
+UNREAD = -1  # a token that only the device knows yet: the last one that its slot was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ class FreshSlot:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`token_ids` and `positions`: int64 [N]; `logit_rows`: int64 [R], rows of this step whose logits are read."""
+    """`token_ids` (in a decode step perhaps `UNREAD`) and `positions`: int64 [N]; `logit_rows`: int64 [R], rows of this
+    step whose logits are read."""
 
     phase: Phase
     token_ids: NDArray[np.int64]

@@ -16,18 +16,24 @@ import torch
 
 from benchmarks.attention_speed import measure_attention
 from benchmarks.cache_size import least_tokens, measure_cache
+from benchmarks.ceilings import Ceiling
+from benchmarks.chart import draw_chart
 from benchmarks.check_outputs import check_outputs
-from benchmarks.figures import allowed_label_ratio
+from benchmarks.figures import Figure, allowed_label_ratio, figure_of
+from benchmarks.goals import goals_of
 from benchmarks.limits import forwards_flops, least_work
 from benchmarks.model_under_test import SHAPES, WIDTHS, ModelUnderTest
-from benchmarks.peers import all_peers
+from benchmarks.peers import Peer, all_peers
+from benchmarks.peers.label_forwards import LabelForwards
+from benchmarks.peers.masked_one_at_a_time import MaskedOneAtATime
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.ours_trimmed import OursTrimmed
 from benchmarks.peers.peer import Outcome, Setting, sample_batches, static_batches, take_turn
 from benchmarks.peers.transformers_generate import TransformersGenerate
 from benchmarks.pipeline_speed import measure_idle, measure_pipeline
 from benchmarks.process_tree import processes_of, sum_bytes
-from benchmarks.rounds import Patience, probe_rows, run_rounds
+from benchmarks.report import _workload
+from benchmarks.rounds import Patience, Turn, probe_rows, run_rounds
 from benchmarks.run import _DEFAULT_SLOTS, main
 from benchmarks.workloads import WORKLOADS, Row, Workload, build_workload
 from pipeline.spec import JobSpec
@@ -71,7 +77,8 @@ def test_the_report_has_every_peer_its_spread_and_its_share_of_the_limit(report_
     assert results["machine"]["libraries"].keys() >= {"torch", "transformers"}
     for figure in results["figures"]:
         summary = figure["rates_summary"]
-        assert len(figure["seconds"]) == 2
+        assert len(figure["seconds"]) == len(figure["whole_seconds"]) == 2
+        assert (figure["work"] == figure["work_whole"]) == (figure["num_rows"] == figure["num_rows_whole"])
         assert 0 < summary["min"] <= summary["median"] <= summary["max"]
         assert figure["share_of_limit"] > 0
     assert all(goal["measured"] is not None for goal in results["goals"])
@@ -163,6 +170,67 @@ def test_a_slow_peer_runs_on_the_sample_that_fits(under_test: ModelUnderTest) ->
     (told,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5, samples=3))
     (whole,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=12))
     assert [len(turn.workload.rows) for turn in (fits, told, whole)] == [5, 3, 12]
+
+
+def _figure(peer: Peer, whole: Workload, sample: Workload, seconds: list[float]) -> Figure:
+    turn = Turn(peer=peer, whole=whole, workload=sample, setting={}, seconds=seconds)
+    ceiling = Ceiling(dtype="float32", flops=GIGA, decode_flops=GIGA, bytes_per_second=GIGA)
+    return figure_of(turn, TINY, {"float32": ceiling}, slots=2)
+
+
+def _seconds(peer: Peer, workload: Workload, speed: float) -> float:
+    """Of a peer that does `speed` operations in a second, whatever the rows."""
+    work = least_work(workload, TINY, peer.mode, slots=1, element_size=4)
+    return (work.prefill_flops + work.decode_flops) / speed
+
+
+def _costly_rows(whole: Workload) -> Workload:
+    """A sample that has most work for a new token: long prompts with few of them."""
+    return replace(whole, rows=tuple(sorted(whole.rows, key=lambda row: row.num_new / len(row.prompt))[:4]))
+
+
+@pytest.mark.parametrize("kind", [TransformersGenerate, MaskedOneAtATime], ids=lambda kind: kind.mode)
+def test_a_sample_of_other_lengths_gives_the_times_and_rates_of_all_rows(kind: type[Peer]) -> None:
+    peer, whole = kind("float32"), build_workload("ragged", TINY, num_rows=64)
+    sampled, full = (
+        _figure(peer, whole, rows, [_seconds(peer, rows, speed) for speed in (GIGA, 2 * GIGA, 3 * GIGA)])
+        for rows in (_costly_rows(whole), whole)
+    )
+    assert full.whole_seconds == full.seconds
+    assert sampled.whole_seconds == pytest.approx(full.seconds)
+    assert sampled.rates == pytest.approx([whole.num_new / seconds for seconds in full.seconds])
+
+
+def test_ratios_are_those_that_all_rows_would_give() -> None:
+    """In goals, table and chart. By the new tokens of a sample one run said 3.62 where all rows gave 5.2."""
+    whole = build_workload("ragged", TINY, num_rows=64)
+    sample = _costly_rows(whole)
+    ours, slow, peer = Ours("float32", "dense", slots=2), Slow("float32"), TransformersGenerate("float32")
+    figures = [
+        _figure(ours, whole, whole, [_seconds(ours, whole, 5.2 * GIGA)]),
+        _figure(slow, whole, whole, [_seconds(slow, whole, 0.8 * GIGA)]),
+        _figure(peer, whole, sample, [_seconds(peer, sample, 1.0 * GIGA)]),
+    ]
+    # On its sample the faster of the two peers makes fewer tokens in a second than the slower one on all rows.
+    assert sample.num_new / figures[2].seconds[0] < whole.num_new / figures[1].seconds[0]
+    goals = {goal.text: goal.measured for goal in goals_of(figures, allowed_label_ratio=None)}
+    assert goals["ragged: over transformers.generate"] == pytest.approx(5.2)
+    assert goals["ragged: over the best peer of equal or wider dtype"] == pytest.approx(5.2)
+    rows = [line.split("|") for line in _workload("ragged", figures).splitlines() if "float32" in line]
+    assert [row[-2].strip() for row in rows] == ["", "5.20", "6.50"]
+    _, *bars = ElementTree.fromstring(draw_chart(figures)).findall("{http://www.w3.org/2000/svg}rect")
+    widths = [float(bar.attrib["width"]) for bar in bars]
+    assert [widths[0] / width for width in widths] == pytest.approx([1, 5.2, 6.5], rel=0.01)
+
+
+def test_a_sample_of_labels_is_scaled_by_its_rows() -> None:
+    whole = build_workload("labels", TINY, num_rows=8)
+    ours, forwards = Ours("float32", "dense", slots=2), LabelForwards("float32")
+    figures = [_figure(ours, whole, whole, [0.5]), _figure(forwards, whole, whole.sample(2), [1.0])]
+    assert [figure.whole_seconds for figure in figures] == [[0.5], [4.0]]
+    assert [figure.rate for figure in figures] == [16.0, 2.0]
+    goals = {goal.text: goal.measured for goal in goals_of(figures, allowed_label_ratio=10.0)}
+    assert goals["labels: over a forward per label"] == 8.0
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

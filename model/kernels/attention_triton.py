@@ -1,13 +1,14 @@
 """Attention over the KV cache on a GPU, in Triton: a decode step in one launch a layer, a prefill step in two.
 
-The keys of a row are read where they lie: the shared prefix, the strip and the open window in the row's slot, and the
-step's own, which are still in the step's rows. One softmax runs over all of them (Milakov and Gimelshein 2018,
-arXiv 1805.02867, as FlashAttention has it). Imported only where Triton is; `model/gpu_attention.py` launches.
+The keys of a row are read where they lie: the strip and the open window in the row's slot, and the step's own, which
+are still in the step's rows. One softmax runs over all of them (Milakov and Gimelshein 2018, arXiv 1805.02867, as
+FlashAttention has it), begun with what attention over the shared prefix came to: its output and the log-sum-exp of its
+scores. Imported only where Triton is; `model/gpu_attention.py` launches.
 Legend: M queries of a tile, N keys of a block, D head dim, W window, G global tokens of one; t counts a slot's tokens
 from the first one of the window that was open when the step began.
 """
 
-# ruff: noqa: PLR0913 - a kernel has as many arguments as it reads, and everything in one piece
+# ruff: noqa: PLR0913, PLR0915 - a kernel has as many arguments as it reads, and everything in one piece
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
 from __future__ import annotations
@@ -15,106 +16,125 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-TILE_FIELDS = 12
+TILE_FIELDS = 13
 RUN_FIELDS = 5
 DECODE_FIELDS = 5
 
 
 @triton.jit
-def _fold(scores_MN, v_ND, highest_M, total_M, sum_MD):
-    """Take a block of keys into a running softmax."""
+def _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD):
+    """Take a block of keys into a running softmax; `scale` includes that to powers of two."""
+    scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee") * scale
+    scores_MN = tl.where(seen_MN, scores_MN, float("-inf"))
     new_M = tl.maximum(highest_M, tl.max(scores_MN, 1))
     base_M = tl.where(new_M == float("-inf"), 0.0, new_M)
-    weight_MN = tl.exp(scores_MN - base_M[:, None])
-    fade_M = tl.exp(highest_M - base_M)
+    weight_MN = tl.exp2(scores_MN - base_M[:, None])
+    fade_M = tl.exp2(highest_M - base_M)
     total_M = total_M * fade_M + tl.sum(weight_MN, 1)
-    sum_MD = sum_MD * fade_M[:, None] + tl.dot(weight_MN.to(v_ND.dtype), v_ND, input_precision="ieee")
+    sum_MD = sum_MD * fade_M[:, None]
+    sum_MD = tl.dot(weight_MN.to(v_ND.dtype), v_ND, sum_MD, input_precision="ieee")
     return new_M, total_M, sum_MD
 
 
 @triton.jit
-def _own_keys(
-    cache_k, cache_v, new_k, new_v, slot_at, new_row, kv_head, k_row, k_head, v_row, v_head,
-    j_N, num_keys, strip, cached, closed, start, W, G, D: tl.constexpr,
-):  # fmt: skip
-    """Keys and values [N, D] of a sequence by their place in its softmax: the strip, the global tokens of windows
-    closed since, the open window. With them t [N] and which are closed or in the strip, all queries' to see."""
-    d = tl.arange(0, D)
-    is_key_N, is_strip_N, since_N = j_N < num_keys, j_N < strip, j_N - strip
-    is_closed_N = since_N < closed * G
-    t_N = tl.where(is_closed_N, since_N // G * W + start + since_N % G, closed * W + since_N - closed * G)
-    is_cached_N = is_strip_N | (t_N < cached)
-    from_cache, from_rows = (is_key_N & is_cached_N)[:, None], (is_key_N & (is_cached_N == 0))[:, None]
-    cache_ND = slot_at + tl.where(is_strip_N, j_N, strip + t_N)[:, None] * D + d[None, :]
-    row_N = (new_row + t_N - cached).to(tl.int64)
-    own_k = new_k + row_N[:, None] * k_row + kv_head * k_head + d[None, :]
-    own_v = new_v + row_N[:, None] * v_row + kv_head * v_head + d[None, :]
-    k_ND = tl.load(cache_k + cache_ND, mask=from_cache, other=0.0) + tl.load(own_k, mask=from_rows, other=0.0)
-    v_ND = tl.load(cache_v + cache_ND, mask=from_cache, other=0.0) + tl.load(own_v, mask=from_rows, other=0.0)
-    return k_ND, v_ND, t_N, is_closed_N
+def _masked(seen_MN, masks, mask_at, mask_width, head, j_N, from_j, end_j, m, num_rows):
+    """`seen_MN` without what a mask hides; it covers keys `from_j` to `end_j` of a tile that has one."""
+    width = tl.abs(mask_width)
+    mask_MN = masks + mask_at + tl.where(mask_width < 0, 0, head) * (end_j - from_j) * width
+    mask_MN += (j_N - from_j)[None, :] * width + m[:, None]
+    is_covered_N = (j_N >= from_j) & (j_N < end_j)
+    return seen_MN & (tl.load(mask_MN, mask=is_covered_N[None, :] & (m < num_rows)[:, None], other=1) != 0)
 
 
 @triton.jit
 def prefill(
-    q, new_k, new_v, cache_k, cache_v, prefix_k, prefix_v, starts, masks, tiles, out, lse,
-    q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, prefix_head, scale,
+    q, new_k, new_v, cache_k, cache_v, prefix_out, prefix_lse, starts, masks, tiles, out,
+    q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, prefix_row, prefix_head, lse_head, scale,
     num_heads, W, G,
     FIELDS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
-    HAS_STARTS: tl.constexpr, HAS_MASKS: tl.constexpr,
+    HAS_STARTS: tl.constexpr, HAS_MASKS: tl.constexpr, HAS_PREFIX: tl.constexpr,
 ):  # fmt: skip
-    """One tile of queries of one head over all the keys that they see. A tile's fields: slot, first row, rows; tokens
-    in the strip, tokens of the open window in the cache, windows closed since, t of the first query, row of the first t
-    that is not in the cache; tokens of the prefix, keys after it; where its mask begins (-1: causal), a mask's width,
-    negative when all heads share it."""
+    """One tile of queries of one head over the keys that they see behind the prefix, whose part of the softmax is
+    known. A tile's fields: slot, first row, rows; tokens in the strip, tokens of the open window in the cache, windows
+    closed since, t of the first query, t behind the last key, row of the first t that is not in the cache; whether the
+    prefix is before it; where its mask begins (-1: causal), a mask's width, negative when all heads share it, and the
+    key with which the mask begins."""
     field = tiles + tl.program_id(0) * FIELDS
     head = tl.program_id(1)
     kv_head = (head // GROUP).to(tl.int64)
     slot = tl.load(field).to(tl.int64)
     first_row, num_rows = tl.load(field + 1), tl.load(field + 2)
     strip, cached, closed = tl.load(field + 3), tl.load(field + 4), tl.load(field + 5)
-    first_t, new_row = tl.load(field + 6), tl.load(field + 7)
-    num_prefix, num_keys = tl.load(field + 8), tl.load(field + 9)
-    mask_at, mask_width = tl.load(field + 10), tl.load(field + 11)
-    start = tl.load(starts + kv_head) if HAS_STARTS else 0
+    first_t, end_t, new_row = tl.load(field + 6), tl.load(field + 7), tl.load(field + 8)
+    mask_at, mask_width, from_j = tl.load(field + 10), tl.load(field + 11), tl.load(field + 12)
+    before_open = strip + closed * G
+    end_j = before_open + end_t - closed * W
 
-    m, d = tl.arange(0, M), tl.arange(0, D)
+    m, n, d = tl.arange(0, M), tl.arange(0, N), tl.arange(0, D)
     rows_M = (first_row + m).to(tl.int64)
     is_row_M = m < num_rows
     q_MD = tl.load(q + rows_M[:, None] * q_row + head * q_head + d[None, :], mask=is_row_M[:, None], other=0.0)
+    scale *= 1.4426950408889634  # 1 / ln 2
     highest_M = tl.full([M], float("-inf"), tl.float32)
     total_M, sum_MD = tl.zeros([M], tl.float32), tl.zeros([M, D], tl.float32)
+    if HAS_PREFIX:
+        has_prefix_M = is_row_M & (tl.load(field + 9) > 0)
+        lse_M = tl.load(prefix_lse + head * lse_head + rows_M, mask=has_prefix_M, other=float("-inf"))
+        highest_M = lse_M * 1.4426950408889634
+        total_M = tl.where(has_prefix_M, 1.0, 0.0)
+        at_MD = prefix_out + rows_M[:, None] * prefix_row + head * prefix_head + d[None, :]
+        sum_MD = tl.load(at_MD, mask=has_prefix_M[:, None], other=0.0).to(tl.float32)
 
-    for begin in range(0, num_prefix, N):
-        j_N = begin + tl.arange(0, N)
-        at_ND = kv_head * prefix_head + j_N[:, None] * D + d[None, :]
-        k_ND = tl.load(prefix_k + at_ND, mask=(j_N < num_prefix)[:, None], other=0.0)
-        v_ND = tl.load(prefix_v + at_ND, mask=(j_N < num_prefix)[:, None], other=0.0)
-        scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee") * scale
-        scores_MN = tl.where((j_N < num_prefix)[None, :], scores_MN, float("-inf"))
-        highest_M, total_M, sum_MD = _fold(scores_MN, v_ND, highest_M, total_M, sum_MD)
-
-    slot_at = slot * slot_stride + kv_head * head_stride
-    for begin in range(0, num_keys, N):
-        j_N = begin + tl.arange(0, N)
-        k_ND, v_ND, t_N, is_closed_N = _own_keys(
-            cache_k, cache_v, new_k, new_v, slot_at, new_row, kv_head, k_row, k_head, v_row, v_head,
-            j_N, num_keys, strip, cached, closed, start, W, G, D,
-        )  # fmt: skip
-        scores_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee") * scale
-        is_seen_MN = is_closed_N[None, :] | (t_N[None, :] <= first_t + m[:, None]) | (mask_at >= 0)
-        is_key_N = j_N < num_keys
-        scores_MN = tl.where(is_seen_MN & is_key_N[None, :], scores_MN, float("-inf"))
+    # What lies in the cache in one piece: the strip, and the open window behind it while it is open still.
+    slot_k = cache_k + slot * slot_stride + kv_head * head_stride
+    slot_v = cache_v + slot * slot_stride + kv_head * head_stride
+    end_cached = strip + tl.where(closed == 0, cached, 0)
+    for begin in range(0, end_cached, N):
+        j_N = begin + n
+        is_key_N = j_N < end_cached
+        k_ND = tl.load(slot_k + j_N[:, None] * D + d[None, :], mask=is_key_N[:, None], other=0.0)
+        v_ND = tl.load(slot_v + j_N[:, None] * D + d[None, :], mask=is_key_N[:, None], other=0.0)
+        seen_MN = is_key_N[None, :] & (m >= 0)[:, None]
         if HAS_MASKS:
-            width = tl.abs(mask_width)
-            mask_MN = masks + mask_at + tl.where(mask_width < 0, 0, head) * num_keys * width
-            mask_MN += j_N[None, :] * width + m[:, None]
-            has_mask_MN = (m < tl.where(mask_at >= 0, num_rows, 0))[:, None] & is_key_N[None, :]
-            scores_MN += tl.load(mask_MN, mask=has_mask_MN, other=0.0)
-        highest_M, total_M, sum_MD = _fold(scores_MN, v_ND, highest_M, total_M, sum_MD)
+            seen_MN = _masked(seen_MN, masks, mask_at, mask_width, head, j_N, from_j, end_j, m, num_rows)
+        highest_M, total_M, sum_MD = _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD)
+
+    own_k, own_v = new_k + kv_head * k_head, new_v + kv_head * v_head
+    if HAS_STARTS:
+        # The global tokens of windows closed in this step, in the cache or among the step's rows.
+        start = tl.load(starts + kv_head).to(tl.int32)
+        for begin in range(0, closed * G, N):
+            i_N = begin + n
+            t_N = i_N // G * W + start + i_N % G
+            is_key_N = i_N < closed * G
+            from_cache, from_rows = (is_key_N & (t_N < cached))[:, None], (is_key_N & (t_N >= cached))[:, None]
+            row_N = (new_row + t_N - cached).to(tl.int64)
+            at_ND = (strip + t_N)[:, None] * D + d[None, :]
+            k_ND = tl.load(slot_k + at_ND, mask=from_cache, other=0.0)
+            k_ND += tl.load(own_k + row_N[:, None] * k_row + d[None, :], mask=from_rows, other=0.0)
+            v_ND = tl.load(slot_v + at_ND, mask=from_cache, other=0.0)
+            v_ND += tl.load(own_v + row_N[:, None] * v_row + d[None, :], mask=from_rows, other=0.0)
+            seen_MN = is_key_N[None, :] & (m >= 0)[:, None]
+            if HAS_MASKS:
+                seen_MN = _masked(seen_MN, masks, mask_at, mask_width, head, strip + i_N, from_j, end_j, m, num_rows)
+            highest_M, total_M, sum_MD = _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD)
+
+    for begin in range(tl.maximum(closed * W, cached), end_t, N):
+        t_N = begin + n
+        is_key_N = t_N < end_t
+        row_N = (new_row + t_N - cached).to(tl.int64)
+        k_ND = tl.load(own_k + row_N[:, None] * k_row + d[None, :], mask=is_key_N[:, None], other=0.0)
+        v_ND = tl.load(own_v + row_N[:, None] * v_row + d[None, :], mask=is_key_N[:, None], other=0.0)
+        if HAS_MASKS:
+            seen_MN = is_key_N[None, :] & (m >= 0)[:, None]
+            j_N = before_open + t_N - closed * W
+            seen_MN = _masked(seen_MN, masks, mask_at, mask_width, head, j_N, from_j, end_j, m, num_rows)
+        else:
+            seen_MN = is_key_N[None, :] & (t_N[None, :] <= first_t + m[:, None])
+        highest_M, total_M, sum_MD = _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD)
 
     out_MD = out + (rows_M[:, None] * num_heads + head) * D + d[None, :]
     tl.store(out_MD, (sum_MD / total_M[:, None]).to(out.dtype.element_ty), mask=is_row_M[:, None])
-    tl.store(lse + rows_M * num_heads + head, highest_M + tl.log(total_M), mask=is_row_M)
 
 
 @triton.jit
@@ -170,14 +190,16 @@ def keep(
 
 @triton.jit
 def decode(
-    q, new_k, new_v, cache_k, cache_v, starts, table, out, lse,
-    q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, scale, num_heads, G,
+    q, new_k, new_v, cache_k, cache_v, prefix_out, prefix_lse, starts, table, out,
+    q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, prefix_row, prefix_head, lse_head,
+    scale, num_heads, G,
     FIELDS: tl.constexpr, END: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
-    G_UP: tl.constexpr, HAS_STARTS: tl.constexpr,
+    G_UP: tl.constexpr, HAS_STARTS: tl.constexpr, HAS_PREFIX: tl.constexpr,
 ):  # fmt: skip
-    """One row's new token of one head over the keys in its slot, which the new one joins. A row's fields: slot (-1:
-    idle), where the new key goes in a dense layer and in a sparse one (`END` says which counts), where the window
-    begins that is closed first (-1: none)."""
+    """One row's new token of one head over the keys in its slot, which the new one joins, and over the prefix, whose
+    part of the softmax is known. A row's fields: slot (-1: idle), where the new key goes in a dense layer and in a
+    sparse one (`END` says which counts), where the window begins that is closed first (-1: none), whether the prefix is
+    before it."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     kv_head = (head // GROUP).to(tl.int64)
     field = table + row * FIELDS
@@ -185,10 +207,8 @@ def decode(
     end = tl.load(field + END)
     d, n = tl.arange(0, D), tl.arange(0, N)
     out_D = out + (row * num_heads + head) * D + d
-    lse_at = lse + row * num_heads + head
     if slot < 0:
         tl.store(out_D, tl.zeros([D], out.dtype.element_ty))
-        tl.store(lse_at, float("-inf"))
     else:
         close_at = tl.load(field + 3) if HAS_STARTS else -1
         start = tl.load(starts + kv_head).to(tl.int32) if HAS_STARTS else 0
@@ -196,10 +216,20 @@ def decode(
         q_D = tl.load(q + row * q_row + head * q_head + d).to(tl.float32)
         new_k_D = tl.load(new_k + row * k_row + kv_head * k_head + d)
         new_v_D = tl.load(new_v + row * v_row + kv_head * v_head + d)
+        scale *= 1.4426950408889634  # 1 / ln 2
         # The new key first: with it, no maximum is ever minus infinity.
         highest = tl.sum(q_D * new_k_D.to(tl.float32), 0) * scale
         total = 1.0
         sum_D = new_v_D.to(tl.float32)
+        if HAS_PREFIX:
+            if tl.load(field + 4) > 0:
+                prefix_highest = tl.load(prefix_lse + head * lse_head + row) * 1.4426950408889634
+                prefix_D = tl.load(prefix_out + row * prefix_row + head * prefix_head + d).to(tl.float32)
+                new_highest = tl.maximum(highest, prefix_highest)
+                fade, weight = tl.exp2(highest - new_highest), tl.exp2(prefix_highest - new_highest)
+                total = fade + weight
+                sum_D = sum_D * fade + prefix_D * weight
+                highest = new_highest
         for begin in range(0, end, N):
             j_N = begin + n
             is_key_N = j_N < end
@@ -209,13 +239,12 @@ def decode(
             v_ND = tl.load(cache_v + at_ND, mask=is_key_N[:, None], other=0.0).to(tl.float32)
             scores_N = tl.where(is_key_N, tl.sum(k_ND * q_D[None, :], 1) * scale, float("-inf"))
             new_highest = tl.maximum(highest, tl.max(scores_N, 0))
-            weight_N = tl.exp(scores_N - new_highest)
-            fade = tl.exp(highest - new_highest)
+            weight_N = tl.exp2(scores_N - new_highest)
+            fade = tl.exp2(highest - new_highest)
             total = total * fade + tl.sum(weight_N, 0)
             sum_D = sum_D * fade + tl.sum(v_ND * weight_N[:, None], 0)
             highest = new_highest
         tl.store(out_D, (sum_D / total).to(out.dtype.element_ty))
-        tl.store(lse_at, highest + tl.log(total))
         if head % GROUP == 0:
             if close_at >= 0:
                 g = tl.arange(0, G_UP)

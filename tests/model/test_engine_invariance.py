@@ -44,7 +44,7 @@ class Recorded:
             self.results: list[Result] = run(engine, requests)
         self._requests = requests
 
-    def _sample(self, logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list[int | None]:
+    def _sample(self, logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Tensor:
         for row, logits_V in zip(rows, logits_RV, strict=True):
             self._logits.setdefault(row.seed, []).append(logits_V.clone())
         return sample(logits_RV, rows, num_tokens)

@@ -131,7 +131,7 @@ class PositionCache:
 
     def fill(self, slot: int, length: int, *, uses_prefix: bool = False) -> None:
         """A new sequence of `length` tokens (behind the prefix), in pieces that end where windows do."""
-        self.cache.start(slot, uses_prefix=uses_prefix)
+        self.cache.start([FreshSlot(slot, uses_prefix)])
         fresh: tuple[FreshSlot, ...] = (FreshSlot(slot, uses_prefix=uses_prefix),)
         while self.cache.lengths[slot] < length:
             start = self.cache.lengths[slot]
@@ -165,7 +165,7 @@ def test_after_any_appends_a_slot_holds_exactly_what_can_still_be_read(
         slot = data.draw(st.integers(0, 2))
         length = positions.cache.lengths[slot]
         if length == most or (length and data.draw(st.integers(0, 9)) == 0):
-            positions.cache.start(slot, uses_prefix=False)
+            positions.cache.start([FreshSlot(slot, uses_prefix=False)])
             length = 0
         room = min(most - length, window - length % window)
         if data.draw(st.booleans(), label="decode"):
@@ -217,7 +217,7 @@ def test_a_new_sequence_forgets_the_old_one_and_a_spoilt_slot_is_wiped() -> None
     for slot in (0, 1):
         positions.fill(slot, 40)
     positions.cache.layers[0].k[:, :, 3] = torch.nan
-    positions.cache.start(0, uses_prefix=False, scrub=True)
+    positions.cache.start([FreshSlot(0, uses_prefix=False, scrub=True)])
     assert positions.cache.lengths == [0, 40]
     for layer in positions.cache.layers:
         assert not layer.k[0].any()

@@ -20,7 +20,7 @@ from model import sampling
 from model.errors import RequestError
 from model.kernels.build import load_kernel
 from model.requests import SamplingParams
-from model.sampling import RowState, sample, uniform
+from model.sampling import NO_TOKEN, RowState, uniform
 
 quick = settings(max_examples=60, deadline=None)
 GRID = 500
@@ -39,6 +39,12 @@ def way(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def row(seed: int = 0, *, token_ids: Sequence[int] = (), num_new: int = 0, **params: Any) -> RowState:
     return RowState(SamplingParams(**params), seed, token_ids, num_new)
+
+
+def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list[int | None]:
+    """The tokens; None where there is none."""
+    tokens = sampling.sample(logits_RV, rows, num_tokens).tolist()
+    return [None if token == NO_TOKEN else token for token in tokens]
 
 
 def choose(logits_V: Tensor, state: RowState, num_tokens: int | None = None) -> int | None:
@@ -148,7 +154,7 @@ def test_both_ways_draw_the_same_token(seed: int, size: int, spread: float, top_
     rows = [row(seed + i, temperature=0.8, top_k=top_k, top_p=top_p) for i in range(4)]
     logits_RV = torch.stack([random_logits(size, seed + i, spread) for i in range(4)])
     expected = sampling.choose_together(logits_RV, rows)
-    assert sampling.sample(logits_RV, rows, size) == expected
+    assert sampling.sample(logits_RV, rows, size).tolist() == expected.tolist()
 
 
 def test_of_equal_tokens_the_first_are_kept() -> None:

@@ -20,12 +20,12 @@ TRIE = build_trie([(101, 102, 103), (101, 104)])  # two nodes: 101, and 102 behi
 def generating(length: int, *, cached: int = 0, new_tokens: tuple[int, ...] = ()) -> ActiveSequence:
     prompt = tuple(range(length))
     request = GenerateRequest(prompt_token_ids=prompt, sampling=SamplingParams(), seed=0)
-    return ActiveSequence(0, request, prompt, num_cached=cached, new_tokens=list(new_tokens))
+    return ActiveSequence(0, request, prompt, 64, num_cached=cached, new_tokens=list(new_tokens))
 
 
 def scoring(length: int, *, cached: int = 0) -> ActiveSequence:
     prompt = tuple(range(length))
-    return ActiveSequence(0, ScoreRequest(prompt_token_ids=prompt), prompt, num_cached=cached)
+    return ActiveSequence(0, ScoreRequest(prompt_token_ids=prompt), prompt, 0, num_cached=cached)
 
 
 def plan(slots: Slots, trie: LabelTrie | None = None, *, rows: int = ROWS) -> StepPlan:

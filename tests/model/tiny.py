@@ -105,7 +105,8 @@ class RecordingRunner:
 
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
-        self.window_size = runner.window_size
+        self.window_size, self.reads_late = runner.window_size, runner.reads_late
+        self.keep_tokens = runner.keep_tokens
         self.seen: list[tuple[Step, Tensor]] = []
 
     def execute(self, step: Step) -> Tensor:
@@ -120,9 +121,10 @@ def build_engine(
     num_slots: int = 3,
     job: EngineJob = NO_JOB,
     decode: Callable[[Sequence[int]], str] | None = None,
+    reads_late: bool = False,
     **settings: Any,
 ) -> Engine:
-    """`settings` are fields of EngineConfig."""
+    """`settings` are fields of EngineConfig; `reads_late` is for GPUs, but works anywhere."""
     config = EngineConfig(
         **{
             "num_slots": num_slots,
@@ -140,6 +142,7 @@ def build_engine(
         max_length=config.max_length,
         logit_rows=config.decode_rows,
         prefill_logit_rows=max(1, config.decode_rows // 2),
+        reads_late=reads_late,
     )
     runner.set_prefix(job.prefix_token_ids, config.prefill_rows)
     return Engine(RecordingRunner(runner), config, job, decode=decode)
