@@ -12,7 +12,7 @@ from actors.rendezvous import Place
 from model.checkpoint import open_checkpoint
 from model.engine import Engine, EngineConfig
 from model.packed_linear import pack_linears
-from model.runner import ModelRunner, can_record
+from model.runner import ModelRunner, can_record, hidden_size
 from model.step import step_rows
 from model.tensor_parallel import check_split, connect, shard_model, weight_bytes
 from model.tokenizer import load_tokenizer
@@ -33,7 +33,7 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
         tp_rank=place.rank,
         tp_size=place.world_size,
     )
-    rows = step_rows(config.device)
+    rows = step_rows(config.device, hidden_size(model))
     pack_linears(model, rows=rows.decode)
     runner = ModelRunner(
         model,
@@ -42,6 +42,7 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
         records_decode=place.world_size == 1 and can_record(model),
+        reads_late=place.world_size == 1 and config.device.startswith("cuda"),
     )
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
     return runner
@@ -61,7 +62,7 @@ def count_weight_bytes(runner: ModelRunner) -> int:
 def build_engine(config: ReplicaConfig, runner: Any) -> Engine:
     """The engine above a runner that may also speak for other ranks."""
     tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
-    rows = step_rows(config.device)
+    rows = step_rows(config.device, hidden_size(runner.model))
     engine_config = EngineConfig(
         num_slots=config.slots,
         max_length=config.seq_length,

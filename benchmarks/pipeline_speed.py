@@ -32,7 +32,7 @@ from model.checkpoint import resolve_model
 from model.checkpoint_native import native_config
 from model.engine import Engine, EngineConfig
 from model.requests import Completion, EngineJob, GenerateRequest, SamplingParams
-from model.step import step_rows
+from model.step import ROWS_ON_CPU
 from model.tokenizer import Tokenizer, load_tokenizer
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -136,8 +136,8 @@ class _Job:
             max_length=length,
             num_tokens=min(self.tokenizer.size, self.under_test.shape.vocab_size),
             end_token_ids=self.tokenizer.end_token_ids,
-            prefill_rows=step_rows("cpu").prefill,
-            decode_rows=step_rows("cpu").decode,
+            prefill_rows=ROWS_ON_CPU.prefill,
+            decode_rows=ROWS_ON_CPU.decode,
         )
         engine = Engine(runner, config, EngineJob(), decode=self.tokenizer.decode)
         begin = time.perf_counter()

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from model.activation import TanhGELU
+from model.add_norm import add_norm
 from model.attention import window_attention
 from model.attention_reference import visible_keys
 from model.block_layout import global_starts
@@ -109,9 +110,11 @@ class RuGPT3Layer(nn.Module):
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = RuGPT3MLP(config)
 
-    def forward(self, hidden: Tensor, **kwargs: Any) -> Tensor:
-        hidden = hidden + self.self_attn(self.input_layernorm(hidden), **kwargs)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+    def forward(self, hidden: Tensor, update: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """What the layers before made of the tokens, [B, T, C], in two summands: this layer's MLP is the new second."""
+        hidden, normed = add_norm(hidden, update, self.input_layernorm)
+        hidden, normed = add_norm(hidden, self.self_attn(normed, **kwargs), self.post_attention_layernorm)
+        return hidden, self.mlp(normed)
 
 
 class RuGPT3PreTrainedModel(PreTrainedModel):
@@ -160,11 +163,12 @@ class RuGPT3Model(RuGPT3PreTrainedModel):
                 position_ids = key_positions[:, num_past:]
             is_plain = num_past == 0 and (attention_mask is None or bool(attention_mask.all()))
             masks = {True: None, False: None} if is_plain else self._masks(key_positions, is_token, num_past)
-        hidden = hidden + self.embed_positions(position_ids)
+        update = self.embed_positions(position_ids).expand_as(hidden)
         for layer, attention in zip(self.layers, self.attentions, strict=True):
             mask = masks[attention.is_sparse]
-            hidden = layer(hidden, attention_mask=mask, past_key_values=past_key_values, **kwargs)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden), past_key_values=past_key_values)
+            hidden, update = layer(hidden, update, attention_mask=mask, past_key_values=past_key_values, **kwargs)
+        _, normed = add_norm(hidden, update, self.norm)
+        return BaseModelOutputWithPast(last_hidden_state=normed, past_key_values=past_key_values)
 
     @property
     def attentions(self) -> list[RuGPT3Attention]:

@@ -162,8 +162,11 @@ def prefill_tables(places: Sequence[Place], masks: Sequence[Tensor | None], kind
                 from_key = num_keys - mask.shape[2]
                 trees.append([*own, end_t, new_row, int(place.has_prefix), mask_at + at, width, from_key])
     device = kind.k.device
-    tables = (torch.tensor(rows, dtype=torch.int32) for rows in (pieces, trees, list(runs.values())))
-    return PrefillTables(*(to_device(table, device) for table in tables), to_device(laid_out.flat(), device))
+
+    def table(rows: list[list[int]]) -> Tensor:
+        return to_device(torch.tensor(rows, dtype=torch.int32), device)
+
+    return PrefillTables(table(pieces), table(trees), table(list(runs.values())), to_device(laid_out.flat(), device))
 
 
 class _Masks:
@@ -242,7 +245,7 @@ class _PrefixPart:
 
     out: Tensor
     lse: Tensor
-    strides: tuple[int, int, int]
+    strides: tuple[int, ...]
 
 
 def _prefix_part(q_NHD: Tensor, prefix: Prefix | None, scale: float) -> _PrefixPart:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -36,7 +37,7 @@ class StepInFlight:
         yield from _each(self._scores)
 
 
-def _each(expected: tuple[Holders, Arriving] | None) -> Iterator[tuple]:
+def _each(expected: tuple[Holders, Arriving] | None) -> Iterator[tuple[int, ActiveSequence, Any]]:
     if expected is not None:
         holders, arriving = expected
         for (slot, sequence), value in zip(holders, arriving.read(), strict=True):

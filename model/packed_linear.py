@@ -1,8 +1,8 @@
-"""Linear layers whose weights were laid out once for the CPU's matrix kernels.
+"""Linear layers made ready for inference when a replica starts.
 
-oneDNN lays a weight out in blocks before it multiplies; `nn.Linear` keeps the plain layout and pays for that in every
-step, which at a decode step's few rows is up to half the time. Here it is done once, when a replica starts. The bias
-and, behind an MLP's first linear, GELU are applied inside the same kernel.
+Queries, keys and values come of one product, and behind an MLP's first linear GELU is applied inside the product. On a
+CPU weights are packed as well: oneDNN lays a weight out in blocks before it multiplies; `nn.Linear` keeps the plain
+layout and pays for that in every step, which at a decode step's few rows is up to half the time.
 """
 
 from __future__ import annotations
@@ -38,21 +38,41 @@ class PackedLinear(nn.Module):
         return packed
 
 
+class GeluLinear(nn.Module):
+    """`gelu(x @ weight.T + bias)`, GELU in its tanh form, on a GPU; `weight` is [out, in]."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        rows = x.reshape(-1, x.shape[-1])
+        out: Tensor = torch._addmm_activation(self.bias, rows, self.weight.t(), use_gelu=True)
+        return out.view(*x.shape[:-1], -1)
+
+
 def pack_linears(model: nn.Module, *, rows: int) -> None:
-    """Replace every `nn.Linear` of a model on a CPU, one after the other, by its packed self; elsewhere, and for
-    numbers that oneDNN cannot pack here, nothing happens. The model can no longer be trained or saved. `rows`: of the
-    products that matter most."""
+    """Make a model's linears ready, one after the other; on a CPU where oneDNN cannot pack their numbers, nothing
+    happens. The model can no longer be trained or saved. `rows`: of the products that matter most."""
     for module in list(model.modules()):
         fuse = getattr(module, "fuse_projections", None)
-        if fuse is not None and can_pack(next(module.parameters())):
+        if fuse is not None and _is_for(next(module.parameters())):
             fuse()
         for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear) and can_pack(child.weight):
+            if type(child) is nn.Linear and _is_for(child.weight):
                 is_up = name == "up_proj" and isinstance(getattr(module, "activation", None), TanhGELU)
-                packed = PackedLinear(child.weight, child.bias, rows=rows, activation="gelu" if is_up else "none")
-                setattr(module, name, packed)
+                if not child.weight.is_cuda:
+                    activation: Activation = "gelu" if is_up else "none"
+                    setattr(module, name, PackedLinear(child.weight, child.bias, rows=rows, activation=activation))
+                elif is_up:
+                    setattr(module, name, GeluLinear(child))
                 if is_up:
                     module.activation = nn.Identity()
+
+
+def _is_for(weight: Tensor) -> bool:
+    return weight.is_cuda or can_pack(weight)
 
 
 def can_pack(weight: Tensor) -> bool:

@@ -155,6 +155,11 @@ def can_record(model: nn.Module) -> bool:
     return weight.is_cuda and all(can_launch(weight.new_empty(1, shape.head_dim)) for shape in layer_shapes(model))
 
 
+def hidden_size(model: nn.Module) -> int:
+    """Channels of a transformers causal LM."""
+    return int(model.get_input_embeddings().embedding_dim)  # type: ignore[operator]
+
+
 def layer_shapes(model: nn.Module) -> list[LayerShape]:
     """The cache shape of every attention layer of a transformers causal LM, heads counted on this rank."""
     kinds = ("k_proj", "qkv_proj")

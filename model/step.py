@@ -29,11 +29,16 @@ class StepRows:
 # resume may change. A CPU's kernels are at their best from about 64 rows on; a GPU needs many more to be filled.
 ROWS_ON_CPU = StepRows(prefill=512, decode=64, prefill_logits=16)
 ROWS_ON_GPU = StepRows(prefill=4096, decode=256, prefill_logits=64)
+# Reading the weights of a large model takes as long as 128 rows of arithmetic, and few more sequences fit beside them.
+ROWS_OF_LARGE_ON_GPU = StepRows(prefill=4096, decode=128, prefill_logits=64)
+_LARGE = 4096
 
 
-def step_rows(device: str) -> StepRows:
-    """The steps' shapes on a device: "cpu", or "cuda" and the like."""
-    return ROWS_ON_CPU if device.startswith("cpu") else ROWS_ON_GPU
+def step_rows(device: str, hidden_size: int) -> StepRows:
+    """The steps' shapes on a device ("cpu", or "cuda" and the like) for a model so wide."""
+    if device.startswith("cpu"):
+        return ROWS_ON_CPU
+    return ROWS_ON_GPU if hidden_size < _LARGE else ROWS_OF_LARGE_ON_GPU
 
 
 def piece_length(start: int, *, window: int, most: int) -> int:

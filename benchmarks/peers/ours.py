@@ -14,7 +14,7 @@ from benchmarks.workloads import Workload
 from model.engine import Engine, EngineConfig
 from model.packed_linear import pack_linears
 from model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
-from model.runner import ModelRunner, can_record, layer_shapes
+from model.runner import ModelRunner, can_record, hidden_size, layer_shapes
 from model.step import step_rows
 
 
@@ -54,7 +54,7 @@ class Ours(Peer):
         self.model = build_runner(network, num_slots=slots, max_length=max_length, kind=self.runner)
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
-        requests, rows = _requests(workload), step_rows(self.device)
+        requests, rows = _requests(workload), step_rows(self.device, hidden_size(self.model.model))
         config = EngineConfig(
             num_slots=self.model.num_slots,
             max_length=self.model.max_length,
@@ -78,7 +78,8 @@ def build_runner(
     network: nn.Module, *, num_slots: int, max_length: int, kind: type[ModelRunner] = ModelRunner
 ) -> ModelRunner:
     """A runner as a rank of a job makes it."""
-    rows = step_rows(next(network.parameters()).device.type)
+    device = next(network.parameters()).device.type
+    rows = step_rows(device, hidden_size(network))
     pack_linears(network, rows=rows.decode)
     return kind(
         network,
@@ -87,6 +88,7 @@ def build_runner(
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
         records_decode=can_record(network),
+        reads_late=device == "cuda",
     )
 
 

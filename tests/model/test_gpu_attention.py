@@ -113,7 +113,7 @@ def test_every_row_over_the_whole_prefix(rows: int, num_prefix: int, dtype: torc
     scores = q.double() @ k.double().transpose(1, 2) * SCALE
     expected = (scores.softmax(-1) @ v[:, 1:].double()).transpose(0, 1)
     assert torch.allclose(out.double(), expected, atol=TOLERANCE[dtype])
-    assert torch.allclose(lse.double(), scores.logsumexp(-1), atol=TOLERANCE[dtype])
+    assert torch.allclose(lse.double(), scores.logsumexp(-1), atol=5 * TOLERANCE[dtype])
 
 
 MODEL: dict[str, Any] = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
