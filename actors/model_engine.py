@@ -41,7 +41,7 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
         max_length=config.seq_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
-        records_decode=place.world_size == 1 and can_record(model),
+        records_steps=place.world_size == 1 and can_record(model),
         reads_late=place.world_size == 1 and config.device.startswith("cuda"),
     )
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)

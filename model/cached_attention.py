@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from model.attention_reference import visible_keys
 from model.decode_attention import DecodeRows, decode_attention
-from model.gpu_attention import GpuDecode, PrefillTables, attend_prefill, can_launch, decode_table, prefill_tables
+from model.gpu_attention import GpuDecode, GpuPrefill, PrefillTables, can_launch, decode_table, prefill_tables
 from model.kv_cache import KVCache, LayerCache
 from model.masked_attention import merge_attention
 from model.places import Place
@@ -46,15 +46,14 @@ class StepAttention:
                 cache.advance(segment.slot, segment.length)
         self._decode_rows: dict[bool, DecodeRows] = {}
         self._pieces: dict[bool, PrefillPieces] = {}
-        self._tables: dict[bool, PrefillTables] = {}
-        self._on_gpu: GpuDecode | None = None
+        self._on_gpu: GpuDecode | GpuPrefill | None = None
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         """Take the step's keys and values into the cache and attend. Returns [N, H, D]; padding rows hold anything."""
         cache, is_sparse = self.cache.layers[layer], self.cache.layers[layer].shape.pattern is not None
         prefix = self._prefix(layer)
         if can_launch(q_NHD):
-            return self._attend_on_gpu(layer, q_NHD, k_NKD, v_NKD, scale, prefix)
+            return self._launch_attention(q_NHD.device).attend(layer, q_NHD, k_NKD, v_NKD, scale)
         if self.step.phase == "decode":
             for place in self._places:
                 if is_sparse and place.closes_window:
@@ -79,29 +78,28 @@ class StepAttention:
             slots[segment.row] = segment.slot
         return slots
 
-    def _attend_on_gpu(
-        self,
-        layer: int,
-        q_NHD: Tensor,
-        k_NKD: Tensor,
-        v_NKD: Tensor,
-        scale: float,
-        prefix: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        if self.step.phase == "decode":
-            if self._on_gpu is None:
-                self._on_gpu = GpuDecode(self.cache, to_device(self.decode_table(), q_NHD.device))
-            return self._on_gpu.attend(layer, q_NHD, k_NKD, v_NKD, scale)
-        cache = self.cache.layers[layer]
-        is_sparse = cache.shape.pattern is not None
-        if is_sparse not in self._tables:
-            trees = [place.segment.tree_parents for place in self._places]
+    def prefill_tables(self) -> dict[bool, PrefillTables]:
+        """The step as `GpuPrefill` takes it, for the kinds of layers that there are, on the CPU."""
+        trees = [place.segment.tree_parents for place in self._places]
+        tables: dict[bool, PrefillTables] = {}
+        for layer in {cache.shape.pattern is not None: cache for cache in self.cache.layers}.values():
             masks = [
-                None if tree is None else _tree_sees_last(place, cache, tree)
+                None if tree is None else _tree_sees_last(place, layer, tree)
                 for place, tree in zip(self._places, trees, strict=True)
             ]
-            self._tables[is_sparse] = prefill_tables(self._places, masks, cache)
-        return attend_prefill(q_NHD, k_NKD, v_NKD, cache, self._tables[is_sparse], scale, prefix)
+            tables[layer.shape.pattern is not None] = prefill_tables(self._places, masks, layer)
+        return tables
+
+    def _launch_attention(self, device: torch.device) -> GpuDecode | GpuPrefill:
+        if self._on_gpu is None and self.step.phase == "decode":
+            self._on_gpu = GpuDecode(self.cache, to_device(self.decode_table(), device))
+        elif self._on_gpu is None:
+            tables = {
+                is_sparse: PrefillTables(*(to_device(part, device) for part in each.parts))
+                for is_sparse, each in self.prefill_tables().items()
+            }
+            self._on_gpu = GpuPrefill(self.cache, tables)
+        return self._on_gpu
 
     def _rows_to_decode(self, *, is_sparse: bool) -> DecodeRows:
         if is_sparse not in self._decode_rows:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -20,7 +20,6 @@ from torch import Tensor
 from model.kv_cache import KVCache, LayerCache
 from model.masked_attention import attention_with_lse
 from model.places import Place
-from model.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,12 @@ class _Sizes:
     stages: int = 2
 
 
-_DECODE = _Sizes(1, 64)
-_PIECES, _TREES = _Sizes(128, 64, warps=8), _Sizes(16, 64)
+_DECODE = _Sizes(1, 32, warps=2)
+_PIECES, _TREES = _Sizes(64, 64), _Sizes(16, 64)
 # Of float32, which is multiplied exactly: larger tiles do not fit a GPU's shared memory.
 _WIDE = _Sizes(16, 16)
 _WIDEST_HEAD = 128
+_LEAST_LENGTHS = (128, 64, 64, 1 << 18)  # of padded tables: pieces, trees, runs, masks
 _DENSE_END, _SPARSE_END = 1, 2  # columns of a decode step's table
 DECODE_IDLE = (-1, 0, 0, -1, 0)  # a decode step's row that nothing runs in
 Prefix = tuple[Tensor, Tensor]
@@ -54,12 +54,34 @@ def can_launch(like: Tensor) -> bool:
 @dataclass(frozen=True, slots=True)
 class PrefillTables:
     """Tiles of queries of pieces and of trees, and runs of new tokens, of a prefill step in layers of one kind: int32
-    [tiles, fields] and [runs, fields]; `masks` uint8, one behind the other. On the step's device."""
+    [tiles, fields] and [runs, fields]; `masks` uint8, one behind the other. Rows of zeros are idle."""
 
     pieces: Tensor
     trees: Tensor
     runs: Tensor
     masks: Tensor
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        return self.pieces, self.trees, self.runs, self.masks
+
+    def padded(self) -> PrefillTables:
+        """With idle rows up to one of few lengths, so that few graphs hold all steps; no trees stay none."""
+        return PrefillTables(*map(_padded, self.parts, _LEAST_LENGTHS))
+
+
+class GpuPrefill:
+    """The attention of one prefill step, made of its tables in sparse layers (True) and dense ones (False), on the
+    cache's device."""
+
+    def __init__(self, cache: KVCache, tables: Mapping[bool, PrefillTables]) -> None:
+        self._cache, self._tables = cache, tables
+
+    def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
+        """Take the rows' keys and values into the cache and attend. Returns [N, H, D]; padding rows hold anything."""
+        cache = self._cache.layers[layer]
+        tables = self._tables[cache.shape.pattern is not None]
+        return attend_prefill(q_NHD, k_NKD, v_NKD, cache, tables, scale, _prefix_of(self._cache, layer))
 
 
 class GpuDecode:
@@ -71,11 +93,14 @@ class GpuDecode:
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         """Take the rows' keys and values into the cache and attend. Returns [N, H, D]; idle rows hold anything."""
-        cache = self._cache.layers[layer]
-        shared = self._cache.prefix.layers[layer] if self._cache.prefix else None
-        has_prefix = shared is not None and shared.shared_k.shape[1] > 0
-        prefix = (shared.shared_k, shared.shared_v) if shared is not None and has_prefix else None
-        return attend_decode(q_NHD, k_NKD, v_NKD, cache, self._table, scale, prefix)
+        prefix = _prefix_of(self._cache, layer)
+        return attend_decode(q_NHD, k_NKD, v_NKD, self._cache.layers[layer], self._table, scale, prefix)
+
+
+def _prefix_of(cache: KVCache, layer: int) -> Prefix | None:
+    """Keys and values of the shared prefix that rows read in place, [K, P, D] each."""
+    shared = cache.prefix.layers[layer] if cache.prefix else None
+    return (shared.shared_k, shared.shared_v) if shared is not None and shared.shared_k.shape[1] else None
 
 
 def decode_table(num_rows: int, places: Sequence[Place]) -> Tensor:
@@ -114,7 +139,8 @@ def attend_decode(
     q_NHD, k_NKD, v_NKD = (_dense_last(x) for x in (q_NHD, k_NKD, v_NKD))
     out = torch.empty_like(q_NHD, memory_format=torch.contiguous_format)
     part = _prefix_part(q_NHD, prefix, scale)
-    kernels.decode[num_rows, num_heads](
+    # A row's heads before the next row: idle rows are mostly the last ones, and hold nobody up there.
+    kernels.decode[num_heads, num_rows](
         q_NHD, k_NKD, v_NKD, cache.k, cache.v, part.out, part.lse, cache.global_starts_H, table, out,
         *q_NHD.stride()[:2], *k_NKD.stride()[:2], *v_NKD.stride()[:2], *cache.k.stride()[:2], *part.strides,
         scale, num_heads, kind.global_size,
@@ -126,7 +152,7 @@ def attend_decode(
 
 
 def prefill_tables(places: Sequence[Place], masks: Sequence[Tensor | None], kind: LayerCache) -> PrefillTables:
-    """Tables of a step's segments in layers like `kind`, on its device. `masks[i]`: which of the last keys before it
+    """Tables of a step's segments in layers like `kind`, on the CPU. `masks[i]`: which of the last keys before it
     and of themselves the tokens of a tree see, bool [1 or H, T, keys + T] (None: a causal segment); they see all keys
     before those."""
     shape = _Kind(kind)
@@ -161,12 +187,18 @@ def prefill_tables(places: Sequence[Place], masks: Sequence[Tensor | None], kind
                 mask_at, width = laid_out.place(mask)
                 from_key = num_keys - mask.shape[2]
                 trees.append([*own, end_t, new_row, int(place.has_prefix), mask_at + at, width, from_key])
-    device = kind.k.device
 
     def table(rows: list[list[int]]) -> Tensor:
-        return to_device(torch.tensor(rows, dtype=torch.int32), device)
+        return torch.tensor(rows, dtype=torch.int32)
 
-    return PrefillTables(table(pieces), table(trees), table(list(runs.values())), to_device(laid_out.flat(), device))
+    return PrefillTables(table(pieces), table(trees), table(list(runs.values())), laid_out.flat())
+
+
+def _padded(part: Tensor, least: int) -> Tensor:
+    if not part.numel():
+        return part
+    length = max(least, 1 << (len(part) - 1).bit_length())
+    return torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])
 
 
 class _Masks:
@@ -231,10 +263,14 @@ def attend_prefix(q_NHD: Tensor, prefix: Prefix, scale: float) -> tuple[Tensor, 
     """Every row over all keys of the prefix, [K, P, D] each. Returns [N, H, D] and the log-sum-exp, float32 [H, N]."""
     q_HND, groups = q_NHD.transpose(0, 1), q_NHD.shape[1] // prefix[0].shape[0]
     if q_NHD.is_cuda and q_NHD.dtype != torch.float32:
-        k, v = (x.repeat_interleave(groups, dim=0) if groups > 1 else x for x in prefix)
-        attend = torch.ops.aten._scaled_dot_product_flash_attention
-        out, lse, *_ = attend(q_HND[None], k[None], v[None], 0.0, False, False, scale=scale)
-        return out[0].transpose(0, 1), lse[0]
+        q, k, v = (x[None] for x in (q_HND, *(x.repeat_interleave(groups, dim=0) if groups > 1 else x for x in prefix)))
+        if _has_hopper_attention(q.device, q.shape[-1]):
+            attend = torch.ops.aten._scaled_dot_product_cudnn_attention
+            out, lse, *_ = attend(q, k, v, None, True, 0.0, False, False, scale=scale)
+        else:
+            attend = torch.ops.aten._scaled_dot_product_flash_attention
+            out, lse, *_ = attend(q, k, v, 0.0, False, False, scale=scale)
+        return out[0].transpose(0, 1), lse.view(lse.shape[1:3])
     out, lse = attention_with_lse(q_HND, *prefix, scale, None)
     return out.transpose(0, 1), lse
 
@@ -265,6 +301,13 @@ class _Kind:
         self.window = pattern.window_size if pattern else 1
         self.global_size = pattern.global_size if pattern else 1
         self.global_size_up = 1 << (self.global_size - 1).bit_length()
+
+
+@functools.cache
+def _has_hopper_attention(device: torch.device, dim: int) -> bool:
+    """Whether cuDNN's attention is the faster one: 1.6 times on an H100."""
+    is_new = torch.cuda.get_device_capability(device)[0] >= 9 and dim <= 128 and dim % 8 == 0
+    return is_new and torch.backends.cudnn.is_available()
 
 
 def _sizes(wanted: _Sizes, dtype: torch.dtype) -> _Sizes:

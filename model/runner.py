@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.cached_attention import ATTENTION_NAME, StepAttention
-from model.decode_graph import DecodeGraph
-from model.gpu_attention import DECODE_IDLE, GpuDecode, can_launch
+from model.gpu_attention import DECODE_IDLE, GpuDecode, GpuPrefill, PrefillTables, can_launch
 from model.kv_cache import KVCache, LayerShape, PrefixCache
 from model.sequences import StepPlan
-from model.step import UNREAD, FreshSlot, Step, piece_length
+from model.step import UNREAD, FreshSlot, Phase, Step, piece_length
+from model.step_graph import StepGraphs
 from model.transfer import to_device
 
 _PREFILL_TILE = 128
@@ -35,11 +35,11 @@ class ModelRunner:
         max_length: int,
         logit_rows: int = 64,
         prefill_logit_rows: int | None = None,
-        records_decode: bool = False,
+        records_steps: bool = False,
         reads_late: bool = False,
     ) -> None:
         """`logit_rows`: rows of the product that gives logits, `prefill_logit_rows` of that in a prefill (None: too).
-        Part of a job's arithmetic, as the steps' rows are. `records_decode`: decode steps are one CUDA graph; for a
+        Part of a job's arithmetic, as the steps' rows are. `records_steps`: a step is one CUDA graph; for a
         model on a GPU that is by itself (no tensor parallelism) and whose heads the GPU's kernels take. `reads_late`:
         tokens stay on the device for the next step, and are read on the CPU while it runs; for a model by itself."""
         self.model = model.eval()
@@ -52,8 +52,8 @@ class ModelRunner:
         self.cache = self._new_cache(num_slots, max_length, prefix=None)
         self.reads_late = reads_late
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
-        self._records_decode = records_decode
-        self._graph: DecodeGraph | None = None
+        self._records_steps = records_steps
+        self._graphs: StepGraphs | None = None
 
     @property
     def window_size(self) -> int:
@@ -65,7 +65,8 @@ class ModelRunner:
         if not token_ids:
             return
         cache, prefix = self.cache, self._new_cache(1, len(token_ids), prefix=None)
-        self.cache = prefix
+        self.cache, self._graphs = prefix, None  # what was recorded reads another prefix, or none
+        records_steps, self._records_steps = self._records_steps, False
         fresh: tuple[FreshSlot, ...] = (FreshSlot(0, uses_prefix=False),)
         start = 0
         while start < len(token_ids):
@@ -80,15 +81,15 @@ class ModelRunner:
             fresh = ()
         self.cache = cache
         self.cache.prefix = prefix.to_prefix()
-        self._graph = None  # what was recorded reads another prefix, or none
+        self._records_steps = records_steps
 
     @torch.inference_mode()
     def execute(self, step: Step) -> Tensor:
         """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's device."""
         attention = StepAttention(step, self.cache)
         token_ids, positions = torch.from_numpy(step.token_ids), torch.from_numpy(step.positions)
-        if self._records_decode and step.phase == "decode":
-            hidden_NC = self._decode_graph(len(token_ids))(token_ids, positions, attention.decode_table())
+        if self._records_steps:
+            hidden_NC = self._replay(step.phase, token_ids, positions, attention)
         else:
             token_ids, positions = to_device(token_ids, self.device), to_device(positions, self.device)
             if self.reads_late and step.phase == "decode":
@@ -106,25 +107,39 @@ class ModelRunner:
         kept_N = self._last_tokens_S[slots_N.clamp(min=0)]
         return torch.where(token_ids_N == UNREAD, kept_N, token_ids_N).clamp(min=0)
 
-    def _forward(self, token_ids: Tensor, positions: Tensor, attention: StepAttention | GpuDecode) -> Tensor:
+    def _forward(
+        self, token_ids: Tensor, positions: Tensor, attention: StepAttention | GpuDecode | GpuPrefill
+    ) -> Tensor:
         """Last hidden states [N, C] of token_ids and positions, int64 [N]."""
         base = getattr(self.model, str(self.model.base_model_prefix))
         out = base(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, step=attention)
         return out.last_hidden_state[0]
 
-    def _decode_graph(self, num_rows: int) -> DecodeGraph:
-        if self._graph is None:
-            rows = torch.zeros(num_rows, dtype=torch.int64, device=self.device)
-            table = torch.tensor(DECODE_IDLE, dtype=torch.int32, device=self.device).repeat(num_rows, 1)
-            self._graph = DecodeGraph(
-                self._decode_on_gpu,
-                [rows, rows.clone(), table],
-            )
-        return self._graph
+    def _replay(self, phase: Phase, token_ids: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
+        """The same by a CUDA graph, which is recorded when it is the first step of its shape."""
+        if self._graphs is None:
+            self._graphs = StepGraphs()
+        if phase == "decode":
+            parts = [attention.decode_table()]
+            idle = [torch.tensor(DECODE_IDLE, dtype=torch.int32).repeat(len(token_ids), 1)]
+            forward = self._decode_on_gpu
+        else:
+            tables = attention.prefill_tables()
+            parts = [part for is_sparse in sorted(tables) for part in tables[is_sparse].padded().parts]
+            idle = [torch.zeros_like(part) for part in parts]
+            forward = self._prefill_on_gpu
+        values = [token_ids, positions, *parts]
+        return self._graphs.run(forward, values, [torch.zeros_like(token_ids), torch.zeros_like(positions), *idle])
 
     def _decode_on_gpu(self, token_ids: Tensor, positions: Tensor, table: Tensor) -> Tensor:
         token_ids = self._fill_unread(token_ids, table[:, 0])
         return self._forward(token_ids, positions, GpuDecode(self.cache, table))
+
+    def _prefill_on_gpu(self, token_ids: Tensor, positions: Tensor, *parts: Tensor) -> Tensor:
+        kinds = sorted({cache.shape.pattern is not None for cache in self.cache.layers})
+        size = len(parts) // len(kinds)
+        tables = {kind: PrefillTables(*parts[at * size : (at + 1) * size]) for at, kind in enumerate(kinds)}
+        return self._forward(token_ids, positions, GpuPrefill(self.cache, tables))
 
     def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64], at_a_time: int) -> Tensor:
         """Logits of some rows, always as many at a time: the shape of a product is part of its bits."""
@@ -150,7 +165,7 @@ class ModelRunner:
 
 
 def can_record(model: nn.Module) -> bool:
-    """Whether decode steps of a whole model can be one CUDA graph: it is on a GPU, whose kernels take all its heads."""
+    """Whether steps of a whole model can be one CUDA graph each: it is on a GPU, whose kernels take all its heads."""
     weight = next(model.parameters())
     return weight.is_cuda and all(can_launch(weight.new_empty(1, shape.head_dim)) for shape in layer_shapes(model))
 

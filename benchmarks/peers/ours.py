@@ -87,7 +87,7 @@ def build_runner(
         max_length=max_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
-        records_decode=can_record(network),
+        records_steps=can_record(network),
         reads_late=device == "cuda",
     )
 

@@ -200,7 +200,7 @@ def decode(
     part of the softmax is known. A row's fields: slot (-1: idle), where the new key goes in a dense layer and in a
     sparse one (`END` says which counts), where the window begins that is closed first (-1: none), whether the prefix is
     before it."""
-    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     kv_head = (head // GROUP).to(tl.int64)
     field = table + row * FIELDS
     slot = tl.load(field).to(tl.int64)

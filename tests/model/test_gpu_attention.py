@@ -160,6 +160,6 @@ def test_a_recorded_decode_step_is_the_plain_one() -> None:
     engine = build_engine(model)
     runner = engine.runner.runner  # type: ignore[attr-defined]
     engine.runner.runner = ModelRunner(  # type: ignore[attr-defined]
-        model, num_slots=runner.num_slots, max_length=runner.max_length, logit_rows=8, records_decode=True
+        model, num_slots=runner.num_slots, max_length=runner.max_length, logit_rows=8, records_steps=True
     )
     assert run(engine, prompts) == plain
