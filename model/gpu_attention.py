@@ -1,7 +1,7 @@
 """A step's attention on a GPU: tables that say where every row's keys are, and the launches that read them.
 
-The kernels are `kernels/attention_triton.py`. A decode step's shapes and addresses never change, so that a CUDA graph
-can hold it (`decode_graph.py`). With TRITON_INTERPRET=1 the kernels run on a CPU, slowly, to be checked there.
+The kernels are `kernels/attention_triton.py`. A step's shapes and addresses never change, so that a CUDA graph can hold
+it (`step_graph.py`). With TRITON_INTERPRET=1 the kernels run on a CPU, slowly, to be checked there.
 Legend: N rows of the step, H heads, K key/value heads, S slots, C capacity, P tokens of the prefix, D head dim.
 """
 

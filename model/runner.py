@@ -5,7 +5,7 @@ Knows nothing of requests, text or scheduling; `engine.py` plans, every rank of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from model.step_graph import StepGraphs
 from model.transfer import to_device
 
 _PREFILL_TILE = 128
+LayerAttention = StepAttention | GpuDecode | GpuPrefill
 
 
 class ModelRunner:
@@ -107,9 +108,7 @@ class ModelRunner:
         kept_N = self._last_tokens_S[slots_N.clamp(min=0)]
         return torch.where(token_ids_N == UNREAD, kept_N, token_ids_N).clamp(min=0)
 
-    def _forward(
-        self, token_ids: Tensor, positions: Tensor, attention: StepAttention | GpuDecode | GpuPrefill
-    ) -> Tensor:
+    def _forward(self, token_ids: Tensor, positions: Tensor, attention: LayerAttention) -> Tensor:
         """Last hidden states [N, C] of token_ids and positions, int64 [N]."""
         base = getattr(self.model, str(self.model.base_model_prefix))
         out = base(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, step=attention)
@@ -119,15 +118,14 @@ class ModelRunner:
         """The same by a CUDA graph, which is recorded when it is the first step of its shape."""
         if self._graphs is None:
             self._graphs = StepGraphs()
+        forward: Callable[..., Tensor] = self._decode_on_gpu if phase == "decode" else self._prefill_on_gpu
         if phase == "decode":
             parts = [attention.decode_table()]
             idle = [torch.tensor(DECODE_IDLE, dtype=torch.int32).repeat(len(token_ids), 1)]
-            forward = self._decode_on_gpu
         else:
             tables = attention.prefill_tables()
             parts = [part for is_sparse in sorted(tables) for part in tables[is_sparse].padded().parts]
             idle = [torch.zeros_like(part) for part in parts]
-            forward = self._prefill_on_gpu
         values = [token_ids, positions, *parts]
         return self._graphs.run(forward, values, [torch.zeros_like(token_ids), torch.zeros_like(positions), *idle])
 
