@@ -28,21 +28,17 @@ class Ceiling:
 
 
 def measure_ceiling(dtype: str, device: str, *, seconds: float = 2.0) -> Ceiling:
-    """Time products and a copy for about `seconds` in all. The copy's bytes count twice: read and written."""
+    """Time products, a copy and a sum for about `seconds` in all. The copy's bytes count twice: read and written."""
     products = _GPU_PRODUCTS if device == "cuda" else _CPU_PRODUCTS
-    share = seconds / (len(products) + 2)
+    share = seconds / (len(products) + 3)
     with torch.inference_mode():
         rates = [_product_rate(size, dtype, device, share) for size in products]
         decode_rate = _product_rate((_DECODE_ROWS, *products[1][1:]), dtype, device, share)
         source = torch.ones(_COPIED_BYTES // 4, device=device)
         target = torch.zeros_like(source)
-        copy_seconds = _best_seconds(lambda: target.copy_(source), share)
-    return Ceiling(
-        dtype=dtype,
-        flops=max(rates),
-        decode_flops=decode_rate,
-        bytes_per_second=2 * source.nbytes / copy_seconds,
-    )
+        copied = 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), share)
+        read = source.nbytes / _best_seconds(source.sum, share)
+    return Ceiling(dtype=dtype, flops=max(rates), decode_flops=decode_rate, bytes_per_second=max(copied, read))
 
 
 def best_of(ceilings: list[Ceiling]) -> Ceiling:

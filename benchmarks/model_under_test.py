@@ -90,7 +90,7 @@ class ModelUnderTest:
         generator = torch.Generator(self.device).manual_seed(self._seed)
         dtype = torch.float32 if self.shape.hidden_size <= 2048 else torch.bfloat16
         return {
-            name: _draw(name, tuple(parameter.shape), generator).to(device="cpu", dtype=dtype)
+            name: _draw(name, tuple(parameter.shape), generator).to(dtype).cpu()
             for name, parameter in empty_model(self.shape, "dense").named_parameters()
         }
 

@@ -92,7 +92,7 @@ def _heading(report: Report) -> str:
     ]
     lines += [
         f"- Ceiling, {c.dtype}: {c.flops / 1e9:,.0f} GFLOP/s ({c.decode_flops / 1e9:,.0f} at 32 rows), "
-        f"copy {c.bytes_per_second / 1e9:,.1f} GB/s."
+        f"memory {c.bytes_per_second / 1e9:,.1f} GB/s (copying or reading)."
         for c in report.ceilings
     ]
     return "\n".join([*lines, ""])

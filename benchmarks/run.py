@@ -25,6 +25,7 @@ from benchmarks.attention_speed import measure_attention
 from benchmarks.cache_size import measure_cache
 from benchmarks.ceilings import Ceiling, best_of, measure_ceiling
 from benchmarks.check_outputs import Check, check_outputs
+from benchmarks.decode_speed import measure_decode
 from benchmarks.experiment import Experiment
 from benchmarks.figures import Figure, allowed_label_ratio, figure_of
 from benchmarks.goals import goals_of
@@ -43,8 +44,8 @@ from benchmarks.workloads import WORKLOADS, Workload, build_workload
 from model.dtype_probe import settle_dtype
 
 HERE = Path(__file__).resolve().parent
-_EXPERIMENTS = ("attention", "cache", "pipeline", "idle")
-_WITH_RAY = ("pipeline", "idle")
+_EXPERIMENTS = ("attention", "cache", "decode", "pipeline", "idle")
+_WITH_RAY, _WITH_GPU = ("pipeline", "idle"), ("decode",)
 _SUBSET_ROWS = {"ragged": 32, "uniform": 16, "labels": 48, "long": 4}
 _CHECK_ROWS = {"generate": 8, "labels": 2}
 _AT_ALL_DTYPES = ("ragged", "uniform")
@@ -104,8 +105,9 @@ def _fill_defaults(options: argparse.Namespace) -> None:
     options.seconds = options.seconds or (5.0 if options.subset else 12.0)
     options.slots = options.slots or _DEFAULT_SLOTS[options.device]
     if not options.workload:
-        has_ray = not options.subset and options.device == "cpu"
-        options.workload = [*WORKLOADS, *(name for name in _EXPERIMENTS if has_ray or name not in _WITH_RAY)]
+        has_gpu = options.device == "cuda"
+        left_out = (() if has_gpu else _WITH_GPU) + (_WITH_RAY if has_gpu or options.subset else ())
+        options.workload = [*WORKLOADS, *(name for name in _EXPERIMENTS if name not in left_out)]
     if options.dtypes is None:
         fastest = settle_dtype(options.device)
         is_short = options.subset or options.device == "cuda"
@@ -124,7 +126,11 @@ def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
     for workload in workloads:
         fit = [peer for peer in peers if peer.takes(workload) and _is_wanted(peer, workload, options)]
         turns += run_rounds(fit, workload, under_test, _patience(workload, options))
-    experiments = [_experiment(name, options, under_test) for name in options.workload if name in _EXPERIMENTS]
+    experiments = [
+        _experiment(name, options, under_test, ceilings[options.dtypes[0]])
+        for name in options.workload
+        if name in _EXPERIMENTS
+    ]
     ceilings = {c.dtype: best_of([ceilings[c.dtype], c]) for c in _measure_ceilings(options).values()}
     shape = under_test.shape
     figures: list[Figure] = [figure_of(turn, shape, ceilings, slots=options.slots) for turn in turns]
@@ -138,7 +144,11 @@ def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
         ceilings=list(ceilings.values()),
         checks=checks,
         figures=figures,
-        goals=goals_of(figures, allowed_label_ratio=allowed_label_ratio(labels, shape) if labels else None),
+        goals=goals_of(
+            figures,
+            allowed_label_ratio=allowed_label_ratio(labels, shape) if labels else None,
+            is_on_gpu=options.device == "cuda",
+        ),
         experiments=experiments,
         minutes=(time.monotonic() - begin) / 60,
         absent=absent,
@@ -164,7 +174,7 @@ def _patience(workload: Workload, options: argparse.Namespace) -> Patience:
     )
 
 
-def _experiment(name: str, options: argparse.Namespace, under_test: ModelUnderTest) -> Experiment:
+def _experiment(name: str, options: argparse.Namespace, under_test: ModelUnderTest, ceiling: Ceiling) -> Experiment:
     log.info("%s", name)
     begin, dtype = time.monotonic(), options.dtypes[0]
     match name:
@@ -173,6 +183,8 @@ def _experiment(name: str, options: argparse.Namespace, under_test: ModelUnderTe
             experiment = measure_attention(under_test.shape, options.dtypes, options.device, seconds=seconds)
         case "cache":
             experiment = measure_cache(under_test.shape)
+        case "decode":
+            experiment = measure_decode(under_test, dtype, ceiling)
         case "pipeline":
             experiment = measure_pipeline(
                 under_test, dtype=dtype, slots=options.slots, threads=options.threads, part_seconds=options.part_seconds

@@ -111,7 +111,7 @@ class Engine:
         be run (an empty or too long prompt, ids out of range) gets its error as its result."""
         sequences = []
         for request in requests:
-            prompt = tuple(map(int, request.prompt_token_ids))
+            prompt = tuple(request.prompt_token_ids)
             sequences.append(ActiveSequence(self._next_id, request, prompt, self._most_new(request, len(prompt))))
             self._next_id += 1
         for sequence in sorted(sequences, key=lambda s: (-s.num_to_come, -len(s.prompt))):
@@ -216,9 +216,9 @@ class Engine:
     def _score(self, to_score: list[tuple[int, slice]], logits_RV: Tensor) -> None:
         """Score the labels of (slot, logits rows) pairs."""
         assert self._trie is not None
-        logits_RV = logits_RV[:, : self.config.num_tokens]
-        # One by one: a sum over the vocabulary of other than the same few rows might be taken in another order.
-        terms = torch.stack([token_logprobs(logits_RV[rows], self._trie) for _, rows in to_score])
+        parts = [logits_RV[rows] for _, rows in to_score]
+        scored_RV = logits_RV if sum(map(len, parts)) == len(logits_RV) else torch.cat(parts)
+        terms = token_logprobs(scored_RV[:, : self.config.num_tokens], self._trie)
         self._in_flight[-1].expect_scores([(slot, self._holder(slot)) for slot, _ in to_score], terms)
 
     def _sample(self, to_sample: list[tuple[int, int]], logits_RV: Tensor) -> None:

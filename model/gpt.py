@@ -50,6 +50,8 @@ class RuGPT3Attention(nn.Module):
 
     def fuse_projections(self) -> None:
         """Make one product of the three, for inference: few rows are multiplied faster by one wide weight."""
+        if self.qkv_proj is not None:
+            return
         linears = [self.q_proj, self.k_proj, self.v_proj]
         if all(type(linear) is nn.Linear for linear in linears):
             fused = nn.Linear(1, 1, device="meta")

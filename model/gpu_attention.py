@@ -32,7 +32,7 @@ class _Sizes:
     stages: int = 2
 
 
-_DECODE = _Sizes(1, 32, warps=2)
+_DECODE = _Sizes(1, 32, warps=1)
 _PIECES, _TREES = _Sizes(64, 64), _Sizes(16, 64)
 # Of float32, which is multiplied exactly: larger tiles do not fit a GPU's shared memory.
 _WIDE = _Sizes(16, 16)
@@ -145,8 +145,8 @@ def attend_decode(
         *q_NHD.stride()[:2], *k_NKD.stride()[:2], *v_NKD.stride()[:2], *cache.k.stride()[:2], *part.strides,
         scale, num_heads, kind.global_size,
         FIELDS=kernels.DECODE_FIELDS, END=_SPARSE_END if kind.is_sparse else _DENSE_END,
-        GROUP=num_heads // k_NKD.shape[1], D=dim, N=_DECODE.keys, G_UP=kind.global_size_up, HAS_STARTS=kind.is_sparse,
-        HAS_PREFIX=prefix is not None, num_warps=_DECODE.warps,
+        GROUP=num_heads // k_NKD.shape[1], D=dim, N=_DECODE.keys, STAGES=_DECODE.stages,
+        G_UP=kind.global_size_up, HAS_STARTS=kind.is_sparse, HAS_PREFIX=prefix is not None, num_warps=_DECODE.warps,
     )  # fmt: skip
     return out
 

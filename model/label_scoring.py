@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.errors import RequestError
+
+_ROWS_SUMMED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +53,28 @@ def build_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
 
 def label_logprobs(logits_RV: Tensor, trie: LabelTrie) -> list[float]:
     """Log-likelihood of every label. logits_RV float32: row 0 of the prompt's last token, row 1 + i of trie node i."""
-    return sum_terms(token_logprobs(logits_RV, trie).tolist(), trie)
+    return sum_terms(token_logprobs(logits_RV, trie)[0].tolist(), trie)
 
 
 def token_logprobs(logits_RV: Tensor, trie: LabelTrie) -> Tensor:
-    """Log-probability of every label's every token, one label behind the other, float64 on the logits' device, which
-    is not waited for. logits_RV as in `label_logprobs`."""
-    nodes, tokens = _where(trie, logits_RV.device)
+    """Log-probability of every label's every token, one label behind the other, for prompts whose rows are as in
+    `label_logprobs`, one prompt behind the other: float64 [prompts, tokens] on the logits' device, which is not waited
+    for."""
+    num_rows = 1 + len(trie.token_ids)
+    nodes_P, tokens_P = _where(trie, logits_RV.device)
+    first_S = torch.arange(0, len(logits_RV), num_rows, device=logits_RV.device)
+    rows_SP = first_S[:, None] + nodes_P
     # Only these few are wanted, so the vocabulary is gone through once, for its sum.
-    return logits_RV[nodes, tokens].double() - logits_RV.logsumexp(dim=-1).double()[nodes]
+    return logits_RV[rows_SP, tokens_P].double() - _logsumexp(logits_RV).double()[rows_SP]
+
+
+def _logsumexp(logits_RV: Tensor) -> Tensor:
+    """[R], always of as many rows at a time: of another number the sums might be taken in another order."""
+    sums = []
+    for part_RV in logits_RV.split(_ROWS_SUMMED):
+        filled_RV = nn.functional.pad(part_RV, (0, 0, 0, _ROWS_SUMMED - len(part_RV)))
+        sums.append(filled_RV.logsumexp(dim=-1)[: len(part_RV)])
+    return torch.cat(sums)
 
 
 def sum_terms(logprobs: Sequence[float], trie: LabelTrie) -> list[float]:

@@ -50,23 +50,15 @@ class Ours(Peer):
         # On a GPU the whole cache is taken at once, so the length is the workload's; a CPU's grows with its rows.
         longest = -(-workload.max_length // 64) * 64 if self.device == "cuda" else under_test.shape.num_positions
         max_length = min(longest, under_test.shape.num_positions)
-        slots = min(setting["slots"], _slots_that_fit(network, max_length, self.device))
+        slots = min(setting["slots"], slots_that_fit(network, max_length, self.device))
         self.model = build_runner(network, num_slots=slots, max_length=max_length, kind=self.runner)
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
-        requests, rows = _requests(workload), step_rows(self.device, hidden_size(self.model.model))
-        config = EngineConfig(
-            num_slots=self.model.num_slots,
-            max_length=self.model.max_length,
-            num_tokens=self.model.model.config.vocab_size,
-            end_token_ids=(),
-            prefill_rows=rows.prefill,
-            decode_rows=rows.decode,
-        )
+        requests, config = _requests(workload), engine_config(self.model, device=self.device)
         with timed() as watch:
             # The prefix is the job's work, so it counts.
             job = EngineJob(prefix_token_ids=workload.prefix, labels=workload.labels)
-            self.model.set_prefix(job.prefix_token_ids, rows.prefill)
+            self.model.set_prefix(job.prefix_token_ids, config.prefill_rows)
             results = _run_all(Engine(self.model, config, job), requests)
         assert not any(result.error for result in results)
         if workload.kind == "labels":
@@ -92,7 +84,20 @@ def build_runner(
     )
 
 
-def _slots_that_fit(network: nn.Module, max_length: int, device: str) -> int:
+def engine_config(runner: ModelRunner, *, device: str) -> EngineConfig:
+    """Of a job that ends no sequence before its time."""
+    rows = step_rows(device, hidden_size(runner.model))
+    return EngineConfig(
+        num_slots=runner.num_slots,
+        max_length=runner.max_length,
+        num_tokens=runner.model.config.vocab_size,  # type: ignore[union-attr, arg-type]
+        end_token_ids=(),
+        prefill_rows=rows.prefill,
+        decode_rows=rows.decode,
+    )
+
+
+def slots_that_fit(network: nn.Module, max_length: int, device: str) -> int:
     """On a GPU the cache is taken whole; a tenth of the memory that is left stays free for a step's own tensors."""
     if device != "cuda":
         return sys.maxsize

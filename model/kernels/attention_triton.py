@@ -194,7 +194,7 @@ def decode(
     q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, prefix_row, prefix_head, lse_head,
     scale, num_heads, G,
     FIELDS: tl.constexpr, END: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
-    G_UP: tl.constexpr, HAS_STARTS: tl.constexpr, HAS_PREFIX: tl.constexpr,
+    STAGES: tl.constexpr, G_UP: tl.constexpr, HAS_STARTS: tl.constexpr, HAS_PREFIX: tl.constexpr,
 ):  # fmt: skip
     """One row's new token of one head over the keys in its slot, which the new one joins, and over the prefix, whose
     part of the softmax is known. A row's fields: slot (-1: idle), where the new key goes in a dense layer and in a
@@ -230,7 +230,7 @@ def decode(
                 total = fade + weight
                 sum_D = sum_D * fade + prefix_D * weight
                 highest = new_highest
-        for begin in range(0, end, N):
+        for begin in tl.range(0, end, N, num_stages=STAGES):
             j_N = begin + n
             is_key_N = j_N < end
             moved_N = (close_at >= 0) & (j_N >= close_at)

@@ -21,8 +21,17 @@ from torch import Tensor
 from model import gpu_attention as gpu
 from model.decode_attention import DecodeRows, attend_one_by_one
 from model.kv_cache import LayerCache, LayerShape
-from model.requests import EngineJob, LabelScores, ScoreRequest
-from model.runner import ModelRunner, can_record
+from model.packed_linear import pack_linears
+from model.requests import (
+    EngineJob,
+    GenerateRequest,
+    LabelScores,
+    Request,
+    Result,
+    SamplingParams,
+    ScoreRequest,
+)
+from model.runner import can_record
 from tests.model.test_prefill_attention import PATTERN
 from tests.model.tiny import (
     GREEDY,
@@ -116,6 +125,7 @@ def test_every_row_over_the_whole_prefix(rows: int, num_prefix: int, dtype: torc
     assert torch.allclose(lse.double(), scores.logsumexp(-1), atol=5 * TOLERANCE[dtype])
 
 
+LABELS = ((1, 2, 3), (1, 4), (5,))
 MODEL: dict[str, Any] = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
 
 
@@ -133,10 +143,10 @@ def test_the_engine_writes_what_the_whole_model_would(shared: int) -> None:
 @pytest.mark.parametrize("length", [5, 15, 16, 30])
 def test_the_engine_scores_labels_as_the_whole_model_would(length: int) -> None:
     """Also where the labels reach into the next window."""
-    model, labels = tiny_model(**MODEL), ((1, 2, 3), (1, 4), (5,))
+    model = tiny_model(**MODEL)
     prompts = random_prompts([length, 9])
-    expected = [[_likelihood(model, prompt, label) for label in labels] for prompt in prompts]
-    engine = build_engine(model.to(DEVICE), job=EngineJob(labels=labels))
+    expected = [[_likelihood(model, prompt, label) for label in LABELS] for prompt in prompts]
+    engine = build_engine(model.to(DEVICE), job=EngineJob(labels=LABELS))
     for result, scores in zip(run(engine, [ScoreRequest(prompt_token_ids=p) for p in prompts]), expected, strict=True):
         assert isinstance(result, LabelScores)
         assert result.logprobs == pytest.approx(scores, abs=1e-4)
@@ -151,15 +161,54 @@ def test_a_step_on_a_cpu_is_not_recorded() -> None:
     assert not can_record(tiny_model(**MODEL, sparse_pattern=SMALL_PATTERN))
 
 
+def _generating_and_scoring(prefix: tuple[int, ...]) -> list[Request]:
+    """With the prefix and without, in steps of one kind and in mixed ones."""
+    prompts = [prefix + own if i != 1 else own for i, own in enumerate(random_prompts([3, 40, 17, 60, 22, 31]))]
+    drawing = SamplingParams(max_new_tokens=9, temperature=0.8, top_k=20)
+    return [
+        *greedy_requests(prompts),
+        *(ScoreRequest(prompt_token_ids=prompt) for prompt in prompts),
+        *(GenerateRequest(prompt_token_ids=prompt, sampling=drawing, seed=i) for i, prompt in enumerate(prompts)),
+    ]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
-def test_a_recorded_decode_step_is_the_plain_one() -> None:
-    model = tiny_model(**MODEL).to("cuda")
-    prompts = greedy_requests(random_prompts([3, 40, 17, 60, 22]))
-    plain = run(build_engine(model), prompts)
-    engine = build_engine(model)
-    runner = engine.runner.runner  # type: ignore[attr-defined]
-    engine.runner.runner = ModelRunner(  # type: ignore[attr-defined]
-        model, num_slots=runner.num_slots, max_length=runner.max_length, logit_rows=8, records_steps=True
-    )
-    assert run(engine, prompts) == plain
+@pytest.mark.parametrize("shared", [0, 5, 33])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_recorded_steps_are_the_plain_ones(shared: int, dtype: torch.dtype) -> None:
+    model = tiny_model(**MODEL, dtype=dtype).to(DEVICE)
+    (prefix,) = random_prompts([shared], seed=7) or ((),)
+    job = EngineJob(prefix_token_ids=prefix, labels=LABELS)
+    requests = _generating_and_scoring(prefix)
+    plain = run(build_engine(model, job=job), requests)
+    assert run(build_engine(model, job=job, records_steps=True, reads_late=True), requests) == plain
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_on_a_gpu_too_a_row_is_the_same_in_any_company_order_and_slot(dtype: torch.dtype) -> None:
+    """At widths of real heads, with everything that a job's replica has."""
+    model = tiny_model(num_layers=4, hidden_size=512, num_attention_heads=4, dtype=dtype).to(DEVICE)
+    pack_linears(model, rows=64)
+    prefix = random_prompts([21], seed=9)[0]
+    requests = _generating_and_scoring(prefix)
+
+    def results(order: list[int], num_slots: int) -> list[Result]:
+        engine = build_engine(
+            model,
+            num_slots=num_slots,
+            job=EngineJob(prefix_token_ids=prefix, labels=LABELS),
+            records_steps=True,
+            reads_late=True,
+            prefill_rows=256,
+            decode_rows=64,
+        )
+        found = run(engine, [requests[index] for index in order])
+        return [found[order.index(index)] for index in range(len(order))]
+
+    forwards = list(range(len(requests)))
+    alone = results(forwards, 1)
+    assert results(forwards, 18) == alone
+    assert results(forwards[::-1], 5) == alone

@@ -122,6 +122,7 @@ def build_engine(
     job: EngineJob = NO_JOB,
     decode: Callable[[Sequence[int]], str] | None = None,
     reads_late: bool = False,
+    records_steps: bool = False,
     **settings: Any,
 ) -> Engine:
     """`settings` are fields of EngineConfig; `reads_late` is for GPUs, but works anywhere."""
@@ -143,6 +144,7 @@ def build_engine(
         logit_rows=config.decode_rows,
         prefill_logit_rows=max(1, config.decode_rows // 2),
         reads_late=reads_late,
+        records_steps=records_steps,
     )
     runner.set_prefix(job.prefix_token_ids, config.prefill_rows)
     return Engine(RecordingRunner(runner), config, job, decode=decode)

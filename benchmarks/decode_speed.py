@@ -1,0 +1,106 @@
+"""Decode steps alone, on a GPU: all slots at one context, as a share of what the memory's bandwidth allows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.ceilings import Ceiling
+from benchmarks.experiment import Experiment
+from benchmarks.goals import Goal
+from benchmarks.model_under_test import ModelUnderTest, Shape
+from benchmarks.peers.ours import build_runner, engine_config, slots_that_fit
+from model.engine import Engine
+from model.requests import EngineJob, GenerateRequest, SamplingParams
+from model.runner import ModelRunner
+
+CONTEXT = 1024
+_TIMED, _BEFORE = 32, 8  # steps
+# Bytes a second of the data sheet, which the limits in other people's tables are about.
+_DATA_SHEET = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12}
+
+
+class _PrefillFirst(Engine):
+    """Lets no sequence decode before all are in: what is timed then is decode steps of all slots."""
+
+    def _should_prefill(self) -> bool:
+        return any(sequence is not None and sequence.num_to_prefill for sequence in self._slots)
+
+    @property
+    def is_decoding(self) -> bool:
+        return not self._waiting and not self._should_prefill()
+
+
+def measure_decode(
+    under_test: ModelUnderTest, dtype: str, ceiling: Ceiling, *, slots: Sequence[int] = (16, 64, 128, 256)
+) -> Experiment:
+    """Our alternating and dense model at so many slots, as far as they fit, and at as many as do if those are fewer."""
+    shape, rows, goals = under_test.shape, [], []
+    for mode in ("alternating", "dense"):
+        network = under_test.ours(mode, dtype)
+        most = slots_that_fit(network, CONTEXT + 64, under_test.device)
+        for count in sorted({min(count, most) for count in slots}):
+            runner = build_runner(network, num_slots=count, max_length=CONTEXT + 64)
+            seconds = _seconds_a_step(runner, shape)
+            num_bytes = _weight_bytes(network) + count * runner.cache.bytes_kept(CONTEXT)
+            share = num_bytes / seconds / ceiling.bytes_per_second
+            listed = _DATA_SHEET.get(_gpu())
+            of_listed = num_bytes / seconds / listed if listed else None
+            figures = (count / seconds, 1e3 * seconds, num_bytes / 1e9, num_bytes / seconds / 1e12, share)
+            rows.append((mode, count, *figures, of_listed if of_listed is not None else "–"))
+            if mode == "alternating":
+                goals += _goals(shape, count, share, of_listed)
+            del runner
+            torch.cuda.empty_cache()
+        del network
+    how = (
+        f"All slots hold {CONTEXT:,} tokens in the middle of {_TIMED} steps, greedy, engine and sampling included; "
+        "bytes are the weights once and every slot's keys and values. Shares are of the bandwidth measured in this run "
+        "and of the data sheet's."
+    )
+    columns = ("layers", "slots", "tokens/s", "ms a step", "GB a step", "TB/s", "of measured", "of data sheet")
+    return Experiment(name="decode", how=how, columns=columns, rows=rows, goals=goals)
+
+
+def _goals(shape: Shape, slots: int, share: float, of_listed: float | None) -> list[Goal]:
+    name = f"{shape.name} decode at {CONTEXT:,} tokens, {slots} slots"
+    if shape.name == "13b":
+        return [Goal(text=f"{name}: of measured bandwidth", goal=0.8 if slots <= 16 else 0.75, measured=share)]
+    if shape.name == "xl" and slots == 256:
+        return [Goal(text=f"{name}: of the data sheet's limit", goal=0.75, measured=of_listed)]
+    return []
+
+
+def _seconds_a_step(runner: ModelRunner, shape: Shape) -> float:
+    config = engine_config(runner, device="cuda")
+    generator = np.random.default_rng(0)
+    num_before = CONTEXT - _BEFORE - _TIMED // 2
+    params = SamplingParams(max_new_tokens=_BEFORE + _TIMED + 16, temperature=0)
+    prompts = [generator.integers(0, shape.vocab_size, num_before).tolist() for _ in range(runner.num_slots)]
+    engine = _PrefillFirst(runner, config, EngineJob())
+    engine.add([GenerateRequest(prompt_token_ids=prompt, sampling=params, seed=0) for prompt in prompts])
+    engine.step()
+    while not engine.is_decoding:
+        engine.step()
+    for _ in range(_BEFORE):
+        engine.step()
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(_TIMED):
+        engine.step()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / _TIMED
+
+
+def _weight_bytes(network: Any) -> int:
+    parameters = {parameter.data_ptr(): parameter.nbytes for parameter in network.parameters()}
+    return sum(parameters.values())
+
+
+def _gpu() -> str:
+    name = torch.cuda.get_device_name()
+    return next((known for known in _DATA_SHEET if known in name), name)
