@@ -33,7 +33,7 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
         tp_rank=place.rank,
         tp_size=place.world_size,
     )
-    rows = step_rows(config.device, hidden_size(model))
+    rows, is_recorded = step_rows(config.device, hidden_size(model)), place.world_size == 1 and can_record(model)
     pack_linears(model, rows=rows.decode)
     runner = ModelRunner(
         model,
@@ -41,8 +41,8 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
         max_length=config.seq_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
-        records_steps=place.world_size == 1 and can_record(model),
-        reads_late=place.world_size == 1 and config.device.startswith("cuda"),
+        records_steps=is_recorded,
+        reads_late=is_recorded,
     )
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
     return runner

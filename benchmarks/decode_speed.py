@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -55,8 +56,9 @@ def measure_decode(
             if mode == "alternating":
                 goals += _goals(shape, count, share, of_listed)
             del runner
-            torch.cuda.empty_cache()
+            _free_memory()
         del network
+        _free_memory()
     how = (
         f"All slots hold {CONTEXT:,} tokens in the middle of {_TIMED} steps, greedy, engine and sampling included; "
         "bytes are the weights once and every slot's keys and values. Shares are of the bandwidth measured in this run "
@@ -94,6 +96,11 @@ def _seconds_a_step(runner: ModelRunner, shape: Shape) -> float:
         engine.step()
     torch.cuda.synchronize()
     return (time.perf_counter() - begin) / _TIMED
+
+
+def _free_memory() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _weight_bytes(network: Any) -> int:

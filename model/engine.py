@@ -38,7 +38,8 @@ from model.stop_strings import find_stop
 
 class StepRunner(Protocol):
     """Whatever executes planned steps: `model.runner.ModelRunner`, or that behind a broadcast to other ranks. Where it
-    `reads_late`, a decode step may have rows whose token is `UNREAD`, the last one given to `keep_tokens`."""
+    `reads_late`, a decode step may have rows whose token is `UNREAD`, the last one given to `keep_tokens`; its
+    attention then has to bear NaN that an earlier sequence left in a slot."""
 
     window_size: int
     reads_late: bool
@@ -220,6 +221,8 @@ class Engine:
         scored_RV = logits_RV if sum(map(len, parts)) == len(logits_RV) else torch.cat(parts)
         terms = token_logprobs(scored_RV[:, : self.config.num_tokens], self._trie)
         self._in_flight[-1].expect_scores([(slot, self._holder(slot)) for slot, _ in to_score], terms)
+        for slot, _ in to_score:
+            self._slots[slot] = None
 
     def _sample(self, to_sample: list[tuple[int, int]], logits_RV: Tensor) -> None:
         """Choose the next tokens of (slot, logits row) pairs."""
@@ -237,6 +240,9 @@ class Engine:
         if self.runner.reads_late:
             self.runner.keep_tokens([slot for slot, _ in to_sample], tokens_R)
         self._in_flight[-1].expect_tokens(sequences, tokens_R)
+        for slot, sequence in sequences:
+            if not sequence.num_to_come:
+                self._slots[slot] = None  # whatever the token is, it is the last
 
     def _read_all_but(self, num_left: int) -> None:
         """Read what the steps came to, the oldest first; the last `num_left` may still be running."""
@@ -279,8 +285,8 @@ class Engine:
                 self._release(slot, sequence, Completion(token_ids=tokens, finish_reason=reason, text_end=end))
 
     def _release(self, slot: int, sequence: ActiveSequence, result: Result) -> None:
-        assert self._slots[slot] is sequence
-        self._slots[slot] = None
+        if self._slots[slot] is sequence:
+            self._slots[slot] = None
         sequence.is_over = True
         self._finish(sequence, result)
 

@@ -32,7 +32,7 @@ class _Sizes:
     stages: int = 2
 
 
-_DECODE = _Sizes(1, 32, warps=1)
+_DECODE = _Sizes(1, 32, warps=2)
 _PIECES, _TREES = _Sizes(64, 64), _Sizes(16, 64)
 # Of float32, which is multiplied exactly: larger tiles do not fit a GPU's shared memory.
 _WIDE = _Sizes(16, 16)

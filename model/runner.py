@@ -42,7 +42,7 @@ class ModelRunner:
         """`logit_rows`: rows of the product that gives logits, `prefill_logit_rows` of that in a prefill (None: too).
         Part of a job's arithmetic, as the steps' rows are. `records_steps`: a step is one CUDA graph; for a
         model on a GPU that is by itself (no tensor parallelism) and whose heads the GPU's kernels take. `reads_late`:
-        tokens stay on the device for the next step, and are read on the CPU while it runs; for a model by itself."""
+        tokens stay on the device for the next step, and are read on the CPU while it runs; for the same models."""
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         weight = next(model.parameters())

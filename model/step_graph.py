@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import gc
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-
-_WARM_UPS = 2  # runs before the capture: libraries choose kernels and take their memory in the first
 
 
 class StepGraph:
     """`forward` of tensors of fixed shapes on a GPU, recorded at the first call and replayed at every one.
 
     `inputs` are the tensors that it will always read; at the first call they must be such that running it does no harm,
-    as a step without a row is: it is run some times before it is recorded. What a call returns is written over by the
+    as a step without a row is: it is run once before it is recorded. What a call returns is written over by the
     next, of this graph or another of the same memory pool. `forward` must wait for nothing on the CPU.
     """
 
@@ -38,12 +38,25 @@ class StepGraph:
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
-            for _ in range(_WARM_UPS):
-                self._forward(*self._inputs)
+            self._forward(*self._inputs)  # libraries choose kernels and take their memory
         torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=self._pool):
+        graph = torch.cuda.CUDAGraph()
+        with _no_garbage_collected(), torch.cuda.graph(graph, pool=self._pool):
             self._out = self._forward(*self._inputs)
+        self._graph = graph
+
+
+@contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """An older graph must not be freed in the middle of a capture: that would spoil it."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class StepGraphs:

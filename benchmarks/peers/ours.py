@@ -70,8 +70,7 @@ def build_runner(
     network: nn.Module, *, num_slots: int, max_length: int, kind: type[ModelRunner] = ModelRunner
 ) -> ModelRunner:
     """A runner as a rank of a job makes it."""
-    device = next(network.parameters()).device.type
-    rows = step_rows(device, hidden_size(network))
+    rows, is_recorded = step_rows(next(network.parameters()).device.type, hidden_size(network)), can_record(network)
     pack_linears(network, rows=rows.decode)
     return kind(
         network,
@@ -79,8 +78,8 @@ def build_runner(
         max_length=max_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
-        records_steps=can_record(network),
-        reads_late=device == "cuda",
+        records_steps=is_recorded,
+        reads_late=is_recorded,
     )
 
 
