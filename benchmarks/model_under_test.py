@@ -20,6 +20,7 @@ from model.config import ModelConfig
 from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
 Mode = Literal["dense", "alternating"]
+_LARGE = 2048  # channels
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes of a number
 
 
@@ -77,7 +78,7 @@ def empty_model(shape: Shape, mode: Mode) -> RuGPT3ForCausalLM:
 
 
 class ModelUnderTest:
-    """Weights in memory (float32 up to 2048 wide, bfloat16 above) and the forms that peers want them in."""
+    """Weights in memory (float32; of large models bfloat16) and the forms that peers want them in."""
 
     def __init__(self, shape: Shape, workdir: Path, *, device: str = "cpu", seed: int = 0) -> None:
         self.shape, self.workdir, self.device = shape, workdir, device
@@ -85,12 +86,13 @@ class ModelUnderTest:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """By our names, on the CPU."""
+        """By our names, on the device, but those of a large model on the CPU: two of them fill a GPU."""
         # On a GPU the numbers are drawn there: thirteen billion of them take a CPU minutes.
         generator = torch.Generator(self.device).manual_seed(self._seed)
-        dtype = torch.float32 if self.shape.hidden_size <= 2048 else torch.bfloat16
+        is_large = self.shape.hidden_size > _LARGE
+        dtype, device = (torch.bfloat16, "cpu") if is_large else (torch.float32, self.device)
         return {
-            name: _draw(name, tuple(parameter.shape), generator).to(dtype).cpu()
+            name: _draw(name, tuple(parameter.shape), generator).to(dtype).to(device)
             for name, parameter in empty_model(self.shape, "dense").named_parameters()
         }
 

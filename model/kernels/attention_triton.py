@@ -37,16 +37,6 @@ def _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD):
 
 
 @triton.jit
-def _masked(seen_MN, masks, mask_at, mask_width, head, j_N, from_j, end_j, m, num_rows):
-    """`seen_MN` without what a mask hides; it covers keys `from_j` to `end_j` of a tile that has one."""
-    width = tl.abs(mask_width)
-    mask_MN = masks + mask_at + tl.where(mask_width < 0, 0, head) * (end_j - from_j) * width
-    mask_MN += (j_N - from_j)[None, :] * width + m[:, None]
-    is_covered_N = (j_N >= from_j) & (j_N < end_j)
-    return seen_MN & (tl.load(mask_MN, mask=is_covered_N[None, :] & (m < num_rows)[:, None], other=1) != 0)
-
-
-@triton.jit
 def prefill(
     q, new_k, new_v, cache_k, cache_v, prefix_out, prefix_lse, starts, masks, tiles, out,
     q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, prefix_row, prefix_head, lse_head, scale,
@@ -67,8 +57,7 @@ def prefill(
     strip, cached, closed = tl.load(field + 3), tl.load(field + 4), tl.load(field + 5)
     first_t, end_t, new_row = tl.load(field + 6), tl.load(field + 7), tl.load(field + 8)
     mask_at, mask_width, from_j = tl.load(field + 10), tl.load(field + 11), tl.load(field + 12)
-    before_open = strip + closed * G
-    end_j = before_open + end_t - closed * W
+    end_j = strip + closed * G + end_t - closed * W
 
     m, n, d = tl.arange(0, M), tl.arange(0, N), tl.arange(0, D)
     rows_M = (first_row + m).to(tl.int64)
@@ -85,52 +74,34 @@ def prefill(
         at_MD = prefix_out + rows_M[:, None] * prefix_row + head * prefix_head + d[None, :]
         sum_MD = tl.load(at_MD, mask=has_prefix_M[:, None], other=0.0).to(tl.float32)
 
-    # What lies in the cache in one piece: the strip, and the open window behind it while it is open still.
-    slot_k = cache_k + slot * slot_stride + kv_head * head_stride
-    slot_v = cache_v + slot * slot_stride + kv_head * head_stride
-    end_cached = strip + tl.where(closed == 0, cached, 0)
-    for begin in range(0, end_cached, N):
+    # The strip, the global tokens of windows closed since, the open window. Blocks of keys are counted from the first
+    # one, wherever they lie: what a row comes to must not depend on what else of its prompt runs in the same step.
+    slot_at = slot * slot_stride + kv_head * head_stride
+    start = tl.load(starts + kv_head).to(tl.int32) if HAS_STARTS else 0
+    for begin in range(0, end_j, N):
         j_N = begin + n
-        is_key_N = j_N < end_cached
-        k_ND = tl.load(slot_k + j_N[:, None] * D + d[None, :], mask=is_key_N[:, None], other=0.0)
-        v_ND = tl.load(slot_v + j_N[:, None] * D + d[None, :], mask=is_key_N[:, None], other=0.0)
-        seen_MN = is_key_N[None, :] & (m >= 0)[:, None]
-        if HAS_MASKS:
-            seen_MN = _masked(seen_MN, masks, mask_at, mask_width, head, j_N, from_j, end_j, m, num_rows)
-        highest_M, total_M, sum_MD = _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD)
-
-    own_k, own_v = new_k + kv_head * k_head, new_v + kv_head * v_head
-    if HAS_STARTS:
-        # The global tokens of windows closed in this step, in the cache or among the step's rows.
-        start = tl.load(starts + kv_head).to(tl.int32)
-        for begin in range(0, closed * G, N):
-            i_N = begin + n
-            t_N = i_N // G * W + start + i_N % G
-            is_key_N = i_N < closed * G
-            from_cache, from_rows = (is_key_N & (t_N < cached))[:, None], (is_key_N & (t_N >= cached))[:, None]
-            row_N = (new_row + t_N - cached).to(tl.int64)
-            at_ND = (strip + t_N)[:, None] * D + d[None, :]
-            k_ND = tl.load(slot_k + at_ND, mask=from_cache, other=0.0)
-            k_ND += tl.load(own_k + row_N[:, None] * k_row + d[None, :], mask=from_rows, other=0.0)
-            v_ND = tl.load(slot_v + at_ND, mask=from_cache, other=0.0)
-            v_ND += tl.load(own_v + row_N[:, None] * v_row + d[None, :], mask=from_rows, other=0.0)
-            seen_MN = is_key_N[None, :] & (m >= 0)[:, None]
-            if HAS_MASKS:
-                seen_MN = _masked(seen_MN, masks, mask_at, mask_width, head, strip + i_N, from_j, end_j, m, num_rows)
-            highest_M, total_M, sum_MD = _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD)
-
-    for begin in range(tl.maximum(closed * W, cached), end_t, N):
-        t_N = begin + n
-        is_key_N = t_N < end_t
-        row_N = (new_row + t_N - cached).to(tl.int64)
-        k_ND = tl.load(own_k + row_N[:, None] * k_row + d[None, :], mask=is_key_N[:, None], other=0.0)
-        v_ND = tl.load(own_v + row_N[:, None] * v_row + d[None, :], mask=is_key_N[:, None], other=0.0)
-        if HAS_MASKS:
-            seen_MN = is_key_N[None, :] & (m >= 0)[:, None]
-            j_N = before_open + t_N - closed * W
-            seen_MN = _masked(seen_MN, masks, mask_at, mask_width, head, j_N, from_j, end_j, m, num_rows)
+        is_key_N = j_N < end_j
+        if HAS_STARTS:
+            since_N = j_N - strip
+            is_open_N = since_N >= closed * G
+            t_N = tl.where(is_open_N, (closed * W - closed * G) + since_N, since_N // G * W + start + since_N % G)
+            is_cached_N = (since_N < 0) | (t_N < cached)
+            cached_N = tl.where(since_N < 0, j_N, strip + t_N)
         else:
-            seen_MN = is_key_N[None, :] & (t_N[None, :] <= first_t + m[:, None])
+            t_N, cached_N, is_open_N, is_cached_N = j_N, j_N, j_N >= 0, j_N < cached
+        row_N = (new_row + t_N - cached).to(tl.int64)
+        k_N = tl.where(is_cached_N, cache_k + (slot_at + cached_N * D), new_k + (kv_head * k_head + row_N * k_row))
+        v_N = tl.where(is_cached_N, cache_v + (slot_at + cached_N * D), new_v + (kv_head * v_head + row_N * v_row))
+        k_ND = tl.load(k_N[:, None] + d[None, :], mask=is_key_N[:, None], other=0.0)
+        v_ND = tl.load(v_N[:, None] + d[None, :], mask=is_key_N[:, None], other=0.0)
+        if HAS_MASKS:
+            width = tl.abs(mask_width)
+            mask_MN = masks + mask_at + tl.where(mask_width < 0, 0, head) * (end_j - from_j) * width
+            mask_MN += (j_N - from_j)[None, :] * width + m[:, None]
+            is_covered_MN = (is_key_N & (j_N >= from_j))[None, :] & is_row_M[:, None]
+            seen_MN = is_key_N[None, :] & (tl.load(mask_MN, mask=is_covered_MN, other=1) != 0)
+        else:
+            seen_MN = is_key_N[None, :] & ((is_open_N == 0)[None, :] | (t_N[None, :] <= first_t + m[:, None]))
         highest_M, total_M, sum_MD = _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD)
 
     out_MD = out + (rows_M[:, None] * num_heads + head) * D + d[None, :]
