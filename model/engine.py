@@ -144,11 +144,17 @@ class Engine:
         room = 1 if isinstance(sequence.request, GenerateRequest) else self._label_depth
         if len(prompt) + room > most:
             return f"the prompt has {len(prompt)} tokens; with what follows it, {most} fit"
-        if min(prompt) < 0 or max(prompt) >= self.config.num_tokens:
+        own = prompt[self._num_shared(prompt) :]  # what all prompts begin with need not be looked at for each
+        if min(own) < 0 or max(own) >= self.config.num_tokens:
             return f"the prompt holds a token id outside 0 to {self.config.num_tokens - 1}"
         if not isinstance(sequence.request, GenerateRequest) and self._trie is None:
             return "labels were asked for, but the job has none"
         return None
+
+    def _num_shared(self, prompt: tuple[int, ...]) -> int:
+        """Tokens of a prompt that are the job's shared prefix: all of that or none."""
+        prefix = self.job.prefix_token_ids
+        return len(prefix) if len(prefix) < len(prompt) and prompt[: len(prefix)] == prefix else 0
 
     def _most_new(self, request: Request, num_prompt: int) -> int:
         if not isinstance(request, GenerateRequest):
@@ -166,11 +172,9 @@ class Engine:
             if not self._waiting:
                 break
             sequence = self._waiting.popleft()
-            prefix = self.job.prefix_token_ids
-            uses_prefix = 0 < len(prefix) < len(sequence.prompt) and sequence.prompt[: len(prefix)] == prefix
-            sequence.num_cached = len(prefix) if uses_prefix else 0
+            sequence.num_cached = self._num_shared(sequence.prompt)
             sequence.admitted = self._admitted = self._admitted + 1
-            self._fresh.append(FreshSlot(slot, uses_prefix, scrub=slot in self._spoilt))
+            self._fresh.append(FreshSlot(slot, sequence.num_cached > 0, scrub=slot in self._spoilt))
             self._spoilt.discard(slot)
             self._slots[slot] = sequence
             self._prompt_tokens += len(sequence.prompt)
