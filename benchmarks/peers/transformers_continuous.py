@@ -31,7 +31,7 @@ class TransformersContinuous(Peer):
     def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         self.model = under_test.gpt2(self.dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # tensors made in inference mode could not be written by the thread that it starts
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         greedy = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=1)
         on_gpu = self.device == "cuda"

@@ -37,6 +37,20 @@ def _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD):
 
 
 @triton.jit
+def _find_keys(j_N, strip, closed, start, W, G, HAS_STARTS: tl.constexpr):
+    """Of a sequence's keys in their order (strip, global tokens of windows closed since, open window): t, the place in
+    the cache of those that are there, and which belong to the open window."""
+    if HAS_STARTS:
+        since_N = j_N - strip
+        is_open_N = since_N >= closed * G
+        t_N = tl.where(is_open_N, (closed * W - closed * G) + since_N, since_N // G * W + start + since_N % G)
+        cached_N = tl.where(since_N < 0, j_N, strip + t_N)
+    else:
+        t_N, cached_N, is_open_N = j_N, j_N, j_N >= 0
+    return t_N, cached_N, is_open_N
+
+
+@triton.jit
 def prefill(
     q, new_k, new_v, cache_k, cache_v, prefix_out, prefix_lse, starts, masks, tiles, out,
     q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, prefix_row, prefix_head, lse_head, scale,
@@ -81,14 +95,8 @@ def prefill(
     for begin in range(0, end_j, N):
         j_N = begin + n
         is_key_N = j_N < end_j
-        if HAS_STARTS:
-            since_N = j_N - strip
-            is_open_N = since_N >= closed * G
-            t_N = tl.where(is_open_N, (closed * W - closed * G) + since_N, since_N // G * W + start + since_N % G)
-            is_cached_N = (since_N < 0) | (t_N < cached)
-            cached_N = tl.where(since_N < 0, j_N, strip + t_N)
-        else:
-            t_N, cached_N, is_open_N, is_cached_N = j_N, j_N, j_N >= 0, j_N < cached
+        t_N, cached_N, is_open_N = _find_keys(j_N, strip, closed, start, W, G, HAS_STARTS)
+        is_cached_N = (j_N < strip) | (t_N < cached)
         row_N = (new_row + t_N - cached).to(tl.int64)
         k_N = tl.where(is_cached_N, cache_k + (slot_at + cached_N * D), new_k + (kv_head * k_head + row_N * k_row))
         v_N = tl.where(is_cached_N, cache_v + (slot_at + cached_N * D), new_v + (kv_head * v_head + row_N * v_row))
@@ -160,6 +168,20 @@ def keep(
 
 
 @triton.jit
+def _close_window(cache_k, cache_v, slot_at, close_at, start, G, D: tl.constexpr, G_UP: tl.constexpr):
+    """Move one head's global tokens of the window that begins at `close_at` to there, where the strip ends."""
+    d, g = tl.arange(0, D), tl.arange(0, G_UP)
+    from_GD = slot_at + (close_at + start + g)[:, None] * D + d[None, :]
+    k_GD = tl.load(cache_k + from_GD, mask=(g < G)[:, None])
+    v_GD = tl.load(cache_v + from_GD, mask=(g < G)[:, None])
+    tl.debug_barrier()
+    to_GD = slot_at + (close_at + g)[:, None] * D + d[None, :]
+    tl.store(cache_k + to_GD, k_GD, mask=(g < G)[:, None])
+    tl.store(cache_v + to_GD, v_GD, mask=(g < G)[:, None])
+    tl.debug_barrier()
+
+
+@triton.jit
 def decode(
     q, new_k, new_v, cache_k, cache_v, prefix_out, prefix_lse, starts, table, out,
     q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride, prefix_row, prefix_head, lse_head,
@@ -218,14 +240,6 @@ def decode(
         tl.store(out_D, (sum_D / total).to(out.dtype.element_ty))
         if head % GROUP == 0:
             if close_at >= 0:
-                g = tl.arange(0, G_UP)
-                from_GD = slot_at + (close_at + start + g)[:, None] * D + d[None, :]
-                k_GD = tl.load(cache_k + from_GD, mask=(g < G)[:, None])
-                v_GD = tl.load(cache_v + from_GD, mask=(g < G)[:, None])
-                tl.debug_barrier()
-                to_GD = slot_at + (close_at + g)[:, None] * D + d[None, :]
-                tl.store(cache_k + to_GD, k_GD, mask=(g < G)[:, None])
-                tl.store(cache_v + to_GD, v_GD, mask=(g < G)[:, None])
-                tl.debug_barrier()
+                _close_window(cache_k, cache_v, slot_at, close_at, start, G, D, G_UP)
             tl.store(cache_k + slot_at + end * D + d, new_k_D)
             tl.store(cache_v + slot_at + end * D + d, new_v_D)
