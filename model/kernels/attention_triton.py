@@ -8,7 +8,7 @@ Legend: M queries of a tile, N keys of a block, D head dim, W window, G global t
 from the first one of the window that was open when the step began.
 """
 
-# ruff: noqa: PLR0913, PLR0915 - a kernel has as many arguments as it reads, and everything in one piece
+# ruff: noqa: PLR0913 - a kernel has as many arguments as it reads, and everything in one piece
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
 
 from __future__ import annotations
@@ -48,6 +48,17 @@ def _find_keys(j_N, strip, closed, start, W, G, HAS_STARTS: tl.constexpr):
     else:
         t_N, cached_N, is_open_N = j_N, j_N, j_N >= 0
     return t_N, cached_N, is_open_N
+
+
+@triton.jit
+def _see_through(mask, mask_width, head, j_N, from_j, end_j, m, is_row_M):
+    """Which keys before `end_j` the queries see: all before `from_j`, of the rest what the mask says."""
+    width = tl.abs(mask_width)
+    mask_MN = mask + tl.where(mask_width < 0, 0, head) * (end_j - from_j) * width
+    mask_MN += (j_N - from_j)[None, :] * width + m[:, None]
+    is_key_N = j_N < end_j
+    is_covered_MN = (is_key_N & (j_N >= from_j))[None, :] & is_row_M[:, None]
+    return is_key_N[None, :] & (tl.load(mask_MN, mask=is_covered_MN, other=1) != 0)
 
 
 @triton.jit
@@ -103,11 +114,7 @@ def prefill(
         k_ND = tl.load(k_N[:, None] + d[None, :], mask=is_key_N[:, None], other=0.0)
         v_ND = tl.load(v_N[:, None] + d[None, :], mask=is_key_N[:, None], other=0.0)
         if HAS_MASKS:
-            width = tl.abs(mask_width)
-            mask_MN = masks + mask_at + tl.where(mask_width < 0, 0, head) * (end_j - from_j) * width
-            mask_MN += (j_N - from_j)[None, :] * width + m[:, None]
-            is_covered_MN = (is_key_N & (j_N >= from_j))[None, :] & is_row_M[:, None]
-            seen_MN = is_key_N[None, :] & (tl.load(mask_MN, mask=is_covered_MN, other=1) != 0)
+            seen_MN = _see_through(masks + mask_at, mask_width, head, j_N, from_j, end_j, m, is_row_M)
         else:
             seen_MN = is_key_N[None, :] & ((is_open_N == 0)[None, :] | (t_N[None, :] <= first_t + m[:, None]))
         highest_M, total_M, sum_MD = _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD)
