@@ -219,8 +219,7 @@ def decode(
         scale *= 1.4426950408889634  # 1 / ln 2
         # The new key first: with it, no maximum is ever minus infinity.
         highest = tl.sum(q_D * new_k_D.to(tl.float32), 0) * scale
-        total = 1.0
-        sum_D = new_v_D.to(tl.float32)
+        total, sum_D = 1.0, new_v_D.to(tl.float32)
         if HAS_PREFIX:
             if tl.load(field + 4) > 0:
                 prefix_highest = tl.load(prefix_lse + head * lse_head + row) * 1.4426950408889634
