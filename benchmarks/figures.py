@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from benchmarks.ceilings import Ceiling
-from benchmarks.limits import forwards_flops, least_work
+from benchmarks.limits import forwards_flops, least_work, work_of_rows
 from benchmarks.model_under_test import WIDTHS, Mode, Shape
 from benchmarks.peers.ours import Ours
 from benchmarks.rounds import Turn
@@ -94,8 +94,8 @@ def figure_of(turn: Turn, shape: Shape, ceilings: Mapping[str, Ceiling], *, slot
         setting=dict(turn.setting),
         num_rows=len(run.rows),
         num_rows_whole=len(turn.whole.rows),
-        work=_work(run, shape, peer.mode),
-        work_whole=_work(turn.whole, shape, peer.mode),
+        work=work_of_rows(run, shape, peer.mode),
+        work_whole=work_of_rows(turn.whole, shape, peer.mode),
         amount_whole=len(turn.whole.rows) if run.kind == "labels" else turn.whole.num_new,
         unit="rows/s" if run.kind == "labels" else "tokens/s",
         seconds=turn.seconds,
@@ -103,14 +103,6 @@ def figure_of(turn: Turn, shape: Shape, ceilings: Mapping[str, Ceiling], *, slot
         ceiling_dtype=ceiling.dtype,
         failure=turn.failure,
     )
-
-
-def _work(workload: Workload, shape: Shape, mode: Mode) -> float:
-    """Floating-point operations that the rows need at least; where labels are scored, every row counts the same."""
-    if workload.kind == "labels":
-        return len(workload.rows)
-    work = least_work(workload, shape, mode, slots=1, element_size=4)
-    return work.prefill_flops + work.decode_flops
 
 
 def limit_seconds(workload: Workload, shape: Shape, mode: Mode, ceiling: Ceiling, *, slots: int, dtype: str) -> float:

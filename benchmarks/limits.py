@@ -51,6 +51,15 @@ def least_work(workload: Workload, shape: Shape, mode: Mode, *, slots: int, elem
     return Work(prefill_flops=prefill, decode_flops=decode, decode_bytes=decode_bytes)
 
 
+def work_of_rows(workload: Workload, shape: Shape, mode: Mode) -> float:
+    """What the seconds of some rows are scaled to those of others by: floating-point operations that they need at
+    least; where labels are scored every row counts the same."""
+    if workload.kind == "labels":
+        return len(workload.rows)
+    work = least_work(workload, shape, mode, slots=1, element_size=4)
+    return work.prefill_flops + work.decode_flops
+
+
 def forwards_flops(workload: Workload, shape: Shape, mode: Mode) -> float:
     """Operations of a forward per row and label, the whole prompt each time."""
     count, total = _Count(shape, mode), 0.0

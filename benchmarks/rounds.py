@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from benchmarks.limits import least_work
+from benchmarks.limits import work_of_rows
 from benchmarks.model_under_test import WIDTHS, ModelUnderTest
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.peer import Peer, Setting, take_turn
@@ -100,7 +100,7 @@ def _prepare(
         if seconds is None:
             return turn
         log.info("%s, %s, %s: %.1f s for %d rows", workload.name, peer.name, dict(setting), seconds, len(probe.rows))
-        speeds.append(_work(turn, probe, under_test) / max(seconds, 1e-9))
+        speeds.append(work_of_rows(probe, under_test.shape, peer.mode) / max(seconds, 1e-9))
     fastest = max(range(len(settings)), key=speeds.__getitem__)
     turn.setting, turn.speed = settings[fastest], speeds[fastest]
     turn.workload = _affordable(turn, speeds[fastest], under_test, patience)
@@ -117,18 +117,10 @@ def probe_rows(peer: Peer, workload: Workload) -> int:
 
 def _affordable(turn: Turn, speed: float, under_test: ModelUnderTest, patience: Patience) -> Workload:
     whole = turn.whole
-    share = patience.seconds * speed / _work(turn, whole, under_test)
+    share = patience.seconds * speed / work_of_rows(whole, under_test.shape, turn.peer.mode)
     if turn.peer.runs_everything(whole) or share >= 1:
         return whole
     return turn.peer.sample(whole, max(1, patience.samples or int(share * len(whole.rows))), turn.setting)
-
-
-def _work(turn: Turn, workload: Workload, under_test: ModelUnderTest) -> float:
-    """Arithmetic that the rows need at least; where labels are scored, every row counts the same."""
-    if workload.kind == "labels":
-        return len(workload.rows)
-    work = least_work(workload, under_test.shape, turn.peer.mode, slots=1, element_size=4)
-    return work.prefill_flops + work.decode_flops
 
 
 def _seconds(turn: Turn, workload: Workload, setting: Setting, under_test: ModelUnderTest) -> float:

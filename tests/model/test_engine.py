@@ -157,6 +157,13 @@ def test_a_prompt_that_cannot_be_run_gets_its_error_and_the_others_their_tokens(
     assert results[3].error is None
 
 
+def test_ids_out_of_range_are_found_behind_a_shared_prefix_and_in_a_prompt_without_it(model: RuGPT3ForCausalLM) -> None:
+    prefix, own = random_prompts([21, 30])
+    prompts = [(*prefix, *own), (*prefix, 5, NUM_TOKENS), (NUM_TOKENS, *own), (-1, 5)]
+    results = run(build_engine(model, job=EngineJob(prefix_token_ids=prefix)), greedy_requests(prompts, greedy()))
+    assert [result.error is None for result in results] == [True, False, False, False]
+
+
 def test_a_prompt_may_be_as_long_as_leaves_room_for_what_follows(model: RuGPT3ForCausalLM) -> None:
     job = EngineJob(labels=((1, 2, 3), (1, 4)))  # the deepest label runs two tokens; its last is only read
     engine = build_engine(model, job=job, max_length=40)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import RequestError
-from model.label_scoring import LabelTrie, build_trie, label_logprobs
+from model.label_scoring import LabelTrie, build_trie, label_logprobs, token_logprobs
 
 labels_strategy = st.lists(
     st.lists(st.integers(0, 4), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12, unique=True
@@ -71,6 +71,16 @@ def test_a_label_scores_the_sum_of_its_tokens_log_probabilities() -> None:
     assert label_logprobs(logits, trie) == pytest.approx(
         [after_prompt[1] + after_1[2] + after_1_2[3], after_prompt[1] + after_1[0], after_prompt[4]], abs=1e-5
     )
+
+
+@given(st.integers(1, 9), st.integers(0, 99))
+def test_a_prompts_scores_are_the_same_bits_whoever_is_read_with_it(num_prompts: int, seed: int) -> None:
+    trie = build_trie([(1, 2, 3), (1, 0), (4,), (2, 2, 5, 1)])
+    num_rows = 1 + len(trie.token_ids)
+    logits = torch.randn(num_prompts * num_rows, 700, generator=torch.Generator().manual_seed(seed))
+    together = token_logprobs(logits, trie)
+    alone = [token_logprobs(part, trie)[0] for part in logits.split(num_rows)]
+    assert torch.equal(together, torch.stack(alone))
 
 
 def test_scores_of_certain_and_impossible_labels() -> None:
