@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from actors.rendezvous import Place
 from model.checkpoint import open_checkpoint
 from model.engine import Engine, EngineConfig
 from model.packed_linear import pack_linears
-from model.runner import ModelRunner, can_record, hidden_size
+from model.runner import ModelRunner, can_record, hidden_size, slots_that_fit
 from model.step import step_rows
-from model.tensor_parallel import check_split, connect, shard_model, weight_bytes
+from model.tensor_parallel import agree_on_least, check_split, connect, shard_model, weight_bytes
 from model.tokenizer import load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
@@ -35,9 +38,14 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
     )
     rows, is_recorded = step_rows(config.device, hidden_size(model)), place.world_size == 1 and can_record(model)
     pack_linears(model, rows=rows.decode)
+    slots = min(config.slots, slots_that_fit(model, config.seq_length))
+    if place.world_size > 1:
+        slots = agree_on_least(slots)
+    if slots < config.slots:
+        logger.warning("%d slots instead of %d: the GPU's memory holds no more", slots, config.slots)
     runner = ModelRunner(
         model,
-        num_slots=config.slots,
+        num_slots=slots,
         max_length=config.seq_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
@@ -64,8 +72,8 @@ def build_engine(config: ReplicaConfig, runner: Any) -> Engine:
     tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
     rows = step_rows(config.device, hidden_size(runner.model))
     engine_config = EngineConfig(
-        num_slots=config.slots,
-        max_length=config.seq_length,
+        num_slots=runner.num_slots,
+        max_length=runner.max_length,
         num_tokens=min(tokenizer.size, runner.model.config.vocab_size),
         end_token_ids=tokenizer.end_token_ids,
         prefill_rows=rows.prefill,

@@ -14,10 +14,10 @@ from benchmarks.ceilings import Ceiling
 from benchmarks.experiment import Experiment
 from benchmarks.goals import Goal
 from benchmarks.model_under_test import ModelUnderTest, Shape
-from benchmarks.peers.ours import build_runner, engine_config, slots_that_fit
+from benchmarks.peers.ours import build_runner, engine_config
 from model.engine import Engine
 from model.requests import EngineJob, GenerateRequest, SamplingParams
-from model.runner import ModelRunner
+from model.runner import ModelRunner, slots_that_fit
 
 CONTEXT = 1024
 _TIMED, _BEFORE = 32, 8  # steps
@@ -43,7 +43,7 @@ def measure_decode(
     shape, rows, goals = under_test.shape, [], []
     for mode in ("alternating", "dense"):
         network = under_test.ours(mode, dtype)
-        most = slots_that_fit(network, CONTEXT + 64, under_test.device)
+        most = slots_that_fit(network, CONTEXT + 64)
         for count in sorted({min(count, most) for count in slots}):
             runner = build_runner(network, num_slots=count, max_length=CONTEXT + 64)
             seconds = _seconds_a_step(runner, shape)

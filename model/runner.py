@@ -5,6 +5,7 @@ Knows nothing of requests, text or scheduling; `engine.py` plans, every rank of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -171,6 +172,16 @@ def can_record(model: nn.Module) -> bool:
 def hidden_size(model: nn.Module) -> int:
     """Channels of a transformers causal LM."""
     return int(model.get_input_embeddings().embedding_dim)  # type: ignore[operator]
+
+
+def slots_that_fit(model: nn.Module, max_length: int) -> int:
+    """How many sequences of `max_length` tokens a model's GPU has room for now, at least one. The cache is taken whole
+    there; a tenth of the memory stays free for a step's own tensors. On a CPU memory is taken as sequences grow."""
+    weight = next(model.parameters())
+    if not weight.is_cuda:
+        return sys.maxsize
+    numbers = sum(2 * s.capacity(max_length) * s.num_heads * s.head_dim for s in layer_shapes(model))
+    return max(1, int(0.9 * torch.cuda.mem_get_info(weight.device)[0]) // (numbers * weight.element_size()))
 
 
 def layer_shapes(model: nn.Module) -> list[LayerShape]:

@@ -90,15 +90,18 @@ def connect(*, may_share_memory: bool) -> None:
 
     if deepspeed.comm.is_initialized():
         return
-    verdict = torch.tensor(int(may_share_memory and _build_shared_memory_op()))
-    if dist.get_backend() == "nccl":
-        verdict = verdict.to("cuda")
-    dist.all_reduce(verdict, dist.ReduceOp.MIN)
-    if not int(verdict):
+    if not agree_on_least(int(may_share_memory and _build_shared_memory_op())):
         # Left on, it would be used across hosts too, on memory that was never mapped.
         deepspeed.ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
     with contextlib.redirect_stdout(io.StringIO()):
         deepspeed.init_distributed(dist.get_backend(), verbose=False)
+
+
+def agree_on_least(value: int) -> int:
+    """The least of what the ranks say; all of them ask together."""
+    least = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -135,11 +135,15 @@ class _Run:
             infer=self._infer_plan(metrics),
             replicas=replicas,
             in_flight=choose_in_flight(
-                [part.rows for part in todo], slots=self.spec.slots, samples=self._samples, replicas=replicas[1]
+                [part.rows for part in todo], slots=self._slots, samples=self._samples, replicas=replicas[1]
             ),
             write=WriteStep(self._write_plan()),
             step_cpus=choose_step_cpus(self.spec),
         )
+
+    @property
+    def _slots(self) -> int:
+        return self.spec.slots_on(self.device)
 
     @property
     def _samples(self) -> int:
@@ -154,7 +158,7 @@ class _Run:
                 tensor_parallel=self.spec.tensor_parallel,
                 dtype=self.plan.dtype,
                 device=self.device,
-                slots=self.spec.slots,
+                slots=self._slots,
                 seq_length=self.plan.seq_length,
                 threads_per_rank=share_threads(self.spec, self.device),
                 engine=self.engine,

@@ -31,11 +31,12 @@ def estimate(plan: Plan, spec: JobSpec) -> dict[str, Any]:
         return {}
     config = plan.model.config
     item = ITEM_BYTES.get(plan.dtype, 2 if spec.device == "cuda" else 4)
+    slots = spec.slots_on(_device(spec))
     parameters = count_parameters(config)
     return {
         "parameters": parameters,
         "rank_weight_bytes": parameters * item // spec.tensor_parallel,
-        "rank_cache_bytes": cache_bytes(config, plan.seq_length, item) * spec.slots // spec.tensor_parallel,
+        "rank_cache_bytes": cache_bytes(config, plan.seq_length, item) * slots // spec.tensor_parallel,
         "time_s": _seconds(plan, spec, parameters),
     }
 
@@ -52,8 +53,12 @@ def cache_bytes(config: ModelConfig, length: int, item_bytes: int) -> int:
     return 2 * kept * config.hidden_size * item_bytes
 
 
+def _device(spec: JobSpec) -> str:
+    return "cuda" if spec.device == "cuda" else "cpu"
+
+
 def _seconds(plan: Plan, spec: JobSpec, parameters: int) -> list[float]:
-    device = "cuda" if spec.device == "cuda" else "cpu"
+    device = _device(spec)
     replicas = min(parse_replicas(spec.replicas)[1], len(plan.parts))
     ranks = replicas * spec.tensor_parallel
     units = ranks if device == "cuda" or spec.address else len(os.sched_getaffinity(0))
@@ -61,7 +66,7 @@ def _seconds(plan: Plan, spec: JobSpec, parameters: int) -> list[float]:
     work = 2 * parameters * plan.estimated_tokens / units
     steps = 0.0
     if isinstance(spec, GenerateSpec):
-        steps = plan.rows * spec.samples * spec.max_new_tokens / (spec.slots * replicas)
+        steps = plan.rows * spec.samples * spec.max_new_tokens / (spec.slots_on(device) * replicas)
     low = START_S[0] + max(work / fast, steps * STEP_S[device][0])
     high = START_S[1] + work / slow + steps * STEP_S[device][1]
     return [round(low), round(high)]

@@ -24,6 +24,7 @@ __all__ = ["ClassifySpec", "GenerateSpec", "JobSpec", "flag_name", "is_required"
 EMBEDDED_MODEL = "embedded"
 ADDRESSES = (*("input", "output", "model", "tokenizer", "deepspeed_config", "examples", "address", "endpoint_url"),)
 Truncate = Literal["right", "left", "error"]
+_DEFAULT_SLOTS = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,7 @@ class JobSpec(Settings):
     replicas: str = knob("1", "copies of the model: N, or MIN:MAX to grow with the work")
     tensor_parallel: int = knob(1, "ranks that share one copy of the model")
     device: str = knob("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
-    slots: int = knob(64, "sequences a replica runs at once")
+    slots: int | None = knob(None, "sequences a replica runs at once (default: 64; on a GPU 256, or as many as fit)")
     threads: int = knob(0, "CPU threads of one rank (0: share the machine's cores)")
     address: str | None = knob(None, "Ray cluster to join (default: start one on this machine)")
     endpoint_url: str | None = knob(None, "address of an S3-compatible server or an Azure emulator")
@@ -99,8 +100,9 @@ class JobSpec(Settings):
 
     def _check_numbers(self) -> None:
         parse_replicas(self.replicas)
-        for name, most in (("tensor_parallel", 1_024), ("slots", 65_536)):
-            at_least(name, getattr(self, name), 1, most)
+        at_least("tensor_parallel", self.tensor_parallel, 1, 1_024)
+        if self.slots is not None:
+            at_least("slots", self.slots, 1, 65_536)
         for name in ("limit", "part_rows", "seq_length", "num_attention_heads", "fix_sparsity_layout"):
             if getattr(self, name) is not None:
                 at_least(name, getattr(self, name), 1)
@@ -112,6 +114,10 @@ class JobSpec(Settings):
     @property
     def kind(self) -> Kind:
         raise TypeError("JobSpec is not run by itself; use ClassifySpec or GenerateSpec")
+
+    def slots_on(self, device: str) -> int:
+        """Sequences that a replica on such a device ("cpu" or "cuda") runs at once, where they fit."""
+        return self.slots or _DEFAULT_SLOTS[device]
 
     @property
     def model_flags(self) -> ModelFlags:

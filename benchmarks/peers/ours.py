@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from benchmarks.model_under_test import Mode, ModelUnderTest
@@ -14,7 +12,7 @@ from benchmarks.workloads import Workload
 from model.engine import Engine, EngineConfig
 from model.packed_linear import pack_linears
 from model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
-from model.runner import ModelRunner, can_record, hidden_size, layer_shapes
+from model.runner import ModelRunner, can_record, hidden_size, slots_that_fit
 from model.step import step_rows
 
 
@@ -50,7 +48,7 @@ class Ours(Peer):
         # On a GPU the whole cache is taken at once, so the length is the workload's; a CPU's grows with its rows.
         longest = -(-workload.max_length // 64) * 64 if self.device == "cuda" else under_test.shape.num_positions
         max_length = min(longest, under_test.shape.num_positions)
-        slots = min(setting["slots"], slots_that_fit(network, max_length, self.device))
+        slots = min(setting["slots"], slots_that_fit(network, max_length))
         self.model = build_runner(network, num_slots=slots, max_length=max_length, kind=self.runner)
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
@@ -94,17 +92,6 @@ def engine_config(runner: ModelRunner, *, device: str) -> EngineConfig:
         prefill_rows=rows.prefill,
         decode_rows=rows.decode,
     )
-
-
-def slots_that_fit(network: nn.Module, max_length: int, device: str) -> int:
-    """On a GPU the cache is taken whole; a tenth of the memory that is left stays free for a step's own tensors."""
-    if device != "cuda":
-        return sys.maxsize
-    element_size = next(network.parameters()).element_size()
-    slot_bytes = (
-        sum(2 * s.capacity(max_length) * s.num_heads * s.head_dim for s in layer_shapes(network)) * element_size
-    )
-    return max(1, int(0.9 * torch.cuda.mem_get_info()[0]) // slot_bytes)
 
 
 def _requests(workload: Workload) -> list[Request]:

@@ -31,6 +31,12 @@ def test_a_sparse_layer_keeps_368_tokens_of_2048() -> None:
     assert cache_bytes(sparse, 100, 2) == cache_bytes(dense, 100, 2)
 
 
+def test_a_gpu_gets_more_slots_unless_somebody_says_how_many() -> None:
+    job: dict[str, Any] = {"input": ("a.parquet",), "output": "out"}
+    assert [GenerateSpec(**job).slots_on(device) for device in ("cpu", "cuda")] == [64, 256]
+    assert [GenerateSpec(**job, slots=7).slots_on(device) for device in ("cpu", "cuda")] == [7, 7]
+
+
 @pytest.mark.parametrize("change", [{"tensor_parallel": 2}, {"slots": 32}], ids=str)
 def test_ranks_share_and_slots_add(change: dict[str, Any], model_dir: Path, write_input: Callable[..., Path]) -> None:
     path = write_input("a.parquet", prompt=["one", "two"] * 50)
