@@ -67,7 +67,8 @@ class PrefillTables:
 
     def padded(self) -> PrefillTables:
         """With idle rows up to one of few lengths, so that few graphs hold all steps; no trees stay none."""
-        return PrefillTables(*map(_padded, self.parts, _LEAST_LENGTHS))
+        pieces, trees, runs, masks = map(_padded, self.parts, _LEAST_LENGTHS)
+        return PrefillTables(pieces, trees, runs, masks if len(trees) else self.masks)
 
 
 class GpuPrefill:
@@ -293,10 +294,10 @@ def _prefix_part(q_NHD: Tensor, prefix: Prefix | None, scale: float) -> _PrefixP
 
 
 class _Kind:
-    """What the kernels must know of a kind of layer; a dense one (or none) has windows that never close."""
+    """What the kernels must know of a kind of layer; a dense one has windows that never close."""
 
-    def __init__(self, cache: LayerCache | None) -> None:
-        pattern = cache.shape.pattern if cache is not None else None
+    def __init__(self, cache: LayerCache) -> None:
+        pattern = cache.shape.pattern
         self.is_sparse = pattern is not None
         self.window = pattern.window_size if pattern else 1
         self.global_size = pattern.global_size if pattern else 1

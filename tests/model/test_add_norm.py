@@ -1,0 +1,61 @@
+"""Residual and LayerNorm in one pass are what they are in two; on a GPU, or interpreted, the kernel's too."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from model.add_norm import add_norm
+from model.packed_linear import GeluLinear
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if HAS_GPU else "cpu"
+# The interpreter does not know bfloat16.
+DTYPES = [torch.float32, torch.bfloat16 if HAS_GPU or os.environ.get("TRITON_INTERPRET") != "1" else torch.float16]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.005}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.sampled_from([16, 64, 100, 768]), st.sampled_from(DTYPES))
+def test_the_sum_and_its_norm(rows: int, size: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    hidden, update = (torch.randn(1, rows, size, generator=generator).to(DEVICE, dtype) for _ in range(2))
+    norm = nn.LayerNorm(size).to(DEVICE, dtype)
+    with torch.inference_mode():
+        for parameter in norm.parameters():
+            parameter.copy_(torch.randn(size, generator=generator))
+        total, normed = add_norm(hidden, update, norm)
+        assert torch.equal(total, hidden + update)
+        assert (normed.float() - norm.float()(total.float())).abs().max() < TOLERANCE[dtype]
+
+
+def test_gradients_go_through_it() -> None:
+    hidden, update = (torch.randn(2, 3, 16, requires_grad=True) for _ in range(2))
+    _, normed = add_norm(hidden, update, nn.LayerNorm(16))
+    normed.square().sum().backward()
+    assert hidden.grad is not None
+    assert torch.equal(hidden.grad, update.grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gelu_inside_a_product_is_that_behind_it(dtype: torch.dtype) -> None:
+    linear, x = nn.Linear(96, 80, device="cuda", dtype=dtype), torch.randn(2, 7, 96, device="cuda", dtype=dtype)
+    with torch.inference_mode():
+        expected = nn.functional.gelu(linear(x), approximate="tanh")
+        assert (GeluLinear(linear)(x) - expected).abs().max() < TOLERANCE[dtype]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+def test_widths_that_no_program_holds_go_the_plain_way() -> None:
+    hidden = torch.randn(1, 32768)
+    total, normed = add_norm(hidden, hidden, nn.LayerNorm(32768))
+    assert torch.equal(total, hidden + hidden)
+    assert normed.shape == hidden.shape
