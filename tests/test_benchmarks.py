@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ from benchmarks.report import _workload
 from benchmarks.rounds import Patience, Turn, probe_rows, run_rounds
 from benchmarks.run import _DEFAULT_SLOTS, main
 from benchmarks.workloads import WORKLOADS, Row, Workload, build_workload
-from pipeline.spec import JobSpec
+from pipeline.spec import GenerateSpec
 from tests.model.tiny import use_threads
 
 TINY, XL = SHAPES["tiny"], SHAPES["xl"]
@@ -288,7 +288,8 @@ def test_labels_of_xl_need_the_arithmetic_worked_out_by_hand() -> None:
 
 
 def test_ours_runs_as_a_job_does_unless_told_otherwise() -> None:
-    assert _DEFAULT_SLOTS["cpu"] == next(knob.default for knob in fields(JobSpec) if knob.name == "slots")
+    job = GenerateSpec(input=("a.parquet",), output="out")
+    assert {device: job.slots_on(device) for device in ("cpu", "cuda")} == _DEFAULT_SLOTS
 
 
 def test_steps_without_padding_give_the_same_tokens(under_test: ModelUnderTest) -> None:
