@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +12,11 @@ from benchmarks.experiment import Experiment
 from benchmarks.goals import Goal
 from benchmarks.model_under_test import ModelUnderTest, Shape
 from benchmarks.peers.ours import build_runner, engine_config
+from benchmarks.peers.peer import free_memory, timed
 from model.engine import Engine
 from model.requests import EngineJob, GenerateRequest, SamplingParams
 from model.runner import ModelRunner, slots_that_fit
+from model.tensor_parallel import weight_bytes
 
 CONTEXT = 1024
 _TIMED, _BEFORE = 32, 8  # steps
@@ -47,7 +46,7 @@ def measure_decode(
         for count in sorted({min(count, most) for count in slots}):
             runner = build_runner(network, num_slots=count, max_length=CONTEXT + 64)
             seconds = _seconds_a_step(runner, shape)
-            num_bytes = _weight_bytes(network) + count * runner.cache.bytes_kept(CONTEXT)
+            num_bytes = weight_bytes(network) + count * runner.cache.bytes_kept(CONTEXT)
             share = num_bytes / seconds / ceiling.bytes_per_second
             listed = _DATA_SHEET.get(_gpu())
             of_listed = num_bytes / seconds / listed if listed else None
@@ -56,9 +55,9 @@ def measure_decode(
             if mode == "alternating":
                 goals += _goals(shape, count, share, of_listed)
             del runner
-            _free_memory()
+            free_memory()
         del network
-        _free_memory()
+        free_memory()
     how = (
         f"All slots hold {CONTEXT:,} tokens in the middle of {_TIMED} steps, greedy, engine and sampling included; "
         "bytes are the weights once and every slot's keys and values. Shares are of the bandwidth measured in this run "
@@ -90,22 +89,10 @@ def _seconds_a_step(runner: ModelRunner, shape: Shape) -> float:
         engine.step()
     for _ in range(_BEFORE):
         engine.step()
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(_TIMED):
-        engine.step()
-    torch.cuda.synchronize()
-    return (time.perf_counter() - begin) / _TIMED
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
-def _weight_bytes(network: Any) -> int:
-    parameters = {parameter.data_ptr(): parameter.nbytes for parameter in network.parameters()}
-    return sum(parameters.values())
+    with timed() as watch:
+        for _ in range(_TIMED):
+            engine.step()
+    return watch.seconds / _TIMED
 
 
 def _gpu() -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import os
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
+
+from model.kernels.triton_here import runs_triton
 
 _WIDEST = 16384  # numbers of a row that one program of the kernel holds
 
@@ -22,30 +19,19 @@ def add_norm(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor
 
 
 def _can_fuse(hidden: Tensor, norm: nn.LayerNorm) -> bool:
-    has_device = hidden.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
     is_plain = type(norm) is nn.LayerNorm and norm.bias is not None and hidden.shape[-1] <= _WIDEST
-    return has_device and is_plain and not torch.is_grad_enabled() and _has_triton()
+    return is_plain and not torch.is_grad_enabled() and runs_triton(hidden)
 
 
 def _fused(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    from model.kernels import add_norm_triton
+
     hidden, update = hidden.contiguous(), update.contiguous()
     total, normed = torch.empty_like(hidden), torch.empty_like(hidden)
     size = hidden.shape[-1]
     padded = 1 << (size - 1).bit_length()
-    _kernels().add_norm[hidden.numel() // size,](
+    add_norm_triton.add_norm[hidden.numel() // size,](
         hidden, update, norm.weight, norm.bias, total, normed, size, norm.eps,
         C=padded, num_warps=max(1, min(8, padded // 512)),
     )  # fmt: skip
     return total, normed
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
-
-
-@functools.cache
-def _kernels() -> ModuleType:
-    from model.kernels import add_norm_triton
-
-    return add_norm_triton

@@ -37,7 +37,6 @@ class StepAttention:
         self.step = step
         self.cache = cache
         cache.start(step.fresh_slots)
-        self._prefix_rows = self._find_prefix_rows()
         # Where each segment's tokens go, in a dense layer and in a sparse one; the same in every layer of its kind.
         self._places: list[Place] = []
         for segment in step.segments:
@@ -50,10 +49,10 @@ class StepAttention:
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         """Take the step's keys and values into the cache and attend. Returns [N, H, D]; padding rows hold anything."""
-        cache, is_sparse = self.cache.layers[layer], self.cache.layers[layer].shape.pattern is not None
-        prefix = self._prefix(layer)
         if can_launch(q_NHD):
             return self._launch_attention(q_NHD.device).attend(layer, q_NHD, k_NKD, v_NKD, scale)
+        cache, is_sparse = self.cache.layers[layer], self.cache.layers[layer].shape.pattern is not None
+        prefix = self._prefix(layer)
         if self.step.phase == "decode":
             for place in self._places:
                 if is_sparse and place.closes_window:
@@ -115,7 +114,8 @@ class StepAttention:
             self._pieces[is_sparse] = PrefillPieces([_piece(place, cache, num_prefix) for place in self._places])
         return self._pieces[is_sparse]
 
-    def _find_prefix_rows(self) -> Tensor | None:
+    @functools.cached_property
+    def _prefix_rows(self) -> Tensor | None:
         """Which rows have the shared prefix before them, bool [N]; None when none has."""
         rows = torch.zeros(len(self.step.token_ids), dtype=torch.bool)
         for segment in self.step.segments:

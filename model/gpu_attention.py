@@ -8,8 +8,6 @@ Legend: N rows of the step, H heads, K key/value heads, S slots, C capacity, P t
 from __future__ import annotations
 
 import functools
-import importlib.util
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,6 +15,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from model.kernels.triton_here import runs_triton
 from model.kv_cache import KVCache, LayerCache
 from model.masked_attention import attention_with_lse
 from model.places import Place
@@ -47,8 +46,7 @@ def can_launch(like: Tensor) -> bool:
     """Whether the kernels take heads of such numbers, [..., D], here."""
     dim = like.shape[-1]
     most = _WIDEST_HEAD if like.dtype == torch.float32 else 2 * _WIDEST_HEAD
-    has_device = like.device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    return has_device and 16 <= dim <= most and dim & (dim - 1) == 0 and _has_triton()
+    return 16 <= dim <= most and dim & (dim - 1) == 0 and runs_triton(like)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,11 +315,6 @@ def _sizes(wanted: _Sizes, dtype: torch.dtype) -> _Sizes:
 
 def _dense_last(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 @functools.cache

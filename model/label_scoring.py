@@ -72,7 +72,8 @@ def _logsumexp(logits_RV: Tensor) -> Tensor:
     """[R], always of as many rows at a time: of another number the sums might be taken in another order."""
     sums = []
     for part_RV in logits_RV.split(_ROWS_SUMMED):
-        filled_RV = nn.functional.pad(part_RV, (0, 0, 0, _ROWS_SUMMED - len(part_RV)))
+        missing = _ROWS_SUMMED - len(part_RV)
+        filled_RV = nn.functional.pad(part_RV, (0, 0, 0, missing)) if missing else part_RV
         sums.append(filled_RV.logsumexp(dim=-1)[: len(part_RV)])
     return torch.cat(sums)
 
