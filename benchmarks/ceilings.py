@@ -1,10 +1,14 @@
-"""What this machine can do at best, measured in the same run: matmul rate at a dtype and memory bandwidth."""
+"""What this machine can do at best, measured in the same run: matmul rate at a dtype and memory bandwidth.
+
+Measured before and after every turn of a peer: cores that are shared with strangers multiply twice as fast in one
+second as in the next.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,13 +45,13 @@ def measure_ceiling(dtype: str, device: str, *, seconds: float = 2.0) -> Ceiling
     return Ceiling(dtype=dtype, flops=max(rates), decode_flops=decode_rate, bytes_per_second=max(copied, read))
 
 
-def best_of(ceilings: list[Ceiling]) -> Ceiling:
-    """The best of several measurements at one dtype (before and after the workloads)."""
+def mean_of(ceilings: Sequence[Ceiling]) -> Ceiling:
+    """The mean of several measurements at one dtype."""
     return Ceiling(
         dtype=ceilings[0].dtype,
-        flops=max(c.flops for c in ceilings),
-        decode_flops=max(c.decode_flops for c in ceilings),
-        bytes_per_second=max(c.bytes_per_second for c in ceilings),
+        flops=statistics.fmean(c.flops for c in ceilings),
+        decode_flops=statistics.fmean(c.decode_flops for c in ceilings),
+        bytes_per_second=statistics.fmean(c.bytes_per_second for c in ceilings),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -21,8 +20,8 @@ class Figure:
     """`role`: "variant" is our engine made otherwise, for comparison. `seconds`, one a round, are of the rows that ran,
     maybe a sample; those rows need `work` at least, all rows `work_whole`: floating-point operations of a model with
     these `layers`, or rows where labels are scored. `amount_whole` counts the `unit` in all rows: new tokens, or rows.
-    `share_of_limit` compares the median of `seconds` with the least work of the same rows at the ceiling of
-    `ceiling_dtype`. A peer that failed has no seconds."""
+    `shares_of_limit`, one a round, compare `seconds` with the least work of the same rows at the ceiling, that of
+    `ceiling_dtype`, measured around that very round. A peer that failed has no seconds."""
 
     workload: str
     peer: str
@@ -39,7 +38,7 @@ class Figure:
     amount_whole: int
     unit: str
     seconds: list[float]
-    share_of_limit: float
+    shares_of_limit: list[float]
     ceiling_dtype: str
     failure: str | None
 
@@ -68,6 +67,10 @@ class Figure:
     def rate(self) -> float:
         return self.amount_whole / self.whole_time
 
+    @property
+    def share_of_limit(self) -> float:
+        return statistics.median(self.shares_of_limit) if self.shares_of_limit else 0.0
+
     def times_as_fast_as(self, other: Figure) -> float:
         """Ratio of the times that both take for the whole workload."""
         return other.whole_time / self.whole_time
@@ -75,14 +78,14 @@ class Figure:
     def to_dict(self) -> dict[str, Any]:
         rates = self.rates
         summary = {"min": min(rates), "median": self.rate, "max": max(rates)} if rates else None
-        return asdict(self) | {"whole_seconds": self.whole_seconds, "rates": rates, "rates_summary": summary}
+        derived = {"whole_seconds": self.whole_seconds, "share_of_limit": self.share_of_limit}
+        return asdict(self) | derived | {"rates": rates, "rates_summary": summary}
 
 
-def figure_of(turn: Turn, shape: Shape, ceilings: Mapping[str, Ceiling], *, slots: int) -> Figure:
-    """`ceilings` by dtype; a dtype without one (int8) is held against float32's."""
+def figure_of(turn: Turn, shape: Shape, *, slots: int) -> Figure:
+    """`slots`: sequences that run at once, where a decode step's reading is shared among them."""
     peer, run = turn.peer, turn.workload
-    ceiling = ceilings.get(peer.dtype) or ceilings["float32"]
-    limit = limit_seconds(run, shape, peer.mode, ceiling, slots=slots, dtype=peer.dtype)
+    limits = [limit_seconds(run, shape, peer.mode, c, slots=slots, dtype=peer.dtype) for c in turn.ceilings]
     return Figure(
         workload=run.name,
         peer=peer.name,
@@ -99,8 +102,8 @@ def figure_of(turn: Turn, shape: Shape, ceilings: Mapping[str, Ceiling], *, slot
         amount_whole=len(turn.whole.rows) if run.kind == "labels" else turn.whole.num_new,
         unit="rows/s" if run.kind == "labels" else "tokens/s",
         seconds=turn.seconds,
-        share_of_limit=limit / statistics.median(turn.seconds) if turn.seconds else 0.0,
-        ceiling_dtype=ceiling.dtype,
+        shares_of_limit=[limit / seconds for limit, seconds in zip(limits, turn.seconds, strict=True)],
+        ceiling_dtype=turn.ceilings[0].dtype if turn.ceilings else peer.dtype,
         failure=turn.failure,
     )
 

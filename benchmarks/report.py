@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from benchmarks.machine import Machine
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything a run found. `goals` are the workloads'; experiments bring their own. `absent` maps a peer that could
-    not run to the reason."""
+    """Everything a run found. `goals` are the workloads'; experiments bring their own. `ceilings` are all that were
+    measured, in that order. `absent` maps a peer that could not run to the reason."""
 
     command: str
     commit: str
@@ -90,12 +91,24 @@ def _heading(report: Report) -> str:
         f"- {machine.system}, Python {machine.python}, {libraries}. Load average at the start: "
         f"{machine.load_average:.1f}{_busy(machine)}.",
     ]
-    lines += [
-        f"- Ceiling, {c.dtype}: {c.flops / 1e9:,.0f} GFLOP/s ({c.decode_flops / 1e9:,.0f} at 32 rows), "
-        f"memory {c.bytes_per_second / 1e9:,.1f} GB/s (copying or reading)."
-        for c in report.ceilings
-    ]
+    dtypes = dict.fromkeys(ceiling.dtype for ceiling in report.ceilings)
+    lines += [_ceiling(dtype, [c for c in report.ceilings if c.dtype == dtype]) for dtype in dtypes]
     return "\n".join([*lines, ""])
+
+
+def _ceiling(dtype: str, measured: Sequence[Ceiling]) -> str:
+    products, few_rows, memory = (
+        _spread([getattr(ceiling, name) / 1e9 for ceiling in measured])
+        for name in ("flops", "decode_flops", "bytes_per_second")
+    )
+    return (
+        f"- Ceiling, {dtype}, {len(measured)} times (shares of the limit are of those around the turn): "
+        f"{products} GFLOP/s, at 32 rows {few_rows}; memory {memory} GB/s, copying or reading."
+    )
+
+
+def _spread(numbers: Sequence[float]) -> str:
+    return f"{statistics.median(numbers):,.0f} ({min(numbers):,.0f}–{max(numbers):,.0f})"
 
 
 def _busy(machine: Machine) -> str:

@@ -1,4 +1,5 @@
-"""Peers take turns on a workload: settle each one's setting on a sample, then interleaved rounds of the real thing."""
+"""Peers take turns on a workload: settle each one's setting on a sample, then interleaved rounds of the real thing, the
+machine measured before and after every turn."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from benchmarks.ceilings import Ceiling, mean_of
 from benchmarks.limits import work_of_rows
 from benchmarks.model_under_test import WIDTHS, ModelUnderTest
 from benchmarks.peers.ours import Ours
@@ -33,7 +35,8 @@ class Patience:
 
 @dataclass(kw_only=True, slots=True)
 class Turn:
-    """A peer's turns on a workload: how it runs, on which rows of it, and the seconds of every round."""
+    """A peer's turns on a workload: how it runs, on which rows of it, and of every round its seconds and what the
+    machine could do around it."""
 
     peer: Peer
     whole: Workload
@@ -41,12 +44,19 @@ class Turn:
     setting: Setting
     speed: float = 0.0  # on the sample: the rows' own work done in a second
     seconds: list[float] = field(default_factory=list)
+    ceilings: list[Ceiling] = field(default_factory=list)
     failure: str | None = None
 
 
-def run_rounds(peers: Sequence[Peer], workload: Workload, under_test: ModelUnderTest, patience: Patience) -> list[Turn]:
+def run_rounds(
+    peers: Sequence[Peer],
+    workload: Workload,
+    under_test: ModelUnderTest,
+    patience: Patience,
+    measure: Callable[[str], Ceiling],
+) -> list[Turn]:
     """Every peer on the workload, `patience.repeat` times. A peer that fails is reported, not fatal; one that comes in
-    several dtypes is measured in the one that was fastest on a sample."""
+    several dtypes is measured in the one that was fastest on a sample. `measure` gives the ceiling for a dtype."""
     turns: list[Turn] = []
     for peer in peers:
         turns.append(_prepare(peer, workload, under_test, patience, known=_setting_of_family(peer, turns)))
@@ -55,8 +65,11 @@ def run_rounds(peers: Sequence[Peer], workload: Workload, under_test: ModelUnder
         # Every other round backwards: who comes early or late gains nothing from a drifting machine.
         for turn in turns if number % 2 == 0 else reversed(turns):
             if turn.failure is None:
+                before = measure(turn.peer.dtype)
                 seconds = _guarded(turn, partial(_seconds, turn, turn.workload, turn.setting, under_test))
-                turn.seconds += [] if seconds is None else [seconds]
+                if seconds is not None:
+                    turn.seconds.append(seconds)
+                    turn.ceilings.append(mean_of([before, measure(turn.peer.dtype)]))
                 log.info("%s, round %d, %s: %s", workload.name, number + 1, turn.peer.name, _shown(turn))
     return turns
 

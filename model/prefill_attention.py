@@ -24,13 +24,14 @@ from model.masked_attention import additive_mask, attention_with_lse
 
 _KINDS = {torch.float32: "float", torch.bfloat16: "bf16"}
 _HEAD_DIM_UNIT = 16
+_PREFIX_COUNT = 3  # column of the kernel's table
 _MASK_UNIT = 32  # a mask's queries are padded to a multiple of this
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Rows `row` to `row + length` continue the sequence in `slot`, behind `num_prefix` tokens of the shared prefix
-    and `num_kept` keys in the slot's cache.
+    (all or none of it) and `num_kept` keys in the slot's cache.
 
     `close_at`: the slot's window, which begins at this key, is full and is closed first (None: it is not).
     `visible`: None for a causal piece, whose keys are kept after the others. Else bool [1 or H, T, num_kept + T]: what
@@ -212,6 +213,8 @@ def _call(  # noqa: PLR0913 - what the kernel's structure has
         assert x.dtype == q.dtype
     assert cache_k.stride() == cache_v.stride()
     assert prefix_k is None or prefix_v is None or prefix_k.stride() == prefix_v.stride()
+    num_prefix = 0 if prefix_k is None else prefix_k.shape[1]
+    assert {row[_PREFIX_COUNT] for row in table.tolist()} <= {0, num_prefix}
     pointers = (q, k, v, prefix_k, prefix_v, cache_k, cache_v, out, lse, table, starts, masks)
     arguments = _Arguments(
         *(None if x is None else x.data_ptr() for x in pointers),

@@ -122,7 +122,7 @@ class Failing(TransformersGenerate):
 def test_a_peer_that_fails_is_reported_and_the_others_go_on(under_test: ModelUnderTest) -> None:
     peers = [Failing("float32"), Ours("float32", "dense", slots=2)]
     workload = build_workload("uniform", TINY, num_rows=2)
-    failing, ours = run_rounds(peers, workload, under_test, Patience(repeat=1, seconds=1))
+    failing, ours = run_rounds(peers, workload, under_test, Patience(repeat=1, seconds=1), _ceiling)
     assert failing.failure == "RuntimeError: no kernel image"
     assert (failing.seconds, len(ours.seconds)) == ([], 1)
 
@@ -149,7 +149,7 @@ def test_a_peer_is_measured_at_its_fastest_dtype_and_at_narrower_ones_than_ours(
     ours = [Ours(dtype, "dense", slots=2, is_main=False) for dtype in ("bfloat16", "float32")]
     peers = [*ours, *(Narrow(dtype) for dtype in ("bfloat16", "float32", "int8"))]
     workload = build_workload("uniform", TINY, num_rows=2)
-    turns = run_rounds(peers, workload, under_test, Patience(repeat=1, seconds=100))
+    turns = run_rounds(peers, workload, under_test, Patience(repeat=1, seconds=100), _ceiling)
     assert [turn.peer.name for turn in turns if not isinstance(turn.peer, Ours)] == ["slow, bfloat16", "slow, int8"]
     assert sum(isinstance(turn.peer, Ours) for turn in turns) == 2
 
@@ -166,16 +166,20 @@ def test_a_peer_is_tried_on_fewer_rows_where_rows_are_long() -> None:
 def test_a_slow_peer_runs_on_the_sample_that_fits(under_test: ModelUnderTest) -> None:
     workload = build_workload("uniform", TINY, num_rows=12)
     slow = [Slow("float32")]
-    (fits,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5))
-    (told,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5, samples=3))
-    (whole,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=12))
+    (fits,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5), _ceiling)
+    (told,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5, samples=3), _ceiling)
+    (whole,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=12), _ceiling)
     assert [len(turn.workload.rows) for turn in (fits, told, whole)] == [5, 3, 12]
 
 
 def _figure(peer: Peer, whole: Workload, sample: Workload, seconds: list[float]) -> Figure:
-    turn = Turn(peer=peer, whole=whole, workload=sample, setting={}, seconds=seconds)
-    ceiling = Ceiling(dtype="float32", flops=GIGA, decode_flops=GIGA, bytes_per_second=GIGA)
-    return figure_of(turn, TINY, {"float32": ceiling}, slots=2)
+    ceilings = [_ceiling(peer.dtype)] * len(seconds)
+    turn = Turn(peer=peer, whole=whole, workload=sample, setting={}, seconds=seconds, ceilings=ceilings)
+    return figure_of(turn, TINY, slots=2)
+
+
+def _ceiling(dtype: str, flops: float = GIGA) -> Ceiling:
+    return Ceiling(dtype=dtype, flops=flops, decode_flops=flops, bytes_per_second=1e6 * flops)
 
 
 def _seconds(peer: Peer, workload: Workload, speed: float) -> float:
@@ -221,6 +225,28 @@ def test_ratios_are_those_that_all_rows_would_give() -> None:
     _, *bars = ElementTree.fromstring(draw_chart(figures)).findall("{http://www.w3.org/2000/svg}rect")
     widths = [float(bar.attrib["width"]) for bar in bars]
     assert [widths[0] / width for width in widths] == pytest.approx([1, 5.2, 6.5], rel=0.01)
+
+
+def test_a_share_of_the_limit_is_of_what_the_machine_could_do_in_that_round() -> None:
+    """Cores shared with strangers: half as fast in the second round, and slow in everything."""
+    ours, whole = Ours("float32", "dense", slots=2), build_workload("ragged", TINY, num_rows=8)
+    speeds = [GIGA, 0.5 * GIGA]
+    seconds = [_seconds(ours, whole, 0.75 * speed) for speed in speeds]
+    ceilings = [_ceiling("float32", speed) for speed in speeds]
+    turn = Turn(peer=ours, whole=whole, workload=whole, setting={}, seconds=seconds, ceilings=ceilings)
+    assert figure_of(turn, TINY, slots=2).shares_of_limit == pytest.approx([0.75, 0.75])
+
+
+def test_the_machine_is_measured_before_and_after_every_turn(under_test: ModelUnderTest) -> None:
+    workload, order = build_workload("uniform", TINY, num_rows=2), []
+
+    def measure(dtype: str) -> Ceiling:
+        order.append(dtype)
+        return _ceiling(dtype, GIGA * len(order))
+
+    (turn,) = run_rounds([Slow("float32")], workload, under_test, Patience(repeat=2, seconds=100), measure)
+    assert order == ["float32"] * 4
+    assert [ceiling.flops / GIGA for ceiling in turn.ceilings] == [1.5, 3.5]
 
 
 def test_a_sample_of_labels_is_scaled_by_its_rows() -> None:

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.skipif(
 SCALE, CAPACITY = 0.3, 320
 PATTERN = SparsePattern(block_size=16, num_local_blocks=2, num_global_blocks=1, num_different_global_patterns=1)
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+# Every way of multiplying has its own: where the CPU has tiles for bfloat16, they take multiples of 32.
+DIMS = (16, 32, 64, 80, 96)
 quick = settings(max_examples=40, deadline=None)
 
 
@@ -123,7 +125,7 @@ def steps(draw: st.DrawFn, *, trees: bool = True) -> Step:
             visible[:, range(length), range(kept, kept + length)] = True
             pieces.append(Piece(slot, row, length, kept, prefix, visible=visible))
             row += length
-    dim, dtype = draw(st.sampled_from([16, 64, 80])), draw(st.sampled_from(list(TOLERANCE)))
+    dim, dtype = draw(st.sampled_from(DIMS)), draw(st.sampled_from(list(TOLERANCE)))
     return Step(pieces, heads, kv_heads, dim, num_prefix, dtype, is_sparse, draw(st.integers(0, 9)))
 
 
@@ -165,8 +167,9 @@ def test_a_slots_rows_have_the_bits_that_they_have_alone(step: Step, num_threads
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-def test_what_no_row_may_see_may_be_nan(dtype: torch.dtype) -> None:
-    step = Step([Piece(1, 1, 37, 50)], dtype=dtype)
+@pytest.mark.parametrize("dim", DIMS)
+def test_what_no_row_may_see_may_be_nan(dtype: torch.dtype, dim: int) -> None:
+    step = Step([Piece(1, 1, 37, 50)], dtype=dtype, dim=dim)
     clean, _, _ = step.compiled()
     step.stored[:, 1, :, 50:] = step.stored[:, [0, 2, 3]] = torch.nan
     step.q[[0, 38, 39]] = step.k[[0, 38, 39]] = step.v[[0, 38, 39]] = torch.nan
@@ -174,9 +177,10 @@ def test_what_no_row_may_see_may_be_nan(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_a_number_that_is_none_stays_with_the_rows_that_see_it(dtype: torch.dtype, bad: float) -> None:
-    step = Step([Piece(0, 0, 40, 5), Piece(1, 40, 9, 5)], dtype=dtype)
+def test_a_number_that_is_none_stays_with_the_rows_that_see_it(dtype: torch.dtype, dim: int, bad: float) -> None:
+    step = Step([Piece(0, 0, 40, 5), Piece(1, 40, 9, 5)], dtype=dtype, dim=dim)
     clean, _, _ = step.compiled()
     step.k[20] = bad
     out, _, _ = step.compiled()
@@ -187,16 +191,17 @@ def test_a_number_that_is_none_stays_with_the_rows_that_see_it(dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-def test_scores_far_apart_do_not_overflow(dtype: torch.dtype) -> None:
-    step = Step([Piece(0, 0, 33, 130)], dtype=dtype)
-    step.q *= 50
+@pytest.mark.parametrize("dim", DIMS)
+def test_scores_far_apart_do_not_overflow(dtype: torch.dtype, dim: int) -> None:
+    step = Step([Piece(0, 0, 33, 130)], dtype=dtype, dim=dim)
+    step.q *= 200 / dim**0.5
     out, _, _ = step.compiled()
     expected, _, _ = step.expected()
-    assert (out.double() - expected).abs().max() < 5 * TOLERANCE[dtype]
+    assert (out.double() - expected).abs().max() < 10 * TOLERANCE[dtype]
 
 
 @quick
-@given(st.integers(1, 70), st.integers(1, 260), st.sampled_from([16, 20, 64]), st.sampled_from(list(TOLERANCE)))
+@given(st.integers(1, 70), st.integers(1, 260), st.sampled_from([*DIMS, 20]), st.sampled_from(list(TOLERANCE)))
 def test_every_row_over_the_whole_prefix(rows: int, num_prefix: int, dim: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(4, n, dim, generator=generator).to(dtype) for n in (rows, num_prefix, num_prefix))

@@ -1,0 +1,185 @@
+/* The products of attention for a block of queries that stand in the lanes of vectors: with keys, and of weights with
+   values. Included once per way of multiplying:
+
+     float   floats;
+     bf16    bfloat16, in pairs where the CPU can (AVX512-BF16), else as floats;
+     tiles   bfloat16 in AMX tiles.
+
+   Every way: `take_keys` readies a stretch of keys and values once, `score_keys` and `add_values` multiply. Queries and
+   weights are words of 32 bits: a float, or two bfloat16 that are neighbours in what is summed up. */
+
+#ifndef ATTENTION_PRODUCTS
+#define ATTENTION_PRODUCTS
+
+#define VECTORS 2 /* of queries at a time */
+#define QUERIES (VECTORS * LANES)
+#define GROUP (LANES == 16 ? 8 : 4) /* keys, or numbers of a value, at a time: their sums stay in registers */
+#define MOST_UNIT 32                /* of any way */
+
+/* `count` keys and their values, as the way wants them. */
+typedef struct {
+    const char *keys;
+    int64_t key_bytes; /* from one key to the next */
+    const int32_t *values;
+    int64_t value_words; /* from one value, or pair of values, to the next */
+    int64_t count;
+} stretch;
+
+INLINE ivec broadcast_word(const void *p) {
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    return word - (ivec){0};
+}
+
+INLINE ivec load_words(const int32_t *p) {
+    ivec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+#endif
+
+#define LOAD NAME(load, KIND)
+
+#ifndef IS_TILED
+#define IS_CONVERTED (sizeof(NUMBER) == 2 && PER_WORD == 1) /* bfloat16 is read as floats */
+#define UNIT PER_WORD                                       /* keys are taken in so many; the last may be empty */
+#define ADD_PRODUCTS NAME(add_products, WAY)
+
+INLINE vec ADD_PRODUCTS(vec sums, ivec a, ivec b) {
+#if PER_WORD == 2
+    return (vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)a, (__m512bh)b);
+#else
+    return sums + (vec)a * (vec)b;
+#endif
+}
+
+/* Words that `take_keys` needs for so many keys. */
+INLINE int64_t NAME(room_for, WAY)(int64_t count, int64_t dim) {
+    return IS_CONVERTED ? 2 * count * dim : PER_WORD == 2 ? (count + 1) / 2 * dim : 0;
+}
+
+INLINE int32_t *NAME(take_keys, WAY)(
+    const NUMBER *keys, const NUMBER *values, int64_t k_row, int64_t v_row, int64_t count, int dim, int32_t *room,
+    stretch *taken) {
+    *taken = (stretch){(const char *)keys, k_row * (int64_t)sizeof(NUMBER), (const int32_t *)values, v_row, count};
+#if PER_WORD == 2
+    taken->values = room;
+    taken->value_words = dim;
+    for (int64_t j = 0; j < count; j += 2)
+        for (int d = 0; d < dim; d += LANES) {
+            vec even = LOAD(values + j * v_row + d), odd = j + 1 < count ? LOAD(values + (j + 1) * v_row + d) : (vec){0};
+            ivec both = (ivec)((ulanes)even >> 16) | (ivec)odd;
+            memcpy(room, &both, sizeof both);
+            room += LANES;
+        }
+#else
+    if (IS_CONVERTED) {
+        taken->keys = (const char *)room;
+        taken->key_bytes = dim * (int64_t)sizeof(float);
+        taken->values = room + count * dim;
+        taken->value_words = dim;
+        for (int64_t j = 0; j < 2 * count; j++) {
+            const NUMBER *from = j < count ? keys + j * k_row : values + (j - count) * v_row;
+            for (int d = 0; d < dim; d += LANES) {
+                vec numbers = LOAD(from + d);
+                memcpy(room, &numbers, sizeof numbers);
+                room += LANES;
+            }
+        }
+    }
+#endif
+    return room;
+}
+
+/* Scores of `count` keys from `first` on: raw products, [count][VECTORS] vectors. */
+INLINE void NAME(score_keys, WAY)(
+    const int32_t *queries, const stretch *from, int64_t first, int64_t count, int dim, vec *scores) {
+    for (int64_t j = 0; j < count; j += GROUP) {
+        const char *keys[GROUP];
+        for (int t = 0; t < GROUP; t++) keys[t] = from->keys + (first + MIN(j + t, count - 1)) * from->key_bytes;
+        vec sums[GROUP][VECTORS] = {{{0}}};
+        for (int w = 0; w < dim / PER_WORD; w++) {
+            ivec query[VECTORS];
+            for (int c = 0; c < VECTORS; c++) query[c] = load_words(queries + w * QUERIES + c * LANES);
+            for (int t = 0; t < GROUP; t++) {
+                ivec key = broadcast_word(keys[t] + 4 * w);
+                for (int c = 0; c < VECTORS; c++) sums[t][c] = ADD_PRODUCTS(sums[t][c], query[c], key);
+            }
+        }
+        for (int t = 0; t < GROUP; t++)
+            for (int c = 0; c < VECTORS; c++) scores[(j + t) * VECTORS + c] = sums[t][c];
+    }
+}
+
+/* Adds to every query's `result`, [D][VECTORS] vectors, `count` values from `first` on, times their weights. */
+INLINE void NAME(add_values, WAY)(
+    const int32_t *weights, const stretch *from, int64_t first, int64_t count, int dim, vec *result) {
+    const int32_t *values = from->values + first / PER_WORD * from->value_words;
+    const int64_t num_words = (count + PER_WORD - 1) / PER_WORD;
+    for (int d = 0; d < dim; d += GROUP) {
+        vec sums[GROUP][VECTORS];
+        for (int t = 0; t < GROUP; t++)
+            for (int c = 0; c < VECTORS; c++) sums[t][c] = result[(d + t) * VECTORS + c];
+        for (int64_t j = 0; j < num_words; j++) {
+            ivec weight[VECTORS];
+            for (int c = 0; c < VECTORS; c++) weight[c] = load_words(weights + j * QUERIES + c * LANES);
+            for (int t = 0; t < GROUP; t++) {
+                ivec value = broadcast_word(values + j * from->value_words + d + t);
+                for (int c = 0; c < VECTORS; c++) sums[t][c] = ADD_PRODUCTS(sums[t][c], weight[c], value);
+            }
+        }
+        for (int t = 0; t < GROUP; t++)
+            for (int c = 0; c < VECTORS; c++) result[(d + t) * VECTORS + c] = sums[t][c];
+    }
+}
+
+#undef ADD_PRODUCTS
+#undef IS_CONVERTED
+
+#else /* IS_TILED: keys in rows, values of 32 keys in columns; both padded with zeros */
+#define UNIT PAIRED_ROWS
+
+INLINE int64_t NAME(room_for, WAY)(int64_t count, int64_t dim) { return (count + UNIT) * dim; }
+
+INLINE int32_t *NAME(take_keys, WAY)(
+    const NUMBER *keys, const NUMBER *values, int64_t k_row, int64_t v_row, int64_t count, int dim, int32_t *room,
+    stretch *taken) {
+    const int64_t padded = (count + UNIT - 1) / UNIT * UNIT, row_bytes = dim * (int64_t)sizeof(NUMBER);
+    int32_t *columns = room + padded * dim / PER_WORD;
+    *taken = (stretch){(const char *)room, row_bytes, columns, dim, count};
+    for (int64_t j = 0; j < count; j++) memcpy((char *)room + j * row_bytes, keys + j * k_row, (size_t)row_bytes);
+    memset((char *)room + count * row_bytes, 0, (size_t)((padded - count) * row_bytes));
+    for (int64_t first = 0; first < count; first += UNIT)
+        for (int d = 0; d < dim; d += LANES) {
+            ivec rows[LANES];
+            UNROLLED for (int i = 0; i < LANES; i++) {
+                const int64_t j = first + 2 * i;
+                vec even = j < count ? LOAD(values + j * v_row + d) : (vec){0};
+                vec odd = j + 1 < count ? LOAD(values + (j + 1) * v_row + d) : (vec){0};
+                rows[i] = (ivec)((ulanes)even >> 16) | (ivec)odd;
+            }
+            transpose(rows);
+            UNROLLED for (int i = 0; i < LANES; i++)
+                memcpy(columns + first / PER_WORD * dim + (d + i) * LANES, &rows[i], sizeof rows[i]);
+        }
+    return columns + padded * dim / PER_WORD;
+}
+
+INLINE void NAME(score_keys, WAY)(
+    const int32_t *queries, const stretch *from, int64_t first, int64_t count, int dim, vec *scores) {
+    for (int64_t j = 0; j < count; j += UNIT)
+        add_tile_products(
+            from->keys + (first + j) * from->key_bytes, from->key_bytes, TILE_BYTES, TILE_ROWS * from->key_bytes,
+            (const char *)queries, QUERIES * 4, dim, (char *)(scores + j * VECTORS), VECTORS * (int64_t)sizeof(vec), 1);
+}
+
+INLINE void NAME(add_values, WAY)(
+    const int32_t *weights, const stretch *from, int64_t first, int64_t count, int dim, vec *result) {
+    const int64_t padded = (count + UNIT - 1) / UNIT * UNIT;
+    const char *columns = (const char *)(from->values + first / PER_WORD * dim);
+    for (int d = 0; d < dim; d += PAIRED_ROWS)
+        add_tile_products(
+            columns + d * TILE_BYTES, TILE_BYTES, dim * TILE_BYTES, TILE_ROWS * TILE_BYTES, (const char *)weights,
+            QUERIES * 4, (int)padded, (char *)(result + d * VECTORS), VECTORS * (int64_t)sizeof(vec), 0);
+}
+#endif
