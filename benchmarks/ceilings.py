@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.packed_linear import PackedLinear, can_pack
+from model.tiled_linear import TiledLinear, can_tile
+
 # Rows, inputs, outputs of the products tried; the best counts. A GPU needs large ones to be filled.
 _CPU_PRODUCTS = ((256, 768, 3072), (512, 1024, 4096), (1024, 3072, 768))
 _GPU_PRODUCTS = ((8192, 8192, 8192), (4096, 5120, 20480), (8192, 2048, 8192))
@@ -60,24 +63,15 @@ def _product_rate(size: tuple[int, int, int], dtype: str, device: str, seconds: 
     kind = {"dtype": getattr(torch, dtype), "device": device}
     rows, weight = torch.randn(num_rows, num_in, **kind), torch.randn(num_out, num_in, **kind)
     ways = [lambda: torch.nn.functional.linear(rows, weight)]
-    if device == "cpu" and _can_pack(dtype):
+    if device == "cpu" and can_pack(weight):
         # Weights packed for the number of rows, as torch's own compiler packs them, are faster than plain ones.
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, num_rows)
-        ways.append(lambda: torch.ops.mkldnn._linear_pointwise(rows, packed, None, "none", [], ""))
+        packed = PackedLinear(weight, None, rows=num_rows)
+        ways.append(lambda: packed(rows))
+    if can_tile(weight):
+        tiled = TiledLinear(weight, None)
+        ways.append(lambda: tiled(rows))
     fastest = min(_best_seconds(way, seconds / len(ways)) for way in ways)
     return 2 * num_rows * num_in * num_out / fastest
-
-
-def _can_pack(dtype: str) -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    match dtype:
-        case "bfloat16":
-            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        case "float16":
-            return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-        case _:
-            return dtype == "float32"
 
 
 def _best_seconds(work: Callable[[], Tensor], seconds: float) -> float:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from model.packed_linear import PackedLinear, can_pack
+from model.packed_linear import can_pack, pack_weight
 
 
 def settle_dtype(device: str = "cpu") -> str:
@@ -31,7 +31,7 @@ def _product_seconds(dtype: torch.dtype, repeats: int = 15) -> float:
         weight, rows = torch.randn(2048, 1024).to(dtype), torch.randn(32, 1024).to(dtype)
         linear: nn.Module = nn.Linear(1024, 2048, bias=False, dtype=dtype)
         if can_pack(weight):
-            linear = PackedLinear(weight, None, rows=32)
+            linear = pack_weight(weight, None, rows=32)
         best = float("inf")
         for _ in range(repeats):
             begin = time.thread_time()

@@ -54,7 +54,7 @@ class RuGPT3Attention(nn.Module):
             return
         linears = [self.q_proj, self.k_proj, self.v_proj]
         if all(type(linear) is nn.Linear for linear in linears):
-            fused = nn.Linear(1, 1, device="meta")
+            fused = nn.Linear(self.q_proj.in_features, 3 * self.q_proj.out_features, device="meta")
             fused.weight = nn.Parameter(torch.cat([x.weight.detach() for x in linears]), requires_grad=False)
             fused.bias = nn.Parameter(torch.cat([x.bias.detach() for x in linears]), requires_grad=False)
             self.qkv_proj = fused

@@ -195,7 +195,7 @@ def layer_shapes(model: nn.Module) -> list[LayerShape]:
 
 def _layer_shape(attention: Any) -> LayerShape:
     fused = getattr(attention, "qkv_proj", None)
-    size = attention.k_proj.weight.shape[0] if fused is None else fused.weight.shape[0] // 3
+    size = attention.k_proj.weight.shape[0] if fused is None else fused.out_features // 3
     num_heads = size // attention.head_dim
     if getattr(attention, "is_sparse", False):
         return LayerShape(num_heads, attention.head_dim, attention.pattern, tuple(attention.global_starts))

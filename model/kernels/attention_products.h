@@ -167,19 +167,19 @@ INLINE int32_t *NAME(take_keys, WAY)(
 
 INLINE void NAME(score_keys, WAY)(
     const int32_t *queries, const stretch *from, int64_t first, int64_t count, int dim, vec *scores) {
-    for (int64_t j = 0; j < count; j += UNIT)
+    tile_rows keys = {from->keys + first * from->key_bytes, from->key_bytes, TILE_BYTES, TILE_ROWS * from->key_bytes, 0};
+    for (int64_t j = 0; j < count; j += UNIT, keys.at += UNIT * from->key_bytes)
         add_tile_products(
-            from->keys + (first + j) * from->key_bytes, from->key_bytes, TILE_BYTES, TILE_ROWS * from->key_bytes,
-            (const char *)queries, QUERIES * 4, dim, (char *)(scores + j * VECTORS), VECTORS * (int64_t)sizeof(vec), 1);
+            keys, (const char *)queries, QUERIES * 4, dim, (float *)(scores + j * VECTORS), QUERIES * 4, 1, NULL, 0);
 }
 
 INLINE void NAME(add_values, WAY)(
     const int32_t *weights, const stretch *from, int64_t first, int64_t count, int dim, vec *result) {
     const int64_t padded = (count + UNIT - 1) / UNIT * UNIT;
     const char *columns = (const char *)(from->values + first / PER_WORD * dim);
-    for (int d = 0; d < dim; d += PAIRED_ROWS)
+    tile_rows values = {columns, TILE_BYTES, dim * TILE_BYTES, TILE_ROWS * TILE_BYTES, 0};
+    for (int d = 0; d < dim; d += PAIRED_ROWS, values.at += PAIRED_ROWS * TILE_BYTES)
         add_tile_products(
-            columns + d * TILE_BYTES, TILE_BYTES, dim * TILE_BYTES, TILE_ROWS * TILE_BYTES, (const char *)weights,
-            QUERIES * 4, (int)padded, (char *)(result + d * VECTORS), VECTORS * (int64_t)sizeof(vec), 0);
+            values, (const char *)weights, QUERIES * 4, padded, (float *)(result + d * VECTORS), QUERIES * 4, 0, NULL, 0);
 }
 #endif

@@ -61,6 +61,35 @@ INLINE vec exp_lanes(vec x) {
     return (vec)((ivec)result & ~is_low);
 }
 
+/* 2^x for x <= 0, NaN for NaN: a power of two times the polynomial on [-1/2, 1/2] that is best in relative error. */
+INLINE vec exp2_lanes(vec x) {
+    const vec magic = broadcast(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
+    ivec is_low = x < broadcast(-126.0f);
+    vec shifted = x + magic, r = x - (shifted - magic), p = broadcast(1.32765e-3f);
+    p = p * r + broadcast(9.67554e-3f);
+    p = p * r + broadcast(5.550713e-2f);
+    p = p * r + broadcast(2.4022120e-1f);
+    p = p * r + broadcast(6.9314697e-1f);
+    p = p * r + broadcast(1.0f); /* 2^0 is exactly 1 */
+    vec power = (vec)(((ivec)shifted << 23) + 0x3f800000);
+    return (vec)((ivec)(p * power) & ~is_low);
+}
+
+/* The same to 3e-6, which bfloat16 cannot tell from it: the polynomial is on [0, 1]. */
+INLINE vec rough_exp2_lanes(vec x) {
+#ifdef __AVX512DQ__
+    vec r = (vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF), p; /* 0 for minus infinity */
+    p = broadcast(1.35341650e-2f);
+    p = p * r + broadcast(5.20114638e-2f);
+    p = p * r + broadcast(2.41442755e-1f);
+    p = p * r + broadcast(6.93003833e-1f);
+    p = p * r + broadcast(1.00000262e0f);
+    return (vec)_mm512_scalef_ps((__m512)p, (__m512)x);
+#else
+    return exp2_lanes(x);
+#endif
+}
+
 INLINE vec choose(ivec which, vec a, vec b) { return (vec)((which & (ivec)a) | (~which & (ivec)b)); }
 
 INLINE vec max_lanes(vec a, vec b) {
@@ -136,10 +165,25 @@ INLINE void store_float(float *p, vec v) { memcpy(p, &v, sizeof v); }
 INLINE float get_float(const float *p) { return *p; }
 INLINE void put_float(float *p, float x) { *p = x; }
 
+/* Compilers take the generic conversions apart where the CPU has one instruction. */
+INLINE ivec widen(bf16_lanes half) {
+#ifdef __AVX512F__
+    return (ivec)_mm512_cvtepu16_epi32((__m256i)half);
+#else
+    return __builtin_convertvector(half, ivec);
+#endif
+}
+INLINE bf16_lanes narrow(ulanes words) {
+#ifdef __AVX512F__
+    return (bf16_lanes)_mm512_cvtepi32_epi16((__m512i)words);
+#else
+    return __builtin_convertvector(words, bf16_lanes);
+#endif
+}
 INLINE vec load_bf16(const uint16_t *p) {
     bf16_lanes half;
     memcpy(&half, p, sizeof half);
-    return (vec)(__builtin_convertvector(half, ivec) << 16);
+    return (vec)(widen(half) << 16);
 }
 INLINE float get_bf16(const uint16_t *p) {
     uint32_t bits = (uint32_t)*p << 16;
@@ -153,9 +197,13 @@ INLINE void put_bf16(uint16_t *p, float x) { /* to the nearest, ties to even */
     *p = x != x ? 0x7fc0 : (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 INLINE void store_bf16(uint16_t *p, vec v) {
+#ifdef __AVX512BF16__
+    bf16_lanes half = (bf16_lanes)_mm512_cvtneps_pbh((__m512)v); /* numbers below 2^-126 become 0 */
+#else
     ulanes bits = (ulanes)v, rounded = bits + 0x7fff + ((bits >> 16) & 1);
     ulanes is_number = (ulanes)(v == v);
-    bf16_lanes half = __builtin_convertvector(((rounded & is_number) | (0x7fc00000u & ~is_number)) >> 16, bf16_lanes);
+    bf16_lanes half = narrow(((rounded & is_number) | (0x7fc00000u & ~is_number)) >> 16);
+#endif
     memcpy(p, &half, sizeof half);
 }
 

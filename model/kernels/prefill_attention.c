@@ -22,35 +22,6 @@
 /* One row of `pieces`: see `Piece` in prefill_attention.py. */
 enum { SLOT, ROW, LENGTH, PREFIX_COUNT, CLOSE_AT, KEPT, NUM_OWN, IS_KEPT, MASK_AT, MASK_HEAD, FIELDS };
 
-/* 2^x for x <= 0, NaN for NaN: a power of two times the polynomial on [-1/2, 1/2] that is best in relative error. */
-INLINE vec exp2_lanes(vec x) {
-    const vec magic = broadcast(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    ivec is_low = x < broadcast(-126.0f);
-    vec shifted = x + magic, r = x - (shifted - magic), p = broadcast(1.32765e-3f);
-    p = p * r + broadcast(9.67554e-3f);
-    p = p * r + broadcast(5.550713e-2f);
-    p = p * r + broadcast(2.4022120e-1f);
-    p = p * r + broadcast(6.9314697e-1f);
-    p = p * r + broadcast(1.0f); /* 2^0 is exactly 1 */
-    vec power = (vec)(((ivec)shifted << 23) + 0x3f800000);
-    return (vec)((ivec)(p * power) & ~is_low);
-}
-
-/* The same to 3e-6, which bfloat16 cannot tell from it: the polynomial is on [0, 1]. */
-INLINE vec rough_exp2_lanes(vec x) {
-#ifdef __AVX512DQ__
-    vec r = (vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF), p; /* 0 for minus infinity */
-    p = broadcast(1.35341650e-2f);
-    p = p * r + broadcast(5.20114638e-2f);
-    p = p * r + broadcast(2.41442755e-1f);
-    p = p * r + broadcast(6.93003833e-1f);
-    p = p * r + broadcast(1.00000262e0f);
-    return (vec)_mm512_scalef_ps((__m512)p, (__m512)x);
-#else
-    return exp2_lanes(x);
-#endif
-}
-
 /* Ways to multiply. */
 #define WAY float
 #define NUMBER float

@@ -28,37 +28,54 @@ static void configure_tiles(void) {
     _tile_loadconfig(&config);
 }
 
-/* Adds to `sums`, float [32][32], the product of `left`, bfloat16 [32][inner], and `right`, words of pairs of its rows
-   [inner / 2][32]. Strides in bytes from row to row; of `left` between blocks of 32 columns and between its two tiles. */
+/* 32 or (`is_single`) 16 rows of bfloat16, in blocks of 32 columns; strides in bytes, `tile` between the two tiles. */
+typedef struct {
+    const char *at;
+    int64_t row, block, tile;
+    int is_single;
+} tile_rows;
+
+/* Adds to `sums`, float [32][32], the product of `left`, [32][inner], and `right`, words of pairs of its rows
+   [inner / 2][32]; strides in bytes from row to row. `left` passes by, `right` stays for the next call: the first-level
+   cache is for that. Meanwhile `num_ahead` lines a block are fetched into the second level. */
 INLINE void add_tile_products(
-    const char *left, int64_t left_row, int64_t left_block, int64_t left_tile, const char *right, int64_t right_row,
-    int inner, char *sums, int64_t sums_row, int is_fresh) {
-    char *lower = sums + TILE_ROWS * sums_row;
+    tile_rows left, const char *right, int64_t right_row, int64_t inner, float *sums, int64_t sums_row, int is_fresh,
+    const char *ahead, int num_ahead) {
+    char *upper = (char *)sums, *lower = upper + TILE_ROWS * sums_row;
     if (is_fresh) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
     } else {
-        _tile_loadd(0, sums, sums_row);
-        _tile_loadd(1, sums + TILE_BYTES, sums_row);
-        _tile_loadd(2, lower, sums_row);
-        _tile_loadd(3, lower + TILE_BYTES, sums_row);
+        _tile_loadd(0, upper, sums_row);
+        _tile_loadd(1, upper + TILE_BYTES, sums_row);
+        if (!left.is_single) {
+            _tile_loadd(2, lower, sums_row);
+            _tile_loadd(3, lower + TILE_BYTES, sums_row);
+        }
     }
-    for (int i = 0; i < inner; i += 32) {
-        const char *from = left + i / 32 * left_block, *with = right + i / 2 * right_row;
-        _tile_loadd(4, from, left_row);
-        _tile_loadd(6, with, right_row);
+    for (int64_t i = 0; i < inner; i += 32) {
+        _tile_loadd(6, right, right_row);
+        _tile_stream_loadd(4, left.at, left.row);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, with + TILE_BYTES, right_row);
+        _tile_loadd(7, right + TILE_BYTES, right_row);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, from + left_tile, left_row);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        if (!left.is_single) {
+            _tile_stream_loadd(5, left.at + left.tile, left.row);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        for (int line = 0; line < num_ahead; line++) _mm_prefetch(ahead + 64 * line, _MM_HINT_T1);
+        left.at += left.block;
+        right += 16 * right_row;
+        ahead += 64 * num_ahead;
     }
-    _tile_stored(0, sums, sums_row);
-    _tile_stored(1, sums + TILE_BYTES, sums_row);
-    _tile_stored(2, lower, sums_row);
-    _tile_stored(3, lower + TILE_BYTES, sums_row);
+    _tile_stored(0, upper, sums_row);
+    _tile_stored(1, upper + TILE_BYTES, sums_row);
+    if (!left.is_single) {
+        _tile_stored(2, lower, sums_row);
+        _tile_stored(3, lower + TILE_BYTES, sums_row);
+    }
 }
 #endif

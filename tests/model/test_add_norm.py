@@ -1,4 +1,4 @@
-"""Residual and LayerNorm in one pass are what they are in two; on a GPU, or interpreted, the kernel's too."""
+"""Residual and LayerNorm in one pass are what they are in two, and a row's bits its own; by the GPU's kernel too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from model.add_norm import add_norm
 from model.packed_linear import GeluLinear
+from tests.model.tiny import use_threads
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAS_GPU else "cpu"
@@ -33,6 +34,22 @@ def test_the_sum_and_its_norm(rows: int, size: int, dtype: torch.dtype) -> None:
         total, normed = add_norm(hidden, update, norm)
         assert torch.equal(total, hidden + update)
         assert (normed.float() - norm.float()(total.float())).abs().max() < TOLERANCE[dtype]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 40), st.sampled_from([16, 64, 768]), st.sampled_from(DTYPES), st.sampled_from([1, 2, 3]))
+def test_a_row_has_the_bits_that_it_has_alone(rows: int, size: int, dtype: torch.dtype, num_threads: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    hidden, update = (torch.randn(rows, size, generator=generator).to(DEVICE, dtype) for _ in range(2))
+    norm = nn.LayerNorm(size).to(DEVICE, dtype)
+    hidden[0] = torch.nan  # which stays where it is
+    with torch.inference_mode():
+        with use_threads(num_threads):
+            together = add_norm(hidden, update, norm)
+        for row in range(1, rows):
+            for part, whole in zip(add_norm(hidden[row], update[row], norm), together, strict=True):
+                assert torch.equal(part, whole[row])
+    assert together[1][0].isnan().all()
 
 
 def test_gradients_go_through_it() -> None:

@@ -1,0 +1,176 @@
+/* A linear layer of bfloat16 on a CPU that multiplies in tiles: activation(x weight^T + bias), sums in float32.
+
+   The weight is packed once, in panels of 32 outputs: words of two inputs that are neighbours, [inputs / 2][32]. Work is
+   cut into items of some rows by some panels, which threads take when they are done with one. Of an item the inputs are
+   taken in parts, so that a part of a panel stays in the first-level cache while rows pass by; sums wait for the next part
+   in memory. So every result is one chain of tile products in the order of inputs: its bits depend on its own row
+   alone, not on the other rows, their number, or the number of threads. */
+
+#include "lanes.h"
+#include "tiles.h"
+#ifdef HAS_TILES
+
+#define PANEL PAIRED_ROWS /* outputs */
+#define BLOCK 32 /* inputs of a tile */
+#define SUMS (PAIRED_ROWS * PANEL)
+
+int can_multiply_in_tiles(void) { return may_use_tiles(); }
+
+/* Words of a packed weight of so many inputs, a multiple of 32. */
+int64_t packed_words(int64_t num_inputs, int64_t num_outputs) {
+    return (num_outputs + PANEL - 1) / PANEL * PANEL * (num_inputs / 2);
+}
+
+/* `weight` [outputs][inputs]; outputs are filled up with zeros to whole panels. */
+void pack_weight(const uint16_t *weight, int64_t num_inputs, int64_t num_outputs, int32_t *packed, int num_threads) {
+    const int64_t num_panels = (num_outputs + PANEL - 1) / PANEL;
+#pragma omp parallel for num_threads(num_threads)
+    for (int64_t panel = 0; panel < num_panels; panel++)
+        for (int64_t pair = 0; pair < num_inputs / 2; pair++)
+            for (int i = 0; i < PANEL; i++) {
+                const int64_t output = panel * PANEL + i;
+                int32_t *word = packed + (panel * (num_inputs / 2) + pair) * PANEL + i;
+                *word = 0;
+                if (output < num_outputs) memcpy(word, weight + output * num_inputs + 2 * pair, sizeof *word);
+            }
+}
+
+/* GELU with tanh, as x / (1 + 2^t): t = -2 log2(e) sqrt(2 / pi) (x + 0.044715 x^3). */
+INLINE vec gelu(vec x) {
+    vec t = x * (x * x * broadcast(-0.1029432395f) + broadcast(-2.302208198f));
+    return x / (rough_exp2_lanes(t) + broadcast(1.0f));
+}
+
+typedef struct {
+    const uint16_t *x, *bias; /* [rows][inputs]; [outputs] or NULL */
+    const int32_t *weight;
+    uint16_t *out; /* [rows][outputs] */
+    int64_t num_rows, num_inputs, num_outputs, is_gelu;
+} linear_arguments;
+
+/* 32 rows of one panel, or fewer, from sums to results. */
+INLINE void finish(const linear_arguments *a, const float *sums, int64_t row, int64_t panel) {
+    const int64_t first = panel * PANEL, num_outputs = MIN(PANEL, a->num_outputs - first);
+    const __mmask32 is_output = num_outputs == PANEL ? ~0u : (1u << num_outputs) - 1;
+    vec bias[2] = {{0}, {0}};
+    if (a->bias) {
+        uint16_t numbers[PANEL];
+        _mm512_storeu_si512(numbers, _mm512_maskz_loadu_epi16(is_output, a->bias + first));
+        bias[0] = load_bf16(numbers), bias[1] = load_bf16(numbers + LANES);
+    }
+    for (int64_t i = 0; i < MIN(PAIRED_ROWS, a->num_rows - row); i++) {
+        vec low = load_float(sums + i * PANEL) + bias[0], high = load_float(sums + i * PANEL + LANES) + bias[1];
+        if (a->is_gelu) low = gelu(low), high = gelu(high);
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+        _mm512_mask_storeu_epi16(a->out + (row + i) * a->num_outputs + first, is_output, both);
+    }
+}
+
+/* Some rows by some panels. */
+typedef struct {
+    int64_t row, end_row, panel, end_panel;
+} item;
+
+/* How work is cut: into items of `rows` by `panels`, whose inputs are taken `part` at a time. */
+typedef struct {
+    int64_t rows, panels, part, num_groups, num_items;
+} cutting;
+
+/* What was fastest on two cores with AMX: parts so small that a panel's stays in the first-level cache where many rows
+   pass by it, and so many items that no thread waits long for another. */
+static cutting cut(const linear_arguments *a, int num_threads) {
+    const int is_tall = a->num_rows > 64;
+    const int64_t num_panels = (a->num_outputs + PANEL - 1) / PANEL, enough = 6 * num_threads;
+    cutting c = {.rows = a->num_inputs <= 1024 ? 512 : 256, .panels = 4, .part = is_tall ? 12 * BLOCK : 24 * BLOCK};
+    for (;;) {
+        c.num_groups = (num_panels + c.panels - 1) / c.panels;
+        c.num_items = (a->num_rows + c.rows - 1) / c.rows * c.num_groups;
+        if (c.num_items >= enough) break;
+        if (is_tall && c.rows > 128) c.rows /= 2;
+        else if (c.panels > 1) c.panels /= 2;
+        else break;
+    }
+    return c;
+}
+
+static item item_at(const linear_arguments *a, const cutting *c, int64_t number) {
+    const int64_t row = number / c->num_groups * c->rows, panel = number % c->num_groups * c->panels;
+    return (item){
+        row, MIN(row + c->rows, a->num_rows), panel, MIN(panel + c->panels, (a->num_outputs + PANEL - 1) / PANEL)};
+}
+
+INLINE const char *weight_at(const linear_arguments *a, int64_t panel, int64_t input) {
+    return (const char *)(a->weight + (panel * a->num_inputs + input) / 2 * PANEL);
+}
+
+/* `last_rows`: the last of all rows where they fill no tiles, with zeros after them. `next_panel`: the first of the item
+   after this one. */
+static void run_item(
+    const linear_arguments *a, const uint16_t *last_rows, const item *it, int64_t part, int64_t next_panel, float *sums) {
+    const int64_t row_bytes = a->num_inputs * (int64_t)sizeof(uint16_t), num_panels = it->end_panel - it->panel;
+    const int64_t num_pairs = (it->end_row - it->row + PAIRED_ROWS - 1) / PAIRED_ROWS;
+    const int num_ahead = (int)((BLOCK * PANEL * 2 / 64 + num_pairs - 1) / num_pairs);
+    for (int64_t input = 0; input < a->num_inputs; input += part) {
+        const int64_t count = MIN(part, a->num_inputs - input), is_last = input + count == a->num_inputs;
+        for (int64_t p = 0; p < num_panels; p++) {
+            const char *weight = weight_at(a, it->panel + p, input), *ahead;
+            if (p + 1 < num_panels) ahead = weight_at(a, it->panel + p + 1, input);
+            else ahead = is_last ? weight_at(a, next_panel, 0) : weight_at(a, it->panel, input + count);
+            for (int64_t pair = 0; pair < num_pairs; pair++) {
+                const int64_t row = it->row + pair * PAIRED_ROWS, num_rows = a->num_rows - row;
+                const uint16_t *x = num_rows < PAIRED_ROWS && last_rows ? last_rows : a->x + row * a->num_inputs;
+                const tile_rows rows = {
+                    (const char *)(x + input), row_bytes, TILE_BYTES, TILE_ROWS * row_bytes, num_rows <= TILE_ROWS};
+                float *to = sums + (p * num_pairs + pair) * SUMS;
+                add_tile_products(
+                    rows, weight, PANEL * 4, count, to, PANEL * 4, !input,
+                    ahead + pair * num_ahead * 64 * (count / BLOCK), num_ahead);
+                if (is_last) finish(a, to, row, it->panel + p);
+            }
+        }
+    }
+}
+
+/* Returns 0, or 1 when memory ran out. Inputs are a multiple of 32; everything is contiguous. */
+int linear_bf16(const linear_arguments *a, int num_threads) {
+    const cutting c = cut(a, num_threads);
+    const int64_t num_left = a->num_rows % TILE_ROWS ? a->num_rows % PAIRED_ROWS : 0;
+    uint16_t *last_rows = NULL;
+    if (num_left) {
+        const size_t used = (size_t)(num_left * a->num_inputs) * sizeof(uint16_t);
+        const size_t size = (size_t)(PAIRED_ROWS * a->num_inputs) * sizeof(uint16_t);
+        if (!(last_rows = malloc(size))) return 1;
+        memcpy(last_rows, a->x + (a->num_rows - num_left) * a->num_inputs, used);
+        memset((char *)last_rows + used, 0, size - used);
+    }
+    int64_t num_taken = 0;
+    int failed = 0;
+#pragma omp parallel num_threads(num_threads)
+    {
+        const int64_t num_pairs = (MIN(c.rows, a->num_rows) + PAIRED_ROWS - 1) / PAIRED_ROWS;
+        const size_t num_sums = (size_t)(c.panels * num_pairs * SUMS);
+        float *sums = aligned_alloc(64, num_sums * sizeof(float));
+        int64_t number = 0, next;
+        if (sums) {
+            configure_tiles();
+#pragma omp atomic capture
+            number = num_taken++;
+            for (; number < c.num_items; number = next) {
+#pragma omp atomic capture
+                next = num_taken++;
+                const item now = item_at(a, &c, number), then = item_at(a, &c, MIN(next, c.num_items - 1));
+                run_item(a, last_rows, &now, c.part, then.panel, sums);
+            }
+            _tile_release();
+            free(sums);
+        } else {
+#pragma omp atomic write
+            failed = 1;
+        }
+    }
+    free(last_rows);
+    return failed && num_taken < c.num_items;
+}
+#else
+int can_multiply_in_tiles(void) { return 0; }
+#endif
