@@ -7,6 +7,8 @@ closed window, D head dim.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -15,14 +17,13 @@ from model.config import SparsePattern
 from model.prefill_attention import attend_windows, can_compile
 
 
-def gather_strips(x_BHTD: Tensor, pattern: SparsePattern, global_starts_H: Tensor) -> Tensor:
+def gather_strips(x_BHTD: Tensor, pattern: SparsePattern, global_starts: Sequence[int]) -> Tensor:
     """Each head's global tokens of every whole window, in order. Returns [B, H, T // W * G, D]."""
-    batch, heads, length, dim = x_BHTD.shape
-    num_windows = length // pattern.window_size
-    windows = torch.arange(num_windows, device=x_BHTD.device)[None, :, None] * pattern.window_size
-    tokens = torch.arange(pattern.global_size, device=x_BHTD.device)[None, None, :]
-    index_HS = (windows + global_starts_H.to(x_BHTD.device)[:, None, None] + tokens).flatten(1)
-    return x_BHTD.gather(2, index_HS[None, :, :, None].expand(batch, heads, -1, dim))
+    window, size = pattern.window_size, pattern.global_size
+    num_windows = x_BHTD.shape[2] // window
+    windows = x_BHTD[:, :, : num_windows * window].unflatten(2, (num_windows, window))
+    strips = [windows[:, head, :, start : start + size] for head, start in enumerate(global_starts)]
+    return torch.stack(strips, dim=1).flatten(2, 3)
 
 
 def window_attention(
@@ -30,10 +31,11 @@ def window_attention(
     k_BHTD: Tensor,
     v_BHTD: Tensor,
     pattern: SparsePattern,
-    global_starts_H: Tensor,
+    global_starts: Sequence[int],
     scale: float,
 ) -> Tensor:
     """The fixed pattern exactly, over sequences that all begin at column 0; differentiable. Returns [B, H, T, D].
+    `global_starts`: where in a window each head's global tokens begin.
 
     A query reads the strips of the windows before its own, then its own window up to itself: plain attention, window
     by window, no sparse kernel. Columns past a sequence's end may hold anything: nothing before them looks at them.
@@ -41,7 +43,7 @@ def window_attention(
     length, window = q_BHTD.shape[2], pattern.window_size
     if length <= window:
         return scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True, scale=scale)
-    strips_k, strips_v = (gather_strips(x, pattern, global_starts_H) for x in (k_BHTD, v_BHTD))
+    strips_k, strips_v = (gather_strips(x, pattern, global_starts) for x in (k_BHTD, v_BHTD))
     if not torch.is_grad_enabled() and can_compile(q_BHTD):
         q_BTHD, k_BTHD, v_BTHD = (x.transpose(1, 2) for x in (q_BHTD, k_BHTD, v_BHTD))
         rows = zip(q_BTHD, k_BTHD, v_BTHD, strips_k, strips_v, strict=True)

@@ -80,8 +80,7 @@ class RuGPT3Attention(nn.Module):
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         if self.is_sparse and attention_mask is None and "step" not in kwargs:
-            starts_H = torch.tensor(self.global_starts, device=q.device)
-            out = window_attention(q, k, v, self.pattern, starts_H, self.scaling).transpose(1, 2)
+            out = window_attention(q, k, v, self.pattern, self.global_starts, self.scaling).transpose(1, 2)
         else:
             interface = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, ALL_ATTENTION_FUNCTIONS["sdpa"]

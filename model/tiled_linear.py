@@ -1,7 +1,8 @@
 """A linear layer of bfloat16 by a kernel of ours (`kernels/linear.c`), for CPUs that multiply in tiles (AMX).
 
 It takes a half to nine tenths of oneDNN's time there: threads share work out as they get done, so that one whose core
-is busy with somebody else's work holds up nobody; GELU happens while sums are at hand; the next weights are fetched ahead.
+is busy with somebody else's work holds up nobody; GELU happens while sums are at hand; weights are fetched
+ahead.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _PANEL = 32  # outputs that are packed together
 
 class TiledLinear(nn.Module):
     """`activation(x @ weight.T + bias)` for inference, GELU in its tanh form. A row's bits depend on that row alone,
-    not even on how many there are. `weight` is packed; it has a row for every output, and some of zeros to fill a panel."""
+    not even on how many there are. `weight` is packed; it has a row for every output, and zeros to fill a panel."""
 
     weight: Tensor
     bias: Tensor | None

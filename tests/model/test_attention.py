@@ -82,7 +82,7 @@ def test_the_reference_is_softmax_over_the_visible_keys_alone() -> None:
 def test_attention_by_windows_is_the_masked_reference(config: ModelConfig, data: st.DataObject) -> None:
     length = data.draw(lengths(config))
     q, k, v = random_qkv(config.num_attention_heads, length, seed=data.draw(st.integers(0, 99)))
-    starts = torch.tensor(global_starts(config))
+    starts = global_starts(config)
     expected = masked_attention(q, k, v, layout_mask(config, length), SCALE)
     result = window_attention(q, k, v, config.sparse_pattern, starts, SCALE)
     assert result.shape == q.shape
@@ -93,7 +93,7 @@ def test_attention_by_windows_is_the_masked_reference(config: ModelConfig, data:
 @given(sparse_configs(), st.data())
 def test_its_gradients_are_the_references(config: ModelConfig, data: st.DataObject) -> None:
     length = data.draw(lengths(config))
-    starts = torch.tensor(global_starts(config))
+    starts = global_starts(config)
     gradients = []
     for is_fast in (True, False):
         leaves = [x.requires_grad_() for x in random_qkv(config.num_attention_heads, length)]
@@ -110,7 +110,7 @@ def test_its_gradients_are_the_references(config: ModelConfig, data: st.DataObje
 @pytest.mark.parametrize("length", [10, 16, 17, 50])
 def test_what_stands_in_padding_columns_changes_nothing_before_them(length: int) -> None:
     config = tiny_config()
-    starts = torch.tensor(global_starts(config))
+    starts = global_starts(config)
     long = random_qkv(8, 70)
     other = [torch.cat([x[:, :, :length], x[:, :, length:] * 1e3], dim=2) for x in long]
     first, second = (window_attention(*x, config.sparse_pattern, starts, SCALE)[:, :, :length] for x in (long, other))
@@ -121,5 +121,5 @@ def test_a_strip_holds_each_heads_global_tokens_of_every_whole_window() -> None:
     """Windows of 16 in blocks of 4: head 0 keeps tokens 12–15 of each, head 1 tokens 8–11."""
     config = tiny_config()
     positions = torch.arange(40.0)[None, None, :, None].expand(1, 2, -1, 1)
-    strips = gather_strips(positions, config.sparse_pattern, torch.tensor(global_starts(config)[:2]))
+    strips = gather_strips(positions, config.sparse_pattern, global_starts(config)[:2])
     assert strips[0, :, :, 0].tolist() == [[12, 13, 14, 15, 28, 29, 30, 31], [8, 9, 10, 11, 24, 25, 26, 27]]

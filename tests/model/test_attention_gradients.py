@@ -21,12 +21,14 @@ TOLERANCE = 1e-5
 def gradients(inputs: list[Tensor], weights: Tensor, config: ModelConfig, *, is_sparse: bool) -> list[Tensor]:
     """Of q, k and v, for a loss that weighs every output number differently."""
     leaves = [x.clone().requires_grad_() for x in inputs]
-    starts_H = torch.tensor(global_starts(config))
+    starts = global_starts(config)
     if is_sparse:
-        out = window_attention(*leaves, config.sparse_pattern, starts_H, SCALE)
+        out = window_attention(*leaves, config.sparse_pattern, starts, SCALE)
     else:
         positions = torch.arange(inputs[0].shape[2])[None]
-        out = masked_attention(*leaves, visible_keys(config.sparse_pattern, starts_H, positions, positions), SCALE)
+        out = masked_attention(
+            *leaves, visible_keys(config.sparse_pattern, torch.tensor(starts), positions, positions), SCALE
+        )
     return list(torch.autograd.grad((out * weights).sum(), leaves))
 
 
