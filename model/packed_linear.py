@@ -79,6 +79,15 @@ def pack_linears(model: nn.Module, *, rows: int) -> None:
                     module.activation = nn.Identity()
 
 
+def rows_are_independent(model: nn.Module) -> bool:
+    """Whether no product of the model rounds a row by how many rows there are."""
+    return all(
+        isinstance(module, TiledLinear | nn.Embedding)
+        for module in model.modules()
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() > 1
+    )
+
+
 def _is_for(weight: Tensor) -> bool:
     return weight.is_cuda or can_pack(weight)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.cached_attention import ATTENTION_NAME, StepAttention
 from model.gpu_attention import DECODE_IDLE, GpuDecode, GpuPrefill, PrefillTables, can_launch
 from model.kv_cache import KVCache, LayerShape, PrefixCache
+from model.packed_linear import rows_are_independent
 from model.sequences import StepPlan
 from model.step import UNREAD, FreshSlot, Phase, Step, piece_length
 from model.step_graph import StepGraphs
@@ -41,15 +42,19 @@ class ModelRunner:
         reads_late: bool = False,
     ) -> None:
         """`logit_rows`: rows of the product that gives logits, `prefill_logit_rows` of that in a prefill (None: too).
-        Part of a job's arithmetic, as the steps' rows are. `records_steps`: a step is one CUDA graph; for a
-        model on a GPU that is by itself (no tensor parallelism) and whose heads the GPU's kernels take. `reads_late`:
-        tokens stay on the device for the next step, and are read on the CPU while it runs; for the same models."""
+        Part of a job's arithmetic, as the steps' rows are; where a row's bits do not depend on the number of rows, no
+        step is padded. `records_steps`: a step is one CUDA graph; for a model on a GPU that is by itself (no tensor
+        parallelism) and whose heads the GPU's kernels take. `reads_late`: tokens stay on the device for the next step,
+        and are read on the CPU while it runs; for the same models."""
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         weight = next(model.parameters())
         self.dtype, self.device = weight.dtype, weight.device
         self.num_slots, self.max_length = num_slots, max_length
-        self._logit_rows = {"decode": logit_rows, "prefill": prefill_logit_rows or logit_rows}
+        self._is_padded = records_steps or not rows_are_independent(model)
+        self._logit_rows = {"decode": logit_rows, "prefill": logit_rows}
+        if self._is_padded and prefill_logit_rows:
+            self._logit_rows["prefill"] = prefill_logit_rows
         self.shapes = layer_shapes(model)
         self.cache = self._new_cache(num_slots, max_length, prefix=None)
         self.reads_late = reads_late
@@ -88,6 +93,8 @@ class ModelRunner:
     @torch.inference_mode()
     def execute(self, step: Step) -> Tensor:
         """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's device."""
+        if not self._is_padded:
+            step = step.without_padding()
         attention = StepAttention(step, self.cache)
         token_ids, positions = torch.from_numpy(step.token_ids), torch.from_numpy(step.positions)
         if self._records_steps:
@@ -141,12 +148,13 @@ class ModelRunner:
         return self._forward(token_ids, positions, GpuPrefill(self.cache, tables))
 
     def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64], at_a_time: int) -> Tensor:
-        """Logits of some rows, always as many at a time: the shape of a product is part of its bits."""
+        """Logits of some rows, so many at a time; always as many where the shape of a product is part of its bits."""
         head = self.model.get_output_embeddings()  # type: ignore[operator]
         parts = []
         for first in range(0, len(rows), at_a_time):
             chosen = rows[first : first + at_a_time]
-            index = to_device(torch.from_numpy(_padded(chosen, at_a_time)), self.device)
+            padded = _padded(chosen, at_a_time) if self._is_padded else chosen
+            index = to_device(torch.from_numpy(padded), self.device)
             parts.append(head(hidden_NC[index])[: len(chosen)].float())
         if len(parts) == 1:
             return parts[0]

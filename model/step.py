@@ -6,7 +6,7 @@ Legend: N rows of the step (padded to its fixed shape), R rows whose logits are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -83,3 +83,8 @@ class Step:
     segments: tuple[Segment, ...]
     logit_rows: NDArray[np.int64]
     fresh_slots: tuple[FreshSlot, ...] = ()
+
+    def without_padding(self) -> Step:
+        """The rows that hold tokens, which come first."""
+        end = max(segment.row + segment.length for segment in self.segments)
+        return replace(self, token_ids=self.token_ids[:end], positions=self.positions[:end])

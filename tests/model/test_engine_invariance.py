@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import engine as engine_module
+from model import runner as runner_module
 from model.gpt import RuGPT3ForCausalLM
-from model.packed_linear import pack_linears
+from model.packed_linear import pack_linears, rows_are_independent
 from model.requests import EngineJob, GenerateRequest, LabelScores, Request, Result, SamplingParams, ScoreRequest
 from model.sampling import RowState, sample
 from tests.model.tiny import build_engine, random_prompts, run, tiny_model, use_threads
@@ -105,6 +106,15 @@ def test_everything_at_once_is_each_alone(case: Case, slots: int) -> None:
 @given(order=st.permutations(range(22)), count=st.integers(1, 22), slots=st.sampled_from([1, 5, 9, 32]))
 def test_any_company_in_any_order_is_each_alone(case: Case, order: list[int], count: int, slots: int) -> None:
     case.check(order[:count], slots)
+
+
+@pytest.mark.parametrize("is_independent", [False, True])
+def test_padding_changes_no_bit_where_products_are_made_in_tiles(case: Case, *, is_independent: bool) -> None:
+    """Wherever they are: by itself the runner takes what is true of this machine."""
+    if not rows_are_independent(case.model):
+        pytest.skip("products here round by their number of rows")
+    with patch.object(runner_module, "rows_are_independent", lambda _: is_independent):
+        case.check(range(len(case.requests)), 5)
 
 
 def test_a_row_keeps_its_bits_beside_one_that_fills_the_cache_to_its_end(case: Case) -> None:
