@@ -10,8 +10,10 @@ import torch
 from actors import rendezvous
 from actors.messages import ReplicaConfig
 from actors.rendezvous import Place
+from model.admission import Admission
 from model.checkpoint import open_checkpoint
 from model.engine import Engine, EngineConfig
+from model.host_memory import free_host_bytes
 from model.packed_linear import pack_linears
 from model.runner import ModelRunner, can_record, hidden_size, slots_that_fit
 from model.step import step_rows
@@ -79,4 +81,12 @@ def build_engine(config: ReplicaConfig, runner: Any) -> Engine:
         prefill_rows=rows.prefill,
         decode_rows=rows.decode,
     )
-    return Engine(runner, engine_config, config.job, decode=tokenizer.decode)
+    admission = None
+    if config.device == "cpu":
+        # Every rank takes the same, and most often on this very host.
+        admission = Admission(
+            runner.num_slots,
+            bytes_of=lambda num_tokens: runner.cache.bytes_taken(num_tokens) * config.tensor_parallel,
+            free_bytes=free_host_bytes,
+        )
+    return Engine(runner, engine_config, config.job, decode=tokenizer.decode, admission=admission)

@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model.admission import Admission
 from model.in_flight import StepInFlight
 from model.label_scoring import LabelTrie, build_trie, sum_terms, token_logprobs
 from model.requests import (
@@ -73,10 +74,13 @@ class Engine:
         job: EngineJob,
         *,
         decode: Callable[[Sequence[int]], str] | None = None,
+        admission: Admission | None = None,
     ) -> None:
-        """`decode` turns token ids into text; needed only for stop strings. The runner must already hold the job's
-        shared prefix. Raises RequestError for labels that are empty or the same."""
+        """`decode` turns token ids into text; needed only for stop strings. `admission`: of a runner whose slots take
+        memory as they grow. The runner must already hold the job's shared prefix. Raises RequestError for labels that
+        are empty or the same."""
         self.runner, self.config, self.job = runner, config, job
+        self._admission = admission
         self._decode = decode
         self._trie: LabelTrie | None = build_trie(job.labels) if job.labels else None
         # A prompt's last piece and the labels' trie share a step, so a step has room for both.
@@ -166,13 +170,17 @@ class Engine:
         return 1 + max(self._trie.depths, default=-1) if self._trie else 0
 
     def _admit(self) -> None:
-        for slot, holder in enumerate(self._slots):
-            if holder is not None:
-                continue
+        free = [slot for slot, holder in enumerate(self._slots) if holder is None]
+        if self._admission is not None and free and self._waiting:
+            self._admission.look([0 if holder is None else holder.num_own for holder in self._slots])
+        for slot in free:
             if not self._waiting:
                 break
-            sequence = self._waiting.popleft()
-            sequence.num_cached = self._num_shared(sequence.prompt)
+            sequence = self._waiting[0]
+            sequence.num_shared = sequence.num_cached = self._num_shared(sequence.prompt)
+            if self._admission is not None and not self._admission.admit(slot, sequence.most_own):
+                break
+            self._waiting.popleft()
             sequence.admitted = self._admitted = self._admitted + 1
             self._fresh.append(FreshSlot(slot, sequence.num_cached > 0, scrub=slot in self._spoilt))
             self._spoilt.discard(slot)
@@ -226,7 +234,7 @@ class Engine:
         terms = token_logprobs(scored_RV[:, : self.config.num_tokens], self._trie)
         self._in_flight[-1].expect_scores([(slot, self._holder(slot)) for slot, _ in to_score], terms)
         for slot, _ in to_score:
-            self._slots[slot] = None
+            self._vacate(slot)
 
     def _sample(self, to_sample: list[tuple[int, int]], logits_RV: Tensor) -> None:
         """Choose the next tokens of (slot, logits row) pairs."""
@@ -246,7 +254,7 @@ class Engine:
         self._in_flight[-1].expect_tokens(sequences, tokens_R)
         for slot, sequence in sequences:
             if not sequence.num_to_come:
-                self._slots[slot] = None  # whatever the token is, it is the last
+                self._vacate(slot)  # whatever the token is, it is the last
 
     def _read_all_but(self, num_left: int) -> None:
         """Read what the steps came to, the oldest first; the last `num_left` may still be running."""
@@ -290,9 +298,14 @@ class Engine:
 
     def _release(self, slot: int, sequence: ActiveSequence, result: Result) -> None:
         if self._slots[slot] is sequence:
-            self._slots[slot] = None
+            self._vacate(slot)
         sequence.is_over = True
         self._finish(sequence, result)
+
+    def _vacate(self, slot: int) -> None:
+        if self._admission is not None:
+            self._admission.leave(slot, self._holder(slot).num_own)
+        self._slots[slot] = None
 
     def _finish(self, sequence: ActiveSequence, result: Result) -> None:
         self._finished += 1

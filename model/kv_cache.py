@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -107,6 +108,7 @@ class KVCache:
         self.prefix = prefix
         self.lengths = [0] * num_slots  # tokens of the sequence, the shared prefix included
         self.has_prefix = [False] * num_slots
+        self._kinds, self._width = Counter(shapes), dtype.itemsize
         pattern = next((shape.pattern for shape in shapes if shape.pattern), None)
         self.window_size = pattern.window_size if pattern else 0
         self.global_size = pattern.global_size if pattern else 0
@@ -160,6 +162,14 @@ class KVCache:
             2 * c.shape.tokens_kept(length) * c.shape.num_heads * c.shape.head_dim * c.k.element_size()
             for c in self.layers
         )
+
+    def bytes_taken(self, length: int) -> int:
+        """Bytes of memory that a slot on a CPU has taken once it held `length` tokens: every head's whole pages."""
+        total = 0
+        for shape, num_layers in self._kinds.items():
+            head_bytes = shape.capacity(length) * shape.head_dim * self._width
+            total += num_layers * 2 * shape.num_heads * -(-head_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        return total
 
     def to_prefix(self) -> PrefixCache:
         """Make slot 0's sequence the shared prefix of another cache."""

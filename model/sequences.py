@@ -15,13 +15,14 @@ from model.step import UNREAD, FreshSlot, Phase, Segment, Step, piece_length
 @dataclass(slots=True)
 class ActiveSequence:
     """A request on its way, which gets at most `most_new` tokens. `num_cached` tokens of it are in the cache or in the
-    step being planned; `admitted` counts up from one sequence that got a slot to the next; `num_unread` tokens have
-    been chosen but not been read from the device yet."""
+    step being planned, `num_shared` of those in the job's shared prefix; `admitted` counts up from one sequence that
+    got a slot to the next; `num_unread` tokens have been chosen but not been read from the device yet."""
 
     id: int
     request: Request
     prompt: tuple[int, ...]
     most_new: int
+    num_shared: int = 0
     num_cached: int = 0
     admitted: int = 0
     new_tokens: list[int] = field(default_factory=list)
@@ -51,6 +52,16 @@ class ActiveSequence:
     def length(self) -> int:
         """Tokens of prompt and completion so far."""
         return len(self.prompt) + self.num_new
+
+    @property
+    def num_own(self) -> int:
+        """Of those, the ones that lie in its own slot or will in the next step: not in the shared prefix."""
+        return self.num_cached - self.num_shared + self.num_new
+
+    @property
+    def most_own(self) -> int:
+        """What `num_own` may come to."""
+        return len(self.prompt) - self.num_shared + self.most_new
 
     @property
     def reads_history(self) -> bool:

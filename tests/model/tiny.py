@@ -14,6 +14,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from model.admission import Admission
 from model.config import ModelConfig, SparsePattern
 from model.engine import Engine, EngineConfig
 from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
@@ -121,6 +122,7 @@ def build_engine(
     num_slots: int = 3,
     job: EngineJob = NO_JOB,
     decode: Callable[[Sequence[int]], str] | None = None,
+    admission: Admission | None = None,
     reads_late: bool = False,
     records_steps: bool = False,
     **settings: Any,
@@ -147,7 +149,7 @@ def build_engine(
         records_steps=records_steps,
     )
     runner.set_prefix(job.prefix_token_ids, config.prefill_rows)
-    return Engine(RecordingRunner(runner), config, job, decode=decode)
+    return Engine(RecordingRunner(runner), config, job, decode=decode, admission=admission)
 
 
 def run(engine: Engine, requests: Sequence[Request]) -> list[Result]:
