@@ -61,15 +61,17 @@ def run_rounds(
     for peer in peers:
         turns.append(_prepare(peer, workload, under_test, patience, known=_setting_of_family(peer, turns)))
     turns = _at_their_best(turns)
+    after: Ceiling | None = None  # of the turn before
     for number in range(patience.repeat):
         # Every other round backwards: who comes early or late gains nothing from a drifting machine.
         for turn in turns if number % 2 == 0 else reversed(turns):
             if turn.failure is None:
-                before = measure(turn.peer.dtype)
+                before = after if after is not None and after.dtype == turn.peer.dtype else measure(turn.peer.dtype)
                 seconds = _guarded(turn, partial(_seconds, turn, turn.workload, turn.setting, under_test))
+                after = measure(turn.peer.dtype)
                 if seconds is not None:
                     turn.seconds.append(seconds)
-                    turn.ceilings.append(mean_of([before, measure(turn.peer.dtype)]))
+                    turn.ceilings.append(mean_of([before, after]))
                 log.info("%s, round %d, %s: %s", workload.name, number + 1, turn.peer.name, _shown(turn))
     return turns
 

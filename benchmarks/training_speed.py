@@ -27,7 +27,7 @@ from model.block_layout import global_starts
 from model.config import ModelConfig, SparsePattern
 from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
-Attention = Callable[[Tensor, Tensor, Tensor, SparsePattern, Tensor, float], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, SparsePattern, Sequence[int], float], Tensor]
 _TOLERANCE = 1e-5
 
 
@@ -38,12 +38,12 @@ class MaskedAttention:
         self._masks: dict[int, Tensor] = {}
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, pattern: SparsePattern, starts_H: Tensor, scale: float
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: SparsePattern, starts: Sequence[int], scale: float
     ) -> Tensor:
         length = q.shape[2]
         if length not in self._masks:
             positions = torch.arange(length, device=q.device)[None]
-            self._masks[length] = visible_keys(pattern, starts_H, positions, positions)[0]
+            self._masks[length] = visible_keys(pattern, torch.tensor(starts, device=q.device), positions, positions)[0]
         return scaled_dot_product_attention(q, k, v, self._masks[length], scale=scale)
 
 
@@ -87,10 +87,10 @@ def attention_step(
 ) -> Callable[[], list[Tensor]]:
     """Forward and backward of one layer's attention; returns the gradients."""
     inputs = random_inputs(config, length, dtype, device)
-    starts_H = torch.tensor(global_starts(config), device=device)
+    starts = global_starts(config)
 
     def step() -> list[Tensor]:
-        out = attend(*inputs, config.sparse_pattern, starts_H, config.head_dim**-0.5)
+        out = attend(*inputs, config.sparse_pattern, starts, config.head_dim**-0.5)
         return list(torch.autograd.grad(out.sum(), inputs))
 
     return step
