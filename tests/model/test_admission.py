@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from model.admission import Admission
 from model.kv_cache import KVCache, LayerShape
 from model.requests import EngineJob, GenerateRequest, SamplingParams
+from model.sequences import ActiveSequence
 from tests.model.tiny import RecordingRunner, build_engine, random_prompts, run, tiny_model
 
 PAGE = 4096
@@ -43,11 +44,26 @@ def test_memory_that_a_slot_has_taken_need_not_be_found_again() -> None:
     memory.admission.look([0, 0])
     assert memory.admission.admit(0, 40)
     memory.hold(0, 40)
-    memory.admission.look([40, 0])
     memory.admission.leave(0, 40)
     memory.admission.look([0, 0])
     assert memory.admission.admit(0, 40)  # 60 are free, and none of them is needed
     assert memory.admission.admit(1, 30)
+
+
+def test_what_a_running_sequence_holds_is_not_counted_again() -> None:
+    memory = Memory(100, 2)
+    memory.admission.look([0, 0])
+    assert memory.admission.admit(0, 40)
+    memory.hold(0, 40)
+    memory.admission.look([40, 0])
+    assert memory.admission.admit(1, 25)
+
+
+def test_a_sequence_s_own_tokens_are_those_behind_the_shared_prefix() -> None:
+    request = GenerateRequest(prompt_token_ids=tuple(range(10)), sampling=SamplingParams(max_new_tokens=5), seed=0)
+    sequence = ActiveSequence(0, request, tuple(range(10)), 5, num_shared=4, num_cached=7, new_tokens=[1], num_unread=1)
+    assert sequence.num_own == 3 + 2
+    assert sequence.most_own == 6 + 5
 
 
 def test_one_may_always_begin(caplog: pytest.LogCaptureFixture) -> None:

@@ -96,6 +96,15 @@ def test_what_is_no_number_comes_out_as_torch_has_it(bad: float, activation: Act
 
 
 @needs_tiles
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 32, 33, 48, 49])
+def test_rows_that_fill_no_tile_are_all_there(rows: int) -> None:
+    x, weight, bias = draw(rows, 64, 40)
+    right = expected(x, weight, bias, "none")
+    for way in (x, x.t().contiguous().t()):  # however they lie in memory
+        assert ((TiledLinear(weight, bias)(way).double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
+
+
+@needs_tiles
 def test_what_stands_beyond_the_rows_is_not_read() -> None:
     x, weight, bias = draw(40, 64, 40)
     linear = TiledLinear(weight, bias)
