@@ -40,6 +40,15 @@ INLINE ivec load_words(const int32_t *p) {
 
 #define LOAD NAME(load, KIND)
 
+#if PER_WORD == 2
+/* Words of value j (in the low halves) and the one after it; zeros for those past `count`. */
+INLINE ivec NAME(pair_values, WAY)(const NUMBER *values, int64_t v_row, int64_t j, int64_t count) {
+    vec even = j < count ? LOAD(values + j * v_row) : (vec){0};
+    vec odd = j + 1 < count ? LOAD(values + (j + 1) * v_row) : (vec){0};
+    return (ivec)((ulanes)even >> 16) | (ivec)odd;
+}
+#endif
+
 #ifndef IS_TILED
 #define IS_CONVERTED (sizeof(NUMBER) == 2 && PER_WORD == 1) /* bfloat16 is read as floats */
 #define UNIT PER_WORD                                       /* keys are taken in so many; the last may be empty */
@@ -67,8 +76,7 @@ INLINE int32_t *NAME(take_keys, WAY)(
     taken->value_words = dim;
     for (int64_t j = 0; j < count; j += 2)
         for (int d = 0; d < dim; d += LANES) {
-            vec even = LOAD(values + j * v_row + d), odd = j + 1 < count ? LOAD(values + (j + 1) * v_row + d) : (vec){0};
-            ivec both = (ivec)((ulanes)even >> 16) | (ivec)odd;
+            ivec both = NAME(pair_values, WAY)(values + d, v_row, j, count);
             memcpy(room, &both, sizeof both);
             room += LANES;
         }
@@ -152,12 +160,8 @@ INLINE int32_t *NAME(take_keys, WAY)(
     for (int64_t first = 0; first < count; first += UNIT)
         for (int d = 0; d < dim; d += LANES) {
             ivec rows[LANES];
-            UNROLLED for (int i = 0; i < LANES; i++) {
-                const int64_t j = first + 2 * i;
-                vec even = j < count ? LOAD(values + j * v_row + d) : (vec){0};
-                vec odd = j + 1 < count ? LOAD(values + (j + 1) * v_row + d) : (vec){0};
-                rows[i] = (ivec)((ulanes)even >> 16) | (ivec)odd;
-            }
+            UNROLLED for (int i = 0; i < LANES; i++)
+                rows[i] = NAME(pair_values, WAY)(values + d, v_row, first + 2 * i, count);
             transpose(rows);
             UNROLLED for (int i = 0; i < LANES; i++)
                 memcpy(columns + first / PER_WORD * dim + (d + i) * LANES, &rows[i], sizeof rows[i]);

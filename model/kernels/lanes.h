@@ -75,7 +75,7 @@ INLINE vec exp2_lanes(vec x) {
     return (vec)((ivec)(p * power) & ~is_low);
 }
 
-/* The same to 3e-6, which bfloat16 cannot tell from it: the polynomial is on [0, 1]. */
+/* The same to 3e-6, which bfloat16 cannot tell from it: the polynomial is on [0, 1]. With AVX512DQ for any x. */
 INLINE vec rough_exp2_lanes(vec x) {
 #ifdef __AVX512DQ__
     vec r = (vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF), p; /* 0 for minus infinity */

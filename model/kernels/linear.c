@@ -16,14 +16,11 @@
 
 int can_multiply_in_tiles(void) { return may_use_tiles(); }
 
-/* Words of a packed weight of so many inputs, a multiple of 32. */
-int64_t packed_words(int64_t num_inputs, int64_t num_outputs) {
-    return (num_outputs + PANEL - 1) / PANEL * PANEL * (num_inputs / 2);
-}
+INLINE int64_t panels_of(int64_t num_outputs) { return (num_outputs + PANEL - 1) / PANEL; }
 
 /* `weight` [outputs][inputs]; outputs are filled up with zeros to whole panels. */
 void pack_weight(const uint16_t *weight, int64_t num_inputs, int64_t num_outputs, int32_t *packed, int num_threads) {
-    const int64_t num_panels = (num_outputs + PANEL - 1) / PANEL;
+    const int64_t num_panels = panels_of(num_outputs);
 #pragma omp parallel for num_threads(num_threads)
     for (int64_t panel = 0; panel < num_panels; panel++)
         for (int64_t pair = 0; pair < num_inputs / 2; pair++)
@@ -80,7 +77,7 @@ typedef struct {
    pass by it, and so many items that no thread waits long for another. */
 static cutting cut(const linear_arguments *a, int num_threads) {
     const int is_tall = a->num_rows > 64;
-    const int64_t num_panels = (a->num_outputs + PANEL - 1) / PANEL, enough = 6 * num_threads;
+    const int64_t num_panels = panels_of(a->num_outputs), enough = 6 * num_threads;
     cutting c = {.rows = a->num_inputs <= 1024 ? 512 : 256, .panels = 4, .part = is_tall ? 12 * BLOCK : 24 * BLOCK};
     for (;;) {
         c.num_groups = (num_panels + c.panels - 1) / c.panels;
@@ -95,8 +92,7 @@ static cutting cut(const linear_arguments *a, int num_threads) {
 
 static item item_at(const linear_arguments *a, const cutting *c, int64_t number) {
     const int64_t row = number / c->num_groups * c->rows, panel = number % c->num_groups * c->panels;
-    return (item){
-        row, MIN(row + c->rows, a->num_rows), panel, MIN(panel + c->panels, (a->num_outputs + PANEL - 1) / PANEL)};
+    return (item){row, MIN(row + c->rows, a->num_rows), panel, MIN(panel + c->panels, panels_of(a->num_outputs))};
 }
 
 INLINE const char *weight_at(const linear_arguments *a, int64_t panel, int64_t input) {

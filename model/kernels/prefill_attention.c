@@ -22,6 +22,11 @@
 /* One row of `pieces`: see `Piece` in prefill_attention.py. */
 enum { SLOT, ROW, LENGTH, PREFIX_COUNT, CLOSE_AT, KEPT, NUM_OWN, IS_KEPT, MASK_AT, MASK_HEAD, FIELDS };
 
+/* `words` of 32 bits that begin where tiles and vectors like it; NULL when memory ran out. */
+static void *allocate(int64_t words) {
+    return aligned_alloc(ALIGNMENT, ((size_t)words * sizeof(int32_t) / ALIGNMENT + 1) * ALIGNMENT);
+}
+
 /* Ways to multiply. */
 #define WAY float
 #define NUMBER float
@@ -244,11 +249,6 @@ static void NAME(run_piece, WAY)(
     }
 }
 
-/* `words` of 32 bits that begin where tiles and vectors like it; NULL when memory ran out. */
-static void *NAME(allocate, WAY)(int64_t words) {
-    return aligned_alloc(ALIGNMENT, ((size_t)words * sizeof(int32_t) / ALIGNMENT + 1) * ALIGNMENT);
-}
-
 /* The shared prefix is readied once for all pieces. Consecutive pieces of one slot are computed one after the other, a
    thread to every key head. Returns 0, or 1 when memory ran out. */
 static int NAME(attend_pieces, WAY)(const NAME(arguments, WAY) *a, int num_threads) {
@@ -264,7 +264,7 @@ static int NAME(attend_pieces, WAY)(const NAME(arguments, WAY) *a, int num_threa
     const int64_t own_words = fixed_words + NAME(room_for, WAY)(most_keys, a->dim) + MOST_UNIT * a->dim;
     int64_t *chains = malloc((size_t)(a->num_pieces + 1) * sizeof *chains);
     stretch *prefixes = malloc((size_t)a->num_kv_heads * sizeof *prefixes);
-    int32_t *prefix_room = NAME(allocate, WAY)(prefix_words * a->num_kv_heads);
+    int32_t *prefix_room = allocate(prefix_words * a->num_kv_heads);
     int failed = !chains || !prefixes || !prefix_room;
     if (failed) goto done;
     for (int64_t i = 0; i < a->num_pieces; i++)
@@ -273,7 +273,7 @@ static int NAME(attend_pieces, WAY)(const NAME(arguments, WAY) *a, int num_threa
 #pragma omp parallel num_threads(num_threads)
     {
         NAME(state, WAY) state;
-        int32_t *words = NAME(allocate, WAY)(own_words);
+        int32_t *words = allocate(own_words);
         if (!words) {
 #pragma omp atomic write
             failed = 1;
