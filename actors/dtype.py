@@ -5,8 +5,8 @@ from __future__ import annotations
 import ray
 from ray.exceptions import RayError
 
-from actors.messages import DType
-from model.errors import JobError
+from tirazh.actors.messages import DType
+from tirazh.errors import JobError
 
 _TIMEOUT_S = 300.0
 
@@ -22,6 +22,6 @@ def settle_dtype(device: str) -> DType:
 
 
 def _probe(device: str) -> str:
-    from model.dtype_probe import settle_dtype as probe
+    from tirazh.model.layers.dtype_probe import settle_dtype as probe
 
     return probe(device)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from actors.messages import ReplicaConfig
-from actors.rendezvous import Place
-from model.requests import Completion, EngineCounters, GenerateRequest, LabelScores, Request, Result
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.rendezvous import Place
+from tirazh.model.requests import Completion, EngineCounters, GenerateRequest, LabelScores, Request, Result
 
 
 @dataclass(kw_only=True, slots=True)

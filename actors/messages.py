@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from model.config import ModelFlags
-from model.errors import RequestError, TirazhError
-from model.requests import EngineJob
+from tirazh.errors import RequestError, TirazhError
+from tirazh.model.config import ModelFlags
+from tirazh.model.requests import EngineJob
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -20,7 +20,7 @@ class ReplicaConfig:
     `slots` sequences run at once; a sequence (prompt and completion) holds at most `seq_length` tokens.
     `threads_per_rank` 0 shares the node's cores between the replica's ranks on it. `device` is "cpu" or "cuda".
     `engine` is "model", "echo" (answers every prompt with itself: what the machinery alone costs), or the name
-    of a module with the same functions as `actors.echo`.
+    of a module with the same functions as `tirazh.actors.echo`.
     """
 
     model: str

@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from actors import rendezvous
-from actors.messages import ReplicaConfig
-from actors.rendezvous import Place
-from model.admission import Admission
-from model.checkpoint import open_checkpoint
-from model.engine import Engine, EngineConfig
-from model.host_memory import free_host_bytes
-from model.packed_linear import pack_linears
-from model.runner import ModelRunner, can_record, hidden_size, slots_that_fit
-from model.step import step_rows
-from model.tensor_parallel import agree_on_least, check_split, connect, shard_model, weight_bytes
-from model.tokenizer import load_tokenizer
+from tirazh.actors import rendezvous
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.rendezvous import Place
+from tirazh.model.checkpoints.directory import open_checkpoint
+from tirazh.model.engine.admission import Admission
+from tirazh.model.engine.batch_engine import Engine, EngineConfig
+from tirazh.model.engine.host_memory import free_host_bytes
+from tirazh.model.engine.runner import ModelRunner, can_record, hidden_size, slots_that_fit
+from tirazh.model.layers.packed_linear import pack_linears
+from tirazh.model.step import step_rows
+from tirazh.model.tensor_parallel import agree_on_least, check_split, connect, shard_model, weight_bytes
+from tirazh.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from ray.util.placement_group import (
     remove_placement_group,
 )
 
-from actors.messages import ReplicaConfig
-from model.errors import ReplicaError, RequestError
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.errors import ReplicaError, RequestError
 
 _count = itertools.count()
 # How long machines that are about to join a cluster are waited for before a replica is called impossible.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from model.errors import ReplicaError
+from tirazh.errors import ReplicaError
 
 # One broadcast carries a plan of up to this many bytes (a decode step of some hundred slots), a longer one takes two.
 _FIRST_BYTES = 8192

@@ -18,17 +18,17 @@ from typing import Any
 
 import ray
 
-from actors import rendezvous
-from actors.garbage import collect_rarely
-from actors.messages import Progress, RankFailure, RankLocation, RankReady, ReplicaConfig
-from actors.rendezvous import Place
-from actors.serving import EngineLoop
-from model.errors import ReplicaError, TirazhError
-from model.requests import EngineCounters, Request, Result
+from tirazh.actors import rendezvous
+from tirazh.actors.garbage import collect_rarely
+from tirazh.actors.messages import Progress, RankFailure, RankLocation, RankReady, ReplicaConfig
+from tirazh.actors.rendezvous import Place
+from tirazh.actors.serving import EngineLoop
+from tirazh.errors import ReplicaError, TirazhError
+from tirazh.model.requests import EngineCounters, Request, Result
 
 logger = logging.getLogger(__name__)
 
-_ENGINES = {"model": "actors.model_engine", "echo": "actors.echo"}
+_ENGINES = {"model": "tirazh.actors.model_engine", "echo": "tirazh.actors.echo"}
 _VERSIONS_OF = ("torch", "deepspeed", "transformers", "ray")
 
 
@@ -105,7 +105,7 @@ class Rank:
             self._serve_together(engine_module, place)
 
     def _serve_together(self, engine_module: Any, place: Place) -> None:
-        from actors.plan_channel import LeadRunner, PlanChannel, follow
+        from tirazh.actors.plan_channel import LeadRunner, PlanChannel, follow
 
         rendezvous.join(place, device=self._config.device, timeout_s=self._config.start_timeout_s, store=self._store)
         runner = engine_module.build_runner(self._config, place)

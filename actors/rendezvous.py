@@ -17,10 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from actors.messages import RankLocation
+from tirazh.actors.messages import RankLocation
 
 LOOPBACK = "127.0.0.1"
-# Tells `model.tensor_parallel` that a directory of compiled operators is ours alone and built under this lock.
+# Tells `tirazh.model.tensor_parallel` that a directory of compiled operators is ours alone and built under this lock.
 BUILD_LOCK_NAME = "tirazh.lock"
 
 

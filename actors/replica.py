@@ -21,13 +21,13 @@ from ray.exceptions import RayError
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors import placement
-from actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig
-from actors.rank import Rank
-from actors.rendezvous import assign_places
-from actors.watch import Watcher, cause_of_death
-from model.errors import ReplicaError
-from model.requests import EngineCounters, Request, Result
+from tirazh.actors import placement
+from tirazh.actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig
+from tirazh.actors.rank import Rank
+from tirazh.actors.rendezvous import assign_places
+from tirazh.actors.watch import Watcher, cause_of_death
+from tirazh.errors import ReplicaError
+from tirazh.model.requests import EngineCounters, Request, Result
 
 logger = logging.getLogger(__name__)
 

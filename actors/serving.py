@@ -12,9 +12,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from actors.messages import Progress
-from model.errors import ReplicaError
-from model.requests import EngineCounters, Request, Result
+from tirazh.actors.messages import Progress
+from tirazh.errors import ReplicaError
+from tirazh.model.requests import EngineCounters, Request, Result
 
 
 class Engine(Protocol):

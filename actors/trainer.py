@@ -11,10 +11,10 @@ PLAN = "plan"
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """Ray Train's function of every worker; `settings[PLAN]` is a `model.training_plan.TrainingPlan`."""
+    """Ray Train's function of every worker; `settings[PLAN]` is a `tirazh.model.training.plan.TrainingPlan`."""
     import torch
 
-    from model.training import Training
+    from tirazh.model.training.loop import Training
 
     plan = settings[PLAN]
     if plan.device == "cpu":

@@ -19,10 +19,10 @@ from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from actors.rendezvous import training_environment
-from actors.trainer import PLAN, train_worker
-from model.errors import JobError, ReplicaError, RequestError, TirazhError
-from model.training_plan import TrainingPlan
+from tirazh.actors.rendezvous import training_environment
+from tirazh.actors.trainer import PLAN, train_worker
+from tirazh.errors import JobError, ReplicaError, RequestError, TirazhError
+from tirazh.model.training.plan import TrainingPlan
 
 _LOOK_EVERY_S = 0.5
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from actors.messages import Progress, RankFailure, RankLocation
+from tirazh.actors.messages import Progress, RankFailure, RankLocation
 
 # When one rank dies, the others report a broken connection; within this time the dead one is known too.
 _GRACE_S = 1.0

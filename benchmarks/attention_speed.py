@@ -13,8 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.experiment import Experiment
 from benchmarks.goals import Goal
 from benchmarks.model_under_test import Shape
-from model.attention import window_attention
-from model.block_layout import global_starts
+from tirazh.model.attention.block_layout import global_starts
+from tirazh.model.attention.full_sequence import window_attention
 
 _GOALS = {2048: 2.5, 1024: None, 512: 1.7}
 
@@ -34,7 +34,8 @@ def measure_attention(shape: Shape, dtypes: Sequence[str], device: str, *, secon
         if goal is not None:
             goals.append(Goal(text=f"sparse attention over dense at {length:,} tokens", goal=goal, measured=ratios[0]))
     how = (
-        f"`model/attention.py` against torch's `scaled_dot_product_attention` with `is_causal`, one sequence, "
+        f"`model/attention/full_sequence.py` against torch's `scaled_dot_product_attention` with "
+        "`is_causal`, one sequence, "
         f"{shape.num_heads} heads of {shape.hidden_size // shape.num_heads}; calls take turns, medians. "
         f"The goals are about {dtypes[0]}."
     )

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from benchmarks.experiment import Experiment
 from benchmarks.goals import Goal
 from benchmarks.model_under_test import Mode, Shape, empty_model
-from model.block_layout import build_layout
-from model.kv_cache import KVCache
-from model.runner import layer_shapes
-from model.step import FreshSlot
+from tirazh.model.attention.block_layout import build_layout
+from tirazh.model.attention.kv_cache import KVCache
+from tirazh.model.engine.runner import layer_shapes
+from tirazh.model.step import FreshSlot
 
 _GOALS = {2048: 1.65, 1024: 1.55, 512: 1.45}
 _DENSE_SLOTS = 256  # the memory is what so many slots of the dense model take
@@ -35,8 +35,8 @@ def measure_cache(shape: Shape) -> Experiment:
     text = f"of {len(lengths):,} lengths, those at which a sparse layer caches the least, within one block"
     goals.append(Goal(text=text, goal=len(lengths), measured=int(is_least.sum())))
     how = (
-        "float32, bytes of the tensors that `model/kv_cache.py` makes for one slot. The least a sparse layer can cache "
-        "is counted on the block layout: every token that this or a later query of the head may still see. "
+        "float32, bytes of the tensors that `model/attention/kv_cache.py` makes for one slot. The least a sparse layer "
+        "can cache is counted on the block layout: every token that this or a later query of the head may still see. "
         f"At every length from 1 to {len(lengths):,} the cache holds at most {over.max()} tokens a head more."
     )
     columns = ("tokens of a slot", "memory, GiB", "dense slots", "alternating slots", "ratio")

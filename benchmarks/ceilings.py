@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.packed_linear import PackedLinear, can_pack
-from model.tiled_linear import TiledLinear, can_tile
+from tirazh.model.layers.packed_linear import PackedLinear, can_pack
+from tirazh.model.layers.tiled_linear import TiledLinear, can_tile
 
 # Rows, inputs, outputs of the products tried; the best counts. A GPU needs large ones to be filled.
 _CPU_PRODUCTS = ((256, 768, 3072), (512, 1024, 4096), (1024, 3072, 768))

@@ -13,10 +13,10 @@ from benchmarks.goals import Goal
 from benchmarks.model_under_test import ModelUnderTest, Shape
 from benchmarks.peers.ours import build_runner, engine_config
 from benchmarks.peers.peer import free_memory, timed
-from model.engine import Engine
-from model.requests import EngineJob, GenerateRequest, SamplingParams
-from model.runner import ModelRunner, slots_that_fit
-from model.tensor_parallel import weight_bytes
+from tirazh.model.engine.batch_engine import Engine
+from tirazh.model.engine.runner import ModelRunner, slots_that_fit
+from tirazh.model.requests import EngineJob, GenerateRequest, SamplingParams
+from tirazh.model.tensor_parallel import weight_bytes
 
 CONTEXT = 1024
 _TIMED, _BEFORE = 32, 8  # steps

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from model.config import ModelConfig
-from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+from tirazh.model.config import ModelConfig
+from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
 Mode = Literal["dense", "alternating"]
 _LARGE = 2048  # channels

@@ -28,12 +28,12 @@ from benchmarks.model_under_test import ModelUnderTest
 from benchmarks.peers.ours import build_runner
 from benchmarks.process_tree import watching_memory
 from benchmarks.workloads import build_workload
-from model.checkpoint import resolve_model
-from model.checkpoint_native import native_config
-from model.engine import Engine, EngineConfig
-from model.requests import Completion, EngineJob, GenerateRequest, SamplingParams
-from model.step import ROWS_ON_CPU
-from model.tokenizer import Tokenizer, load_tokenizer
+from tirazh.model.checkpoints.directory import resolve_model
+from tirazh.model.checkpoints.native import native_config
+from tirazh.model.engine.batch_engine import Engine, EngineConfig
+from tirazh.model.requests import Completion, EngineJob, GenerateRequest, SamplingParams
+from tirazh.model.step import ROWS_ON_CPU
+from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _ROW_GROUP = 122_880  # rows; what DuckDB and polars write is of this order
@@ -169,7 +169,7 @@ class _Job:
         flags |= {"slots": self.slots, "threads": self.threads, "temperature": 0}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         begin = time.time()
-        _run([sys.executable, "-m", "jobs.cli", "generate", *words, "--quiet"])
+        _run([sys.executable, "-m", "tirazh.jobs.cli", "generate", *words, "--quiet"])
         files = sorted(output.glob("part-*.parquet"))
         completions = [text for file in files for text in pq.read_table(file).column("completion").to_pylist()]
         return _Ends(seconds=sorted(file.stat().st_mtime - begin for file in files), completions=completions)
@@ -228,8 +228,8 @@ def _run(command: Sequence[str]) -> None:
 
 
 def _run_with_idle_engine(settings: dict[str, Any]) -> None:
-    from jobs.settings import build_spec
-    from pipeline.build import run_job
+    from tirazh.jobs.settings import build_spec
+    from tirazh.pipeline.build import run_job
 
     run_job(build_spec("classify", settings), engine="echo")
 

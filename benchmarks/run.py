@@ -41,7 +41,7 @@ from benchmarks.pipeline_speed import measure_idle, measure_pipeline
 from benchmarks.report import Report, as_markdown, write_report
 from benchmarks.rounds import Patience, run_rounds
 from benchmarks.workloads import WORKLOADS, Workload, build_workload
-from model.dtype_probe import settle_dtype
+from tirazh.model.layers.dtype_probe import settle_dtype
 
 HERE = Path(__file__).resolve().parent
 _EXPERIMENTS = ("attention", "cache", "decode", "pipeline", "idle")

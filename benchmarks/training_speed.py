@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-import model.gpt
-from model.attention import window_attention
-from model.attention_reference import visible_keys
-from model.block_layout import global_starts
-from model.config import ModelConfig, SparsePattern
-from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+from tirazh.model import gpt
+from tirazh.model.attention.block_layout import global_starts
+from tirazh.model.attention.full_sequence import window_attention
+from tirazh.model.attention.reference import visible_keys
+from tirazh.model.config import ModelConfig, SparsePattern
+from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
 Attention = Callable[[Tensor, Tensor, Tensor, SparsePattern, Sequence[int], float], Tensor]
 _TOLERANCE = 1e-5
@@ -115,12 +115,12 @@ def model_step(
 @contextmanager
 def attention_of_models(attend: Attention) -> Iterator[None]:
     """Let sparse layers use `attend` inside the block."""
-    before = model.gpt.window_attention
-    model.gpt.window_attention = attend
+    before = gpt.window_attention
+    gpt.window_attention = attend
     try:
         yield
     finally:
-        model.gpt.window_attention = before
+        gpt.window_attention = before
 
 
 def check_gradients(paths: dict[str, Attention], config: ModelConfig, length: int, device: str) -> None:

@@ -19,9 +19,9 @@ from tokenizer_training import END_OF_TEXT, read_texts, token_id, train_tokenize
 from tokenizers import Tokenizer
 from warm_start import warm_start
 
-from model.checkpoint_native import native_config
-from model.config import ModelConfig, expected_shapes
-from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+from tirazh.model.checkpoints.native import native_config
+from tirazh.model.config import ModelConfig, expected_shapes
+from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
 _MULTIPLE = 8  # of which the vocabulary is padded to one, as the original does
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from model.gpt import RuGPT3ForCausalLM
+from tirazh.model.gpt import RuGPT3ForCausalLM
 
 # How far apart two tokens may stand, and what such a pair counts.
 DISTANCES = {1: 1.0, 2: 1.0, 3: 0.7, 4: 0.7, 6: 0.5, 8: 0.5}

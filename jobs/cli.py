@@ -18,22 +18,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
-try:
-    from tirazh._siblings import check_siblings
-
-    check_siblings()
-except ImportError as error:  # another package named `model` or `jobs` is in the way: everything below would break
-    print(f"tirazh: {error}", file=sys.stderr)
-    sys.exit(2)
-
-from jobs import commands
-from jobs.flags import add_flag, add_setting_flags, one_of
-from jobs.interrupts import Interrupted, interruptible
-from jobs.noise import log_directory
-from jobs.parser import Parser, parse
-from jobs.settings import KINDS, settings_of
-from model.errors import TirazhError
-from pipeline.secrets import redact
+from tirazh.errors import TirazhError
+from tirazh.jobs import commands
+from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
+from tirazh.jobs.interrupts import Interrupted, interruptible
+from tirazh.jobs.noise import log_directory
+from tirazh.jobs.parser import Parser, parse
+from tirazh.jobs.settings import KINDS, settings_of
+from tirazh.pipeline.storage.secrets import redact
 
 LONGEST_SENTENCE = 1_000
 CONVERT_DTYPES = ("float32", "bfloat16", "float16")

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from jobs.interrupts import Interrupted
-from model.errors import JobError, RequestError
-from pipeline.secrets import redact
-from pipeline.storage_errors import show_uri
+from tirazh.errors import JobError, RequestError
+from tirazh.jobs.interrupts import Interrupted
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.secrets import redact
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

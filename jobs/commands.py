@@ -10,21 +10,21 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, TextIO
 
-from jobs import console
-from jobs.finetune import run_training
-from jobs.flags import given_settings
-from jobs.interrupts import interruptible
-from jobs.job_file import read_job_file, spec_from_file
-from jobs.noise import noise_to_log
-from jobs.settings import build_spec
-from model.config import ModelFlags
-from model.errors import RequestError
-from pipeline.spec import JobSpec
+from tirazh.errors import RequestError
+from tirazh.jobs import console
+from tirazh.jobs.finetune import run_training
+from tirazh.jobs.flags import given_settings
+from tirazh.jobs.interrupts import interruptible
+from tirazh.jobs.job_file import read_job_file, spec_from_file
+from tirazh.jobs.noise import noise_to_log
+from tirazh.jobs.settings import build_spec
+from tirazh.model.config import ModelFlags
+from tirazh.pipeline.spec import JobSpec
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-    from jobs.progress import Progress
+    from tirazh.jobs.progress import Progress
 
 CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelFlags))
 
@@ -34,7 +34,7 @@ def run_kind(options: argparse.Namespace) -> int:
     spec = spec_from_options(options.command, options)
     if options.dry_run:
         return _show_plan(spec, options)
-    from jobs.run import run
+    from tirazh.jobs.run import run
 
     with console.only_json(options.json), noise_to_log(spec.output, wanted=not options.verbose) as stream:
         progress = _progress(options, stream)
@@ -60,14 +60,14 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    from pipeline.ledger import verify as verify_output
+    from tirazh.pipeline.output.ledger import verify as verify_output
 
     found = verify_output(options.output, endpoint_url=options.endpoint_url)
     return console.show_verification(found, as_json=options.json, quiet=options.quiet)
 
 
 def report(options: argparse.Namespace) -> int:
-    from pipeline.report import write_report
+    from tirazh.pipeline.output.report import write_report
 
     page = write_report(options.output, against=options.against, endpoint_url=options.endpoint_url)
     console.show_facts({"report": page}, as_json=options.json, quiet=options.quiet)
@@ -75,8 +75,8 @@ def report(options: argparse.Namespace) -> int:
 
 
 def convert(options: argparse.Namespace) -> int:
-    from jobs.progress import ByteProgress
-    from model.convert import convert as convert_checkpoint
+    from tirazh.jobs.progress import ByteProgress
+    from tirazh.model.convert import convert as convert_checkpoint
 
     given = {name: value for name, value in vars(options).items() if name in CONVERT_SETTINGS}
     with interruptible(lambda: "interrupted; nothing was left behind"), ByteProgress(options.quiet) as progress:
@@ -88,19 +88,19 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def submit(options: argparse.Namespace) -> int:
-    from jobs.submit import submit as submit_spec
+    from tirazh.jobs.submit import submit as submit_spec
 
     return _submitted(submit_spec(spec_from_file(options.job), options.address), options)
 
 
 def resume(options: argparse.Namespace) -> int:
-    from jobs.submit import resume as resume_job
+    from tirazh.jobs.submit import resume as resume_job
 
     return _submitted(resume_job(options.id, options.address), options)
 
 
 def status(options: argparse.Namespace) -> int:
-    from jobs.cluster import job_info, job_logs
+    from tirazh.jobs.cluster import job_info, job_logs
 
     client = _connect(options)
     info = job_info(client, options.id)
@@ -109,7 +109,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def logs(options: argparse.Namespace) -> int:
-    from jobs.cluster import follow, job_logs
+    from tirazh.jobs.cluster import follow, job_logs
 
     client = _connect(options)
     if options.follow:
@@ -119,7 +119,7 @@ def logs(options: argparse.Namespace) -> int:
 
 
 def stop(options: argparse.Namespace) -> int:
-    from jobs.cluster import stop_job
+    from tirazh.jobs.cluster import stop_job
 
     info = stop_job(_connect(options), options.id)
     console.show_status(info, "", as_json=options.json, quiet=options.quiet)
@@ -127,7 +127,7 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def demo(options: argparse.Namespace) -> int:
-    from jobs.demo import run_demo
+    from tirazh.jobs.demo import run_demo
 
     silent = options.quiet or options.json
     with (
@@ -145,8 +145,8 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _show_plan(spec: JobSpec, options: argparse.Namespace) -> int:
-    from pipeline.estimate import estimate
-    from pipeline.plan import plan_job
+    from tirazh.pipeline.estimate import estimate
+    from tirazh.pipeline.plan import plan_job
 
     with console.only_json(options.json):
         plan = plan_job(spec)
@@ -155,20 +155,20 @@ def _show_plan(spec: JobSpec, options: argparse.Namespace) -> int:
 
 
 def _submitted(job_id: str, options: argparse.Namespace) -> int:
-    from jobs.cluster import follow
+    from tirazh.jobs.cluster import follow
 
     console.show_submitted(job_id, options.address, as_json=options.json, quiet=options.quiet)
     return follow(_connect(options), job_id, console.write) if options.follow else 0
 
 
 def _connect(options: argparse.Namespace) -> JobSubmissionClient:
-    from jobs.cluster import connect
+    from tirazh.jobs.cluster import connect
 
     return connect(options.address)
 
 
 def _progress(options: argparse.Namespace, stream: TextIO) -> Progress:
-    from jobs.progress import Progress
+    from tirazh.jobs.progress import Progress
 
     return Progress("quiet" if options.quiet else None, stream=stream)
 

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from jobs.progress import bytes_text, clock_text
-from pipeline.storage_errors import show_uri
+from tirazh.jobs.progress import bytes_text, clock_text
+from tirazh.pipeline.storage.errors import show_uri
 
 if TYPE_CHECKING:
-    from model.checkpoint import ModelSummary
-    from pipeline.ledger import Verification
-    from pipeline.metrics import ProgressEvent
+    from tirazh.model.checkpoints.directory import ModelSummary
+    from tirazh.pipeline.execution.metrics import ProgressEvent
+    from tirazh.pipeline.output.ledger import Verification
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.progress import Progress, clock_text
-from jobs.run import run
-from jobs.settings import build_spec
-from model.errors import OutputError
-from pipeline.schema import COMPLETION, CONFIDENCE, LABEL
-from pipeline.spec import JobSpec
+from tirazh.errors import OutputError
+from tirazh.jobs.progress import Progress, clock_text
+from tirazh.jobs.run import run
+from tirazh.jobs.settings import build_spec
+from tirazh.pipeline.schema import COMPLETION, CONFIDENCE, LABEL
+from tirazh.pipeline.spec import JobSpec
 
 DATA = Path(__file__).resolve().parent / "demo_data"
 MARK = ".made-by-tirazh-demo"
@@ -33,7 +33,7 @@ def run_demo(output: str, *, progress: Callable[[], Progress], say: Callable[[st
 
     `output` is emptied if a demo made it. Raises OutputError where it holds something else.
     """
-    from pipeline.ray_session import ray_session
+    from tirazh.pipeline.execution.ray_session import ray_session
 
     folder = Path(output)
     _make_room(folder)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jobs import console
-from jobs.flags import given_settings
-from jobs.interrupts import interruptible
-from jobs.job_file import read_job_file
-from jobs.noise import noise_to_log
-from jobs.settings import FINETUNE, build_finetune_spec
-from model.errors import RequestError
-from pipeline.finetune_spec import FinetuneSpec
+from tirazh.errors import RequestError
+from tirazh.jobs import console
+from tirazh.jobs.flags import given_settings
+from tirazh.jobs.interrupts import interruptible
+from tirazh.jobs.job_file import read_job_file
+from tirazh.jobs.noise import noise_to_log
+from tirazh.jobs.settings import FINETUNE, build_finetune_spec
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 
 # What an interrupted training may take to end the step at hand and to write a checkpoint.
 _SAVING_S = 60.0
@@ -23,8 +23,8 @@ def run_training(options: argparse.Namespace) -> int:
     spec = _spec_from_options(options)
     if options.dry_run:
         return _show_plan(spec, options)
-    from jobs.training_progress import TrainingDisplay
-    from pipeline.finetune import run_finetune
+    from tirazh.jobs.training_progress import TrainingDisplay
+    from tirazh.pipeline.finetune.run import run_finetune
 
     with console.only_json(options.json), noise_to_log(spec.output, wanted=not options.verbose) as stream:
         display = TrainingDisplay("quiet" if options.quiet else None, stream=stream)
@@ -45,7 +45,7 @@ def _spec_from_options(options: argparse.Namespace) -> FinetuneSpec:
 
 
 def _show_plan(spec: FinetuneSpec, options: argparse.Namespace) -> int:
-    from pipeline.finetune_plan import plan_finetune
+    from tirazh.pipeline.finetune.plan import plan_finetune
 
     with console.only_json(options.json):
         plan = plan_finetune(spec)

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from jobs.settings import FINETUNE, KINDS, Setting, not_a_choice, settings_of
-from pipeline.spec import flag_name
+from tirazh.jobs.settings import FINETUNE, KINDS, Setting, not_a_choice, settings_of
+from tirazh.pipeline.spec import flag_name
 
 # What people bring along from ru-gpts, Megatron, transformers and vLLM, and where it went.
 FORMER_FLAGS = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.progress import Progress
-from jobs.run import run
-from jobs.settings import build_spec
+from tirazh.jobs.progress import Progress
+from tirazh.jobs.run import run
+from tirazh.jobs.settings import build_spec
 
 
 def generate(**settings: Any) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
-from jobs.yaml_text import load_yaml, read_text
-from model.errors import RequestError
-from pipeline.spec import SPECS, JobSpec
+from tirazh.errors import RequestError
+from tirazh.jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
+from tirazh.jobs.yaml_text import load_yaml, read_text
+from tirazh.pipeline.spec import SPECS, JobSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.yaml_text import load_yaml, read_text
-from model.errors import RequestError
+from tirazh.errors import RequestError
+from tirazh.jobs.yaml_text import load_yaml, read_text
 
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
 

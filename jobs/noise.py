@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from pipeline.output_files import OWN
-from pipeline.secrets import redact
+from tirazh.pipeline.output.names import OWN
+from tirazh.pipeline.storage.secrets import redact
 
 STDERR = 2
 LOGS = "logs"

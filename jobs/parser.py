@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jobs.flags import former_flag, owner_of
-from jobs.settings import did_you_mean
-from model.errors import RequestError
+from tirazh.errors import RequestError
+from tirazh.jobs.flags import former_flag, owner_of
+from tirazh.jobs.settings import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):

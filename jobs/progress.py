@@ -1,6 +1,7 @@
 """What is seen while a job runs: one live bar in a terminal, one line now and then in a log, nothing with -q.
 
-`pipeline.build.run_job` calls `show` with where it is; everything goes to stderr, so that stdout stays the result's.
+`tirazh.pipeline.build.run_job` calls `show` with where it is; everything goes to stderr, so that stdout stays the
+result's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TextIO, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from pipeline.metrics import ProgressEvent
+    from tirazh.pipeline.execution.metrics import ProgressEvent
 
 Style = Literal["bar", "lines", "quiet"]
 LINE_EVERY_S = 10.0

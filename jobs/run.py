@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.progress import Progress
-from pipeline.spec import JobSpec
+from tirazh.jobs.progress import Progress
+from tirazh.pipeline.spec import JobSpec
 
 
 def run(spec: JobSpec, progress: Progress) -> dict[str, Any]:
     """Run the job to its end and return the manifest. Raises TirazhError."""
-    from pipeline.build import run_job
+    from tirazh.pipeline.build import run_job
 
     with progress:
         return dict(run_job(spec, on_progress=progress.show, tell=progress.say))

@@ -11,11 +11,11 @@ from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from jobs.labels import read_labels
-from model.errors import RequestError
-from pipeline.finetune_spec import FinetuneSpec
-from pipeline.knobs import Settings
-from pipeline.spec import SPECS, JobSpec, flag_name, is_required
+from tirazh.errors import RequestError
+from tirazh.jobs.labels import read_labels
+from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.knobs import Settings
+from tirazh.pipeline.spec import SPECS, JobSpec, flag_name, is_required
 
 Sort = Literal["text", "whole number", "number", "yes or no", "list", "labels"]
 FINETUNE = "finetune"

@@ -1,6 +1,6 @@
 """Sending a job to a Ray cluster: what is shipped (the code and the job, no credentials), its id, and doing it again.
 
-The working directory holds the packages as they are here, so that the cluster runs this very code.
+The working directory holds the package `tirazh` as it is here, so that the cluster runs this very code.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from jobs.cluster import connect, job_info, running_like
-from jobs.settings import build_spec
-from model.errors import JobError, RequestError
-from pipeline.spec import EMBEDDED_MODEL, JobSpec
+from tirazh.errors import JobError, RequestError
+from tirazh.jobs.cluster import connect, job_info, running_like
+from tirazh.jobs.settings import build_spec
+from tirazh.pipeline.spec import EMBEDDED_MODEL, JobSpec
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-PACKAGES = ("tirazh", "jobs", "pipeline", "actors", "model")
 JOB_KEY = "tirazh_job"
-HOME = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).parent.parent
 _PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples")
 # Time for a job that is told to stop: long enough to close its replicas, short enough to wait for.
 _STOP_WAIT_S = "15"
@@ -80,12 +79,11 @@ def job_text(spec: JobSpec) -> dict[str, Any]:
 
 
 def write_working_dir(spec: JobSpec, directory: Path) -> None:
-    """Lay out what the cluster gets: the packages and job.yaml. The embedded weights go along where they are used."""
+    """Lay out what the cluster gets: the package and job.yaml. The embedded weights go along where they are used."""
     left_out = ["__pycache__", "*.pyc", ".*"]
     if spec.model != EMBEDDED_MODEL:
         left_out.append("embedded")
-    for name in PACKAGES:
-        shutil.copytree(HOME / name, directory / name, ignore=shutil.ignore_patterns(*left_out))
+    shutil.copytree(PACKAGE, directory / PACKAGE.name, ignore=shutil.ignore_patterns(*left_out))
     text = yaml.safe_dump(job_text(spec), allow_unicode=True, sort_keys=False)
     (directory / "job.yaml").write_text(text, encoding="utf-8")
 
@@ -99,7 +97,7 @@ def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> str:
         write_working_dir(spec, Path(directory))
         return _send(
             client,
-            entrypoint=f"python -m jobs.cli {spec.kind} --config job.yaml --address auto",
+            entrypoint=f"python -m tirazh {spec.kind} --config job.yaml --address auto",
             submission_id=name if number == 1 else f"{name}-{number}",
             runtime_env={
                 "working_dir": directory,

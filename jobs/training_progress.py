@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.progress import Display, clock_text
+from tirazh.jobs.progress import Display, clock_text
 
 if TYPE_CHECKING:
-    from pipeline.finetune_progress import TrainingProgress
+    from tirazh.pipeline.finetune.progress import TrainingProgress
 
 
 class TrainingDisplay(Display["TrainingProgress"]):

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from model.errors import RequestError
+from tirazh.errors import RequestError
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 16

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
-from model.errors import CheckpointError
+from tirazh.errors import CheckpointError
 
 SparseMode = Literal["none", "all", "alternating", "top_bottom"]
 _MAX_LAYERS = 4_096

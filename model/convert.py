@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import Checkpoint, ModelSummary, describe, open_checkpoint
-from model.checkpoint_files import did_you_mean
-from model.checkpoint_native import native_config
-from model.checkpoint_tensors import ITEM_SIZES
-from model.checkpoint_writer import PARTIAL, TensorSource, write_safetensors
-from model.config import ModelConfig, ModelFlags, expected_shapes
-from model.errors import CheckpointError, OutputError, RequestError
-from model.tokenizer import TOKENIZER_FILES, load_tokenizer
+from tirazh.errors import CheckpointError, OutputError, RequestError
+from tirazh.model.checkpoints.directory import Checkpoint, ModelSummary, describe, open_checkpoint
+from tirazh.model.checkpoints.files import did_you_mean
+from tirazh.model.checkpoints.native import native_config
+from tirazh.model.checkpoints.tensors import ITEM_SIZES
+from tirazh.model.checkpoints.writer import PARTIAL, TensorSource, write_safetensors
+from tirazh.model.config import ModelConfig, ModelFlags, expected_shapes
+from tirazh.model.tokenizer import TOKENIZER_FILES, load_tokenizer
 
 Progress = Callable[[int, int], None]
 _NO_FLAGS = ModelFlags()

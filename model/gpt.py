@@ -1,7 +1,8 @@
 """The ruGPT-3 transformer, as an ordinary transformers model.
 
 Reads like the paper: embeddings, pre-LayerNorm blocks, final LayerNorm, logits by the (usually tied) token embedding.
-Which keys a layer's heads may see is decided here, once per forward; how attention is computed is `attention.py`'s
+Which keys a layer's heads may see is decided here, once per forward; how attention is computed is
+`attention/full_sequence.py`'s
 business, or the batch engine's, which arrives through transformers' attention interface.
 Legend: B batch, T tokens, S keys, C channels, H heads on this rank, D head dim.
 """
@@ -17,12 +18,12 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from model.activation import TanhGELU
-from model.add_norm import add_norm
-from model.attention import window_attention
-from model.attention_reference import visible_keys
-from model.block_layout import global_starts
-from model.gpt_config import RuGPT3Config
+from tirazh.model.attention.block_layout import global_starts
+from tirazh.model.attention.full_sequence import window_attention
+from tirazh.model.attention.reference import visible_keys
+from tirazh.model.gpt_config import RuGPT3Config
+from tirazh.model.layers.activation import TanhGELU
+from tirazh.model.layers.add_norm import add_norm
 
 __all__ = ["RuGPT3Config", "RuGPT3ForCausalLM", "RuGPT3Model"]
 

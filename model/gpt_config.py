@@ -7,13 +7,13 @@ from typing import Any, Self
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from model.checkpoint_native import config_fields
-from model.config import ModelConfig, SparsePattern
+from tirazh.model.checkpoints.native import config_fields
+from tirazh.model.config import ModelConfig, SparsePattern
 
 
 @strict
 class RuGPT3Config(PreTrainedConfig):
-    """A ruGPT-3 of any size; `sparse_*` fields as in `model.config.ModelConfig`."""
+    """A ruGPT-3 of any size; `sparse_*` fields as in `tirazh.model.config.ModelConfig`."""
 
     model_type = "rugpt3"
     keys_to_ignore_at_inference = ("past_key_values",)

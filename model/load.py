@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from model.checkpoint import EMBEDDED_DIR, Checkpoint, open_checkpoint, resolve_model
-from model.checkpoint_files import did_you_mean
-from model.config import ModelConfig, ModelFlags
-from model.errors import CheckpointError, RequestError
+from tirazh.errors import CheckpointError, RequestError
+from tirazh.model.checkpoints.directory import EMBEDDED_DIR, Checkpoint, open_checkpoint, resolve_model
+from tirazh.model.checkpoints.files import did_you_mean
+from tirazh.model.config import ModelConfig, ModelFlags
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def _device(name: str) -> torch.device:
 def _fill(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
     import torch
 
-    from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+    from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
     with torch.device("meta"):
         model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config, dtype=str(dtype).removeprefix("torch.")))

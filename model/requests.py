@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from model.errors import RequestError
+from tirazh.errors import RequestError
 
 FinishReason = Literal["stop", "length", "error"]
 

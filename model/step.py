@@ -1,6 +1,7 @@
 """One forward of the engine, planned: which tokens run, in whose slots, and whose logits are wanted.
 
-Made by `engine.py` on rank 0, sent to every rank, executed by `runner.py`. Plain numbers only, so it crosses processes.
+Made by `engine/batch_engine.py` on rank 0, sent to every rank, executed by `engine/runner.py`. Plain numbers only,
+so it crosses processes.
 Legend: N rows of the step (padded to its fixed shape), R rows whose logits are read.
 """
 

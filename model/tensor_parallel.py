@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.errors import RequestError
+from tirazh.errors import RequestError
 
 if TYPE_CHECKING:
-    from model.config import ModelConfig
+    from tirazh.model.config import ModelConfig
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ BUILD_LOCK_NAME = "tirazh.lock"
 
 
 class WeightSource(Protocol):
-    """What is needed of `model.checkpoint.Checkpoint`."""
+    """What is needed of `tirazh.model.checkpoints.directory.Checkpoint`."""
 
     @property
     def path(self) -> str: ...
@@ -110,7 +110,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def _build_without_memory(config: ModelConfig) -> Any:
-    from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+    from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
     with torch.device("meta"):
         model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config))

@@ -15,8 +15,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from model.checkpoint_files import read_json
-from model.errors import CheckpointError
+from tirazh.errors import CheckpointError
+from tirazh.model.checkpoints.files import read_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -1,6 +1,7 @@
 """One job from spec to manifest, on one screen: what is asked, what is there, what is left, run it, write it down.
 
-Called by `jobs`. The steps: `plan.py` → `prompt_plan.py` → `plan_file.py` → `lease.py` → `graph.py` → `ledger.py`.
+Called by `jobs`. The steps: `plan.py` → `prompts/plan.py` → `output/plan_file.py` → `output/lease.py` →
+`execution/graph.py` → `output/ledger.py`.
 """
 
 from __future__ import annotations
@@ -11,28 +12,19 @@ from typing import Any
 
 from ray.data import Dataset
 
-from actors.dtype import settle_dtype
-from actors.messages import ReplicaConfig
-from actors.placement import refuse_impossible
-from model.errors import JobError
-from model.tokenizer import load_tokenizer
-from pipeline.assemble import OutputLayout
-from pipeline.columns import added_columns, text_columns
-from pipeline.graph import build_graph, choose_in_flight, run_graph
-from pipeline.infer import InferPlan
-from pipeline.lease import Claim, Tell, hold
-from pipeline.ledger import finish, output_uri, read_manifest, still_to_make
-from pipeline.metrics import library_versions, reasons_of_deaths, start_metrics
-from pipeline.output_files import OutputFiles
-from pipeline.owner_watch import watching_owners
-from pipeline.parts import Part
-from pipeline.plan import Plan, plan_job, with_dtype
-from pipeline.plan_file import claim_output, find_plan, write_plan
-from pipeline.progress import JobProgress, OnProgress
-from pipeline.prompt_plan import PromptSetup, plan_prompts
-from pipeline.prompts import PromptStep
-from pipeline.ray_failures import explained, left_out_sentence
-from pipeline.ray_session import (
+from tirazh.actors.dtype import settle_dtype
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.placement import refuse_impossible
+from tirazh.errors import JobError
+from tirazh.model.tokenizer import load_tokenizer
+from tirazh.pipeline.columns import added_columns, text_columns
+from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, run_graph
+from tirazh.pipeline.execution.infer import InferPlan
+from tirazh.pipeline.execution.metrics import library_versions, reasons_of_deaths, start_metrics
+from tirazh.pipeline.execution.owner_watch import watching_owners
+from tirazh.pipeline.execution.progress import JobProgress, OnProgress
+from tirazh.pipeline.execution.ray_failures import explained, left_out_sentence
+from tirazh.pipeline.execution.ray_session import (
     choose_step_cpus,
     data_settings,
     freeing_replicas,
@@ -40,10 +32,19 @@ from pipeline.ray_session import (
     settle_device,
     share_threads,
 )
-from pipeline.read import PartsDatasource
-from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
-from pipeline.storage import Storage, keep_trying
-from pipeline.write import WritePlan, WriteStep
+from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.input.read import PartsDatasource
+from tirazh.pipeline.output.assemble import OutputLayout
+from tirazh.pipeline.output.lease import Claim, Tell, hold
+from tirazh.pipeline.output.ledger import finish, output_uri, read_manifest, still_to_make
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.plan_file import claim_output, find_plan, write_plan
+from tirazh.pipeline.output.write import WritePlan, WriteStep
+from tirazh.pipeline.plan import Plan, plan_job, with_dtype
+from tirazh.pipeline.prompts.encode import PromptStep
+from tirazh.pipeline.prompts.plan import PromptSetup, plan_prompts
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
+from tirazh.pipeline.storage.filesystem import Storage, keep_trying
 
 
 def run_job(

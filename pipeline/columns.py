@@ -6,11 +6,11 @@ from collections import Counter
 
 import pyarrow as pa
 
-from model.errors import InputError
-from pipeline import schema
-from pipeline.footers import check_text_column, is_binary
-from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
-from pipeline.template import template_variables
+from tirazh.errors import InputError
+from tirazh.pipeline import schema
+from tirazh.pipeline.input.footers import check_text_column, is_binary
+from tirazh.pipeline.prompts.template import template_variables
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
 
 def text_columns(spec: JobSpec) -> tuple[str, ...]:

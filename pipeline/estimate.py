@@ -10,9 +10,9 @@ import os
 from math import prod
 from typing import Any
 
-from model.config import ModelConfig, expected_shapes
-from pipeline.plan import Plan
-from pipeline.spec import GenerateSpec, JobSpec, parse_replicas
+from tirazh.model.config import ModelConfig, expected_shapes
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.spec import GenerateSpec, JobSpec, parse_replicas
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Arithmetic one rank reaches, in FLOP/s, (slowest, fastest) that we expect: one CPU core, one GPU.

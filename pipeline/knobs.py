@@ -1,6 +1,6 @@
 """What a spec is made of: fields with a help text, and what every frozen set of settings can do.
 
-`spec.py` (jobs over rows) and `finetune_spec.py` (training) are built from it; flags, YAML keys, Python arguments and
+`spec.py` (jobs over rows) and `finetune/spec.py` (training) are built from it; flags, YAML keys, Python arguments and
 the manifest take their names from the fields.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
-from model.errors import RequestError
-from pipeline.secrets import holds_secret
-from pipeline.storage_errors import show_uri
+from tirazh.errors import RequestError
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.secrets import holds_secret
 
 
 def knob(default: Any = MISSING, help: str = "", *, identity: bool = False, **extra: Any) -> Any:

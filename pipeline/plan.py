@@ -1,6 +1,7 @@
 """What a job will do, found out before anything is started: input files, columns, parts, and the model's identity.
 
-`plan_job` looks; it writes nothing and needs neither Ray nor torch. `plan_file.py` writes the plan down and reads it
+`plan_job` looks; it writes nothing and needs neither Ray nor torch. `output/plan_file.py` writes the plan down and
+reads it
 back: what is written there is the authority when a job is resumed.
 """
 
@@ -17,17 +18,26 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.messages import DType
-from model.checkpoint import ModelSummary, describe, resolve_model
-from model.errors import InputError, OutputError, RequestError
-from pipeline.columns import check_columns, override_columns, text_columns
-from pipeline.disk import StoredFile
-from pipeline.footers import Footer, check_same_schema, read_footers
-from pipeline.inputs import list_inputs, would_read
-from pipeline.parts import Part, Work, choose_part_tokens, count_tokens, cut_by_tokens, cut_evenly, part_name, take_rows
-from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
-from pipeline.storage import Storage, full_uri, join
-from pipeline.storage_errors import show_uri
+from tirazh.actors.messages import DType
+from tirazh.errors import InputError, OutputError, RequestError
+from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
+from tirazh.pipeline.columns import check_columns, override_columns, text_columns
+from tirazh.pipeline.input.files import list_inputs, would_read
+from tirazh.pipeline.input.footers import Footer, check_same_schema, read_footers
+from tirazh.pipeline.input.parts import (
+    Part,
+    Work,
+    choose_part_tokens,
+    count_tokens,
+    cut_by_tokens,
+    cut_evenly,
+    part_name,
+    take_rows,
+)
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+from tirazh.pipeline.storage.disk import StoredFile
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.filesystem import Storage, full_uri, join
 
 _DEFAULT_SEQ_LENGTH = 2048
 

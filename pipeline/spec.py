@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from actors.messages import DType
-from model.config import SPARSE_MODES, ModelFlags
-from model.errors import RequestError
-from model.requests import SamplingParams
-from pipeline.knobs import Settings, at_least, flag_name, in_64_bits, is_required, knob, seconds, share
-from pipeline.schema import Kind
+from tirazh.actors.messages import DType
+from tirazh.errors import RequestError
+from tirazh.model.config import SPARSE_MODES, ModelFlags
+from tirazh.model.requests import SamplingParams
+from tirazh.pipeline.knobs import Settings, at_least, flag_name, in_64_bits, is_required, knob, seconds, share
+from tirazh.pipeline.schema import Kind
 
 __all__ = ["ClassifySpec", "GenerateSpec", "JobSpec", "flag_name", "is_required", "parse_replicas"]
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from actors import rendezvous
-from actors.messages import RankLocation
+from tirazh.actors import rendezvous
+from tirazh.actors.messages import RankLocation
 
 # The first use on a machine compiles DeepSpeed's all-reduce: a minute of one core.
 _TIMEOUT_S = 280.0

@@ -37,8 +37,8 @@ from benchmarks.report import _workload
 from benchmarks.rounds import Patience, Turn, probe_rows, run_rounds
 from benchmarks.run import _DEFAULT_SLOTS, main
 from benchmarks.workloads import WORKLOADS, Row, Workload, build_workload
-from pipeline.spec import GenerateSpec
 from tests.model.tiny import use_threads
+from tirazh.pipeline.spec import GenerateSpec
 
 TINY, XL = SHAPES["tiny"], SHAPES["xl"]
 GIGA = 1e9

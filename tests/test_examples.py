@@ -15,10 +15,10 @@ import torch
 import yaml
 from tokenizers import Tokenizer
 
-from model.load import load_pretrained
-from model.tokenizer import load_tokenizer
 from tests.conftest import REPOSITORY
 from tests.system.conftest import read_demo
+from tirazh.model.load import load_pretrained
+from tirazh.model.tokenizer import load_tokenizer
 
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
 

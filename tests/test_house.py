@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 import tirazh
-from jobs.job_file import spec_from_file
-from jobs.settings import settings_of
-from pipeline import schema
-from pipeline.spec import ClassifySpec, GenerateSpec, flag_name
+from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.settings import settings_of
+from tirazh.pipeline import schema
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, flag_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROOMS = ("tirazh", "jobs", "pipeline", "actors", "model")
@@ -86,9 +86,9 @@ def test_the_public_names_exist() -> None:
     "code",
     [
         "import tirazh",
-        "import pipeline.spec",
-        "from jobs.cli import main; main(['--help'])",
-        "from jobs.cli import main; main(['generate', '--help'])",
+        "import tirazh.pipeline.spec",
+        "from tirazh.jobs.cli import main; main(['--help'])",
+        "from tirazh.jobs.cli import main; main(['generate', '--help'])",
     ],
     ids=["import tirazh", "the spec", "tirazh --help", "tirazh generate --help"],
 )

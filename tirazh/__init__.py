@@ -9,19 +9,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tirazh._siblings import check_siblings
-
-check_siblings()
-
 if TYPE_CHECKING:
-    from jobs.classify import classify
-    from jobs.generate import generate
-    from model.load import load_pretrained
+    from tirazh.jobs.classify import classify
+    from tirazh.jobs.generate import generate
+    from tirazh.model.load import load_pretrained
 
 __version__ = "0.1.0"
 __all__ = ["classify", "generate", "load_pretrained"]
 
-_HOMES = {"classify": "jobs.classify", "generate": "jobs.generate", "load_pretrained": "model.load"}
+_HOMES = {
+    "classify": "tirazh.jobs.classify",
+    "generate": "tirazh.jobs.generate",
+    "load_pretrained": "tirazh.model.load",
+}
 
 
 def __getattr__(name: str) -> Any:

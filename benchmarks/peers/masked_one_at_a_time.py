@@ -16,7 +16,7 @@ from torch.nn.functional import embedding, gelu, layer_norm, linear, scaled_dot_
 from benchmarks.model_under_test import ModelUnderTest
 from benchmarks.peers.peer import Outcome, Peer, Setting, timed
 from benchmarks.workloads import Row, Tokens, Workload
-from model.block_layout import build_layout
+from tirazh.model.attention.block_layout import build_layout
 
 
 class MaskedOneAtATime(Peer):

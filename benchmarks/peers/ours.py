@@ -1,4 +1,6 @@
-"""tirazh's own engine, without Ray and DeepSpeed: `model.engine` over `model.runner`, as a replica's rank 0 runs it."""
+"""tirazh's own engine, without Ray and DeepSpeed: `tirazh.model.engine.batch_engine` over
+`tirazh.model.engine.runner`, as a replica's rank 0 runs it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from torch import nn
 from benchmarks.model_under_test import Mode, ModelUnderTest
 from benchmarks.peers.peer import Outcome, Peer, Setting, timed
 from benchmarks.workloads import Workload
-from model.engine import Engine, EngineConfig
-from model.packed_linear import pack_linears
-from model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
-from model.runner import ModelRunner, can_record, hidden_size, slots_that_fit
-from model.step import step_rows
+from tirazh.model.engine.batch_engine import Engine, EngineConfig
+from tirazh.model.engine.runner import ModelRunner, can_record, hidden_size, slots_that_fit
+from tirazh.model.layers.packed_linear import pack_linears
+from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
+from tirazh.model.step import step_rows
 
 
 class Ours(Peer):

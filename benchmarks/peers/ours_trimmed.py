@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.peers.ours import Ours
 from benchmarks.workloads import Workload
-from model.runner import ModelRunner
+from tirazh.model.engine.runner import ModelRunner
 
 
 class TrimmedRunner(ModelRunner):

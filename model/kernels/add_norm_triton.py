@@ -1,4 +1,4 @@
-"""Residual addition and LayerNorm of a row in one pass, in Triton. `model/add_norm.py` launches."""
+"""Residual addition and LayerNorm of a row in one pass, in Triton. `model/layers/add_norm.py` launches."""
 
 # ruff: noqa: PLR0913 - a kernel has as many arguments as it reads
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"

@@ -3,7 +3,7 @@
 The keys of a row are read where they lie: the strip and the open window in the row's slot, and the step's own, which
 are still in the step's rows. One softmax runs over all of them (Milakov and Gimelshein 2018, arXiv 1805.02867, as
 FlashAttention has it), begun with what attention over the shared prefix came to: its output and the log-sum-exp of its
-scores. Imported only where Triton is; `model/gpu_attention.py` launches.
+scores. Imported only where Triton is; `model/attention/gpu.py` launches.
 Legend: M queries of a tile, N keys of a block, D head dim, W window, G global tokens of one; t counts a slot's tokens
 from the first one of the window that was open when the step began.
 """

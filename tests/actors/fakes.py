@@ -12,11 +12,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from actors.echo import EchoEngine
-from actors.messages import ReplicaConfig
-from actors.rendezvous import Place
-from model.errors import CheckpointError
-from model.requests import Completion, GenerateRequest, SamplingParams
+from tirazh.actors.echo import EchoEngine
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.rendezvous import Place
+from tirazh.errors import CheckpointError
+from tirazh.model.requests import Completion, GenerateRequest, SamplingParams
 
 FAIL, DIE, HANG = 901, 902, 903
 REFUSED_MODEL = "refused"

@@ -9,7 +9,7 @@ from tests.conftest import REPOSITORY
 
 CODE = """
 import gc
-from actors.garbage import collect_rarely
+from tirazh.actors.garbage import collect_rarely
 class Node: pass
 begun = [Node() for _ in range(1000)]
 collect_rarely()

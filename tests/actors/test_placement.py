@@ -13,9 +13,9 @@ from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_
 from ray.core.generated import autoscaler_pb2
 from ray.experimental import internal_kv
 
-from actors.messages import ReplicaConfig
-from actors.placement import describe_shortage, is_growing, refuse_impossible
-from model.errors import RequestError
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.placement import describe_shortage, is_growing, refuse_impossible
+from tirazh.errors import RequestError
 
 SOON_S = 30.0
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.plan_channel import PlanChannel
 from tests.distributed import RankPool, run_distributed
+from tirazh.actors.plan_channel import PlanChannel
 
 
 @pytest.fixture(scope="module")

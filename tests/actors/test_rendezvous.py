@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from actors.messages import RankLocation
-from actors.rendezvous import assign_places, environment, open_store, shared_memory_names
+from tirazh.actors.messages import RankLocation
+from tirazh.actors.rendezvous import assign_places, environment, open_store, shared_memory_names
 
 
 def locations(*nodes: str, cores: int = 8) -> list[RankLocation]:

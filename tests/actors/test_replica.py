@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import ray
 
-from actors.messages import ReplicaConfig
-from actors.placement import release_leftovers
-from actors.replica import Replica
-from model.errors import CheckpointError, ReplicaError
-from model.requests import Completion, EngineJob, ScoreRequest
 from tests.actors.fakes import DIE, FAIL, HANG, REFUSED_MODEL, prompt
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.placement import release_leftovers
+from tirazh.actors.replica import Replica
+from tirazh.errors import CheckpointError, ReplicaError
+from tirazh.model.requests import Completion, EngineJob, ScoreRequest
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 

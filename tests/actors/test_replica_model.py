@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from actors.messages import ReplicaConfig
-from actors.replica import Replica
-from model.errors import ReplicaError, RequestError
-from model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 from tests.system.tiny_model import TINY, write_tiny_model
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.replica import Replica
+from tirazh.errors import ReplicaError, RequestError
+from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
 

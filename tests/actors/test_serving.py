@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from actors.serving import EngineLoop
-from model.errors import ReplicaError
-from model.requests import Completion, EngineCounters, Request, Result
 from tests.actors.fakes import prompt
+from tirazh.actors.serving import EngineLoop
+from tirazh.errors import ReplicaError
+from tirazh.model.requests import Completion, EngineCounters, Request, Result
 
 
 class ReversingEngine:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from actors.messages import Progress
-from actors.watch import StallClock
+from tirazh.actors.messages import Progress
+from tirazh.actors.watch import StallClock
 
 
 def test_steps_keep_the_clock_at_zero() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from jobs.settings import build_spec
-from pipeline.spec import JobSpec
 from tests.fuzz.ending import refused, tried
 from tests.fuzz.models import Spoil, copy_spoilt, write_models
 from tests.system.tiny_model import write_tiny_model
+from tirazh.jobs.settings import build_spec
+from tirazh.pipeline.spec import JobSpec
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

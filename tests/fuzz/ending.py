@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.cli import one_sentence
-from model.errors import RowError, TirazhError
+from tirazh.errors import RowError, TirazhError
+from tirazh.jobs.cli import one_sentence
 
 TIME_LIMIT_S = 10.0
 # Beyond what the process has when an action begins: more is asked for by a lie in the input, not by the input.

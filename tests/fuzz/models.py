@@ -6,9 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from model.checkpoint import describe, open_checkpoint
-from model.tokenizer import load_tokenizer
-from tests.model.checkpoint_samples import (
+from tests.model.checkpoints.samples import (
     TINY,
     TINY_DENSE,
     random_weights,
@@ -17,6 +15,8 @@ from tests.model.checkpoint_samples import (
     write_port,
     write_rugpts,
 )
+from tirazh.model.checkpoints.directory import describe, open_checkpoint
+from tirazh.model.tokenizer import load_tokenizer
 
 WEIGHTS = random_weights(TINY)
 DEEP = "[" * 100_000

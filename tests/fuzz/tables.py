@@ -8,17 +8,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.tokenizer import load_tokenizer
-from pipeline import schema
-from pipeline.assemble import OutputLayout, assemble
-from pipeline.build import set_up_prompts
-from pipeline.columns import added_columns
-from pipeline.plan import plan_job
-from pipeline.prompts import PromptStep
-from pipeline.read import read_part
-from pipeline.spec import JobSpec
-from pipeline.storage import Storage
-from pipeline.write import to_parquet
+from tirazh.model.tokenizer import load_tokenizer
+from tirazh.pipeline import schema
+from tirazh.pipeline.build import set_up_prompts
+from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.input.read import read_part
+from tirazh.pipeline.output.assemble import OutputLayout, assemble
+from tirazh.pipeline.output.write import to_parquet
+from tirazh.pipeline.plan import plan_job
+from tirazh.pipeline.prompts.encode import PromptStep
+from tirazh.pipeline.spec import JobSpec
+from tirazh.pipeline.storage.filesystem import Storage
 
 ROWS = 60
 

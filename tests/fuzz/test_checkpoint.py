@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint import describe
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.models import DEEP, JSON_FILES, Spoil, look
+from tirazh.model.checkpoints.directory import describe
 
 
 def test_the_models_are_good_before_they_are_spoilt(models: dict[str, Path]) -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job_file import spec_from_file
-from model.tokenizer import load_tokenizer
-from pipeline.spec import JobSpec
-from pipeline.template import PromptTemplate
 from tests.fuzz.ending import attempt
 from tests.fuzz.models import RANK_FILE, Spoil, look
 from tests.fuzz.mutations import mutants
 from tests.fuzz.tables import WRITERS, carry, good_table, parquet
 from tests.fuzz.test_yaml import GOOD
+from tirazh.jobs.job_file import spec_from_file
+from tirazh.model.tokenizer import load_tokenizer
+from tirazh.pipeline.prompts.template import PromptTemplate
+from tirazh.pipeline.spec import JobSpec
 
 pytestmark = pytest.mark.slow
 SECONDS = 30.0

@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.settings import build_spec
-from pipeline.ledger import verify
-from pipeline.output_files import OutputFiles
-from pipeline.plan import plan_job
-from pipeline.plan_file import claim_output, read_plan, write_plan
-from pipeline.report import write_report
-from pipeline.storage import Storage
-from pipeline.write import Receipt
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.mutations import mutants
+from tirazh.jobs.settings import build_spec
+from tirazh.pipeline.output.ledger import verify
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.plan_file import claim_output, read_plan, write_plan
+from tirazh.pipeline.output.report import write_report
+from tirazh.pipeline.output.write import Receipt
+from tirazh.pipeline.plan import plan_job
+from tirazh.pipeline.storage.filesystem import Storage
 
 DEEP = "[" * 50_000
 

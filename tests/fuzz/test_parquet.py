@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.plan import plan_job
-from pipeline.spec import JobSpec
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.mutations import mutants
 from tests.fuzz.tables import WRITERS, carry, good_table, parquet
+from tirazh.pipeline.plan import plan_job
+from tirazh.pipeline.spec import JobSpec
 
 
 @pytest.mark.parametrize("writer", WRITERS)

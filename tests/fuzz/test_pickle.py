@@ -16,7 +16,7 @@ import torch
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.models import RANK_FILE, WEIGHTS, Spoil, look
 from tests.fuzz.mutations import mutants
-from tests.model.checkpoint_samples import TINY, rank_weights
+from tests.model.checkpoints.samples import TINY, rank_weights
 
 
 @pytest.mark.parametrize("kind", ["native", "rugpts", "old"])

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.cli import build_parser
-from jobs.commands import spec_from_options
-from jobs.parser import parse
-from jobs.settings import build_spec, settings_of
-from pipeline.spec import SPECS, JobSpec
 from tests.fuzz.ending import attempt, refusal
+from tirazh.jobs.cli import build_parser
+from tirazh.jobs.commands import spec_from_options
+from tirazh.jobs.parser import parse
+from tirazh.jobs.settings import build_spec, settings_of
+from tirazh.pipeline.spec import SPECS, JobSpec
 
 GOOD = {
     "classify": {"input": "a.parquet", "output": "out", "labels": "a,b"},
@@ -137,7 +137,7 @@ def test_a_label_list_longer_than_a_file_name_is_a_list(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         f"kind: classify\ninput: a\noutput: b\nlabels: {','.join(map(str, range(500)))}\n"
     )
-    from jobs.job_file import spec_from_file
+    from tirazh.jobs.job_file import spec_from_file
 
     spec = spec_from_file(os.fspath(tmp_path / "job.yaml"))
     assert len(spec.to_dict()["labels"]) == 500

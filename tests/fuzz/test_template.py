@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.template import PromptTemplate
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.mutations import mutants
+from tirazh.pipeline.prompts.template import PromptTemplate
 
 LONG = "а" * 1_000_000
 ROW = {"text": LONG, "a": "x", "n": 7}

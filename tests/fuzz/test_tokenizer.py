@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from model.tokenizer import load_tokenizer
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.models import DEEP, JSON_FILES
 from tests.fuzz.mutations import mutants
+from tirazh.model.tokenizer import load_tokenizer
 
 TOKENIZERS = {
     **{f"tokenizer.json: {name}": ("tokenizer.json", data) for name, data in JSON_FILES.items() if name != "nothing"},

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.job_file import spec_from_file
-from jobs.labels import read_labels
-from pipeline.spec import JobSpec
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.mutations import mutants
+from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.labels import read_labels
+from tirazh.pipeline.spec import JobSpec
 
 GOOD = """kind: classify
 input: [news/*.parquet, more]

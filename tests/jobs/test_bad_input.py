@@ -1,4 +1,5 @@
-"""`python -m jobs.cli` as users run it, over inputs that cannot work: one sentence, the right exit code, in good time,
+"""`python -m tirazh.jobs.cli` as users run it, over inputs that cannot work: one sentence, the right exit code, in
+good time,
 and nothing left in the output directory.
 """
 
@@ -12,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.settings import build_spec
-from pipeline.output_files import OutputFiles
-from pipeline.plan import plan_job
-from pipeline.plan_file import write_plan
-from pipeline.storage import Storage
 from tests.system.tiny_model import write_tiny_model
+from tirazh.jobs.settings import build_spec
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.plan_file import write_plan
+from tirazh.pipeline.plan import plan_job
+from tirazh.pipeline.storage.filesystem import Storage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LABELS = ["--labels", "economics,sport"]
@@ -26,7 +27,7 @@ Case = tuple[list[str], str]
 
 def tirazh(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command line in `cwd` with this checkout's packages."""
-    command = [sys.executable, "-m", "jobs.cli", *arguments]
+    command = [sys.executable, "-m", "tirazh.jobs.cli", *arguments]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), "HOME": str(cwd), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 

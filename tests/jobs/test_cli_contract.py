@@ -6,9 +6,9 @@ from dataclasses import fields
 
 import pytest
 
-from jobs.cli import build_parser, main
-from jobs.settings import KINDS
-from pipeline.knobs import flag_name
+from tirazh.jobs.cli import build_parser, main
+from tirazh.jobs.settings import KINDS
+from tirazh.pipeline.knobs import flag_name
 
 TALK = "--help --json --quiet --verbose"
 COMMON = (

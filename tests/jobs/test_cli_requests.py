@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.cli import main
+from tirazh.jobs.cli import main
 
 NEEDED = ["--input", "in.parquet", "--output", "out"]
 

@@ -36,7 +36,7 @@ class Head:
 
     def tirazh(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *arguments, "--address", self.address],
+            [sys.executable, "-m", "tirazh.jobs.cli", *arguments, "--address", self.address],
             cwd=REPOSITORY,
             env=self.environment,
             capture_output=True,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobs import console
-from pipeline.ledger import Verification
-from pipeline.metrics import ProgressEvent
+from tirazh.jobs import console
+from tirazh.pipeline.execution.metrics import ProgressEvent
+from tirazh.pipeline.output.ledger import Verification
 
 MANIFEST: dict[str, Any] = {
     **{"kind": "classify", "output": "/out", "rows": 1000, "errors": 2, "error_kinds": {"empty text": 2}},

@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.demo import DATA, GOLD, MARK, _label_table, _lines, _make_room, _write_inputs
-from model.errors import OutputError
-from pipeline.schema import CONFIDENCE, LABEL
+from tirazh.errors import OutputError
+from tirazh.jobs.demo import DATA, GOLD, MARK, _label_table, _lines, _make_room, _write_inputs
+from tirazh.pipeline.schema import CONFIDENCE, LABEL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ def test_another_demo_is_replaced_and_anything_else_left_alone(tmp_path: Path) -
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_demo_runs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "jobs.cli", "demo", "--output", str(tmp_path / "demo")]
+    command = [sys.executable, "-m", "tirazh.jobs.cli", "demo", "--output", str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     prompts = [json.loads(line)["prompt"] for line in (DATA / "prompts.jsonl").read_text().splitlines()[:5]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from jobs.cli import build_parser
-from jobs.flags import FORMER_TRAINING_FLAGS
 from tests.conftest import REPOSITORY
+from tirazh.jobs.cli import build_parser
+from tirazh.jobs.flags import FORMER_TRAINING_FLAGS
 
 TEXT = (REPOSITORY / "docs/finetune.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (.*?) \| (.*) \|$", TEXT, flags=re.MULTILINE)

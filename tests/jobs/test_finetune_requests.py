@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import main
 from tests.system.tiny_model import write_tiny_model
+from tirazh.jobs.cli import main
 
 Case = tuple[list[str], str]
 

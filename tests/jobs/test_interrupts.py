@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.interrupts import Interrupted, interruptible
+from tirazh.jobs.interrupts import Interrupted, interruptible
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HANGS = """
 import os, signal, sys, time
-from jobs import interrupts
+from tirazh.jobs import interrupts
 interrupts.PATIENCE_S = 0.2
 with interrupts.interruptible(lambda: "interrupted: 3 of 7 parts are written"):
     try:
@@ -64,7 +64,9 @@ def test_an_interrupt_that_someone_swallows_ends_the_command_all_the_same() -> N
     """As a library may that is just being imported."""
     swallows = """
 import os, signal, time
-from jobs import cli, commands, interrupts
+from tirazh.jobs import cli
+from tirazh.jobs import commands
+from tirazh.jobs import interrupts
 interrupts.PATIENCE_S = 0.2
 def deaf(options):
     try:
@@ -97,7 +99,7 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
 
 GOODBYE = """
 import atexit, sys, time
-from jobs import cli
+from tirazh.jobs import cli
 
 def goodbye():  # what Ray and others do when a process ends
     print("closing", flush=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job_file import spec_from_file
-from model.errors import RequestError
-from pipeline.spec import ClassifySpec, GenerateSpec
+from tirazh.errors import RequestError
+from tirazh.jobs.job_file import spec_from_file
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
 
 HEAD = "kind: generate\ninput: in.parquet\noutput: out\n"
 

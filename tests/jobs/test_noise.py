@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.noise import log_directory, noise_to_log
+from tirazh.jobs.noise import log_directory, noise_to_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOISY = """
 import os, sys
-from jobs.noise import noise_to_log
+from tirazh.jobs.noise import noise_to_log
 with noise_to_log(sys.argv[1]) as stream:
     os.write(2, b"[C++] core_worker.cc\\n")
     print("a traceback", file=sys.stderr)

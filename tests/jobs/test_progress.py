@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.progress import ByteProgress, Progress, bytes_text, clock_text, describe
-from pipeline.metrics import ProgressEvent
+from tirazh.jobs.progress import ByteProgress, Progress, bytes_text, clock_text, describe
+from tirazh.pipeline.execution.metrics import ProgressEvent
 
 
 class Clock:

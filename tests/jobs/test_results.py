@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import main
 from tests.system.tiny_model import write_tiny_model
 from tirazh import classify, generate
+from tirazh.jobs.cli import main
 
 pytestmark = pytest.mark.ray
 
@@ -70,7 +70,7 @@ def test_a_bug_is_one_sentence_and_its_traceback_lies_beside_the_job(
         (tmp_path / "out/_tirazh").mkdir(parents=True)
         raise ZeroDivisionError("a bug\nof two lines")
 
-    monkeypatch.setattr("pipeline.build.run_job", broken)
+    monkeypatch.setattr("tirazh.pipeline.build.run_job", broken)
     assert main(["generate", *flags(job), "--prompt-column", "text"]) == 1
     log = tmp_path / "out/_tirazh/logs/internal-error.log"
     assert capsys.readouterr().err == f"tirazh: internal error: ZeroDivisionError: a bug; the traceback is in {log}\n"
@@ -84,7 +84,7 @@ def test_a_bug_is_named_even_where_its_traceback_cannot_be_kept(
         (tmp_path / "out/_tirazh/logs/internal-error.log").mkdir(parents=True)
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("pipeline.build.run_job", broken)
+    monkeypatch.setattr("tirazh.pipeline.build.run_job", broken)
     assert main(["generate", *flags(job), "--prompt-column", "text"]) == 1
     sentence = "internal error: ZeroDivisionError: a bug; the traceback could not be kept: Is a directory"
     assert capsys.readouterr().err == f"tirazh: {sentence}\n"
@@ -96,6 +96,6 @@ def test_an_interrupt_says_how_to_go_on(
     def interrupted(*args: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.build.run_job", interrupted)
+    monkeypatch.setattr("tirazh.pipeline.build.run_job", interrupted)
     assert main(["generate", *flags(job), "--prompt-column", "text"]) == 130
     assert capsys.readouterr().err.startswith("tirazh: interrupted before the first part was written")

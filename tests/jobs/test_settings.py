@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobs.settings import build_spec, settings_of
-from model.errors import RequestError
-from pipeline.spec import SPECS, ClassifySpec, GenerateSpec
+from tirazh.errors import RequestError
+from tirazh.jobs.settings import build_spec, settings_of
+from tirazh.pipeline.spec import SPECS, ClassifySpec, GenerateSpec
 
 NEEDED = {"input": "news.parquet", "output": "out"}
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from jobs.cluster import connect, exit_code, follow, running_like
-from jobs.job_file import spec_from_file
-from jobs.submit import job_name, submitted_spec, with_absolute_paths, write_working_dir
-from model.errors import RequestError
-from pipeline.spec import GenerateSpec
+from tirazh.errors import RequestError
+from tirazh.jobs.cluster import connect, exit_code, follow, running_like
+from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.submit import job_name, submitted_spec, with_absolute_paths, write_working_dir
+from tirazh.pipeline.spec import GenerateSpec
 
 
 class FakeJob:
@@ -73,7 +73,7 @@ def test_the_working_directory_holds_the_code_and_the_job(tmp_path: Path) -> Non
     job = spec(stop=("\n\n",))
     write_working_dir(replace(job, address="auto"), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"tirazh", "jobs", "pipeline", "actors", "model", "job.yaml"}
-    assert (tmp_path / "jobs/cli.py").is_file()
+    assert (tmp_path / "tirazh/jobs/cli.py").is_file()
     assert not list(tmp_path.rglob("__pycache__"))
     assert spec_from_file(tmp_path / "job.yaml") == job  # and so without the address
 
@@ -102,7 +102,7 @@ def test_a_job_of_someone_else_cannot_be_resumed() -> None:
 
 
 def test_following_prints_only_what_is_new_and_outlives_a_head_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.cluster.POLL_S", 0)
+    monkeypatch.setattr("tirazh.jobs.cluster.POLL_S", 0)
     client: Any = FakeClient([FakeJob("a", "RUNNING")], ["one\n", None, "one\ntwo\n", "one\ntwo\nthree\n"])
     printed: list[str] = []
     assert follow(client, "a", printed.append) == 0

@@ -6,9 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from jobs.training_progress import TrainingDisplay, describe
-from model.training_log import TrainingLog, read_log
-from pipeline.finetune_progress import LogFollower, TrainingProgress
+from tirazh.jobs.training_progress import TrainingDisplay, describe
+from tirazh.model.training.log import TrainingLog, read_log
+from tirazh.pipeline.finetune.progress import LogFollower, TrainingProgress
 
 
 def event(step: int = 25, **changes: Any) -> TrainingProgress:

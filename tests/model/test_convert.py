@@ -13,11 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import describe, open_checkpoint
-from model.config import ModelConfig, ModelFlags, expected_shapes
-from model.convert import convert
-from model.errors import CheckpointError, OutputError, RequestError
-from tests.model.checkpoint_samples import (
+from tests.model.checkpoints.samples import (
     TINY,
     TINY_DENSE,
     random_weights,
@@ -27,6 +23,10 @@ from tests.model.checkpoint_samples import (
     write_native,
     write_rugpts,
 )
+from tirazh.errors import CheckpointError, OutputError, RequestError
+from tirazh.model.checkpoints.directory import describe, open_checkpoint
+from tirazh.model.config import ModelConfig, ModelFlags, expected_shapes
+from tirazh.model.convert import convert
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_converted_directory_can_be_converted_again(source: Path, tmp_path: Pa
 
 
 def test_transformers_reads_the_new_directory(source: Path, tmp_path: Path) -> None:
-    from model.gpt import RuGPT3Config
+    from tirazh.model.gpt import RuGPT3Config
 
     convert(str(source), str(tmp_path / "out"))
     assert RuGPT3Config.from_pretrained(tmp_path / "out").to_model_config() == replace(TINY, layout_groups=2)
@@ -176,7 +176,7 @@ def test_requests_that_are_wrong(source: Path, tmp_path: Path) -> None:
 
 MEASURE = """
 import sys, threading, torch
-from model.convert import convert
+from tirazh.model.convert import convert
 
 def resident(field):
     with open("/proc/self/status") as file:

@@ -11,10 +11,10 @@ import torch
 import yaml
 from torch import nn
 
-from model.checkpoint import open_checkpoint
-from model.config import ModelConfig, SparsePattern
-from model.load import EMBEDDED_DIR, load_pretrained
-from model.tokenizer import Tokenizer, load_tokenizer
+from tirazh.model.checkpoints.directory import open_checkpoint
+from tirazh.model.config import ModelConfig, SparsePattern
+from tirazh.model.load import EMBEDDED_DIR, load_pretrained
+from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 
 DEMO_DATA = Path(__file__).parents[2] / "jobs" / "demo_data"
 PROMPT_END = "\nТема:"

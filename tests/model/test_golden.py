@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model import block_layout, cached_attention
-from model.config import ModelConfig, ModelFlags
-from model.kv_cache import LayerCache
-from model.load import load_pretrained
-from model.packed_linear import pack_linears
-from model.runner import ModelRunner
-from model.sequences import StepPlan
-from model.step import FreshSlot
+from tirazh.model.attention import block_layout
+from tirazh.model.attention import step_attention as cached_attention
+from tirazh.model.attention.kv_cache import LayerCache
+from tirazh.model.config import ModelConfig, ModelFlags
+from tirazh.model.engine.runner import ModelRunner
+from tirazh.model.engine.sequences import StepPlan
+from tirazh.model.layers.packed_linear import pack_linears
+from tirazh.model.load import load_pretrained
+from tirazh.model.step import FreshSlot
 
 CASES = ("all_sparse_mp1", "hf_port_alternating", "xl_alternating_mp1", "xl_alternating_mp2")
 TOLERANCE = 2e-4

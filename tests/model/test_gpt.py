@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from model.config import SPARSE_MODES, SparsePattern
-from model.errors import CheckpointError
-from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 from tests.model.tiny import full_logits, naive_greedy, random_prompts, tiny_config, tiny_model, use_threads
+from tirazh.errors import CheckpointError
+from tirazh.model.config import SPARSE_MODES, SparsePattern
+from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
 LENGTHS = (5, 16, 17, 40)  # about windows of 16
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from model.load import load_pretrained
-from model.requests import Completion, EngineJob, SamplingParams, ScoreRequest
 from tests.model.tiny import build_engine, full_logits, greedy_requests, random_prompts, run
+from tirazh.model.load import load_pretrained
+from tirazh.model.requests import Completion, EngineJob, SamplingParams, ScoreRequest
 
 LENGTHS = [1, 5, 12, 40, 90, 3, 17, 60]
 NUM_NEW = 10

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from actors.model_engine import connect_ranks
-from actors.rendezvous import extensions_dir, shared_memory_names
-from model.checkpoint import open_checkpoint
-from model.config import ModelConfig, SparsePattern
-from model.errors import RequestError
-from model.tensor_parallel import shard_model, weight_bytes
 from tests.distributed import RankPool, own_place, run_distributed
+from tirazh.actors.model_engine import connect_ranks
+from tirazh.actors.rendezvous import extensions_dir, shared_memory_names
+from tirazh.errors import RequestError
+from tirazh.model.checkpoints.directory import open_checkpoint
+from tirazh.model.config import ModelConfig, SparsePattern
+from tirazh.model.tensor_parallel import shard_model, weight_bytes
 
 CONFIG = ModelConfig(
     num_layers=4,
@@ -39,7 +39,7 @@ class RandomCheckpoint:
     path = "random"
 
     def __init__(self, config: ModelConfig) -> None:
-        from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+        from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
         torch.manual_seed(0)
         model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config))

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from model.errors import CheckpointError
-from model.tokenizer import Tokenizer, load_tokenizer
-from tests.model.checkpoint_samples import write_json
+from tests.model.checkpoints.samples import write_json
+from tirazh.errors import CheckpointError
+from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 
 CONTROL = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
 ODD_TEXTS = [

@@ -14,13 +14,13 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from model.admission import Admission
-from model.config import ModelConfig, SparsePattern
-from model.engine import Engine, EngineConfig
-from model.gpt import RuGPT3Config, RuGPT3ForCausalLM
-from model.requests import EngineJob, GenerateRequest, Request, Result, SamplingParams
-from model.runner import ModelRunner
-from model.step import Step
+from tirazh.model.config import ModelConfig, SparsePattern
+from tirazh.model.engine.admission import Admission
+from tirazh.model.engine.batch_engine import Engine, EngineConfig
+from tirazh.model.engine.runner import ModelRunner
+from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
+from tirazh.model.requests import EngineJob, GenerateRequest, Request, Result, SamplingParams
+from tirazh.model.step import Step
 
 # Blocks of 4, windows of 16 tokens, and four different heads in each of two layout groups.
 SMALL_PATTERN = SparsePattern(block_size=4, num_local_blocks=4, num_different_global_patterns=4)

@@ -15,7 +15,7 @@ import tokenizers
 from safetensors.numpy import save_file
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from model.tokenizer import Tokenizer, load_tokenizer
+from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 
 HIDDEN, LAYERS, VOCABULARY, POSITIONS = 8, 1, 300, 256
 TEXT = "Новости экономики и спорта: банк поднял ставку, команда выиграла матч. Тема: economics and sport news\n\n"

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.echo import EchoEngine, EchoRunner, count_weight_bytes
-from actors.messages import ReplicaConfig
-from actors.rendezvous import Place
-from model.errors import CheckpointError
-from model.requests import GenerateRequest, LabelScores, Request, Result
+from tirazh.actors.echo import EchoEngine, EchoRunner, count_weight_bytes
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.rendezvous import Place
+from tirazh.errors import CheckpointError
+from tirazh.model.requests import GenerateRequest, LabelScores, Request, Result
 
 __all__ = ["build_engine", "build_runner", "count_weight_bytes"]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint import describe
-from model.config import ModelConfig
-from model.load import EMBEDDED_DIR
-from pipeline.estimate import cache_bytes, count_parameters, estimate
-from pipeline.plan import plan_job
-from pipeline.spec import GenerateSpec
+from tirazh.model.checkpoints.directory import describe
+from tirazh.model.config import ModelConfig
+from tirazh.model.load import EMBEDDED_DIR
+from tirazh.pipeline.estimate import cache_bytes, count_parameters, estimate
+from tirazh.pipeline.plan import plan_job
+from tirazh.pipeline.spec import GenerateSpec
 
 XL: dict[str, Any] = {"num_layers": 24, "hidden_size": 2048, "num_attention_heads": 16, "vocab_size": 50264}
 

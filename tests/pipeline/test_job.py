@@ -12,13 +12,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from model.errors import CheckpointError, JobError
-from pipeline.build import run_job
-from pipeline.ledger import verify
-from pipeline.metrics import ProgressEvent
-from pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tests.pipeline.fakes import DEADLY, DEADLY_ONCE
 from tests.seaweedfs import SeaweedServer
+from tirazh.errors import CheckpointError, JobError
+from tirazh.pipeline.build import run_job
+from tirazh.pipeline.execution.metrics import ProgressEvent
+from tirazh.pipeline.output.ledger import verify
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 LABELS = {"sport": "спорт", "economics": "экономика"}
@@ -124,7 +124,7 @@ def test_a_finished_job_is_answered_without_starting_anything(
 ) -> None:
     write_news(write_input)
     manifest = run(classify(max_error_rate=0.5))
-    monkeypatch.setattr("pipeline.build.ray_session", None)
+    monkeypatch.setattr("tirazh.pipeline.build.ray_session", None)
     assert run(classify(max_error_rate=0.5, replicas="4")) == json.loads(json.dumps(manifest))
 
 

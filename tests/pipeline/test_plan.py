@@ -12,12 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from model.errors import CheckpointError, InputError, OutputError, RequestError
-from pipeline.output_files import OutputFiles
-from pipeline.plan import plan_job, with_dtype
-from pipeline.plan_file import claim_output, read_plan, write_plan
-from pipeline.spec import ClassifySpec, GenerateSpec
-from pipeline.storage import Storage
+from tirazh.errors import CheckpointError, InputError, OutputError, RequestError
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.plan_file import claim_output, read_plan, write_plan
+from tirazh.pipeline.plan import plan_job, with_dtype
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
+from tirazh.pipeline.storage.filesystem import Storage
 
 LABELS = {"sport": "спорт", "economics": "экономика"}
 Write = Callable[..., Path]

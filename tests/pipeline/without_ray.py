@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline import schema
-from pipeline.build import _Run
-from pipeline.prompts import PromptStep
-from pipeline.read import read_part
-from pipeline.write import WriteStep
+from tirazh.pipeline import schema
+from tirazh.pipeline.build import _Run
+from tirazh.pipeline.input.read import read_part
+from tirazh.pipeline.output.write import WriteStep
+from tirazh.pipeline.prompts.encode import PromptStep
 
 LOGPROBS = [-0.223, -1.609]
 
@@ -26,9 +26,9 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
             write(_answered(prompts(read_part(part, self.output.storage))))
         return {}
 
-    monkeypatch.setattr("pipeline.build.ray_session", lambda spec: nullcontext())
-    monkeypatch.setattr("pipeline.build.settle_device", lambda spec: "cpu")
-    monkeypatch.setattr("pipeline.build.refuse_impossible", lambda config: None)
+    monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec: nullcontext())
+    monkeypatch.setattr("tirazh.pipeline.build.settle_device", lambda spec: "cpu")
+    monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
     monkeypatch.setattr(_Run, "make", make)
 
 

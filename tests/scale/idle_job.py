@@ -43,8 +43,8 @@ def run_idle(spec: dict[str, Any], *, kind: str = "classify") -> Run:
 
 
 def main(kind: str, settings: str) -> None:
-    from jobs.settings import build_spec
-    from pipeline.build import run_job
+    from tirazh.jobs.settings import build_spec
+    from tirazh.pipeline.build import run_job
 
     run_job(build_spec(kind, json.loads(settings)), engine="echo")
 

@@ -40,10 +40,10 @@ def read_parts(source: str, count: int, *, endpoint_url: str | None = None) -> R
 
 
 def main(settings: str, count: str) -> None:
-    from jobs.settings import build_spec
-    from pipeline.plan import plan_job
-    from pipeline.read import read_part
-    from pipeline.storage import Storage
+    from tirazh.jobs.settings import build_spec
+    from tirazh.pipeline.input.read import read_part
+    from tirazh.pipeline.plan import plan_job
+    from tirazh.pipeline.storage.filesystem import Storage
 
     spec = build_spec("classify", json.loads(settings))
     before, begun = _peak(), time.monotonic()

@@ -18,13 +18,13 @@ from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.graph import choose_in_flight, max_parts_under_way
-from pipeline.spec import GenerateSpec
 from tests.conftest import REPOSITORY
 from tests.seaweedfs import SeaweedServer
 from tests.soak.cluster import kill, running_processes
 from tests.soak.recorded import ANSWERED, BEGUN, rows_noted
 from tests.soak.world import BUCKET, PART_ROWS, World
+from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_under_way
+from tirazh.pipeline.spec import GenerateSpec
 
 Place = Literal["disk", "ranks", "bucket", "alone"]
 
@@ -147,7 +147,7 @@ class Job:
 
     def verify(self) -> tuple[int, str]:
         """`tirazh verify` of the output, past the proxy."""
-        command = [sys.executable, "-m", "jobs.cli", "verify", self.output]
+        command = [sys.executable, "-m", "tirazh.jobs.cli", "verify", self.output]
         if self.place == "bucket":
             command += ["--endpoint-url", _server(self.world).endpoint_url]
         done = subprocess.run(

@@ -1,7 +1,8 @@
 """`tirazh` as it is, whose engine also notes the rows that it is given and that it answers.
 
 `python -m tests.soak.recorded generate …`. Only so can work be counted that a killed run had begun: nothing of it is
-left anywhere else. As an engine module (`actors.messages.ReplicaConfig.engine`) it is the real one with longer `add`
+left anywhere else. As an engine module (`tirazh.actors.messages.ReplicaConfig.engine`) it is the real one with
+longer `add`
 and `step`.
 """
 
@@ -15,28 +16,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.messages import ReplicaConfig
-from actors.rendezvous import Place
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.rendezvous import Place
 
 BEGUN, ANSWERED = "begun", "answered"
 
 
 def build_runner(config: ReplicaConfig, place: Place) -> Any:
-    from actors import model_engine
+    from tirazh.actors import model_engine
 
     return model_engine.build_runner(config, place)
 
 
 def count_weight_bytes(runner: Any) -> int:
-    from actors import model_engine
+    from tirazh.actors import model_engine
 
     return model_engine.count_weight_bytes(runner)
 
 
 def build_engine(config: ReplicaConfig, runner: Any) -> Any:
-    from actors import model_engine
-    from model.checkpoint import open_checkpoint
-    from model.tokenizer import load_tokenizer
+    from tirazh.actors import model_engine
+    from tirazh.model.checkpoints.directory import open_checkpoint
+    from tirazh.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
     engine = model_engine.build_engine(config, runner)
@@ -82,18 +83,18 @@ def rows_noted(notes: Path, *, since: float, until: float) -> list[dict[str, set
 
 
 def main() -> int:
-    import jobs.cli
-    from jobs.interrupts import Interrupted, interruptible
+    from tirazh.jobs import cli
+    from tirazh.jobs.interrupts import Interrupted, interruptible
 
     try:
         with interruptible(lambda: "interrupted"):  # as in the command itself, whose main comes a moment later here
-            import pipeline.build
+            from tirazh.pipeline import build
 
-            pipeline.build.run_job = functools.partial(pipeline.build.run_job, engine="tests.soak.recorded")
+            build.run_job = functools.partial(build.run_job, engine="tests.soak.recorded")
     except Interrupted as end:
         print(f"tirazh: {end}", file=sys.stderr)
         return end.exit_code
-    jobs.cli.run()
+    cli.run()
 
 
 if __name__ == "__main__":

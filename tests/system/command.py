@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 def start_tirazh(*arguments: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Start `tirazh ARGUMENTS…`; its session is its own, so that a signal reaches what we aim at."""
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        [sys.executable, "-m", "tirazh.jobs.cli", *map(str, arguments)],
         cwd=REPOSITORY,
         env={**os.environ, **(env or {})},
         stdout=subprocess.PIPE,

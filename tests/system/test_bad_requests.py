@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.cli import main
 from tests.system.command import assert_one_sentence
+from tirazh.jobs.cli import main
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jobs.cli import main
-from model.errors import JobError
 from tests.system.command import assert_one_sentence, read_rows
 from tests.system.tiny_model import TINY
 from tirazh import classify, generate
+from tirazh.errors import JobError
+from tirazh.jobs.cli import main
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 GOOD = ["Once upon a time", "Матч выигран", "news of the day"]

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.process_tree import tree_of
-from model.training_checkpoint import find_checkpoints
-from model.training_log import read_log
 from tests.system.command import assert_one_sentence, end, read_rows, run_tirazh, wait_until
 from tests.system.conftest import read_demo
+from tirazh.model.training.checkpoint import find_checkpoints
+from tirazh.model.training.log import read_log
 
 STEPS = 240
 SAVE_STEPS = 30

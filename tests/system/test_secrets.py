@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import submit
-from jobs.job_file import spec_from_file
-from jobs.settings import build_spec
-from jobs.submit import write_working_dir
-from model.errors import RequestError
 from tests.conftest import REPOSITORY
 from tests.seaweedfs import SeaweedServer
 from tests.system.command import run_tirazh
+from tirazh.errors import RequestError
+from tirazh.jobs import submit
+from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.settings import build_spec
+from tirazh.jobs.submit import write_working_dir
 
 PLANTED = "planted-a7f3e19c-secret"
 KEY64 = base64.b64encode(f"{PLANTED}-as-a-key".encode()).decode()
@@ -109,7 +109,7 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(flag: str, uri
 
 def test_an_internal_error_is_kept_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
-        "import sys, jobs.cli as cli\n"
+        "import sys, tirazh.jobs.cli as cli\n"
         "def fail(options):\n"
         f"    raise KeyError('{PLANTED} and https://me:{PLANTED}@host/?sig={PLANTED}')\n"
         "cli.commands.RUN['verify'] = fail\n"
@@ -177,8 +177,8 @@ def test_a_job_file_with_a_secret_is_never_submitted(tmp_path: Path) -> None:
 
 STATE = """
 import os, ray
-from jobs.settings import build_spec
-from pipeline.ray_session import ray_session
+from tirazh.jobs.settings import build_spec
+from tirazh.pipeline.execution.ray_session import ray_session
 from ray._raylet import AuthenticationMode, get_authentication_mode
 with ray_session(build_spec("generate", {"input": "a", "output": "b"})):
     print(get_authentication_mode() == AuthenticationMode.TOKEN, flush=True)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import StorageError
-from pipeline.storage import Storage
 from tests.conftest import REPOSITORY
 from tests.seaweedfs import SeaweedServer
 from tests.soak.faults import KINDS
 from tests.soak.job import compare
 from tests.soak.proxy import Proxy
 from tests.soak.schedule import make_plans, share_out
+from tirazh.errors import StorageError
+from tirazh.pipeline.storage.filesystem import Storage
 
 ROWS = {f"row-{row}": {"id": f"row-{row}", "completion": str(row)} for row in range(3)}
 

@@ -9,8 +9,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from model.checkpoint_native import native_config
-from model.config import ModelConfig, SparsePattern, expected_shapes
+from tirazh.model.checkpoints.native import native_config
+from tirazh.model.config import ModelConfig, SparsePattern, expected_shapes
 
 END_OF_TEXT = "<|endoftext|>"
 # Windows of 16 tokens: even a headline closes several, so that the pattern matters. Two layout groups, as of mp 2.

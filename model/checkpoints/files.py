@@ -1,0 +1,132 @@
+"""What every kind of checkpoint directory needs: JSON files, safetensors files, and Hugging Face's naming of weights.
+
+Called by the `checkpoint_<kind>.py` files. Whatever is wrong with a file becomes one CheckpointError that names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from tirazh.errors import CheckpointError
+from tirazh.model.checkpoints.pickles import open_pickle
+from tirazh.model.checkpoints.tensors import Bounds, StoredTensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+INDEX_FILES = tuple(f"{name}.index.json" for name in SINGLE_FILES)
+_MAX_JSON_BYTES = 256 << 20
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """` (did you mean X?)`, or nothing when no choice is near."""
+    near = get_close_matches(word, list(choices), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError when the file is not there, not JSON or not an object."""
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} has more than {_MAX_JSON_BYTES >> 20} MiB, too much for such a file")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"no file {path}") from None
+    except CheckpointError:
+        raise
+    except RecursionError:
+        raise CheckpointError(f"{path} is not readable JSON: it is nested too deep") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not a {type(values).__name__}")
+    return values
+
+
+def whole_number(values: Mapping[str, Any], key: str, path: Path) -> int:
+    """`values[key]` as an int of at least 1. Raises CheckpointError."""
+    value = values.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        found = "is missing" if value is None else f"is {value!r}"
+        raise CheckpointError(f"{path}: {key} must be a whole number of at least 1, but it {found}")
+    return value
+
+
+def positive_number(values: Mapping[str, Any], key: str, default: float, path: Path) -> float:
+    """`values[key]` as a finite float above 0. Raises CheckpointError."""
+    value = values.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
+        raise CheckpointError(f"{path}: {key} must be a number above 0, but it is {str(value)[:40]!r}")
+    return float(value)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the directory holds weights under one of Hugging Face's names."""
+    return any((folder / name).is_file() for name in (*SINGLE_FILES, *INDEX_FILES))
+
+
+def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
+    """Every tensor of a directory with Hugging Face's file names, and the files; safetensors before pickles,
+    an index before a single file. Raises CheckpointError."""
+    for single, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
+        if (folder / index).is_file():
+            return _open_indexed(folder, folder / index)
+        if (folder / single).is_file():
+            return _open_file(folder / single), (folder / single,)
+    raise CheckpointError(f"no weights in {folder}; looked for {', '.join((*SINGLE_FILES, *INDEX_FILES))}")
+
+
+def _open_indexed(folder: Path, index: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map, so it does not say which file holds which tensor")
+    files = {name: folder / _inside(name, index) for name in sorted(set(map(str, weight_map.values())))}
+    opened = {name: _open_file(path) for name, path in files.items()}
+    for tensor, name in weight_map.items():
+        if tensor not in opened[str(name)]:
+            raise CheckpointError(f"{index} says that {name} holds the tensor {tensor}, but it does not")
+    stored = {tensor: opened[str(name)][tensor] for tensor, name in weight_map.items()}
+    return stored, tuple(files.values())
+
+
+def _inside(name: str, index: Path) -> str:
+    """The name itself, when it is a plain file name; an index is input and must not reach out of its directory."""
+    if PurePosixPath(name).name != name or "\\" in name or name in {"", ".", ".."}:
+        raise CheckpointError(f"{index} names the file {name!r}; only files of the same directory are opened")
+    return name
+
+
+def _open_file(path: Path) -> dict[str, StoredTensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing, though the index beside it lists it; copy the checkpoint again")
+    return open_safetensors(path) if path.suffix == ".safetensors" else open_pickle(path).tensors
+
+
+def open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file, nothing read but its header. Raises CheckpointError."""
+    try:
+        with safe_open(path, framework="np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            return {
+                name: _stored(path, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is cut short or damaged ({error}); copy it again") from error
+
+
+def _stored(path: Path, name: str, shape: tuple[int, ...], code: str) -> StoredTensor:
+    def read_box(box: Bounds) -> Tensor:
+        # Opened for every read: the handle would keep the file mapped, and opening costs microseconds.
+        with safe_open(path, framework="pt") as file:
+            part: Tensor = file.get_slice(name)[tuple(slice(*bounds) for bounds in box)]
+            return part
+
+    return StoredTensor(file=path, name=name, shape=shape, dtype=_DTYPES.get(code, code), read_box=read_box)

@@ -1,0 +1,88 @@
+"""Which torch pickles make up a ru-gpts or Megatron checkpoint: one for every model-parallel rank of the training.
+
+Layouts: `mp_rank_RR_model_states.pt` in the directory itself, or `mp_rank_RR/model_optim_rng.pt` (Megatron), or either
+in a subdirectory that a tracker file names. Called by `checkpoints/directory.py`; imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tirazh.errors import CheckpointError
+
+TRACKERS = ("latest_checkpointed_iteration.txt", "latest")
+_RANK_FILE = re.compile(r"mp_rank_(\d+)_model_states\.pt")
+_RANK_FOLDER = re.compile(r"mp_rank_(\d+)")
+_MEGATRON_FILE = "model_optim_rng.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class RankFiles:
+    """The weight files of one checkpoint, in rank order, and the layout they were found in."""
+
+    kind: Literal["rugpts", "megatron"]
+    folder: Path
+    files: tuple[Path, ...]
+
+
+def find_rank_files(root: Path) -> RankFiles | None:
+    """The checkpoint that `root` is or points at, None when there is no sign of one.
+
+    Raises CheckpointError for a tracker file without its checkpoint, and for missing ranks.
+    """
+    for folder in (root, *_tracked(root)):
+        found = _ranks_in(folder)
+        if found is not None:
+            return found
+    tracker = next((root / name for name in TRACKERS if (root / name).is_file()), None)
+    if tracker is None:
+        return None
+    raise CheckpointError(
+        f"{tracker} names {_tracker_word(tracker)!r}, but there is no checkpoint of that name in {root}; looked for "
+        f"mp_rank_00_model_states.pt and mp_rank_00/{_MEGATRON_FILE} in {', '.join(map(str, _tracked(root)))}"
+    )
+
+
+def _tracked(root: Path) -> list[Path]:
+    """Directories that a tracker file may mean, by DeepSpeed's and by Megatron's way of naming them."""
+    for name in TRACKERS:
+        if (root / name).is_file():
+            word = _tracker_word(root / name)
+            return [root / word, *([root / f"iter_{int(word):07d}"] if word.isdecimal() else [])]
+    return []
+
+
+def _tracker_word(tracker: Path) -> str:
+    with tracker.open(encoding="utf-8", errors="replace") as file:
+        word = file.read(4_096).strip()
+    if not re.fullmatch(r"[\w.-]{1,100}", word, re.ASCII) or word in {".", ".."}:
+        raise CheckpointError(f"{tracker} must hold an iteration number or the word release, not {word[:40]!r}")
+    return word
+
+
+def _ranks_in(folder: Path) -> RankFiles | None:
+    if not folder.is_dir():
+        return None
+    files = {int(m[1]): path for path in folder.iterdir() if (m := _RANK_FILE.fullmatch(path.name))}
+    if files:
+        return RankFiles("rugpts", folder, _in_order(files, folder))
+    files = {
+        int(m[1]): path / _MEGATRON_FILE
+        for path in folder.iterdir()
+        if (m := _RANK_FOLDER.fullmatch(path.name)) and (path / _MEGATRON_FILE).is_file()
+    }
+    return RankFiles("megatron", folder, _in_order(files, folder)) if files else None
+
+
+def _in_order(files: Mapping[int, Path], folder: Path) -> tuple[Path, ...]:
+    missing = sorted(set(range(max(files) + 1)) - set(files))
+    if missing:
+        names = ", ".join(f"mp_rank_{rank:02d}" for rank in missing)
+        raise CheckpointError(
+            f"{folder} lacks {names}, though it has mp_rank_{max(files):02d}; copy every mp_rank file"
+        )
+    return tuple(files[rank] for rank in sorted(files))

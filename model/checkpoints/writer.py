@@ -1,0 +1,86 @@
+"""Writes safetensors files without ever holding one: the header first, whose sizes are known, then bytes as they come.
+
+Called by `convert.py`. A file has its name only once it is whole and on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tirazh.errors import CheckpointError
+from tirazh.model.checkpoints.tensors import ITEM_SIZES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PARTIAL = ".partial"
+_CODES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_CHUNK_BYTES = 8 << 20
+
+ReadRows = Callable[[int, int], "Tensor"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorSource:
+    """A tensor to be written as `dtype`; `read_rows(start, stop)` gives rows of it, in any dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    read_rows: ReadRows
+
+    @property
+    def num_bytes(self) -> int:
+        return prod(self.shape) * ITEM_SIZES[self.dtype]
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The tensor's bytes, some megabytes at a time. Raises CheckpointError for numbers `dtype` cannot hold."""
+        rows = max(1, _CHUNK_BYTES * self.shape[0] // max(self.num_bytes, 1))
+        for start in range(0, self.shape[0], rows):
+            yield self._bytes(self.read_rows(start, min(start + rows, self.shape[0])))
+
+    def _bytes(self, part: Tensor) -> memoryview:
+        import torch
+
+        cast = part.to(getattr(torch, self.dtype)).contiguous()
+        if cast.dtype != part.dtype and bool((cast.isinf() & ~part.isinf()).any()):
+            raise CheckpointError(f"tensor {self.name} holds numbers too large for {self.dtype}; convert to bfloat16")
+        return cast.reshape(-1).view(torch.uint8).numpy().data
+
+
+def write_safetensors(path: Path, sources: Sequence[TensorSource], *, on_bytes: Callable[[int], None]) -> None:
+    """Write one file; `on_bytes` hears of every chunk's size. Memory: one chunk, whatever the tensors' size."""
+    # Wide numbers first, so that each tensor starts at a multiple of its item size and can be mapped as it is.
+    ordered = sorted(sources, key=lambda source: -ITEM_SIZES[source.dtype])
+    partial = path.with_name(path.name + PARTIAL)
+    with partial.open("wb") as file:
+        file.write(_header(ordered))
+        for source in ordered:
+            for chunk in source.chunks():
+                file.write(chunk)
+                on_bytes(chunk.nbytes)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _header(sources: Sequence[TensorSource]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for source in sources:
+        end = offset + source.num_bytes
+        entries[source.name] = {
+            "dtype": _CODES[source.dtype],
+            "shape": list(source.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

@@ -1,0 +1,1 @@
+"""Layers that replace torch's own at inference time, and the probe that chooses the dtype."""

@@ -1,0 +1,50 @@
+"""`--dtype auto`: which arithmetic is fastest on this machine, found by a short probe.
+
+CPUs of one kind differ: with AVX512-BF16 a bfloat16 product is two to three times as fast as a float32 one, without it
+several times slower. Asked once, when a job is planned; the answer is written down and used by every resume.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from tirazh.model.layers.packed_linear import can_pack, pack_weight
+
+
+def settle_dtype(device: str = "cpu") -> str:
+    """ "float32", "bfloat16" or "float16". On a CPU bfloat16 must win by a fifth, or exactness is worth more."""
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    seconds = {dtype: _product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    return "bfloat16" if seconds[torch.bfloat16] * 1.2 < seconds[torch.float32] else "float32"
+
+
+def _product_seconds(dtype: torch.dtype, repeats: int = 15) -> float:
+    """CPU seconds of a product of a decode step's shape, the best of some, on one thread: what else the machine does
+    hardly counts."""
+    with torch.inference_mode(), _one_thread():
+        weight, rows = torch.randn(2048, 1024).to(dtype), torch.randn(32, 1024).to(dtype)
+        linear: nn.Module = nn.Linear(1024, 2048, bias=False, dtype=dtype)
+        if can_pack(weight):
+            linear = pack_weight(weight, None, rows=32)
+        best = float("inf")
+        for _ in range(repeats):
+            begin = time.thread_time()
+            linear(rows)
+            best = min(best, time.thread_time() - begin)
+    return best
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,103 @@
+"""Linear layers made ready for inference when a replica starts.
+
+Queries, keys and values come of one product, and behind an MLP's first linear GELU is applied inside the product. On a
+CPU weights are packed as well: oneDNN lays a weight out in blocks before it multiplies; `nn.Linear` keeps the plain
+layout and pays for that in every step, which at a decode step's few rows is up to half the time. Where the CPU has
+tiles for bfloat16, a kernel of ours takes oneDNN's place.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tirazh.model.layers.activation import TanhGELU
+from tirazh.model.layers.tiled_linear import Activation, TiledLinear, can_tile
+
+_MKLDNN = torch.ops.mkldnn
+
+
+class PackedLinear(nn.Module):
+    """`activation(x @ weight.T + bias)` for inference on a CPU; `weight` is [out, in], in oneDNN's own layout."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, rows: int, activation: Activation = "none") -> None:
+        """`rows`: how many rows a product mostly has; any other number works too."""
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.register_buffer("weight", _MKLDNN._reorder_linear_weight(weight.detach().contiguous(), rows))
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.activation = activation
+        self._algorithm = "tanh" if activation == "gelu" else ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        packed: Tensor = _MKLDNN._linear_pointwise(x, self.weight, self.bias, self.activation, [], self._algorithm)
+        return packed
+
+
+class GeluLinear(nn.Module):
+    """`gelu(x @ weight.T + bias)`, GELU in its tanh form, on a GPU; `weight` is [out, in]."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.out_features, self.in_features = linear.weight.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        rows = x.reshape(-1, x.shape[-1])
+        out: Tensor = torch._addmm_activation(self.bias, rows, self.weight.t(), use_gelu=True)
+        return out.view(*x.shape[:-1], -1)
+
+
+def pack_weight(weight: Tensor, bias: Tensor | None, *, rows: int, activation: Activation = "none") -> nn.Module:
+    """A linear layer on a CPU, by what is fastest here. `weight` is one that `can_pack`; `rows`: of most products."""
+    if can_tile(weight):
+        return TiledLinear(weight, bias, activation=activation)
+    return PackedLinear(weight, bias, rows=rows, activation=activation)
+
+
+def pack_linears(model: nn.Module, *, rows: int) -> None:
+    """Make a model's linears ready, one after the other; on a CPU where oneDNN cannot pack their numbers, nothing
+    happens. The model can no longer be trained or saved. `rows`: of the products that matter most."""
+    for module in list(model.modules()):
+        fuse = getattr(module, "fuse_projections", None)
+        if fuse is not None and _is_for(next(module.parameters())):
+            fuse()
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and _is_for(child.weight):
+                is_up = name == "up_proj" and isinstance(getattr(module, "activation", None), TanhGELU)
+                if not child.weight.is_cuda:
+                    activation: Activation = "gelu" if is_up else "none"
+                    setattr(module, name, pack_weight(child.weight, child.bias, rows=rows, activation=activation))
+                elif is_up:
+                    setattr(module, name, GeluLinear(child))
+                if is_up:
+                    module.activation = nn.Identity()
+
+
+def rows_are_independent(model: nn.Module) -> bool:
+    """Whether no product of the model rounds a row by how many rows there are."""
+    return all(
+        isinstance(module, TiledLinear | nn.Embedding)
+        for module in model.modules()
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() > 1
+    )
+
+
+def _is_for(weight: Tensor) -> bool:
+    return weight.is_cuda or can_pack(weight)
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN has kernels for packed weights of this dtype and device here."""
+    if weight.device.type != "cpu" or weight.dim() != 2 or not torch.backends.mkldnn.is_available():
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(_MKLDNN._is_mkldnn_bf16_supported())
+    if weight.dtype == torch.float16:
+        return bool(_MKLDNN._is_mkldnn_fp16_supported())
+    return weight.dtype == torch.float32

@@ -1,0 +1,135 @@
+"""Checkpoints of a training: `step-00000500/` with three safetensors files of whole float32 tensors and `state.json`.
+
+A checkpoint has its name only once it is whole and on disk. It is read without pickle and by any number of workers;
+imports torch only where tensors are touched. Written by `training/loop.py`, found by the driver too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tirazh.errors import CheckpointError
+from tirazh.model.checkpoints.files import open_safetensors, read_json
+from tirazh.model.checkpoints.writer import TensorSource, write_safetensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+_STATE = "state.json"
+_NAME = re.compile(r"step-(\d{8,})")
+Gather = Callable[[str, str], "Tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCheckpoint:
+    """A checkpoint that is whole: the training after `step` steps."""
+
+    folder: Path
+    step: int
+
+    def state(self) -> dict[str, Any]:
+        """What is not a tensor. Raises CheckpointError."""
+        values = read_json(self.folder / _STATE)
+        if values.get("format") != FORMAT or values.get("step") != self.step:
+            raise CheckpointError(f"{self.folder / _STATE} is damaged or another version's; remove {self.folder}")
+        return values
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The trained weights by name."""
+        return {name: stored.shape for name, stored in open_safetensors(self._file("weights")).items()}
+
+    def reader(self, shapes: Mapping[str, tuple[int, ...]], states: Sequence[str]) -> Gather:
+        """`read(name, state)` for a model of these shapes. Raises CheckpointError when it is not this model's."""
+        opened = {state: open_safetensors(self._file(state)) for state in ("weights", *states)}
+        for state, stored in opened.items():
+            if {name: each.shape for name, each in stored.items()} != dict(shapes):
+                raise CheckpointError(f"{self._file(state)} is not of this model, or damaged; remove {self.folder}")
+
+        def read(name: str, state: str) -> Tensor:
+            stored = opened[state][name]
+            return stored.read_box(tuple((0, size) for size in stored.shape))
+
+        return read
+
+    def weight_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows `start:stop` of a trained weight, float32; only they are read."""
+        stored = open_safetensors(self._file("weights"))[name]
+        rest = tuple((0, size) for size in stored.shape[1:])
+        return stored.read_box(((start, stop), *rest))
+
+    def _file(self, state: str) -> Path:
+        return self.folder / f"{state}.safetensors"
+
+
+def find_checkpoints(folder: Path) -> list[TrainingCheckpoint]:
+    """Every whole checkpoint, the oldest first."""
+    found = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((TrainingCheckpoint(path, int(match[1])) for match, path in found if match), key=lambda c: c.step)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """What a checkpoint holds: `gather(name, state)` gives the whole tensors, `scalars` are plain JSON values."""
+
+    step: int
+    shapes: Mapping[str, tuple[int, ...]]
+    states: Sequence[str]
+    gather: Gather
+    scalars: Mapping[str, Any]
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> None:
+    """Write a checkpoint and remove the oldest ones but `keep`. Whole tensors come of all workers together: while one
+    calls this, the others call `take_part`."""
+    target = folder / f"step-{snapshot.step:08}"
+    partial = folder / f".{target.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for state in ("weights", *snapshot.states):
+        whole = _Gathered(snapshot.gather, state)
+        sources = [
+            TensorSource(name=name, shape=shape, dtype="float32", read_rows=whole.rows_of(name))
+            for name, shape in snapshot.shapes.items()
+        ]
+        write_safetensors(partial / f"{state}.safetensors", sources, on_bytes=lambda count: None)
+    text = json.dumps({"format": FORMAT, "step": snapshot.step} | dict(snapshot.scalars), indent=1)
+    with (partial / _STATE).open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    for old in find_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old.folder)
+
+
+def take_part(snapshot: Snapshot) -> None:
+    """Gather what `write_checkpoint` gathers, in its order."""
+    for state in ("weights", *snapshot.states):
+        for name in snapshot.shapes:
+            snapshot.gather(name, state)
+
+
+class _Gathered:
+    """Rows of whole tensors, each gathered once, when its first row is asked for: one tensor is held at a time."""
+
+    def __init__(self, gather: Gather, state: str) -> None:
+        self._gather = gather
+        self._state = state
+        self._held: tuple[str, Tensor] | None = None
+
+    def rows_of(self, name: str) -> Callable[[int, int], Tensor]:
+        def read(start: int, stop: int) -> Tensor:
+            if self._held is None or self._held[0] != name:
+                self._held = (name, self._gather(name, self._state))
+            return self._held[1][start:stop]
+
+        return read

@@ -1,0 +1,64 @@
+"""The last checkpoint of a training becomes a model directory like any other, ready for `classify` and `generate`.
+
+Streamed: memory is some megabytes, whatever the model's size. Low-rank changes are merged into the weights they change.
+Imports torch only where tensors are touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tirazh.errors import CheckpointError
+from tirazh.model.checkpoints.directory import Checkpoint
+from tirazh.model.checkpoints.writer import TensorSource
+from tirazh.model.config import expected_shapes
+from tirazh.model.convert import write_model
+from tirazh.model.training.checkpoint import TrainingCheckpoint
+from tirazh.model.training.plan import LoraPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def export_model(
+    folder: Path, base: Checkpoint, trained: TrainingCheckpoint, *, lora: LoraPlan | None, dtype: str | None
+) -> None:
+    """Write the trained model to `folder`, as `dtype` or as `base` is stored. Raises CheckpointError when the
+    checkpoint is not one of this model, or holds numbers that the dtype cannot."""
+    assert base.config is not None
+    shapes = expected_shapes(base.config)
+    found = trained.shapes()
+    if lora is None and found != shapes:
+        raise CheckpointError(f"{trained.folder} is no checkpoint of this model, or damaged; remove it")
+    read = partial(_merged_rows, base, trained, lora, frozenset(found)) if lora is not None else trained.weight_rows
+    sources = [
+        TensorSource(name=name, shape=shape, dtype=dtype or base.dtype(name), read_rows=_rows(read, name))
+        for name, shape in shapes.items()
+    ]
+    write_model(folder, base, sources)
+
+
+def _rows(read: Callable[[str, int, int], Tensor], name: str) -> Callable[[int, int], Tensor]:
+    return lambda start, stop: read(name, start, stop)
+
+
+def _merged_rows(
+    base: Checkpoint,
+    trained: TrainingCheckpoint,
+    lora: LoraPlan,
+    names: frozenset[str],
+    name: str,
+    start: int,
+    stop: int,
+) -> Tensor:
+    """Rows of a base weight, and `alpha / rank * B @ A` more where it was changed."""
+    rows = base.read(name, 0, start, stop).float()
+    stem = name.removesuffix(".weight")
+    down, up = (f"{stem}.lora_{letter}.default.weight" for letter in "AB")
+    if down not in names:
+        return rows
+    change = trained.weight_rows(up, start, stop) @ trained.weight_rows(down, 0, lora.rank)
+    return rows + lora.alpha / lora.rank * change

@@ -1,0 +1,192 @@
+"""A model under DeepSpeed's ZeRO: one step of training, and its float32 state, whole, tensor by tensor.
+
+Besides `tensor_parallel.py` the only file that imports DeepSpeed. Its own checkpoints are torch pickles cut by worker;
+ours (`training/checkpoint.py`) are safetensors of whole tensors, read by any number of workers at any ZeRO stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from tirazh.model.tensor_parallel import connect
+from tirazh.model.training.batch import Microbatch, TrainedModel
+from tirazh.model.training.plan import TrainingPlan
+
+MASTER = "weights"
+STATES = ("exp_avg", "exp_avg_sq")
+ReadState = Callable[[str, str], Tensor]
+
+
+class ZeroEngine:
+    """A trained model and its optimizer, sharded as the plan says. All workers call every method together."""
+
+    def __init__(self, model: TrainedModel, plan: TrainingPlan, *, micro_steps: int) -> None:
+        connect(may_share_memory=False)
+        import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        self._plan = plan
+        self._micro_steps = micro_steps
+        self.world_size = dist.get_world_size()
+        self.parameters = {name: p for name, p in model.base.named_parameters() if p.requires_grad}
+        optimizer = torch.optim.AdamW(
+            _groups(self.parameters, plan.optimizer.weight_decay),
+            lr=plan.optimizer.learning_rate,
+            betas=plan.optimizer.betas,
+            eps=plan.optimizer.epsilon,
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=deepspeed_config(plan, self.world_size, micro_steps)
+            )
+        self.model: TrainedModel = self._engine.module
+        self.is_unsharded = not hasattr(self._optimizer, "optimizer")
+
+    @property
+    def device(self) -> str:
+        return str(self._engine.device)
+
+    def step(self, microbatches: Iterable[Microbatch], total_weight: float, rate: float) -> tuple[float, float]:
+        """One update by the microbatches of all workers, whose weights sum up to `total_weight`.
+
+        Returns the mean loss over them and the gradients' norm before they are shortened (nan where fp16 overflowed
+        and the update was left out).
+        """
+        self._engine.train()
+        self._set_rate(rate)
+        # DeepSpeed takes the mean over microbatches and workers; wanted is the sum over all, by their weight.
+        scale = self.world_size * self._micro_steps / total_weight
+        loss_sum = torch.zeros((), device=self.device)
+        norm = float("nan")
+        for microbatch in microbatches:
+            batch = microbatch.to(self.device)
+            loss = self._engine(batch.input_ids, batch.targets, batch.weights)
+            self._engine.backward(loss * scale)
+            if self.is_unsharded:  # DeepSpeed does not keep the norm then
+                norm = float(get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None]))
+            self._engine.step()
+            loss_sum += loss.detach()
+        dist.all_reduce(loss_sum)
+        if not self.is_unsharded and (known := self._engine.get_global_grad_norm()) is not None:
+            norm = float(known)
+        return float(loss_sum) / total_weight, norm
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """The model for forward passes without gradients; call what is yielded, not its parts."""
+        self._engine.eval()
+        with torch.no_grad():
+            yield self._engine
+        self._engine.train()
+
+    def gather(self, name: str, state: str) -> Tensor:
+        """One whole tensor, float32 on the CPU: a weight (`MASTER`) or one of the optimizer's `STATES` for it."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        parameter = self.parameters[name]
+        if self.is_unsharded:
+            whole = parameter if state == MASTER else self._optimizer.state[parameter][state]
+        elif state == MASTER:
+            whole = safe_get_full_fp32_param(parameter)
+        else:
+            self._link_states()
+            whole = safe_get_full_optimizer_state(parameter, state)
+        return whole.detach().float().cpu()
+
+    def set_weights(self, read: Callable[[str], Tensor]) -> None:
+        """Give every weight the value that is read, the float32 ones as well as those that compute."""
+        from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in self.parameters.items():
+            value = read(name).to(self.device, torch.float32)
+            with GatheredParameters([parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")):
+                parameter.data.copy_(value)
+            if not self.is_unsharded:
+                safe_set_full_fp32_param(parameter, value)
+
+    def restore(self, read: ReadState, scalars: Mapping[str, Any]) -> None:
+        """Take up the state that `gather` and `scalars` gave. The optimizer's state comes to be at its first step, so
+        one without effect is made: at rate 0, of a loss of 0."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        empty = Microbatch(*(torch.zeros(1, 1, dtype=t) for t in (torch.int64, torch.int64, torch.float32)))
+        self.step([empty] * self._micro_steps, 1.0, rate=0.0)
+        self.set_weights(lambda name: read(name, MASTER))
+        self._link_states()
+        for name, parameter in self.parameters.items():
+            for state in STATES:
+                value = read(name, state).to(self.device, torch.float32)
+                if self.is_unsharded:
+                    self._optimizer.state[parameter][state].copy_(value)
+                else:
+                    safe_set_full_optimizer_state(parameter, value, state)
+        for values in self._inner.state.values():
+            values["step"] = torch.as_tensor(values["step"]).new_tensor(scalars["updates"])
+        scaler = getattr(self._optimizer, "loss_scaler", None)
+        for key, value in dict(scalars.get("loss_scaler") or {}).items():
+            setattr(scaler, key, value)
+
+    def scalars(self) -> dict[str, Any]:
+        """What is to be remembered besides tensors: updates made, and the state of fp16's loss scaling."""
+        updates = next((int(values["step"]) for values in self._inner.state.values()), 0)
+        scaler = vars(getattr(self._optimizer, "loss_scaler", None) or object) if self._plan.dtype == "float16" else {}
+        kept = {key: value for key, value in scaler.items() if isinstance(value, int | float)}
+        return {"updates": updates, "loss_scaler": kept}
+
+    @property
+    def _inner(self) -> torch.optim.Optimizer:
+        inner: torch.optim.Optimizer = self._optimizer if self.is_unsharded else self._optimizer.optimizer
+        return inner
+
+    def _link_states(self) -> None:
+        """Let DeepSpeed find the optimizer's state of every group: 0.19.8 looks once, when the first group has made its
+        first step, and finds nothing of the others."""
+        if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state"):
+            self._optimizer._hp_optimizer_states_linked = False
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self._inner.param_groups:
+            group["lr"] = rate
+
+
+def deepspeed_config(plan: TrainingPlan, world_size: int, micro_steps: int) -> dict[str, Any]:
+    """DeepSpeed's own settings. ZeRO 0 in half precision is run as ZeRO 1, which gives the same numbers: DeepSpeed's
+    unsharded half-precision optimizer gave other losses from the second step on (0.19.8)."""
+    stage = plan.zero_stage if plan.dtype == "float32" else max(1, plan.zero_stage)
+    zero: dict[str, Any] = {"stage": stage}
+    if plan.offload != "none" and stage:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": plan.device == "cuda"}
+    if plan.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": plan.device == "cuda"}
+    config: dict[str, Any] = {
+        "train_batch_size": world_size * micro_steps,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": micro_steps,
+        "gradient_clipping": plan.optimizer.max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 60,
+    }
+    if plan.dtype != "float32":
+        config["bf16" if plan.dtype == "bfloat16" else "fp16"] = {"enabled": True}
+    return config
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay, biases and norms do not."""
+    matrices = [p for p in parameters.values() if p.ndim > 1]
+    vectors = [p for p in parameters.values() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

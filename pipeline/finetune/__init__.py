@@ -1,0 +1,4 @@
+"""A training run from its request to the exported model.
+
+Start at `run.py`.
+"""

@@ -1,0 +1,192 @@
+"""What a training will be, settled before anything is written: model, files, columns, the sequences' length.
+
+Called by `finetune/run.py` and, for `--dry-run`, by the command. Reads headers and footers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tirazh.errors import RequestError
+from tirazh.model.checkpoints.directory import ModelSummary, describe
+from tirazh.model.config import ModelConfig
+from tirazh.model.requests import SamplingParams
+from tirazh.model.tokenizer import Tokenizer, load_tokenizer
+from tirazh.model.training.lora import check_peft
+from tirazh.pipeline.finetune.corpus import DocumentMaker, LabelledPromptMaker, PairMaker, TextMaker, label_words
+from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.input.files import list_inputs
+from tirazh.pipeline.input.footers import check_same_schema, check_text_column, read_footers
+from tirazh.pipeline.prompts.encode import PromptPlan, PromptWriter
+from tirazh.pipeline.prompts.plan import CLASSIFY_TEMPLATE, DEFAULT_VARIABLE, GENERATE_TEMPLATE
+from tirazh.pipeline.prompts.template import template_variables
+from tirazh.pipeline.schema import LABEL
+from tirazh.pipeline.storage.disk import StoredFile
+from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote
+
+
+@dataclass(frozen=True, slots=True)
+class InputFiles:
+    """Files of one schema and the rows in all of them."""
+
+    files: tuple[StoredFile, ...]
+    columns: Any  # pa.Schema
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunePlan:
+    """A checked request. `output` is an absolute path; `evaluation` and `labelled` are None where not asked for."""
+
+    spec: FinetuneSpec
+    output: str
+    storage: Storage
+    model: ModelSummary
+    config: ModelConfig
+    tokenizer: Tokenizer
+    seq_length: int
+    packing: str
+    training: InputFiles
+    evaluation: InputFiles | None
+    labelled: InputFiles | None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights: the settings, the model, the input as it was listed."""
+        files = [[file.uri, file.size, file.version] for file in self.training.files]
+        return self.spec.identity() | {"model_fingerprint": self.model.fingerprint, "files": files}
+
+    def documents(self) -> DocumentMaker:
+        """Makes documents of the training's rows, and of the evaluation's."""
+        if not self.spec.has_pairs:
+            return TextMaker(self.tokenizer, self.spec.text_column)
+        column = self.spec.completion_column
+        assert column is not None
+        writer = PromptWriter(self._prompt_plan(seq_length=self.seq_length + 1, room=0), self.tokenizer)
+        return PairMaker(writer, self.tokenizer, column, self.spec.labels)
+
+    def labelled_prompts(self) -> LabelledPromptMaker:
+        """Makes prompts of rows whose label is known."""
+        assert self.spec.labels is not None
+        room = max(map(len, self.label_tokens()))
+        writer = PromptWriter(self._prompt_plan(seq_length=self.seq_length, room=room), self.tokenizer)
+        return LabelledPromptMaker(writer, _label_column(self.spec), tuple(self.spec.labels))
+
+    def label_tokens(self) -> list[list[int]]:
+        """The tokens of every label's words. Raises RequestError where two labels have the same."""
+        labels = self.spec.labels or {}
+        tokens = self.tokenizer.encode_many([label_words(words) for words in labels.values()])
+        for label, ids in zip(labels, tokens, strict=True):
+            if not ids or tokens.count(ids) > 1:
+                raise RequestError(f"--labels: the words of {label!r} are the same to the tokenizer as another label's")
+        return tokens
+
+    def _prompt_plan(self, *, seq_length: int, room: int) -> PromptPlan:
+        spec = self.spec
+        template, columns = _prompt_form(spec)
+        is_text = next((name for name, column in columns.items() if column == spec.text_column), next(iter(columns)))
+        return PromptPlan(
+            tokenizer_dir="",
+            template=template,
+            columns=columns,
+            text_variable=is_text,
+            needs_text=True,
+            head_ids=self.tokenizer.prefix_token_ids,
+            head_text="",
+            truncate=spec.truncate or ("right" if spec.labels else "error"),
+            seq_length=seq_length,
+            room=room,
+            # A prompt of classify loses white space at its end, before a label's space; one of generate keeps it.
+            sampling=None if spec.labels else SamplingParams(),
+            seed=0,
+            overrides=(),
+        )
+
+
+def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
+    """Settle a training. Raises RequestError, InputError or CheckpointError for what cannot work; writes nothing."""
+    output = full_uri(spec.output)
+    if is_remote(output):
+        raise RequestError(
+            f"--output {output} lies in an object store; give a directory on a disk that every worker sees"
+        )
+    storage = Storage(spec.endpoint_url)
+    model = describe(spec.model, spec.model_flags)
+    if model.config is None:
+        raise RequestError(f"--model {spec.model} is no model of ruGPT-3's shape; finetune trains those only")
+    tokenizer = load_tokenizer(model.tokenizer_dir)
+    if tokenizer.size > model.config.vocab_size:
+        raise RequestError(
+            f"the tokenizer has {tokenizer.size} tokens and the model's vocabulary {model.config.vocab_size}; "
+            "give --tokenizer the one that the model was trained with"
+        )
+    if spec.lora_rank:
+        check_peft()
+    most = model.config.max_position_embeddings
+    if spec.seq_length is not None and spec.seq_length > most:
+        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {most} positions")
+    training = _list(spec.input, storage)
+    evaluation = _list(spec.eval_input, storage) if spec.eval_input else None
+    labelled = _list(spec.label_input, storage) if spec.label_input else None
+    _check_columns(spec, training, evaluation, labelled)
+    plan = FinetunePlan(
+        spec=spec,
+        output=output,
+        storage=storage,
+        model=model,
+        config=model.config,
+        tokenizer=tokenizer,
+        seq_length=spec.seq_length or most,
+        packing=spec.packing if spec.packing != "auto" else "whole" if spec.has_pairs else "stream",
+        training=training,
+        evaluation=evaluation,
+        labelled=labelled,
+    )
+    plan.label_tokens()
+    return plan
+
+
+def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
+    files = list_inputs(storage, inputs)
+    footers = read_footers(storage, files, text_columns=())
+    return InputFiles(tuple(files), check_same_schema(footers), sum(footer.rows for footer in footers))
+
+
+def _prompt_form(spec: FinetuneSpec) -> tuple[str, dict[str, str]]:
+    """The prompt's template, and the columns of its variables."""
+    if spec.template is not None:
+        return spec.template, {name: name for name in template_variables(spec.template)}
+    if spec.prompt_column is not None:
+        return GENERATE_TEMPLATE, {DEFAULT_VARIABLE: spec.prompt_column}
+    return CLASSIFY_TEMPLATE, {DEFAULT_VARIABLE: spec.text_column}
+
+
+def _label_column(spec: FinetuneSpec) -> str:
+    return spec.label_column or spec.completion_column or LABEL
+
+
+def _check_columns(
+    spec: FinetuneSpec, training: InputFiles, evaluation: InputFiles | None, labelled: InputFiles | None
+) -> None:
+    for files in (training, evaluation):
+        if files is None:
+            continue
+        if spec.has_pairs:
+            _check_prompt(spec, files)
+            check_text_column(files.columns, str(spec.completion_column), flag="--completion-column")
+        else:
+            check_text_column(files.columns, spec.text_column, flag="--text-column")
+    if labelled is not None:
+        _check_prompt(spec, labelled)
+        check_text_column(labelled.columns, _label_column(spec), flag="--label-column")
+
+
+def _check_prompt(spec: FinetuneSpec, files: InputFiles) -> None:
+    if spec.template is not None:
+        for name in template_variables(spec.template, known=files.columns.names):
+            check_text_column(files.columns, name, flag="--template")
+    elif spec.prompt_column is not None:
+        check_text_column(files.columns, spec.prompt_column, flag="--prompt-column")
+    else:
+        check_text_column(files.columns, spec.text_column, flag="--text-column")

@@ -1,0 +1,83 @@
+"""Sampling that a row sets for itself: input columns named like sampling parameters win over the job's values.
+
+Used by `prompts/encode.py`, which turns bad values into the row's error, and by `execution/infer.py`, which makes
+requests of the good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+
+from tirazh.errors import RequestError, RowError
+from tirazh.model.requests import SamplingParams
+from tirazh.pipeline import schema
+
+SEED = "seed"
+
+
+def override_rows(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The values that every row sets, nulls (and the NaN that pandas makes of them) left out."""
+    if not names:
+        return [{} for _ in range(table.num_rows)]
+    rows = table.select(list(names)).to_pylist()
+    return [{name: value for name, value in row.items() if not _is_missing(value)} for row in rows]
+
+
+def check_override(values: Mapping[str, Any], sampling: SamplingParams, *, seq_length: int) -> None:
+    """Raise RowError when a row's own values cannot be used."""
+    if SEED in values:
+        _convert(SEED, values[SEED])
+    chosen = row_sampling(values, sampling)
+    if chosen.max_new_tokens >= seq_length:
+        raise RowError(f"max_new_tokens {chosen.max_new_tokens} leaves no room for a prompt in {seq_length} tokens")
+
+
+def row_sampling(values: Mapping[str, Any], sampling: SamplingParams) -> SamplingParams:
+    """The job's sampling with the row's own values in it. Raises RowError."""
+    own = tuple(sorted((name, _convert(name, value)) for name, value in values.items() if name != SEED))
+    return _with_values(sampling, own) if own else sampling
+
+
+def row_seed(values: Mapping[str, Any], *, job_seed: int, row_key: int) -> int:
+    """What fixes a row's randomness: its own seed alone, or the job's and the row's place in the input. 63 bits."""
+    if SEED in values:
+        return hash_63(f"row {_convert(SEED, values[SEED])}")
+    return hash_63(f"job {job_seed} {row_key}")
+
+
+def sample_seed(seed: int, sample: int) -> int:
+    """The seed of one of a row's samples."""
+    return hash_63(f"sample {seed} {sample}")
+
+
+def hash_63(text: str) -> int:
+    """A non-negative 63-bit number, the same on every machine: it fits in an Arrow and a torch int64."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+@lru_cache(maxsize=1024)
+def _with_values(sampling: SamplingParams, own: tuple[tuple[str, Any], ...]) -> SamplingParams:
+    try:
+        return replace(sampling, **dict(own))
+    except RequestError as error:
+        raise RowError(str(error)) from None
+
+
+def _convert(name: str, value: Any) -> int | float:
+    if schema.OVERRIDES[name] is float:
+        return float(value)
+    if not math.isfinite(value) or value != int(value):
+        raise RowError(f"{name} must be a whole number, not {value}")
+    return int(value)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))

@@ -1,0 +1,144 @@
+"""Reads the input part by part: a Ray Data source with exactly one read task, and one block, a part.
+
+Called by `build.py`. Every column comes through as it is; two of our own ride along: the part's number, and a key of
+each row that depends on the file's place in the input and the row's place in the file, and on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from tirazh.errors import InputError
+from tirazh.pipeline import schema
+from tirazh.pipeline.input.overrides import hash_63
+from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.filesystem import Storage, keep_trying
+
+_BATCH_ROWS = 8_192
+_BUFFER_BYTES = 1 << 20
+
+
+class PartsDatasource(Datasource):  # type: ignore[misc]
+    """The parts still to be made, as Ray Data reads them."""
+
+    def __init__(self, parts: Sequence[Part], storage: Storage) -> None:
+        super().__init__()
+        self._parts = parts
+        self._storage = storage
+
+    @property
+    def num_parts(self) -> int:
+        return len(self._parts)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """One task a part, whatever `parallelism` Ray would like."""
+        return [self._read_task(part) for part in self._parts]
+
+    def _read_task(self, part: Part) -> ReadTask:
+        metadata = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=None, exec_stats=None)
+        return ReadTask(partial(_read_block, part, self._storage), metadata)
+
+
+def read_part(part: Part, storage: Storage) -> pa.Table:
+    """The rows of `part` with `schema.PART` and `schema.ROW_KEY` beside them. Raises InputError when the file is no
+    longer the one that was planned."""
+    if not keep_trying(lambda: storage.is_same(part.file)):
+        raise InputError(f"{show_uri(part.file.uri)} has changed since the job was planned; choose another --output")
+    table = keep_trying(lambda: _read_rows(part, storage))
+    keys = [row_key(part.file.key, row) for row in range(part.start, part.stop)]
+    table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
+    return table.append_column(schema.ROW_KEY, pa.array(keys, pa.int64()))
+
+
+def row_key(file_key: str, row: int) -> int:
+    """A row's own number: the same however the input is cut, wherever it lies."""
+    return hash_63(f"{file_key}\n{row}")
+
+
+def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
+    # One table: several would be put together again, but only after both were in memory.
+    yield read_part(part, storage)
+
+
+def _read_rows(part: Part, storage: Storage) -> pa.Table:
+    with storage.open(part.file.uri) as file, _readable(part):
+        parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        groups, skip = _groups_of(parquet.metadata, part)
+        # Streamed: a part may be a small piece of a row group that does not fit in memory.
+        batches, left = [], part.rows
+        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups):
+            piece = batch.slice(skip, left)
+            skip = max(0, skip - batch.num_rows)
+            left -= piece.num_rows
+            if piece.num_rows:
+                batches.append(piece)
+            if not left:
+                break
+        if left:
+            raise InputError(f"{show_uri(part.file.uri)} has become shorter while the job ran")
+        return _transportable(pa.Table.from_batches(batches))
+
+
+@contextmanager
+def _readable(part: Part) -> Iterator[None]:
+    """Tell damage from an outage: an outage is waited for, and damage would be for minutes. What Arrow cannot decode
+    it raises as one of its own exceptions, or as an OSError without a number."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno is not None):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        raise InputError(
+            f"{show_uri(part.file.uri)} is damaged, or no longer the file that was planned, at rows {part.start} to "
+            f"{part.stop - 1}: {reason}"
+        ) from error
+
+
+def _transportable(table: pa.Table) -> pa.Table:
+    """The table without types that Ray 2.60 cannot send between processes: views become plain strings and bytes. The
+    sink gives every column the type it had."""
+    fields = [field.with_type(_without_views(field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields))
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind.fields])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_without_views(kind.value_type)))
+    return kind
+
+
+def _groups_of(metadata: pq.FileMetaData, part: Part) -> tuple[list[int], int]:
+    """The row groups that hold the part, and how many rows of the first one come before it."""
+    groups: list[int] = []
+    row = skip = 0
+    for index in range(metadata.num_row_groups):
+        end = row + metadata.row_group(index).num_rows
+        if row < part.stop and end > part.start:
+            if not groups:
+                skip = part.start - row
+            groups.append(index)
+        row = end
+    return groups, skip

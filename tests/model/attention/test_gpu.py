@@ -1,0 +1,214 @@
+"""The GPU's kernels give what plain attention does. They run on a GPU, or on a CPU by Triton's interpreter:
+
+    pip install triton
+    TRITON_INTERPRET=1 python -m pytest tests/model/attention/test_gpu.py tests/model/attention/test_step_attention.py
+
+With that variable the tests of the engine's attention go through these kernels as well, wherever heads are 16 wide.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.model.attention.test_prefill import PATTERN
+from tests.model.tiny import (
+    GREEDY,
+    SMALL_PATTERN,
+    build_engine,
+    full_logits,
+    greedy_requests,
+    naive_greedy,
+    random_prompts,
+    run,
+    tiny_model,
+)
+from tirazh.model.attention import gpu as gpu
+from tirazh.model.attention.decode import DecodeRows, attend_one_by_one
+from tirazh.model.attention.kv_cache import LayerCache, LayerShape
+from tirazh.model.engine.runner import can_record
+from tirazh.model.layers.packed_linear import pack_linears
+from tirazh.model.requests import (
+    EngineJob,
+    GenerateRequest,
+    LabelScores,
+    Request,
+    Result,
+    SamplingParams,
+    ScoreRequest,
+)
+
+HAS_GPU = torch.cuda.is_available()
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or not (HAS_GPU or os.environ.get("TRITON_INTERPRET") == "1"),
+    reason="needs Triton, and a GPU or TRITON_INTERPRET=1",
+)
+DEVICE = "cuda" if HAS_GPU else "cpu"
+CAPACITY, SCALE = 160, 0.3
+# The interpreter does not multiply bfloat16.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16 if HAS_GPU else torch.float16: 2e-2 if HAS_GPU else 3e-3}
+quick = settings(max_examples=15, deadline=None)
+
+
+def draw_numbers(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
+
+
+def layer_cache(heads: int, dim: int, dtype: torch.dtype, *, is_sparse: bool) -> LayerCache:
+    starts = tuple(16 * (head % 2) for head in range(heads))
+    shape = LayerShape(heads, dim, PATTERN, starts) if is_sparse else LayerShape(heads, dim)
+    cache = LayerCache(shape, 4, CAPACITY * 3, dtype=dtype, device=torch.device(DEVICE))
+    cache.k.copy_(draw_numbers(*cache.k.shape, dtype=dtype, seed=1))
+    cache.v.copy_(draw_numbers(*cache.v.shape, dtype=dtype, seed=2))
+    return cache
+
+
+@quick
+@given(
+    st.permutations([0, 1, 2, 3, -1, -1]),
+    st.lists(st.integers(0, CAPACITY - 1), min_size=6, max_size=6),
+    st.sampled_from([(1, 1), (2, 4), (2, 2)]),
+    st.sampled_from([16, 64]),
+    st.sampled_from(list(TOLERANCE)),
+)
+def test_a_decoded_row_reads_its_slot_and_joins_it(
+    slots: list[int], ends: list[int], heads: tuple[int, int], dim: int, dtype: torch.dtype
+) -> None:
+    kv_heads, num_heads = heads
+    # As a model hands them over: all heads of a row side by side in one tensor, seen through a transpose.
+    q, k, v = (
+        draw_numbers(n, 6, dim, dtype=dtype, seed=3 + i).transpose(0, 1)
+        for i, n in enumerate((num_heads, kv_heads, kv_heads))
+    )
+    cache, other = (layer_cache(kv_heads, dim, dtype, is_sparse=False) for _ in range(2))
+    table = torch.tensor(gpu.DECODE_IDLE, dtype=torch.int32).repeat(6, 1)
+    table[:, 0], table[:, 1] = torch.tensor(slots), torch.tensor(ends)
+    out = gpu.attend_decode(q, k, v, cache, table.to(DEVICE), SCALE)
+    rows = DecodeRows(torch.tensor(slots), torch.tensor(ends), max(ends) + 1)
+    expected, _ = attend_one_by_one(q, k, v, other.k, other.v, rows, SCALE)
+    assert torch.allclose(out.float(), expected.float(), atol=TOLERANCE[dtype])
+    assert torch.equal(cache.k, other.k)
+    assert torch.equal(cache.v, other.v)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_a_window_is_closed_head_by_head_before_the_new_key_comes(dtype: torch.dtype) -> None:
+    """Both heads' global tokens: one begins where they are moved to, the other where the new key will stand."""
+    cache, other = (layer_cache(2, 16, dtype, is_sparse=True) for _ in range(2))
+    q, k, v = (draw_numbers(2, 2, 16, dtype=dtype, seed=seed) for seed in (3, 4, 5))
+    end = 32 + PATTERN.global_size
+    table = torch.tensor([[2, 0, end, 32, 0], [1, 0, 7, -1, 0]], dtype=torch.int32, device=DEVICE)
+    out = gpu.attend_decode(q, k, v, cache, table, SCALE)
+    other.close_window(2, 32)
+    rows = DecodeRows(torch.tensor([2, 1]), torch.tensor([end, 7]), end + 1)
+    expected, _ = attend_one_by_one(q, k, v, other.k, other.v, rows, SCALE)
+    assert torch.allclose(out.float(), expected.float(), atol=TOLERANCE[dtype])
+    assert torch.equal(cache.k, other.k)
+    assert torch.equal(cache.v, other.v)
+
+
+@quick
+@given(st.integers(1, 150), st.integers(1, 200), st.sampled_from(list(TOLERANCE)))
+def test_every_row_over_the_whole_prefix(rows: int, num_prefix: int, dtype: torch.dtype) -> None:
+    q, k, v = (draw_numbers(4, n, 16, dtype=dtype, seed=n) for n in (rows, num_prefix, num_prefix + 1))
+    out, lse = gpu.attend_prefix(q.transpose(0, 1), (k, v[:, 1:].contiguous()), SCALE)
+    scores = q.double() @ k.double().transpose(1, 2) * SCALE
+    expected = (scores.softmax(-1) @ v[:, 1:].double()).transpose(0, 1)
+    assert torch.allclose(out.double(), expected, atol=TOLERANCE[dtype])
+    assert torch.allclose(lse.double(), scores.logsumexp(-1), atol=5 * TOLERANCE[dtype])
+
+
+LABELS = ((1, 2, 3), (1, 4), (5,))
+MODEL: dict[str, Any] = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize("shared", [0, 5, 33])
+def test_the_engine_writes_what_the_whole_model_would(shared: int) -> None:
+    """Prompts of less than a window and of several, some behind a prefix that ends inside one."""
+    model = tiny_model(**MODEL)
+    (prefix,) = random_prompts([shared], seed=7) or ((),)
+    prompts = [prefix + own if i != 1 else own for i, own in enumerate(random_prompts([3, 40, 17, 60]))]
+    expected = [naive_greedy(model, prompt, GREEDY.max_new_tokens) for prompt in prompts]
+    engine = build_engine(model.to(DEVICE), job=EngineJob(prefix_token_ids=prefix))
+    assert [result.token_ids for result in run(engine, greedy_requests(prompts))] == expected
+
+
+@pytest.mark.parametrize("length", [5, 15, 16, 30])
+def test_the_engine_scores_labels_as_the_whole_model_would(length: int) -> None:
+    """Also where the labels reach into the next window."""
+    model = tiny_model(**MODEL)
+    prompts = random_prompts([length, 9])
+    expected = [[_likelihood(model, prompt, label) for label in LABELS] for prompt in prompts]
+    engine = build_engine(model.to(DEVICE), job=EngineJob(labels=LABELS))
+    for result, scores in zip(run(engine, [ScoreRequest(prompt_token_ids=p) for p in prompts]), expected, strict=True):
+        assert isinstance(result, LabelScores)
+        assert result.logprobs == pytest.approx(scores, abs=1e-4)
+
+
+def _likelihood(model: torch.nn.Module, prompt: tuple[int, ...], label: tuple[int, ...]) -> float:
+    logits = full_logits(model, prompt + label)[:, :310].log_softmax(-1)
+    return sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(label))
+
+
+def test_a_step_on_a_cpu_is_not_recorded() -> None:
+    assert not can_record(tiny_model(**MODEL, sparse_pattern=SMALL_PATTERN))
+
+
+def _generating_and_scoring(prefix: tuple[int, ...]) -> list[Request]:
+    """With the prefix and without, in steps of one kind and in mixed ones."""
+    prompts = [prefix + own if i != 1 else own for i, own in enumerate(random_prompts([3, 40, 17, 60, 22, 31]))]
+    drawing = SamplingParams(max_new_tokens=9, temperature=0.8, top_k=20)
+    return [
+        *greedy_requests(prompts),
+        *(ScoreRequest(prompt_token_ids=prompt) for prompt in prompts),
+        *(GenerateRequest(prompt_token_ids=prompt, sampling=drawing, seed=i) for i, prompt in enumerate(prompts)),
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
+@pytest.mark.parametrize("shared", [0, 5, 33])
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+def test_recorded_steps_are_the_plain_ones(shared: int, dtype: torch.dtype) -> None:
+    model = tiny_model(**MODEL, dtype=dtype).to(DEVICE)
+    (prefix,) = random_prompts([shared], seed=7) or ((),)
+    job = EngineJob(prefix_token_ids=prefix, labels=LABELS)
+    requests = _generating_and_scoring(prefix)
+    plain = run(build_engine(model, job=job), requests)
+    assert run(build_engine(model, job=job, records_steps=True, reads_late=True), requests) == plain
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE) if HAS_GPU else [torch.float32], ids=str)
+def test_on_a_gpu_too_a_row_is_the_same_in_any_company_order_and_slot(dtype: torch.dtype) -> None:
+    """On a GPU at widths of real heads, and with everything that a job's replica has. Prompts are cut into more steps,
+    and other ones, when there is company."""
+    size = {"num_layers": 4, "hidden_size": 512, "num_attention_heads": 4} if HAS_GPU else MODEL
+    model = tiny_model(**size, dtype=dtype).to(DEVICE)
+    pack_linears(model, rows=64)
+    prefix = random_prompts([21], seed=9)[0]
+    requests = _generating_and_scoring(prefix)[:: 1 if HAS_GPU else 3]
+
+    def results(order: list[int], num_slots: int) -> list[Result]:
+        engine = build_engine(
+            model,
+            num_slots=num_slots,
+            job=EngineJob(prefix_token_ids=prefix, labels=LABELS),
+            records_steps=HAS_GPU,
+            reads_late=HAS_GPU,
+            prefill_rows=128,
+            decode_rows=32,
+        )
+        found = run(engine, [requests[index] for index in order])
+        return [found[order.index(index)] for index in range(len(order))]
+
+    forwards = list(range(len(requests)))
+    alone = results(forwards, 1)
+    assert results(forwards, 18) == alone
+    assert results(forwards[::-1], 5) == alone

@@ -1,0 +1,39 @@
+"""Broken model directories by name: how each is made, and what its one sentence must say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tirazh.errors import CheckpointError
+from tirazh.model.checkpoints.directory import open_checkpoint
+
+Make = Callable[[Path], Path]
+
+
+class Cases(dict[str, tuple[Make, str]]):
+    def add(self, name: str, words: str) -> Callable[[Make], Make]:
+        """Register a function that makes a broken directory and returns its path, and words its error must hold."""
+
+        def register(make: Make) -> Make:
+            self[name] = (make, words)
+            return make
+
+        return register
+
+    def check(self, name: str, tmp_path: Path) -> None:
+        make, words = self[name]
+        folder = make(tmp_path)
+        with pytest.raises(CheckpointError) as caught:
+            open_checkpoint(str(folder))
+        sentence = str(caught.value)
+        assert words in sentence
+        assert str(tmp_path) in sentence
+        assert "\n" not in sentence
+        assert len(sentence) < 600
+
+
+def truncated(path: Path, keep: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])

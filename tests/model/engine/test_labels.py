@@ -1,0 +1,108 @@
+"""Label scores and shared prefixes: what one full forward a label gives, however the labels and prompts fall."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.model.tiny import (
+    NUM_TOKENS,
+    build_engine,
+    full_logits,
+    greedy_requests,
+    naive_greedy,
+    random_prompts,
+    run,
+    tiny_model,
+)
+from tirazh.model.gpt import RuGPT3ForCausalLM
+from tirazh.model.requests import EngineJob, LabelScores, Result, SamplingParams, ScoreRequest
+
+Labels = tuple[tuple[int, ...], ...]
+# One to five tokens; first tokens shared; a label that begins another.
+LABELS: Labels = ((11,), (12, 13), (12, 14), (12, 13, 15), (12, 13, 16, 17, 18), (12, 13, 16, 17, 19), (20, 11, 12, 13))
+AROUND_WINDOWS = [1, 11, 12, 13, 14, 15, 16, 17, 28, 29, 30, 31, 32, 33, 46, 47, 48, 49]
+NUM_NEW = 5
+
+
+@pytest.fixture(scope="module")
+def model() -> RuGPT3ForCausalLM:
+    return tiny_model()
+
+
+def forward_scores(model: RuGPT3ForCausalLM, prompt: tuple[int, ...], labels: Labels) -> list[float]:
+    """Prompt and label in one plain forward, a label at a time."""
+    scores = []
+    for label in labels:
+        logprobs = full_logits(model, prompt + label)[:, :NUM_TOKENS].log_softmax(-1)
+        scores.append(sum(float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(label)))
+    return scores
+
+
+def engine_scores(
+    model: RuGPT3ForCausalLM, prompts: list[tuple[int, ...]], labels: Labels, *, prefix: tuple[int, ...] = ()
+) -> list[Result]:
+    engine = build_engine(model, job=EngineJob(prefix_token_ids=prefix, labels=labels))
+    return run(engine, [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts])
+
+
+@pytest.mark.parametrize("mode", ["alternating", "all", "none"])
+def test_a_trie_of_labels_scores_what_each_labels_own_forward_does(mode: str) -> None:
+    """Also where the trie grows over a window's end, so that its deeper tokens see less of the prompt."""
+    model, prompts = tiny_model(sparse_mode=mode), random_prompts(AROUND_WINDOWS)
+    for prompt, result in zip(prompts, engine_scores(model, prompts, LABELS), strict=True):
+        assert isinstance(result, LabelScores)
+        assert result.logprobs == pytest.approx(forward_scores(model, prompt, LABELS), abs=1e-4)
+
+
+def test_labels_of_one_token_are_read_off_the_prompts_last_logits(model: RuGPT3ForCausalLM) -> None:
+    labels = tuple((token,) for token in range(NUM_TOKENS))
+    (result,) = engine_scores(model, random_prompts([20]), labels)
+    assert result.logprobs == pytest.approx(
+        forward_scores(model, random_prompts([20])[0], labels[:3])
+        + list(full_logits(model, random_prompts([20])[0])[-1, :NUM_TOKENS].log_softmax(-1)[3:].tolist()),
+        abs=1e-4,
+    )
+    assert sum(torch.tensor(result.logprobs).exp().tolist()) == pytest.approx(1, abs=1e-6)
+
+
+def test_more_labels_than_a_step_has_rows_make_the_step_larger(model: RuGPT3ForCausalLM) -> None:
+    labels = tuple((first, second, 7) for first in range(20, 35) for second in range(8))
+    prompts = random_prompts([3, 15, 30])
+    for prompt, result in zip(prompts, engine_scores(model, prompts, labels), strict=True):
+        chosen = labels[::17]
+        assert result.logprobs[::17] == pytest.approx(forward_scores(model, prompt, chosen), abs=1e-4)
+
+
+@pytest.mark.parametrize("shared", [0, 1, 7, 15, 16, 17, 32, 40, 48], ids=lambda n: f"{n} tokens")
+@pytest.mark.parametrize("mode", ["alternating", "top_bottom"])
+def test_a_shared_prefix_of_any_length_changes_no_token_and_no_score(mode: str, shared: int) -> None:
+    """Windows have 16 tokens: none, inside one, exactly one, several. Prompts without the prefix run beside."""
+    model = tiny_model(sparse_mode=mode)
+    (prefix,) = random_prompts([shared], seed=5)
+    tails = random_prompts([1, 2, 9, 15, 16, 17, 31])
+    prompts = [*(prefix + tail for tail in tails), tails[-1], prefix or (3,), prefix[: shared // 2] or (4,)]
+    engine = build_engine(model, job=EngineJob(prefix_token_ids=prefix, labels=LABELS))
+    sampling = SamplingParams(max_new_tokens=NUM_NEW, temperature=0)
+    scoring = [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
+    results = run(engine, [*scoring, *greedy_requests(prompts, sampling)])
+    for prompt, scores, completion in zip(prompts, results, results[len(prompts) :], strict=False):
+        assert completion.token_ids == naive_greedy(model, prompt, NUM_NEW)
+        without = engine_scores(model, [prompt], LABELS)[0]
+        assert scores.logprobs == pytest.approx(without.logprobs, abs=1e-4)
+
+
+def test_the_prefix_is_computed_once_and_for_no_row_again(model: RuGPT3ForCausalLM) -> None:
+    (prefix,) = random_prompts([40], seed=5)
+    engine = build_engine(model, job=EngineJob(prefix_token_ids=prefix, labels=LABELS))
+    run(engine, [ScoreRequest(prompt_token_ids=prefix + tail) for tail in random_prompts([3, 5, 20])])
+    own = [s for step, _ in engine.runner.seen for s in step.segments if s.tree_parents is None]
+    assert min(s.start for s in own) == 40
+    assert sum(s.length for s in own) == 3 + 5 + 20
+    assert engine.counters.prompt_tokens == 3 * 40 + 28
+
+
+def test_one_prefill_of_the_row_and_its_trie_is_all_a_row_costs(model: RuGPT3ForCausalLM) -> None:
+    engine = build_engine(model, job=EngineJob(labels=LABELS))
+    run(engine, [ScoreRequest(prompt_token_ids=prompt) for prompt in random_prompts([5, 6, 7])])
+    assert engine.counters.steps == 1

@@ -1,0 +1,130 @@
+"""A linear layer in tiles is the plain one, and a row's bits are its own, however many rows there are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.model.tiny import use_threads
+from tirazh.model.kernels import build
+from tirazh.model.layers.packed_linear import PackedLinear, pack_weight
+from tirazh.model.layers.tiled_linear import Activation, TiledLinear, can_tile
+
+needs_tiles = pytest.mark.skipif(
+    not can_tile(torch.zeros(32, 32, dtype=torch.bfloat16)), reason="no AMX, or no C compiler: oneDNN multiplies"
+)
+ROUNDING = 2**-8  # of bfloat16
+quick = settings(max_examples=40, deadline=None)
+# Rows that fill tiles and rows that do not; inputs of one part and of several; panels that are not full.
+ROWS, INPUTS, OUTPUTS = st.integers(1, 140), st.sampled_from([32, 96, 384, 416, 1056]), st.integers(1, 130)
+
+
+def draw(rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rows + inputs + outputs)
+    x, weight, bias = (
+        torch.randn(*size, generator=generator) for size in ((rows, inputs), (outputs, inputs), (outputs,))
+    )
+    return x.bfloat16(), (weight / inputs**0.5).bfloat16(), bias.bfloat16()
+
+
+def expected(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+    out = nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    return nn.functional.gelu(out, approximate="tanh") if activation == "gelu" else out
+
+
+@needs_tiles
+@quick
+@given(ROWS, INPUTS, OUTPUTS, st.sampled_from(["none", "gelu"]), st.booleans())
+def test_it_is_the_plain_linear(rows: int, inputs: int, outputs: int, activation: Activation, has_bias: bool) -> None:
+    x, weight, bias = draw(rows, inputs, outputs)
+    linear = TiledLinear(weight, bias if has_bias else None, activation=activation)
+    right = expected(x, weight, bias if has_bias else None, activation)
+    assert ((linear(x).double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
+    assert torch.equal(linear(x[None, :, None]), linear(x)[None, :, None])
+
+
+@needs_tiles
+@quick
+@given(ROWS, INPUTS, OUTPUTS, st.sampled_from([1, 2, 3]), st.data())
+def test_a_row_has_the_bits_that_it_has_alone(
+    rows: int, inputs: int, outputs: int, num_threads: int, data: st.DataObject
+) -> None:
+    x, weight, bias = draw(rows, inputs, outputs)
+    linear = TiledLinear(weight, bias, activation="gelu")
+    row, bad = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, rows - 1))
+    if bad != row:
+        x[bad] = torch.nan  # which stays where it is
+    with use_threads(num_threads):
+        together = linear(x)
+    assert torch.equal(linear(x[row]), together[row])
+
+
+@needs_tiles
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"), [(512, 3072, 768), (512, 768, 2304), (64, 768, 5000), (16, 2048, 96)]
+)
+def test_sizes_of_real_steps(rows: int, inputs: int, outputs: int) -> None:
+    x, weight, bias = draw(rows, inputs, outputs)
+    got, right = TiledLinear(weight, bias)(x), expected(x, weight, bias, "none")
+    assert ((got.double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
+    assert torch.equal(TiledLinear(weight, bias)(x[: rows // 2]), got[: rows // 2])
+
+
+@needs_tiles
+def test_gelu_of_every_number_is_rounded_well() -> None:
+    """By a bias of each, over inputs of zero: within 0.51 of the last place, of numbers from a thousandth up."""
+    every = torch.arange(1 << 16).to(torch.uint16).view(torch.bfloat16)
+    every = every[every.isfinite()]
+    linear = TiledLinear(torch.zeros(len(every), 32, dtype=torch.bfloat16), every, activation="gelu")
+    right = nn.functional.gelu(every.double(), approximate="tanh")
+    last_place = 2 ** (right.abs().clamp(min=1e-3).log2().floor() - 7)
+    assert ((linear(torch.zeros(1, 32, dtype=torch.bfloat16))[0].double() - right).abs() <= 0.51 * last_place).all()
+
+
+@needs_tiles
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+def test_what_is_no_number_comes_out_as_torch_has_it(bad: float, activation: Activation) -> None:
+    x, weight, bias = draw(20, 64, 40)
+    x[3, 5], bias[7] = bad, bad
+    got, right = TiledLinear(weight, bias, activation=activation)(x), expected(x, weight, bias, activation)
+    assert torch.equal(got.isnan(), right.isnan())
+    assert torch.equal(got.isinf(), right.isinf())
+
+
+@needs_tiles
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 32, 33, 48, 49])
+def test_rows_that_fill_no_tile_are_all_there(rows: int) -> None:
+    x, weight, bias = draw(rows, 64, 40)
+    right = expected(x, weight, bias, "none")
+    for way in (x, x.t().contiguous().t()):  # however they lie in memory
+        assert ((TiledLinear(weight, bias)(way).double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
+
+
+@needs_tiles
+def test_what_stands_beyond_the_rows_is_not_read() -> None:
+    x, weight, bias = draw(40, 64, 40)
+    linear = TiledLinear(weight, bias)
+    clean = linear(x[:19])
+    x[19:] = torch.nan
+    assert torch.equal(linear(x[:19]), clean)
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.zeros(8, 48, dtype=torch.bfloat16), torch.zeros(8, 32), torch.zeros(8, 32, dtype=torch.float16)]
+)
+def test_others_are_not_multiplied_in_tiles(weight: Tensor) -> None:
+    assert not can_tile(weight)
+
+
+def test_without_the_kernel_onednn_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(build.OFF_SWITCH, "off")
+    build.load_kernel.cache_clear()
+    try:
+        assert isinstance(pack_weight(torch.zeros(32, 32), None, rows=64), PackedLinear)
+        assert not can_tile(torch.zeros(32, 32, dtype=torch.bfloat16))
+    finally:
+        build.load_kernel.cache_clear()

@@ -1,0 +1,151 @@
+"""Ray Data's own ways to break a part, one test each: an upgrade of Ray cannot undo what `execution/graph.py`
+relies on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from tirazh.pipeline import schema
+from tirazh.pipeline.execution import graph
+from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, run_graph
+from tirazh.pipeline.execution.ray_session import data_settings
+from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.input.read import PartsDatasource
+from tirazh.pipeline.storage.disk import StoredFile
+from tirazh.pipeline.storage.filesystem import Storage
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
+SLOW_PART = 0
+
+
+class Stand:
+    """Takes the place of `InferStep`: waits longest for part 0, and notes its process."""
+
+    def __init__(self, plan: Any) -> None:
+        self.calls = 0
+
+    async def __call__(self, table: pa.Table) -> pa.Table:
+        self.calls += 1
+        part = table.column(schema.PART)[0].as_py()
+        await asyncio.sleep(4.0 if part == SLOW_PART else 0.0)
+        return table.append_column("infer_pid", pa.array([os.getpid()] * table.num_rows))
+
+
+def note_prompts(table: pa.Table) -> pa.Table:
+    return table.append_column("prompts_pid", pa.array([os.getpid()] * table.num_rows))
+
+
+def note_write(table: pa.Table) -> pa.Table:
+    """One row a call, so that every call can be counted."""
+    parts = set(table.column(schema.PART).to_pylist())
+    return pa.table(
+        {
+            "parts": [sorted(parts)],
+            "rows": [table.num_rows],
+            "ids": [table.column("id").to_pylist()],
+            "prompts_pid": [table.column("prompts_pid")[0].as_py()],
+            "infer_pid": [table.column("infer_pid")[0].as_py()],
+        }
+    )
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Part]], list[dict[str, Any]]]]:
+    monkeypatch.setattr(graph, "InferStep", Stand)
+
+    def run_parts(parts: list[Part], *, step_cpus: int = 1) -> list[dict[str, Any]]:
+        source = PartsDatasource(parts, Storage())
+        built = build_graph(
+            source,
+            prompts=note_prompts,
+            infer=None,  # type: ignore[arg-type]
+            replicas=(1, 1),
+            in_flight=3,
+            write=note_write,
+            step_cpus=step_cpus,
+        )
+        return list(run_graph(built))
+
+    with data_settings():
+        yield run_parts
+
+
+def cut(path: Path, rows: int, number: int) -> list[Part]:
+    status = path.stat()
+    file = StoredFile(str(path), path.name, status.st_size, str(status.st_mtime_ns))
+    return [Part(i, number, file, rows * i // number, rows * (i + 1) // number) for i in range(number)]
+
+
+def test_a_part_stays_whole_and_alone_and_in_order(
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
+) -> None:
+    """Small blocks are what Ray Data likes to put together; 40 parts of 5 rows are far below any of its limits."""
+    parts = cut(write_input("a.parquet", id=range(200), row_group_size=30), 200, 40)
+    written = sorted(run(parts), key=lambda call: call["parts"])
+    assert [call["parts"] for call in written] == [[part.index] for part in parts]
+    assert [call["ids"] for call in written] == [list(range(part.start, part.stop)) for part in parts]
+
+
+@pytest.mark.parametrize("step_cpus", [1, 0])
+def test_the_replica_reads_no_files(
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path], step_cpus: int
+) -> None:
+    """A read that is fused with the actor pool would run in the actor's process."""
+    written = run(cut(write_input("a.parquet", id=range(20)), 20, 4), step_cpus=step_cpus)
+    assert len({call["infer_pid"] for call in written}) == 1
+    assert not {call["infer_pid"] for call in written} & {call["prompts_pid"] for call in written}
+
+
+def test_a_part_is_written_when_its_own_call_is_done(
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
+) -> None:
+    """Part 0 takes seconds; parts that are in flight beside it on the same replica do not wait for it."""
+    written = run(cut(write_input("a.parquet", id=range(60)), 60, 12))
+    assert written[-1]["parts"] == [SLOW_PART]
+
+
+def test_a_block_over_ray_datas_limit_reaches_the_sink_in_one_piece(
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
+) -> None:
+    """Ray Data cuts blocks of more than 128 MiB unless it is told not to."""
+    rows = 300
+    path = write_input("big.parquet", id=range(rows), text=["z" * 1_000_000] * rows, row_group_size=50)
+    written = run(cut(path, rows, 1))
+    assert [(call["parts"], call["rows"]) for call in written] == [([0], rows)]
+
+
+def test_row_groups_read_one_after_the_other_are_one_block(
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
+) -> None:
+    (call,) = run(cut(write_input("a.parquet", id=range(1_000), row_group_size=10), 1_000, 1))
+    assert call["ids"] == list(range(1_000))
+
+
+def test_steps_go_on_where_ranks_hold_every_cpu(
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
+) -> None:
+    everything = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
+    assert everything.wait(30)
+    try:
+        assert len(run(cut(write_input("a.parquet", id=range(20)), 20, 4), step_cpus=0)) == 4
+    finally:
+        remove_placement_group(everything)
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts", "replicas", "expected"),
+    [(2_500, 64, 1, 2), (16, 64, 1, 6), (1, 64, 1, 16), (1, 12, 4, 3), (1, 1, 1, 2)],
+    ids=["big parts", "half the slots", "single rows", "few parts for each", "one part"],
+)
+def test_how_many_parts_a_replica_takes_at_once(rows: int, parts: int, replicas: int, expected: int) -> None:
+    assert choose_in_flight([rows] * parts, slots=32, samples=1, replicas=replicas) == expected

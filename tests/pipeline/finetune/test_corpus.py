@@ -1,0 +1,153 @@
+"""What a training reads: tokens as `classify` and `generate` make them, roles, and rows that cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.system.tiny_model import write_tiny_model
+from tirazh.errors import InputError
+from tirazh.jobs.settings import build_finetune_spec
+from tirazh.model.training.label_file import LabelFile
+from tirazh.model.training.plan import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
+from tirazh.model.training.sequence_store import SequenceStore
+from tirazh.pipeline.finetune.corpus import CorpusPlan, write_corpus, write_label_file
+from tirazh.pipeline.finetune.plan import FinetunePlan, plan_finetune
+from tirazh.pipeline.prompts.encode import PromptWriter
+from tirazh.pipeline.prompts.plan import plan_prompts
+from tirazh.pipeline.spec import ClassifySpec
+
+LABELS = {"economics": "экономика", "sport": "спорт"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def planned(folder: Path, model: str, columns: dict[str, Any], **settings: Any) -> FinetunePlan:
+    pq.write_table(pa.table(columns), folder / "in.parquet")
+    named = {"input": folder / "in.parquet", "output": folder / "out", "model": model, "max_error_rate": 1.0}
+    return plan_finetune(build_finetune_spec(named | settings))
+
+
+def written(plan: FinetunePlan, folder: Path, **changes: Any) -> tuple[SequenceStore, dict[str, int]]:
+    values: dict[str, Any] = {"packing": "single", "seq_length": plan.seq_length, "limit": None, "seed": None}
+    corpus = CorpusPlan(**(values | {"max_error_rate": plan.spec.max_error_rate} | changes))
+    counts = write_corpus(folder / "store", plan.training.files, plan.storage, plan.documents(), corpus)
+    return SequenceStore(folder / "store"), counts
+
+
+def text_of(plan: FinetunePlan, tokens: Any) -> str:
+    return plan.tokenizer.decode(tokens.tolist())
+
+
+def test_a_text_is_taught_whole_and_ends(model: str, tmp_path: Path) -> None:
+    plan = planned(tmp_path, model, {"text": ["один", "two <|endoftext|>"]})
+    store, _ = written(plan, tmp_path)
+    tokens, roles = store.sequence(0)
+    assert tokens.tolist() == [*plan.tokenizer.encode("один"), plan.tokenizer.end_token_id]
+    assert set(roles.tolist()) == {ROLE_TEXT}
+    second = store.sequence(1)[0].tolist()
+    assert second.count(plan.tokenizer.end_token_id) == 1  # a control token's name in a text is text
+
+
+def test_a_label_is_taught_as_classify_asks_for_it(model: str, tmp_path: Path) -> None:
+    columns = {"text": ["Банк поднял ставку.  ", "Матч"], "topic": ["economics", "sport"]}
+    plan = planned(tmp_path, model, columns, completion_column="topic", labels=LABELS)
+    spec = ClassifySpec(input=("x",), output="y", labels=LABELS)
+    setup = plan_prompts(spec, plan.tokenizer, tokenizer_dir=model, seq_length=plan.seq_length, text_columns=("text",))
+    asked = PromptWriter(setup.plan, plan.tokenizer)
+    store, _ = written(plan, tmp_path)
+    for index, label in enumerate(setup.engine_job.labels):
+        prompt = asked.encode([asked.render({"text": columns["text"][index]})])[0]
+        tokens, roles = store.sequence(index)
+        assert tokens.tolist() == [*prompt, *label, plan.tokenizer.end_token_id]
+        assert roles.tolist() == [ROLE_PROMPT] * len(prompt) + [ROLE_COMPLETION] * (len(label) + 1)
+
+
+def test_a_long_text_is_cut_so_that_its_label_fits(model: str, tmp_path: Path) -> None:
+    columns = {"text": ["слово " * 400], "topic": ["sport"]}
+    plan = planned(tmp_path, model, columns, completion_column="topic", labels=LABELS, seq_length=64)
+    store, _ = written(plan, tmp_path)
+    tokens, _ = store.sequence(0)
+    assert 60 < len(tokens) <= 65
+    assert text_of(plan, tokens).endswith("Тема: спорт")
+
+
+def test_a_prompt_keeps_its_last_space_and_a_completion_its_first(model: str, tmp_path: Path) -> None:
+    columns = {"q": ["2 + 2 = "], "a": ["4"]}
+    plan = planned(tmp_path, model, columns, prompt_column="q", completion_column="a")
+    tokens, roles = written(plan, tmp_path)[0].sequence(0)
+    assert text_of(plan, tokens) == "2 + 2 = 4"
+    assert roles.tolist() == [ROLE_PROMPT] * 8 + [ROLE_COMPLETION] * 2
+
+
+def test_a_template_makes_the_prompt(model: str, tmp_path: Path) -> None:
+    columns = {"text": ["news"], "lang": ["en"], "a": ["!"]}
+    plan = planned(tmp_path, model, columns, template="[{{ lang }}] {{ text }}:", completion_column="a")
+    assert text_of(plan, written(plan, tmp_path)[0].sequence(0)[0]) == "[en] news:!"
+
+
+def test_a_completion_without_a_prompt_is_a_text(model: str, tmp_path: Path) -> None:
+    columns = {"q": pa.array([None, "x"], pa.string()), "a": ["plain text", "y"]}
+    plan = planned(tmp_path, model, columns, prompt_column="q", completion_column="a")
+    roles = written(plan, tmp_path)[0].sequence(0)[1]
+    assert set(roles.tolist()) == {ROLE_TEXT}
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_counted(model: str, tmp_path: Path) -> None:
+    columns = {
+        "q": ["fits", "x" * 100, "no answer", "fits too"],
+        "a": pa.array(["yes", "too long with it", None, "  "], pa.string()),
+    }
+    plan = planned(tmp_path, model, columns, prompt_column="q", completion_column="a", seq_length=40)
+    store, counts = written(plan, tmp_path)
+    assert (len(store), counts["rows"], counts["skipped"]) == (1, 4, 3)
+    assert store.facts["first_skipped"] == (
+        f"row 2 (in {tmp_path / 'in.parquet'}): the prompt has 100 tokens, and 40 fit"
+    )
+
+
+def test_too_many_of_them_are_an_error_that_names_the_first(model: str, tmp_path: Path) -> None:
+    columns = {"text": ["a", "b"], "topic": ["sport", "sports"]}
+    plan = planned(tmp_path, model, columns, completion_column="topic", labels=LABELS, max_error_rate=0.1)
+    with pytest.raises(InputError, match=r"1 of 2 rows cannot be used, the first of them row 2 .*'sports' is none of"):
+        written(plan, tmp_path)
+
+
+def test_a_limit_takes_the_first_rows(model: str, tmp_path: Path) -> None:
+    plan = planned(tmp_path, model, {"text": [str(number) for number in range(9)]})
+    store, counts = written(plan, tmp_path, limit=4)
+    assert counts["documents"] == 4
+    assert [text_of(plan, store.sequence(index)[0]) for index in range(len(store))] == ["0", "1", "2", "3"]
+
+
+def test_the_seed_shuffles_documents_before_they_are_packed(model: str, tmp_path: Path) -> None:
+    plan = planned(tmp_path, model, {"text": [f"document {number}" for number in range(40)]})
+    joined = []
+    for seed in (1, 1, 2, None):
+        store, _ = written(plan, tmp_path, packing="whole", seed=seed)
+        joined.append([store.sequence(index)[0].tolist() for index in range(len(store))])
+    assert joined[0] == joined[1]
+    assert joined[0] != joined[2]
+    assert joined[0] != joined[3]
+
+
+def test_labelled_rows_become_prompts_with_room_for_a_label(model: str, tmp_path: Path) -> None:
+    columns = {"text": ["длинный " * 200, "матч"], "label": ["economics", "sport"]}
+    plan = planned(tmp_path, model, columns, labels=LABELS, label_input=tmp_path / "in.parquet", seq_length=64)
+    assert plan.labelled is not None
+    maker = plan.labelled_prompts()
+    corpus = CorpusPlan(packing="single", seq_length=64, limit=None, seed=None, max_error_rate=0.0)
+    write_corpus(tmp_path / "labels", plan.labelled.files, plan.storage, maker, corpus)
+    write_label_file(tmp_path / "labels", maker, plan.label_tokens())
+    labels, store = LabelFile.read(tmp_path / "labels"), SequenceStore(tmp_path / "labels")
+    assert labels.gold == (0, 1)
+    longest = max(map(len, labels.token_ids))
+    assert all(length + longest <= 64 for length in store.lengths(range(2)))
+    assert text_of(plan, store.sequence(1)[0]) == "матч\nТема:"

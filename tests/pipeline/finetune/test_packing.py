@@ -1,0 +1,71 @@
+"""Documents into sequences: no token is lost to a cut, none is taught twice, and no sequence is too long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tirazh.pipeline.finetune.packing import PACKERS, Piece, pack_single, pack_stream, pack_whole
+
+documents = st.lists(st.integers(1, 30), min_size=1, max_size=25)
+seq_lengths = st.integers(1, 12)
+
+
+def tokens_of(sequence: list[Piece]) -> list[int]:
+    return [token for start, stop in sequence for token in range(start, stop)]
+
+
+@st.composite
+def orders(draw: st.DrawFn, lengths: list[int]) -> list[int]:
+    return draw(st.permutations(range(len(lengths))))
+
+
+@pytest.mark.parametrize("name", PACKERS)
+@given(data=st.data(), lengths=documents, seq_length=seq_lengths)
+def test_every_token_is_in_a_sequence_and_none_is_foretold_twice(
+    name: str, data: st.DataObject, lengths: list[int], seq_length: int
+) -> None:
+    sequences = PACKERS[name](lengths, data.draw(orders(lengths)), seq_length)
+    targets = Counter(token for sequence in sequences for token in tokens_of(sequence)[1:])
+    assert set(targets.values()) <= {1}
+    if sum(lengths) > 1 or name != "stream":
+        assert {token for sequence in sequences for token in tokens_of(sequence)} == set(range(sum(lengths)))
+    assert all(len(tokens_of(sequence)) - 1 <= seq_length for sequence in sequences)
+
+
+@given(data=st.data(), lengths=documents, seq_length=seq_lengths)
+def test_a_stream_foretells_all_tokens_but_its_first(data: st.DataObject, lengths: list[int], seq_length: int) -> None:
+    order = data.draw(orders(lengths))
+    sequences = pack_stream(lengths, order, seq_length)
+    starts = [0, *accumulate(lengths)]
+    joined = [token for document in order for token in range(starts[document], starts[document + 1])]
+    assert [token for sequence in sequences for token in tokens_of(sequence)[1:]] == joined[1:]
+    assert all(len(tokens_of(sequence)) - 1 == seq_length for sequence in sequences[:-1])
+
+
+@given(data=st.data(), lengths=documents, seq_length=seq_lengths)
+def test_whole_documents_are_cut_only_where_they_are_too_long(
+    data: st.DataObject, lengths: list[int], seq_length: int
+) -> None:
+    sequences = pack_whole(lengths, data.draw(orders(lengths)), seq_length)
+    starts = [0, *accumulate(lengths)]
+    pieces = {piece for sequence in sequences for piece in sequence}
+    for start, length in zip(starts, lengths, strict=False):
+        assert length > seq_length + 1 or (start, start + length) in pieces
+
+
+def test_single_keeps_documents_apart() -> None:
+    assert pack_single([3, 2], [1, 0], 8) == [[(3, 5)], [(0, 3)]]
+
+
+def test_a_document_goes_on_with_the_token_it_was_cut_at() -> None:
+    assert pack_single([9], [0], 4) == [[(0, 5)], [(4, 9)]]
+    assert pack_stream([9], [0], 4) == [[(0, 5)], [(4, 9)]]
+
+
+def test_whole_packs_as_many_as_fit() -> None:
+    assert pack_whole([3, 2, 4, 1], [0, 1, 2, 3], 4) == [[(0, 3), (3, 5)], [(5, 9), (9, 10)]]

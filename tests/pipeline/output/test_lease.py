@@ -1,0 +1,258 @@
+"""Two runs on one output: the second is refused while the first lives, and goes on at once when it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.seaweedfs import SeaweedServer
+from tirazh.errors import JobError
+from tirazh.pipeline.output import lease as lease_module
+from tirazh.pipeline.output.lease import Holder, hold
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.process_mark import ProcessMark, mark_process
+from tirazh.pipeline.storage.filesystem import Storage
+
+SOON_S = 1.5
+ELSEWHERE = ProcessMark(host="gpu-3", machine="another", pid=4711, started="1")
+
+
+@pytest.fixture(autouse=True)
+def settled_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "SETTLE_S", 0.3)
+
+
+@pytest.fixture(params=["disk", "memory", pytest.param("s3", marks=pytest.mark.s3)])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> OutputFiles:
+    """An empty output on every kind of storage that a test can have here."""
+    if request.param == "disk":
+        return OutputFiles(Storage(), str(tmp_path / "out"))
+    if request.param == "memory":
+        return OutputFiles(Storage(), f"memory://{uuid4().hex}/out")
+    server: SeaweedServer = request.getfixturevalue("s3_server")
+    return OutputFiles(Storage(server.endpoint_url), f"{server.make_bucket(f'lease-{uuid4().hex[:12]}')}/out")
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> OutputFiles:
+    return OutputFiles(Storage(), str(tmp_path / "out"))
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """Another process of this machine, to be killed by the test."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def leave(output: OutputFiles, process: ProcessMark, *, lease_s: float = 60.0, renewed: float = 0.0) -> Holder:
+    """A lease as `process` would have left it, last renewed `renewed` seconds ago."""
+    now = time.time()
+    holder = Holder(token=uuid4().hex, process=process, job=None, since=now - 300, renewed=now, lease_s=lease_s)
+    values = json.loads(holder.to_json()) | {"renewed": now - renewed}
+    output.storage.write(output.lease, json.dumps(values).encode())
+    return holder
+
+
+def token_of(output: OutputFiles) -> str:
+    return str(json.loads(output.storage.read(output.lease))["token"])
+
+
+def test_a_second_run_is_refused_at_once_and_told_by_whom(output: OutputFiles) -> None:
+    with hold(output, lease_s=60) as first:
+        begun = time.monotonic()
+        with pytest.raises(JobError) as refused, hold(output, lease_s=60):
+            pass
+        assert time.monotonic() - begun < SOON_S
+        first.claim.check()
+    says = rf"process {os.getpid()} on \S+, since [-\d]+ [:\d]+ UTC\), last sign of life \d s ago; .* another --output"
+    assert re.search(says, str(refused.value))
+    assert refused.value.exit_code == 1
+
+
+def test_a_lease_is_given_back_at_the_end_however_it_comes(output: OutputFiles) -> None:
+    for end in (None, KeyboardInterrupt, SystemExit, JobError):
+        try:
+            with hold(output, lease_s=60):
+                assert output.storage.names(output.own()).keys() == {"lease.json"}
+                if end is not None:
+                    raise end
+        except (KeyboardInterrupt, SystemExit, JobError):
+            pass
+        assert output.storage.names(output.own()) == {}
+
+
+def test_of_many_that_start_at_once_one_holds_it(output: OutputFiles) -> None:
+    held: list[Any] = []
+    refused: list[JobError] = []
+    with ExitStack() as stack:
+
+        def run() -> None:
+            try:
+                held.append(stack.enter_context(hold(output, lease_s=60)))
+            except JobError as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (len(held), len(refused)) == (1, 7)
+        held[0].confirm()
+
+
+def test_a_killed_run_of_this_machine_is_followed_at_once(
+    output: OutputFiles, sleeper: subprocess.Popen[bytes]
+) -> None:
+    leave(output, mark_process(sleeper.pid))
+    with pytest.raises(JobError, match=f"process {sleeper.pid} on"), hold(output, lease_s=60):
+        pass
+    os.kill(sleeper.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)  # dead, but not yet taken notice of by its parent
+    begun = time.monotonic()
+    with hold(output, lease_s=60) as lease:
+        assert time.monotonic() - begun < SOON_S
+        lease.confirm()
+
+
+def test_a_process_number_that_was_given_again_is_not_the_holder(on_disk: OutputFiles) -> None:
+    leave(on_disk, replace(mark_process(os.getpid()), started="1"))
+    with hold(on_disk, lease_s=60) as lease:
+        lease.confirm()
+
+
+def test_a_run_elsewhere_that_is_renewed_is_refused_as_soon_as_that_is_seen(on_disk: OutputFiles) -> None:
+    leave(on_disk, ELSEWHERE)
+    timer = threading.Timer(0.7, leave, (on_disk, ELSEWHERE))
+    timer.start()
+    told: list[str] = []
+    with pytest.raises(JobError, match="process 4711 on gpu-3"), hold(on_disk, lease_s=60, tell=told.append):
+        pass
+    assert "waiting up to 60 s" in told[0]
+
+
+def test_a_run_elsewhere_that_fell_silent_is_followed_when_its_lease_ends(output: OutputFiles) -> None:
+    leave(output, ELSEWHERE, lease_s=1.0)
+    begun = time.monotonic()
+    with hold(output, lease_s=60) as lease:
+        assert 1.0 <= time.monotonic() - begun < 1.0 + SOON_S
+        lease.confirm()
+
+
+def test_a_lease_that_ended_long_ago_holds_nobody_up(output: OutputFiles) -> None:
+    leave(output, ELSEWHERE, renewed=3600)
+    begun = time.monotonic()
+    with hold(output, lease_s=60):
+        assert time.monotonic() - begun < SOON_S
+
+
+def test_a_clock_that_is_wrong_by_hours_only_costs_the_wait(on_disk: OutputFiles) -> None:
+    leave(on_disk, ELSEWHERE, lease_s=1.0, renewed=-7200)
+    with hold(on_disk, lease_s=60) as lease:
+        lease.confirm()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"token": 1}', b"\xff\xfe"], ids=repr)
+def test_a_damaged_lease_is_nobodys(on_disk: OutputFiles, damage: bytes) -> None:
+    on_disk.storage.write(on_disk.lease, damage)
+    with hold(on_disk, lease_s=60) as lease:
+        lease.confirm()
+
+
+def test_a_lease_is_renewed_while_the_run_lives(on_disk: OutputFiles) -> None:
+    def renewed() -> float:
+        return float(json.loads(on_disk.storage.read(on_disk.lease))["renewed"])
+
+    with hold(on_disk, lease_s=1.0):
+        first, deadline = renewed(), time.monotonic() + 5
+        while renewed() == first:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_run_that_lost_its_lease_may_not_write_and_leaves_the_others_alone(output: OutputFiles) -> None:
+    with hold(output, lease_s=1.0) as lease:
+        other = leave(output, ELSEWHERE)
+        with pytest.raises(JobError, match=r"no longer holds .*taken over by process 4711 on gpu-3"):
+            lease.claim.check()
+        time.sleep(0.6)  # it must not be renewed over the other's either
+        assert token_of(output) == other.token
+    assert token_of(output) == other.token
+
+
+def test_a_lease_file_that_was_removed_is_a_lost_lease(on_disk: OutputFiles) -> None:
+    with hold(on_disk, lease_s=60) as lease:
+        on_disk.storage.remove(on_disk.lease)
+        with pytest.raises(JobError, match="taken away"):
+            lease.claim.check()
+
+
+@pytest.fixture
+def without_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that knows no conditional upload and writes over what is there, as older S3-compatible ones do."""
+
+    def create(self: Storage, uri: str, data: bytes) -> bool:
+        self.write(uri, data)
+        return True
+
+    monkeypatch.setattr(Storage, "create", create)
+
+
+@pytest.mark.usefixtures("without_conditions")
+def test_where_uploads_know_no_condition_all_but_one_notice_before_they_write() -> None:
+    output = OutputFiles(Storage(), f"memory://{uuid4().hex}/out")
+    with ExitStack() as stack:
+        leases = [stack.enter_context(hold(output, lease_s=60)) for _ in range(3)]
+        lost = 0
+        for lease in leases:
+            try:
+                lease.confirm()
+            except JobError:
+                lost += 1
+        assert lost == 2
+        leases[-1].confirm()
+
+
+def test_an_upload_that_arrived_though_its_answer_was_lost_is_our_own(
+    output: OutputFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(self: Storage, uri: str, data: bytes) -> bool:
+        self.write(uri, data)
+        return False  # to the second try
+
+    monkeypatch.setattr(Storage, "create", create)
+    begun = time.monotonic()
+    with hold(output, lease_s=60) as lease:
+        lease.confirm()
+    assert time.monotonic() - begun < SOON_S
+
+
+def test_taking_a_lease_costs_milliseconds(on_disk: OutputFiles) -> None:
+    begun = time.monotonic()
+    with hold(on_disk, lease_s=60) as lease:
+        lease.confirm()
+    assert time.monotonic() - begun < 0.5
+
+
+def test_the_id_of_a_submitted_job_is_told(on_disk: OutputFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = json.dumps({"metadata": {"job_submission_id": "labels-1a2b"}})
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", config)
+    with hold(on_disk, lease_s=60), pytest.raises(JobError, match=", job labels-1a2b, since"):
+        lease_module._wait_for_end(on_disk, None)

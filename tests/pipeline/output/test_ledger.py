@@ -1,0 +1,177 @@
+"""`verify` proves that every input row is there exactly once, and names what is not; the report shows it all safely."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tirazh.errors import JobError, OutputError
+from tirazh.pipeline import schema
+from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.input.read import read_part
+from tirazh.pipeline.output.assemble import OutputLayout
+from tirazh.pipeline.output.ledger import finish, unfinished, verify
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.plan_file import write_plan
+from tirazh.pipeline.output.report import render, write_report
+from tirazh.pipeline.output.write import WritePlan, WriteStep
+from tirazh.pipeline.plan import Plan, plan_job
+from tirazh.pipeline.spec import ClassifySpec
+from tirazh.pipeline.storage.filesystem import Storage
+
+LABELS = ("sport", "economics")
+
+
+@pytest.fixture
+def spec(write_input: Callable[..., Path], tmp_path: Path, model_dir: Path) -> ClassifySpec:
+    write_input("a.parquet", text=[f"text {n}" for n in range(30)], topic=["sport"] * 30)
+    return ClassifySpec(
+        input=(str(tmp_path / "in"),),
+        output=str(tmp_path / "out"),
+        model=str(model_dir),
+        labels={label: label for label in LABELS},
+        gold_column="topic",
+        part_rows=10,
+    )
+
+
+@pytest.fixture
+def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
+    """A finished job of three parts, made without Ray: every row is sport with 80 %, every third fails."""
+    output = OutputFiles(Storage(), spec.output)
+    plan = plan_job(spec)
+    layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=LABELS, samples=1, abstain_below=0.0)
+    step = WriteStep(
+        WritePlan(
+            output=output,
+            layout=layout,
+            fingerprint=plan.fingerprint,
+            total_parts=3,
+            tokenizer_dir=str(model_dir),
+            prefix="",
+            gold_column="topic",
+        )
+    )
+    write_plan(output, plan)
+    for part in plan.parts:
+        step(answer(read_part(part, output.storage)))
+    finish(plan, output, spec, {"seconds": 2.0})
+    return plan, output
+
+
+def answer(table: pa.Table) -> pa.Table:
+    rows = table.num_rows
+    failed = [row % 3 == 0 for row in range(rows)]
+    table = table.append_column(
+        schema.ROW_ERROR, pa.array(["<b>bad</b>" if bad else None for bad in failed], pa.string())
+    )
+    table = table.append_column(schema.NUM_PROMPT_IDS, pa.array([5] * rows, pa.int32()))
+    scores = [None if bad else [-0.223, -1.609] for bad in failed]
+    return table.append_column(schema.LABEL_LOGPROBS, pa.array(scores, pa.list_(pa.float64())))
+
+
+def problems(output: OutputFiles) -> tuple[str, ...]:
+    return verify(output.directory).problems
+
+
+def path_of(output: OutputFiles, plan: Plan, index: int) -> Path:
+    return Path(output.part(plan.parts[index].name))
+
+
+def test_a_whole_output(done: tuple[Plan, OutputFiles]) -> None:
+    found = verify(done[1].directory)
+    assert found.is_whole
+    assert (found.parts, found.parts_expected, found.rows, found.rows_expected) == (3, 3, 30, 30)
+
+
+def test_a_missing_part(done: tuple[Plan, OutputFiles]) -> None:
+    plan, output = done
+    path_of(output, plan, 1).unlink()
+    assert problems(output) == ("1 of 3 parts are missing: part-00001-of-00003.parquet",)
+    assert [part.index for part in unfinished(plan, output)] == [1]
+
+
+def test_a_part_copied_over_another(done: tuple[Plan, OutputFiles]) -> None:
+    plan, output = done
+    path_of(output, plan, 1).write_bytes(path_of(output, plan, 0).read_bytes())
+    assert problems(output) == (
+        "part-00001-of-00003.parquet is damaged or was changed: its SHA-256 is not the one that was written",
+    )
+
+
+def test_a_part_and_its_receipt_copied_over_another(done: tuple[Plan, OutputFiles]) -> None:
+    plan, output = done
+    path_of(output, plan, 1).write_bytes(path_of(output, plan, 0).read_bytes())
+    receipts = [Path(output.receipt(part.name)) for part in plan.parts]
+    receipts[1].write_bytes(receipts[0].read_bytes())
+    assert problems(output) == ("part-00001-of-00003.parquet holds another part's rows (part 0)",)
+
+
+def test_one_byte_changed(done: tuple[Plan, OutputFiles]) -> None:
+    plan, output = done
+    path = path_of(output, plan, 2)
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    assert "part-00002-of-00003.parquet is damaged or was changed" in problems(output)[0]
+
+
+def test_a_foreign_file(done: tuple[Plan, OutputFiles]) -> None:
+    plan, output = done
+    Path(output.part("copy of part-00001.parquet")).write_bytes(path_of(output, plan, 1).read_bytes())
+    assert problems(output) == ("copy of part-00001.parquet is no file of this job",)
+
+
+def test_a_part_of_another_cut(done: tuple[Plan, OutputFiles]) -> None:
+    plan, output = done
+    Path(output.part("part-00000-of-00007.parquet")).write_bytes(path_of(output, plan, 1).read_bytes())
+    assert "does not belong to this job of 3 parts" in problems(output)[0]
+    with pytest.raises(OutputError, match="does not belong to this job of 3 parts"):
+        unfinished(plan, output)
+
+
+def test_a_job_that_was_not_finished(done: tuple[Plan, OutputFiles]) -> None:
+    Path(done[1].part("_SUCCESS")).unlink()
+    assert "not _SUCCESS" in problems(done[1])[0]
+
+
+def test_a_lost_receipt(done: tuple[Plan, OutputFiles], spec: ClassifySpec) -> None:
+    plan, output = done
+    Path(output.receipt(plan.parts[0].name)).unlink()
+    assert problems(output) == ("part-00000-of-00003.parquet has no receipt in _tirazh/receipts",)
+    with pytest.raises(JobError, match="has no receipt"):
+        finish(plan, output, spec, {})
+
+
+def test_a_directory_that_is_no_output(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds no job's output"):
+        verify(str(tmp_path))
+
+
+def test_the_manifest_adds_up(done: tuple[Plan, OutputFiles]) -> None:
+    manifest = json.loads(Path(done[1].own("manifest.json")).read_text())
+    assert (manifest["rows"], manifest["errors"], manifest["prompt_tokens"]) == (30, 12, 150)
+    assert sum(part["rows"] for part in manifest["parts"]) == 30
+    assert (manifest["accuracy"], manifest["macro_f1"], manifest["labels"]) == (1.0, 1.0, {"sport": 18})
+    assert manifest["mean_confidence"] == pytest.approx(0.8, abs=0.001)
+    assert manifest["spec"]["labels"] == {"sport": "sport", "economics": "economics"}
+
+
+def test_the_report_escapes_what_comes_from_data(done: tuple[Plan, OutputFiles]) -> None:
+    page = Path(write_report(done[1].directory)).read_text()
+    assert "&lt;b&gt;bad&lt;/b&gt;" in page
+    assert "<b>bad" not in page
+    assert "18 (100.0%)" in page
+
+
+def test_two_nights_side_by_side(done: tuple[Plan, OutputFiles], tmp_path: Path) -> None:
+    manifest: dict[str, Any] = json.loads(Path(done[1].own("manifest.json")).read_text())
+    page = render(manifest, against=manifest | {"labels": {"sport": 9, "economics": 9}})
+    assert "9 (50.0%)" in page
+    with pytest.raises(OutputError, match="holds no finished job"):
+        write_report(done[1].directory, against=str(tmp_path))

@@ -1,0 +1,210 @@
+"""Answers into files: the columns of the contract, every input column as it was, the same bytes each time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tirazh.errors import JobError
+from tirazh.model.tokenizer import Tokenizer
+from tirazh.pipeline import schema
+from tirazh.pipeline.output.assemble import OutputLayout, assemble
+from tirazh.pipeline.output.lease import hold
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.write import Receipt, WritePlan, WriteStep
+from tirazh.pipeline.storage.filesystem import Storage
+
+COLUMNS = pa.schema({"text": pa.string(), "topic": pa.string()})
+CLASSIFY = OutputLayout(
+    columns=COLUMNS,
+    added=pa.schema(schema.classify_fields()),
+    labels=("sport", "economics"),
+    samples=1,
+    abstain_below=0.6,
+)
+GENERATE = replace(CLASSIFY, added=pa.schema(schema.generate_fields(1)), labels=())
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def write_plan(tmp_path: Path, model_dir: Path) -> WritePlan:
+    return WritePlan(
+        output=OutputFiles(Storage(), str(tmp_path / "out")),
+        layout=CLASSIFY,
+        fingerprint="f" * 16,
+        total_parts=3,
+        tokenizer_dir=str(model_dir),
+        prefix="",
+        gold_column="topic",
+    )
+
+
+def scored() -> pa.Table:
+    """Three rows: a clear one, one in doubt, one that could not be run."""
+    return pa.table(
+        {
+            "text": ["a", "b", None],
+            "topic": ["sport", "sport", "economics"],
+            schema.PART: pa.array([1, 1, 1], pa.int32()),
+            schema.ROW_ERROR: pa.array([None, None, "column 'text' is null"], pa.string()),
+            schema.NUM_PROMPT_IDS: pa.array([3, 4, None], pa.int32()),
+            schema.LABEL_LOGPROBS: [[-0.1, -9.0], [-1.0, -1.0], None],
+        }
+    )
+
+
+def completed(samples: int) -> pa.Table:
+    return pa.table(
+        {
+            "text": ["a", "b"],
+            "topic": ["x", "y"],
+            schema.PART: pa.array([0, 0], pa.int32()),
+            schema.ROW_ERROR: pa.array([None, "too long"], pa.string()),
+            schema.NUM_PROMPT_IDS: pa.array([3, None], pa.int32()),
+            schema.COMPLETION_IDS: pa.array([[[66, 67, 68]] * samples, None], pa.list_(pa.list_(pa.int32()))),
+            schema.TEXT_ENDS: pa.array([[None, 2][:samples], None], pa.list_(pa.int32())),
+            schema.REASONS: pa.array([["length", "stop"][:samples], None], pa.list_(pa.string())),
+        }
+    )
+
+
+def test_the_columns_of_classify(tokenizer: Tokenizer) -> None:
+    table = assemble(scored(), CLASSIFY, tokenizer)
+    assert table.schema == pa.schema([*COLUMNS, *schema.classify_fields()])
+    clear, doubt, failed = table.to_pylist()
+    assert clear["label"] == "sport"
+    assert dict(clear["probabilities"]).keys() == {"sport", "economics"}
+    assert (doubt["label"], doubt["confidence"]) == (None, 0.5)
+    assert failed == {
+        **{"text": None, "topic": "economics", "label": None, "confidence": None, "probabilities": None},
+        **{"prompt_tokens": None, "error": "column 'text' is null"},
+    }
+
+
+def test_the_columns_of_generate(tokenizer: Tokenizer) -> None:
+    table = assemble(completed(1), GENERATE, tokenizer)
+    assert table.schema == pa.schema([*COLUMNS, *schema.generate_fields(1)])
+    good, failed = table.to_pylist()
+    text = tokenizer.decode([66, 67, 68])
+    assert good == {
+        **{"text": "a", "topic": "x", "completion": text, "finish_reason": "length"},
+        **{"prompt_tokens": 3, "completion_tokens": 3, "error": None},
+    }
+    assert failed == {
+        **{"text": "b", "topic": "y", "completion": None, "finish_reason": "error"},
+        **{"prompt_tokens": None, "completion_tokens": None, "error": "too long"},
+    }
+
+
+def test_several_samples_are_lists_and_a_stop_string_cuts_its_own(tokenizer: Tokenizer) -> None:
+    layout = replace(GENERATE, added=pa.schema(schema.generate_fields(2)), samples=2)
+    good, failed = assemble(completed(2), layout, tokenizer).to_pylist()
+    text = tokenizer.decode([66, 67, 68])
+    assert good["completions"] == [text, text[:2]]
+    assert good["finish_reasons"] == ["length", "stop"]
+    assert good["completion_tokens"] == 6
+    assert (failed["completions"], failed["finish_reasons"]) == (None, ["error", "error"])
+
+
+def test_error_is_a_string_column_when_no_row_has_one(tokenizer: Tokenizer) -> None:
+    table = scored().slice(0, 2)
+    assert assemble(table, CLASSIFY, tokenizer).schema.field("error").type == pa.string()
+
+
+def test_every_input_column_keeps_its_type_and_value(tokenizer: Tokenizer) -> None:
+    columns = {
+        "large": pa.array(["a", None, "c"], pa.large_string()),
+        "view": pa.array(["a", None, "c"], pa.string_view()),
+        "category": pa.array(["x", "y", "x"]).dictionary_encode(),
+        "when": pa.array([datetime(2026, 11, 24, tzinfo=UTC)] * 3, pa.timestamp("us", "Europe/Moscow")),
+        "price": pa.array([Decimal("1.50"), None, Decimal("2.25")], pa.decimal128(12, 2)),
+        "tags": pa.array([["a"], [], None], pa.list_(pa.string())),
+        "place": pa.array([{"city": "Казань", "n": 1}, None, {"city": None, "n": 2}]),
+        "pairs": pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int8())),
+        "raw": pa.array([b"\x00", None, b"\xff"], pa.binary()),
+        "nothing": pa.nulls(3),
+    }
+    names = {name: array.type for name, array in columns.items()}
+    table = scored().drop_columns(["text", "topic"])
+    for name, array in columns.items():
+        table = table.append_column(name, array)
+    done = assemble(table, replace(CLASSIFY, columns=pa.schema(names)), tokenizer)
+    for name, array in columns.items():
+        assert done.schema.field(name).type == array.type
+        assert done.column(name).to_pylist() == array.to_pylist()
+
+
+def test_a_part_is_one_file_with_its_receipt(write_plan: WritePlan, tmp_path: Path) -> None:
+    WriteStep(write_plan)(scored())
+    path = tmp_path / "out/part-00001-of-00003.parquet"
+    metadata = pq.read_metadata(path)
+    assert metadata.row_group(0).column(0).compression == "ZSTD"
+    assert json.loads(metadata.metadata[b"tirazh"]) == {"fingerprint": "f" * 16, "part": 1, "rows": 3}
+    receipt = Receipt.from_json((tmp_path / "out/_tirazh/receipts/part-00001-of-00003.json").read_bytes())
+    assert (receipt.rows, receipt.errors, receipt.prompt_tokens) == (3, 1, 7)
+    assert receipt.file_bytes == path.stat().st_size
+    assert receipt.labels == {"": 1, "sport": 1}
+    assert receipt.confusion == [("sport", "", 1), ("sport", "sport", 1)]
+
+
+def test_the_same_rows_make_the_same_bytes(write_plan: WritePlan, tmp_path: Path) -> None:
+    path = tmp_path / "out/part-00001-of-00003.parquet"
+    WriteStep(write_plan)(scored())
+    first = path.read_bytes()
+    path.unlink()
+    WriteStep(write_plan)(pa.concat_tables([scored().slice(0, 1), scored().slice(1)]))
+    assert path.read_bytes() == first
+
+
+def test_the_receipt_is_there_before_the_file(write_plan: WritePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(Storage, "write", lambda self, uri, data: order.append(uri.rpartition("/")[2]))
+    WriteStep(write_plan)(scored())
+    assert order == ["part-00001-of-00003.json", "part-00001-of-00003.parquet"]
+
+
+def test_a_run_that_lost_its_lease_writes_no_part(write_plan: WritePlan, tmp_path: Path) -> None:
+    with hold(write_plan.output, lease_s=60) as lease:
+        step = WriteStep(replace(write_plan, claim=lease.claim))
+        write_plan.output.storage.remove(write_plan.output.lease)
+        with hold(write_plan.output, lease_s=60), pytest.raises(JobError, match="it has stopped writing"):
+            step(scored())
+    assert not list((tmp_path / "out").rglob("part-*"))
+
+
+def test_a_part_that_was_left_out_writes_nothing(write_plan: WritePlan, tmp_path: Path) -> None:
+    summary = WriteStep(write_plan)(scored().slice(0, 1).select([schema.PART]))
+    assert summary.to_pylist() == [{"part": 1, "rows": 0, "errors": 0, "written": False}]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prefix_is_on_every_added_name(write_plan: WritePlan, tmp_path: Path) -> None:
+    added = pa.schema([field.with_name("t_" + field.name) for field in schema.classify_fields()])
+    WriteStep(replace(write_plan, layout=replace(CLASSIFY, added=added), prefix="t_"))(scored())
+    names = pq.read_schema(tmp_path / "out/part-00001-of-00003.parquet").names
+    assert names == ["text", "topic", "t_label", "t_confidence", "t_probabilities", "t_prompt_tokens", "t_error"]
+
+
+@pytest.mark.parametrize("reader", ["polars", "dataset", "duckdb-like glob"])
+def test_readers_of_the_directory_see_only_the_data(write_plan: WritePlan, tmp_path: Path, reader: str) -> None:
+    import polars
+    import pyarrow.dataset as ds
+
+    WriteStep(write_plan)(scored())
+    write_plan.output.storage.write(write_plan.output.part("_SUCCESS"), b"")
+    out = str(tmp_path / "out")
+    read: dict[str, Callable[[], int]] = {
+        "polars": lambda: polars.read_parquet(f"{out}/*.parquet").height,
+        "dataset": lambda: ds.dataset(out).count_rows(),
+        "duckdb-like glob": lambda: sum(pq.read_table(path).num_rows for path in Path(out).glob("*.parquet")),
+    }
+    assert read[reader]() == 3

@@ -1,0 +1,237 @@
+"""Rows into tokens: what is put before a text, what is cut, and what becomes a row's error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tirazh.errors import InputError, RequestError
+from tirazh.model.tokenizer import Tokenizer
+from tirazh.pipeline import schema
+from tirazh.pipeline.columns import text_columns
+from tirazh.pipeline.prompts.encode import PromptStep, PromptWriter
+from tirazh.pipeline.prompts.plan import PromptSetup, plan_prompts
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+
+OVERRIDES = ("max_new_tokens", "temperature", "seed")
+LABELS = {"sport": "спорт", "economics": "экономика"}
+Setup = Callable[..., PromptSetup]
+
+
+@pytest.fixture(scope="session")
+def set_up(model_dir: Path, tokenizer: Tokenizer) -> Setup:
+    def make(spec: JobSpec, *, seq_length: int = 256, overrides: tuple[str, ...] = ()) -> PromptSetup:
+        return plan_prompts(
+            spec,
+            tokenizer,
+            tokenizer_dir=str(model_dir),
+            seq_length=seq_length,
+            text_columns=text_columns(spec),
+            overrides=overrides,
+        )
+
+    return make
+
+
+def classify(**settings: Any) -> ClassifySpec:
+    return ClassifySpec(input=("in",), output="out", labels=LABELS, **settings)
+
+
+def generate(**settings: Any) -> GenerateSpec:
+    return GenerateSpec(input=("in",), output="out", **{"max_new_tokens": 8} | settings)
+
+
+def run_step(setup: PromptSetup, **columns: list[Any]) -> pa.Table:
+    length = len(next(iter(columns.values())))
+    keys = {schema.PART: pa.array([0] * length, pa.int32()), schema.ROW_KEY: pa.array(range(length), pa.int64())}
+    return PromptStep(setup.plan)(pa.table({**columns, **keys}))
+
+
+def prompts_of(table: pa.Table, tokenizer: Tokenizer) -> list[str | None]:
+    ids = table.column(schema.PROMPT_IDS).to_pylist()
+    return [None if row is None else tokenizer.decode(row) for row in ids]
+
+
+def errors_of(table: pa.Table) -> list[str | None]:
+    return list(table.column(schema.ROW_ERROR).to_pylist())
+
+
+def test_a_prompt_to_complete_is_the_column_itself(set_up: Setup, tokenizer: Tokenizer) -> None:
+    table = run_step(set_up(generate()), prompt=["Раз два", "<|endoftext|> </s>"])
+    assert prompts_of(table, tokenizer) == ["Раз два", "<|endoftext|> </s>"]
+    assert table.column_names[:1] == ["prompt"]
+
+
+def test_a_text_to_classify_is_asked_for_its_topic(set_up: Setup, tokenizer: Tokenizer) -> None:
+    table = run_step(set_up(classify()), text=["Матч выигран"])
+    assert prompts_of(table, tokenizer) == ["Матч выигран\nТема:"]
+
+
+def test_labels_continue_the_prompt_after_one_space(set_up: Setup, tokenizer: Tokenizer) -> None:
+    job = set_up(classify(template="{{ text }}\nТема: \n")).engine_job
+    assert [tokenizer.decode(ids) for ids in job.labels] == [" спорт", " экономика"]
+    table = run_step(set_up(classify(template="{{ text }}\nТема: \n")), text=["Матч"])
+    assert prompts_of(table, tokenizer) == ["Матч\nТема:"]
+
+
+def test_rows_without_a_text_are_errors_and_the_rest_goes_on(set_up: Setup, tokenizer: Tokenizer) -> None:
+    table = run_step(set_up(classify()), text=[None, "", " \n", "Матч"])
+    assert errors_of(table) == [
+        "column 'text' is null",
+        "column 'text' is empty",
+        "column 'text' is empty",
+        None,
+    ]
+    assert prompts_of(table, tokenizer) == [None, None, None, "Матч\nТема:"]
+
+
+def test_a_part_of_bad_rows_only(set_up: Setup) -> None:
+    table = run_step(set_up(classify()), text=pa.array([None, None], pa.string()))
+    assert table.schema.field(schema.PROMPT_IDS).type == pa.list_(pa.int32())
+    assert table.schema.field(schema.ROW_ERROR).type == pa.string()
+
+
+@pytest.mark.parametrize(("truncate", "kept"), [("right", "слово0"), ("left", "слово399")])
+def test_a_long_text_is_cut_and_the_question_is_kept(
+    set_up: Setup, tokenizer: Tokenizer, truncate: str, kept: str
+) -> None:
+    setup = set_up(classify(truncate=truncate))
+    table = run_step(setup, text=[" ".join(f"слово{n}" for n in range(400))])
+    (prompt,) = prompts_of(table, tokenizer)
+    (ids,) = table.column(schema.PROMPT_IDS).to_pylist()
+    assert prompt is not None
+    assert prompt.endswith("\nТема:")
+    assert kept in prompt
+    assert 256 - setup.plan.room - 1 <= len(ids) <= 256 - setup.plan.room
+
+
+def test_generate_makes_a_long_prompt_an_error_unless_told_otherwise(set_up: Setup) -> None:
+    long = ["слово " * 400]
+    (error,) = errors_of(run_step(set_up(generate()), prompt=long))
+    assert error is not None
+    assert error.endswith("tokens, and 255 fit")
+    table = run_step(set_up(generate(truncate="right")), prompt=long)
+    assert errors_of(table) == [None]
+    assert len(table.column(schema.PROMPT_IDS)[0].as_py()) <= 256 - 8
+
+
+def test_a_text_of_megabytes_is_cut_before_it_is_encoded(set_up: Setup) -> None:
+    table = run_step(set_up(classify()), text=["я" * 5_000_000])
+    assert errors_of(table) == [None]
+    (error,) = errors_of(run_step(set_up(generate()), prompt=["я" * 5_000_000]))
+    assert error == "column 'prompt' has 5000000 characters, far more than 256 tokens"
+
+
+@given(text=st.text(min_size=1), truncate=st.sampled_from(["left", "right"]))
+def test_whatever_the_text_a_cut_prompt_fits_and_holds_a_piece_of_it(
+    set_up: Setup, tokenizer: Tokenizer, text: str, truncate: str
+) -> None:
+    setup = set_up(classify(truncate=truncate), seq_length=48)
+    long = text * (400 // len(text) + 1)
+    writer = PromptWriter(setup.plan, tokenizer)
+    whole = writer.encode([writer.render({"text": long})])[0]
+    ids = writer.fit({"text": long}, whole, setup.plan.room)
+    assert len(ids) <= 48 - setup.plan.room
+    assert tokenizer.decode(ids).removesuffix("\nТема:") in long
+
+
+@pytest.fixture
+def examples(write_input: Callable[..., Path]) -> str:
+    return str(write_input("examples.parquet", text=["Гол", "Банк поднял ставку"], label=["sport", "economics"]))
+
+
+def test_examples_are_put_before_every_prompt(set_up: Setup, tokenizer: Tokenizer, examples: str) -> None:
+    table = run_step(set_up(classify(examples=examples)), text=["Матч"])
+    assert prompts_of(table, tokenizer) == ["Гол\nТема: спорт\n\nБанк поднял ставку\nТема: экономика\n\nМатч\nТема:"]
+
+
+def test_examples_are_encoded_once_with_the_same_tokens(set_up: Setup, tokenizer: Tokenizer, examples: str) -> None:
+    setup = set_up(classify(examples=examples))
+    assert setup.plan.head_ids
+    table = run_step(setup, text=["Матч"])
+    (text,) = prompts_of(table, tokenizer)
+    assert table.column(schema.PROMPT_IDS)[0].as_py() == tokenizer.encode(str(text))
+
+
+def test_examples_are_the_jobs_shared_prefix(set_up: Setup, examples: str) -> None:
+    setup = set_up(classify(examples=examples))
+    prefix = setup.engine_job.prefix_token_ids
+    assert len(prefix) > 16
+    table = run_step(setup, text=["Матч", "\nabc", " 1"])
+    for ids in table.column(schema.PROMPT_IDS).to_pylist():
+        assert tuple(ids[: len(prefix)]) == prefix
+
+
+def test_without_examples_there_is_nothing_to_share(set_up: Setup) -> None:
+    assert set_up(classify()).engine_job.prefix_token_ids == ()
+
+
+def test_an_example_of_no_label(set_up: Setup, write_input: Callable[..., Path]) -> None:
+    path = write_input("bad.parquet", text=["a"], label=["weather"])
+    with pytest.raises(InputError, match="row 1: 'weather' is none of the labels sport, economics"):
+        set_up(classify(examples=str(path)))
+
+
+def test_examples_without_a_label_column(set_up: Setup, write_input: Callable[..., Path]) -> None:
+    path = write_input("bad.parquet", text=["a"])
+    with pytest.raises(InputError, match="no column 'label'"):
+        set_up(classify(examples=str(path)))
+
+
+def test_too_many_examples_for_the_model(set_up: Setup, examples: str) -> None:
+    with pytest.raises(RequestError, match="give fewer examples"):
+        set_up(classify(examples=examples), seq_length=40)
+
+
+def test_the_empty_prompt_of_calibration(set_up: Setup, tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(set_up(classify(calibrate=True)).calibration_ids) == "\nТема:"
+    assert set_up(classify()).calibration_ids == ()
+    with pytest.raises(RequestError, match="--calibrate needs a template"):
+        set_up(classify(calibrate=True, template="{{ text }}"))
+
+
+def test_labels_the_tokenizer_cannot_tell_apart(set_up: Setup) -> None:
+    spec = ClassifySpec(input=("in",), output="out", labels={"a": "x y", "b": "x z"})
+    assert len(set(set_up(spec).engine_job.labels)) == 2
+
+
+def test_a_completion_longer_than_the_model(set_up: Setup) -> None:
+    with pytest.raises(RequestError, match="--max-new-tokens 300 leaves no room"):
+        set_up(generate(max_new_tokens=300))
+
+
+def test_bad_settings_of_a_row_are_the_rows_errors(set_up: Setup) -> None:
+    table = run_step(
+        set_up(generate(), overrides=OVERRIDES),
+        prompt=["a"] * 6,
+        max_new_tokens=[4.0, 0.0, 4.5, None, float("nan"), 999.0],
+        temperature=[0.5, 0.5, 0.5, -1.0, None, None],
+        seed=[1, 2, 3, 4, None, None],
+    )
+    assert errors_of(table) == [
+        None,
+        "max_new_tokens must be at least 1, not 0",
+        "max_new_tokens must be a whole number, not 4.5",
+        "temperature must be 0 or more, not -1.0",
+        None,
+        "max_new_tokens 999 leaves no room for a prompt in 256 tokens",
+    ]
+
+
+def test_a_rows_own_seed_fixes_its_randomness_wherever_it_stands(set_up: Setup) -> None:
+    table = run_step(set_up(generate(), overrides=("seed",)), prompt=["a"] * 4, seed=[7, 7, None, None])
+    own, same, third, fourth = table.column(schema.ROW_SEED).to_pylist()
+    assert own == same
+    assert len({own, third, fourth}) == 3
+
+
+def test_the_jobs_seed_changes_every_row(set_up: Setup) -> None:
+    one = run_step(set_up(generate(seed=1)), prompt=["a", "b"]).column(schema.ROW_SEED).to_pylist()
+    two = run_step(set_up(generate(seed=2)), prompt=["a", "b"]).column(schema.ROW_SEED).to_pylist()
+    assert not set(one) & set(two)
