@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -28,6 +29,8 @@ DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md
 NAMES_THAT_EXPLAIN_NOTHING = {"utils", "util", "common", "helpers", "helper", "core", "manager", "misc", "base"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_FOLDER_MODULES = 24
+MAX_SHARED_PREFIX = 3
 SPEC_FIELDS = {knob.name for spec in (ClassifySpec, GenerateSpec) for knob in fields(spec)}
 # Flags of the commands around a job; they are no settings of one, so they are no spec fields.
 OTHER_FLAGS = {
@@ -45,6 +48,15 @@ def test_a_file_is_small_and_its_name_says_what_it_holds(path: Path) -> None:
     assert not NAMES_THAT_EXPLAIN_NOTHING & set(parts), f"{name_of(path)}: a name that explains nothing"
     lines = path.read_text(encoding="utf-8").count("\n")
     assert lines <= MAX_FILE_LINES, f"{name_of(path)} has {lines} lines: what second thing lives in it?"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=name_of)
+def test_a_folder_holds_few_modules_and_no_prefix_that_wants_to_be_a_folder(folder: Path) -> None:
+    names = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+    assert len(names) <= MAX_FOLDER_MODULES, f"{name_of(folder)} holds {len(names)} modules: which want a folder?"
+    prefixes = Counter(name.split("_")[0] for name in names)
+    repeated = sorted(prefix for prefix, count in prefixes.items() if count > MAX_SHARED_PREFIX)
+    assert not repeated, f"{name_of(folder)}: modules that begin with {repeated} want a folder of their own"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
