@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tirazh.actors.messages import ReplicaConfig
-from tirazh.actors.rendezvous import Place
+from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.requests import Completion, EngineCounters, GenerateRequest, LabelScores, Request, Result
 
 
@@ -71,7 +71,7 @@ class EchoEngine:
         )
 
 
-def build_runner(config: ReplicaConfig, place: Place) -> EchoRunner:
+def build_runner(config: ReplicaConfig, place: RankPlace) -> EchoRunner:
     return EchoRunner()
 
 

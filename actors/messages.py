@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tirazh.errors import RequestError, TirazhError
-from tirazh.model.config import ModelFlags
+from tirazh.model.config import ModelSettings
 from tirazh.model.requests import EngineJob
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -24,7 +24,7 @@ class ReplicaConfig:
     """
 
     model: str
-    flags: ModelFlags = field(default_factory=ModelFlags)
+    flags: ModelSettings = field(default_factory=ModelSettings)
     job: EngineJob = field(default_factory=EngineJob)
     tensor_parallel: int = 1
     dtype: DType = "float32"
@@ -82,7 +82,7 @@ class RankFailure:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class ReplicaHeartbeat:
     """Rank 0's pulse: `beats` grows with every step and idle round; `is_busy` while requests are open."""
 
     beats: int

@@ -9,10 +9,10 @@ import torch
 
 from tirazh.actors import rendezvous
 from tirazh.actors.messages import ReplicaConfig
-from tirazh.actors.rendezvous import Place
+from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.engine.admission import Admission
-from tirazh.model.engine.batch_engine import Engine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
 from tirazh.model.engine.host_memory import free_host_bytes
 from tirazh.model.engine.runner import ModelRunner, can_record, hidden_size, slots_that_fit
 from tirazh.model.layers.packed_linear import pack_linears
@@ -23,7 +23,7 @@ from tirazh.model.tokenizer import load_tokenizer
 logger = logging.getLogger(__name__)
 
 
-def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
+def build_runner(config: ReplicaConfig, place: RankPlace) -> ModelRunner:
     """Load this rank's slice of the model and compute the job's shared prefix. All ranks do this together."""
     torch.set_num_threads(place.threads)
     checkpoint = open_checkpoint(config.model, config.flags)
@@ -58,7 +58,7 @@ def build_runner(config: ReplicaConfig, place: Place) -> ModelRunner:
     return runner
 
 
-def connect_ranks(place: Place, *, device: str) -> None:
+def connect_ranks(place: RankPlace, *, device: str) -> None:
     """Let the ranks add up with each other. Their shared memory loses its name at once: nothing outlives them."""
     connect(may_share_memory=device == "cpu" and place.is_one_host)
     rendezvous.wait_for_all()
@@ -69,7 +69,7 @@ def count_weight_bytes(runner: ModelRunner) -> int:
     return weight_bytes(runner.model)
 
 
-def build_engine(config: ReplicaConfig, runner: Any) -> Engine:
+def build_engine(config: ReplicaConfig, runner: Any) -> BatchEngine:
     """The engine above a runner that may also speak for other ranks."""
     tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
     rows = step_rows(config.device, hidden_size(runner.model))
@@ -89,4 +89,4 @@ def build_engine(config: ReplicaConfig, runner: Any) -> Engine:
             bytes_of=lambda num_tokens: runner.cache.bytes_taken(num_tokens) * config.tensor_parallel,
             free_bytes=free_host_bytes,
         )
-    return Engine(runner, engine_config, config.job, decode=tokenizer.decode, admission=admission)
+    return BatchEngine(runner, engine_config, config.job, decode=tokenizer.decode, admission=admission)

@@ -20,8 +20,8 @@ import ray
 
 from tirazh.actors import rendezvous
 from tirazh.actors.garbage import collect_rarely
-from tirazh.actors.messages import Progress, RankFailure, RankLocation, RankReady, ReplicaConfig
-from tirazh.actors.rendezvous import Place
+from tirazh.actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig, ReplicaHeartbeat
+from tirazh.actors.rendezvous import RankPlace
 from tirazh.actors.serving import EngineLoop
 from tirazh.errors import ReplicaError, TirazhError
 from tirazh.model.requests import EngineCounters, Request, Result
@@ -54,12 +54,12 @@ class Rank:
             cores=rendezvous.usable_cores(),
         )
 
-    async def open_port(self, place: Place) -> int:
+    async def open_port(self, place: RankPlace) -> int:
         """On rank 0: open the store at which the ranks meet. Returns its port."""
         self._store = rendezvous.open_store(place, timeout_s=self._config.start_timeout_s)
         return int(self._store.port)
 
-    async def start(self, place: Place) -> RankReady | RankFailure:
+    async def start(self, place: RankPlace) -> RankReady | RankFailure:
         """Load this rank's weights and begin to serve. Returns when it can, or why it cannot."""
         threading.Thread(target=self._work, args=(place,), name="engine", daemon=True).start()
         return await asyncio.wrap_future(self._ready)
@@ -73,16 +73,16 @@ class Rank:
         loop = await asyncio.wrap_future(self._loop)
         return await asyncio.wrap_future(loop.submit(requests))
 
-    async def progress(self) -> Progress:
+    async def progress(self) -> ReplicaHeartbeat:
         """On rank 0: its pulse."""
-        return self._loop.result().progress() if self._loop.done() else Progress(beats=0, is_busy=False)
+        return self._loop.result().progress() if self._loop.done() else ReplicaHeartbeat(beats=0, is_busy=False)
 
     async def counters(self) -> EngineCounters:
         """On rank 0: the engine's totals."""
         loop = await asyncio.wrap_future(self._loop)
         return loop.engine.counters
 
-    def _work(self, place: Place) -> None:
+    def _work(self, place: RankPlace) -> None:
         """The engine thread, from the first import to the last step."""
         try:
             self._serve(place)
@@ -95,7 +95,7 @@ class Rank:
             self._ready.set_result(failure)
         self._ended.set_result(failure)
 
-    def _serve(self, place: Place) -> None:
+    def _serve(self, place: RankPlace) -> None:
         rendezvous.enter(place, device=self._config.device)
         engine_module = importlib.import_module(_ENGINES.get(self._config.engine, self._config.engine))
         if place.world_size == 1:
@@ -104,20 +104,20 @@ class Rank:
         else:
             self._serve_together(engine_module, place)
 
-    def _serve_together(self, engine_module: Any, place: Place) -> None:
-        from tirazh.actors.plan_channel import LeadRunner, PlanChannel, follow
+    def _serve_together(self, engine_module: Any, place: RankPlace) -> None:
+        from tirazh.actors.step_channel import LeadRunner, StepChannel, follow
 
         rendezvous.join(place, device=self._config.device, timeout_s=self._config.start_timeout_s, store=self._store)
         runner = engine_module.build_runner(self._config, place)
         rendezvous.wait_for_all()
-        channel = PlanChannel(timeout_s=self._config.rank_timeout_s)
+        channel = StepChannel(timeout_s=self._config.rank_timeout_s)
         if place.rank == 0:
             self._lead(engine_module, LeadRunner(runner, channel), place, idle=lambda: channel.send(None))
         else:
             self._ready.set_result(self._describe_ready(engine_module, place, runner))
             follow(runner, channel)
 
-    def _lead(self, engine_module: Any, runner: Any, place: Place, *, idle: Callable[[], None]) -> None:
+    def _lead(self, engine_module: Any, runner: Any, place: RankPlace, *, idle: Callable[[], None]) -> None:
         """Build the engine upon the runner and serve it."""
         loop = EngineLoop(
             engine_module.build_engine(self._config, runner),
@@ -128,7 +128,7 @@ class Rank:
         self._ready.set_result(self._describe_ready(engine_module, place, runner))
         loop.serve()
 
-    def _describe_ready(self, engine_module: Any, place: Place, runner: Any) -> RankReady:
+    def _describe_ready(self, engine_module: Any, place: RankPlace, runner: Any) -> RankReady:
         return RankReady(
             rank=place.rank,
             threads=place.threads,

@@ -25,7 +25,7 @@ BUILD_LOCK_NAME = "tirazh.lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class RankPlace:
     """One rank's place in its replica. `local_size` = ranks of the replica on this host, `threads` = torch threads
     of this rank, `port` 0 = alone, nobody to meet."""
 
@@ -42,12 +42,12 @@ class Place:
         return self.local_size == self.world_size
 
 
-def assign_places(locations: Sequence[RankLocation], *, threads_per_rank: int = 0) -> list[Place]:
+def assign_ranks(locations: Sequence[RankLocation], *, threads_per_rank: int = 0) -> list[RankPlace]:
     """Give every rank (in rank order) its place; `threads_per_rank` 0 shares a node's cores among its ranks."""
     nodes = [location.node_id for location in locations]
     is_one_host = len(set(nodes)) == 1
     return [
-        Place(
+        RankPlace(
             rank=rank,
             world_size=len(nodes),
             local_rank=nodes[:rank].count(location.node_id),
@@ -59,7 +59,7 @@ def assign_places(locations: Sequence[RankLocation], *, threads_per_rank: int = 
     ]
 
 
-def environment(place: Place, *, device: str) -> dict[str, str]:
+def environment(place: RankPlace, *, device: str) -> dict[str, str]:
     """The variables that torch and DeepSpeed read in a rank at this place."""
     variables = {
         "RANK": str(place.rank),
@@ -100,7 +100,7 @@ def training_environment(*, device: str, threads: int, is_one_host: bool) -> dic
     return variables
 
 
-def enter(place: Place, *, device: str) -> None:
+def enter(place: RankPlace, *, device: str) -> None:
     """Set this process's environment. Call before torch is imported: OpenMP reads its variable only once."""
     os.environ.update(environment(place, device=device))
 
@@ -110,12 +110,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_store(place: Place, *, timeout_s: float) -> Any:
+def open_store(place: RankPlace, *, timeout_s: float) -> Any:
     """Open the store at which the ranks meet, on rank 0. The system chooses the port: `.port` of the result."""
     return _tcp_store(place, is_master=True, timeout=timedelta(seconds=timeout_s))
 
 
-def join(place: Place, *, device: str, timeout_s: float, store: Any = None) -> None:
+def join(place: RankPlace, *, device: str, timeout_s: float, store: Any = None) -> None:
     """Join the replica's process group; returns when all ranks have. `store` is rank 0's own.
 
     Raises torch.distributed errors when a rank does not come within `timeout_s`.
@@ -142,7 +142,7 @@ def wait_for_all() -> None:
     dist.barrier()
 
 
-def remove_shared_memory(place: Place) -> None:
+def remove_shared_memory(place: RankPlace) -> None:
     """Remove the names of the replica's shared memory. Once every rank has mapped it, it goes on working without
     names, and the system frees it however the processes end. The first rank to come here removes all of them, so
     that one killed a moment later leaves nothing."""
@@ -150,7 +150,7 @@ def remove_shared_memory(place: Place) -> None:
         Path("/dev/shm", name).unlink(missing_ok=True)
 
 
-def shared_memory_names(place: Place) -> list[str]:
+def shared_memory_names(place: RankPlace) -> list[str]:
     """DeepSpeed's names for the segments of the replica's ranks (csrc/cpu/comm/shm.cpp)."""
     if not hasattr(os, "getuid"):
         return []
@@ -158,7 +158,7 @@ def shared_memory_names(place: Place) -> list[str]:
     return [f"{prefix}_{rank}" for rank in range(place.world_size)]
 
 
-def _tcp_store(place: Place, *, is_master: bool, timeout: timedelta) -> Any:
+def _tcp_store(place: RankPlace, *, is_master: bool, timeout: timedelta) -> Any:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     host, port = place.master_address, place.port

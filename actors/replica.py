@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tirazh.actors import placement
 from tirazh.actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig
 from tirazh.actors.rank import Rank
-from tirazh.actors.rendezvous import assign_places
+from tirazh.actors.rendezvous import assign_ranks
 from tirazh.actors.watch import Watcher, cause_of_death
 from tirazh.errors import ReplicaError
 from tirazh.model.requests import EngineCounters, Request, Result
@@ -84,7 +84,7 @@ class Replica:
         placement.wait_for(self._group, self.config)
         self._ranks = [self._make_rank(rank) for rank in range(self.config.tensor_parallel)]
         self.locations = self._gather([rank.locate.remote() for rank in self._ranks], "answer")
-        places = assign_places(_cap_cores(self.locations), threads_per_rank=self.config.threads_per_rank)
+        places = assign_ranks(_cap_cores(self.locations), threads_per_rank=self.config.threads_per_rank)
         if len(places) > 1:
             (port,) = self._gather([self._ranks[0].open_port.remote(places[0])], "open a port")
             places = [replace(place, port=port) for place in places]

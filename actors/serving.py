@@ -12,12 +12,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from tirazh.actors.messages import Progress
+from tirazh.actors.messages import ReplicaHeartbeat
 from tirazh.errors import ReplicaError
 from tirazh.model.requests import EngineCounters, Request, Result
 
 
-class Engine(Protocol):
+class ServedEngine(Protocol):
     """What serving needs of an engine."""
 
     @property
@@ -47,7 +47,7 @@ class EngineLoop:
     `idle` is called whenever `idle_interval_s` went by without work.
     """
 
-    def __init__(self, engine: Engine, *, idle: Callable[[], None], idle_interval_s: float) -> None:
+    def __init__(self, engine: ServedEngine, *, idle: Callable[[], None], idle_interval_s: float) -> None:
         self.engine = engine
         self._idle = idle
         self._idle_interval_s = idle_interval_s
@@ -71,8 +71,8 @@ class EngineLoop:
         self._inbox.put(call)
         return call.future
 
-    def progress(self) -> Progress:
-        return Progress(beats=self._beats, is_busy=bool(self._open))
+    def progress(self) -> ReplicaHeartbeat:
+        return ReplicaHeartbeat(beats=self._beats, is_busy=bool(self._open))
 
     def stop(self) -> None:
         """Let `serve` return after its current step."""

@@ -11,7 +11,7 @@ PLAN = "plan"
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """Ray Train's function of every worker; `settings[PLAN]` is a `tirazh.model.training.plan.TrainingPlan`."""
+    """Ray Train's function of every worker; `settings[PLAN]` is a `tirazh.model.training.config.TrainingConfig`."""
     import torch
 
     from tirazh.model.training.loop import Training

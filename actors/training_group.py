@@ -22,13 +22,13 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from tirazh.actors.rendezvous import training_environment
 from tirazh.actors.trainer import PLAN, train_worker
 from tirazh.errors import JobError, ReplicaError, RequestError, TirazhError
-from tirazh.model.training.plan import TrainingPlan
+from tirazh.model.training.config import TrainingConfig
 
 _LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GroupPlan:
+class TrainingGroupConfig:
     """`storage` is a directory that every worker sees, for Ray Train's own notes; `timeout_s` bounds one collective."""
 
     workers: int
@@ -45,7 +45,7 @@ def refuse_too_many(workers: int, device: str) -> None:
         raise RequestError(f"--workers {workers} on --device {device} need {workers} {kind}s, but Ray has {has:g} here")
 
 
-def run_group(plan: TrainingPlan, group: GroupPlan) -> None:
+def run_group(plan: TrainingConfig, group: TrainingGroupConfig) -> None:
     """Train to the end. Raises the worker's own TirazhError, or ReplicaError saying how the last group died."""
     is_one_host = len(ray.nodes()) == 1
     trainer = TorchTrainer(
@@ -110,7 +110,7 @@ def _bundle(device: str) -> dict[str, float]:
     return {"CPU": 1.0} | ({"GPU": 1.0} if device == "cuda" else {})
 
 
-def _explained(error: TrainingFailedError, group: GroupPlan) -> TirazhError:
+def _explained(error: TrainingFailedError, group: TrainingGroupConfig) -> TirazhError:
     """The sentence of the worker that failed first for a reason of its own; the others only lost it."""
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     causes = {rank: _cause(failure) for rank, failure in failures.items()}

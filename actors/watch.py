@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from tirazh.actors.messages import Progress, RankFailure, RankLocation
+from tirazh.actors.messages import RankFailure, RankLocation, ReplicaHeartbeat
 
 # When one rank dies, the others report a broken connection; within this time the dead one is known too.
 _GRACE_S = 1.0
@@ -23,7 +23,7 @@ class StallClock:
         self._since = now
         self._beats = -1
 
-    def observe(self, progress: Progress | None, now: float) -> float:
+    def observe(self, progress: ReplicaHeartbeat | None, now: float) -> float:
         """Return seconds without progress. `progress` None: no answer (yet)."""
         if progress is not None and (progress.beats != self._beats or not progress.is_busy):
             self._beats, self._since = progress.beats, now
@@ -71,7 +71,10 @@ class Watcher:
             answered, _ = ray.wait([pulse], timeout=0)
             progress = self._read(pulse) if answered else None
             pulse = self._ranks[0].progress.remote() if answered else pulse
-            if clock.observe(progress if isinstance(progress, Progress) else None, time.monotonic()) > self._timeout_s:
+            if (
+                clock.observe(progress if isinstance(progress, ReplicaHeartbeat) else None, time.monotonic())
+                > self._timeout_s
+            ):
                 return self._on_failure(f"{self._locations[0]} has work but made no step for {self._timeout_s:g} s")
         return None
 

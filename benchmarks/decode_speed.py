@@ -13,7 +13,7 @@ from benchmarks.goals import Goal
 from benchmarks.model_under_test import ModelUnderTest, Shape
 from benchmarks.peers.ours import build_runner, engine_config
 from benchmarks.peers.peer import free_memory, timed
-from tirazh.model.engine.batch_engine import Engine
+from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.runner import ModelRunner, slots_that_fit
 from tirazh.model.requests import EngineJob, GenerateRequest, SamplingParams
 from tirazh.model.tensor_parallel import weight_bytes
@@ -24,7 +24,7 @@ _TIMED, _BEFORE = 32, 8  # steps
 _DATA_SHEET = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12}
 
 
-class _PrefillFirst(Engine):
+class _PrefillFirst(BatchEngine):
     """Lets no sequence decode before all are in: what is timed then is decode steps of all slots."""
 
     def _should_prefill(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tirazh.jobs.progress import Progress
+from tirazh.jobs.progress import JobProgressDisplay
 from tirazh.jobs.run import run
 from tirazh.jobs.settings import build_spec
 
@@ -18,4 +18,4 @@ def classify(**settings: Any) -> dict[str, Any]:
 
     Raises model.errors.RequestError (a ValueError) for settings that are wrong, JobError when the work failed.
     """
-    return run(build_spec("classify", settings), Progress("quiet"))
+    return run(build_spec("classify", settings), JobProgressDisplay("quiet"))

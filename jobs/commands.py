@@ -18,15 +18,15 @@ from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.job_file import read_job_file, spec_from_file
 from tirazh.jobs.noise import noise_to_log
 from tirazh.jobs.settings import build_spec
-from tirazh.model.config import ModelFlags
+from tirazh.model.config import ModelSettings
 from tirazh.pipeline.spec import JobSpec
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-    from tirazh.jobs.progress import Progress
+    from tirazh.jobs.progress import JobProgressDisplay
 
-CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelFlags))
+CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelSettings))
 
 
 def run_kind(options: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def convert(options: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(options).items() if name in CONVERT_SETTINGS}
     with interruptible(lambda: "interrupted; nothing was left behind"), ByteProgress(options.quiet) as progress:
         model = convert_checkpoint(
-            options.checkpoint, options.out, flags=ModelFlags(**given), dtype=options.dtype, progress=progress.show
+            options.checkpoint, options.out, flags=ModelSettings(**given), dtype=options.dtype, progress=progress.show
         )
     console.show_model(model, output=options.out, as_json=options.json, quiet=options.quiet)
     return 0
@@ -167,10 +167,10 @@ def _connect(options: argparse.Namespace) -> JobSubmissionClient:
     return connect(options.address)
 
 
-def _progress(options: argparse.Namespace, stream: TextIO) -> Progress:
-    from tirazh.jobs.progress import Progress
+def _progress(options: argparse.Namespace, stream: TextIO) -> JobProgressDisplay:
+    from tirazh.jobs.progress import JobProgressDisplay
 
-    return Progress("quiet" if options.quiet else None, stream=stream)
+    return JobProgressDisplay("quiet" if options.quiet else None, stream=stream)
 
 
 RUN: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import OutputError
-from tirazh.jobs.progress import Progress, clock_text
+from tirazh.jobs.progress import JobProgressDisplay, clock_text
 from tirazh.jobs.run import run
 from tirazh.jobs.settings import build_spec
 from tirazh.pipeline.schema import COMPLETION, CONFIDENCE, LABEL
@@ -28,7 +28,9 @@ LANGUAGES = {"ru": "Russian", "en": "English"}
 Rows = Sequence[dict[str, Any]]
 
 
-def run_demo(output: str, *, progress: Callable[[], Progress], say: Callable[[str], object]) -> dict[str, Any]:
+def run_demo(
+    output: str, *, progress: Callable[[], JobProgressDisplay], say: Callable[[str], object]
+) -> dict[str, Any]:
     """Classify the sample news, continue five prompts, and `say` both. Returns the figures.
 
     `output` is emptied if a demo made it. Raises OutputError where it holds something else.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tirazh.jobs.progress import Progress
+from tirazh.jobs.progress import JobProgressDisplay
 from tirazh.jobs.run import run
 from tirazh.jobs.settings import build_spec
 
@@ -17,4 +17,4 @@ def generate(**settings: Any) -> dict[str, Any]:
 
     Raises model.errors.RequestError (a ValueError) for settings that are wrong, JobError when the work failed.
     """
-    return run(build_spec("generate", settings), Progress("quiet"))
+    return run(build_spec("generate", settings), JobProgressDisplay("quiet"))

@@ -7,9 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from tirazh.errors import RequestError
+from tirazh.errors import RequestError, did_you_mean
 from tirazh.jobs.flags import former_flag, owner_of
-from tirazh.jobs.settings import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +28,7 @@ class Parser(argparse.ArgumentParser):
 def parse(parser: Parser, commands: dict[str, Parser], argv: Sequence[str]) -> argparse.Namespace:
     """Parse a command line. Raises RequestError for anything that is not understood."""
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
-        near = did_you_mean(argv[0], list(commands)) or f"; the commands are {', '.join(commands)}"
+        near = did_you_mean(argv[0], commands) or f"; the commands are {', '.join(commands)}"
         raise RequestError(f"there is no command {argv[0]!r}{near}")
     options, rest = parser.parse_known_args(argv)
     command = options.command

@@ -91,7 +91,7 @@ class Display(ABC, Generic[Event]):
         self._bar.update(self._task, completed=completed, total=total, facts=" · ".join(facts))
 
 
-class Progress(Display["ProgressEvent"]):
+class JobProgressDisplay(Display["ProgressEvent"]):
     """A job's: rows and parts."""
 
     def describe(self, event: ProgressEvent) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tirazh.jobs.progress import Progress
+from tirazh.jobs.progress import JobProgressDisplay
 from tirazh.pipeline.spec import JobSpec
 
 
-def run(spec: JobSpec, progress: Progress) -> dict[str, Any]:
+def run(spec: JobSpec, progress: JobProgressDisplay) -> dict[str, Any]:
     """Run the job to its end and return the manifest. Raises TirazhError."""
     from tirazh.pipeline.build import run_job
 

@@ -8,20 +8,19 @@ import os
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tirazh.errors import RequestError
+from tirazh.errors import RequestError, did_you_mean
 from tirazh.jobs.labels import read_labels
 from tirazh.pipeline.finetune.spec import FinetuneSpec
-from tirazh.pipeline.knobs import Settings
+from tirazh.pipeline.settings import Spec
 from tirazh.pipeline.spec import SPECS, JobSpec, flag_name, is_required
 
-Sort = Literal["text", "whole number", "number", "yes or no", "list", "labels"]
+SettingType = Literal["text", "whole number", "number", "yes or no", "list", "labels"]
 FINETUNE = "finetune"
 # Everything that has settings: the jobs over rows, and training.
-KINDS: dict[str, type[Settings]] = {**SPECS, FINETUNE: FinetuneSpec}
-_SORTS: dict[Any, Sort] = {str: "text", int: "whole number", float: "number", bool: "yes or no"}
+KINDS: dict[str, type[Spec]] = {**SPECS, FINETUNE: FinetuneSpec}
+_SORTS: dict[Any, SettingType] = {str: "text", int: "whole number", float: "number", bool: "yes or no"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class Setting:
     """One field of a spec, as someone who sets it sees it."""
 
     name: str
-    sort: Sort
+    sort: SettingType
     is_required: bool
     is_identity: bool
     default: Any
@@ -41,17 +40,17 @@ def settings_of(kind: str) -> dict[str, Setting]:
     """Every setting of a kind by name; the kind's own first, then those that all jobs over rows share."""
     spec = KINDS[kind]
     hints = get_type_hints(spec)
-    shared = {knob.name for knob in fields(JobSpec)} if kind in SPECS else set()
+    shared = {setting.name for setting in fields(JobSpec)} if kind in SPECS else set()
     settings = {}
-    for knob in sorted(fields(spec), key=lambda knob: knob.name in shared):
-        settings[knob.name] = Setting(
-            name=knob.name,
-            sort=_sort_of(hints[knob.name]),
-            is_required=is_required(knob),
-            is_identity=knob.metadata["identity"],
-            default=None if knob.default is MISSING else knob.default,
-            choices=tuple(knob.metadata.get("choices") or ()),
-            help=knob.metadata["help"],
+    for setting in sorted(fields(spec), key=lambda setting: setting.name in shared):
+        settings[setting.name] = Setting(
+            name=setting.name,
+            sort=_sort_of(hints[setting.name]),
+            is_required=is_required(setting),
+            is_identity=setting.metadata["identity"],
+            default=None if setting.default is MISSING else setting.default,
+            choices=tuple(setting.metadata.get("choices") or ()),
+            help=setting.metadata["help"],
         )
     return settings
 
@@ -112,13 +111,7 @@ def unknown_setting(kind: str, name: str) -> str:
 
 def not_a_choice(value: Any, choices: tuple[str, ...]) -> str:
     """The rest of a sentence about a value that is none of the choices."""
-    return f"must be one of {', '.join(choices)}, not {value!r}{did_you_mean(str(value), list(choices))}"
-
-
-def did_you_mean(name: str, known: Mapping[str, Any] | list[str]) -> str:
-    """`"; did you mean top_k?"`, or nothing where no known name is near."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"must be one of {', '.join(choices)}, not {value!r}{did_you_mean(str(value), choices)}"
 
 
 def _refuse_missing(missing: list[Setting]) -> None:
@@ -128,7 +121,7 @@ def _refuse_missing(missing: list[Setting]) -> None:
         raise RequestError(f"{', '.join(flag_name(setting.name) for setting in missing)} are missing")
 
 
-def _sort_of(hint: Any) -> Sort:
+def _sort_of(hint: Any) -> SettingType:
     """What a type annotation asks for; None beside it makes no difference."""
     if get_origin(hint) in (Union, types.UnionType):
         return _sort_of(next(arm for arm in get_args(hint) if arm is not type(None)))
@@ -155,7 +148,7 @@ def _is_number_as_text(setting: Setting, value: Any) -> bool:
     return takes_numbers and isinstance(value, int) and not isinstance(value, bool)
 
 
-def _fits(sort: Sort, value: Any) -> bool:
+def _fits(sort: SettingType, value: Any) -> bool:
     if sort == "yes or no":
         return isinstance(value, bool)
     if isinstance(value, bool):
@@ -164,5 +157,5 @@ def _fits(sort: Sort, value: Any) -> bool:
     return isinstance(value, allowed)  # type: ignore[arg-type]
 
 
-def _a(sort: Sort) -> str:
+def _a(sort: SettingType) -> str:
     return "true or false" if sort == "yes or no" else f"a {sort}"

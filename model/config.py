@@ -179,7 +179,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelFlags:
+class ModelSettings:
     """What the user says about a checkpoint that the checkpoint itself may not say (the original's flag names)."""
 
     sparse_mode: SparseMode | None = None

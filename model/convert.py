@@ -14,24 +14,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tirazh.errors import CheckpointError, OutputError, RequestError
+from tirazh.errors import CheckpointError, OutputError, RequestError, did_you_mean
 from tirazh.model.checkpoints.directory import Checkpoint, ModelSummary, describe, open_checkpoint
-from tirazh.model.checkpoints.files import did_you_mean
 from tirazh.model.checkpoints.native import native_config
 from tirazh.model.checkpoints.tensors import ITEM_SIZES
 from tirazh.model.checkpoints.writer import PARTIAL, TensorSource, write_safetensors
-from tirazh.model.config import ModelConfig, ModelFlags, expected_shapes
+from tirazh.model.config import ModelConfig, ModelSettings, expected_shapes
 from tirazh.model.tokenizer import TOKENIZER_FILES, load_tokenizer
 
 Progress = Callable[[int, int], None]
-_NO_FLAGS = ModelFlags()
+_NO_FLAGS = ModelSettings()
 
 
 def convert(
     source: str,
     target: str,
     *,
-    flags: ModelFlags = _NO_FLAGS,
+    flags: ModelSettings = _NO_FLAGS,
     dtype: str | None = None,
     max_shard_bytes: int = 2 << 30,
     progress: Progress | None = None,

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tirazh.errors import CheckpointError, RequestError
+from tirazh.errors import CheckpointError, RequestError, did_you_mean
 from tirazh.model.checkpoints.directory import EMBEDDED_DIR, Checkpoint, open_checkpoint, resolve_model
-from tirazh.model.checkpoints.files import did_you_mean
-from tirazh.model.config import ModelConfig, ModelFlags
+from tirazh.model.config import ModelConfig, ModelSettings
 
 if TYPE_CHECKING:
     import torch
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["EMBEDDED_DIR", "load_pretrained", "resolve_model"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_NO_FLAGS = ModelFlags()
+_NO_FLAGS = ModelSettings()
 
 
 def load_pretrained(
-    path: str, *, dtype: str = "float32", device: str = "cpu", flags: ModelFlags = _NO_FLAGS
+    path: str, *, dtype: str = "float32", device: str = "cpu", flags: ModelSettings = _NO_FLAGS
 ) -> nn.Module:
     """Load a model for inference: `model(input_ids).logits`, int64 [batch, length] → `dtype` [batch, length, vocab].
 

@@ -42,7 +42,7 @@ def step_rows(device: str, hidden_size: int) -> StepRows:
     return ROWS_ON_GPU if hidden_size < _LARGE else ROWS_OF_LARGE_ON_GPU
 
 
-def piece_length(start: int, *, window: int, most: int) -> int:
+def chunk_length(start: int, *, window: int, most: int) -> int:
     """Most tokens that a piece of a prompt which begins at token `start` may have: it ends where its window of the
     sparse pattern does, and in a window of more than `most` tokens after every `most` of them too."""
     within = start % window

@@ -15,7 +15,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-class Arriving:
+class PendingCopy:
     """A small tensor on its way to the CPU: the copy begins here, `read` waits for it."""
 
     def __init__(self, values: Tensor) -> None:

@@ -19,7 +19,7 @@ from tirazh.errors import JobError
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.columns import added_columns, text_columns
 from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, run_graph
-from tirazh.pipeline.execution.infer import InferPlan
+from tirazh.pipeline.execution.infer import InferConfig
 from tirazh.pipeline.execution.metrics import library_versions, reasons_of_deaths, start_metrics
 from tirazh.pipeline.execution.owner_watch import watching_owners
 from tirazh.pipeline.execution.progress import JobProgress, OnProgress
@@ -35,14 +35,14 @@ from tirazh.pipeline.execution.ray_session import (
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.output.assemble import OutputLayout
-from tirazh.pipeline.output.lease import Claim, Tell, hold
+from tirazh.pipeline.output.lease import LeaseToken, Tell, hold
 from tirazh.pipeline.output.ledger import finish, output_uri, read_manifest, still_to_make
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import claim_output, find_plan, write_plan
-from tirazh.pipeline.output.write import WritePlan, WriteStep
+from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan, plan_job, with_dtype
 from tirazh.pipeline.prompts.encode import PromptStep
-from tirazh.pipeline.prompts.plan import PromptSetup, plan_prompts
+from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
 from tirazh.pipeline.storage.filesystem import Storage, keep_trying
 
@@ -88,10 +88,10 @@ def run_job(
         return keep_trying(end)
 
 
-def set_up_prompts(spec: JobSpec, plan: Plan) -> PromptSetup:
+def set_up_prompts(spec: JobSpec, plan: Plan) -> PreparedPrompts:
     """How prompts are made; reads the tokenizer and the examples."""
     directory = plan.model.tokenizer_dir if plan.model is not None else None
-    return plan_prompts(
+    return prepare_prompts(
         spec,
         load_tokenizer(directory),
         tokenizer_dir=directory or "",
@@ -107,11 +107,11 @@ class _Run:
 
     spec: JobSpec
     plan: Plan
-    setup: PromptSetup
+    setup: PreparedPrompts
     output: OutputFiles
     device: str
     engine: str
-    claim: Claim
+    claim: LeaseToken
 
     def make(self, todo: list[Part], on_progress: OnProgress | None) -> dict[str, Any]:
         """Make the parts in `todo`; returns facts of the run for the manifest."""
@@ -150,11 +150,11 @@ class _Run:
     def _samples(self) -> int:
         return self.spec.samples if isinstance(self.spec, GenerateSpec) else 1
 
-    def _infer_plan(self, metrics: Any) -> InferPlan:
-        return InferPlan(
+    def _infer_plan(self, metrics: Any) -> InferConfig:
+        return InferConfig(
             replica=ReplicaConfig(
                 model=self.spec.model,
-                flags=self.spec.model_flags,
+                flags=self.spec.model_settings,
                 job=self.setup.engine_job,
                 tensor_parallel=self.spec.tensor_parallel,
                 dtype=self.plan.dtype,
@@ -173,9 +173,9 @@ class _Run:
             metrics=metrics,
         )
 
-    def _write_plan(self) -> WritePlan:
+    def _write_plan(self) -> WriteConfig:
         classify = self.spec if isinstance(self.spec, ClassifySpec) else None
-        return WritePlan(
+        return WriteConfig(
             output=self.output,
             layout=OutputLayout(
                 columns=self.plan.schema,

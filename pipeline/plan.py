@@ -107,7 +107,7 @@ def plan_job(spec: JobSpec) -> Plan:
 
     Raises CheckpointError, InputError or OutputError with one sentence about what cannot work.
     """
-    model = describe(spec.model, spec.model_flags)
+    model = describe(spec.model, spec.model_settings)
     _check_ranks(spec, model)
     storage = Storage(spec.endpoint_url)
     _refuse_output_in_input(spec)

@@ -14,10 +14,10 @@ from typing import Literal
 
 from tirazh.actors.messages import DType
 from tirazh.errors import RequestError
-from tirazh.model.config import SPARSE_MODES, ModelFlags
+from tirazh.model.config import SPARSE_MODES, ModelSettings
 from tirazh.model.requests import SamplingParams
-from tirazh.pipeline.knobs import Settings, at_least, flag_name, in_64_bits, is_required, knob, seconds, share
 from tirazh.pipeline.schema import Kind
+from tirazh.pipeline.settings import Spec, at_least, flag_name, in_64_bits, is_required, seconds, setting, share
 
 __all__ = ["ClassifySpec", "GenerateSpec", "JobSpec", "flag_name", "is_required", "parse_replicas"]
 
@@ -28,68 +28,74 @@ _DEFAULT_SLOTS = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobSpec(Settings):
+class JobSpec(Spec):
     """What both kinds of job share."""
 
-    input: tuple[str, ...] = knob(
+    input: tuple[str, ...] = setting(
         help="Parquet files, directories or globs; local, s3://, gs:// or az://", identity=True
     )
-    output: str = knob(help="directory that receives the parts")
-    model: str = knob(
+    output: str = setting(help="directory that receives the parts")
+    model: str = setting(
         EMBEDDED_MODEL,
         "model directory (ru-gpts, Megatron, Hugging Face, ours); default: the embedded model",
         identity=True,
     )
-    prefix: str = knob("", "put before the name of every column that tirazh adds", identity=True)
-    template: str | None = knob(
+    prefix: str = setting("", "put before the name of every column that tirazh adds", identity=True)
+    template: str | None = setting(
         None,
         "Jinja template of the prompt; columns are its variables, e.g. 'News: {{ text }}'",
         identity=True,
     )
-    truncate: Truncate | None = knob(  # noqa: RUF009 - a field, by another name
+    truncate: Truncate | None = setting(  # noqa: RUF009 - a field, by another name
         None,
         "a prompt that is too long: cut its text on the right, on the left, or make it the row's error",
         identity=True,
         choices=("right", "left", "error"),
     )
-    seq_length: int | None = knob(
+    seq_length: int | None = setting(
         None,
         "tokens a sequence may hold, prompt and completion (default: the model's positions)",
         identity=True,
     )
-    limit: int | None = knob(None, "take only the first N rows", identity=True)
-    dtype: DType = knob(  # noqa: RUF009
+    limit: int | None = setting(None, "take only the first N rows", identity=True)
+    dtype: DType = setting(  # noqa: RUF009
         "auto",
         "arithmetic; auto settles on what is fastest here and writes it down",
         identity=True,
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    sparse_mode: str | None = knob(
+    sparse_mode: str | None = setting(
         None,
         "which layers are sparse, for a checkpoint that does not say",
         identity=True,
         choices=SPARSE_MODES,
     )
-    num_attention_heads: int | None = knob(None, "attention heads, for a checkpoint that does not say", identity=True)
-    fix_sparsity_layout: int | None = knob(
+    num_attention_heads: int | None = setting(
+        None, "attention heads, for a checkpoint that does not say", identity=True
+    )
+    fix_sparsity_layout: int | None = setting(
         None, "layout groups = model-parallel ranks the checkpoint was trained on", identity=True
     )
-    deepspeed_config: str | None = knob(None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True)
-    preset: str | None = knob(None, "shape of a published model: rugpt3xl or rugpt3-13b", identity=True)
-    tokenizer: str | None = knob(None, "tokenizer directory, where the model directory has none", identity=True)
-    replicas: str = knob("1", "copies of the model: N, or MIN:MAX to grow with the work")
-    tensor_parallel: int = knob(1, "ranks that share one copy of the model")
-    device: str = knob("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
-    slots: int | None = knob(None, "sequences a replica runs at once (default: 64; on a GPU 256, or as many as fit)")
-    threads: int = knob(0, "CPU threads of one rank (0: share the machine's cores)")
-    address: str | None = knob(None, "Ray cluster to join (default: start one on this machine)")
-    endpoint_url: str | None = knob(None, "address of an S3-compatible server or an Azure emulator")
-    part_rows: int | None = knob(None, "rows of one part (default: sized by tokens)")
-    max_error_rate: float = knob(0.1, "stop when more than this share of the rows ends in errors")
-    rank_timeout_s: float = knob(60.0, "seconds without a step after which a replica is taken for stuck and replaced")
-    start_timeout_s: float = knob(600.0, "seconds a replica may take to start, waiting for room included")
-    lease_s: float = knob(60.0, "seconds after which a run that is silent no longer keeps others off its output")
-    overwrite: bool = knob(False, "remove another job's work from the output directory first")
+    deepspeed_config: str | None = setting(
+        None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True
+    )
+    preset: str | None = setting(None, "shape of a published model: rugpt3xl or rugpt3-13b", identity=True)
+    tokenizer: str | None = setting(None, "tokenizer directory, where the model directory has none", identity=True)
+    replicas: str = setting("1", "copies of the model: N, or MIN:MAX to grow with the work")
+    tensor_parallel: int = setting(1, "ranks that share one copy of the model")
+    device: str = setting("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
+    slots: int | None = setting(None, "sequences a replica runs at once (default: 64; on a GPU 256, or as many as fit)")
+    threads: int = setting(0, "CPU threads of one rank (0: share the machine's cores)")
+    address: str | None = setting(None, "Ray cluster to join (default: start one on this machine)")
+    endpoint_url: str | None = setting(None, "address of an S3-compatible server or an Azure emulator")
+    part_rows: int | None = setting(None, "rows of one part (default: sized by tokens)")
+    max_error_rate: float = setting(0.1, "stop when more than this share of the rows ends in errors")
+    rank_timeout_s: float = setting(
+        60.0, "seconds without a step after which a replica is taken for stuck and replaced"
+    )
+    start_timeout_s: float = setting(600.0, "seconds a replica may take to start, waiting for room included")
+    lease_s: float = setting(60.0, "seconds after which a run that is silent no longer keeps others off its output")
+    overwrite: bool = setting(False, "remove another job's work from the output directory first")
 
     def __post_init__(self) -> None:
         self.check_places(addresses=ADDRESSES)
@@ -120,27 +126,27 @@ class JobSpec(Settings):
         return self.slots or _DEFAULT_SLOTS[device]
 
     @property
-    def model_flags(self) -> ModelFlags:
-        return ModelFlags(**{flag.name: getattr(self, flag.name) for flag in fields(ModelFlags)})
+    def model_settings(self) -> ModelSettings:
+        return ModelSettings(**{flag.name: getattr(self, flag.name) for flag in fields(ModelSettings)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifySpec(JobSpec):
     """Label every row with the most likely of a fixed set of labels."""
 
-    text_column: str = knob("text", "column that holds the text to classify", identity=True)
-    labels: Mapping[str, str] = knob(
+    text_column: str = setting("text", "column that holds the text to classify", identity=True)
+    labels: Mapping[str, str] = setting(
         help="label names, comma-separated, or a YAML file: {label: words the model is to continue with}",
         identity=True,
     )
-    examples: str | None = knob(
+    examples: str | None = setting(
         None,
         "Parquet of examples put before every prompt; columns: the text column and `label`",
         identity=True,
     )
-    gold_column: str | None = knob(None, "column with the right label, for accuracy in the report")
-    calibrate: bool = knob(False, "divide by each label's probability after an empty text", identity=True)
-    abstain_below: float = knob(0.0, "leave the label null where the winner's probability is lower", identity=True)
+    gold_column: str | None = setting(None, "column with the right label, for accuracy in the report")
+    calibrate: bool = setting(False, "divide by each label's probability after an empty text", identity=True)
+    abstain_below: float = setting(0.0, "leave the label null where the winner's probability is lower", identity=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,18 +170,18 @@ class ClassifySpec(JobSpec):
 class GenerateSpec(JobSpec):
     """Continue every prompt."""
 
-    prompt_column: str = knob("prompt", "column that holds the prompt (not used with --template)", identity=True)
-    max_new_tokens: int = knob(64, "most tokens of a completion", identity=True)
-    temperature: float = knob(1.0, "0 takes the likeliest token each time", identity=True)
-    top_k: int = knob(0, "draw from the K likeliest tokens (0: all)", identity=True)
-    top_p: float = knob(
+    prompt_column: str = setting("prompt", "column that holds the prompt (not used with --template)", identity=True)
+    max_new_tokens: int = setting(64, "most tokens of a completion", identity=True)
+    temperature: float = setting(1.0, "0 takes the likeliest token each time", identity=True)
+    top_k: int = setting(0, "draw from the K likeliest tokens (0: all)", identity=True)
+    top_p: float = setting(
         1.0, "draw from the smallest set of tokens whose probabilities reach P (0 or 1: all)", identity=True
     )
-    repetition_penalty: float = knob(1.0, "above 1 makes tokens that were there before less likely", identity=True)
-    no_repeat_ngram_size: int = knob(0, "never repeat a run of N tokens (0: off)", identity=True)
-    stop: tuple[str, ...] = knob((), "strings that end a completion (not part of it)", identity=True)
-    samples: int = knob(1, "completions of each prompt", identity=True)
-    seed: int = knob(0, "the same seed gives the same rows", identity=True)
+    repetition_penalty: float = setting(1.0, "above 1 makes tokens that were there before less likely", identity=True)
+    no_repeat_ngram_size: int = setting(0, "never repeat a run of N tokens (0: off)", identity=True)
+    stop: tuple[str, ...] = setting((), "strings that end a completion (not part of it)", identity=True)
+    samples: int = setting(1, "completions of each prompt", identity=True)
+    seed: int = setting(0, "the same seed gives the same rows", identity=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,7 +34,7 @@ def run_distributed(world_size: int) -> Iterator[RankPool]:
         RankLocation(rank=rank, node_id="here", address="127.0.0.1", pid=0, cores=world_size)
         for rank in range(world_size)
     ]
-    places = rendezvous.assign_places(locations)
+    places = rendezvous.assign_ranks(locations)
     store = rendezvous.open_store(places[0], timeout_s=_TIMEOUT_S)
     context = multiprocessing.get_context("spawn")
     pools = [ProcessPoolExecutor(1, mp_context=context) for _ in places]
@@ -53,17 +53,17 @@ def run_distributed(world_size: int) -> Iterator[RankPool]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-_place: rendezvous.Place | None = None
+_place: rendezvous.RankPlace | None = None
 
 
-def _join(place: rendezvous.Place) -> None:
+def _join(place: rendezvous.RankPlace) -> None:
     global _place
     rendezvous.enter(place, device="cpu")
     rendezvous.join(place, device="cpu", timeout_s=_TIMEOUT_S)
     _place = place
 
 
-def own_place() -> rendezvous.Place:
+def own_place() -> rendezvous.RankPlace:
     """In a rank: its place."""
     assert _place is not None, "this process is no rank of run_distributed"
     return _place

@@ -31,7 +31,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_FOLDER_MODULES = 24
 MAX_SHARED_PREFIX = 3
-SPEC_FIELDS = {knob.name for spec in (ClassifySpec, GenerateSpec) for knob in fields(spec)}
+SPEC_FIELDS = {setting.name for spec in (ClassifySpec, GenerateSpec) for setting in fields(spec)}
 # Flags of the commands around a job; they are no settings of one, so they are no spec fields.
 OTHER_FLAGS = {
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),

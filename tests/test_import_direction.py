@@ -40,7 +40,7 @@ TORCH_FREE = {
     "tirazh.model.training.label_file",
     "tirazh.model.training.log",
     "tirazh.model.training.lora",
-    "tirazh.model.training.plan",
+    "tirazh.model.training.config",
     "tirazh.model.training.sequence_store",
 }
 PLAIN = (
@@ -48,7 +48,7 @@ PLAIN = (
     "model/config.py",
     "model/requests.py",
     "model/training/log.py",
-    "model/training/plan.py",
+    "model/training/config.py",
     "tirazh/errors.py",
 )
 TORCH_LIBRARIES = {"torch", "deepspeed", "transformers"}

@@ -14,6 +14,11 @@
 All of them pickle: the message is the only positional argument.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class TirazhError(Exception):
     """Base of everything tirazh raises on purpose. The message is a sentence for the user."""
@@ -53,3 +58,9 @@ class StorageError(JobError):
 
 class RowError(ValueError):
     """One row cannot be run; the message becomes its `error` value and the job goes on."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`"; did you mean top_k?"` for the choice closest to `word`, or an empty string when none is close."""
+    close = get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks.model_under_test import Mode, ModelUnderTest
 from benchmarks.peers.peer import Outcome, Peer, Setting, timed
 from benchmarks.workloads import Workload
-from tirazh.model.engine.batch_engine import Engine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
 from tirazh.model.engine.runner import ModelRunner, can_record, hidden_size, slots_that_fit
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
@@ -59,7 +59,7 @@ class Ours(Peer):
             # The prefix is the job's work, so it counts.
             job = EngineJob(prefix_token_ids=workload.prefix, labels=workload.labels)
             self.model.set_prefix(job.prefix_token_ids, config.prefill_rows)
-            results = _run_all(Engine(self.model, config, job), requests)
+            results = _run_all(BatchEngine(self.model, config, job), requests)
         assert not any(result.error for result in results)
         if workload.kind == "labels":
             return Outcome(seconds=watch.seconds, scores=[tuple(result.logprobs) for result in results])
@@ -103,7 +103,7 @@ def _requests(workload: Workload) -> list[Request]:
     return [GenerateRequest(prompt_token_ids=row.prompt, sampling=greedy[row.num_new], seed=0) for row in workload.rows]
 
 
-def _run_all(engine: Engine, requests: list[Request]) -> list[Any]:
+def _run_all(engine: BatchEngine, requests: list[Request]) -> list[Any]:
     ids = engine.add(requests)
     results: dict[int, Any] = {}
     while engine.has_work:

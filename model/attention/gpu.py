@@ -15,9 +15,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from tirazh.model.attention.cache_positions import CachePosition
 from tirazh.model.attention.kv_cache import KVCache, LayerCache
 from tirazh.model.attention.masked import attention_with_lse
-from tirazh.model.attention.places import Place
 from tirazh.model.kernels.triton_here import runs_triton
 
 
@@ -102,7 +102,7 @@ def _prefix_of(cache: KVCache, layer: int) -> Prefix | None:
     return (shared.shared_k, shared.shared_v) if shared is not None and shared.shared_k.shape[1] else None
 
 
-def decode_table(num_rows: int, places: Sequence[Place]) -> Tensor:
+def decode_table(num_rows: int, places: Sequence[CachePosition]) -> Tensor:
     """int32 [num_rows, fields], on the CPU: what `kernels/attention_triton.decode` reads of every row."""
     table = torch.tensor(DECODE_IDLE, dtype=torch.int32).repeat(num_rows, 1)
     if places:
@@ -150,7 +150,7 @@ def attend_decode(
     return out
 
 
-def prefill_tables(places: Sequence[Place], masks: Sequence[Tensor | None], kind: LayerCache) -> PrefillTables:
+def prefill_tables(places: Sequence[CachePosition], masks: Sequence[Tensor | None], kind: LayerCache) -> PrefillTables:
     """Tables of a step's segments in layers like `kind`, on the CPU. `masks[i]`: which of the last keys before it
     and of themselves the tokens of a tree see, bool [1 or H, T, keys + T] (None: a causal segment); they see all keys
     before those."""

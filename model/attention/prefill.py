@@ -29,7 +29,7 @@ _MASK_UNIT = 32  # a mask's queries are padded to a multiple of this
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PrefillChunk:
     """Rows `row` to `row + length` continue the sequence in `slot`, behind `num_prefix` tokens of the shared prefix
     (all or none of it) and `num_kept` keys in the slot's cache.
 
@@ -47,10 +47,10 @@ class Piece:
     visible: Tensor | None = None
 
 
-class PrefillPieces:
+class PrefillChunks:
     """The pieces of a step in the order of their rows, the same in every layer of a kind."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
+    def __init__(self, pieces: Sequence[PrefillChunk]) -> None:
         self.pieces = tuple(pieces)
         self._masks: dict[int, Tensor] = {}
 
@@ -98,7 +98,7 @@ def attend_compiled(
     k_NKD: Tensor,
     v_NKD: Tensor,
     cache: LayerCache,
-    pieces: PrefillPieces,
+    pieces: PrefillChunks,
     scale: float,
     prefix: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -122,8 +122,8 @@ def attend_prefix(q_NHD: Tensor, prefix: tuple[Tensor, Tensor], scale: float) ->
     return _call(q_NHD, none, none, (shared_k[None], shared_v[None]), table, scale, prefix=prefix)
 
 
-def attend_piecewise(
-    q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache: LayerCache, pieces: PrefillPieces, scale: float
+def attend_chunks(
+    q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache: LayerCache, pieces: PrefillChunks, scale: float
 ) -> tuple[Tensor, Tensor]:
     """As `attend_compiled`, by torch, piece after piece, and without the shared prefix."""
     out_NHD = torch.zeros_like(q_NHD, memory_format=torch.contiguous_format)

@@ -16,13 +16,19 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from tirazh.model.attention.cache_positions import CachePosition
 from tirazh.model.attention.decode import DecodeRows, decode_attention
 from tirazh.model.attention.gpu import GpuDecode, GpuPrefill, PrefillTables, can_launch, decode_table, prefill_tables
 from tirazh.model.attention.kv_cache import KVCache, LayerCache
 from tirazh.model.attention.masked import merge_attention
-from tirazh.model.attention.places import Place
-from tirazh.model.attention.prefill import Piece as PrefillPiece
-from tirazh.model.attention.prefill import PrefillPieces, attend_compiled, attend_piecewise, attend_prefix, can_compile
+from tirazh.model.attention.prefill import (
+    PrefillChunk,
+    PrefillChunks,
+    attend_chunks,
+    attend_compiled,
+    attend_prefix,
+    can_compile,
+)
 from tirazh.model.attention.reference import visible_keys
 from tirazh.model.step import Step
 from tirazh.model.transfer import to_device
@@ -38,13 +44,13 @@ class StepAttention:
         self.cache = cache
         cache.start(step.fresh_slots)
         # Where each segment's tokens go, in a dense layer and in a sparse one; the same in every layer of its kind.
-        self._places: list[Place] = []
+        self._places: list[CachePosition] = []
         for segment in step.segments:
-            self._places.append(Place(segment, cache))
+            self._places.append(CachePosition(segment, cache))
             if segment.tree_parents is None:
                 cache.advance(segment.slot, segment.length)
         self._decode_rows: dict[bool, DecodeRows] = {}
-        self._pieces: dict[bool, PrefillPieces] = {}
+        self._pieces: dict[bool, PrefillChunks] = {}
         self._on_gpu: GpuDecode | GpuPrefill | None = None
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
@@ -63,7 +69,7 @@ class StepAttention:
             pieces = self._pieces_to_prefill(cache, num_prefix=prefix[0].shape[1] if prefix else 0)
             if can_compile(q_NHD):
                 return attend_compiled(q_NHD, k_NKD, v_NKD, cache, pieces, scale, prefix)[0]
-            out_NHD, lse_NH = attend_piecewise(q_NHD, k_NKD, v_NKD, cache, pieces, scale)
+            out_NHD, lse_NH = attend_chunks(q_NHD, k_NKD, v_NKD, cache, pieces, scale)
         return out_NHD if prefix is None else self._merge_prefix(prefix, q_NHD, out_NHD, lse_NH, scale)
 
     def decode_table(self) -> Tensor:
@@ -108,10 +114,10 @@ class StepAttention:
             self._decode_rows[is_sparse] = DecodeRows(self.slots_of_rows(), ends, int(ends.max()) + 1)
         return self._decode_rows[is_sparse]
 
-    def _pieces_to_prefill(self, cache: LayerCache, *, num_prefix: int) -> PrefillPieces:
+    def _pieces_to_prefill(self, cache: LayerCache, *, num_prefix: int) -> PrefillChunks:
         is_sparse = cache.shape.pattern is not None
         if is_sparse not in self._pieces:
-            self._pieces[is_sparse] = PrefillPieces([_piece(place, cache, num_prefix) for place in self._places])
+            self._pieces[is_sparse] = PrefillChunks([_piece(place, cache, num_prefix) for place in self._places])
         return self._pieces[is_sparse]
 
     @functools.cached_property
@@ -139,10 +145,10 @@ class StepAttention:
         return merge_attention(out_NHD, lse_NH, *attend_prefix(q_NHD, prefix, scale), has_prefix_N)
 
 
-def _piece(place: Place, cache: LayerCache, num_prefix: int) -> PrefillPiece:
+def _piece(place: CachePosition, cache: LayerCache, num_prefix: int) -> PrefillChunk:
     """A segment as a piece of a prefill, in layers like that of `cache` with `num_prefix` shared keys."""
     segment, is_sparse = place.segment, cache.shape.pattern is not None
-    return PrefillPiece(
+    return PrefillChunk(
         slot=segment.slot,
         row=segment.row,
         length=segment.length,
@@ -153,7 +159,7 @@ def _piece(place: Place, cache: LayerCache, num_prefix: int) -> PrefillPiece:
     )
 
 
-def _tree_sees(place: Place, cache: LayerCache, parents: tuple[int, ...]) -> Tensor:
+def _tree_sees(place: CachePosition, cache: LayerCache, parents: tuple[int, ...]) -> Tensor:
     """Bool [H or 1, T, keys + T]: a tree's tokens see their ancestors and all keys before the tree, but a tree that
     reaches into the next window, per head, only the global tokens of the one before."""
     ancestors = _ancestors(parents)
@@ -170,7 +176,7 @@ def _tree_sees(place: Place, cache: LayerCache, parents: tuple[int, ...]) -> Ten
     return torch.cat([strips, visible[..., : place.open], ancestors & visible[..., place.open :]], dim=2)
 
 
-def _tree_sees_last(place: Place, cache: LayerCache, parents: tuple[int, ...]) -> Tensor:
+def _tree_sees_last(place: CachePosition, cache: LayerCache, parents: tuple[int, ...]) -> Tensor:
     """Bool [H or 1, T, S + T]: what a tree's tokens see of the last S keys before it and of themselves; of all keys
     before those they see everything. S is 0 unless the tree reaches into the next window of a sparse layer."""
     pattern, last = cache.shape.pattern, place.segment.start - 1

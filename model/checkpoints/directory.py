@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tirazh.errors import CheckpointError
-from tirazh.model.checkpoints.files import did_you_mean, has_weights, read_json
+from tirazh.errors import CheckpointError, did_you_mean
+from tirazh.model.checkpoints.files import has_weights, read_json
 from tirazh.model.checkpoints.gpt2 import is_plain_gpt2, open_gpt2
 from tirazh.model.checkpoints.hugging_face import open_transformers
 from tirazh.model.checkpoints.native import open_native
@@ -27,7 +27,7 @@ from tirazh.model.checkpoints.rank_files import find_rank_files
 from tirazh.model.checkpoints.rugpts import open_rugpts
 from tirazh.model.checkpoints.settings import check_flags, refuse_contradictions
 from tirazh.model.checkpoints.tensors import Contents, check_plans
-from tirazh.model.config import ModelConfig, ModelFlags
+from tirazh.model.config import ModelConfig, ModelSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ __all__ = ["EMBEDDED_DIR", "Checkpoint", "ModelSummary", "describe", "open_check
 
 EMBEDDED_DIR = str(Path(__file__).resolve().parent.parent / "embedded")
 _SAMPLE_BYTES = 1 << 20
-_NO_FLAGS = ModelFlags()
+_NO_FLAGS = ModelSettings()
 _DESCRIBED_KINDS: dict[str, Callable[[Path, dict[str, Any]], Contents]] = {
     "rugpt3": open_native,
     "rugpt3xl": open_port,
@@ -115,7 +115,7 @@ def resolve_model(name: str) -> str:
     return EMBEDDED_DIR if name == "embedded" else os.path.expanduser(name)
 
 
-def describe(path: str, flags: ModelFlags = _NO_FLAGS) -> ModelSummary:
+def describe(path: str, flags: ModelSettings = _NO_FLAGS) -> ModelSummary:
     """What a model is, without its weights; imports torch for torch pickles only. Raises CheckpointError."""
     checkpoint = open_checkpoint(path, flags)
     return ModelSummary(
@@ -127,7 +127,7 @@ def describe(path: str, flags: ModelFlags = _NO_FLAGS) -> ModelSummary:
     )
 
 
-def open_checkpoint(path: str, flags: ModelFlags = _NO_FLAGS) -> Checkpoint:
+def open_checkpoint(path: str, flags: ModelSettings = _NO_FLAGS) -> Checkpoint:
     """Open a model directory and check that it is whole. Raises CheckpointError with one sentence otherwise."""
     check_flags(flags)
     try:
@@ -142,7 +142,7 @@ def open_checkpoint(path: str, flags: ModelFlags = _NO_FLAGS) -> Checkpoint:
     return Checkpoint(path=str(folder), contents=contents, tokenizer_dir=_tokenizer_dir(folder, flags))
 
 
-def _open(folder: Path, flags: ModelFlags) -> Contents:
+def _open(folder: Path, flags: ModelSettings) -> Contents:
     ranks = None if has_weights(folder) else find_rank_files(folder)
     if ranks is not None:
         return open_rugpts(folder, ranks, flags)
@@ -195,7 +195,7 @@ def _nothing_found(folder: Path) -> str:
     )
 
 
-def _tokenizer_dir(folder: Path, flags: ModelFlags) -> str | None:
+def _tokenizer_dir(folder: Path, flags: ModelSettings) -> str | None:
     if flags.tokenizer is not None:
         return str(Path(flags.tokenizer).expanduser())
     has_bpe = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))

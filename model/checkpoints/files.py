@@ -6,8 +6,7 @@ Called by the `checkpoint_<kind>.py` files. Whatever is wrong with a file become
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +23,6 @@ SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in SINGLE_FILES)
 _MAX_JSON_BYTES = 256 << 20
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """` (did you mean X?)`, or nothing when no choice is near."""
-    near = get_close_matches(word, list(choices), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

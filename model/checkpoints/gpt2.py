@@ -12,7 +12,7 @@ from typing import Any
 
 from tirazh.errors import CheckpointError
 from tirazh.model.checkpoints.files import open_weights, positive_number, whole_number
-from tirazh.model.checkpoints.tensors import Contents, StoredTensor, TensorPlan, third, whole
+from tirazh.model.checkpoints.tensors import Contents, LazyTensor, StoredTensor, third, whole
 from tirazh.model.config import ModelConfig
 
 _TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
@@ -50,7 +50,7 @@ def open_gpt2(folder: Path, values: Mapping[str, Any]) -> Contents:
     return Contents(kind="gpt2", config=config, plans=_plans(config, stored, folder), files=files)
 
 
-def _plans(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> dict[str, TensorPlan]:
+def _plans(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> dict[str, LazyTensor]:
     # GPT2Model saved by itself has no `transformer.` before its names.
     prefix = "transformer." if "transformer.wte.weight" in stored else ""
 

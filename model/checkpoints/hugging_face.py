@@ -14,11 +14,11 @@ from typing import Any
 
 from tirazh.errors import CheckpointError
 from tirazh.model.checkpoints.files import open_weights
-from tirazh.model.checkpoints.tensors import Contents, Piece, TensorPlan
-from tirazh.model.config import ModelFlags
+from tirazh.model.checkpoints.tensors import Contents, LazyTensor, TensorSlice
+from tirazh.model.config import ModelSettings
 
 
-def open_transformers(folder: Path, values: Mapping[str, Any], flags: ModelFlags) -> Contents:
+def open_transformers(folder: Path, values: Mapping[str, Any], flags: ModelSettings) -> Contents:
     """Plans for the directory of a model that is not a ruGPT-3. Raises CheckpointError."""
     said = {
         "--sparse-mode": None if flags.sparse_mode == "none" else flags.sparse_mode,
@@ -39,7 +39,7 @@ def open_transformers(folder: Path, values: Mapping[str, Any], flags: ModelFlags
         )
     stored, files = open_weights(folder)
     plans = {
-        name: TensorPlan(pieces=(Piece(tensor=tensor, start=0, stop=tensor.shape[0]),))
+        name: LazyTensor(pieces=(TensorSlice(tensor=tensor, start=0, stop=tensor.shape[0]),))
         for name, tensor in stored.items()
         if tensor.shape
     }

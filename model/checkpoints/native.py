@@ -11,7 +11,7 @@ from typing import Any
 
 from tirazh.errors import CheckpointError
 from tirazh.model.checkpoints.files import open_weights, positive_number, whole_number
-from tirazh.model.checkpoints.tensors import Contents, StoredTensor, TensorPlan, whole
+from tirazh.model.checkpoints.tensors import Contents, LazyTensor, StoredTensor, whole
 from tirazh.model.config import ModelConfig, SparsePattern, expected_shapes
 
 
@@ -52,7 +52,7 @@ def check_width(values: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: intermediate_size must be {4 * hidden}, four times hidden_size")
 
 
-def same_names(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> dict[str, TensorPlan]:
+def same_names(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> dict[str, LazyTensor]:
     """Plans for files that hold our tensors under our names. Raises CheckpointError when some are missing."""
     missing = [name for name in expected_shapes(config) if name not in stored]
     if missing:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tirazh.errors import CheckpointError
-from tirazh.model.checkpoints.files import did_you_mean, read_json
+from tirazh.errors import CheckpointError, did_you_mean
+from tirazh.model.checkpoints.files import read_json
 from tirazh.model.config import SparsePattern
 
 # DeepSpeed's names and its own defaults, which the original model got for every key left out.

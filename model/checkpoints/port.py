@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from tirazh.errors import CheckpointError
-from tirazh.model.checkpoints.files import did_you_mean, open_weights, positive_number, whole_number
+from tirazh.errors import CheckpointError, did_you_mean
+from tirazh.model.checkpoints.files import open_weights, positive_number, whole_number
 from tirazh.model.checkpoints.native import check_width, same_names
 from tirazh.model.checkpoints.tensors import Contents
 from tirazh.model.config import SPARSE_MODES, ModelConfig, SparseMode, SparsePattern

@@ -17,8 +17,8 @@ from tirazh.errors import CheckpointError
 from tirazh.model.checkpoints.pickles import PickledFile, open_pickle
 from tirazh.model.checkpoints.rank_files import RankFiles
 from tirazh.model.checkpoints.settings import check_sizes, find_settings
-from tirazh.model.checkpoints.tensors import Contents, Piece, StoredTensor, TensorPlan, third, whole
-from tirazh.model.config import ModelConfig, ModelFlags
+from tirazh.model.checkpoints.tensors import Contents, LazyTensor, StoredTensor, TensorSlice, third, whole
+from tirazh.model.config import ModelConfig, ModelSettings
 
 # How later Megatrons, which nest their state dicts, call what the first one called otherwise.
 _RENAMES = (
@@ -38,7 +38,7 @@ _LAYER: dict[str, tuple[str, Split]] = {
 }
 
 
-def open_rugpts(root: Path, found: RankFiles, flags: ModelFlags) -> Contents:
+def open_rugpts(root: Path, found: RankFiles, flags: ModelSettings) -> Contents:
     """Plans for every tensor of the checkpoint. Raises CheckpointError."""
     ranks = [open_pickle(path) for path in found.files]
     checkpoint = _Ranks(found, [_renamed(rank) for rank in ranks], _version(ranks[0], found.files[0]))
@@ -100,7 +100,7 @@ class _Ranks:
                 f"of their files {'is' if num_files == 1 else 'are'} there; copy every mp_rank file"
             )
 
-    def plans(self, config: ModelConfig) -> dict[str, TensorPlan]:
+    def plans(self, config: ModelConfig) -> dict[str, LazyTensor]:
         plans = {
             "model.embed_tokens.weight": whole(self.get("word_embeddings.weight")),
             "model.embed_positions.weight": whole(self.get("position_embeddings.weight")[:1]),
@@ -116,7 +116,7 @@ class _Ranks:
                     plans[f"{ours}.self_attn.{letter}_proj.{part}"] = self._projection(fused, index, config.head_dim)
         return plans
 
-    def _projection(self, fused: Sequence[StoredTensor], index: int, head_dim: int) -> TensorPlan:
+    def _projection(self, fused: Sequence[StoredTensor], index: int, head_dim: int) -> LazyTensor:
         """Rows of q, k or v (index 0, 1, 2) out of every rank's fused rows: all q, all k, all v on each rank, but
         head by head since Megatron's checkpoint version 2."""
         if self.megatron_version < 1:
@@ -127,11 +127,11 @@ class _Ranks:
                 "attention rows is not read here; save it with Megatron 2.1 or later"
             )
         pieces = [
-            Piece(tensor=tensor, start=start, stop=start + head_dim)
+            TensorSlice(tensor=tensor, start=start, stop=start + head_dim)
             for tensor in fused
             for start in range(index * head_dim, tensor.size(0), 3 * head_dim)
         ]
-        return TensorPlan(pieces=tuple(pieces))
+        return LazyTensor(pieces=tuple(pieces))
 
 
 def _version(rank: PickledFile, path: Path) -> float:
@@ -141,7 +141,7 @@ def _version(rank: PickledFile, path: Path) -> float:
     return float(version)
 
 
-def _joined(shares: Sequence[StoredTensor], split: Split, part: str) -> TensorPlan:
+def _joined(shares: Sequence[StoredTensor], split: Split, part: str) -> LazyTensor:
     """One tensor out of the ranks' shares; a bias after a column split is whole on every rank."""
     if split == "copies" or (split == "columns" and part == "bias"):
         return whole(shares[:1])

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tirazh.errors import CheckpointError
-from tirazh.model.checkpoints.files import did_you_mean, read_json, whole_number
+from tirazh.errors import CheckpointError, did_you_mean
+from tirazh.model.checkpoints.files import read_json, whole_number
 from tirazh.model.checkpoints.pattern import read_pattern
-from tirazh.model.config import SPARSE_MODES, ModelConfig, ModelFlags, SparseMode, SparsePattern
+from tirazh.model.config import SPARSE_MODES, ModelConfig, ModelSettings, SparseMode, SparsePattern
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
+class CheckpointSettings:
     """Everything of a ModelConfig that the weights of a ru-gpts checkpoint do not say."""
 
     num_attention_heads: int
@@ -46,7 +46,7 @@ class Settings:
     layout_groups: int
 
 
-def check_flags(flags: ModelFlags) -> None:
+def check_flags(flags: ModelSettings) -> None:
     """Raise CheckpointError for flags that are wrong whatever the checkpoint."""
     if flags.sparse_mode is not None:
         _sparse_mode(flags.sparse_mode, "--sparse-mode")
@@ -59,8 +59,8 @@ def check_flags(flags: ModelFlags) -> None:
             raise CheckpointError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
 
-def find_settings(folders: Sequence[Path], flags: ModelFlags, num_ranks: int) -> Settings:
-    """Settings of the checkpoint in `folders[0]`; JSON files are looked for in all of them, in order.
+def find_settings(folders: Sequence[Path], flags: ModelSettings, num_ranks: int) -> CheckpointSettings:
+    """CheckpointSettings of the checkpoint in `folders[0]`; JSON files are looked for in all of them, in order.
 
     Raises CheckpointError where heads or sparse mode are nowhere to be found, or the pattern is not one we know.
     """
@@ -68,7 +68,7 @@ def find_settings(folders: Sequence[Path], flags: ModelFlags, num_ranks: int) ->
     args = {} if args_path is None else read_json(args_path)
     preset = None if flags.preset is None else PRESETS[flags.preset]
     mode = _find_mode(flags, args, args_path, preset, folders[0])
-    return Settings(
+    return CheckpointSettings(
         num_attention_heads=_find_heads(flags, args, args_path, preset, folders[0]),
         sparse_mode=mode,
         sparse_pattern=SparsePattern() if mode == "none" else _find_pattern(folders, flags, mode),
@@ -76,7 +76,7 @@ def find_settings(folders: Sequence[Path], flags: ModelFlags, num_ranks: int) ->
     )
 
 
-def check_sizes(folders: Sequence[Path], flags: ModelFlags, found: Mapping[str, int]) -> None:
+def check_sizes(folders: Sequence[Path], flags: ModelSettings, found: Mapping[str, int]) -> None:
     """Raise CheckpointError when `model_args.json` or the preset speak of a model of other sizes than `found`."""
     sources: list[tuple[str, Mapping[str, Any]]] = []
     if (path := _first_file(folders, "model_args.json")) is not None:
@@ -92,13 +92,13 @@ def check_sizes(folders: Sequence[Path], flags: ModelFlags, found: Mapping[str, 
                 raise CheckpointError(f"{source} says {key} {said[key]}, but the weights in {folders[0]} have {value}")
 
 
-def refuse_contradictions(config: ModelConfig, flags: ModelFlags, folder: Path) -> None:
+def refuse_contradictions(config: ModelConfig, flags: ModelSettings, folder: Path) -> None:
     """Raise CheckpointError when a flag says something else than a directory that describes itself."""
     for flag, said, holds in _contradictions(config, flags):
         raise CheckpointError(f"{folder} says {holds} itself, but {flag} says {said}; leave the flag out")
 
 
-def _contradictions(config: ModelConfig, flags: ModelFlags) -> Iterator[tuple[str, str, str]]:
+def _contradictions(config: ModelConfig, flags: ModelSettings) -> Iterator[tuple[str, str, str]]:
     """(flag, what it says, what the config says) for every flag that disagrees."""
     preset = None if flags.preset is None else PRESETS[flags.preset]
     modes = (("--sparse-mode", flags.sparse_mode), (f"--preset {flags.preset}", preset and preset.sparse_mode))
@@ -130,7 +130,7 @@ def _sparse_mode(word: Any, source: str) -> SparseMode:
 
 
 def _find_mode(
-    flags: ModelFlags, args: Mapping[str, Any], args_path: Path | None, preset: Preset | None, folder: Path
+    flags: ModelSettings, args: Mapping[str, Any], args_path: Path | None, preset: Preset | None, folder: Path
 ) -> SparseMode:
     if flags.sparse_mode is not None:
         return flags.sparse_mode
@@ -146,7 +146,7 @@ def _find_mode(
 
 
 def _find_heads(
-    flags: ModelFlags, args: Mapping[str, Any], args_path: Path | None, preset: Preset | None, folder: Path
+    flags: ModelSettings, args: Mapping[str, Any], args_path: Path | None, preset: Preset | None, folder: Path
 ) -> int:
     if flags.num_attention_heads is not None:
         return flags.num_attention_heads
@@ -161,7 +161,7 @@ def _find_heads(
 
 
 def _find_groups(
-    flags: ModelFlags, args: Mapping[str, Any], args_path: Path | None, preset: Preset | None
+    flags: ModelSettings, args: Mapping[str, Any], args_path: Path | None, preset: Preset | None
 ) -> int | None:
     if flags.fix_sparsity_layout is not None:
         return flags.fix_sparsity_layout
@@ -170,7 +170,7 @@ def _find_groups(
     return None if preset is None else preset.layout_groups
 
 
-def _find_pattern(folders: Sequence[Path], flags: ModelFlags, mode: SparseMode) -> SparsePattern:
+def _find_pattern(folders: Sequence[Path], flags: ModelSettings, mode: SparseMode) -> SparsePattern:
     """The pattern of the DeepSpeed JSON; XL's, which was published, where there is no such file."""
     path = _first_file(folders, "deepspeed_config.json")
     if flags.deepspeed_config is not None:

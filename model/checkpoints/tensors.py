@@ -1,7 +1,8 @@
 """Tensors as files hold them, and how ours are put together from slices of them.
 
-A `TensorPlan` is the whole of model-parallel merging, of splitting fused projections and of transposing: our tensor is
-a row of `Piece`s along one axis, and reading a slice of it reads just the boxes of the files that the slice covers.
+A `LazyTensor` is the whole of model-parallel merging, of splitting fused projections and of transposing: our tensor is
+a row of `TensorSlice`s along one axis, and reading a slice of it reads just the
+boxes of the files that it covers.
 Every `checkpoint_<kind>.py` makes plans; `checkpoints/directory.py` hands them out. Imports no torch until a tensor
 is read.
 """
@@ -45,7 +46,7 @@ class StoredTensor:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
+class TensorSlice:
     """`start:stop` of a stored tensor along its plan's axis (our axis, when the plan transposes)."""
 
     tensor: StoredTensor
@@ -54,10 +55,10 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TensorPlan:
+class LazyTensor:
     """One of our tensors: its pieces, one after another along `axis`; `is_transposed` when files hold it turned."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TensorSlice, ...]
     axis: int = 0
     is_transposed: bool = False
 
@@ -90,7 +91,7 @@ class TensorPlan:
         boxes = [self._read_piece(piece, bounds, span) for piece, span in self._overlaps(bounds[self.axis])]
         return boxes[0] if len(boxes) == 1 else torch.cat(boxes, dim=self.axis)
 
-    def _overlaps(self, wanted: tuple[int, int]) -> Iterable[tuple[Piece, tuple[int, int]]]:
+    def _overlaps(self, wanted: tuple[int, int]) -> Iterable[tuple[TensorSlice, tuple[int, int]]]:
         """The pieces that `wanted` (along our axis) covers, each with the span to read of its stored tensor."""
         low, high = wanted
         if low == high:
@@ -103,7 +104,7 @@ class TensorPlan:
                 yield piece, (piece.start + first, piece.start + last)
             offset += length
 
-    def _read_piece(self, piece: Piece, bounds: list[tuple[int, int]], span: tuple[int, int]) -> Tensor:
+    def _read_piece(self, piece: TensorSlice, bounds: list[tuple[int, int]], span: tuple[int, int]) -> Tensor:
         box = [*bounds]
         box[self.axis] = span
         if self.is_transposed:
@@ -118,30 +119,30 @@ class Contents:
 
     kind: str
     config: ModelConfig | None
-    plans: Mapping[str, TensorPlan]
+    plans: Mapping[str, LazyTensor]
     files: tuple[Path, ...]
     config_text: str = ""
 
 
-def whole(tensors: Iterable[StoredTensor], *, axis: int = 0, is_transposed: bool = False) -> TensorPlan:
+def whole(tensors: Iterable[StoredTensor], *, axis: int = 0, is_transposed: bool = False) -> LazyTensor:
     """All of the tensors, one after another along `axis`."""
     stored_axis = 1 - axis if is_transposed else axis
-    pieces = tuple(Piece(tensor=tensor, start=0, stop=tensor.size(stored_axis)) for tensor in tensors)
-    return TensorPlan(pieces=pieces, axis=axis, is_transposed=is_transposed)
+    pieces = tuple(TensorSlice(tensor=tensor, start=0, stop=tensor.size(stored_axis)) for tensor in tensors)
+    return LazyTensor(pieces=pieces, axis=axis, is_transposed=is_transposed)
 
 
-def third(tensors: Iterable[StoredTensor], index: int, *, is_transposed: bool = False) -> TensorPlan:
+def third(tensors: Iterable[StoredTensor], index: int, *, is_transposed: bool = False) -> LazyTensor:
     """Third `index` of each tensor (query, key or value of a fused projection), one after another as our rows."""
     pieces = []
     for tensor in tensors:
         rows = tensor.size(1 if is_transposed else 0)
         if rows % 3:
             raise CheckpointError(f"{tensor.file}: {tensor.name} has {rows} rows, not three equal parts for q, k and v")
-        pieces.append(Piece(tensor=tensor, start=index * rows // 3, stop=(index + 1) * rows // 3))
-    return TensorPlan(pieces=tuple(pieces), is_transposed=is_transposed)
+        pieces.append(TensorSlice(tensor=tensor, start=index * rows // 3, stop=(index + 1) * rows // 3))
+    return LazyTensor(pieces=tuple(pieces), is_transposed=is_transposed)
 
 
-def check_plans(plans: Mapping[str, TensorPlan], config: ModelConfig) -> None:
+def check_plans(plans: Mapping[str, LazyTensor], config: ModelConfig) -> None:
     """Raise CheckpointError unless the plans give every weight of the model, in its shape, as plain numbers."""
     for name, shape in expected_shapes(config).items():
         plan = plans[name]
@@ -159,11 +160,11 @@ def check_plans(plans: Mapping[str, TensorPlan], config: ModelConfig) -> None:
             )
 
 
-def _fits(plan: TensorPlan, shape: tuple[int, ...]) -> bool:
+def _fits(plan: LazyTensor, shape: tuple[int, ...]) -> bool:
     """Whether the plan gives that shape, and no piece is of another width than its neighbours."""
     widths = {tuple(size for dim, size in enumerate(_turned(plan, piece)) if dim != plan.axis) for piece in plan.pieces}
     return plan.shape == shape and len(widths) == 1
 
 
-def _turned(plan: TensorPlan, piece: Piece) -> tuple[int, ...]:
+def _turned(plan: LazyTensor, piece: TensorSlice) -> tuple[int, ...]:
     return tuple(reversed(piece.tensor.shape)) if plan.is_transposed else piece.tensor.shape

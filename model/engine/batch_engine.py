@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from tirazh.model.engine.admission import Admission
-from tirazh.model.engine.in_flight import StepInFlight
 from tirazh.model.engine.label_scoring import LabelTrie, build_trie, sum_terms, token_logprobs
+from tirazh.model.engine.pending_step import PendingStep
 from tirazh.model.engine.sampling import NO_TOKEN, RowState, sample
-from tirazh.model.engine.sequences import ActiveSequence, StepPlan, plan_decode, plan_prefill
+from tirazh.model.engine.sequences import ActiveSequence, StepBuilder, plan_decode, plan_prefill
 from tirazh.model.engine.stop_strings import find_stop
 from tirazh.model.requests import (
     Completion,
@@ -65,7 +65,7 @@ class EngineConfig:
     decode_rows: int
 
 
-class Engine:
+class BatchEngine:
     """Continuous batching over `config.num_slots` slots. Not thread-safe: one thread adds and steps."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Engine:
         self._slots: list[ActiveSequence | None] = [None] * config.num_slots
         self._fresh: list[FreshSlot] = []
         self._spoilt: set[int] = set()  # slots in which an earlier sequence left NaN
-        self._in_flight: deque[StepInFlight] = deque()
+        self._in_flight: deque[PendingStep] = deque()
         self._results: list[tuple[int, Result]] = []
         self._next_id = self._admitted = 0
         self._prompt_tokens = self._completion_tokens = self._finished = self._steps = 0
@@ -199,17 +199,17 @@ class Engine:
 
     # Running and reading
 
-    def _plan(self) -> StepPlan | None:
+    def _plan(self) -> StepBuilder | None:
         if self._should_prefill():
             window, most = self.runner.window_size, self.config.prefill_rows
             return plan_prefill(self._slots, self._prefill_rows, self._trie, window=window, most=most)
         return plan_decode(self._slots, self.config.decode_rows)
 
-    def _run(self, plan: StepPlan) -> None:
+    def _run(self, plan: StepBuilder) -> None:
         fresh, self._fresh = tuple(self._fresh), []
         logits_RV = self.runner.execute(plan.build(fresh))
         self._steps += 1
-        self._in_flight.append(StepInFlight())
+        self._in_flight.append(PendingStep())
         to_sample: list[tuple[int, int]] = []
         to_score: list[tuple[int, slice]] = []
         for slot, rows in plan.readers:

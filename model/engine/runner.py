@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from tirazh.model.attention.gpu import DECODE_IDLE, GpuDecode, GpuPrefill, PrefillTables, can_launch
 from tirazh.model.attention.kv_cache import KVCache, LayerShape, PrefixCache
 from tirazh.model.attention.step_attention import ATTENTION_NAME, StepAttention
-from tirazh.model.engine.sequences import StepPlan
+from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.engine.step_graph import StepGraphs
 from tirazh.model.layers.packed_linear import rows_are_independent
-from tirazh.model.step import UNREAD, FreshSlot, Phase, Step, piece_length
+from tirazh.model.step import UNREAD, FreshSlot, Phase, Step, chunk_length
 from tirazh.model.transfer import to_device
 
 _PREFILL_TILE = 128
@@ -78,9 +78,9 @@ class ModelRunner:
         fresh: tuple[FreshSlot, ...] = (FreshSlot(0, uses_prefix=False),)
         start = 0
         while start < len(token_ids):
-            plan = StepPlan("prefill", prefill_rows)
+            plan = StepBuilder("prefill", prefill_rows)
             while start < len(token_ids):
-                tokens = token_ids[start : start + piece_length(start, window=self.window_size, most=prefill_rows)]
+                tokens = token_ids[start : start + chunk_length(start, window=self.window_size, most=prefill_rows)]
                 if not plan.has_room(len(tokens)):
                     break
                 plan.add(0, tokens, start)

@@ -9,7 +9,7 @@ import numpy as np
 
 from tirazh.model.engine.label_scoring import LabelTrie
 from tirazh.model.requests import GenerateRequest, Request
-from tirazh.model.step import UNREAD, FreshSlot, Phase, Segment, Step, piece_length
+from tirazh.model.step import UNREAD, FreshSlot, Phase, Segment, Step, chunk_length
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class ActiveSequence:
 Slots = Sequence[ActiveSequence | None]
 
 
-class StepPlan:
+class StepBuilder:
     """A step being filled, row by row, up to its fixed number of rows.
 
     `readers`: for every slot whose logits are wanted, the slot and its rows in the step's logits, in order.
@@ -130,11 +130,11 @@ class StepPlan:
         self.row = rows.stop
 
 
-def plan_prefill(slots: Slots, num_rows: int, trie: LabelTrie | None, *, window: int, most: int) -> StepPlan:
+def plan_prefill(slots: Slots, num_rows: int, trie: LabelTrie | None, *, window: int, most: int) -> StepBuilder:
     """Pieces of prompts of at most `most` tokens that fill the step best, with a piece of the longest waiting prompt
     among them. A piece ends where a window of its own prompt does, so how a prompt is cut depends on the prompt alone.
     Counts the pieces into the sequences."""
-    plan = StepPlan("prefill", num_rows)
+    plan = StepBuilder("prefill", num_rows)
     waiting = [(slot, s) for slot, s in enumerate(slots) if s is not None and s.num_to_prefill]
     waiting.sort(key=lambda pair: pair[1].admitted)
     cuts = [_pieces(sequence, num_rows, trie, window=window, most=most) for _, sequence in waiting]
@@ -170,7 +170,7 @@ def _pieces(sequence: ActiveSequence, num_rows: int, trie: LabelTrie | None, *, 
     pieces: list[_Piece] = []
     start, end_row = sequence.num_cached, 0
     while start < len(sequence.prompt):
-        length = min(len(sequence.prompt) - start, piece_length(start, window=window, most=most))
+        length = min(len(sequence.prompt) - start, chunk_length(start, window=window, most=most))
         start += length
         is_scored = start == len(sequence.prompt) and not isinstance(sequence.request, GenerateRequest)
         hung = trie if is_scored else None
@@ -207,7 +207,7 @@ def best_filling(sizes: Sequence[Sequence[int]], capacity: int) -> list[int]:
     return chosen
 
 
-def plan_decode(slots: Slots, num_rows: int) -> StepPlan | None:
+def plan_decode(slots: Slots, num_rows: int) -> StepBuilder | None:
     """One token for as many decoding sequences as there are rows: those with the most tokens still to come, so that
     all end at about the same time. None when there is none."""
     ready = [(slot, s) for slot, s in enumerate(slots) if s is not None and s.is_decoding]
@@ -217,7 +217,7 @@ def plan_decode(slots: Slots, num_rows: int) -> StepPlan | None:
         ready.sort(key=lambda pair: -pair[1].num_to_come)
     # With a row for every slot each keeps its own: a GPU then reads the cache in place.
     has_own_row = len(slots) <= num_rows
-    plan = StepPlan("decode", num_rows)
+    plan = StepBuilder("decode", num_rows)
     for row, (slot, sequence) in enumerate(sorted(ready[:num_rows], key=lambda pair: pair[0])):
         plan.row = slot if has_own_row else row
         plan.add(slot, (sequence.last_token,), sequence.length - 1)

@@ -76,7 +76,7 @@ def find_checkpoints(folder: Path) -> list[TrainingCheckpoint]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Snapshot:
+class TrainingState:
     """What a checkpoint holds: `gather(name, state)` gives the whole tensors, `scalars` are plain JSON values."""
 
     step: int
@@ -86,7 +86,7 @@ class Snapshot:
     scalars: Mapping[str, Any]
 
 
-def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> None:
+def write_checkpoint(folder: Path, snapshot: TrainingState, *, keep: int) -> None:
     """Write a checkpoint and remove the oldest ones but `keep`. Whole tensors come of all workers together: while one
     calls this, the others call `take_part`."""
     target = folder / f"step-{snapshot.step:08}"
@@ -111,7 +111,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> None:
         shutil.rmtree(old.folder)
 
 
-def take_part(snapshot: Snapshot) -> None:
+def take_part(snapshot: TrainingState) -> None:
     """Gather what `write_checkpoint` gathers, in its order."""
     for state in ("weights", *snapshot.states):
         for name in snapshot.shapes:

@@ -17,14 +17,14 @@ from tirazh.model.checkpoints.writer import TensorSource
 from tirazh.model.config import expected_shapes
 from tirazh.model.convert import write_model
 from tirazh.model.training.checkpoint import TrainingCheckpoint
-from tirazh.model.training.plan import LoraPlan
+from tirazh.model.training.config import LoraSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def export_model(
-    folder: Path, base: Checkpoint, trained: TrainingCheckpoint, *, lora: LoraPlan | None, dtype: str | None
+    folder: Path, base: Checkpoint, trained: TrainingCheckpoint, *, lora: LoraSettings | None, dtype: str | None
 ) -> None:
     """Write the trained model to `folder`, as `dtype` or as `base` is stored. Raises CheckpointError when the
     checkpoint is not one of this model, or holds numbers that the dtype cannot."""
@@ -48,7 +48,7 @@ def _rows(read: Callable[[str, int, int], Tensor], name: str) -> Callable[[int, 
 def _merged_rows(
     base: Checkpoint,
     trained: TrainingCheckpoint,
-    lora: LoraPlan,
+    lora: LoraSettings,
     names: frozenset[str],
     name: str,
     start: int,

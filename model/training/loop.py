@@ -20,12 +20,12 @@ from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.load import load_pretrained
 from tirazh.model.training.batch import Microbatch, TrainedModel, build_microbatch
 from tirazh.model.training.batch_order import BatchOrder, num_microbatches, share
-from tirazh.model.training.checkpoint import Snapshot, find_checkpoints, take_part, write_checkpoint
+from tirazh.model.training.checkpoint import TrainingState, find_checkpoints, take_part, write_checkpoint
+from tirazh.model.training.config import TrainingConfig
 from tirazh.model.training.evaluation import label_accuracy, perplexity
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.log import TrainingLog
 from tirazh.model.training.lora import add_lora
-from tirazh.model.training.plan import TrainingPlan
 from tirazh.model.training.sequence_store import SequenceStore
 from tirazh.model.training.zero import STATES, ZeroEngine
 
@@ -33,7 +33,7 @@ from tirazh.model.training.zero import STATES, ZeroEngine
 class Training:
     """One worker's part of a training, loaded and ready to go on from step `start_step`."""
 
-    def __init__(self, plan: TrainingPlan) -> None:
+    def __init__(self, plan: TrainingConfig) -> None:
         self.plan = plan
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._store = SequenceStore(plan.train_data)
@@ -119,7 +119,7 @@ class Training:
         return bool(asked)
 
     def _save(self, step: int) -> None:
-        snapshot = Snapshot(
+        snapshot = TrainingState(
             step=step,
             shapes=self._shapes,
             states=STATES,
@@ -152,7 +152,7 @@ class Training:
             self._log.add(entry)
 
 
-def _trained_model(plan: TrainingPlan) -> TrainedModel:
+def _trained_model(plan: TrainingConfig) -> TrainedModel:
     """The model in float32 on the CPU; DeepSpeed takes it from there."""
     model: Any = load_pretrained(plan.model, dtype="float32", flags=plan.flags).requires_grad_(True).train()
     if plan.lora is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tirazh.errors import RequestError
 
 if TYPE_CHECKING:
-    from tirazh.model.training.plan import LoraPlan
+    from tirazh.model.training.config import LoraSettings
 
 
 def check_peft() -> None:
@@ -17,7 +17,7 @@ def check_peft() -> None:
         raise RequestError("--lora-rank needs peft; install tirazh[train], or leave the flag out")
 
 
-def add_lora(model: Any, plan: LoraPlan, *, seed: int) -> Any:
+def add_lora(model: Any, plan: LoraSettings, *, seed: int) -> Any:
     """The model with low-rank changes that train, and everything else frozen. The same seed gives the same weights."""
     import torch
     from peft import LoraConfig, get_peft_model

@@ -19,7 +19,7 @@ from torch.nn.utils import get_total_norm
 
 from tirazh.model.tensor_parallel import connect
 from tirazh.model.training.batch import Microbatch, TrainedModel
-from tirazh.model.training.plan import TrainingPlan
+from tirazh.model.training.config import TrainingConfig
 
 MASTER = "weights"
 STATES = ("exp_avg", "exp_avg_sq")
@@ -29,7 +29,7 @@ ReadState = Callable[[str, str], Tensor]
 class ZeroEngine:
     """A trained model and its optimizer, sharded as the plan says. All workers call every method together."""
 
-    def __init__(self, model: TrainedModel, plan: TrainingPlan, *, micro_steps: int) -> None:
+    def __init__(self, model: TrainedModel, plan: TrainingConfig, *, micro_steps: int) -> None:
         connect(may_share_memory=False)
         import deepspeed
 
@@ -160,7 +160,7 @@ class ZeroEngine:
             group["lr"] = rate
 
 
-def deepspeed_config(plan: TrainingPlan, world_size: int, micro_steps: int) -> dict[str, Any]:
+def deepspeed_config(plan: TrainingConfig, world_size: int, micro_steps: int) -> dict[str, Any]:
     """DeepSpeed's own settings. ZeRO 0 in half precision is run as ZeRO 1, which gives the same numbers: DeepSpeed's
     unsharded half-precision optimizer gave other losses from the second step on (0.19.8)."""
     stage = plan.zero_stage if plan.dtype == "float32" else max(1, plan.zero_stage)

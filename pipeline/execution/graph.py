@@ -16,7 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from tirazh.pipeline.execution.backpressure import limit_parts_under_way
-from tirazh.pipeline.execution.infer import InferPlan, InferStep
+from tirazh.pipeline.execution.infer import InferConfig, InferStep
 from tirazh.pipeline.input.read import PartsDatasource
 
 MAX_PARTS_IN_FLIGHT = 16
@@ -31,7 +31,7 @@ def build_graph(
     source: PartsDatasource,
     *,
     prompts: Callable[[pa.Table], pa.Table],
-    infer: InferPlan,
+    infer: InferConfig,
     replicas: tuple[int, int],
     in_flight: int,
     write: Callable[[pa.Table], pa.Table],

@@ -49,7 +49,7 @@ _START_AGAIN_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class InferPlan:
+class InferConfig:
     """What the step needs besides the rows. `sampling` is None for classify; `metrics` is the actor to report to."""
 
     replica: ReplicaConfig
@@ -63,7 +63,7 @@ class InferPlan:
 class InferStep:
     """One replica, and the parts that are in flight on it."""
 
-    def __init__(self, plan: InferPlan) -> None:
+    def __init__(self, plan: InferConfig) -> None:
         collect_rarely()
         self._plan = plan
         self._name = uuid4().hex
@@ -197,7 +197,7 @@ class InferStep:
         return table.slice(0, 1).select([schema.PART])
 
 
-def _requests(table: pa.Table, plan: InferPlan) -> list[Request]:
+def _requests(table: pa.Table, plan: InferConfig) -> list[Request]:
     """One request a row, or `samples` a row for generate; rows in order, a row's samples together."""
     prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
     if plan.sampling is None:
@@ -214,7 +214,7 @@ def _requests(table: pa.Table, plan: InferPlan) -> list[Request]:
 
 
 def _append_results(
-    table: pa.Table, good: Sequence[int], results: Sequence[Result], plan: InferPlan, priors: Sequence[float] | None
+    table: pa.Table, good: Sequence[int], results: Sequence[Result], plan: InferConfig, priors: Sequence[float] | None
 ) -> pa.Table:
     """The part's table with the answers of its good rows in place of prompts and seeds."""
     errors: list[str | None] = table.column(schema.ROW_ERROR).to_pylist()

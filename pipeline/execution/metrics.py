@@ -51,7 +51,7 @@ class ProgressEvent:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Snapshot:
+class MetricsSnapshot:
     """The sum over all replicas that ever ran, dead ones included; parts that are not yet written count too."""
 
     requests: int = 0
@@ -137,9 +137,9 @@ class Metrics:
     def versions(self) -> dict[str, str]:
         return self._versions
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> MetricsSnapshot:
         every = self._counters.values()
-        return Snapshot(
+        return MetricsSnapshot(
             requests=sum(counters.finished for counters in every),
             prompt_tokens=sum(counters.prompt_tokens for counters in every),
             completion_tokens=sum(counters.completion_tokens for counters in every),

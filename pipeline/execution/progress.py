@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from tirazh.errors import JobError
-from tirazh.pipeline.execution.metrics import ProgressEvent, Snapshot
+from tirazh.pipeline.execution.metrics import MetricsSnapshot, ProgressEvent
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.plan import Plan
 
@@ -38,7 +38,7 @@ class JobProgress:
         self._parts_done = len(plan.parts) - len(todo)
         self.rows_written = self.errors = 0
         self.left_out: list[int] = []
-        self.snapshot = Snapshot()
+        self.snapshot = MetricsSnapshot()
         self.most_replicas = 0
 
     @property

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, RowError
 from tirazh.model.tokenizer import Tokenizer
+from tirazh.model.training.config import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
 from tirazh.model.training.label_file import LabelFile
-from tirazh.model.training.plan import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
 from tirazh.model.training.sequence_store import StoreWriter
 from tirazh.pipeline.finetune.packing import PACKERS
 from tirazh.pipeline.input.texts import BrokenText, values_of
@@ -140,7 +140,7 @@ class LabelledPromptMaker:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CorpusPlan:
+class CorpusConfig:
     """How a corpus is laid out: `packing` is stream, whole or single; `seed` None keeps the documents' order."""
 
     packing: str
@@ -162,7 +162,7 @@ def encode_prompt(writer: PromptWriter, variables: Row, *, room: int) -> list[in
 
 
 def write_corpus(
-    folder: Path, files: Sequence[StoredFile], storage: Storage, maker: DocumentMaker, plan: CorpusPlan
+    folder: Path, files: Sequence[StoredFile], storage: Storage, maker: DocumentMaker, plan: CorpusConfig
 ) -> dict[str, int]:
     """Write the sequences of `files` to the new directory `folder`. Returns the counts of rows, skipped ones,
     documents, tokens and sequences. Raises InputError when too many rows cannot be used, or none can."""

@@ -15,8 +15,8 @@ from typing import Any
 
 from tirazh.errors import OutputError
 from tirazh.model.tokenizer import TOKENIZER_FILES
-from tirazh.pipeline.knobs import flag_name
 from tirazh.pipeline.output.names import LEASE, OWN
+from tirazh.pipeline.settings import flag_name
 
 FORMAT = 1
 

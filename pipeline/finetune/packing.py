@@ -11,11 +11,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-Piece = tuple[int, int]
-Packer = Callable[[Sequence[int], Sequence[int], int], list[list[Piece]]]
+Span = tuple[int, int]
+Packer = Callable[[Sequence[int], Sequence[int], int], list[list[Span]]]
 
 
-def pack_stream(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Piece]]:
+def pack_stream(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Span]]:
     """All documents joined in `order` and cut anywhere, as the original does. Every token but the very first is
     foretold exactly once; attention crosses documents."""
     starts = [0, *accumulate(lengths)]
@@ -36,9 +36,9 @@ def pack_stream(lengths: Sequence[int], order: Sequence[int], seq_length: int) -
     return sequences
 
 
-def pack_whole(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Piece]]:
+def pack_whole(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Span]]:
     """As many documents in `order` as fit into a sequence, none of them cut but those too long for one."""
-    sequences: list[list[Piece]] = []
+    sequences: list[list[Span]] = []
     room = 0
     for piece in _pieces(lengths, order, seq_length):
         size = piece[1] - piece[0]
@@ -50,12 +50,12 @@ def pack_whole(lengths: Sequence[int], order: Sequence[int], seq_length: int) ->
     return sequences
 
 
-def pack_single(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Piece]]:
+def pack_single(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Span]]:
     """A sequence for every document; one too long for a sequence becomes several."""
     return [[piece] for piece in _pieces(lengths, order, seq_length)]
 
 
-def _pieces(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[Piece]:
+def _pieces(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[Span]:
     starts = [0, *accumulate(lengths)]
     pieces = []
     for document in order:

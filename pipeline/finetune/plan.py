@@ -19,8 +19,8 @@ from tirazh.pipeline.finetune.corpus import DocumentMaker, LabelledPromptMaker, 
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.input.files import list_inputs
 from tirazh.pipeline.input.footers import check_same_schema, check_text_column, read_footers
-from tirazh.pipeline.prompts.encode import PromptPlan, PromptWriter
-from tirazh.pipeline.prompts.plan import CLASSIFY_TEMPLATE, DEFAULT_VARIABLE, GENERATE_TEMPLATE
+from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
+from tirazh.pipeline.prompts.prepare import CLASSIFY_TEMPLATE, DEFAULT_VARIABLE, GENERATE_TEMPLATE
 from tirazh.pipeline.prompts.template import template_variables
 from tirazh.pipeline.schema import LABEL
 from tirazh.pipeline.storage.disk import StoredFile
@@ -82,11 +82,11 @@ class FinetunePlan:
                 raise RequestError(f"--labels: the words of {label!r} are the same to the tokenizer as another label's")
         return tokens
 
-    def _prompt_plan(self, *, seq_length: int, room: int) -> PromptPlan:
+    def _prompt_plan(self, *, seq_length: int, room: int) -> PromptConfig:
         spec = self.spec
         template, columns = _prompt_form(spec)
         is_text = next((name for name, column in columns.items() if column == spec.text_column), next(iter(columns)))
-        return PromptPlan(
+        return PromptConfig(
             tokenizer_dir="",
             template=template,
             columns=columns,
@@ -112,7 +112,7 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
             f"--output {output} lies in an object store; give a directory on a disk that every worker sees"
         )
     storage = Storage(spec.endpoint_url)
-    model = describe(spec.model, spec.model_flags)
+    model = describe(spec.model, spec.model_settings)
     if model.config is None:
         raise RequestError(f"--model {spec.model} is no model of ruGPT-3's shape; finetune trains those only")
     tokenizer = load_tokenizer(model.tokenizer_dir)

@@ -16,16 +16,16 @@ from typing import Any
 import ray
 
 from tirazh.actors.dtype import settle_dtype
-from tirazh.actors.training_group import GroupPlan, refuse_too_many, run_group
+from tirazh.actors.training_group import TrainingGroupConfig, refuse_too_many, run_group
 from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
-from tirazh.model.config import ModelFlags
+from tirazh.model.config import ModelSettings
 from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
+from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig
 from tirazh.model.training.export import export_model
 from tirazh.model.training.log import read_log
-from tirazh.model.training.plan import LoraPlan, OptimizerPlan, TrainingPlan
 from tirazh.pipeline.execution.ray_session import is_cluster, ray_cluster
-from tirazh.pipeline.finetune.corpus import CorpusPlan, write_corpus, write_label_file
+from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
 from tirazh.pipeline.finetune.loss_plot import draw_losses
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan, plan_finetune
@@ -82,7 +82,9 @@ class _Run:
         if self._is_trained():
             return
         spec, total = self.plan.spec, self.settled["total_steps"]
-        group = GroupPlan(workers=spec.workers, max_restarts=spec.max_restarts, storage=str(self.output.ray_train))
+        group = TrainingGroupConfig(
+            workers=spec.workers, max_restarts=spec.max_restarts, storage=str(self.output.ray_train)
+        )
         if tell is not None:
             tell(f"Training {total:,} steps on {spec.workers} x {self.device} in {self.settled['dtype']}")
         with LogFollower(self.output.log, total, on_progress, tell):
@@ -99,7 +101,7 @@ class _Run:
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write the model, the plot and the manifest."""
         spec, log = self.plan.spec, read_log(self.output.log)
-        base = open_checkpoint(spec.model, spec.model_flags)
+        base = open_checkpoint(spec.model, spec.model_settings)
         export_model(self.output.folder, base, self._last(), lora=_lora(spec), dtype=spec.save_dtype)
         self.output.plot.write_text(draw_losses(log, title=self.output.folder.name), encoding="utf-8")
         losses = [entry["loss"] for entry in log if "loss" in entry]
@@ -122,13 +124,13 @@ class _Run:
         self.output.tidy()
         return manifest
 
-    def training_plan(self) -> TrainingPlan:
+    def training_plan(self) -> TrainingConfig:
         """What every worker is told."""
         spec, settled = self.plan.spec, self.settled
         has_eval, has_labels = self.plan.evaluation is not None, self.plan.labelled is not None
-        return TrainingPlan(
+        return TrainingConfig(
             model=_absolute_model(spec.model),
-            flags=_absolute_flags(spec.model_flags),
+            flags=_absolute_flags(spec.model_settings),
             dtype=settled["dtype"],
             device=self.device,
             train_data=str(self.output.data("train")),
@@ -201,8 +203,8 @@ def _write_evaluation(plan: FinetunePlan, output: TrainingOutput) -> None:
         write_label_file(output.data("labels"), prompts, plan.label_tokens())
 
 
-def _corpus_plan(plan: FinetunePlan, *, limit: int | None, packing: str, seed: int | None) -> CorpusPlan:
-    return CorpusPlan(
+def _corpus_plan(plan: FinetunePlan, *, limit: int | None, packing: str, seed: int | None) -> CorpusConfig:
+    return CorpusConfig(
         packing=packing,
         seq_length=plan.seq_length,
         limit=limit,
@@ -224,9 +226,9 @@ def _threads(spec: FinetuneSpec) -> int:
     return max(1, len(os.sched_getaffinity(0)) // spec.workers)
 
 
-def _optimizer(spec: FinetuneSpec, total_steps: int) -> OptimizerPlan:
+def _optimizer(spec: FinetuneSpec, total_steps: int) -> OptimizerConfig:
     warmup = spec.warmup_steps if spec.warmup_steps is not None else math.ceil(total_steps / _WARMUP_SHARE)
-    return OptimizerPlan(
+    return OptimizerConfig(
         learning_rate=spec.learning_rate,
         min_learning_rate=spec.min_learning_rate,
         schedule=spec.lr_schedule,
@@ -242,11 +244,13 @@ def _eval_steps(spec: FinetuneSpec, total_steps: int) -> int:
     return spec.eval_steps if spec.eval_steps is not None else math.ceil(total_steps / _EVALUATIONS)
 
 
-def _lora(spec: FinetuneSpec) -> LoraPlan | None:
-    return LoraPlan(rank=spec.lora_rank, alpha=spec.lora_alpha, targets=spec.lora_targets) if spec.lora_rank else None
+def _lora(spec: FinetuneSpec) -> LoraSettings | None:
+    return (
+        LoraSettings(rank=spec.lora_rank, alpha=spec.lora_alpha, targets=spec.lora_targets) if spec.lora_rank else None
+    )
 
 
-def _absolute_flags(flags: ModelFlags) -> ModelFlags:
+def _absolute_flags(flags: ModelSettings) -> ModelSettings:
     named = {name: getattr(flags, name) for name in ("deepspeed_config", "tokenizer")}
     return replace(flags, **{name: os.path.abspath(path) for name, path in named.items() if path is not None})
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from typing import Literal
 
 from tirazh.actors.messages import DType
-from tirazh.errors import RequestError
-from tirazh.model.config import SPARSE_MODES, ModelFlags
-from tirazh.model.training.plan import LORA_TARGETS
-from tirazh.pipeline.knobs import Settings, at_least, flag_name, in_64_bits, knob, seconds, share
+from tirazh.errors import RequestError, did_you_mean
+from tirazh.model.config import SPARSE_MODES, ModelSettings
+from tirazh.model.training.config import LORA_TARGETS
+from tirazh.pipeline.settings import Spec, at_least, flag_name, in_64_bits, seconds, setting, share
 from tirazh.pipeline.spec import EMBEDDED_MODEL, Truncate
 
 Packing = Literal["auto", "stream", "whole", "single"]
@@ -26,111 +25,115 @@ ADDRESSES = ("input", "eval_input", "label_input", "output", "model", "tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneSpec(Settings):
+class FinetuneSpec(Spec):
     """Train a model further on texts, or on prompts with their completions."""
 
-    input: tuple[str, ...] = knob(
+    input: tuple[str, ...] = setting(
         help="Parquet files, directories or globs; local, s3://, gs:// or az://", identity=True
     )
-    output: str = knob(help="directory that receives the model; on a disk that every worker sees")
-    model: str = knob(EMBEDDED_MODEL, "model directory to start from; default: the embedded model", identity=True)
-    text_column: str = knob("text", "column of the texts to be continued", identity=True)
-    prompt_column: str | None = knob(None, "column of the prompts, for --completion-column", identity=True)
-    completion_column: str | None = knob(
+    output: str = setting(help="directory that receives the model; on a disk that every worker sees")
+    model: str = setting(EMBEDDED_MODEL, "model directory to start from; default: the embedded model", identity=True)
+    text_column: str = setting("text", "column of the texts to be continued", identity=True)
+    prompt_column: str | None = setting(None, "column of the prompts, for --completion-column", identity=True)
+    completion_column: str | None = setting(
         None, "column of what is to follow a prompt; only its tokens are taught", identity=True
     )
-    template: str | None = knob(
+    template: str | None = setting(
         None, "Jinja template of the prompt; columns are its variables, e.g. 'News: {{ text }}'", identity=True
     )
-    labels: Mapping[str, str] | None = knob(
+    labels: Mapping[str, str] | None = setting(
         None,
         "label names, comma-separated, or a YAML file {label: words}: completions are labels, taught as classify asks",
         identity=True,
     )
-    truncate: Truncate | None = knob(  # noqa: RUF009 - a field, by another name
+    truncate: Truncate | None = setting(  # noqa: RUF009 - a field, by another name
         None,
         "a prompt that is too long: cut its text on the right, on the left, or leave the row out (error)",
         identity=True,
         choices=("right", "left", "error"),
     )
-    packing: Packing = knob(  # noqa: RUF009
+    packing: Packing = setting(  # noqa: RUF009
         "auto",
         "stream: texts joined and cut anywhere; whole: as many documents as fit; single: one; auto: stream for texts, "
         "whole for completions",
         identity=True,
         choices=("auto", "stream", "whole", "single"),
     )
-    seq_length: int | None = knob(None, "tokens of a sequence (default: the model's positions)", identity=True)
-    limit: int | None = knob(None, "take only the first N rows", identity=True)
-    prompt_loss_weight: float = knob(0.0, "what a prompt's token counts in the loss", identity=True)
-    completion_loss_weight: float = knob(
+    seq_length: int | None = setting(None, "tokens of a sequence (default: the model's positions)", identity=True)
+    limit: int | None = setting(None, "take only the first N rows", identity=True)
+    prompt_loss_weight: float = setting(0.0, "what a prompt's token counts in the loss", identity=True)
+    completion_loss_weight: float = setting(
         1.0, "what the token of a completion that has a prompt counts in the loss", identity=True
     )
-    batch_size: int = knob(32, "sequences of one step, all workers together", identity=True)
-    epochs: float = knob(1.0, "times that every sequence is seen", identity=True)
-    max_steps: int | None = knob(None, "steps in all, instead of --epochs", identity=True)
-    learning_rate: float = knob(5e-5, "highest learning rate", identity=True)
-    min_learning_rate: float = knob(0.0, "learning rate at the end of the schedule", identity=True)
-    lr_schedule: Schedule = knob(  # noqa: RUF009
+    batch_size: int = setting(32, "sequences of one step, all workers together", identity=True)
+    epochs: float = setting(1.0, "times that every sequence is seen", identity=True)
+    max_steps: int | None = setting(None, "steps in all, instead of --epochs", identity=True)
+    learning_rate: float = setting(5e-5, "highest learning rate", identity=True)
+    min_learning_rate: float = setting(0.0, "learning rate at the end of the schedule", identity=True)
+    lr_schedule: Schedule = setting(  # noqa: RUF009
         "linear", "how the rate falls after the warm-up", identity=True, choices=("linear", "cosine", "constant")
     )
-    warmup_steps: int | None = knob(None, "steps in which the rate rises (default: 1 % of all)", identity=True)
-    weight_decay: float = knob(0.01, "of matrices; biases and norms have none", identity=True)
-    adam_beta1: float = knob(0.9, "AdamW's memory of gradients", identity=True)
-    adam_beta2: float = knob(0.999, "AdamW's memory of squared gradients", identity=True)
-    adam_epsilon: float = knob(1e-8, "AdamW's smallest denominator", identity=True)
-    max_grad_norm: float = knob(1.0, "gradients are shortened to this norm (0: never)", identity=True)
-    seed: int = knob(0, "of the data's order (and LoRA's first weights)", identity=True)
-    dtype: DType = knob(  # noqa: RUF009
+    warmup_steps: int | None = setting(None, "steps in which the rate rises (default: 1 % of all)", identity=True)
+    weight_decay: float = setting(0.01, "of matrices; biases and norms have none", identity=True)
+    adam_beta1: float = setting(0.9, "AdamW's memory of gradients", identity=True)
+    adam_beta2: float = setting(0.999, "AdamW's memory of squared gradients", identity=True)
+    adam_epsilon: float = setting(1e-8, "AdamW's smallest denominator", identity=True)
+    max_grad_norm: float = setting(1.0, "gradients are shortened to this norm (0: never)", identity=True)
+    seed: int = setting(0, "of the data's order (and LoRA's first weights)", identity=True)
+    dtype: DType = setting(  # noqa: RUF009
         "auto",
         "of the forward and backward pass; the optimizer's weights are always float32",
         identity=True,
         choices=("auto", "float32", "bfloat16", "float16"),
     )
-    lora_rank: int = knob(0, "train low-rank changes of this rank instead of all weights (0: all)", identity=True)
-    lora_alpha: float = knob(16.0, "the changes are scaled by alpha / rank", identity=True)
-    lora_targets: tuple[str, ...] = knob(
+    lora_rank: int = setting(0, "train low-rank changes of this rank instead of all weights (0: all)", identity=True)
+    lora_alpha: float = setting(16.0, "the changes are scaled by alpha / rank", identity=True)
+    lora_targets: tuple[str, ...] = setting(
         ("q_proj", "k_proj", "v_proj", "o_proj"), "linear layers that get low-rank changes", identity=True
     )
-    sparse_mode: str | None = knob(
+    sparse_mode: str | None = setting(
         None, "which layers are sparse, for a checkpoint that does not say", identity=True, choices=SPARSE_MODES
     )
-    num_attention_heads: int | None = knob(None, "attention heads, for a checkpoint that does not say", identity=True)
-    fix_sparsity_layout: int | None = knob(
+    num_attention_heads: int | None = setting(
+        None, "attention heads, for a checkpoint that does not say", identity=True
+    )
+    fix_sparsity_layout: int | None = setting(
         None, "layout groups = model-parallel ranks the checkpoint was trained on", identity=True
     )
-    deepspeed_config: str | None = knob(None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True)
-    preset: str | None = knob(None, "shape of a published model: rugpt3xl or rugpt3-13b", identity=True)
-    tokenizer: str | None = knob(None, "tokenizer directory, where the model directory has none", identity=True)
-    save_dtype: str | None = knob(
+    deepspeed_config: str | None = setting(
+        None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True
+    )
+    preset: str | None = setting(None, "shape of a published model: rugpt3xl or rugpt3-13b", identity=True)
+    tokenizer: str | None = setting(None, "tokenizer directory, where the model directory has none", identity=True)
+    save_dtype: str | None = setting(
         None,
         "of the files written (default: as the model's files are)",
         choices=("float32", "bfloat16", "float16"),
     )
-    eval_input: tuple[str, ...] = knob((), "Parquet of held-out rows, as the input is; perplexity is taken on them")
-    label_input: tuple[str, ...] = knob((), "Parquet of texts with their labels; accuracy is taken on them")
-    label_column: str | None = knob(None, "column of the right label (default: the completion column, else label)")
-    eval_steps: int | None = knob(None, "steps between evaluations (default: a tenth of all; 0: at the end only)")
-    eval_limit: int | None = knob(None, "take only the first N rows of each evaluation file")
-    workers: int = knob(1, "processes that train together, one a GPU")
-    zero_stage: int = knob(0, "ZeRO: 1 shards the optimizer, 2 the gradients too, 3 the weights too")
-    offload: Offload = knob(  # noqa: RUF009
+    eval_input: tuple[str, ...] = setting((), "Parquet of held-out rows, as the input is; perplexity is taken on them")
+    label_input: tuple[str, ...] = setting((), "Parquet of texts with their labels; accuracy is taken on them")
+    label_column: str | None = setting(None, "column of the right label (default: the completion column, else label)")
+    eval_steps: int | None = setting(None, "steps between evaluations (default: a tenth of all; 0: at the end only)")
+    eval_limit: int | None = setting(None, "take only the first N rows of each evaluation file")
+    workers: int = setting(1, "processes that train together, one a GPU")
+    zero_stage: int = setting(0, "ZeRO: 1 shards the optimizer, 2 the gradients too, 3 the weights too")
+    offload: Offload = setting(  # noqa: RUF009
         "none",
         "keep the optimizer, or with ZeRO 3 all weights too, in the host's memory",
         choices=("none", "optimizer", "all"),
     )
-    micro_batch_size: int = knob(4, "sequences of one forward and backward pass of one worker")
-    activation_checkpointing: bool = knob(False, "compute a layer's insides twice rather than keep them")
-    device: str = knob("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
-    threads: int = knob(0, "CPU threads of one worker (0: share the machine's cores)")
-    address: str | None = knob(None, "Ray cluster to join (default: start one on this machine)")
-    endpoint_url: str | None = knob(None, "address of an S3-compatible server or an Azure emulator")
-    save_steps: int = knob(500, "steps between checkpoints; a killed training goes on from the last")
-    keep_checkpoints: int = knob(2, "newest checkpoints that are kept")
-    max_restarts: int = knob(3, "times that dead workers are started again")
-    max_error_rate: float = knob(0.1, "refuse an input of which more than this share of the rows cannot be used")
-    lease_s: float = knob(60.0, "seconds after which a run that is silent no longer keeps others off its output")
-    overwrite: bool = knob(False, "remove another training's work from the output directory first")
+    micro_batch_size: int = setting(4, "sequences of one forward and backward pass of one worker")
+    activation_checkpointing: bool = setting(False, "compute a layer's insides twice rather than keep them")
+    device: str = setting("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "CPU threads of one worker (0: share the machine's cores)")
+    address: str | None = setting(None, "Ray cluster to join (default: start one on this machine)")
+    endpoint_url: str | None = setting(None, "address of an S3-compatible server or an Azure emulator")
+    save_steps: int = setting(500, "steps between checkpoints; a killed training goes on from the last")
+    keep_checkpoints: int = setting(2, "newest checkpoints that are kept")
+    max_restarts: int = setting(3, "times that dead workers are started again")
+    max_error_rate: float = setting(0.1, "refuse an input of which more than this share of the rows cannot be used")
+    lease_s: float = setting(60.0, "seconds after which a run that is silent no longer keeps others off its output")
+    overwrite: bool = setting(False, "remove another training's work from the output directory first")
 
     def __post_init__(self) -> None:
         self.check_places(addresses=ADDRESSES)
@@ -183,8 +186,7 @@ class FinetuneSpec(Settings):
     def _check_lora(self) -> None:
         for name in self.lora_targets:
             if name not in LORA_TARGETS:
-                near = get_close_matches(name, LORA_TARGETS, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = did_you_mean(name, LORA_TARGETS)
                 raise RequestError(f"--lora-targets: there is no layer {name!r} among {', '.join(LORA_TARGETS)}{hint}")
 
     def _check_columns(self) -> None:
@@ -212,8 +214,8 @@ class FinetuneSpec(Settings):
         return "finetune"
 
     @property
-    def model_flags(self) -> ModelFlags:
-        return ModelFlags(**{flag.name: getattr(self, flag.name) for flag in fields(ModelFlags)})
+    def model_settings(self) -> ModelSettings:
+        return ModelSettings(**{flag.name: getattr(self, flag.name) for flag in fields(ModelSettings)})
 
     @property
     def has_pairs(self) -> bool:

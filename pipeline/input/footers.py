@@ -5,7 +5,6 @@ One request a file: the tail is fetched in one piece and parsed from memory.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tirazh.errors import InputError
+from tirazh.errors import InputError, did_you_mean
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
@@ -69,9 +68,8 @@ def check_same_schema(footers: Sequence[Footer]) -> pa.Schema:
 def check_text_column(schema: pa.Schema, name: str, *, flag: str) -> None:
     """Raise InputError unless column `name` is there and holds strings."""
     if name not in schema.names:
-        near = difflib.get_close_matches(name, schema.names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the columns are {', '.join(schema.names)}"
-        raise InputError(f"the input has no column {name!r} ({flag}); {hint}")
+        hint = did_you_mean(name, schema.names) or f"; the columns are {', '.join(schema.names)}"
+        raise InputError(f"the input has no column {name!r} ({flag}){hint}")
     if schema.names.count(name) > 1:
         raise InputError(f"the input has several columns {name!r}; rename all but one")
     if not is_string(schema.field(name).type):

@@ -1,6 +1,6 @@
 """One run at a time on one output: `OUTPUT/_tirazh/lease.json` says who writes there, and is renewed while it does.
 
-`build.py` holds the lease; the sink asks before every part whether it is still held (`Claim.check`). No clock is
+`build.py` holds the lease; the sink asks before every part whether it is still held (`LeaseToken.check`). No clock is
 trusted where it need not be: a run that is gone is told by its process on the same machine, elsewhere by watching that
 its lease is not renewed. Parts are whole and the same whoever makes them, so the lease saves work and surprises; what
 is written would be right without it. The argument is in docs/commit-protocol.md.
@@ -40,7 +40,7 @@ _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # its real name: Ray tells a subm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Holder:
+class LeaseOwner:
     """What the lease file says. `job` is the id of a submitted job, `since` and `renewed` are seconds since 1970 by the
     holder's clock; the lease ends `lease_s` after a renewal."""
 
@@ -55,7 +55,7 @@ class Holder:
         return json.dumps(asdict(self) | {"renewed": time.time()}, indent=1).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Holder:
+    def from_json(cls, data: bytes) -> LeaseOwner:
         """Raises ValueError, KeyError or TypeError for what is no lease."""
         values = json.loads(data)
         return cls(**values | {"process": ProcessMark(**values["process"])})
@@ -67,7 +67,7 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class LeaseToken:
     """A run's right to write, as its tasks on other machines carry it."""
 
     output: OutputFiles
@@ -93,8 +93,8 @@ class Claim:
 class Lease:
     """A lease that is held, and renewed by a thread of its own until it is released or lost."""
 
-    def __init__(self, output: OutputFiles, me: Holder, *, settled_at: float) -> None:
-        self.claim = Claim(output, me.token)
+    def __init__(self, output: OutputFiles, me: LeaseOwner, *, settled_at: float) -> None:
+        self.claim = LeaseToken(output, me.token)
         self._me = me
         self._settled_at = settled_at
         self._is_over = threading.Event()
@@ -147,7 +147,7 @@ def hold(output: OutputFiles, *, lease_s: float, tell: Tell | None = None) -> It
 
 def _take(output: OutputFiles, lease_s: float, tell: Tell | None) -> Lease:
     now = time.time()
-    me = Holder(
+    me = LeaseOwner(
         token=uuid4().hex,
         process=mark_process(os.getpid()),
         job=_submitted_id(),
@@ -157,7 +157,7 @@ def _take(output: OutputFiles, lease_s: float, tell: Tell | None) -> Lease:
     )
     is_first = output.storage.create(output.lease, me.to_json())
     # An upload whose answer was lost is tried again by the libraries, and then finds what it has put there itself.
-    if not is_first and not Claim(output, me.token).is_held:
+    if not is_first and not LeaseToken(output, me.token).is_held:
         _wait_for_end(output, tell)
         output.storage.write(output.lease, me.to_json())
     is_sure = is_first and not is_remote(output.directory)
@@ -182,7 +182,7 @@ def _wait_for_end(output: OutputFiles, tell: Tell | None) -> None:
         time.sleep(_LOOK_EVERY_S)
 
 
-def _is_gone(holder: Holder | None, watched_s: float) -> bool:
+def _is_gone(holder: LeaseOwner | None, watched_s: float) -> bool:
     """Whether the holder no longer lives, having been watched for so long without a renewal. A lease that cannot be
     read may be one that is being written at this moment."""
     if holder is None:
@@ -193,7 +193,7 @@ def _is_gone(holder: Holder | None, watched_s: float) -> bool:
     return watched_s > holder.lease_s or time.time() - holder.renewed > 2 * holder.lease_s
 
 
-def _refusal(output: OutputFiles, holder: Holder | None) -> str:
+def _refusal(output: OutputFiles, holder: LeaseOwner | None) -> str:
     age_s = max(0.0, time.time() - holder.renewed) if holder else 0.0
     return (
         f"{_held(output, holder)}, last sign of life {age_s:.0f} s ago; wait for that run or stop it, or choose "
@@ -201,7 +201,7 @@ def _refusal(output: OutputFiles, holder: Holder | None) -> str:
     )
 
 
-def _held(output: OutputFiles, holder: Holder | None) -> str:
+def _held(output: OutputFiles, holder: LeaseOwner | None) -> str:
     return f"another run writes to {show_uri(output.directory)} ({holder or 'it does not say who'})"
 
 
@@ -212,9 +212,9 @@ def _look(output: OutputFiles) -> bytes | None:
         return None
 
 
-def _parse(data: bytes | None) -> Holder | None:
+def _parse(data: bytes | None) -> LeaseOwner | None:
     try:
-        return None if data is None else Holder.from_json(data)
+        return None if data is None else LeaseOwner.from_json(data)
     except (ValueError, KeyError, TypeError):
         return None
 

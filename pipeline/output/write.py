@@ -22,7 +22,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.input.parts import part_name
 from tirazh.pipeline.input.texts import values_of
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
-from tirazh.pipeline.output.lease import Claim
+from tirazh.pipeline.output.lease import LeaseToken
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.prompts.encode import cached_tokenizer
 from tirazh.pipeline.storage.filesystem import keep_trying
@@ -62,7 +62,7 @@ class Receipt:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WritePlan:
+class WriteConfig:
     """What the sink needs besides the rows. Without a `claim` nobody is asked whether the output is still ours."""
 
     output: OutputFiles
@@ -72,13 +72,13 @@ class WritePlan:
     tokenizer_dir: str
     prefix: str
     gold_column: str | None
-    claim: Claim | None = None
+    claim: LeaseToken | None = None
 
 
 class WriteStep:
     """The last step of the graph: a part's table in, one row about what was written out."""
 
-    def __init__(self, plan: WritePlan) -> None:
+    def __init__(self, plan: WriteConfig) -> None:
         self.plan = plan
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -28,7 +28,7 @@ _CUT_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PromptPlan:
+class PromptConfig:
     """`columns` maps the template's variables to input columns; `text_variable` is the one that truncation may cut,
     and `needs_text` says that a row without it is an error whatever the template makes of that.
 
@@ -52,9 +52,9 @@ class PromptPlan:
 
 
 class PromptWriter:
-    """Follows a `PromptPlan` for rows given as mappings of the template's variables to values."""
+    """Follows a `PromptConfig` for rows given as mappings of the template's variables to values."""
 
-    def __init__(self, plan: PromptPlan, tokenizer: Tokenizer) -> None:
+    def __init__(self, plan: PromptConfig, tokenizer: Tokenizer) -> None:
         self.plan = plan
         self._tokenizer = tokenizer
         self._template = PromptTemplate(plan.template)
@@ -136,7 +136,7 @@ class PromptWriter:
 class PromptStep:
     """The step of the Ray Data graph: one part's table in, the same with tokens, seeds and errors beside it out."""
 
-    def __init__(self, plan: PromptPlan) -> None:
+    def __init__(self, plan: PromptConfig) -> None:
         self.plan = plan
 
     def __call__(self, table: pa.Table) -> pa.Table:

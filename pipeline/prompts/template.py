@@ -7,7 +7,6 @@ length and depth, and the characters it could make of the row. Used by `plan.py`
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
 from jinja2.filters import do_default, do_lower, do_title, do_trim, do_truncate, do_upper
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tirazh.errors import InputError, RequestError, RowError
+from tirazh.errors import InputError, RequestError, RowError, did_you_mean
 
 MAX_SOURCE_CHARACTERS = 1 << 16
 MAX_RENDERED_CHARACTERS = 16 << 20
@@ -110,9 +109,8 @@ def template_variables(source: str, *, known: Sequence[str] | None = None) -> tu
     variables = PromptTemplate(source).variables
     for name in variables:
         if known is not None and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"the columns are {', '.join(known)}"
-            raise InputError(f"--template uses {name!r}, which is no column of the input; {hint}")
+            hint = did_you_mean(name, known) or f"; the columns are {', '.join(known)}"
+            raise InputError(f"--template uses {name!r}, which is not a column of the input{hint}")
     return variables
 
 

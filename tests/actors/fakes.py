@@ -14,7 +14,7 @@ from typing import Any
 
 from tirazh.actors.echo import EchoEngine
 from tirazh.actors.messages import ReplicaConfig
-from tirazh.actors.rendezvous import Place
+from tirazh.actors.rendezvous import RankPlace
 from tirazh.errors import CheckpointError
 from tirazh.model.requests import Completion, GenerateRequest, SamplingParams
 
@@ -61,7 +61,7 @@ class ObedientEngine(EchoEngine):
         ]
 
 
-def build_runner(config: ReplicaConfig, place: Place) -> ObedientRunner:
+def build_runner(config: ReplicaConfig, place: RankPlace) -> ObedientRunner:
     if config.model == REFUSED_MODEL:
         raise CheckpointError("no model directory refused")
     return ObedientRunner(rank=place.rank, world_size=place.world_size)

@@ -8,7 +8,7 @@ import pytest
 
 from tirazh.jobs.cli import build_parser, main
 from tirazh.jobs.settings import KINDS
-from tirazh.pipeline.knobs import flag_name
+from tirazh.pipeline.settings import flag_name
 
 TALK = "--help --json --quiet --verbose"
 COMMON = (
@@ -56,7 +56,7 @@ def test_the_flags_of_a_command_are_these(command: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flag_has_the_name_of_the_spec_field(kind: str) -> None:
-    assert {flag_name(knob.name) for knob in fields(KINDS[kind])} <= set(build_parser()[1][kind].flags())
+    assert {flag_name(setting.name) for setting in fields(KINDS[kind])} <= set(build_parser()[1][kind].flags())
 
 
 @pytest.mark.parametrize("command", FLAGS)

@@ -46,7 +46,7 @@ CASES: dict[str, Case] = {
     ),
     "a template with a column that is not there": (
         ["--template", "{{ txt }}:", "--completion-column", "label"],
-        "--template uses 'txt', which is no column of the input; did you mean text?",
+        "--template uses 'txt', which is not a column of the input; did you mean text?",
     ),
     "prompts without completions": (["--prompt-column", "prompt"], "--prompt-column needs --completion-column"),
     "completions of nothing": (["--completion-column", "label"], "what it follows"),

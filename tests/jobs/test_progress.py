@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tirazh.jobs.progress import ByteProgress, Progress, bytes_text, clock_text, describe
+from tirazh.jobs.progress import ByteProgress, JobProgressDisplay, bytes_text, clock_text, describe
 from tirazh.pipeline.execution.metrics import ProgressEvent
 
 
@@ -55,7 +55,7 @@ def test_before_the_first_row_and_after_the_last(values: dict[str, int], ends: s
 
 def test_a_log_gets_a_line_now_and_then_and_a_last_one() -> None:
     stream, clock = io.StringIO(), Clock()
-    with Progress(stream=stream, clock=clock) as progress:
+    with JobProgressDisplay(stream=stream, clock=clock) as progress:
         assert progress.style == "lines"
         for second in range(31):
             clock.now = float(second)
@@ -66,7 +66,7 @@ def test_a_log_gets_a_line_now_and_then_and_a_last_one() -> None:
 
 def test_the_last_line_is_not_said_twice() -> None:
     stream, clock = io.StringIO(), Clock()
-    with Progress(stream=stream, clock=clock) as progress:
+    with JobProgressDisplay(stream=stream, clock=clock) as progress:
         clock.now = 5.0
         progress.show(event())
     assert len(stream.getvalue().splitlines()) == 1
@@ -74,7 +74,7 @@ def test_the_last_line_is_not_said_twice() -> None:
 
 def test_a_terminal_gets_one_bar() -> None:
     stream = Terminal()
-    with Progress(stream=stream) as progress:
+    with JobProgressDisplay(stream=stream) as progress:
         assert progress.style == "bar"
         progress.show(event())
         progress.show(event(rows=300))
@@ -84,14 +84,14 @@ def test_a_terminal_gets_one_bar() -> None:
 
 def test_quiet_is_quiet_and_still_knows() -> None:
     stream = Terminal()
-    with Progress("quiet", stream=stream) as progress:
+    with JobProgressDisplay("quiet", stream=stream) as progress:
         progress.show(event())
     assert stream.getvalue() == ""
     assert progress.interrupted() == "interrupted: 2 of 10 parts are written; run the same command to go on"
 
 
 def test_interrupted_before_anything_was_there() -> None:
-    assert Progress("quiet").interrupted().startswith("interrupted before the first part was written")
+    assert JobProgressDisplay("quiet").interrupted().startswith("interrupted before the first part was written")
 
 
 def test_bytes_in_a_terminal_and_quietly() -> None:

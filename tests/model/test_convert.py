@@ -25,7 +25,7 @@ from tests.model.checkpoints.samples import (
 )
 from tirazh.errors import CheckpointError, OutputError, RequestError
 from tirazh.model.checkpoints.directory import describe, open_checkpoint
-from tirazh.model.config import ModelConfig, ModelFlags, expected_shapes
+from tirazh.model.config import ModelConfig, ModelSettings, expected_shapes
 from tirazh.model.convert import convert
 
 
@@ -87,7 +87,7 @@ def test_transformers_reads_the_new_directory(source: Path, tmp_path: Path) -> N
 
 
 def test_flags_become_part_of_the_new_config(source: Path, tmp_path: Path) -> None:
-    convert(str(source), str(tmp_path / "out"), flags=ModelFlags(sparse_mode="all", fix_sparsity_layout=4))
+    convert(str(source), str(tmp_path / "out"), flags=ModelSettings(sparse_mode="all", fix_sparsity_layout=4))
     config = describe(str(tmp_path / "out")).config
     assert config == replace(TINY, sparse_mode="all", layout_groups=4)
 
@@ -97,7 +97,7 @@ def test_the_tokenizer_comes_along_and_its_ids_into_the_config(source: Path, tmp
     (tmp_path / "words").mkdir()
     write_json(tmp_path / "words" / "vocab.json", vocab)
     (tmp_path / "words" / "merges.txt").write_text("#version: 0.2\n")
-    summary = convert(str(source), str(tmp_path / "out"), flags=ModelFlags(tokenizer=str(tmp_path / "words")))
+    summary = convert(str(source), str(tmp_path / "out"), flags=ModelSettings(tokenizer=str(tmp_path / "words")))
     assert summary.tokenizer_dir == str(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "vocab.json").read_text()) == vocab
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -132,7 +132,7 @@ def test_a_target_that_holds_something_is_left_alone(source: Path, tmp_path: Pat
 
 def test_a_conversion_cut_off_is_no_model_and_says_so(source: Path, tmp_path: Path) -> None:
     code = (
-        "import os, sys; from model.convert import convert\n"
+        "import os, sys; from tirazh.model.convert import convert\n"
         "convert(sys.argv[1], sys.argv[2], max_shard_bytes=8000, "
         "progress=lambda done, total: done > total / 2 and os._exit(9))"
     )
@@ -170,7 +170,7 @@ def test_requests_that_are_wrong(source: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="needs no conversion"):
         convert(str(write_llama(tmp_path / "llama")), str(tmp_path / "out"))
     with pytest.raises(CheckpointError, match="--tokenizer"):
-        convert(str(source), str(tmp_path / "out"), flags=ModelFlags(tokenizer=str(tmp_path)))
+        convert(str(source), str(tmp_path / "out"), flags=ModelSettings(tokenizer=str(tmp_path)))
     assert not (tmp_path / "out").exists()
 
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from tirazh.model.attention import block_layout
 from tirazh.model.attention import step_attention as cached_attention
 from tirazh.model.attention.kv_cache import LayerCache
-from tirazh.model.config import ModelConfig, ModelFlags
+from tirazh.model.config import ModelConfig, ModelSettings
 from tirazh.model.engine.runner import ModelRunner
-from tirazh.model.engine.sequences import StepPlan
+from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.load import load_pretrained
 from tirazh.model.step import FreshSlot
@@ -61,14 +61,14 @@ def engine_error(case: Path, prompt_lengths: tuple[int, ...], num_tokens: int, d
         fresh: tuple[FreshSlot, ...] = (FreshSlot(slot, uses_prefix=False),)
         for start in range(0, length, runner.window_size):
             piece = tokens[slot, start : min(length, start + runner.window_size)].tolist()
-            plan = StepPlan("prefill", ROWS)
+            plan = StepBuilder("prefill", ROWS)
             plan.add(slot, piece, start)
             plan.read(slot, len(piece))
             logits[slot, start : start + len(piece)] = runner.execute(plan.build(fresh))
             fresh = ()
     for position in range(min(prompt_lengths), num_tokens):
         slots = [slot for slot, length in enumerate(prompt_lengths) if length <= position]
-        plan = StepPlan("decode", len(tokens))
+        plan = StepBuilder("decode", len(tokens))
         for slot in slots:
             plan.row = slot
             plan.add(slot, [int(tokens[slot, position])], position)
@@ -147,7 +147,7 @@ def test_a_wrong_pattern_is_glaring(
 def test_a_forgotten_fix_sparsity_layout_is_glaring(golden_dir: Path) -> None:
     """The same trap as a user would step into it."""
     folder = golden_dir / "xl_alternating_mp2"
-    model = load_pretrained(str(folder), flags=ModelFlags(fix_sparsity_layout=1))
+    model = load_pretrained(str(folder), flags=ModelSettings(fix_sparsity_layout=1))
     assert forward_error(folder, model) > GLARING
 
 

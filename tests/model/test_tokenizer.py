@@ -146,7 +146,7 @@ def test_a_model_that_knows_control_names_as_pieces_does_not_get_them(tmp_path: 
 def test_it_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
     folder = write_bpe(tmp_path / "bpe")
     code = (
-        "import sys; from model.tokenizer import load_tokenizer; load_tokenizer(sys.argv[1]).encode('да')\n"
+        "import sys; from tirazh.model.tokenizer import load_tokenizer; load_tokenizer(sys.argv[1]).encode('да')\n"
         "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tirazh.model.config import ModelConfig, SparsePattern
 from tirazh.model.engine.admission import Admission
-from tirazh.model.engine.batch_engine import Engine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, Result, SamplingParams
@@ -126,7 +126,7 @@ def build_engine(
     reads_late: bool = False,
     records_steps: bool = False,
     **settings: Any,
-) -> Engine:
+) -> BatchEngine:
     """`settings` are fields of EngineConfig; `reads_late` is for GPUs, but works anywhere."""
     config = EngineConfig(
         **{
@@ -149,17 +149,17 @@ def build_engine(
         records_steps=records_steps,
     )
     runner.set_prefix(job.prefix_token_ids, config.prefill_rows)
-    return Engine(RecordingRunner(runner), config, job, decode=decode, admission=admission)
+    return BatchEngine(RecordingRunner(runner), config, job, decode=decode, admission=admission)
 
 
-def run(engine: Engine, requests: Sequence[Request]) -> list[Result]:
+def run(engine: BatchEngine, requests: Sequence[Request]) -> list[Result]:
     """All requests to their end; results in the requests' order."""
     ids = engine.add(requests)
     results = dict(drain(engine))
     return [results[id] for id in ids]
 
 
-def drain(engine: Engine) -> Iterator[tuple[int, Result]]:
+def drain(engine: BatchEngine) -> Iterator[tuple[int, Result]]:
     for _ in range(10_000):
         if not engine.has_work:
             return

@@ -15,7 +15,7 @@ from typing import Any
 
 from tirazh.actors.echo import EchoEngine, EchoRunner, count_weight_bytes
 from tirazh.actors.messages import ReplicaConfig
-from tirazh.actors.rendezvous import Place
+from tirazh.actors.rendezvous import RankPlace
 from tirazh.errors import CheckpointError
 from tirazh.model.requests import GenerateRequest, LabelScores, Request, Result
 
@@ -68,7 +68,7 @@ def _holds(prompt: tuple[int, ...], label: tuple[int, ...]) -> bool:
     return any(prompt[start : start + len(label)] == label for start in range(len(prompt)))
 
 
-def build_runner(config: ReplicaConfig, place: Place) -> EchoRunner:
+def build_runner(config: ReplicaConfig, place: RankPlace) -> EchoRunner:
     if (Path(config.model) / "refuse").exists():
         raise CheckpointError("the weights of this model are not what its config says")
     return EchoRunner()

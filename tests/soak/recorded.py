@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.actors.messages import ReplicaConfig
-from tirazh.actors.rendezvous import Place
+from tirazh.actors.rendezvous import RankPlace
 
 BEGUN, ANSWERED = "begun", "answered"
 
 
-def build_runner(config: ReplicaConfig, place: Place) -> Any:
+def build_runner(config: ReplicaConfig, place: RankPlace) -> Any:
     from tirazh.actors import model_engine
 
     return model_engine.build_runner(config, place)

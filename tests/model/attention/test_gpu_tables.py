@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model.tiny import SMALL_PATTERN
+from tirazh.model.attention.cache_positions import CachePosition
 from tirazh.model.attention.gpu import PrefillTables, decode_table, prefill_tables
 from tirazh.model.attention.kv_cache import KVCache, LayerShape
-from tirazh.model.attention.places import Place
 from tirazh.model.step import FreshSlot, Segment
 
 WINDOW, KEPT = SMALL_PATTERN.window_size, SMALL_PATTERN.global_size
@@ -26,7 +26,7 @@ def tables(cache: KVCache, segments: list[Segment], masks: list[torch.Tensor | N
     """Of the sparse layer and of the dense one."""
     places = []
     for segment in segments:
-        places.append(Place(segment, cache))
+        places.append(CachePosition(segment, cache))
         if segment.tree_parents is None:
             cache.advance(segment.slot, segment.length)
     return [prefill_tables(places, masks, layer) for layer in cache.layers]
@@ -84,7 +84,7 @@ def test_a_decode_step_closes_a_full_window_first() -> None:
     cache = small_cache()
     cache.advance(0, 2 * WINDOW)
     cache.advance(1, 3)
-    places = [Place(Segment(1, 0, 3, 1), cache), Place(Segment(0, 2, 2 * WINDOW, 1), cache)]
+    places = [CachePosition(Segment(1, 0, 3, 1), cache), CachePosition(Segment(0, 2, 2 * WINDOW, 1), cache)]
     assert decode_table(3, places).tolist() == [
         [1, 3, 3, -1, 0],
         [-1, 0, 0, -1, 0],

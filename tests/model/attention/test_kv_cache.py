@@ -17,7 +17,7 @@ from tirazh.model.attention.kv_cache import KVCache, LayerShape, PrefixCache
 from tirazh.model.attention.reference import expand_layout
 from tirazh.model.attention.step_attention import StepAttention
 from tirazh.model.config import ModelConfig, SparsePattern
-from tirazh.model.engine.sequences import StepPlan
+from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.step import FreshSlot
 
 XL = tiny_config(num_attention_heads=16, max_position_embeddings=2048, sparse_pattern=SparsePattern(), layout_groups=1)
@@ -121,7 +121,7 @@ class PositionCache:
             start = self.cache.prefix.length if self.cache.prefix and fresh[0].uses_prefix else 0
         else:
             start = self.cache.lengths[slot]
-        plan = StepPlan("decode" if phase == "decode" else "prefill", max(count, self.cache.num_slots))
+        plan = StepBuilder("decode" if phase == "decode" else "prefill", max(count, self.cache.num_slots))
         plan.row = slot if phase == "decode" else 0
         plan.add(slot, [0] * count, start)
         attention = StepAttention(plan.build(fresh), self.cache)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.model.tiny import use_threads
 from tirazh.model.attention import prefill as ways
 from tirazh.model.attention.kv_cache import LayerCache, LayerShape
-from tirazh.model.attention.prefill import Piece, PrefillPieces
+from tirazh.model.attention.prefill import PrefillChunk, PrefillChunks
 from tirazh.model.config import SparsePattern
 from tirazh.model.kernels import build
 
@@ -32,7 +32,7 @@ quick = settings(max_examples=40, deadline=None)
 class Step:
     """Pieces of up to four slots, one behind the other, over a cache and a prefix of random numbers."""
 
-    pieces: list[Piece]
+    pieces: list[PrefillChunk]
     heads: int = 4
     kv_heads: int = 4
     dim: int = 16
@@ -65,9 +65,9 @@ class Step:
         cache.k, cache.v = self.stored[0].clone(), self.stored[1].clone()
         return cache
 
-    def compiled(self, pieces: list[Piece] | None = None) -> tuple[Tensor, Tensor, LayerCache]:
+    def compiled(self, pieces: list[PrefillChunk] | None = None) -> tuple[Tensor, Tensor, LayerCache]:
         cache, prefix = self.cache(), self.prefix if self.num_prefix else None
-        chosen = PrefillPieces(self.pieces if pieces is None else pieces)
+        chosen = PrefillChunks(self.pieces if pieces is None else pieces)
         return *ways.attend_compiled(self.q, self.k, self.v, cache, chosen, SCALE, prefix), cache
 
     def expected(self) -> tuple[Tensor, Tensor, LayerCache]:
@@ -104,26 +104,26 @@ def steps(draw: st.DrawFn, *, trees: bool = True) -> Step:
     is_sparse, num_prefix = draw(st.booleans()), draw(st.sampled_from([0, 0, 1, 127, 129, 300]))
     kv_heads = draw(st.sampled_from([1, 2, 4]))
     heads = kv_heads if is_sparse else 4
-    pieces: list[Piece] = []
+    pieces: list[PrefillChunk] = []
     row = draw(st.integers(0, 2))
     for slot in draw(st.lists(st.integers(0, 3), min_size=1, max_size=3, unique=True)):
         kept, length = draw(st.integers(0, 140)), draw(st.integers(1, 70))
         prefix = draw(st.sampled_from([0, num_prefix]))
-        pieces.append(Piece(slot, row, length, kept, prefix))
+        pieces.append(PrefillChunk(slot, row, length, kept, prefix))
         row, kept = row + length, kept + length
         if draw(st.booleans()):
             length, close_at = draw(st.integers(1, 32)), None
             if is_sparse and kept >= PATTERN.window_size:
                 close_at = kept - PATTERN.window_size
                 kept = close_at + PATTERN.global_size
-            pieces.append(Piece(slot, row, length, kept, prefix, close_at))
+            pieces.append(PrefillChunk(slot, row, length, kept, prefix, close_at))
             row, kept = row + length, kept + length
         if trees and draw(st.booleans()):
             length = draw(st.integers(1, 40))
             generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
             visible = torch.rand(draw(st.sampled_from([1, heads])), length, kept + length, generator=generator) < 0.4
             visible[:, range(length), range(kept, kept + length)] = True
-            pieces.append(Piece(slot, row, length, kept, prefix, visible=visible))
+            pieces.append(PrefillChunk(slot, row, length, kept, prefix, visible=visible))
             row += length
     dim, dtype = draw(st.sampled_from(DIMS)), draw(st.sampled_from(list(TOLERANCE)))
     return Step(pieces, heads, kv_heads, dim, num_prefix, dtype, is_sparse, draw(st.integers(0, 9)))
@@ -143,9 +143,9 @@ def test_the_kernel_is_plain_attention_and_keeps_what_it_should(step: Step) -> N
 @quick
 @given(steps())
 def test_torch_gives_the_same_without_the_prefix(step: Step) -> None:
-    step.pieces = [Piece(p.slot, p.row, p.length, p.num_kept, 0, p.close_at, p.visible) for p in step.pieces]
+    step.pieces = [PrefillChunk(p.slot, p.row, p.length, p.num_kept, 0, p.close_at, p.visible) for p in step.pieces]
     cache = step.cache()
-    out, lse = ways.attend_piecewise(step.q, step.k, step.v, cache, PrefillPieces(step.pieces), SCALE)
+    out, lse = ways.attend_chunks(step.q, step.k, step.v, cache, PrefillChunks(step.pieces), SCALE)
     expected, expected_lse, expected_cache = step.expected()
     assert torch.allclose(out.double(), expected, atol=TOLERANCE[step.dtype], rtol=TOLERANCE[step.dtype])
     assert torch.allclose(lse.double(), expected_lse, atol=1e-4)
@@ -169,7 +169,7 @@ def test_a_slots_rows_have_the_bits_that_they_have_alone(step: Step, num_threads
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("dim", DIMS)
 def test_what_no_row_may_see_may_be_nan(dtype: torch.dtype, dim: int) -> None:
-    step = Step([Piece(1, 1, 37, 50)], dtype=dtype, dim=dim)
+    step = Step([PrefillChunk(1, 1, 37, 50)], dtype=dtype, dim=dim)
     clean, _, _ = step.compiled()
     step.stored[:, 1, :, 50:] = step.stored[:, [0, 2, 3]] = torch.nan
     step.q[[0, 38, 39]] = step.k[[0, 38, 39]] = step.v[[0, 38, 39]] = torch.nan
@@ -180,7 +180,7 @@ def test_what_no_row_may_see_may_be_nan(dtype: torch.dtype, dim: int) -> None:
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_number_that_is_none_stays_with_the_rows_that_see_it(dtype: torch.dtype, dim: int, bad: float) -> None:
-    step = Step([Piece(0, 0, 40, 5), Piece(1, 40, 9, 5)], dtype=dtype, dim=dim)
+    step = Step([PrefillChunk(0, 0, 40, 5), PrefillChunk(1, 40, 9, 5)], dtype=dtype, dim=dim)
     clean, _, _ = step.compiled()
     step.k[20] = bad
     out, _, _ = step.compiled()
@@ -193,7 +193,7 @@ def test_a_number_that_is_none_stays_with_the_rows_that_see_it(dtype: torch.dtyp
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("dim", DIMS)
 def test_scores_far_apart_do_not_overflow(dtype: torch.dtype, dim: int) -> None:
-    step = Step([Piece(0, 0, 33, 130)], dtype=dtype, dim=dim)
+    step = Step([PrefillChunk(0, 0, 33, 130)], dtype=dtype, dim=dim)
     step.q *= 200 / dim**0.5
     out, _, _ = step.compiled()
     expected, _, _ = step.expected()

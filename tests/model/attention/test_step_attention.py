@@ -18,7 +18,7 @@ from tirazh.model.attention.reference import expand_layout, masked_attention
 from tirazh.model.attention.step_attention import StepAttention
 from tirazh.model.config import ModelConfig
 from tirazh.model.engine.label_scoring import build_trie
-from tirazh.model.engine.sequences import StepPlan
+from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.step import FreshSlot
 
 DIM, SCALE = 4, 0.5
@@ -77,7 +77,7 @@ class TwoLayers:
     ) -> None:
         """One step of pieces (slot, row, sequence, start, stop), checked against the reference."""
         shape = self.cache.layers[0].shape
-        plan = StepPlan(phase, max(row + stop - start for _, row, _, start, stop in pieces) + 2)
+        plan = StepBuilder(phase, max(row + stop - start for _, row, _, start, stop in pieces) + 2)
         q, k, v = (torch.full((shape.num_heads, plan.num_rows, shape.head_dim), 9.0) for _ in range(3))
         for slot, row, sequence, start, stop in pieces:
             plan.row = row
@@ -176,7 +176,7 @@ def test_a_tree_sees_the_sequence_and_its_own_ancestors_and_leaves_no_trace(
 
     heads, num_nodes = config.num_attention_heads, len(trie.token_ids)
     nodes = Sequence(config, num_nodes, 1, dim)
-    plan = StepPlan("prefill", num_nodes + 3)
+    plan = StepBuilder("prefill", num_nodes + 3)
     plan.row = 3
     plan.add_trie(1, trie, length)
     attention = StepAttention(plan.build(()), layers.cache)
@@ -244,7 +244,7 @@ def test_a_decoded_row_has_the_same_bits_among_any_number_of_slots(dtype: torch.
         cache = KVCache([shape], num_slots=num_slots, max_length=130, dtype=dtype, device=torch.device("cpu"))
         cache.layers[0].k[slot, :, :length], cache.layers[0].v[slot, :, :length] = k[:, :length], v[:, :length]
         cache.lengths[slot] = length
-        plan = StepPlan("decode", 12)
+        plan = StepBuilder("decode", 12)
         plan.row = slot
         plan.add(slot, [0], length)
         rows = (x[:, length:].expand(-1, 12, -1).transpose(0, 1) for x in (q, k, v))
@@ -259,7 +259,7 @@ def test_in_a_decode_step_idle_slots_and_what_they_hold_touch_nothing(dtype: tor
     cache = KVCache([shape], num_slots=4, max_length=20, dtype=dtype, device=torch.device("cpu"))
     cache.layers[0].k[3], cache.layers[0].v[3] = torch.nan, torch.nan
     before = cache.layers[0].k.clone()
-    plan = StepPlan("decode", 6)
+    plan = StepBuilder("decode", 6)
     plan.row = 2
     plan.add(2, [0], 0)
     q = torch.randn(6, 2, DIM).to(dtype)

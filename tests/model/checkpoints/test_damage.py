@@ -119,7 +119,7 @@ def _(tmp: Path) -> Path:
     return write_port(tmp / "m", WEIGHTS, TINY, intermediate_size=64)
 
 
-@CASES.add("port with a misspelt sparse mode", "not 'alternate' (did you mean alternating?)")
+@CASES.add("port with a misspelt sparse mode", "not 'alternate'; did you mean alternating?")
 def _(tmp: Path) -> Path:
     return write_port(tmp / "m", WEIGHTS, TINY, sparse_mode="alternate")
 
@@ -155,7 +155,7 @@ def _(tmp: Path) -> Path:
 def _(tmp: Path) -> Path:
     folder = write_native(tmp / "m", WEIGHTS)
     tensors = load_file(folder / "model.safetensors")
-    name = "tirazh.model.layers.1.mlp.up_proj.weight"
+    name = "model.layers.1.mlp.up_proj.weight"
     save_file(tensors | {name: tensors[name].to(torch.int8)}, folder / "model.safetensors")
     return folder
 

@@ -173,7 +173,7 @@ def _(tmp: Path) -> Path:
     return write_rugpts(tmp / "m", WEIGHTS, model_args={"hidden_size": 64, "sparse_mode": "all"})
 
 
-@CASES.add("model_args with a misspelt mode", "unknown sparse mode 'altenating' (did you mean alternating?)")
+@CASES.add("model_args with a misspelt mode", "unknown sparse mode 'altenating'; did you mean alternating?")
 def _(tmp: Path) -> Path:
     return write_rugpts(tmp / "m", WEIGHTS, model_args={"num_attention_heads": 4, "sparse_mode": "altenating"})
 

@@ -97,7 +97,7 @@ def test_a_slice_outside_the_tensor_is_a_bug_of_the_caller(tmp_path: Path) -> No
 def test_other_causal_models_keep_their_names(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(write_llama(tmp_path / "llama")))
     assert (checkpoint.kind, checkpoint.config) == ("transformers", None)
-    assert checkpoint.read("tirazh.model.layers.0.mlp.down_proj.weight", 1, 0, 5).shape == (32, 5)
+    assert checkpoint.read("model.layers.0.mlp.down_proj.weight", 1, 0, 5).shape == (32, 5)
 
 
 @pytest.mark.parametrize("change", [{"activation_function": "relu"}, {"n_inner": 64}])
@@ -109,7 +109,7 @@ def test_a_gpt2_that_computes_something_else_is_left_to_transformers(tmp_path: P
 @pytest.mark.parametrize("write", [write_native, write_gpt2, lambda f, w: write_port(f, w, TINY)])
 def test_describing_safetensors_imports_no_torch(tmp_path: Path, write: Writer) -> None:
     folder = write(tmp_path / "m", random_weights(TINY))
-    code = "import sys; from model.checkpoint import describe; describe(sys.argv[1]); print('torch' in sys.modules)"
+    code = "import sys; from tirazh.model.checkpoints.directory import describe; describe(sys.argv[1]); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
 

@@ -122,7 +122,7 @@ def test_code_beside_a_model_that_transformers_knows_is_not_run(tmp_path: Path) 
 
 def test_requests_that_are_wrong(tmp_path: Path) -> None:
     folder = str(write_native(tmp_path / "m", random_weights(TINY)))
-    with pytest.raises(RequestError, match=r"not 'bfloat' \(did you mean bfloat16\?\)"):
+    with pytest.raises(RequestError, match=r"not 'bfloat'; did you mean bfloat16\?"):
         load_pretrained(folder, dtype="bfloat")
     with pytest.raises(RequestError, match="no device is called 'gpu'"):
         load_pretrained(folder, device="gpu")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.model.checkpoints.samples import TINY_DENSE, random_weights, write_rugpts
 from tirazh.model.checkpoints.directory import open_checkpoint
-from tirazh.model.checkpoints.tensors import Bounds, Piece, StoredTensor, TensorPlan, third, whole
+from tirazh.model.checkpoints.tensors import Bounds, LazyTensor, StoredTensor, TensorSlice, third, whole
 
 RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -35,7 +35,7 @@ def slices(draw: st.DrawFn, shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[TensorPlan, torch.Tensor]:
+def plans(draw: st.DrawFn) -> tuple[LazyTensor, torch.Tensor]:
     """A plan over random shares of a random matrix, and the matrix."""
     mp = draw(st.sampled_from([1, 2, 4]))
     rows, columns = (mp * draw(st.integers(1, 5)) for _ in range(2))
@@ -48,7 +48,7 @@ def plans(draw: st.DrawFn) -> tuple[TensorPlan, torch.Tensor]:
 @RELAXED
 @given(plans(), st.data())
 def test_any_slice_of_any_split_is_the_slice_of_the_whole(
-    case: tuple[TensorPlan, torch.Tensor], data: st.DataObject
+    case: tuple[LazyTensor, torch.Tensor], data: st.DataObject
 ) -> None:
     plan, matrix = case
     assert plan.shape == tuple(matrix.shape)
@@ -98,6 +98,6 @@ def test_a_slice_reads_only_the_files_it_lies_in() -> None:
 
         return StoredTensor(file=Path("file"), name="name", shape=(6, 4), dtype="float32", read_box=read_box)
 
-    plan = TensorPlan(pieces=tuple(Piece(tensor=share(rank), start=2, stop=4) for rank in range(4)))
+    plan = LazyTensor(pieces=tuple(TensorSlice(tensor=share(rank), start=2, stop=4) for rank in range(4)))
     assert plan.read(0, 3, 6).shape == (3, 4)
     assert boxes == [(1, ((3, 4), (0, 4))), (2, ((2, 4), (0, 4)))]

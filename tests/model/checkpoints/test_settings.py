@@ -24,7 +24,7 @@ from tests.model.checkpoints.samples import (
 )
 from tirazh.errors import CheckpointError
 from tirazh.model.checkpoints.directory import describe
-from tirazh.model.config import ModelConfig, ModelFlags, SparsePattern
+from tirazh.model.config import ModelConfig, ModelSettings, SparsePattern
 
 XL_PATTERN = SparsePattern()
 
@@ -35,7 +35,7 @@ def rugpts(tmp_path: Path) -> Path:
 
 
 def config_of(folder: Path, **flags: Any) -> ModelConfig:
-    config = describe(str(folder), ModelFlags(**flags)).config
+    config = describe(str(folder), ModelSettings(**flags)).config
     assert config is not None
     return config
 
@@ -121,7 +121,7 @@ def test_other_patterns_of_deepspeed_are_refused_by_name(rugpts: Path, mode: str
         ({"attention": "bidirectional"}, "attention is 'bidirectional'; only 'unidirectional' works"),
         ({"attention": None}, "attention is 'bidirectional' by default; only 'unidirectional'"),
         ({"horizontal_global_attention": True}, "horizontal_global_attention is True"),
-        ({"num_local_block": 4}, "unknown key 'num_local_block' (did you mean num_local_blocks?)"),
+        ({"num_local_block": 4}, "unknown key 'num_local_block'; did you mean num_local_blocks?"),
         ({"block": "16"}, "block must be int, not '16'"),
         ({"different_layout_per_head": 1}, "different_layout_per_head must be bool, not 1"),
         ({"num_global_blocks": 3}, "must be a multiple of num_global_blocks (3)"),
@@ -140,8 +140,8 @@ def test_pattern_keys_are_checked(rugpts: Path, change: Mapping[str, object], wo
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"sparse_mode": "alternatin"}, "unknown sparse mode 'alternatin' (did you mean alternating?)"),
-        ({"preset": "rugpt3-13B"}, "unknown --preset 'rugpt3-13B' (did you mean rugpt3-13b?)"),
+        ({"sparse_mode": "alternatin"}, "unknown sparse mode 'alternatin'; did you mean alternating?"),
+        ({"preset": "rugpt3-13B"}, "unknown --preset 'rugpt3-13B'; did you mean rugpt3-13b?"),
         ({"preset": "rugpt3xl"}, "--preset rugpt3xl says num_layers 24, but the weights in"),
         ({"num_attention_heads": 0}, "--num-attention-heads must be at least 1"),
         ({"num_attention_heads": 5}, "not a multiple of 5 attention heads"),
@@ -197,11 +197,11 @@ def test_a_dense_directory_is_not_made_sparse_by_a_flag(tmp_path: Path) -> None:
 def test_another_family_takes_no_sparse_flags(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "m")
     with pytest.raises(CheckpointError, match="is a llama model, to which --preset rugpt3xl cannot be applied"):
-        describe(str(folder), ModelFlags(preset="rugpt3xl"))
+        describe(str(folder), ModelSettings(preset="rugpt3xl"))
 
 
 def test_the_tokenizer_flag_stands_in_for_a_directory_without_one(rugpts: Path, tmp_path: Path) -> None:
     assert describe(str(rugpts)).tokenizer_dir is None
-    assert describe(str(rugpts), ModelFlags(tokenizer=str(tmp_path))).tokenizer_dir == str(tmp_path)
+    assert describe(str(rugpts), ModelSettings(tokenizer=str(tmp_path))).tokenizer_dir == str(tmp_path)
     (rugpts / "tokenizer.json").write_text("{}")
     assert describe(str(rugpts)).tokenizer_dir == str(rugpts)

@@ -21,7 +21,7 @@ from tests.model.tiny import (
 )
 from tirazh.errors import RequestError
 from tirazh.model.config import SPARSE_MODES, SparsePattern
-from tirazh.model.engine.batch_engine import Engine
+from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.gpt import RuGPT3ForCausalLM
 from tirazh.model.requests import Completion, EngineCounters, EngineJob, GenerateRequest, LabelScores, SamplingParams
 from tirazh.model.requests import ScoreRequest as Score
@@ -272,7 +272,7 @@ def test_a_small_remainder_of_prompts_waits_while_many_slots_decode(model: RuGPT
     assert phases(engine) == ["prefill"] + ["decode"] * 4 + ["prefill"] + ["decode"] * 4
 
 
-def phases(engine: Engine) -> list[str]:
+def phases(engine: BatchEngine) -> list[str]:
     return [step.phase for step, _ in engine.runner.seen]
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.model.engine.label_scoring import LabelTrie, build_trie
-from tirazh.model.engine.sequences import ActiveSequence, Slots, StepPlan, best_filling, plan_decode, plan_prefill
+from tirazh.model.engine.sequences import ActiveSequence, Slots, StepBuilder, best_filling, plan_decode, plan_prefill
 from tirazh.model.requests import GenerateRequest, SamplingParams, ScoreRequest
-from tirazh.model.step import FreshSlot, Segment, Step, piece_length
+from tirazh.model.step import FreshSlot, Segment, Step, chunk_length
 
 WINDOW, ROWS = 16, 40
 TRIE = build_trie([(101, 102, 103), (101, 104)])  # two nodes: 101, and 102 behind it
@@ -28,7 +28,7 @@ def scoring(length: int, *, cached: int = 0) -> ActiveSequence:
     return ActiveSequence(0, ScoreRequest(prompt_token_ids=prompt), prompt, 0, num_cached=cached)
 
 
-def plan(slots: Slots, trie: LabelTrie | None = None, *, rows: int = ROWS) -> StepPlan:
+def plan(slots: Slots, trie: LabelTrie | None = None, *, rows: int = ROWS) -> StepBuilder:
     return plan_prefill(slots, rows, trie, window=WINDOW, most=rows)
 
 
@@ -56,7 +56,7 @@ def test_behind_a_shared_prefix_the_first_piece_ends_at_the_same_window() -> Non
 
 @given(st.integers(0, 500), st.integers(1, 50), st.integers(1, 50))
 def test_a_piece_never_crosses_a_windows_end_nor_outgrows_a_step(start: int, window: int, most: int) -> None:
-    length = piece_length(start, window=window, most=most)
+    length = chunk_length(start, window=window, most=most)
     assert 1 <= length <= most
     assert start // window == (start + length - 1) // window
     # And is as long as that allows, wherever the cuts began.
@@ -67,7 +67,7 @@ def test_a_window_longer_than_a_step_is_cut_inside_too() -> None:
     starts, start = [], 0
     while start < 80:
         starts.append(start)
-        start += piece_length(start, window=40, most=16)
+        start += chunk_length(start, window=40, most=16)
     assert starts == [0, 16, 32, 40, 56, 72]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from tests.model.tiny import SMALL_PATTERN
 from tests.system.tiny_model import TINY, write_tiny_model
-from tirazh.model.config import ModelConfig, ModelFlags
+from tirazh.model.config import ModelConfig, ModelSettings
+from tirazh.model.training.config import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT, OptimizerConfig, TrainingConfig
 from tirazh.model.training.log import read_log
 from tirazh.model.training.loop import Training
-from tirazh.model.training.plan import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT, OptimizerPlan, TrainingPlan
 from tirazh.model.training.sequence_store import StoreWriter
 
 SMALL = replace(TINY, num_layers=2, hidden_size=32, sparse_pattern=SMALL_PATTERN)
@@ -37,15 +37,15 @@ def write_sequences(folder: Path, *, count: int = 24, seed: int = 0) -> str:
     return str(folder)
 
 
-def training_plan(folder: Path, *, config: ModelConfig = SMALL, **changes: Any) -> TrainingPlan:
+def training_plan(folder: Path, *, config: ModelConfig = SMALL, **changes: Any) -> TrainingConfig:
     """Six steps of five sequences; `changes` are fields of the plan."""
     model = folder / "model"
     if not model.exists():
         write_tiny_model(model, config=config)
         write_sequences(folder / "train")
-    plan = TrainingPlan(
+    plan = TrainingConfig(
         model=str(model),
-        flags=ModelFlags(),
+        flags=ModelSettings(),
         dtype="float32",
         device="cpu",
         train_data=str(folder / "train"),
@@ -59,14 +59,14 @@ def training_plan(folder: Path, *, config: ModelConfig = SMALL, **changes: Any) 
         micro_batch_size=2,
         seed=3,
         role_weights=(0.0, 1.0, 2.0),
-        optimizer=OptimizerPlan(learning_rate=3e-3, warmup_steps=2),
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=2),
         save_steps=3,
         keep_checkpoints=9,
     )
     return replace(plan, **changes)
 
 
-def train(plan: TrainingPlan) -> list[dict[str, Any]]:
+def train(plan: TrainingConfig) -> list[dict[str, Any]]:
     """Run in a rank, to the end. Returns the log."""
     Training(plan).run()
     return read_log(Path(plan.log))

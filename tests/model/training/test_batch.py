@@ -8,7 +8,7 @@ import torch
 
 from tests.model.tiny import tiny_model
 from tirazh.model.training.batch import TrainedModel, build_microbatch
-from tirazh.model.training.plan import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
+from tirazh.model.training.config import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
 
 WEIGHTS = (0.0, 1.0, 2.0)
 

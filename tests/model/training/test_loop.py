@@ -25,10 +25,10 @@ from tirazh.model.tokenizer import load_tokenizer
 from tirazh.model.training.batch import TrainedModel, build_microbatch
 from tirazh.model.training.batch_order import BatchOrder
 from tirazh.model.training.checkpoint import find_checkpoints
+from tirazh.model.training.config import ROLE_PROMPT, LoraSettings, OptimizerConfig, TrainingConfig
 from tirazh.model.training.export import export_model
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.log import read_log
-from tirazh.model.training.plan import ROLE_PROMPT, LoraPlan, OptimizerPlan, TrainingPlan
 from tirazh.model.training.sequence_store import SequenceStore, StoreWriter
 
 
@@ -45,7 +45,7 @@ def pair() -> Iterator[RankPool]:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> TrainingPlan:
+def plan(tmp_path: Path) -> TrainingConfig:
     return training_plan(tmp_path)
 
 
@@ -66,7 +66,9 @@ def test_a_training_learns(curve: list[float]) -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_workers_give_the_curve_of_one(stage: int, plan: TrainingPlan, pair: RankPool, curve: list[float]) -> None:
+def test_two_workers_give_the_curve_of_one(
+    stage: int, plan: TrainingConfig, pair: RankPool, curve: list[float]
+) -> None:
     """Five sequences, two workers: one of them runs two and the other three."""
     log, _ = pair.run(train, replace(plan, zero_stage=stage))
     assert losses(log) == pytest.approx(curve, abs=1e-5)
@@ -74,7 +76,7 @@ def test_two_workers_give_the_curve_of_one(stage: int, plan: TrainingPlan, pair:
 
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (1, "bfloat16"), (2, "float32"), (3, "bfloat16")])
 def test_a_training_goes_on_exactly_where_its_checkpoint_was_taken(
-    stage: int, dtype: str, plan: TrainingPlan, alone: RankPool
+    stage: int, dtype: str, plan: TrainingConfig, alone: RankPool
 ) -> None:
     """Two steps beyond the checkpoint were made, and are made again, to the last bit."""
     plan = replace(plan, zero_stage=stage, dtype=dtype)
@@ -87,7 +89,7 @@ def test_a_training_goes_on_exactly_where_its_checkpoint_was_taken(
 
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (1, "bfloat16"), (3, "float32")])
 def test_one_worker_takes_up_what_two_began_at_another_stage(
-    stage: int, dtype: str, plan: TrainingPlan, alone: RankPool, pair: RankPool
+    stage: int, dtype: str, plan: TrainingConfig, alone: RankPool, pair: RankPool
 ) -> None:
     plan = replace(plan, zero_stage=stage, dtype=dtype)
     whole = losses(pair.run(train, plan)[0])
@@ -96,21 +98,21 @@ def test_one_worker_takes_up_what_two_began_at_another_stage(
     assert losses(log) == pytest.approx(whole, abs=1e-5 if dtype == "float32" else 0.02)
 
 
-def keep_first_checkpoint(plan: TrainingPlan) -> None:
+def keep_first_checkpoint(plan: TrainingConfig) -> None:
     """As if the workers had been killed after it."""
     for checkpoint in find_checkpoints(Path(plan.checkpoints))[1:]:
         shutil.rmtree(checkpoint.folder)
 
 
-def test_a_checkpoint_of_another_model_is_refused(plan: TrainingPlan, alone: RankPool, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_refused(plan: TrainingConfig, alone: RankPool, tmp_path: Path) -> None:
     alone.run(train, plan)
     other = training_plan(tmp_path / "other", config=replace(SMALL, hidden_size=64), checkpoints=plan.checkpoints)
     with pytest.raises(CheckpointError, match="is not of this model, or damaged; remove"):
         alone.run(train, other)
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_a_reason(plan: TrainingPlan, alone: RankPool) -> None:
-    wild = replace(plan, optimizer=OptimizerPlan(learning_rate=1e30, max_grad_norm=0.0))
+def test_a_loss_that_is_no_number_ends_the_training_with_a_reason(plan: TrainingConfig, alone: RankPool) -> None:
+    wild = replace(plan, optimizer=OptimizerConfig(learning_rate=1e30, max_grad_norm=0.0))
     (log,) = alone.run(train, wild)
     assert log[-1]["stopped"].startswith("the loss is")
     assert not [each for each in find_checkpoints(Path(plan.checkpoints)) if each.step == 6]
@@ -118,7 +120,7 @@ def test_a_loss_that_is_no_number_ends_the_training_with_a_reason(plan: Training
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_training_that_is_asked_to_stop_loses_no_step(
-    workers: int, plan: TrainingPlan, alone: RankPool, pair: RankPool, tmp_path: Path
+    workers: int, plan: TrainingConfig, alone: RankPool, pair: RankPool, tmp_path: Path
 ) -> None:
     pool = alone if workers == 1 else pair
     plan = replace(plan, total_steps=150, save_steps=1000)
@@ -133,26 +135,26 @@ def test_a_training_that_is_asked_to_stop_loses_no_step(
     assert losses(pool.run(train, plan)[0]) == losses(whole)
 
 
-def ask_to_stop(plan: TrainingPlan, step: int) -> None:
+def ask_to_stop(plan: TrainingConfig, step: int) -> None:
     while len(read_log(Path(plan.log))) < step:
         time.sleep(0.001)
     Path(plan.stop_request).touch()
 
 
-def test_a_training_that_is_asked_to_stop_before_it_begins_does_nothing(plan: TrainingPlan, alone: RankPool) -> None:
+def test_a_training_that_is_asked_to_stop_before_it_begins_does_nothing(plan: TrainingConfig, alone: RankPool) -> None:
     Path(plan.stop_request).touch()
     assert alone.run(train, plan) == [[]]
     assert not find_checkpoints(Path(plan.checkpoints))
 
 
-def test_old_checkpoints_make_room_for_new_ones(plan: TrainingPlan, alone: RankPool) -> None:
+def test_old_checkpoints_make_room_for_new_ones(plan: TrainingConfig, alone: RankPool) -> None:
     alone.run(train, replace(plan, save_steps=1, keep_checkpoints=2))
     assert [each.step for each in find_checkpoints(Path(plan.checkpoints))] == [5, 6]
 
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_evaluation_is_the_same_for_any_number_of_workers(
-    stage: int, plan: TrainingPlan, alone: RankPool, pair: RankPool, tmp_path: Path
+    stage: int, plan: TrainingConfig, alone: RankPool, pair: RankPool, tmp_path: Path
 ) -> None:
     plan = replace(plan, zero_stage=stage, eval_data=plan.train_data, label_data=write_labels(tmp_path / "labels"))
     found = []
@@ -164,7 +166,7 @@ def test_evaluation_is_the_same_for_any_number_of_workers(
         assert two == pytest.approx(one, abs=1e-3)
 
 
-def test_the_likeliest_label_is_the_engines(plan: TrainingPlan, alone: RankPool, tmp_path: Path) -> None:
+def test_the_likeliest_label_is_the_engines(plan: TrainingConfig, alone: RankPool, tmp_path: Path) -> None:
     """Accuracy at step 0 of labels as the batch engine scores them: all of them right when it says what is right."""
     folder = write_labels(tmp_path / "labels")
     labels, store = LabelFile.read(Path(folder)), SequenceStore(folder)
@@ -174,7 +176,7 @@ def test_the_likeliest_label_is_the_engines(plan: TrainingPlan, alone: RankPool,
     results = run(engine, [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts])
     gold = tuple(max(range(3), key=result.logprobs.__getitem__) for result in results)
     replace(labels, gold=gold).write(Path(folder))
-    frozen = OptimizerPlan(learning_rate=1e-12)
+    frozen = OptimizerConfig(learning_rate=1e-12)
     (log,) = alone.run(train, replace(plan, label_data=folder, total_steps=1, optimizer=frozen))
     assert log[-1]["accuracy"] == 1.0
 
@@ -194,7 +196,7 @@ def write_labels(folder: Path) -> str:
     return str(folder)
 
 
-def exported(plan: TrainingPlan, folder: Path, dtype: str | None = None) -> Any:
+def exported(plan: TrainingConfig, folder: Path, dtype: str | None = None) -> Any:
     """The model that the last checkpoint becomes."""
     folder.mkdir()
     last = find_checkpoints(Path(plan.checkpoints))[-1]
@@ -203,7 +205,7 @@ def exported(plan: TrainingPlan, folder: Path, dtype: str | None = None) -> Any:
 
 
 def test_the_last_checkpoint_becomes_a_model_with_its_tokenizer(
-    plan: TrainingPlan, alone: RankPool, tmp_path: Path
+    plan: TrainingConfig, alone: RankPool, tmp_path: Path
 ) -> None:
     alone.run(train, plan)
     model = exported(plan, tmp_path / "out")
@@ -218,11 +220,11 @@ def test_the_last_checkpoint_becomes_a_model_with_its_tokenizer(
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_low_rank_changes_learn_and_are_merged(
-    stage: int, plan: TrainingPlan, alone: RankPool, pair: RankPool, tmp_path: Path
+    stage: int, plan: TrainingConfig, alone: RankPool, pair: RankPool, tmp_path: Path
 ) -> None:
     pytest.importorskip("peft", reason="needs the extra `train`")
-    lora = LoraPlan(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "up_proj"))
-    plan = replace(plan, zero_stage=stage, lora=lora, optimizer=OptimizerPlan(learning_rate=2e-2))
+    lora = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "up_proj"))
+    plan = replace(plan, zero_stage=stage, lora=lora, optimizer=OptimizerConfig(learning_rate=2e-2))
     pair.run(train, plan)
     checkpoint = find_checkpoints(Path(plan.checkpoints))[-1]
     assert all(".lora_" in name for name in checkpoint.shapes())
@@ -239,7 +241,7 @@ def test_low_rank_changes_learn_and_are_merged(
     assert losses(resumed)[6] == pytest.approx(loss_of(merged, plan, step=6), abs=1e-4)
 
 
-def loss_of(model: Any, plan: TrainingPlan, *, step: int) -> float:
+def loss_of(model: Any, plan: TrainingConfig, *, step: int) -> float:
     """The loss of a step's batch by a model that is not trained."""
     store = SequenceStore(plan.train_data)
     indices = BatchOrder(plan.seed, len(store), plan.batch_size).batch(step)

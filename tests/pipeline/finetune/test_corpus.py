@@ -12,13 +12,13 @@ import pytest
 from tests.system.tiny_model import write_tiny_model
 from tirazh.errors import InputError
 from tirazh.jobs.settings import build_finetune_spec
+from tirazh.model.training.config import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
 from tirazh.model.training.label_file import LabelFile
-from tirazh.model.training.plan import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
 from tirazh.model.training.sequence_store import SequenceStore
-from tirazh.pipeline.finetune.corpus import CorpusPlan, write_corpus, write_label_file
+from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
 from tirazh.pipeline.finetune.plan import FinetunePlan, plan_finetune
 from tirazh.pipeline.prompts.encode import PromptWriter
-from tirazh.pipeline.prompts.plan import plan_prompts
+from tirazh.pipeline.prompts.prepare import prepare_prompts
 from tirazh.pipeline.spec import ClassifySpec
 
 LABELS = {"economics": "экономика", "sport": "спорт"}
@@ -37,7 +37,7 @@ def planned(folder: Path, model: str, columns: dict[str, Any], **settings: Any) 
 
 def written(plan: FinetunePlan, folder: Path, **changes: Any) -> tuple[SequenceStore, dict[str, int]]:
     values: dict[str, Any] = {"packing": "single", "seq_length": plan.seq_length, "limit": None, "seed": None}
-    corpus = CorpusPlan(**(values | {"max_error_rate": plan.spec.max_error_rate} | changes))
+    corpus = CorpusConfig(**(values | {"max_error_rate": plan.spec.max_error_rate} | changes))
     counts = write_corpus(folder / "store", plan.training.files, plan.storage, plan.documents(), corpus)
     return SequenceStore(folder / "store"), counts
 
@@ -60,7 +60,9 @@ def test_a_label_is_taught_as_classify_asks_for_it(model: str, tmp_path: Path) -
     columns = {"text": ["Банк поднял ставку.  ", "Матч"], "topic": ["economics", "sport"]}
     plan = planned(tmp_path, model, columns, completion_column="topic", labels=LABELS)
     spec = ClassifySpec(input=("x",), output="y", labels=LABELS)
-    setup = plan_prompts(spec, plan.tokenizer, tokenizer_dir=model, seq_length=plan.seq_length, text_columns=("text",))
+    setup = prepare_prompts(
+        spec, plan.tokenizer, tokenizer_dir=model, seq_length=plan.seq_length, text_columns=("text",)
+    )
     asked = PromptWriter(setup.plan, plan.tokenizer)
     store, _ = written(plan, tmp_path)
     for index, label in enumerate(setup.engine_job.labels):
@@ -143,7 +145,7 @@ def test_labelled_rows_become_prompts_with_room_for_a_label(model: str, tmp_path
     plan = planned(tmp_path, model, columns, labels=LABELS, label_input=tmp_path / "in.parquet", seq_length=64)
     assert plan.labelled is not None
     maker = plan.labelled_prompts()
-    corpus = CorpusPlan(packing="single", seq_length=64, limit=None, seed=None, max_error_rate=0.0)
+    corpus = CorpusConfig(packing="single", seq_length=64, limit=None, seed=None, max_error_rate=0.0)
     write_corpus(tmp_path / "labels", plan.labelled.files, plan.storage, maker, corpus)
     write_label_file(tmp_path / "labels", maker, plan.label_tokens())
     labels, store = LabelFile.read(tmp_path / "labels"), SequenceStore(tmp_path / "labels")

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tirazh.pipeline.finetune.packing import PACKERS, Piece, pack_single, pack_stream, pack_whole
+from tirazh.pipeline.finetune.packing import PACKERS, Span, pack_single, pack_stream, pack_whole
 
 documents = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 seq_lengths = st.integers(1, 12)
 
 
-def tokens_of(sequence: list[Piece]) -> list[int]:
+def tokens_of(sequence: list[Span]) -> list[int]:
     return [token for start, stop in sequence for token in range(start, stop)]
 
 

@@ -22,7 +22,7 @@ import pytest
 from tests.seaweedfs import SeaweedServer
 from tirazh.errors import JobError
 from tirazh.pipeline.output import lease as lease_module
-from tirazh.pipeline.output.lease import Holder, hold
+from tirazh.pipeline.output.lease import LeaseOwner, hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.process_mark import ProcessMark, mark_process
 from tirazh.pipeline.storage.filesystem import Storage
@@ -61,10 +61,10 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def leave(output: OutputFiles, process: ProcessMark, *, lease_s: float = 60.0, renewed: float = 0.0) -> Holder:
+def leave(output: OutputFiles, process: ProcessMark, *, lease_s: float = 60.0, renewed: float = 0.0) -> LeaseOwner:
     """A lease as `process` would have left it, last renewed `renewed` seconds ago."""
     now = time.time()
-    holder = Holder(token=uuid4().hex, process=process, job=None, since=now - 300, renewed=now, lease_s=lease_s)
+    holder = LeaseOwner(token=uuid4().hex, process=process, job=None, since=now - 300, renewed=now, lease_s=lease_s)
     values = json.loads(holder.to_json()) | {"renewed": now - renewed}
     output.storage.write(output.lease, json.dumps(values).encode())
     return holder

@@ -19,7 +19,7 @@ from tirazh.pipeline.output.ledger import finish, unfinished, verify
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import write_plan
 from tirazh.pipeline.output.report import render, write_report
-from tirazh.pipeline.output.write import WritePlan, WriteStep
+from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan, plan_job
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
@@ -47,7 +47,7 @@ def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
     plan = plan_job(spec)
     layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=LABELS, samples=1, abstain_below=0.0)
     step = WriteStep(
-        WritePlan(
+        WriteConfig(
             output=output,
             layout=layout,
             fingerprint=plan.fingerprint,

@@ -20,7 +20,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.write import Receipt, WritePlan, WriteStep
+from tirazh.pipeline.output.write import Receipt, WriteConfig, WriteStep
 from tirazh.pipeline.storage.filesystem import Storage
 
 COLUMNS = pa.schema({"text": pa.string(), "topic": pa.string()})
@@ -36,8 +36,8 @@ Row = dict[str, Any]
 
 
 @pytest.fixture
-def write_plan(tmp_path: Path, model_dir: Path) -> WritePlan:
-    return WritePlan(
+def write_plan(tmp_path: Path, model_dir: Path) -> WriteConfig:
+    return WriteConfig(
         output=OutputFiles(Storage(), str(tmp_path / "out")),
         layout=CLASSIFY,
         fingerprint="f" * 16,
@@ -143,7 +143,7 @@ def test_every_input_column_keeps_its_type_and_value(tokenizer: Tokenizer) -> No
         assert done.column(name).to_pylist() == array.to_pylist()
 
 
-def test_a_part_is_one_file_with_its_receipt(write_plan: WritePlan, tmp_path: Path) -> None:
+def test_a_part_is_one_file_with_its_receipt(write_plan: WriteConfig, tmp_path: Path) -> None:
     WriteStep(write_plan)(scored())
     path = tmp_path / "out/part-00001-of-00003.parquet"
     metadata = pq.read_metadata(path)
@@ -156,7 +156,7 @@ def test_a_part_is_one_file_with_its_receipt(write_plan: WritePlan, tmp_path: Pa
     assert receipt.confusion == [("sport", "", 1), ("sport", "sport", 1)]
 
 
-def test_the_same_rows_make_the_same_bytes(write_plan: WritePlan, tmp_path: Path) -> None:
+def test_the_same_rows_make_the_same_bytes(write_plan: WriteConfig, tmp_path: Path) -> None:
     path = tmp_path / "out/part-00001-of-00003.parquet"
     WriteStep(write_plan)(scored())
     first = path.read_bytes()
@@ -165,14 +165,14 @@ def test_the_same_rows_make_the_same_bytes(write_plan: WritePlan, tmp_path: Path
     assert path.read_bytes() == first
 
 
-def test_the_receipt_is_there_before_the_file(write_plan: WritePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_receipt_is_there_before_the_file(write_plan: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(Storage, "write", lambda self, uri, data: order.append(uri.rpartition("/")[2]))
     WriteStep(write_plan)(scored())
     assert order == ["part-00001-of-00003.json", "part-00001-of-00003.parquet"]
 
 
-def test_a_run_that_lost_its_lease_writes_no_part(write_plan: WritePlan, tmp_path: Path) -> None:
+def test_a_run_that_lost_its_lease_writes_no_part(write_plan: WriteConfig, tmp_path: Path) -> None:
     with hold(write_plan.output, lease_s=60) as lease:
         step = WriteStep(replace(write_plan, claim=lease.claim))
         write_plan.output.storage.remove(write_plan.output.lease)
@@ -181,13 +181,13 @@ def test_a_run_that_lost_its_lease_writes_no_part(write_plan: WritePlan, tmp_pat
     assert not list((tmp_path / "out").rglob("part-*"))
 
 
-def test_a_part_that_was_left_out_writes_nothing(write_plan: WritePlan, tmp_path: Path) -> None:
+def test_a_part_that_was_left_out_writes_nothing(write_plan: WriteConfig, tmp_path: Path) -> None:
     summary = WriteStep(write_plan)(scored().slice(0, 1).select([schema.PART]))
     assert summary.to_pylist() == [{"part": 1, "rows": 0, "errors": 0, "written": False}]
     assert not (tmp_path / "out").exists()
 
 
-def test_a_prefix_is_on_every_added_name(write_plan: WritePlan, tmp_path: Path) -> None:
+def test_a_prefix_is_on_every_added_name(write_plan: WriteConfig, tmp_path: Path) -> None:
     added = pa.schema([field.with_name("t_" + field.name) for field in schema.classify_fields()])
     WriteStep(replace(write_plan, layout=replace(CLASSIFY, added=added), prefix="t_"))(scored())
     names = pq.read_schema(tmp_path / "out/part-00001-of-00003.parquet").names
@@ -195,7 +195,7 @@ def test_a_prefix_is_on_every_added_name(write_plan: WritePlan, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("reader", ["polars", "dataset", "duckdb-like glob"])
-def test_readers_of_the_directory_see_only_the_data(write_plan: WritePlan, tmp_path: Path, reader: str) -> None:
+def test_readers_of_the_directory_see_only_the_data(write_plan: WriteConfig, tmp_path: Path, reader: str) -> None:
     import polars
     import pyarrow.dataset as ds
 

@@ -16,18 +16,18 @@ from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.columns import text_columns
 from tirazh.pipeline.prompts.encode import PromptStep, PromptWriter
-from tirazh.pipeline.prompts.plan import PromptSetup, plan_prompts
+from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
 OVERRIDES = ("max_new_tokens", "temperature", "seed")
 LABELS = {"sport": "спорт", "economics": "экономика"}
-Setup = Callable[..., PromptSetup]
+Setup = Callable[..., PreparedPrompts]
 
 
 @pytest.fixture(scope="session")
 def set_up(model_dir: Path, tokenizer: Tokenizer) -> Setup:
-    def make(spec: JobSpec, *, seq_length: int = 256, overrides: tuple[str, ...] = ()) -> PromptSetup:
-        return plan_prompts(
+    def make(spec: JobSpec, *, seq_length: int = 256, overrides: tuple[str, ...] = ()) -> PreparedPrompts:
+        return prepare_prompts(
             spec,
             tokenizer,
             tokenizer_dir=str(model_dir),
@@ -47,7 +47,7 @@ def generate(**settings: Any) -> GenerateSpec:
     return GenerateSpec(input=("in",), output="out", **{"max_new_tokens": 8} | settings)
 
 
-def run_step(setup: PromptSetup, **columns: list[Any]) -> pa.Table:
+def run_step(setup: PreparedPrompts, **columns: list[Any]) -> pa.Table:
     length = len(next(iter(columns.values())))
     keys = {schema.PART: pa.array([0] * length, pa.int32()), schema.ROW_KEY: pa.array(range(length), pa.int64())}
     return PromptStep(setup.plan)(pa.table({**columns, **keys}))

@@ -73,7 +73,7 @@ def test_a_template_that_is_no_template_says_where() -> None:
 
 
 def test_an_unknown_column_is_refused_with_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"uses 'titel', which is no column of the input; did you mean title\?"):
+    with pytest.raises(InputError, match=r"uses 'titel', which is not a column of the input; did you mean title\?"):
         template_variables("{{ titel }}", known=["title", "text"])
     with pytest.raises(InputError, match="the columns are title, text"):
         template_variables("{{ zzz }}", known=["title", "text"])

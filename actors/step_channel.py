@@ -25,7 +25,7 @@ class Runner(Protocol):
     def execute(self, step: Any) -> Any: ...
 
 
-class PlanChannel:
+class StepChannel:
     """A one-way channel from rank 0 to all other ranks. Every rank makes its own at the same time."""
 
     def __init__(self, *, timeout_s: float) -> None:
@@ -68,7 +68,7 @@ class PlanChannel:
 class LeadRunner:
     """Rank 0's runner: tells the others first, then computes its own share."""
 
-    def __init__(self, runner: Runner, channel: PlanChannel) -> None:
+    def __init__(self, runner: Runner, channel: StepChannel) -> None:
         self._runner = runner
         self._channel = channel
 
@@ -80,7 +80,7 @@ class LeadRunner:
         return self._runner.execute(step)
 
 
-def follow(runner: Runner, channel: PlanChannel) -> None:
+def follow(runner: Runner, channel: StepChannel) -> None:
     """Execute rank 0's plans, for ever. Raises ReplicaError when rank 0 is gone."""
     while True:
         step = channel.receive()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.distributed import RankPool, run_distributed
-from tirazh.actors.plan_channel import PlanChannel
+from tirazh.actors.step_channel import StepChannel
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def two_ranks() -> Iterator[RankPool]:
 
 
 def exchange(sizes: list[int]) -> list[int]:
-    channel = PlanChannel(timeout_s=30)
+    channel = StepChannel(timeout_s=30)
     received = []
     for size in sizes:
         plan = {"tokens": np.arange(size), "phase": "decode"}
@@ -34,7 +34,7 @@ def exchange(sizes: list[int]) -> list[int]:
 
 
 def wait_for_silence() -> str:
-    channel = PlanChannel(timeout_s=0.5)
+    channel = StepChannel(timeout_s=0.5)
     if torch.distributed.get_rank() == 0:
         time.sleep(1.5)
         return ""

@@ -18,13 +18,13 @@ from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import holds_secret
 
 
-def knob(default: Any = MISSING, help: str = "", *, identity: bool = False, **extra: Any) -> Any:
+def setting(default: Any = MISSING, help: str = "", *, identity: bool = False, **extra: Any) -> Any:
     """A spec field: its default, the sentence `--help` shows, and whether it decides what the result will be."""
     return field(default=default, metadata={"help": help, "identity": identity, **extra})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Spec:
     """Base of every spec; `kind` is the command it belongs to."""
 
     @property

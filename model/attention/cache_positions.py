@@ -6,7 +6,7 @@ from tirazh.model.attention.kv_cache import KVCache
 from tirazh.model.step import Segment
 
 
-class Place:
+class CachePosition:
     """One segment's place. `strip`, `open`: tokens in the slot's strips and of its open window; `dense`: tokens in the
     slot's part of a dense layer; `closes_window`: the open window is full and has to be closed first."""
 

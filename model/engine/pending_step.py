@@ -8,25 +8,25 @@ from typing import Any
 from torch import Tensor
 
 from tirazh.model.engine.sequences import ActiveSequence
-from tirazh.model.transfer import Arriving
+from tirazh.model.transfer import PendingCopy
 
 Holders = Sequence[tuple[int, ActiveSequence]]  # slots and the sequences in them when the step began
 
 
-class StepInFlight:
+class PendingStep:
     """Tokens and label scores of one step. Reading them waits for the device to have finished it."""
 
     def __init__(self) -> None:
-        self._tokens: tuple[Holders, Arriving] | None = None
-        self._scores: tuple[Holders, Arriving] | None = None
+        self._tokens: tuple[Holders, PendingCopy] | None = None
+        self._scores: tuple[Holders, PendingCopy] | None = None
 
     def expect_tokens(self, holders: Holders, tokens_R: Tensor) -> None:
         """One new token for each of `holders`: int64 [R]."""
-        self._tokens = holders, Arriving(tokens_R)
+        self._tokens = holders, PendingCopy(tokens_R)
 
     def expect_scores(self, holders: Holders, terms_RP: Tensor) -> None:
         """For each of `holders` the labels' tokens' log-probabilities: float64 [R, P]."""
-        self._scores = holders, Arriving(terms_RP)
+        self._scores = holders, PendingCopy(terms_RP)
 
     def tokens(self) -> Iterator[tuple[int, ActiveSequence, int]]:
         """Slot, sequence and its token."""
@@ -37,7 +37,7 @@ class StepInFlight:
         yield from _each(self._scores)
 
 
-def _each(expected: tuple[Holders, Arriving] | None) -> Iterator[tuple[int, ActiveSequence, Any]]:
+def _each(expected: tuple[Holders, PendingCopy] | None) -> Iterator[tuple[int, ActiveSequence, Any]]:
     if expected is not None:
         holders, arriving = expected
         for (slot, sequence), value in zip(holders, arriving.read(), strict=True):

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tirazh.model.config import ModelFlags
+from tirazh.model.config import ModelSettings
 
 ROLE_PROMPT, ROLE_TEXT, ROLE_COMPLETION = 0, 1, 2
 # The linear layers of a ruGPT-3 that low-rank changes can be made to.
@@ -18,7 +18,7 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OptimizerPlan:
+class OptimizerConfig:
     """AdamW and its learning rate: up for `warmup_steps`, then along `schedule` down to `min_learning_rate`."""
 
     learning_rate: float
@@ -40,7 +40,7 @@ class OptimizerPlan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoraPlan:
+class LoraSettings:
     """Low-rank changes: `weight + alpha / rank * B @ A` for the linear layers named."""
 
     rank: int
@@ -49,12 +49,12 @@ class LoraPlan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingPlan:
+class TrainingConfig:
     """One training. Paths are such that every worker sees them; `role_weights` are the loss weights by role. Once the
     file `stop_request` is there, the workers write a checkpoint after the step at hand, and end."""
 
     model: str
-    flags: ModelFlags
+    flags: ModelSettings
     dtype: str
     device: str
     train_data: str
@@ -68,8 +68,8 @@ class TrainingPlan:
     micro_batch_size: int
     seed: int
     role_weights: tuple[float, float, float]
-    optimizer: OptimizerPlan
-    lora: LoraPlan | None = None
+    optimizer: OptimizerConfig
+    lora: LoraSettings | None = None
     zero_stage: int = 0
     offload: Literal["none", "optimizer", "all"] = "none"
     activation_checkpointing: bool = False

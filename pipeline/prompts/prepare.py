@@ -1,6 +1,6 @@
 """How a job's prompts are made, settled once on the driver: template, few-shot examples, label tokens, shared prefix.
 
-`build.py` calls `plan_prompts`; the CPU tasks follow the `PromptPlan` (`prompts/encode.py`), the replicas the
+`build.py` calls `prepare_prompts`; the CPU tasks follow the `PromptConfig` (`prompts/encode.py`), the replicas the
 `EngineJob`.
 """
 
@@ -20,7 +20,7 @@ from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column
-from tirazh.pipeline.prompts.encode import PromptPlan, PromptWriter
+from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.storage.errors import show_uri
@@ -37,15 +37,15 @@ MIN_SHARED_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class PromptSetup:
+class PreparedPrompts:
     """`calibration_ids` is the prompt without a text, empty unless the job calibrates."""
 
-    plan: PromptPlan
+    plan: PromptConfig
     engine_job: EngineJob
     calibration_ids: tuple[int, ...]
 
 
-def plan_prompts(
+def prepare_prompts(
     spec: JobSpec,
     tokenizer: Tokenizer,
     *,
@@ -53,7 +53,7 @@ def plan_prompts(
     seq_length: int,
     text_columns: Sequence[str],
     overrides: Sequence[str] = (),
-) -> PromptSetup:
+) -> PreparedPrompts:
     """Settle how prompts are made. Raises RequestError or InputError for what can never work."""
     labels = _label_tokens(spec, tokenizer)
     plan = _plan_without_head(spec, tokenizer, labels, text_columns)
@@ -67,12 +67,12 @@ def plan_prompts(
         (blank,) = writer.encode([_fill(writer, "")])
         if not blank:
             raise RequestError("--calibrate needs a template with words of its own besides the text")
-    return PromptSetup(plan, EngineJob(prefix_token_ids=prefix, labels=labels), tuple(blank))
+    return PreparedPrompts(plan, EngineJob(prefix_token_ids=prefix, labels=labels), tuple(blank))
 
 
 def _plan_without_head(
     spec: JobSpec, tokenizer: Tokenizer, labels: Sequence[Sequence[int]], text_columns: Sequence[str]
-) -> PromptPlan:
+) -> PromptConfig:
     if isinstance(spec, GenerateSpec):
         source, room, sampling, seed = GENERATE_TEMPLATE, spec.max_new_tokens, spec.sampling, spec.seed
     else:
@@ -81,7 +81,7 @@ def _plan_without_head(
     if spec.template is not None:
         source = spec.template
         columns = {name: name for name in PromptTemplate(source).variables}
-    return PromptPlan(
+    return PromptConfig(
         tokenizer_dir="",
         template=source,
         columns=columns,
@@ -110,7 +110,7 @@ def _label_tokens(spec: JobSpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...],
     return tuple(tokens)
 
 
-def _examples_text(spec: JobSpec, plan: PromptPlan) -> str:
+def _examples_text(spec: JobSpec, plan: PromptConfig) -> str:
     """All few-shot examples, each a prompt with its answer. Empty when there are none."""
     if not isinstance(spec, ClassifySpec) or spec.examples is None:
         return ""
@@ -139,7 +139,7 @@ def _read_examples(uri: str, storage: Storage) -> pa.Table:
         raise InputError(f"--examples {show_uri(uri)} is not a Parquet file: {error}") from error
 
 
-def _add_examples(plan: PromptPlan, tokenizer: Tokenizer, examples: str) -> PromptPlan:
+def _add_examples(plan: PromptConfig, tokenizer: Tokenizer, examples: str) -> PromptConfig:
     """Put the examples before every prompt: as ready tokens where the tokenizer never joins them with what follows,
     which saves encoding them again for every row, else as text."""
     if not examples:
@@ -168,7 +168,7 @@ def _shared_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(first[:shared]) if shared >= MIN_SHARED_TOKENS else ()
 
 
-def _check_room(plan: PromptPlan, shared: int) -> None:
+def _check_room(plan: PromptConfig, shared: int) -> None:
     if plan.sampling is not None and plan.sampling.max_new_tokens >= plan.seq_length:
         raise RequestError(
             f"--max-new-tokens {plan.sampling.max_new_tokens} leaves no room for a prompt: a sequence holds "
