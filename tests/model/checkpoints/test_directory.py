@@ -109,7 +109,10 @@ def test_a_gpt2_that_computes_something_else_is_left_to_transformers(tmp_path: P
 @pytest.mark.parametrize("write", [write_native, write_gpt2, lambda f, w: write_port(f, w, TINY)])
 def test_describing_safetensors_imports_no_torch(tmp_path: Path, write: Writer) -> None:
     folder = write(tmp_path / "m", random_weights(TINY))
-    code = "import sys; from tirazh.model.checkpoints.directory import describe; describe(sys.argv[1]); print('torch' in sys.modules)"
+    code = (
+        "import sys; from tirazh.model.checkpoints.directory import describe; "
+        "describe(sys.argv[1]); print('torch' in sys.modules)"
+    )
     result = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
 
