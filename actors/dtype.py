@@ -11,7 +11,7 @@ from tirazh.errors import JobError
 _TIMEOUT_S = 300.0
 
 
-def settle_dtype(device: str) -> DType:
+def resolve_dtype(device: str) -> DType:
     """The arithmetic that is fastest there: "float32", "bfloat16" or "float16". Raises JobError."""
     task = ray.remote(_probe).options(num_cpus=1, num_gpus=1 if device == "cuda" else 0, max_retries=2)
     try:
@@ -22,6 +22,6 @@ def settle_dtype(device: str) -> DType:
 
 
 def _probe(device: str) -> str:
-    from tirazh.model.layers.dtype_probe import settle_dtype as probe
+    from tirazh.model.layers.dtype_probe import resolve_dtype as probe
 
     return probe(device)

@@ -14,7 +14,7 @@ from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
 from tirazh.model.engine.host_memory import free_host_bytes
-from tirazh.model.engine.runner import ModelRunner, can_record, hidden_size, slots_that_fit
+from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.step import step_rows
 from tirazh.model.tensor_parallel import agree_on_least, check_split, connect, shard_model, weight_bytes
@@ -38,7 +38,10 @@ def build_runner(config: ReplicaConfig, place: RankPlace) -> ModelRunner:
         tp_rank=place.rank,
         tp_size=place.world_size,
     )
-    rows, is_recorded = step_rows(config.device, hidden_size(model)), place.world_size == 1 and can_record(model)
+    rows, is_recorded = (
+        step_rows(config.device, hidden_size(model)),
+        place.world_size == 1 and can_capture_graphs(model),
+    )
     pack_linears(model, rows=rows.decode)
     slots = min(config.slots, slots_that_fit(model, config.seq_length))
     if place.world_size > 1:
@@ -51,8 +54,8 @@ def build_runner(config: ReplicaConfig, place: RankPlace) -> ModelRunner:
         max_length=config.seq_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
-        records_steps=is_recorded,
-        reads_late=is_recorded,
+        uses_cuda_graphs=is_recorded,
+        overlaps_steps=is_recorded,
     )
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
     return runner

@@ -41,7 +41,7 @@ from benchmarks.pipeline_speed import measure_idle, measure_pipeline
 from benchmarks.report import Report, as_markdown, write_report
 from benchmarks.rounds import Patience, run_rounds
 from benchmarks.workloads import WORKLOADS, Workload, build_workload
-from tirazh.model.layers.dtype_probe import settle_dtype
+from tirazh.model.layers.dtype_probe import resolve_dtype
 
 HERE = Path(__file__).resolve().parent
 _EXPERIMENTS = ("attention", "cache", "decode", "pipeline", "idle")
@@ -109,7 +109,7 @@ def _fill_defaults(options: argparse.Namespace) -> None:
         left_out = (() if has_gpu else _WITH_GPU) + (_WITH_RAY if has_gpu or options.subset else ())
         options.workload = [*WORKLOADS, *(name for name in _EXPERIMENTS if name not in left_out)]
     if options.dtypes is None:
-        fastest = settle_dtype(options.device)
+        fastest = resolve_dtype(options.device)
         is_short = options.subset or options.device == "cuda"
         options.dtypes = fastest if is_short else ",".join(dict.fromkeys([fastest, "float32"]))
     options.dtypes = options.dtypes.split(",")

@@ -22,7 +22,7 @@ from tirazh.errors import TirazhError
 from tirazh.jobs import commands
 from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
 from tirazh.jobs.interrupts import Interrupted, interruptible
-from tirazh.jobs.noise import log_directory
+from tirazh.jobs.library_output import log_directory
 from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.settings import KINDS, settings_of
 from tirazh.pipeline.storage.secrets import redact

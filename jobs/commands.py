@@ -16,7 +16,7 @@ from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.job_file import read_job_file, spec_from_file
-from tirazh.jobs.noise import noise_to_log
+from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.settings import build_spec
 from tirazh.model.config import ModelSettings
 from tirazh.pipeline.spec import JobSpec
@@ -36,7 +36,7 @@ def run_kind(options: argparse.Namespace) -> int:
         return _show_plan(spec, options)
     from tirazh.jobs.run import run
 
-    with console.only_json(options.json), noise_to_log(spec.output, wanted=not options.verbose) as stream:
+    with console.only_json(options.json), redirect_library_output(spec.output, wanted=not options.verbose) as stream:
         progress = _progress(options, stream)
         with interruptible(progress.interrupted, stream=stream):
             manifest = run(spec, progress)
@@ -131,7 +131,7 @@ def demo(options: argparse.Namespace) -> int:
 
     silent = options.quiet or options.json
     with (
-        noise_to_log(f"{options.output}/labels", wanted=not options.verbose) as stream,
+        redirect_library_output(f"{options.output}/labels", wanted=not options.verbose) as stream,
         interruptible(lambda: "interrupted; run `tirazh demo` again whenever you like", stream=stream),
     ):
         facts = run_demo(

@@ -10,7 +10,7 @@ from tirazh.jobs import console
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.job_file import read_job_file
-from tirazh.jobs.noise import noise_to_log
+from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.settings import FINETUNE, build_finetune_spec
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 
@@ -26,7 +26,7 @@ def run_training(options: argparse.Namespace) -> int:
     from tirazh.jobs.training_progress import TrainingDisplay
     from tirazh.pipeline.finetune.run import run_finetune
 
-    with console.only_json(options.json), noise_to_log(spec.output, wanted=not options.verbose) as stream:
+    with console.only_json(options.json), redirect_library_output(spec.output, wanted=not options.verbose) as stream:
         display = TrainingDisplay("quiet" if options.quiet else None, stream=stream)
         with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display:
             manifest = run_finetune(spec, on_progress=display.show, tell=display.say)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Phase = Literal["prefill", "decode"]
-UNREAD = -1  # a token that only the device knows yet: the last one that its slot was given
+PLACEHOLDER = -1  # a token that only the device knows yet: the last one that its slot was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class FreshSlot:
-    """A sequence begins in `slot`, with the job's shared prefix before it or without; `scrub` wipes the slot first."""
+    """A sequence begins in `slot`, with the job's shared prefix before it or without; `must_zero` wipes the slot first."""
 
     slot: int
     uses_prefix: bool
-    scrub: bool = False
+    must_zero: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`token_ids` (in a decode step perhaps `UNREAD`) and `positions`: int64 [N]; `logit_rows`: int64 [R], rows of this
+    """`token_ids` (in a decode step perhaps `PLACEHOLDER`) and `positions`: int64 [N]; `logit_rows`: int64 [R], rows of this
     step whose logits are read."""
 
     phase: Phase

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray.data import Dataset
 
-from tirazh.actors.dtype import settle_dtype
+from tirazh.actors.dtype import resolve_dtype
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.errors import JobError
@@ -29,7 +29,7 @@ from tirazh.pipeline.execution.ray_session import (
     data_settings,
     freeing_replicas,
     ray_session,
-    settle_device,
+    resolve_device,
     share_threads,
 )
 from tirazh.pipeline.input.parts import Part
@@ -73,9 +73,9 @@ def run_job(
         if todo:
             output.reopen()
             with ray_session(spec):
-                device = settle_device(spec)
+                device = resolve_device(spec)
                 refuse_impossible(ReplicaConfig(model=spec.model, tensor_parallel=spec.tensor_parallel, device=device))
-                plan = plan if plan.dtype != "auto" else with_dtype(plan, settle_dtype(device))
+                plan = plan if plan.dtype != "auto" else with_dtype(plan, resolve_dtype(device))
                 lease.confirm()
                 write_plan(output, plan)
                 facts |= _Run(spec, plan, setup, output, device, engine, lease.claim).make(todo, on_progress)

@@ -12,7 +12,7 @@ from benchmarks.model_under_test import Mode, ModelUnderTest
 from benchmarks.peers.peer import Outcome, Peer, Setting, timed
 from benchmarks.workloads import Workload
 from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
-from tirazh.model.engine.runner import ModelRunner, can_record, hidden_size, slots_that_fit
+from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 from tirazh.model.step import step_rows
@@ -70,7 +70,10 @@ def build_runner(
     network: nn.Module, *, num_slots: int, max_length: int, kind: type[ModelRunner] = ModelRunner
 ) -> ModelRunner:
     """A runner as a rank of a job makes it."""
-    rows, is_recorded = step_rows(next(network.parameters()).device.type, hidden_size(network)), can_record(network)
+    rows, is_recorded = (
+        step_rows(next(network.parameters()).device.type, hidden_size(network)),
+        can_capture_graphs(network),
+    )
     pack_linears(network, rows=rows.decode)
     return kind(
         network,
@@ -78,8 +81,8 @@ def build_runner(
         max_length=max_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
-        records_steps=is_recorded,
-        reads_late=is_recorded,
+        uses_cuda_graphs=is_recorded,
+        overlaps_steps=is_recorded,
     )
 
 

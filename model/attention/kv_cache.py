@@ -115,11 +115,11 @@ class KVCache:
 
     def start(self, fresh: Sequence[FreshSlot]) -> None:
         """Begin new sequences in slots, behind the shared prefix or from nothing. What earlier ones left there is
-        masked out and harmless, unless it is NaN: `scrub` wipes a slot first."""
+        masked out and harmless, unless it is NaN: `must_zero` wipes a slot first."""
         for each in fresh:
             self.has_prefix[each.slot] = each.uses_prefix
             self.lengths[each.slot] = self.prefix.length if each.uses_prefix and self.prefix is not None else 0
-            if each.scrub:
+            if each.must_zero:
                 for cache in self.layers:
                     cache.k[each.slot] = 0
                     cache.v[each.slot] = 0

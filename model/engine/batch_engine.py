@@ -22,7 +22,7 @@ from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.label_scoring import LabelTrie, build_trie, sum_terms, token_logprobs
 from tirazh.model.engine.pending_step import PendingStep
 from tirazh.model.engine.sampling import NO_TOKEN, RowState, sample
-from tirazh.model.engine.sequences import ActiveSequence, StepBuilder, plan_decode, plan_prefill
+from tirazh.model.engine.sequences import ActiveSequence, StepBuilder, build_decode_step, build_prefill_step
 from tirazh.model.engine.stop_strings import find_stop
 from tirazh.model.requests import (
     Completion,
@@ -40,15 +40,15 @@ from tirazh.model.step import FreshSlot, Step
 class StepRunner(Protocol):
     """Whatever executes planned steps: `tirazh.model.engine.runner.ModelRunner`, or that behind a broadcast to
     other ranks. Where it
-    `reads_late`, a decode step may have rows whose token is `UNREAD`, the last one given to `keep_tokens`; its
+    `overlaps_steps`, a decode step may have rows whose token is `PLACEHOLDER`, the last one given to `store_tokens`; its
     attention then has to bear NaN that an earlier sequence left in a slot."""
 
     window_size: int
-    reads_late: bool
+    overlaps_steps: bool
 
     def execute(self, step: Step) -> Tensor: ...
 
-    def keep_tokens(self, slots: Sequence[int], tokens: Tensor) -> None: ...
+    def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,13 +85,13 @@ class BatchEngine:
         self._decode = decode
         self._trie: LabelTrie | None = build_trie(job.labels) if job.labels else None
         # A prompt's last piece and the labels' trie share a step, so a step has room for both.
-        num_hung = len(self._trie.token_ids) if self._trie else 0
+        num_tree_tokens = len(self._trie.token_ids) if self._trie else 0
         longest_piece = min(runner.window_size, config.prefill_rows)
-        self._prefill_rows = max(config.prefill_rows, -(-(longest_piece + num_hung) // 64) * 64)
+        self._prefill_rows = max(config.prefill_rows, -(-(longest_piece + num_tree_tokens) // 64) * 64)
         self._waiting: deque[ActiveSequence] = deque()
         self._slots: list[ActiveSequence | None] = [None] * config.num_slots
         self._fresh: list[FreshSlot] = []
-        self._spoilt: set[int] = set()  # slots in which an earlier sequence left NaN
+        self._dirty_slots: set[int] = set()  # slots in which an earlier sequence left NaN
         self._in_flight: deque[PendingStep] = deque()
         self._results: list[tuple[int, Result]] = []
         self._next_id = self._admitted = 0
@@ -136,7 +136,7 @@ class BatchEngine:
         plan = self._plan()
         if plan is not None:
             self._run(plan)
-        self._read_all_but(1 if plan is not None and self.runner.reads_late else 0)
+        self._read_all_but(1 if plan is not None and self.runner.overlaps_steps else 0)
         finished, self._results = self._results, []
         return finished
 
@@ -183,8 +183,8 @@ class BatchEngine:
                 break
             self._waiting.popleft()
             sequence.admitted = self._admitted = self._admitted + 1
-            self._fresh.append(FreshSlot(slot, sequence.num_cached > 0, scrub=slot in self._spoilt))
-            self._spoilt.discard(slot)
+            self._fresh.append(FreshSlot(slot, sequence.num_cached > 0, must_zero=slot in self._dirty_slots))
+            self._dirty_slots.discard(slot)
             self._slots[slot] = sequence
             self._prompt_tokens += len(sequence.prompt)
 
@@ -202,8 +202,8 @@ class BatchEngine:
     def _plan(self) -> StepBuilder | None:
         if self._should_prefill():
             window, most = self.runner.window_size, self.config.prefill_rows
-            return plan_prefill(self._slots, self._prefill_rows, self._trie, window=window, most=most)
-        return plan_decode(self._slots, self.config.decode_rows)
+            return build_prefill_step(self._slots, self._prefill_rows, self._trie, window=window, most=most)
+        return build_decode_step(self._slots, self.config.decode_rows)
 
     def _run(self, plan: StepBuilder) -> None:
         fresh, self._fresh = tuple(self._fresh), []
@@ -246,12 +246,12 @@ class BatchEngine:
             assert isinstance(request, GenerateRequest)
             history = sequence.token_ids if sequence.reads_history else ()
             states.append(RowState(request.sampling, request.seed, history, sequence.num_new))
-            sequence.num_unread += 1
+            sequence.num_pending += 1
         rows = [row for _, row in to_sample]
         chosen_RV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[rows]
         tokens_R = sample(chosen_RV, states, self.config.num_tokens)
-        if self.runner.reads_late:
-            self.runner.keep_tokens([slot for slot, _ in to_sample], tokens_R)
+        if self.runner.overlaps_steps:
+            self.runner.store_tokens([slot for slot, _ in to_sample], tokens_R)
         self._in_flight[-1].expect_tokens(sequences, tokens_R)
         for slot, sequence in sequences:
             if not sequence.num_to_come:
@@ -270,20 +270,20 @@ class BatchEngine:
         assert self._trie is not None
         is_bad = not all(map(math.isfinite, terms))
         if is_bad:
-            self._spoilt.add(slot)
+            self._dirty_slots.add(slot)
         error = "the model gave no finite score for this prompt" if is_bad else None
         scores = () if is_bad else tuple(sum_terms(terms, self._trie))
         self._release(slot, sequence, LabelScores(logprobs=scores, error=error))
 
     def _take_token(self, slot: int, sequence: ActiveSequence, token: int) -> None:
         """Append a sequence's next token, and end the sequence where it ends."""
-        sequence.num_unread -= 1
+        sequence.num_pending -= 1
         if sequence.is_over:
             return  # it had ended when this step was begun: nobody knew
         assert isinstance(sequence.request, GenerateRequest)
         params = sequence.request.sampling
         if token == NO_TOKEN:
-            self._spoilt.add(slot)
+            self._dirty_slots.add(slot)
             error = "the model's logits are not numbers for this prompt"
             self._release(slot, sequence, _failed(sequence.request, error))
         elif token in self.config.end_token_ids:

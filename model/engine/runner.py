@@ -21,7 +21,7 @@ from tirazh.model.attention.step_attention import ATTENTION_NAME, StepAttention
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.engine.step_graph import StepGraphs
 from tirazh.model.layers.packed_linear import rows_are_independent
-from tirazh.model.step import UNREAD, FreshSlot, Phase, Step, chunk_length
+from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Step, chunk_length
 from tirazh.model.transfer import to_device
 
 _PREFILL_TILE = 128
@@ -39,28 +39,28 @@ class ModelRunner:
         max_length: int,
         logit_rows: int = 64,
         prefill_logit_rows: int | None = None,
-        records_steps: bool = False,
-        reads_late: bool = False,
+        uses_cuda_graphs: bool = False,
+        overlaps_steps: bool = False,
     ) -> None:
         """`logit_rows`: rows of the product that gives logits, `prefill_logit_rows` of that in a prefill (None: too).
         Part of a job's arithmetic, as the steps' rows are; where a row's bits do not depend on the number of rows, no
-        step is padded. `records_steps`: a step is one CUDA graph; for a model on a GPU that is by itself (no tensor
-        parallelism) and whose heads the GPU's kernels take. `reads_late`: tokens stay on the device for the next step,
+        step is padded. `uses_cuda_graphs`: a step is one CUDA graph; for a model on a GPU that is by itself (no tensor
+        parallelism) and whose heads the GPU's kernels take. `overlaps_steps`: tokens stay on the device for the next step,
         and are read on the CPU while it runs; for the same models."""
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         weight = next(model.parameters())
         self.dtype, self.device = weight.dtype, weight.device
         self.num_slots, self.max_length = num_slots, max_length
-        self._is_padded = records_steps or not rows_are_independent(model)
+        self._is_padded = uses_cuda_graphs or not rows_are_independent(model)
         self._logit_rows = {"decode": logit_rows, "prefill": logit_rows}
         if self._is_padded and prefill_logit_rows:
             self._logit_rows["prefill"] = prefill_logit_rows
         self.shapes = layer_shapes(model)
         self.cache = self._new_cache(num_slots, max_length, prefix=None)
-        self.reads_late = reads_late
+        self.overlaps_steps = overlaps_steps
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
-        self._records_steps = records_steps
+        self._uses_cuda_graphs = uses_cuda_graphs
         self._graphs: StepGraphs | None = None
 
     @property
@@ -74,7 +74,7 @@ class ModelRunner:
             return
         cache, prefix = self.cache, self._new_cache(1, len(token_ids), prefix=None)
         self.cache, self._graphs = prefix, None  # what was recorded reads another prefix, or none
-        records_steps, self._records_steps = self._records_steps, False
+        uses_cuda_graphs, self._uses_cuda_graphs = self._uses_cuda_graphs, False
         fresh: tuple[FreshSlot, ...] = (FreshSlot(0, uses_prefix=False),)
         start = 0
         while start < len(token_ids):
@@ -89,7 +89,7 @@ class ModelRunner:
             fresh = ()
         self.cache = cache
         self.cache.prefix = prefix.to_prefix()
-        self._records_steps = records_steps
+        self._uses_cuda_graphs = uses_cuda_graphs
 
     @torch.inference_mode()
     def execute(self, step: Step) -> Tensor:
@@ -98,24 +98,24 @@ class ModelRunner:
             step = step.without_padding()
         attention = StepAttention(step, self.cache)
         token_ids, positions = torch.from_numpy(step.token_ids), torch.from_numpy(step.positions)
-        if self._records_steps:
+        if self._uses_cuda_graphs:
             hidden_NC = self._replay(step.phase, token_ids, positions, attention)
         else:
             token_ids, positions = to_device(token_ids, self.device), to_device(positions, self.device)
-            if self.reads_late and step.phase == "decode":
-                token_ids = self._fill_unread(token_ids, to_device(attention.slots_of_rows(), self.device))
+            if self.overlaps_steps and step.phase == "decode":
+                token_ids = self._fill_placeholders(token_ids, to_device(attention.slots_of_rows(), self.device))
             hidden_NC = self._forward(token_ids, positions, attention)
         return self._logits(hidden_NC, step.logit_rows, self._logit_rows[step.phase])
 
-    def keep_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
-        """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are `UNREAD`."""
+    def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
+        """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are `PLACEHOLDER`."""
         self._last_tokens_S[to_device(torch.tensor(slots), self.device)] = tokens
 
-    def _fill_unread(self, token_ids_N: Tensor, slots_N: Tensor) -> Tensor:
+    def _fill_placeholders(self, token_ids_N: Tensor, slots_N: Tensor) -> Tensor:
         """Tokens with those that only the device knows. A row without a token (idle, or of a sequence whose logits were
         no numbers) gets any."""
         kept_N = self._last_tokens_S[slots_N.clamp(min=0)]
-        return torch.where(token_ids_N == UNREAD, kept_N, token_ids_N).clamp(min=0)
+        return torch.where(token_ids_N == PLACEHOLDER, kept_N, token_ids_N).clamp(min=0)
 
     def _forward(self, token_ids: Tensor, positions: Tensor, attention: LayerAttention) -> Tensor:
         """Last hidden states [N, C] of token_ids and positions, int64 [N]."""
@@ -139,7 +139,7 @@ class ModelRunner:
         return self._graphs.run(forward, values, [torch.zeros_like(token_ids), torch.zeros_like(positions), *idle])
 
     def _decode_on_gpu(self, token_ids: Tensor, positions: Tensor, table: Tensor) -> Tensor:
-        token_ids = self._fill_unread(token_ids, table[:, 0])
+        token_ids = self._fill_placeholders(token_ids, table[:, 0])
         return self._forward(token_ids, positions, GpuDecode(self.cache, table))
 
     def _prefill_on_gpu(self, token_ids: Tensor, positions: Tensor, *parts: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class ModelRunner:
         )
 
 
-def can_record(model: nn.Module) -> bool:
+def can_capture_graphs(model: nn.Module) -> bool:
     """Whether steps of a whole model can be one CUDA graph each: it is on a GPU, whose kernels take all its heads."""
     weight = next(model.parameters())
     return weight.is_cuda and all(can_launch(weight.new_empty(1, shape.head_dim)) for shape in layer_shapes(model))

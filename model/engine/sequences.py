@@ -9,14 +9,14 @@ import numpy as np
 
 from tirazh.model.engine.label_scoring import LabelTrie
 from tirazh.model.requests import GenerateRequest, Request
-from tirazh.model.step import UNREAD, FreshSlot, Phase, Segment, Step, chunk_length
+from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Segment, Step, chunk_length
 
 
 @dataclass(slots=True)
 class ActiveSequence:
     """A request on its way, which gets at most `most_new` tokens. `num_cached` tokens of it are in the cache or in the
     step being planned, `num_shared` of those in the job's shared prefix; `admitted` counts up from one sequence that
-    got a slot to the next; `num_unread` tokens have been chosen but not been read from the device yet."""
+    got a slot to the next; `num_pending` tokens have been chosen but not been read from the device yet."""
 
     id: int
     request: Request
@@ -26,7 +26,7 @@ class ActiveSequence:
     num_cached: int = 0
     admitted: int = 0
     new_tokens: list[int] = field(default_factory=list)
-    num_unread: int = 0
+    num_pending: int = 0
     is_over: bool = False
 
     @property
@@ -41,7 +41,7 @@ class ActiveSequence:
     @property
     def num_new(self) -> int:
         """Tokens of the completion so far, read or not."""
-        return len(self.new_tokens) + self.num_unread
+        return len(self.new_tokens) + self.num_pending
 
     @property
     def num_to_come(self) -> int:
@@ -70,8 +70,8 @@ class ActiveSequence:
 
     @property
     def last_token(self) -> int:
-        """The completion's newest token, or `UNREAD`."""
-        return UNREAD if self.num_unread else self.new_tokens[-1]
+        """The completion's newest token, or `PLACEHOLDER`."""
+        return PLACEHOLDER if self.num_pending else self.new_tokens[-1]
 
     @property
     def token_ids(self) -> list[int]:
@@ -130,7 +130,7 @@ class StepBuilder:
         self.row = rows.stop
 
 
-def plan_prefill(slots: Slots, num_rows: int, trie: LabelTrie | None, *, window: int, most: int) -> StepBuilder:
+def build_prefill_step(slots: Slots, num_rows: int, trie: LabelTrie | None, *, window: int, most: int) -> StepBuilder:
     """Pieces of prompts of at most `most` tokens that fill the step best, with a piece of the longest waiting prompt
     among them. A piece ends where a window of its own prompt does, so how a prompt is cut depends on the prompt alone.
     Counts the pieces into the sequences."""
@@ -147,7 +147,7 @@ def plan_prefill(slots: Slots, num_rows: int, trie: LabelTrie | None, *, window:
             if piece.trie:
                 plan.add_trie(slot, piece.trie, start + piece.length)
             if not sequence.num_to_prefill:
-                plan.read(slot, 1 + piece.num_hung)
+                plan.read(slot, 1 + piece.num_tree_tokens)
     return plan
 
 
@@ -161,7 +161,7 @@ class _Piece:
     end_row: int
 
     @property
-    def num_hung(self) -> int:
+    def num_tree_tokens(self) -> int:
         return len(self.trie.token_ids) if self.trie else 0
 
 
@@ -207,7 +207,7 @@ def best_filling(sizes: Sequence[Sequence[int]], capacity: int) -> list[int]:
     return chosen
 
 
-def plan_decode(slots: Slots, num_rows: int) -> StepBuilder | None:
+def build_decode_step(slots: Slots, num_rows: int) -> StepBuilder | None:
     """One token for as many decoding sequences as there are rows: those with the most tokens still to come, so that
     all end at about the same time. None when there is none."""
     ready = [(slot, s) for slot, s in enumerate(slots) if s is not None and s.is_decoding]

@@ -16,7 +16,7 @@ from torch import nn
 from tirazh.model.layers.packed_linear import can_pack, pack_weight
 
 
-def settle_dtype(device: str = "cpu") -> str:
+def resolve_dtype(device: str = "cpu") -> str:
     """ "float32", "bfloat16" or "float16". On a CPU bfloat16 must win by a fifth, or exactness is worth more."""
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"

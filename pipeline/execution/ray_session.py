@@ -62,7 +62,7 @@ def freeing_replicas() -> Iterator[None]:
         release_leftovers()
 
 
-def settle_device(spec: JobSpec) -> str:
+def resolve_device(spec: JobSpec) -> str:
     """What `--device auto` means here: a GPU where the cluster has one. Raises RequestError when this machine, alone,
     has none; of a cluster, `tirazh.actors.placement.refuse_impossible` asks whether it may grow."""
     gpus = ray.cluster_resources().get("GPU", 0)

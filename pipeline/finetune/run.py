@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from tirazh.actors.dtype import settle_dtype
+from tirazh.actors.dtype import resolve_dtype
 from tirazh.actors.training_group import TrainingGroupConfig, refuse_too_many, run_group
 from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
@@ -169,7 +169,7 @@ def _settle(plan: FinetunePlan, output: TrainingOutput, begun: dict[str, Any] | 
     spec = plan.spec
     device = _settle_device(spec)
     refuse_too_many(spec.workers, device)
-    dtype = begun["dtype"] if begun is not None else settle_dtype(device) if spec.dtype == "auto" else spec.dtype
+    dtype = begun["dtype"] if begun is not None else resolve_dtype(device) if spec.dtype == "auto" else spec.dtype
     if dtype == "float16" and device == "cpu":
         raise RequestError("--dtype float16 is trained on GPUs only; on CPUs give bfloat16 or float32")
     _write_evaluation(plan, output)

@@ -106,8 +106,8 @@ class RecordingRunner:
 
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
-        self.window_size, self.reads_late = runner.window_size, runner.reads_late
-        self.keep_tokens = runner.keep_tokens
+        self.window_size, self.overlaps_steps = runner.window_size, runner.overlaps_steps
+        self.store_tokens = runner.store_tokens
         self.seen: list[tuple[Step, Tensor]] = []
 
     def execute(self, step: Step) -> Tensor:
@@ -123,11 +123,11 @@ def build_engine(
     job: EngineJob = NO_JOB,
     decode: Callable[[Sequence[int]], str] | None = None,
     admission: Admission | None = None,
-    reads_late: bool = False,
-    records_steps: bool = False,
+    overlaps_steps: bool = False,
+    uses_cuda_graphs: bool = False,
     **settings: Any,
 ) -> BatchEngine:
-    """`settings` are fields of EngineConfig; `reads_late` is for GPUs, but works anywhere."""
+    """`settings` are fields of EngineConfig; `overlaps_steps` is for GPUs, but works anywhere."""
     config = EngineConfig(
         **{
             "num_slots": num_slots,
@@ -145,8 +145,8 @@ def build_engine(
         max_length=config.max_length,
         logit_rows=config.decode_rows,
         prefill_logit_rows=max(1, config.decode_rows // 2),
-        reads_late=reads_late,
-        records_steps=records_steps,
+        overlaps_steps=overlaps_steps,
+        uses_cuda_graphs=uses_cuda_graphs,
     )
     runner.set_prefix(job.prefix_token_ids, config.prefill_rows)
     return BatchEngine(RecordingRunner(runner), config, job, decode=decode, admission=admission)

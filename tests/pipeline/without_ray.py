@@ -27,7 +27,7 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         return {}
 
     monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec: nullcontext())
-    monkeypatch.setattr("tirazh.pipeline.build.settle_device", lambda spec: "cpu")
+    monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
     monkeypatch.setattr(_Run, "make", make)
 

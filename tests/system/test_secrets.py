@@ -131,8 +131,8 @@ def test_an_internal_error_is_kept_without_secrets(tmp_path: Path, monkeypatch: 
 
 def test_what_libraries_print_is_kept_without_secrets(tmp_path: Path) -> None:
     code = (
-        "import os, sys\nfrom tirazh.jobs.noise import noise_to_log\n"
-        f"with noise_to_log(sys.argv[1]):\n    os.write(2, b'connecting with {PLANTED} and ?sig={PLANTED}&x=1')\n"
+        "import os, sys\nfrom tirazh.jobs.library_output import redirect_library_output\n"
+        f"with redirect_library_output(sys.argv[1]):\n    os.write(2, b'connecting with {PLANTED} and ?sig={PLANTED}&x=1')\n"
     )
     (tmp_path / "_tirazh").mkdir()
     env = {**os.environ, "MY_API_KEY": PLANTED}

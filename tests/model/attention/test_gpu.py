@@ -33,7 +33,7 @@ from tests.model.tiny import (
 from tirazh.model.attention import gpu as gpu
 from tirazh.model.attention.decode import DecodeRows, attend_one_by_one
 from tirazh.model.attention.kv_cache import LayerCache, LayerShape
-from tirazh.model.engine.runner import can_record
+from tirazh.model.engine.runner import can_capture_graphs
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import (
     EngineJob,
@@ -158,7 +158,7 @@ def _likelihood(model: torch.nn.Module, prompt: tuple[int, ...], label: tuple[in
 
 
 def test_a_step_on_a_cpu_is_not_recorded() -> None:
-    assert not can_record(tiny_model(**MODEL, sparse_pattern=SMALL_PATTERN))
+    assert not can_capture_graphs(tiny_model(**MODEL, sparse_pattern=SMALL_PATTERN))
 
 
 def _generating_and_scoring(prefix: tuple[int, ...]) -> list[Request]:
@@ -182,7 +182,7 @@ def test_recorded_steps_are_the_plain_ones(shared: int, dtype: torch.dtype) -> N
     job = EngineJob(prefix_token_ids=prefix, labels=LABELS)
     requests = _generating_and_scoring(prefix)
     plain = run(build_engine(model, job=job), requests)
-    assert run(build_engine(model, job=job, records_steps=True, reads_late=True), requests) == plain
+    assert run(build_engine(model, job=job, uses_cuda_graphs=True, overlaps_steps=True), requests) == plain
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE) if HAS_GPU else [torch.float32], ids=str)
@@ -200,8 +200,8 @@ def test_on_a_gpu_too_a_row_is_the_same_in_any_company_order_and_slot(dtype: tor
             model,
             num_slots=num_slots,
             job=EngineJob(prefix_token_ids=prefix, labels=LABELS),
-            records_steps=HAS_GPU,
-            reads_late=HAS_GPU,
+            uses_cuda_graphs=HAS_GPU,
+            overlaps_steps=HAS_GPU,
             prefill_rows=128,
             decode_rows=32,
         )

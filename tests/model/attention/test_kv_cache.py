@@ -217,7 +217,7 @@ def test_a_new_sequence_forgets_the_old_one_and_a_spoilt_slot_is_wiped() -> None
     for slot in (0, 1):
         positions.fill(slot, 40)
     positions.cache.layers[0].k[:, :, 3] = torch.nan
-    positions.cache.start([FreshSlot(0, uses_prefix=False, scrub=True)])
+    positions.cache.start([FreshSlot(0, uses_prefix=False, must_zero=True)])
     assert positions.cache.lengths == [0, 40]
     for layer in positions.cache.layers:
         assert not layer.k[0].any()

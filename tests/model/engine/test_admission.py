@@ -61,7 +61,9 @@ def test_what_a_running_sequence_holds_is_not_counted_again() -> None:
 
 def test_a_sequence_s_own_tokens_are_those_behind_the_shared_prefix() -> None:
     request = GenerateRequest(prompt_token_ids=tuple(range(10)), sampling=SamplingParams(max_new_tokens=5), seed=0)
-    sequence = ActiveSequence(0, request, tuple(range(10)), 5, num_shared=4, num_cached=7, new_tokens=[1], num_unread=1)
+    sequence = ActiveSequence(
+        0, request, tuple(range(10)), 5, num_shared=4, num_cached=7, new_tokens=[1], num_pending=1
+    )
     assert sequence.num_own == 3 + 2
     assert sequence.most_own == 6 + 5
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.model.tiny import NUM_TOKENS, build_engine, drain, greedy_requests, random_prompts, run, tiny_model
 from tirazh.model.gpt import RuGPT3ForCausalLM
 from tirazh.model.requests import Completion, EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
-from tirazh.model.step import UNREAD
+from tirazh.model.step import PLACEHOLDER
 
 JOB = EngineJob(prefix_token_ids=random_prompts([21], seed=9)[0], labels=((1, 2, 3), (1, 4), (5,)))
 
@@ -54,33 +54,33 @@ def test_no_result_is_another(requests: list[Request], num_slots: int, num_ends:
     model = tiny_model(num_layers=2)
     ends = tuple(range(num_ends))
     kind = {"num_slots": num_slots, "job": JOB, "decode": spell, "end_token_ids": ends, "max_length": max_length}
-    late = build_engine(model, **kind, reads_late=True)
+    late = build_engine(model, **kind, overlaps_steps=True)
     at_once = build_engine(model, **kind)
     assert run(late, requests) == run(at_once, requests)
     assert late.counters.completion_tokens == at_once.counters.completion_tokens
 
 
 def test_a_step_begins_before_the_tokens_of_the_one_before_are_read(model: RuGPT3ForCausalLM) -> None:
-    engine = build_engine(model, reads_late=True)
+    engine = build_engine(model, overlaps_steps=True)
     list(run(engine, greedy_requests(random_prompts([5, 9]))))
     decoded = [step for step, _ in engine.runner.seen if step.phase == "decode"]  # type: ignore[attr-defined]
-    assert all((step.token_ids[[s.row for s in step.segments]] == UNREAD).all() for step in decoded)
+    assert all((step.token_ids[[s.row for s in step.segments]] == PLACEHOLDER).all() for step in decoded)
     # One row more than its tokens nobody has: all ends were known beforehand.
     assert len(decoded) == 11
 
 
 def test_a_row_that_looks_back_waits_for_its_tokens(model: RuGPT3ForCausalLM) -> None:
-    engine = build_engine(model, reads_late=True)
+    engine = build_engine(model, overlaps_steps=True)
     params = SamplingParams(max_new_tokens=8, temperature=0, repetition_penalty=1.2)
     run(engine, greedy_requests(random_prompts([5]), params))
-    assert not any((step.token_ids == UNREAD).any() for step, _ in engine.runner.seen)  # type: ignore[attr-defined]
+    assert not any((step.token_ids == PLACEHOLDER).any() for step, _ in engine.runner.seen)  # type: ignore[attr-defined]
 
 
 def test_an_end_that_nobody_foresaw_costs_one_row_and_no_token(model: RuGPT3ForCausalLM) -> None:
     prompts = random_prompts([5, 9, 30])
     free = run(build_engine(model), greedy_requests(prompts))
     end = free[0].token_ids[3]  # type: ignore[union-attr]
-    engine = build_engine(model, reads_late=True, end_token_ids=(end,))
+    engine = build_engine(model, overlaps_steps=True, end_token_ids=(end,))
     results = run(engine, greedy_requests(prompts))
     for result, longer in zip(results, free, strict=True):
         assert isinstance(result, Completion)
@@ -96,7 +96,7 @@ def test_a_row_of_nan_errs_alone_and_its_slot_is_clean_again() -> None:
     good = [tuple(token % 200 + 1 for token in prompt) for prompt in random_prompts([5, 20, 40])]
     prompts = [(*good[1], 300), good[0], (300,), good[1], good[2]]
     for num_slots in (1, 2, 5):
-        results = run(build_engine(model, num_slots=num_slots, reads_late=True), greedy_requests(prompts))
+        results = run(build_engine(model, num_slots=num_slots, overlaps_steps=True), greedy_requests(prompts))
         assert [result.error is None for result in results] == [False, True, False, True, True]
         assert [results[index] for index in (1, 3, 4)] == run(build_engine(model), greedy_requests(good))
 
@@ -104,7 +104,7 @@ def test_a_row_of_nan_errs_alone_and_its_slot_is_clean_again() -> None:
 def test_requests_may_come_while_steps_are_under_way(model: RuGPT3ForCausalLM) -> None:
     prompts = random_prompts(list(np.random.default_rng(3).integers(1, 70, 12)))
     expected = run(build_engine(model), greedy_requests(prompts))
-    engine, found = build_engine(model, reads_late=True), {}
+    engine, found = build_engine(model, overlaps_steps=True), {}
     for prompt in prompts:
         ids = engine.add(greedy_requests([prompt]))
         found.update(dict.fromkeys(ids))

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.model.engine.label_scoring import LabelTrie, build_trie
-from tirazh.model.engine.sequences import ActiveSequence, Slots, StepBuilder, best_filling, plan_decode, plan_prefill
+from tirazh.model.engine.sequences import (
+    ActiveSequence,
+    Slots,
+    StepBuilder,
+    best_filling,
+    build_decode_step,
+    build_prefill_step,
+)
 from tirazh.model.requests import GenerateRequest, SamplingParams, ScoreRequest
 from tirazh.model.step import FreshSlot, Segment, Step, chunk_length
 
@@ -29,7 +36,7 @@ def scoring(length: int, *, cached: int = 0) -> ActiveSequence:
 
 
 def plan(slots: Slots, trie: LabelTrie | None = None, *, rows: int = ROWS) -> StepBuilder:
-    return plan_prefill(slots, rows, trie, window=WINDOW, most=rows)
+    return build_prefill_step(slots, rows, trie, window=WINDOW, most=rows)
 
 
 def prefill_all(slots: Slots, trie: LabelTrie | None = None, rows: int = ROWS) -> list[Step]:
@@ -164,7 +171,7 @@ def test_a_completion_needs_no_labels() -> None:
 def test_with_a_row_for_every_slot_a_decode_step_keeps_slots_in_their_rows() -> None:
     decoding = generating(5, cached=5, new_tokens=(7, 8))
     slots = [None, generating(30, cached=16), decoding, decoding]
-    filled = plan_decode(slots, 5)
+    filled = build_decode_step(slots, 5)
     assert filled is not None
     step = filled.build((FreshSlot(1, uses_prefix=False),))
     assert step.segments == (Segment(2, 2, 6, 1), Segment(3, 3, 6, 1))
@@ -177,13 +184,13 @@ def test_with_a_row_for_every_slot_a_decode_step_keeps_slots_in_their_rows() -> 
 
 def test_with_more_sequences_than_rows_those_with_most_to_come_decode() -> None:
     slots = [None, *(generating(5, cached=5, new_tokens=tuple(range(made))) for made in (3, 1, 2, 1)), generating(30)]
-    filled = plan_decode(slots, 3)
+    filled = build_decode_step(slots, 3)
     assert filled is not None
     assert [(segment.slot, segment.row) for segment in filled.build(()).segments] == [(2, 0), (3, 1), (4, 2)]
 
 
 def test_nothing_to_decode_is_no_step() -> None:
-    assert plan_decode([None, generating(30)], 4) is None
+    assert build_decode_step([None, generating(30)], 4) is None
 
 
 def test_a_step_crosses_processes_as_plain_numbers() -> None:

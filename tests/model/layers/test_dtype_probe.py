@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tirazh.model.layers import dtype_probe
-from tirazh.model.layers.dtype_probe import settle_dtype
+from tirazh.model.layers.dtype_probe import resolve_dtype
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_on_a_cpu_bfloat16_must_win_by_a_fifth(
 ) -> None:
     times = {torch.float32: float32_ms, torch.bfloat16: bfloat16_ms}
     monkeypatch.setattr(dtype_probe, "_product_seconds", lambda dtype: times[dtype])
-    assert settle_dtype("cpu") == settled
+    assert resolve_dtype("cpu") == settled
 
 
 @pytest.mark.parametrize(("has_bfloat16", "settled"), [(True, "bfloat16"), (False, "float16")])
@@ -26,11 +26,11 @@ def test_on_a_gpu_it_is_bfloat16_where_the_gpu_has_it(
     monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, settled: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has_bfloat16)
-    assert settle_dtype("cuda") == settled
+    assert resolve_dtype("cuda") == settled
 
 
 def test_the_probe_measures_something_and_is_short() -> None:
     threads = torch.get_num_threads()
     assert 0 < dtype_probe._product_seconds(torch.float32, repeats=2) < 5
     assert torch.get_num_threads() == threads
-    assert settle_dtype() in ("float32", "bfloat16")
+    assert resolve_dtype() in ("float32", "bfloat16")

@@ -210,7 +210,7 @@ def test_a_file_that_changes_while_the_job_runs_is_named(
             pq.write_table(pa.table({"text": [*TEXTS, "ещё"]}), path)
         return "cpu"
 
-    monkeypatch.setattr("tirazh.pipeline.build.settle_device", swap)
+    monkeypatch.setattr("tirazh.pipeline.build.resolve_device", swap)
     with pytest.raises(InputError, match=r"a\.parquet (has changed since the job was planned|does not exist)"):
         run_job(spec)
 

@@ -21,7 +21,7 @@ LOGS = "logs"
 
 
 @contextmanager
-def noise_to_log(output: str, *, wanted: bool = True) -> Iterator[TextIO]:
+def redirect_library_output(output: str, *, wanted: bool = True) -> Iterator[TextIO]:
     """Redirect stderr, down to its file descriptor, for the time of the block; yields the stream that still reaches
     the terminal. Does nothing where stderr is not the process's own (a notebook, a test), or when it is not `wanted`.
     """

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tirazh.jobs.noise import log_directory, noise_to_log
+from tirazh.jobs.library_output import log_directory, redirect_library_output
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOISY = """
 import os, sys
-from tirazh.jobs.noise import noise_to_log
-with noise_to_log(sys.argv[1]) as stream:
+from tirazh.jobs.library_output import redirect_library_output
+with redirect_library_output(sys.argv[1]) as stream:
     os.write(2, b"[C++] core_worker.cc\\n")
     print("a traceback", file=sys.stderr)
     print("10 of 20 rows", file=stream, flush=True)
@@ -53,6 +53,6 @@ def test_an_output_that_was_not_begun_stays_as_it_is(tmp_path: Path) -> None:
 def test_a_stderr_that_is_not_the_process_s_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     before = os.fstat(2)
-    with noise_to_log("out") as stream:
+    with redirect_library_output("out") as stream:
         assert stream is sys.stderr
         assert os.fstat(2).st_ino == before.st_ino
