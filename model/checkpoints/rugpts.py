@@ -88,8 +88,8 @@ class _Ranks:
         num_files, num_rows = len(self.tensors), shard.size(0)
         if num_rows and num_rows * num_files != 3 * hidden and 3 * hidden % num_rows == 0:
             raise CheckpointError(
-                f"{self.found.folder} was saved by {3 * hidden // num_rows} model-parallel ranks, but has only {num_files} "
-                f"of their files; copy every mp_rank file"
+                f"{self.found.folder} was saved by {3 * hidden // num_rows} model-parallel ranks, but has only "
+                f"{num_files} of their files; copy every mp_rank file"
             )
 
     def merged_tensors(self, config: ModelConfig | ForeignModel) -> dict[str, LazyTensor]:

@@ -40,7 +40,7 @@ class TensorSource:
         return prod(self.shape) * ITEM_SIZES[self.dtype]
 
     def chunks(self) -> Iterator[memoryview]:
-        """Yield the tensor's bytes in chunks of about 8 MiB. Raises CheckpointError for values above `dtype`'s range."""
+        """Yield the tensor's bytes in chunks of about 8 MiB. Raises CheckpointError for values that overflow."""
         rows = max(1, _CHUNK_BYTES * self.shape[0] // max(self.num_bytes, 1))
         for start in range(0, self.shape[0], rows):
             yield self._bytes(self.read_rows(start, min(start + rows, self.shape[0])))

@@ -130,7 +130,7 @@ class _Run:
         has_eval, has_labels = self.plan.evaluation is not None, self.plan.labelled is not None
         return TrainingConfig(
             model=_absolute_model(spec.model),
-            flags=_absolute_flags(spec.model_settings),
+            model_settings=_absolute_settings(spec.model_settings),
             dtype=settled["dtype"],
             device=self.device,
             train_data=str(self.output.data("train")),
@@ -250,9 +250,9 @@ def _lora(spec: FinetuneSpec) -> LoraSettings | None:
     )
 
 
-def _absolute_flags(flags: ModelSettings) -> ModelSettings:
-    named = {name: getattr(flags, name) for name in ("deepspeed_config", "tokenizer")}
-    return replace(flags, **{name: os.path.abspath(path) for name, path in named.items() if path is not None})
+def _absolute_settings(settings: ModelSettings) -> ModelSettings:
+    named = {name: getattr(settings, name) for name in ("deepspeed_config", "tokenizer")}
+    return replace(settings, **{name: os.path.abspath(path) for name, path in named.items() if path is not None})
 
 
 def _absolute_model(model: str) -> str:

@@ -140,7 +140,7 @@ def test_wrong_pattern_keys_are_refused_with_the_file(rugpts: Path, change: Mapp
     [
         (
             {"sparse_mode": "alternatin"},
-            "--sparse-mode must be one of none, all, alternating, top_bottom, not 'alternatin'; did you mean alternating?",
+            "top_bottom, not 'alternatin'; did you mean alternating?",
         ),
         (
             {"preset": "rugpt3-13B"},

@@ -45,7 +45,7 @@ def training_plan(folder: Path, *, config: ModelConfig = SMALL, **changes: Any) 
         write_sequences(folder / "train")
     plan = TrainingConfig(
         model=str(model),
-        flags=ModelSettings(),
+        model_settings=ModelSettings(),
         dtype="float32",
         device="cpu",
         train_data=str(folder / "train"),
