@@ -1,6 +1,4 @@
-"""The loss curve as a small SVG, written by hand: no library for one picture. Called by `finetune/run.py` at the
-end.
-"""
+"""Draws the loss curve of a training run as a small SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ Point = tuple[float, float]
 
 
 def draw_losses(log: Sequence[dict[str, Any]], *, title: str) -> str:
-    """SVG of the steps' losses, and of the held-out loss where there is one (the logarithm of the perplexity)."""
+    """Return an SVG of the training loss and, if there was an evaluation, the held-out loss (log of the perplexity)."""
     train = _thinned([(entry["step"], entry["loss"]) for entry in log if _is_number(entry.get("loss"))])
     held_out = [(entry["step"], math.log(entry["perplexity"])) for entry in log if _is_number(entry.get("perplexity"))]
     points = [*train, *held_out]
@@ -34,7 +32,7 @@ def draw_losses(log: Sequence[dict[str, Any]], *, title: str) -> str:
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
-    """Means of equally many neighbours, so that a long curve stays a small file."""
+    """Average groups of neighbouring points, so that a long curve stays a small file."""
     size = max(1, math.ceil(len(points) / _MAX_POINTS))
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
