@@ -1,4 +1,4 @@
-"""Write the training set of the embedded model: labelled news in the prompt form of `classify`, and plain texts.
+"""Write the training set of the embedded model: labelled news as `classify` prompts, and plain texts.
 
     python examples/embedded_data.py --data ../shared/data --out training-set
     python examples/new_model.py --data training-set/texts.parquet --out seed-model --vocab-size 8192
@@ -14,7 +14,8 @@ Writes these files; the same `--seed` gives the same files:
 - `watch.parquet`: labelled rows held out of training, to monitor it;
 - `labels.yaml`: the labels.
 
-A row that shares its id, title or text with a test row, an evaluation prompt or the demo is not used.
+A row that shares its id, title or text with a test row, an evaluation prompt or the demo is not
+used.
 """
 
 from __future__ import annotations
@@ -78,19 +79,19 @@ def main() -> None:
     held_out = read_held_out(options.data)
     news = read_news(options.data, held_out)
     books = read_books(options.data, held_out)
-    watched, taught = news[::WATCHED], [item for place, item in enumerate(news) if place % WATCHED]
-    rows = labelled_rows(taught, rng) + topic_rows(taught, rng) + plain_rows(taught, books, rng)
+    watched, training = news[::WATCHED], [item for index, item in enumerate(news) if index % WATCHED]
+    rows = labelled_rows(training, rng) + topic_rows(training, rng) + plain_rows(training, books, rng)
     assert held_out.isdisjoint(part for row in rows for text in row if text for part in (text, *text.split("\n")))
     options.out.mkdir(parents=True, exist_ok=True)
     write_rows(options.out / "train.parquet", rows)
     write_rows(options.out / "watch.parquet", [(item.form(rng), item.category) for item in watched])
     read = [text if prompt is None else f"{prompt}{PROMPT_END} {text}" for prompt, text in rows]
-    read += [f"{item.title}\n{item.text}"[:LONGEST_TEXT] for item in taught] + [book[:LONGEST_TEXT] for book in books]
+    read += [f"{item.title}\n{item.text}"[:LONGEST_TEXT] for item in training] + [book[:LONGEST_TEXT] for book in books]
     pl.DataFrame({"text": read}).write_parquet(options.out / "texts.parquet")
     labels = sorted({item.category for item in news} | TOPICS.keys() | {words[0] for words in TOPICS.values()})
     text = yaml.safe_dump({label: label for label in labels}, allow_unicode=True)
     (options.out / "labels.yaml").write_text(text, encoding="utf-8")
-    write_articles(options.out / "articles.parquet", taught, books, rng)
+    write_articles(options.out / "articles.parquet", training, books, rng)
     print(f"{len(rows):,} rows to train on, {len(watched):,} to watch, {len(labels)} labels in {options.out}")
 
 

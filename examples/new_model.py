@@ -3,8 +3,8 @@
     python examples/new_model.py --data news.parquet --out seed-model --layers 6 --hidden-size 320
     tirazh finetune --model seed-model --input news.parquet --output my-model --learning-rate 1e-3 --epochs 3
 
-The tokenizer is trained on the texts, unless `--out` already has one. The texts also determine the initialisation
-(see `warm_start.py`). The result is an ordinary model directory in float32.
+The tokenizer is trained on the texts, unless `--out` already has one. The texts also determine the
+initialisation (see `warm_start.py`). The result is an ordinary model directory in float32.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Train a byte-level BPE tokenizer. It encodes any text without loss, and the same texts give the same file.
+"""Train a byte-level BPE tokenizer, which encodes any text without loss.
 
     python examples/tokenizer_training.py --data news.parquet --text-column text --out my-model --vocab-size 16384
 
-Writes `tokenizer.json` into `--out`. The special tokens of the ruGPT-3 family come first; `<|endoftext|>` ends a text.
+Writes `tokenizer.json` into `--out`; the same texts give the same file. The special tokens of the
+ruGPT-3 family come first; `<|endoftext|>` ends a text.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def read_texts(paths: Iterable[Path], columns: Iterable[str]) -> Iterator[str]:
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE of at most `vocab_size` tokens.
 
-    Ties between merges are broken by the order of the tokens, so the result depends on neither threads nor hashing.
+    Ties between merges are broken by the order of the tokens, so the result depends on neither
+    threads nor hashing.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

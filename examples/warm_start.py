@@ -1,9 +1,11 @@
-"""Initialises a small model that is trained on little text in little time, where this matters more than the learning
-rate.
+"""Initialises a small model for a short training run on little text.
 
-Token embeddings are factors of the co-occurrence counts of nearby tokens (count-based word vectors). Each layer's
-value and output projections are initialised as inverses of each other, so that attention starts as an average of its
-inputs (a simple form of mimetic initialisation: Trockman and Kolter 2023, arXiv 2305.09828).
+In such a run the initialisation matters more than the learning rate.
+
+Token embeddings are factors of the co-occurrence counts of nearby tokens (count-based word
+vectors). Each layer's value and output projections are initialised as inverses of each other, so
+that attention starts as an average of its inputs (a simple form of mimetic initialisation: Trockman
+and Kolter 2023, arXiv 2305.09828).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ VALUE_SCALE = 0.316  # its square is the share of the average that a layer adds 
 
 @torch.no_grad()
 def warm_start(model: RuGPT3ForCausalLM, sequences: Sequence[Sequence[int]], end_token_id: int) -> None:
-    """Initialise the embeddings from the token ids of the training texts, and the value and output projections."""
+    """Initialise the value and output projections, and the embeddings from the training texts' token ids."""
     stream = torch.tensor([token for ids in sequences for token in (*ids, end_token_id)])
     embedding = model.get_parameter("model.embed_tokens.weight")
     vocab_size, size = embedding.shape
@@ -41,8 +43,8 @@ def warm_start(model: RuGPT3ForCausalLM, sequences: Sequence[Sequence[int]], end
 def neighbour_embeddings(stream: Tensor, vocab_size: int, size: int) -> Tensor:
     """Factorise the positive pointwise mutual information (PPMI) of nearby tokens.
 
-    Tokens with the same neighbours get similar vectors. `stream`: int64 [T]. Returns float32 [vocab_size, size]; needs
-    about 16 × vocab_size² bytes of memory.
+    Tokens with the same neighbours get similar vectors. `stream`: int64 [T]. Returns float32
+    [vocab_size, size]; needs about 16 × vocab_size² bytes of memory.
     """
     counts = torch.zeros(vocab_size * vocab_size)
     for distance, value in DISTANCES.items():

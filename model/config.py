@@ -1,7 +1,7 @@
 """The configuration of a ruGPT-3 model, and the settings a user gives for a checkpoint.
 
-Standard library only, so that planning a job needs no torch. The fields of the sparse pattern are those of
-DeepSpeed's `sparse_attention` JSON key, mode "fixed".
+Standard library only, so that planning a job needs no torch. The fields of the sparse pattern are
+those of DeepSpeed's `sparse_attention` JSON key, mode "fixed".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tirazh.errors import CheckpointError, RequestError, did_you_mean
 SparseMode = Literal["none", "all", "alternating", "top_bottom"]
 SPARSE_MODES: tuple[SparseMode, ...] = ("none", "all", "alternating", "top_bottom")
 _MAX_LAYERS = 4_096
-_MAX_SIZE = 1 << 31
+_MAX_SIZE = 1 << 31  # of any size in a config
 
 
 def checked_sparse_mode(value: object, place: str) -> SparseMode:
@@ -45,7 +45,10 @@ def _check_size(name: str, value: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SparsePattern:
-    """DeepSpeed's "fixed" pattern of Sparse Transformers (Child et al. 2019). Lengths are counted in blocks."""
+    """DeepSpeed's "fixed" pattern of Sparse Transformers (Child et al. 2019).
+
+    Lengths are counted in blocks.
+    """
 
     block_size: int = 16
     num_local_blocks: int = 8
@@ -87,8 +90,8 @@ class SparsePattern:
     def tokens_kept(self, length: int) -> int:
         """Count the tokens that a head still attends to in a sequence of `length` tokens.
 
-        They are the global tokens of closed windows and all tokens of the last window, which closes only when
-        the next token arrives.
+        They are the global tokens of closed windows and all tokens of the last window, which closes
+        only when the next token arrives.
         """
         if length == 0:
             return 0
@@ -105,8 +108,9 @@ class SparsePattern:
 class ModelConfig:
     """Everything about a ruGPT-3 model except its weights.
 
-    `layout_groups` is the number of model-parallel ranks the model was trained on: a head's pattern index restarts
-    in every group (`--fix-sparsity-layout` of the original code). It does not depend on `--tensor-parallel`.
+    `layout_groups` is the number of model-parallel ranks the model was trained on: a head's pattern
+    index restarts in every group (`--fix-sparsity-layout` of the original code). It does not depend
+    on `--tensor-parallel`.
     """
 
     num_layers: int
@@ -140,8 +144,8 @@ class ModelConfig:
     def _check_last_window(self) -> None:
         """Refuse a last window that is shorter than its global blocks.
 
-        Those blocks would reach back into the previous window. No published model does that, and the sparse
-        layer's KV cache could not stay minimal.
+        Those blocks would reach back into the previous window. No published model does that, and
+        the sparse layer's KV cache could not stay minimal.
         """
         pattern = self.sparse_pattern
         rest = -(-self.max_position_embeddings // pattern.block_size) % pattern.num_local_blocks
@@ -196,7 +200,8 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 class Preset:
     """The shape of a published model.
 
-    Its DeepSpeed JSON may be unpublished: the sparse pattern is then XL's unless a file gives another one.
+    Its DeepSpeed JSON may be unpublished: the sparse pattern is then XL's unless a file gives
+    another one.
     """
 
     num_layers: int
@@ -216,8 +221,9 @@ PRESETS = {
 class ModelSettings:
     """What the user says about a checkpoint that the checkpoint may not say itself.
 
-    The names are the flags of the original training code. `deepspeed_config` is the path of a DeepSpeed JSON,
-    `tokenizer` the path of a directory. Raises CheckpointError for a value that no checkpoint could have.
+    The names are the flags of the original training code. `deepspeed_config` is the path of a
+    DeepSpeed JSON, `tokenizer` the path of a directory. Raises CheckpointError for a value that no
+    checkpoint could have.
     """
 
     sparse_mode: SparseMode | None = None

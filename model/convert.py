@@ -1,7 +1,7 @@
 """Converts any supported checkpoint of a ruGPT-3 to tirazh's safetensors directory.
 
-The tensors are streamed: memory stays at some megabytes however large the model is. `config.json` is written last, so
-that an unfinished directory is never taken for a model.
+The tensors are streamed: memory stays at some megabytes however large the model is. `config.json`
+is written last, so that an unfinished directory is never taken for a model.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def convert(
     checkpoint = open_checkpoint(source, settings)
     if checkpoint.config is None:
         raise CheckpointError(f"{source} is not a ruGPT-3 and needs no conversion; give it to --model as it is")
-    _token_ids(checkpoint)
+    _token_ids(checkpoint)  # a damaged tokenizer is refused before anything is written
     sources = [_source(checkpoint, name, dtype) for name in expected_shapes(checkpoint.config)]
     folder = Path(target).expanduser()
     _check_target(folder, sum(tensor.num_bytes for tensor in sources))
@@ -74,8 +74,8 @@ def write_model(
 ) -> None:
     """Write a tirazh model directory: the tensors of `sources`, config and tokenizer of the model `like`.
 
-    `config.json` is written last. Raises CheckpointError for a damaged tokenizer and for values too large for the
-    dtype.
+    `config.json` is written last. Raises CheckpointError for a damaged tokenizer and for values too
+    large for the dtype.
     """
     assert like.config is not None
     token_ids = _token_ids(like)
@@ -94,7 +94,7 @@ def _source(checkpoint: Checkpoint, name: str, dtype: str | None) -> TensorSourc
 
 
 def _shards(sources: Sequence[TensorSource], max_bytes: int) -> list[list[TensorSource]]:
-    """Group the tensors, in order, into files of at most `max_bytes`; a larger tensor gets a file of its own."""
+    """Group the tensors, in order, into files of at most `max_bytes`, or of one larger tensor."""
     shards: list[list[TensorSource]] = [[]]
     filled = 0
     for source in sources:

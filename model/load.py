@@ -1,7 +1,8 @@
-"""`load_pretrained`: any supported checkpoint as an ordinary module in this process, without Ray or DeepSpeed.
+"""`load_pretrained`: any supported checkpoint as a module in this process, without Ray or DeepSpeed.
 
-The model is built on the meta device and then filled tensor by tensor, so that loading needs the memory of the model
-and one tensor. The ranks of a replica load their shards by `tensor_parallel.py` instead.
+The model is built on the meta device and then filled tensor by tensor, so that loading needs the
+memory of the model and one tensor. The ranks of a replica load their shards by `tensor_parallel.py`
+instead.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ _NO_SETTINGS = ModelSettings()
 def load_pretrained(
     path: str, *, dtype: str = "float32", device: str = "cpu", settings: ModelSettings = _NO_SETTINGS
 ) -> nn.Module:
-    """Load a model for inference: `model(input_ids).logits`, int64 [batch, length] → `dtype` [batch, length, vocab].
+    """Load a model for inference.
+
+    `model(input_ids).logits` maps int64 [batch, length] to `dtype` [batch, length, vocab].
 
     Args:
         path: a directory of ru-gpts, Megatron, Hugging Face, the community XL port or tirazh; or "embedded".
@@ -69,7 +72,8 @@ def _fill(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, devic
 
     with torch.device("meta"):
         model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config, dtype=str(dtype).removeprefix("torch.")))
-    # `copy=True`: a tensor that was read may be the mapped file, and must not change when the file does.
+    # `copy=True`: a tensor that was read may be the mapped file, and must not change when the file
+    # does.
     weights = {
         name: checkpoint.read(name).to(device=device, dtype=dtype, copy=True).contiguous()
         for name in checkpoint.names()

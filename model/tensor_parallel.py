@@ -1,7 +1,7 @@
-"""Shards a model over tensor-parallel ranks with DeepSpeed AutoTP; each rank reads only its own slice of the weights.
+"""Shards a model over tensor-parallel ranks with DeepSpeed AutoTP.
 
-A ruGPT-3 is built on the meta device, sharded by shape alone, and then filled from the checkpoint slice by slice. A
-single rank takes the same path.
+Each rank reads only its own slice of the weights. A ruGPT-3 is built on the meta device, sharded by
+shape alone, and then filled from the checkpoint slice by slice. A single rank takes the same path.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
-# The file that marks a directory of compiled operators as used by tirazh alone; builds there take a lock on it.
+# The file that marks a directory of compiled operators as used by tirazh alone; builds there take a
+# lock on it.
 BUILD_LOCK_NAME = "tirazh.lock"
 
 
@@ -55,9 +56,10 @@ def shard_model(
 ) -> nn.Module:
     """Build rank `tp_rank`'s shard of the model, ready to run; every rank returns the complete `.logits`.
 
-    With tp_size > 1 the process group must exist, and all ranks call this together, preferably after `connect`.
-    With `config` None the checkpoint is a foreign model of transformers, which is read whole before it is sharded.
-    Raises RequestError when the model cannot be sharded over `tp_size` ranks.
+    With tp_size > 1 the process group must exist, and all ranks call this together, preferably
+    after `connect`. With `config` None the checkpoint is a foreign model of transformers, which is
+    read whole before it is sharded. Raises RequestError when the model cannot be sharded over
+    `tp_size` ranks.
     """
     check_split(None if config is None else config.num_attention_heads, tp_size)
     if tp_size > 1:
@@ -74,10 +76,11 @@ def shard_model(
 
 
 def connect(*, may_share_memory: bool) -> None:
-    """Start DeepSpeed's communication on the existing process group; does nothing when it is already started.
+    """Start DeepSpeed's communication on the existing process group, unless it is already started.
 
-    All ranks choose the same all-reduce backend: DeepSpeed's shared memory when `may_share_memory` (CPU, all ranks on
-    this host, and LOCAL_SIZE set in the environment) and every rank could build it, else gloo (NCCL on GPUs).
+    All ranks choose the same all-reduce backend: DeepSpeed's shared memory when `may_share_memory`
+    (CPU, all ranks on this host, and LOCAL_SIZE set in the environment) and every rank could build
+    it, else gloo (NCCL on GPUs).
     """
     import deepspeed
 
@@ -112,7 +115,10 @@ def _build_without_memory(config: ModelConfig) -> RuGPT3ForCausalLM:
 
 
 def _init_inference(base: nn.Module, dtype: str, tp_size: int) -> nn.Module:
-    """Let DeepSpeed shard the transformer. The lm_head is not passed and stays whole: DeepSpeed would untie it."""
+    """Let DeepSpeed shard the transformer.
+
+    The lm_head is not passed and stays whole: DeepSpeed would untie it.
+    """
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
@@ -147,12 +153,12 @@ def _fill(model: Any, checkpoint: WeightSource, tp_rank: int, device: str) -> No
 
 
 def _sharded_dim(whole: tuple[int, ...], local: tuple[int, ...]) -> int | None:
-    """Return the dimension along which a weight was sharded: 0 of a column-parallel linear, 1 of a row-parallel one."""
+    """Return the sharded dimension of a weight: 0 in a column-parallel linear, 1 in a row-parallel one."""
     return next((dim for dim, (a, b) in enumerate(zip(whole, local, strict=True)) if a != b), None)
 
 
 class RowParallelLinear(nn.Module):
-    """A linear layer sharded by its inputs: an all-reduce sums the partial outputs of the ranks, then adds the bias."""
+    """A linear layer sharded by its inputs: all-reduces the ranks' partial outputs, then adds the bias."""
 
     def __init__(self, linear: nn.Linear, bias: Any, group: Any) -> None:
         super().__init__()
@@ -209,7 +215,10 @@ def _shard_foreign(path: str, dtype: str, device: str, tp_size: int) -> nn.Modul
 
 
 def _build_shared_memory_op() -> bool:
-    """Compile (once per machine) and load DeepSpeed's shared-memory all-reduce. Returns False without a compiler."""
+    """Compile (once per machine) and load DeepSpeed's shared-memory all-reduce.
+
+    Returns False without a compiler.
+    """
     from deepspeed.accelerator import get_accelerator
 
     try:
@@ -224,7 +233,7 @@ def _build_shared_memory_op() -> bool:
 
 @contextlib.contextmanager
 def _build_lock() -> Iterator[None]:
-    """Build one at a time, and never wait for a builder that was killed: torch's own lock is a file that it leaves."""
+    """Build one at a time, without waiting for a killed builder, whose torch lock file remains."""
     from torch.utils.cpp_extension import _get_build_directory
 
     folder = Path(_get_build_directory(_SHARED_MEMORY_OP, False))

@@ -1,7 +1,7 @@
-"""Encodes text to token ids and back with the Rust `tokenizers` library; needs neither torch nor transformers.
+"""Encodes and decodes text with the Rust `tokenizers` library; needs neither torch nor transformers.
 
-Reads `tokenizer.json`, or `vocab.json` with `merges.txt` as the byte-level BPE of GPT-2 and the ru-gpts models. The
-name of a control token in a user's text is encoded as ordinary text.
+Reads `tokenizer.json`, or `vocab.json` with `merges.txt` as the byte-level BPE of GPT-2 and the
+ru-gpts models. The name of a control token in a user's text is encoded as ordinary text.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _CONTROL_NAMES = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", _END_OF_TEXT)
 class Tokenizer:
     """A tokenizer and its special ids.
 
-    `size` is the number of token ids; the padded vocabulary of a model may be larger. `end_token_ids` end a
-    completion. `prefix_token_ids` are the tokens that the model was trained to see before every text (none in the
-    GPT-2 family); `encode` does not add them.
+    `size` is the number of token ids; the padded vocabulary of a model may be larger.
+    `end_token_ids` end a completion. `prefix_token_ids` are the tokens that the model was trained
+    to see before every text (none in the GPT-2 family); `encode` does not add them.
     """
 
     rust: tokenizers.Tokenizer
@@ -70,8 +70,8 @@ class Tokenizer:
     def _without_controls(self, text: str, ids: list[int]) -> list[int]:
         """Return `ids` without control tokens.
 
-        A Unigram model may match a control token's name in the text; the name is then split after its first character
-        and encoded again.
+        A Unigram model may match a control token's name in the text; the name is then split after
+        its first character and encoded again.
         """
         for token in self.control_ids.intersection(ids):
             name: str = self.rust.id_to_token(token) or ""
@@ -83,7 +83,10 @@ class Tokenizer:
 
 
 def load_tokenizer(directory: str | None) -> Tokenizer:
-    """Load the tokenizer of a directory. Raises CheckpointError when there is none, or it cannot be read."""
+    """Load the tokenizer of a directory.
+
+    Raises CheckpointError when there is none, or it cannot be read.
+    """
     if directory is None:
         raise CheckpointError("the model directory has no tokenizer; give a tokenizer directory with --tokenizer")
     folder = Path(os.path.expanduser(directory))
@@ -133,7 +136,7 @@ def _open(folder: Path) -> tokenizers.Tokenizer:
 
 
 def _byte_level(folder: Path) -> tokenizers.Tokenizer:
-    """Build GPT-2's tokenizer from its two files, with the tokens that fine-tuned models append to the vocabulary."""
+    """Build GPT-2's tokenizer from its two files, with the tokens that fine-tuned models append."""
     settings = _optional_json(folder / "tokenizer_config.json")
     rust = tokenizers.Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     has_prefix_space = bool(settings.get("add_prefix_space", False))

@@ -1,7 +1,8 @@
 """What a format's reader finds in a model directory, before the user's settings are applied.
 
-A directory describes its model in one of three ways: completely (`ModelConfig`), by the shapes of its weights alone
-(`WeightSizes`), or as a model of another architecture (`ForeignModel`). `settings.resolve` handles all three.
+A directory describes its model in one of three ways: completely (`ModelConfig`), by the shapes of
+its weights alone (`WeightSizes`), or as a model of another architecture (`ForeignModel`).
+`settings.resolve` handles all three.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ _HEAD_KEYS = ("num_attention_heads", "n_head")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightSizes:
-    """What the weights of a ru-gpts or Megatron checkpoint tell about the model.
+    """What a ru-gpts or Megatron checkpoint says of the model: the sizes, by the shapes of its weights.
 
-    `num_ranks` is the number of model-parallel ranks it was trained on. `folders` are the directories, in order, in
-    which `model_args.json` and `deepspeed_config.json` may be.
+    `num_ranks` is the number of model-parallel ranks it was trained on. `folders` are the
+    directories, in order, in which `model_args.json` and `deepspeed_config.json` may be.
     """
 
     num_layers: int
@@ -63,8 +64,8 @@ class ForeignModel:
 class Contents:
     """The contents of a model directory. `kind` names the format; `files` hold the weights.
 
-    `tensors` returns the lazy tensors by name for the resolved configuration; it raises CheckpointError when one is
-    missing.
+    `tensors` returns the lazy tensors by name for the resolved configuration; it raises
+    CheckpointError when one is missing.
     """
 
     kind: str

@@ -1,7 +1,7 @@
-"""A model directory of any supported format: a configuration, a fingerprint, and tensors by tirazh's names.
+"""A model directory of any supported format, as a configuration, a fingerprint and named tensors.
 
-`open_checkpoint` detects the format and leaves reading to that format's module. Opening reads headers only, and imports
-torch for torch pickles alone.
+`open_checkpoint` detects the format and leaves reading to that format's module. Opening reads
+headers only, and imports torch for torch pickles alone.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _OPENERS: dict[str, Callable[[Path, dict[str, Any]], Contents]] = {
 class ModelSummary:
     """What planning a job needs to know about a model.
 
-    `config` is None for a model that is not a ruGPT-3 (kind "transformers"). `weight_bytes` is the size of the tensors
-    as stored. `positions` (the longest sequence, in tokens) and `num_attention_heads` are None when the config.json of
-    such a model does not give them.
+    `config` is None for a model that is not a ruGPT-3 (kind "transformers"). `weight_bytes` is the
+    size of the tensors as stored. `positions` (the longest sequence, in tokens) and
+    `num_attention_heads` are None when the config.json of such a model does not give them.
     """
 
     config: ModelConfig | None
@@ -63,7 +63,10 @@ class ModelSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """An open model directory. `kind` is "rugpts", "megatron", "gpt2", "port", "tirazh" or "transformers"."""
+    """An open model directory.
+
+    `kind` is "rugpts", "megatron", "gpt2", "port", "tirazh" or "transformers".
+    """
 
     path: str
     kind: str
@@ -104,7 +107,7 @@ class Checkpoint:
         return self.tensors[name].dtype
 
     def read(self, name: str, dim: int | None = None, start: int = 0, stop: int | None = None) -> Tensor:
-        """Read one tensor, or its `start:stop` along `dim`, in its stored dtype on the CPU; only that slice is read.
+        """Read one tensor, or only its `start:stop` along `dim`, in its stored dtype on the CPU.
 
         The result may share memory with the file: copy it before the file is replaced.
         """
@@ -112,14 +115,17 @@ class Checkpoint:
 
 
 def resolve_model(name: str) -> str:
-    """Return the directory that a model's name means: "embedded" is the model shipped with tirazh, others are paths."""
+    """Return the directory of a model: "embedded" is the model shipped with tirazh, others are paths."""
     if "://" in name:  # left unchanged, so that the error message can quote it
         return name
     return EMBEDDED_DIR if name == "embedded" else os.path.expanduser(name)
 
 
 def describe(path: str, settings: ModelSettings = _NO_SETTINGS) -> ModelSummary:
-    """Summarise a model without reading its weights; imports torch for torch pickles only. Raises CheckpointError."""
+    """Summarise a model without reading its weights; imports torch for torch pickles only.
+
+    Raises CheckpointError.
+    """
     checkpoint = open_checkpoint(path, settings)
     return ModelSummary(
         config=checkpoint.config,
@@ -133,7 +139,10 @@ def describe(path: str, settings: ModelSettings = _NO_SETTINGS) -> ModelSummary:
 
 
 def open_checkpoint(path: str, settings: ModelSettings = _NO_SETTINGS) -> Checkpoint:
-    """Open a model directory and check that it is complete. Raises CheckpointError with one sentence otherwise."""
+    """Open a model directory and check that it is complete.
+
+    Raises CheckpointError with one sentence otherwise.
+    """
     try:
         folder = _existing_folder(resolve_model(path))
         contents = _open(folder)
@@ -156,6 +165,7 @@ def open_checkpoint(path: str, settings: ModelSettings = _NO_SETTINGS) -> Checkp
 
 
 def _open(folder: Path) -> Contents:
+    # Weights under Hugging Face's names win: a converted model may lie beside the original's ranks.
     ranks = None if has_weights(folder) else find_rank_files(folder)
     if ranks is not None:
         return open_rugpts(folder, ranks)
@@ -165,6 +175,7 @@ def _open(folder: Path) -> Contents:
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
         raise CheckpointError(f"{folder / 'config.json'} has no model_type, so it does not say what the model is")
+    # The type becomes a part of a path when transformers' folders are searched.
     if not re.fullmatch(r"[\w.+-]{1,100}", model_type, re.ASCII):
         raise CheckpointError(f"{folder / 'config.json'}: {model_type[:40]!r} is not a model_type")
     opener = open_gpt2 if is_plain_gpt2(values) else _OPENERS.get(model_type, open_transformers)

@@ -1,4 +1,4 @@
-"""What all checkpoint formats share: JSON files, safetensors files, and Hugging Face's names of weight files.
+"""What all formats share: JSON files, safetensors files, and Hugging Face's names of weight files.
 
 Anything wrong with a file becomes one CheckpointError that names the file.
 """
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in SINGLE_FILES)
-_MAX_JSON_BYTES = 256 << 20
+_MAX_JSON_BYTES = 256 << 20  # far above any real one: the index of a large model has a few MiB
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises CheckpointError when the file is missing, not JSON or not an object."""
+    """Read a JSON object.
+
+    Raises CheckpointError when the file is missing, not JSON or not an object.
+    """
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise CheckpointError(
@@ -69,9 +72,10 @@ def has_weights(folder: Path) -> bool:
 
 
 def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
-    """Open the weights of a directory with Hugging Face's file names. Returns the tensors by name, and the files.
+    """Open the weights of a directory with Hugging Face's file names.
 
-    Prefers safetensors to pickles, and an index to a single file. Raises CheckpointError.
+    Returns the tensors by name, and the files. Prefers safetensors to pickles, and an index to a
+    single file. Raises CheckpointError.
     """
     for single, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
         if (folder / index).is_file():
@@ -95,7 +99,7 @@ def _open_indexed(folder: Path, index: Path) -> tuple[dict[str, StoredTensor], t
 
 
 def _inside(name: str, index: Path) -> str:
-    """Return `name` if it is a plain file name: an index is untrusted and must not point outside its directory."""
+    """Return `name` if it is a plain file name: an untrusted index must not leave its directory."""
     if PurePosixPath(name).name != name or "\\" in name or name in {"", ".", ".."}:
         raise CheckpointError(f"{index} names the file {name!r}; only files of the same directory are opened")
     return name
@@ -121,7 +125,8 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 def _stored(path: Path, name: str, shape: tuple[int, ...], code: str) -> StoredTensor:
     def read_box(box: Bounds) -> Tensor:
-        # Opened for every read: an open handle would keep the file mapped, and opening takes microseconds.
+        # Opened for every read: an open handle would keep the file mapped, and opening takes
+        # microseconds.
         with safe_open(path, framework="pt") as file:
             part: Tensor = file.get_slice(name)[tuple(slice(*bounds) for bounds in box)]
             return part

@@ -1,7 +1,7 @@
 """Hugging Face GPT-2 directories: ruGPT-3 Small, Medium and Large, ruGPT-3.5 13B, mGPT. All dense.
 
-Their linear layers are Conv1D, stored as (inputs, outputs), with q, k and v fused. They are transposed and split
-while they are read.
+Their linear layers are Conv1D, stored as (inputs, outputs), with q, k and v fused. They are
+transposed and split while they are read.
 """
 
 from __future__ import annotations

@@ -17,7 +17,10 @@ from tirazh.model.config import ModelConfig, SparsePattern, checked_sparse_mode,
 
 
 def open_native(folder: Path, values: Mapping[str, Any]) -> Contents:
-    """Open a directory of tirazh's own format, whose config.json holds `values`. Raises CheckpointError."""
+    """Open a directory of tirazh's own format, whose config.json holds `values`.
+
+    Raises CheckpointError.
+    """
     config = _read_config(values, folder / "config.json")
     stored, files = open_weights(folder)
     tensors = same_names(config, stored, folder)

@@ -1,6 +1,7 @@
 """The sparse pattern of a DeepSpeed JSON: its `sparse_attention` key, mode "fixed".
 
-Other modes and bidirectional attention are not implemented; a file that uses them is refused with the key's name.
+Other modes and bidirectional attention are not implemented; a file that uses them is refused with
+the key's name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from tirazh.errors import CheckpointError, did_you_mean
 from tirazh.model.checkpoints.files import read_json
 from tirazh.model.config import SparsePattern
 
-# DeepSpeed's key, our field, and DeepSpeed's default, which the original model got for every missing key.
+# DeepSpeed's key, our field, and DeepSpeed's default, which the original model got for every
+# missing key.
 _PATTERN_KEYS: dict[str, tuple[str, int | bool]] = {
     "block": ("block_size", 16),
     "num_local_blocks": ("num_local_blocks", 4),

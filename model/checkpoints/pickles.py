@@ -1,8 +1,9 @@
 """Opens torch pickles without running any code in them.
 
-Always loads with `weights_only=True`. Training scripts save bookkeeping beside the weights (argparse namespaces,
-numpy's random state, loss scalers): those names are replaced by an inert class, so that nothing of theirs is imported
-or called. Any other name is code, and the file is refused.
+Always loads with `weights_only=True`. Training scripts save bookkeeping beside the weights
+(argparse namespaces, numpy's random state, loss scalers): those names are replaced by an inert
+class, so that nothing of theirs is imported or called. Any other name is code, and the file is
+refused.
 """
 
 from __future__ import annotations
@@ -69,7 +70,10 @@ class PickledFile:
 
 
 class _Source:
-    """The tensors of one pickle. The file is mapped again every 64 MiB, so that reading it takes little memory."""
+    """The tensors of one pickle.
+
+    The file is mapped again every 64 MiB, so that reading it takes little memory.
+    """
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], *, is_mapped: bool) -> None:
         self.path = path
@@ -87,9 +91,10 @@ class _Source:
 
 
 def open_pickle(path: Path) -> PickledFile:
-    """Open the weights of a torch pickle, memory-mapped: those under `module` or `model` if there is such a key.
+    """Open the weights of a torch pickle, memory-mapped.
 
-    Files written by torch before 1.6 cannot be mapped; they are read into memory. Raises CheckpointError.
+    They are those under the key `module` or `model`, if there is one. Files written by torch before
+    1.6 cannot be mapped; they are read into memory. Raises CheckpointError.
     """
     values = _load(path)
     tensors = dict(_flatten(_weights(values, path), path))
@@ -150,7 +155,7 @@ def _names(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _flatten(weights: Mapping[Any, Any], path: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a state dict, nested or flat, without the `module.` that wrappers put before every name.
+    """Yield the tensors of a nested or flat state dict, without the `module.` prefixes of wrappers.
 
     Raises CheckpointError for nesting so deep that it can only be a cycle or an attack.
     """
@@ -169,7 +174,10 @@ def _flatten(weights: Mapping[Any, Any], path: Path, prefix: str = "", depth: in
 
 
 def _checked(tensor: Tensor, name: str, path: Path) -> Tensor:
-    """Return the tensor if it is a plain CPU tensor and the file holds all of its elements. Raises CheckpointError."""
+    """Return the tensor if it is a plain CPU tensor and the file holds all of its elements.
+
+    Raises CheckpointError.
+    """
     is_plain = str(tensor.layout) == "torch.strided" and tensor.device.type == "cpu"
     if is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
         return tensor

@@ -1,7 +1,7 @@
 """Directories of the community's Hugging Face port of ruGPT-3 XL (model_type `rugpt3xl`).
 
-Its tensors have tirazh's names; the keys of config.json differ, and the output embedding may be its own. The Python
-files that its config.json names are neither needed nor run.
+Its tensors have tirazh's names; the keys of config.json differ, and the output embedding may be its
+own. The Python files that its config.json names are neither needed nor run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Finds the torch pickles of a ru-gpts or Megatron checkpoint: one for every model-parallel rank of the training run.
+"""Finds the torch pickles of a ru-gpts or Megatron checkpoint, one for every model-parallel rank.
 
-Layouts: `mp_rank_RR_model_states.pt` in the directory itself, or `mp_rank_RR/model_optim_rng.pt` (Megatron), or either
-in a subdirectory that a tracker file names. Imports no torch.
+Layouts: `mp_rank_RR_model_states.pt` in the directory itself, or `mp_rank_RR/model_optim_rng.pt`
+(Megatron), or either in a subdirectory that a tracker file names. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _MEGATRON_FILE = "model_optim_rng.pt"
 
 @dataclass(frozen=True, slots=True)
 class RankFiles:
-    """The weight files of one checkpoint in rank order. `kind` is the layout, `folder` where the files were found."""
+    """The weight files of one checkpoint in rank order.
+
+    `kind` is the layout, `folder` where the files were found.
+    """
 
     kind: Literal["rugpts", "megatron"]
     folder: Path
@@ -30,7 +33,7 @@ class RankFiles:
 
 
 def find_rank_files(root: Path) -> RankFiles | None:
-    """Find the checkpoint in `root`, or in the directory that its tracker file names; None when there is none.
+    """Find the checkpoint in `root`, or in the directory that its tracker file names, or None.
 
     Raises CheckpointError for a tracker file without its checkpoint, and for missing ranks.
     """
@@ -57,6 +60,7 @@ def _tracked(root: Path) -> list[Path]:
 
 
 def _tracker_word(tracker: Path) -> str:
+    # The word becomes a part of a path, and the file is untrusted.
     with tracker.open(encoding="utf-8", errors="replace") as file:
         word = file.read(4_096).strip()
     if not re.fullmatch(r"[\w.-]{1,100}", word, re.ASCII) or word in {".", ".."}:

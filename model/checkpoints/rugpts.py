@@ -1,7 +1,7 @@
-"""ru-gpts (DeepSpeed) and Megatron checkpoints: torch pickles, one for every model-parallel rank of the training run.
+"""ru-gpts (DeepSpeed) and Megatron checkpoints: torch pickles, one for every model-parallel rank.
 
-Merges the ranks' shards without reading them, and maps the tensor names to tirazh's. The sizes come from the shapes of
-the tensors; heads and sparsity are resolved later, by `checkpoints/settings.py`.
+Merges the ranks' shards without reading them, and maps the tensor names to tirazh's. The sizes come
+from the shapes of the tensors; heads and sparsity are resolved later, by `checkpoints/settings.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from tirazh.model.checkpoints.rank_files import RankFiles
 from tirazh.model.checkpoints.tensors import LazyTensor, StoredTensor, TensorSlice, third, whole
 from tirazh.model.config import ModelConfig
 
-# Later versions of Megatron nest their state dicts and use other names; these restore the first version's names.
+# Later versions of Megatron nest their state dicts and use other names; these restore the first
+# version's names.
 _RENAMES = (
     (re.compile(r"^(language_model\.)?(embedding\.)?"), ""),
     (re.compile(r"^encoder\."), "transformer."),
@@ -85,6 +86,8 @@ class _Ranks:
 
     def _check_all_ranks(self, hidden: int) -> None:
         shard = self.get("transformer.layers.0.attention.query_key_value.weight")[0]
+        # All ranks together store 3 * hidden rows of fused q, k and v; files that are missing at the
+        # end leave no gap in the numbering, so the rows show it.
         num_files, num_rows = len(self.tensors), shard.size(0)
         if num_rows and num_rows * num_files != 3 * hidden and 3 * hidden % num_rows == 0:
             raise CheckpointError(
@@ -93,7 +96,10 @@ class _Ranks:
             )
 
     def merged_tensors(self, config: ModelConfig | ForeignModel) -> dict[str, LazyTensor]:
-        """Return the model's tensors, merged over the ranks. Raises CheckpointError when one is missing."""
+        """Return the model's tensors, merged over the ranks.
+
+        Raises CheckpointError when one is missing.
+        """
         assert isinstance(config, ModelConfig)
         merged = {
             "model.embed_tokens.weight": whole(self.get("word_embeddings.weight")),
@@ -113,8 +119,8 @@ class _Ranks:
     def _projection(self, fused: Sequence[StoredTensor], index: int, head_dim: int) -> LazyTensor:
         """Return q, k or v (index 0, 1, 2) from every rank's fused rows.
 
-        A rank stores all q rows, then all k, then all v; since Megatron's checkpoint version 2 it stores q, k and v
-        head by head.
+        A rank stores all q rows, then all k, then all v; since Megatron's checkpoint version 2 it
+        stores q, k and v head by head.
         """
         if self.megatron_version < 1:
             return third(fused, index)
@@ -139,7 +145,10 @@ def _version(rank: PickledFile, path: Path) -> float:
 
 
 def _merged(shards: Sequence[StoredTensor], split: Split, part: str) -> LazyTensor:
-    """Merge one tensor. Every rank has the whole bias of a linear that is split by columns, so one copy is taken."""
+    """Merge one tensor.
+
+    Every rank has the whole bias of a linear that is split by columns, so one copy is taken.
+    """
     if split == "copies" or (split == "columns" and part == "bias"):
         return whole(shards[:1])
     return whole(shards, axis=1 if split == "columns" else 0)

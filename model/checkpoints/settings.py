@@ -1,9 +1,10 @@
 """Completes a model's configuration from the directory's contents and the user's settings, once.
 
-A ru-gpts checkpoint holds neither the number of attention heads nor anything about sparsity. They are taken from, in
-this order: the user's settings, `model_args.json` and `deepspeed_config.json` beside the checkpoint, a preset. A
-checkpoint whose sparse mode is given nowhere is refused: run dense by accident, such a model still writes text, at
-four times the perplexity. All other directories describe themselves; a setting may repeat that, never contradict it.
+A ru-gpts checkpoint holds neither the number of attention heads nor anything about sparsity. They
+are taken from, in this order: the user's settings, `model_args.json` and `deepspeed_config.json`
+beside the checkpoint, a preset. A checkpoint whose sparse mode is given nowhere is refused: run
+dense by accident, such a model still writes text, at four times the perplexity. All other
+directories describe themselves; a setting may repeat that, never contradict it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _SIZES = ("num_layers", "hidden_size", "vocab_size", "max_position_embeddings")
 def resolve(settings: ModelSettings, contents: Contents) -> ModelConfig | ForeignModel:
     """Return the complete configuration of the model in a directory.
 
-    Raises CheckpointError when a setting contradicts the directory or cannot apply to it, and when the number of
-    heads or the sparse mode of a ru-gpts checkpoint is given nowhere.
+    Raises CheckpointError when a setting contradicts the directory or cannot apply to it, and when
+    the number of heads or the sparse mode of a ru-gpts checkpoint is given nowhere.
     """
     match contents.description:
         case ModelConfig() as config:
@@ -166,7 +167,7 @@ def _contradictions(config: ModelConfig, settings: ModelSettings) -> Iterator[tu
     for flag, count in heads:
         if count not in (None, config.num_attention_heads):
             yield flag, f"{count} attention heads", f"{config.num_attention_heads} attention heads"
-    is_sparse = config.sparse_mode != "none"
+    is_sparse = config.sparse_mode != "none"  # layout groups and pattern mean nothing in a dense model
     groups = settings.fix_sparsity_layout
     if is_sparse and groups not in (None, config.layout_groups):
         yield "--fix-sparsity-layout", f"{groups} layout groups", f"{config.layout_groups} layout groups"

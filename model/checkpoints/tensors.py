@@ -1,8 +1,8 @@
 """Tensors as the files store them, and model tensors assembled from slices of stored ones.
 
-One class, `LazyTensor`, does all of model-parallel merging, splitting of fused projections and transposing: a model
-tensor is a concatenation of `TensorSlice`s along one axis, and reading a slice of it reads only the parts of the files
-that it covers. Imports no torch until a tensor is read.
+One class, `LazyTensor`, does all of model-parallel merging, splitting of fused projections and
+transposing: a model tensor is a concatenation of `TensorSlice`s along one axis, and reading a slice
+of it reads only the parts of the files that it covers. Imports no torch until a tensor is read.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Bounds = tuple[tuple[int, int], ...]
 class StoredTensor:
     """One tensor of one file.
 
-    `read_box` takes (start, stop) for every dimension and reads no more than that; its result may share memory with
-    the file. `dtype` is torch's name without `torch.`.
+    `read_box` takes (start, stop) for every dimension and reads no more than that; its result may
+    share memory with the file. `dtype` is torch's name without `torch.`.
     """
 
     file: Path
@@ -38,7 +38,10 @@ class StoredTensor:
     read_box: Callable[[Bounds], Tensor]
 
     def size(self, dim: int) -> int:
-        """Return the length of dimension `dim`. Raises CheckpointError when the tensor has fewer dimensions."""
+        """Return the length of dimension `dim`.
+
+        Raises CheckpointError when the tensor has fewer dimensions.
+        """
         if dim >= len(self.shape):
             raise CheckpointError(
                 f"{self.file}: tensor {self.name} has {len(self.shape)} dimensions, too few for a model weight"
@@ -48,7 +51,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSlice:
-    """`start:stop` of a stored tensor along the axis of its LazyTensor (after transposing, if that is done)."""
+    """`start:stop` of a stored tensor along the axis of its LazyTensor, after transposing."""
 
     tensor: StoredTensor
     start: int
@@ -59,7 +62,8 @@ class TensorSlice:
 class LazyTensor:
     """A tensor of the model: slices of stored tensors, concatenated along `axis`.
 
-    `is_transposed` says that the files store the matrix transposed; `axis` counts after transposing.
+    `is_transposed` says that the files store the matrix transposed; `axis` counts after
+    transposing.
     """
 
     slices: tuple[TensorSlice, ...]
@@ -102,9 +106,9 @@ class LazyTensor:
         return boxes[0] if len(boxes) == 1 else torch.cat(boxes, dim=self.axis)
 
     def _overlaps(self, wanted: tuple[int, int]) -> Iterable[tuple[TensorSlice, tuple[int, int]]]:
-        """Yield the slices that `wanted` (along `axis`) covers, each with the span to read of its stored tensor."""
+        """Yield the slices that `wanted` (along `axis`) covers, each with the span to read from it."""
         low, high = wanted
-        if low == high:
+        if low == high:  # an empty slice still needs one read, for its dtype and its other dimensions
             yield self.slices[0], (self.slices[0].start, self.slices[0].start)
         offset = 0
         for part in self.slices:
@@ -124,13 +128,13 @@ class LazyTensor:
 
 def whole(tensors: Iterable[StoredTensor], *, axis: int = 0, is_transposed: bool = False) -> LazyTensor:
     """Concatenate whole tensors along `axis`."""
-    stored_axis = 1 - axis if is_transposed else axis
+    stored_axis = 1 - axis if is_transposed else axis  # only matrices are transposed
     slices = tuple(TensorSlice(tensor=tensor, start=0, stop=tensor.size(stored_axis)) for tensor in tensors)
     return LazyTensor(slices=slices, axis=axis, is_transposed=is_transposed)
 
 
 def third(tensors: Iterable[StoredTensor], index: int, *, is_transposed: bool = False) -> LazyTensor:
-    """Concatenate third `index` (0 query, 1 key, 2 value) of every rank's fused projection along the rows.
+    """Concatenate third `index` (0 q, 1 k, 2 v) of every rank's fused projection along the rows.
 
     Raises CheckpointError when the rows of a tensor are not a multiple of three.
     """
@@ -164,7 +168,7 @@ def check_tensors(tensors: Mapping[str, LazyTensor], config: ModelConfig) -> Non
 
 
 def _fits(tensor: LazyTensor, shape: tuple[int, ...]) -> bool:
-    """Return whether the tensor has that shape, and its slices agree in every dimension but the concatenated one."""
+    """Return whether the tensor has that shape, and its slices agree in all dimensions but `axis`."""
     widths = {
         tuple(size for dim, size in enumerate(tensor.shape_of(part)) if dim != tensor.axis) for part in tensor.slices
     }

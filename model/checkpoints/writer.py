@@ -1,4 +1,4 @@
-"""Writes safetensors files as a stream: first the header, whose sizes are known, then the tensors chunk by chunk.
+"""Writes safetensors files as a stream: the header first, then the tensors chunk by chunk.
 
 A file gets its final name only when it is complete and on disk.
 """
@@ -40,7 +40,10 @@ class TensorSource:
         return prod(self.shape) * ITEM_SIZES[self.dtype]
 
     def chunks(self) -> Iterator[memoryview]:
-        """Yield the tensor's bytes in chunks of about 8 MiB. Raises CheckpointError for values that overflow."""
+        """Yield the tensor's bytes in chunks of about 8 MiB.
+
+        Raises CheckpointError for values that overflow.
+        """
         rows = max(1, _CHUNK_BYTES * self.shape[0] // max(self.num_bytes, 1))
         for start in range(0, self.shape[0], rows):
             yield self._bytes(self.read_rows(start, min(start + rows, self.shape[0])))
@@ -55,8 +58,12 @@ class TensorSource:
 
 
 def write_safetensors(path: Path, sources: Sequence[TensorSource], *, on_bytes: Callable[[int], None]) -> None:
-    """Write one file and call `on_bytes` with the size of every chunk. Uses the memory of one chunk."""
-    # Wide dtypes first, so that each tensor starts at a multiple of its item size and can be memory-mapped.
+    """Write one file and call `on_bytes` with the size of every chunk.
+
+    Uses the memory of one chunk.
+    """
+    # Wide dtypes first, so that each tensor starts at a multiple of its item size and can be
+    # memory-mapped.
     ordered = sorted(sources, key=lambda source: -ITEM_SIZES[source.dtype])
     partial = path.with_name(path.name + PARTIAL)
     with partial.open("wb") as file:

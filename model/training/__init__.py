@@ -1,1 +1,4 @@
-"""Fine-tuning: the training loop, its data on disk, its checkpoints, and the exported model. Start at `loop.py`."""
+"""Fine-tuning: the training loop, its data on disk, its checkpoints, and the exported model.
+
+Start at `loop.py`.
+"""

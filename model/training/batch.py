@@ -1,7 +1,7 @@
 """Microbatches as tensors, and the loss of a model on them.
 
-One module's forward does everything that training needs of a model, so that DeepSpeed's hooks, which gather sharded
-weights, see every layer that is used.
+One module's forward does everything that training needs of a model, so that DeepSpeed's hooks,
+which gather sharded weights, see every layer that is used.
 
 Legend: B sequences, T tokens, V vocabulary.
 """
@@ -25,9 +25,9 @@ from tirazh.model.training.sequence_store import Roles, Tokens
 class Microbatch:
     """A batch of one forward and backward pass.
 
-    `input_ids`, int64 [B, T], are padded on the right with token 0, which causal attention hides from every token
-    before it. `targets`, int64 [B, T], are the next tokens. `weights`, float32 [B, T], are the loss weights of the
-    targets, 0 in the padding.
+    `input_ids`, int64 [B, T], are padded on the right with token 0, which causal attention hides
+    from every token before it. `targets`, int64 [B, T], are the next tokens. `weights`, float32 [B,
+    T], are the loss weights of the targets, 0 in the padding.
     """
 
     input_ids: Tensor
@@ -74,8 +74,9 @@ class TrainedModel(nn.Module):
     ) -> Tensor:
         """Return the sum of the weighted losses, a float32 scalar.
 
-        With `at`, int64 [2, N] (rows and columns of N tokens), return the next-token logits there instead, float32
-        [N, V]. Logits are computed only where they are needed: those of long prompts would take most of the memory.
+        With `at`, int64 [2, N] (rows and columns of N tokens), return the next-token logits there
+        instead, float32 [N, V]. Logits are computed only where they are needed: those of long
+        prompts would take most of the memory.
         """
         hidden = self.base.model(input_ids).last_hidden_state
         if at is not None:
@@ -83,6 +84,7 @@ class TrainedModel(nn.Module):
             return logits
         assert targets is not None
         assert weights is not None
+        # Only the rows with a weight go through the lm_head, whose logits take most of the memory.
         is_trained = weights > 0
         if not bool(is_trained.any()):  # an empty microbatch: every parameter still needs a gradient
             is_trained = is_trained.clone()

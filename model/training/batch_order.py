@@ -1,6 +1,7 @@
 """The order of the training data: which sequences a step takes, and which of them each worker runs.
 
-It depends on the seed and the data alone: the batch of a step is the same for any number of workers and after a resume.
+It depends on the seed and the data alone: the batch of a step is the same for any number of workers
+and after a resume.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def epoch_order(seed: int, num_sequences: int, epoch: int) -> Indices:
 
 
 class BatchOrder:
-    """Batches of `batch_size` sequences from concatenated epochs, so that no batch is smaller and none is dropped."""
+    """Batches of `batch_size` sequences from concatenated epochs: all are full and none is dropped."""
 
     def __init__(self, seed: int, num_sequences: int, batch_size: int) -> None:
         assert num_sequences > 0
@@ -49,8 +50,9 @@ def share(
 ) -> list[list[int]]:
     """Return rank `rank`'s microbatches of at most `size` sequences.
 
-    Every rank gets the same number of microbatches; the last ones may be empty. Sequences of similar length are
-    grouped, so that there is little padding; the longest come first, so that running out of memory fails early.
+    Every rank gets the same number of microbatches; the last ones may be empty. Sequences of
+    similar length are grouped, so that there is little padding; the longest come first, so that
+    running out of memory fails early.
     """
     ranked = [int(indices[position]) for position in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")]
     own = ranked[rank::world_size]

@@ -1,8 +1,8 @@
-"""Checkpoints of a training run: `step-00000500/` with three safetensors files of unsharded float32 tensors and
-`state.json`.
+"""Checkpoints of a training run, each a directory like `step-00000500/`.
 
-A checkpoint gets its final name only when it is complete and on disk. It is read without pickle, by any number of
-workers. Imports torch only where tensors are used.
+It holds `state.json` and three safetensors files of unsharded float32 tensors, and gets its final
+name only when it is complete and on disk. Any number of workers can read it, without pickle. Imports
+torch only where tensors are used.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class TrainingCheckpoint:
         return {name: stored.shape for name, stored in open_safetensors(self._file("weights")).items()}
 
     def reader(self, shapes: Mapping[str, tuple[int, ...]], states: Sequence[str]) -> Gather:
-        """Return `read(name, state)` for a model of these shapes. Raises CheckpointError for other shapes."""
+        """Return `read(name, state)` for a model of these shapes.
+
+        Raises CheckpointError for other shapes.
+        """
         opened = {state: open_safetensors(self._file(state)) for state in ("weights", *states)}
         for state, stored in opened.items():
             if {name: each.shape for name, each in stored.items()} != dict(shapes):
@@ -78,7 +81,10 @@ def find_checkpoints(folder: Path) -> list[TrainingCheckpoint]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
-    """What a checkpoint stores: `gather(name, state)` returns unsharded tensors, `scalars` are plain JSON values."""
+    """What a checkpoint stores.
+
+    `gather(name, state)` returns whole tensors; `scalars` are JSON values.
+    """
 
     step: int
     shapes: Mapping[str, tuple[int, ...]]
@@ -90,11 +96,12 @@ class TrainingState:
 def write_checkpoint(folder: Path, training: TrainingState, *, keep: int) -> None:
     """Write a checkpoint, then remove all but the newest `keep`.
 
-    Gathering a tensor is a collective operation: while one worker calls this, the others call `gather_with_writer`.
+    Gathering a tensor is a collective operation: while one worker calls this, the others call
+    `gather_with_writer`.
     """
     target = folder / f"step-{training.step:08}"
     partial = folder / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # left by a worker that was killed while it wrote
     partial.mkdir(parents=True)
     for state in ("weights", *training.states):
         whole = _Gathered(training.gather, state)
@@ -106,8 +113,10 @@ def write_checkpoint(folder: Path, training: TrainingState, *, keep: int) -> Non
     text = json.dumps({"format": FORMAT, "step": training.step} | dict(training.scalars), indent=1)
     with (partial / _STATE).open("w", encoding="utf-8") as file:
         file.write(text)
+        # On disk before the rename: after a power cut a named checkpoint must be complete.
         file.flush()
         os.fsync(file.fileno())
+    # A rename cannot replace a directory with files in it.
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     for old in find_checkpoints(folder)[:-keep]:
@@ -122,7 +131,10 @@ def gather_with_writer(training: TrainingState) -> None:
 
 
 class _Gathered:
-    """Rows of unsharded tensors. A tensor is gathered when its first row is read; one is held at a time."""
+    """Rows of unsharded tensors.
+
+    A tensor is gathered when its first row is read; one is held at a time.
+    """
 
     def __init__(self, gather: Gather, state: str) -> None:
         self._gather = gather

@@ -1,7 +1,7 @@
-"""The configuration of a training run, decided once by the driver and sent to every worker. Standard library only.
+"""The configuration of a training run, which the driver sends to every worker. Standard library only.
 
-A token's role selects its loss weight: ROLE_PROMPT (0 by default), ROLE_TEXT for plain text (always 1), and
-ROLE_COMPLETION for what follows a prompt.
+A token's role selects its loss weight: ROLE_PROMPT (0 by default), ROLE_TEXT for plain text (always
+1), and ROLE_COMPLETION for what follows a prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW and its learning rate: linear warm-up for `warmup_steps`, then `schedule` down to `min_learning_rate`."""
+    """AdamW and its learning rate: a linear warm-up, then `schedule` down to `min_learning_rate`."""
 
     learning_rate: float
     min_learning_rate: float = 0.0
@@ -52,8 +52,8 @@ class LoraSettings:
 class TrainingConfig:
     """One training run. Every worker must see all paths.
 
-    `role_weights` are the loss weights by role. When the file `stop_request` exists, the workers finish the current
-    step, write a checkpoint and stop.
+    `role_weights` are the loss weights by role. When the file `stop_request` exists, the workers
+    finish the current step, write a checkpoint and stop.
     """
 
     model: str

@@ -1,6 +1,7 @@
-"""Evaluation during training: perplexity on held-out sequences, and the accuracy of labels scored as `classify` does.
+"""Evaluation during training: held-out perplexity, and the accuracy of labels scored as `classify` does.
 
-All workers call these functions together, each on its share of the rows, so that sharded weights can be gathered.
+All workers call these functions together, each on its share of the rows, so that sharded weights
+can be gathered.
 """
 
 from __future__ import annotations
@@ -29,16 +30,22 @@ def perplexity(
         sums[1] += float(batch.weights.sum())
         batch = batch.to(device)
         loss = float(model(batch.input_ids, batch.targets, batch.weights))
+        # A rank without rows runs an empty microbatch too: ZeRO-3 gathers need every rank.
         sums[0] += loss if indices else 0.0
     loss_sum, weight = _sum_over_workers(sums, device).tolist()
+    # exp overflows a float64 above 709.
     return math.exp(min(loss_sum / weight, 700.0)) if weight else float("nan")
 
 
 def label_accuracy(
     model: nn.Module, store: SequenceStore, labels: LabelFile, *, size: int, device: str
 ) -> dict[str, float]:
-    """Return accuracy and macro-F1 of the most likely label. `store` holds the prompts, in the order of `gold`."""
+    """Return accuracy and macro-F1 of the most likely label.
+
+    `store` holds the prompts, in the order of `gold`.
+    """
     trie = build_trie(labels.token_ids)
+    # Every prompt is run once per branch, so fewer prompts fit into a microbatch.
     count = len(labels.names)
     confusion = torch.zeros(count, count, dtype=torch.float64)  # [gold, predicted]
     for indices in _own_microbatches(store, max(1, size // max(1, len(_branches(trie))))):
@@ -55,8 +62,8 @@ def label_accuracy(
 def _predict(model: nn.Module, prompts: Sequence[list[int]], trie: LabelTrie, device: str) -> list[int]:
     """Return the most likely label of each prompt.
 
-    Every prompt is run once with each branch of the trie appended. The logits of a node are those at its token on any
-    branch that contains it.
+    Every prompt is run once with each branch of the trie appended. The logits of a node are those
+    at its token on any branch that contains it.
     """
     branches = _branches(trie)
     rows = [prompt + [trie.token_ids[node] for node in branch] for prompt in prompts for branch in branches]

@@ -1,7 +1,7 @@
-"""Exports the last checkpoint of a training run as a model directory, ready for `classify` and `generate`.
+"""Exports the last checkpoint of a training run as a model directory for `classify` and `generate`.
 
-The tensors are streamed: memory stays at some megabytes for any model. LoRA matrices are merged into the weights that
-they adapt. Imports torch only where tensors are used.
+The tensors are streamed: memory stays at some megabytes for any model. LoRA matrices are merged
+into the weights that they adapt. Imports torch only where tensors are used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def export_model(
 ) -> None:
     """Write the trained model to `folder`, in `dtype` or in the stored dtypes of `base`.
 
-    Raises CheckpointError when the checkpoint is of another model, or has values too large for the dtype.
+    Raises CheckpointError when the checkpoint is of another model, or has values too large for the
+    dtype.
     """
     assert base.config is not None
     shapes = expected_shapes(base.config)
@@ -59,6 +60,7 @@ def _merged_rows(
     """Return rows of a base weight, plus `alpha / rank * B @ A` where LoRA adapted it."""
     rows = base.read(name, 0, start, stop).float()
     stem = name.removesuffix(".weight")
+    # peft's names: A maps the inputs down to the rank, B maps the rank up to the outputs.
     down, up = (f"{stem}.lora_{letter}.default.weight" for letter in "AB")
     if down not in names:
         return rows

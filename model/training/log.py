@@ -1,7 +1,8 @@
 """The training log `losses.jsonl`: one JSON object per line, for every step and every evaluation.
 
-The first worker writes it while the driver reads it. A training run that resumes from a checkpoint first removes the
-lines after it, so that the file is the same as without an interruption. Standard library only.
+The first worker writes it while the driver reads it. A training run that resumes from a checkpoint
+first removes the lines after it, so that the file is the same as without an interruption. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class TrainingLog:
         kept = [entry for entry in read_log(path) if entry["step"] <= start_step and "stopped" not in entry]
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-        partial.rename(path)
+        partial.rename(path)  # a new inode, by which the driver notices that the workers restarted
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, entry: Mapping[str, Any]) -> None:

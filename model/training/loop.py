@@ -1,6 +1,7 @@
-"""The training loop: batches in a fixed order, optimizer steps, evaluations and checkpoints. Resumes by itself.
+"""The training loop: batches in a fixed order, optimizer steps, evaluations and checkpoints.
 
-Every worker of the group runs it over the existing process group; it does not depend on what started the workers.
+Every worker of the group runs it over the existing process group. It resumes from the newest
+checkpoint on disk, and does not depend on what started the workers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Training:
         model = _build_model(config)
         trained = {name: p for name, p in model.base.named_parameters() if p.requires_grad}
         self._shapes = {name: tuple(weight.shape) for name, weight in trained.items()}
-        # A first checkpoint needs the exact LoRA initialisation, which DeepSpeed may round to half precision.
+        # A first checkpoint needs the exact LoRA initialisation, which DeepSpeed may round to half
+        # precision.
         new = {name: weight.detach().clone() for name, weight in trained.items()} if config.lora is not None else {}
         del trained
         self._engine = ZeroEngine(model, config, micro_steps=micro_steps)
@@ -53,8 +55,8 @@ class Training:
     def run(self) -> None:
         """Train to the last step, whose checkpoint becomes the exported model.
 
-        Stops early with a checkpoint when the stop file exists, and without one, with a reason in the log, when the
-        loss is not finite.
+        Stops early with a checkpoint when the stop file exists, and without one, with a reason in
+        the log, when the loss is not finite.
         """
         saved = self.start_step
         for step in range(self.start_step, self.config.total_steps):
@@ -88,7 +90,7 @@ class Training:
             "loss": loss,
             "learning_rate": rate,
             "grad_norm": norm,
-            "tokens": int(lengths.sum()) - len(lengths),
+            "tokens": int(lengths.sum()) - len(lengths),  # n tokens have n - 1 targets
             "seconds": round(time.monotonic() - started, 4),
         }
 
@@ -99,6 +101,7 @@ class Training:
         """Return the loss weight of all workers' tokens, which every worker computes from the data alone."""
         weights = torch.tensor(self.config.role_weights, dtype=torch.float64)
         roles = [torch.from_numpy(self._store.sequence(int(index))[1][1:].astype("int64")) for index in indices]
+        # A batch without trained tokens has loss 0; its weight must not be a divisor of 0.
         return float(weights[torch.cat(roles)].sum()) or 1.0
 
     def _evaluate(self, step: int) -> None:
@@ -135,9 +138,10 @@ class Training:
         dist.barrier()
 
     def _resume(self, new: Mapping[str, Tensor]) -> int:
-        """Load the newest checkpoint, or the model's own weights and the `new` ones. Returns the completed steps.
+        """Load the newest checkpoint, or the model's own weights and the `new` ones.
 
-        The first worker chooses the checkpoint: on a shared disk the others may not see it yet.
+        Returns the number of completed steps. The first worker chooses the checkpoint: on a shared
+        disk the others may not see it yet.
         """
         found = find_checkpoints(Path(self.config.checkpoints))
         newest = torch.tensor(found[-1].step if found else 0, device=self._engine.device)

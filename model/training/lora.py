@@ -1,4 +1,7 @@
-"""LoRA by `peft`. `training/export.py` merges the result, which needs one matmul per layer and no peft."""
+"""LoRA by `peft`.
+
+`training/export.py` merges the result, which needs one matmul per layer and no peft.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ def check_peft() -> None:
 
 
 def add_lora(model: Any, lora: LoraSettings, *, seed: int) -> Any:
-    """Add trainable LoRA matrices to the model and freeze the rest. The same seed gives the same initialisation."""
+    """Add trainable LoRA matrices to the model and freeze the rest.
+
+    The same seed gives the same initialisation.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 

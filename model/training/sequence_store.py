@@ -1,8 +1,9 @@
-"""Training sequences on disk, memory-mapped: concatenated documents, and which spans of them form each sequence.
+"""Training sequences on disk, memory-mapped: documents, and which spans of them form each sequence.
 
-The driver writes a store once, and every worker reads it; it needs neither torch nor pickle. A directory holds
-`tokens.bin` (int32), `roles.bin` (uint8, see `training/config.py`), `pieces.npy` (int64 [P, 2]: start and stop of each
-span in the tokens), `offsets.npy` (int64 [S + 1]: the spans of each sequence) and, written last, `store.json`.
+The driver writes a store once, and every worker reads it; it needs neither torch nor pickle. A
+directory holds `tokens.bin` (int32), `roles.bin` (uint8, see `training/config.py`), `pieces.npy`
+(int64 [P, 2]: start and stop of each span in the tokens), `offsets.npy` (int64 [S + 1]: the spans
+of each sequence) and, written last, `store.json`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ Spans = Sequence[tuple[int, int]]
 
 
 class StoreWriter:
-    """Writes documents one after the other, then the sequences formed from them. A context manager."""
+    """Writes documents one after the other, then the sequences formed from them.
+
+    A context manager.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,6 +61,7 @@ class StoreWriter:
         np.save(self.folder / "pieces.npy", np.asarray(spans, dtype=np.int64).reshape(-1, 2))
         np.save(self.folder / "offsets.npy", offsets)
         counts = {"documents": len(self.lengths), "tokens": sum(self.lengths), "sequences": len(sequences)}
+        # Written last: a store without it is incomplete, and the reader refuses it.
         text = json.dumps({"format": FORMAT} | counts | facts, ensure_ascii=False, indent=1)
         partial = self.folder / f"{_META}.partial"
         partial.write_text(text, encoding="utf-8")
@@ -64,7 +69,7 @@ class StoreWriter:
 
 
 class SequenceStore:
-    """Reads the sequences of a finished directory; `facts` are the values of `store.json`. Raises CheckpointError."""
+    """Reads a finished store; `facts` are the values of `store.json`. Raises CheckpointError."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

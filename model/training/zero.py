@@ -1,7 +1,7 @@
 """Trains a model with DeepSpeed's ZeRO, and gathers or restores its float32 state tensor by tensor.
 
-DeepSpeed's own checkpoints are torch pickles sharded by worker. Those of `training/checkpoint.py` are safetensors of
-unsharded tensors, which any number of workers can read at any ZeRO stage.
+DeepSpeed's own checkpoints are torch pickles sharded by worker. Those of `training/checkpoint.py`
+are safetensors of unsharded tensors, which any number of workers can read at any ZeRO stage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ ReadState = Callable[[str, str], Tensor]
 
 
 class ZeroEngine:
-    """A model and its optimizer, sharded as the config says. All workers call every method together."""
+    """A model and its optimizer, sharded as the config says.
+
+    All workers call every method together.
+    """
 
     def __init__(self, model: TrainedModel, config: TrainingConfig, *, micro_steps: int) -> None:
         connect(may_share_memory=False)
@@ -58,12 +61,13 @@ class ZeroEngine:
     def step(self, microbatches: Iterable[Microbatch], total_weight: float, rate: float) -> tuple[float, float]:
         """Make one update from the microbatches of all workers, whose loss weights sum to `total_weight`.
 
-        Returns the weighted mean loss, and the gradient norm before gradient clipping (nan when float16 overflowed and
-        the update was skipped).
+        Returns the weighted mean loss, and the gradient norm before gradient clipping (nan when
+        float16 overflowed and the update was skipped).
         """
         self._engine.train()
         self._set_rate(rate)
-        # DeepSpeed averages over microbatches and workers; the scale turns that into the weighted mean over tokens.
+        # DeepSpeed averages over microbatches and workers; the scale turns that into the weighted
+        # mean over tokens.
         scale = self.world_size * self._micro_steps / total_weight
         loss_sum = torch.zeros((), device=self.device)
         norm = float("nan")
@@ -82,14 +86,17 @@ class ZeroEngine:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """Yield the model for forward passes without gradients. Call the yielded module itself, not its submodules."""
+        """Yield the model for forward passes without gradients.
+
+        Call the yielded module itself, not its submodules.
+        """
         self._engine.eval()
         with torch.no_grad():
             yield self._engine
         self._engine.train()
 
     def gather(self, name: str, state: str) -> Tensor:
-        """Gather one unsharded tensor, float32 on the CPU: a weight (`MASTER`) or its optimizer state (`STATES`)."""
+        """Gather a whole tensor, float32 on the CPU: a weight (`MASTER`) or its optimizer state (`STATES`)."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         parameter = self.parameters[name]
@@ -117,8 +124,8 @@ class ZeroEngine:
     def restore(self, read: ReadState, scalars: Mapping[str, Any]) -> None:
         """Restore the state that `gather` and `scalars` returned.
 
-        The optimizer allocates its state in its first step, so a step without effect is made first: learning rate 0,
-        loss 0.
+        The optimizer allocates its state in its first step, so a step without effect is made first:
+        learning rate 0, loss 0.
         """
         from deepspeed.utils import safe_set_full_optimizer_state
 
@@ -156,7 +163,8 @@ class ZeroEngine:
     def _link_states(self) -> None:
         """Make DeepSpeed link the optimizer state of every parameter group.
 
-        DeepSpeed 0.19.8 links it once, after the first step of the first group, and misses the other groups.
+        DeepSpeed 0.19.8 links it once, after the first step of the first group, and misses the
+        other groups.
         """
         if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state"):
             self._optimizer._hp_optimizer_states_linked = False
@@ -170,8 +178,8 @@ class ZeroEngine:
 def deepspeed_config(training: TrainingConfig, world_size: int, micro_steps: int) -> dict[str, Any]:
     """Return DeepSpeed's configuration.
 
-    ZeRO 0 in half precision runs as ZeRO 1, which computes the same: DeepSpeed's unsharded half-precision optimizer
-    gave other losses from the second step on (0.19.8).
+    ZeRO 0 in half precision runs as ZeRO 1, which computes the same: DeepSpeed's unsharded
+    half-precision optimizer gave other losses from the second step on (0.19.8).
     """
     stage = training.zero_stage if training.dtype == "float32" else max(1, training.zero_stage)
     zero: dict[str, Any] = {"stage": stage}
@@ -181,13 +189,14 @@ def deepspeed_config(training: TrainingConfig, world_size: int, micro_steps: int
         zero["offload_param"] = {"device": "cpu", "pin_memory": training.device == "cuda"}
     config: dict[str, Any] = {
         "train_batch_size": world_size * micro_steps,
+        # DeepSpeed counts calls of forward, each of which gets a whole microbatch.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_steps,
         "gradient_clipping": training.optimizer.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1 << 60,
+        "steps_per_print": 1 << 60,  # never: its prints would mix with the command's output
     }
     if training.dtype != "float32":
         config["bf16" if training.dtype == "bfloat16" else "fp16"] = {"enabled": True}

@@ -1,7 +1,7 @@
 """Builds the training data: rows become documents, and documents become sequences on disk.
 
-Prompts are encoded as `classify` and `generate` encode them: the prompt by itself, then the completion. So the model is
-trained on the tokens that it will see.
+Prompts are encoded as `classify` and `generate` encode them: the prompt by itself, then the
+completion. So the model is trained on the tokens that it will see.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class TextMaker:
 class PairMaker:
     """Documents of a prompt and a completion; the loss is computed on the completion.
 
-    A row whose prompt columns are all null is plain text. With `labels` the completions are labels, and the model is
-    trained on their words as `classify` scores them.
+    A row whose prompt columns are all null is plain text. With `labels` the completions are labels,
+    and the model is trained on their words as `classify` scores them.
     """
 
     writer: PromptWriter
@@ -169,8 +169,8 @@ def write_corpus(
 ) -> dict[str, int]:
     """Write the sequences of `files` to the new directory `folder`.
 
-    Returns the counts of rows, skipped rows, documents, tokens and sequences. Raises InputError when no row, or too
-    few rows, can be used.
+    Returns the counts of rows, skipped rows, documents, tokens and sequences. Raises InputError
+    when no row, or too few rows, can be used.
     """
     rows = skipped = 0
     first_reason = ""
@@ -183,6 +183,7 @@ def write_corpus(
                 else:
                     writer.add(made.tokens, made.roles)
             rows += len(batch)
+        # The store has no `store.json` yet, so a refused one is never read.
         if skipped > config.max_error_rate * rows or not writer.lengths:
             raise InputError(
                 f"{skipped} of {rows} rows cannot be used, the first of them {first_reason}"
@@ -191,6 +192,7 @@ def write_corpus(
             )
         order = range(len(writer.lengths))
         if config.seed is not None:
+            # Shuffled before packing, so that a file sorted by label does not pack equal labels together.
             shuffled = np.random.default_rng(config.seed % (1 << 64)).permutation(len(writer.lengths))
             order = shuffled.tolist()
         sequences = PACKERS[config.packing](writer.lengths, order, config.seq_length)

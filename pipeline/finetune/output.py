@@ -1,7 +1,7 @@
 """The output directory of a training run: its file names, and which request its files belong to.
 
-`OUTPUT/` becomes the model; `OUTPUT/_tirazh/` holds `finetune.json` (the request), `data/` (sequences),
-`checkpoints/`, `losses.jsonl`, `losses.svg` and `manifest.json`.
+`OUTPUT/` becomes the model; `OUTPUT/_tirazh/` holds `finetune.json` (the request), `data/`
+(sequences), `checkpoints/`, `losses.jsonl`, `losses.svg` and `manifest.json`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class TrainingOutput:
     def find_request(self, identity: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
         """Read the request of this training run, None when it has not started. Changes nothing.
 
-        Raises OutputError when the directory holds another run's files (unless `overwrite`) or files of other origin.
+        Raises OutputError when the directory holds another run's files (unless `overwrite`) or
+        files of other origin.
         """
         request = self._read_request()
         if request is None:
@@ -85,6 +86,7 @@ class TrainingOutput:
     def read_manifest(self) -> dict[str, Any] | None:
         """Read the manifest of a completed training run; None when it is not complete."""
         found = _read_json(self.manifest) if self.manifest.is_file() else None
+        # config.json is the last file of an exported model.
         return found if (self.folder / "config.json").is_file() else None
 
     def write_request(self, values: Mapping[str, Any]) -> None:
@@ -101,7 +103,7 @@ class TrainingOutput:
             shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self) -> None:
-        """Remove tirazh's files except the lease; config.json first, so that a partial model is never taken for one."""
+        """Remove tirazh's files but the lease; config.json first, so that no partial model is ever valid."""
         names = ["config.json", *TOKENIZER_FILES, "model.safetensors.index.json"]
         for path in (*(self.folder / name for name in names), *self.folder.glob("model*.safetensors*")):
             path.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Packs documents into sequences of at most `seq_length` inputs. Pure arithmetic on lengths.
 
-A sequence of n tokens has n - 1 inputs, each of which predicts the next token. A document that is cut continues with
-the token it was cut at, so that this token is predicted once too: a cut loses no target.
+A sequence of n tokens has n - 1 inputs, each of which predicts the next token. A document that is
+cut continues with the token it was cut at, so that this token is predicted once too: a cut loses no
+target.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def pack_stream(lengths: Sequence[int], order: Sequence[int], seq_length: int) -
 
 
 def pack_whole(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Span]]:
-    """Put as many documents as fit, in `order`, into each sequence. Only documents longer than a sequence are cut."""
+    """Put as many documents as fit, in `order`, into each sequence.
+
+    Only documents longer than a sequence are cut.
+    """
     sequences: list[list[Span]] = []
     free = 0
     for span in _spans(lengths, order, seq_length):

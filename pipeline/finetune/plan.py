@@ -1,6 +1,6 @@
-"""Plans a training run before anything is written: checks model, files and columns, and decides the sequence length.
+"""Plans a training run: checks model, files and columns, and decides the sequence length.
 
-Reads model headers and Parquet footers only.
+Reads model headers and Parquet footers only, and writes nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class InputFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetunePlan:
-    """A checked request. `output` is an absolute path; `evaluation` and `labelled` are None when not requested."""
+    """A checked request.
+
+    `output` is an absolute path; `evaluation` and `labelled` are None when not requested.
+    """
 
     spec: FinetuneSpec
     output: str
@@ -74,7 +77,10 @@ class FinetunePlan:
         return LabelledPromptMaker(writer, _label_column(self.spec), tuple(self.spec.labels))
 
     def label_tokens(self) -> list[list[int]]:
-        """Return the tokens of every label's words. Raises RequestError when two labels have the same tokens."""
+        """Return the tokens of every label's words.
+
+        Raises RequestError when two labels have the same tokens.
+        """
         labels = self.spec.labels or {}
         tokens = self.tokenizer.encode_many([label_words(words) for words in labels.values()])
         for label, ids in zip(labels, tokens, strict=True):
@@ -99,7 +105,8 @@ class FinetunePlan:
             truncate=spec.truncate or ("right" if spec.labels else "error"),
             seq_length=seq_length,
             room=room,
-            # classify strips white space at the end of a prompt, before the label's space; generate keeps it.
+            # classify strips white space at the end of a prompt, before the label's space; generate
+            # keeps it.
             sampling=None if spec.labels else SamplingParams(),
             seed=0,
             overrides=(),
@@ -107,7 +114,10 @@ class FinetunePlan:
 
 
 def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
-    """Plan a training run; writes nothing. Raises RequestError, InputError or CheckpointError for a wrong request."""
+    """Plan a training run; writes nothing.
+
+    Raises RequestError, InputError or CheckpointError for a wrong request.
+    """
     output = full_uri(spec.output)
     if is_remote(output):
         raise RequestError(

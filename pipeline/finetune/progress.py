@@ -21,8 +21,8 @@ _RECENT = 20
 class TrainingProgress:
     """Progress after a step.
 
-    `loss` and `tokens_per_s` are means over the last 20 steps. `figures` are the metrics of the last evaluation, empty
-    before the first one.
+    `loss` and `tokens_per_s` are means over the last 20 steps. `figures` are the metrics of the
+    last evaluation, empty before the first one.
     """
 
     step: int
@@ -40,7 +40,8 @@ OnTraining = Callable[[TrainingProgress], None]
 class LogFollower:
     """Follows the log in a thread of its own. A context manager.
 
-    `tell` receives a sentence when the workers resume from a checkpoint, which means that one of them died.
+    `tell` receives a sentence when the workers resume from a checkpoint, which means that one of
+    them died.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class LogFollower:
         """Read the new lines of the log and report the progress."""
         seen = self._inode
         lines = self._new_lines()
-        if seen is not None and seen != self._inode:
+        if seen is not None and seen != self._inode:  # see TrainingLog: a restart replaces the file
             self._recent.clear()
             self._step = 0
         for line in lines:

@@ -1,4 +1,4 @@
-"""Runs a training from its request to the exported model: writes the data, runs the workers, exports the checkpoint.
+"""Runs a training: writes the data, runs the workers, and exports the last checkpoint.
 
 A run that was killed at any point is resumed by the same request, from what is on disk.
 """
@@ -228,7 +228,10 @@ def _resolve_device(spec: FinetuneSpec) -> str:
 
 
 def _threads(spec: FinetuneSpec) -> int:
-    """Return the CPU threads of a worker. On one machine the workers share its cores; in a cluster the default is 1."""
+    """Return the CPU threads of a worker.
+
+    On one machine the workers share its cores; in a cluster the default is 1.
+    """
     if spec.threads or is_cluster(spec.address):
         return spec.threads or 1
     return max(1, len(os.sched_getaffinity(0)) // spec.workers)

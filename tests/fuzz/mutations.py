@@ -19,7 +19,10 @@ Mutation = Callable[[random.Random, bytearray], None]
 
 
 def mutants(data: bytes, *, count: int, seed: int, near_end: bool = False) -> Iterator[tuple[str, bytes]]:
-    """Yield `count` mutants with the names of their mutations. `near_end` mutates the last tenth (footers) only."""
+    """Yield `count` mutants with the names of their mutations.
+
+    `near_end` mutates the last tenth (footers) only.
+    """
     for number in range(count):
         rng = random.Random(f"{seed} {number}")
         mutations = rng.choices(MUTATIONS, k=rng.choice((1, 1, 1, 2, 4)))

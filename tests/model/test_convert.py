@@ -215,8 +215,8 @@ def patterned_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 def convert_measured(folder: Path, config: ModelConfig) -> tuple[int, int, int]:
     """Convert a generated two-rank checkpoint in a new process.
 
-    Returns the bytes of all weights, and by how many bytes the memory of the process grew: anonymous memory alone, and
-    including pages of mapped files.
+    Returns the bytes of all weights, and by how many bytes the memory of the process grew:
+    anonymous memory alone, and including pages of mapped files.
     """
     weights = patterned_weights(config)
     total = sum(tensor.nbytes for tensor in weights.values())

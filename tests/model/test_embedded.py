@@ -1,4 +1,7 @@
-"""The embedded model: small, complete, and accurate enough for the demo. Uses plain forward passes only."""
+"""The embedded model: small, complete, and accurate enough for the demo.
+
+Uses plain forward passes only.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Small checkpoints of every format with random weights, written the way each format's own software writes them.
 
-`random_weights` returns the expected tensors by tirazh's names; the writers split, fuse, transpose and rename them, so
-that reading must restore them bit for bit.
+`random_weights` returns the expected tensors by tirazh's names; the writers split, fuse, transpose
+and rename them, so that reading must restore them bit for bit.
 """
 
 from __future__ import annotations

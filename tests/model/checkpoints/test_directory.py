@@ -49,8 +49,8 @@ KINDS: dict[str, tuple[str, ModelConfig, Writer]] = {
     "gpt2 pickled": ("gpt2", TINY_DENSE, lambda f, w: write_gpt2(f, w, is_pickle=True)),
     "gpt2 pickled in two files": ("gpt2", TINY_DENSE, lambda f, w: write_gpt2(f, w, is_pickle=True, num_files=2)),
     "port": ("port", UNTIED, lambda f, w: write_port(f, w, UNTIED)),
-    "ours": ("tirazh", TINY, write_native),
-    "ours, untied, in two files": ("tirazh", UNTIED, lambda f, w: write_native(f, w, UNTIED, num_files=2)),
+    "tirazh": ("tirazh", TINY, write_native),
+    "tirazh, untied, in two files": ("tirazh", UNTIED, lambda f, w: write_native(f, w, UNTIED, num_files=2)),
 }
 
 

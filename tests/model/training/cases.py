@@ -22,16 +22,16 @@ SEQ_LENGTH = 40  # two windows of 16 tokens and a bit
 
 def write_sequences(folder: Path, *, count: int = 24, seed: int = 0) -> str:
     """Write sequences of 5 to 41 tokens; the first half of every third is a prompt."""
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     with StoreWriter(folder) as writer:
         sequences = []
         for number in range(count):
-            length = int(draw.integers(5, SEQ_LENGTH + 2))
+            length = int(rng.integers(5, SEQ_LENGTH + 2))
             roles = [ROLE_TEXT] * length
             if number % 3 == 0:
                 roles = [ROLE_PROMPT] * (length // 2) + [ROLE_COMPLETION] * (length - length // 2)
             start = sum(writer.lengths)
-            writer.add((draw.integers(0, 40, length) + draw.integers(0, 2) * 100).tolist(), roles)
+            writer.add((rng.integers(0, 40, length) + rng.integers(0, 2) * 100).tolist(), roles)
             sequences.append([(start, start + length)])
         writer.finish(sequences)
     return str(folder)

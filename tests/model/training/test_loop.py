@@ -190,12 +190,12 @@ def test_label_accuracy_uses_the_label_that_the_engine_scores_highest(
 
 def write_labels(folder: Path) -> str:
     """Write eight prompts and three labels of one to three tokens with a common prefix."""
-    draw = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     with StoreWriter(folder) as writer:
         sequences = []
         for length in range(3, 11):
             start = sum(writer.lengths)
-            writer.add(draw.integers(0, 250, length).tolist(), [ROLE_PROMPT] * length)
+            writer.add(rng.integers(0, 250, length).tolist(), [ROLE_PROMPT] * length)
             sequences.append([(start, start + length)])
         writer.finish(sequences)
     tokens = ((5,), (6, 7), (6, 7, 8))
