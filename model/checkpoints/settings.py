@@ -56,7 +56,7 @@ def _complete(sizes: WeightSizes, settings: ModelSettings, folder: Path) -> Mode
     sources = _Sources(settings, args, args_path, preset, folder)
     sources.check_sizes(sizes)
     mode = sources.sparse_mode()
-    num_heads = sources.num_attention_heads()
+    num_heads, layout_groups = sources.num_attention_heads(), sources.layout_groups()
     pattern = SparsePattern() if mode == "none" else _find_pattern(sizes.folders, settings, mode)
     try:
         return ModelConfig(
@@ -64,7 +64,7 @@ def _complete(sizes: WeightSizes, settings: ModelSettings, folder: Path) -> Mode
             num_attention_heads=num_heads,
             sparse_mode=mode,
             sparse_pattern=pattern,
-            layout_groups=sources.layout_groups() or sizes.num_ranks,
+            layout_groups=layout_groups or sizes.num_ranks,
         )
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from None
