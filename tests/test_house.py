@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import tirazh
+from tirazh import TirazhError, errors
 from tirazh.jobs.job_file import spec_from_file
 from tirazh.jobs.settings import settings_of
 from tirazh.pipeline import schema
@@ -27,6 +28,8 @@ OTHER_PYTHON = sorted(
 )
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 NAMES_THAT_EXPLAIN_NOTHING = {"utils", "util", "common", "helpers", "helper", "core", "manager", "misc", "base"}
+SLOW_LIBRARIES = ["torch", "ray", "deepspeed", "transformers"]
+KEYS_ARE_NOT_COLUMNS = {"schema.py", "results.py"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_FOLDER_MODULES = 24
@@ -76,9 +79,9 @@ def test_no_promise_is_left_unkept(path: Path) -> None:
     assert [mark for mark in marks if re.search(rf"\b{mark}\b", text)] == []
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.name != "schema.py"], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.name not in KEYS_ARE_NOT_COLUMNS], ids=name_of)
 def test_names_of_added_columns_are_written_in_one_place(path: Path) -> None:
-    """`row["completion"]` and its like; a field, a keyword or a manifest's key of that name is another matter."""
+    """Only schema.py spells `row["completion"]` and the like; keys of a manifest may have the same names."""
     columns = {value for name, value in vars(schema).items() if name.isupper() and isinstance(value, str)}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
@@ -88,24 +91,41 @@ def test_names_of_added_columns_are_written_in_one_place(path: Path) -> None:
             assert node.slice.value not in columns, f"{where}: say schema.{str(node.slice.value).upper()}"
 
 
-def test_the_public_names_exist() -> None:
-    assert sorted(tirazh.__all__) == ["classify", "generate", "load_pretrained"]
+def test_the_public_names_are_these_and_exist() -> None:
+    functions = {"classify", "finetune", "generate", "load_pretrained", "plan", "report", "verify"}
+    types = {"JobPlan", "Manifest", "ModelSettings", "TrainingManifest", "Verification"}
+    tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, TirazhError)}
+    assert set(tirazh.__all__) == functions | types | tree
+    assert len(tirazh.__all__) == len(set(tirazh.__all__))
     for name in tirazh.__all__:
         assert callable(getattr(tirazh, name))
+        assert name in dir(tirazh)
+    with pytest.raises(AttributeError, match="no attribute 'clasify'"):
+        tirazh.clasify  # type: ignore[attr-defined]  # noqa: B018 - raises
+
+
+def test_an_error_can_be_caught_by_its_public_name() -> None:
+    for name in ("RequestError", "CheckpointError", "InputError", "OutputError"):
+        assert issubclass(getattr(tirazh, name), tirazh.RequestError)
+    for name in ("JobError", "ReplicaError", "StorageError"):
+        assert issubclass(getattr(tirazh, name), tirazh.JobError)
+    with pytest.raises(tirazh.RequestError):
+        tirazh.generate(input=[], output="out")
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "slow"),
     [
-        "import tirazh",
-        "import tirazh.pipeline.spec",
-        "from tirazh.jobs.cli import main; main(['--help'])",
-        "from tirazh.jobs.cli import main; main(['generate', '--help'])",
+        ("import tirazh", [*SLOW_LIBRARIES, "pyarrow", "polars", "yaml", "rich"]),
+        ("import tirazh; tirazh.classify, tirazh.Manifest, tirazh.RequestError", SLOW_LIBRARIES),
+        ("import tirazh.pipeline.spec", SLOW_LIBRARIES),
+        ("from tirazh.jobs.cli import main; main(['--help'])", SLOW_LIBRARIES),
+        ("from tirazh.jobs.cli import main; main(['generate', '--help'])", SLOW_LIBRARIES),
     ],
-    ids=["import tirazh", "the spec", "tirazh --help", "tirazh generate --help"],
+    ids=["import tirazh", "public names", "the spec", "tirazh --help", "tirazh generate --help"],
 )
-def test_what_must_answer_at_once_loads_no_torch_and_no_ray(code: str) -> None:
-    watched = "import sys; print([m for m in ('torch', 'ray', 'deepspeed', 'transformers') if m in sys.modules])"
+def test_the_import_and_the_help_load_no_slow_library(code: str, slow: list[str]) -> None:
+    watched = f"import sys; print([name for name in {slow} if name in sys.modules])"
     program = f"try:\n    {code}\nexcept SystemExit as end:\n    assert not end.code, end.code\n{watched}"
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

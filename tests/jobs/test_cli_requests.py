@@ -17,15 +17,15 @@ NEEDED = ["--input", "in.parquet", "--output", "out"]
         ("generate --top_k 5", "generate has no flag --top_k; did you mean --top-k?"),
         ("generate --topk=5", "generate has no flag --topk; did you mean --top-k?"),
         ("generate --max-new-token 5", "generate has no flag --max-new-token; did you mean --max-new-tokens?"),
-        ("classify --top-k 5", "classify has no flag --top-k; --top-k belongs to `tirazh generate`"),
+        ("classify --top-k 5", "classify has no flag --top-k; --top-k is a flag of `tirazh generate`"),
         ("generate --load-weights-only ckpt", "generate has no flag --load-weights-only; use --model"),
         ("generate --model_name_or_path x", "generate has no flag --model_name_or_path; use --model"),
         ("generate --model-parallel-size 2", "generate has no flag --model-parallel-size; use --tensor-parallel"),
         ("generate --deepspeed_config x", "generate has no flag --deepspeed_config; did you mean --deepspeed-config?"),
         ("generate --fp16", "generate has no flag --fp16; use --dtype float16"),
         ("generate --wibble", "generate has no flag --wibble; `tirazh generate --help` lists them"),
-        ("generate prompts.parquet", "generate does not know what to do with 'prompts.parquet'; did you mean --input?"),
-        ("generate --slots many", "--slots must be a whole number, not 'many'"),
+        ("generate prompts.parquet", "generate accepts no argument 'prompts.parquet'; did you mean --input?"),
+        ("generate --slots many", "--slots must be an integer, not 'many'"),
         ("generate --temperature hot", "--temperature must be a number, not 'hot'"),
         ("generate --slots", "--slots needs a value"),
         ("generate --input", "--input needs at least one value"),
@@ -68,9 +68,9 @@ def test_flags_win_over_the_job_file_and_its_mistakes_are_named_with_their_line(
     job = tmp_path / "job.yaml"
     job.write_text("kind: generate\ninput: in.parquet\noutput: out\ntop_k: five\n")
     assert main(["generate", "--config", str(job)]) == 2
-    assert capsys.readouterr().err == f"tirazh: {job} line 4: top_k must be a whole number, not 'five'\n"
+    assert capsys.readouterr().err == f"tirazh: {job} line 4: top_k must be an integer, not 'five'\n"
     assert main(["generate", "--config", str(job), "--top-k", "5", "--seed", "x"]) == 2
-    assert capsys.readouterr().err == "tirazh: --seed must be a whole number, not 'x'\n"
+    assert capsys.readouterr().err == "tirazh: --seed must be an integer, not 'x'\n"
     assert main(["classify", "--config", str(job), "--labels", "a,b"]) == 2
     assert "is a job of kind generate; run `tirazh generate --config" in capsys.readouterr().err
 

@@ -136,7 +136,7 @@ def test_a_running_job_is_not_started_twice_and_can_be_stopped(head: Head, model
     job_id = head.tirazh("submit", str(job), "-q").stdout.strip()
     twice = head.tirazh("submit", str(job))
     assert twice.returncode == 2
-    assert f"runs already as {job_id}" in twice.stderr
+    assert f"already running as {job_id}" in twice.stderr
     deadline = time.monotonic() + 120
     while not (tmp_path / "out/_tirazh/plan.json").exists():
         assert time.monotonic() < deadline, head.tirazh("logs", job_id).stdout
@@ -144,7 +144,7 @@ def test_a_running_job_is_not_started_twice_and_can_be_stopped(head: Head, model
     stopped = head.tirazh("stop", job_id)
     assert stopped.returncode == 0
     assert "stopped" in stopped.stdout
-    assert "run the same command to go on" in head.tirazh("logs", job_id).stdout
+    assert "run the same command to resume" in head.tirazh("logs", job_id).stdout
 
 
 def test_who_has_no_token_is_told_so(head: Head) -> None:

@@ -26,10 +26,10 @@ LAST = ProgressEvent(
 def test_a_manifest_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_manifest(MANIFEST, LAST, as_json=False, quiet=False)
     assert capsys.readouterr().out.splitlines() == [
-        "rows      1,000, 2 of them with an error: empty text (2)",
+        "rows      1,000, 2 with an error: empty text (2)",
         "labels    sport 60%, world 30%, (abstained) 10%",
         "accuracy  0.750 of 998 rows (macro-F1 0.700)",
-        "tokens    90,000 of prompts, 0 of completions",
+        "tokens    90,000 prompt, 0 completion",
         "speed     20.0 rows/s, 1,800 tokens/s, 0:50",
         "output    /out",
         "report    /out/_tirazh/report.html",
@@ -39,7 +39,7 @@ def test_a_manifest_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_manifest(MANIFEST | {"errors": 0}, None, as_json=False, quiet=False)
     out = capsys.readouterr().out
-    assert "1,000 (all were there already; nothing was left to do)" in out
+    assert "1,000 (all from an earlier run; nothing was left to do)" in out
     assert "speed" not in out
 
 
@@ -61,7 +61,7 @@ def test_verify_ends_with_what_it_found(
     assert console.show_verification(found, as_json=False, quiet=False) == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[:-1] == list(problems)
-    assert lines[-1] == ("NOT whole" if code else "whole") + ": 9 of 9 rows, 2 of 2 parts in out"
+    assert lines[-1] == ("FAILED" if code else "OK") + ": 9/9 rows, 2/2 parts verified in out"
 
 
 def test_the_id_alone_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:

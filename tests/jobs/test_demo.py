@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tirazh.errors import OutputError
-from tirazh.jobs.demo import DATA, GOLD, MARK, _label_table, _lines, _make_room, _write_inputs
+from tirazh.jobs.demo import DATA, GOLD, MARK, _label_table, _lines, _prepare_folder, _write_inputs
 from tirazh.pipeline.schema import CONFIDENCE, LABEL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -36,13 +36,13 @@ def test_the_table_shows_both_languages_and_every_label() -> None:
 
 def test_another_demo_is_replaced_and_anything_else_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "demo-output"
-    _make_room(folder)
+    _prepare_folder(folder)
     (folder / "labels").mkdir()
-    _make_room(folder)
+    _prepare_folder(folder)
     assert [path.name for path in folder.iterdir()] == [MARK]
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(OutputError, match="holds something that no demo made"):
-        _make_room(tmp_path)
+    with pytest.raises(OutputError, match="holds files that the demo did not write"):
+        _prepare_folder(tmp_path)
     assert (tmp_path / "mine.txt").exists()
 
 

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CASES: dict[str, Case] = {
     "a flag that is nearly one": (["--learning-rat", "1"], "has no flag --learning-rat; did you mean --learning-rate?"),
-    "a flag of another command": (["--max-new-tokens", "5"], "--max-new-tokens belongs to `tirazh generate`"),
+    "a flag of another command": (["--max-new-tokens", "5"], "--max-new-tokens is a flag of `tirazh generate`"),
     "a flag of the original": (["--train_data_file", "x.txt"], "--train_data_file; use --input, with Parquet"),
     "a column that is not there": (["--text-column", "txt"], "no column 'txt' (--text-column); did you mean text?"),
     "a column of numbers": (["--text-column", "n"], "column 'n' (--text-column) must hold strings, not int64"),

@@ -74,7 +74,7 @@ def deaf(options):
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(60)
-commands.RUN["demo"] = deaf
+commands.COMMANDS["demo"] = deaf
 cli.main(["demo"])
 """
     done = subprocess.run(

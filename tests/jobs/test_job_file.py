@@ -64,12 +64,13 @@ def test_labels_may_lie_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.
     ("text", "says"),
     [
         (HEAD + "top_kk: 5\n", "job.yaml line 4: generate has no setting 'top_kk'; did you mean top_k?"),
-        (HEAD + "\n# a comment\ntop_k: five\n", "job.yaml line 6: top_k must be a whole number, not 'five'"),
-        (HEAD + "labels: [a, b]\n", "job.yaml line 4: labels belongs to kind: classify, and this is a generate job"),
-        (HEAD + "seed: 1\nseed: 2\n", "job.yaml line 5: seed is there twice"),
-        (HEAD + "top_p: [1\n", "job.yaml is not readable YAML at line 5, column 1: "
+        (HEAD + "\n# a comment\ntop_k: five\n", "job.yaml line 6: top_k must be an integer, not 'five'"),
+        (HEAD + "labels: [a, b]\n", "job.yaml line 4: labels is a setting of kind: classify, "
+            "but this is a generate job"),
+        (HEAD + "seed: 1\nseed: 2\n", "job.yaml line 5: duplicate key seed"),
+        (HEAD + "top_p: [1\n", "job.yaml is not valid YAML at line 5, column 1: "
             "expected ',' or ']', but got '<stream end>'"),
-        ("input: in.parquet\n", "job.yaml does not say its kind; add a line kind: classify or kind: generate"),
+        ("input: in.parquet\n", "job.yaml has no kind; add a line kind: classify or kind: generate"),
         ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not 'clasify'; "
             "did you mean classify?"),
         ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not ['a']"),
@@ -77,8 +78,8 @@ def test_labels_may_lie_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.
         ("- a\n- b\n", "job.yaml must be a mapping of settings (input: ..., output: ...)"),
         ("", "job.yaml is empty"),
         (b"kind: \xff\xfe\n", "job file job.yaml is not UTF-8 text"),
-        ("kind: generate\x00\n", "job.yaml is not readable YAML: it holds characters that no text has"),
-        ("kind: !!python/object:os.system x\n", "job.yaml line 1: only plain values can be read, without tags (!...)"),
+        ("kind: generate\x00\n", "job.yaml is not valid YAML: it holds control characters"),
+        ("kind: !!python/object:os.system x\n", "job.yaml line 1: only plain values are allowed, without tags (!...)"),
     ],
 )  # fmt: skip
 def test_wrong_job_files(tmp_path: Path, text: str | bytes, says: str) -> None:

@@ -87,7 +87,7 @@ def test_quiet_is_quiet_and_still_knows() -> None:
     with JobProgressDisplay("quiet", stream=stream) as progress:
         progress.show(event())
     assert stream.getvalue() == ""
-    assert progress.interrupted() == "interrupted: 2 of 10 parts are written; run the same command to go on"
+    assert progress.interrupted() == "interrupted: 2 of 10 parts are written; run the same command to resume"
 
 
 def test_interrupted_before_anything_was_there() -> None:

@@ -46,7 +46,7 @@ def test_python_and_the_command_line_make_the_same_job(
     assert "parts" not in again
 
     assert main(["verify", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.startswith("whole: 3 of 3 rows")
+    assert capsys.readouterr().out.startswith("OK: 3/3 rows, 1/1 parts verified")
     assert main(["report", str(tmp_path / "out")]) == 0
     assert "report.html" in capsys.readouterr().out
 
@@ -86,7 +86,7 @@ def test_a_bug_is_named_even_where_its_traceback_cannot_be_kept(
 
     monkeypatch.setattr("tirazh.pipeline.build.run_job", broken)
     assert main(["generate", *flags(job), "--prompt-column", "text"]) == 1
-    sentence = "internal error: ZeroDivisionError: a bug; the traceback could not be kept: Is a directory"
+    sentence = "internal error: ZeroDivisionError: a bug; the traceback could not be written: Is a directory"
     assert capsys.readouterr().err == f"tirazh: {sentence}\n"
 
 

@@ -25,7 +25,7 @@ def test_every_field_of_the_specs_has_a_type_and_help_that_people_can_read() -> 
     for kind in SPECS:
         for setting in settings_of(kind).values():
             assert setting.help, f"{kind}.{setting.name} has no help"
-            assert (setting.sort == "labels") == (setting.name == "labels")
+            assert (setting.type == "labels") == (setting.name == "labels")
 
 
 def test_a_path_alone_is_a_list_of_one() -> None:
@@ -77,20 +77,20 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
     [
         ({"top_kk": 5}, "generate has no setting 'top_kk'; did you mean top_k?"),
         ({"top-k": 5}, "generate has no setting 'top-k'; did you mean top_k?"),
-        ({"abstain_below": 0.5}, "abstain_below belongs to kind: classify, and this is a generate job"),
-        ({"top_k": "5"}, "top_k must be a whole number, not '5'"),
-        ({"top_k": 5.0}, "top_k must be a whole number, not 5.0"),
-        ({"top_k": True}, "top_k must be a whole number, not True"),
+        ({"abstain_below": 0.5}, "abstain_below is a setting of kind: classify, but this is a generate job"),
+        ({"top_k": "5"}, "top_k must be an integer, not '5'"),
+        ({"top_k": 5.0}, "top_k must be an integer, not 5.0"),
+        ({"top_k": True}, "top_k must be an integer, not True"),
         ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
         ({"overwrite": "yes"}, "overwrite must be true or false, not 'yes'"),
-        ({"template": 5}, "template must be a text, not 5"),
-        ({"stop": {"a": "b"}}, "stop must be a text or a list of texts, not {'a': 'b'}"),
-        ({"input": [1]}, "input must hold texts only, not 1"),
+        ({"template": 5}, "template must be a string, not 5"),
+        ({"stop": {"a": "b"}}, "stop must be a string or a list of strings, not {'a': 'b'}"),
+        ({"input": [1]}, "input must hold strings only, not 1"),
         (
             {"dtype": "bf16"},
             "dtype must be one of auto, float32, bfloat16, float16, not 'bf16'; did you mean bfloat16?",
         ),
-        ({"replicas": 1.5}, "replicas must be a text, not 1.5"),
+        ({"replicas": 1.5}, "replicas must be a string, not 1.5"),
         ({"top_k": None, "output": None}, "--output is missing: directory that receives the parts"),
     ],
 )
@@ -103,7 +103,7 @@ def test_wrong_settings_of_generate(values: dict[str, Any], says: str) -> None:
     [
         ("economics", "--labels needs at least two labels, not 1"),
         ("a,b,a", "labels names 'a' twice"),
-        ([True, "b"], "labels must be texts, not True; put it in quotes"),
+        ([True, "b"], "labels must be strings, not True; put it in quotes"),
         (7, "labels must be a list, a mapping or the path of a YAML file, not 7"),
         ("missing.yaml", "labels file missing.yaml does not exist"),
     ],

@@ -72,7 +72,8 @@ def test_a_job_that_runs_is_found_and_a_finished_one_gives_the_next_number() -> 
 def test_the_working_directory_holds_the_code_and_the_job(tmp_path: Path) -> None:
     job = spec(stop=("\n\n",))
     write_working_dir(replace(job, address="auto"), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"tirazh", "jobs", "pipeline", "actors", "model", "job.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"tirazh", "job.yaml"}
+    assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
     assert (tmp_path / "tirazh/jobs/cli.py").is_file()
     assert not list(tmp_path.rglob("__pycache__"))
     assert spec_from_file(tmp_path / "job.yaml") == job  # and so without the address
@@ -80,7 +81,10 @@ def test_the_working_directory_holds_the_code_and_the_job(tmp_path: Path) -> Non
 
 def test_the_embedded_weights_travel_only_where_they_are_used(tmp_path: Path) -> None:
     write_working_dir(spec(model="s3://models/xl"), tmp_path / "other")
-    assert not (tmp_path / "other/model/embedded").exists()
+    assert (tmp_path / "other/tirazh/model").is_dir()
+    assert not (tmp_path / "other/tirazh/model/embedded").exists()
+    write_working_dir(spec(), tmp_path / "embedded")
+    assert (tmp_path / "embedded/tirazh/model/embedded/model.safetensors").is_file()
 
 
 def test_local_paths_become_absolute_and_addresses_stay() -> None:
@@ -126,7 +130,7 @@ def test_an_address_where_nobody_answers() -> None:
 
 @pytest.mark.parametrize(
     ("address", "says"),
-    [(None, "--address is missing"), ("ray://head:10001", "must be the http:// address"), ("http://", "no Ray job")],
+    [(None, "--address is missing"), ("ray://head:10001", "must be the http:// URL"), ("http://", "no Ray job")],
 )
 def test_addresses_that_are_none(address: str | None, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):

@@ -52,7 +52,7 @@ def test_an_interruption_says_how_far_it_came() -> None:
     display = TrainingDisplay("quiet")
     assert display.interrupted().startswith("interrupted before the first step")
     display.show(event())
-    assert display.interrupted().startswith("interrupted at step 25 of 100; run the same command to go on")
+    assert display.interrupted().startswith("interrupted at step 25 of 100; run the same command to resume")
 
 
 def test_a_follower_sees_steps_evaluations_and_a_new_beginning(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_an_internal_error_is_kept_without_secrets(tmp_path: Path, monkeypatch: 
         "import sys, tirazh.jobs.cli as cli\n"
         "def fail(options):\n"
         f"    raise KeyError('{PLANTED} and https://me:{PLANTED}@host/?sig={PLANTED}')\n"
-        "cli.commands.RUN['verify'] = fail\n"
+        "cli.commands.COMMANDS['verify'] = fail\n"
         "sys.exit(cli.main(['verify', sys.argv[1]]))"
     )
     done = subprocess.run(
