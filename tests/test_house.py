@@ -46,7 +46,7 @@ def name_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", [*SOURCES, *OTHER_PYTHON], ids=name_of)
-def test_a_file_is_small_and_its_name_says_what_it_holds(path: Path) -> None:
+def test_a_file_is_short_and_its_name_is_specific(path: Path) -> None:
     parts = path.relative_to(REPOSITORY).with_suffix("").parts
     assert not NAMES_THAT_EXPLAIN_NOTHING & set(parts), f"{name_of(path)}: a name that explains nothing"
     lines = path.read_text(encoding="utf-8").count("\n")
@@ -54,7 +54,7 @@ def test_a_file_is_small_and_its_name_says_what_it_holds(path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=name_of)
-def test_a_folder_holds_few_modules_and_no_prefix_that_wants_to_be_a_folder(folder: Path) -> None:
+def test_a_folder_is_small_and_repeats_no_prefix(folder: Path) -> None:
     names = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
     assert len(names) <= MAX_FOLDER_MODULES, f"{name_of(folder)} holds {len(names)} modules: which want a folder?"
     prefixes = Counter(name.split("_")[0] for name in names)
@@ -63,7 +63,7 @@ def test_a_folder_holds_few_modules_and_no_prefix_that_wants_to_be_a_folder(fold
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_functions_fit_on_a_screen_and_modules_say_what_they_do(path: Path) -> None:
+def test_functions_are_short_and_modules_have_docstrings(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), f"{name_of(path)} has no module docstring"
     for node in ast.walk(tree):
@@ -73,7 +73,7 @@ def test_functions_fit_on_a_screen_and_modules_say_what_they_do(path: Path) -> N
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_no_promise_is_left_unkept(path: Path) -> None:
+def test_no_file_holds_a_note_about_unfinished_work(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     marks = ("TO" + "DO", "FIX" + "ME", "NotImplemented" + "Error", "XX" + "X")
     assert [mark for mark in marks if re.search(rf"\b{mark}\b", text)] == []
@@ -133,7 +133,7 @@ def test_the_import_and_the_help_load_no_slow_library(code: str, slow: list[str]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
-def test_relative_links_lead_somewhere(path: Path) -> None:
+def test_relative_links_in_documents_have_a_target(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in target:

@@ -114,13 +114,13 @@ def test_the_model_never_imports_ray() -> None:
     assert _importers("ray", under=("model",)) == set()
 
 
-def test_only_two_files_import_deepspeed() -> None:
+def test_only_two_modules_import_deepspeed() -> None:
     """One for ranks that serve, one for workers that train."""
     assert _importers("deepspeed", under=ROOMS) <= {"model/tensor_parallel.py", "model/training/zero.py"}
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_what_everyone_imports_needs_only_the_standard_library(name: str) -> None:
+def test_widely_imported_modules_need_only_the_standard_library(name: str) -> None:
     for line, module in imports_of(REPOSITORY / name):
         top = module.split(".")[0]
         assert top in {*sys.stdlib_module_names, "tirazh"}, f"{name}:{line} imports {module}"
@@ -132,7 +132,7 @@ def test_the_pipeline_and_the_replica_import_no_torch() -> None:
             assert module.split(".")[0] not in TORCH_LIBRARIES, f"{name_of(path)}:{line} imports {module}"
 
 
-def test_the_pipeline_takes_only_what_is_free_of_torch_from_the_model() -> None:
+def test_the_pipeline_imports_only_torch_free_modules_of_the_model() -> None:
     for path in _under("pipeline"):
         for line, module in imports_of(path):
             if _folder_of(module) == "model":
@@ -140,7 +140,7 @@ def test_the_pipeline_takes_only_what_is_free_of_torch_from_the_model() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(TORCH_FREE))
-def test_what_is_called_free_of_torch_is(module: str) -> None:
+def test_torch_free_modules_load_no_torch(module: str) -> None:
     path = _file_of(module)
     if path is None:
         pytest.skip(f"there is no {module} yet")

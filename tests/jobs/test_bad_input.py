@@ -65,7 +65,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_bad_request_is_one_sentence_and_leaves_nothing(name: str, folder: Path) -> None:
+def test_a_bad_request_prints_one_sentence_and_writes_nothing(name: str, folder: Path) -> None:
     flags, says = CASES[name]
     before = sorted(folder.rglob("*"))
     done = tirazh("classify", "--output", "out", "--model", "model", *LABELS, *flags, cwd=folder)
@@ -73,7 +73,7 @@ def test_a_bad_request_is_one_sentence_and_leaves_nothing(name: str, folder: Pat
     assert sorted(folder.rglob("*")) == before
 
 
-def test_an_output_that_holds_another_job_is_left_as_it_is(folder: Path) -> None:
+def test_the_output_of_another_job_is_not_changed(folder: Path) -> None:
     other = build_spec(
         "classify",
         {"input": folder / "good.parquet", "output": folder / "out", "model": folder / "model", "labels": "a,b"},
@@ -86,7 +86,7 @@ def test_an_output_that_holds_another_job_is_left_as_it_is(folder: Path) -> None
     assert [path.name for path in (folder / "out").rglob("*") if path.is_file()] == ["plan.json"]
 
 
-def test_a_bucket_that_nobody_serves_is_named(folder: Path) -> None:
+def test_the_address_of_a_storage_server_that_does_not_answer_is_in_the_message(folder: Path) -> None:
     done = tirazh(
         *("classify", "--input", "s3://bucket/x.parquet", "--output", "out", "--model", "model", *LABELS),
         *("--endpoint-url", "http://127.0.0.1:9"),
@@ -98,7 +98,7 @@ def test_a_bucket_that_nobody_serves_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["verify", "report"])
-def test_an_output_that_is_none(command: str, folder: Path) -> None:
+def test_a_directory_that_is_no_output_of_a_job_is_refused(command: str, folder: Path) -> None:
     done = tirazh(command, "no_model", cwd=folder)
     assert_one_sentence(done, "no_model", code=2)
     assert list((folder / "no_model").iterdir()) == []

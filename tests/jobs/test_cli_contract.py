@@ -44,12 +44,12 @@ FLAGS = {
 }
 
 
-def test_the_commands_are_these() -> None:
+def test_the_command_line_has_exactly_these_commands() -> None:
     assert list(build_parser()[1]) == list(FLAGS)
 
 
 @pytest.mark.parametrize("command", FLAGS)
-def test_the_flags_of_a_command_are_these(command: str) -> None:
+def test_a_command_has_exactly_these_flags(command: str) -> None:
     expected = {*FLAGS[command].split(), *("--help" if command == "logs" else TALK).split()}
     assert set(build_parser()[1][command].flags()) == expected
 
@@ -60,7 +60,7 @@ def test_a_flag_has_the_name_of_the_spec_field(kind: str) -> None:
 
 
 @pytest.mark.parametrize("command", FLAGS)
-def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_a_help_text(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: tirazh {command}")

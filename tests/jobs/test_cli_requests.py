@@ -57,12 +57,14 @@ def test_a_wrong_command_line_is_answered_in_one_sentence(
         (["--stop", ""], "--stop must not be an empty string"),
     ],
 )
-def test_values_out_of_range(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_out_of_range_is_refused_in_one_sentence(
+    flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["generate", *NEEDED, *flags]) == 2
     assert capsys.readouterr().err == f"tirazh: {says}\n"
 
 
-def test_flags_win_over_the_job_file_and_its_mistakes_are_named_with_their_line(
+def test_flags_override_the_job_file_and_mistakes_in_it_are_reported_with_their_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = tmp_path / "job.yaml"
@@ -75,6 +77,6 @@ def test_flags_win_over_the_job_file_and_its_mistakes_are_named_with_their_line(
     assert "is a job of kind generate; run `tirazh generate --config" in capsys.readouterr().err
 
 
-def test_nothing_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_line_without_arguments_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "classify" in capsys.readouterr().out

@@ -81,7 +81,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_bad_request_is_one_sentence_and_leaves_nothing(
+def test_a_bad_request_prints_one_sentence_and_writes_nothing(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
@@ -97,7 +97,7 @@ def test_a_bad_request_is_one_sentence_and_leaves_nothing(
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
+def test_a_dry_run_of_finetune_shows_the_plan_and_writes_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
@@ -108,7 +108,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
     assert not (folder / "out").exists()
 
 
-def test_a_training_is_not_submitted_as_a_job_over_rows(
+def test_a_job_file_of_kind_finetune_is_not_submitted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)

@@ -33,7 +33,7 @@ def flags(job: dict[str, object]) -> list[str]:
     return [text for name, value in job.items() for text in (f"--{name}", str(value))]
 
 
-def test_python_and_the_command_line_make_the_same_job(
+def test_python_and_the_command_line_run_the_same_job(
     job: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = classify(**job, labels=["a", "b"], gold_column="gold")
@@ -51,7 +51,7 @@ def test_python_and_the_command_line_make_the_same_job(
     assert "report.html" in capsys.readouterr().out
 
 
-def test_a_damaged_output_is_exit_code_1(
+def test_verifying_a_damaged_output_exits_with_1(
     job: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generate(**job, prompt_column="text", max_new_tokens=2)
@@ -63,7 +63,7 @@ def test_a_damaged_output_is_exit_code_1(
     assert part.name in found["problems"][0]
 
 
-def test_a_bug_is_one_sentence_and_its_traceback_lies_beside_the_job(
+def test_an_internal_error_is_one_sentence_and_its_traceback_is_in_the_logs_of_the_job(
     job: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*args: object, **settings: object) -> None:
@@ -77,7 +77,7 @@ def test_a_bug_is_one_sentence_and_its_traceback_lies_beside_the_job(
     assert "in broken" in log.read_text()
 
 
-def test_a_bug_is_named_even_where_its_traceback_cannot_be_kept(
+def test_an_internal_error_is_reported_when_its_traceback_cannot_be_written(
     job: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*args: object, **settings: object) -> None:
@@ -90,7 +90,7 @@ def test_a_bug_is_named_even_where_its_traceback_cannot_be_kept(
     assert capsys.readouterr().err == f"tirazh: {sentence}\n"
 
 
-def test_an_interrupt_says_how_to_go_on(
+def test_an_interrupt_says_how_to_resume(
     job: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*args: object, **settings: object) -> None:

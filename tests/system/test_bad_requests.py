@@ -147,7 +147,7 @@ BAD = (
 
 
 @pytest.mark.parametrize("spoil", BAD, ids=lambda spoil: spoil.__name__)
-def test_a_wrong_request_is_one_sentence_and_writes_nothing(
+def test_a_wrong_request_ends_in_one_sentence_and_writes_nothing(
     spoil: Callable[[Desk], tuple[list[str], str]], desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request, says = spoil(desk)
@@ -159,7 +159,7 @@ def test_a_wrong_request_is_one_sentence_and_writes_nothing(
     assert sorted(desk.folder.rglob("*")) == before
 
 
-def test_a_checkpoint_of_the_original_is_not_run_dense_by_accident(
+def test_a_ru_gpts_checkpoint_without_a_sparse_mode_is_refused(
     desk: Desk, golden_dir: Path, tiny_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(golden_dir / "xl_alternating_mp1", desk.folder / "xl")

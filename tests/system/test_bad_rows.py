@@ -82,7 +82,9 @@ def sources(tmp_path: Path) -> tuple[str, str]:
 
 
 @pytest.mark.slow
-def test_bad_prompts_are_errors_of_their_own_rows(sources: tuple[str, str], tiny_model: str, tmp_path: Path) -> None:
+def test_a_bad_prompt_is_an_error_of_its_own_row_only(
+    sources: tuple[str, str], tiny_model: str, tmp_path: Path
+) -> None:
     settings = {**SETTINGS, "prompt_column": "text", "temperature": 0.0, "max_new_tokens": 6, "model": tiny_model}
     good, mixed = tmp_path / "good", tmp_path / "mixed"
     generate(input=sources[0], output=good, **settings)
@@ -95,7 +97,7 @@ def test_bad_prompts_are_errors_of_their_own_rows(sources: tuple[str, str], tiny
         assert_is(name, bad.generated, row, answer="completion")
 
 
-def test_bad_texts_are_errors_of_their_own_rows(sources: tuple[str, str], tiny_model: str, tmp_path: Path) -> None:
+def test_a_bad_text_is_an_error_of_its_own_row_only(sources: tuple[str, str], tiny_model: str, tmp_path: Path) -> None:
     settings = {**SETTINGS, "labels": LABELS, "model": tiny_model}
     good, mixed = tmp_path / "good", tmp_path / "mixed"
     classify(input=sources[0], output=good, **settings)
@@ -119,7 +121,7 @@ def assert_is(name: str, error: str | None, row: dict[str, Any], *, answer: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("truncate", ["left", "right", "error"])
-def test_what_is_too_long_is_cut_where_one_likes_or_is_an_error(truncate: str, tiny_model: str, tmp_path: Path) -> None:
+def test_a_long_text_is_truncated_on_either_side_or_is_an_error(truncate: str, tiny_model: str, tmp_path: Path) -> None:
     """The cut end is not seen by the model: texts that differ only there have one answer."""
     texts = [("А" + LONG).encode(), ("Б" + LONG).encode(), (LONG + "А").encode(), (LONG + "Б").encode()]
     source = write(tmp_path / "long.parquet", list(texts))
@@ -133,7 +135,7 @@ def test_what_is_too_long_is_cut_where_one_likes_or_is_an_error(truncate: str, t
     assert (end[0] == end[1]) == (truncate == "right")
 
 
-def test_the_name_of_a_control_token_is_text_like_any_other(tiny_model: str, tmp_path: Path) -> None:
+def test_the_name_of_a_control_token_in_a_prompt_is_ordinary_text(tiny_model: str, tmp_path: Path) -> None:
     source = write(tmp_path / "a.parquet", [b"a<|endoftext|>"])
     generate(
         input=source, output=tmp_path / "out", model=tiny_model, prompt_column="text", max_new_tokens=2, **SETTINGS
@@ -144,9 +146,7 @@ def test_the_name_of_a_control_token_is_text_like_any_other(tiny_model: str, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["NaN", "infinite"])
-def test_logits_that_are_no_numbers_are_the_errors_of_the_rows_that_have_them(
-    value: float, tiny_model: str, tmp_path: Path
-) -> None:
+def test_non_finite_logits_are_errors_of_their_own_rows_only(value: float, tiny_model: str, tmp_path: Path) -> None:
     spoilt = shutil.copytree(tiny_model, tmp_path / "spoilt")
     weights = load_file(spoilt / "model.safetensors")
     name = next(name for name, array in weights.items() if array.shape[0] == TINY.max_position_embeddings)
@@ -163,7 +163,7 @@ def test_logits_that_are_no_numbers_are_the_errors_of_the_rows_that_have_them(
 
 
 @pytest.mark.slow
-def test_too_many_errors_stop_the_job_with_what_is_done_kept(
+def test_too_many_errors_stop_the_job_and_finished_parts_are_kept(
     tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "a.parquet", [b"one", None, b"two", b"three"] * 20)

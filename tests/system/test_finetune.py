@@ -89,7 +89,7 @@ def training_workers(driver: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_leaves_no_trace_in_the_curve(
+def test_a_killed_worker_does_not_change_the_loss_curve(
     command: Command, start: Callable[..., subprocess.Popen[str]], undisturbed: Path, tmp_path: Path
 ) -> None:
     """kill -9 of one of two workers: the group begins again at its last checkpoint, with the same data."""
@@ -110,7 +110,7 @@ def test_a_killed_worker_leaves_no_trace_in_the_curve(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_driver_that_was_stopped_is_gone_on_from_by_the_same_command(
+def test_a_training_run_resumes_after_its_driver_was_stopped(
     number: signal.Signals,
     command: Command,
     start: Callable[..., subprocess.Popen[str]],
@@ -136,7 +136,9 @@ def test_a_driver_that_was_stopped_is_gone_on_from_by_the_same_command(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_two_workers_give_the_curve_of_one(stage: int, command: Command, undisturbed: Path, tmp_path: Path) -> None:
+def test_two_workers_give_the_loss_curve_of_one(
+    stage: int, command: Command, undisturbed: Path, tmp_path: Path
+) -> None:
     done = run_tirazh(*command(tmp_path / "out", workers=2, zero_stage=stage), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     side_by_side(f"one worker, two with ZeRO {stage}", losses(undisturbed), losses(tmp_path / "out"))
@@ -144,7 +146,7 @@ def test_two_workers_give_the_curve_of_one(stage: int, command: Command, undistu
 
 
 @pytest.mark.slow
-def test_labels_that_were_taught_are_found_by_classify(command: Command, source: Path, tmp_path: Path) -> None:
+def test_classify_finds_the_labels_that_finetune_trained(command: Command, source: Path, tmp_path: Path) -> None:
     """The accuracy that the training tells is the one that `classify` comes to with the model."""
     labels = "economics,sport,science,world,culture"
     more: dict[str, Any] = {"completion_column": "label", "labels": labels, "label_input": source}
@@ -166,7 +168,9 @@ def test_labels_that_were_taught_are_found_by_classify(command: Command, source:
 
 
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again_and_another_request_is_refused(command: Command, undisturbed: Path) -> None:
+def test_a_finished_training_run_is_not_repeated_and_another_request_is_refused(
+    command: Command, undisturbed: Path
+) -> None:
     before = (undisturbed / "model.safetensors").stat().st_mtime_ns
     again = run_tirazh(*command(undisturbed, workers=2), timeout_s=TIMEOUT_S)
     assert again.returncode == 0

@@ -49,7 +49,7 @@ def command(source: Path, tiny_model: str, tmp_path: Path) -> list[object]:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_the_same_command_makes_only_what_is_missing(
+def test_rerunning_a_killed_command_makes_only_the_missing_parts(
     number: signal.Signals,
     start: Callable[..., subprocess.Popen[str]],
     command: list[object],
@@ -90,7 +90,7 @@ def test_a_finished_job_is_not_run_again(source: Path, tiny_model: str, ray_loca
 
 
 @pytest.mark.ray
-def test_verify_notices_a_changed_byte(source: Path, tiny_model: str, ray_local: None, tmp_path: Path) -> None:
+def test_verify_detects_a_changed_byte(source: Path, tiny_model: str, ray_local: None, tmp_path: Path) -> None:
     settings = {**SETTINGS, "max_new_tokens": 2, "limit": 16}
     generate(input=source, output=tmp_path / "out", model=tiny_model, **settings)
     assert run_tirazh("verify", tmp_path / "out").returncode == 0

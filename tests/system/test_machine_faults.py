@@ -43,7 +43,7 @@ def assert_finished_whole(output: Path) -> None:
     assert left == {"_SUCCESS", "_tirazh"}
 
 
-def test_a_disk_that_is_full_before_the_start_is_one_sentence(
+def test_a_disk_that_is_full_before_the_start_ends_in_one_sentence(
     command: Callable[..., list[object]], small_disk: Path
 ) -> None:
     fill(small_disk, leave=0)
@@ -54,7 +54,7 @@ def test_a_disk_that_is_full_before_the_start_is_one_sentence(
     assert_finished_whole(small_disk / "out")
 
 
-def test_a_disk_that_fills_up_is_waited_for_until_there_is_room_again(
+def test_a_run_waits_while_the_disk_is_full_and_continues_when_it_has_space(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], small_disk: Path
 ) -> None:
     output = small_disk / "out"
@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_is_waited_for_until_there_is_room_again(
 
 
 @pytest.mark.timeout(900)
-def test_a_disk_that_stays_full_ends_the_run_in_one_sentence_and_the_rest_is_made_later(
+def test_a_disk_that_stays_full_ends_the_run_and_a_rerun_resumes(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], small_disk: Path
 ) -> None:
     output = small_disk / "out"
@@ -92,7 +92,7 @@ def test_a_disk_that_stays_full_ends_the_run_in_one_sentence_and_the_rest_is_mad
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_spot_machine_that_is_taken_away(
+def test_a_job_resumes_after_its_spot_machine_was_reclaimed(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], tmp_path: Path, seed: int
 ) -> None:
     """SIGTERM to everything that runs, and SIGKILL to what still does when the grace is over."""

@@ -59,7 +59,7 @@ def ray_dir() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_job_writes_and_prints_no_secret(tiny_model: str, tmp_path: Path, ray_dir: Path) -> None:
+def test_a_job_neither_writes_nor_prints_secrets(tiny_model: str, tmp_path: Path, ray_dir: Path) -> None:
     """The plan, the manifest, receipts, the report, our logs, Ray's session with all its logs, stdout and stderr."""
     pq.write_table(pa.table({"prompt": ["один", "два", None]}), tmp_path / "in.parquet")
     done = run_tirazh(
@@ -75,7 +75,7 @@ def test_a_job_writes_and_prints_no_secret(tiny_model: str, tmp_path: Path, ray_
 
 
 @pytest.mark.s3
-def test_a_storage_that_refuses_is_told_without_the_key(
+def test_the_message_about_refused_storage_holds_no_key(
     s3_server: SeaweedServer, tiny_model: str, tmp_path: Path
 ) -> None:
     bucket = s3_server.make_bucket("refused")
@@ -99,7 +99,7 @@ def test_a_storage_that_refuses_is_told_without_the_key(
         ("--address", f"ray://me:{PLANTED}@head:10001"),
     ],
 )
-def test_an_address_with_a_secret_is_refused_without_repeating_it(flag: str, uri: str, tmp_path: Path) -> None:
+def test_a_uri_with_a_secret_is_refused_without_repeating_it(flag: str, uri: str, tmp_path: Path) -> None:
     flags = {"--input": "in.parquet", "--output": str(tmp_path / "out")} | {flag: uri}
     done = run_tirazh("generate", *(word for pair in flags.items() for word in pair), "-vv")
     assert done.returncode == 2
@@ -107,7 +107,7 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(flag: str, uri
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_internal_error_is_kept_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_of_an_internal_error_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys, tirazh.jobs.cli as cli\n"
         "def fail(options):\n"
@@ -129,7 +129,7 @@ def test_an_internal_error_is_kept_without_secrets(tmp_path: Path, monkeypatch: 
     assert holding(tmp_path) == []
 
 
-def test_what_libraries_print_is_kept_without_secrets(tmp_path: Path) -> None:
+def test_the_log_of_library_output_holds_no_secrets(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom tirazh.jobs.library_output import redirect_library_output\n"
         f"with redirect_library_output(sys.argv[1]):\n    os.write(2, b'connecting with {PLANTED} and ?sig={PLANTED}&x=1')\n"
@@ -142,7 +142,7 @@ def test_what_libraries_print_is_kept_without_secrets(tmp_path: Path) -> None:
     assert holding(tmp_path) == []
 
 
-def test_a_submitted_job_carries_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submitted_job_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Metadata, entrypoint, environment and working directory as Ray's job server gets them."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -168,7 +168,7 @@ def test_a_submitted_job_carries_no_secret(tmp_path: Path, monkeypatch: pytest.M
     assert holding(tmp_path) == []
 
 
-def test_a_job_file_with_a_secret_is_never_submitted(tmp_path: Path) -> None:
+def test_a_job_file_with_a_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(f"kind: generate\ninput: {URI}\noutput: out\n")
     with pytest.raises(RequestError, match="holds a password") as caught:
         spec_from_file(tmp_path / "job.yaml")
@@ -194,7 +194,7 @@ with ray_session(build_spec("generate", {"input": "a", "output": "b"})):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_ray_of_our_own_turns_strangers_away_and_keeps_its_token_private(tmp_path: Path) -> None:
+def test_a_local_ray_refuses_other_users_and_keeps_its_token_private(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", STATE], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=240, check=False

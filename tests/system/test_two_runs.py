@@ -18,7 +18,7 @@ from tests.system.command import assert_one_sentence, end, part_files, run_tiraz
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_a_second_run_is_one_sentence_and_the_first_goes_on(
+def test_a_second_run_on_the_same_output_is_refused_and_the_first_continues(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -36,7 +36,7 @@ def test_a_second_run_is_one_sentence_and_the_first_goes_on(
     assert not lease.exists()
 
 
-def test_a_run_that_was_stopped_too_long_finds_another_in_its_place_and_writes_no_more(
+def test_a_run_that_lost_its_lease_stops_writing(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     """SIGSTOP of the driver alone, as when a laptop sleeps: its replicas work on, and nobody renews its lease."""
@@ -63,7 +63,7 @@ def test_a_run_that_was_stopped_too_long_finds_another_in_its_place_and_writes_n
 @pytest.mark.s3
 @pytest.mark.parametrize("where", ["disk", "s3"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_after_a_kill_the_same_command_goes_on_at_once(
+def test_rerunning_a_killed_command_resumes_without_waiting(
     command: Callable[..., list[object]],
     start: Callable[..., subprocess.Popen[str]],
     s3_server: SeaweedServer,
