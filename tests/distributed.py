@@ -1,4 +1,4 @@
-"""Real ranks for tests: processes on this machine that share a gloo process group, as a replica's ranks do."""
+"""Real ranks for tests: processes on this machine in one gloo process group, as the ranks of a replica are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RankPool:
 
 @contextmanager
 def run_distributed(world_size: int) -> Iterator[RankPool]:
-    """Start that many ranks, each a process of its own that has joined the group."""
+    """Start that many ranks, each in its own process, and let them join the group."""
     locations = [
         RankLocation(rank=rank, node_id="here", address="127.0.0.1", pid=0, cores=world_size)
         for rank in range(world_size)
@@ -48,7 +48,7 @@ def run_distributed(world_size: int) -> Iterator[RankPool]:
     finally:
         processes = [process for pool in pools for process in (pool._processes or {}).values()]
         for process in processes:
-            process.kill()  # ranks may wait for each other for ever
+            process.kill()  # ranks may wait for each other forever
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -64,6 +64,6 @@ def _join(place: rendezvous.RankPlace) -> None:
 
 
 def own_place() -> rendezvous.RankPlace:
-    """In a rank: its place."""
-    assert _place is not None, "this process is no rank of run_distributed"
+    """Return the place of the rank that calls it."""
+    assert _place is not None, "this process is not a rank of run_distributed"
     return _place

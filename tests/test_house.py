@@ -1,4 +1,4 @@
-"""What keeps the house in order: sizes, names, words, links, and promises that documents make about the code."""
+"""Rules of the code base: sizes, names, public names, links, and what documents state about the code."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, flag_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ROOMS = ("tirazh", "jobs", "pipeline", "actors", "model")
-SOURCES = sorted(path for room in ROOMS for path in (REPOSITORY / room).rglob("*.py"))
+FOLDERS = ("tirazh", "jobs", "pipeline", "actors", "model")
+SOURCES = sorted(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.py"))
 OTHER_PYTHON = sorted(
     path for folder in ("tests", "benchmarks", "examples") for path in (REPOSITORY / folder).rglob("*.py")
 )
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
-NAMES_THAT_EXPLAIN_NOTHING = {"utils", "util", "common", "helpers", "helper", "core", "manager", "misc", "base"}
+VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "manager", "misc", "base"}
 SLOW_LIBRARIES = ["torch", "ray", "deepspeed", "transformers"]
 KEYS_ARE_NOT_COLUMNS = {"schema.py", "results.py"}
 MAX_FILE_LINES = 400
@@ -35,7 +35,7 @@ MAX_FUNCTION_LINES = 60
 MAX_FOLDER_MODULES = 24
 MAX_SHARED_PREFIX = 3
 SPEC_FIELDS = {setting.name for spec in (ClassifySpec, GenerateSpec) for setting in fields(spec)}
-# Flags of the commands around a job; they are no settings of one, so they are no spec fields.
+# Flags of the commands that are not settings of a job.
 OTHER_FLAGS = {
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),
 }
@@ -48,18 +48,18 @@ def name_of(path: Path) -> str:
 @pytest.mark.parametrize("path", [*SOURCES, *OTHER_PYTHON], ids=name_of)
 def test_a_file_is_short_and_its_name_is_specific(path: Path) -> None:
     parts = path.relative_to(REPOSITORY).with_suffix("").parts
-    assert not NAMES_THAT_EXPLAIN_NOTHING & set(parts), f"{name_of(path)}: a name that explains nothing"
+    assert not VAGUE_NAMES & set(parts), f"{name_of(path)}: the name is not specific"
     lines = path.read_text(encoding="utf-8").count("\n")
-    assert lines <= MAX_FILE_LINES, f"{name_of(path)} has {lines} lines: what second thing lives in it?"
+    assert lines <= MAX_FILE_LINES, f"{name_of(path)} has {lines} lines: split it by subject"
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=name_of)
 def test_a_folder_is_small_and_repeats_no_prefix(folder: Path) -> None:
     names = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
-    assert len(names) <= MAX_FOLDER_MODULES, f"{name_of(folder)} holds {len(names)} modules: which want a folder?"
+    assert len(names) <= MAX_FOLDER_MODULES, f"{name_of(folder)} holds {len(names)} modules: group some in a folder"
     prefixes = Counter(name.split("_")[0] for name in names)
     repeated = sorted(prefix for prefix, count in prefixes.items() if count > MAX_SHARED_PREFIX)
-    assert not repeated, f"{name_of(folder)}: modules that begin with {repeated} want a folder of their own"
+    assert not repeated, f"{name_of(folder)}: modules that begin with {repeated} belong in a folder of their own"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
@@ -88,7 +88,7 @@ def test_names_of_added_columns_are_written_in_one_place(path: Path) -> None:
             if "manifest" in ast.unparse(node.value):
                 continue
             where = f"{name_of(path)}:{node.lineno}"
-            assert node.slice.value not in columns, f"{where}: say schema.{str(node.slice.value).upper()}"
+            assert node.slice.value not in columns, f"{where}: write schema.{str(node.slice.value).upper()}"
 
 
 def test_the_public_names_are_these_and_exist() -> None:
@@ -137,15 +137,15 @@ def test_relative_links_in_documents_have_a_target(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" not in target:
-            assert (path.parent / target).exists(), f"{name_of(path)} links to {target}, which is not there"
+            assert (path.parent / target).exists(), f"{name_of(path)} links to {target}, which does not exist"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_files_that_documents_name_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    rooms = "|".join((*ROOMS, "tests", "docs", "examples", "deploy", "benchmarks"))
-    for named in re.findall(rf"`((?:{rooms})/[\w./-]+\.\w+)`", text):
-        assert (REPOSITORY / named).exists(), f"{name_of(path)} names {named}, which is not there"
+    folders = "|".join((*FOLDERS, "tests", "docs", "examples", "deploy", "benchmarks"))
+    for named in re.findall(rf"`((?:{folders})/[\w./-]+\.\w+)`", text):
+        assert (REPOSITORY / named).exists(), f"{name_of(path)} names {named}, which does not exist"
 
 
 def test_every_key_of_a_job_file_is_documented_and_no_other() -> None:
@@ -156,7 +156,7 @@ def test_every_key_of_a_job_file_is_documented_and_no_other() -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_flags_that_documents_show_exist(path: Path) -> None:
-    """But where a document shows what is refused, behind a `$`."""
+    """Except where a document shows a refused command, after a `$`."""
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     for kind, words in re.findall(r"(?<!\$ )tirazh (classify|generate|finetune) ([^`\n]*)", text):
         known = {flag_name(name).removeprefix("--") for name in settings_of(kind)} | OTHER_FLAGS

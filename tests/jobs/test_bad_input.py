@@ -34,14 +34,14 @@ def tirazh(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A directory with a good input and the many ways in which one can be bad."""
+    """A directory with a good input and many bad ones."""
     write = pq.write_table
     rows = 5
     write(pa.table({"text": ["новость"] * rows, "prompt": ["Вчера"] * rows}), tmp_path / "good.parquet")
     write(pa.table({"text": list(range(rows))}), tmp_path / "numbers.parquet")
     write(pa.table({"text": pa.array([], pa.string())}), tmp_path / "no_rows.parquet")
     (tmp_path / "empty.parquet").touch()
-    (tmp_path / "text.parquet").write_text("this is no Parquet file, whatever its name says\n")
+    (tmp_path / "text.parquet").write_text("This is not a Parquet file.\n")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "good.parquet").read_bytes()[:-20])
     (tmp_path / "no_model").mkdir()
     write_tiny_model(tmp_path / "model")
@@ -105,7 +105,7 @@ def test_a_directory_that_is_no_output_of_a_job_is_refused(command: str, folder:
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess[str], says: str, *, code: int) -> None:
-    """The process ended with `code`, one line on stderr that contains `says`, and nothing on stdout."""
+    """Assert the exit code, one line on stderr that contains `says`, and no output on stdout."""
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr

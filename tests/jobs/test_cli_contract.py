@@ -1,4 +1,4 @@
-"""The command line as it was promised: scripts rely on these names. A change here is a change for users."""
+"""The stable interface of the command line: scripts rely on these names, so a change here breaks users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tirazh.jobs.cli import build_parser, main
 from tirazh.jobs.settings import KINDS
 from tirazh.pipeline.settings import flag_name
 
-TALK = "--help --json --quiet --verbose"
+OUTPUT_FLAGS = "--help --json --quiet --verbose"
 COMMON = (
     "--address --config --deepspeed-config --device --dry-run --dtype --endpoint-url --fix-sparsity-layout --input "
     "--limit --max-error-rate --model --no-overwrite --num-attention-heads --output --overwrite --part-rows --prefix "
@@ -50,7 +50,7 @@ def test_the_command_line_has_exactly_these_commands() -> None:
 
 @pytest.mark.parametrize("command", FLAGS)
 def test_a_command_has_exactly_these_flags(command: str) -> None:
-    expected = {*FLAGS[command].split(), *("--help" if command == "logs" else TALK).split()}
+    expected = {*FLAGS[command].split(), *("--help" if command == "logs" else OUTPUT_FLAGS).split()}
     assert set(build_parser()[1][command].flags()) == expected
 
 

@@ -1,4 +1,4 @@
-"""What may be wrong with a command line, each answered with one sentence on stderr and exit code 2."""
+"""Wrong command lines, each answered with one sentence on stderr and exit code 2."""
 
 from __future__ import annotations
 

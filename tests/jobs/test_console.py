@@ -1,4 +1,4 @@
-"""Results as people see them, and as programs read them."""
+"""The printed results of the commands, as text and as JSON."""
 
 from __future__ import annotations
 

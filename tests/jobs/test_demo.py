@@ -1,4 +1,4 @@
-"""`tirazh demo`: what it writes and where it may, and a real run."""
+"""`tirazh demo`: its files, the outputs that it may replace, and a real run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/finetune.md names no flag that is not there, and has a place for every flag of the original's two scripts."""
+"""docs/finetune.md names only flags that exist, and has a row for every flag of the two scripts of ru-gpts."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def test_the_flags_in_the_finetune_guide_exist() -> None:
 
 def test_every_former_training_flag_is_in_the_finetune_guide() -> None:
     there = {flag.replace("_", "-") for row, _ in ROWS for flag in FLAG.findall(row)}
-    others = {"max-seq-length", "per-device-train-batch-size", "bf16"}  # Hugging Face's
+    others = {"max-seq-length", "per-device-train-batch-size", "bf16"}  # of Hugging Face
     assert {flag.removeprefix("--") for flag in FORMER_TRAINING_FLAGS} - others <= there

@@ -1,4 +1,4 @@
-"""Requests to train that cannot work: a sentence that names the thing and the way out, exit code 2, nothing written."""
+"""Wrong requests to finetune: exit code 2, one sentence that names the problem and the solution, nothing written."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ CASES: dict[str, Case] = {
     "no workers": (["--workers", "0"], "--workers must be at least 1"),
     "a layer that no model has": (["--lora-rank", "2", "--lora-targets", "q_prj"], "did you mean q_proj?"),
     "an output in a store": (["--output", "s3://bucket/model"], "on a disk that every worker sees"),
-    "an output that is somebody's": (["--output", "full"], "notes.txt"),
+    "an output with other files": (["--output", "full"], "notes.txt"),
     "a job file with an unknown key": (["--config", "job.yaml"], "line 4: finetune has no setting 'learning_rat'"),
     "a job file of another kind": (["--config", "rows.yaml"], "run `tirazh generate --config rows.yaml`"),
 }

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command with a sentence and 128 + the signal, even when closing down hangs."""
+"""Ctrl-C and SIGTERM end a command with one sentence and exit code 128 + signal, even when its shutdown hangs."""
 
 from __future__ import annotations
 
@@ -61,20 +61,20 @@ def test_a_shutdown_that_hangs_is_ended(closing: str) -> None:
 
 
 def test_an_interrupt_that_a_library_swallows_still_ends_the_command() -> None:
-    """As a library may that is just being imported."""
+    """As a library does that is being imported."""
     swallows = """
 import os, signal, time
 from tirazh.jobs import cli
 from tirazh.jobs import commands
 from tirazh.jobs import interrupts
 interrupts.PATIENCE_S = 0.2
-def deaf(options):
+def swallow(options):
     try:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(60)
-commands.COMMANDS["demo"] = deaf
+commands.COMMANDS["demo"] = swallow
 cli.main(["demo"])
 """
     done = subprocess.run(
@@ -101,7 +101,7 @@ GOODBYE = """
 import atexit, sys, time
 from tirazh.jobs import cli
 
-def goodbye():  # what Ray and others do when a process ends
+def at_exit():  # as Ray and other libraries do when a process ends
     print("closing", flush=True)
     time.sleep(1)
     raise TypeError("no owner found")
@@ -114,7 +114,7 @@ cli.run()
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_after_the_result_does_not_change_the_exit_code(number: signal.Signals) -> None:
-    """While libraries close down, a signal changes no exit code, and their troubles are not shown."""
+    """While libraries shut down, a signal changes no exit code, and their error messages are not shown."""
     process = subprocess.Popen(
         [sys.executable, "-c", GOODBYE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""While a job runs, libraries may say what they like on stderr: it lands in the job's log, not in the terminal."""
+"""What libraries write to stderr while a job runs goes to the job's log, not to the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tirazh.jobs.library_output import log_directory, redirect_library_output
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NOISY = """
+PROGRAM = """
 import os, sys
 from tirazh.jobs.library_output import redirect_library_output
 with redirect_library_output(sys.argv[1]) as stream:
@@ -26,7 +26,7 @@ print("the end", file=sys.stderr)
 
 def run(output: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", NOISY, str(output)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, str(output)], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     return done.stderr
 

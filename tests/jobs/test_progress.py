@@ -1,4 +1,4 @@
-"""What is seen of a running job, in a log, in a terminal and with -q."""
+"""The progress display of a running job: in a log, in a terminal and with -q."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tirazh.pipeline.execution.metrics import ProgressEvent
 
 
 class Clock:
-    """A clock that goes when it is told."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -22,7 +22,7 @@ class Clock:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""A whole small job through the command line and through Python: results, JSON, a second run, verify, report."""
+"""A small job through the command line and through Python: results, JSON, a second run, verify, report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def job(tmp_path: Path, ray_local: None) -> dict[str, object]:
-    """Settings of a small job; the same names in Python, YAML and as flags."""
+    """Settings of a small job, with the same names in Python, YAML and flags."""
     rows = {"text": ["Вчера", "Сегодня", "Завтра"], "gold": ["a", "b", "a"]}
     pq.write_table(pa.table(rows), tmp_path / "in.parquet")
     return {

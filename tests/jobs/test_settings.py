@@ -1,4 +1,4 @@
-"""Loose values (flags, YAML, Python) become a checked spec, or one sentence that says what is wrong."""
+"""Values of flags, YAML and Python become a checked spec, or a RequestError with one sentence."""
 
 from __future__ import annotations
 

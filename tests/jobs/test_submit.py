@@ -1,4 +1,4 @@
-"""What is sent to a cluster, under which name, and what never is."""
+"""What a submitted job sends to the cluster, its name, and the job server's answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tirazh.pipeline.spec import GenerateSpec
 
 
 class FakeJob:
-    """What Ray's client says of a job."""
+    """A job as Ray's client returns it."""
 
     def __init__(self, submission_id: str | None, status: str) -> None:
         self.submission_id, self.status = submission_id, status
@@ -27,7 +27,7 @@ class FakeJob:
 
 
 class FakeClient:
-    """Ray's job client, with a log that grows at each look and a head that is away in between."""
+    """Ray's job client, with a log that grows with each request; None stands for a failed request."""
 
     def __init__(self, jobs: list[FakeJob], logs: list[str | None] | None = None) -> None:
         self.jobs, self.logs = jobs, logs or []

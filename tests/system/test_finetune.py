@@ -1,5 +1,6 @@
-"""`tirazh finetune` as users run it: any number of workers, killed or not, gives the same curve, and a model that the
-other commands take.
+"""`tirazh finetune` through the command line: the loss curve does not depend on the number of workers or on kills.
+
+The other commands accept the trained model.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ STEPS = 240
 SAVE_STEPS = 30
 TIMEOUT_S = 280.0
 Command = Callable[..., list[object]]
-pytestmark = pytest.mark.timeout(900)  # several trainings in a test, each of which starts Ray
+pytestmark = pytest.mark.timeout(900)  # a test has several training runs, each of which starts Ray
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's 60 news: text and gold label."""
+    """The 60 news items of the demo: text and gold label."""
     news = read_demo("news.jsonl")
     path = tmp_path_factory.mktemp("news") / "news.parquet"
     pq.write_table(news.select(["text", "label"]), path)
@@ -39,7 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(source: Path, tiny_model: str) -> Command:
-    """`command(output, **more)` are the words of the command line."""
+    """`command(output, **more)` returns the arguments of the command line."""
     flags: dict[str, object] = {"input": source, "model": tiny_model, "dtype": "float32", "device": "cpu", "seed": 5}
     flags |= {"seq-length": 192, "batch-size": 6, "micro-batch-size": 2, "learning-rate": 2e-3, "threads": 1}
     flags |= {"max-steps": STEPS, "save-steps": SAVE_STEPS}
@@ -53,7 +54,7 @@ def command(source: Path, tiny_model: str) -> Command:
 
 @pytest.fixture(scope="module")
 def undisturbed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of one worker that nobody disturbed."""
+    """The output of one worker without any fault."""
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
@@ -69,14 +70,14 @@ def wait_for_step(output: Path, step: int) -> None:
 
 
 def side_by_side(title: str, *curves: list[float]) -> None:
-    """Shown by `pytest -rP`."""
+    """Print loss curves, which `pytest -rP` shows."""
     print(title)
     for step in (1, *range(SAVE_STEPS, STEPS + 1, SAVE_STEPS)):
         print(f"{step:6}", *(f"{curve[step - 1]:.7f}" for curve in curves))
 
 
 def training_workers(driver: int) -> list[int]:
-    """Process ids of the training workers below the driver."""
+    """Return the process ids of the driver's training workers."""
     found = []
     for pid in tree_of(driver):
         try:
@@ -92,7 +93,7 @@ def training_workers(driver: int) -> list[int]:
 def test_a_killed_worker_does_not_change_the_loss_curve(
     command: Command, start: Callable[..., subprocess.Popen[str]], undisturbed: Path, tmp_path: Path
 ) -> None:
-    """kill -9 of one of two workers: the group begins again at its last checkpoint, with the same data."""
+    """After SIGKILL of one of two workers the group restarts from its last checkpoint, with the same data."""
     whole, output = tmp_path / "whole", tmp_path / "killed"
     assert run_tirazh(*command(whole, workers=2, zero_stage=1), timeout_s=TIMEOUT_S).returncode == 0
     process = start(*command(output, workers=2, zero_stage=1))
@@ -147,14 +148,14 @@ def test_two_workers_give_the_loss_curve_of_one(
 
 @pytest.mark.slow
 def test_classify_finds_the_labels_that_finetune_trained(command: Command, source: Path, tmp_path: Path) -> None:
-    """The accuracy that the training tells is the one that `classify` comes to with the model."""
+    """The accuracy that the training run reports equals that of `classify` with the trained model."""
     labels = "economics,sport,science,world,culture"
     more: dict[str, Any] = {"completion_column": "label", "labels": labels, "label_input": source}
     more |= {"packing": "single", "label_column": "label", "max_steps": 120}
     trained = run_tirazh(*command(tmp_path / "out", **more), "--json", timeout_s=TIMEOUT_S)
     assert trained.returncode == 0, trained.stderr
-    told = json.loads(trained.stdout)["accuracy"]
-    assert told > 0.5
+    reported = json.loads(trained.stdout)["accuracy"]
+    assert reported > 0.5
     texts = pq.read_table(source).rename_columns(["text", "gold"])
     pq.write_table(texts, tmp_path / "texts.parquet")
     done = run_tirazh(
@@ -164,7 +165,7 @@ def test_classify_finds_the_labels_that_finetune_trained(command: Command, sourc
     )
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "labelled")
-    assert sum(row["label"] == row["gold"] for row in rows) / len(rows) == pytest.approx(told, abs=0.02)
+    assert sum(row["label"] == row["gold"] for row in rows) / len(rows) == pytest.approx(reported, abs=0.02)
 
 
 @pytest.mark.slow

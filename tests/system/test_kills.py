@@ -1,4 +1,4 @@
-"""A run that is killed in the middle: what is written stays, and the same command makes the rest and only that."""
+"""A run that is killed: finished parts are kept, and rerunning the command makes only the missing ones."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_rerunning_a_killed_command_makes_only_the_missing_parts(
     wait_until(lambda: len(part_files(output)) >= 2, timeout_s=90, what="the second part")
     _, err = end(process, number=number)
     written = part_files(output)
-    assert 2 <= len(written) < NUM_PARTS, "the run was over before the signal came: make it longer"
+    assert 2 <= len(written) < NUM_PARTS, "the run ended before the signal: make it longer"
     assert not (output / "_SUCCESS").exists()
     assert run_tirazh("verify", output).returncode != 0
     if number == signal.SIGINT:
@@ -95,9 +95,9 @@ def test_verify_detects_a_changed_byte(source: Path, tiny_model: str, ray_local:
     generate(input=source, output=tmp_path / "out", model=tiny_model, **settings)
     assert run_tirazh("verify", tmp_path / "out").returncode == 0
     part = next((tmp_path / "out").glob("part-00001-*.parquet"))
-    whole = bytearray(part.read_bytes())
-    whole[len(whole) // 2] ^= 1
-    part.write_bytes(whole)
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
     done = run_tirazh("verify", tmp_path / "out")
     assert done.returncode == 1
     assert part.name in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""News from one bucket of a real S3 server, labels into another: replicas, ranks, wrong keys, a server that is away."""
+"""Jobs between two buckets of a real S3 server: replicas, ranks, wrong credentials, an unreachable server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tirazh import classify
 
 pytestmark = [pytest.mark.s3, pytest.mark.ray]
 
-# Words of one length: a random model finds the shortest likeliest, whatever the text.
+# Words of equal length: to a random model the shortest label is always the most likely one.
 LABELS = {name: f" {name}" for name in ("art", "law", "sea", "sky", "war", "zoo")}
 
 

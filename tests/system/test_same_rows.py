@@ -1,4 +1,4 @@
-"""The same job gives the same rows: whatever the number of replicas, slots and rows in a part, and every time."""
+"""The same job gives the same rows in every run, with any number of replicas, slots and rows in a part."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_rows_do_not_depend_on_the_number_of_slots(
 
 @pytest.mark.slow
 def test_two_ranks_sample_the_same_completions(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path) -> None:
-    """Ranks add up in another order, so this is no promise of bits: on this model no draw is that close."""
+    """Two ranks sum in another order, so logits differ in the last bits; no sample of this model is that close."""
     assert run(source, tmp_path / "out", tiny_model, tensor_parallel=2) == rows
 
 

@@ -1,4 +1,4 @@
-"""Secrets are planted wherever a job could pick one up; then all that it wrote and printed is searched for them."""
+"""Secrets are planted in the environment and in URIs; then everything that a job wrote and printed is searched."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SIGNED = f"https://bucket.s3.amazonaws.com/x.parquet?X-Amz-Signature={PLANTED}"
 
 
 def holding(*places: Path) -> list[str]:
-    """Files under `places` that hold a planted secret, as text or inside."""
+    """Return the files under `places` that hold a planted secret."""
     needles = (PLANTED.encode(), KEY64.encode())
     files = [file for place in places for file in place.rglob("*") if file.is_file() and not file.is_symlink()]
     return [str(file) for file in files if any(needle in file.read_bytes() for needle in needles)]
@@ -60,7 +60,7 @@ def ray_dir() -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_job_neither_writes_nor_prints_secrets(tiny_model: str, tmp_path: Path, ray_dir: Path) -> None:
-    """The plan, the manifest, receipts, the report, our logs, Ray's session with all its logs, stdout and stderr."""
+    """Searches the plan, manifest, receipts, report, logs, Ray's session directory with its logs, stdout and stderr."""
     pq.write_table(pa.table({"prompt": ["один", "два", None]}), tmp_path / "in.parquet")
     done = run_tirazh(
         *("generate", "--input", tmp_path / "in.parquet", "--output", tmp_path / "out", "--model", tiny_model),
@@ -70,7 +70,7 @@ def test_a_job_neither_writes_nor_prints_secrets(tiny_model: str, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert PLANTED not in done.stdout + done.stderr
     assert (tmp_path / "out/_tirazh/manifest.json").is_file()
-    assert list(ray_dir.rglob("*.log")), "Ray's logs were not where they are searched"
+    assert list(ray_dir.rglob("*.log")), "the directory that is searched holds no logs of Ray"
     assert holding(tmp_path, ray_dir) == []
 
 
@@ -132,7 +132,8 @@ def test_the_traceback_of_an_internal_error_holds_no_secrets(tmp_path: Path, mon
 def test_the_log_of_library_output_holds_no_secrets(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom tirazh.jobs.library_output import redirect_library_output\n"
-        f"with redirect_library_output(sys.argv[1]):\n    os.write(2, b'connecting with {PLANTED} and ?sig={PLANTED}&x=1')\n"
+        "with redirect_library_output(sys.argv[1]):\n"
+        f"    os.write(2, b'connecting with {PLANTED} and ?sig={PLANTED}&x=1')\n"
     )
     (tmp_path / "_tirazh").mkdir()
     env = {**os.environ, "MY_API_KEY": PLANTED}
@@ -143,7 +144,7 @@ def test_the_log_of_library_output_holds_no_secrets(tmp_path: Path) -> None:
 
 
 def test_a_submitted_job_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Metadata, entrypoint, environment and working directory as Ray's job server gets them."""
+    """Searches the metadata, entrypoint, environment and working directory that Ray's job server receives."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     sent: dict[str, Any] = {}
@@ -185,8 +186,8 @@ with ray_session(build_spec("generate", {"input": "a", "output": "b"})):
     address = ray.get_runtime_context().gcs_address
     import subprocess, sys
     code = "import ray; ray.init(address=%r, logging_level='ERROR')" % address
-    stranger = {**os.environ, "RAY_AUTH_TOKEN": "somebody-elses-token-of-some-length", "RAY_AUTH_TOKEN_PATH": ""}
-    for env in (os.environ, stranger):
+    other_user = {**os.environ, "RAY_AUTH_TOKEN": "the-token-of-another-user", "RAY_AUTH_TOKEN_PATH": ""}
+    for env in (os.environ, other_user):
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
         print(done.returncode == 0, flush=True)
 """

@@ -1,4 +1,4 @@
-"""The soak (`make soak`) in small: its plans, its proxy before a real S3 server, and a few real faults."""
+"""The soak test (`make soak`) in small: its plans, its proxy in front of a real S3 server, and a few real faults."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_two_hundred_faults_include_every_kind() -> None:
 @pytest.mark.parametrize(
     ("found", "duplicates", "lost", "different"),
     [
-        pytest.param(list(ROWS.values()), 0, 0, 0, id="as it should be"),
+        pytest.param(list(ROWS.values()), 0, 0, 0, id="all rows"),
         pytest.param([*ROWS.values(), ROWS["row-1"]], 1, 0, 0, id="doubled"),
         pytest.param([ROWS["row-0"], ROWS["row-2"]], 0, 1, 0, id="lost"),
         pytest.param([ROWS["row-0"], ROWS["row-1"], {**ROWS["row-2"], "completion": "x"}], 0, 0, 1, id="different"),

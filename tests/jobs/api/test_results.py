@@ -1,4 +1,4 @@
-"""What the Python functions return: mappings with typed attributes, which nobody can change by accident."""
+"""The results of the Python functions are immutable mappings with typed attributes."""
 
 from __future__ import annotations
 
