@@ -97,7 +97,7 @@ def test_signal_handlers_are_not_changed_outside_the_main_thread() -> None:
     assert handlers == [before]
 
 
-GOODBYE = """
+PROGRAM = """
 import atexit, sys, time
 from tirazh.jobs import cli
 
@@ -106,7 +106,7 @@ def at_exit():  # as Ray and other libraries do when a process ends
     time.sleep(1)
     raise TypeError("no owner found")
 
-atexit.register(goodbye)
+atexit.register(at_exit)
 sys.argv = ["tirazh", "--version"]
 cli.run()
 """
@@ -116,11 +116,11 @@ cli.run()
 def test_a_signal_after_the_result_does_not_change_the_exit_code(number: signal.Signals) -> None:
     """While libraries shut down, a signal changes no exit code, and their error messages are not shown."""
     process = subprocess.Popen(
-        [sys.executable, "-c", GOODBYE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("tirazh ")
     assert process.stdout.readline() == "closing\n"
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (0, "")
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")

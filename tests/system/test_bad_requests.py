@@ -60,7 +60,7 @@ def a_file_cut_short(folder: RequestFolder) -> tuple[list[str], str]:
 
 
 def no_such_column(folder: RequestFolder) -> tuple[list[str], str]:
-    return folder.request(**{"prompt-column": "promt"}), "'prompt'"
+    return folder.request(**{"prompt-column": "promt"}), "did you mean prompt?"
 
 
 def a_column_of_numbers(folder: RequestFolder) -> tuple[list[str], str]:
