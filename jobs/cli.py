@@ -1,7 +1,8 @@
 """The command line `tirazh`: its arguments, its exit codes and its error messages.
 
-`commands.py` holds what each command does. Exit codes: 0 all rows written, 1 the job failed, 2 the request was wrong,
-130 Ctrl-C, 143 SIGTERM. Errors are one sentence on stderr; results go to stdout, progress to stderr.
+`commands.py` holds what each command does. Exit codes: 0 all rows written, 1 the job failed, 2 the
+request was wrong, 130 Ctrl-C, 143 SIGTERM. Errors are one sentence on stderr; results go to stdout,
+progress to stderr.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md d
 def run() -> NoReturn:
     """Run the command as a process of its own.
 
-    Silences the shutdown output of libraries, which takes some seconds, and ignores signals once the result is
-    printed: a finished job must not end as a killed one.
+    Silences the shutdown output of libraries, which takes some seconds, and ignores signals once
+    the result is printed: a finished job must not end as a killed one.
     """
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -83,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = argparse.Namespace()
     try:
-        # Catch signals before the slow imports of a command: some libraries swallow a KeyboardInterrupt.
+        # Catch signals before the slow imports of a command: some libraries swallow a
+        # KeyboardInterrupt.
         with interruptible(lambda: "interrupted"):
             parser, by_name = build_parser()
             if not arguments:
@@ -137,7 +139,8 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 def one_sentence(error: TirazhError) -> str:
     """Return the error's message on one line; of an error from a Ray task, the original message.
 
-    The result is safe to print: quoted input data may be very long or hold terminal control characters.
+    The result is safe to print: quoted input data may be very long or hold terminal control
+    characters.
     """
     text = " ".join(str(_cause(error)).split())
     text = text if len(text) <= MAX_MESSAGE_LENGTH else text[:MAX_MESSAGE_LENGTH] + "…"
@@ -194,7 +197,7 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _cause(error: TirazhError) -> TirazhError:
-    """Return the original error: Ray re-raises a worker's error as its own class, with a traceback as its message."""
+    """Return the original error of a worker, which Ray re-raises as a class of its own."""
     cause = getattr(error, "cause", None)
     return _cause(cause) if isinstance(cause, TirazhError) else error
 

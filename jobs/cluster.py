@@ -37,8 +37,8 @@ ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 def connect(address: str | None) -> JobSubmissionClient:
     """Connect to the job server at a URL such as `http://head:8265`.
 
-    Ray reads the token from the environment (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH). Raises RequestError
-    within seconds when the server does not answer.
+    Ray reads the token from the environment (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH).
+    Raises RequestError within seconds when the server does not answer.
     """
     url = _server_url(address)
     _check_reachable(url)
@@ -51,7 +51,7 @@ def connect(address: str | None) -> JobSubmissionClient:
 
 
 def job_info(client: JobSubmissionClient, job_id: str) -> dict[str, Any]:
-    """Return the server's data about a job: status, message, start_time, end_time (s), driver_exit_code, metadata."""
+    """Return what the server knows about a job; `start_time` and `end_time` are in seconds."""
     with _answers(show_uri(client.get_address()), job_id=job_id):
         info = client.get_job_info(job_id)
     return {
@@ -121,7 +121,7 @@ def exit_code(info: dict[str, Any]) -> int:
 
 
 def running_like(client: JobSubmissionClient, name: str) -> tuple[str | None, int]:
-    """Among the jobs `name`, `name-2`, `name-3`…, find the running one, if any, and the next free number."""
+    """Find the running one of the jobs `name`, `name-2`, …, if any, and the next free number."""
     with _answers(show_uri(client.get_address())):
         jobs = client.list_jobs()
     running, highest = None, 0
@@ -169,7 +169,7 @@ def _without_variables() -> Iterator[None]:
 
 @contextmanager
 def _answers(url: str, *, job_id: str | None = None) -> Iterator[None]:
-    """Turn the exceptions of Ray's client into RequestError or JobError with a one-sentence message."""
+    """Turn the exceptions of Ray's client into RequestError or JobError with one sentence."""
     import requests
     from ray.exceptions import AuthenticationError
 

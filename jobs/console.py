@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def only_json(wanted: bool) -> Iterator[None]:
-    """Redirect prints of libraries to stderr inside the block, so that stdout holds only the JSON result."""
+    """Redirect prints of libraries to stderr, so that stdout holds only the JSON result."""
     saved = sys.stdout
     if wanted:
         sys.stdout = sys.stderr
@@ -129,7 +129,7 @@ def show_status(info: Mapping[str, Any], log: str, *, as_json: bool, quiet: bool
 
 
 def show_submitted(job_id: str, address: str | None, *, as_json: bool, quiet: bool) -> None:
-    """Print the id of a submitted job: alone with -q, for scripts, and otherwise with the next commands."""
+    """Print the id of a submitted job, and without -q the commands to use next."""
     if as_json:
         print(json.dumps({"job": job_id}))
     elif quiet:

@@ -1,4 +1,4 @@
-"""`tirazh demo`: classify and generate on a small sample with the embedded model, with the results as tables."""
+"""`tirazh demo`: runs classify and generate on a small sample with the embedded model."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ Rows = Sequence[dict[str, Any]]
 def run_demo(
     output: str, *, progress: Callable[[], JobProgressDisplay], say: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Classify the sample news, continue five prompts and print both with `say`. Returns rows, seconds and accuracy.
+    """Classify the sample news, continue five prompts and print both with `say`.
 
-    Removes the output of an earlier demo first. Raises OutputError when `output` holds anything else.
+    Removes the output of an earlier demo first. Returns rows, seconds and accuracy. Raises
+    OutputError when `output` holds anything else.
     """
     from tirazh.pipeline.execution.ray_session import ray_session
 
@@ -93,7 +94,7 @@ def _prepare_folder(folder: Path) -> None:
 
 
 def _write_inputs(folder: Path) -> None:
-    """Write the sample as Parquet; the correct labels are in the column `gold`, as `label` is an output column."""
+    """Write the sample as Parquet; correct labels are in the column `gold`, as `label` is an output."""
     folder.mkdir()
     news = [{GOLD if name == LABEL else name: value for name, value in row.items()} for row in _lines("news.jsonl")]
     prompts = _lines("prompts.jsonl")[:NUM_PROMPTS]
@@ -134,7 +135,7 @@ def _label_table(rows: Rows) -> str:
 
 
 def _round_robin() -> Callable[[dict[str, Any]], int]:
-    """Return a sorting key that takes one row of each language and label, then a second one of each, and so on."""
+    """Return a sorting key that takes one row of each language and label, then a second one of each."""
     seen: Counter[tuple[str, str]] = Counter()
 
     def turn(row: dict[str, Any]) -> int:

@@ -1,7 +1,7 @@
 """Command-line flags of the settings, and hints for flags of other programs.
 
-Every setting of a spec has one flag. A flag of ru-gpts, Megatron, transformers or vLLM is refused with the name of the
-flag to use instead.
+Every setting of a spec has one flag. A flag of ru-gpts, Megatron, transformers or vLLM is refused
+with the name of the flag to use instead.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def given_settings(options: argparse.Namespace, kind: str) -> dict[str, Any]:
 
 
 def former_flag(flag: str, command: str | None) -> str | None:
-    """Return what to use instead of another program's flag; None for a flag that is not in the tables above."""
+    """Return what to use instead of another program's flag, or None if it is not in the tables."""
     return (FORMER_TRAINING_FLAGS if command == FINETUNE else FORMER_FLAGS).get(flag)
 
 

@@ -15,7 +15,10 @@ PATIENCE_S = 10.0
 
 
 class Interrupted(Exception):
-    """A signal ended the command. The message is for the user; the exit code is 128 + the signal's number."""
+    """A signal ended the command.
+
+    The message is for the user; the exit code is 128 + the signal's number.
+    """
 
     def __init__(self, message: str, exit_code: int = 128 + signal.SIGINT) -> None:
         super().__init__(message, exit_code)
@@ -31,9 +34,10 @@ def interruptible(
 ) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM inside the block into Interrupted(describe()).
 
-    If shutdown takes longer than `patience_s` (default: PATIENCE_S), or on a second signal, the process prints the
-    message to `stream` and exits at once. No data is lost by that: files are written completely or not at all. Outside
-    the main thread, where Python cannot catch signals, the block runs unchanged.
+    If shutdown takes longer than `patience_s` (default: PATIENCE_S), or on a second signal, the
+    process prints the message to `stream` and exits at once. No data is lost by that: files are
+    written completely or not at all. Outside the main thread, where Python cannot catch signals,
+    the block runs unchanged.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -16,7 +16,10 @@ from tirazh.pipeline.spec import SPECS, JobSpec
 
 @dataclass(frozen=True, kw_only=True)
 class JobFile:
-    """The content of a job file, not yet checked against its kind. `lines` maps each key to its line, from 1."""
+    """The content of a job file, not yet checked against its kind.
+
+    `lines` maps each key to its line, from 1.
+    """
 
     path: str
     kind: str | None
@@ -29,7 +32,10 @@ class JobFile:
 
 
 def read_job_file(path: str | os.PathLike[str]) -> JobFile:
-    """Read a job file. Raises RequestError when it is missing, not YAML, not a mapping or of an unknown kind."""
+    """Read a job file.
+
+    Raises RequestError when it is missing, not YAML, not a mapping or of an unknown kind.
+    """
     name = os.fspath(path)
     content, lines = load_yaml(read_text(Path(path), what="job file"), name=name)
     if not isinstance(content, Mapping):
@@ -54,7 +60,8 @@ def spec_from_file(path: str | os.PathLike[str]) -> JobSpec:
 def _with_labels_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Find a labels file that exists beside the job file but not in the current directory."""
     labels = values.get("labels")
-    # os.path.exists returns False for a comma-separated list that is too long for a file name; Path.exists raises.
+    # os.path.exists returns False for a comma-separated list that is too long for a file name;
+    # Path.exists raises.
     if isinstance(labels, str) and not os.path.exists(labels) and os.path.isfile(path.parent / labels):
         return values | {"labels": str(path.parent / labels)}
     return values

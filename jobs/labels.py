@@ -1,4 +1,4 @@
-"""Reads labels, which may be a comma-separated string, a list, a mapping, or a YAML file with one of these."""
+"""Reads labels from a comma-separated string, a list, a mapping, or a YAML file with one of these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ FILE_SUFFIXES = (".yaml", ".yml", ".json")
 def read_labels(value: Any, *, place: str = "") -> dict[str, str]:
     """Return `{label: words that the model continues with}`; the words default to the label itself.
 
-    Raises RequestError for a file that cannot be read and for labels that are neither strings nor integers.
+    Raises RequestError for a file that cannot be read and for labels that are neither strings nor
+    integers.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)

@@ -1,4 +1,4 @@
-"""Redirects what Ray and other libraries write to stderr, C++ code included, to a log file in OUTPUT/_tirazh/logs.
+"""Redirects what Ray and other libraries write to stderr to a log file in OUTPUT/_tirazh/logs.
 
 The terminal then shows only progress and, at the end, a result or one sentence.
 """
@@ -23,9 +23,10 @@ LOGS = "logs"
 
 @contextmanager
 def redirect_library_output(output: str, *, wanted: bool = True) -> Iterator[TextIO]:
-    """Redirect the file descriptor of stderr inside the block; yields a stream that still reaches the terminal.
+    """Redirect the file descriptor of stderr; yields a stream that still reaches the terminal.
 
-    Does nothing when `wanted` is false, and when `sys.stderr` is not the process's stderr (in a notebook or a test).
+    Does nothing when `wanted` is false, and when `sys.stderr` is not the process's stderr (in a
+    notebook or a test).
     """
     if not wanted or not _is_real(sys.stderr):
         yield sys.stderr
@@ -60,7 +61,10 @@ def _is_real(stream: TextIO) -> bool:
 
 
 def _keep(log: Path, directory: Path | None, name: str) -> None:
-    """Move the log to `directory`. Deletes it when it is empty or there is no directory; keeps it on a write error."""
+    """Move the log to `directory`.
+
+    Deletes it when it is empty or there is no directory; keeps it on a write error.
+    """
     if directory is not None and log.stat().st_size:
         try:
             directory.mkdir(exist_ok=True)

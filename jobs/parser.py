@@ -12,7 +12,10 @@ from tirazh.jobs.flags import former_flag, owner_of
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises RequestError where argparse would print its usage and exit. Does not accept abbreviated flags."""
+    """Raises RequestError where argparse would print its usage and exit.
+
+    Does not accept abbreviated flags.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False)

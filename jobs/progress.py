@@ -1,4 +1,4 @@
-"""Progress display of a running job: a live bar in a terminal, a line every ten seconds in a log, nothing with -q.
+"""Progress displays: a live bar in a terminal, a line every ten seconds in a log, nothing with -q.
 
 Everything is written to stderr: stdout holds only the result.
 """
@@ -27,8 +27,8 @@ Event = TypeVar("Event")
 class Display(ABC, Generic[Event]):
     """Shows progress events and keeps the last one. Subclasses define the text of an event.
 
-    Use it as a context manager and pass `show` to the pipeline as the callback. `style` None means a bar when the
-    stream is a terminal and lines otherwise.
+    Use it as a context manager and pass `show` to the pipeline as the callback. `style` None means
+    a bar when the stream is a terminal and lines otherwise.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class JobProgressDisplay(Display["ProgressEvent"]):
 
 
 class ByteProgress:
-    """Shows the share of bytes that are processed: one line that is rewritten in a terminal, new lines in a log."""
+    """Shows the share of processed bytes: one updated line in a terminal, new lines in a log."""
 
     def __init__(self, quiet: bool, *, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -180,7 +180,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def start_bar(stream: TextIO) -> tuple[Bar, Any]:
-    """Start a bar on `stream`; returns it and its task. The task's field `facts` is the text after the bar."""
+    """Start a bar on `stream`; returns it and its task.
+
+    The task's field `facts` is the text after the bar.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 

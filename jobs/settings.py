@@ -1,7 +1,7 @@
 """The settings of every kind of job, derived from the fields of the specs.
 
-The command line, job files and the Python functions read names, types and help texts here, and turn the values that
-they were given into a checked spec here.
+The command line, job files and the Python functions read names, types and help texts here, and turn
+the values that they were given into a checked spec here.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def settings_of(kind: str) -> dict[str, Setting]:
 def build_spec(kind: str, values: Mapping[str, Any], *, place: Callable[[str], str] = lambda name: "") -> JobSpec:
     """Build a checked spec of classify or generate from values of flags, YAML or Python.
 
-    `place` returns where a setting was read ("job.yaml line 3: "), for messages. Raises RequestError for an unknown
-    name, a value of the wrong type and a missing setting.
+    `place` returns where a setting was read ("job.yaml line 3: "), for messages. Raises
+    RequestError for an unknown name, a value of the wrong type and a missing setting.
     """
     return SPECS[kind](**_checked(kind, values, place))
 
@@ -72,7 +72,10 @@ def build_finetune_spec(values: Mapping[str, Any], *, place: Callable[[str], str
 
 
 def check_value(setting: Setting, value: Any, *, place: str = "") -> Any:
-    """Return the value as the spec stores it. Raises RequestError for a wrong type and for none of the choices."""
+    """Return the value as the spec stores it.
+
+    Raises RequestError for a wrong type and for none of the choices.
+    """
     if setting.type == "labels":
         return read_labels(value, place=place)
     if setting.type == "list":
@@ -81,7 +84,8 @@ def check_value(setting: Setting, value: Any, *, place: str = "") -> Any:
         value = os.fspath(value)
     if _is_number_for_string(setting, value):
         value = str(value)
-    # Such an integer is refused without printing it: Python does not print integers of more than 4,300 digits.
+    # Such an integer is refused without printing it: Python does not print integers of more than
+    # 4,300 digits.
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise RequestError(f"{place}{setting.name} must be {_ARTICLES[setting.type]} that fits in 64 bits")
     if not _fits(setting.type, value):

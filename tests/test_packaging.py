@@ -1,7 +1,7 @@
 """The wheel holds one package, and the user's own modules are never executed in place of ours.
 
-Ray puts the driver's working directory first on the path of every worker. A project directory with its own `model.py`
-or `pipeline/` must therefore neither break a job nor have its code executed.
+Ray puts the driver's working directory first on the path of every worker. A project directory with
+its own `model.py` or `pipeline/` must therefore neither break a job nor have its code executed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """tirazh: offline batch inference for GPT-3-class models with sparse attention.
 
-    manifest = tirazh.classify(input="news/*.parquet", output="labelled", labels=["economics", "sport"])
+    manifest = tirazh.classify(input="news/*.parquet", output="labelled", labels=["art", "sport"])
 
-`classify`, `generate` and `finetune` take the settings of the commands of the same names. `plan` checks a job without
-starting it, `verify` and `report` examine an output, and `load_pretrained` returns a model as a PyTorch module. Errors
-are subclasses of `TirazhError`. Importing tirazh is cheap: other names are loaded on first use.
+`classify`, `generate` and `finetune` take the settings of the commands of the same names. `plan`
+checks a job without starting it, `verify` and `report` examine an output, and `load_pretrained`
+returns a model as a PyTorch module. Errors are subclasses of `TirazhError`. Importing tirazh is
+cheap: other names are loaded on first use.
 """
 
 from __future__ import annotations

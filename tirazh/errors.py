@@ -21,7 +21,10 @@ from difflib import get_close_matches
 
 
 class TirazhError(Exception):
-    """Base of all errors that tirazh raises on purpose. The message is one sentence for the user."""
+    """Base of all errors that tirazh raises on purpose.
+
+    The message is one sentence for the user.
+    """
 
     exit_code = 1
 

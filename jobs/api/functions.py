@@ -25,25 +25,29 @@ if TYPE_CHECKING:
 def classify(*, progress: Style = "quiet", **settings: Unpack[ClassifySettings]) -> Manifest:
     """Label every row of some Parquet files or of a table in memory.
 
-    The call returns when every part is written. Calling it again with the same settings resumes: finished parts are
-    kept, and a finished job returns its manifest at once.
+    The call returns when every part is written. Calling it again with the same settings resumes:
+    finished parts are kept, and a finished job returns its manifest at once.
 
         tirazh.classify(input="news/*.parquet", output="labelled", labels=["economics", "sport"])
 
-    `input` may be a `polars.DataFrame`, a `pyarrow.Table` or another table with the Arrow C stream interface, of at
-    most 256 MiB. It is written to `_NAME-input/table-HASH.parquet` beside the output directory NAME. HASH depends on
-    the content, so that the same table resumes the same job. Remove that directory together with the output.
+    `input` may be a `polars.DataFrame`, a `pyarrow.Table` or another table with the Arrow C stream
+    interface, of at most 256 MiB. It is written to `_NAME-input/table-HASH.parquet` beside the
+    output directory NAME. HASH depends on the content, so that the same table resumes the same job.
+    Remove that directory together with the output.
 
     Args:
-        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds, on stderr.
-        **settings: the options of `tirazh classify`, with _ for -. `labels` is a list, a mapping of each label to the
-            words that the model continues with, a comma-separated text or the path of a YAML file.
+        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds; on
+            stderr.
+        **settings: the options of `tirazh classify`, with _ for -. `labels` is a list, a mapping of
+            each label to the words that the model continues with, a comma-separated string or the
+            path of a YAML file.
 
     Returns:
         The manifest of the finished job.
 
     Raises:
-        RequestError: a setting, the model, the input or the output cannot be used. Nothing was started.
+        RequestError: a setting, the model, the input or the output cannot be used. Nothing was
+            started.
         JobError: the job was started and failed. Finished parts are kept.
     """
     return Manifest(_run("classify", settings, progress))
@@ -53,24 +57,27 @@ def classify(*, progress: Style = "quiet", **settings: Unpack[ClassifySettings])
 def generate(*, progress: Style = "quiet", **settings: Unpack[GenerateSettings]) -> Manifest:
     """Generate a completion for every prompt of some Parquet files or of a table in memory.
 
-    The call returns when every part is written. Calling it again with the same settings resumes: finished parts are
-    kept, and a finished job returns its manifest at once.
+    The call returns when every part is written. Calling it again with the same settings resumes:
+    finished parts are kept, and a finished job returns its manifest at once.
 
-        tirazh.generate(input="prompts.parquet", output="completions", max_new_tokens=64, temperature=0.7)
+        tirazh.generate(input="prompts.parquet", output="completions", max_new_tokens=64)
 
-    `input` may be a `polars.DataFrame`, a `pyarrow.Table` or another table with the Arrow C stream interface, of at
-    most 256 MiB. It is written to `_NAME-input/table-HASH.parquet` beside the output directory NAME. HASH depends on
-    the content, so that the same table resumes the same job. Remove that directory together with the output.
+    `input` may be a `polars.DataFrame`, a `pyarrow.Table` or another table with the Arrow C stream
+    interface, of at most 256 MiB. It is written to `_NAME-input/table-HASH.parquet` beside the
+    output directory NAME. HASH depends on the content, so that the same table resumes the same job.
+    Remove that directory together with the output.
 
     Args:
-        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds, on stderr.
+        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds; on
+            stderr.
         **settings: the options of `tirazh generate`, with _ for -.
 
     Returns:
         The manifest of the finished job.
 
     Raises:
-        RequestError: a setting, the model, the input or the output cannot be used. Nothing was started.
+        RequestError: a setting, the model, the input or the output cannot be used. Nothing was
+            started.
         JobError: the job was started and failed. Finished parts are kept.
     """
     return Manifest(_run("generate", settings, progress))
@@ -80,20 +87,23 @@ def generate(*, progress: Style = "quiet", **settings: Unpack[GenerateSettings])
 def finetune(*, progress: Style = "quiet", **settings: Unpack[FinetuneSettings]) -> TrainingManifest:
     """Train a model further on texts, or on prompts with their completions.
 
-    The call returns when the trained model is written to the output directory. Calling it again with the same settings
-    resumes from the last checkpoint; a finished training run returns its manifest at once.
+    The call returns when the trained model is written to the output directory. Calling it again
+    with the same settings resumes from the last checkpoint; a finished training run returns its
+    manifest at once.
 
         tirazh.finetune(model="rugpt3xl", input="texts.parquet", output="my-model", epochs=3)
 
     Args:
-        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds, on stderr.
+        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds; on
+            stderr.
         **settings: the options of `tirazh finetune`, with _ for -.
 
     Returns:
         The manifest of the finished training run.
 
     Raises:
-        RequestError: a setting, the model, the input or the output cannot be used. Nothing was started.
+        RequestError: a setting, the model, the input or the output cannot be used. Nothing was
+            started.
         JobError: training was started and failed. The last checkpoint is kept.
     """
     spec = build_finetune_spec(settings)
@@ -111,13 +121,15 @@ def plan(kind: Literal["generate"], **settings: Unpack[GenerateSettings]) -> Job
 def plan(kind: Literal["classify", "generate"], **settings: Any) -> JobPlan:
     """Check a job without starting it, and estimate its parts, tokens, memory and time.
 
-    Reads the model's headers and the footers of the input files; starts no Ray and loads no weights.
+    Reads the headers of the model's files and the footers of the input files. Starts no Ray and
+    loads no weights.
 
-        tirazh.plan("classify", input="news/*.parquet", output="labelled", labels=["economics", "sport"])
+        tirazh.plan("generate", input="prompts.parquet", output="completions")
 
     Args:
         kind: the function that would run the job.
-        **settings: the settings of that function. An `input` table is written to its file, as that function does.
+        **settings: the settings of that function. An `input` table is written to its file, as that
+            function does.
 
     Returns:
         The job in numbers.
@@ -135,7 +147,7 @@ def plan(kind: Literal["classify", "generate"], **settings: Any) -> JobPlan:
 
 
 def verify(output: str | os.PathLike[str], *, endpoint_url: str | None = None) -> Verification:
-    """Check that every input row is in an output exactly once and that every file is the one that was written.
+    """Check that every input row is in an output exactly once and that every file is intact.
 
     Reads every file of the output completely.
 
@@ -144,8 +156,8 @@ def verify(output: str | os.PathLike[str], *, endpoint_url: str | None = None) -
         endpoint_url: address of an S3-compatible server or an Azure emulator.
 
     Returns:
-        The numbers of rows and parts, expected and found, and `problems`, one sentence each. `is_whole` is true when
-        there are none.
+        The numbers of rows and parts, expected and found, and `problems`, one sentence each.
+        `is_whole` is true when there are none.
 
     Raises:
         OutputError: the directory holds no job's output.

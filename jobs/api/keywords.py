@@ -1,7 +1,8 @@
 """Static types of the keyword arguments: one `TypedDict` for each kind of job.
 
-Type checkers and editors read them (`**settings: Unpack[ClassifySettings]`). Names, choices and required keys equal
-the fields of the specs, which a test checks. Defaults and help texts are only in the specs.
+Type checkers and editors read them (`**settings: Unpack[ClassifySettings]`). Names, choices and
+required keys equal the fields of the specs, which a test checks. Defaults and help texts are only
+in the specs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Truncate = Literal["right", "left", "error"]
 
 
 class ArrowTable(Protocol):
-    """A table in memory, such as `polars.DataFrame` or `pyarrow.Table`: anything with the Arrow C stream interface."""
+    """A table with the Arrow C stream interface, such as `polars.DataFrame` or `pyarrow.Table`."""
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 

@@ -1,7 +1,7 @@
 """Results of the Python functions: immutable mappings whose usual keys are also typed attributes.
 
-`manifest.rows` and `manifest["rows"]` are the same value. Keys that only some jobs have (`accuracy`, `labels`) are
-attributes that are None when absent.
+`manifest.rows` and `manifest["rows"]` are the same value. Keys that only some jobs have
+(`accuracy`, `labels`) are attributes that are None when absent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Signatures and argument lists of the Python functions, built from the specs.
 
-A function declares `**settings: Unpack[...]` for type checkers. `documented` adds what exists only at run time: the
-signature that `inspect.signature`, `help` and notebooks show, with the specs' own defaults. Writing the same forty
-parameters out in each function would be a second copy of every default.
+A function declares `**settings: Unpack[...]` for type checkers. `documented` adds what exists only
+at run time: the signature that `inspect.signature`, `help` and notebooks show, with the specs' own
+defaults. Writing the same forty parameters out in each function would be a second copy of every
+default.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ R = TypeVar("R")
 
 
 def documented(kind: str, keywords: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a function whose `**settings` are the settings of `kind`, with types from the TypedDict `keywords`."""
+    """Decorate a function whose `**settings` have the names of `kind` and the types of `keywords`."""
     hints = get_type_hints(keywords)
     settings = settings_of(kind).values()
 

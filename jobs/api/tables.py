@@ -1,7 +1,8 @@
-"""A table in memory as a job's input: it is written to a Parquet file beside the output, named by its content.
+"""Tables in memory as the input of a job: written to a Parquet file that is named by its content.
 
-The file is where the job's workers can read it, on a disk or in an object store. The same table gives the same name,
-and an existing file is not written again, so that a second call resumes the job.
+The file is beside the output, where the job's workers can read it: on a disk or in an object store. The same table
+gives the same name, and an existing file is not written again, so that a second call resumes the
+job.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _ROW_GROUP_ROWS = 10_000
 def table_as_file(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the settings with the table in `input`, if there is one, replaced by the URI of its file.
 
-    The file is kept, also when the job fails, and removed only when this call wrote it and the request was refused.
-    Raises RequestError for a table that is too large and an output that has no directory above it.
+    The file is kept, also when the job fails, and removed only when this call wrote it and the
+    request was refused. Raises RequestError for a table that is too large and an output that has no
+    directory above it.
     """
     table = settings.get("input")
     if not hasattr(table, "__arrow_c_stream__") or not settings.get("output"):

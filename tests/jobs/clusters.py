@@ -49,7 +49,8 @@ def ray_head(*, num_cpus: int) -> Iterator[Head]:
     environment = {**os.environ, "PATH": bin_first, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     environment.pop("RAY_ADDRESS", None)
     gcs, dashboard, agent, client = free_ports(4)
-    # The names of the sockets that Ray creates in its directory have a maximum length, so the directory's is short.
+    # The names of the sockets that Ray creates in its directory have a maximum length, so the
+    # directory's is short.
     with tempfile.TemporaryDirectory(prefix="tz-", ignore_cleanup_errors=True) as directory:
         command = (
             *(*_START, "--head", f"--num-cpus={num_cpus}", f"--port={gcs}", f"--dashboard-port={dashboard}"),

@@ -53,8 +53,8 @@ def short_rows(scratch: Path) -> None:
 def large_files(scratch: Path) -> None:
     """5 GB in one file, with one row group and with forty.
 
-    Reads the last part, for which the single row group is decoded completely, and runs a job over the first 200,000
-    rows (tokenising all five million takes an hour).
+    Reads the last part, for which the single row group is decoded completely, and runs a job over
+    the first 200,000 rows (tokenising all five million takes an hour).
     """
     print("\n| one file of 5 GB | parts | last part, MiB | read in, s | process grew by, MiB |\n|---|--:|--:|--:|--:|")
     sources = {}

@@ -47,7 +47,10 @@ def _letters(rows: int) -> pa.RecordBatch:
 
 
 def write_ragged_rows(path: Path) -> int:
-    """Write shuffled texts: 20,000 of up to 2 kB, 200 of 100 kB, 20 of 10 MB. Returns the number of rows."""
+    """Write shuffled texts: 20,000 of up to 2 kB, 200 of 100 kB, 20 of 10 MB.
+
+    Returns the number of rows.
+    """
     path.parent.mkdir(parents=True)
     rng = np.random.default_rng(1)
     lengths = np.concatenate([rng.integers(1, 2_000, 20_000), np.full(200, 100_000), np.full(20, 10_000_000)])

@@ -1,6 +1,7 @@
 """Peak memory of a job's processes by role: driver, replica, steps, Ray's own processes, object store.
 
-Sampled from /proc several times a second. Counts anonymous pages only: the kernel can drop pages of mapped files.
+Sampled from /proc several times a second. Counts anonymous pages only: the kernel can drop pages of
+mapped files.
 """
 
 from __future__ import annotations

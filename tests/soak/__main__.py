@@ -15,7 +15,8 @@ from tests.soak.cluster import settings
 def main() -> int:
     options = _parse()
     folder = Path(tempfile.mkdtemp(prefix="soak"))
-    # Ray reads its environment variables on import, and the other modules of this package import it.
+    # Ray reads its environment variables on import, and the other modules of this package import
+    # it.
     os.environ.update(settings(folder / "r"))
 
     from tests.soak.schedule import run

@@ -1,7 +1,8 @@
 """A real Ray cluster of two nodes on this machine, whose processes can be found and killed.
 
-The head node has one CPU and runs the drivers; the worker node has three. Each node is a raylet with its own worker
-processes, as on two machines. A token protects the cluster from other users of the host.
+The head node has one CPU and runs the drivers; the worker node has three. Each node is a raylet
+with its own worker processes, as on two machines. A token protects the cluster from other users of
+the host.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 HEAD_CPUS, WORKER_CPUS = 1, 3
-# Ray's defaults are 3 s and 5 times. A lost node is detected sooner here, so that more faults fit into an hour.
+# Ray's defaults are 3 s and 5 times. A lost node is detected sooner here, so that more faults fit
+# into an hour.
 _HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
 
@@ -43,7 +45,10 @@ class Worker:
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """Return the environment of the cluster and its drivers. `folder` holds sockets, so its name must be short."""
+    """Return the environment of the cluster and its drivers.
+
+    `folder` holds sockets, so its name must be short.
+    """
     return {
         "RAY_TMPDIR": str(folder),  # otherwise every ray.init() on this machine would find this cluster
         "RAY_AUTH_MODE": "token",
@@ -58,7 +63,10 @@ def settings(folder: Path) -> dict[str, str]:
 
 
 class TwoNodes:
-    """The cluster. `start` starts it; its environment variables must be set before `ray` is imported."""
+    """The cluster.
+
+    `start` starts it; its environment variables must be set before `ray` is imported.
+    """
 
     def __init__(self) -> None:
         self._cluster: Any = None

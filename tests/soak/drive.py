@@ -31,9 +31,10 @@ _NOT_OURS = ("internal error", "Traceback", "ray.data", "ray::")
 class Outcome:
     """The result of one fault.
 
-    `recovery_s`: seconds from the fault (of an outage: from its end) to the next part file or the end of the job, and
-    for a stopped process also until that process has ended. When the command was ended, `unfinished` parts were
-    partly answered, and `unwritten` parts were answered completely but not written; a resumed run makes both again.
+    `recovery_s`: seconds from the fault (of an outage: from its end) to the next part file or the
+    end of the job, and for a stopped process also until that process has ended. When the command
+    was ended, `unfinished` parts were partly answered, and `unwritten` parts were answered
+    completely but not written; a resumed run makes both again.
     """
 
     fault: Fault
@@ -189,7 +190,10 @@ class Driver:
             time.sleep(_POLL_S)
 
     def _is_alive(self) -> bool:
-        """Whether the command runs. Records its parts and how it ended, and ends it when it is stuck."""
+        """Whether the command runs.
+
+        Records its parts and how it ended, and ends it when it is stuck.
+        """
         noted = self.job.life.ended is not None
         over = self.job.is_over()
         if over or time.monotonic() - self._looked > _LOOK_EVERY_S[self.job.place]:

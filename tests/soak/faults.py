@@ -22,8 +22,9 @@ Heal = Callable[[], None]
 class Fault:
     """One fault of a plan.
 
-    It is injected `delay_s` after `after_parts` further parts were written (`None`: after the start of the command). An
-    outage lasts `for_s` seconds. `target` in [0, 1) selects one of the possible processes.
+    It is injected `delay_s` after `after_parts` further parts were written (`None`: after the start
+    of the command). An outage lasts `for_s` seconds. `target` in [0, 1) selects one of the possible
+    processes.
     """
 
     kind: str
@@ -37,8 +38,8 @@ class Fault:
 class Kind:
     """A kind of fault: its `weight` among all faults, and the `places` of jobs that it applies to.
 
-    `inject` returns a function that removes the cause, or None when there is no target yet. `ends_command`: the fault
-    ends the command itself.
+    `inject` returns a function that removes the cause, or None when there is no target yet.
+    `ends_command`: the fault ends the command itself.
     """
 
     name: str
@@ -68,7 +69,8 @@ def _kill_replica(world: World, job: Job, fault: Fault) -> Heal | None:
 def _kill_rank(world: World, job: Job, fault: Fault) -> Heal | None:
     """SIGKILL to one of two ranks while the other waits for it in a collective.
 
-    The target is stopped first, so that the other rank is certain to wait for data that it has not sent.
+    The target is stopped first, so that the other rank is certain to wait for data that it has not
+    sent.
     """
     ranks = world.cluster.ranks()
     if len(ranks) < 2:
@@ -169,7 +171,10 @@ KINDS = {
 
 
 def sample_fault(kind: str, rng: random.Random) -> Fault:
-    """Sample a fault of this kind. One in four is injected within seconds of the start of the command."""
+    """Sample a fault of this kind.
+
+    One in four is injected within seconds of the start of the command.
+    """
     early = rng.random() < 0.25
     return Fault(
         kind=kind,

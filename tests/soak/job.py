@@ -63,9 +63,9 @@ class Life:
 class Job:
     """A job and its executions.
 
-    `place` says where the output is and what runs: `disk` and `alone` use the small disk, `bucket` the S3 server behind
-    the proxy, and `ranks` the disk with replicas of two ranks. `alone` starts a Ray of its own. `stopped`: processes
-    that received SIGSTOP.
+    `place` says where the output is and what runs: `disk` and `alone` use the small disk, `bucket`
+    the S3 server behind the proxy, and `ranks` the disk with replicas of two ranks. `alone` starts
+    a Ray of its own. `stopped`: processes that received SIGSTOP.
     """
 
     world: World
@@ -149,7 +149,10 @@ class Job:
         return over
 
     def verify(self) -> tuple[int, str]:
-        """Run `tirazh verify` on the output, without the proxy. Returns its exit code and output."""
+        """Run `tirazh verify` on the output, without the proxy.
+
+        Returns its exit code and output.
+        """
         command = [sys.executable, "-m", "tirazh.jobs.cli", "verify", self.output]
         if self.place == "bucket":
             command += ["--endpoint-url", _server(self.world).endpoint_url]
@@ -159,7 +162,10 @@ class Job:
         return done.returncode, (done.stdout + done.stderr).strip()
 
     def written(self) -> dict[str, tuple[int, int]] | None:
-        """Return (time, identity) of every part file, which an unchanged file keeps. None: the storage is down."""
+        """Return (time, identity) of every part file, which an unchanged file keeps.
+
+        None: the storage is down.
+        """
         if self.place == "bucket":
             return _list_bucket(self.world, self.name)
         states = {path.name: path.stat() for path in Path(self.output).glob("part-*.parquet")}
@@ -182,8 +188,8 @@ class Job:
     def parts_started(self, life: Life) -> tuple[set[int], set[int]]:
         """Return the parts of which the last engines had received rows, and the parts with every row answered.
 
-        Counts only engines that lived to the end of this execution: the work of an engine that was killed before was
-        lost with it, and not by the end of the command.
+        Counts only engines that lived to the end of this execution: the work of an engine that was
+        killed before was lost with it, and not by the end of the command.
         """
         processes = rows_noted(self.world.notes, since=life.began, until=life.ended or time.time())
         started = {row // PART_ROWS for rows in processes[-self.replicas :] for row in rows[STARTED]}

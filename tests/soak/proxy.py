@@ -1,6 +1,7 @@
 """A small HTTP proxy in front of the S3 server that simulates a bad network: slow, cut, 503, SlowDown.
 
-It forwards requests one by one with unchanged headers, so that signatures stay valid. One thread, one event loop.
+It forwards requests one by one with unchanged headers, so that signatures stay valid. One thread,
+one event loop.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class _Message:
 class Proxy:
     """Listens on `port` of the loopback interface and forwards to the port `upstream`.
 
-    `mood` may be changed at any time; `hits` counts the requests that a mood other than "well" has affected.
+    `mood` may be changed at any time; `hits` counts the requests that a mood other than "well" has
+    affected.
     """
 
     def __init__(self, upstream: int, *, seed: int) -> None:
@@ -117,7 +119,10 @@ class Proxy:
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         mood: Mood,
     ) -> bool:
-        """Forward one request and its response. Returns False when the connection must be closed."""
+        """Forward one request and its response.
+
+        Returns False when the connection must be closed.
+        """
         where = self._draw.choice(("request", "answer", "before")) if mood == "cut" else ""
         if where == "before":
             return False

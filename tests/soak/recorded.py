@@ -1,8 +1,8 @@
 """The command `tirazh` with an engine that also records the rows that it receives and answers.
 
-`python -m tests.soak.recorded generate …` runs a job. The records show how much work a killed run had started, of
-which nothing else is left. As an engine module (`ReplicaConfig.engine`) it is the real engine with other `add` and
-`step` methods.
+`python -m tests.soak.recorded generate …` runs a job. The records show how much work a killed run
+had started, of which nothing else is left. As an engine module (`ReplicaConfig.engine`) it is the
+real engine with other `add` and `step` methods.
 """
 
 from __future__ import annotations

@@ -20,7 +20,10 @@ FIRST_PARTS = 8
 
 
 def run(options: argparse.Namespace, folder: Path) -> int:
-    """Run the soak test in `folder`, which is removed. Returns 0 after all faults without a flaw, else 1."""
+    """Run the soak test in `folder`, which is removed.
+
+    Returns 0 after all faults without a flaw, else 1.
+    """
     began = time.monotonic()
     deadline = began + 60 * options.minutes
     world = build_world(folder, seed=options.seed)
@@ -93,7 +96,8 @@ def choose_parts(faults: list[Fault]) -> int:
 
 
 def _run_job(world: World, name: str, place: Place, faults: list[Fault]) -> JobReport:
-    # A second replica costs its start in every execution, so there is one only where a fault kills a replica.
+    # A second replica costs its start in every execution, so there is one only where a fault kills
+    # a replica.
     replicas = 2 if any(fault.kind.startswith("replica") for fault in faults) else 1
     job = Job(world, name, place, choose_parts(faults), replicas)
     _say(f"{name}: {place}, {replicas} replicas, {job.parts} parts, {', '.join(fault.kind for fault in faults)}")

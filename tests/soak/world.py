@@ -64,7 +64,10 @@ class World:
 
 
 def build_world(folder: Path, *, seed: int) -> World:
-    """Start everything in `folder`, which `World.close` removes. Expects Ray's settings in the environment."""
+    """Start everything in `folder`, which `World.close` removes.
+
+    Expects Ray's settings in the environment.
+    """
     world = World(folder, dict(os.environ))
     world.notes.mkdir()
     world.disk.mkdir()

@@ -13,8 +13,8 @@ from tirazh.model.checkpoints.native import native_config
 from tirazh.model.config import ModelConfig, SparsePattern, expected_shapes
 
 END_OF_TEXT = "<|endoftext|>"
-# Windows of 16 tokens: even a headline closes several, so that the sparse pattern matters. Two layout groups, as a
-# checkpoint with a model-parallel size of 2 has.
+# Windows of 16 tokens: even a headline closes several, so that the sparse pattern matters. Two
+# layout groups, as a checkpoint with a model-parallel size of 2 has.
 TINY = ModelConfig(
     num_layers=4,
     hidden_size=64,
