@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tirazh
+from tests.seaweedfs import SeaweedServer
 from tests.system.tiny_model import write_tiny_model
 from tirazh.jobs.api import tables
 
@@ -71,6 +72,39 @@ def test_a_plan_a_job_a_verification_and_a_report(
     found = tirazh.verify(made.output)
     assert (found.rows, found.rows_expected, found.problems) == (3, 3, ())
     assert tirazh.report(made.output, against=made.output) == f"{made.output}/_tirazh/report.html"
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+def test_a_table_goes_to_the_object_store_that_receives_the_output(
+    model: str, s3_server: SeaweedServer, ray_local: None
+) -> None:
+    output = f"{s3_server.make_bucket('tables')}/out"
+    job: Any = {"model": model, "dtype": "float32", "max_new_tokens": 2, "endpoint_url": s3_server.endpoint_url}
+    made = tirazh.generate(input=polars.DataFrame({"prompt": ["Вчера", "Сегодня"]}), output=output, **job)
+    assert (made.rows, made.errors) == (2, 0)
+    assert made.parts[0]["input"].startswith(f"{output.removesuffix('/out')}/_out-input/table-")
+    assert tirazh.verify(output, endpoint_url=s3_server.endpoint_url).is_whole
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_finetune_returns_a_manifest_and_a_model_for_generate(model: str, tmp_path: Path, ray_local: None) -> None:
+    pq.write_table(pa.table({"text": ["Вчера было тепло. " * 9] * 8}), tmp_path / "in.parquet")
+    made = tirazh.finetune(
+        input=tmp_path / "in.parquet",
+        output=tmp_path / "out",
+        model=model,
+        dtype="float32",
+        seq_length=32,
+        batch_size=2,
+        max_steps=2,
+        device="cpu",
+        threads=1,
+    )
+    assert (made.total_steps, made.output) == (2, str(tmp_path / "out"))
+    assert made.last_loss > 0
+    assert tirazh.load_pretrained(made.output) is not None
 
 
 def test_a_refused_request_leaves_no_file_of_its_table_behind(model: str, tmp_path: Path) -> None:
