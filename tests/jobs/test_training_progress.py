@@ -56,8 +56,8 @@ def test_an_interrupted_training_run_reports_its_step() -> None:
 
 
 def test_the_log_follower_reports_steps_evaluations_and_restarts(tmp_path: Path) -> None:
-    path, seen, messages = tmp_path / "losses.jsonl", [], []
-    follower = LogFollower(path, 10, seen.append, messages.append)
+    path, seen, told = tmp_path / "losses.jsonl", [], []
+    follower = LogFollower(path, 10, seen.append, told.append)
     follower.look()
     assert seen == []
     log = TrainingLog(path, start_step=0)
@@ -74,7 +74,7 @@ def test_the_log_follower_reports_steps_evaluations_and_restarts(tmp_path: Path)
     log.close()
     TrainingLog(path, start_step=2).close()
     follower.look()
-    assert messages == ["A worker died; all go on from step 2"]
+    assert told == ["A worker died; all go on from step 2"]
     assert seen[-1].step == 2
 
 

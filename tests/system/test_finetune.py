@@ -1,6 +1,5 @@
-"""`tirazh finetune` through the command line: the loss curve does not depend on the number of workers or on kills.
-
-The other commands accept the trained model.
+"""`tirazh finetune` as users run it: the same loss curve for any number of workers, killed or not, and a model that the
+other commands can use.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ STEPS = 240
 SAVE_STEPS = 30
 TIMEOUT_S = 280.0
 Command = Callable[..., list[object]]
-pytestmark = pytest.mark.timeout(900)  # a test has several training runs, each of which starts Ray
+pytestmark = pytest.mark.timeout(900)  # several training runs in a test, each of which starts Ray
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The 60 news items of the demo: text and gold label."""
+    """The demo's 60 news: text and gold label."""
     news = read_demo("news.jsonl")
     path = tmp_path_factory.mktemp("news") / "news.parquet"
     pq.write_table(news.select(["text", "label"]), path)
@@ -54,7 +53,7 @@ def command(source: Path, tiny_model: str) -> Command:
 
 @pytest.fixture(scope="module")
 def undisturbed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of one worker without any fault."""
+    """The output of a run with one worker and no interruption."""
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
@@ -70,14 +69,14 @@ def wait_for_step(output: Path, step: int) -> None:
 
 
 def side_by_side(title: str, *curves: list[float]) -> None:
-    """Print loss curves, which `pytest -rP` shows."""
+    """Print the losses of several runs; `pytest -rP` shows them."""
     print(title)
     for step in (1, *range(SAVE_STEPS, STEPS + 1, SAVE_STEPS)):
         print(f"{step:6}", *(f"{curve[step - 1]:.7f}" for curve in curves))
 
 
 def training_workers(driver: int) -> list[int]:
-    """Return the process ids of the driver's training workers."""
+    """Process ids of the training workers below the driver."""
     found = []
     for pid in tree_of(driver):
         try:
@@ -93,7 +92,7 @@ def training_workers(driver: int) -> list[int]:
 def test_a_killed_worker_does_not_change_the_loss_curve(
     command: Command, start: Callable[..., subprocess.Popen[str]], undisturbed: Path, tmp_path: Path
 ) -> None:
-    """After SIGKILL of one of two workers the group restarts from its last checkpoint, with the same data."""
+    """After kill -9 of one of two workers the group resumes from its last checkpoint with the same data."""
     whole, output = tmp_path / "whole", tmp_path / "killed"
     assert run_tirazh(*command(whole, workers=2, zero_stage=1), timeout_s=TIMEOUT_S).returncode == 0
     process = start(*command(output, workers=2, zero_stage=1))
@@ -103,7 +102,7 @@ def test_a_killed_worker_does_not_change_the_loss_curve(
     os.kill(workers[-1], signal.SIGKILL)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, err
-    assert "A worker died; all go on from step" in err
+    assert "A worker died; all workers resume from step" in err
     side_by_side("one worker, two, two with one killed", losses(undisturbed), losses(whole), losses(output))
     assert losses(output) == losses(whole)
     assert losses(output) == pytest.approx(losses(undisturbed), abs=0.02)
@@ -111,7 +110,7 @@ def test_a_killed_worker_does_not_change_the_loss_curve(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_training_run_resumes_after_its_driver_was_stopped(
+def test_the_same_command_resumes_a_run_whose_driver_was_stopped(
     number: signal.Signals,
     command: Command,
     start: Callable[..., subprocess.Popen[str]],
@@ -147,8 +146,8 @@ def test_two_workers_give_the_loss_curve_of_one(
 
 
 @pytest.mark.slow
-def test_classify_finds_the_labels_that_finetune_trained(command: Command, source: Path, tmp_path: Path) -> None:
-    """The accuracy that the training run reports equals that of `classify` with the trained model."""
+def test_classify_reaches_the_accuracy_that_training_reported(command: Command, source: Path, tmp_path: Path) -> None:
+    """The accuracy in the training log equals that of `classify` with the exported model."""
     labels = "economics,sport,science,world,culture"
     more: dict[str, Any] = {"completion_column": "label", "labels": labels, "label_input": source}
     more |= {"packing": "single", "label_column": "label", "max_steps": 120}
@@ -169,11 +168,9 @@ def test_classify_finds_the_labels_that_finetune_trained(command: Command, sourc
 
 
 @pytest.mark.slow
-def test_a_finished_training_run_is_not_repeated_and_another_request_is_refused(
-    command: Command, undisturbed: Path
-) -> None:
+def test_a_completed_run_is_not_repeated_and_another_request_is_refused(command: Command, undisturbed: Path) -> None:
     before = (undisturbed / "model.safetensors").stat().st_mtime_ns
     again = run_tirazh(*command(undisturbed, workers=2), timeout_s=TIMEOUT_S)
     assert again.returncode == 0
     assert (undisturbed / "model.safetensors").stat().st_mtime_ns == before
-    assert_one_sentence(run_tirazh(*command(undisturbed, seed=6)), exit_code=2, says="--seed is not what that one had")
+    assert_one_sentence(run_tirazh(*command(undisturbed, seed=6)), exit_code=2, says="--seed differs")
