@@ -91,7 +91,7 @@ class Job:
 
     @property
     def under_way(self) -> int:
-        """Upper bound of parts that replicas have received and that are not written."""
+        """Parts that may be given to replicas and not yet written."""
         return max_parts_under_way(self.replicas, self.in_flight)
 
     @property
