@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 10.0
 POLL_S = 2.0
+# `--follow` gives up after this long without an answer; a head node may restart in the meantime.
 LOST_AFTER_S = 120.0
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
 # These set their own level to INFO when they are imported.
@@ -104,6 +105,7 @@ def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], obje
                 time.sleep(POLL_S)
                 continue
             last_answer = time.monotonic()
+            # Ray returns the whole log each time; only its new end is printed.
             write(text[printed:])
             printed = len(text)
             if info["status"] in FINISHED:
@@ -126,6 +128,7 @@ def running_like(client: JobSubmissionClient, name: str) -> tuple[str | None, in
         jobs = client.list_jobs()
     running, highest = None, 0
     for job in jobs:
+        # Ray refuses an id that was used before, so a repeated job has a number after its name.
         match = re.fullmatch(re.escape(name) + r"(?:-(\d+))?", job.submission_id or "")
         if match:
             highest = max(highest, int(match[1] or 1))

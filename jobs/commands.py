@@ -56,10 +56,12 @@ def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
 
 
 def plan(options: argparse.Namespace) -> int:
+    """Run `tirazh plan`."""
     return _show_plan(spec_from_file(options.job), options)
 
 
 def verify(options: argparse.Namespace) -> int:
+    """Run `tirazh verify`."""
     from tirazh.pipeline.output.ledger import verify as verify_output
 
     found = verify_output(options.output, endpoint_url=options.endpoint_url)
@@ -67,6 +69,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
+    """Run `tirazh report`."""
     from tirazh.pipeline.output.report import write_report
 
     page = write_report(options.output, against=options.against, endpoint_url=options.endpoint_url)
@@ -75,6 +78,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def convert(options: argparse.Namespace) -> int:
+    """Run `tirazh convert`."""
     from tirazh.jobs.progress import ByteProgress
     from tirazh.model.convert import convert as convert_checkpoint
 
@@ -88,18 +92,21 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def submit(options: argparse.Namespace) -> int:
+    """Run `tirazh submit`."""
     from tirazh.jobs.submit import submit as submit_spec
 
     return _submitted(submit_spec(spec_from_file(options.job), options.address), options)
 
 
 def resume(options: argparse.Namespace) -> int:
+    """Run `tirazh resume`."""
     from tirazh.jobs.submit import resume as resume_job
 
     return _submitted(resume_job(options.id, options.address), options)
 
 
 def status(options: argparse.Namespace) -> int:
+    """Run `tirazh status`."""
     from tirazh.jobs.cluster import job_info, job_logs
 
     client = _connect(options)
@@ -109,6 +116,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def logs(options: argparse.Namespace) -> int:
+    """Run `tirazh logs`."""
     from tirazh.jobs.cluster import follow, job_logs
 
     client = _connect(options)
@@ -119,6 +127,7 @@ def logs(options: argparse.Namespace) -> int:
 
 
 def stop(options: argparse.Namespace) -> int:
+    """Run `tirazh stop`."""
     from tirazh.jobs.cluster import stop_job
 
     info = stop_job(_connect(options), options.id)
@@ -127,6 +136,7 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def demo(options: argparse.Namespace) -> int:
+    """Run `tirazh demo`."""
     from tirazh.jobs.demo import run_demo
 
     silent = options.quiet or options.json

@@ -69,6 +69,7 @@ def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as
             f"{manifest['accuracy']:.3f} of {manifest['gold_rows']:,} rows (macro-F1 {manifest['macro_f1']:.3f})"
         )
     facts["tokens"] = f"{manifest['prompt_tokens']:,} prompt, {manifest['completion_tokens']:,} completion"
+    # The speed of this run only: the manifest counts the rows of earlier runs, too.
     if last is not None and manifest["seconds"]:
         facts["speed"] = _speed(manifest, last)
     facts["output"] = manifest["output"]

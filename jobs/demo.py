@@ -43,6 +43,7 @@ def run_demo(
     _write_inputs(folder / "input")
     classify, generate = _classify_spec(folder), _generate_spec(folder)
     say("Classifying 60 sample news items with the embedded model; starting Ray on this machine ...\n")
+    # One Ray for both jobs, as starting it takes seconds.
     with ray_session(classify):
         labelled = run(classify, progress())
         rows = _read_rows(folder / "labels")

@@ -151,6 +151,7 @@ def owner_of(flag: str) -> str | None:
 def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     """Add the flag of one setting. A flag that is not given leaves nothing in the namespace."""
     flag, text = flag_name(setting.name), _help(setting)
+    # `type` and not `choices`: argparse's own message for `choices` suggests no nearest value.
     reader = one_of(setting.choices) if setting.choices else _reader(setting)
     if setting.type == "boolean":
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)

@@ -34,6 +34,7 @@ def redirect_library_output(output: str, *, wanted: bool = True) -> Iterator[Tex
     sys.stderr.flush()
     began = datetime.now()
     handle, name = tempfile.mkstemp(prefix="tirazh-", suffix=".log")
+    # Replacing the descriptor, not only sys.stderr, also catches C++ code and child processes.
     terminal = os.dup(STDERR)
     os.dup2(handle, STDERR)
     os.close(handle)

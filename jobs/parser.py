@@ -49,6 +49,7 @@ def _unknown(text: str, command: str | None, parser: Parser) -> str:
         hint = "; did you mean --input?" if "--input" in parser.flags() else ""
         return f"{name} accepts no argument {text!r}{hint}"
     flag = text.split("=", 1)[0]
+    # ru-gpts and transformers write flags with underscores.
     normalised = "--" + flag.lstrip("-").replace("_", "-").lower()
     if former_flag(normalised, command) is not None and normalised not in parser.flags():
         return f"{name} has no flag {flag}; {former_flag(normalised, command)}"
@@ -62,7 +63,7 @@ def _unknown(text: str, command: str | None, parser: Parser) -> str:
 def _reworded(message: str, command: str) -> str:
     """Reword a message of argparse."""
     flag, _, problem = message.removeprefix("argument ").partition(": ")
-    flag = flag.split("/")[0]
+    flag = flag.split("/")[0]  # argparse names every spelling: "-q/--quiet"
     if message.startswith("the following arguments are required"):
         return f"{command} needs {problem}; see `tirazh {command} --help`"
     if problem == "expected one argument":

@@ -193,7 +193,7 @@ def start_bar(stream: TextIO) -> tuple[Bar, Any]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[facts]}"),
         console=Console(file=stream),
-        transient=True,
+        transient=True,  # the bar disappears at the end, and the summary takes its place
         refresh_per_second=4,
     )
     bar.start()

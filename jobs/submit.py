@@ -112,12 +112,15 @@ def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> str:
         write_working_dir(spec, Path(directory))
         return _send(
             client,
+            # `python -m tirazh` starts in the working directory, so it runs the package sent along
+            # and not one that may be installed on the cluster.
             entrypoint=f"python -m tirazh {spec.kind} --config job.yaml --address auto",
             submission_id=name if number == 1 else f"{name}-{number}",
             runtime_env={
                 "working_dir": directory,
                 "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S, "PYTHONUNBUFFERED": "1"},
             },
+            # `tirazh resume` reads the settings from here: the working directory may be deleted.
             metadata={JOB_KEY: json.dumps(job_text(spec), ensure_ascii=False)},
         )
 

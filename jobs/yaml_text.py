@@ -40,6 +40,8 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
 
+# The core schema of YAML 1.2.2, section 10.3.2, without octal and hexadecimal integers, `.inf` and
+# `.nan`. What matches none of these is a string.
 _Loader.yaml_implicit_resolvers = {}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
@@ -51,6 +53,7 @@ _Loader.add_implicit_resolver(
     list("-+.0123456789"),
 )
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+# Without the constructors of timestamps, sets, binary data and Python objects.
 _Loader.yaml_constructors = {
     tag: make
     for tag, make in yaml.SafeLoader.yaml_constructors.items()

@@ -15,6 +15,7 @@ from typing import Any
 
 from tirazh.errors import InputError, RequestError
 
+# A table is compressed in the driver's memory and written at once; large inputs belong in files.
 MAX_TABLE_BYTES = 256 << 20
 # Several parts share a row group and each decodes it from its start, so row groups are small.
 _ROW_GROUP_ROWS = 10_000
@@ -65,6 +66,7 @@ def _parquet_bytes(table: object) -> bytes:
             f"the table given as input holds {arrow.nbytes >> 20:,} MiB, more than the {MAX_TABLE_BYTES >> 20} MiB "
             "that a table in memory may have; write it to Parquet files and name them as the input"
         )
+    # The name is the hash of these bytes, so they must not depend on the time or the process.
     sink = io.BytesIO()
     pq.write_table(arrow, sink, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
     return sink.getvalue()
