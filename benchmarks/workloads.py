@@ -111,6 +111,13 @@ def _distinct_labels(words: _Words, lengths: Sequence[int]) -> tuple[Tokens, ...
     return tuple((first, *words.tokens(length - 1)) for first, length in zip(firsts, lengths, strict=True))
 
 
+# What each workload holds, for people; the numbers are those of every shape but the tiny one.
+DESCRIPTIONS = {
+    "ragged": "prompts of 16 to 512 tokens, 8 to 128 new tokens each",
+    "uniform": "prompts of 128 tokens, 32 new tokens each",
+    "labels": "texts of 80 to 200 tokens behind 1,200 shared ones, 10 labels",
+    "long": "prompts of 1,500 tokens, 256 new tokens each",
+}
 WORKLOADS: dict[str, tuple[Callable[[_Words, int], Workload], int]] = {
     "ragged": (_ragged, 256),
     "uniform": (_same_length("uniform", 128, 32), 64),
