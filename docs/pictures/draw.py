@@ -135,7 +135,12 @@ def draw_cache() -> str:
     shapes += [
         *arrow(left + 40, 178, left + 40, 226),
         text(left + 58, 194, "When a window closes, each head keeps its own block of 16 and the rest is dropped."),
-        text(left + 58, 214, "Positions were added to the embeddings, so the order of keys has no meaning.", colour="muted"),
+        text(
+            left + 58,
+            214,
+            "Positions were added to the embeddings, so the order of keys has no meaning.",
+            colour="muted",
+        ),
     ]
     retained = num_closed * block
     for row, head in enumerate((0, 1, 2)):
@@ -156,14 +161,21 @@ def draw_cache() -> str:
         text(end + 28, cache_y + 62, "At 2,048 positions: 15 × 16 retained + 128 open = 368 rows", colour="muted"),
         text(end + 28, cache_y + 82, "in place of 2,048.", colour="muted"),
     ]
-    return page(WIDTH, cache_y + 142, shapes, title="The cache of a sparse layer: retained global-block KV, then the open window")
+    return page(
+        WIDTH,
+        cache_y + 142,
+        shapes,
+        title="The cache of a sparse layer: retained global-block KV, then the open window",
+    )
 
 
 def _bracket(x1: float, x2: float, y: float, words: str, colour: str, *, anchor: str = "middle") -> list[str]:
     """Return a line under a range of the cache with its name beneath."""
     shapes = [line(x1, y, x2, y, colour=colour, width=2)]
     if words:
-        shapes.append(text(x1 if anchor == "start" else (x1 + x2) / 2, y + 20, words, colour=colour, bold=True, anchor=anchor))
+        shapes.append(
+            text(x1 if anchor == "start" else (x1 + x2) / 2, y + 20, words, colour=colour, bold=True, anchor=anchor)
+        )
     return shapes
 
 
@@ -183,7 +195,10 @@ def draw_job() -> str:
     top = 98
     for number in range(3):
         y = top + number * 70
-        shapes += [*box(columns["input"], y, 92, 56), text(columns["input"] + 46, y + 33, f"{number:03d}.parquet", anchor="middle", size=11.5)]
+        shapes += [
+            *box(columns["input"], y, 92, 56),
+            text(columns["input"] + 46, y + 33, f"{number:03d}.parquet", anchor="middle", size=11.5),
+        ]
         for half in range(2):
             part, part_y = 2 * number + half, y + half * 30
             shapes += [
@@ -212,10 +227,22 @@ def draw_job() -> str:
     ]
     foot = top + 270
     shapes += [
-        text(36, foot, "Parts depend on the input and the settings alone, and a part file appears whole or not at all:", colour="muted"),
-        text(36, foot + 20, "rerunning the command lists the output and makes only the parts that are missing.", colour="muted"),
+        text(
+            36,
+            foot,
+            "Parts depend on the input and the settings alone, and a part file appears whole or not at all:",
+            colour="muted",
+        ),
+        text(
+            36,
+            foot + 20,
+            "rerunning the command lists the output and makes only the parts that are missing.",
+            colour="muted",
+        ),
     ]
-    return page(WIDTH, foot + 44, shapes, title="A job is cut into parts; parts go to replicas; a replica is one or more ranks")
+    return page(
+        WIDTH, foot + 44, shapes, title="A job is cut into parts; parts go to replicas; a replica is one or more ranks"
+    )
 
 
 def _replica(x: float, y: float, number: int) -> list[str]:
@@ -231,7 +258,10 @@ def _replica(x: float, y: float, number: int) -> list[str]:
 
 
 def _output_part(x: float, y: float, part: int) -> list[str]:
-    return [rect(x, y, 140, 26, "soft", radius=4), text(x + 70, y + 17, f"part-0000{part}-of-00006", anchor="middle", size=11.5)]
+    return [
+        rect(x, y, 140, 26, "soft", radius=4),
+        text(x + 70, y + 17, f"part-0000{part}-of-00006", anchor="middle", size=11.5),
+    ]
 
 
 PICTURES: dict[str, Callable[[], str]] = {

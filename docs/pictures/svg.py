@@ -46,7 +46,10 @@ def text_width(words: str, *, size: float = FONT_SIZE, bold: bool = False) -> fl
 def page(width: int, height: int, shapes: Sequence[str], *, title: str) -> str:
     """Return a complete SVG document with `title` for screen readers. It has an opaque background in both themes."""
     light, dark = (
-        " ".join(f".{name}{{fill:{pair[theme]}}}.line-{name}{{stroke:{pair[theme]};fill:none}}" for name, pair in COLOURS.items())
+        " ".join(
+            f".{name}{{fill:{pair[theme]}}}.line-{name}{{stroke:{pair[theme]};fill:none}}"
+            for name, pair in COLOURS.items()
+        )
         for theme in (0, 1)
     )
     head = (
@@ -63,7 +66,14 @@ def page(width: int, height: int, shapes: Sequence[str], *, title: str) -> str:
 
 
 def text(
-    x: float, y: float, words: str, *, colour: str = "ink", size: float = FONT_SIZE, bold: bool = False, anchor: str = "start"
+    x: float,
+    y: float,
+    words: str,
+    *,
+    colour: str = "ink",
+    size: float = FONT_SIZE,
+    bold: bool = False,
+    anchor: str = "start",
 ) -> str:
     """Return a line of text whose baseline is at `y`; `anchor` is start, middle or end."""
     extra = f' font-size="{_short(size)}"' if size != FONT_SIZE else ""
@@ -75,7 +85,8 @@ def text(
 def rect(x: float, y: float, width: float, height: float, colour: str, *, radius: float = 0) -> str:
     """Return a filled rectangle."""
     corner = f' rx="{_short(radius)}"' if radius else ""
-    return f'<rect class="{colour}" x="{_short(x)}" y="{_short(y)}" width="{_short(width)}" height="{_short(height)}"{corner}/>'
+    size = f'width="{_short(width)}" height="{_short(height)}"'
+    return f'<rect class="{colour}" x="{_short(x)}" y="{_short(y)}" {size}{corner}/>'
 
 
 def box(x: float, y: float, width: float, height: float, *, colour: str = "edge", fill: str = "frame") -> list[str]:
@@ -87,7 +98,9 @@ def box(x: float, y: float, width: float, height: float, *, colour: str = "edge"
     return [rect(x, y, width, height, fill, radius=6), outline]
 
 
-def line(x1: float, y1: float, x2: float, y2: float, *, colour: str = "muted", width: float = 1.2, dashed: bool = False) -> str:
+def line(
+    x1: float, y1: float, x2: float, y2: float, *, colour: str = "muted", width: float = 1.2, dashed: bool = False
+) -> str:
     """Return a straight line."""
     dash = ' stroke-dasharray="3 3"' if dashed else ""
     ends = f'x1="{_short(x1)}" y1="{_short(y1)}" x2="{_short(x2)}" y2="{_short(y2)}"'
