@@ -18,7 +18,7 @@ from benchmarks import ceilings
 from benchmarks.attention_speed import measure_attention
 from benchmarks.cache_size import least_tokens, measure_cache
 from benchmarks.ceilings import Ceiling
-from benchmarks.chart import HERE, draw_chart, read_figures
+from benchmarks.chart import draw_chart
 from benchmarks.check_outputs import check_outputs
 from benchmarks.figures import Figure, allowed_label_ratio, figure_of
 from benchmarks.goals import goals_of
@@ -101,19 +101,6 @@ def test_the_report_reads_and_the_chart_draws(report_dir: Path) -> None:
     shown = [node.text for node in chart.iter("{http://www.w3.org/2000/svg}text")]
     assert "Generation, mixed lengths (ragged)" in shown
     assert "4 rows: prompts of 16 to 512 tokens, 8 to 128 new tokens each; tokens/s, higher is better" in shown
-
-
-def test_the_committed_chart_is_drawn_from_the_committed_results() -> None:
-    assert (HERE / "chart.svg").read_text(encoding="utf-8") == draw_chart(read_figures(HERE / "results.json"))
-
-
-def test_the_chart_compares_dense_models_first_and_shows_narrower_dtypes_apart() -> None:
-    chart = ElementTree.parse(HERE / "chart.svg")
-    labels = [node.text for node in chart.iter("{http://www.w3.org/2000/svg}text") if node.get("text-anchor") == "end"]
-    ragged = labels[: labels.index("masked attention, one row at a time, bfloat16") + 1]
-    assert ragged[0] == "tirazh, bfloat16"
-    assert {"CTranslate2, float32", "CTranslate2, int8"} <= set(ragged)
-    assert ragged[-2:] == ["tirazh, bfloat16", "masked attention, one row at a time, bfloat16"]
 
 
 class Wrong(TransformersGenerate):
