@@ -25,7 +25,7 @@ _DATA_SHEET = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12}
 
 
 class _PrefillFirst(BatchEngine):
-    """An engine that prefills every sequence before it decodes any, so that timed steps decode in all slots."""
+    """Lets no sequence decode before all are in: what is timed then is decode steps of all slots."""
 
     def _should_prefill(self) -> bool:
         return any(sequence is not None and sequence.num_to_prefill for sequence in self._slots)

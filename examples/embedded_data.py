@@ -1,4 +1,4 @@
-"""Build the training set of the embedded model: labelled news in the format of `classify`, and plain texts.
+"""Lay out the training set of the embedded model: labelled news as `classify` asks for them, and texts to go on with.
 
     python examples/embedded_data.py --data ../shared/data --out training-set
     python examples/new_model.py --data training-set/texts.parquet --out seed-model --vocab-size 8192
@@ -6,10 +6,10 @@
     tirazh finetune --model reader --input training-set/train.parquet --completion-column completion \
                     --labels training-set/labels.yaml --packing single --output my-model ...
 
-Writes `texts.parquet` (all training text, for the tokenizer and the initialisation), `articles.parquet` (whole
-articles, for training on text), `train.parquet` (columns text and completion: a label, or a plain text where `text` is
-null), `watch.parquet` (held-out rows with labels) and `labels.yaml`. The same `--seed` gives the same files. Rows that
-share an id, a title or a text with a test row, an evaluation prompt or the demo are excluded.
+Writes `texts.parquet` (all that is read, as it is read: for the tokenizer and the first weights), `articles.parquet`
+(whole ones, to learn to go on with), `train.parquet` (columns text, completion: a label, or a text of its own where
+`text` is null), `watch.parquet` (labels of rows that are kept out) and `labels.yaml`. The same `--seed` gives the same
+files. No row is taken that has an id, a title or a text in common with a held-out row, an evaluation's or the demo's.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ TOPIC_ROWS = 900  # of each topic in each language
 PROMPT_END = "\nТема:"  # of the default template of `tirazh classify`
 LONGEST_PROMPT, LONGEST_TEXT = 420, 700  # characters
 ARTICLE_TEXTS, BOOK_TEXTS = 3_000, 600
-WATCHED = 40  # one row in 40 is held out to monitor training
+WATCHED = 40  # one row in so many is kept out of the training, to watch it
 Row = tuple[str | None, str]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """One news item; `text` repeats the title where a source has only headlines."""
+    """One item; `text` is the title again where a source has headlines only."""
 
     source: str
     title: str
@@ -55,7 +55,7 @@ class News:
     category: str
 
     def form(self, rng: random.Random) -> str:
-        """Return a prompt's text: the headline, the start of the article, or, most often, both."""
+        """As a prompt's text: the headline, the beginning of the article, or, most often, one behind the other."""
         if self.text == self.title:
             return self.title
         forms = (self.title, self.text, f"{self.title}\n{self.text}")
@@ -64,8 +64,8 @@ class News:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Build the training set of the embedded model.")
-    parser.add_argument("--data", type=Path, required=True, help="directory with the labelled news and the books")
+    parser = argparse.ArgumentParser(description="Lay out the training set of the embedded model.")
+    parser.add_argument("--data", type=Path, required=True, help="directory of the labelled news and the books")
     parser.add_argument("--out", type=Path, required=True, help="directory that receives the files")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -73,29 +73,29 @@ def main() -> None:
     held_out = read_held_out(options.data)
     news = read_news(options.data, held_out)
     books = read_books(options.data, held_out)
-    watched, trained = news[::WATCHED], [item for index, item in enumerate(news) if index % WATCHED]
-    rows = labelled_rows(trained, rng) + topic_rows(trained, rng) + plain_rows(trained, books, rng)
+    watched, taught = news[::WATCHED], [item for place, item in enumerate(news) if place % WATCHED]
+    rows = labelled_rows(taught, rng) + topic_rows(taught, rng) + plain_rows(taught, books, rng)
     assert held_out.isdisjoint(part for row in rows for text in row if text for part in (text, *text.split("\n")))
     options.out.mkdir(parents=True, exist_ok=True)
     write_rows(options.out / "train.parquet", rows)
     write_rows(options.out / "watch.parquet", [(item.form(rng), item.category) for item in watched])
     read = [text if prompt is None else f"{prompt}{PROMPT_END} {text}" for prompt, text in rows]
-    read += [f"{item.title}\n{item.text}"[:LONGEST_TEXT] for item in trained] + [book[:LONGEST_TEXT] for book in books]
+    read += [f"{item.title}\n{item.text}"[:LONGEST_TEXT] for item in taught] + [book[:LONGEST_TEXT] for book in books]
     pl.DataFrame({"text": read}).write_parquet(options.out / "texts.parquet")
     labels = sorted({item.category for item in news} | TOPICS.keys() | {words[0] for words in TOPICS.values()})
     text = yaml.safe_dump({label: label for label in labels}, allow_unicode=True)
     (options.out / "labels.yaml").write_text(text, encoding="utf-8")
-    write_articles(options.out / "articles.parquet", trained, books, rng)
-    print(f"{len(rows):,} training rows, {len(watched):,} held out, {len(labels)} labels in {options.out}")
+    write_articles(options.out / "articles.parquet", taught, books, rng)
+    print(f"{len(rows):,} rows to train on, {len(watched):,} to watch, {len(labels)} labels in {options.out}")
 
 
 def clean(text: str) -> str:
-    """Remove the backslashes that mark line ends in AG News."""
+    """Without the backslashes that stand for line ends in AG News."""
     return text.replace("\\", " ").strip()
 
 
 def read_held_out(folder: Path) -> set[str]:
-    """Return ids, titles and texts of all evaluation data."""
+    """Ids, titles and texts of all that is only measured on."""
     held_out = {json.loads(line)["text"] for line in DEMO_ITEMS.read_text(encoding="utf-8").splitlines()}
     for source in SOURCES:
         table = pl.read_parquet(folder / f"{source}.test.parquet")
@@ -106,7 +106,7 @@ def read_held_out(folder: Path) -> set[str]:
 
 
 def read_news(folder: Path, held_out: set[str]) -> list[News]:
-    """Return the training rows of all sources, without those that repeat evaluation data."""
+    """The training rows of all sources, but those that something held out repeats."""
     news = []
     for source in SOURCES:
         for row in pl.read_parquet(folder / f"{source}.train.parquet").iter_rows(named=True):
@@ -117,18 +117,18 @@ def read_news(folder: Path, held_out: set[str]) -> list[News]:
 
 
 def read_books(folder: Path, held_out: set[str]) -> list[str]:
-    """Return whole literary texts, without manuals."""
+    """Literature, whole pieces; manuals are left out."""
     books = pl.read_parquet(folder / "ru_text.parquet").filter(pl.col("kind") != "docs")
     return [text for name, text in books.select("id", "text").iter_rows() if name not in held_out]
 
 
 def labelled_rows(news: Sequence[News], rng: random.Random) -> list[Row]:
-    """Return every item with its source's own category, once or twice depending on the source."""
+    """Every item with its source's own category, in as many forms as the source needs."""
     return [(item.form(rng), item.category) for item in news for _ in range(COPIES[item.source])]
 
 
 def topic_rows(news: Sequence[News], rng: random.Random) -> list[Row]:
-    """Return items with the demo's labels, sampled evenly over languages and topics; words of both languages."""
+    """Items with the demo's labels, drawn evenly over languages and topics; the words in either language."""
     rows: list[Row] = []
     for topic, (russian, *categories) in TOPICS.items():
         for language in ("ru", "en"):
@@ -142,7 +142,7 @@ def topic_rows(news: Sequence[News], rng: random.Random) -> list[Row]:
 
 
 def plain_rows(news: Sequence[News], books: Sequence[str], rng: random.Random) -> list[Row]:
-    """Return starts of articles and excerpts of books as plain text without a prompt."""
+    """Beginnings of articles, and pieces of books, to be continued; no prompt stands before them."""
     articles = [item for item in news if item.text != item.title and item.source.startswith("ru")]
     rows: list[Row] = [(None, item.text[:LONGEST_TEXT]) for item in some(articles, ARTICLE_TEXTS, rng)]
     for book in some(books, BOOK_TEXTS, rng):
@@ -152,12 +152,12 @@ def plain_rows(news: Sequence[News], books: Sequence[str], rng: random.Random) -
 
 
 def some(values: Sequence[T], count: int, rng: random.Random) -> list[T]:
-    """Sample `count` of the values, or return all if there are fewer."""
+    """So many of them at random, or all where there are no more."""
     return rng.sample(values, min(count, len(values)))
 
 
 def write_articles(path: Path, news: Sequence[News], books: Sequence[str], rng: random.Random) -> None:
-    """Write whole articles and books, for a first training run on text alone."""
+    """Whole articles and pieces of books, for a first training on text alone."""
     articles = [f"{item.title}\n{item.text}" for item in news if item.text != item.title]
     pl.DataFrame({"text": [*articles, *some(books, BOOK_TEXTS, rng)]}).write_parquet(path)
 

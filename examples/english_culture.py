@@ -1,7 +1,5 @@
-"""Generate English news items about culture from sentence patterns.
-
-No English source of the embedded model's training set has this category.
-"""
+"""English news items about culture, composed of sentence patterns: no English source of the embedded model's training
+set has this category. Used by `embedded_data.py`."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ The new wing of the {place} {venue} opens with paintings lent by {n} collectors.
 
 
 def culture_item(rng: random.Random) -> str:
-    """Return one or two sentences."""
+    """One sentence, or two."""
     return " ".join(_sentence(rng) for _ in range(rng.choice((1, 2))))
 
 

@@ -1,4 +1,4 @@
-"""Train a byte-level BPE tokenizer: any text encodes and decodes without loss, and the same texts give the same file.
+"""Train a byte-level BPE tokenizer: any text encodes and decodes without loss, the same texts give the same file.
 
     python examples/tokenizer_training.py --data news.parquet --text-column text --out my-model --vocab-size 16384
 
@@ -21,9 +21,9 @@ SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>", "<mask>", END_OF_TEXT]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a byte-level BPE tokenizer.")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="Parquet files")
-    parser.add_argument("--text-column", nargs="+", default=["text"], help="columns of the texts")
+    parser.add_argument("--text-column", nargs="+", default=["text"], help="columns of texts to learn from")
     parser.add_argument("--out", type=Path, required=True, help="directory that receives tokenizer.json")
-    parser.add_argument("--vocab-size", type=int, default=16_384, help="entries, including special tokens and bytes")
+    parser.add_argument("--vocab-size", type=int, default=16_384, help="entries, special tokens and bytes among them")
     options = parser.parse_args()
     tokenizer = train_tokenizer(read_texts(options.data, options.text_column), options.vocab_size)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def read_texts(paths: Iterable[Path], columns: Iterable[str]) -> Iterator[str]:
-    """Yield every text of the columns, reading some thousands of rows at a time; nulls are skipped."""
+    """Every text of the columns, some thousands of rows at a time; nulls are left out."""
     names = list(columns)
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(columns=names):
@@ -41,10 +41,8 @@ def read_texts(paths: Iterable[Path], columns: Iterable[str]) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE of at most `vocab_size` entries.
-
-    Ties between merges are resolved by the tokens' own order, so the result does not depend on threads or hashing.
-    """
+    """A byte-level BPE of at most `vocab_size` entries. Ties between merges are broken by the tokens' own order, so
+    that neither threads nor hashing decide anything."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -59,7 +57,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def token_id(tokenizer: Tokenizer, name: str) -> int:
-    """Return the id of a special token."""
+    """The id of a special token, by name."""
     found = tokenizer.token_to_id(name)
     assert found is not None, f"the tokenizer has no {name}"
     return int(found)

@@ -1,8 +1,8 @@
-"""Initialise a small model for training with little text and little time.
+"""First weights for a small model with little text and little time: worth more here than any learning rate.
 
-Token embeddings come from co-occurrence counts (count-and-factorise word vectors). The value and output weights of each
-layer are inverses of each other, so that attention starts as an average of what it reads (a simple form of Trockman and
-Kolter 2023, arXiv 2305.09828). In our runs this gained more than any choice of the learning rate.
+Token embeddings are taken from which tokens stand near which (the old count-and-factorise word vectors), and each
+layer's values and outputs are made each other's inverse, so that attention begins as an average of what it reads
+(Trockman and Kolter 2023, arXiv 2305.09828, in a simple form). Used by `new_model.py`.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from torch.nn.functional import normalize
 
 from tirazh.model.gpt import RuGPT3ForCausalLM
 
-# Distance between two tokens of a pair: its weight in the counts.
+# How far apart two tokens may stand, and what such a pair counts.
 DISTANCES = {1: 1.0, 2: 1.0, 3: 0.7, 4: 0.7, 6: 0.5, 8: 0.5}
 RARE = 20  # tokens seen in fewer pairs keep a random vector
 EMBEDDING_SCALE = 0.03
-VALUE_SCALE = 0.316  # its square is the share of the average that a layer adds
+VALUE_SCALE = 0.316  # squared: what a layer adds of the average it reads
 
 
 @torch.no_grad()
 def warm_start(model: RuGPT3ForCausalLM, sequences: Sequence[Sequence[int]], end_token_id: int) -> None:
-    """Set the embeddings and the value and output weights of a new model from the token ids of its training texts."""
+    """Set the embeddings and the attention's values of a new model, from the token ids of its training texts."""
     stream = torch.tensor([token for ids in sequences for token in (*ids, end_token_id)])
     embedding = model.get_parameter("model.embed_tokens.weight")
     vocab_size, size = embedding.shape
     embedding.copy_(neighbour_embeddings(stream, vocab_size, size))
     for layer in range(model.config.num_hidden_layers):
-        rotation, _ = torch.linalg.qr(torch.randn(size, size))
+        turn, _ = torch.linalg.qr(torch.randn(size, size))
         attention = f"model.layers.{layer}.self_attn"
-        model.get_parameter(f"{attention}.v_proj.weight").copy_(VALUE_SCALE * rotation)
-        model.get_parameter(f"{attention}.o_proj.weight").copy_(VALUE_SCALE * rotation.T)
+        model.get_parameter(f"{attention}.v_proj.weight").copy_(VALUE_SCALE * turn)
+        model.get_parameter(f"{attention}.o_proj.weight").copy_(VALUE_SCALE * turn.T)
 
 
 def neighbour_embeddings(stream: Tensor, vocab_size: int, size: int) -> Tensor:
-    """Return similar vectors for tokens with the same neighbours: factors of the positive pointwise mutual information.
+    """Tokens that have the same neighbours get like vectors: factors of the positive pointwise mutual information.
 
     stream: int64 [T]. Returns float32 [vocab_size, size]; needs about 16 × vocab_size² bytes while it works.
     """

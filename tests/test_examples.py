@@ -1,4 +1,4 @@
-"""The examples: the tokenizer that they train, the new model, and the embedded model's training set."""
+"""The examples: the tokenizer they train, and the new model that training starts from."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def made(news: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_texts_give_the_same_tokenizer(news: Path, made: Path, tmp_path: Path) -> None:
-    """The file is identical from another process with another hash seed."""
+    """In another process, with other hashing, to the last byte."""
     run_example("tokenizer_training.py", "--data", news, "--out", tmp_path, "--vocab-size", 800)
     assert (tmp_path / "tokenizer.json").read_bytes() == (made / "tokenizer.json").read_bytes()
 
@@ -63,12 +63,12 @@ def test_special_tokens_come_first_and_end_a_text(made: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["Ёж, съешь ещё 3 булки!", "naïve 中文 🙂\n\t", "<|endoftext|>", ""])
-def test_any_text_survives_encoding_and_decoding(text: str, made: Path) -> None:
+def test_any_text_comes_back(text: str, made: Path) -> None:
     tokenizer = load_tokenizer(str(made))
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_new_model_has_a_forward_pass_and_alternating_layers(made: Path) -> None:
+def test_a_new_model_runs(made: Path) -> None:
     model = load_pretrained(str(made))
     assert model(torch.tensor([[6, 7, 8]])).logits.shape == (1, 3, 800)
     assert model.config.sparse_mode == "alternating"
@@ -84,10 +84,8 @@ CATEGORIES = {
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with artificial news and books, named as the embedded model's sources.
-
-    In each source one training row repeats the title of a held-out row, and another one its text.
-    """
+    """Made-up news and books in the files that the embedded model's are in. One training row of each source repeats the
+    title of a held-out one, one its text."""
     folder = tmp_path_factory.mktemp("sources")
     for source, categories in CATEGORIES.items():
         for split in ("train", "test"):
@@ -112,7 +110,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_held_out_is_in_the_embedded_models_training_set(sources: Path, tmp_path: Path) -> None:
-    """No title, text or evaluation prompt is in it, and each file is the same in a second run."""
+    """Not a title, not a text, not what an evaluation asks for; and each file is the same the second time."""
     for name in ("first", "again"):
         run_example("embedded_data.py", "--data", sources, "--out", tmp_path / name)
     names = ["train.parquet", "watch.parquet", "texts.parquet", "articles.parquet", "labels.yaml"]
@@ -131,7 +129,7 @@ def test_nothing_held_out_is_in_the_embedded_models_training_set(sources: Path, 
     assert "train headline 9 of ru_news_nplus1" not in written
 
 
-def test_the_training_set_contains_every_label_of_classify(sources: Path, tmp_path: Path) -> None:
+def test_the_training_set_holds_labels_that_classify_may_ask_for(sources: Path, tmp_path: Path) -> None:
     run_example("embedded_data.py", "--data", sources, "--out", tmp_path)
     rows = pl.read_parquet(tmp_path / "train.parquet")
     asked, plain = rows.filter(pl.col("text").is_not_null()), rows.filter(pl.col("text").is_null())

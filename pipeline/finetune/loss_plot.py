@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT = 860, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 40, 45
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 40, 40, 45
 _MAX_POINTS = 800
 _TICKS = 5
 Point = tuple[float, float]
@@ -65,11 +65,10 @@ def _axes(bounds: tuple[float, float, float, float]) -> list[str]:
         x, y = left + (right - left) * tick / _TICKS, low + (high - low) * tick / _TICKS
         ((place_x, _),) = _placed([(x, low)], bounds)
         ((_, place_y),) = _placed([(left, y)], bounds)
-        anchor = "end" if tick == _TICKS else "middle"  # a long last number must stay inside the picture
         shapes += [
             f"<line x1='{_LEFT}' x2='{WIDTH - _RIGHT}' y1='{place_y:.1f}' y2='{place_y:.1f}' stroke='#ddd'/>",
             f"<text x='{_LEFT - 8}' y='{place_y + 4:.1f}' text-anchor='end'>{y:.2f}</text>",
-            f"<text x='{place_x:.1f}' y='{HEIGHT - _BOTTOM + 18}' text-anchor='{anchor}'>{x:,.0f}</text>",
+            f"<text x='{place_x:.1f}' y='{HEIGHT - _BOTTOM + 18}' text-anchor='middle'>{x:,.0f}</text>",
         ]
     shapes.append(f"<text x='{WIDTH / 2:.0f}' y='{HEIGHT - 8}' text-anchor='middle'>steps</text>")
     return shapes

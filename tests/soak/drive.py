@@ -212,7 +212,7 @@ class Driver:
         if by_signal == "driver: kill -9" and code in (-signal.SIGKILL, 0):
             return
         if code not in ENDINGS or (code != 0 and not _is_sentence(said)):
-            self.report.flaws.append(f"ended with {code}: {' | '.join(said[-4:]) or 'no message'}")
+            self.report.flaws.append(f"ended with {code}: {' | '.join(said[-4:]) or 'not a word'}")
         elif code:
             self._say(f"{self.job.name}: exit code {code}, {said[0]!r}")
 
