@@ -9,7 +9,7 @@ import pytest
 
 import tirazh
 from tests.conftest import REPOSITORY
-from tests.docs.texts import DOCUMENTS, fenced_blocks, name_of
+from tests.docs.texts import DOCUMENTS, PACKAGES, fenced_blocks, name_of, sources_of
 from tirazh import errors
 
 RUNBOOK = (REPOSITORY / "docs/runbook.md").read_text(encoding="utf-8")
@@ -89,3 +89,18 @@ def test_the_example_of_the_first_screen_has_at_most_six_lines() -> None:
     (example, *_) = fenced_blocks(REPOSITORY / "README.md", "python")
     assert len([line for line in example.splitlines() if line]) <= 6
     assert all(line in FIRST_SCREEN for line in example.splitlines())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_a_code_name_in_a_document_occurs_in_the_code(path: Path, words_of_code: frozenset[str]) -> None:
+    """Code names are words in backticks with an underscore inside, such as `load_pretrained`."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    names = [quoted.split(".")[-1] for quoted in re.findall(r"`([A-Za-z]\w*(?:\.[a-z]\w*)?)`", text)]
+    assert [name for name in names if "_" in name.strip("_") and name not in words_of_code] == []
+
+
+@pytest.fixture(scope="module")
+def words_of_code() -> frozenset[str]:
+    folders = (*PACKAGES, "tests", "examples")
+    files = [path for folder in folders for path in sources_of(folder)] + list((REPOSITORY / "model").rglob("*.c"))
+    return frozenset(word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8")))
