@@ -1,4 +1,4 @@
-"""Decode steps alone, on a GPU: all slots at one context, as a share of what the memory's bandwidth allows."""
+"""Time decode steps on a GPU with all slots at one context length, as a share of the memory bandwidth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tirazh.model.tensor_parallel import weight_bytes
 
 CONTEXT = 1024
 _TIMED, _BEFORE = 32, 8  # steps
-# Bytes a second of the data sheet, which the limits in other people's tables are about.
+# Bytes a second from the data sheet, which published comparisons use as the limit.
 _DATA_SHEET = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12}
 
 
@@ -38,7 +38,7 @@ class _PrefillFirst(BatchEngine):
 def measure_decode(
     under_test: ModelUnderTest, dtype: str, ceiling: Ceiling, *, slots: Sequence[int] = (16, 64, 128, 256)
 ) -> Experiment:
-    """Our alternating and dense model at so many slots, as far as they fit, and at as many as do if those are fewer."""
+    """Time our alternating and dense models at each number of slots, or at as many as fit in memory."""
     shape, rows, goals = under_test.shape, [], []
     for mode in ("alternating", "dense"):
         network = under_test.ours(mode, dtype)

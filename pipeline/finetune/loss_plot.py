@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT = 860, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 40, 45
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 40, 40, 45
 _MAX_POINTS = 800
 _TICKS = 5
 Point = tuple[float, float]

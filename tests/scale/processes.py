@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.process_tree import Process, looking_at, sum_bytes
+from benchmarks.process_tree import Process, sampling, sum_bytes
 
 _ROLES = (
     (re.compile(r"^ray::.*(InferStep|_MapWorker)"), "replica's actor"),
@@ -54,7 +54,7 @@ class Peaks:
 def watching(pid: int) -> Iterator[Peaks]:
     """Sample the process tree below `pid` while the block runs."""
     peaks = Peaks()
-    with looking_at(pid, peaks.note):
+    with sampling(pid, peaks.note):
         yield peaks
 
 
