@@ -42,11 +42,14 @@ def step_rows(device: str, hidden_size: int) -> StepRows:
     return ROWS_ON_GPU if hidden_size < _LARGE else ROWS_OF_LARGE_ON_GPU
 
 
-def chunk_length(start: int, *, window: int, most: int) -> int:
-    """Most tokens that a piece of a prompt which begins at token `start` may have: it ends where its window of the
-    sparse pattern does, and in a window of more than `most` tokens after every `most` of them too."""
-    within = start % window
-    return min(window, (within // most + 1) * most) - within
+def chunk_length(start: int, *, window: int, max_length: int) -> int:
+    """Return the greatest length of a prompt chunk that begins at token `start`.
+
+    A chunk ends where its window of the sparse pattern ends. A window longer than `max_length` tokens is also cut after
+    every `max_length` of them.
+    """
+    offset = start % window
+    return min(window, (offset // max_length + 1) * max_length) - offset
 
 
 @dataclass(frozen=True, slots=True)

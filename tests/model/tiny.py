@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from tirazh.model.config import ModelConfig, SparsePattern
 from tirazh.model.engine.admission import Admission
-from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine
+from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.runner import ModelRunner
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, Result, SamplingParams
 from tirazh.model.step import Step
@@ -149,7 +151,8 @@ def build_engine(
         uses_cuda_graphs=uses_cuda_graphs,
     )
     runner.set_prefix(job.prefix_token_ids, config.prefill_rows)
-    return BatchEngine(RecordingRunner(runner), config, job, decode=decode, admission=admission)
+    scheduler = Scheduler(config, job, window_size=runner.window_size, admission=admission)
+    return BatchEngine(RecordingRunner(runner), scheduler, decode=decode)
 
 
 def run(engine: BatchEngine, requests: Sequence[Request]) -> list[Result]:

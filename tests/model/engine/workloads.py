@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 from tirazh.model.engine.admission import Admission
-from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine
+from tirazh.model.engine.config import EngineConfig
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.requests import EngineJob, GenerateRequest, LabelScores, Request, Result, SamplingParams, ScoreRequest
 from tirazh.model.step import PLACEHOLDER, Step
 
 TRACE = Path(__file__).with_name("scheduling_trace.txt")
 VOCABULARY = 97
+NO_JOB = EngineJob()
 NAN_TOKEN = 96  # logits after this token are NaN
 PREFIX = tuple(range(50, 71))
 LABELS = ((1, 2, 3), (1, 4), (5,))
@@ -85,7 +88,7 @@ class Workload:
     prefill_rows: int = 64
     window_size: int = 16
     max_length: int = 120
-    job: EngineJob = EngineJob()
+    job: EngineJob = NO_JOB
     end_token_ids: tuple[int, ...] = ()
     memory: int | None = None
     overlaps_steps: bool = False
@@ -165,7 +168,8 @@ def build(workload: Workload, runner: FakeRunner) -> BatchEngine:
     if memory is not None:
         free: Callable[[], int] = lambda: memory - sum(runner.bytes_held)  # noqa: E731
         admission = Admission(workload.num_slots, bytes_of=lambda num_tokens: num_tokens, free_bytes=free)
-    return BatchEngine(runner, config, workload.job, decode=spell, admission=admission)
+    scheduler = Scheduler(config, workload.job, window_size=runner.window_size, admission=admission)
+    return BatchEngine(runner, scheduler, decode=spell)
 
 
 def spell(token_ids: Sequence[int]) -> str:
