@@ -1,8 +1,10 @@
-"""Admission control: start a sequence only if the host's memory can hold the keys and values it may come to need.
+"""Admission control: start a sequence only if the host's memory can hold the keys and values it may
+come to need.
 
-On a CPU a slot's memory grows with its sequences and is never given back. A sequence is admitted when everything that
-the running sequences and it may still allocate is at most half of what is free now. The other half is left to other
-replicas on the host, which do the same. Admission changes how many sequences run at once, never a result.
+On a CPU a slot's memory grows with its sequences and is never given back. A sequence is admitted
+when everything that the running sequences and it may still allocate is at most half of what is free
+now. The other half is left to other replicas on the host, which do the same. Admission changes how
+many sequences run at once, never a result.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ class Admission:
     """Memory that slots hold, and memory that is promised to the sequences in them, in bytes."""
 
     def __init__(self, num_slots: int, *, bytes_of: Callable[[int], int], free_bytes: Callable[[], int | None]) -> None:
-        """`bytes_of` gives the bytes that a slot takes for a number of tokens (without a shared prefix). `free_bytes`
-        gives the bytes that the host has left now; None where that is unknown, and then every sequence is admitted."""
+        """`bytes_of` gives the bytes that a slot takes for a number of tokens (without a shared
+        prefix). `free_bytes` gives the bytes that the host has left now; None where that is
+        unknown, and then every sequence is admitted."""
         self._bytes_of = functools.lru_cache(maxsize=1 << 16)(bytes_of)
         self._free_bytes = free_bytes
         self._held = [0] * num_slots
@@ -29,8 +32,9 @@ class Admission:
     def admit(self, num_tokens: Sequence[int], candidates: Sequence[tuple[int, int]]) -> int:
         """Admit candidates in order until one does not fit; return how many were admitted.
 
-        `num_tokens` are the tokens that each slot holds now. A candidate is an empty slot and the most tokens that its
-        new sequence may come to. When no sequence runs, the first candidate is always admitted.
+        `num_tokens` are the tokens that each slot holds now. A candidate is an empty slot and the
+        most tokens that its new sequence may come to. When no sequence runs, the first candidate is
+        always admitted.
         """
         for slot, count in enumerate(num_tokens):
             self._grow(slot, count)

@@ -1,8 +1,9 @@
 """The batch engine: requests in, results out.
 
-It launches the steps that the scheduler plans, samples tokens or scores labels from their logits, and collects the
-results. On a GPU it uses overlap scheduling: the tokens of a step are read while the next step runs, so that the device
-does not wait for the CPU (`pending_step.py`). It runs on rank 0 of a replica.
+It launches the steps that the scheduler plans, samples tokens or scores labels from their logits,
+and collects the results. On a GPU it uses overlap scheduling: the tokens of a step are read while
+the next step runs, so that the device does not wait for the CPU (`pending_step.py`). It runs on
+rank 0 of a replica.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ from tirazh.model.step import Step
 class StepRunner(Protocol):
     """Executes steps: `tirazh.model.engine.runner.ModelRunner`.
 
-    Where it `overlaps_steps`, rows of a decode step may hold `PLACEHOLDER`, which stands for the last token that
-    `store_tokens` got for the slot. Its attention must then tolerate stale NaN in a reused slot.
+    Where it `overlaps_steps`, rows of a decode step may hold `PLACEHOLDER`, which stands for the
+    last token that `store_tokens` got for the slot. Its attention must then tolerate stale NaN in a
+    reused slot.
     """
 
     window_size: int
@@ -50,7 +52,8 @@ class StepRunner(Protocol):
 
 
 class BatchEngine:
-    """Runs requests in the slots of a scheduler. Not thread-safe: one thread calls `add` and `step`."""
+    """Runs requests in the slots of a scheduler. Not thread-safe: one thread calls `add` and
+    `step`."""
 
     def __init__(
         self,
@@ -60,9 +63,9 @@ class BatchEngine:
         execute: Callable[[Step], Tensor] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
-        """The runner must already hold the job's shared prefix. `execute` runs a step on every rank of a replica and
-        returns rank 0's logits (default: on `runner` alone). `decode` turns token ids into text; only stop strings need
-        it."""
+        """The runner must already hold the job's shared prefix. `execute` runs a step on every rank
+        of a replica and returns rank 0's logits (default: on `runner` alone). `decode` turns token
+        ids into text; only stop strings need it."""
         self.runner, self.scheduler = runner, scheduler
         self._execute = execute or runner.execute
         self._decode = decode
@@ -82,8 +85,8 @@ class BatchEngine:
         return EngineCounters(**self._totals)
 
     def add(self, requests: Iterable[Request]) -> list[int]:
-        """Queue requests; return their ids in the order given. A request that cannot be run (an empty or too long
-        prompt, token ids out of range) gets its error as its result."""
+        """Queue requests; return their ids in the order given. A request that cannot be run (an
+        empty or too long prompt, token ids out of range) gets its error as its result."""
         ids, valid = [], []
         for request in requests:
             ids.append(next(self._ids))
@@ -122,7 +125,8 @@ class BatchEngine:
             self._sample(to_sample, logits_RV)
 
     def _score(self, readers: list[LogitsReader], logits_RV: Tensor) -> None:
-        """Score the labels of prompts that this step has completed; they need their slots no longer."""
+        """Score the labels of prompts that this step has completed; they need their slots no
+        longer."""
         trie = self.scheduler.trie
         assert trie is not None
         parts = [logits_RV[reader.rows] for reader in readers]
@@ -147,7 +151,8 @@ class BatchEngine:
     # Collecting
 
     def _collect(self, *, num_left: int) -> None:
-        """Read the results of launched steps, the oldest first; leave the newest `num_left`, which may still run."""
+        """Read the results of launched steps, the oldest first; leave the newest `num_left`, which
+        may still run."""
         while len(self._pending) > num_left:
             pending = self._pending.popleft()
             for slot, sequence, terms in pending.scores():
@@ -197,7 +202,6 @@ class BatchEngine:
     def _finish(self, id: int, result: Result) -> None:
         self._totals["finished"] += 1
         self._results.append((id, result))
-
 
 
 def _row_state(sequence: ActiveSequence) -> RowState:

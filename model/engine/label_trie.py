@@ -1,7 +1,7 @@
 """The labels of a job as a trie of tokens, so that tokens which labels share are computed once.
 
-The nodes of the trie run behind the last prompt token with tree attention (`label_scoring.py`). A label's last token is
-no node: its log-probability is read from the logits of the token before it.
+The nodes of the trie run behind the last prompt token with tree attention (`label_scoring.py`). A
+label's last token is no node: its log-probability is read from the logits of the token before it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from tirazh.errors import RequestError
 class LabelTrie:
     """Nodes in an order in which parents precede their children.
 
-    `token_ids[i]` continues node `parents[i]` (-1: the prompt). `depths[i]` is the number of nodes between node i and
-    the prompt. `paths[l]` lists label l's tokens as (node whose logits predict the token, -1 for the prompt's last
-    token; token id).
+    `token_ids[i]` continues node `parents[i]` (-1: the prompt). `depths[i]` is the number of nodes
+    between node i and the prompt. `paths[l]` lists label l's tokens as (node whose logits predict
+    the token, -1 for the prompt's last token; token id).
     """
 
     token_ids: tuple[int, ...]
@@ -38,7 +38,8 @@ class LabelTrie:
 
 
 def build_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
-    """Merge the labels' tokens into a trie. Raises RequestError for an empty label and for two equal labels."""
+    """Merge the labels' tokens into a trie. Raises RequestError for an empty label and for two
+    equal labels."""
     nodes: dict[tuple[int, ...], int] = {(): -1}
     token_ids: list[int] = []
     paths = []

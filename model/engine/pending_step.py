@@ -1,6 +1,7 @@
 """Results of a step that the device may still be computing (overlap scheduling).
 
-The copies to the CPU start when the step is launched and are read one step later, while the next step runs.
+The copies to the CPU start when the step is launched and are read one step later, while the next
+step runs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ Owners = Sequence[tuple[int, ActiveSequence]]  # slots, and the sequences that h
 
 
 class PendingStep:
-    """Sampled tokens and label scores of one step. Reading them waits until the device has finished the step."""
+    """Sampled tokens and label scores of one step. Reading them waits until the device has finished
+    the step."""
 
     def __init__(self) -> None:
         self._tokens: tuple[Owners, PendingCopy] | None = None

@@ -1,7 +1,8 @@
 """Chunked prefill: which chunks of which prompts share a prefill step.
 
-A chunk ends where a window of its own prompt ends, so how a prompt is cut depends on that prompt alone, and so do the
-bits of its results. Which chunks share a step is free to choose: they are chosen to fill the step best.
+A chunk ends where a window of its own prompt ends, so how a prompt is cut depends on that prompt
+alone, and so do the bits of its results. Which chunks share a step is free to choose: they are
+chosen to fill the step best.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from tirazh.model.step import chunk_length
 def build_prefill_step(
     slots: Slots, num_rows: int, trie: LabelTrie | None, *, window: int, max_chunk: int
 ) -> StepBuilder:
-    """Lay out the prompt chunks, each of at most `max_chunk` tokens, that fill a step of `num_rows` rows best.
+    """Lay out the prompt chunks, each of at most `max_chunk` tokens, that fill a step of `num_rows`
+    rows best.
 
-    The longest waiting prompt always gets a chunk. Does not change the sequences: `segments` of the result tell what
-    was taken of each.
+    The longest waiting prompt always gets a chunk. Does not change the sequences: `segments` of the
+    result tell what was taken of each.
     """
     builder = StepBuilder("prefill", num_rows)
     waiting = [(slot, s) for slot, s in enumerate(slots) if s is not None and s.num_to_prefill]
@@ -42,7 +44,8 @@ def build_prefill_step(
 
 @dataclass(frozen=True, slots=True)
 class _PromptChunk:
-    """`length` prompt tokens, followed by the label trie where the chunk ends a prompt that is to be scored.
+    """`length` prompt tokens, followed by the label trie where the chunk ends a prompt that is to
+    be scored.
 
     Together with the prompt's earlier chunks in the same step they take `end_row` rows.
     """
@@ -77,12 +80,14 @@ def _next_chunks(
 def best_filling(sizes: Sequence[Sequence[int]], capacity: int) -> list[int]:
     """Return how many chunks to take of every prompt so that they fill `capacity` rows best.
 
-    `sizes[i]` are the rows of prompt i's first chunk, of its first two, …, each at most `capacity`. At least one chunk
-    of prompt 0 is taken. Among equally good fillings the one that takes most of the first prompts wins.
+    `sizes[i]` are the rows of prompt i's first chunk, of its first two, …, each at most `capacity`.
+    At least one chunk of prompt 0 is taken. Among equally good fillings the one that takes most of
+    the first prompts wins.
     """
     if not sizes:
         return []
-    # Subset sum over bit sets: bit r of reachable[i] says that prompts i, i + 1, … can take exactly r rows.
+    # Subset sum over bit sets: bit r of reachable[i] says that prompts i, i + 1, … can take exactly
+    # r rows.
     reachable, all_rows = [1], (1 << capacity + 1) - 1
     for options in reversed(sizes):
         without_this = reachable[-1]
@@ -91,7 +96,8 @@ def best_filling(sizes: Sequence[Sequence[int]], capacity: int) -> list[int]:
             with_this |= without_this << rows
         reachable.append(with_this & all_rows)
     reachable.reverse()
-    # The highest bit is the fullest step. Walk the prompts in order and take the most chunks that still lead to it.
+    # The highest bit is the fullest step. Walk the prompts in order and take the most chunks that
+    # still lead to it.
     fits = max((reachable[1] << rows & all_rows for rows in sizes[0]), key=int.bit_length)
     left, chosen = fits.bit_length() - 1, []
     for index, options in enumerate(sizes):

@@ -1,4 +1,5 @@
-"""Sequences that occupy slots, and `StepBuilder`, which lays their next tokens out as the rows of a step.
+"""Sequences that occupy slots, and `StepBuilder`, which lays their next tokens out as the rows of a
+step.
 
 Nothing here needs torch or a model.
 """
@@ -19,9 +20,10 @@ from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Segment, Step
 class ActiveSequence:
     """A request in progress; it gets at most `max_new_tokens` tokens.
 
-    `num_cached` prompt tokens are in the KV cache or in the step being built; the first `num_shared` of them belong to
-    the job's shared prefix. `admission_number` orders sequences by when they got their slot. `num_pending` tokens have
-    been sampled, but the CPU has not read them from the device yet (overlap scheduling).
+    `num_cached` prompt tokens are in the KV cache or in the step being built; the first
+    `num_shared` of them belong to the job's shared prefix. `admission_number` orders sequences by
+    when they got their slot. `num_pending` tokens have been sampled, but the CPU has not read them
+    from the device yet (overlap scheduling).
     """
 
     id: int
@@ -62,7 +64,8 @@ class ActiveSequence:
 
     @property
     def num_slot_tokens(self) -> int:
-        """Tokens stored in the sequence's own slot after the next step, that is without the shared prefix."""
+        """Tokens stored in the sequence's own slot after the next step, that is without the shared
+        prefix."""
         return self.num_cached - self.num_shared + self.num_new
 
     @property
@@ -72,7 +75,8 @@ class ActiveSequence:
 
     @property
     def reads_history(self) -> bool:
-        """Whether the choice of its next token depends on all earlier tokens (repetition penalty, n-gram ban)."""
+        """Whether the choice of its next token depends on all earlier tokens (repetition penalty,
+        n-gram ban)."""
         return isinstance(self.request, GenerateRequest) and self.request.sampling.reads_history
 
     @property
@@ -90,10 +94,11 @@ Slots = Sequence[ActiveSequence | None]
 
 
 class StepBuilder:
-    """A step under construction: rows are filled one after another, up to the step's fixed number of rows.
+    """A step under construction: rows are filled one after another, up to the step's fixed number
+    of rows.
 
-    `row` is the next row to fill. `logit_requests` lists each slot whose logits are needed with its rows in the logits
-    that the step returns.
+    `row` is the next row to fill. `logit_requests` lists each slot whose logits are needed with its
+    rows in the logits that the step returns.
     """
 
     def __init__(self, phase: Phase, num_rows: int) -> None:
@@ -139,16 +144,19 @@ class StepBuilder:
 
 
 def build_decode_step(slots: Slots, num_rows: int) -> StepBuilder | None:
-    """Lay out one token of each of at most `num_rows` decoding sequences; None when no sequence decodes.
+    """Lay out one token of each of at most `num_rows` decoding sequences; None when no sequence
+    decodes.
 
-    With more sequences than rows, those with the most remaining tokens run, so that all end at about the same time.
+    With more sequences than rows, those with the most remaining tokens run, so that all end at
+    about the same time.
     """
     ready = [(slot, s) for slot, s in enumerate(slots) if s is not None and s.is_decoding]
     if not ready:
         return None
     if len(ready) > num_rows:
         ready.sort(key=lambda pair: -pair[1].num_remaining)
-    # Where there is a row for every slot, row and slot are the same number: a GPU then reads the cache in place.
+    # Where there is a row for every slot, row and slot are the same number: a GPU then reads the
+    # cache in place.
     has_own_row = len(slots) <= num_rows
     builder = StepBuilder("decode", num_rows)
     for row, (slot, sequence) in enumerate(sorted(ready[:num_rows], key=lambda pair: pair[0])):

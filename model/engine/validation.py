@@ -8,7 +8,8 @@ from tirazh.model.requests import EngineJob, GenerateRequest, Request
 
 
 def find_problem(request: Request, config: EngineConfig, job: EngineJob, trie: LabelTrie | None) -> str | None:
-    """Return why the request cannot be run; None when it can. `trie` holds the job's labels, if it has any."""
+    """Return why the request cannot be run; None when it can. `trie` holds the job's labels, if it
+    has any."""
     prompt = tuple(request.prompt_token_ids)
     if not prompt:
         return "the prompt is empty"

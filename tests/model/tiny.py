@@ -1,4 +1,5 @@
-"""Tiny random models of every mode and pattern, engines over them, and the slow, obvious ways to get the same answers.
+"""Tiny random models of every mode and pattern, engines over them, and the slow, obvious ways to
+get the same answers.
 
 The weights are larger than a fresh model's, so that which keys a head sees shows in the logits.
 """
@@ -171,7 +172,8 @@ def drain(engine: BatchEngine) -> Iterator[tuple[int, Result]]:
 
 
 def full_logits(model: nn.Module, tokens: Sequence[int]) -> Tensor:
-    """Logits [length, vocab] of one whole sequence, by a forward that knows neither cache nor engine."""
+    """Logits [length, vocab] of one whole sequence, by a forward that knows neither cache nor
+    engine."""
     model.set_attn_implementation("sdpa")
     with torch.inference_mode():
         logits: Tensor = model(torch.tensor([list(tokens)])).logits[0].float()

@@ -1,4 +1,5 @@
-"""Sequences start only while memory can hold what all of them may come to; admission changes no result."""
+"""Sequences start only while memory can hold what all of them may come to; admission changes no
+result."""
 
 from __future__ import annotations
 
@@ -68,8 +69,11 @@ def test_every_sequence_is_admitted_where_the_free_memory_is_unknown() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=40), st.integers(40, 400))
-def test_memory_is_never_exhausted_and_every_sequence_runs_in_the_end(lengths: list[tuple[int, int]], size: int) -> None:
-    """Sequences of some length, each of which might have grown longer; a running one grows by one token a step."""
+def test_memory_is_never_exhausted_and_every_sequence_runs_in_the_end(
+    lengths: list[tuple[int, int]], size: int
+) -> None:
+    """Sequences of some length, each of which might have grown longer; a running one grows by one
+    token a step."""
     memory, waiting = Memory(size, 5), list(lengths)
     running: dict[int, tuple[int, int]] = {}  # slot: tokens now, tokens in the end
     while waiting or running:

@@ -1,4 +1,5 @@
-"""The batch engine: the naive loop's tokens with any number of slots, all finish reasons, errors as results."""
+"""The batch engine: the naive loop's tokens with any number of slots, all finish reasons, errors as
+results."""
 
 from __future__ import annotations
 
@@ -98,7 +99,9 @@ def test_a_completion_ends_at_an_end_token_without_it(model: RuGPT3ForCausalLM, 
     assert result == Completion(token_ids=tokens[: tokens.index(end)], finish_reason="stop")
 
 
-def test_an_end_token_as_first_token_gives_an_empty_completion(model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]) -> None:
+def test_an_end_token_as_first_token_gives_an_empty_completion(
+    model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]
+) -> None:
     engine = build_engine(model, end_token_ids=(naive[8][0],))
     assert run(engine, greedy_requests([PROMPTS[8]])) == [Completion(token_ids=(), finish_reason="stop")]
 
@@ -113,7 +116,9 @@ def test_a_completion_ends_at_a_stop_string_and_reports_where_its_text_is_cut(
     assert result == Completion(token_ids=tokens[:3], finish_reason="stop", text_end=spell(tokens).index(stop))
 
 
-def test_a_completion_ends_when_its_sequence_has_max_length_tokens(model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]) -> None:
+def test_a_completion_ends_when_its_sequence_has_max_length_tokens(
+    model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]
+) -> None:
     prompt = PROMPTS[8]
     (result,) = run(build_engine(model, max_length=len(prompt) + 4), greedy_requests([prompt], greedy()))
     assert result == Completion(token_ids=naive[8][:4], finish_reason="length")
@@ -157,7 +162,9 @@ def test_a_prompt_that_cannot_be_run_gets_its_error_and_the_others_their_tokens(
     assert results[3].error is None
 
 
-def test_token_ids_out_of_range_are_found_behind_a_shared_prefix_and_in_a_prompt_without_it(model: RuGPT3ForCausalLM) -> None:
+def test_token_ids_out_of_range_are_found_behind_a_shared_prefix_and_in_a_prompt_without_it(
+    model: RuGPT3ForCausalLM,
+) -> None:
     prefix, own = random_prompts([21, 30])
     prompts = [(*prefix, *own), (*prefix, 5, NUM_TOKENS), (NUM_TOKENS, *own), (-1, 5)]
     results = run(build_engine(model, job=EngineJob(prefix_token_ids=prefix)), greedy_requests(prompts, greedy()))
@@ -186,7 +193,8 @@ def test_an_engine_for_impossible_labels_cannot_be_built(
 
 @pytest.fixture(scope="module")
 def poisoned() -> RuGPT3ForCausalLM:
-    """A model whose logits are NaN after token 300, after token 0 (padding rows hold it) and from position 100 on."""
+    """A model whose logits are NaN after token 300, after token 0 (padding rows hold it) and from
+    position 100 on."""
     model = tiny_model(tie_word_embeddings=False)
     with torch.no_grad():
         model.model.embed_tokens.weight[300] = torch.nan

@@ -1,6 +1,8 @@
-"""Bit for bit: a row's logits, tokens and scores are the same alone, beside any rows, in any order, in any slot.
+"""Bit for bit: a row's logits, tokens and scores are the same alone, beside any rows, in any order,
+in any slot.
 
-Reasons: steps have fixed shapes, how a prompt is cut depends on that prompt alone, and sampling uses its own row alone.
+Reasons: steps have fixed shapes, how a prompt is cut depends on that prompt alone, and sampling
+uses its own row alone.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ SETTINGS = {"max_length": MAX_LENGTH, "prefill_rows": 64, "decode_rows": 8}
 
 
 class Recorded:
-    """Results in the requests' order, and for every completion the logits that each token was sampled from."""
+    """Results in the requests' order, and for every completion the logits that each token was
+    sampled from."""
 
     def __init__(self, model: RuGPT3ForCausalLM, requests: Sequence[Request], prefix: tuple[int, ...], slots: int):
         self._logits: dict[int, list[Tensor]] = {}
@@ -104,7 +107,9 @@ def test_requests_that_run_together_get_the_bits_of_each_alone(case: Case, slots
 
 @settings(max_examples=8, deadline=None)
 @given(order=st.permutations(range(22)), count=st.integers(1, 22), slots=st.sampled_from([1, 5, 9, 32]))
-def test_any_requests_in_any_order_get_the_bits_of_each_alone(case: Case, order: list[int], count: int, slots: int) -> None:
+def test_any_requests_in_any_order_get_the_bits_of_each_alone(
+    case: Case, order: list[int], count: int, slots: int
+) -> None:
     case.check(order[:count], slots)
 
 
@@ -118,7 +123,8 @@ def test_padding_changes_no_bit_where_matmul_rows_are_independent(case: Case, *,
 
 
 def test_a_short_row_keeps_its_bits_beside_one_that_fills_the_cache_to_its_end(case: Case) -> None:
-    """A batched decode reads as many keys as the longest row has; the short row masks those behind its own."""
+    """A batched decode reads as many keys as the longest row has; the short row masks those behind
+    its own."""
     longest, short = 19, 11  # completions of the longest prompt and of the shortest
     assert len(case.requests[longest].prompt_token_ids) == MAX_LENGTH - 14
     case.check([longest, short], 5)

@@ -1,4 +1,5 @@
-"""Label scores and shared prefixes: the scores of one full forward per label, whatever the labels and prompts."""
+"""Label scores and shared prefixes: the scores of one full forward per label, whatever the labels
+and prompts."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def engine_scores(
 
 @pytest.mark.parametrize("mode", ["alternating", "all", "none"])
 def test_the_label_trie_gives_the_scores_of_a_forward_per_label(mode: str) -> None:
-    """Also where the trie crosses a window's end, so that its deeper nodes attend to less of the prompt."""
+    """Also where the trie crosses a window's end, so that its deeper nodes attend to less of the
+    prompt."""
     model, prompts = tiny_model(sparse_mode=mode), random_prompts(AROUND_WINDOWS)
     for prompt, result in zip(prompts, engine_scores(model, prompts, LABELS), strict=True):
         assert isinstance(result, LabelScores)
@@ -77,8 +79,8 @@ def test_more_labels_than_a_step_has_rows_are_scored_in_a_larger_step(model: RuG
 @pytest.mark.parametrize("shared", [0, 1, 7, 15, 16, 17, 32, 40, 48], ids=lambda n: f"{n} tokens")
 @pytest.mark.parametrize("mode", ["alternating", "top_bottom"])
 def test_a_shared_prefix_of_any_length_changes_no_token_and_no_score(mode: str, shared: int) -> None:
-    """Windows have 16 tokens: prefixes of none, of a part of one, of exactly one and of several windows. Prompts
-    without the prefix run beside them."""
+    """Windows have 16 tokens: prefixes of none, of a part of one, of exactly one and of several
+    windows. Prompts without the prefix run beside them."""
     model = tiny_model(sparse_mode=mode)
     (prefix,) = random_prompts([shared], seed=5)
     tails = random_prompts([1, 2, 9, 15, 16, 17, 31])

@@ -1,4 +1,5 @@
-"""Overlap scheduling changes no result. Only a GPU gains by it, but it works on a CPU too, where it is tested here."""
+"""Overlap scheduling changes no result. Only a GPU gains by it, but it works on a CPU too, where it
+is tested here."""
 
 from __future__ import annotations
 
@@ -49,8 +50,11 @@ def any_request(draw: st.DrawFn) -> Request:
     st.sampled_from([0, 50, 200]),
     st.sampled_from([90, 200]),
 )
-def test_overlap_scheduling_gives_the_same_results(requests: list[Request], num_slots: int, num_ends: int, max_length: int) -> None:
-    """With all finish reasons and with rows that read their history; `num_ends` tokens end a completion."""
+def test_overlap_scheduling_gives_the_same_results(
+    requests: list[Request], num_slots: int, num_ends: int, max_length: int
+) -> None:
+    """With all finish reasons and with rows that read their history; `num_ends` tokens end a
+    completion."""
     model = tiny_model(num_layers=2)
     ends = tuple(range(num_ends))
     kind = {"num_slots": num_slots, "job": JOB, "decode": spell, "end_token_ids": ends, "max_length": max_length}
@@ -65,7 +69,8 @@ def test_a_step_is_launched_before_the_tokens_of_the_previous_step_are_read(mode
     list(run(engine, greedy_requests(random_prompts([5, 9]))))
     decoded = [step for step, _ in engine.runner.seen if step.phase == "decode"]  # type: ignore[attr-defined]
     assert all((step.token_ids[[s.row for s in step.segments]] == PLACEHOLDER).all() for step in decoded)
-    # All ends were known beforehand, so no step runs in vain: a prefill step gives the first of 12 tokens.
+    # All ends were known beforehand, so no step runs in vain: a prefill step gives the first of 12
+    # tokens.
     assert len(decoded) == 11
 
 

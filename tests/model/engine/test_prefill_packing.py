@@ -1,4 +1,5 @@
-"""Chunked prefill: how a prompt is cut depends on the prompt alone, and chunks fill a step as well as they can."""
+"""Chunked prefill: how a prompt is cut depends on the prompt alone, and chunks fill a step as well
+as they can."""
 
 from __future__ import annotations
 

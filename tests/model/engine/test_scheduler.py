@@ -1,4 +1,5 @@
-"""The scheduler alone: who gets a slot, when prompts are computed, what a finished sequence leaves. No torch."""
+"""The scheduler alone: who gets a slot, when prompts are computed, what a finished sequence leaves.
+No torch."""
 
 from __future__ import annotations
 
@@ -63,7 +64,9 @@ def owners(scheduler: Scheduler) -> list[int | None]:
 
 
 def test_the_scheduler_runs_without_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import tirazh.model.engine.scheduler; print('torch' in sys.modules)"
+    code = (
+        "import sys; sys.modules['torch'] = None; import tirazh.model.engine.scheduler; print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

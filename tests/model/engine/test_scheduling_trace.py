@@ -1,4 +1,5 @@
-"""The engine makes the steps it made when the trace was recorded: same segments, rows, fresh slots and results."""
+"""The engine makes the steps it made when the trace was recorded: same segments, rows, fresh slots
+and results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Decode steps and their rows: slots keep their own rows where they can, logits only where they are requested."""
+"""Decode steps and their rows: slots keep their own rows where they can, logits only where they are
+requested."""
 
 from __future__ import annotations
 

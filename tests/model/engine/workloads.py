@@ -1,7 +1,9 @@
-"""Mixed workloads over a runner without a model, and the sequence of steps that an engine makes of them.
+"""Mixed workloads over a runner without a model, and the sequence of steps that an engine makes of
+them.
 
-`python -m tests.model.engine.workloads` writes the steps of every workload to `scheduling_trace.txt`. Do that only when
-a change of scheduling is intended: `test_scheduling_trace.py` compares with the file.
+`python -m tests.model.engine.workloads` writes the steps of every workload to
+`scheduling_trace.txt`. Do that only when a change of scheduling is intended:
+`test_scheduling_trace.py` compares with the file.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ MANY_LABELS = tuple((first, second, 7) for first in range(8) for second in range
 
 
 class FakeRunner:
-    """A runner whose logits depend on a row's token and position alone. It notes every step as a line of text."""
+    """A runner whose logits depend on a row's token and position alone. It notes every step as a
+    line of text."""
 
     def __init__(self, num_slots: int, *, window_size: int, overlaps_steps: bool) -> None:
         self.window_size, self.overlaps_steps = window_size, overlaps_steps
@@ -59,8 +62,8 @@ class FakeRunner:
 
 
 def describe_step(step: Step) -> str:
-    """One line: the phase, each segment as slot:start+length@row (* a label trie), rows read, fresh slots (p with the
-    shared prefix, z zeroed) and a checksum of tokens and positions."""
+    """One line: the phase, each segment as slot:start+length@row (* a label trie), rows read, fresh
+    slots (p with the shared prefix, z zeroed) and a checksum of tokens and positions."""
     segments = [f"{s.slot}:{s.start}+{s.length}@{s.row}{'*' if s.tree_parents else ''}" for s in step.segments]
     fresh = [f"{f.slot}{'p' * f.uses_prefix}{'z' * f.must_zero}" for f in step.fresh_slots]
     values = np.concatenate([step.token_ids, step.positions, step.logit_rows])
@@ -70,7 +73,8 @@ def describe_step(step: Step) -> str:
 
 
 def describe_result(result: Result) -> str:
-    """How a request ended: its new tokens and where its text is cut, or how many labels were scored."""
+    """How a request ended: its new tokens and where its text is cut, or how many labels were
+    scored."""
     if isinstance(result, LabelScores):
         return "no scores" if result.error else f"{len(result.logprobs)} scores"
     cut = "" if result.text_end is None else f" cut at {result.text_end}"
@@ -95,8 +99,8 @@ class Workload:
 
 
 def mixed_requests(seed: int, count: int, *, prefix: tuple[int, ...] = (), scores: float = 0.3) -> tuple[Request, ...]:
-    """Ragged prompts, some behind the prefix, some that end in `NAN_TOKEN`, too long or empty ones; completions of any
-    length, with stop strings or a repetition penalty at times."""
+    """Ragged prompts, some behind the prefix, some that end in `NAN_TOKEN`, too long or empty ones;
+    completions of any length, with stop strings or a repetition penalty at times."""
     random = np.random.default_rng(seed)
     requests: list[Request] = []
     for index in range(count):
