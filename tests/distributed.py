@@ -34,13 +34,14 @@ def run_distributed(world_size: int) -> Iterator[RankPool]:
         RankLocation(rank=rank, node_id="here", address="127.0.0.1", pid=0, cores=world_size)
         for rank in range(world_size)
     ]
-    places = rendezvous.assign_ranks(locations)
-    store = rendezvous.open_store(places[0], timeout_s=_TIMEOUT_S)
+    rank_places = rendezvous.assign_ranks(locations)
+    store = rendezvous.open_store(rank_places[0], timeout_s=_TIMEOUT_S)
     context = multiprocessing.get_context("spawn")
-    pools = [ProcessPoolExecutor(1, mp_context=context) for _ in places]
+    pools = [ProcessPoolExecutor(1, mp_context=context) for _ in rank_places]
     try:
         joined = [
-            pool.submit(_join, replace(place, port=store.port)) for pool, place in zip(pools, places, strict=True)
+            pool.submit(_join, replace(rank_place, port=store.port))
+            for pool, rank_place in zip(pools, rank_places, strict=True)
         ]
         for future in joined:
             future.result(timeout=_TIMEOUT_S)
@@ -53,17 +54,17 @@ def run_distributed(world_size: int) -> Iterator[RankPool]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-_place: rendezvous.RankPlace | None = None
+_rank_place: rendezvous.RankPlace | None = None
 
 
-def _join(place: rendezvous.RankPlace) -> None:
-    global _place
-    rendezvous.enter(place, device="cpu")
-    rendezvous.join(place, device="cpu", timeout_s=_TIMEOUT_S)
-    _place = place
+def _join(rank_place: rendezvous.RankPlace) -> None:
+    global _rank_place
+    rendezvous.enter(rank_place, device="cpu")
+    rendezvous.join(rank_place, device="cpu", timeout_s=_TIMEOUT_S)
+    _rank_place = rank_place
 
 
 def own_place() -> rendezvous.RankPlace:
-    """In a rank: its place."""
-    assert _place is not None, "this process is no rank of run_distributed"
-    return _place
+    """In a rank: return its `RankPlace`."""
+    assert _rank_place is not None, "this process is no rank of run_distributed"
+    return _rank_place

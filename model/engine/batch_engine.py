@@ -43,8 +43,11 @@ class StepRunner(Protocol):
     reused slot.
     """
 
-    window_size: int
-    overlaps_steps: bool
+    @property
+    def window_size(self) -> int: ...
+
+    @property
+    def overlaps_steps(self) -> bool: ...
 
     def execute(self, step: Step) -> Tensor: ...
 
