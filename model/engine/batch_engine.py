@@ -103,7 +103,7 @@ class BatchEngine:
 
     def step(self) -> list[tuple[int, Result]]:
         """Run one forward pass; return what has finished, as (id, result)."""
-        self._totals["prompt_tokens"] += self.scheduler.admit()
+        self._totals.update(prompt_tokens=self.scheduler.admit())
         if self.scheduler.needs_all_tokens:
             self._collect(num_left=0)
         scheduled = self.scheduler.schedule()
@@ -117,7 +117,7 @@ class BatchEngine:
 
     def _launch(self, scheduled: ScheduledStep) -> None:
         logits_RV = self._execute(scheduled.step)
-        self._totals["steps"] += 1
+        self._totals.update(steps=1)
         self._pending.append(PendingStep())
         readers = scheduled.readers
         to_sample = [reader for reader in readers if isinstance(reader.sequence.request, GenerateRequest)]
@@ -185,7 +185,7 @@ class BatchEngine:
             self._end(slot, sequence, Completion(token_ids=tuple(sequence.new_tokens), finish_reason="stop"))
         else:
             sequence.new_tokens.append(token)
-            self._totals["completion_tokens"] += 1
+            self._totals.update(completion_tokens=1)
             self._end_if_complete(slot, sequence)
 
     def _end_if_complete(self, slot: int, sequence: ActiveSequence) -> None:
@@ -203,7 +203,7 @@ class BatchEngine:
         self._finish(sequence.id, result)
 
     def _finish(self, id: int, result: Result) -> None:
-        self._totals["finished"] += 1
+        self._totals.update(finished=1)
         self._results.append((id, result))
 
 
