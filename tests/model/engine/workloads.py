@@ -188,7 +188,7 @@ def _run(engine: BatchEngine, workload: Workload) -> Iterator[tuple[int, Result]
         if not waves and not engine.has_work:
             return
         yield from engine.step()
-    raise AssertionError("the engine does not come to an end")
+    raise AssertionError("the engine still has work after 10,000 steps")
 
 
 def trace_all() -> str:
