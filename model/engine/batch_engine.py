@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
@@ -44,9 +45,6 @@ class StepRunner(Protocol):
     """
 
     @property
-    def window_size(self) -> int: ...
-
-    @property
     def overlaps_steps(self) -> bool: ...
 
     def execute(self, step: Step) -> Tensor: ...
@@ -54,9 +52,18 @@ class StepRunner(Protocol):
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None: ...
 
 
+@dataclass(slots=True)
+class _Totals:
+    """The fields of `EngineCounters`, counted in place."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    finished: int = 0
+    steps: int = 0
+
+
 class BatchEngine:
-    """Runs requests in the slots of a scheduler. Not thread-safe: one thread calls `add` and
-    `step`."""
+    """Runs requests in a scheduler's slots. Not thread-safe: one thread calls `add` and `step`."""
 
     def __init__(
         self,
@@ -75,7 +82,7 @@ class BatchEngine:
         self._ids = itertools.count()
         self._pending: deque[PendingStep] = deque()  # launched, not collected yet; the oldest first
         self._results: list[tuple[int, Result]] = []
-        self._totals: Counter[str] = Counter()
+        self._totals = _Totals()
 
     @property
     def has_work(self) -> bool:
@@ -85,7 +92,7 @@ class BatchEngine:
     @property
     def counters(self) -> EngineCounters:
         """Totals since the engine was made."""
-        return EngineCounters(**self._totals)
+        return EngineCounters(**asdict(self._totals))
 
     def add(self, requests: Iterable[Request]) -> list[int]:
         """Queue requests; return their ids in the order given. A request that cannot be run (an
@@ -103,12 +110,13 @@ class BatchEngine:
 
     def step(self) -> list[tuple[int, Result]]:
         """Run one forward pass; return what has finished, as (id, result)."""
-        self._totals.update(prompt_tokens=self.scheduler.admit())
+        self._totals.prompt_tokens += self.scheduler.admit()
         if self.scheduler.needs_all_tokens:
             self._collect(num_left=0)
         scheduled = self.scheduler.schedule()
         if scheduled is not None:
             self._launch(scheduled)
+        # Overlap scheduling: the step just launched may still run while the caller prepares the next.
         self._collect(num_left=1 if scheduled is not None and self.runner.overlaps_steps else 0)
         finished, self._results = self._results, []
         return finished
@@ -117,25 +125,24 @@ class BatchEngine:
 
     def _launch(self, scheduled: ScheduledStep) -> None:
         logits_RV = self._execute(scheduled.step)
-        self._totals.update(steps=1)
+        self._totals.steps += 1
         self._pending.append(PendingStep())
-        readers = scheduled.readers
-        to_sample = [reader for reader in readers if isinstance(reader.sequence.request, GenerateRequest)]
-        to_score = [reader for reader in readers if not isinstance(reader.sequence.request, GenerateRequest)]
+        to_sample = [reader for reader in scheduled.readers if reader.is_sampled]
+        to_score = [reader for reader in scheduled.readers if not reader.is_sampled]
         if to_score:
             self._score(to_score, logits_RV)
         if to_sample:
             self._sample(to_sample, logits_RV)
 
     def _score(self, readers: list[LogitsReader], logits_RV: Tensor) -> None:
-        """Score the labels of prompts that this step has completed; they need their slots no
-        longer."""
+        """Score the labels of prompts that this step has completed, and free their slots."""
         trie = self.scheduler.trie
         assert trie is not None
         parts = [logits_RV[reader.rows] for reader in readers]
+        # Copying the logits is avoided where all of them are used: a vocabulary's row is large.
         scored_RV = logits_RV if sum(map(len, parts)) == len(logits_RV) else torch.cat(parts)
         terms = token_logprobs(scored_RV[:, : self.scheduler.config.num_tokens], trie)
-        self._pending[-1].expect_scores([(reader.slot, reader.sequence) for reader in readers], terms)
+        self._pending[-1].expect_scores([reader.owner for reader in readers], terms)
         for reader in readers:
             self.scheduler.release(reader.slot, reader.sequence)
 
@@ -147,15 +154,14 @@ class BatchEngine:
         tokens_R = sample(chosen_RV, states, self.scheduler.config.num_tokens)
         if self.runner.overlaps_steps:
             self.runner.store_tokens([reader.slot for reader in readers], tokens_R)
-        self._pending[-1].expect_tokens([(reader.slot, reader.sequence) for reader in readers], tokens_R)
+        self._pending[-1].expect_tokens([reader.owner for reader in readers], tokens_R)
         for reader in readers:
             self.scheduler.expect_token(reader.slot)
 
     # Collecting
 
     def _collect(self, *, num_left: int) -> None:
-        """Read the results of launched steps, the oldest first; leave the newest `num_left`, which
-        may still run."""
+        """Read the results of launched steps, the oldest first, except the newest `num_left`."""
         while len(self._pending) > num_left:
             pending = self._pending.popleft()
             for slot, sequence, terms in pending.scores():
@@ -185,7 +191,7 @@ class BatchEngine:
             self._end(slot, sequence, Completion(token_ids=tuple(sequence.new_tokens), finish_reason="stop"))
         else:
             sequence.new_tokens.append(token)
-            self._totals.update(completion_tokens=1)
+            self._totals.completion_tokens += 1
             self._end_if_complete(slot, sequence)
 
     def _end_if_complete(self, slot: int, sequence: ActiveSequence) -> None:
@@ -203,7 +209,7 @@ class BatchEngine:
         self._finish(sequence.id, result)
 
     def _finish(self, id: int, result: Result) -> None:
-        self._totals.update(finished=1)
+        self._totals.finished += 1
         self._results.append((id, result))
 
 

@@ -22,12 +22,13 @@ from tirazh.model.engine.validation import find_problem, num_shared_tokens
 from tirazh.model.requests import EngineJob, GenerateRequest, Request
 from tirazh.model.step import FreshSlot, Step
 
-# Prompts wait while at least this many sequences decode per waiting prompt: a step takes about as
-# long with few rows as with all, so a prefill step for a few tokens is paid by the sequences that
-# could have decoded. Step counts of this scheduler times the step times in docs/engine.md (282 ms
-# prefill, 70 ms decode; 256 to 512 requests, 32 to 128 slots): for prompts of more than 100 tokens
-# all values from 1 to 10 lie within 1 %; for prompts of 10 to 60 tokens, 1 takes up to 4 %, 2 up to
-# 16 % and no waiting at all up to 11 % more time than 3.
+# Prompts wait while at least this many sequences decode per waiting prompt. A step that is padded
+# to its fixed shape takes as long with few rows as with all of them, so a prefill step for a few
+# tokens would only delay the sequences that decode. Simulated as step counts of this scheduler
+# times the step times in docs/engine.md (282 ms prefill, 70 ms decode), with 256 to 512 requests
+# and 32 to 128 slots: for prompts of more than 100 tokens all values from 1 to 10 lie within 1 %;
+# for prompts of 10 to 60 tokens, 1 takes up to 4 %, 2 up to 16 % and no waiting at all up to 11 %
+# more time than 3.
 MIN_DECODING_PER_PROMPT = 3
 # Where a label trie makes a prefill step longer, it grows to a multiple of the kernels' tiles of 64
 # rows (64 queries in attention on a GPU, and a CPU's matmuls are at their best from about 64 rows
@@ -42,6 +43,16 @@ class LogitsReader:
     slot: int
     sequence: ActiveSequence
     rows: slice
+
+    @property
+    def owner(self) -> tuple[int, ActiveSequence]:
+        """The slot and the sequence in it."""
+        return self.slot, self.sequence
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the result is a sampled token, and not label scores."""
+        return isinstance(self.sequence.request, GenerateRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +73,8 @@ class Scheduler:
     def __init__(
         self, config: EngineConfig, job: EngineJob, *, window_size: int, admission: Admission | None = None
     ) -> None:
-        """`window_size` is the runner's; `admission` limits sequences where slots allocate memory
-        as they grow.
-        Raises RequestError for labels that are empty or equal."""
+        """`window_size` is the runner's. `admission` limits how many sequences run where slots
+        allocate memory as they grow. Raises RequestError for labels that are empty or equal."""
         self.config, self.job = config, job
         self.trie: LabelTrie | None = build_trie(job.labels) if job.labels else None
         self.slots: list[ActiveSequence | None] = [None] * config.num_slots
