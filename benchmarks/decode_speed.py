@@ -15,6 +15,7 @@ from benchmarks.peers.ours import build_runner, engine_config
 from benchmarks.peers.peer import free_memory, timed
 from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.runner import ModelRunner, slots_that_fit
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.requests import EngineJob, GenerateRequest, SamplingParams
 from tirazh.model.tensor_parallel import weight_bytes
 
@@ -24,11 +25,11 @@ _TIMED, _BEFORE = 32, 8  # steps
 _DATA_SHEET = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12}
 
 
-class _PrefillFirst(BatchEngine):
-    """Lets no sequence decode before all are in: what is timed then is decode steps of all slots."""
+class _PrefillFirst(Scheduler):
+    """Prefills all prompts before any sequence decodes, so that the timed decode steps have all slots."""
 
     def _should_prefill(self) -> bool:
-        return any(sequence is not None and sequence.num_to_prefill for sequence in self._slots)
+        return any(sequence is not None and sequence.num_to_prefill for sequence in self.slots)
 
     @property
     def is_decoding(self) -> bool:
@@ -82,10 +83,11 @@ def _seconds_a_step(runner: ModelRunner, shape: Shape) -> float:
     num_before = CONTEXT - _BEFORE - _TIMED // 2
     params = SamplingParams(max_new_tokens=_BEFORE + _TIMED + 16, temperature=0)
     prompts = [generator.integers(0, shape.vocab_size, num_before).tolist() for _ in range(runner.num_slots)]
-    engine = _PrefillFirst(runner, config, EngineJob())
+    scheduler = _PrefillFirst(config, EngineJob(), window_size=runner.window_size)
+    engine = BatchEngine(runner, scheduler)
     engine.add([GenerateRequest(prompt_token_ids=prompt, sampling=params, seed=0) for prompt in prompts])
     engine.step()
-    while not engine.is_decoding:
+    while not scheduler.is_decoding:
         engine.step()
     for _ in range(_BEFORE):
         engine.step()

@@ -30,7 +30,9 @@ from benchmarks.process_tree import watching_memory
 from benchmarks.workloads import build_workload
 from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.checkpoints.native import native_config
-from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine
+from tirazh.model.engine.config import EngineConfig
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.requests import Completion, EngineJob, GenerateRequest, SamplingParams
 from tirazh.model.step import ROWS_ON_CPU
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
@@ -139,7 +141,8 @@ class _Job:
             prefill_rows=ROWS_ON_CPU.prefill,
             decode_rows=ROWS_ON_CPU.decode,
         )
-        engine = BatchEngine(runner, config, EngineJob(), decode=self.tokenizer.decode)
+        scheduler = Scheduler(config, EngineJob(), window_size=runner.window_size)
+        engine = BatchEngine(runner, scheduler, decode=self.tokenizer.decode)
         begin = time.perf_counter()
         requests = self._requests()
         parts = range(0, len(requests), self.part_rows)

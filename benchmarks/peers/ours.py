@@ -9,8 +9,10 @@ from torch import nn
 from benchmarks.model_under_test import Mode, ModelUnderTest
 from benchmarks.peers.peer import Outcome, Peer, Setting, timed
 from benchmarks.workloads import Workload
-from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine
+from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 from tirazh.model.step import step_rows
@@ -57,7 +59,8 @@ class Ours(Peer):
             # Computing the shared prefix is part of the job, so it is timed.
             job = EngineJob(prefix_token_ids=workload.prefix, labels=workload.labels)
             self.model.set_prefix(job.prefix_token_ids, config.prefill_rows)
-            results = _run_all(BatchEngine(self.model, config, job), requests)
+            scheduler = Scheduler(config, job, window_size=self.model.window_size)
+            results = _run_all(BatchEngine(self.model, scheduler), requests)
         assert not any(result.error for result in results)
         if workload.kind == "labels":
             return Outcome(seconds=watch.seconds, scores=[tuple(result.logprobs) for result in results])

@@ -80,7 +80,9 @@ class ModelRunner:
         while start < len(token_ids):
             plan = StepBuilder("prefill", prefill_rows)
             while start < len(token_ids):
-                tokens = token_ids[start : start + chunk_length(start, window=self.window_size, most=prefill_rows)]
+                tokens = token_ids[
+                    start : start + chunk_length(start, window=self.window_size, max_length=prefill_rows)
+                ]
                 if not plan.has_room(len(tokens)):
                     break
                 plan.add(0, tokens, start)

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tirazh.model.engine.label_scoring import LabelTrie, build_trie, label_logprobs
+from tirazh.model.engine.label_scoring import label_logprobs
+from tirazh.model.engine.label_trie import LabelTrie, build_trie
 from tirazh.model.training.batch import build_microbatch
 from tirazh.model.training.batch_order import share
 from tirazh.model.training.label_file import LabelFile

@@ -63,7 +63,7 @@ def engine_error(case: Path, prompt_lengths: tuple[int, ...], num_tokens: int, d
             piece = tokens[slot, start : min(length, start + runner.window_size)].tolist()
             plan = StepBuilder("prefill", ROWS)
             plan.add(slot, piece, start)
-            plan.read(slot, len(piece))
+            plan.request_logits(slot, len(piece))
             logits[slot, start : start + len(piece)] = runner.execute(plan.build(fresh))
             fresh = ()
     for position in range(min(prompt_lengths), num_tokens):
@@ -72,7 +72,7 @@ def engine_error(case: Path, prompt_lengths: tuple[int, ...], num_tokens: int, d
         for slot in slots:
             plan.row = slot
             plan.add(slot, [int(tokens[slot, position])], position)
-            plan.read(slot, 1)
+            plan.request_logits(slot, 1)
         logits[slots, position] = runner.execute(plan.build(()))
     return float((logits - expected)[:, :num_tokens].abs().max())
 

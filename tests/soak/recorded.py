@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from tirazh.actors.rendezvous import RankPlace
 STARTED, ANSWERED = "started", "answered"
 
 
-def build_runner(config: ReplicaConfig, place: RankPlace) -> Any:
+def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> Any:
     from tirazh.actors import model_engine
 
-    return model_engine.build_runner(config, place)
+    return model_engine.build_runner(config, rank_place)
 
 
 def count_weight_bytes(runner: Any) -> int:
@@ -33,13 +33,13 @@ def count_weight_bytes(runner: Any) -> int:
     return model_engine.count_weight_bytes(runner)
 
 
-def build_engine(config: ReplicaConfig, runner: Any) -> Any:
+def build_engine(config: ReplicaConfig, runner: Any, execute: Callable[[Any], Any]) -> Any:
     from tirazh.actors import model_engine
     from tirazh.model.checkpoints.directory import open_checkpoint
     from tirazh.model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
-    engine = model_engine.build_engine(config, runner)
+    engine = model_engine.build_engine(config, runner, execute)
     notes = (Path(config.model).parent / "engine-notes" / f"{os.getpid()}.log").open("a", buffering=1)
 
     rows: dict[int, str] = {}
@@ -91,7 +91,7 @@ def main() -> int:
         with interruptible(lambda: "interrupted"):  # as the command does, whose main is called a moment later here
             from tirazh.pipeline import build
 
-            build.run_job = functools.partial(build.run_job, engine="tests.soak.recorded")
+            build.run_job = functools.partial(build.run_job, engine="module:tests.soak.recorded")
     except Interrupted as end:
         print(f"tirazh: {end}", file=sys.stderr)
         return end.exit_code
