@@ -73,8 +73,8 @@ class Replica:
 
     async def run(self, requests: Sequence[Request]) -> list[Result]:
         """Run requests and return their results in the same order. Calls that run at the same time
-        share the slots.
-        Raises ReplicaError when the replica has ended, or ends before it has the results."""
+        share the slots. Raises ReplicaError when the replica has ended, or ends before it has the
+        results."""
         return await self._call(lambda rank: rank.run, list(requests))
 
     async def counters(self) -> EngineCounters:
