@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11", "-shared")
 _TIMEOUT_S = 120.0
+ELEMENT_TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # endings of the kernels' function names
 OFF_SWITCH = "TIRAZH_KERNELS"  # "off" in the environment: run without compiled kernels
 
 

@@ -21,7 +21,7 @@ _KINDS = {torch.float32: "float", torch.bfloat16: "bf16"}
 def add_norm(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     """`hidden + update` and its LayerNorm, [..., C] each."""
     if type(norm) is nn.LayerNorm and norm.bias is not None and not torch.is_grad_enabled():
-        if runs_triton(hidden) and hidden.shape[-1] <= _WIDEST:
+        if runs_triton(hidden.device) and hidden.shape[-1] <= _WIDEST:
             return _launched(hidden, update, norm)
         if _can_compile(hidden, update, norm):
             return _compiled(hidden, update, norm)

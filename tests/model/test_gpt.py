@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from tests.model.tiny import full_logits, naive_greedy, random_prompts, tiny_config, tiny_model, use_threads
 from tirazh.errors import CheckpointError
+from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.config import SPARSE_MODES, SparsePattern
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
@@ -71,7 +72,7 @@ def test_a_config_that_does_not_fit_together_is_refused() -> None:
 )
 def test_which_layers_are_sparse(mode: str, sparse_layers: list[int]) -> None:
     model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(tiny_config(sparse_mode=mode, num_layers=5)))
-    assert [i for i, attention in enumerate(model.model.attentions) if attention.is_sparse] == sparse_layers
+    assert [i for i, attention in enumerate(model.model.attentions) if attention.kind is LayerKind.SPARSE] == sparse_layers
 
 
 @pytest.mark.parametrize("mode", SPARSE_MODES)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.model.tiny import sparse_configs, tiny_config
 from tirazh.model.attention.block_layout import build_layout, global_starts
-from tirazh.model.attention.full_sequence import gather_strips, window_attention
+from tirazh.model.attention.full_sequence import gather_global, window_attention
 from tirazh.model.attention.reference import expand_layout, masked_attention, visible_keys
 from tirazh.model.config import ModelConfig
 
@@ -121,5 +121,5 @@ def test_a_strip_holds_each_heads_global_tokens_of_every_whole_window() -> None:
     """Windows of 16 in blocks of 4: head 0 keeps tokens 12–15 of each, head 1 tokens 8–11."""
     config = tiny_config()
     positions = torch.arange(40.0)[None, None, :, None].expand(1, 2, -1, 1)
-    strips = gather_strips(positions, config.sparse_pattern, global_starts(config)[:2])
+    strips = gather_global(positions, config.sparse_pattern, global_starts(config)[:2])
     assert strips[0, :, :, 0].tolist() == [[12, 13, 14, 15, 28, 29, 30, 31], [8, 9, 10, 11, 24, 25, 26, 27]]

@@ -30,10 +30,14 @@ from tests.model.tiny import (
     run,
     tiny_model,
 )
-from tirazh.model.attention import gpu as gpu
-from tirazh.model.attention.decode import DecodeRows, attend_one_by_one
-from tirazh.model.attention.kv_cache import LayerCache, LayerShape
+from tirazh.model.attention.backends import gpu
+from tirazh.model.attention.backends.gpu_tables import idle_decode_table
+from tirazh.model.attention.backends.plain import attend_one_by_one
+from tirazh.model.attention.kv_cache import LayerCache, PrefixKV
+from tirazh.model.attention.layer_shape import LayerShape
+from tirazh.model.attention.step_layout import DecodeRows
 from tirazh.model.engine.runner import can_capture_graphs
+from tirazh.model.kernels.tables import DecodeRow, column
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import (
     EngineJob,
@@ -88,8 +92,9 @@ def test_a_decoded_row_reads_its_slot_and_joins_it(
         for i, n in enumerate((num_heads, kv_heads, kv_heads))
     )
     cache, other = (layer_cache(kv_heads, dim, dtype, is_sparse=False) for _ in range(2))
-    table = torch.tensor(gpu.DECODE_IDLE, dtype=torch.int32).repeat(6, 1)
-    table[:, 0], table[:, 1] = torch.tensor(slots), torch.tensor(ends)
+    table = idle_decode_table(6)
+    table[:, column(DecodeRow, "slot")] = torch.tensor(slots)
+    table[:, column(DecodeRow, "dense_end")] = torch.tensor(ends)
     out = gpu.attend_decode(q, k, v, cache, table.to(DEVICE), SCALE)
     rows = DecodeRows(torch.tensor(slots), torch.tensor(ends), max(ends) + 1)
     expected, _ = attend_one_by_one(q, k, v, other.k, other.v, rows, SCALE)
@@ -104,7 +109,8 @@ def test_a_window_is_closed_head_by_head_before_the_new_key_comes(dtype: torch.d
     cache, other = (layer_cache(2, 16, dtype, is_sparse=True) for _ in range(2))
     q, k, v = (draw_numbers(2, 2, 16, dtype=dtype, seed=seed) for seed in (3, 4, 5))
     end = 32 + PATTERN.global_size
-    table = torch.tensor([[2, 0, end, 32, 0], [1, 0, 7, -1, 0]], dtype=torch.int32, device=DEVICE)
+    rows_of_table = [DecodeRow(slot=2, sparse_end=end, close_at=32), DecodeRow(slot=1, sparse_end=7)]
+    table = torch.tensor(rows_of_table, dtype=torch.int32, device=DEVICE)
     out = gpu.attend_decode(q, k, v, cache, table, SCALE)
     other.close_window(2, 32)
     rows = DecodeRows(torch.tensor([2, 1]), torch.tensor([end, 7]), end + 1)
@@ -118,7 +124,7 @@ def test_a_window_is_closed_head_by_head_before_the_new_key_comes(dtype: torch.d
 @given(st.integers(1, 150), st.integers(1, 200), st.sampled_from(list(TOLERANCE)))
 def test_every_row_over_the_whole_prefix(rows: int, num_prefix: int, dtype: torch.dtype) -> None:
     q, k, v = (draw_numbers(4, n, 16, dtype=dtype, seed=n) for n in (rows, num_prefix, num_prefix + 1))
-    out, lse = gpu.attend_prefix(q.transpose(0, 1), (k, v[:, 1:].contiguous()), SCALE)
+    out, lse = gpu.attend_prefix(q.transpose(0, 1), PrefixKV(k, v[:, 1:].contiguous()), SCALE)
     scores = q.double() @ k.double().transpose(1, 2) * SCALE
     expected = (scores.softmax(-1) @ v[:, 1:].double()).transpose(0, 1)
     assert torch.allclose(out.double(), expected, atol=TOLERANCE[dtype])

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from tests.model.tiny import sparse_configs, tiny_config
 from tirazh.model.attention.block_layout import build_layout, global_starts
-from tirazh.model.attention.kv_cache import KVCache, LayerShape, PrefixCache
+from tirazh.model.attention.backends.choose import build_attention
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache
+from tirazh.model.attention.layer_shape import LayerShape
 from tirazh.model.attention.reference import expand_layout
-from tirazh.model.attention.step_attention import StepAttention
+from tirazh.model.attention.step_layout import append_step
 from tirazh.model.config import ModelConfig, SparsePattern
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.step import FreshSlot
@@ -124,7 +126,7 @@ class PositionCache:
         plan = StepBuilder("decode" if phase == "decode" else "prefill", max(count, self.cache.num_slots))
         plan.row = slot if phase == "decode" else 0
         plan.add(slot, [0] * count, start)
-        attention = StepAttention(plan.build(fresh), self.cache)
+        attention = build_attention(append_step(plan.build(fresh), self.cache), self.cache)
         positions = torch.from_numpy(plan.build(()).positions).float()[:, None, None].expand(-1, self.heads, 1)
         for layer in range(2):
             attention.attend(layer, torch.zeros_like(positions), positions, positions, 1.0)
@@ -143,7 +145,7 @@ class PositionCache:
         if layer == 1:
             count = self.cache.own_length(slot)
         else:
-            count = self.cache.strip_length(slot) + self.cache.open_length(slot)
+            count = self.cache.num_retained(slot) + self.cache.num_open(slot)
         return _as_sets(self.cache.layers[layer].v[slot, :, :count])
 
 
@@ -197,7 +199,7 @@ def test_behind_a_shared_prefix_slot_and_prefix_together_hold_what_can_still_be_
     behind.fill(1, length, uses_prefix=True)
     read = still_read(last_readers(config), length)
     for head in range(config.num_attention_heads):
-        (sparse, dense) = (_as_sets(layer.shared_k)[head] for layer in prefix.layers)
+        (sparse, dense) = (_as_sets(layer.shared.k)[head] for layer in prefix.layers)
         assert not sparse & behind.held(1, 0)[head]
         assert sparse | behind.held(1, 0)[head] == read[head]
         assert dense == set(range(shared))

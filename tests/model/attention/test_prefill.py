@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.model.tiny import use_threads
-from tirazh.model.attention import prefill as ways
-from tirazh.model.attention.kv_cache import LayerCache, LayerShape
-from tirazh.model.attention.prefill import PrefillChunk, PrefillChunks
+from tirazh.model.attention.backends import cpu, cpu_prefill, plain
+from tirazh.model.attention.kv_cache import LayerCache, PrefixKV
+from tirazh.model.attention.layer_shape import LayerShape
+from tirazh.model.attention.prefill_chunks import PrefillChunk, PrefillChunks
 from tirazh.model.config import SparsePattern
 from tirazh.model.kernels import build
 
@@ -54,7 +55,7 @@ class Step:
             draw(1, n, self.rows, self.dim)[0].transpose(0, 1) for n in (self.heads, self.kv_heads, self.kv_heads)
         )
         self.stored = draw(2, 4, self.kv_heads, CAPACITY, self.dim)
-        self.prefix = (draw(self.kv_heads, self.num_prefix, self.dim), draw(self.kv_heads, self.num_prefix, self.dim))
+        self.prefix = PrefixKV(*(draw(self.kv_heads, self.num_prefix, self.dim) for _ in range(2)))
 
     def cache(self) -> LayerCache:
         starts = tuple(16 * (head % 2) for head in range(self.kv_heads))
@@ -68,7 +69,7 @@ class Step:
     def compiled(self, pieces: list[PrefillChunk] | None = None) -> tuple[Tensor, Tensor, LayerCache]:
         cache, prefix = self.cache(), self.prefix if self.num_prefix else None
         chosen = PrefillChunks(self.pieces if pieces is None else pieces)
-        return *ways.attend_compiled(self.q, self.k, self.v, cache, chosen, SCALE, prefix), cache
+        return *cpu_prefill.attend_compiled(self.q, self.k, self.v, cache, chosen, SCALE, prefix), cache
 
     def expected(self) -> tuple[Tensor, Tensor, LayerCache]:
         """In float64, piece after piece, with the whole softmax in one."""
@@ -145,7 +146,7 @@ def test_the_kernel_is_plain_attention_and_keeps_what_it_should(step: Step) -> N
 def test_torch_gives_the_same_without_the_prefix(step: Step) -> None:
     step.pieces = [PrefillChunk(p.slot, p.row, p.length, p.num_kept, 0, p.close_at, p.visible) for p in step.pieces]
     cache = step.cache()
-    out, lse = ways.attend_chunks(step.q, step.k, step.v, cache, PrefillChunks(step.pieces), SCALE)
+    out, lse = plain.attend_chunks(step.q, step.k, step.v, cache, PrefillChunks(step.pieces), SCALE)
     expected, expected_lse, expected_cache = step.expected()
     assert torch.allclose(out.double(), expected, atol=TOLERANCE[step.dtype], rtol=TOLERANCE[step.dtype])
     assert torch.allclose(lse.double(), expected_lse, atol=1e-4)
@@ -205,7 +206,7 @@ def test_scores_far_apart_do_not_overflow(dtype: torch.dtype, dim: int) -> None:
 def test_every_row_over_the_whole_prefix(rows: int, num_prefix: int, dim: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(4, n, dim, generator=generator).to(dtype) for n in (rows, num_prefix, num_prefix))
-    out, lse = ways.attend_prefix(q.transpose(0, 1), (k, v), SCALE)
+    out, lse = cpu.attend_prefix(q.transpose(0, 1), PrefixKV(k, v), SCALE)
     scores = q.double() @ k.double().transpose(1, 2) * SCALE
     expected = (scores.softmax(-1) @ v.double()).transpose(0, 1)
     assert torch.allclose(out.double(), expected, atol=TOLERANCE[dtype])

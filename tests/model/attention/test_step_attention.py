@@ -12,19 +12,27 @@ from torch import Tensor
 
 from tests.model.tiny import sparse_configs, tiny_config, use_threads
 from tirazh.model.attention.block_layout import build_layout, global_starts
-from tirazh.model.attention.kv_cache import KVCache, LayerShape, PrefixCache
+from tirazh.model.attention.backends.choose import build_attention
+from tirazh.model.attention.backends.interface import StepAttention
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache
+from tirazh.model.attention.layer_shape import LayerShape
 from tirazh.model.attention.masked import attention_with_lse
 from tirazh.model.attention.reference import expand_layout, masked_attention
-from tirazh.model.attention.step_attention import StepAttention
+from tirazh.model.attention.step_layout import append_step
 from tirazh.model.config import ModelConfig
 from tirazh.model.engine.label_scoring import build_trie
 from tirazh.model.engine.sequences import StepBuilder
-from tirazh.model.step import FreshSlot
+from tirazh.model.step import FreshSlot, Step
 
 DIM, SCALE = 4, 0.5
 KERNELS_DIM = 16  # heads that a CPU's compiled kernels take; others are computed by torch
 DIMS = st.sampled_from([DIM, KERNELS_DIM])
 quick = settings(max_examples=30, deadline=None)
+
+
+def attention_of(step: Step, cache: KVCache) -> StepAttention:
+    """The attention of a step, which is counted into the cache."""
+    return build_attention(append_step(step, cache), cache)
 
 
 class Sequence:
@@ -84,7 +92,7 @@ class TwoLayers:
             plan.add(slot, [0] * (stop - start), start)
             for whole, own in ((q, sequence.q), (k, sequence.k), (v, sequence.v)):
                 whole[:, row : row + stop - start] = own[:, start:stop]
-        attention = StepAttention(plan.build(fresh), self.cache)
+        attention = attention_of(plan.build(fresh), self.cache)
         for layer in range(2):
             out_NHD = attention.attend(layer, *(x.transpose(0, 1) for x in (q, k, v)), SCALE)
             for _, row, sequence, start, stop in pieces:
@@ -179,7 +187,7 @@ def test_a_tree_sees_the_sequence_and_its_own_ancestors_and_leaves_no_trace(
     plan = StepBuilder("prefill", num_nodes + 3)
     plan.row = 3
     plan.add_trie(1, trie, length)
-    attention = StepAttention(plan.build(()), layers.cache)
+    attention = attention_of(plan.build(()), layers.cache)
     q, k, v = (torch.cat([torch.ones(heads, 3, dim), x], dim=1) for x in (nodes.q, nodes.k, nodes.v))
     rows = [x.transpose(0, 1) for x in (q, k, v)]
     results = [attention.attend(layer, *rows, SCALE)[3:].transpose(0, 1) for layer in range(2)]
@@ -249,7 +257,7 @@ def test_a_decoded_row_has_the_same_bits_among_any_number_of_slots(dtype: torch.
         plan.add(slot, [0], length)
         rows = (x[:, length:].expand(-1, 12, -1).transpose(0, 1) for x in (q, k, v))
         with use_threads(num_threads):
-            results.append(StepAttention(plan.build(()), cache).attend(0, *rows, SCALE)[slot])
+            results.append(attention_of(plan.build(()), cache).attend(0, *rows, SCALE)[slot])
     assert all(torch.equal(result, results[0]) for result in results)
 
 
@@ -263,7 +271,7 @@ def test_in_a_decode_step_idle_slots_and_what_they_hold_touch_nothing(dtype: tor
     plan.row = 2
     plan.add(2, [0], 0)
     q = torch.randn(6, 2, DIM).to(dtype)
-    out_NHD = StepAttention(plan.build((FreshSlot(2, uses_prefix=False),)), cache).attend(0, q, q, q, SCALE)
+    out_NHD = attention_of(plan.build((FreshSlot(2, uses_prefix=False),)), cache).attend(0, q, q, q, SCALE)
     assert torch.allclose(out_NHD[2], q[2], atol=1e-3)  # the only key is its own
     assert torch.equal(cache.layers[0].k[[0, 1]], before[[0, 1]])
     assert torch.equal(cache.layers[0].k[2, :, 1:], before[2, :, 1:])
