@@ -1,12 +1,17 @@
-"""The ruGPT-3 transformer: GPT-3's architecture with a fixed sparse attention pattern, as a transformers model.
+"""The ruGPT-3 transformer: GPT-3's architecture with a fixed sparse attention pattern, as a
+transformers model.
 
     hidden = token embedding + position embedding
     for each layer:   hidden += attention(LayerNorm(hidden));   hidden += MLP(LayerNorm(hidden))
     logits = LayerNorm(hidden) @ token embedding^T
 
-Which keys the heads of a layer may see is decided here, once per forward pass. The attention itself is computed in
-`attention/full_sequence.py` for whole sequences, or by the batch engine, which transformers' attention interface calls.
-Brown et al. 2020 (arXiv 2005.14165); the sparse pattern is from Child et al. 2019 (arXiv 1904.10509).
+Which keys the heads of a layer may see is decided here, once per forward pass. The attention itself
+is computed in `attention/full_sequence.py` for whole sequences, or by the batch engine, which is
+reached through transformers' attention interface.
+
+The architecture is that of Brown et al. 2020 (arXiv 2005.14165), the pattern that of Child et al.
+2019 (arXiv 1904.10509).
+
 Legend: B batch, T tokens, S keys, C channels, H heads on this rank, D head dim.
 """
 
@@ -33,7 +38,10 @@ __all__ = ["RuGPT3Config", "RuGPT3ForCausalLM", "RuGPT3Model"]
 
 
 class RuGPT3Attention(nn.Module):
-    """Multi-head attention. A sparse layer follows the fixed pattern, in which each head has its own global blocks."""
+    """Multi-head attention.
+
+    A sparse layer follows the fixed pattern, in which each head has its own global blocks.
+    """
 
     def __init__(self, config: RuGPT3Config, layer_idx: int) -> None:
         super().__init__()
@@ -54,7 +62,8 @@ class RuGPT3Attention(nn.Module):
         self.qkv_proj: nn.Module | None = None
 
     def fuse_projections(self) -> None:
-        """Replace the three projections by one, for inference: one wide matmul of few rows is faster than three."""
+        """Replace the three projections by one, for inference: one wide matmul of few rows is
+        faster than three."""
         if self.qkv_proj is not None:
             return
         linears = [self.q_proj, self.k_proj, self.v_proj]
@@ -96,7 +105,8 @@ class RuGPT3Attention(nn.Module):
 
 
 class RuGPT3MLP(nn.Module):
-    """Two linear layers, the inner one four times as wide, with the tanh approximation of GELU between them."""
+    """Two linear layers, the inner one four times as wide, with the tanh approximation of GELU
+    between them."""
 
     def __init__(self, config: RuGPT3Config) -> None:
         super().__init__()
@@ -121,9 +131,11 @@ class RuGPT3Layer(nn.Module):
         self.mlp = RuGPT3MLP(config)
 
     def forward(self, hidden: Tensor, update: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """The residual stream [B, T, C] as two summands: `hidden`, and the `update` of the layer before.
+        """The residual stream [B, T, C] as two summands: `hidden`, and the `update` of the layer
+        before.
 
-        The sum is left to the next LayerNorm, because `add_norm` adds and normalises in one pass. Returns the new pair.
+        The sum is left to the next LayerNorm, because `add_norm` adds and normalises in one pass.
+        Returns the new pair.
         """
         hidden, normed = add_norm(hidden, update, self.input_layernorm)
         hidden, normed = add_norm(hidden, self.self_attn(normed, **kwargs), self.post_attention_layernorm)
@@ -161,16 +173,19 @@ class RuGPT3Model(RuGPT3PreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Compute the last hidden states [B, T, C] of input_ids, int64 [B, T] (or of inputs_embeds [B, T, C]).
+        """Compute the last hidden states [B, T, C] of input_ids, int64 [B, T] (or of inputs_embeds
+        [B, T, C]).
 
-        attention_mask [B, S] is 1 where there is a token. Padding may be on either side; positions and windows count
-        from each row's own first token. With the keyword `step` (a `StepAttention`) the batch engine computes attention.
+        attention_mask [B, S] is 1 where there is a token. Padding may be on either side; positions
+        and windows count from each row's own first token. With the keyword `step` (a
+        `StepAttention`) the batch engine computes attention.
         """
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         num_past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        # Without masks: the engine knows what its rows see, and whole sequences without padding need none.
+        # Without masks: the engine knows what its rows see, and whole sequences without padding
+        # need none.
         masks: dict[LayerKind, Tensor | None] = dict.fromkeys(LayerKind)
         if "step" not in kwargs:
             key_positions, is_token = _key_positions(hidden, attention_mask, num_past)
@@ -201,13 +216,15 @@ class RuGPT3Model(RuGPT3PreTrainedModel):
             else:
                 mask = key_positions[:, None, None, :] <= query_positions[:, None, :, None]
             mask = mask & is_token[:, None, None, :]
-            # A padding query sees no key, which would make its softmax NaN. Its row is never read, so it may see all.
+            # A padding query sees no key, which would make its softmax NaN. Its row is never read,
+            # so it may see all.
             masks[kind] = mask | ~mask.any(-1, keepdim=True)
         return masks
 
 
 def _key_positions(hidden: Tensor, attention_mask: Tensor | None, num_past: int) -> tuple[Tensor, Tensor]:
-    """Positions counted from each row's first token, int64 [B, S], and which columns hold tokens, bool [B, S]."""
+    """Positions counted from each row's first token, int64 [B, S], and which columns hold tokens,
+    bool [B, S]."""
     if attention_mask is None:
         length = num_past + hidden.shape[1]
         positions = torch.arange(length, device=hidden.device).expand(hidden.shape[0], -1)
@@ -234,9 +251,11 @@ class RuGPT3ForCausalLM(RuGPT3PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Compute the logits [B, T, vocab] of input_ids, int64 [B, T], or of the last `logits_to_keep` tokens.
+        """Compute the logits [B, T, vocab] of input_ids, int64 [B, T], or of the last
+        `logits_to_keep` tokens.
 
-        labels, int64 [B, T], are shifted here and are -100 where no loss is wanted; with them the mean loss is returned.
+        labels, int64 [B, T], are shifted here and are -100 where no loss is wanted; with them the
+        mean loss is returned.
         """
         outputs = self.model(input_ids, **kwargs)
         hidden = outputs.last_hidden_state
@@ -248,7 +267,8 @@ class RuGPT3ForCausalLM(RuGPT3PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
 
     def set_tensor_parallel(self, tp_rank: int, tp_size: int) -> None:
-        """Give every attention layer the pattern offsets of its own heads, after its linears were sharded."""
+        """Give every attention layer the pattern offsets of its own heads, after its linears were
+        sharded."""
         starts = global_starts(self.config.to_model_config())
         local = len(starts) // tp_size
         for attention in self.model.attentions:

@@ -1,8 +1,9 @@
 """Attention over whole sequences: training, scoring a text, transformers' own `generate`.
 
-The batch engine's attention, over its KV cache, is in `attention/backends/`. Both are tested against
-`attention/reference.py`.
-Legend: B batch, H heads on this rank, T tokens, W tokens of a window, G global tokens of a window, D head dim.
+The batch engine's attention, over its KV cache, is in `attention/backends/`. Both are tested
+against `attention/reference.py`.
+Legend: B batch, H heads on this rank, T tokens, W tokens of a window, G global tokens of a window,
+D head dim.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ def window_attention(
     global_starts: Sequence[int],
     scale: float,
 ) -> Tensor:
-    """The fixed pattern, exactly, over sequences that all begin at column 0; differentiable. Returns [B, H, T, D].
+    """The fixed pattern, exactly, over sequences that all begin at column 0; differentiable.
 
-    A query reads the global tokens of the windows before its own, then its own window up to itself. So the attention of
-    each window is dense attention over few keys, and needs no sparse kernel. `global_starts`: token offset within a
-    window at which each head's global tokens begin. Columns behind a sequence's end may hold anything: attention is
-    causal, so no earlier column sees them.
+    Returns [B, H, T, D].
+
+    A query reads the global tokens of the windows before its own, then its own window up to itself.
+    So the attention of each window is dense attention over few keys, and needs no sparse kernel.
+    `global_starts`: token offset within a window at which each head's global tokens begin. Columns
+    behind a sequence's end may hold anything: attention is causal, so no earlier column sees them.
     """
     length, window = q_BHTD.shape[2], pattern.window_size
     if length <= window:

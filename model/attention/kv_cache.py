@@ -1,10 +1,12 @@
 """The KV cache: per slot and layer, only the keys and values that can still be read.
 
-A dense layer keeps all tokens. A sparse layer keeps, head by head, the global tokens of closed windows (the retained
-tokens) and the open window behind them: at most 368 of 2,048 tokens with XL's pattern. Positions are learned and added
-before attention, so the order of keys does not matter, and a step reads retained tokens and window as one contiguous
-range. What all rows of a job begin with (the shared prefix) is held once, in a `PrefixCache`.
-Legend: S slots, H key/value heads on this rank, C capacity in tokens, D head dim, W window, G global tokens of a window.
+A dense layer keeps all tokens. A sparse layer keeps, head by head, the global tokens of closed
+windows (the retained tokens) and the open window behind them: at most 368 of 2,048 tokens with XL's
+pattern. Positions are learned and added before attention, so the order of keys does not matter, and
+a step reads retained tokens and window as one contiguous range. What all rows of a job begin with
+(the shared prefix) is held once, in a `PrefixCache`.
+Legend: S slots, H key/value heads on this rank, C capacity in tokens, D head dim, W window, G
+global tokens of a window.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from tirazh.model.attention.layer_shape import LayerKind, LayerShape
 from tirazh.model.step import FreshSlot
 from tirazh.model.transfer import to_device
 
-# A batched decode reads as many keys as its longest row has, rounded up. As long as that is a whole number of vectors
-# (16 floats), the keys masked out behind a row's end change no bit of the row; a partial vector does.
+# A batched decode reads as many keys as its longest row has, rounded up. As long as that is a whole
+# number of vectors (16 floats), the keys masked out behind a row's end change no bit of the row; a
+# partial vector does.
 _VECTOR = 16
 
 
 class PrefixKV(NamedTuple):
-    """One layer's keys and values of the shared prefix that every slot reads in place, [H, tokens, D] each."""
+    """One layer's keys and values of the shared prefix that every slot reads in place, [H, tokens,
+    D] each."""
 
     k: Tensor
     v: Tensor
@@ -40,8 +44,9 @@ class PrefixKV(NamedTuple):
 class PrefixLayer:
     """A layer's keys and values of the shared prefix, each [H, tokens, D].
 
-    `shared` is read in place by every slot. `opening`, the part of a sparse layer that lies in a window still open, is
-    copied into a slot when the slot starts, because each row closes that window by itself.
+    `shared` is read in place by every slot. `opening`, the part of a sparse layer that lies in a
+    window still open, is copied into a slot when the slot starts, because each row closes that
+    window by itself.
     """
 
     shared: PrefixKV
@@ -74,8 +79,8 @@ class LayerCache:
     def close_window(self, slot: int, window_start: int) -> None:
         """Close the full window whose keys begin at index `window_start` of the slot.
 
-        Each head moves its own global tokens of the window to `window_start`, behind the tokens retained so far; the
-        rest of the window is overwritten by what comes next.
+        Each head moves its own global tokens of the window to `window_start`, behind the tokens
+        retained so far; the rest of the window is overwritten by what comes next.
         """
         size = self.shape.sparse_pattern.global_size
         index_HG = self.global_starts_H[:, None] + torch.arange(window_start, window_start + size, device=self.k.device)
@@ -85,7 +90,8 @@ class LayerCache:
 
 
 class KVCache:
-    """All layers' caches and the length of the sequence in every slot; the lengths are the same on every rank."""
+    """All layers' caches and the length of the sequence in every slot; the lengths are the same on
+    every rank."""
 
     def __init__(
         self,
@@ -117,7 +123,8 @@ class KVCache:
     def start(self, fresh: Sequence[FreshSlot]) -> None:
         """Begin new sequences in slots, behind the shared prefix or from nothing.
 
-        What earlier sequences left in a slot is masked out and harmless, unless it is NaN: `must_zero` zeroes the slot.
+        What earlier sequences left in a slot is masked out and harmless, unless it is NaN:
+        `must_zero` zeroes the slot.
         """
         for each in fresh:
             self.has_prefix[each.slot] = each.uses_prefix
@@ -136,20 +143,23 @@ class KVCache:
                     cache.v[index, :, :opening] = layer.opening_v
 
     def prefix_kv(self, layer: int) -> PrefixKV | None:
-        """A layer's keys and values of the shared prefix that slots read in place; None if there are none."""
+        """A layer's keys and values of the shared prefix that slots read in place; None if there
+        are none."""
         if self.prefix is None:
             return None
         shared = self.prefix.layers[layer].shared
         return shared if shared.k.shape[1] else None
 
     def own_length(self, slot: int) -> int:
-        """Tokens of the sequence that the slot itself holds in a dense layer (without the shared prefix)."""
+        """Tokens of the sequence that the slot itself holds in a dense layer (without the shared
+        prefix)."""
         return self.lengths[slot] - self._prefix_length(slot)
 
     def num_retained(self, slot: int) -> int:
         """Tokens that each head of a sparse layer retains in the slot from closed windows.
 
-        A full window is closed only when the next token comes: the queries of its last token still see all of it.
+        A full window is closed only when the next token comes: the queries of its last token still
+        see all of it.
         """
         closed = (self.lengths[slot] - 1) // self.window_size - self._prefix_windows(slot)
         return max(0, closed) * self.global_size
@@ -179,7 +189,8 @@ class KVCache:
         )
 
     def bytes_taken(self, length: int) -> int:
-        """Bytes of memory that a slot on a CPU occupies once it has held `length` tokens: whole pages of every head."""
+        """Bytes of memory that a slot on a CPU occupies once it has held `length` tokens: whole
+        pages of every head."""
         total = 0
         for shape, num_layers in self._layers_per_shape.items():
             head_bytes = shape.capacity(length) * shape.head_dim * self.dtype.itemsize
@@ -187,7 +198,10 @@ class KVCache:
         return total
 
     def to_prefix(self) -> PrefixCache:
-        """Make slot 0's sequence the shared prefix of another cache. Views, not copies; closes a full window."""
+        """Make slot 0's sequence the shared prefix of another cache.
+
+        Views, not copies; closes a full window.
+        """
         length = self.lengths[0]
         layers = []
         for cache in self.layers:
@@ -210,7 +224,8 @@ class KVCache:
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros. On a CPU a page takes memory only when it is first written: most slots never grow to their capacity."""
+    """Zeros. On a CPU a page takes memory only when it is first written: most slots never grow to
+    their capacity."""
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
     num_bytes = max(1, math.prod(size) * dtype.itemsize)

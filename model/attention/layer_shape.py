@@ -9,7 +9,10 @@ from tirazh.model.config import SparsePattern
 
 
 class LayerKind(Enum):
-    """The two kinds of attention layer. A step is laid out once per kind and used by all layers of the kind."""
+    """The two kinds of attention layer.
+
+    A step is laid out once per kind and used by all layers of the kind.
+    """
 
     DENSE = "dense"
     SPARSE = "sparse"
@@ -17,10 +20,11 @@ class LayerKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """The shape of one layer's keys and values: `num_heads` key/value heads on this rank, `head_dim` elements each.
+    """The shape of one layer's keys and values: `num_heads` key/value heads on this rank,
+    `head_dim` elements each.
 
-    A sparse layer also has a `pattern` and, for each of its heads, the token offset within a window at which the
-    head's global tokens begin (`global_starts`). Both are None in a dense layer.
+    A sparse layer also has a `pattern` and, for each of its heads, the token offset within a window
+    at which the head's global tokens begin (`global_starts`). Both are None in a dense layer.
     """
 
     num_heads: int

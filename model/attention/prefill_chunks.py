@@ -1,4 +1,5 @@
-"""The chunks of a prefill step as the CPU and torch backends take them: one per segment, laid out once per layer kind."""
+"""The chunks of a prefill step as the CPU and torch backends take them: one per segment, laid out
+once per layer kind."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ _MASK_UNIT = 32  # the C kernel reads masks whose queries are padded to a multip
 class PrefillChunk:
     """Rows `row` to `row + length` of the step continue the sequence in `slot`.
 
-    They attend to `num_prefix` tokens of the shared prefix (all of it or none), then to `num_kept` keys in the slot's
-    cache, then to their own keys.
-    `close_at`: the slot's open window is full and begins at this key; it is closed first (None: it is not).
-    `visible`: None for a causal chunk, whose keys are put into the cache behind the others. Otherwise a label tree:
-    bool [1 or H, T, num_kept + T], what each row sees of the cached keys and of the chunk's own, which are not cached.
+    They attend to `num_prefix` tokens of the shared prefix (all of it or none), then to `num_kept`
+    keys in the slot's cache, then to their own keys.
+    `close_at`: the slot's open window is full and begins at this key; it is closed first (None: it
+    is not).
+    `visible`: None for a causal chunk, whose keys are put into the cache behind the others.
+    Otherwise a label tree: bool [1 or H, T, num_kept + T], what each row sees of the cached keys
+    and of the chunk's own, which are not cached.
     """
 
     slot: int
@@ -48,7 +51,8 @@ class PrefillChunks:
 
     @functools.cached_property
     def table(self) -> tuple[Tensor, Tensor]:
-        """The C kernel's table, int64 [chunks, fields of ChunkRow], and all masks of trees, float32, concatenated."""
+        """The C kernel's table, int64 [chunks, fields of ChunkRow], and all masks of trees,
+        float32, concatenated."""
         masks = [torch.zeros(0)]
         rows: list[ChunkRow] = []
         num_mask_elements = 0
@@ -73,7 +77,8 @@ class PrefillChunks:
         return torch.tensor(rows), torch.cat(masks)
 
     def mask(self, index: int, like: Tensor) -> Tensor:
-        """Additive mask of chunk `index` for torch, [1 or H, T, num_kept + T]; made once for all layers of a kind."""
+        """Additive mask of chunk `index` for torch, [1 or H, T, num_kept + T]; made once for all
+        layers of a kind."""
         if index not in self._masks:
             chunk = self.chunks[index]
             visible = chunk.visible
@@ -85,7 +90,8 @@ class PrefillChunks:
 
 
 def build_chunks(contexts: Sequence[SegmentContext], cache: LayerCache, *, num_prefix: int) -> PrefillChunks:
-    """The chunks of a step in layers shaped like `cache` that read `num_prefix` tokens of the shared prefix in place."""
+    """The chunks of a step in layers shaped like `cache` that read `num_prefix` tokens of the
+    shared prefix in place."""
     return PrefillChunks([_chunk(context, cache, num_prefix) for context in contexts])
 
 
@@ -105,7 +111,8 @@ def _chunk(context: SegmentContext, cache: LayerCache, num_prefix: int) -> Prefi
 
 
 def _kernel_mask(visible: Tensor) -> Tensor:
-    """Additive float32 [1 or H, keys, padded T]: the C kernel has queries in the lanes of vectors, so they are last."""
+    """Additive float32 [1 or H, keys, padded T]: the C kernel has queries in the lanes of vectors,
+    so they are last."""
     heads, length, num_keys = visible.shape
     mask = torch.zeros(heads, num_keys, -(-length // _MASK_UNIT) * _MASK_UNIT)
     mask[:, :, :length].masked_fill_(~visible.transpose(1, 2), -torch.inf)

@@ -13,9 +13,10 @@ from tirazh.model.step import Segment
 class SegmentContext:
     """A segment and the state of its slot just before it, counted in tokens.
 
-    `num_dense`: tokens that a dense layer holds. `num_retained` and `num_open`: tokens of closed windows that each head
-    of a sparse layer retains, and tokens of the open window behind them. `closes_window`: the open window is full and
-    the segment begins the next one, so the window is closed first. `has_prefix`: the shared prefix precedes the slot.
+    `num_dense`: tokens that a dense layer holds. `num_retained` and `num_open`: tokens of closed
+    windows that each head of a sparse layer retains, and tokens of the open window behind them.
+    `closes_window`: the open window is full and the segment begins the next one, so the window is
+    closed first. `has_prefix`: the shared prefix precedes the slot.
     """
 
     segment: Segment
@@ -42,7 +43,8 @@ class SegmentContext:
         )
 
     def num_cached(self, kind: LayerKind) -> int:
-        """Keys in the slot before the segment, which is also the index of the segment's first key in the slot.
+        """Keys in the slot before the segment, which is also the index of the segment's first key
+        in the slot.
 
         The full window, if there is one, is already counted as closed.
         """

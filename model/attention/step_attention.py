@@ -1,8 +1,9 @@
 """Connects transformers models to the batch engine's attention.
 
-transformers looks attention up by name. Under the name `ATTENTION_NAME` it finds a function that passes a layer's
-queries, keys and values on to the `StepAttention` of the step, which the runner hands to the model as the keyword
-`step`. So the engine runs any model that uses transformers' attention interface, not only ours.
+transformers looks attention up by name. Under the name `ATTENTION_NAME` it finds a function that
+passes a layer's queries, keys and values on to the `StepAttention` of the step, which the runner
+hands to the model as the keyword `step`. So the engine runs any model that uses transformers'
+attention interface, not only ours.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ from tirazh.model.step import Step
 
 @dataclass(frozen=True, slots=True)
 class DecodeRows:
-    """Row i of a decode step is in slot `slots[i]` (-1: idle), and its key goes to index `ends[i]` of the slot's keys.
+    """Row i of a decode step is in slot `slots[i]` (-1: idle), and its key goes to index `ends[i]`
+    of the slot's keys.
 
     Both int64 [N], on the CPU. `longest` is the highest of `ends` plus one.
     """
@@ -64,13 +65,14 @@ class StepLayout:
 def append_step(step: Step, cache: KVCache) -> StepLayout:
     """Start the step's fresh slots and count its tokens into the cache; returns where they go.
 
-    The lengths of the cache's slots change here, the keys and values when the layers attend. A label tree is not kept,
-    so it is not counted. Call this exactly once per step.
+    The lengths of the cache's slots change here, the keys and values when the layers attend. A
+    label tree is not kept, so it is not counted. Call this exactly once per step.
     """
     cache.start(step.fresh_slots)
     contexts = []
     for segment in step.segments:
-        # A later segment of the same slot is laid out behind the earlier one, so each is counted before the next.
+        # A later segment of the same slot is laid out behind the earlier one, so each is counted
+        # before the next.
         contexts.append(SegmentContext.before(segment, cache))
         if segment.tree_parents is None:
             cache.advance(segment.slot, segment.length)

@@ -1,7 +1,8 @@
 """Tree attention: which keys the tokens of a label trie see.
 
-A label trie is appended to a prompt as one segment of a prefill step. Each of its tokens sees the prompt and its own
-ancestors in the trie, so that all labels are scored in the same forward pass. Its keys are not kept in the cache.
+A label trie is appended to a prompt as one segment of a prefill step. Each of its tokens sees the
+prompt and its own ancestors in the trie, so that all labels are scored in the same forward pass.
+Its keys are not kept in the cache.
 Legend: H heads, T tokens of the tree, S keys in the cache before the tree.
 """
 
@@ -33,8 +34,9 @@ def ancestor_mask(parents: Parents) -> Tensor:
 def tree_mask(context: SegmentContext, parents: Parents, cache: LayerCache) -> Tensor:
     """Bool [1 or H, T, S + T]: what each token of the tree sees in one layer.
 
-    All tokens see all keys in the cache, except in a sparse layer if the tree reaches into the window after the
-    prompt's last one: there a token sees, per head, only the global tokens of that last window.
+    All tokens see all keys in the cache, except in a sparse layer if the tree reaches into the
+    window after the prompt's last one: there a token sees, per head, only the global tokens of that
+    last window.
     """
     shape = cache.shape
     num_cached = context.num_cached(shape.kind)

@@ -1,4 +1,5 @@
-"""Executes steps on one rank: the model's forward pass over its KV cache, and logits for the rows that are read.
+"""Executes steps on one rank: the model's forward pass over its KV cache, and logits for the rows
+that are read.
 
 Every rank of a replica runs the same steps here. Knows nothing of requests, text or scheduling.
 Legend: N rows of the step, R rows whose logits are read, C channels.
@@ -47,13 +48,14 @@ class ModelRunner:
     ) -> None:
         """Allocate the cache and prepare the model.
 
-        `logit_rows`: rows of the matmul that gives logits; `prefill_logit_rows`: the same in a prefill step (None: as
-        many). Like the rows of a step they are part of a job's arithmetic. Where a row's bits do not depend on the
-        number of rows, nothing is padded.
-        `uses_cuda_graphs`: run every step as one CUDA graph. For models for which `can_capture_graphs`, without tensor
-        parallelism.
-        `overlaps_steps`: sampled tokens stay on the device for the next step, and the CPU reads them while it runs
-        (overlap scheduling). A job switches both on together; tests use `overlaps_steps` alone, which works on a CPU.
+        `logit_rows`: rows of the matmul that gives logits; `prefill_logit_rows`: the same in a
+        prefill step (None: as many). Like the rows of a step they are part of a job's arithmetic.
+        Where a row's bits do not depend on the number of rows, nothing is padded.
+        `uses_cuda_graphs`: run every step as one CUDA graph. For models for which
+        `can_capture_graphs`, without tensor parallelism.
+        `overlaps_steps`: sampled tokens stay on the device for the next step, and the CPU reads
+        them while it runs (overlap scheduling). A job switches both on together; tests use
+        `overlaps_steps` alone, which works on a CPU.
         """
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
@@ -73,14 +75,16 @@ class ModelRunner:
 
     @property
     def window_size(self) -> int:
-        """Tokens of a window of the sparse pattern; prompts are prefilled in chunks that end where windows do."""
+        """Tokens of a window of the sparse pattern; prompts are prefilled in chunks that end where
+        windows do."""
         return self.cache.window_size or _DENSE_CHUNK
 
     @torch.inference_mode()
     def set_prefix(self, token_ids: tuple[int, ...], prefill_rows: int) -> None:
         """Compute the job's shared prefix once and keep it for every slot.
 
-        It is computed in a cache of its own with a single slot, in steps of `prefill_rows` rows, without CUDA graphs.
+        It is computed in a cache of its own with a single slot, in steps of `prefill_rows` rows,
+        without CUDA graphs.
         """
         if not token_ids:
             return
@@ -92,7 +96,8 @@ class ModelRunner:
 
     @torch.inference_mode()
     def execute(self, step: Step) -> Tensor:
-        """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's device."""
+        """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's
+        device."""
         if not self._is_padded:
             step = step.without_padding()
         run = self._forward_by_graph if self._uses_cuda_graphs else self._forward_eagerly
@@ -100,7 +105,8 @@ class ModelRunner:
         return self._logits(hidden_NC, step.logit_rows, self._logit_rows[step.phase])
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
-        """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are `PLACEHOLDER`."""
+        """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are
+        `PLACEHOLDER`."""
         self._last_tokens_S[to_device(torch.tensor(slots), self.device)] = tokens
 
     def _forward_eagerly(self, step: Step, cache: KVCache) -> Tensor:
@@ -112,7 +118,8 @@ class ModelRunner:
         return self._forward(token_ids, positions, build_attention(layout, cache))
 
     def _forward_by_graph(self, step: Step, cache: KVCache) -> Tensor:
-        """The same by a CUDA graph, which is captured at the first step of its shape and replayed from then on."""
+        """The same by a CUDA graph, which is captured at the first step of its shape and replayed
+        from then on."""
         backend = _capturable_backend(cache, step.phase)
         inputs = backend.graph_inputs(append_step(step, cache), cache)
         values = _tokens_and_positions(step)
@@ -139,7 +146,8 @@ class ModelRunner:
     def _fill_placeholders(self, token_ids_N: Tensor, slots_N: Tensor) -> Tensor:
         """Replace placeholders by the tokens that only the device knows.
 
-        A row that has no token (it is idle, or its sequence had non-finite logits) gets an arbitrary valid one.
+        A row that has no token (it is idle, or its sequence had non-finite logits) gets an
+        arbitrary valid one.
         """
         kept_N = self._last_tokens_S[slots_N.clamp(min=0)]
         return torch.where(token_ids_N == PLACEHOLDER, kept_N, token_ids_N).clamp(min=0)
@@ -152,7 +160,8 @@ class ModelRunner:
         return hidden[0]
 
     def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64], at_a_time: int) -> Tensor:
-        """Logits of some rows, `at_a_time` in one matmul; padded to that where a matmul's bits depend on its shape."""
+        """Logits of some rows, `at_a_time` in one matmul; padded to that where a matmul's bits
+        depend on its shape."""
         head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
         parts: list[Tensor] = []
         for first in range(0, len(rows), at_a_time):
@@ -190,7 +199,8 @@ def _tokens_and_positions(step: Step) -> tuple[Tensor, Tensor]:
 
 
 def can_capture_graphs(model: nn.Module) -> bool:
-    """Whether the steps of a whole model can be CUDA graphs: it is on a GPU, and a capturable backend takes its heads."""
+    """Whether the steps of a whole model can be CUDA graphs: it is on a GPU, and a capturable
+    backend takes its heads."""
     weight = next(model.parameters())
     heads = {HeadType(weight.dtype, weight.device, shape.head_dim) for shape in layer_shapes(model)}
     phases: tuple[Phase, ...] = ("prefill", "decode")
@@ -205,8 +215,8 @@ def hidden_size(model: nn.Module) -> int:
 def slots_that_fit(model: nn.Module, max_length: int) -> int:
     """How many sequences of `max_length` tokens fit beside a model on its GPU now; at least one.
 
-    On a GPU the cache is allocated as a whole; a tenth of the free memory is left for the tensors of a step. On a CPU
-    memory is taken as sequences grow, so there the answer is unlimited.
+    On a GPU the cache is allocated as a whole; a tenth of the free memory is left for the tensors
+    of a step. On a CPU memory is taken as sequences grow, so there the answer is unlimited.
     """
     weight = next(model.parameters())
     if not weight.is_cuda:
@@ -217,7 +227,8 @@ def slots_that_fit(model: nn.Module, max_length: int) -> int:
 
 
 def layer_shapes(model: nn.Module) -> list[LayerShape]:
-    """The cache shape of every attention layer of a transformers causal LM, with the heads of this rank."""
+    """The cache shape of every attention layer of a transformers causal LM, with the heads of this
+    rank."""
     projections = ("k_proj", "qkv_proj")
     attentions: list[Any] = [
         m for m in model.modules() if hasattr(m, "layer_idx") and any(hasattr(m, name) for name in projections)

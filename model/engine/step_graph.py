@@ -1,4 +1,5 @@
-"""Runs a step as one CUDA graph: its shapes and addresses are fixed, so one call launches all its kernels."""
+"""Runs a step as one CUDA graph: its shapes and addresses are fixed, so one call launches all its
+kernels."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ Forward = Callable[..., Tensor]
 
 
 class StepGraph:
-    """A `forward` of tensors of fixed shapes on a GPU, captured at the first call and replayed at every call.
+    """A `forward` of tensors of fixed shapes on a GPU, captured at the first call and replayed at
+    every call.
 
-    The graph always reads `inputs`, which a call overwrites. Their first values must be those of an idle step, in which
-    no row runs: `forward` is run once before it is captured, and must do no harm. `forward` must wait for nothing on
-    the CPU. The result of a call is overwritten by the next call of any graph of the same memory pool.
+    The graph always reads `inputs`, which a call overwrites. Their first values must be those of an
+    idle step, in which no row runs: `forward` is run once before it is captured, and must do no
+    harm. `forward` must wait for nothing on the CPU. The result of a call is overwritten by the
+    next call of any graph of the same memory pool.
     """
 
     def __init__(self, forward: Forward, inputs: Sequence[Tensor], pool: Any) -> None:
@@ -50,7 +53,8 @@ class StepGraph:
 
 @contextmanager
 def _garbage_collection_off() -> Iterator[None]:
-    """No garbage collection inside: freeing an older graph during a capture makes the capture invalid."""
+    """No garbage collection inside: freeing an older graph during a capture makes the capture
+    invalid."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -69,7 +73,8 @@ class StepGraphs:
         self._pool: Any = torch.cuda.graph_pool_handle()
 
     def run(self, phase: str, forward: Forward, values: Sequence[Tensor], idle: Sequence[Tensor]) -> Tensor:
-        """Run `forward(*values)`; at the first step of a phase and shape it is captured with the `idle` values.
+        """Run `forward(*values)`; at the first step of a phase and shape it is captured with the
+        `idle` values.
 
         All values are on the CPU. `forward` must be the same function for all steps of a phase.
         """

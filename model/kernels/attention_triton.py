@@ -1,13 +1,14 @@
-"""Attention over the KV cache on a GPU, in Triton: a decode step in one launch per layer, a prefill step in two.
+"""Attention over the KV cache on a GPU, in Triton: a decode step in one launch per layer, a prefill
+step in two.
 
-The keys of a row are read where they are: the retained tokens and the open window in the row's slot, the step's own keys
-in the rows of the step. One running softmax covers all of them (Milakov and Gimelshein 2018, arXiv 1805.02867, as in
-FlashAttention). It starts from the attention over the shared prefix, which is computed before: its output and the
-log-sum-exp of its scores (a split-KV merge). Imported only where Triton is installed; `attention/backends/gpu.py`
-launches.
-Legend: M queries of a tile, N keys of a block, D head dim, W window, G global tokens of a window. t counts a slot's
-tokens from the first one of the window that was open when the step began, j the keys of a slot in the order of
-`kernels/tables.py`.
+The keys of a row are read where they are: the retained tokens and the open window in the row's
+slot, the step's own keys in the rows of the step. One running softmax covers all of them (Milakov
+and Gimelshein 2018, arXiv 1805.02867, as in FlashAttention). It starts from the attention over the
+shared prefix, which is computed before: its output and the log-sum-exp of its scores (a split-KV
+merge). Imported only where Triton is installed; `attention/backends/gpu.py` launches.
+Legend: M queries of a tile, N keys of a block, D head dim, W window, G global tokens of a window. t
+counts a slot's tokens from the first one of the window that was open when the step began, j the
+keys of a slot in the order of `kernels/tables.py`.
 """
 
 # ruff: noqa: PLR0913 - a kernel has as many arguments as it reads, and cannot be split
@@ -66,8 +67,8 @@ def _fold(q_MD, k_ND, v_ND, seen_MN, scale, highest_M, total_M, sum_MD):
 
 @triton.jit
 def _find_keys(j_N, num_retained, num_closed, start, W, G, HAS_STARTS: tl.constexpr):
-    """For keys j of a slot: their t, their index in the cache if they are there, and whether they belong to the open
-    window."""
+    """For keys j of a slot: their t, their index in the cache if they are there, and whether they
+    belong to the open window."""
     if HAS_STARTS:
         since_N = j_N - num_retained
         is_open_N = since_N >= num_closed * G
@@ -81,7 +82,8 @@ def _find_keys(j_N, num_retained, num_closed, start, W, G, HAS_STARTS: tl.conste
 
 @triton.jit
 def _apply_mask(mask, mask_width, head, j_N, from_j, end_j, m, is_row_M):
-    """Which keys before `end_j` the queries see: all before `from_j`, and of the others those that the mask allows."""
+    """Which keys before `end_j` the queries see: all before `from_j`, and of the others those that
+    the mask allows."""
     width = tl.abs(mask_width)
     mask_MN = mask + tl.where(mask_width < 0, 0, head) * (end_j - from_j) * width
     mask_MN += (j_N - from_j)[None, :] * width + m[:, None]
@@ -129,8 +131,8 @@ def prefill(
         at_MD = prefix_out + rows_M[:, None] * prefix_row + head * prefix_head + d[None, :]
         sum_MD = tl.load(at_MD, mask=has_prefix_M[:, None], other=0.0).to(tl.float32)
 
-    # Blocks of keys are counted from the slot's first key, wherever the keys are stored: a row's bits must not depend on
-    # how much of its prompt runs in the same step.
+    # Blocks of keys are counted from the slot's first key, wherever the keys are stored: a row's
+    # bits must not depend on how much of its prompt runs in the same step.
     slot_at = slot * slot_stride + kv_head * head_stride
     start = tl.load(starts + kv_head).to(tl.int32) if HAS_STARTS else 0
     for begin in range(0, end_j, N):
@@ -159,10 +161,11 @@ def keep(
     k_row, k_head, v_row, v_head, slot_stride, head_stride, W, G,
     D: tl.constexpr, N: tl.constexpr, G_UP: tl.constexpr, HAS_STARTS: tl.constexpr,
 ):  # fmt: skip
-    """After a prefill step, put one head's new keys and values of one run (a `RunRow`) into the cache.
+    """After a prefill step, put one head's new keys and values of one run (a `RunRow`) into the
+    cache.
 
-    Of the windows that the run closes only the head's global tokens are kept, behind those retained so far; the tokens
-    of the window left open follow.
+    Of the windows that the run closes only the head's global tokens are kept, behind those retained
+    so far; the tokens of the window left open follow.
     """
     run = runs + tl.program_id(0) * RUN_FIELDS
     head = tl.program_id(1).to(tl.int64)
@@ -177,7 +180,8 @@ def keep(
         start = tl.load(starts + head)
         g = tl.arange(0, G_UP)
         for window in range(0, num_closed):
-            # Only the first window can be in the cache, and its tokens are about to be overwritten: load all, then store.
+            # Only the first window can be in the cache, and its tokens are about to be overwritten:
+            # load all, then store.
             t_G = window * W + start + g
             is_cached_G = (g < G) & (t_G < num_cached)
             is_new_G = (g < G) & (t_G >= num_cached)
@@ -209,7 +213,8 @@ def keep(
 
 @triton.jit
 def _close_window(cache_k, cache_v, slot_at, close_at, start, G, D: tl.constexpr, G_UP: tl.constexpr):
-    """Move one head's global tokens of the window that begins at `close_at` to `close_at`, behind the retained ones."""
+    """Move one head's global tokens of the window that begins at `close_at` to `close_at`, behind
+    the retained ones."""
     d, g = tl.arange(0, D), tl.arange(0, G_UP)
     from_GD = slot_at + (close_at + start + g)[:, None] * D + d[None, :]
     k_GD = tl.load(cache_k + from_GD, mask=(g < G)[:, None])
@@ -229,10 +234,11 @@ def decode(
     END: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
     STAGES: tl.constexpr, G_UP: tl.constexpr, HAS_STARTS: tl.constexpr, HAS_PREFIX: tl.constexpr,
 ):  # fmt: skip
-    """One row's new token of one head (a `DecodeRow`) over the keys in its slot, which the new one joins, and the prefix.
+    """One row's new token of one head (a `DecodeRow`) over the keys in its slot, which the new one
+    joins, and the prefix.
 
-    `prefix_out` and `prefix_lse` are the attention over the prefix. `END`: the column that holds the new key's index in
-    this kind of layer.
+    `prefix_out` and `prefix_lse` are the attention over the prefix. `END`: the column that holds
+    the new key's index in this kind of layer.
     """
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     kv_head = (head // GROUP).to(tl.int64)

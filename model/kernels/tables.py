@@ -1,11 +1,13 @@
-"""The integer tables that the attention kernels read: one NamedTuple per table, one field per column.
+"""The integer tables that the attention kernels read: one NamedTuple per table, one field per
+column.
 
-These are the only definitions of the columns. Python builds rows from them, the Triton kernels take their column
-numbers from `column`, and a test compares `ChunkRow` with the enum in `prefill_attention.c`. No torch, no Triton.
+These are the only definitions of the columns. Python builds rows from them, the Triton kernels take
+their column numbers from `column`, and a test compares `ChunkRow` with the enum in
+`prefill_attention.c`. No torch, no Triton.
 
-Tokens of a slot are counted by `t`, from the first token of the window that was open when the step began. The keys of
-a slot stand in this order: retained tokens of windows closed before the step, global tokens of windows closed in the
-step, tokens of the open window.
+Tokens of a slot are counted by `t`, from the first token of the window that was open when the step
+began. The keys of a slot stand in this order: retained tokens of windows closed before the step,
+global tokens of windows closed in the step, tokens of the open window.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class ChunkRow(NamedTuple):
 
 
 class TileRow(NamedTuple):
-    """One tile of queries of a prefill step on a GPU (int32): the table of `attention_triton.prefill`.
+    """One tile of queries of a prefill step on a GPU (int32): the table of
+    `attention_triton.prefill`.
 
     A row of zeros is idle.
     """
@@ -50,7 +53,8 @@ class TileRow(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """The rows that one prefill step adds to one slot on a GPU (int32): the table of `attention_triton.keep`.
+    """The rows that one prefill step adds to one slot on a GPU (int32): the table of
+    `attention_triton.keep`.
 
     A row of zeros is idle.
     """

@@ -1,4 +1,5 @@
-"""Whether Triton kernels can run here: on a GPU, or in Triton's interpreter on a CPU (slow, for tests)."""
+"""Whether Triton kernels can run here: on a GPU, or in Triton's interpreter on a CPU (slow, for
+tests)."""
 
 from __future__ import annotations
 

@@ -72,7 +72,9 @@ def test_a_config_that_does_not_fit_together_is_refused() -> None:
 )
 def test_which_layers_are_sparse(mode: str, sparse_layers: list[int]) -> None:
     model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(tiny_config(sparse_mode=mode, num_layers=5)))
-    assert [i for i, attention in enumerate(model.model.attentions) if attention.kind is LayerKind.SPARSE] == sparse_layers
+    assert [
+        i for i, attention in enumerate(model.model.attentions) if attention.kind is LayerKind.SPARSE
+    ] == sparse_layers
 
 
 @pytest.mark.parametrize("mode", SPARSE_MODES)

@@ -1,7 +1,7 @@
 """The CPU backend: C kernels that are compiled on the machine they run on.
 
-The decode kernel takes heads of any width, the prefill kernel those of a multiple of 16. The choice is made per phase,
-so a model may decode by the kernel and prefill by torch.
+The decode kernel takes heads of any width, the prefill kernel those of a multiple of 16. The choice
+is made per phase, so a model may decode by the kernel and prefill by torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CpuBackend:
     """Attention of float32 and bfloat16 on a CPU with a C compiler."""
 
     def supports(self, heads: HeadType, phase: Phase) -> bool:
-        return (cpu_decode if phase == "decode" else cpu_prefill).supports(heads)
+        return cpu_decode.supports(heads) if phase == "decode" else cpu_prefill.supports(heads)
 
     def build(self, layout: StepLayout, cache: KVCache) -> StepAttention:
         return _CpuDecode(layout, cache) if layout.step.phase == "decode" else _CpuPrefill(layout, cache)
@@ -61,7 +61,10 @@ class _CpuPrefill:
 
 
 def attend_prefix(q_NHD: Tensor, prefix: PrefixKV, scale: float) -> tuple[Tensor, Tensor]:
-    """Every row over all keys of the shared prefix. Returns [N, H, D] and the log-sum-exp, float32 [N, H]."""
+    """Every row over all keys of the shared prefix.
+
+    Returns [N, H, D] and the log-sum-exp, float32 [N, H].
+    """
     if cpu_prefill.supports(HeadType.of(q_NHD)):
         return cpu_prefill.attend_prefix(q_NHD, prefix, scale)
     return plain.attend_prefix(q_NHD, prefix, scale)

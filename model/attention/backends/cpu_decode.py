@@ -1,6 +1,8 @@
-"""Calls the C kernel of a decode step, `kernels/decode_attention.c`: one new token in each of some slots.
+"""Calls the C kernel of a decode step, `kernels/decode_attention.c`: one new token in each of some
+slots.
 
-The kernel reads every row's keys once, at the speed of memory. A row's bits depend on that row alone.
+The kernel reads every row's keys once, at the speed of memory. A row's bits depend on that row
+alone.
 Legend: N rows, H heads, K key/value heads, S slots, C capacity of a slot, D head dim.
 """
 
@@ -25,9 +27,11 @@ def supports(heads: HeadType) -> bool:
 def attend_compiled(
     q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache_k: Tensor, cache_v: Tensor, rows: DecodeRows, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Put the rows' keys and values into the cache, [S, K, C, D], and attend; float32 or bfloat16 on a CPU.
+    """Put the rows' keys and values into the cache, [S, K, C, D], and attend; float32 or bfloat16
+    on a CPU.
 
-    Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; an idle row holds zeros and minus infinity.
+    Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; an idle row holds zeros and
+    minus infinity.
     Raises MemoryError.
     """
     kernel = load_kernel("decode_attention")

@@ -1,9 +1,10 @@
-"""Calls the C kernel of a prefill step, `kernels/prefill_attention.c`: all chunks of a step in one call.
+"""Calls the C kernel of a prefill step, `kernels/prefill_attention.c`: all chunks of a step in one
+call.
 
-Whole sequences (`attention/full_sequence.py`) and the shared prefix go through the same kernel with tables of their
-own. A row's bits depend on its own chunk alone.
-Legend: N rows, T rows of a chunk, H heads, K key/value heads, P tokens of the shared prefix, S slots, C capacity of a
-slot, D head dim.
+Whole sequences (`attention/full_sequence.py`) and the shared prefix go through the same kernel with
+tables of their own. A row's bits depend on its own chunk alone.
+Legend: N rows, T rows of a chunk, H heads, K key/value heads, P tokens of the shared prefix, S
+slots, C capacity of a slot, D head dim.
 """
 
 from __future__ import annotations
@@ -40,9 +41,12 @@ def attend_compiled(
     scale: float,
     prefix: PrefixKV | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """All chunks over the shared prefix [K, P, D], their slots and themselves. Changes the cache as the chunks say.
+    """All chunks over the shared prefix [K, P, D], their slots and themselves.
 
-    Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; rows of no chunk hold zeros and minus infinity.
+    Changes the cache as the chunks say.
+
+    Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; rows of no chunk hold zeros
+    and minus infinity.
     Raises MemoryError.
     """
     table, masks = chunks.table
@@ -61,9 +65,11 @@ def attend_prefix(q_NHD: Tensor, prefix: PrefixKV, scale: float) -> tuple[Tensor
 def attend_windows(
     q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, retained: tuple[Tensor, Tensor], pattern: SparsePattern, scale: float
 ) -> Tensor:
-    """A whole sequence in a sparse layer: each window over the global tokens of the windows before it and itself.
+    """A whole sequence in a sparse layer: each window over the global tokens of the windows before
+    it and itself.
 
-    `retained`: keys and values of each head's global tokens of all windows, [H, T // W * G, D]. Returns [T, H, D].
+    `retained`: keys and values of each head's global tokens of all windows, [H, T // W * G, D].
+    Returns [T, H, D].
     """
     table = _window_table(len(q_THD), pattern)
     # Every window is a slot of its own; all slots are the same memory, of which later windows see more.
@@ -109,8 +115,11 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
     masks: Tensor | None = None,
     closing: tuple[Tensor, int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Run the kernel. `cache`: keys and values, [S, K, C, D] each; `closing`: where every head's global tokens begin in
-    a window, int64 [K], and their number."""
+    """Run the kernel.
+
+    `cache`: keys and values, [S, K, C, D] each; `closing`: where every head's global tokens begin
+    in a window, int64 [K], and their number.
+    """
     kernel = load_kernel("prefill_attention")
     assert kernel is not None
     q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))

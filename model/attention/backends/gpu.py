@@ -1,8 +1,9 @@
-"""The GPU backend: Triton kernels that read a step's tables, one launch per layer to decode and two to prefill.
+"""The GPU backend: Triton kernels that read a step's tables, one launch per layer to decode and two
+to prefill.
 
-The kernels are in `kernels/attention_triton.py`, the tables in `backends/gpu_tables.py`. A step's shapes and addresses
-do not change, so a CUDA graph can hold it (`engine/step_graph.py`). With TRITON_INTERPRET=1 the kernels run on a CPU,
-slowly, for tests.
+The kernels are in `kernels/attention_triton.py`, the tables in `backends/gpu_tables.py`. A step's
+shapes and addresses do not change, so a CUDA graph can hold it (`engine/step_graph.py`). With
+TRITON_INTERPRET=1 the kernels run on a CPU, slowly, for tests.
 Legend: N rows of the step, H heads, K key/value heads, P tokens of the prefix, D head dim.
 """
 
@@ -85,7 +86,8 @@ class GpuBackend:
 
 
 def _step_tables(layout: StepLayout, cache: KVCache, *, is_padded: bool) -> tuple[Tensor, ...]:
-    """The tables of a step on the CPU: one to decode, to prefill those of every kind of layer in turn."""
+    """The tables of a step on the CPU: one to decode, to prefill those of every kind of layer in
+    turn."""
     if layout.step.phase == "decode":
         return (decode_table(len(layout.step.token_ids), layout.contexts),)
     sizes = TileSizes(_launch(_CHUNKS, cache.dtype).queries, _launch(_TREES, cache.dtype).queries)
@@ -125,17 +127,19 @@ def attend_decode(
     scale: float,
     prefix: PrefixKV | None = None,
 ) -> Tensor:
-    """Every row over the prefix [K, P, D], if the row has it, and its slot's own keys, which the new key joins.
+    """Every row over the prefix [K, P, D], if the row has it, and its slot's own keys, which the
+    new key joins.
 
-    `table`: int32 [N, fields of DecodeRow] on the device. Returns [N, H, D]; an idle row holds arbitrary values.
+    `table`: int32 [N, fields of DecodeRow] on the device. Returns [N, H, D]; an idle row holds
+    arbitrary values.
     """
     kernels, layer = _kernels(), _LayerConstants.of(cache)
     num_rows, num_heads, dim = q_NHD.shape
     q_NHD, k_NKD, v_NKD = (_with_contiguous_heads(x) for x in (q_NHD, k_NKD, v_NKD))
     out = torch.empty_like(q_NHD, memory_format=torch.contiguous_format)
     part = _prefix_part(q_NHD, prefix, scale)
-    # Heads are the first dimension of the grid: programs start in this order, and idle rows, which end at once, are
-    # mostly the last rows.
+    # Heads are the first dimension of the grid: programs start in this order, and idle rows, which
+    # end at once, are mostly the last rows.
     kernels.decode[num_heads, num_rows](
         q_NHD, k_NKD, v_NKD, cache.k, cache.v, part.out, part.lse, cache.global_starts_H, table, out,
         *q_NHD.stride()[:2], *k_NKD.stride()[:2], *v_NKD.stride()[:2], *cache.k.stride()[:2], *part.strides,
@@ -156,7 +160,8 @@ def attend_prefill(
     scale: float,
     prefix: PrefixKV | None,
 ) -> Tensor:
-    """All tiles over the prefix [K, P, D], their slots and the step's own rows; then the new keys go into the cache.
+    """All tiles over the prefix [K, P, D], their slots and the step's own rows; then the new keys
+    go into the cache.
 
     Returns [N, H, D]; rows of no tile hold arbitrary values.
     """
@@ -187,7 +192,10 @@ def attend_prefill(
 
 
 def attend_prefix(q_NHD: Tensor, prefix: PrefixKV, scale: float) -> tuple[Tensor, Tensor]:
-    """Every row over all keys of the prefix, [K, P, D] each. Returns [N, H, D] and the log-sum-exp, float32 [H, N]."""
+    """Every row over all keys of the prefix, [K, P, D] each.
+
+    Returns [N, H, D] and the log-sum-exp, float32 [H, N].
+    """
     q_HND, group = q_NHD.transpose(0, 1), q_NHD.shape[1] // prefix.k.shape[0]
     if q_NHD.is_cuda and q_NHD.dtype != torch.float32:
         k_HPD, v_HPD = (x.repeat_interleave(group, dim=0) if group > 1 else x for x in prefix)
@@ -205,7 +213,10 @@ def attend_prefix(q_NHD: Tensor, prefix: PrefixKV, scale: float) -> tuple[Tensor
 
 @dataclass(frozen=True, slots=True)
 class _PrefixPart:
-    """Attention over the prefix, with which the kernels begin. Without a prefix the tensors are never read."""
+    """Attention over the prefix, with which the kernels begin.
+
+    Without a prefix the tensors are never read.
+    """
 
     out: Tensor
     lse: Tensor
@@ -222,7 +233,10 @@ def _prefix_part(q_NHD: Tensor, prefix: PrefixKV | None, scale: float) -> _Prefi
 
 @dataclass(frozen=True, slots=True)
 class _LayerConstants:
-    """What the kernels must know of a layer. Those of a dense layer read neither `window` nor `global_size`."""
+    """What the kernels must know of a layer.
+
+    Those of a dense layer read neither `window` nor `global_size`.
+    """
 
     is_sparse: bool
     window: int
@@ -243,7 +257,8 @@ class _LayerConstants:
 
 @functools.cache
 def _has_hopper_attention(device: torch.device, dim: int) -> bool:
-    """Whether to use cuDNN's attention: on an H100 it is 1.6 times as fast as the flash attention in torch."""
+    """Whether to use cuDNN's attention: on an H100 it is 1.6 times as fast as the flash attention
+    in torch."""
     is_new = torch.cuda.get_device_capability(device)[0] >= 9 and dim <= 128 and dim % 8 == 0
     return is_new and torch.backends.cudnn.is_available()
 

@@ -1,7 +1,9 @@
-"""Builds the tables that the Triton kernels read, on the CPU. The columns are defined in `kernels/tables.py`.
+"""Builds the tables that the Triton kernels read, on the CPU. The columns are defined in
+`kernels/tables.py`.
 
-A prefill step is cut into tiles of queries: of causal segments and of label trees, which also need masks. What the step
-adds to a slot, in any number of segments, is one run: its new keys stand in consecutive rows of the step.
+A prefill step is cut into tiles of queries: of causal segments and of label trees, which also need
+masks. What the step adds to a slot, in any number of segments, is one run: its new keys stand in
+consecutive rows of the step.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ class TileSizes:
 class PrefillTables(NamedTuple):
     """The tables of a prefill step in layers of one kind.
 
-    `chunk_tiles` and `tree_tiles` int32 [tiles, fields of TileRow], `runs` int32 [runs, fields of RunRow]; `masks`
-    uint8, all trees' masks concatenated. Rows of zeros are idle.
+    `chunk_tiles` and `tree_tiles` int32 [tiles, fields of TileRow], `runs` int32 [runs, fields of
+    RunRow]; `masks` uint8, all trees' masks concatenated. Rows of zeros are idle.
     """
 
     chunk_tiles: Tensor
@@ -41,7 +43,8 @@ class PrefillTables(NamedTuple):
     masks: Tensor
 
     def padded(self) -> Self:
-        """Append idle rows up to one of few lengths, so that few CUDA graphs hold all steps; no trees stay none."""
+        """Append idle rows up to one of few lengths, so that few CUDA graphs hold all steps; no
+        trees stay none."""
         least = _LEAST_LENGTHS._asdict()
         padded = self._replace(**{name: _padded(table, least[name]) for name, table in self._asdict().items()})
         return padded if len(self.tree_tiles) else padded._replace(masks=self.masks)
@@ -63,7 +66,8 @@ def idle_decode_table(num_rows: int) -> Tensor:
 
 
 def decode_table(num_rows: int, contexts: Sequence[SegmentContext]) -> Tensor:
-    """The table of a decode step, int32 [num_rows, fields of DecodeRow]; the same for dense and sparse layers."""
+    """The table of a decode step, int32 [num_rows, fields of DecodeRow]; the same for dense and
+    sparse layers."""
     table = idle_decode_table(num_rows)
     if contexts:
         rows = [
@@ -101,8 +105,8 @@ def prefill_tables(contexts: Sequence[SegmentContext], cache: LayerCache, sizes:
 class _Run:
     """What a step adds to one slot: the rows from `first_row` to `next_row`.
 
-    Fields as in `RunRow`; `end_t` is None as long as nothing is kept. A dense layer is one window that never closes:
-    `window` is 0.
+    Fields as in `RunRow`; `end_t` is None as long as nothing is kept. A dense layer is one window
+    that never closes: `window` is 0.
     """
 
     slot: int
@@ -171,7 +175,7 @@ def _tree_tiles(
         yield row._replace(mask_at=mask.start + at, mask_width=mask.width, mask_from=num_keys - mask.num_keys)
 
 
-def _tile(  # noqa: PLR0913 - the fields of a row
+def _tile(
     context: SegmentContext, run: _Run, at: int, num_rows: int, num_closed: int, first_t: int, end_t: int
 ) -> TileRow:
     return TileRow(
@@ -195,7 +199,8 @@ def _cuts(length: int, tile: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class _PlacedMask:
-    """A mask in the concatenation: where it begins, its queries (negative if all heads share it), its keys."""
+    """A mask in the concatenation: where it begins, its queries (negative if all heads share it),
+    its keys."""
 
     start: int
     width: int
@@ -203,9 +208,12 @@ class _PlacedMask:
 
 
 class _Masks:
-    """The masks of a step's trees, concatenated. Keys are rows there, so that a tile's queries lie side by side.
+    """The masks of a step's trees, concatenated.
 
-    Most trees of a step are the same label trie and see all keys before it, so they share one mask of their own tokens.
+    Keys are rows there, so that a tile's queries lie side by side.
+
+    Most trees of a step are the same label trie and see all keys before it, so they share one mask
+    of their own tokens.
     """
 
     def __init__(self) -> None:

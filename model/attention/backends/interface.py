@@ -37,7 +37,8 @@ class StepAttention(Protocol):
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         """Put the step's keys and values into the cache of `layer` and attend.
 
-        Returns [N, H, D] in the dtype of the queries. Rows of no segment (padding, idle) hold arbitrary values.
+        Returns [N, H, D] in the dtype of the queries. Rows of no segment (padding, idle) hold
+        arbitrary values.
         """
         ...
 
@@ -74,9 +75,11 @@ class CapturableBackend(AttentionBackend, Protocol):
         ...
 
     def bind(self, cache: KVCache, phase: Phase, inputs: Sequence[Tensor]) -> StepAttention:
-        """The attention of whatever step the `inputs` describe: those of `graph_inputs`, but on the device."""
+        """The attention of whatever step the `inputs` describe: those of `graph_inputs`, but on the
+        device."""
         ...
 
     def row_slots(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The slot of every row of a decode step, int [N], on the device of its `inputs`; -1 where the row is idle."""
+        """The slot of every row of a decode step, int [N], on the device of its `inputs`; -1 where
+        the row is idle."""
         ...

@@ -1,7 +1,9 @@
 """The plain backend: attention by torch's own operations. It takes all heads, on any device.
 
-On a CPU a row's bits depend on that row alone: each row of a decode step and each chunk of a prefill step is one call.
-Legend: N rows, T rows of a chunk, H heads, K key/value heads, S slots, C capacity of a slot, D head dim.
+On a CPU a row's bits depend on that row alone: each row of a decode step and each chunk of a
+prefill step is one call.
+Legend: N rows, T rows of a chunk, H heads, K key/value heads, S slots, C capacity of a slot, D head
+dim.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class _PlainAttention:
 
 
 def close_windows(layout: StepLayout, cache: LayerCache) -> None:
-    """Close the full windows of a decode step's slots in one layer, before the new keys are put behind them."""
+    """Close the full windows of a decode step's slots in one layer, before the new keys are put
+    behind them."""
     if cache.shape.kind is LayerKind.SPARSE:
         for context in layout.contexts:
             if context.closes_window:
@@ -69,9 +72,9 @@ def attend_one_by_one(
 ) -> tuple[Tensor, Tensor]:
     """A decode step on a CPU, one torch call per row.
 
-    Puts the rows' keys and values into the cache, [S, K, C, D]. Computes in float32: for a single query torch is slow
-    in narrower dtypes. Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; an idle row holds zeros and
-    minus infinity.
+    Puts the rows' keys and values into the cache, [S, K, C, D]. Computes in float32: for a single
+    query torch is slow in narrower dtypes. Returns [N, H, D] and the log-sum-exp of the scores,
+    float32 [N, H]; an idle row holds zeros and minus infinity.
     """
     out_NHD, lse_NH = torch.zeros_like(q_NHD), torch.full(q_NHD.shape[:2], -torch.inf)
     for row, (slot, end) in enumerate(zip(rows.slots.tolist(), rows.ends.tolist(), strict=True)):
@@ -79,8 +82,8 @@ def attend_one_by_one(
             continue
         cache_k[slot, :, end], cache_v[slot, :, end] = k_NKD[row], v_NKD[row]
         keys, values = (x[slot, :, : end + 1].float() for x in (cache_k, cache_v))
-        # The query is repeated because torch rounds a matmul of one query by how its scratch memory is aligned, which
-        # depends on the thread; of two queries it does not.
+        # The query is repeated because torch rounds a matmul of one query by how its scratch memory
+        # is aligned, which depends on the thread; of two queries it does not.
         query_HTD = q_NHD[row, :, None].float().expand(-1, 2, -1)
         out, lse = attention_with_lse(query_HTD, keys, values, scale, None)
         out_NHD[row], lse_NH[row] = out[:, 0], lse[:, 0]
@@ -110,9 +113,12 @@ def attend_together(
 def attend_chunks(
     q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache: LayerCache, chunks: PrefillChunks, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """A prefill step, one torch call per chunk, without the shared prefix. Changes the cache as the chunks say.
+    """A prefill step, one torch call per chunk, without the shared prefix.
 
-    Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; rows of no chunk hold zeros and minus infinity.
+    Changes the cache as the chunks say.
+
+    Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; rows of no chunk hold zeros
+    and minus infinity.
     """
     out_NHD = torch.zeros_like(q_NHD, memory_format=torch.contiguous_format)
     lse_NH = torch.full(q_NHD.shape[:2], -torch.inf, device=q_NHD.device)
@@ -134,7 +140,10 @@ def attend_chunks(
 
 
 def attend_prefix(q_NHD: Tensor, prefix: PrefixKV, scale: float) -> tuple[Tensor, Tensor]:
-    """Every row over all keys of the shared prefix. Returns [N, H, D] and the log-sum-exp, float32 [N, H]."""
+    """Every row over all keys of the shared prefix.
+
+    Returns [N, H, D] and the log-sum-exp, float32 [N, H].
+    """
     out, lse = attention_with_lse(q_NHD.transpose(0, 1), *prefix, scale, None)
     return out.transpose(0, 1), lse.transpose(0, 1)
 
@@ -142,8 +151,8 @@ def attend_prefix(q_NHD: Tensor, prefix: PrefixKV, scale: float) -> tuple[Tensor
 def _cache_of_rows(cache: Tensor, slots: Tensor) -> Tensor:
     """The keys (or values) of the rows' slots, [N, K, C, D].
 
-    A view of the cache where every row i that is not idle is in slot `first + i`, which is how the engine lays out a
-    step if there is a row for every slot; else a copy.
+    A view of the cache where every row i that is not idle is in slot `first + i`, which is how the
+    engine lays out a step if there is a row for every slot; else a copy.
     """
     first = int((slots - torch.arange(len(slots)))[slots >= 0][0])
     is_run = torch.equal(torch.where(slots >= 0, slots - first, torch.arange(len(slots))), torch.arange(len(slots)))
