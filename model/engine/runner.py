@@ -79,7 +79,6 @@ class ModelRunner:
         windows do."""
         return self.cache.window_size or _DENSE_CHUNK
 
-    @torch.inference_mode()
     def set_prefix(self, token_ids: tuple[int, ...], prefill_rows: int) -> None:
         """Compute the job's shared prefix once and keep it for every slot.
 
@@ -89,8 +88,9 @@ class ModelRunner:
         if not token_ids:
             return
         cache = self._new_cache(1, len(token_ids))
-        for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
-            self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
+        with torch.inference_mode():
+            for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
+                self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
         self.cache.prefix = cache.to_prefix()
         self._graphs = None  # graphs captured so far read another prefix, or none
 

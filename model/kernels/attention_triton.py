@@ -234,12 +234,8 @@ def decode(
     END: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, N: tl.constexpr,
     STAGES: tl.constexpr, G_UP: tl.constexpr, HAS_STARTS: tl.constexpr, HAS_PREFIX: tl.constexpr,
 ):  # fmt: skip
-    """One row's new token of one head (a `DecodeRow`) over the keys in its slot, which the new one
-    joins, and the prefix.
-
-    `prefix_out` and `prefix_lse` are the attention over the prefix. `END`: the column that holds
-    the new key's index in this kind of layer.
-    """
+    """One row's new token of one head (a `DecodeRow`) over its slot's keys, which the new key joins,
+    and the prefix (`prefix_out`, `prefix_lse`). `END`: the new key's column in this kind of layer."""
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     kv_head = (head // GROUP).to(tl.int64)
     fields = table + row * DECODE_FIELDS

@@ -94,12 +94,12 @@ def test_a_row_of_a_padded_batch_is_that_row_alone(mode: str, side: str) -> None
 def test_decoding_token_by_token_gives_the_full_forwards_logits(mode: str) -> None:
     model = tiny_model(sparse_mode=mode)
     (prompt,) = random_prompts([37])
-    cache, pieces = DynamicCache(config=model.config), []
+    cache, parts = DynamicCache(config=model.config), []
     with torch.inference_mode():
         for start, stop in ((0, 14), *((i, i + 1) for i in range(14, 37))):
             out = model(torch.tensor([prompt[start:stop]]), past_key_values=cache, use_cache=True)
-            pieces.append(out.logits[0])
-    assert (torch.cat(pieces) - full_logits(model, prompt)).abs().max() < 1e-4
+            parts.append(out.logits[0])
+    assert (torch.cat(parts) - full_logits(model, prompt)).abs().max() < 1e-4
 
 
 def test_transformers_generate_is_the_loop_that_recomputes_everything(model: RuGPT3ForCausalLM) -> None:

@@ -33,7 +33,7 @@ Implementation = Callable[..., tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Case:
-    """Rows of a decode step over a cache of random numbers: NaN where no row may read."""
+    """Rows of a decode step over a cache of random values: NaN where no row may read."""
 
     q_NHD: Tensor
     k_NKD: Tensor

@@ -121,5 +121,5 @@ def test_gather_global_returns_each_heads_global_tokens_of_every_whole_window() 
     """Windows of 16 in blocks of 4: head 0 keeps tokens 12–15 of each, head 1 tokens 8–11."""
     config = tiny_config()
     positions = torch.arange(40.0)[None, None, :, None].expand(1, 2, -1, 1)
-    strips = gather_global(positions, config.sparse_pattern, global_starts(config)[:2])
-    assert strips[0, :, :, 0].tolist() == [[12, 13, 14, 15, 28, 29, 30, 31], [8, 9, 10, 11, 24, 25, 26, 27]]
+    kept = gather_global(positions, config.sparse_pattern, global_starts(config)[:2])
+    assert kept[0, :, :, 0].tolist() == [[12, 13, 14, 15, 28, 29, 30, 31], [8, 9, 10, 11, 24, 25, 26, 27]]

@@ -225,8 +225,8 @@ def test_a_captured_step_depends_on_its_inputs_alone(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE) if HAS_GPU else [torch.float32], ids=str)
 def test_a_row_is_the_same_beside_any_others_in_any_order_and_slot_on_a_gpu(dtype: torch.dtype) -> None:
-    """On a GPU at widths of real heads, and with everything that a job's replica has. Prompts are cut into more steps,
-    and other ones, when there is company."""
+    """On a GPU with heads of real widths and everything that a job's replica uses. Beside others, a prompt is spread
+    over other and more steps."""
     size = {"num_layers": 4, "hidden_size": 512, "num_attention_heads": 4} if HAS_GPU else MODEL
     model = tiny_model(**size, dtype=dtype).to(DEVICE)
     pack_linears(model, rows=64)

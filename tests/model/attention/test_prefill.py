@@ -31,7 +31,7 @@ quick = settings(max_examples=40, deadline=None)
 
 @dataclass
 class Step:
-    """Chunks of up to four slots, one behind the other, over a cache and a prefix of random numbers."""
+    """Chunks of up to four slots, one behind the other, over a cache and a prefix of random values."""
 
     chunks: list[PrefillChunk]
     heads: int = 4

@@ -77,7 +77,7 @@ def test_a_tiled_linear_is_exact_at_the_sizes_of_real_steps(rows: int, inputs: i
 
 @needs_tiles
 def test_the_kernels_gelu_is_rounded_well_for_every_bfloat16() -> None:
-    """By a bias of each, over inputs of zero: within 0.51 of the last place, of numbers from a thousandth up."""
+    """By a bias of each, over inputs of zero: within 0.51 units in the last place, for values from a thousandth up."""
     every = torch.arange(1 << 16).to(torch.uint16).view(torch.bfloat16)
     every = every[every.isfinite()]
     linear = TiledLinear(torch.zeros(len(every), 32, dtype=torch.bfloat16), every, activation="gelu")
@@ -102,8 +102,8 @@ def test_non_finite_inputs_give_what_torch_gives(bad: float, activation: Activat
 def test_rows_that_do_not_fill_a_tile_are_all_computed(rows: int) -> None:
     x, weight, bias = draw(rows, 64, 40)
     right = expected(x, weight, bias, "none")
-    for way in (x, x.t().contiguous().t()):  # however they lie in memory
-        assert ((TiledLinear(weight, bias)(way).double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
+    for same in (x, x.t().contiguous().t()):  # whatever the strides
+        assert ((TiledLinear(weight, bias)(same).double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
 
 
 @needs_tiles
