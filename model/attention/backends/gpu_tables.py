@@ -91,7 +91,10 @@ def prefill_tables(contexts: Sequence[SegmentContext], cache: LayerCache, sizes:
     tree_tiles: list[TileRow] = []
     runs: dict[int, _Run] = {}
     for context in contexts:
-        run = runs.setdefault(context.segment.slot, _Run.before(context, cache))
+        slot = context.segment.slot
+        if slot not in runs:
+            runs[slot] = _Run.before(context, cache)
+        run = runs[slot]
         first_t = run.add(context)
         if context.segment.tree_parents is None:
             chunk_tiles += _chunk_tiles(context, run, first_t, sizes.chunk)
@@ -114,7 +117,6 @@ class _Run:
     num_cached: int
     first_row: int
     next_row: int
-    has_prefix: bool
     window: int
     end_t: int | None = None
 
@@ -128,7 +130,6 @@ class _Run:
             num_cached=context.num_open if is_sparse else context.num_dense,
             first_row=context.segment.row,
             next_row=context.segment.row,
-            has_prefix=context.has_prefix,
             window=cache.shape.sparse_pattern.window_size if is_sparse else 0,
         )
 
