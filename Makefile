@@ -1,10 +1,10 @@
-# `make demo` and `make test` set up everything they need; nothing has to be run before them.
+# `make demo` and `make test` install what they need; no target has to be run before them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-slow bench bench-subset bench-llama check clean
+.PHONY: install demo test test-slow soak bench bench-subset bench-llama check clean
 
 install: $(STAMP)
 
@@ -23,7 +23,7 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-# SOAK="--seed 8 --faults 50": other faults; docs/soak.md says what they are.
+# SOAK="--seed 8 --faults 50" selects other faults; docs/soak.md describes them.
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak $(SOAK)
 
@@ -31,7 +31,7 @@ bench bench-subset: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.run $(if $(filter bench-subset,$@),--subset) $(BENCH)
 
-# llama.cpp as one more peer: PyPI has its source only, which takes a core about ten minutes to compile, once.
+# llama.cpp as one more engine: PyPI has only its source, which takes about ten minutes to compile on one core, once.
 bench-llama: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench-llama]'
 

@@ -1,4 +1,6 @@
-"""WHO HOLDS THE GPUS: a replica (one whole copy of the model) and its tensor-parallel ranks, as Ray actors.
+"""Replicas of a model as Ray actors: one replica is a whole copy of the model, made of
+tensor-parallel ranks.
 
-Knows requests and results, no file format and no column name. Imports only `model`. Start at `replica.py`.
+Knows requests and results, but no file format and no column name. Imports only `model`. Start at
+`replica.py`.
 """

@@ -1,4 +1,5 @@
-"""`--dtype auto`: runs the model's probe on a machine of the cluster, where the replicas will be. Imports no torch."""
+"""`--dtype auto`: probe which dtype is fastest on a machine of the cluster that replicas will run
+on. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,13 +13,18 @@ _TIMEOUT_S = 300.0
 
 
 def resolve_dtype(device: str) -> DType:
-    """The arithmetic that is fastest there: "float32", "bfloat16" or "float16". Raises JobError."""
+    """Return the fastest dtype for a device type ("cpu" or "cuda"): "float32", "bfloat16" or
+    "float16".
+
+    Raises JobError when the probe fails or takes longer than five minutes.
+    """
     task = ray.remote(_probe).options(num_cpus=1, num_gpus=1 if device == "cuda" else 0, max_retries=2)
     try:
-        settled: DType = ray.get(task.remote(device), timeout=_TIMEOUT_S)
+        dtype: DType = ray.get(task.remote(device), timeout=_TIMEOUT_S)
     except (RayError, TimeoutError) as error:
-        raise JobError(f"--dtype auto could not be settled ({type(error).__name__}); name one") from error
-    return settled
+        reason = type(error).__name__
+        raise JobError(f"--dtype auto could not be resolved ({reason}): set --dtype to one dtype") from error
+    return dtype
 
 
 def _probe(device: str) -> str:

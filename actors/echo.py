@@ -1,15 +1,15 @@
-"""An engine that does nothing but answer: it shows what the machinery around an engine costs.
+"""An engine without a model: it answers at once, which shows what the pipeline around an engine
+costs.
 
-Also the smallest example of an engine module: `build_runner` on every rank, `build_engine` on rank 0.
+It is also the smallest example of an engine module (`engine_module.py`).
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.rendezvous import RankPlace
@@ -18,21 +18,22 @@ from tirazh.model.requests import Completion, EngineCounters, GenerateRequest, L
 
 @dataclass(kw_only=True, slots=True)
 class EchoRunner:
-    """Counts the steps it was given."""
+    """Counts the steps that it executes. A step is a list of request ids."""
 
     steps: int = 0
 
-    def execute(self, step: Any) -> None:
+    def execute(self, step: Sequence[int], /) -> None:
         self.steps += 1
 
 
 class EchoEngine:
-    """Answers every request within one step: a prompt with itself, labels with equal probabilities."""
+    """Answers every request within one step: a prompt with its own first tokens, labels with equal
+    probabilities."""
 
-    def __init__(self, runner: Any, config: ReplicaConfig) -> None:
+    def __init__(self, config: ReplicaConfig, execute: Callable[[list[int]], object]) -> None:
         self.counters = EngineCounters()
-        self._runner = runner
         self._config = config
+        self._execute = execute
         self._waiting: deque[tuple[int, Request]] = deque()
         self._added = 0
 
@@ -48,7 +49,7 @@ class EchoEngine:
 
     def step(self) -> list[tuple[int, Result]]:
         taken = [self._waiting.popleft() for _ in range(min(self._config.slots, len(self._waiting)))]
-        self._runner.execute([request_id for request_id, _ in taken])
+        self._execute([request_id for request_id, _ in taken])
         answers = [(request_id, self._answer(request)) for request_id, request in taken]
         self._count(taken, answers)
         return answers
@@ -71,13 +72,13 @@ class EchoEngine:
         )
 
 
-def build_runner(config: ReplicaConfig, place: RankPlace) -> EchoRunner:
+def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> EchoRunner:
     return EchoRunner()
 
 
-def count_weight_bytes(runner: Any) -> int:
+def count_weight_bytes(runner: EchoRunner) -> int:
     return 0
 
 
-def build_engine(config: ReplicaConfig, runner: Any) -> EchoEngine:
-    return EchoEngine(runner, config)
+def build_engine(config: ReplicaConfig, runner: EchoRunner, execute: Callable[[list[int]], object]) -> EchoEngine:
+    return EchoEngine(config, execute)

@@ -1,4 +1,5 @@
-"""What crosses between the pipeline, a replica and its ranks: frozen dataclasses, standard library only."""
+"""Messages between the pipeline, a replica and its ranks: frozen dataclasses, standard library
+only."""
 
 from __future__ import annotations
 
@@ -6,21 +7,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tirazh.errors import RequestError, TirazhError
+from tirazh.errors import RequestError, TirazhError, did_you_mean
 from tirazh.model.config import ModelSettings
 from tirazh.model.requests import EngineJob
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+ENGINES = ("model", "echo")
+MODULE_PREFIX = "module:"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaConfig:
-    """Everything a replica needs to start. `dtype` is settled (never "auto") by the time a replica sees it.
+    """What a replica needs to start. `dtype` is resolved, never "auto". Raises RequestError for
+    impossible values.
 
-    `slots` sequences run at once; a sequence (prompt and completion) holds at most `seq_length` tokens.
-    `threads_per_rank` 0 shares the node's cores between the replica's ranks on it. `device` is "cpu" or "cuda".
-    `engine` is "model", "echo" (answers every prompt with itself: what the machinery alone costs), or the name
-    of a module with the same functions as `tirazh.actors.echo`.
+    `slots` sequences run at once; a sequence (prompt and completion) has at most `seq_length`
+    tokens. `threads_per_rank` 0 divides a node's cores among the replica's ranks on it. `device` is
+    "cpu" or "cuda". `engine` is "model", "echo" (no model: what the pipeline alone costs), or
+    "module:" and the name of an importable module with the functions of
+    `tirazh.actors.engine_module.EngineModule`, which tests use.
     """
 
     model: str
@@ -46,11 +51,16 @@ class ReplicaConfig:
                 raise RequestError(f"a replica's {name} must be above 0, not {getattr(self, name)}")
         if self.device not in ("cpu", "cuda"):
             raise RequestError(f"a replica's device must be cpu or cuda, not {self.device!r}")
+        if self.engine not in ENGINES and not self.engine.startswith(MODULE_PREFIX):
+            raise RequestError(
+                f"a replica's engine must be model, echo or module:NAME, not {self.engine!r}"
+                f"{did_you_mean(self.engine, ENGINES)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankLocation:
-    """Where a rank's process runs. `cores` are those that the process may use."""
+    """Where a rank's process runs. `cores` are the CPU cores that the process may use."""
 
     rank: int
     node_id: str
@@ -64,7 +74,7 @@ class RankLocation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankReady:
-    """What a rank says of itself when it can serve. `weight_bytes` are those that this rank holds."""
+    """A rank's report that it can serve. `weight_bytes` are those that this rank holds."""
 
     rank: int
     threads: int
@@ -74,7 +84,8 @@ class RankReady:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankFailure:
-    """Why a rank that is still able to speak has stopped. `error` is set where the user's request was wrong."""
+    """Why a rank has stopped whose process can still report it. `error` is set where it was an
+    error of tirazh's own, such as a wrong request."""
 
     rank: int
     reason: str
@@ -83,7 +94,8 @@ class RankFailure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaHeartbeat:
-    """Rank 0's pulse: `beats` grows with every step and idle round; `is_busy` while requests are open."""
+    """Rank 0's heartbeat. `count` grows with every step and every idle round; `is_busy`: requests
+    are unfinished."""
 
-    beats: int
+    count: int
     is_busy: bool

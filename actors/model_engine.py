@@ -1,50 +1,54 @@
-"""The engine that runs a model: `build_runner` on every rank, `build_engine` on rank 0, as `rank.py` expects."""
+"""The engine module that runs a model: a `ModelRunner` on every rank, a `BatchEngine` on rank 0."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from tirazh.actors import rendezvous
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.checkpoints.directory import open_checkpoint
+from tirazh.model.config import check_split
 from tirazh.model.engine.admission import Admission
-from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine
+from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.host_memory import free_host_bytes
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.layers.packed_linear import pack_linears
-from tirazh.model.step import step_rows
-from tirazh.model.tensor_parallel import agree_on_least, check_split, connect, shard_model, weight_bytes
+from tirazh.model.step import Step, step_rows
+from tirazh.model.tensor_parallel import agree_on_least, connect, shard_model, weight_bytes
 from tirazh.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
-def build_runner(config: ReplicaConfig, place: RankPlace) -> ModelRunner:
-    """Load this rank's slice of the model and compute the job's shared prefix. All ranks do this together."""
-    torch.set_num_threads(place.threads)
+def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> ModelRunner:
+    """Load this rank's shard of the model and compute the job's shared prefix. All ranks do this
+    together."""
+    torch.set_num_threads(rank_place.threads)
     checkpoint = open_checkpoint(config.model, config.flags)
-    check_split(checkpoint.config, place.world_size)
-    if place.world_size > 1:
-        connect_ranks(place, device=config.device)
+    check_split(checkpoint.model.num_attention_heads, rank_place.world_size)
+    if rank_place.world_size > 1:
+        connect_ranks(rank_place, device=config.device)
     model = shard_model(
         checkpoint.config,
         checkpoint,
         dtype=config.dtype,
         device=config.device,
-        tp_rank=place.rank,
-        tp_size=place.world_size,
+        tp_rank=rank_place.rank,
+        tp_size=rank_place.world_size,
     )
-    rows, is_recorded = (
-        step_rows(config.device, hidden_size(model)),
-        place.world_size == 1 and can_capture_graphs(model),
-    )
+    rows = step_rows(config.device, hidden_size(model))
+    # CUDA graphs and overlap scheduling are not implemented for tensor parallelism.
+    uses_graphs = rank_place.world_size == 1 and can_capture_graphs(model)
     pack_linears(model, rows=rows.decode)
     slots = min(config.slots, slots_that_fit(model, config.seq_length))
-    if place.world_size > 1:
+    if rank_place.world_size > 1:
         slots = agree_on_least(slots)
     if slots < config.slots:
         logger.warning("%d slots instead of %d: the GPU's memory holds no more", slots, config.slots)
@@ -54,42 +58,53 @@ def build_runner(config: ReplicaConfig, place: RankPlace) -> ModelRunner:
         max_length=config.seq_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
-        uses_cuda_graphs=is_recorded,
-        overlaps_steps=is_recorded,
+        uses_cuda_graphs=uses_graphs,
+        overlaps_steps=uses_graphs,
     )
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
     return runner
 
 
-def connect_ranks(place: RankPlace, *, device: str) -> None:
-    """Let the ranks add up with each other. Their shared memory loses its name at once: nothing outlives them."""
-    connect(may_share_memory=device == "cpu" and place.is_one_host)
+def connect_ranks(rank_place: RankPlace, *, device: str) -> None:
+    """Set up the sums over ranks. The shared memory they use loses its name at once, so none
+    outlives the processes."""
+    connect(may_share_memory=device == "cpu" and rank_place.is_one_host)
     rendezvous.wait_for_all()
-    rendezvous.remove_shared_memory(place)
+    rendezvous.remove_shared_memory(rank_place)
 
 
 def count_weight_bytes(runner: ModelRunner) -> int:
     return weight_bytes(runner.model)
 
 
-def build_engine(config: ReplicaConfig, runner: Any) -> BatchEngine:
-    """The engine above a runner that may also speak for other ranks."""
+def build_engine(config: ReplicaConfig, runner: ModelRunner, execute: Callable[[Step], Tensor]) -> BatchEngine:
+    """Build scheduler and engine on rank 0; `execute` runs a step on every rank and returns rank
+    0's logits."""
     tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
     rows = step_rows(config.device, hidden_size(runner.model))
+    vocab_size = int(runner.model.config.vocab_size)  # type: ignore[union-attr, arg-type]
     engine_config = EngineConfig(
         num_slots=runner.num_slots,
         max_length=runner.max_length,
-        num_tokens=min(tokenizer.size, runner.model.config.vocab_size),
+        num_tokens=min(tokenizer.size, vocab_size),
         end_token_ids=tokenizer.end_token_ids,
         prefill_rows=rows.prefill,
         decode_rows=rows.decode,
     )
-    admission = None
-    if config.device == "cpu":
-        # Every rank takes the same, and most often on this very host.
-        admission = Admission(
-            runner.num_slots,
-            bytes_of=lambda num_tokens: runner.cache.bytes_taken(num_tokens) * config.tensor_parallel,
-            free_bytes=free_host_bytes,
-        )
-    return BatchEngine(runner, engine_config, config.job, decode=tokenizer.decode, admission=admission)
+    scheduler = Scheduler(
+        engine_config, config.job, window_size=runner.window_size, admission=_admission(config, runner)
+    )
+    return BatchEngine(runner, scheduler, execute=execute, decode=tokenizer.decode)
+
+
+def _admission(config: ReplicaConfig, runner: ModelRunner) -> Admission | None:
+    """Limit sequences by memory on a CPU. A GPU's cache is allocated as a whole, so there slots are
+    the limit."""
+    if config.device != "cpu":
+        return None
+    return Admission(
+        runner.num_slots,
+        # Every rank allocates the same amount, and in most cases all ranks are on this host.
+        bytes_of=lambda num_tokens: runner.cache.bytes_taken(num_tokens) * config.tensor_parallel,
+        free_bytes=free_host_bytes,
+    )

@@ -1,7 +1,7 @@
-"""Where a replica's ranks may run: one placement group for all of them, reserved whole or not at all.
+"""Placement groups: the resources of all ranks of a replica, reserved together or not at all.
 
-Called by `replica.py`, and by the pipeline when a run ends. Ray 2.60 frees a placement group whose owner was killed
-only when the whole job ends, so groups have names by which the owner's next life, or the end of the run, finds them.
+Ray 2.60 frees a placement group whose owner was killed only when the whole job ends. Therefore
+groups have names, by which a restarted owner, or the end of the run, finds and removes them.
 """
 
 from __future__ import annotations
@@ -28,31 +28,33 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import ReplicaError, RequestError
 
 _count = itertools.count()
-# How long machines that are about to join a cluster are waited for before a replica is called impossible.
+# How long to wait for machines that are just joining a cluster before a replica counts as
+# impossible.
 _JOIN_S = 20.0
-_LOOK_EVERY_S = 1.0
+_POLL_S = 1.0
 
 
 def reserve(config: ReplicaConfig) -> PlacementGroup:
-    """Ask for one bundle a rank; returns at once, before they are there (see `wait_for`)."""
+    """Request one bundle per rank; return at once, before they are reserved (see `wait_for`)."""
     name = f"{_job_prefix()}{ray.get_runtime_context().get_actor_id() or os.getpid()}-{next(_count)}"
-    # A restarted actor keeps its id and counts from 0 again: what has this name is its former life's.
+    # A restarted actor keeps its id and counts from 0 again, so a group of this name is left from
+    # before the restart.
     _remove_named(name)
     return placement_group([bundle(config)] * config.tensor_parallel, strategy=_strategy(config), name=name)
 
 
 def refuse_impossible(config: ReplicaConfig) -> None:
-    """Raise RequestError when the cluster can never hold a single replica. One that can still grow is given the benefit
-    of the doubt, as are machines that are only about to join.
+    """Raise RequestError when the cluster can never hold a single replica.
 
-    What a cluster may grow to is what its autoscaler has told Ray; where it tells nothing, whether it starts machines
-    once a replica is asked for.
+    A cluster that may still grow is accepted, and machines that are just joining are waited for.
+    How far a cluster may grow is what its autoscaler has reported to Ray. An older autoscaler
+    reports no limit; then the test is whether it starts machines once a replica is requested.
     """
     if describe_shortage(config, _largest(ray.cluster_resources())) is None:
         return
     group, deadline = reserve(config), time.monotonic() + _JOIN_S
     try:
-        while not group.wait(timeout_seconds=_LOOK_EVERY_S):
+        while not group.wait(timeout_seconds=_POLL_S):
             shortage = describe_shortage(config, _largest(ray.cluster_resources()))
             status = internal_kv._internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS)
             if shortage is None or is_growing(status):
@@ -64,7 +66,8 @@ def refuse_impossible(config: ReplicaConfig) -> None:
 
 
 def wait_for(group: PlacementGroup, config: ReplicaConfig) -> None:
-    """Wait until a reserved group is there. Raises ReplicaError, saying what is missing, after `start_timeout_s`."""
+    """Wait until a group is reserved. Raises ReplicaError after `start_timeout_s`, which says what
+    is missing."""
     if group.wait(timeout_seconds=config.start_timeout_s):
         return
     reason = describe_shortage(config, ray.cluster_resources())
@@ -75,7 +78,8 @@ def wait_for(group: PlacementGroup, config: ReplicaConfig) -> None:
 
 
 def release_leftovers() -> None:
-    """Free what replicas of this job still hold, their ranks included. Call when none of them is wanted any more."""
+    """Free the resources that replicas of this job still hold, and end their ranks. Call it when
+    the run is over."""
     prefix = _job_prefix()
     for row in placement_group_table().values():
         if row["name"].startswith(prefix) and row["state"] != "REMOVED":
@@ -83,19 +87,21 @@ def release_leftovers() -> None:
 
 
 def is_growing(status: bytes | None) -> bool:
-    """Whether an autoscaler of the older kind, which does not say how far it goes, starts machines by its `status`."""
+    """Whether an older autoscaler, which reports no limit, is starting machines according to its
+    `status`."""
     report = json.loads(status or b"{}").get("autoscaler_report") or {}
     return bool(report.get("pending_nodes") or report.get("pending_launches"))
 
 
 def bundle(config: ReplicaConfig) -> dict[str, float]:
-    """What one rank takes of the cluster, in Ray's words."""
+    """Return the resources that one rank takes, by Ray's names."""
     gpu = {"GPU": 1.0} if config.device == "cuda" else {}
     return {"CPU": config.cpus_per_rank} | gpu
 
 
 def describe_shortage(config: ReplicaConfig, total: Mapping[str, float]) -> str | None:
-    """One sentence when a cluster of `total` resources can never hold the replica; None when it may."""
+    """Return a sentence when a cluster of `total` resources can never hold the replica; None when
+    it may."""
     needed = _needed(config)
     if all(total.get(name, 0) >= amount for name, amount in needed.items()):
         return None
@@ -105,9 +111,10 @@ def describe_shortage(config: ReplicaConfig, total: Mapping[str, float]) -> str 
 
 
 def _largest(now: Mapping[str, float]) -> dict[str, float]:
-    """What the cluster has, or may grow to where its autoscaler says so."""
-    told = state.get_max_resources_from_cluster_config() or {}
-    return {name: max(now.get(name, 0), told.get(name, 0)) for name in {*now, *told}}
+    """Return the resources that the cluster has, or may grow to where its autoscaler has reported
+    that."""
+    limits = state.get_max_resources_from_cluster_config() or {}
+    return {name: max(now.get(name, 0), limits.get(name, 0)) for name in {*now, *limits}}
 
 
 def _needed(config: ReplicaConfig) -> dict[str, float]:
@@ -115,7 +122,8 @@ def _needed(config: ReplicaConfig) -> dict[str, float]:
 
 
 def _strategy(config: ReplicaConfig) -> str:
-    """One node for all ranks if any node is big enough: shared memory and NVLink end at its edge."""
+    """Require one node for all ranks if any node is large enough: shared memory and NVLink do not
+    cross nodes."""
     fits = any(
         node["Alive"] and all(node["Resources"].get(name, 0) >= amount for name, amount in _needed(config).items())
         for node in ray.nodes()
@@ -130,7 +138,7 @@ def _job_prefix() -> str:
 def _remove_named(name: str) -> None:
     try:
         remove_placement_group(get_placement_group(name))
-    except ValueError:  # there is none
+    except ValueError:  # there is no group of this name
         return
 
 

@@ -1,24 +1,24 @@
-"""The Ray actor that is one rank of a replica: it holds one slice of the weights.
+"""The Ray actor that is one rank of a replica. It holds one tensor-parallel shard of the weights.
 
-Made by `replica.py`. Everything of torch happens in one thread of its own, so that the actor always answers. Rank 0
-owns the engine and serves `run`; the others execute the step plans that rank 0 broadcasts.
+All work with torch happens in one thread of its own, so that the actor can always answer. Rank 0
+owns the engine and serves `run`; the other ranks execute the steps that rank 0 broadcasts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from tirazh.actors import rendezvous
+from tirazh.actors.engine_module import EngineModule, RunnerT, load_engine_module
 from tirazh.actors.garbage import collect_rarely
 from tirazh.actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig, ReplicaHeartbeat
 from tirazh.actors.rendezvous import RankPlace
@@ -26,26 +26,29 @@ from tirazh.actors.serving import EngineLoop
 from tirazh.errors import ReplicaError, TirazhError
 from tirazh.model.requests import EngineCounters, Request, Result
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import TCPStore
+
 logger = logging.getLogger(__name__)
 
-_ENGINES = {"model": "tirazh.actors.model_engine", "echo": "tirazh.actors.echo"}
 _VERSIONS_OF = ("torch", "deepspeed", "transformers", "ray")
 
 
 class Rank:
-    """One rank. Async methods only: Ray then runs them beside each other. Never restarted, see `Replica`."""
+    """One rank. All methods are async, so Ray runs several calls at once. Never restarted, see
+    `Replica`."""
 
     def __init__(self, config: ReplicaConfig, rank: int) -> None:
         collect_rarely()
         self._config = config
         self._rank = rank
-        self._store: Any = None
+        self._store: TCPStore | None = None
         self._loop: Future[EngineLoop] = Future()
         self._ready: Future[RankReady | RankFailure] = Future()
         self._ended: Future[RankFailure] = Future()
 
     async def locate(self) -> RankLocation:
-        """Say where this rank runs."""
+        """Return where this rank runs."""
         return RankLocation(
             rank=self._rank,
             node_id=ray.get_runtime_context().get_node_id(),
@@ -54,39 +57,40 @@ class Rank:
             cores=rendezvous.usable_cores(),
         )
 
-    async def open_port(self, place: RankPlace) -> int:
-        """On rank 0: open the store at which the ranks meet. Returns its port."""
-        self._store = rendezvous.open_store(place, timeout_s=self._config.start_timeout_s)
+    async def open_port(self, rank_place: RankPlace) -> int:
+        """On rank 0: open the store through which the ranks connect. Returns its port."""
+        self._store = rendezvous.open_store(rank_place, timeout_s=self._config.start_timeout_s)
         return int(self._store.port)
 
-    async def start(self, place: RankPlace) -> RankReady | RankFailure:
-        """Load this rank's weights and begin to serve. Returns when it can, or why it cannot."""
-        threading.Thread(target=self._work, args=(place,), name="engine", daemon=True).start()
+    async def start(self, rank_place: RankPlace) -> RankReady | RankFailure:
+        """Load this rank's weights and start to serve. Returns once it serves, or why it cannot."""
+        threading.Thread(target=self._run_engine_thread, args=(rank_place,), name="engine", daemon=True).start()
         return await asyncio.wrap_future(self._ready)
 
     async def watch(self) -> RankFailure:
-        """Return when this rank has stopped working, and why; never returns while it works."""
+        """Return why this rank has stopped, as soon as it has; does not return while it works."""
         return await asyncio.shield(asyncio.wrap_future(self._ended))
 
     async def run(self, requests: Sequence[Request]) -> list[Result]:
-        """On rank 0: run requests; several calls share the slots. Results in request order."""
+        """On rank 0: run requests; several calls share the slots. Returns results in the order of
+        the requests."""
         loop = await asyncio.wrap_future(self._loop)
         return await asyncio.wrap_future(loop.submit(requests))
 
-    async def progress(self) -> ReplicaHeartbeat:
-        """On rank 0: its pulse."""
-        return self._loop.result().progress() if self._loop.done() else ReplicaHeartbeat(beats=0, is_busy=False)
+    async def heartbeat(self) -> ReplicaHeartbeat:
+        """On rank 0: return its heartbeat."""
+        return self._loop.result().heartbeat() if self._loop.done() else ReplicaHeartbeat(count=0, is_busy=False)
 
     async def counters(self) -> EngineCounters:
-        """On rank 0: the engine's totals."""
+        """On rank 0: return the engine's totals."""
         loop = await asyncio.wrap_future(self._loop)
         return loop.engine.counters
 
-    def _work(self, place: RankPlace) -> None:
-        """The engine thread, from the first import to the last step."""
+    def _run_engine_thread(self, rank_place: RankPlace) -> None:
+        """Everything that this rank does with torch, from the first import to the last step."""
         try:
-            self._serve(place)
-        except BaseException as error:  # the process boundary: nothing may end a rank in silence
+            self._serve(rank_place)
+        except BaseException as error:  # the process boundary: a rank always reports why it ended
             logger.exception("rank %d stopped", self._rank)
             failure = self._describe_failure(error)
         else:
@@ -95,43 +99,55 @@ class Rank:
             self._ready.set_result(failure)
         self._ended.set_result(failure)
 
-    def _serve(self, place: RankPlace) -> None:
-        rendezvous.enter(place, device=self._config.device)
-        engine_module = importlib.import_module(_ENGINES.get(self._config.engine, self._config.engine))
-        if place.world_size == 1:
-            runner = engine_module.build_runner(self._config, place)
-            self._lead(engine_module, runner, place, idle=lambda: None)
+    def _serve(self, rank_place: RankPlace) -> None:
+        rendezvous.enter(rank_place, device=self._config.device)
+        engine_module = load_engine_module(self._config.engine)
+        if rank_place.world_size == 1:
+            runner = engine_module.build_runner(self._config, rank_place)
+            self._lead(engine_module, runner, runner.execute, rank_place, idle=lambda: None)
         else:
-            self._serve_together(engine_module, place)
+            self._serve_together(engine_module, rank_place)
 
-    def _serve_together(self, engine_module: Any, place: RankPlace) -> None:
-        from tirazh.actors.step_channel import LeadRunner, StepChannel, follow
+    def _serve_together(self, engine_module: EngineModule[RunnerT], rank_place: RankPlace) -> None:
+        from tirazh.actors.step_channel import StepChannel, follow, on_all_ranks
 
-        rendezvous.join(place, device=self._config.device, timeout_s=self._config.start_timeout_s, store=self._store)
-        runner = engine_module.build_runner(self._config, place)
+        timeout_s = self._config.start_timeout_s
+        rendezvous.join(rank_place, device=self._config.device, timeout_s=timeout_s, store=self._store)
+        runner = engine_module.build_runner(self._config, rank_place)
         rendezvous.wait_for_all()
-        channel = StepChannel(timeout_s=self._config.rank_timeout_s)
-        if place.rank == 0:
-            self._lead(engine_module, LeadRunner(runner, channel), place, idle=lambda: channel.send(None))
+        channel = StepChannel[Any](timeout_s=self._config.rank_timeout_s)
+        if rank_place.rank == 0:
+            execute = on_all_ranks(runner.execute, channel)
+            self._lead(engine_module, runner, execute, rank_place, idle=lambda: channel.send(None))
         else:
-            self._ready.set_result(self._describe_ready(engine_module, place, runner))
-            follow(runner, channel)
+            self._ready.set_result(self._describe_ready(engine_module, rank_place, runner))
+            follow(runner.execute, channel)
 
-    def _lead(self, engine_module: Any, runner: Any, place: RankPlace, *, idle: Callable[[], None]) -> None:
-        """Build the engine upon the runner and serve it."""
+    def _lead(
+        self,
+        engine_module: EngineModule[RunnerT],
+        runner: RunnerT,
+        execute: Callable[[Any], Any],
+        rank_place: RankPlace,
+        *,
+        idle: Callable[[], None],
+    ) -> None:
+        """Build the engine on rank 0 and serve it. `execute` runs a step on every rank."""
         loop = EngineLoop(
-            engine_module.build_engine(self._config, runner),
+            engine_module.build_engine(self._config, runner, execute),
             idle=idle,
             idle_interval_s=self._config.rank_timeout_s / 4,
         )
         self._loop.set_result(loop)
-        self._ready.set_result(self._describe_ready(engine_module, place, runner))
+        self._ready.set_result(self._describe_ready(engine_module, rank_place, runner))
         loop.serve()
 
-    def _describe_ready(self, engine_module: Any, place: RankPlace, runner: Any) -> RankReady:
+    def _describe_ready(
+        self, engine_module: EngineModule[RunnerT], rank_place: RankPlace, runner: RunnerT
+    ) -> RankReady:
         return RankReady(
-            rank=place.rank,
-            threads=place.threads,
+            rank=rank_place.rank,
+            threads=rank_place.threads,
             weight_bytes=engine_module.count_weight_bytes(runner),
             versions={name: version(name) for name in _VERSIONS_OF},
         )

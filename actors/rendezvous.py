@@ -1,7 +1,9 @@
-"""How the ranks of one replica find each other: places, ports, names and environment variables.
+"""Rendezvous of a replica's ranks: rank numbers, ports, environment variables and names of shared
+memory.
 
-The only file that touches `os.environ`. No port is fixed: rank 0 opens the store on a free one, so that any number
-of replicas can share a host. DeepSpeed names its shared memory after address and port, hence by replica too.
+The only file that reads or sets `os.environ`. No port is fixed: rank 0 opens the store on a free
+port, so any number of replicas can share a host. DeepSpeed names its shared memory after address
+and port, so each replica has its own names.
 """
 
 from __future__ import annotations
@@ -15,19 +17,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tirazh.actors.messages import RankLocation
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import TCPStore
+
 LOOPBACK = "127.0.0.1"
-# Tells `tirazh.model.tensor_parallel` that a directory of compiled operators is ours alone and built under this lock.
+# A file of this name tells `tirazh.model.tensor_parallel` that only tirazh builds operators in the
+# directory, and only while it holds the lock on this file.
 BUILD_LOCK_NAME = "tirazh.lock"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankPlace:
-    """One rank's place in its replica. `local_size` = ranks of the replica on this host, `threads` = torch threads
-    of this rank, `port` 0 = alone, nobody to meet."""
+    """A rank's number and where it connects to the others. `local_size`: ranks of the replica on
+    this host; `threads`: torch threads of this rank; `port` 0: the replica has one rank and no
+    store."""
 
     rank: int
     world_size: int
@@ -43,7 +50,8 @@ class RankPlace:
 
 
 def assign_ranks(locations: Sequence[RankLocation], *, threads_per_rank: int = 0) -> list[RankPlace]:
-    """Give every rank (in rank order) its place; `threads_per_rank` 0 shares a node's cores among its ranks."""
+    """Assign ranks to processes, in the order of `locations`. `threads_per_rank` 0 divides a node's
+    cores among its ranks."""
     nodes = [location.node_id for location in locations]
     is_one_host = len(set(nodes)) == 1
     return [
@@ -59,33 +67,36 @@ def assign_ranks(locations: Sequence[RankLocation], *, threads_per_rank: int = 0
     ]
 
 
-def environment(place: RankPlace, *, device: str) -> dict[str, str]:
-    """The variables that torch and DeepSpeed read in a rank at this place."""
+def environment(rank_place: RankPlace, *, device: str) -> dict[str, str]:
+    """Return the environment variables that torch and DeepSpeed read in a rank."""
     variables = {
-        "RANK": str(place.rank),
-        "WORLD_SIZE": str(place.world_size),
-        # Ray shows a rank its own GPU only, so that its index there is 0 on every rank.
-        "LOCAL_RANK": "0" if device == "cuda" else str(place.local_rank),
-        # Without it DeepSpeed's shared-memory all-reduce reads memory it never mapped.
-        "LOCAL_SIZE": str(place.local_size),
-        "MASTER_ADDR": place.master_address,
-        "MASTER_PORT": str(place.port),
-        "OMP_NUM_THREADS": str(place.threads),
+        "RANK": str(rank_place.rank),
+        "WORLD_SIZE": str(rank_place.world_size),
+        # Ray shows each rank only its own GPU, so the GPU's index is 0 on every rank.
+        "LOCAL_RANK": "0" if device == "cuda" else str(rank_place.local_rank),
+        # Without it DeepSpeed's shared-memory all-reduce reads memory that it never mapped.
+        "LOCAL_SIZE": str(rank_place.local_size),
+        "MASTER_ADDR": rank_place.master_address,
+        "MASTER_PORT": str(rank_place.port),
+        "OMP_NUM_THREADS": str(rank_place.threads),
         "DS_ACCELERATOR": device,
         "TORCH_EXTENSIONS_DIR": str(extensions_dir()),
         "TOKENIZERS_PARALLELISM": "false",
-        # `ninja`, which compiles operators, lies beside a Python that may not have been activated.
+        # `ninja`, which compiles operators, is installed beside Python; its directory is on PATH
+        # only in an activated virtual environment.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
-    if place.is_one_host and sys.platform == "linux":
-        # Works without a network and where the host's own name does not resolve (containers).
+    if rank_place.is_one_host and sys.platform == "linux":
+        # The loopback interface works without a network, and where the host's own name does not
+        # resolve (containers).
         variables["GLOO_SOCKET_IFNAME"] = "lo"
     return variables
 
 
 def training_environment(*, device: str, threads: int, is_one_host: bool) -> dict[str, str]:
-    """The variables of a training worker, besides those by which Ray Train tells it its place. Needed before
-    its process starts: OpenMP reads its own only once."""
+    """Return the environment variables of a training worker, besides those that Ray Train sets for
+    its rank. They must be set before the process starts, because OpenMP reads its variables only
+    once."""
     variables = {
         "DS_ACCELERATOR": device,
         "TORCH_EXTENSIONS_DIR": str(extensions_dir()),
@@ -93,80 +104,87 @@ def training_environment(*, device: str, threads: int, is_one_host: bool) -> dic
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }
     if threads:
-        # Threads that spin while they wait take the cores from the other workers.
+        # By default OpenMP's waiting threads spin, and so take the cores from the other workers.
         variables |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     if is_one_host and sys.platform == "linux":
         variables["GLOO_SOCKET_IFNAME"] = "lo"
     return variables
 
 
-def enter(place: RankPlace, *, device: str) -> None:
-    """Set this process's environment. Call before torch is imported: OpenMP reads its variable only once."""
-    os.environ.update(environment(place, device=device))
+def enter(rank_place: RankPlace, *, device: str) -> None:
+    """Set this process's environment variables. Call before torch is imported: OpenMP reads its
+    variables only once."""
+    os.environ.update(environment(rank_place, device=device))
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_store(place: RankPlace, *, timeout_s: float) -> Any:
-    """Open the store at which the ranks meet, on rank 0. The system chooses the port: `.port` of the result."""
-    return _tcp_store(place, is_master=True, timeout=timedelta(seconds=timeout_s))
+def open_store(rank_place: RankPlace, *, timeout_s: float) -> TCPStore:
+    """Open the store through which the ranks connect, on rank 0. The system chooses its `port`."""
+    return _tcp_store(rank_place, is_master=True, timeout=timedelta(seconds=timeout_s))
 
 
-def join(place: RankPlace, *, device: str, timeout_s: float, store: Any = None) -> None:
-    """Join the replica's process group; returns when all ranks have. `store` is rank 0's own.
+def join(rank_place: RankPlace, *, device: str, timeout_s: float, store: TCPStore | None = None) -> None:
+    """Join the replica's process group; return when all ranks have joined. `store` is the one that
+    rank 0 has opened.
 
-    Raises torch.distributed errors when a rank does not come within `timeout_s`.
+    Raises errors of torch.distributed when a rank does not join within `timeout_s`.
     """
     import torch.distributed as dist
 
     timeout = timedelta(seconds=timeout_s)
     dist.init_process_group(
         "nccl" if device == "cuda" else "gloo",
-        store=_tcp_store(place, is_master=False, timeout=timeout) if store is None else store,
-        rank=place.rank,
-        world_size=place.world_size,
+        store=_tcp_store(rank_place, is_master=False, timeout=timeout) if store is None else store,
+        rank=rank_place.rank,
+        world_size=rank_place.world_size,
         timeout=timeout,
     )
-    # Leftovers of a killed process that had the same port would be taken for this replica's memory.
-    remove_shared_memory(place)
+    # Shared memory that a killed process with the same port has left would be mistaken for this
+    # replica's.
+    remove_shared_memory(rank_place)
     wait_for_all()
 
 
 def wait_for_all() -> None:
-    """Wait until every rank of the process group has come this far."""
+    """Wait until every rank of the process group has called this."""
     import torch.distributed as dist
 
     dist.barrier()
 
 
-def remove_shared_memory(place: RankPlace) -> None:
-    """Remove the names of the replica's shared memory. Once every rank has mapped it, it goes on working without
-    names, and the system frees it however the processes end. The first rank to come here removes all of them, so
-    that one killed a moment later leaves nothing."""
-    for name in shared_memory_names(place):
+def remove_shared_memory(rank_place: RankPlace) -> None:
+    """Remove the names of the replica's shared memory. Call it once every rank has mapped the
+    memory: it works without a name too, and the system then frees it however the processes end. The
+    first rank that calls this removes all names, so that a rank killed a moment later leaves none.
+    """
+    for name in shared_memory_names(rank_place):
         Path("/dev/shm", name).unlink(missing_ok=True)
 
 
-def shared_memory_names(place: RankPlace) -> list[str]:
-    """DeepSpeed's names for the segments of the replica's ranks (csrc/cpu/comm/shm.cpp)."""
+def shared_memory_names(rank_place: RankPlace) -> list[str]:
+    """Return DeepSpeed's names for the shared memory of the replica's ranks
+    (csrc/cpu/comm/shm.cpp)."""
     if not hasattr(os, "getuid"):
         return []
-    prefix = f"deepspeed_allreduce_buffer_{os.getuid()}_{place.master_address}_{place.port}"
-    return [f"{prefix}_{rank}" for rank in range(place.world_size)]
+    prefix = f"deepspeed_allreduce_buffer_{os.getuid()}_{rank_place.master_address}_{rank_place.port}"
+    return [f"{prefix}_{rank}" for rank in range(rank_place.world_size)]
 
 
-def _tcp_store(place: RankPlace, *, is_master: bool, timeout: timedelta) -> Any:
+def _tcp_store(rank_place: RankPlace, *, is_master: bool, timeout: timedelta) -> TCPStore:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    host, port = place.master_address, place.port
-    return TCPStore(host, port, place.world_size, is_master, timeout=timeout, wait_for_workers=False)
+    host, port = rank_place.master_address, rank_place.port
+    store: TCPStore = TCPStore(host, port, rank_place.world_size, is_master, timeout=timeout, wait_for_workers=False)
+    return store
 
 
 def extensions_dir() -> Path:
-    """Where compiled operators live: a directory of tirazh's own (the lock file says so), one for every version."""
+    """Return the directory of compiled operators, and make it. It is tirazh's own, as its lock file
+    says, and there is one for each version of Python, torch and DeepSpeed."""
     versions = f"py{sys.version_info.major}{sys.version_info.minor}-" + "-".join(
         f"{name}{version(name)}" for name in ("torch", "deepspeed")
     )

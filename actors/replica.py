@@ -1,7 +1,8 @@
-"""One whole copy of the model: starts its ranks together, runs requests on them, and dies as a whole.
+"""A replica, that is one whole copy of the model: it starts its ranks together, runs requests on
+them and ends as a whole.
 
-Made by the pipeline inside an async Ray Data actor. Imports no torch. A replica is never repaired: when one rank
-goes, all are killed, and whoever owns the replica makes a new one.
+A replica is never repaired: when one rank dies, all are killed, and the owner of the replica starts
+a new one. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -24,6 +25,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tirazh.actors import placement
 from tirazh.actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig
 from tirazh.actors.rank import Rank
+from tirazh.actors.rank_handle import RankHandle, RemoteMethod
 from tirazh.actors.rendezvous import assign_ranks
 from tirazh.actors.watch import Watcher, cause_of_death
 from tirazh.errors import ReplicaError
@@ -31,16 +33,20 @@ from tirazh.model.requests import EngineCounters, Request, Result
 
 logger = logging.getLogger(__name__)
 
-# How long a failed call waits for the watcher to say which rank failed and why.
+ResultT = TypeVar("ResultT")
+
+# How long a failed call waits for the watcher to report which rank failed and why.
 _EXPLAIN_S = 10.0
 _CLOSE_S = 5.0
 
 
 class Replica:
-    """`tensor_parallel` ranks that hold one model. `ready` and `locations` describe them, in rank order.
+    """`tensor_parallel` ranks that hold one model. `ready` and `locations` describe them, in rank
+    order.
 
-    The constructor blocks until all ranks can serve. Raises ReplicaError when they cannot within `start_timeout_s`,
-    and what a rank raises (CheckpointError and others) when the request itself is wrong.
+    The constructor blocks until all ranks serve. Raises ReplicaError when they do not within
+    `start_timeout_s`, and the error of a rank (CheckpointError and others) when the request itself
+    is wrong.
     """
 
     ready: list[RankReady]
@@ -52,7 +58,7 @@ class Replica:
         self._failure: Future[str] = Future()
         self._lock = threading.Lock()
         self._watcher: Watcher | None = None
-        self._ranks: list[Any] = []
+        self._ranks: list[RankHandle] = []
         self._group = placement.reserve(config)
         try:
             self._start()
@@ -61,40 +67,41 @@ class Replica:
             raise
 
     def __del__(self) -> None:
-        """A replica that nobody holds any more frees its ranks (Ray Data drops its steps without a word)."""
+        """Free the ranks: Ray Data drops its actors' objects without calling `close`."""
         if hasattr(self, "_group"):
-            self._end("the replica was forgotten")
+            self._end("the replica was garbage-collected without close()")
 
     async def run(self, requests: Sequence[Request]) -> list[Result]:
-        """Run requests and return their results in the same order. Several calls may be in flight; they share the
-        slots. Raises ReplicaError when the replica has ended, or ends before the results are there."""
-        return await self._ask(self._ranks[0].run if self._ranks else None, list(requests))
+        """Run requests and return their results in the same order. Calls that run at the same time
+        share the slots.
+        Raises ReplicaError when the replica has ended, or ends before it has the results."""
+        return await self._call(lambda rank: rank.run, list(requests))
 
     async def counters(self) -> EngineCounters:
-        """The engine's totals. Raises ReplicaError when the replica has ended."""
-        return await self._ask(self._ranks[0].counters if self._ranks else None)
+        """Return the engine's totals. Raises ReplicaError when the replica has ended."""
+        return await self._call(lambda rank: rank.counters)
 
     def close(self) -> None:
         """Kill every rank and free its resources. Idempotent; takes a few seconds at most."""
         self._end("the replica was closed")
         if self._watcher is not None and ray.is_initialized() and not self._watcher.wait_until_dead(_CLOSE_S):
-            logger.warning("some ranks of a closed replica were still there after %g s", _CLOSE_S)
+            logger.warning("some ranks of a closed replica were still alive after %g s", _CLOSE_S)
 
     def _start(self) -> None:
         placement.wait_for(self._group, self.config)
         self._ranks = [self._make_rank(rank) for rank in range(self.config.tensor_parallel)]
         self.locations = self._gather([rank.locate.remote() for rank in self._ranks], "answer")
-        places = assign_ranks(_cap_cores(self.locations), threads_per_rank=self.config.threads_per_rank)
-        if len(places) > 1:
-            (port,) = self._gather([self._ranks[0].open_port.remote(places[0])], "open a port")
-            places = [replace(place, port=port) for place in places]
-        starts = [rank.start.remote(place) for rank, place in zip(self._ranks, places, strict=True)]
+        rank_places = assign_ranks(_cap_cores(self.locations), threads_per_rank=self.config.threads_per_rank)
+        if len(rank_places) > 1:
+            (port,) = self._gather([self._ranks[0].open_port.remote(rank_places[0])], "open a port")
+            rank_places = [replace(rank_place, port=port) for rank_place in rank_places]
+        starts = [rank.start.remote(rank_place) for rank, rank_place in zip(self._ranks, rank_places, strict=True)]
         self.ready = self._gather(starts, "load the model")
         self._watcher = Watcher(
             self._ranks, self.locations, timeout_s=self.config.rank_timeout_s, on_failure=_weakly(self._end)
         )
 
-    def _make_rank(self, rank: int) -> Any:
+    def _make_rank(self, rank: int) -> RankHandle:
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
         actor_class = ray.remote(Rank).options(
             num_cpus=self.config.cpus_per_rank,
@@ -103,10 +110,11 @@ class Replica:
             max_task_retries=0,
             scheduling_strategy=strategy,
         )
-        return actor_class.remote(self.config, rank)
+        handle: RankHandle = actor_class.remote(self.config, rank)
+        return handle
 
-    def _gather(self, refs: list[Any], doing: str) -> list[Any]:
-        """Wait for one answer of each rank; the first failure ends the waiting."""
+    def _gather(self, refs: Sequence[Awaitable[ResultT | RankFailure]], doing: str) -> list[ResultT]:
+        """Wait for one answer of each rank. Raises the error of the first rank that fails."""
         pending = list(refs)
         while pending:
             done, pending = ray.wait(pending, timeout=max(0.0, self._deadline - time.monotonic()))
@@ -118,7 +126,7 @@ class Replica:
             self._check(done[0], refs.index(done[0]), doing)
         return list(ray.get(refs))
 
-    def _check(self, ref: Any, rank: int, doing: str) -> None:
+    def _check(self, ref: Awaitable[object], rank: int, doing: str) -> None:
         try:
             outcome = ray.get(ref)
         except RayError as error:
@@ -126,30 +134,32 @@ class Replica:
         if isinstance(outcome, RankFailure):
             raise outcome.error or ReplicaError(f"rank {rank} of the replica could not {doing}: {outcome.reason}")
 
-    async def _ask(self, method: Any, *arguments: Any) -> Any:
+    async def _call(self, method_of: Callable[[RankHandle], RemoteMethod[ResultT]], *arguments: object) -> ResultT:
+        """Call a method of rank 0."""
         if self._failure.done():
             raise ReplicaError(self._failure.result())
         try:
-            return await method.remote(*arguments)
+            return await method_of(self._ranks[0]).remote(*arguments)
         except RayError:
             raise ReplicaError(await self._explain()) from None
 
     async def _explain(self) -> str:
-        """Wait for the reason of a failure; the watcher finds it a little later than the failed call."""
+        """Wait for the reason of a failure: the watcher finds it a little later than the failed
+        call."""
         try:
             return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._failure)), _EXPLAIN_S)
         except TimeoutError:
-            return "rank 0 of the replica failed for a reason that is only in its log"
+            return "rank 0 of the replica failed; its log has the reason"
 
     def _end(self, reason: str) -> None:
-        """Kill all ranks, once; `reason` is what later calls are told."""
+        """Kill all ranks, once. Later calls raise ReplicaError with `reason`."""
         with self._lock:
             if self._failure.done():
                 return
             self._failure.set_result(reason)
         if self._watcher is not None:
             self._watcher.close()
-        if not ray.is_initialized():  # the ranks went with it; asking for them would start a new Ray
+        if not ray.is_initialized():  # the ranks ended with Ray; a call would start a new Ray
             return
         for rank in self._ranks:
             ray.kill(rank, no_restart=True)
@@ -157,7 +167,8 @@ class Replica:
 
 
 def _weakly(method: Callable[[str], None]) -> Callable[[str], None]:
-    """The method, called only while its object lives: the watching thread must not keep a replica alive."""
+    """Return a function that calls the method only while its object lives: the watcher's thread
+    must not keep a replica alive."""
     weak = weakref.WeakMethod(method)
 
     def call(reason: str) -> None:
@@ -169,7 +180,7 @@ def _weakly(method: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def _cap_cores(locations: Sequence[RankLocation]) -> list[RankLocation]:
-    """Believe Ray where it was given fewer CPUs than the machine has: a container's limit, for instance."""
+    """Use Ray's number of CPUs where it is smaller than the machine's, as with a container's limit."""
     cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes()}
     return [
         replace(location, cores=min(location.cores, max(1, cpus.get(location.node_id, location.cores))))

@@ -1,6 +1,6 @@
-"""Rank 0's engine thread: many callers hand in requests, one engine runs them together.
+"""Rank 0's engine thread: callers in other threads submit requests, one engine runs them together.
 
-Called by `rank.py`. Knows neither Ray nor torch; the engine is anything with `add`, `step`, `has_work`, `counters`.
+Knows neither Ray nor torch.
 """
 
 from __future__ import annotations
@@ -10,96 +10,90 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
+from tirazh.actors.engine_module import Engine
 from tirazh.actors.messages import ReplicaHeartbeat
 from tirazh.errors import ReplicaError
-from tirazh.model.requests import EngineCounters, Request, Result
-
-
-class ServedEngine(Protocol):
-    """What serving needs of an engine."""
-
-    @property
-    def has_work(self) -> bool: ...
-
-    @property
-    def counters(self) -> EngineCounters: ...
-
-    def add(self, requests: Sequence[Request]) -> list[int]: ...
-
-    def step(self) -> list[tuple[int, Result]]: ...
+from tirazh.model.requests import Request, Result
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One caller's requests and the results that have come so far."""
+    """One caller's requests, and the results that exist so far."""
 
     requests: Sequence[Request]
     future: Future[list[Result]]
     results: list[Result | None]
-    missing: int
+    num_missing: int
 
 
 class EngineLoop:
-    """Runs an engine until it fails or is stopped. `submit` from any thread, `serve` in one.
+    """Runs an engine until it fails or is stopped. Call `submit` from any thread, `serve` in one.
 
-    `idle` is called whenever `idle_interval_s` went by without work.
+    `idle` is called whenever `idle_interval_s` has passed without work.
     """
 
-    def __init__(self, engine: ServedEngine, *, idle: Callable[[], None], idle_interval_s: float) -> None:
+    def __init__(self, engine: Engine, *, idle: Callable[[], None], idle_interval_s: float) -> None:
         self.engine = engine
         self._idle = idle
         self._idle_interval_s = idle_interval_s
         self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._open: set[_Call] = set()
-        self._waiting: dict[int, tuple[_Call, int]] = {}
-        self._lock = threading.Lock()
-        self._is_over = False
-        self._beats = 0
+        self._waiting: dict[int, tuple[_Call, int]] = {}  # request id: its call, and its index there
+        self._lock = threading.Lock()  # guards `_open` and `_has_ended`
+        self._has_ended = False
+        self._num_rounds = 0
 
     def submit(self, requests: Sequence[Request]) -> Future[list[Result]]:
-        """Queue requests; the future gives their results in order, or ReplicaError when the engine ends first."""
+        """Queue requests. The future gives their results in order, or ReplicaError when the engine
+        ends first.
+
+        Raises ReplicaError when the engine has ended already.
+        """
         call = _Call(requests, Future(), [None] * len(requests), len(requests))
         if not requests:
             call.future.set_result([])
             return call.future
         with self._lock:
-            if self._is_over:
+            if self._has_ended:
                 raise ReplicaError("the engine of this replica has ended")
             self._open.add(call)
         self._inbox.put(call)
         return call.future
 
-    def progress(self) -> ReplicaHeartbeat:
-        return ReplicaHeartbeat(beats=self._beats, is_busy=bool(self._open))
+    def heartbeat(self) -> ReplicaHeartbeat:
+        """Return the number of rounds so far and whether requests are unfinished. May be called
+        from any thread."""
+        return ReplicaHeartbeat(count=self._num_rounds, is_busy=bool(self._open))
 
     def stop(self) -> None:
         """Let `serve` return after its current step."""
         self._inbox.put(None)
 
     def serve(self) -> None:
-        """Run until `stop`. Whatever ends it, no caller is left waiting."""
+        """Run until `stop`. Whatever ends it, every unfinished call gets an error."""
         try:
-            while self._admit():
+            while self._take_calls():
                 if self.engine.has_work:
                     for request_id, result in self.engine.step():
                         self._deliver(request_id, result)
                 else:
                     self._idle()
-                self._beats += 1
+                self._num_rounds += 1
         finally:
-            self._abandon()
+            self._fail_open_calls()
 
-    def _admit(self) -> bool:
-        """Hand all that has arrived to the engine, waiting a while where it has nothing to do. False: stop."""
-        calls = self._take_arrived()
-        places = [(call, index) for call in calls if call is not None for index in range(len(call.requests))]
-        ids = self.engine.add([call.requests[index] for call, index in places]) if places else []
-        self._waiting.update(zip(ids, places, strict=True))
+    def _take_calls(self) -> bool:
+        """Hand all calls that have arrived to the engine; wait for some while it has no work.
+        False: stop."""
+        calls = self._arrived_calls()
+        owners = [(call, index) for call in calls if call is not None for index in range(len(call.requests))]
+        ids = self.engine.add([call.requests[index] for call, index in owners]) if owners else []
+        self._waiting.update(zip(ids, owners, strict=True))
         return None not in calls
 
-    def _take_arrived(self) -> list[_Call | None]:
+    def _arrived_calls(self) -> list[_Call | None]:
         calls: list[_Call | None] = []
         try:
             if not self.engine.has_work:
@@ -112,15 +106,15 @@ class EngineLoop:
     def _deliver(self, request_id: int, result: Result) -> None:
         call, index = self._waiting.pop(request_id)
         call.results[index] = result
-        call.missing -= 1
-        if not call.missing:
+        call.num_missing -= 1
+        if not call.num_missing:
             with self._lock:
                 self._open.discard(call)
             call.future.set_result(cast("list[Result]", call.results))
 
-    def _abandon(self) -> None:
+    def _fail_open_calls(self) -> None:
         with self._lock:
-            self._is_over = True
+            self._has_ended = True
             calls, self._open = self._open, set()
         for call in calls:
             call.future.set_exception(ReplicaError("the engine ended before these requests were finished"))

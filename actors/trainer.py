@@ -1,22 +1,26 @@
-"""One worker of a training group: Ray Train starts it and joins it to the others, the model's loop does the rest.
+"""One worker of a training group: Ray Train starts it and connects it to the others, then it runs
+the training loop.
 
-Where it begins is not told: the newest whole checkpoint on disk says so, whatever ended the workers before.
+The loop resumes from the newest complete checkpoint on disk, whatever ended the workers before.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-PLAN = "plan"
+if TYPE_CHECKING:
+    from tirazh.model.training.config import TrainingConfig
+
+CONFIG = "config"
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """Ray Train's function of every worker; `settings[PLAN]` is a `tirazh.model.training.config.TrainingConfig`."""
+    """Run one worker. `settings[CONFIG]` is a `tirazh.model.training.config.TrainingConfig`."""
     import torch
 
     from tirazh.model.training.loop import Training
 
-    plan = settings[PLAN]
-    if plan.device == "cpu":
-        torch.set_num_threads(max(1, plan.threads))
-    Training(plan).run()
+    config: TrainingConfig = settings[CONFIG]
+    if config.device == "cpu":
+        torch.set_num_threads(max(1, config.threads))
+    Training(config).run()

@@ -1,41 +1,53 @@
-"""Notices that a rank has died, has given up or makes no progress. One thread of the process that owns a replica."""
+"""Watch over a replica: notice that a rank has died, has stopped or makes no progress, by its
+heartbeats.
+
+The watcher is a thread of the process that owns the replica.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from tirazh.actors.messages import RankFailure, RankLocation, ReplicaHeartbeat
+from tirazh.actors.rank_handle import RankHandle
 
-# When one rank dies, the others report a broken connection; within this time the dead one is known too.
+ResultT = TypeVar("ResultT")
+
+# When one rank dies, the others report a lost connection. Ray reports the dead one within this
+# time.
 _GRACE_S = 1.0
 
 
 class StallClock:
-    """Measures how long rank 0 has had work without a step. `now` values are seconds of any one clock."""
+    """Measures for how long rank 0 has had work but made no step. `now` is in seconds of any one
+    clock."""
 
     def __init__(self, now: float) -> None:
         self._since = now
-        self._beats = -1
+        self._count = -1
 
-    def observe(self, progress: ReplicaHeartbeat | None, now: float) -> float:
-        """Return seconds without progress. `progress` None: no answer (yet)."""
-        if progress is not None and (progress.beats != self._beats or not progress.is_busy):
-            self._beats, self._since = progress.beats, now
+    def observe(self, heartbeat: ReplicaHeartbeat | None, now: float) -> float:
+        """Return the seconds without progress. `heartbeat` None: the rank has not answered yet."""
+        if heartbeat is not None and (heartbeat.count != self._count or not heartbeat.is_busy):
+            self._count, self._since = heartbeat.count, now
         return now - self._since
 
 
 class Watcher:
-    """Calls `on_failure(reason)` once, from its own thread, when the replica can no longer work."""
+    """Calls `on_failure(reason)` once, from its own thread, when the replica can no longer work.
+
+    `timeout_s` is the longest time that rank 0 may take for a step.
+    """
 
     def __init__(
         self,
-        ranks: Sequence[Any],
+        ranks: Sequence[RankHandle],
         locations: Sequence[RankLocation],
         *,
         timeout_s: float,
@@ -55,31 +67,30 @@ class Watcher:
         self._is_closed.set()
 
     def wait_until_dead(self, timeout_s: float) -> bool:
-        """Wait until no rank is left (after they were killed). False when some were still there."""
+        """Wait until no rank is alive, after they were killed. Returns False when some still are."""
         done, _ = ray.wait(self._ends, num_returns=len(self._ends), timeout=timeout_s)
         return len(done) == len(self._ends)
 
     def _watch(self) -> None:
         poll_s = min(1.0, self._timeout_s / 4)
-        clock, pulse = StallClock(time.monotonic()), self._ranks[0].progress.remote()
+        clock, request = StallClock(time.monotonic()), self._ranks[0].heartbeat.remote()
         while not self._is_closed.is_set():
             ended, _ = ray.wait(self._ends, num_returns=1, timeout=poll_s)
             if self._is_closed.is_set():
                 return
             if ended:
                 return self._on_failure(self._find_reason())
-            answered, _ = ray.wait([pulse], timeout=0)
-            progress = self._read(pulse) if answered else None
-            pulse = self._ranks[0].progress.remote() if answered else pulse
-            if (
-                clock.observe(progress if isinstance(progress, ReplicaHeartbeat) else None, time.monotonic())
-                > self._timeout_s
-            ):
+            answered, _ = ray.wait([request], timeout=0)
+            answer = self._read(request) if answered else None
+            request = self._ranks[0].heartbeat.remote() if answered else request
+            heartbeat = answer if isinstance(answer, ReplicaHeartbeat) else None
+            if clock.observe(heartbeat, time.monotonic()) > self._timeout_s:
                 return self._on_failure(f"{self._locations[0]} has work but made no step for {self._timeout_s:g} s")
         return None
 
     def _find_reason(self) -> str:
-        """Name the rank that went first: a dead process before one that only lost a connection."""
+        """Describe the rank that ended first: a dead process rather than one that only lost a
+        connection."""
         ended, _ = ray.wait(self._ends, num_returns=len(self._ends), timeout=_GRACE_S)
         dead, stopped = [], []
         for end in ended:
@@ -90,16 +101,17 @@ class Watcher:
                 dead.append(f"{location} {outcome}")
         return (dead + stopped)[0]
 
-    def _read(self, ref: Any) -> Any:
-        """The value behind a finished reference; where its rank is dead, how it died."""
+    def _read(self, ref: Awaitable[ResultT]) -> ResultT | str:
+        """Return the value of a finished reference; where its rank is dead, how it died."""
         try:
-            return ray.get(ref)
+            value: ResultT = ray.get(ref)
         except RayError as error:
             return cause_of_death(error)
+        return value
 
 
 def cause_of_death(error: RayError) -> str:
-    """What Ray knows of the end of an actor, in a few words that follow its name."""
+    """Return how an actor ended, as far as Ray knows, in words that follow the actor's name."""
     text = str(error)
     if "OUT_OF_MEMORY" in text or "running low on memory" in text:
         return "was killed because its node ran out of memory"

@@ -1,1 +1,4 @@
-"""Ours and every peer side by side: `make bench`. Start reading at `run.py`; nothing here is installed with tirazh."""
+"""Compare tirazh with other engines on the same machine: `make bench`. Start reading at `run.py`.
+
+Nothing in this folder is installed with tirazh.
+"""

@@ -1,4 +1,4 @@
-"""What the KV cache takes: a sparse layer against the least that its pattern allows, and slots in a fixed memory."""
+"""Measure the KV cache: a sparse layer against the minimum of its pattern, and the slots that a fixed memory holds."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tirazh.model.engine.runner import layer_shapes
 from tirazh.model.step import FreshSlot
 
 _GOALS = {2048: 1.65, 1024: 1.55, 512: 1.45}
-_DENSE_SLOTS = 256  # the memory is what so many slots of the dense model take
+_DENSE_SLOTS = 256  # the fixed memory is what this many slots of the dense model take
 
 
 def measure_cache(shape: Shape) -> Experiment:
-    """Counts bytes of caches really made; takes no time worth telling."""
+    """Count the bytes of caches that are really allocated. This takes a negligible time."""
     rows: list[tuple[str | int | float, ...]] = []
     goals = []
     for length in (length for length in _GOALS if length <= shape.num_positions):
@@ -44,12 +44,12 @@ def measure_cache(shape: Shape) -> Experiment:
 
 
 def slot_bytes(shape: Shape, mode: Mode, length: int) -> int:
-    """Bytes of keys and values that the cache sets aside for one slot of `length` tokens."""
+    """Return the bytes of keys and values that the cache allocates for one slot of `length` tokens."""
     return sum(layer.k.nbytes + layer.v.nbytes for layer in _cache(shape, mode, length).layers)
 
 
 def cached_tokens(shape: Shape) -> NDArray[np.int64]:
-    """Tokens a head that a sparse layer's cache holds while a sequence grows, by its length from 1."""
+    """Return the tokens per head in a sparse layer's cache as a sequence grows, for every length from 1."""
     cache = _cache(shape, "alternating", shape.num_positions)
     cache.start([FreshSlot(0, uses_prefix=False)])
     counts = []
@@ -60,7 +60,10 @@ def cached_tokens(shape: Shape) -> NDArray[np.int64]:
 
 
 def least_tokens(shape: Shape) -> NDArray[np.int64]:
-    """Tokens that the query at the end, or any after it, may still see: the most over the heads, by length from 1."""
+    """Return the tokens that the last query or a later one can still see, for every length from 1.
+
+    The maximum over the heads is counted, from the block layout.
+    """
     config = shape.config("alternating")
     layout_HMM = build_layout(config, shape.num_positions)
     size, num_blocks = config.sparse_pattern.block_size, layout_HMM.shape[1]
@@ -69,7 +72,8 @@ def least_tokens(shape: Shape) -> NDArray[np.int64]:
     lengths = np.arange(1, shape.num_positions + 1)
     tokens = np.arange(shape.num_positions)
     counts_LH = [((last_query_HT >= n - 1) & (tokens < n)).sum(1) for n in lengths]
-    return np.max(counts_LH, axis=1)
+    most_L: NDArray[np.int64] = np.max(counts_LH, axis=1)
+    return most_L
 
 
 def _cache(shape: Shape, mode: Mode, length: int) -> KVCache:

@@ -1,7 +1,7 @@
-"""What this machine can do at best, measured in the same run: matmul rate at a dtype and memory bandwidth.
+"""Measure what this machine can do at best: the matmul rate of a dtype and the memory bandwidth.
 
-Measured before and after every turn of a peer: cores that are shared with strangers multiply twice as fast in one
-second as in the next.
+Both are measured before and after every turn of a peer, because cores that are shared with other virtual machines
+may multiply twice as fast in one second as in the next.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor
 from tirazh.model.layers.packed_linear import PackedLinear, can_pack
 from tirazh.model.layers.tiled_linear import TiledLinear, can_tile
 
-# Rows, inputs, outputs of the products tried; the best counts. A GPU needs large ones to be filled.
-_CPU_PRODUCTS = ((256, 768, 3072), (512, 1024, 4096), (1024, 3072, 768))
-_GPU_PRODUCTS = ((8192, 8192, 8192), (4096, 5120, 20480), (8192, 2048, 8192))
+# Rows, inputs and outputs of the matmuls that are timed; the fastest counts. A GPU needs large ones to be full.
+_CPU_MATMULS = ((256, 768, 3072), (512, 1024, 4096), (1024, 3072, 768))
+_GPU_MATMULS = ((8192, 8192, 8192), (4096, 5120, 20480), (8192, 2048, 8192))
 _DECODE_ROWS = 32
-_COPIED_BYTES = {"cpu": 2**29, "cuda": 2**32}  # more than any cache keeps a part of
+_COPIED_BYTES = {"cpu": 2**29, "cuda": 2**32}  # far larger than any CPU cache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ceiling:
-    """`flops` and `bytes_per_second` are the best seen; `decode_flops` is the rate of a product of 32 rows."""
+    """The best rates that were measured. `decode_flops` is the rate of a matmul of 32 rows."""
 
     dtype: str
     flops: float
@@ -36,12 +36,15 @@ class Ceiling:
 
 
 def measure_ceiling(dtype: str, device: str, *, seconds: float = 2.0) -> Ceiling:
-    """Time products, a copy and a sum for about `seconds` in all. The copy's bytes count twice: read and written."""
-    products = _GPU_PRODUCTS if device == "cuda" else _CPU_PRODUCTS
-    share = seconds / (len(products) + 3)
+    """Time matmuls, a copy and a sum for about `seconds` in all.
+
+    The copy's bytes count twice, because they are read and written.
+    """
+    matmuls = _GPU_MATMULS if device == "cuda" else _CPU_MATMULS
+    share = seconds / (len(matmuls) + 3)
     with torch.inference_mode():
-        rates = [_product_rate(size, dtype, device, share) for size in products]
-        decode_rate = _product_rate((_DECODE_ROWS, *products[1][1:]), dtype, device, share)
+        rates = [_matmul_rate(size, dtype, device, share) for size in matmuls]
+        decode_rate = _matmul_rate((_DECODE_ROWS, *matmuls[1][1:]), dtype, device, share)
         source, target = _host_buffers() if device == "cpu" else _buffers(device)
         copied = 2 * source.nbytes / _best_seconds(lambda: target.copy_(source), share)
         read = source.nbytes / _best_seconds(source.sum, share)
@@ -55,12 +58,12 @@ def _buffers(device: str) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _host_buffers() -> tuple[Tensor, Tensor]:
-    """Kept: taking a gigabyte from the system costs more than reading it. A GPU's memory is for the peers."""
+    """Cached, because allocating a gigabyte costs more than reading it. On a GPU the peers need the memory."""
     return _buffers("cpu")
 
 
 def mean_of(ceilings: Sequence[Ceiling]) -> Ceiling:
-    """The mean of several measurements at one dtype."""
+    """Return the mean of several measurements at one dtype."""
     return Ceiling(
         dtype=ceilings[0].dtype,
         flops=statistics.fmean(c.flops for c in ceilings),
@@ -69,24 +72,24 @@ def mean_of(ceilings: Sequence[Ceiling]) -> Ceiling:
     )
 
 
-def _product_rate(size: tuple[int, int, int], dtype: str, device: str, seconds: float) -> float:
+def _matmul_rate(size: tuple[int, int, int], dtype: str, device: str, seconds: float) -> float:
     num_rows, num_in, num_out = size
     kind = {"dtype": getattr(torch, dtype), "device": device}
     rows, weight = torch.randn(num_rows, num_in, **kind), torch.randn(num_out, num_in, **kind)
-    ways = [lambda: torch.nn.functional.linear(rows, weight)]
+    matmuls: list[Callable[[], Tensor]] = [lambda: torch.nn.functional.linear(rows, weight)]
     if device == "cpu" and can_pack(weight):
-        # Weights packed for the number of rows, as torch's own compiler packs them, are faster than plain ones.
+        # Weights that are packed for the number of rows, as torch.compile packs them, are faster than plain ones.
         packed = PackedLinear(weight, None, rows=num_rows)
-        ways.append(lambda: packed(rows))
+        matmuls.append(lambda: packed(rows))
     if can_tile(weight):
         tiled = TiledLinear(weight, None)
-        ways.append(lambda: tiled(rows))
-    fastest = min(_best_seconds(way, seconds / len(ways)) for way in ways)
+        matmuls.append(lambda: tiled(rows))
+    fastest = min(_best_seconds(matmul, seconds / len(matmuls)) for matmul in matmuls)
     return 2 * num_rows * num_in * num_out / fastest
 
 
 def _best_seconds(work: Callable[[], Tensor], seconds: float) -> float:
-    """Median of the faster half of the calls: a neighbour's noise only ever adds."""
+    """Return the median of the faster half of the calls, because interference only ever adds time."""
     taken: list[float] = []
     end = time.perf_counter() + seconds
     work()

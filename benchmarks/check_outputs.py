@@ -1,7 +1,7 @@
-"""Before any figure: in float32 everyone must give the same answers, or the difference must be explained.
+"""Check before timing that all engines give the same answers in float32, or explain the difference.
 
-Greedy tokens are compared one by one. Two engines add in different orders, so where the two best logits of a step are
-closer than rounding, either token is right: such a row counts as equal up to there, and is told as a near tie.
+Greedy tokens are compared one by one. Engines add in different orders, so either token is right where the two best
+logits of a step are closer than rounding. Such a row counts as equal up to that step and is reported as a near tie.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SCORE_TOLERANCE = 1e-3  # nats, over all tokens of a label
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """One peer against the reference of its kind. `is_good` is None where no equality is promised (narrower dtypes)."""
+    """One peer against its reference. `is_good` is None where equality is not expected (narrower dtypes)."""
 
     workload: str
     peer: str
@@ -38,7 +38,7 @@ class Check:
 
 
 def check_outputs(peers: Sequence[Peer], workload: Workload, under_test: ModelUnderTest) -> list[Check]:
-    """Compare every peer's answers on `workload` with the reference for its layers, itself in float32."""
+    """Compare every peer's answers on `workload` with the float32 reference for the same layers."""
     answers: dict[str, Outcome] = {}
     checks = []
     for peer in peers:
@@ -65,9 +65,9 @@ def _compare_tokens(
     if peer.dtype == "float32" and different:
         gaps = [_gap(workload.rows[r].prompt, got.tokens[r], want.tokens[r], peer.mode, under_test) for r in different]
         ties = [gap for gap in gaps if gap <= NEAR_TIE]
-    remark = f"{len(ties)} rows part at a near tie (gap of logits at most {max(ties):.1e})" if ties else ""
+    remark = f"{len(ties)} rows diverge at a near tie (logits differ by at most {max(ties):.1e})" if ties else ""
     if peer.dtype != "float32":
-        remark = f"{_share_before_parting(got, want):.0%} of tokens come before the first difference"
+        remark = f"{_share_before_difference(got, want):.0%} of tokens come before the first difference"
     return Check(
         workload=workload.name,
         peer=peer.name,
@@ -79,7 +79,7 @@ def _compare_tokens(
     )
 
 
-def _share_before_parting(got: Outcome, want: Outcome) -> float:
+def _share_before_difference(got: Outcome, want: Outcome) -> float:
     pairs = [list(zip(g, w, strict=False)) for g, w in zip(got.tokens, want.tokens, strict=True)]
     same = sum(next((i for i, (a, b) in enumerate(pair) if a != b), len(pair)) for pair in pairs)
     return same / sum(map(len, want.tokens))
@@ -104,7 +104,7 @@ def _compare_scores(
 
 @torch.inference_mode()
 def _gap(prompt: Tokens, got: Tokens, want: Tokens, mode: Mode, under_test: ModelUnderTest) -> float:
-    """How far the two tokens' logits are apart where the completions part; infinite where the lengths differ."""
+    """Return how far apart the two tokens' logits are where the completions diverge; infinite if the lengths differ."""
     if len(got) != len(want):
         return float("inf")
     at = next(i for i, (a, b) in enumerate(zip(got, want, strict=True)) if a != b)

@@ -1,4 +1,4 @@
-"""Decode steps alone, on a GPU: all slots at one context, as a share of what the memory's bandwidth allows."""
+"""Time decode steps on a GPU with all slots at one context length, as a share of the memory bandwidth."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from benchmarks.peers.ours import build_runner, engine_config
 from benchmarks.peers.peer import free_memory, timed
 from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.runner import ModelRunner, slots_that_fit
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.requests import EngineJob, GenerateRequest, SamplingParams
 from tirazh.model.tensor_parallel import weight_bytes
 
 CONTEXT = 1024
 _TIMED, _BEFORE = 32, 8  # steps
-# Bytes a second of the data sheet, which the limits in other people's tables are about.
+# Bytes a second from the data sheet, which published comparisons use as the limit.
 _DATA_SHEET = {"H100": 3.35e12, "H200": 4.8e12, "A100": 2.0e12}
 
 
-class _PrefillFirst(BatchEngine):
-    """Lets no sequence decode before all are in: what is timed then is decode steps of all slots."""
+class _PrefillFirst(Scheduler):
+    """Prefills all prompts before any sequence decodes, so that the timed decode steps have all slots."""
 
     def _should_prefill(self) -> bool:
-        return any(sequence is not None and sequence.num_to_prefill for sequence in self._slots)
+        return any(sequence is not None and sequence.num_to_prefill for sequence in self.slots)
 
     @property
     def is_decoding(self) -> bool:
@@ -38,7 +39,7 @@ class _PrefillFirst(BatchEngine):
 def measure_decode(
     under_test: ModelUnderTest, dtype: str, ceiling: Ceiling, *, slots: Sequence[int] = (16, 64, 128, 256)
 ) -> Experiment:
-    """Our alternating and dense model at so many slots, as far as they fit, and at as many as do if those are fewer."""
+    """Time our alternating and dense models at each number of slots, or at as many as fit in memory."""
     shape, rows, goals = under_test.shape, [], []
     for mode in ("alternating", "dense"):
         network = under_test.ours(mode, dtype)
@@ -82,10 +83,11 @@ def _seconds_a_step(runner: ModelRunner, shape: Shape) -> float:
     num_before = CONTEXT - _BEFORE - _TIMED // 2
     params = SamplingParams(max_new_tokens=_BEFORE + _TIMED + 16, temperature=0)
     prompts = [generator.integers(0, shape.vocab_size, num_before).tolist() for _ in range(runner.num_slots)]
-    engine = _PrefillFirst(runner, config, EngineJob())
+    scheduler = _PrefillFirst(config, EngineJob(), window_size=runner.window_size)
+    engine = BatchEngine(runner, scheduler)
     engine.add([GenerateRequest(prompt_token_ids=prompt, sampling=params, seed=0) for prompt in prompts])
     engine.step()
-    while not engine.is_decoding:
+    while not scheduler.is_decoding:
         engine.step()
     for _ in range(_BEFORE):
         engine.step()

@@ -1,4 +1,4 @@
-"""What is measured beside the workloads: one table with its goals, made by a file of its own each."""
+"""An experiment beside the workloads: one table and its goals. Each experiment has a file of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.goals import Goal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
-    """`how` tells in a few sentences what was done; `rows` have a value for every column."""
+    """`how` says in a few sentences what was measured; `rows` have a value for every column."""
 
     name: str
     how: str

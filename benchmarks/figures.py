@@ -1,4 +1,4 @@
-"""Turns become figures: times and rates of the whole workload, and each as a share of what the machine allows."""
+"""Turn measured times into figures: times and rates of the whole workload, and shares of what the machine allows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from benchmarks.workloads import Workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """`role`: "variant" is our engine made otherwise, for comparison. `seconds`, one a round, are of the rows that ran,
-    maybe a sample; those rows need `work` at least, all rows `work_whole`: floating-point operations of a model with
-    these `layers`, or rows where labels are scored. `amount_whole` counts the `unit` in all rows: new tokens, or rows.
-    `shares_of_limit`, one a round, compare `seconds` with the least work of the same rows at the ceiling, that of
-    `ceiling_dtype`, measured around that very round. A peer that failed has no seconds."""
+    """One engine on one workload.
+
+    `role`: "variant" is a modified version of our engine, for comparison. `seconds` has one value per round, for the
+    rows that ran, which may be a sample. `work` is the minimum work of those rows and `work_whole` that of all rows:
+    floating-point operations of a model with these `layers`, or rows where labels are scored. `amount_whole` counts
+    the `unit` in all rows: new tokens, or rows. `shares_of_limit` has one value per round: the least time that the
+    machine allows for the same rows, divided by `seconds`, at the ceiling of `ceiling_dtype` measured around that
+    round. A peer that failed has no seconds.
+    """
 
     workload: str
     peer: str
@@ -48,19 +52,21 @@ class Figure:
 
     @property
     def whole_seconds(self) -> list[float]:
-        """What the whole workload takes, a round each: a sample's seconds scaled by the work, for its rows may be
-        longer or shorter than the others."""
+        """Seconds of the whole workload, one value per round.
+
+        A sample's seconds are scaled by the work, because its rows may be longer or shorter than the others.
+        """
         scale = self.work_whole / self.work
         return [seconds * scale for seconds in self.seconds]
 
     @property
     def whole_time(self) -> float:
-        """Median of `whole_seconds`; endless for a peer that failed."""
+        """Median of `whole_seconds`; infinite for a peer that failed."""
         return statistics.median(self.whole_seconds) if self.seconds else math.inf
 
     @property
     def rates(self) -> list[float]:
-        """`unit` of the whole workload, a round each."""
+        """Rate on the whole workload in `unit`, one value per round."""
         return [self.amount_whole / seconds for seconds in self.whole_seconds]
 
     @property
@@ -72,7 +78,7 @@ class Figure:
         return statistics.median(self.shares_of_limit) if self.shares_of_limit else 0.0
 
     def times_as_fast_as(self, other: Figure) -> float:
-        """Ratio of the times that both take for the whole workload."""
+        """Return the ratio of the times that both take for the whole workload."""
         return other.whole_time / self.whole_time
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +89,7 @@ class Figure:
 
 
 def figure_of(turn: Turn, shape: Shape, *, slots: int) -> Figure:
-    """`slots`: sequences that run at once, where a decode step's reading is shared among them."""
+    """Build the figure of a turn. `slots` sequences share what a decode step reads."""
     peer, run = turn.peer, turn.workload
     limits = [limit_seconds(run, shape, peer.mode, c, slots=slots, dtype=peer.dtype) for c in turn.ceilings]
     return Figure(
@@ -109,12 +115,12 @@ def figure_of(turn: Turn, shape: Shape, *, slots: int) -> Figure:
 
 
 def limit_seconds(workload: Workload, shape: Shape, mode: Mode, ceiling: Ceiling, *, slots: int, dtype: str) -> float:
-    """Shortest time that the formulas of `limits.py` allow for these rows."""
+    """Return the shortest time that the formulas of `limits.py` allow for these rows."""
     work = least_work(workload, shape, mode, slots=slots, element_size=WIDTHS[dtype])
     return work.seconds(ceiling)
 
 
 def allowed_label_ratio(workload: Workload, shape: Shape) -> float:
-    """How many times less arithmetic the best way of scoring labels needs than a forward per label."""
+    """Return how many times less arithmetic the best label scoring needs than one forward per label."""
     least = least_work(workload, shape, "dense", slots=1, element_size=4).prefill_flops
     return forwards_flops(workload, shape, "dense") / least

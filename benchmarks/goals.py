@@ -1,4 +1,4 @@
-"""What the engine is meant to reach, as sentences with a number each, held against the figures of a run."""
+"""The performance goals, each a sentence with a number, compared with the figures of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX_CACHES = ("transformers with its prefix cache", "labels as a trie, trans
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Goal:
-    """`measured` is None where the run has no figure for it."""
+    """A goal is met when `measured` reaches `goal`; `measured` is None where the run has no figure for it."""
 
     text: str
     goal: float
@@ -30,7 +30,7 @@ class Goal:
 
 
 def goals_of(figures: Sequence[Figure], *, allowed_label_ratio: float | None, is_on_gpu: bool = False) -> list[Goal]:
-    """Every goal that belongs to the workloads that ran. Ours is our dense model at its best dtype, unless said."""
+    """Return the goals of the workloads that ran, about our dense model at its best dtype unless they say otherwise."""
     goals: list[Goal] = []
     for name, over_generate in (("ragged", 4.0), ("uniform", 2.5)):
         of = _Ratios([figure for figure in figures if figure.workload == name and figure.seconds])
@@ -88,7 +88,7 @@ def _is_as_wide(figure: Figure, ours: Figure) -> bool:
 
 
 class _Ratios:
-    """Best figures of one workload."""
+    """The best figures of one workload and their ratios."""
 
     def __init__(self, figures: list[Figure]) -> None:
         self.figures = figures

@@ -1,9 +1,9 @@
-"""How fast a workload could be: its arithmetic and its traffic, divided by what the machine was measured to do.
+"""Compute how fast a workload could be: its arithmetic and memory traffic, divided by the machine's measured rates.
 
-Prefill is bound by arithmetic; decode by arithmetic or by reading weights and cache, whichever takes longer. With h
-hidden size, L layers, V vocabulary, W the window and G the global tokens of a closed one:
+Prefill is bound by arithmetic; decode by arithmetic or by reading weights and cache, whichever takes longer. With
+hidden size h, L layers, vocabulary V, and G global tokens of every closed window:
 
-    a token's products        2 · 12 h² L
+    a token's matmuls         2 · 12 h² L
     a token's attention       4 h · keys, in every layer; keys = position + 1 (dense) or G · closed windows + open part
     a token's logits          2 h V, only where they are read
     a decode step's reading   the weights once, and keys and values of every sequence in it
@@ -23,26 +23,26 @@ from benchmarks.workloads import Workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """Floating-point operations and bytes that no way of running the workload can do without."""
+    """Floating-point operations and bytes that every implementation of the workload needs at least."""
 
     prefill_flops: float
     decode_flops: float
     decode_bytes: float
 
     def seconds(self, ceiling: Ceiling) -> float:
-        """Shortest time on a machine with this ceiling."""
+        """Return the shortest time on a machine with this ceiling."""
         decode = max(self.decode_flops / ceiling.flops, self.decode_bytes / ceiling.bytes_per_second)
         return self.prefill_flops / ceiling.flops + decode
 
 
 def least_work(workload: Workload, shape: Shape, mode: Mode, *, slots: int, element_size: int) -> Work:
-    """The work of the best way known: nothing padded, a shared prefix and labels' common beginnings run once."""
+    """Return the least work: no padding; a shared prefix and the common beginnings of labels are computed once."""
     count = _Count(shape, mode)
     if workload.kind == "labels":
         return Work(prefill_flops=_label_flops(workload, count), decode_flops=0, decode_bytes=0)
     prefill = decode = kv_values = 0.0
     for row in workload.rows:
-        length, made = len(row.prompt), row.num_new - 1  # the first token comes of the prompt
+        length, made = len(row.prompt), row.num_new - 1  # the first token comes from the prompt's pass
         prefill += count.flops(0, length) + count.logits
         decode += count.flops(length, length + made) + made * count.logits
         kv_values += 2 * shape.hidden_size * count.keys(length, length + made)
@@ -52,8 +52,10 @@ def least_work(workload: Workload, shape: Shape, mode: Mode, *, slots: int, elem
 
 
 def work_of_rows(workload: Workload, shape: Shape, mode: Mode) -> float:
-    """What the seconds of some rows are scaled to those of others by: floating-point operations that they need at
-    least; where labels are scored every row counts the same."""
+    """Return the quantity by which a sample's seconds are scaled to all rows.
+
+    It is the least number of floating-point operations; where labels are scored every row counts the same.
+    """
     if workload.kind == "labels":
         return len(workload.rows)
     work = least_work(workload, shape, mode, slots=1, element_size=4)
@@ -61,7 +63,7 @@ def work_of_rows(workload: Workload, shape: Shape, mode: Mode) -> float:
 
 
 def forwards_flops(workload: Workload, shape: Shape, mode: Mode) -> float:
-    """Operations of a forward per row and label, the whole prompt each time."""
+    """Return the operations of one forward per row and label, each with the whole prompt."""
     count, total = _Count(shape, mode), 0.0
     for row in workload.rows:
         for label in workload.labels:
@@ -81,12 +83,12 @@ def _label_flops(workload: Workload, count: _Count) -> float:
 
 
 def _beginnings(labels: Sequence[tuple[int, ...]]) -> set[tuple[int, ...]]:
-    """What has to be run of the labels: every beginning of one, once; a label's last token is only read."""
+    """Return the label beginnings that must be computed, each once. A label's last token needs no forward."""
     return {label[:end] for label in labels for end in range(1, len(label))}
 
 
 class _Count:
-    """Operations of tokens at given positions of a sequence."""
+    """Operations of tokens at given positions of a sequence, for one shape and mode."""
 
     def __init__(self, shape: Shape, mode: Mode) -> None:
         config = shape.config(mode)
@@ -102,9 +104,9 @@ class _Count:
         self.num_weights = self._block_weights + shape.hidden_size * shape.vocab_size
 
     def keys(self, start: int, stop: int) -> float:
-        """Keys that tokens at positions `start` to `stop` look at, all layers."""
+        """Return the keys that tokens at positions `start` to `stop` attend to, summed over all layers."""
         return float(self._keys_before[stop] - self._keys_before[start])
 
     def flops(self, start: int, stop: int) -> float:
-        """All but the logits."""
+        """Return the operations of positions `start` to `stop` without their logits."""
         return 2 * self._block_weights * (stop - start) + 4 * self._hidden_size * self.keys(start, stop)

@@ -1,4 +1,4 @@
-"""The machine and the libraries of a run, as the report names them."""
+"""Describe the machine and the library versions of a run for the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIBRARIES = ("torch", "transformers", "ctranslate2", "numpy")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """`load_average`: of the last minute when the run began, our own work not yet in it."""
+    """`load_average` is that of the minute before the run, so it does not contain our own work."""
 
     processor: str
     num_cores: int
@@ -34,7 +34,7 @@ class Machine:
 
 
 def describe_machine() -> Machine:
-    """Read from /proc where there is one."""
+    """Describe this machine. The processor's name and instructions come from /proc/cpuinfo, if there is one."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Machine(
         processor=_cpu_field("model name") or platform.processor() or platform.machine(),

@@ -1,7 +1,7 @@
-"""The model that everyone runs: one set of random weights, as our model, as transformers' GPT-2 and as a directory.
+"""The model that all engines run: one set of random weights, as our model, as transformers' GPT-2 and as a directory.
 
-What is measured depends on shapes alone, so no real checkpoint is needed. The weights are drawn so that completions
-wander instead of repeating one token: a key read wrongly anywhere shows in the tokens, which are compared first.
+Speed depends on shapes alone, so no real checkpoint is needed. The weights are sampled so that completions vary
+instead of repeating one token: then a key that is read wrongly changes the tokens, which are compared first.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from tirazh.model.config import ModelConfig
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
 Mode = Literal["dense", "alternating"]
+AnyModel = TypeVar("AnyModel", bound=PreTrainedModel)
 _LARGE = 2048  # channels
-WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes of a number
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}  # bytes of an element
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """A model's size, and how much of a workload suits it: token counts are divided by `token_divisor`."""
+    """A model's size. Token counts of a workload are divided by `token_divisor` to suit it."""
 
     name: str
     num_layers: int
@@ -37,7 +38,7 @@ class Shape:
     token_divisor: int = 1
 
     def config(self, mode: Mode) -> ModelConfig:
-        """Our config; "alternating" has XL's sparse pattern in every second layer."""
+        """Return our config; "alternating" has XL's sparse pattern in every second layer."""
         return ModelConfig(
             num_layers=self.num_layers,
             hidden_size=self.hidden_size,
@@ -72,13 +73,13 @@ SHAPES = {
 
 
 def empty_model(shape: Shape, mode: Mode) -> RuGPT3ForCausalLM:
-    """Our model without its numbers, on torch's meta device."""
+    """Return our model without weights, on torch's meta device."""
     with torch.device("meta"):
         return RuGPT3ForCausalLM(RuGPT3Config.from_model_config(shape.config(mode)))
 
 
 class ModelUnderTest:
-    """Weights in memory (float32; of large models bfloat16) and the forms that peers want them in."""
+    """The weights in memory (float32; bfloat16 for large models), and their conversion for each peer."""
 
     def __init__(self, shape: Shape, workdir: Path, *, device: str = "cpu", seed: int = 0) -> None:
         self.shape, self.workdir, self.device = shape, workdir, device
@@ -86,22 +87,22 @@ class ModelUnderTest:
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
-        """By our names, on the device, but those of a large model on the CPU: two of them fill a GPU."""
-        # On a GPU the numbers are drawn there: thirteen billion of them take a CPU minutes.
+        """Weights by our names, on the device; a large model's stay on the CPU, because two copies fill a GPU."""
+        # Sampled on the device: thirteen billion values take a CPU minutes.
         generator = torch.Generator(self.device).manual_seed(self._seed)
         is_large = self.shape.hidden_size > _LARGE
         dtype, device = (torch.bfloat16, "cpu") if is_large else (torch.float32, self.device)
         return {
-            name: _draw(name, tuple(parameter.shape), generator).to(dtype).to(device)
+            name: _sample_weight(name, tuple(parameter.shape), generator).to(dtype).to(device)
             for name, parameter in empty_model(self.shape, "dense").named_parameters()
         }
 
     def ours(self, mode: Mode, dtype: str) -> RuGPT3ForCausalLM:
-        """Our model on the device; sparse and dense layers have the same weights."""
+        """Return our model on the device; sparse and dense layers have the same weights."""
         return _filled(empty_model(self.shape, mode), self.weights.items(), dtype, self.device)
 
     def gpt2(self, dtype: str) -> GPT2LMHeadModel:
-        """transformers' own dense GPT-2 on the device."""
+        """Return transformers' own dense GPT-2 on the device."""
         with torch.device("meta"):
             model = GPT2LMHeadModel(self.shape.gpt2_config())
         model = _filled(model, self._as_gpt2(), dtype, self.device)
@@ -119,7 +120,7 @@ class ModelUnderTest:
         return directory
 
     def _as_gpt2(self) -> Iterator[tuple[str, Tensor]]:
-        """GPT-2 joins q, k and v and keeps the weights of its products transposed."""
+        """Yield the weights as GPT-2 names them: q, k and v are joined and weight matrices are transposed."""
         weights = self.weights
         yield "transformer.wte.weight", weights["model.embed_tokens.weight"]
         yield "transformer.wpe.weight", weights["model.embed_positions.weight"]
@@ -140,21 +141,23 @@ _SAME_SHAPE = (("input_layernorm", "ln_1"), ("post_attention_layernorm", "ln_2")
 _TRANSPOSED = (("self_attn.o_proj", "attn.c_proj"), ("mlp.up_proj", "mlp.c_fc"), ("mlp.down_proj", "mlp.c_proj"))
 
 
-def _draw(name: str, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def _sample_weight(name: str, size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     values = torch.randn(size, generator=generator, device=generator.device)
     if "norm" in name:
         return values * 0.05 + (1 if name.endswith("weight") else 0)
     if "embed" in name or name.endswith("bias"):
         return values * 0.04
-    # Every layer adds about as much as it reads: what earlier tokens say decides the next one.
-    return values * size[1] ** -0.5
+    # Every layer adds about as much as it reads, so that earlier tokens determine the next one.
+    scale: float = size[1] ** -0.5
+    return values * scale
 
 
-def _filled(model: Any, weights: Iterable[tuple[str, Tensor]], dtype: str, device: str) -> Any:
-    """Copies of the weights, so that whoever packs or frees them leaves ours alone."""
+def _filled(model: AnyModel, weights: Iterable[tuple[str, Tensor]], dtype: str, device: str) -> AnyModel:
+    """Load copies of the weights into `model`, so that a peer may pack or free its own."""
     as_dtype = getattr(torch, dtype)
     state = {name: weight.to(device=device, dtype=as_dtype, copy=True) for name, weight in weights}
     model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     assert not any(parameter.is_meta for parameter in model.parameters())
-    return model.eval()
+    model.eval()
+    return model

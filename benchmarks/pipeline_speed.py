@@ -1,7 +1,7 @@
-"""What the pipeline around the engine costs: Ray Data, Parquet, tokenising and writing. CPU only.
+"""Measure what the pipeline around the engine costs: Ray Data, Parquet, tokenising and writing. CPU only.
 
-The one file of the benchmark that needs Ray, and only in the processes it starts: the command itself, and for the
-engine that does nothing a few lines of Python (`python -m benchmarks.pipeline_speed SPEC`): no flag names that engine.
+This is the only file of the benchmark that needs Ray, and only in the processes that it starts: the command itself,
+and `python -m benchmarks.pipeline_speed SPEC` for the idle engine, which no flag of the command can select.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ from benchmarks.process_tree import watching_memory
 from benchmarks.workloads import build_workload
 from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.checkpoints.native import native_config
-from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine
+from tirazh.model.engine.config import EngineConfig
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.requests import Completion, EngineJob, GenerateRequest, SamplingParams
 from tirazh.model.step import ROWS_ON_CPU
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
-_ROW_GROUP = 122_880  # rows; what DuckDB and polars write is of this order
+_ROW_GROUP = 122_880  # rows; DuckDB and polars write row groups of about this size
 _NUM_PARTS = 3
 _START_ROWS = 1_000
 _SHORTEST_STEADY_S = 1e-3
@@ -44,7 +46,7 @@ _SHORTEST_STEADY_S = 1e-3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Ends:
-    """When a run's parts were done, in seconds from its start, and all its completions as text, in order."""
+    """The seconds from a run's start to the end of each part, and all completions as text, in order."""
 
     seconds: list[float]
     completions: list[str | None]
@@ -57,7 +59,7 @@ class _Ends:
 def measure_pipeline(
     under_test: ModelUnderTest, *, dtype: str, slots: int, threads: int, part_seconds: float = 30.0
 ) -> Experiment:
-    """The ragged rows through `tirazh generate` and through the bare engine before and after it."""
+    """Run the ragged rows through `tirazh generate`, and through the bare engine before and after it."""
     job = _Job(under_test, dtype=dtype, slots=slots, threads=threads)
     part_rows = job.rows_in(part_seconds)
     job.make_rows(part_rows)
@@ -81,7 +83,7 @@ def measure_pipeline(
 
 
 def measure_idle(workdir: Path, *, row_counts: Sequence[int] = (1_000_000, 10_000_000)) -> Experiment:
-    """Short rows through everything but an engine: what the machinery can carry, and whether its memory grows."""
+    """Run short rows through the pipeline with an idle engine: its throughput, and whether its memory grows."""
     start_s, _ = _run_idle(workdir / "idle-start", _START_ROWS)
     rows: list[tuple[str | int | float, ...]] = []
     rates, peaks = [], []
@@ -93,8 +95,8 @@ def measure_idle(workdir: Path, *, row_counts: Sequence[int] = (1_000_000, 10_00
     how = (
         "`tirazh classify` with two labels and `actors/echo.py` in the model's place: texts of a few tokens, read, "
         f"tokenised, answered and written, to the end of the job. A job of {_START_ROWS:,} rows took {start_s:.1f} s: "
-        "that is the start, left out of the last rate. Memory is that of the driver with all Ray processes: private "
-        "pages, and the object store once."
+        "that is the start, which the last rate does not count. Memory is that of the driver with all Ray processes: "
+        "private pages, and the object store once."
     )
     columns = ("rows", "seconds in all", "rows/s in all", "rows/s without the start", "peak memory, MiB")
     goals = [Goal(text=f"idle engine, rows/s at {row_counts[-1]:,} rows", goal=30_000, measured=rates[-1])]
@@ -105,7 +107,7 @@ def measure_idle(workdir: Path, *, row_counts: Sequence[int] = (1_000_000, 10_00
 
 
 class _Job:
-    """The same rows as text in a Parquet file and as requests; the same weights as a checkpoint and in memory."""
+    """The same rows as text in Parquet and as requests, and the same weights as a checkpoint and in memory."""
 
     def __init__(self, under_test: ModelUnderTest, *, dtype: str, slots: int, threads: int) -> None:
         self.under_test, self.dtype, self.slots, self.threads = under_test, dtype, slots, threads
@@ -116,18 +118,18 @@ class _Job:
         self.part_rows = 0
 
     def rows_in(self, seconds: float) -> int:
-        """About how many rows the engine runs in that time."""
+        """Estimate how many rows the engine runs in that time."""
         self.make_rows(2 * self.slots, parts=1)
         return max(4, round(2 * self.slots * seconds / self.run_bare().seconds[-1]))
 
     def make_rows(self, part_rows: int, *, parts: int = _NUM_PARTS) -> None:
         workload = build_workload("ragged", self.under_test.shape, num_rows=part_rows * parts)
-        draw = np.random.default_rng(0)
-        self.prompts = [_text(self.tokenizer, draw, len(row.prompt)) for row in workload.rows]
+        generator = np.random.default_rng(0)
+        self.prompts = [_text(self.tokenizer, generator, len(row.prompt)) for row in workload.rows]
         self.num_new, self.part_rows = [row.num_new for row in workload.rows], part_rows
 
     def run_bare(self) -> _Ends:
-        """The engine alone, given all parts at once, part by part in order."""
+        """Run the engine alone on all parts, submitted at once and in order."""
         model = self.under_test.ours("alternating", self.dtype)
         length = self.under_test.shape.num_positions
         runner: Any = build_runner(model, num_slots=self.slots, max_length=length)
@@ -139,27 +141,28 @@ class _Job:
             prefill_rows=ROWS_ON_CPU.prefill,
             decode_rows=ROWS_ON_CPU.decode,
         )
-        engine = BatchEngine(runner, config, EngineJob(), decode=self.tokenizer.decode)
+        scheduler = Scheduler(config, EngineJob(), window_size=runner.window_size)
+        engine = BatchEngine(runner, scheduler, decode=self.tokenizer.decode)
         begin = time.perf_counter()
         requests = self._requests()
         parts = range(0, len(requests), self.part_rows)
         ids = [id for first in parts for id in engine.add(requests[first : first + self.part_rows])]
         left = [min(self.part_rows, len(requests) - first) for first in parts]
-        place = {id: row for row, id in enumerate(ids)}
+        row_of = {id: row for row, id in enumerate(ids)}
         seconds = [0.0] * len(left)
         completions: list[str | None] = [None] * len(requests)
         while engine.has_work:
             for id, result in engine.step():
                 assert isinstance(result, Completion)
-                part = place[id] // self.part_rows
+                part = row_of[id] // self.part_rows
                 left[part] -= 1
-                completions[place[id]] = self.tokenizer.decode(result.token_ids)
+                completions[row_of[id]] = self.tokenizer.decode(result.token_ids)
                 if left[part] == 0:
                     seconds[part] = time.perf_counter() - begin
         return _Ends(seconds=seconds, completions=completions)
 
     def run_command(self, part_rows: int) -> _Ends:
-        """`tirazh generate` on the rows, started as a user would."""
+        """Run `tirazh generate` on the rows as a user would."""
         source, output, model = self.directory / "rows.parquet", self.directory / "output", self.directory / "model"
         shutil.rmtree(self.directory, ignore_errors=True)
         self._write_model(model)
@@ -190,13 +193,13 @@ class _Job:
         shutil.copy(Path(resolve_model("embedded")) / "tokenizer.json", directory)
 
 
-def _text(tokenizer: Tokenizer, draw: np.random.Generator, length: int) -> str:
-    """Random words of the vocabulary; encoded again they are about `length` tokens."""
-    return tokenizer.decode(draw.integers(300, tokenizer.size, length).tolist())
+def _text(tokenizer: Tokenizer, generator: np.random.Generator, length: int) -> str:
+    """Return random words of the vocabulary; when they are encoded again they are about `length` tokens."""
+    return tokenizer.decode(generator.integers(300, tokenizer.size, length).tolist())
 
 
 def _run_idle(directory: Path, num_rows: int) -> tuple[float, int]:
-    """Seconds from the command to `_SUCCESS`, and peak bytes."""
+    """Return the seconds from the command to `_SUCCESS`, and the peak bytes."""
     source, output = directory / "input", directory / "output"
     _write_short_rows(source, num_rows)
     spec = {"input": str(source), "output": str(output), "labels": "sport,economics"}
@@ -205,9 +208,9 @@ def _run_idle(directory: Path, num_rows: int) -> tuple[float, int]:
         [sys.executable, "-m", "benchmarks.pipeline_speed", json.dumps(spec)], cwd=_REPOSITORY, stderr=subprocess.PIPE
     )
     with watching_memory(process.pid) as peak:
-        _, told = process.communicate()
+        _, stderr = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"the idle job failed: {told.decode(errors='replace')[-2000:]}")
+        raise RuntimeError(f"the idle job failed: {stderr.decode(errors='replace')[-2000:]}")
     seconds = (output / "_SUCCESS").stat().st_mtime - begin
     shutil.rmtree(directory)
     return seconds, peak.num_bytes

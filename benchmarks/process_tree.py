@@ -1,4 +1,4 @@
-"""The processes that a process started, and their memory: private pages of all, and shared memory once. Linux only."""
+"""Measure the memory of a process and all its descendants: private pages of each, shared memory once. Linux only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ _INTERVAL_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process now: bytes of its anonymous pages, and of shared memory (Ray's object store, mapped by many). Files
-    that are mapped do not count: the system takes their pages back when it likes."""
+    """The memory of one process: bytes of anonymous pages, and of shared memory (Ray's object store).
+
+    Mapped files do not count, because the system can reclaim their pages at any time.
+    """
 
     pid: int
     private: int
@@ -24,14 +26,14 @@ class Process:
 
 
 def tree_of(pid: int) -> list[int]:
-    """`pid` and every process below it; nothing but `pid` where there is no /proc."""
+    """Return `pid` and all its descendants; only `pid` where there is no /proc."""
     children: defaultdict[int, list[int]] = defaultdict(list)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The name in brackets may hold anything; the parent is the second word behind it.
+            # The name in brackets may contain anything; the parent is the second word after it.
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
         except (OSError, IndexError):
-            continue  # it ended while we looked
+            continue  # the process ended in the meantime
         children[parent].append(int(stat.parent.name))
     found, new = [], [pid]
     while new:
@@ -41,18 +43,18 @@ def tree_of(pid: int) -> list[int]:
 
 
 def processes_of(pid: int) -> list[Process]:
-    """The tree below `pid`, as far as it still lives."""
-    return [process for each in tree_of(pid) if (process := _look(each)) is not None]
+    """Return the memory of `pid` and of its descendants that are alive."""
+    return [process for each in tree_of(pid) if (process := _inspect(each)) is not None]
 
 
 def sum_bytes(processes: list[Process]) -> int:
-    """Private bytes of all, and the largest shared mapping alone."""
+    """Return the private bytes of all processes plus the largest shared mapping."""
     return sum(each.private for each in processes) + max((each.shared for each in processes), default=0)
 
 
 @contextmanager
-def looking_at(pid: int, note: Callable[[list[Process]], None]) -> Iterator[None]:
-    """Call `note` with the tree below `pid` four times a second while the block runs."""
+def sampling(pid: int, note: Callable[[list[Process]], None]) -> Iterator[None]:
+    """Call `note` with the processes of `pid`'s tree four times a second while the block runs."""
     done = threading.Event()
 
     def watch() -> None:
@@ -69,25 +71,25 @@ def looking_at(pid: int, note: Callable[[list[Process]], None]) -> Iterator[None
 
 
 class PeakMemory:
-    """`num_bytes` is the most that was seen so far."""
+    """`num_bytes` is the maximum so far."""
 
     num_bytes = 0
 
 
 @contextmanager
 def watching_memory(pid: int) -> Iterator[PeakMemory]:
-    """The peak of the tree below `pid` while the block runs; 0 where there is no /proc."""
+    """Track the peak memory of `pid`'s tree while the block runs; 0 where there is no /proc."""
     peak = PeakMemory()
 
     def note(processes: list[Process]) -> None:
         peak.num_bytes = max(peak.num_bytes, sum_bytes(processes))
 
-    with looking_at(pid, note):
+    with sampling(pid, note):
         yield peak
 
 
-def _look(pid: int) -> Process | None:
-    """None when it has ended."""
+def _inspect(pid: int) -> Process | None:
+    """Return the process's memory, or None when it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""A run written down: `results.json` with every number, `RESULTS.md` for people, `chart.svg` for the README."""
+"""Write the report of a run: `results.json` with every number, `RESULTS.md` to read, `chart.svg` for the README."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from benchmarks.machine import Machine
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """Everything a run found. `goals` are the workloads'; experiments bring their own. `ceilings` are all that were
-    measured, in that order. `absent` maps a peer that could not run to the reason."""
+    """All results of a run.
+
+    `goals` are those of the workloads; experiments have their own. `ceilings` are all measurements in their order.
+    `absent` maps a peer that could not run to the reason.
+    """
 
     command: str
     commit: str
@@ -54,7 +57,7 @@ class Report:
 
 
 def write_report(report: Report, directory: Path) -> None:
-    """Three files in `directory`; earlier ones are replaced."""
+    """Write the three files into `directory`, replacing earlier ones."""
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
     (directory / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -63,7 +66,7 @@ def write_report(report: Report, directory: Path) -> None:
 
 
 def as_markdown(report: Report) -> str:
-    """The whole of RESULTS.md."""
+    """Return the text of RESULTS.md."""
     workloads = list(dict.fromkeys(figure.workload for figure in report.figures))
     goals = [*report.goals, *(goal for experiment in report.experiments for goal in experiment.goals)]
     parts = [_heading(report), _goals(goals), _checks(report.checks)]
@@ -80,11 +83,11 @@ def _heading(report: Report) -> str:
         "# Benchmark results",
         "",
         f"`{report.command}` at commit {report.commit}; shape {report.shape} on {report.device}, random weights.",
-        f"Figures are medians of the rounds, smallest and largest in brackets; peers took turns round by round, "
-        f"each at the dtype and setting that was fastest on a sample. "
-        f"Where only a sample of the rows was timed, its seconds are scaled to all rows by the arithmetic that either "
-        f"needs at least (labels: by the number of rows), and rates and ratios are those of all rows. "
-        f"All of it took {report.minutes:.0f} minutes.",
+        f"Figures are medians of the rounds, with the smallest and largest in brackets. Engines took turns in every "
+        f"round, each at the dtype and setting that was fastest on a sample. "
+        f"Where only a sample of the rows was timed, its seconds are scaled to all rows by the least arithmetic that "
+        f"both need (labels: by the number of rows); rates and ratios are those of all rows. "
+        f"The run took {report.minutes:.0f} minutes.",
         "",
         f"- Processor: {machine.processor}, {machine.num_cores} cores, {machine.num_threads} threads used; "
         f"{machine.instructions}; {machine.memory_gib} GiB. GPU: {machine.gpu}.",
@@ -97,22 +100,22 @@ def _heading(report: Report) -> str:
 
 
 def _ceiling(dtype: str, measured: Sequence[Ceiling]) -> str:
-    products, few_rows, memory = (
+    matmuls, few_rows, memory = (
         _spread([getattr(ceiling, name) / 1e9 for ceiling in measured])
         for name in ("flops", "decode_flops", "bytes_per_second")
     )
     return (
-        f"- Ceiling, {dtype}, {len(measured)} times (shares of the limit are of those around the turn): "
-        f"{products} GFLOP/s, at 32 rows {few_rows}; memory {memory} GB/s, copying or reading."
+        f"- Ceiling, {dtype}, measured {len(measured)} times (a share of the limit uses those around its turn): "
+        f"{matmuls} GFLOP/s, at 32 rows {few_rows}; memory {memory} GB/s, copying or reading."
     )
 
 
-def _spread(numbers: Sequence[float]) -> str:
-    return f"{statistics.median(numbers):,.0f} ({min(numbers):,.0f}–{max(numbers):,.0f})"
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):,.0f} ({min(values):,.0f}–{max(values):,.0f})"
 
 
 def _busy(machine: Machine) -> str:
-    return " (**the machine was busy: these figures are noise**)" if machine.load_average > 0.5 else ""
+    return " (**the machine was busy: do not use these figures**)" if machine.load_average > 0.5 else ""
 
 
 def _goals(goals: Sequence[Goal]) -> str:
@@ -132,7 +135,7 @@ def _checks(checks: Sequence[Check]) -> str:
     lines = [
         "## The same answers",
         "",
-        "Before the figures: rows (for labels: best labels) equal to the reference's, itself in float32.",
+        "Checked before timing: rows (for labels: best labels) that equal those of the float32 reference.",
         "",
         "| workload | peer | reference | equal | |",
         "|---|---|---|--:|---|",
@@ -163,7 +166,9 @@ def _workload(name: str, figures: Sequence[Figure]) -> str:
 
 def _widths_without_ceiling(figures: Sequence[Figure]) -> list[str]:
     others = sorted({figure.dtype for figure in figures if figure.dtype != figure.ceiling_dtype})
-    return [f"The limit of {' and '.join(others)} is that of float32's arithmetic.", ""] if others else []
+    return (
+        [f"The limit of {' and '.join(others)} is computed from the rate of float32 arithmetic.", ""] if others else []
+    )
 
 
 def _figure(figure: Figure, best_of_ours: Figure | None) -> str:

@@ -1,5 +1,7 @@
-"""Peers take turns on a workload: settle each one's setting on a sample, then interleaved rounds of the real thing, the
-machine measured before and after every turn."""
+"""Run the peers on a workload: choose each one's setting on a sample, then time all of them in interleaved rounds.
+
+The machine's ceiling is measured before and after every turn.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from benchmarks.peers.ours import Ours
 from benchmarks.peers.peer import Peer, Setting, take_turn
 from benchmarks.workloads import Workload
 
-# Tokens (prompts and new ones) of the sample that settles a setting: rows of `long` are ten times those of others.
+# Tokens (prompt and new) in the sample that a setting is chosen on; rows of `long` are ten times as long as others.
 _PROBE_TOKENS = 4096
 
 log = logging.getLogger("benchmarks")
@@ -23,9 +25,12 @@ log = logging.getLogger("benchmarks")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """`repeat` rounds. Who would take longer than `seconds` a round runs on a sample that fits, or on `samples` rows
-    where that is given, but for those that run everything (ours, where a goal is about it). `is_quick`: a peer's
-    first setting is taken."""
+    """How much time a run may take.
+
+    There are `repeat` rounds. A peer that would take longer than `seconds` in a round runs on a sample that fits, or
+    on `samples` rows if that is given; our engine at its main dtype always runs all rows. With `is_quick` a peer's
+    first setting is used without a comparison.
+    """
 
     repeat: int = 3
     seconds: float = 12.0
@@ -35,14 +40,13 @@ class Patience:
 
 @dataclass(kw_only=True, slots=True)
 class Turn:
-    """A peer's turns on a workload: how it runs, on which rows of it, and of every round its seconds and what the
-    machine could do around it."""
+    """A peer's turns on a workload: its setting and rows, and for every round its seconds and the machine's ceiling."""
 
     peer: Peer
     whole: Workload
     workload: Workload
     setting: Setting
-    speed: float = 0.0  # on the sample: the rows' own work done in a second
+    speed: float = 0.0  # on the sample: minimum work of its rows per second
     seconds: list[float] = field(default_factory=list)
     ceilings: list[Ceiling] = field(default_factory=list)
     failure: str | None = None
@@ -55,15 +59,18 @@ def run_rounds(
     patience: Patience,
     measure: Callable[[str], Ceiling],
 ) -> list[Turn]:
-    """Every peer on the workload, `patience.repeat` times. A peer that fails is reported, not fatal; one that comes in
-    several dtypes is measured in the one that was fastest on a sample. `measure` gives the ceiling for a dtype."""
+    """Run every peer on the workload `patience.repeat` times.
+
+    A peer that fails is reported and does not end the run. A peer with several dtypes is timed at the one that was
+    fastest on a sample. `measure` returns the current ceiling of a dtype.
+    """
     turns: list[Turn] = []
     for peer in peers:
         turns.append(_prepare(peer, workload, under_test, patience, known=_setting_of_family(peer, turns)))
     turns = _at_their_best(turns)
-    after: Ceiling | None = None  # of the turn before
+    after: Ceiling | None = None  # measured after the previous turn
     for number in range(patience.repeat):
-        # Every other round backwards: who comes early or late gains nothing from a drifting machine.
+        # Every other round runs backwards, so that a drift of the machine favours no position.
         for turn in turns if number % 2 == 0 else reversed(turns):
             if turn.failure is None:
                 before = after if after is not None and after.dtype == turn.peer.dtype else measure(turn.peer.dtype)
@@ -77,14 +84,16 @@ def run_rounds(
 
 
 def _setting_of_family(peer: Peer, turns: Sequence[Turn]) -> Setting | None:
-    """What was best for the same peer at another dtype."""
+    """Return the best setting of the same peer at another dtype, if it is known."""
     known = [t.setting for t in turns if t.peer.family == peer.family and t.peer.mode == peer.mode and not t.failure]
     return known[0] if known else None
 
 
 def _at_their_best(turns: Sequence[Turn]) -> list[Turn]:
-    """One turn for each peer, at its fastest dtype. Ours stay all; so does who is narrower than all of ours, and is
-    there for information."""
+    """Keep one turn of each peer, at its fastest dtype.
+
+    All of ours are kept, and so are peers narrower than all of ours, which are shown for information.
+    """
     narrowest = min((WIDTHS[t.peer.dtype] for t in turns if isinstance(t.peer, Ours)), default=0)
     kept: list[Turn] = []
     for turn in turns:
@@ -103,7 +112,7 @@ def _at_their_best(turns: Sequence[Turn]) -> list[Turn]:
 def _prepare(
     peer: Peer, workload: Workload, under_test: ModelUnderTest, patience: Patience, *, known: Setting | None
 ) -> Turn:
-    """Settle the setting on a sample: the one that gets most of the sample's own work done in a second."""
+    """Choose the setting that does most work per second on a sample."""
     settings = [known] if known is not None else peer.settings(workload)
     if patience.is_quick:
         settings = settings[:1]
@@ -123,7 +132,7 @@ def _prepare(
 
 
 def probe_rows(peer: Peer, workload: Workload) -> int:
-    """Rows of the sample that settles the peer's setting: its own number, or as many as are cheap."""
+    """Return the rows of the sample that the setting is chosen on: the peer's own number, or fewer if rows are long."""
     if workload.kind == "labels":
         return peer.probe_rows
     tokens = sum(len(row.prompt) + row.num_new for row in workload.rows)
@@ -143,7 +152,7 @@ def _seconds(turn: Turn, workload: Workload, setting: Setting, under_test: Model
 
 
 def _guarded(turn: Turn, work: Callable[[], float]) -> float | None:
-    """The seconds, or None with the failure written down: other people's engines fail in their own ways."""
+    """Return the seconds, or None after recording the failure. Only a failure of our own engine is raised."""
     try:
         return work()
     except Exception as error:

@@ -1,7 +1,7 @@
-"""`make bench`: everyone on every workload, outputs checked first, ceilings measured around it, a report at the end.
+"""Run the benchmark (`make bench`): check outputs, time every engine on every workload, and write a report.
 
 python -m benchmarks.run                                   the whole comparison, on the CPU
-python -m benchmarks.run --subset                          in less than five minutes
+python -m benchmarks.run --subset                          takes less than five minutes
 python -m benchmarks.run --device cuda --shape xl          on a GPU (or 13b), bfloat16, random weights
 """
 
@@ -49,23 +49,25 @@ _WITH_RAY, _WITH_GPU = ("pipeline", "idle"), ("decode",)
 _SUBSET_ROWS = {"ragged": 32, "uniform": 16, "labels": 48, "long": 4}
 _CHECK_ROWS = {"generate": 8, "labels": 2}
 _AT_ALL_DTYPES = ("ragged", "uniform")
-# On a CPU the others need minutes for each turn with rows of `long`: an hour for what two peers show as well.
+# On a CPU the other peers need minutes for each turn on `long`, an hour in all; two peers are enough there.
 _ON_LONG = (Ours, TransformersGenerate, MaskedOneAtATime)
-_LEFT_OUT = {"the others, on long": "minutes a turn on a CPU; the goal there is about ours"}
+_SKIPPED = {
+    "the other engines, on long": "each turn takes minutes on a CPU, and the goal there compares our own models"
+}
 _DEFAULT_SLOTS = {"cpu": 64, "cuda": 256}
 
 log = logging.getLogger("benchmarks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 1 when someone's float32 answers differ without an explanation, else 0."""
+    """Return 1 when an engine's float32 answers differ without an explanation, else 0."""
     words = list(sys.argv[1:] if argv is None else argv)
     options = _parse(words)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("transformers", "ContinuousBatchingLogger"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
-    gc.freeze()  # peers collect garbage after every turn; what the libraries brought need not be looked at
+    gc.freeze()  # peers collect garbage after every turn; objects of the libraries need no scan
     with tempfile.TemporaryDirectory(prefix="tirazh-bench-") as workdir:
         report = _run(options, Path(workdir), command=shlex.join(["python", "-m", "benchmarks.run", *words]))
     write_report(report, options.output)
@@ -78,22 +80,26 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__.partition("\n")[0])
     parser.add_argument("--subset", action="store_true", help="fewer rows, one dtype, first settings")
     parser.add_argument(
-        "--workload", action="append", choices=[*WORKLOADS, *_EXPERIMENTS], help="may be given again; default: all"
+        "--workload", action="append", choices=[*WORKLOADS, *_EXPERIMENTS], help="may be repeated; default: all"
     )
     parser.add_argument("--repeat", type=int, help="rounds (3, of long 2; 2 with --subset)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--samples", type=int, help="rows of a peer too slow for the whole workload")
-    parser.add_argument("--seconds", type=float, help="what a peer may take a round before it runs on a sample (12)")
-    parser.add_argument("--rows", type=int, help="rows of every workload, instead of its own number")
+    parser.add_argument("--samples", type=int, help="rows for a peer that is too slow for the whole workload")
+    parser.add_argument(
+        "--seconds", type=float, help="time limit of a peer in a round, above which it runs on a sample (12)"
+    )
+    parser.add_argument("--rows", type=int, help="rows of every workload (default: its own number)")
     parser.add_argument("--shape", choices=list(SHAPES), default="base")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtypes", help="comma-separated, ours first; by default what a probe finds fastest, float32")
+    parser.add_argument("--dtypes", help="comma-separated, ours first (default: the fastest by a probe, then float32)")
     parser.add_argument("--slots", type=int, help="sequences our engine runs at once (64; 256 on cuda)")
-    parser.add_argument("--part-seconds", type=float, default=30.0, help="of a part of the workload pipeline")
+    parser.add_argument(
+        "--part-seconds", type=float, default=30.0, help="seconds of work in a part of the workload pipeline"
+    )
     parser.add_argument("--idle-rows", default="1000000,10000000", help="row counts of the workload idle")
-    parser.add_argument("--no-peers", action="store_true", help="ours only")
+    parser.add_argument("--no-peers", action="store_true", help="run tirazh only")
     parser.add_argument("--no-check", action="store_true", help="skip the comparison of outputs")
-    parser.add_argument("--output", type=Path, help="where the report goes")
+    parser.add_argument("--output", type=Path, help="directory of the report")
     options = parser.parse_args(words)
     _fill_defaults(options)
     return options
@@ -106,8 +112,8 @@ def _fill_defaults(options: argparse.Namespace) -> None:
     options.slots = options.slots or _DEFAULT_SLOTS[options.device]
     if not options.workload:
         has_gpu = options.device == "cuda"
-        left_out = (() if has_gpu else _WITH_GPU) + (_WITH_RAY if has_gpu or options.subset else ())
-        options.workload = [*WORKLOADS, *(name for name in _EXPERIMENTS if name not in left_out)]
+        skipped = (() if has_gpu else _WITH_GPU) + (_WITH_RAY if has_gpu or options.subset else ())
+        options.workload = [*WORKLOADS, *(name for name in _EXPERIMENTS if name not in skipped)]
     if options.dtypes is None:
         fastest = resolve_dtype(options.device)
         is_short = options.subset or options.device == "cuda"
@@ -124,7 +130,7 @@ def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
     ceilings: list[Ceiling] = []
 
     def measure(dtype: str) -> Ceiling:
-        """Now; a dtype of which there is no ceiling (int8) is held against float32's."""
+        """Measure now. A dtype without a ceiling of its own (int8) is compared with that of float32."""
         known = dtype if dtype in dtypes else "float32"
         ceilings.append(measure_ceiling(known, options.device, seconds=min(1.0, options.seconds)))
         return ceilings[-1]
@@ -160,7 +166,7 @@ def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
 
 
 def _is_wanted(peer: Peer, workload: Workload, options: argparse.Namespace) -> bool:
-    """The longest workloads run at the first dtype alone; the engines in C++ do not all know it."""
+    """The longest workloads run at the first dtype only, except engines in C++, which may not support it."""
     if workload.name == "long" and options.device == "cpu" and not isinstance(peer, _ON_LONG):
         return False
     return (
@@ -201,14 +207,14 @@ def _experiment(name: str, options: argparse.Namespace, under_test: ModelUnderTe
 
 
 def _present(peers: list[Peer], options: argparse.Namespace) -> tuple[list[Peer], dict[str, str]]:
-    """Those who can run here, and why the others cannot."""
+    """Return the peers that can run here, and the reasons why the others cannot."""
     if options.no_peers:
         peers = [peer for peer in peers if isinstance(peer, Ours)]
     if options.subset:
         peers = [peer for peer in peers if peer.dtype in options.dtypes]
     reasons = {peer.name: reason for peer in peers if (reason := peer.why_absent())}
-    left_out = _LEFT_OUT if options.device == "cpu" and not options.no_peers and "long" in options.workload else {}
-    return [peer for peer in peers if peer.name not in reasons], reasons | ABSENT | left_out
+    skipped = _SKIPPED if options.device == "cpu" and not options.no_peers and "long" in options.workload else {}
+    return [peer for peer in peers if peer.name not in reasons], reasons | ABSENT | skipped
 
 
 def _workload(name: str, options: argparse.Namespace) -> Workload:
@@ -219,12 +225,12 @@ def _workload(name: str, options: argparse.Namespace) -> Workload:
 def _check(
     options: argparse.Namespace, workloads: list[Workload], under_test: ModelUnderTest, peers: list[Peer]
 ) -> list[Check]:
-    """One workload of each kind, in float32 whatever is measured, and in the narrower dtypes for information."""
+    """Check one workload of each kind, always in float32, and in narrower dtypes for information."""
     exact, _ = _present(all_peers(["float32"], slots=_CHECK_ROWS["generate"], device=options.device), options)
-    everyone = {peer.name: peer for peer in [*exact, *peers]}.values()
+    unique = {peer.name: peer for peer in [*exact, *peers]}.values()
     checks: list[Check] = []
     for workload in {workload.kind: workload for workload in reversed(workloads)}.values():
-        fit = [peer for peer in everyone if peer.takes(workload)]
+        fit = [peer for peer in unique if peer.takes(workload)]
         checks += check_outputs(fit, workload.sample(_CHECK_ROWS[workload.kind]), under_test)
     for check in checks:
         log.info(

@@ -1,11 +1,11 @@
-"""Speed of training through sparse attention: forward and backward, our path against a dense one under the same mask.
+"""Time training through sparse attention: forward and backward of our path and of a masked dense one.
 
     python -m benchmarks.training_speed                        2,048 tokens, the layout of XL, on this CPU
     python -m benchmarks.training_speed --device cuda --dtype bfloat16
 
-Two measures: one sparse layer's attention alone, and whole training steps of a small model whose layers alternate. The
-dense path is torch's scaled_dot_product_attention with the expanded mask, which is what the community's port of XL
-trains by. Rounds take turns, the median of each is told; gradients of both are compared first.
+Two things are timed: the attention of one sparse layer, and whole training steps of a small model whose layers
+alternate. The dense path is torch's scaled_dot_product_attention with the expanded mask, as in the community's port of
+XL. The paths take turns and the median of each is printed; their gradients are compared first.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -27,12 +28,12 @@ from tirazh.model.attention.reference import visible_keys
 from tirazh.model.config import ModelConfig, SparsePattern
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
+_TOLERANCE = 1e-5  # of float32 gradients
 Attention = Callable[[Tensor, Tensor, Tensor, SparsePattern, Sequence[int], float], Tensor]
-_TOLERANCE = 1e-5
 
 
 class MaskedAttention:
-    """The dense path, with `window_attention`'s signature; the mask is made once for a length."""
+    """The dense path, with the signature of `window_attention`; the mask of a length is computed once."""
 
     def __init__(self) -> None:
         self._masks: dict[int, Tensor] = {}
@@ -68,15 +69,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(
         f"{options.length} tokens, {options.dtype} on {options.device}, {threads} threads; median of {options.rounds}"
     )
-    steps = {name: attention_step(path, config, options.length, dtype, options.device) for name, path in paths.items()}
+    layer = {name: attention_step(path, config, options.length, dtype, options.device) for name, path in paths.items()}
     check_gradients(paths, config, options.length, options.device)
-    tell("attention of one sparse layer", take_turns(steps, options.rounds, options.device))
-    steps = {name: model_step(path, config, options.length, dtype, options.device) for name, path in paths.items()}
-    tell("step of a model of 4 alternating layers", take_turns(steps, options.rounds, options.device))
+    show("attention of one sparse layer", take_turns(layer, options.rounds, options.device))
+    whole = {name: model_step(path, config, options.length, dtype, options.device) for name, path in paths.items()}
+    show("step of a model of 4 alternating layers", take_turns(whole, options.rounds, options.device))
 
 
 def random_inputs(config: ModelConfig, length: int, dtype: torch.dtype, device: str) -> list[Tensor]:
-    """q, k and v of one sequence, [1, H, length, D], leaves that want gradients."""
+    """Return q, k and v of one sequence, [1, H, length, D], as leaves that require gradients."""
     generator = torch.Generator().manual_seed(0)
     shape = (1, config.num_attention_heads, length, config.head_dim)
     return [torch.randn(shape, generator=generator).to(device=device, dtype=dtype).requires_grad_() for _ in range(3)]
@@ -85,13 +86,13 @@ def random_inputs(config: ModelConfig, length: int, dtype: torch.dtype, device: 
 def attention_step(
     attend: Attention, config: ModelConfig, length: int, dtype: torch.dtype, device: str
 ) -> Callable[[], list[Tensor]]:
-    """Forward and backward of one layer's attention; returns the gradients."""
-    inputs = random_inputs(config, length, dtype, device)
+    """Return a function that runs forward and backward of one layer's attention and returns the gradients."""
+    q, k, v = random_inputs(config, length, dtype, device)
     starts = global_starts(config)
 
     def step() -> list[Tensor]:
-        out = attend(*inputs, config.sparse_pattern, starts, config.head_dim**-0.5)
-        return list(torch.autograd.grad(out.sum(), inputs))
+        out = attend(q, k, v, config.sparse_pattern, starts, config.head_dim**-0.5)
+        return list(torch.autograd.grad(out.sum(), [q, k, v]))
 
     return step
 
@@ -99,7 +100,7 @@ def attention_step(
 def model_step(
     attend: Attention, config: ModelConfig, length: int, dtype: torch.dtype, device: str
 ) -> Callable[[], None]:
-    """Forward and backward of a whole model, loss and all."""
+    """Return a function that runs forward, loss and backward of a whole model."""
     torch.manual_seed(0)
     language_model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config)).to(device=device, dtype=dtype).train()
     tokens = torch.randint(0, config.vocab_size, (1, length), device=device)
@@ -115,12 +116,8 @@ def model_step(
 @contextmanager
 def attention_of_models(attend: Attention) -> Iterator[None]:
     """Let sparse layers use `attend` inside the block."""
-    before = gpt.window_attention
-    gpt.window_attention = attend
-    try:
+    with patch.object(gpt, "window_attention", attend):
         yield
-    finally:
-        gpt.window_attention = before
 
 
 def check_gradients(paths: dict[str, Attention], config: ModelConfig, length: int, device: str) -> None:
@@ -131,22 +128,22 @@ def check_gradients(paths: dict[str, Attention], config: ModelConfig, length: in
     print(f"gradients of the two differ by {worst:.1e} at most (float32)")
 
 
-def take_turns(steps: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each step; one round of each first, to warm up."""
+def take_turns(steps: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Return the median seconds of each step, after one untimed round."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
-            begun = time.perf_counter()
+            begin = time.perf_counter()
             step()
             if device == "cuda":
                 torch.cuda.synchronize()
             if number:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(time.perf_counter() - begin)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def tell(what: str, seconds: dict[str, float]) -> None:
-    """One line: both times, and how many times as fast the sparse path is."""
+def show(what: str, seconds: dict[str, float]) -> None:
+    """Print one line: both times, and how many times as fast the sparse path is."""
     ratio = seconds["masked"] / seconds["sparse"]
     shown = ", ".join(f"{name} {1e3 * value:.1f} ms" for name, value in seconds.items())
     print(f"{what}: {shown}; sparse is {ratio:.2f} times as fast")

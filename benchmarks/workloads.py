@@ -1,9 +1,12 @@
-"""What is run: seeded rows with the lengths that batch jobs have. Token counts of the tiny shape are a quarter.
+"""Generate the workloads: seeded random rows with the lengths that batch jobs have.
+
 
 ragged   256 prompts of 16 to 512 tokens (log-uniform), 8 to 128 new tokens each
 uniform  64 prompts of 128 tokens, 32 new tokens
 labels   512 rows of 80 to 200 tokens behind one prefix of 1,200; 10 labels of 1 to 4 tokens
 long     32 prompts of 1,500 tokens, 256 new tokens
+
+The tiny shape uses a quarter of these token counts.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _LABEL_LENGTHS = (1, 1, 2, 2, 2, 3, 3, 3, 4, 4)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`prompt` includes the workload's shared prefix; exactly `num_new` tokens are made (0 where labels are scored)."""
+    """`prompt` includes the workload's shared prefix; exactly `num_new` tokens are generated (0 for labels)."""
 
     prompt: Tokens
     num_new: int = 0
@@ -30,6 +33,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
+    """The rows of one workload, with their shared prefix and labels where it scores labels."""
+
     name: str
     kind: Literal["generate", "labels"]
     rows: tuple[Row, ...]
@@ -38,16 +43,17 @@ class Workload:
 
     @property
     def num_new(self) -> int:
+        """New tokens of all rows."""
         return sum(row.num_new for row in self.rows)
 
     @property
     def max_length(self) -> int:
-        """Tokens of the longest sequence, label or completion included."""
+        """Tokens of the longest sequence, with its completion or label."""
         depth = max(map(len, self.labels), default=0)
         return max(len(row.prompt) + row.num_new for row in self.rows) + depth
 
     def sample(self, num_rows: int) -> Workload:
-        """`num_rows` rows spread evenly over the lengths, so that a sample has the whole's proportions."""
+        """Return `num_rows` rows spread evenly over the lengths, so that the sample keeps the proportions."""
         if num_rows >= len(self.rows):
             return self
         by_length = sorted(self.rows, key=lambda row: (len(row.prompt) + row.num_new, row.num_new, row.prompt))
@@ -56,14 +62,14 @@ class Workload:
 
 
 def build_workload(name: str, shape: Shape, *, num_rows: int | None = None) -> Workload:
-    """The workload of that name in the shape's vocabulary; `num_rows` instead of its own number of rows."""
+    """Build the workload of that name in the shape's vocabulary, with `num_rows` rows or its own number."""
     make, usual = WORKLOADS[name]
     generator = np.random.default_rng(sum(name.encode()))
     return make(_Words(generator, shape), num_rows or usual)
 
 
 class _Words:
-    """Random tokens and lengths of one workload."""
+    """Generator of random tokens and lengths for one workload."""
 
     def __init__(self, generator: np.random.Generator, shape: Shape) -> None:
         self.generator, self.vocab_size, self.divisor = generator, shape.vocab_size, shape.token_divisor
@@ -73,12 +79,14 @@ class _Words:
 
     def lengths(self, low: int, high: int, count: int) -> list[int]:
         low, high = self.scaled(low), self.scaled(high)
-        return self.generator.integers(low, high + 1, count).tolist()
+        sampled: list[int] = self.generator.integers(low, high + 1, count).tolist()
+        return sampled
 
     def log_lengths(self, low: int, high: int, count: int) -> list[int]:
         low, high = self.scaled(low), self.scaled(high)
-        drawn = np.exp(self.generator.uniform(np.log(low), np.log(high), count))
-        return np.rint(drawn).astype(int).tolist()
+        uniform = np.exp(self.generator.uniform(np.log(low), np.log(high), count))
+        sampled: list[int] = np.rint(uniform).astype(int).tolist()
+        return sampled
 
     def scaled(self, length: int) -> int:
         return max(1, length // self.divisor)
@@ -106,11 +114,18 @@ def _labels(words: _Words, num_rows: int) -> Workload:
 
 
 def _distinct_labels(words: _Words, lengths: Sequence[int]) -> tuple[Tokens, ...]:
-    """Labels with different first tokens: nothing is saved by what they have in common."""
+    """Return labels with different first tokens, so that no beginning is shared."""
     firsts = words.generator.choice(words.vocab_size, len(lengths), replace=False).tolist()
     return tuple((first, *words.tokens(length - 1)) for first, length in zip(firsts, lengths, strict=True))
 
 
+# For the chart; token counts are those of every shape but the tiny one.
+DESCRIPTIONS = {
+    "ragged": "prompts of 16 to 512 tokens, 8 to 128 new tokens each",
+    "uniform": "prompts of 128 tokens, 32 new tokens each",
+    "labels": "texts of 80 to 200 tokens behind 1,200 shared ones, 10 labels",
+    "long": "prompts of 1,500 tokens, 256 new tokens each",
+}
 WORKLOADS: dict[str, tuple[Callable[[_Words, int], Workload], int]] = {
     "ragged": (_ragged, 256),
     "uniform": (_same_length("uniform", 128, 32), 64),

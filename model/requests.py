@@ -1,4 +1,4 @@
-"""What a replica is asked and what it answers: plain frozen dataclasses that cross processes. No torch."""
+"""Requests to a replica and their results: plain frozen dataclasses that cross processes. No torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ FinishReason = Literal["stop", "length", "error"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen. Applied in the original's order:
-    repetition penalty and n-gram ban, temperature, top_k, top_p, draw. Temperature 0 is greedy."""
+    """How tokens are sampled, applied in the order of the original ru-gpts code: repetition penalty
+    and n-gram ban, temperature, top_k, top_p (nucleus), sampling. Temperature 0 is greedy. Raises
+    RequestError for values out of range."""
 
     max_new_tokens: int = 64
     temperature: float = 1.0
@@ -26,7 +27,8 @@ class SamplingParams:
 
     @property
     def reads_history(self) -> bool:
-        """Whether a token's choice depends on which tokens came before, besides the logits."""
+        """Whether the choice of a token depends on the earlier tokens directly, not only through
+        the logits."""
         return self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0
 
     def __post_init__(self) -> None:
@@ -53,7 +55,8 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateRequest:
-    """One completion to make. `seed` (64 bits, from job seed, input row and sample) fixes its randomness."""
+    """A completion to generate. `seed` (64 bits, derived from job seed, input row and sample) fixes
+    its randomness."""
 
     prompt_token_ids: Sequence[int]
     sampling: SamplingParams
@@ -62,7 +65,7 @@ class GenerateRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreRequest:
-    """One prompt whose continuation by each of the job's labels is to be scored."""
+    """A prompt for which the log-likelihood of each of the job's labels is computed."""
 
     prompt_token_ids: Sequence[int]
 
@@ -72,8 +75,9 @@ Request = GenerateRequest | ScoreRequest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
-    """`token_ids` are the new tokens, without the end token; `text_end` is where a stop string cuts the decoded
-    text (characters), None when no stop string was met. `error` is set when the row could not be run."""
+    """`token_ids` are the new tokens, without the end token. `text_end` is the length in characters
+    to which a stop string cuts the decoded text; None without a stop string. `error` says why the
+    row could not be run."""
 
     token_ids: Sequence[int]
     finish_reason: FinishReason
@@ -83,7 +87,7 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelScores:
-    """`logprobs[i]` = natural log of P(label i's tokens | prompt), summed over its tokens."""
+    """`logprobs[i]`: natural logarithm of P(label i's tokens | prompt), summed over its tokens."""
 
     logprobs: Sequence[float]
     error: str | None = None
@@ -94,8 +98,9 @@ Result = Completion | LabelScores
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineJob:
-    """What all requests of a job share: the tokens every prompt (or nearly every one) begins with, computed and
-    kept once, and the labels' tokens for scoring. A prompt that does not begin with the prefix still runs."""
+    """What all requests of a job share: the tokens with which (nearly) every prompt begins, whose
+    keys and values are computed and stored once, and the tokens of the labels. A prompt that does
+    not begin with the prefix runs too."""
 
     prefix_token_ids: tuple[int, ...] = ()
     labels: tuple[tuple[int, ...], ...] = ()

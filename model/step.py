@@ -1,7 +1,8 @@
-"""One forward of the engine, planned: which tokens run, in whose slots, and whose logits are wanted.
+"""One step, that is one forward pass of the engine: the tokens that run, their slots, and the rows
+whose logits are read.
 
-Made by `engine/batch_engine.py` on rank 0, sent to every rank, executed by `engine/runner.py`. Plain numbers only,
-so it crosses processes.
+Rank 0 schedules steps and sends each to every rank. A step holds plain values only, so it crosses
+processes.
 Legend: N rows of the step (padded to its fixed shape), R rows whose logits are read.
 """
 
@@ -14,47 +15,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 Phase = Literal["prefill", "decode"]
-PLACEHOLDER = -1  # a token that only the device knows yet: the last one that its slot was given
+# Stands for a token that the CPU does not know yet (overlap scheduling): the device replaces it by
+# the last token that was sampled for the slot.
+PLACEHOLDER = -1
 
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """Rows of a prefill step, of a decode step, and of a product that gives a prefill's logits: few are read there."""
+    """Rows of a prefill step, of a decode step, and of the matmul that computes a prefill's logits,
+    which needs few."""
 
     prefill: int
     decode: int
     prefill_logits: int
 
 
-# The shapes of a job's steps. They are part of its arithmetic, so they follow the kind of device and nothing that a
-# resume may change. A CPU's kernels are at their best from about 64 rows on; a GPU needs many more to be filled.
+# The fixed shapes of a job's steps. A matmul's rounding depends on its shape, so they follow the
+# type of device only, and nothing that a resume may change. A CPU's kernels are at their best from
+# about 64 rows on; a GPU needs many more rows to use all its cores.
 ROWS_ON_CPU = StepRows(prefill=512, decode=64, prefill_logits=16)
 ROWS_ON_GPU = StepRows(prefill=4096, decode=256, prefill_logits=64)
-# Reading the weights of a large model takes as long as 128 rows of arithmetic, and few more sequences fit beside them.
+# Reading the weights of a large model takes as long as computing 128 rows, and the memory left
+# holds few more sequences.
 ROWS_OF_LARGE_ON_GPU = StepRows(prefill=4096, decode=128, prefill_logits=64)
-_LARGE = 4096
+_LARGE_HIDDEN_SIZE = 4096
 
 
 def step_rows(device: str, hidden_size: int) -> StepRows:
-    """The steps' shapes on a device ("cpu", or "cuda" and the like) for a model so wide."""
+    """Return the steps' shapes for a model of this hidden size on a device ("cpu", "cuda" and the
+    like)."""
     if device.startswith("cpu"):
         return ROWS_ON_CPU
-    return ROWS_ON_GPU if hidden_size < _LARGE else ROWS_OF_LARGE_ON_GPU
+    return ROWS_ON_GPU if hidden_size < _LARGE_HIDDEN_SIZE else ROWS_OF_LARGE_ON_GPU
 
 
-def chunk_length(start: int, *, window: int, most: int) -> int:
-    """Most tokens that a piece of a prompt which begins at token `start` may have: it ends where its window of the
-    sparse pattern does, and in a window of more than `most` tokens after every `most` of them too."""
-    within = start % window
-    return min(window, (within // most + 1) * most) - within
+def chunk_length(start: int, *, window: int, max_length: int) -> int:
+    """Return the greatest length of a prompt chunk that begins at token `start` (chunked prefill).
+
+    A chunk ends where its window of the sparse pattern ends. A window longer than `max_length`
+    tokens is also cut after every `max_length` of them.
+    """
+    offset = start % window
+    return min(window, (offset // max_length + 1) * max_length) - offset
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows `row` to `row + length` hold tokens `start` to `start + length` of the sequence in `slot`.
+    """Rows `row` to `row + length` hold tokens `start` to `start + length` of the sequence in
+    `slot`.
 
-    With `tree_parents` the tokens are a label trie hung on the sequence's end: token i continues token
-    `tree_parents[i]` of this segment (-1: the sequence itself), sees its ancestors only, and is not kept.
+    With `tree_parents` the tokens are the nodes of a label trie behind the sequence (tree
+    attention): node i continues node `tree_parents[i]` of this segment (-1: the sequence's last
+    token) and attends to the sequence and its own ancestors only. Their keys and values are not
+    cached.
     """
 
     slot: int
@@ -66,7 +79,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class FreshSlot:
-    """A sequence begins in `slot`, with the job's shared prefix before it or without; `must_zero` wipes the slot first."""
+    """A sequence starts in `slot`. `uses_prefix`: behind the job's shared prefix; `must_zero`: zero
+    the slot first."""
 
     slot: int
     uses_prefix: bool
@@ -75,8 +89,8 @@ class FreshSlot:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`token_ids` (in a decode step perhaps `PLACEHOLDER`) and `positions`: int64 [N]; `logit_rows`: int64 [R], rows of this
-    step whose logits are read."""
+    """`token_ids` and `positions`: int64 [N]; a decode step's tokens may be `PLACEHOLDER`.
+    `logit_rows`: int64 [R], the rows of this step whose logits are read."""
 
     phase: Phase
     token_ids: NDArray[np.int64]
@@ -86,6 +100,6 @@ class Step:
     fresh_slots: tuple[FreshSlot, ...] = ()
 
     def without_padding(self) -> Step:
-        """The rows that hold tokens, which come first."""
+        """Return the step without the rows behind the last token."""
         end = max(segment.row + segment.length for segment in self.segments)
         return replace(self, token_ids=self.token_ids[:end], positions=self.positions[:end])

@@ -8,19 +8,18 @@ back: what is written there is the authority when a job is resumed.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from tirazh.actors.messages import DType
 from tirazh.errors import InputError, OutputError, RequestError
-from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
+from tirazh.model.checkpoints.directory import ModelSummary, describe
+from tirazh.model.config import check_split
 from tirazh.pipeline.columns import check_columns, override_columns, text_columns
 from tirazh.pipeline.input.files import list_inputs, would_read
 from tirazh.pipeline.input.footers import Footer, check_same_schema, read_footers
@@ -108,7 +107,7 @@ def plan_job(spec: JobSpec) -> Plan:
     Raises CheckpointError, InputError or OutputError with one sentence about what cannot work.
     """
     model = describe(spec.model, spec.model_settings)
-    _check_ranks(spec, model)
+    check_split(model.num_attention_heads, spec.tensor_parallel)
     storage = Storage(spec.endpoint_url)
     _refuse_output_in_input(spec)
     files = list_inputs(storage, spec.input)
@@ -134,28 +133,11 @@ def plan_job(spec: JobSpec) -> Plan:
     )
 
 
-def _check_ranks(spec: JobSpec, model: ModelSummary) -> None:
-    """Raise RequestError when the heads cannot be dealt out evenly: found out by a rank, it costs minutes."""
-    heads = model.config.num_attention_heads if model.config is not None else 0
-    if heads % spec.tensor_parallel:
-        raise RequestError(
-            f"--tensor-parallel {spec.tensor_parallel} does not divide the model's {heads} attention heads"
-        )
-
-
 def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
     """Tokens a sequence may hold. Raises RequestError when the model has fewer positions than were asked for."""
-    positions = model.config.max_position_embeddings if model.config is not None else _positions_said(spec.model)
-    if positions is not None and (spec.seq_length or 0) > positions:
-        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {positions} positions")
-    return spec.seq_length or positions or _DEFAULT_SEQ_LENGTH
-
-
-def _positions_said(model: str) -> int | None:
-    """The positions of a model that is not a ruGPT-3, by its config.json."""
-    config = json.loads((Path(resolve_model(model)) / "config.json").read_text(encoding="utf-8"))
-    said = config.get("max_position_embeddings") or config.get("n_positions")
-    return int(said) if said else None
+    if model.positions is not None and (spec.seq_length or 0) > model.positions:
+        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {model.positions} positions")
+    return spec.seq_length or model.positions or _DEFAULT_SEQ_LENGTH
 
 
 def _work(spec: JobSpec) -> Work:

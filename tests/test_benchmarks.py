@@ -1,4 +1,4 @@
-"""The benchmark on a tiny model: everyone gives the same answers, a report is written, and wrong answers are caught."""
+"""The benchmark on a tiny model: all engines agree, a report is written, and wrong answers are caught."""
 
 from __future__ import annotations
 
@@ -59,8 +59,10 @@ def report_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("report")
     words = "--shape tiny --threads 1 --rows 4 --repeat 2 --seconds 0.2 --dtypes float32".split()
     words += [word for name in ("ragged", "labels", "cache") for word in ("--workload", name)]
-    with pytest.MonkeyPatch.context() as patch:  # ceilings are measured around every turn: by small products here
-        patch.setattr(ceilings, "_CPU_PRODUCTS", ((64, 128, 256),) * 3)
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # ceilings are measured around every turn; small matmuls keep the test short
+        patch.setattr(ceilings, "_CPU_MATMULS", ((64, 128, 256),) * 3)
         patch.setattr(ceilings, "_COPIED_BYTES", {"cpu": 2**20})
         ceilings._host_buffers.cache_clear()
         assert main([*words, "--output", str(directory)]) == 0
@@ -68,7 +70,7 @@ def report_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_everyone_gives_the_same_answers_in_float32(report_dir: Path) -> None:
+def test_all_engines_give_the_same_answers_in_float32(report_dir: Path) -> None:
     checks = json.loads((report_dir / "results.json").read_text())["checks"]
     exact = {check["peer"]: check for check in checks if check["peer"].endswith("float32")}
     assert {"tirazh dense, float32", "tirazh alternating, float32"} <= exact.keys()
@@ -96,7 +98,9 @@ def test_the_report_reads_and_the_chart_draws(report_dir: Path) -> None:
         f"## {heading}" in text for heading in ("Goals", "The same answers", "ragged", "labels", "cache", "Not run")
     )
     chart = ElementTree.parse(report_dir / "chart.svg")
-    assert [node.text for node in chart.iter("{http://www.w3.org/2000/svg}text") if node.text == "ragged, tokens/s"]
+    shown = [node.text for node in chart.iter("{http://www.w3.org/2000/svg}text")]
+    assert "Generation, mixed lengths (ragged)" in shown
+    assert "4 rows: prompts of 16 to 512 tokens, 8 to 128 new tokens each; tokens/s, higher is better" in shown
 
 
 class Wrong(TransformersGenerate):
@@ -125,7 +129,7 @@ class Failing(TransformersGenerate):
         raise RuntimeError("no kernel image")
 
 
-def test_a_peer_that_fails_is_reported_and_the_others_go_on(under_test: ModelUnderTest) -> None:
+def test_a_peer_that_fails_is_reported_and_the_other_peers_run(under_test: ModelUnderTest) -> None:
     peers = [Failing("float32"), Ours("float32", "dense", slots=2)]
     workload = build_workload("uniform", TINY, num_rows=2)
     failing, ours = run_rounds(peers, workload, under_test, Patience(repeat=1, seconds=1), _ceiling)
@@ -145,7 +149,7 @@ class Slow(TransformersGenerate):
 
 
 class Narrow(Slow):
-    """As fast as it is wide."""
+    """Takes a time proportional to the width of its dtype."""
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         return Outcome(seconds=WIDTHS[self.dtype] * float(len(workload.rows)))
@@ -161,7 +165,7 @@ def test_a_peer_is_measured_at_its_fastest_dtype_and_at_narrower_ones_than_ours(
 
 
 def test_a_peer_is_tried_on_fewer_rows_where_rows_are_long() -> None:
-    """The first try of one engine on sixteen rows of `long` took a quarter of an hour."""
+    """Sixteen rows of `long` took one engine a quarter of an hour."""
     peer = TransformersGenerate("float32")
     tried = {name: probe_rows(peer, build_workload(name, SHAPES["base"])) for name in ("ragged", "uniform", "long")}
     assert tried == {"ragged": 16, "uniform": 16, "long": 2}
@@ -173,9 +177,9 @@ def test_a_slow_peer_runs_on_the_sample_that_fits(under_test: ModelUnderTest) ->
     workload = build_workload("uniform", TINY, num_rows=12)
     slow = [Slow("float32")]
     (fits,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5), _ceiling)
-    (told,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5, samples=3), _ceiling)
+    (asked,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=5, samples=3), _ceiling)
     (whole,) = run_rounds(slow, workload, under_test, Patience(repeat=1, seconds=12), _ceiling)
-    assert [len(turn.workload.rows) for turn in (fits, told, whole)] == [5, 3, 12]
+    assert [len(turn.workload.rows) for turn in (fits, asked, whole)] == [5, 3, 12]
 
 
 def _figure(peer: Peer, whole: Workload, sample: Workload, seconds: list[float]) -> Figure:
@@ -189,13 +193,13 @@ def _ceiling(dtype: str, flops: float = GIGA) -> Ceiling:
 
 
 def _seconds(peer: Peer, workload: Workload, speed: float) -> float:
-    """Of a peer that does `speed` operations in a second, whatever the rows."""
+    """Return the seconds of a peer that does `speed` operations per second on any rows."""
     work = least_work(workload, TINY, peer.mode, slots=1, element_size=4)
     return (work.prefill_flops + work.decode_flops) / speed
 
 
 def _costly_rows(whole: Workload) -> Workload:
-    """A sample that has most work for a new token: long prompts with few of them."""
+    """Return a sample with the most work per new token: long prompts with few new tokens."""
     return replace(whole, rows=tuple(sorted(whole.rows, key=lambda row: row.num_new / len(row.prompt))[:4]))
 
 
@@ -212,7 +216,7 @@ def test_a_sample_of_other_lengths_gives_the_times_and_rates_of_all_rows(kind: t
 
 
 def test_ratios_are_those_that_all_rows_would_give() -> None:
-    """In goals, table and chart. By the new tokens of a sample one run said 3.62 where all rows gave 5.2."""
+    """In goals, table and chart. Scaled by a sample's new tokens, one run reported 3.62 where all rows gave 5.2."""
     whole = build_workload("ragged", TINY, num_rows=64)
     sample = _costly_rows(whole)
     ours, slow, peer = Ours("float32", "dense", slots=2), Slow("float32"), TransformersGenerate("float32")
@@ -221,20 +225,20 @@ def test_ratios_are_those_that_all_rows_would_give() -> None:
         _figure(slow, whole, whole, [_seconds(slow, whole, 0.8 * GIGA)]),
         _figure(peer, whole, sample, [_seconds(peer, sample, 1.0 * GIGA)]),
     ]
-    # On its sample the faster of the two peers makes fewer tokens in a second than the slower one on all rows.
+    # On its sample the faster of the two peers generates fewer tokens per second than the slower one on all rows.
     assert sample.num_new / figures[2].seconds[0] < whole.num_new / figures[1].seconds[0]
     goals = {goal.text: goal.measured for goal in goals_of(figures, allowed_label_ratio=None)}
     assert goals["ragged: over transformers.generate"] == pytest.approx(5.2)
     assert goals["ragged: over the best peer of equal or wider dtype"] == pytest.approx(5.2)
     rows = [line.split("|") for line in _workload("ragged", figures).splitlines() if "float32" in line]
     assert [row[-2].strip() for row in rows] == ["", "5.20", "6.50"]
-    _, *bars = ElementTree.fromstring(draw_chart(figures)).findall("{http://www.w3.org/2000/svg}rect")
-    widths = [float(bar.attrib["width"]) for bar in bars]
+    shapes = ElementTree.fromstring(draw_chart(figures)).findall("{http://www.w3.org/2000/svg}rect")
+    widths = [float(shape.attrib["width"]) for shape in shapes if shape.get("class") in {"local", "peer"}]
     assert [widths[0] / width for width in widths] == pytest.approx([1, 5.2, 6.5], rel=0.01)
 
 
 def test_a_share_of_the_limit_is_of_what_the_machine_could_do_in_that_round() -> None:
-    """Cores shared with strangers: half as fast in the second round, and slow in everything."""
+    """On shared cores the second round may be half as fast, in the engine and in the ceiling."""
     ours, whole = Ours("float32", "dense", slots=2), build_workload("ragged", TINY, num_rows=8)
     speeds = [GIGA, 0.5 * GIGA]
     seconds = [_seconds(ours, whole, 0.75 * speed) for speed in speeds]
@@ -272,7 +276,7 @@ def test_a_workload_is_the_same_every_time_and_fits_the_model(name: str) -> None
     assert workload.max_length <= SHAPES["base"].num_positions
 
 
-def test_a_sample_has_the_proportions_of_the_whole() -> None:
+def test_a_sample_has_the_proportions_of_the_whole_workload() -> None:
     whole = build_workload("ragged", SHAPES["base"])
     sample = whole.sample(32)
     assert len(sample.rows) == 32
@@ -293,7 +297,7 @@ def _batches(workload: Workload) -> list[tuple[tuple[Row, ...], list[int]]]:
     return [(workload.rows, batch) for batch in static_batches(workload.rows, 16)]
 
 
-def test_static_batches_hold_every_row_once_and_like_rows_together() -> None:
+def test_static_batches_hold_every_row_once_with_similar_rows_together() -> None:
     rows = [Row((0,) * length, 1) for length in (5, 1, 4, 2, 3)]
     assert static_batches(rows, 2) == [[0, 2], [4, 3], [1]]
 
@@ -312,14 +316,14 @@ def test_labels_of_xl_need_the_arithmetic_worked_out_by_hand() -> None:
     many = replace(one, rows=one.rows * 1000)
     prefix = Workload(name="prefix", kind="generate", rows=(Row((0,) * 1200, 1),))
     a_row = _giga(many) / 1000 - (_giga(prefix) - 0.206) / 1000
-    # 130 tokens of 2.416 in products and 0.249 in attention over 1,267 keys on average, 11 rows of logits of 0.206.
+    # 130 tokens of 2.416 in matmuls and 0.249 in attention over 1,267 keys on average, 11 rows of logits of 0.206.
     assert a_row == pytest.approx(349, abs=0.5)
     # 13,210 tokens of 2.416 and 0.130 (661 keys), 20 rows of logits.
     assert forwards_flops(one, XL, "dense") / GIGA == pytest.approx(33_637, rel=1e-3)
     assert allowed_label_ratio(many, XL) == pytest.approx(33_637 / (349 + 3.05), rel=1e-2)
 
 
-def test_ours_runs_as_a_job_does_unless_told_otherwise() -> None:
+def test_our_engine_has_the_default_slots_of_a_job() -> None:
     job = GenerateSpec(input=("a.parquet",), output="out")
     assert {device: job.slots_on(device) for device in ("cpu", "cuda")} == _DEFAULT_SLOTS
 
@@ -334,7 +338,7 @@ def test_steps_without_padding_give_the_same_tokens(under_test: ModelUnderTest) 
     assert answers[0] == answers[1]
 
 
-def test_who_takes_threads_away_gives_them_back(under_test: ModelUnderTest) -> None:
+def test_a_turn_restores_the_number_of_threads(under_test: ModelUnderTest) -> None:
     class Greedy(Ours):
         def run(self, workload: Workload, setting: Setting) -> Outcome:
             torch.set_num_threads(1)
@@ -349,7 +353,7 @@ def test_who_takes_threads_away_gives_them_back(under_test: ModelUnderTest) -> N
 
 def test_the_least_that_a_sparse_layer_can_cache_is_what_its_layout_still_shows() -> None:
     least = least_tokens(SHAPES["base"])
-    # A whole window; the next token closes it down to 16; fifteen closed windows and a whole one.
+    # A whole window; the next token closes it and leaves 16; then fifteen closed windows and a whole one.
     assert (least[127], least[128], least[2047]) == (128, 17, 15 * 16 + 128)
 
 
@@ -366,7 +370,7 @@ def test_sparse_and_dense_attention_take_turns() -> None:
 
 
 def test_memory_of_a_process_counts_what_it_started() -> None:
-    """Eighty megabytes in a child's child, and in nobody else."""
+    """Eighty megabytes in a grandchild process, and in no other."""
     hold = "import time; held = bytearray(80_000_000); print(flush=True); time.sleep(60)"
     start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
     with subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, start_new_session=True) as process:
@@ -379,7 +383,7 @@ def test_memory_of_a_process_counts_what_it_started() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_pipeline_gives_the_bare_engine_s_text_and_the_idle_engine_all_rows(under_test: ModelUnderTest) -> None:
+def test_the_pipeline_gives_the_bare_engines_text_and_the_idle_engine_all_rows(under_test: ModelUnderTest) -> None:
     pipeline = measure_pipeline(under_test, dtype="float32", slots=4, threads=1, part_seconds=0.2)
     num_rows = 3 * int(pipeline.how.split(" ragged rows")[0].split()[-1])
     assert f"{num_rows} of {num_rows} completions are the same text" in pipeline.how

@@ -1,4 +1,4 @@
-"""The benchmark of training speed, on a short text: both paths run, agree, and are told side by side."""
+"""The benchmark of training speed on a short text: both paths run, agree, and are printed together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_both_paths_are_compared_and_timed(capsys: pytest.CaptureFixture[str]) -
     assert shown.count("times as fast") == 2
 
 
-def test_the_masked_path_takes_the_sparse_ones_place_in_a_model() -> None:
+def test_the_masked_path_replaces_the_sparse_one_in_a_model() -> None:
     model, tokens = tiny_model(), torch.randint(0, 300, (1, 70))
     sparse = model(tokens).logits
     with attention_of_models(MaskedAttention()):

@@ -1,4 +1,4 @@
-"""Everyone who runs a workload, ours included, each in a file of its own behind the interface of `peer.py`."""
+"""The engines that run the workloads, ours included. Each has a file of its own and implements `peer.Peer`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.peers.transformers_generate import TransformersGenerate
 
 __all__ = ["ABSENT", "REFERENCES", "Peer", "all_peers"]
 
-# Peers that nothing here runs, and why.
+# Engines that are not run here, and why.
 ABSENT = {
     "vLLM": "its wheel on PyPI is for CUDA; its CPU build is source only",
 }
@@ -35,7 +35,7 @@ _PEERS: tuple[type[Peer], ...] = (
     LabelForwards,
 )
 
-# Whose float32 answers the others are compared with: (kind of workload, layers) → peer.
+# The peer whose float32 answers the others are compared with: (kind of workload, layers) → peer.
 REFERENCES: dict[tuple[str, str], type[Peer]] = {
     ("generate", "dense"): TransformersGenerate,
     ("generate", "alternating"): MaskedOneAtATime,
@@ -45,8 +45,10 @@ REFERENCES: dict[tuple[str, str], type[Peer]] = {
 
 
 def all_peers(dtypes: Sequence[str], *, slots: int, device: str = "cpu") -> list[Peer]:
-    """Every peer at every dtype, ours first. The two engines in C++, which may not know them all, at float32 and at a
-    narrower width of their own as well, for information."""
+    """Return every peer at every dtype, ours first.
+
+    The two engines in C++ may not support them all, so they also run at float32 and at a narrower dtype of their own.
+    """
     peers: list[Peer] = []
     for dtype in dtypes:
         is_main = dtype == dtypes[0]

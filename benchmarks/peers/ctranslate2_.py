@@ -1,8 +1,8 @@
-"""CTranslate2: a C++ engine for CPUs. Batches of rows of like length; each row stops at its own length by a callback.
+"""CTranslate2: a C++ engine for CPUs, run on batches of rows of similar length.
 
-A row that is done leaves its batch, so batches shrink while they run. Batches go to `workers` that share the cores:
-one worker with all threads, or one a core. Its prompts are strings of tokens; the model is converted from the GPT-2
-directory once, at load it takes the dtype.
+A callback stops each row at its own length, and a finished row leaves its batch. Batches go to `workers` that share
+the cores: one worker with all threads, or one worker per core. Prompts are passed as strings of tokens. The model is
+converted from the GPT-2 directory once; the dtype is chosen when it is loaded.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class CTranslate2(Peer):
         if self.device == "cuda":
             return [{"batch": size, "workers": 1} for size in (128, 64)]
         threads = torch.get_num_threads()
-        ways: list[Setting] = [{"batch": 32, "workers": 1}, {"batch": 16, "workers": 1}]
+        settings: list[Setting] = [{"batch": 32, "workers": 1}, {"batch": 16, "workers": 1}]
         if threads > 1:
-            ways.append({"batch": 16, "workers": threads})
-        # int8 is measured for information; one way is enough.
-        return ways if self.dtype != "int8" else ways[:1]
+            settings.append({"batch": 16, "workers": threads})
+        # int8 is measured for information, so one setting is enough.
+        return settings if self.dtype != "int8" else settings[:1]
 
     def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
         least = setting["batch"] * setting["workers"]  # a batch for every worker
@@ -73,7 +73,7 @@ class CTranslate2(Peer):
         return Outcome(seconds=watch.seconds, tokens=[tokens[index] for index in range(len(workload.rows))])
 
     def _start(self, rows: list[Row]) -> Any:
-        """Queue a batch; waits while all workers have enough to do."""
+        """Queue a batch; blocks while the queues of all workers are full."""
         return self.model.generate_batch(
             [[_word(token) for token in row.prompt] for row in rows],
             max_length=max(row.num_new for row in rows),
@@ -86,20 +86,21 @@ class CTranslate2(Peer):
 
 
 def _stop_at_own_length(rows: list[Row]) -> Callable[[Any], bool] | None:
-    """None where all rows end together: a callback for every token costs time."""
+    """Return None where all rows have the same length, because a callback for every token costs time."""
     if len({row.num_new for row in rows}) == 1:
         return None
     made: Counter[int] = Counter()
 
     def is_done(step: Any) -> bool:
-        made[step.batch_id] += 1
-        return made[step.batch_id] >= rows[step.batch_id].num_new
+        row: int = step.batch_id
+        made[row] += 1
+        return made[row] >= rows[row].num_new
 
     return is_done
 
 
 def _convert(gpt2_directory: Path, directory: Path) -> None:
-    """As `ct2-transformers-converter` does, which wants a tokenizer; words here are just numbers."""
+    """Convert the model as `ct2-transformers-converter` does, but without a tokenizer: words are token ids."""
     from ctranslate2.converters.transformers import GPT2Loader
     from transformers import GPT2LMHeadModel
 

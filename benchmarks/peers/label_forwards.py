@@ -1,4 +1,4 @@
-"""One forward per row and label, as lm-evaluation-harness does, but with logits of the labels' tokens only."""
+"""Run one forward per row and label, as lm-evaluation-harness does, but compute logits of the labels' tokens only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LabelForwards(Peer):
             sequences = [(*row.prompt, *label[:-1]) for label in labels]
             ids, mask = padded(sequences, side="left", device=self.model.device)
             positions = (mask.cumsum(1) - 1).clamp(min=0)
-            # Without padding no mask is needed, and attention takes its causal short cut.
+            # Without padding no mask is needed, and attention uses its faster causal path.
             mask = None if bool(mask.all()) else mask
             logits_BTV = self.model(
                 ids,

@@ -1,6 +1,6 @@
-"""A peer with a prefix cache: transformers with the prefix's keys and values computed once and copied for every batch.
+"""A peer with a prefix cache: transformers computes the prefix's keys and values once and copies them for every batch.
 
-A row is computed once too; each label then continues a batch's cache, which is cropped back for the next label.
+A row's text is computed once too. Each label then continues the batch's cache, which is cropped for the next label.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LabelPrefixCache(Peer):
         return Outcome(seconds=watch.seconds, scores=[scores[index] for index in range(len(workload.rows))])
 
     def _score_batch(self, own: list[Tokens], labels: tuple[Tokens, ...], cache: Any) -> Tensor:
-        """Log-likelihoods, float64 [B, labels]. Rows are padded on the right, positions told."""
+        """Return log-likelihoods, float64 [B, labels]. Rows are padded on the right, with explicit positions."""
         num_prefix, device = cache.get_seq_length(), self.model.device
         ids, own_mask_BT = padded(own, side="right", device=device)
         lengths_B = own_mask_BT.sum(1)
@@ -66,15 +66,18 @@ class LabelPrefixCache(Peer):
         return torch.stack(columns, dim=1)
 
     def _rest(self, label: Tokens, mask_BS: Tensor, starts_B: Tensor, cache: Any) -> Tensor:
-        """Log-likelihood of a label's tokens after its first, float64 [B]."""
+        """Return the log-likelihood of a label's tokens after its first, float64 [B]."""
         ids = torch.tensor([label[:-1]], device=mask_BS.device).expand(len(mask_BS), -1)
         positions = starts_B[:, None] + torch.arange(ids.shape[1], device=ids.device)
         mask = torch.cat([mask_BS, torch.ones_like(ids)], dim=1)
         logits_BTV = self.model.lm_head(self._hidden(ids, mask, positions, cache))
         wanted = torch.tensor(label[1:], device=ids.device).expand(len(ids), -1)
-        return logits_BTV.double().log_softmax(-1).gather(2, wanted[:, :, None])[:, :, 0].sum(1)
+        scores_B: Tensor = logits_BTV.double().log_softmax(-1).gather(2, wanted[:, :, None])[:, :, 0].sum(1)
+        return scores_B
 
     def _hidden(self, ids: Tensor, mask_BS: Tensor, positions_BT: Tensor, cache: Any) -> Tensor:
-        return self.model.transformer(
+        output = self.model.transformer(
             ids, attention_mask=mask_BS, position_ids=positions_BT, past_key_values=cache, use_cache=True
-        ).last_hidden_state
+        )
+        hidden_BTC: Tensor = output.last_hidden_state
+        return hidden_BTC

@@ -1,7 +1,7 @@
-"""All labels of a row at once, as a trie behind its prompt: what a careful user makes of transformers by hand.
+"""Score all labels of a row at once as a trie behind its prompt: tree attention by hand on transformers.
 
-The prompt's forward fills a cache, a second forward runs the labels' tokens with a mask that keeps them apart. Twice:
-with the shared prefix recomputed for every row, and with transformers' cache of it reused.
+The prompt's forward fills a cache, and a second forward runs the labels' tokens under a mask that separates them. There
+are two peers: one recomputes the shared prefix for every row, the other reuses transformers' cache of it.
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ class LabelTriePrefixCache(LabelTrieRecomputed):
 
 
 def another(cache: Any) -> Any:
-    """A cache that starts with the same keys and values. They are not copied: appending makes new tensors."""
+    """Return a cache that starts with the same keys and values, uncopied: appending makes new tensors."""
     twin = copy.copy(cache)
     twin.layers = [copy.copy(layer) for layer in cache.layers]
     return twin
 
 
 class _Trie:
-    """The labels' tokens but the last ones. Row 0 of the logits is the prompt's; `paths` = (logit rows, labels)."""
+    """The labels' tokens without the last ones. Row 0 of the logits is the prompt's; `paths` = (logit rows, labels)."""
 
     def __init__(self, labels: tuple[Tokens, ...]) -> None:
         beginnings = sorted({label[:end] for label in labels for end in range(1, len(label))})
-        place = {(): 0} | {beginning: row for row, beginning in enumerate(beginnings, start=1)}
+        row_of = {(): 0} | {beginning: row for row, beginning in enumerate(beginnings, start=1)}
         self.tokens = [beginning[-1] for beginning in beginnings]
         self.depths = [len(beginning) - 1 for beginning in beginnings]
         self.sees = torch.tensor([[b[: len(a)] == a for a in beginnings] for b in beginnings], dtype=torch.bool)
-        rows = [[place[label[:end]] for end in range(len(label))] for label in labels]
+        rows = [[row_of[label[:end]] for end in range(len(label))] for label in labels]
         self.paths = rows, [list(label) for label in labels]

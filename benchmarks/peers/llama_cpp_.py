@@ -1,8 +1,8 @@
-"""llama.cpp: continuous batching over its C API, in the way its own server does it.
+"""llama.cpp: continuous batching over its C API, as its own server does it.
 
-Every step holds one token of each running sequence, then pieces of the prompts that come next, up to the step's size;
-a sequence that is done makes room at once, the longest rows begin first. Keys and values are kept in the model's own
-width. The weights go into a GGUF file of the GPT-2 architecture, without a vocabulary.
+Every step holds one token of each running sequence, then chunks of the next prompts, up to the step's size. A finished
+sequence is replaced at once, and the longest rows start first. Keys and values are kept in the model's own dtype. The
+weights are written to a GGUF file of the GPT-2 architecture without a vocabulary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.model_under_test import ModelUnderTest
 from benchmarks.peers.peer import Outcome, Peer, Setting, timed
 from benchmarks.workloads import Row, Tokens, Workload
 
-_STEP_TOKENS = 512  # tokens that the library takes through the model at once; its own default
+_STEP_TOKENS = 512  # tokens per step; the library's default
 
 
 class LlamaCpp(Peer):
@@ -39,7 +39,7 @@ class LlamaCpp(Peer):
         return [{"sequences": 32}, {"sequences": 16}] if self.dtype == "float32" else [{"sequences": 32}]
 
     def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
-        """Enough rows that few steps are left half empty at the end."""
+        """Take enough rows that few steps at the end are half empty."""
         return workload.sample(max(num_rows, 2 * setting["sequences"]))
 
     def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
@@ -68,7 +68,7 @@ class LlamaCpp(Peer):
 
 @dataclass(slots=True)
 class _Running:
-    """A row in the sequence it was given: `num_seen` tokens of its prompt have been run."""
+    """A row that occupies a sequence; `num_seen` tokens of its prompt have been computed."""
 
     index: int
     row: Row
@@ -77,7 +77,7 @@ class _Running:
 
 
 class _Scheduler:
-    """Rows in, completions out. `run` may be called once."""
+    """Runs rows to their completions. `run` may be called once."""
 
     def __init__(self, context: _Context, rows: Sequence[Row], num_sequences: int) -> None:
         self.context, self.rows = context, rows
@@ -93,8 +93,8 @@ class _Scheduler:
         return [self.finished[index] for index in range(len(self.rows))]
 
     def _admit(self) -> None:
-        for sequence, holder in enumerate(self.running):
-            if holder is None and self.waiting:
+        for sequence, row in enumerate(self.running):
+            if row is None and self.waiting:
                 index = self.waiting.popleft()
                 self.running[sequence] = _Running(index, self.rows[index])
 
@@ -106,12 +106,12 @@ class _Scheduler:
                 batch.add(row.made[-1:], len(row.row.prompt) + len(row.made) - 1, sequence, is_read=True)
                 readers.append(sequence)
         for sequence, row in enumerate(self.running):
-            if row is None or row.made or batch.room == 0:
+            if row is None or row.made or batch.space == 0:
                 continue
-            piece = row.row.prompt[row.num_seen : row.num_seen + batch.room]
-            is_last = row.num_seen + len(piece) == len(row.row.prompt)
-            batch.add(piece, row.num_seen, sequence, is_read=is_last)
-            row.num_seen += len(piece)
+            chunk = row.row.prompt[row.num_seen : row.num_seen + batch.space]
+            is_last = row.num_seen + len(chunk) == len(row.row.prompt)
+            batch.add(chunk, row.num_seen, sequence, is_read=is_last)
+            row.num_seen += len(chunk)
             readers += [sequence] if is_last else []
         for sequence, token in zip(readers, self.context.decode(len(readers)), strict=True):
             self._append(sequence, token)
@@ -156,7 +156,7 @@ class _Context:
         self.vocab_size = vocab_size
 
     def decode(self, num_read: int) -> list[int]:
-        """Run the batch; returns the likeliest token at each of its `num_read` places, in order."""
+        """Run the batch; return the most likely token at each of its `num_read` outputs, in order."""
         code = self.library.llama_decode(self.context, self.batch.struct)
         if code != 0:
             raise RuntimeError(f"llama_decode returned {code}")
@@ -164,7 +164,8 @@ class _Context:
             return []
         pointer = self.library.llama_get_logits(self.context)
         logits_RV: NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(num_read, self.vocab_size))
-        return torch.from_numpy(logits_RV).argmax(1).tolist()
+        tokens: list[int] = torch.from_numpy(logits_RV).argmax(1).tolist()
+        return tokens
 
     def forget(self, sequence: int) -> None:
         """Empty a sequence's cache."""
@@ -177,7 +178,7 @@ class _Context:
 
 
 class _Batch:
-    """The C struct of one step, written through numpy where that is quicker than ctypes."""
+    """The C struct of one step, written through numpy where that is faster than ctypes."""
 
     def __init__(self, library: Any) -> None:
         self.library = library
@@ -187,22 +188,22 @@ class _Batch:
         self.view["n_seq_id"][:] = 1
 
     @property
-    def room(self) -> int:
+    def space(self) -> int:
         return _STEP_TOKENS - int(self.struct.n_tokens)
 
     def clear(self) -> None:
         self.struct.n_tokens = 0
 
     def add(self, tokens: Sequence[int], start: int, sequence: int, *, is_read: bool) -> None:
-        """Tokens of a sequence from position `start`; the logits of the last one are read, or none."""
+        """Add tokens of a sequence from position `start`; `is_read` requests the logits of the last one."""
         begin = int(self.struct.n_tokens)
         end = begin + len(tokens)
         self.view["token"][begin:end] = tokens
         self.view["pos"][begin:end] = range(start, start + len(tokens))
         self.view["logits"][begin:end] = 0
         self.view["logits"][end - 1] = is_read
-        for place in range(begin, end):
-            self.struct.seq_id[place][0] = sequence
+        for index in range(begin, end):
+            self.struct.seq_id[index][0] = sequence
         self.struct.n_tokens = end
 
     def free(self) -> None:
@@ -210,7 +211,7 @@ class _Batch:
 
 
 def write_gguf(under_test: ModelUnderTest, dtype: str, path: Path) -> None:
-    """The model under test as a GGUF file; norms, biases and positions stay in float32, as llama.cpp wants them."""
+    """Write the model under test as a GGUF file. Norms, biases and positions stay in float32, as llama.cpp requires."""
     import gguf
 
     shape, weights = under_test.shape, under_test.weights
@@ -267,7 +268,7 @@ def _ggml_type(library: Any, dtype: str) -> int:
 
 @cache
 def _silence(library: Any) -> Any:
-    """Turn its log off, once; the callback lives as long as what is returned."""
+    """Turn the library's log off, once. The callback must live as long as the process, so it is cached."""
     callback = library.llama_log_callback(lambda *_: None)
     library.llama_log_set(callback, None)
     return callback

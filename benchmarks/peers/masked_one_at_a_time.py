@@ -1,7 +1,7 @@
-"""Sparse layers as a masked dense attention over a full cache, one prompt at a time: what the port amounts to.
+"""Run sparse layers as masked dense attention over a full cache, one prompt at a time, as the community's port does.
 
-Plain torch over the weights themselves, with the mask that the block layout spells out; it shares no attention code
-with the engine, so it is also what our alternating model's answers are checked against.
+This is plain torch over the weights, with the mask of the block layout. It shares no attention code with the engine, so
+it is also the reference for our alternating model's answers.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _MaskedModel:
     mask_HTT: Tensor
 
     def logits(self, tokens: Tokens | list[int], cache: list[Any], *, keep: int = 1) -> Tensor:
-        """Float32 logits [keep, V] of the last tokens; takes the tokens' keys and values into the cache."""
+        """Return float32 logits [keep, V] of the last tokens, and append the tokens' keys and values to the cache."""
         w, past = self.weights, 0 if cache[0] is None else cache[0][0].shape[1]
         ids = torch.tensor(tokens, device=self.mask_HTT.device)
         positions = torch.arange(past, past + len(tokens), device=ids.device)

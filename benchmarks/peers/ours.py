@@ -1,6 +1,4 @@
-"""tirazh's own engine, without Ray and DeepSpeed: `tirazh.model.engine.batch_engine` over
-`tirazh.model.engine.runner`, as a replica's rank 0 runs it.
-"""
+"""tirazh's own engine without Ray and DeepSpeed, as rank 0 of a replica runs it."""
 
 from __future__ import annotations
 
@@ -11,22 +9,24 @@ from torch import nn
 from benchmarks.model_under_test import Mode, ModelUnderTest
 from benchmarks.peers.peer import Outcome, Peer, Setting, timed
 from benchmarks.workloads import Workload
-from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine
+from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 from tirazh.model.step import step_rows
 
 
 class Ours(Peer):
-    """As users get it: the slots, step sizes and sequence length that a job has unless it is told otherwise."""
+    """The engine with a job's default slots, step sizes and sequence length."""
 
     family = "tirazh"
     kinds = frozenset({"generate", "labels"})
     runner: ClassVar[type[ModelRunner]] = ModelRunner
 
     def __init__(self, dtype: str, mode: Mode, *, slots: int, device: str = "cpu", is_main: bool = True) -> None:
-        """`is_main`: at the dtype that a job would choose, which the goals are about."""
+        """`is_main` marks the dtype that a job would choose; the goals are about it."""
         super().__init__(dtype, device=device)
         self.mode, self.slots, self.is_main = mode, slots, is_main
 
@@ -47,7 +47,7 @@ class Ours(Peer):
 
     def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         network = under_test.ours(self.mode, self.dtype)
-        # On a GPU the whole cache is taken at once, so the length is the workload's; a CPU's grows with its rows.
+        # On a GPU the whole cache is allocated at once, so it gets the workload's length; on a CPU it grows with rows.
         longest = -(-workload.max_length // 64) * 64 if self.device == "cuda" else under_test.shape.num_positions
         max_length = min(longest, under_test.shape.num_positions)
         slots = min(setting["slots"], slots_that_fit(network, max_length))
@@ -56,10 +56,11 @@ class Ours(Peer):
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         requests, config = _requests(workload), engine_config(self.model, device=self.device)
         with timed() as watch:
-            # The prefix is the job's work, so it counts.
+            # Computing the shared prefix is part of the job, so it is timed.
             job = EngineJob(prefix_token_ids=workload.prefix, labels=workload.labels)
             self.model.set_prefix(job.prefix_token_ids, config.prefill_rows)
-            results = _run_all(BatchEngine(self.model, config, job), requests)
+            scheduler = Scheduler(config, job, window_size=self.model.window_size)
+            results = _run_all(BatchEngine(self.model, scheduler), requests)
         assert not any(result.error for result in results)
         if workload.kind == "labels":
             return Outcome(seconds=watch.seconds, scores=[tuple(result.logprobs) for result in results])
@@ -69,11 +70,9 @@ class Ours(Peer):
 def build_runner(
     network: nn.Module, *, num_slots: int, max_length: int, kind: type[ModelRunner] = ModelRunner
 ) -> ModelRunner:
-    """A runner as a rank of a job makes it."""
-    rows, is_recorded = (
-        step_rows(next(network.parameters()).device.type, hidden_size(network)),
-        can_capture_graphs(network),
-    )
+    """Build a runner as a rank of a job does."""
+    rows = step_rows(next(network.parameters()).device.type, hidden_size(network))
+    uses_graphs = can_capture_graphs(network)
     pack_linears(network, rows=rows.decode)
     return kind(
         network,
@@ -81,13 +80,13 @@ def build_runner(
         max_length=max_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
-        uses_cuda_graphs=is_recorded,
-        overlaps_steps=is_recorded,
+        uses_cuda_graphs=uses_graphs,
+        overlaps_steps=uses_graphs,
     )
 
 
 def engine_config(runner: ModelRunner, *, device: str) -> EngineConfig:
-    """Of a job that ends no sequence before its time."""
+    """Return the configuration of a job without an end token, so that no sequence ends early."""
     rows = step_rows(device, hidden_size(runner.model))
     return EngineConfig(
         num_slots=runner.num_slots,

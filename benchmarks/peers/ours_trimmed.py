@@ -1,6 +1,6 @@
-"""tirazh without the rule that makes its rows the same in any company: steps hold only the rows that are really filled.
+"""tirazh without fixed step shapes: a step holds only its filled rows, so results may depend on neighbouring rows.
 
-Everything else is the engine itself. What the rule costs is the difference between the two on the same rows.
+Everything else is the engine itself. The difference between the two on the same rows is the cost of fixed shapes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tirazh.model.engine.runner import ModelRunner
 
 
 class TrimmedRunner(ModelRunner):
-    """Takes no padding, whatever the products are."""
+    """Adds no padding, even where the matmuls need it for identical rounding."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -26,5 +26,5 @@ class OursTrimmed(Ours):
     runner = TrimmedRunner
 
     def takes(self, workload: Workload) -> bool:
-        """The one workload whose steps are not full by themselves."""
+        """Only the workload whose steps are not full anyway."""
         return workload.name == "ragged"

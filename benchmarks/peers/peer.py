@@ -1,6 +1,6 @@
-"""The interface of everyone in the comparison: open a model (not timed), run a workload (timed), close.
+"""The interface of an engine in the comparison: open a model (not timed), run a workload (timed), close.
 
-A peer that can be run in several ways (batch sizes) lists them as settings; the fastest on a sample is measured.
+A peer with parameters such as a batch size lists them as settings; the fastest on a sample is timed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Outcome:
 
 
 class Peer:
-    """One way to run a workload at one dtype. `library` is a distribution's name, None for what is written here."""
+    """An engine at one dtype. `library` is the name of its distribution, None for code in this folder."""
 
     family: ClassVar[str]
     library: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[str]]
-    # Rows of the sample that settles the setting and the time a row takes; few where a row takes seconds.
+    # Rows of the sample on which the setting is chosen and the time of a row is measured; few where rows are slow.
     probe_rows: ClassVar[int] = 16
     mode: Mode = "dense"
 
@@ -53,31 +53,31 @@ class Peer:
         return metadata.version(self.library) if self.library else ""
 
     def why_absent(self) -> str | None:
-        """Why this peer cannot run here at all, in a few words."""
+        """Return why this peer cannot run on this machine, or None if it can."""
         return None
 
     def takes(self, workload: Workload) -> bool:
-        """Whether this peer runs that workload."""
+        """Return whether this peer runs that workload."""
         return workload.kind in self.kinds
 
     def runs_everything(self, workload: Workload) -> bool:
-        """Whether a sample will not do, however long the whole takes."""
+        """Return whether this peer must run all rows, however long they take."""
         return False
 
     def settings(self, workload: Workload) -> Sequence[Setting]:
-        """Ways to run the workload."""
+        """Return the settings to try on the workload."""
         return ({},)
 
     def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
-        """About `num_rows` rows on which this peer is as fast as on all of them."""
+        """Return about `num_rows` rows on which this peer is as fast as on all of them."""
         return workload.sample(num_rows)
 
     def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
-        """Load the model, ready to run in that way."""
+        """Load the model for that setting."""
         raise AssertionError("every peer opens a model")
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
-        """Run all rows; outcomes in the rows' order."""
+        """Run all rows and return their outcomes in the rows' order."""
         raise AssertionError("every peer runs")
 
     def close(self) -> None:
@@ -86,14 +86,14 @@ class Peer:
 
 
 def free_memory() -> None:
-    """Give back what nobody holds any more, a GPU's memory too."""
+    """Free unreferenced memory, on a GPU too."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class Stopwatch:
-    """Seconds of a `with timed()` block, the device's work included."""
+    """Seconds of a `with timed()` block, including the device's pending work."""
 
     seconds = 0.0
 
@@ -114,7 +114,7 @@ def _finish_device_work() -> None:
 
 
 def static_batches(rows: Sequence[Row], size: int, *, order: str = "prompt") -> list[list[int]]:
-    """Indexes of rows in batches of like rows: longest prompts first, or longest completions first."""
+    """Return row indexes in batches of similar rows: longest prompts first, or longest completions first."""
     keys = {
         "prompt": lambda i: (len(rows[i].prompt), rows[i].num_new),
         "new": lambda i: (rows[i].num_new, len(rows[i].prompt)),
@@ -124,7 +124,7 @@ def static_batches(rows: Sequence[Row], size: int, *, order: str = "prompt") -> 
 
 
 def sample_batches(workload: Workload, num_rows: int, size: int, *, order: str = "prompt") -> Workload:
-    """Whole batches of the workload, spread evenly: rows are as alike in each of them as in a batch of all rows."""
+    """Sample whole batches, spread evenly, so that rows in a batch are as similar as in a batch of all rows."""
     batches = static_batches(workload.rows, size, order=order)
     count = max(1, round(num_rows / size))
     if count >= len(batches):
@@ -135,7 +135,7 @@ def sample_batches(workload: Workload, num_rows: int, size: int, *, order: str =
 
 
 def padded(sequences: Sequence[Sequence[int]], *, side: str, device: str | torch.device) -> tuple[Any, Any]:
-    """input_ids and attention_mask, int64 [B, T], padded with token 0 on the side given."""
+    """Return input_ids and attention_mask, int64 [B, T], padded with token 0 on the given side."""
     longest = max(map(len, sequences))
     ids, mask = (torch.zeros(len(sequences), longest, dtype=torch.int64) for _ in range(2))
     for row, tokens in enumerate(sequences):
@@ -146,8 +146,10 @@ def padded(sequences: Sequence[Sequence[int]], *, side: str, device: str | torch
 
 
 def take_turn(peer: Peer, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> Outcome:
-    """Open, run, close. Leaves torch as many threads as it had: engines in C++ set the number for the whole process,
-    and whoever came next would have half of them."""
+    """Open, run and close the peer, and restore torch's number of threads.
+
+    Engines in C++ set the number of threads for the whole process, which would slow the next peer down.
+    """
     threads = torch.get_num_threads()
     peer.open(under_test, workload, setting)
     try:

@@ -1,4 +1,4 @@
-"""transformers' continuous batching: a paged cache and requests that come and go, each with its own length."""
+"""transformers' continuous batching: a paged cache, and requests that each end at their own length."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class TransformersContinuous(Peer):
 
     def settings(self, workload: Workload) -> list[Setting]:
         if self.device == "cuda":
-            return [{}]  # it finds its own sizes from the GPU's memory
+            return [{}]  # it derives its sizes from the GPU's memory
         return [{"requests": 16, "step_tokens": 256}, {"requests": 8, "step_tokens": 256}]
 
     def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
-        """Enough rows that few steps are left half empty at the end."""
+        """Take enough rows that few steps at the end are half empty."""
         return workload.sample(max(num_rows, 2 * setting.get("requests", 0)))
 
     def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         self.model = under_test.gpt2(self.dtype)
 
-    @torch.no_grad()  # tensors made in inference mode could not be written by the thread that it starts
+    @torch.no_grad()  # its own thread could not write tensors that were made in inference mode
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         greedy = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0, max_new_tokens=1)
         on_gpu = self.device == "cuda"
@@ -49,7 +49,7 @@ class TransformersContinuous(Peer):
 
 
 def _cpu_config(workload: Workload, setting: Setting) -> ContinuousBatchingConfig:
-    """Room for the requests that run at once; left to itself it would take most of the machine's memory."""
+    """Size the cache for the requests that run at once; by default it would take most of the machine's memory."""
     pages = -(-workload.max_length // _PAGE) + 1
     return ContinuousBatchingConfig(
         num_blocks=pages * (setting["requests"] + 1),

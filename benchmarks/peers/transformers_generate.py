@@ -1,4 +1,4 @@
-"""transformers' `generate` in static batches of rows of like length: what most people run."""
+"""transformers' `generate` in static batches of rows of similar length, the most common setup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks.model_under_test import ModelUnderTest
 from benchmarks.peers.peer import Outcome, Peer, Setting, padded, sample_batches, static_batches, timed
 from benchmarks.workloads import Tokens, Workload
 
-# Tokens in a batch on a CPU: sixteen rows of 1,756 took half as long again as twice eight.
+# Most tokens in a batch on a CPU: one batch of 16 rows of 1,756 tokens took 1.5 times as long as two batches of 8.
 _MOST_TOKENS = 16_384
 
 
@@ -21,7 +21,7 @@ class TransformersGenerate(Peer):
         on_cpu = [size for size in (16, 8) if size * workload.max_length <= _MOST_TOKENS]
         sizes = [64, 128, 32] if self.device == "cuda" else on_cpu
         has_lengths = len({row.num_new for row in workload.rows}) > 1
-        # Nobody knows beforehand how long answers will be; sorted by them, this peer is better off than its users.
+        # Sorting by completion length favours this peer: users do not know these lengths in advance.
         orders = ("new", "prompt") if has_lengths else ("prompt",)
         return [{"batch": size, "order": order} for order in orders for size in sizes]
 
@@ -41,6 +41,6 @@ class TransformersGenerate(Peer):
                 longest = max(row.num_new for row in rows)
                 out = self.model.generate(ids, attention_mask=mask, max_new_tokens=longest, do_sample=False)
                 new = out[:, ids.shape[1] :].tolist()
-                # A static batch runs on until its longest row is done; what is over is cut off.
+                # A static batch runs until its longest row is done; surplus tokens of the others are cut off.
                 tokens |= {i: tuple(made[: row.num_new]) for i, made, row in zip(batch, new, rows, strict=True)}
         return Outcome(seconds=watch.seconds, tokens=[tokens[index] for index in range(len(workload.rows))])

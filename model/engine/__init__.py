@@ -1,4 +1,4 @@
-"""The batch engine: scheduling, one forward step at a time, sampling and label scoring.
+"""The batch engine: a scheduler, forward steps on the model, sampling and label scoring.
 
-Start at `batch_engine.py`.
+Start at `batch_engine.py`, then `scheduler.py`.
 """

@@ -1,8 +1,10 @@
-"""Which sequences may begin, so that keys and values never outgrow the host's memory.
+"""Admission control: start a sequence only if the host's memory can hold the keys and values it may
+come to need.
 
-On a CPU a slot's memory is taken as its sequence grows, and never given back. A sequence is let in when what all
-running ones may still come to, itself included, is at most half of what is free now: the other half is for other
-replicas on the host, which do the same. It changes no row, only how many run at once; one always may.
+On a CPU a slot's memory grows with its sequences and is never given back. A sequence is admitted
+when everything that the running sequences and it may still allocate is at most half of what is free
+now. The other half is left to other replicas on the host, which do the same. Admission changes how
+many sequences run at once, never a result.
 """
 
 from __future__ import annotations
@@ -15,45 +17,54 @@ logger = logging.getLogger(__name__)
 
 
 class Admission:
-    """`bytes_of` says what a slot takes for a sequence of so many tokens of its own (without a shared prefix),
-    `free_bytes` what the host has left now (None: unknown, and everybody may begin)."""
+    """Memory that slots hold, and memory that is promised to the sequences in them, in bytes."""
 
     def __init__(self, num_slots: int, *, bytes_of: Callable[[int], int], free_bytes: Callable[[], int | None]) -> None:
+        """`bytes_of` gives the bytes that a slot takes for a number of tokens (without a shared
+        prefix). `free_bytes` gives the bytes that the host has left now; None where that is
+        unknown, and then every sequence is admitted."""
         self._bytes_of = functools.lru_cache(maxsize=1 << 16)(bytes_of)
         self._free_bytes = free_bytes
-        self._room: int | None = 0
-        self._taken = [0] * num_slots
-        self._promised: list[int | None] = [None] * num_slots  # to the slot's sequence; None: there is none
+        self._held = [0] * num_slots
+        self._promised: list[int | None] = [None] * num_slots  # None: the slot is empty
         self._has_warned = False
 
-    def look(self, num_tokens: Sequence[int]) -> None:
-        """See what is free now that the slots hold so many tokens each; before `admit`."""
+    def admit(self, num_tokens: Sequence[int], candidates: Sequence[tuple[int, int]]) -> int:
+        """Admit candidates in order until one does not fit; return how many were admitted.
+
+        `num_tokens` are the tokens that each slot holds now. A candidate is an empty slot and the
+        most tokens that its new sequence may come to. When no sequence runs, the first candidate is
+        always admitted.
+        """
         for slot, count in enumerate(num_tokens):
             self._grow(slot, count)
         free = self._free_bytes()
-        self._room = None if free is None else free // 2
+        budget = None if free is None else free // 2
+        for index, (slot, max_tokens) in enumerate(candidates):
+            if not self._promise(slot, max_tokens, budget):
+                return index
+        return len(candidates)
 
-    def admit(self, slot: int, num_tokens: int) -> bool:
-        """Whether a sequence that may come to `num_tokens` can begin in the empty `slot`; then it does."""
-        promised = self._bytes_of(num_tokens)
-        pairs = [*zip(self._promised, self._taken, strict=True), (promised, self._taken[slot])]
-        to_come = sum(max(0, most - taken) for most, taken in pairs if most is not None)
+    def release(self, slot: int, num_tokens: int) -> None:
+        """Take back the promise to the slot's sequence, which has ended with `num_tokens` tokens."""
+        self._grow(slot, num_tokens)
+        self._promised[slot] = None
+
+    def _promise(self, slot: int, max_tokens: int, budget: int | None) -> bool:
+        promised = self._bytes_of(max_tokens)
+        pairs = [*zip(self._promised, self._held, strict=True), (promised, self._held[slot])]
+        to_allocate = sum(max(0, limit - held) for limit, held in pairs if limit is not None)
         num_running = len(self._promised) - self._promised.count(None)
-        if self._room is not None and to_come > self._room and num_running:
+        if budget is not None and to_allocate > budget and num_running:
             self._warn_once(num_running)
             return False
         self._promised[slot] = promised
         return True
 
-    def leave(self, slot: int, num_tokens: int) -> None:
-        """The slot's sequence has ended, with `num_tokens`."""
-        self._grow(slot, num_tokens)
-        self._promised[slot] = None
-
     def _grow(self, slot: int, num_tokens: int) -> None:
-        self._taken[slot] = max(self._taken[slot], self._bytes_of(num_tokens))
+        self._held[slot] = max(self._held[slot], self._bytes_of(num_tokens))
 
     def _warn_once(self, num_running: int) -> None:
         if not self._has_warned:
             self._has_warned = True
-            logger.warning("memory has room for %d sequences at once, fewer than --slots: others wait", num_running)
+            logger.warning("memory holds only %d sequences at once, fewer than --slots: the others wait", num_running)

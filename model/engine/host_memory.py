@@ -1,4 +1,5 @@
-"""How much memory this process may still take: of the machine, and of every container (control group) it is in."""
+"""Free host memory: what the machine, and every control group (container) of this process, still
+has left."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path("/")
-# Files of a control group, of versions 2 and 1: its limit, what is used, and the line of what may be dropped of that.
+# Files of a control group, version 2 then version 1: the limit, the memory in use, and the line of
+# `memory.stat` that counts file pages which the kernel may drop at once (they are part of the
+# memory in use).
 _FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -14,44 +17,52 @@ _FILES = (
 
 
 def free_host_bytes(root: Path = _ROOT) -> int | None:
-    """Bytes until the machine, or a control group of this process, is full; None where nobody says (not Linux)."""
-    rooms = [room for room in (_of_machine(root), *_of_groups(root)) if room is not None]
-    return max(0, min(rooms)) if rooms else None
+    """Return the bytes that this process may still take before the machine or one of its control
+    groups is full.
+
+    None where the system does not report it (not Linux). `root` holds `proc` and `sys`.
+    """
+    free = [count for count in (_free_on_machine(root), *_free_in_groups(root)) if count is not None]
+    return max(0, min(free)) if free else None
 
 
-def _of_machine(root: Path) -> int | None:
-    available = _numbers(root / "proc/meminfo").get("MemAvailable")
+def _free_on_machine(root: Path) -> int | None:
+    available = _named_integers(root / "proc/meminfo").get("MemAvailable")
     return None if available is None else 1024 * available
 
 
-def _of_groups(root: Path) -> Iterator[int | None]:
+def _free_in_groups(root: Path) -> Iterator[int | None]:
     for group in _groups(root):
-        for limit, used, droppable in _FILES:
-            most, taken = _number(group / limit), _number(group / used)
-            if most is not None and taken is not None:
-                yield most - taken + _numbers(group / "memory.stat").get(droppable, 0)
+        for limit_file, usage_file, droppable in _FILES:
+            limit, usage = _integer(group / limit_file), _integer(group / usage_file)
+            if limit is not None and usage is not None:
+                yield limit - usage + _named_integers(group / "memory.stat").get(droppable, 0)
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """This process's own control groups and all those that they are in."""
+    """Yield the control groups of this process and all groups that contain them.
+
+    A line of `/proc/self/cgroup` is `id:controllers:path`; version 2 has no controllers, and
+    version 1 mounts each controller in a directory of its own.
+    """
     mounted = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
-        kinds, _, path = rest.partition(":")
-        if kinds and "memory" not in kinds.split(","):
+        controllers, _, path = rest.partition(":")
+        if controllers and "memory" not in controllers.split(","):
             continue
-        top = mounted / "memory" if kinds else mounted
+        top = mounted / "memory" if controllers else mounted
         group = top / path.lstrip("/")
         yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))
 
 
-def _numbers(path: Path) -> dict[str, int]:
-    """Lines of a name and a number."""
+def _named_integers(path: Path) -> dict[str, int]:
+    """Read a file whose lines hold a name and an integer."""
     words = [line.replace(":", " ").split() for line in _text(path).splitlines()]
     return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdigit()}
 
 
-def _number(path: Path) -> int | None:
+def _integer(path: Path) -> int | None:
     text = _text(path).strip()
     return int(text) if text.isdigit() else None
 

@@ -1,4 +1,8 @@
-"""A step that has been begun: which sequences wait for what comes of it, and their numbers on their way to the CPU."""
+"""Results of a step that the device may still be computing (overlap scheduling).
+
+The copies to the CPU start when the step is launched and are read one step later, while the next
+step runs.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +14,36 @@ from torch import Tensor
 from tirazh.model.engine.sequences import ActiveSequence
 from tirazh.model.transfer import PendingCopy
 
-Holders = Sequence[tuple[int, ActiveSequence]]  # slots and the sequences in them when the step began
+Owners = Sequence[tuple[int, ActiveSequence]]  # slots, and the sequences that held them when the step was launched
 
 
 class PendingStep:
-    """Tokens and label scores of one step. Reading them waits for the device to have finished it."""
+    """Sampled tokens and label scores of one step. Reading them waits until the device has finished
+    the step."""
 
     def __init__(self) -> None:
-        self._tokens: tuple[Holders, PendingCopy] | None = None
-        self._scores: tuple[Holders, PendingCopy] | None = None
+        self._tokens: tuple[Owners, PendingCopy] | None = None
+        self._scores: tuple[Owners, PendingCopy] | None = None
 
-    def expect_tokens(self, holders: Holders, tokens_R: Tensor) -> None:
-        """One new token for each of `holders`: int64 [R]."""
-        self._tokens = holders, PendingCopy(tokens_R)
+    def expect_tokens(self, owners: Owners, tokens_R: Tensor) -> None:
+        """Start to copy one sampled token for each owner: int64 [R]."""
+        self._tokens = owners, PendingCopy(tokens_R)
 
-    def expect_scores(self, holders: Holders, terms_RP: Tensor) -> None:
-        """For each of `holders` the labels' tokens' log-probabilities: float64 [R, P]."""
-        self._scores = holders, PendingCopy(terms_RP)
+    def expect_scores(self, owners: Owners, terms_RP: Tensor) -> None:
+        """Start to copy the log-probabilities of the labels' tokens for each owner: float64 [R, P]."""
+        self._scores = owners, PendingCopy(terms_RP)
 
     def tokens(self) -> Iterator[tuple[int, ActiveSequence, int]]:
-        """Slot, sequence and its token."""
+        """Yield slot, sequence and its token."""
         yield from _each(self._tokens)
 
     def scores(self) -> Iterator[tuple[int, ActiveSequence, list[float]]]:
-        """Slot, sequence and its log-probabilities."""
+        """Yield slot, sequence and the log-probabilities of its label tokens."""
         yield from _each(self._scores)
 
 
-def _each(expected: tuple[Holders, PendingCopy] | None) -> Iterator[tuple[int, ActiveSequence, Any]]:
+def _each(expected: tuple[Owners, PendingCopy] | None) -> Iterator[tuple[int, ActiveSequence, Any]]:
     if expected is not None:
-        holders, arriving = expected
-        for (slot, sequence), value in zip(holders, arriving.read(), strict=True):
+        owners, copy = expected
+        for (slot, sequence), value in zip(owners, copy.read(), strict=True):
             yield slot, sequence, value

@@ -184,7 +184,7 @@ def _prefix_steps(token_ids: tuple[int, ...], *, window: int, num_rows: int) -> 
     while start < len(token_ids):
         builder = StepBuilder("prefill", num_rows)
         while start < len(token_ids):
-            tokens = token_ids[start : start + chunk_length(start, window=window, most=num_rows)]
+            tokens = token_ids[start : start + chunk_length(start, window=window, max_length=num_rows)]
             if not builder.has_room(len(tokens)):
                 break
             builder.add(0, tokens, start)

@@ -1,8 +1,9 @@
-"""From logits to the next token, in the original's order.
+"""Sampling: from logits to the next token, in the order of the original ru-gpts code.
 
-Repetition penalty and n-gram ban; divide by temperature; keep top_k; keep the nucleus top_p; draw. A row's draw depends
-on its own logits, its seed and how many tokens it has: never on its neighbours, so a row alone and a row in any batch
-get the same tokens. On a CPU a kernel of ours (`kernels/sampling.c`) draws for all rows at once; elsewhere torch does.
+Repetition penalty and n-gram ban; division by temperature; top-k; top-p (nucleus sampling);
+sampling. A row's token depends on its own logits, its seed and its number of tokens, never on its
+neighbours, so a row gets the same tokens alone and in any batch. On a CPU a compiled kernel
+(`kernels/sampling.c`) samples all rows at once, elsewhere torch does.
 Legend: R rows, V vocabulary.
 """
 
@@ -26,8 +27,8 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """What the choice of one row's next token depends on besides its logits. `token_ids`: prompt and completion, read
-    only where `params.reads_history`; `num_new`: tokens of the completion so far."""
+    """What a row's next token depends on besides its logits. `token_ids`: prompt and completion,
+    read only where `params.reads_history`; `num_new`: tokens of the completion so far."""
 
     params: SamplingParams
     seed: int
@@ -36,16 +37,21 @@ class RowState:
 
 
 def uniform(seed: int, counter: int) -> float:
-    """A number in [0, 1) from a counter-based generator: SplitMix64's mixing (Steele et al. 2014) over both words."""
+    """Return a random number in [0, 1) from a counter-based generator: SplitMix64's mixing function
+    (Steele et al. 2014) applied to seed and counter."""
     state = (_mix(seed & _MASK) + (counter + 1) * 0x9E3779B97F4A7C15) & _MASK
     return (_mix(state) >> 11) * 2.0**-53
 
 
 @torch.inference_mode()
 def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Tensor:
-    """Choose every row's next token, int64 [R] on the logits' device; nothing waits for that device. logits_RV float32
-    [R, V] may be changed in place; ids from `num_tokens` on are padding of the vocabulary and never chosen. A row whose
-    logits are no numbers (NaN, or infinite by overflow) gets `NO_TOKEN`."""
+    """Sample the next token of every row: int64 [R] on the device of the logits, without waiting
+    for that device.
+
+    logits_RV: float32 [R, V]; may be changed in place. Ids from `num_tokens` on pad the vocabulary
+    and are never sampled. A row whose greatest logit is not finite (NaN, or infinite by overflow)
+    gets `NO_TOKEN`.
+    """
     logits_RV = logits_RV[:, :num_tokens]
     for index, row in enumerate(rows):
         _penalise(logits_RV[index], row)
@@ -55,7 +61,8 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Tens
 
 
 def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
-    """The draws alone, by the compiled kernel; float32 on a CPU, rows contiguous. Raises MemoryError."""
+    """Sample by the compiled kernel, after penalties. logits_RV: float32 on a CPU, each row
+    contiguous. Raises MemoryError."""
     kernel = load_kernel("sampling")
     assert kernel is not None
     assert logits_RV.dtype == torch.float32
@@ -79,16 +86,17 @@ def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
 
 
 def choose_together(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
-    """The draws alone, by torch on any device."""
+    """Sample by torch on any device, after penalties."""
     highest_R, token_R = logits_RV.max(dim=-1)
-    is_good_R = highest_R.isfinite()
-    drawn = [index for index, row in enumerate(rows) if row.params.temperature]
-    if drawn:
-        index = to_device(torch.tensor(drawn), logits_RV.device)
-        # A row of no numbers gets some, so that it is drawn like the others; its token is not used.
-        some_RV = logits_RV[index].masked_fill(~is_good_R[index, None], 0.0)
-        token_R[index] = _draw(some_RV, [rows[row] for row in drawn])
-    return torch.where(is_good_R, token_R, NO_TOKEN)
+    is_finite_R = highest_R.isfinite()
+    sampled = [index for index, row in enumerate(rows) if row.params.temperature]
+    if sampled:
+        index = to_device(torch.tensor(sampled), logits_RV.device)
+        # A non-finite row is sampled with logits of 0, so that all rows take the same path; its
+        # token is not used.
+        finite_RV = logits_RV[index].masked_fill(~is_finite_R[index, None], 0.0)
+        token_R[index] = _sample_nucleus(finite_RV, [rows[row] for row in sampled])
+    return torch.where(is_finite_R, token_R, NO_TOKEN)
 
 
 def _penalise(logits_V: Tensor, row: RowState) -> None:
@@ -103,7 +111,7 @@ def _penalise(logits_V: Tensor, row: RowState) -> None:
 
 
 def _banned_tokens(token_ids: Sequence[int], size: int) -> list[int]:
-    """Tokens that would complete an n-gram of `size` tokens that is already there."""
+    """Return the tokens that would repeat an n-gram of `size` tokens."""
     if size == 0 or len(token_ids) < size:
         return []
     ids = list(token_ids)
@@ -111,8 +119,9 @@ def _banned_tokens(token_ids: Sequence[int], size: int) -> list[int]:
     return sorted({ids[i + size - 1] for i in range(len(ids) - size + 1) if ids[i : i + size - 1] == tail})
 
 
-def _draw(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
-    """int64 [R]: keep top_k and the nucleus of each row, then find its number in the cumulative sum of the weights."""
+def _sample_nucleus(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
+    """Return int64 [R]: keep top_k and the nucleus of each row, then look its random number up in
+    the cumulative sum of the weights (inverse transform sampling)."""
     num_tokens, device = logits_RV.shape[1], logits_RV.device
     params = [row.params for row in rows]
 
@@ -127,7 +136,7 @@ def _draw(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
     sum_RV = weight_RV.cumsum(1)
     nucleus = column([each.top_p if 0 < each.top_p < 1 else 2.0 for each in params])
     weight_RV = torch.where(sum_RV - weight_RV < nucleus * sum_RV[:, -1:], weight_RV, 0.0)
-    # Back in the vocabulary's order, in which every way of choosing adds up.
+    # Back to the vocabulary's order, in which all implementations add the weights up.
     weight_RV = torch.zeros_like(weight_RV).scatter_(1, ids_RV, weight_RV)
     sum_RV = weight_RV.cumsum(1)
     chance = column([uniform(row.seed, row.num_new) for row in rows])

@@ -1,4 +1,4 @@
-"""Where a completion's text meets one of its stop strings."""
+"""Search for stop strings in the text of a completion."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 def find_stop(
     token_ids: Sequence[int], stop: Sequence[str], decode: Callable[[Sequence[int]], str] | None
 ) -> int | None:
-    """Length in characters of the decoded text before the first stop string; None when there is none yet.
+    """Return the length, in characters, of the decoded text before the first stop string; None when
+    there is none.
 
-    A character may be spread over several tokens, so the whole completion is decoded each time: completions are short
-    against the forward that made their last token.
+    Several tokens may make up one character, so the whole completion is decoded each time. Decoding
+    a completion is cheap compared with the forward pass that produced its last token. Raises
+    ValueError without a decoder.
     """
     if decode is None:
         raise ValueError("stop strings need a decoder")

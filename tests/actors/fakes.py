@@ -1,7 +1,8 @@
-"""An engine module that obeys its prompts: it echoes, fails, dies or hangs, on the rank that a prompt names.
+"""An engine module controlled by its prompts: it echoes, fails, dies or hangs, on the rank that a
+prompt names.
 
-`ReplicaConfig(engine="tests.actors.fakes")`. The first token says what to do, the second on which rank; any other
-prompt is echoed.
+`ReplicaConfig(engine="module:tests.actors.fakes")`. A prompt's first token says what to do and the
+second on which rank; any other prompt is echoed.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from tirazh.actors.rendezvous import RankPlace
 from tirazh.errors import CheckpointError
 from tirazh.model.requests import Completion, GenerateRequest, SamplingParams
 
+Step = list[tuple[int, ...]]  # the prompts of all requests
 FAIL, DIE, HANG = 901, 902, 903
 REFUSED_MODEL = "refused"
 
@@ -31,21 +34,21 @@ class ObedientRunner:
     rank: int
     world_size: int
 
-    def execute(self, step: list[tuple[int, ...]]) -> None:
+    def execute(self, step: Step, /) -> None:
         for order, *rank in step:
             if rank[:1] != [self.rank]:
                 continue
             if order == FAIL:
-                raise ZeroDivisionError("as asked")
+                raise ZeroDivisionError("as requested")
             if order == DIE:
                 os.kill(os.getpid(), signal.SIGKILL)
             if order == HANG:
                 time.sleep(3600)
         if self.world_size > 1:
-            self._wait_for_the_others()
+            self._wait_for_all_ranks()
 
-    def _wait_for_the_others(self) -> None:
-        """As the sums in a model's layers do."""
+    def _wait_for_all_ranks(self) -> None:
+        """Wait as the all-reduce in a model's layers does."""
         import torch
 
         torch.distributed.barrier()
@@ -54,22 +57,22 @@ class ObedientRunner:
 class ObedientEngine(EchoEngine):
     def step(self) -> list[tuple[int, Any]]:
         taken, self._waiting = list(self._waiting), type(self._waiting)()
-        self._runner.execute([tuple(request.prompt_token_ids) for _, request in taken])
+        self._execute([tuple(request.prompt_token_ids) for _, request in taken])
         return [
             (request_id, Completion(token_ids=tuple(request.prompt_token_ids), finish_reason="length"))
             for request_id, request in taken
         ]
 
 
-def build_runner(config: ReplicaConfig, place: RankPlace) -> ObedientRunner:
+def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> ObedientRunner:
     if config.model == REFUSED_MODEL:
         raise CheckpointError("no model directory refused")
-    return ObedientRunner(rank=place.rank, world_size=place.world_size)
+    return ObedientRunner(rank=rank_place.rank, world_size=rank_place.world_size)
 
 
 def count_weight_bytes(runner: ObedientRunner) -> int:
     return 0
 
 
-def build_engine(config: ReplicaConfig, runner: Any) -> ObedientEngine:
-    return ObedientEngine(runner, config)
+def build_engine(config: ReplicaConfig, runner: ObedientRunner, execute: Callable[[Any], object]) -> ObedientEngine:
+    return ObedientEngine(config, execute)

@@ -1,4 +1,5 @@
-"""In a process that rows pass through, Python looks for cycles seldom, and still does."""
+"""The cyclic garbage collector runs rarely in processes that rows pass through, and still frees
+cycles."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ CODE = """
 import gc
 from tirazh.actors.garbage import collect_rarely
 class Node: pass
-begun = [Node() for _ in range(1000)]
+old_nodes = [Node() for _ in range(1000)]
 collect_rarely()
 collect_rarely()
 frozen = gc.get_freeze_count()
@@ -28,6 +29,6 @@ print(frozen >= 1000, counts[1] - counts[0] <= 3, left < 60_000)
 """
 
 
-def test_rows_are_not_looked_through_and_cycles_do_not_pile_up() -> None:
+def test_rows_are_rarely_examined_and_cycles_do_not_accumulate() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"] * 3

@@ -1,4 +1,5 @@
-"""Every rank learns its place from where Ray put it, and nothing about a place is fixed."""
+"""Rendezvous: rank numbers follow from where Ray has placed the processes, and no port or name is
+fixed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ def locations(*nodes: str, cores: int = 8) -> list[RankLocation]:
     ]
 
 
-def test_ranks_of_one_host_meet_on_its_loopback() -> None:
+def test_ranks_of_one_host_connect_over_its_loopback() -> None:
     first, second = assign_ranks(locations("1", "1"))
     assert (first.local_rank, second.local_rank) == (0, 1)
     assert first.local_size == first.world_size == 2
@@ -25,25 +26,25 @@ def test_ranks_of_one_host_meet_on_its_loopback() -> None:
     assert second.master_address == "127.0.0.1"
 
 
-def test_ranks_of_several_hosts_meet_at_rank_0_and_count_only_their_own_host() -> None:
-    places = assign_ranks(locations("1", "2", "1", "2", "2"))
-    assert [place.local_rank for place in places] == [0, 0, 1, 1, 2]
-    assert [place.local_size for place in places] == [2, 3, 2, 3, 3]
-    assert {place.master_address for place in places} == {"10.0.0.1"}
-    assert not places[0].is_one_host
+def test_ranks_of_several_hosts_connect_to_rank_0_and_have_a_local_rank_per_host() -> None:
+    rank_places = assign_ranks(locations("1", "2", "1", "2", "2"))
+    assert [rank_place.local_rank for rank_place in rank_places] == [0, 0, 1, 1, 2]
+    assert [rank_place.local_size for rank_place in rank_places] == [2, 3, 2, 3, 3]
+    assert {rank_place.master_address for rank_place in rank_places} == {"10.0.0.1"}
+    assert not rank_places[0].is_one_host
 
 
 @pytest.mark.parametrize(
     ("cores", "ranks", "asked", "threads"), [(8, 2, 0, 4), (8, 3, 0, 2), (1, 2, 0, 1), (8, 2, 3, 3)]
 )
-def test_ranks_share_the_cores_of_their_host(cores: int, ranks: int, asked: int, threads: int) -> None:
-    places = assign_ranks(locations(*["1"] * ranks, cores=cores), threads_per_rank=asked)
-    assert {place.threads for place in places} == {threads}
+def test_ranks_divide_the_cores_of_their_host(cores: int, ranks: int, asked: int, threads: int) -> None:
+    rank_places = assign_ranks(locations(*["1"] * ranks, cores=cores), threads_per_rank=asked)
+    assert {rank_place.threads for rank_place in rank_places} == {threads}
 
 
-def test_the_environment_says_what_torch_and_deepspeed_need() -> None:
-    place = replace(assign_ranks(locations("1", "1"))[1], port=1234)
-    variables = environment(place, device="cpu")
+def test_the_environment_has_the_variables_of_torch_and_deepspeed() -> None:
+    rank_place = replace(assign_ranks(locations("1", "1"))[1], port=1234)
+    variables = environment(rank_place, device="cpu")
     expected = {
         "RANK": "1",
         "LOCAL_RANK": "1",
@@ -56,15 +57,15 @@ def test_the_environment_says_what_torch_and_deepspeed_need() -> None:
     assert {name: variables[name] for name in expected} == expected
 
 
-def test_on_a_gpu_every_rank_sees_one_device_which_is_number_0() -> None:
-    variables = [environment(place, device="cuda") for place in assign_ranks(locations("1", "1"))]
+def test_on_gpus_every_rank_has_local_rank_0_because_it_sees_one_device() -> None:
+    variables = [environment(rank_place, device="cuda") for rank_place in assign_ranks(locations("1", "1"))]
     assert [v["LOCAL_RANK"] for v in variables] == ["0", "0"]
     assert [v["RANK"] for v in variables] == ["0", "1"]
 
 
-def test_two_replicas_of_one_host_share_no_port_and_no_name() -> None:
-    place = assign_ranks(locations("1", "1"))[0]
-    stores = [open_store(place, timeout_s=5), open_store(place, timeout_s=5)]
+def test_two_replicas_on_one_host_have_different_ports_and_shared_memory_names() -> None:
+    rank_place = assign_ranks(locations("1", "1"))[0]
+    stores = [open_store(rank_place, timeout_s=5), open_store(rank_place, timeout_s=5)]
     assert stores[0].port != stores[1].port
-    names = [shared_memory_names(replace(place, port=store.port)) for store in stores]
+    names = [shared_memory_names(replace(rank_place, port=store.port)) for store in stores]
     assert not set(names[0]) & set(names[1])

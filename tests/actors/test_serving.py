@@ -1,4 +1,5 @@
-"""Many callers, one engine: everybody gets their own results, in order, or an error; nobody waits for ever."""
+"""Many callers, one engine: every call gets its own results, in order, or an error, and none waits
+forever."""
 
 from __future__ import annotations
 
@@ -79,28 +80,28 @@ def test_results_come_in_the_order_of_the_requests() -> None:
 def test_calls_that_arrive_together_are_given_to_the_engine_together() -> None:
     loop, engine, _ = make_loop()
     first, second = loop.submit([prompt(1), prompt(2)]), loop.submit([prompt(3)])
-    assert loop.progress().is_busy
+    assert loop.heartbeat().is_busy
     with serving(loop):
         assert (tokens_of(first.result(10)), tokens_of(second.result(10))) == ([1, 2], [3])
     assert engine.sizes_of_adds == [3]
-    assert not loop.progress().is_busy
+    assert not loop.heartbeat().is_busy
 
 
-def test_every_step_is_a_beat() -> None:
+def test_every_step_advances_the_heartbeat() -> None:
     loop, _, _ = make_loop()
     with serving(loop):
         loop.submit([prompt(n) for n in range(5)]).result(10)
-    assert loop.progress().beats >= 5
+    assert loop.heartbeat().count >= 5
 
 
-def test_an_idle_loop_gives_signs_of_life() -> None:
+def test_an_idle_loop_calls_idle_again_and_again() -> None:
     alive = threading.Event()
     loop = EngineLoop(ReversingEngine(), idle=alive.set, idle_interval_s=0.01)
     with serving(loop):
         assert alive.wait(10)
 
 
-def test_when_the_engine_fails_every_caller_is_told() -> None:
+def test_when_the_engine_fails_every_caller_gets_an_error() -> None:
     loop, _, _ = make_loop()
     waiting = loop.submit([prompt(1), prompt(2), prompt(13)])
     with serving(loop):

@@ -1,4 +1,4 @@
-"""Step plans reach the other ranks whole, whatever their size, and silence ends."""
+"""Steps of any size reach the other ranks, and a rank that sends nothing is noticed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ def two_ranks() -> Iterator[RankPool]:
 
 
 def exchange(sizes: list[int]) -> list[int]:
-    channel = StepChannel(timeout_s=30)
+    channel = StepChannel[dict[str, Any]](timeout_s=30)
     received = []
     for size in sizes:
-        plan = {"tokens": np.arange(size), "phase": "decode"}
+        step: dict[str, Any] | None = {"tokens": np.arange(size), "phase": "decode"}
         if torch.distributed.get_rank() == 0:
-            channel.send(plan)
+            channel.send(step)
         else:
-            plan = channel.receive()
-        received.append(int(plan["tokens"].sum()))
+            step = channel.receive()
+        assert step is not None
+        received.append(int(step["tokens"].sum()))
     return received
 
 
 def wait_for_silence() -> str:
-    channel = StepChannel(timeout_s=0.5)
+    channel = StepChannel[Any](timeout_s=0.5)
     if torch.distributed.get_rank() == 0:
         time.sleep(1.5)
         return ""
@@ -45,11 +46,11 @@ def wait_for_silence() -> str:
     return "received something"
 
 
-def test_plans_of_any_size_arrive_in_order(two_ranks: RankPool) -> None:
+def test_steps_of_any_size_arrive_in_order(two_ranks: RankPool) -> None:
     sizes: list[Any] = [0, 10, 1000, 1022, 1023, 1024, 1025, 100_000, 3]
     expected = [size * (size - 1) // 2 for size in sizes]
     assert two_ranks.run(exchange, sizes) == [expected, expected]
 
 
-def test_the_others_do_not_wait_for_a_silent_rank_0_for_ever(two_ranks: RankPool) -> None:
-    assert two_ranks.run(wait_for_silence)[1] == "ReplicaError: rank 0 sent no step plan for 0.5 s"
+def test_the_other_ranks_notice_a_rank_0_that_sends_nothing(two_ranks: RankPool) -> None:
+    assert two_ranks.run(wait_for_silence)[1] == "ReplicaError: rank 0 sent no step for 0.5 s"

@@ -64,7 +64,7 @@ def engine_error(case: Path, prompt_lengths: tuple[int, ...], num_tokens: int, d
             chunk = tokens[slot, start : min(length, start + runner.window_size)].tolist()
             plan = StepBuilder("prefill", ROWS)
             plan.add(slot, chunk, start)
-            plan.read(slot, len(chunk))
+            plan.request_logits(slot, len(chunk))
             logits[slot, start : start + len(chunk)] = runner.execute(plan.build(fresh))
             fresh = ()
     for position in range(min(prompt_lengths), num_tokens):
@@ -73,7 +73,7 @@ def engine_error(case: Path, prompt_lengths: tuple[int, ...], num_tokens: int, d
         for slot in slots:
             plan.row = slot
             plan.add(slot, [int(tokens[slot, position])], position)
-            plan.read(slot, 1)
+            plan.request_logits(slot, 1)
         logits[slots, position] = runner.execute(plan.build(()))
     return float((logits - expected)[:, :num_tokens].abs().max())
 
@@ -148,7 +148,7 @@ def test_a_wrong_pattern_is_glaring(
 def test_a_forgotten_fix_sparsity_layout_is_glaring(golden_dir: Path) -> None:
     """The same trap as a user would step into it."""
     folder = golden_dir / "xl_alternating_mp2"
-    model = load_pretrained(str(folder), flags=ModelSettings(fix_sparsity_layout=1))
+    model = load_pretrained(str(folder), settings=ModelSettings(fix_sparsity_layout=1))
     assert forward_error(folder, model) > GLARING
 
 

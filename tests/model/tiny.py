@@ -1,6 +1,8 @@
-"""Tiny random models of every mode and pattern, engines over them, and the slow, obvious ways to get the same answers.
+"""Tiny random models of every mode and pattern, engines over them, and slow, obvious reference
+implementations.
 
-The weights are larger than a fresh model's, so that which keys a head sees shows in the logits.
+The weights are larger than after initialisation, so that the keys to which a head attends change
+the logits visibly.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from torch import Tensor, nn
 
 from tirazh.model.config import ModelConfig, SparsePattern
 from tirazh.model.engine.admission import Admission
-from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
+from tirazh.model.engine.batch_engine import BatchEngine
+from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.runner import ModelRunner
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, Result, SamplingParams
 from tirazh.model.step import Step
@@ -45,7 +49,7 @@ def tiny_config(**changes: Any) -> ModelConfig:
 
 
 def tiny_model(*, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> RuGPT3ForCausalLM:
-    """A random model for inference; `changes` are fields of ModelConfig."""
+    """Return a random model for inference; `changes` are fields of ModelConfig."""
     generator = torch.Generator().manual_seed(seed)
     model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(tiny_config(**changes)))
     with torch.no_grad():
@@ -57,7 +61,7 @@ def tiny_model(*, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: 
 
 @st.composite
 def sparse_configs(draw: st.DrawFn) -> ModelConfig:
-    """Any pattern, heads, layout groups and longest sequence that a sparse model may have."""
+    """Generate any pattern, heads, layout groups and longest sequence that a sparse model may have."""
     num_global = draw(st.integers(1, 3))
     num_local = num_global * draw(st.integers(1, 4))
     num_patterns = draw(st.integers(1, num_local // num_global))
@@ -83,7 +87,7 @@ def sparse_configs(draw: st.DrawFn) -> ModelConfig:
 
 @contextmanager
 def use_threads(num_threads: int) -> Iterator[None]:
-    """Torch with so many threads."""
+    """Let torch use this number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
@@ -102,7 +106,7 @@ def greedy_requests(prompts: Sequence[Sequence[int]], sampling: SamplingParams =
 
 
 class RecordingRunner:
-    """Executes steps, and keeps every step with its logits."""
+    """Executes steps, and records every step with its logits."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
@@ -127,7 +131,8 @@ def build_engine(
     uses_cuda_graphs: bool = False,
     **settings: Any,
 ) -> BatchEngine:
-    """`settings` are fields of EngineConfig; `overlaps_steps` is for GPUs, but works anywhere."""
+    """Build an engine; `settings` are fields of EngineConfig. `overlaps_steps` is meant for GPUs,
+    but works anywhere."""
     config = EngineConfig(
         **{
             "num_slots": num_slots,
@@ -149,11 +154,12 @@ def build_engine(
         uses_cuda_graphs=uses_cuda_graphs,
     )
     runner.set_prefix(job.prefix_token_ids, config.prefill_rows)
-    return BatchEngine(RecordingRunner(runner), config, job, decode=decode, admission=admission)
+    scheduler = Scheduler(config, job, window_size=runner.window_size, admission=admission)
+    return BatchEngine(RecordingRunner(runner), scheduler, decode=decode)
 
 
 def run(engine: BatchEngine, requests: Sequence[Request]) -> list[Result]:
-    """All requests to their end; results in the requests' order."""
+    """Run all requests to their end; return results in the order of the requests."""
     ids = engine.add(requests)
     results = dict(drain(engine))
     return [results[id] for id in ids]
@@ -164,11 +170,12 @@ def drain(engine: BatchEngine) -> Iterator[tuple[int, Result]]:
         if not engine.has_work:
             return
         yield from engine.step()
-    raise AssertionError("the engine does not come to an end")
+    raise AssertionError("the engine still has work after 10,000 steps")
 
 
 def full_logits(model: nn.Module, tokens: Sequence[int]) -> Tensor:
-    """Logits [length, vocab] of one whole sequence, by a forward that knows neither cache nor engine."""
+    """Return the logits [length, vocab] of one whole sequence, by a forward without cache and
+    engine."""
     model.set_attn_implementation("sdpa")
     with torch.inference_mode():
         logits: Tensor = model(torch.tensor([list(tokens)])).logits[0].float()
@@ -178,7 +185,8 @@ def full_logits(model: nn.Module, tokens: Sequence[int]) -> Tensor:
 def naive_greedy(
     model: nn.Module, prompt: Sequence[int], num_new: int, *, num_tokens: int = NUM_TOKENS
 ) -> tuple[int, ...]:
-    """Recompute the whole sequence for every token, as the original did."""
+    """Generate greedily by recomputing the whole sequence for every token, as the original code
+    did."""
     tokens = list(prompt)
     for _ in range(num_new):
         tokens.append(int(full_logits(model, tokens)[-1, :num_tokens].argmax()))

@@ -1,4 +1,4 @@
-"""An engine for whole jobs without a model: `run_job(spec, engine="tests.pipeline.fakes")`.
+"""An engine for whole jobs without a model: `run_job(spec, engine="module:tests.pipeline.fakes")`.
 
 Completions are the prompt's own first tokens. A label is likely where its words are in the prompt. What a row asks for
 in new tokens may be an order: to take its time, to kill its rank (each time, or only the first), to kill the process
@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tirazh.actors.echo import EchoEngine, EchoRunner, count_weight_bytes
 from tirazh.actors.messages import ReplicaConfig
@@ -27,8 +27,8 @@ LIKELY, UNLIKELY = -1.0, -5.0
 
 
 class FakeEngine(EchoEngine):
-    def __init__(self, runner: Any, config: ReplicaConfig) -> None:
-        super().__init__(runner, config)
+    def __init__(self, config: ReplicaConfig, execute: Callable[[list[int]], object]) -> None:
+        super().__init__(config, execute)
         self._died = Path(config.model) / "died"
 
     def _answer(self, request: Request) -> Result:
@@ -68,11 +68,11 @@ def _holds(prompt: tuple[int, ...], label: tuple[int, ...]) -> bool:
     return any(prompt[start : start + len(label)] == label for start in range(len(prompt)))
 
 
-def build_runner(config: ReplicaConfig, place: RankPlace) -> EchoRunner:
+def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> EchoRunner:
     if (Path(config.model) / "refuse").exists():
         raise CheckpointError("the weights of this model are not what its config says")
     return EchoRunner()
 
 
-def build_engine(config: ReplicaConfig, runner: Any) -> FakeEngine:
-    return FakeEngine(runner, config)
+def build_engine(config: ReplicaConfig, runner: EchoRunner, execute: Callable[[list[int]], object]) -> FakeEngine:
+    return FakeEngine(config, execute)

@@ -54,7 +54,7 @@ def generate(tmp_path: Path, own_model: Path) -> Callable[..., GenerateSpec]:
 
 
 def run(spec: JobSpec, **more: Any) -> dict[str, Any]:
-    return run_job(spec, engine="tests.pipeline.fakes", **more)
+    return run_job(spec, engine="module:tests.pipeline.fakes", **more)
 
 
 def read(out: Path | str) -> pl.DataFrame:

@@ -1,4 +1,5 @@
-"""The batch engine: the naive loop's tokens at any number of slots, every end a row can have, errors as results."""
+"""The batch engine: the naive loop's tokens with any number of slots, all finish reasons, errors as
+results."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def model() -> RuGPT3ForCausalLM:
 
 @pytest.fixture(scope="module")
 def naive(model: RuGPT3ForCausalLM) -> list[tuple[int, ...]]:
-    """Recomputed from nothing for every token."""
+    """Tokens of a loop that recomputes the whole sequence for every token."""
     return [naive_greedy(model, prompt, NUM_NEW) for prompt in PROMPTS]
 
 
@@ -47,7 +48,7 @@ def greedy(num_new: int = NUM_NEW, stop: tuple[str, ...] = ()) -> SamplingParams
 
 
 def spell(token_ids: Sequence[int]) -> str:
-    """Text of tokens: 17 is " 17"."""
+    """Return the text of tokens: token 17 is " 17"."""
     return "".join(f" {token}" for token in token_ids)
 
 
@@ -55,7 +56,7 @@ def spell(token_ids: Sequence[int]) -> str:
 
 
 @pytest.mark.parametrize("num_slots", [1, 3, 8, 50])
-def test_fifty_ragged_prompts_get_the_naive_loops_tokens(
+def test_fifty_ragged_prompts_get_the_naive_loop_s_tokens(
     model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]], num_slots: int
 ) -> None:
     results = run(build_engine(model, num_slots=num_slots), greedy_requests(PROMPTS, greedy()))
@@ -63,7 +64,7 @@ def test_fifty_ragged_prompts_get_the_naive_loops_tokens(
 
 
 @pytest.mark.parametrize("mode", SPARSE_MODES)
-def test_so_do_models_of_every_sparse_mode(mode: str) -> None:
+def test_every_sparse_mode_gets_the_naive_loop_s_tokens(mode: str) -> None:
     pattern = SparsePattern(block_size=2, num_local_blocks=6, num_global_blocks=2, num_different_global_patterns=3)
     model, prompts = tiny_model(sparse_mode=mode, sparse_pattern=pattern), random_prompts([3, 11, 12, 30, 50])
     results = run(build_engine(model), greedy_requests(prompts, greedy(14)))
@@ -80,7 +81,7 @@ def test_requests_may_arrive_while_others_run(model: RuGPT3ForCausalLM, naive: l
 
 
 @pytest.mark.parametrize("shared", [0, 20])
-def test_windows_longer_than_a_step_are_cut_inside_too(
+def test_windows_longer_than_a_step_change_no_token(
     model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]], shared: int
 ) -> None:
     job = EngineJob(prefix_token_ids=PROMPTS[16][:shared])
@@ -91,19 +92,21 @@ def test_windows_longer_than_a_step_are_cut_inside_too(
 # How a completion ends
 
 
-def test_it_ends_at_an_end_token_and_does_not_hold_it(model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]) -> None:
+def test_a_completion_ends_at_an_end_token_without_it(model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]) -> None:
     prompt, tokens = PROMPTS[8], naive[8]
     end = tokens[3]
     (result,) = run(build_engine(model, end_token_ids=(NUM_TOKENS - 1, end)), greedy_requests([prompt], greedy()))
     assert result == Completion(token_ids=tokens[: tokens.index(end)], finish_reason="stop")
 
 
-def test_an_end_token_at_once_is_an_empty_completion(model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]) -> None:
+def test_an_end_token_as_first_token_gives_an_empty_completion(
+    model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]
+) -> None:
     engine = build_engine(model, end_token_ids=(naive[8][0],))
     assert run(engine, greedy_requests([PROMPTS[8]])) == [Completion(token_ids=(), finish_reason="stop")]
 
 
-def test_it_ends_at_a_stop_string_and_says_where_the_text_is_cut(
+def test_a_completion_ends_at_a_stop_string_and_reports_where_its_text_is_cut(
     model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]
 ) -> None:
     prompt, tokens = PROMPTS[8], naive[8]
@@ -113,13 +116,15 @@ def test_it_ends_at_a_stop_string_and_says_where_the_text_is_cut(
     assert result == Completion(token_ids=tokens[:3], finish_reason="stop", text_end=spell(tokens).index(stop))
 
 
-def test_it_ends_when_the_sequence_is_as_long_as_may_be(model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]) -> None:
+def test_a_completion_ends_when_its_sequence_has_max_length_tokens(
+    model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]
+) -> None:
     prompt = PROMPTS[8]
     (result,) = run(build_engine(model, max_length=len(prompt) + 4), greedy_requests([prompt], greedy()))
     assert result == Completion(token_ids=naive[8][:4], finish_reason="length")
 
 
-def test_a_cache_exactly_as_long_as_a_window_allows_is_enough(model: RuGPT3ForCausalLM) -> None:
+def test_max_length_may_lie_at_a_window_s_end_or_beside_it(model: RuGPT3ForCausalLM) -> None:
     for max_length in (16, 17, 32, 33):
         prompts = random_prompts([1, max_length - 1])
         results = run(build_engine(model, max_length=max_length), greedy_requests(prompts, greedy(64)))
@@ -157,15 +162,17 @@ def test_a_prompt_that_cannot_be_run_gets_its_error_and_the_others_their_tokens(
     assert results[3].error is None
 
 
-def test_ids_out_of_range_are_found_behind_a_shared_prefix_and_in_a_prompt_without_it(model: RuGPT3ForCausalLM) -> None:
+def test_token_ids_out_of_range_are_found_behind_a_shared_prefix_and_in_a_prompt_without_it(
+    model: RuGPT3ForCausalLM,
+) -> None:
     prefix, own = random_prompts([21, 30])
     prompts = [(*prefix, *own), (*prefix, 5, NUM_TOKENS), (NUM_TOKENS, *own), (-1, 5)]
     results = run(build_engine(model, job=EngineJob(prefix_token_ids=prefix)), greedy_requests(prompts, greedy()))
     assert [result.error is None for result in results] == [True, False, False, False]
 
 
-def test_a_prompt_may_be_as_long_as_leaves_room_for_what_follows(model: RuGPT3ForCausalLM) -> None:
-    job = EngineJob(labels=((1, 2, 3), (1, 4)))  # the deepest label runs two tokens; its last is only read
+def test_a_prompt_may_be_so_long_that_its_labels_just_fit_behind_it(model: RuGPT3ForCausalLM) -> None:
+    job = EngineJob(labels=((1, 2, 3), (1, 4)))  # the longest label takes two positions: its last token is only read
     engine = build_engine(model, job=job, max_length=40)
     results = run(engine, [Score(prompt_token_ids=prompt) for prompt in random_prompts([38, 39])])
     assert [result.error is None for result in results] == [True, False]
@@ -173,11 +180,11 @@ def test_a_prompt_may_be_as_long_as_leaves_room_for_what_follows(model: RuGPT3Fo
 
 def test_scores_of_a_job_without_labels_are_an_error(model: RuGPT3ForCausalLM) -> None:
     (result,) = run(build_engine(model), [Score(prompt_token_ids=(1, 2))])
-    assert result == LabelScores(logprobs=(), error="labels were asked for, but the job has none")
+    assert result == LabelScores(logprobs=(), error="label scores were requested, but the job has no labels")
 
 
-@pytest.mark.parametrize("labels", [((1,), ()), ((1, 2), (1, 2))], ids=["empty", "twice"])
-def test_a_job_with_impossible_labels_does_not_start(
+@pytest.mark.parametrize("labels", [((1,), ()), ((1, 2), (1, 2))], ids=["empty", "equal"])
+def test_an_engine_for_impossible_labels_cannot_be_built(
     model: RuGPT3ForCausalLM, labels: tuple[tuple[int, ...], ...]
 ) -> None:
     with pytest.raises(RequestError):
@@ -186,7 +193,8 @@ def test_a_job_with_impossible_labels_does_not_start(
 
 @pytest.fixture(scope="module")
 def poisoned() -> RuGPT3ForCausalLM:
-    """A model that answers NaN to token 300, and to anything from position 100 on. Token 0 is padding: NaN as well."""
+    """A model whose logits are NaN after token 300, after token 0 (padding rows hold it) and from
+    position 100 on."""
     model = tiny_model(tie_word_embeddings=False)
     with torch.no_grad():
         model.model.embed_tokens.weight[300] = torch.nan
@@ -196,26 +204,26 @@ def poisoned() -> RuGPT3ForCausalLM:
 
 
 @pytest.mark.parametrize("num_slots", [1, 2, 8])
-def test_a_row_of_nan_errs_alone(poisoned: RuGPT3ForCausalLM, num_slots: int) -> None:
-    """Neither its neighbours nor the next sequence in its slot notice."""
+def test_a_row_with_nan_logits_fails_alone(poisoned: RuGPT3ForCausalLM, num_slots: int) -> None:
+    """Neither its neighbours nor the next sequence in its slot change."""
     good = [tuple(token % 200 + 1 for token in prompt) for prompt in random_prompts([5, 20, 40, 33, 17, 30])]
     bad = [(*good[1], 300, *good[0]), (300,), (*good[2], 300)]
     job = EngineJob(labels=((1,), (2, 3), (2, 4)))
     generating = greedy_requests([bad[0], good[0], bad[1], good[1], bad[2], good[2]], greedy(20))
     scoring = [Score(prompt_token_ids=prompt) for prompt in (good[3], bad[0], good[4], bad[1], good[5])]
     results = run(build_engine(poisoned, num_slots=num_slots, job=job), [*generating, *scoring])
-    not_numbers = "the model's logits are not numbers for this prompt"
+    non_finite = "the model produced non-finite logits for this prompt"
     for index in (0, 2, 4):
-        assert results[index] == Completion(token_ids=(), finish_reason="error", error=not_numbers)
+        assert results[index] == Completion(token_ids=(), finish_reason="error", error=non_finite)
     for index, prompt in ((1, good[0]), (3, good[1]), (5, good[2])):
         assert results[index].token_ids == naive_greedy(poisoned, prompt, 20)
     errors = [result.error for result in results[6:]]
-    assert errors == [None, *["the model gave no finite score for this prompt", None] * 2]
+    assert errors == [None, *["the model produced non-finite label scores for this prompt", None] * 2]
     alone = run(build_engine(poisoned, job=job), scoring[::2])
     assert [result.logprobs for result in results[6::2]] == [result.logprobs for result in alone]
 
 
-def test_a_row_that_turns_nan_in_the_middle_errs_and_its_slot_is_clean_again(poisoned: RuGPT3ForCausalLM) -> None:
+def test_a_completion_that_turns_nan_in_the_middle_fails_and_its_slot_is_zeroed(poisoned: RuGPT3ForCausalLM) -> None:
     long, short = (tuple(token % 200 + 1 for token in prompt) for prompt in random_prompts([95, 50]))
     for num_slots in (1, 2):
         first, second, third = run(
@@ -228,7 +236,7 @@ def test_a_row_that_turns_nan_in_the_middle_errs_and_its_slot_is_clean_again(poi
 # Work and its count
 
 
-def test_counters_and_has_work_tell_what_is_done(model: RuGPT3ForCausalLM) -> None:
+def test_counters_and_has_work_report_the_progress(model: RuGPT3ForCausalLM) -> None:
     engine = build_engine(model, job=EngineJob(labels=((1,), (2, 3))))
     assert not engine.has_work
     assert engine.step() == []
@@ -238,11 +246,11 @@ def test_counters_and_has_work_tell_what_is_done(model: RuGPT3ForCausalLM) -> No
     assert engine.has_work
     assert sorted(id for id, _ in drain(engine)) == ids
     assert not engine.has_work
-    # One step of prefill (which makes the first token) and three of decode.
+    # One prefill step, which gives the first token, and three decode steps.
     assert engine.counters == EngineCounters(prompt_tokens=15, completion_tokens=8, finished=4, steps=4)
 
 
-def test_every_step_has_one_of_two_shapes_and_logits_only_where_they_are_read(model: RuGPT3ForCausalLM) -> None:
+def test_every_step_has_one_of_two_shapes_and_logits_only_where_they_are_requested(model: RuGPT3ForCausalLM) -> None:
     engine = build_engine(model, num_slots=20)
     run(engine, greedy_requests(random_prompts(RAGGED[:25]), greedy(3)))
     rows = {"prefill": PREFILL_ROWS, "decode": DECODE_ROWS}
@@ -253,7 +261,7 @@ def test_every_step_has_one_of_two_shapes_and_logits_only_where_they_are_read(mo
     assert sum(s.length for step in steps for s in step.segments) == sum(RAGGED[:25]) + 25 * 2
 
 
-def test_the_longest_prompts_are_admitted_first_and_a_free_slot_is_refilled_at_once(model: RuGPT3ForCausalLM) -> None:
+def test_the_longest_prompts_run_first_and_a_free_slot_is_refilled_at_once(model: RuGPT3ForCausalLM) -> None:
     engine = build_engine(model, num_slots=2)
     engine.add(greedy_requests(random_prompts([4, 9, 6, 8]), greedy(1)))
     order = [[id for id, _ in engine.step()] for _ in range(2)]
@@ -261,7 +269,7 @@ def test_the_longest_prompts_are_admitted_first_and_a_free_slot_is_refilled_at_o
     assert not engine.has_work
 
 
-def test_a_small_remainder_of_prompts_waits_while_many_slots_decode(model: RuGPT3ForCausalLM) -> None:
+def test_a_short_prompt_waits_while_many_sequences_decode(model: RuGPT3ForCausalLM) -> None:
     engine = build_engine(model, num_slots=8)
     engine.add(greedy_requests(random_prompts([10] * 5), greedy(5)))
     engine.step()
@@ -276,7 +284,7 @@ def phases(engine: BatchEngine) -> list[str]:
     return [step.phase for step, _ in engine.runner.seen]
 
 
-def test_a_seed_fixes_a_completion_and_another_seed_makes_another(model: RuGPT3ForCausalLM) -> None:
+def test_equal_seeds_give_equal_completions_and_another_seed_another_one(model: RuGPT3ForCausalLM) -> None:
     sampling = SamplingParams(max_new_tokens=10, temperature=1.5)
     requests = [GenerateRequest(prompt_token_ids=(1, 2, 3), sampling=sampling, seed=seed) for seed in (7, 8, 7)]
     first, second, third = run(build_engine(model), requests)

@@ -1,4 +1,4 @@
-"""What a process may still take: the least that the machine and its containers leave it."""
+"""Free host memory: the least that the machine and the containers of a process leave it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GIB = 1 << 30
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
-    """A machine with 16 GiB, of which 6 can be had."""
+    """A machine with 16 GiB, 6 of them available."""
     write(tmp_path, "proc/meminfo", f"MemTotal: {16 * GIB >> 10} kB\nMemFree: 1 kB\nMemAvailable: {6 * GIB >> 10} kB\n")
     return tmp_path
 
@@ -24,37 +24,37 @@ def write(root: Path, name: str, text: str) -> None:
     path.write_text(text)
 
 
-def group(root: Path, name: str, *, most: str, used: int, droppable: int = 0) -> None:
-    """A control group of version 2."""
-    write(root, f"sys/fs/cgroup/{name}/memory.max", f"{most}\n")
+def group(root: Path, name: str, *, limit: str, used: int, droppable: int = 0) -> None:
+    """Write the files of a control group of version 2."""
+    write(root, f"sys/fs/cgroup/{name}/memory.max", f"{limit}\n")
     write(root, f"sys/fs/cgroup/{name}/memory.current", f"{used}\n")
     write(root, f"sys/fs/cgroup/{name}/memory.stat", f"anon {used}\ninactive_file {droppable}\n")
 
 
-def test_the_machine_alone(host: Path) -> None:
+def test_free_memory_is_what_the_machine_has_available(host: Path) -> None:
     assert free_host_bytes(host) == 6 * GIB
 
 
-def test_a_container_with_a_limit(host: Path) -> None:
+def test_the_limit_of_a_container_counts(host: Path) -> None:
     write(host, "proc/self/cgroup", "0::/pod/main\n")
-    group(host, "pod/main", most=str(4 * GIB), used=3 * GIB)
+    group(host, "pod/main", limit=str(4 * GIB), used=3 * GIB)
     assert free_host_bytes(host) == GIB
 
 
-def test_what_a_container_may_drop_is_free(host: Path) -> None:
+def test_file_pages_that_a_container_may_drop_count_as_free(host: Path) -> None:
     write(host, "proc/self/cgroup", "0::/pod/main\n")
-    group(host, "pod/main", most=str(4 * GIB), used=3 * GIB, droppable=2 * GIB)
+    group(host, "pod/main", limit=str(4 * GIB), used=3 * GIB, droppable=2 * GIB)
     assert free_host_bytes(host) == 3 * GIB
 
 
-def test_the_limit_of_the_group_around_it_counts_too(host: Path) -> None:
+def test_the_limit_of_an_outer_control_group_counts(host: Path) -> None:
     write(host, "proc/self/cgroup", "0::/pod/main\n")
-    group(host, "pod/main", most="max", used=GIB)
-    group(host, "pod", most=str(3 * GIB), used=2 * GIB + GIB // 2)
+    group(host, "pod/main", limit="max", used=GIB)
+    group(host, "pod", limit=str(3 * GIB), used=2 * GIB + GIB // 2)
     assert free_host_bytes(host) == GIB // 2
 
 
-def test_a_container_of_the_older_kind(host: Path) -> None:
+def test_control_groups_of_version_1_are_read(host: Path) -> None:
     write(host, "proc/self/cgroup", "5:cpu:/pod\n4:memory,other:/pod\n0::/\n")
     write(host, "sys/fs/cgroup/memory/pod/memory.limit_in_bytes", str(2 * GIB))
     write(host, "sys/fs/cgroup/memory/pod/memory.usage_in_bytes", str(GIB))
@@ -62,16 +62,16 @@ def test_a_container_of_the_older_kind(host: Path) -> None:
     assert free_host_bytes(host) == GIB + 7
 
 
-def test_never_less_than_nothing(host: Path) -> None:
+def test_free_memory_is_never_negative(host: Path) -> None:
     write(host, "proc/self/cgroup", "0::/\n")
-    group(host, "", most=str(GIB), used=2 * GIB)
+    group(host, "", limit=str(GIB), used=2 * GIB)
     assert free_host_bytes(host) == 0
 
 
-def test_nothing_is_known_without_those_files(tmp_path: Path) -> None:
+def test_free_memory_is_unknown_without_the_files_of_linux(tmp_path: Path) -> None:
     assert free_host_bytes(tmp_path) is None
 
 
-def test_this_machine() -> None:
+def test_free_memory_of_this_machine_is_plausible() -> None:
     free = free_host_bytes()
     assert free is None or 0 <= free < 1 << 50

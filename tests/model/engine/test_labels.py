@@ -1,4 +1,5 @@
-"""Label scores and shared prefixes: what one full forward a label gives, however the labels and prompts fall."""
+"""Label scores and shared prefixes: the scores of one full forward per label, whatever the labels
+and prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from tirazh.model.gpt import RuGPT3ForCausalLM
 from tirazh.model.requests import EngineJob, LabelScores, Result, SamplingParams, ScoreRequest
 
 Labels = tuple[tuple[int, ...], ...]
-# One to five tokens; first tokens shared; a label that begins another.
+# Labels of one to five tokens, with shared first tokens, and one that is the beginning of another.
 LABELS: Labels = ((11,), (12, 13), (12, 14), (12, 13, 15), (12, 13, 16, 17, 18), (12, 13, 16, 17, 19), (20, 11, 12, 13))
 AROUND_WINDOWS = [1, 11, 12, 13, 14, 15, 16, 17, 28, 29, 30, 31, 32, 33, 46, 47, 48, 49]
 NUM_NEW = 5
@@ -31,7 +32,7 @@ def model() -> RuGPT3ForCausalLM:
 
 
 def forward_scores(model: RuGPT3ForCausalLM, prompt: tuple[int, ...], labels: Labels) -> list[float]:
-    """Prompt and label in one plain forward, a label at a time."""
+    """Score one label at a time, by a plain forward of prompt and label."""
     scores = []
     for label in labels:
         logprobs = full_logits(model, prompt + label)[:, :NUM_TOKENS].log_softmax(-1)
@@ -47,15 +48,16 @@ def engine_scores(
 
 
 @pytest.mark.parametrize("mode", ["alternating", "all", "none"])
-def test_a_trie_of_labels_scores_what_each_labels_own_forward_does(mode: str) -> None:
-    """Also where the trie grows over a window's end, so that its deeper tokens see less of the prompt."""
+def test_the_label_trie_gives_the_scores_of_a_forward_per_label(mode: str) -> None:
+    """Also where the trie crosses a window's end, so that its deeper nodes attend to less of the
+    prompt."""
     model, prompts = tiny_model(sparse_mode=mode), random_prompts(AROUND_WINDOWS)
     for prompt, result in zip(prompts, engine_scores(model, prompts, LABELS), strict=True):
         assert isinstance(result, LabelScores)
         assert result.logprobs == pytest.approx(forward_scores(model, prompt, LABELS), abs=1e-4)
 
 
-def test_labels_of_one_token_are_read_off_the_prompts_last_logits(model: RuGPT3ForCausalLM) -> None:
+def test_labels_of_one_token_are_scored_by_the_prompt_s_last_logits(model: RuGPT3ForCausalLM) -> None:
     labels = tuple((token,) for token in range(NUM_TOKENS))
     (result,) = engine_scores(model, random_prompts([20]), labels)
     assert result.logprobs == pytest.approx(
@@ -66,7 +68,7 @@ def test_labels_of_one_token_are_read_off_the_prompts_last_logits(model: RuGPT3F
     assert sum(torch.tensor(result.logprobs).exp().tolist()) == pytest.approx(1, abs=1e-6)
 
 
-def test_more_labels_than_a_step_has_rows_make_the_step_larger(model: RuGPT3ForCausalLM) -> None:
+def test_more_labels_than_a_step_has_rows_are_scored_in_a_larger_step(model: RuGPT3ForCausalLM) -> None:
     labels = tuple((first, second, 7) for first in range(20, 35) for second in range(8))
     prompts = random_prompts([3, 15, 30])
     for prompt, result in zip(prompts, engine_scores(model, prompts, labels), strict=True):
@@ -77,7 +79,8 @@ def test_more_labels_than_a_step_has_rows_make_the_step_larger(model: RuGPT3ForC
 @pytest.mark.parametrize("shared", [0, 1, 7, 15, 16, 17, 32, 40, 48], ids=lambda n: f"{n} tokens")
 @pytest.mark.parametrize("mode", ["alternating", "top_bottom"])
 def test_a_shared_prefix_of_any_length_changes_no_token_and_no_score(mode: str, shared: int) -> None:
-    """Windows have 16 tokens: none, inside one, exactly one, several. Prompts without the prefix run beside."""
+    """Windows have 16 tokens: prefixes of none, of a part of one, of exactly one and of several
+    windows. Prompts without the prefix run beside them."""
     model = tiny_model(sparse_mode=mode)
     (prefix,) = random_prompts([shared], seed=5)
     tails = random_prompts([1, 2, 9, 15, 16, 17, 31])
@@ -92,7 +95,7 @@ def test_a_shared_prefix_of_any_length_changes_no_token_and_no_score(mode: str, 
         assert scores.logprobs == pytest.approx(without.logprobs, abs=1e-4)
 
 
-def test_the_prefix_is_computed_once_and_for_no_row_again(model: RuGPT3ForCausalLM) -> None:
+def test_no_row_computes_the_shared_prefix_again(model: RuGPT3ForCausalLM) -> None:
     (prefix,) = random_prompts([40], seed=5)
     engine = build_engine(model, job=EngineJob(prefix_token_ids=prefix, labels=LABELS))
     run(engine, [ScoreRequest(prompt_token_ids=prefix + tail) for tail in random_prompts([3, 5, 20])])
@@ -102,7 +105,7 @@ def test_the_prefix_is_computed_once_and_for_no_row_again(model: RuGPT3ForCausal
     assert engine.counters.prompt_tokens == 3 * 40 + 28
 
 
-def test_one_prefill_of_the_row_and_its_trie_is_all_a_row_costs(model: RuGPT3ForCausalLM) -> None:
+def test_prompts_and_their_label_tries_are_computed_in_one_step(model: RuGPT3ForCausalLM) -> None:
     engine = build_engine(model, job=EngineJob(labels=LABELS))
     run(engine, [ScoreRequest(prompt_token_ids=prompt) for prompt in random_prompts([5, 6, 7])])
     assert engine.counters.steps == 1

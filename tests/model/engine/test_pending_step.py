@@ -1,4 +1,5 @@
-"""Tokens read one step late change no result; only a GPU gains by it, but it works anywhere, so it is tested here."""
+"""Overlap scheduling changes no result. Only a GPU gains by it, but it works on a CPU too, where it
+is tested here."""
 
 from __future__ import annotations
 
@@ -49,34 +50,38 @@ def any_request(draw: st.DrawFn) -> Request:
     st.sampled_from([0, 50, 200]),
     st.sampled_from([90, 200]),
 )
-def test_no_result_is_another(requests: list[Request], num_slots: int, num_ends: int, max_length: int) -> None:
-    """Whatever ends a row, and with rows whose next token needs all before: `num_ends` tokens end a completion."""
+def test_overlap_scheduling_gives_the_same_results(
+    requests: list[Request], num_slots: int, num_ends: int, max_length: int
+) -> None:
+    """With all finish reasons and with rows that read their history; `num_ends` tokens end a
+    completion."""
     model = tiny_model(num_layers=2)
     ends = tuple(range(num_ends))
     kind = {"num_slots": num_slots, "job": JOB, "decode": spell, "end_token_ids": ends, "max_length": max_length}
-    late = build_engine(model, **kind, overlaps_steps=True)
-    at_once = build_engine(model, **kind)
-    assert run(late, requests) == run(at_once, requests)
-    assert late.counters.completion_tokens == at_once.counters.completion_tokens
+    overlapping = build_engine(model, **kind, overlaps_steps=True)
+    plain = build_engine(model, **kind)
+    assert run(overlapping, requests) == run(plain, requests)
+    assert overlapping.counters.completion_tokens == plain.counters.completion_tokens
 
 
-def test_a_step_begins_before_the_tokens_of_the_one_before_are_read(model: RuGPT3ForCausalLM) -> None:
+def test_a_step_is_launched_before_the_tokens_of_the_previous_step_are_read(model: RuGPT3ForCausalLM) -> None:
     engine = build_engine(model, overlaps_steps=True)
     list(run(engine, greedy_requests(random_prompts([5, 9]))))
     decoded = [step for step, _ in engine.runner.seen if step.phase == "decode"]  # type: ignore[attr-defined]
     assert all((step.token_ids[[s.row for s in step.segments]] == PLACEHOLDER).all() for step in decoded)
-    # One row more than its tokens nobody has: all ends were known beforehand.
+    # All ends were known beforehand, so no step runs in vain: a prefill step gives the first of 12
+    # tokens.
     assert len(decoded) == 11
 
 
-def test_a_row_that_looks_back_waits_for_its_tokens(model: RuGPT3ForCausalLM) -> None:
+def test_a_row_with_a_repetition_penalty_waits_for_its_tokens(model: RuGPT3ForCausalLM) -> None:
     engine = build_engine(model, overlaps_steps=True)
     params = SamplingParams(max_new_tokens=8, temperature=0, repetition_penalty=1.2)
     run(engine, greedy_requests(random_prompts([5]), params))
     assert not any((step.token_ids == PLACEHOLDER).any() for step, _ in engine.runner.seen)  # type: ignore[attr-defined]
 
 
-def test_an_end_that_nobody_foresaw_costs_one_row_and_no_token(model: RuGPT3ForCausalLM) -> None:
+def test_tokens_sampled_behind_an_end_token_are_dropped(model: RuGPT3ForCausalLM) -> None:
     prompts = random_prompts([5, 9, 30])
     free = run(build_engine(model), greedy_requests(prompts))
     end = free[0].token_ids[3]  # type: ignore[union-attr]
@@ -89,7 +94,7 @@ def test_an_end_that_nobody_foresaw_costs_one_row_and_no_token(model: RuGPT3ForC
         assert end not in result.token_ids
 
 
-def test_a_row_of_nan_errs_alone_and_its_slot_is_clean_again() -> None:
+def test_a_row_with_nan_logits_fails_alone_and_its_slot_is_zeroed() -> None:
     model = tiny_model(num_layers=2, tie_word_embeddings=False)
     with torch.no_grad():
         model.model.embed_tokens.weight[300] = torch.nan
@@ -101,7 +106,7 @@ def test_a_row_of_nan_errs_alone_and_its_slot_is_clean_again() -> None:
         assert [results[index] for index in (1, 3, 4)] == run(build_engine(model), greedy_requests(good))
 
 
-def test_requests_may_come_while_steps_are_under_way(model: RuGPT3ForCausalLM) -> None:
+def test_requests_may_arrive_while_steps_are_running(model: RuGPT3ForCausalLM) -> None:
     prompts = random_prompts(list(np.random.default_rng(3).integers(1, 70, 12)))
     expected = run(build_engine(model), greedy_requests(prompts))
     engine, found = build_engine(model, overlaps_steps=True), {}

@@ -23,7 +23,7 @@ def new_runner() -> ModelRunner:
 def prefill_step(*, uses_prefix: bool, start: int = 0) -> Step:
     builder = StepBuilder("prefill", 16)
     builder.add(1, PROMPT, start)
-    builder.read(1, 1)
+    builder.request_logits(1, 1)
     return builder.build((FreshSlot(1, uses_prefix=uses_prefix),))
 
 

@@ -1,4 +1,5 @@
-"""How the next token is chosen: the original's order, transformers' penalties, and draws that follow the odds."""
+"""Sampling: the original's order, the penalties of transformers, and samples that follow the
+probabilities."""
 
 from __future__ import annotations
 
@@ -26,11 +27,11 @@ quick = settings(max_examples=60, deadline=None)
 GRID = 500
 
 
-@pytest.fixture(autouse=True, scope="module", params=["compiled", "by torch"])
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test holds for both ways to draw."""
+@pytest.fixture(autouse=True, scope="module", params=["compiled", "torch"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test holds for both implementations."""
     if request.param == "compiled" and load_kernel("sampling") is None:
-        pytest.skip("no C compiler on this machine: torch draws")
+        pytest.skip("no C compiler on this machine: torch samples")
     with pytest.MonkeyPatch.context() as patches:
         if request.param != "compiled":
             patches.setattr(sampling, "load_kernel", lambda _: None)
@@ -42,7 +43,7 @@ def row(seed: int = 0, *, token_ids: Sequence[int] = (), num_new: int = 0, **par
 
 
 def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list[int | None]:
-    """The tokens; None where there is none."""
+    """Return the sampled tokens; None for `NO_TOKEN`."""
     tokens = sampling.sample(logits_RV, rows, num_tokens).tolist()
     return [None if token == NO_TOKEN else token for token in tokens]
 
@@ -55,16 +56,18 @@ def random_logits(size: int, seed: int, spread: float = 2.0) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-def odds_by_grid(logits_V: Tensor, **params: Any) -> dict[int, float]:
-    """How often each token comes when the random numbers are evenly spaced: its probability within 1 / GRID."""
+def probabilities_by_grid(logits_V: Tensor, **params: Any) -> dict[int, float]:
+    """Return how often each token is sampled with evenly spaced random numbers: its probability
+    within 1 / GRID."""
     with patch.object(sampling, "uniform", lambda seed, _: (seed + 0.5) / GRID):
         logits_RV = logits_V.expand(GRID, -1).clone()
-        drawn = sample(logits_RV, [row(seed, **params) for seed in range(GRID)], len(logits_V))
-    return {int(token): count / GRID for token, count in Counter(drawn).items() if token is not None}
+        sampled = sample(logits_RV, [row(seed, **params) for seed in range(GRID)], len(logits_V))
+    return {int(token): count / GRID for token, count in Counter(sampled).items() if token is not None}
 
 
-def odds_by_definition(logits_V: Tensor, *, temperature: float, top_k: int, top_p: float) -> dict[int, float]:
-    """Temperature, then the k likeliest, then the smallest set of those whose share of their mass reaches p."""
+def probabilities_by_definition(logits_V: Tensor, *, temperature: float, top_k: int, top_p: float) -> dict[int, float]:
+    """Apply temperature, then top-k, then the smallest set whose share of the remaining mass
+    reaches p."""
     scaled = [float(x) / temperature for x in logits_V]
     order = sorted(range(len(scaled)), key=lambda i: -scaled[i])
     if top_k:
@@ -95,24 +98,26 @@ def odds_by_definition(logits_V: Tensor, *, temperature: float, top_k: int, top_
 def test_temperature_then_top_k_then_top_p(size: int, seed: int, temperature: float, top_k: int, top_p: float) -> None:
     logits_V = random_logits(size, seed)
     params = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    drawn, expected = odds_by_grid(logits_V, **params), odds_by_definition(logits_V, **params)
-    assert set(drawn) <= set(expected)
+    sampled, expected = probabilities_by_grid(logits_V, **params), probabilities_by_definition(logits_V, **params)
+    assert set(sampled) <= set(expected)
     for token, probability in expected.items():
-        assert drawn.get(token, 0) == pytest.approx(probability, abs=1.5 / GRID)
+        assert sampled.get(token, 0) == pytest.approx(probability, abs=1.5 / GRID)
 
 
 def test_temperature_comes_before_the_nucleus() -> None:
-    """At temperature 1 the first token alone has 0.6 of the mass; at 10 all three are needed for 0.6."""
+    """At temperature 1 the first token alone has 0.6 of the mass; at 10 all three are needed for
+    0.6."""
     logits_V = torch.tensor([0.6, 0.3, 0.1]).log()
-    assert set(odds_by_grid(logits_V, temperature=1, top_p=0.55)) == {0}
-    assert set(odds_by_grid(logits_V, temperature=10, top_p=0.8)) == {0, 1, 2}
+    assert set(probabilities_by_grid(logits_V, temperature=1, top_p=0.55)) == {0}
+    assert set(probabilities_by_grid(logits_V, temperature=10, top_p=0.8)) == {0, 1, 2}
 
 
 def test_top_k_comes_before_the_nucleus() -> None:
-    """Of all five tokens 0.4 + 0.2 are needed to reach 0.55; of the two likeliest the first has 2/3 already."""
+    """Of all five tokens 0.4 + 0.2 are needed to reach 0.55; of the two likeliest the first has 2/3
+    already."""
     logits_V = torch.tensor([0.4, 0.2, 0.15, 0.15, 0.1]).log()
-    assert set(odds_by_grid(logits_V, top_p=0.55)) == {0, 1}
-    assert set(odds_by_grid(logits_V, top_p=0.55, top_k=2)) == {0}
+    assert set(probabilities_by_grid(logits_V, top_p=0.55)) == {0, 1}
+    assert set(probabilities_by_grid(logits_V, top_p=0.55, top_k=2)) == {0}
 
 
 @pytest.mark.parametrize(
@@ -121,23 +126,23 @@ def test_top_k_comes_before_the_nucleus() -> None:
 )
 def test_the_nucleus_is_the_smallest_set_that_reaches_p(top_p: float, nucleus: set[int]) -> None:
     weights = torch.tensor([0.5, 0.25, 0.15, 0.1]) * torch.tensor([1.0001, 1.0001, 1, 1])  # rounding aside
-    assert set(odds_by_grid(weights.log(), top_p=top_p)) == nucleus
+    assert set(probabilities_by_grid(weights.log(), top_p=top_p)) == nucleus
 
 
 @pytest.mark.parametrize("off", [{"top_p": 0}, {"top_p": 1}, {"top_k": 0}], ids=str)
-def test_nought_and_one_turn_a_limit_off(off: dict[str, float]) -> None:
-    assert len(odds_by_grid(torch.zeros(20), **off)) == 20
+def test_limits_of_zero_and_a_nucleus_of_one_are_off(off: dict[str, float]) -> None:
+    assert len(probabilities_by_grid(torch.zeros(20), **off)) == 20
 
 
 @pytest.mark.parametrize("top_p", [0.5, 0.999])
 def test_a_nucleus_larger_than_a_thousand_tokens_is_found_too(top_p: float) -> None:
     logits_V = random_logits(3000, 0, spread=0.01)
-    drawn = odds_by_grid(logits_V, top_p=top_p)
-    expected = odds_by_definition(logits_V, temperature=1, top_k=0, top_p=top_p)
-    assert set(drawn) <= set(expected)
+    sampled = probabilities_by_grid(logits_V, top_p=top_p)
+    expected = probabilities_by_definition(logits_V, temperature=1, top_k=0, top_p=top_p)
+    assert set(sampled) <= set(expected)
     less_likely = list(expected)[1024:]
     assert len(less_likely) > 300
-    share = sum(drawn.get(token, 0) for token in less_likely)
+    share = sum(sampled.get(token, 0) for token in less_likely)
     assert share == pytest.approx(sum(expected[token] for token in less_likely), abs=0.03)
 
 
@@ -149,17 +154,20 @@ def test_a_nucleus_larger_than_a_thousand_tokens_is_found_too(top_p: float) -> N
     st.sampled_from([0, 1, 7, 100, 2000]),
     st.sampled_from([0.0, 0.3, 0.9, 0.999]),
 )
-def test_both_ways_draw_the_same_token(seed: int, size: int, spread: float, top_k: int, top_p: float) -> None:
-    """But where a chance lies within rounding of the border between two tokens: not among these."""
+def test_both_implementations_sample_the_same_token(
+    seed: int, size: int, spread: float, top_k: int, top_p: float
+) -> None:
+    """They may differ where a random number lies within rounding of the border between two tokens;
+    none of these does."""
     rows = [row(seed + i, temperature=0.8, top_k=top_k, top_p=top_p) for i in range(4)]
     logits_RV = torch.stack([random_logits(size, seed + i, spread) for i in range(4)])
     expected = sampling.choose_together(logits_RV, rows)
     assert sampling.sample(logits_RV, rows, size).tolist() == expected.tolist()
 
 
-def test_of_equal_tokens_the_first_are_kept() -> None:
-    assert set(odds_by_grid(torch.zeros(2000), top_k=3)) == {0, 1, 2}
-    assert set(odds_by_grid(torch.zeros(100), top_p=0.099)) == set(range(10))
+def test_of_equally_likely_tokens_the_first_are_kept() -> None:
+    assert set(probabilities_by_grid(torch.zeros(2000), top_k=3)) == {0, 1, 2}
+    assert set(probabilities_by_grid(torch.zeros(100), top_p=0.099)) == set(range(10))
 
 
 @quick
@@ -173,7 +181,7 @@ def test_at_least_one_token_is_left(seed: int, top_p: float, top_k: int, tempera
 
 @quick
 @given(st.integers(0, 999), st.integers(0, 1 << 63), st.sampled_from([0, 1, 5]), st.sampled_from([0, 0.5, 1]))
-def test_temperature_nought_takes_the_likeliest_whatever_else_is_set(
+def test_temperature_zero_takes_the_likeliest_token_whatever_else_is_set(
     seed: int, row_seed: int, top_k: int, top_p: float
 ) -> None:
     logits_V = random_logits(30, seed)
@@ -182,25 +190,25 @@ def test_temperature_nought_takes_the_likeliest_whatever_else_is_set(
 
 @quick
 @given(st.integers(0, 999))
-def test_a_tiny_temperature_and_top_k_of_one_take_the_likeliest_too(seed: int) -> None:
+def test_a_tiny_temperature_and_top_k_of_one_take_the_likeliest_token(seed: int) -> None:
     logits_V = random_logits(30, seed)
     assert choose(logits_V, row(seed, temperature=1e-4)) == int(logits_V.argmax())
     assert choose(logits_V, row(seed, top_k=1)) == int(logits_V.argmax())
 
 
-# Odds
+# Probabilities
 
 
 @pytest.mark.parametrize("params", [{}, {"temperature": 0.7, "top_k": 8, "top_p": 0.9}], ids=["plain", "limited"])
-def test_twenty_thousand_draws_follow_the_odds(params: dict[str, Any]) -> None:
-    logits_V, draws = random_logits(12, 3, spread=1), 20_000
-    expected = odds_by_definition(logits_V, **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, **params})
-    logits_RV = logits_V.expand(draws, -1).clone()
+def test_twenty_thousand_samples_follow_the_probabilities(params: dict[str, Any]) -> None:
+    logits_V, num_samples = random_logits(12, 3, spread=1), 20_000
+    expected = probabilities_by_definition(logits_V, **{"temperature": 1.0, "top_k": 0, "top_p": 1.0, **params})
+    logits_RV = logits_V.expand(num_samples, -1).clone()
     # Seeds and counters both vary, as rows and their tokens do.
-    rows = [row(seed // 10, num_new=seed % 10, **params) for seed in range(draws)]
-    drawn = Counter(sample(logits_RV, rows, 12))
-    assert set(drawn) == set(expected)
-    chi_square = sum((drawn[i] - draws * p) ** 2 / (draws * p) for i, p in expected.items())
+    rows = [row(seed // 10, num_new=seed % 10, **params) for seed in range(num_samples)]
+    sampled = Counter(sample(logits_RV, rows, 12))
+    assert set(sampled) == set(expected)
+    chi_square = sum((sampled[i] - num_samples * p) ** 2 / (num_samples * p) for i, p in expected.items())
     assert chi_square < len(expected) + 5 * math.sqrt(2 * len(expected))
 
 
@@ -214,7 +222,7 @@ def test_twenty_thousand_draws_follow_the_odds(params: dict[str, Any]) -> None:
     st.sampled_from([0.5, 1.0, 1.2, 3.0]),
     st.integers(0, 4),
 )
-def test_penalties_are_transformers(seed: int, token_ids: list[int], penalty: float, ngram: int) -> None:
+def test_penalties_are_those_of_transformers(seed: int, token_ids: list[int], penalty: float, ngram: int) -> None:
     logits_RV = random_logits(10, seed)[None]
     ids = torch.tensor([token_ids])
     expected = logits_RV.clone()
@@ -253,12 +261,12 @@ def test_a_token_that_would_repeat_an_ngram_is_banned(size: int, token_ids: list
     assert {i for i in range(10) if logits_RV[0, i] == -torch.inf} == banned
 
 
-# Vocabulary, numbers that are none, neighbours
+# Vocabulary, non-finite logits, neighbours
 
 
 @quick
 @given(st.integers(0, 999), st.sampled_from([0, 1.0]), st.sampled_from([0, 3]), st.sampled_from([0, 0.9]))
-def test_padding_of_the_vocabulary_is_never_chosen(seed: int, temperature: float, top_k: int, top_p: float) -> None:
+def test_padding_of_the_vocabulary_is_never_sampled(seed: int, temperature: float, top_k: int, top_p: float) -> None:
     logits_V = random_logits(40, seed)
     logits_V[30:] = torch.tensor([1e4, torch.inf, torch.nan] * 3 + [5])
     token = choose(logits_V, row(seed, temperature=temperature, top_k=top_k, top_p=top_p), num_tokens=30)
@@ -268,7 +276,9 @@ def test_padding_of_the_vocabulary_is_never_chosen(seed: int, temperature: float
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf], ids=["NaN", "overflow"])
-def test_a_row_without_numbers_has_no_token_and_its_neighbours_have_theirs(bad: float, temperature: float) -> None:
+def test_a_row_with_non_finite_logits_gets_no_token_and_its_neighbours_keep_theirs(
+    bad: float, temperature: float
+) -> None:
     logits_RV = torch.stack([random_logits(10, seed) for seed in range(3)])
     alone = [choose(logits_V, row(5, temperature=temperature)) for logits_V in logits_RV]
     logits_RV[1, 4] = bad
@@ -277,7 +287,7 @@ def test_a_row_without_numbers_has_no_token_and_its_neighbours_have_theirs(bad: 
 
 @quick
 @given(st.permutations(range(6)), st.integers(1, 6))
-def test_a_row_draws_the_same_whoever_its_neighbours_are(order: list[int], count: int) -> None:
+def test_a_row_gets_the_same_token_beside_any_neighbours(order: list[int], count: int) -> None:
     logits_RV = torch.stack([random_logits(50, seed) for seed in range(6)])
     rows = [
         row(seed * 1_000_003, num_new=seed, token_ids=[seed, 3], top_p=0.9 * (seed % 2), repetition_penalty=1.1)
@@ -288,7 +298,7 @@ def test_a_row_draws_the_same_whoever_its_neighbours_are(order: list[int], count
     assert sample(logits_RV[chosen], [rows[i] for i in chosen], 50) == [alone[i] for i in chosen]
 
 
-def test_other_seeds_and_other_steps_draw_other_tokens() -> None:
+def test_other_seeds_and_other_steps_sample_other_tokens() -> None:
     logits_V = torch.zeros(1000)
     by_seed = [choose(logits_V, row(seed)) for seed in range(100)]
     by_step = [choose(logits_V, row(7, num_new=step)) for step in range(100)]

@@ -43,7 +43,7 @@ def spec(write_input: Callable[..., Path], tmp_path: Path, model_dir: Path) -> C
 
 
 def run(spec: GenerateSpec) -> dict[str, Any]:
-    return run_job(spec, engine="tests.pipeline.fakes")
+    return run_job(spec, engine="module:tests.pipeline.fakes")
 
 
 def when_a_part_is_written(output: Path, act: Callable[[], None]) -> threading.Thread:

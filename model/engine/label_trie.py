@@ -1,0 +1,59 @@
+"""The labels of a job as a trie of tokens, so that tokens which labels share are computed once.
+
+The nodes of the trie run behind the last prompt token with tree attention (`label_scoring.py`). A
+label's last token is no node: its log-probability is read from the logits of the token before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tirazh.errors import RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTrie:
+    """Nodes in an order in which parents precede their children.
+
+    `token_ids[i]` continues node `parents[i]` (-1: the prompt). `depths[i]` is the number of nodes
+    between node i and the prompt. `paths[l]` lists label l's tokens as (node whose logits predict
+    the token, -1 for the prompt's last token; token id).
+    """
+
+    token_ids: tuple[int, ...]
+    parents: tuple[int, ...]
+    depths: tuple[int, ...]
+    paths: tuple[tuple[tuple[int, int], ...], ...]
+
+    @property
+    def num_nodes(self) -> int:
+        """Rows that the trie takes in a step."""
+        return len(self.token_ids)
+
+    @property
+    def height(self) -> int:
+        """Nodes on the longest path: how many positions the trie needs behind a prompt."""
+        return 1 + max(self.depths, default=-1)
+
+
+def build_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
+    """Merge the labels' tokens into a trie. Raises RequestError for an empty label and for two
+    equal labels."""
+    nodes: dict[tuple[int, ...], int] = {(): -1}
+    token_ids: list[int] = []
+    paths = []
+    for label in labels:
+        if not label:
+            raise RequestError("a label has no tokens")
+        for end in range(1, len(label)):
+            key = tuple(label[:end])
+            if key not in nodes:
+                nodes[key] = len(token_ids)
+                token_ids.append(key[-1])
+        paths.append(tuple((nodes[tuple(label[:end])], label[end]) for end in range(len(label))))
+    if len({tuple(label) for label in labels}) < len(labels):
+        raise RequestError("two labels have the same tokens")
+    keys = sorted((key for key in nodes if key), key=lambda key: nodes[key])
+    parents = tuple(nodes[key[:-1]] for key in keys)
+    return LabelTrie(tuple(token_ids), parents, tuple(len(key) - 1 for key in keys), tuple(paths))

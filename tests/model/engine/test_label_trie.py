@@ -1,0 +1,73 @@
+"""The label trie: tokens that labels share are one node, and last tokens are no node."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tirazh.errors import RequestError
+from tirazh.model.engine.label_trie import LabelTrie, build_trie
+
+labels_strategy = st.lists(
+    st.lists(st.integers(0, 4), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12, unique=True
+)
+
+
+def picture(trie: LabelTrie) -> str:
+    """Draw the trie with one node per line, two spaces deeper than its parent."""
+    children = {node: [n for n, parent in enumerate(trie.parents) if parent == node] for node in range(-1, 99)}
+
+    def lines(node: int, depth: int) -> list[str]:
+        own = ["prompt" if node < 0 else "  " * depth + str(trie.token_ids[node])]
+        return own + [line for child in children[node] for line in lines(child, depth + 1)]
+
+    return "\n".join(lines(-1, 0))
+
+
+def test_shared_first_tokens_are_one_node_and_last_tokens_are_no_node() -> None:
+    trie = build_trie([(1, 2, 3), (1, 2, 4), (1, 5), (6,), (7, 8)])
+    assert picture(trie) == "prompt\n  1\n    2\n  7"
+    assert trie.depths == (0, 1, 0)
+    assert (trie.num_nodes, trie.height) == (3, 2)
+
+
+def test_labels_of_one_token_need_no_node() -> None:
+    trie = build_trie([(5,), (3,), (9,)])
+    assert (trie.num_nodes, trie.height) == (0, 0)
+    assert trie == LabelTrie((), (), (), (((-1, 5),), ((-1, 3),), ((-1, 9),)))
+
+
+def test_a_label_may_be_a_prefix_of_another_label() -> None:
+    trie = build_trie([(1,), (1, 2)])
+    assert picture(trie) == "prompt\n  1"
+    assert trie.paths == (((-1, 1),), ((-1, 1), (0, 2)))
+
+
+@given(labels_strategy)
+def test_every_path_holds_its_label_s_tokens_from_parent_to_child(labels: list[tuple[int, ...]]) -> None:
+    trie = build_trie(labels)
+    assert [tuple(token for _, token in path) for path in trie.paths] == labels
+    for path in trie.paths:
+        nodes = [node for node, _ in path]
+        assert nodes[0] == -1
+        for (parent, token), node in zip(path, nodes[1:], strict=False):
+            assert (trie.parents[node], trie.token_ids[node]) == (parent, token)
+            assert trie.depths[node] == (0 if parent < 0 else trie.depths[parent] + 1)
+
+
+@given(labels_strategy)
+def test_nodes_are_unique_and_parents_precede_children(labels: list[tuple[int, ...]]) -> None:
+    trie = build_trie(labels)
+    assert len(set(zip(trie.parents, trie.token_ids, strict=True))) == len(trie.token_ids)
+    assert all(parent < node for node, parent in enumerate(trie.parents))
+    assert len(trie.token_ids) == len({label[:end] for label in labels for end in range(1, len(label))})
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [([(1,), ()], "a label has no tokens"), ([(1, 2), (3,), (1, 2)], "two labels have the same tokens")],
+)
+def test_empty_and_equal_labels_are_refused(labels: list[tuple[int, ...]], sentence: str) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        build_trie(labels)
