@@ -1,9 +1,17 @@
-"""The ruGPT-3 transformer, as an ordinary transformers model.
+"""The ruGPT-3 transformer: GPT-3's architecture with a fixed sparse attention pattern, as a
+transformers model.
 
-Reads like the paper: embeddings, pre-LayerNorm blocks, final LayerNorm, logits by the (usually tied) token embedding.
-Which keys a layer's heads may see is decided here, once per forward; how attention is computed is
-`attention/full_sequence.py`'s
-business, or the batch engine's, which arrives through transformers' attention interface.
+    hidden = token embedding + position embedding
+    for each layer:   hidden += attention(LayerNorm(hidden));   hidden += MLP(LayerNorm(hidden))
+    logits = LayerNorm(hidden) @ token embedding^T
+
+Which keys the heads of a layer may see is decided here, once per forward pass. The attention itself
+is computed in `attention/full_sequence.py` for whole sequences, or by the batch engine, which is
+reached through transformers' attention interface.
+
+The architecture is that of Brown et al. 2020 (arXiv 2005.14165), the pattern that of Child et al.
+2019 (arXiv 1904.10509).
+
 Legend: B batch, T tokens, S keys, C channels, H heads on this rank, D head dim.
 """
 
@@ -20,6 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tirazh.model.attention.block_layout import global_starts
 from tirazh.model.attention.full_sequence import window_attention
+from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.attention.reference import visible_keys
 from tirazh.model.gpt_config import RuGPT3Config
 from tirazh.model.layers.activation import TanhGELU
@@ -29,7 +38,10 @@ __all__ = ["RuGPT3Config", "RuGPT3ForCausalLM", "RuGPT3Model"]
 
 
 class RuGPT3Attention(nn.Module):
-    """Multi-head attention; a sparse layer follows the fixed pattern, each head its own global blocks."""
+    """Multi-head attention.
+
+    A sparse layer follows the fixed pattern, in which each head has its own global blocks.
+    """
 
     def __init__(self, config: RuGPT3Config, layer_idx: int) -> None:
         super().__init__()
@@ -39,7 +51,7 @@ class RuGPT3Attention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         model_config = config.to_model_config()
-        self.is_sparse = model_config.is_sparse_layer(layer_idx)
+        self.kind = LayerKind.SPARSE if model_config.is_sparse_layer(layer_idx) else LayerKind.DENSE
         self.pattern = model_config.sparse_pattern
         self.global_starts = global_starts(model_config)  # of this rank's heads, once sharded
         size = config.hidden_size
@@ -50,7 +62,8 @@ class RuGPT3Attention(nn.Module):
         self.qkv_proj: nn.Module | None = None
 
     def fuse_projections(self) -> None:
-        """Make one product of the three, for inference: few rows are multiplied faster by one wide weight."""
+        """Replace the three projections by one, for inference: one wide matmul of few rows is
+        faster than three."""
         if self.qkv_proj is not None:
             return
         linears = [self.q_proj, self.k_proj, self.v_proj]
@@ -80,18 +93,20 @@ class RuGPT3Attention(nn.Module):
         q, k, v = self.project(hidden_BTC)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
-        if self.is_sparse and attention_mask is None and "step" not in kwargs:
+        if self.kind is LayerKind.SPARSE and attention_mask is None and "step" not in kwargs:
             out = window_attention(q, k, v, self.pattern, self.global_starts, self.scaling).transpose(1, 2)
         else:
             interface = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, ALL_ATTENTION_FUNCTIONS["sdpa"]
             )
             out, _ = interface(self, q, k, v, attention_mask, scaling=self.scaling, **kwargs)
-        return self.o_proj(out.reshape(*hidden_BTC.shape[:2], -1))
+        projected: Tensor = self.o_proj(out.reshape(*hidden_BTC.shape[:2], -1))
+        return projected
 
 
 class RuGPT3MLP(nn.Module):
-    """Four times as wide, GELU in its tanh form."""
+    """Two linear layers, the inner one four times as wide, with the tanh approximation of GELU
+    between them."""
 
     def __init__(self, config: RuGPT3Config) -> None:
         super().__init__()
@@ -101,10 +116,13 @@ class RuGPT3MLP(nn.Module):
         self.down_proj = nn.Linear(inner, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.down_proj(self.activation(self.up_proj(hidden)))
+        out: Tensor = self.down_proj(self.activation(self.up_proj(hidden)))
+        return out
 
 
 class RuGPT3Layer(nn.Module):
+    """A pre-LayerNorm block: attention, then the MLP, each added to the residual stream."""
+
     def __init__(self, config: RuGPT3Config, layer_idx: int) -> None:
         super().__init__()
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -113,7 +131,12 @@ class RuGPT3Layer(nn.Module):
         self.mlp = RuGPT3MLP(config)
 
     def forward(self, hidden: Tensor, update: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """What the layers before made of the tokens, [B, T, C], in two summands: this layer's MLP is the new second."""
+        """The residual stream [B, T, C] as two summands: `hidden`, and the `update` of the layer
+        before.
+
+        The sum is left to the next LayerNorm, because `add_norm` adds and normalises in one pass.
+        Returns the new pair.
+        """
         hidden, normed = add_norm(hidden, update, self.input_layernorm)
         hidden, normed = add_norm(hidden, self.self_attn(normed, **kwargs), self.post_attention_layernorm)
         return hidden, self.mlp(normed)
@@ -150,24 +173,29 @@ class RuGPT3Model(RuGPT3PreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """input_ids int64 [B, T] (or inputs_embeds [B, T, C]); attention_mask [B, S], 1 where there is a token:
-        padding may be on either side, positions and windows count from each row's own first token.
-        Returns last_hidden_state [B, T, C]. `step` (keyword) hands attention to the batch engine."""
+        """Compute the last hidden states [B, T, C] of input_ids, int64 [B, T] (or of inputs_embeds
+        [B, T, C]).
+
+        attention_mask [B, S] is 1 where there is a token. Padding may be on either side; positions
+        and windows count from each row's own first token. With the keyword `step` (a
+        `StepAttention`) the batch engine computes attention.
+        """
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         num_past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        if "step" in kwargs:
-            masks: dict[bool, Tensor | None] = {True: None, False: None}
-        else:
+        # Without masks: the engine knows what its rows see, and whole sequences without padding
+        # need none.
+        masks: dict[LayerKind, Tensor | None] = dict.fromkeys(LayerKind)
+        if "step" not in kwargs:
             key_positions, is_token = _key_positions(hidden, attention_mask, num_past)
             if position_ids is None:
                 position_ids = key_positions[:, num_past:]
-            is_plain = num_past == 0 and (attention_mask is None or bool(attention_mask.all()))
-            masks = {True: None, False: None} if is_plain else self._masks(key_positions, is_token, num_past)
+            if num_past or (attention_mask is not None and not bool(attention_mask.all())):
+                masks = self._masks(key_positions, is_token, num_past)
         update = self.embed_positions(position_ids).expand_as(hidden)
         for layer, attention in zip(self.layers, self.attentions, strict=True):
-            mask = masks[attention.is_sparse]
+            mask = masks[attention.kind]
             hidden, update = layer(hidden, update, attention_mask=mask, past_key_values=past_key_values, **kwargs)
         _, normed = add_norm(hidden, update, self.norm)
         return BaseModelOutputWithPast(last_hidden_state=normed, past_key_values=past_key_values)
@@ -177,28 +205,26 @@ class RuGPT3Model(RuGPT3PreTrainedModel):
         """The attention of every layer."""
         return [cast(RuGPT3Layer, layer).self_attn for layer in self.layers]
 
-    def _masks(self, key_positions: Tensor, is_token: Tensor, num_past: int) -> dict[bool, Tensor | None]:
-        """Masks of sparse (True) and dense (False) layers, bool [B, H or 1, T, S]."""
+    def _masks(self, key_positions: Tensor, is_token: Tensor, num_past: int) -> dict[LayerKind, Tensor | None]:
+        """The mask of every kind of layer that the model has, bool [B, H or 1, T, S]."""
         query_positions = key_positions[:, num_past:]
-        masks: dict[bool, Tensor | None] = {}
-        mask: Tensor
-        for is_sparse in (True, False):
-            layer = next((a for a in self.attentions if a.is_sparse == is_sparse), None)
-            if layer is None:
-                continue
-            if is_sparse:
-                starts_H = torch.tensor(layer.global_starts, device=key_positions.device)
-                mask = visible_keys(layer.pattern, starts_H, query_positions, key_positions)
+        masks: dict[LayerKind, Tensor | None] = {}
+        for kind, attention in {attention.kind: attention for attention in self.attentions}.items():
+            if kind is LayerKind.SPARSE:
+                starts_H = torch.tensor(attention.global_starts, device=key_positions.device)
+                mask = visible_keys(attention.pattern, starts_H, query_positions, key_positions)
             else:
                 mask = key_positions[:, None, None, :] <= query_positions[:, None, :, None]
             mask = mask & is_token[:, None, None, :]
-            # A padding query sees nothing; let it see everything, so that no NaN comes of it.
-            masks[is_sparse] = mask | ~mask.any(-1, keepdim=True)
+            # A padding query sees no key, which would make its softmax NaN. Its row is never read,
+            # so it may see all.
+            masks[kind] = mask | ~mask.any(-1, keepdim=True)
         return masks
 
 
 def _key_positions(hidden: Tensor, attention_mask: Tensor | None, num_past: int) -> tuple[Tensor, Tensor]:
-    """Positions counted from each row's first token, int64 [B, S], and which columns hold tokens, bool [B, S]."""
+    """Positions counted from each row's first token, int64 [B, S], and which columns hold tokens,
+    bool [B, S]."""
     if attention_mask is None:
         length = num_past + hidden.shape[1]
         positions = torch.arange(length, device=hidden.device).expand(hidden.shape[0], -1)
@@ -208,7 +234,7 @@ def _key_positions(hidden: Tensor, attention_mask: Tensor | None, num_past: int)
 
 
 class RuGPT3ForCausalLM(RuGPT3PreTrainedModel, GenerationMixin):
-    """ruGPT-3 with its logits; `labels` give the training loss."""
+    """ruGPT-3 with its logits and, if `labels` are given, the training loss."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
@@ -225,8 +251,12 @@ class RuGPT3ForCausalLM(RuGPT3PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """input_ids int64 [B, T]; labels int64 [B, T] with -100 where no loss is wanted (shifted here).
-        Returns logits [B, T, vocab] (or of the last `logits_to_keep` tokens) and, with labels, the mean loss."""
+        """Compute the logits [B, T, vocab] of input_ids, int64 [B, T], or of the last
+        `logits_to_keep` tokens.
+
+        labels, int64 [B, T], are shifted here and are -100 where no loss is wanted; with them the
+        mean loss is returned.
+        """
         outputs = self.model(input_ids, **kwargs)
         hidden = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -237,7 +267,8 @@ class RuGPT3ForCausalLM(RuGPT3PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
 
     def set_tensor_parallel(self, tp_rank: int, tp_size: int) -> None:
-        """Tell every attention layer which heads of the whole model it holds, after its linears were sharded."""
+        """Give every attention layer the pattern offsets of its own heads, after its linears were
+        sharded."""
         starts = global_starts(self.config.to_model_config())
         local = len(starts) // tp_size
         for attention in self.model.attentions:

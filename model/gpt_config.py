@@ -1,4 +1,5 @@
-"""The model's config as transformers knows it: what config.json of our safetensors directory holds."""
+"""The model's config as a transformers class: the contents of `config.json` in a safetensors
+directory of ours."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ class RuGPT3Config(PreTrainedConfig):
 
     model_type = "rugpt3"
     keys_to_ignore_at_inference = ("past_key_values",)
-    base_model_tp_plan = {  # noqa: RUF012 - the name and kind are transformers'
+    base_model_tp_plan = {  # noqa: RUF012 - transformers reads it as a class attribute
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",
         "layers.*.self_attn.v_proj": "colwise",
@@ -47,10 +48,10 @@ class RuGPT3Config(PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
-        self.to_model_config()  # checks the numbers
+        self.to_model_config()  # raises CheckpointError for values that contradict each other
 
     def to_model_config(self) -> ModelConfig:
-        """The same as our own config. Raises CheckpointError for numbers that do not fit together."""
+        """Convert to our own config. Raises CheckpointError for values that contradict each other."""
         return ModelConfig(
             num_layers=self.num_hidden_layers,
             hidden_size=self.hidden_size,
@@ -66,5 +67,5 @@ class RuGPT3Config(PreTrainedConfig):
 
     @classmethod
     def from_model_config(cls, config: ModelConfig, **extra: Any) -> Self:
-        """The transformers config of one of ours; `extra` goes to PreTrainedConfig (token ids, dtype)."""
+        """Convert from our own config; `extra` goes to PreTrainedConfig (token ids, dtype)."""
         return cls(**config_fields(config), **extra)

@@ -1,4 +1,5 @@
-"""Copies between the CPU and a device that do not wait for what the device is still doing."""
+"""Asynchronous copies between the CPU and a device: they do not wait for the work that the device
+still has to do."""
 
 from __future__ import annotations
 
@@ -9,14 +10,17 @@ from torch import Tensor
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """`values`, which lie on the CPU, on a device; what is put on the device's stream later finds them there."""
+    """Copy `values` from the CPU to a device.
+
+    Work that is put on the device's current stream later sees them.
+    """
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
 class PendingCopy:
-    """A small tensor on its way to the CPU: the copy begins here, `read` waits for it."""
+    """A small tensor on its way to the CPU. The constructor starts the copy; `read` waits for it."""
 
     def __init__(self, values: Tensor) -> None:
         self._values, self._copied = values, None
@@ -27,7 +31,7 @@ class PendingCopy:
             self._copied.record()
 
     def read(self) -> list[Any]:
-        """The numbers, nested as the tensor's dimensions are."""
+        """The elements, nested as the tensor's dimensions are."""
         if self._copied is not None:
             self._copied.synchronize()
         values: list[Any] = self._values.tolist()

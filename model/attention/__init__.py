@@ -1,4 +1,6 @@
-"""Attention: which keys a head may see, the KV cache, and one file for each way of computing attention.
+"""Attention: which keys a head may see, the KV cache, and the backends that compute attention over
+it.
 
-Start at `reference.py` (the specification), then `block_layout.py` (the sparse pattern) and `step_attention.py`.
+Start at `reference.py` (the specification), then read `block_layout.py` (the sparse pattern),
+`kv_cache.py`, `step_layout.py` (where a step's rows go) and `backends/`.
 """

@@ -1,7 +1,11 @@
-"""The fixed sparse pattern as blocks: pure functions from a pattern to what each head may see. No torch.
+"""The fixed sparse pattern in blocks: pure functions from a pattern to what each head may see.
 
-Legend: H heads of the whole model, M blocks of the longest sequence, W tokens of a window, G global tokens of a window.
-Source of the pattern: Child et al. 2019 (arXiv 1904.10509), in the form DeepSpeed's FixedSparsityConfig gave it.
+No torch.
+
+Legend: H heads of the whole model, M blocks of the longest sequence, W tokens of a window, G global
+tokens of a window.
+Source of the pattern: Child et al. 2019 (arXiv 1904.10509), as implemented by DeepSpeed's
+FixedSparsityConfig.
 """
 
 from __future__ import annotations
@@ -13,9 +17,11 @@ from tirazh.model.config import ModelConfig, SparsePattern
 
 
 def head_pattern(head: int, num_heads: int, layout_groups: int, pattern: SparsePattern) -> int:
-    """Which of the pattern's different layouts head `head` (from 0, of `num_heads`) uses.
+    """Index of the layout that head `head` (from 0, of `num_heads`) uses, among the pattern's
+    different layouts.
 
-    The index restarts in every layout group, because each model-parallel rank of the training made its own layout.
+    The index restarts in every layout group, because in training each model-parallel rank built a
+    layout of its own.
     """
     if not pattern.different_layout_per_head:
         return 0
@@ -28,7 +34,8 @@ def first_global_block(head_pattern: int, pattern: SparsePattern) -> int:
 
 
 def global_starts(config: ModelConfig) -> list[int]:
-    """Per head of the whole model: token offset within a window at which its global tokens begin."""
+    """For each head of the whole model, the token offset within a window at which its global tokens
+    begin."""
     return [
         config.sparse_pattern.block_size
         * first_global_block(
@@ -42,8 +49,10 @@ def global_starts(config: ModelConfig) -> list[int]:
 def build_layout(config: ModelConfig, num_tokens: int) -> NDArray[np.bool_]:
     """The layout of every head, cut to the blocks that `num_tokens` tokens need.
 
-    Returns bool [H, M, M]: row block may see column block (causality inside the diagonal block is left to the token
-    mask). Made for the longest sequence first and cut afterwards, as the original does.
+    Returns bool [H, M, M]: whether a row's block sees a column's block; causality inside the
+    diagonal block is left to the token mask. Like the original, it builds the layout of the longest
+    sequence and then cuts it.
+    A specification for tests, benchmarks and figures; no product code calls it.
     """
     pattern = config.sparse_pattern
     longest = -(-config.max_position_embeddings // pattern.block_size)
@@ -66,7 +75,7 @@ def _mark_global(layout_MM: NDArray[np.bool_], pattern: SparsePattern, first: in
     num_blocks, size = len(layout_MM), pattern.num_global_blocks
     for window in range(0, num_blocks, pattern.num_local_blocks):
         is_whole = window + pattern.num_local_blocks <= num_blocks
-        # A short last window of the longest sequence pulls its global blocks inside.
+        # In a short last window the global blocks are moved inside, as DeepSpeed does.
         block = window + first if is_whole else min(window + first, num_blocks - size)
         for column in range(block, block + size):
             layout_MM[column:, column] = True

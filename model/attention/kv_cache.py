@@ -1,10 +1,12 @@
-"""The KV cache: per slot and layer only the keys and values that can still be read.
+"""The KV cache: per slot and layer, only the keys and values that can still be read.
 
-A sparse layer keeps, head by head, the global tokens of closed windows (the strip) and the open window after it:
-at most 368 of 2,048 tokens with XL's pattern. Positions are learned and added before attention, so the order of keys
-means nothing, and a step reads strip and window as one plain stretch. A dense layer keeps everything. What all rows of
-a job begin with (the shared prefix) is held once, in a `PrefixCache`.
-Legend: S slots, H key/value heads on this rank, C capacity in tokens, D head dim, W window, G global tokens of one.
+A dense layer keeps all tokens. A sparse layer keeps, head by head, the global tokens of closed
+windows (the retained tokens) and the open window behind them: at most 368 of 2,048 tokens with XL's
+pattern. Positions are learned and added before attention, so the order of keys does not matter, and
+a step reads retained tokens and window as one contiguous range. What all rows of a job begin with
+(the shared prefix) is held once, in a `PrefixCache`.
+Legend: S slots, H key/value heads on this rank, C capacity in tokens, D head dim, W window, G
+global tokens of a window.
 """
 
 from __future__ import annotations
@@ -15,44 +17,39 @@ import mmap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tirazh.model.config import SparsePattern
+from tirazh.model.attention.layer_shape import LayerKind, LayerShape
 from tirazh.model.step import FreshSlot
 from tirazh.model.transfer import to_device
 
-# A batched decode reads as many keys as its longest row has, rounded up. While that is a whole number of vectors (16
-# floats), the keys masked out behind a row's end change no bit of it; one vector cut short does.
+# A batched decode reads as many keys as its longest row has, rounded up. As long as that is a whole
+# number of vectors (16 floats), the keys masked out behind a row's end change no bit of the row; a
+# partial vector does.
 _VECTOR = 16
 
 
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What the cache must know of one layer. `global_starts` (one a head of this rank) is None in a dense layer."""
+class PrefixKV(NamedTuple):
+    """One layer's keys and values of the shared prefix that every slot reads in place, [H, tokens,
+    D] each."""
 
-    num_heads: int
-    head_dim: int
-    pattern: SparsePattern | None = None
-    global_starts: tuple[int, ...] | None = None
-
-    def tokens_kept(self, length: int) -> int:
-        """Tokens of a sequence of `length` tokens that are still in the cache."""
-        return length if self.pattern is None else self.pattern.tokens_kept(length)
-
-    def capacity(self, max_length: int) -> int:
-        """Most tokens the cache of one slot ever holds."""
-        return max_length if self.pattern is None else self.pattern.most_tokens_kept(max_length)
+    k: Tensor
+    v: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixLayer:
-    """A layer's keys and values of the shared prefix: `shared` is read in place by every slot, `opening` (the part of
-    a sparse layer that lies in a window still open) is copied into a slot when it starts. Each [H, tokens, D]."""
+    """A layer's keys and values of the shared prefix, each [H, tokens, D].
 
-    shared_k: Tensor
-    shared_v: Tensor
+    `shared` is read in place by every slot. `opening`, the part of a sparse layer that lies in a
+    window still open, is copied into a slot when the slot starts, because each row closes that
+    window by itself.
+    """
+
+    shared: PrefixKV
     opening_k: Tensor
     opening_v: Tensor
 
@@ -79,18 +76,22 @@ class LayerCache:
         starts = shape.global_starts or ()
         self.global_starts_H = torch.tensor(starts, dtype=torch.int64, device=device)
 
-    def close_window(self, slot: int, strip_end: int) -> None:
-        """Each head moves its own global tokens of the full window, which starts at `strip_end`, to there."""
-        assert self.shape.pattern is not None
-        size = self.shape.pattern.global_size
-        index_HG = self.global_starts_H[:, None] + torch.arange(strip_end, strip_end + size, device=self.k.device)
+    def close_window(self, slot: int, window_start: int) -> None:
+        """Close the full window whose keys begin at index `window_start` of the slot.
+
+        Each head moves its own global tokens of the window to `window_start`, behind the tokens
+        retained so far; the rest of the window is overwritten by what comes next.
+        """
+        size = self.shape.sparse_pattern.global_size
+        index_HG = self.global_starts_H[:, None] + torch.arange(window_start, window_start + size, device=self.k.device)
         for x in (self.k, self.v):
             kept = x[slot].gather(1, index_HG[:, :, None].expand(-1, -1, x.shape[-1]))
-            x[slot, :, strip_end : strip_end + size] = kept
+            x[slot, :, window_start : window_start + size] = kept
 
 
 class KVCache:
-    """All layers' caches and the length of the sequence in every slot; the same on every rank."""
+    """All layers' caches and the length of the sequence in every slot; the lengths are the same on
+    every rank."""
 
     def __init__(
         self,
@@ -105,17 +106,26 @@ class KVCache:
         self.layers = [LayerCache(shape, num_slots, max_length, dtype=dtype, device=device) for shape in shapes]
         self.num_slots = num_slots
         self.max_length = max_length
+        self.dtype, self.device = dtype, device
         self.prefix = prefix
         self.lengths = [0] * num_slots  # tokens of the sequence, the shared prefix included
         self.has_prefix = [False] * num_slots
-        self._kinds, self._width = Counter(shapes), dtype.itemsize
-        pattern = next((shape.pattern for shape in shapes if shape.pattern), None)
+        self._layers_per_shape = Counter(shapes)
+        pattern = next((shape.sparse_pattern for shape in shapes if shape.kind is LayerKind.SPARSE), None)
         self.window_size = pattern.window_size if pattern else 0
         self.global_size = pattern.global_size if pattern else 0
 
+    def layer_of_each_kind(self) -> dict[LayerKind, LayerCache]:
+        """One layer of every kind that the model has, in a fixed order of kinds."""
+        layers = {layer.shape.kind: layer for layer in self.layers}
+        return {kind: layers[kind] for kind in LayerKind if kind in layers}
+
     def start(self, fresh: Sequence[FreshSlot]) -> None:
-        """Begin new sequences in slots, behind the shared prefix or from nothing. What earlier ones left there is
-        masked out and harmless, unless it is NaN: `must_zero` wipes a slot first."""
+        """Begin new sequences in slots, behind the shared prefix or from nothing.
+
+        What earlier sequences left in a slot is masked out and harmless, unless it is NaN:
+        `must_zero` zeroes the slot.
+        """
         for each in fresh:
             self.has_prefix[each.slot] = each.uses_prefix
             self.lengths[each.slot] = self.prefix.length if each.uses_prefix and self.prefix is not None else 0
@@ -125,67 +135,85 @@ class KVCache:
                     cache.v[each.slot] = 0
         slots = [each.slot for each in fresh if each.uses_prefix]
         if slots and self.prefix is not None:
-            index = to_device(torch.tensor(slots), self.layers[0].k.device)
+            index = to_device(torch.tensor(slots), self.device)
             for cache, layer in zip(self.layers, self.prefix.layers, strict=True):
                 opening = layer.opening_k.shape[1]
                 if opening:
                     cache.k[index, :, :opening] = layer.opening_k
                     cache.v[index, :, :opening] = layer.opening_v
 
+    def prefix_kv(self, layer: int) -> PrefixKV | None:
+        """A layer's keys and values of the shared prefix that slots read in place; None if there
+        are none."""
+        if self.prefix is None:
+            return None
+        shared = self.prefix.layers[layer].shared
+        return shared if shared.k.shape[1] else None
+
     def own_length(self, slot: int) -> int:
-        """Tokens of the sequence that a dense layer of the slot itself holds."""
+        """Tokens of the sequence that the slot itself holds in a dense layer (without the shared
+        prefix)."""
         return self.lengths[slot] - self._prefix_length(slot)
 
-    def strip_length(self, slot: int) -> int:
-        """Tokens in the slot's own strips. A full window is closed only when the next token comes: the queries of
-        its last token still see all of it."""
+    def num_retained(self, slot: int) -> int:
+        """Tokens that each head of a sparse layer retains in the slot from closed windows.
+
+        A full window is closed only when the next token comes: the queries of its last token still
+        see all of it.
+        """
         closed = (self.lengths[slot] - 1) // self.window_size - self._prefix_windows(slot)
         return max(0, closed) * self.global_size
 
-    def open_length(self, slot: int) -> int:
-        """Tokens of the open window that the slot holds, behind the strips."""
+    def num_open(self, slot: int) -> int:
+        """Tokens of the open window that the slot holds in a sparse layer, behind the retained ones."""
         first = self._prefix_windows(slot) * self.window_size
         length = self.lengths[slot]
         return 0 if length <= first else length - (length - 1) // self.window_size * self.window_size
 
     def is_window_full(self, slot: int) -> bool:
-        """Whether the next token closes a window of the slot's own."""
-        return self.window_size > 0 and self.open_length(slot) == self.window_size
+        """Whether the next token closes a window that the slot itself holds."""
+        return self.window_size > 0 and self.num_open(slot) == self.window_size
 
     def advance(self, slot: int, num_tokens: int) -> None:
-        """Count tokens whose keys every layer has taken (or is about to take, in this step)."""
+        """Count tokens whose keys every layer has taken or takes in this step."""
         self.lengths[slot] += num_tokens
 
     def bytes_kept(self, length: int) -> int:
-        """Bytes that one sequence of `length` tokens needs, all layers."""
+        """Bytes that one sequence of `length` tokens needs in all layers.
+
+        A specification for tests and benchmarks; what a slot really occupies is `bytes_taken`.
+        """
         return sum(
             2 * c.shape.tokens_kept(length) * c.shape.num_heads * c.shape.head_dim * c.k.element_size()
             for c in self.layers
         )
 
     def bytes_taken(self, length: int) -> int:
-        """Bytes of memory that a slot on a CPU has taken once it held `length` tokens: every head's whole pages."""
+        """Bytes of memory that a slot on a CPU occupies once it has held `length` tokens: whole
+        pages of every head."""
         total = 0
-        for shape, num_layers in self._kinds.items():
-            head_bytes = shape.capacity(length) * shape.head_dim * self._width
+        for shape, num_layers in self._layers_per_shape.items():
+            head_bytes = shape.capacity(length) * shape.head_dim * self.dtype.itemsize
             total += num_layers * 2 * shape.num_heads * -(-head_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         return total
 
     def to_prefix(self) -> PrefixCache:
-        """Make slot 0's sequence the shared prefix of another cache."""
+        """Make slot 0's sequence the shared prefix of another cache.
+
+        Views, not copies; closes a full window.
+        """
         length = self.lengths[0]
         layers = []
         for cache in self.layers:
-            end = cache.shape.tokens_kept(length)
-            split = end
-            if cache.shape.pattern is not None:
+            split = end = cache.shape.tokens_kept(length)
+            if cache.shape.kind is LayerKind.SPARSE:
                 if self.is_window_full(0):
-                    cache.close_window(0, self.strip_length(0))
+                    cache.close_window(0, self.num_retained(0))
                 windows = length // self.window_size
                 split = windows * self.global_size
                 end = split + length - windows * self.window_size
             k, v = cache.k[0], cache.v[0]
-            layers.append(PrefixLayer(k[:, :split], v[:, :split], k[:, split:end], v[:, split:end]))
+            layers.append(PrefixLayer(PrefixKV(k[:, :split], v[:, :split]), k[:, split:end], v[:, split:end]))
         return PrefixCache(length, tuple(layers))
 
     def _prefix_length(self, slot: int) -> int:
@@ -196,13 +224,14 @@ class KVCache:
 
 
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros whose pages, on a CPU, are taken only when they are written: most slots never grow to their capacity."""
+    """Zeros. On a CPU a page takes memory only when it is first written: most slots never grow to
+    their capacity."""
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
     num_bytes = max(1, math.prod(size) * dtype.itemsize)
     pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        # Pages of 2 MB would take, and wipe, a slot's whole capacity for its first few tokens.
+        # Huge pages of 2 MB would occupy, and zero, a slot's whole capacity for its first few tokens.
         with contextlib.suppress(OSError):
             pages.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(pages, dtype=torch.uint8)[: math.prod(size) * dtype.itemsize].view(dtype).view(size)

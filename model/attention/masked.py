@@ -1,4 +1,5 @@
-"""Plain attention that also tells the log-sum-exp of its scores, so that parts over different keys can be merged."""
+"""Dense attention that also returns the log-sum-exp of its scores, and the merge of two such
+results (split-KV)."""
 
 from __future__ import annotations
 
@@ -7,19 +8,26 @@ from torch import Tensor
 
 
 def additive_mask(visible: Tensor, like: Tensor) -> Tensor:
-    """What is to be added to scores: 0 where `visible`, else minus infinity; dtype and device of `like`."""
+    """The mask that is added to scores: 0 where `visible`, else minus infinity; dtype and device of
+    `like`."""
     zeros = torch.zeros(visible.shape, dtype=like.dtype, device=visible.device)
     return zeros.masked_fill(~visible, -torch.inf).to(like.device)
 
 
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention and the log-sum-exp of its scores. q [..., H, T, D], k and v [..., K, S, D] with H a multiple of K;
-    mask bool or additive, broadcast to [..., H, T, S]. Returns [..., H, T, D] and float32 [..., H, T]."""
+    """Attention and the log-sum-exp of its scores.
+
+    q [..., H, T, D], k and v [..., K, S, D] with H a multiple of K; mask bool or additive,
+    broadcast to [..., H, T, S].
+    Returns [..., H, T, D] and float32 [..., H, T].
+    """
     groups = q.shape[-3] // k.shape[-3]
     if groups > 1:
         k, v = (x.repeat_interleave(groups, dim=-3) for x in (k, v))
     if mask is not None and mask.dtype == torch.bool:
         mask = additive_mask(mask, q)
+    # The only public attention of torch that returns the log-sum-exp is private and, on a CPU, has
+    # no float16.
     if q.device.type == "cpu" and q.dtype != torch.float16:
         squeeze = q.dim() == 3
         if squeeze:
@@ -38,8 +46,13 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
 def merge_attention(
     out_NHD: Tensor, lse_NH: Tensor, other_NHD: Tensor, other_lse_NH: Tensor, has_other_N: Tensor
 ) -> Tensor:
-    """Attention over two sets of keys out of that over each, [N, H, D] with log-sum-exp [N, H]; rows that have no other
-    keys, by `has_other_N` (bool [N]), stay as they are, whatever the other holds for them."""
-    share_NH = torch.sigmoid(other_lse_NH - lse_NH)  # of the other keys in the whole softmax
+    """Merge attention over two sets of keys, [N, H, D] with log-sum-exp [N, H] each, into attention
+    over both.
+
+    Rows for which `has_other_N` (bool [N]) is false keep the first result, even if the other holds
+    NaN for them.
+    """
+    # The other keys' share of the whole softmax: exp(other_lse) / (exp(lse) + exp(other_lse)).
+    share_NH = torch.sigmoid(other_lse_NH - lse_NH)
     share = torch.where(has_other_N[:, None], share_NH, 0.0)[:, :, None].to(out_NHD.dtype)
     return torch.where(has_other_N[:, None, None], out_NHD + share * (other_NHD - out_NHD), out_NHD)

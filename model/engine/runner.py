@@ -1,13 +1,15 @@
-"""Executes planned steps on one rank: the model, its KV cache, and logits where they are read.
+"""Executes steps on one rank: the model's forward pass over its KV cache, and logits for the rows
+that are read.
 
-Knows nothing of requests, text or scheduling; `engine/batch_engine.py` plans, every rank of a replica runs the same
-steps here.
+Every rank of a replica runs the same steps here. Knows nothing of requests, text or scheduling.
+Legend: N rows of the step, R rows whose logits are read, C channels.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +17,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tirazh.model.attention.gpu import DECODE_IDLE, GpuDecode, GpuPrefill, PrefillTables, can_launch
-from tirazh.model.attention.kv_cache import KVCache, LayerShape, PrefixCache
-from tirazh.model.attention.step_attention import ATTENTION_NAME, StepAttention
+from tirazh.model.attention.backends.choose import build_attention, choose_backend, head_types
+from tirazh.model.attention.backends.interface import CapturableBackend, HeadType, StepAttention
+from tirazh.model.attention.kv_cache import KVCache
+from tirazh.model.attention.layer_shape import LayerKind, LayerShape
+from tirazh.model.attention.step_attention import ATTENTION_NAME
+from tirazh.model.attention.step_layout import append_step
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.engine.step_graph import StepGraphs
 from tirazh.model.layers.packed_linear import rows_are_independent
 from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Step, chunk_length
 from tirazh.model.transfer import to_device
 
-_PREFILL_TILE = 128
-LayerAttention = StepAttention | GpuDecode | GpuPrefill
+_DENSE_CHUNK = 128  # longest prefill chunk, in tokens, of a model without windows
 
 
 class ModelRunner:
@@ -42,11 +46,17 @@ class ModelRunner:
         uses_cuda_graphs: bool = False,
         overlaps_steps: bool = False,
     ) -> None:
-        """`logit_rows`: rows of the product that gives logits, `prefill_logit_rows` of that in a prefill (None: too).
-        Part of a job's arithmetic, as the steps' rows are; where a row's bits do not depend on the number of rows, no
-        step is padded. `uses_cuda_graphs`: a step is one CUDA graph; for a model on a GPU that is by itself (no tensor
-        parallelism) and whose heads the GPU's kernels take. `overlaps_steps`: tokens stay on the device for the next step,
-        and are read on the CPU while it runs; for the same models."""
+        """Allocate the cache and prepare the model.
+
+        `logit_rows`: rows of the matmul that gives logits; `prefill_logit_rows`: the same in a
+        prefill step (None: as many). Like the rows of a step they are part of a job's arithmetic.
+        Where a row's bits do not depend on the number of rows, nothing is padded.
+        `uses_cuda_graphs`: run every step as one CUDA graph. For models for which
+        `can_capture_graphs`, without tensor parallelism.
+        `overlaps_steps`: sampled tokens stay on the device for the next step, and the CPU reads
+        them while it runs (overlap scheduling). A job switches both on together; tests use
+        `overlaps_steps` alone, which works on a CPU.
+        """
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         weight = next(model.parameters())
@@ -57,7 +67,7 @@ class ModelRunner:
         if self._is_padded and prefill_logit_rows:
             self._logit_rows["prefill"] = prefill_logit_rows
         self.shapes = layer_shapes(model)
-        self.cache = self._new_cache(num_slots, max_length, prefix=None)
+        self.cache = self._new_cache(num_slots, max_length)
         self.overlaps_steps = overlaps_steps
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
         self._uses_cuda_graphs = uses_cuda_graphs
@@ -65,95 +75,95 @@ class ModelRunner:
 
     @property
     def window_size(self) -> int:
-        """Tokens of a window of the sparse pattern; prompts are prefilled in pieces that end where windows do."""
-        return self.cache.window_size or _PREFILL_TILE
+        """Tokens of a window of the sparse pattern; prompts are prefilled in chunks that end where
+        windows do."""
+        return self.cache.window_size or _DENSE_CHUNK
 
     def set_prefix(self, token_ids: tuple[int, ...], prefill_rows: int) -> None:
-        """Compute the job's shared prefix once and keep it for every slot."""
+        """Compute the job's shared prefix once and keep it for every slot.
+
+        It is computed in a cache of its own with a single slot, in steps of `prefill_rows` rows,
+        without CUDA graphs.
+        """
         if not token_ids:
             return
-        cache, prefix = self.cache, self._new_cache(1, len(token_ids), prefix=None)
-        self.cache, self._graphs = prefix, None  # what was recorded reads another prefix, or none
-        uses_cuda_graphs, self._uses_cuda_graphs = self._uses_cuda_graphs, False
-        fresh: tuple[FreshSlot, ...] = (FreshSlot(0, uses_prefix=False),)
-        start = 0
-        while start < len(token_ids):
-            plan = StepBuilder("prefill", prefill_rows)
-            while start < len(token_ids):
-                tokens = token_ids[
-                    start : start + chunk_length(start, window=self.window_size, max_length=prefill_rows)
-                ]
-                if not plan.has_room(len(tokens)):
-                    break
-                plan.add(0, tokens, start)
-                start += len(tokens)
-            self.execute(plan.build(fresh))
-            fresh = ()
-        self.cache = cache
-        self.cache.prefix = prefix.to_prefix()
-        self._uses_cuda_graphs = uses_cuda_graphs
+        cache = self._new_cache(1, len(token_ids))
+        with torch.inference_mode():
+            for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
+                self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
+        self.cache.prefix = cache.to_prefix()
+        self._graphs = None  # graphs captured so far read another prefix, or none
 
     @torch.inference_mode()
     def execute(self, step: Step) -> Tensor:
-        """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's device."""
+        """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's
+        device."""
         if not self._is_padded:
             step = step.without_padding()
-        attention = StepAttention(step, self.cache)
-        token_ids, positions = torch.from_numpy(step.token_ids), torch.from_numpy(step.positions)
-        if self._uses_cuda_graphs:
-            hidden_NC = self._replay(step.phase, token_ids, positions, attention)
-        else:
-            token_ids, positions = to_device(token_ids, self.device), to_device(positions, self.device)
-            if self.overlaps_steps and step.phase == "decode":
-                token_ids = self._fill_placeholders(token_ids, to_device(attention.slots_of_rows(), self.device))
-            hidden_NC = self._forward(token_ids, positions, attention)
+        run = self._forward_by_graph if self._uses_cuda_graphs else self._forward_eagerly
+        hidden_NC = run(step, self.cache)
         return self._logits(hidden_NC, step.logit_rows, self._logit_rows[step.phase])
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
-        """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are `PLACEHOLDER`."""
+        """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are
+        `PLACEHOLDER`."""
         self._last_tokens_S[to_device(torch.tensor(slots), self.device)] = tokens
 
+    def _forward_eagerly(self, step: Step, cache: KVCache) -> Tensor:
+        """Last hidden states [N, C] of a step."""
+        layout = append_step(step, cache)
+        token_ids, positions = (to_device(x, self.device) for x in _tokens_and_positions(step))
+        if self.overlaps_steps and step.phase == "decode":
+            token_ids = self._fill_placeholders(token_ids, to_device(layout.row_slots(), self.device))
+        return self._forward(token_ids, positions, build_attention(layout, cache))
+
+    def _forward_by_graph(self, step: Step, cache: KVCache) -> Tensor:
+        """The same by a CUDA graph, which is captured at the first step of its shape and replayed
+        from then on."""
+        backend = _capturable_backend(cache, step.phase)
+        inputs = backend.graph_inputs(append_step(step, cache), cache)
+        values = _tokens_and_positions(step)
+        idle = [torch.zeros_like(value) for value in values]
+        forward = functools.partial(self._forward_captured, backend, cache, step.phase)
+        if self._graphs is None:
+            self._graphs = StepGraphs()
+        return self._graphs.run(step.phase, forward, [*values, *inputs.values], [*idle, *inputs.idle])
+
+    def _forward_captured(
+        self,
+        backend: CapturableBackend,
+        cache: KVCache,
+        phase: Phase,
+        token_ids: Tensor,
+        positions: Tensor,
+        *inputs: Tensor,
+    ) -> Tensor:
+        """What a graph holds: a forward pass that depends on tensors on the device alone."""
+        if phase == "decode":
+            token_ids = self._fill_placeholders(token_ids, backend.row_slots(inputs))
+        return self._forward(token_ids, positions, backend.bind(cache, phase, inputs))
+
     def _fill_placeholders(self, token_ids_N: Tensor, slots_N: Tensor) -> Tensor:
-        """Tokens with those that only the device knows. A row without a token (idle, or of a sequence whose logits were
-        no numbers) gets any."""
+        """Replace placeholders by the tokens that only the device knows.
+
+        A row that has no token (it is idle, or its sequence had non-finite logits) gets an
+        arbitrary valid one.
+        """
         kept_N = self._last_tokens_S[slots_N.clamp(min=0)]
         return torch.where(token_ids_N == PLACEHOLDER, kept_N, token_ids_N).clamp(min=0)
 
-    def _forward(self, token_ids: Tensor, positions: Tensor, attention: LayerAttention) -> Tensor:
-        """Last hidden states [N, C] of token_ids and positions, int64 [N]."""
+    def _forward(self, token_ids: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
+        """Last hidden states [N, C] of token_ids and positions, int64 [N] on the model's device."""
         base = getattr(self.model, str(self.model.base_model_prefix))
         out = base(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, step=attention)
-        return out.last_hidden_state[0]
-
-    def _replay(self, phase: Phase, token_ids: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
-        """The same by a CUDA graph, which is recorded when it is the first step of its shape."""
-        if self._graphs is None:
-            self._graphs = StepGraphs()
-        forward: Callable[..., Tensor] = self._decode_on_gpu if phase == "decode" else self._prefill_on_gpu
-        if phase == "decode":
-            parts = [attention.decode_table()]
-            idle = [torch.tensor(DECODE_IDLE, dtype=torch.int32).repeat(len(token_ids), 1)]
-        else:
-            tables = attention.prefill_tables()
-            parts = [part for is_sparse in sorted(tables) for part in tables[is_sparse].padded().parts]
-            idle = [torch.zeros_like(part) for part in parts]
-        values = [token_ids, positions, *parts]
-        return self._graphs.run(forward, values, [torch.zeros_like(token_ids), torch.zeros_like(positions), *idle])
-
-    def _decode_on_gpu(self, token_ids: Tensor, positions: Tensor, table: Tensor) -> Tensor:
-        token_ids = self._fill_placeholders(token_ids, table[:, 0])
-        return self._forward(token_ids, positions, GpuDecode(self.cache, table))
-
-    def _prefill_on_gpu(self, token_ids: Tensor, positions: Tensor, *parts: Tensor) -> Tensor:
-        kinds = sorted({cache.shape.pattern is not None for cache in self.cache.layers})
-        size = len(parts) // len(kinds)
-        tables = {kind: PrefillTables(*parts[at * size : (at + 1) * size]) for at, kind in enumerate(kinds)}
-        return self._forward(token_ids, positions, GpuPrefill(self.cache, tables))
+        hidden: Tensor = out.last_hidden_state
+        return hidden[0]
 
     def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64], at_a_time: int) -> Tensor:
-        """Logits of some rows, so many at a time; always as many where the shape of a product is part of its bits."""
-        head = self.model.get_output_embeddings()  # type: ignore[operator]
-        parts = []
+        """Logits of some rows, `at_a_time` in one matmul; padded to that where a matmul's bits
+        depend on its shape."""
+        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
+        parts: list[Tensor] = []
         for first in range(0, len(rows), at_a_time):
             chosen = rows[first : first + at_a_time]
             padded = _padded(chosen, at_a_time) if self._is_padded else chosen
@@ -163,43 +173,65 @@ class ModelRunner:
             return parts[0]
         return torch.cat(parts) if parts else hidden_NC.new_empty((0, 0), dtype=torch.float32)
 
-    def _new_cache(self, num_slots: int, max_length: int, *, prefix: PrefixCache | None) -> KVCache:
-        return KVCache(
-            self.shapes,
-            num_slots=num_slots,
-            max_length=max_length,
-            dtype=self.dtype,
-            device=self.device,
-            prefix=prefix,
-        )
+    def _new_cache(self, num_slots: int, max_length: int) -> KVCache:
+        return KVCache(self.shapes, num_slots=num_slots, max_length=max_length, dtype=self.dtype, device=self.device)
+
+
+def _prefix_steps(token_ids: tuple[int, ...], *, window: int, num_rows: int) -> Iterator[Step]:
+    """Prefill steps of one sequence in slot 0, in chunks that end where windows do."""
+    fresh: tuple[FreshSlot, ...] = (FreshSlot(0, uses_prefix=False),)
+    start = 0
+    while start < len(token_ids):
+        builder = StepBuilder("prefill", num_rows)
+        while start < len(token_ids):
+            tokens = token_ids[start : start + chunk_length(start, window=window, max_length=num_rows)]
+            if not builder.has_room(len(tokens)):
+                break
+            builder.add(0, tokens, start)
+            start += len(tokens)
+        yield builder.build(fresh)
+        fresh = ()
+
+
+def _tokens_and_positions(step: Step) -> tuple[Tensor, Tensor]:
+    """int64 [N] each, on the CPU."""
+    return torch.from_numpy(step.token_ids), torch.from_numpy(step.positions)
 
 
 def can_capture_graphs(model: nn.Module) -> bool:
-    """Whether steps of a whole model can be one CUDA graph each: it is on a GPU, whose kernels take all its heads."""
+    """Whether the steps of a whole model can be CUDA graphs: it is on a GPU, and a capturable
+    backend takes its heads."""
     weight = next(model.parameters())
-    return weight.is_cuda and all(can_launch(weight.new_empty(1, shape.head_dim)) for shape in layer_shapes(model))
+    heads = {HeadType(weight.dtype, weight.device, shape.head_dim) for shape in layer_shapes(model)}
+    phases: tuple[Phase, ...] = ("prefill", "decode")
+    return weight.is_cuda and all(isinstance(choose_backend(heads, phase), CapturableBackend) for phase in phases)
 
 
 def hidden_size(model: nn.Module) -> int:
-    """Channels of a transformers causal LM."""
+    """Hidden size of a transformers causal LM."""
     return int(model.get_input_embeddings().embedding_dim)  # type: ignore[operator]
 
 
 def slots_that_fit(model: nn.Module, max_length: int) -> int:
-    """How many sequences of `max_length` tokens a model's GPU has room for now, at least one. The cache is taken whole
-    there; a tenth of the memory stays free for a step's own tensors. On a CPU memory is taken as sequences grow."""
+    """How many sequences of `max_length` tokens fit beside a model on its GPU now; at least one.
+
+    On a GPU the cache is allocated as a whole; a tenth of the free memory is left for the tensors
+    of a step. On a CPU memory is taken as sequences grow, so there the answer is unlimited.
+    """
     weight = next(model.parameters())
     if not weight.is_cuda:
         return sys.maxsize
-    numbers = sum(2 * s.capacity(max_length) * s.num_heads * s.head_dim for s in layer_shapes(model))
-    return max(1, int(0.9 * torch.cuda.mem_get_info(weight.device)[0]) // (numbers * weight.element_size()))
+    num_elements = sum(2 * s.capacity(max_length) * s.num_heads * s.head_dim for s in layer_shapes(model))
+    free_bytes, _ = torch.cuda.mem_get_info(weight.device)
+    return max(1, int(0.9 * free_bytes) // (num_elements * weight.element_size()))
 
 
 def layer_shapes(model: nn.Module) -> list[LayerShape]:
-    """The cache shape of every attention layer of a transformers causal LM, heads counted on this rank."""
-    kinds = ("k_proj", "qkv_proj")
+    """The cache shape of every attention layer of a transformers causal LM, with the heads of this
+    rank."""
+    projections = ("k_proj", "qkv_proj")
     attentions: list[Any] = [
-        m for m in model.modules() if hasattr(m, "layer_idx") and any(hasattr(m, kind) for kind in kinds)
+        m for m in model.modules() if hasattr(m, "layer_idx") and any(hasattr(m, name) for name in projections)
     ]
     return [_layer_shape(attention) for attention in sorted(attentions, key=lambda a: int(a.layer_idx))]
 
@@ -208,9 +240,15 @@ def _layer_shape(attention: Any) -> LayerShape:
     fused = getattr(attention, "qkv_proj", None)
     size = attention.k_proj.weight.shape[0] if fused is None else fused.out_features // 3
     num_heads = size // attention.head_dim
-    if getattr(attention, "is_sparse", False):
+    if getattr(attention, "kind", None) is LayerKind.SPARSE:
         return LayerShape(num_heads, attention.head_dim, attention.pattern, tuple(attention.global_starts))
     return LayerShape(num_heads, attention.head_dim)
+
+
+def _capturable_backend(cache: KVCache, phase: Phase) -> CapturableBackend:
+    backend = choose_backend(head_types(cache), phase)
+    assert isinstance(backend, CapturableBackend), "CUDA graphs are for models for which can_capture_graphs()"
+    return backend
 
 
 def _padded(values: NDArray[np.int64], length: int) -> NDArray[np.int64]:

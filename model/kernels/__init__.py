@@ -1,1 +1,6 @@
-"""The engine's own kernels, in C for CPUs: compiled where they run, with the plain torch way beside each of them."""
+"""Our own kernels: in C for CPUs, compiled on the machine that runs them (`build.py`), and in
+Triton for GPUs.
+
+Each has a torch implementation beside its caller for machines where it cannot run. `tables.py`
+defines the tables that the attention kernels read.
+"""

@@ -1,28 +1,30 @@
-/* Residual addition and LayerNorm of rows in one pass over memory, on a CPU. A row is one thread's from beginning to
-   end, so its bits depend on itself alone. What is normed is the sum as it is stored; mean and variance are float32.
+/* Residual addition and LayerNorm of rows in one pass over memory, on a CPU. One thread computes a
+   row completely, so the row's bits depend on itself alone. The sum is rounded to its stored type
+   before it is normalised; mean and variance are float32.
 
-   Included once per element type by the middle of this file. Legend: N rows, C numbers of a row, a multiple of 16. */
+   This file includes itself once per element type. Legend: N rows, C elements of a row, a multiple
+   of 16. */
 
-#ifndef NUMBER
+#ifndef ELEMENT
 #include "lanes.h"
 
-#define NUMBER float
+#define ELEMENT float
 #define KIND float
 #include __FILE__
-#undef NUMBER
+#undef ELEMENT
 #undef KIND
-#define NUMBER uint16_t
+#define ELEMENT uint16_t
 #define KIND bf16
 #include __FILE__
 
-#else /* NUMBER */
+#else /* ELEMENT */
 #define LOAD NAME(load, KIND)
 #define STORE NAME(store, KIND)
 
 /* Everything is contiguous: `hidden`, `update` and both results [N, C], `weight` and `bias` [C]. */
 void NAME(add_norm, KIND)(
-    const NUMBER *hidden, const NUMBER *update, const NUMBER *weight, const NUMBER *bias, NUMBER *total, NUMBER *normed,
-    int64_t num_rows, int64_t size, float eps, int num_threads) {
+    const ELEMENT *hidden, const ELEMENT *update, const ELEMENT *weight, const ELEMENT *bias, ELEMENT *total,
+    ELEMENT *normed, int64_t num_rows, int64_t size, float eps, int num_threads) {
 #pragma omp parallel for num_threads(num_threads) schedule(static)
     for (int64_t row = 0; row < num_rows; row++) {
         const int64_t at = row * size;

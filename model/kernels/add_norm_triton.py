@@ -1,4 +1,7 @@
-"""Residual addition and LayerNorm of a row in one pass, in Triton. `model/layers/add_norm.py` launches."""
+"""Residual addition and LayerNorm in one pass over memory, in Triton.
+
+`model/layers/add_norm.py` launches it.
+"""
 
 # ruff: noqa: PLR0913 - a kernel has as many arguments as it reads
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
@@ -11,7 +14,8 @@ import triton.language as tl
 
 @triton.jit
 def add_norm(hidden, update, weight, bias, total, normed, size, eps, C: tl.constexpr):
-    """One row: what is normed is the sum as it is stored, mean and variance in float32."""
+    """One row. The sum is rounded to its stored dtype before it is normalised; mean and variance
+    are float32."""
     row = tl.program_id(0).to(tl.int64) * size
     c = tl.arange(0, C)
     is_in = c < size

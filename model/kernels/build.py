@@ -1,8 +1,9 @@
-"""Compiles a kernel's C source for this very machine, once, and loads it.
+"""Compiles a kernel's C source for this machine, once, and loads it.
 
-A kernel is one C file, with this folder's header and none of torch or Python, so compiling takes some seconds and needs
-nothing but a C compiler. Results are kept in the user's cache directory under a name that says what they were made
-from. Where there is no compiler, callers take their plain way: slower, not less exact.
+A kernel is one C file that includes only headers of this folder and of the C library, so compiling
+takes some seconds and needs nothing but a C compiler. The shared library is cached in the user's
+cache directory under a fingerprint of source, compiler, options and CPU. Without a compiler,
+callers use torch: slower, but just as exact.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ logger = logging.getLogger(__name__)
 
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11", "-shared")
 _TIMEOUT_S = 120.0
+ELEMENT_TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # endings of the kernels' function names
 OFF_SWITCH = "TIRAZH_KERNELS"  # "off" in the environment: run without compiled kernels
 
 
 @functools.cache
 def load_kernel(name: str) -> ctypes.CDLL | None:
-    """The compiled `name`.c of this folder; None (and one warning) where it cannot be compiled or loaded."""
+    """Load the compiled `name`.c of this folder; None, with one warning, if it cannot be compiled
+    or loaded."""
     if os.environ.get(OFF_SWITCH) == "off":
         return None
     source = Path(__file__).with_name(f"{name}.c")
@@ -39,12 +42,15 @@ def load_kernel(name: str) -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", None) or str(error)
         reason = " ".join(str(output).split())[:300]
-        logger.warning("no compiled %s on this machine, the slower plain way is taken: %s", name, reason)
+        logger.warning("kernel %s cannot be compiled on this machine, slower torch code runs instead: %s", name, reason)
         return None
 
 
 def _compiled(source: Path) -> Path:
-    """Path of the shared library; compiled now if it is not there. Raises OSError or SubprocessError."""
+    """Path of the shared library, which is compiled if it is not cached yet.
+
+    Raises OSError or SubprocessError.
+    """
     compiler = _compiler()
     folder = _cache_folder()
     target = folder / f"{source.stem}-{_fingerprint(source, compiler)}.so"
@@ -54,7 +60,7 @@ def _compiled(source: Path) -> Path:
         made = Path(workplace) / target.name
         command = [*compiler, *_FLAGS, str(source), "-o", str(made), *_openmp(), "-lm"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
-        made.replace(target)  # whole or not at all, whoever else compiles it now
+        made.replace(target)  # atomic, so that processes which compile it at the same time do not disturb each other
     return target
 
 
@@ -69,13 +75,14 @@ def _compiler() -> list[str]:
 
 
 def _openmp() -> list[str]:
-    """Torch's own OpenMP, so that both share one pool of threads."""
+    """Torch's own OpenMP library, so that the kernels and torch share one thread pool."""
     found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     return [str(found[0])] if found else []
 
 
 def _fingerprint(source: Path, compiler: list[str]) -> str:
-    """Names what the library is made from and for: source, compiler, options and this CPU's instructions."""
+    """Hash of everything the library depends on: source, compiler, options and this CPU's
+    instructions."""
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=_TIMEOUT_S).stdout
     texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
     parts = [*texts, version, repr((_FLAGS, _openmp())).encode(), _cpu().encode()]
@@ -91,7 +98,7 @@ def _cpu() -> str:
 
 
 def _cache_folder() -> Path:
-    """A directory that only this user can write: what lies in it is executed."""
+    """A directory that only this user can write to, because its contents are executed."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = Path(base) / "tirazh" / "kernels"
     try:
@@ -107,5 +114,5 @@ def _cache_folder() -> Path:
 
 @functools.cache
 def _process_folder() -> Path:
-    """This process's own, where the user has no cache directory that can be trusted."""
+    """A temporary directory of this process, for users without a trustworthy cache directory."""
     return Path(tempfile.mkdtemp(prefix="tirazh-kernels-"))

@@ -1,18 +1,22 @@
-/* Attention of a decode step on a CPU: one new token in each of some slots, over that slot's own keys and values.
+/* Attention of a decode step on a CPU: one new token in each of some slots, over that slot's own
+   keys and values.
 
-   For every row with a slot: its new key and value are put into the cache at index `end`, then its queries attend to
-   keys 0 to `end`. One thread computes one row and key/value head from beginning to end and reads that row alone, so a
-   row's bits depend neither on its neighbours nor on the number of threads. Sums are kept in float32.
+   For every row with a slot, its new key and value are put into the cache at index `end`, then its
+   queries attend to keys 0 to `end`. One thread computes one row and key/value head completely and
+   reads that row alone, so a row's bits depend neither on its neighbours nor on the number of
+   threads. Sums are kept in float32.
 
-   Included once per element type by the bottom of this file. Legend: N rows, K key/value heads, G queries a key head,
-   D head dim. Everything is [N, heads, D] or, in the cache, [slot, K, capacity, D]; D is contiguous. */
+   This file includes itself once per element type. Legend: N rows, K key/value heads, G queries per
+   key head, D head dim. Everything is [N, heads, D] or, in the cache, [slot, K, capacity, D]; D is
+   contiguous. */
 
-#ifndef NUMBER
+#ifndef ELEMENT
 #include "lanes.h"
 
-/* Turns scores into weights: e to the power of their distance from the highest, times `scale`. NaN and infinity spoil
-   all of them. Returns the log-sum-exp, and in `total` the sum. */
-INLINE float soften(float *scores, int64_t count, float scale, float *total) {
+/* Replaces scores by softmax weights before normalisation: exp((score - highest) * scale). A NaN or
+   infinite score makes all weights NaN. Returns the log-sum-exp, and in `total` the sum of the
+   weights. */
+INLINE float softmax_weights(float *scores, int64_t count, float scale, float *total) {
     vec high = broadcast(-INFINITY), sum = {0};
     for (int64_t j = 0; j < count; j += LANES) high = max_lanes(load_float(scores + j), high);
     float highest = high[0];
@@ -27,15 +31,15 @@ INLINE float soften(float *scores, int64_t count, float scale, float *total) {
 }
 
 #ifdef __AVX512BF16__
-/* `blend` with bfloat16 multiplied in pairs of keys. `dim` is a multiple of 32. */
-INLINE void blend_pairs_bf16(
+/* `weighted_sum` of bfloat16, multiplied in pairs of keys. `dim` is a multiple of 32. */
+INLINE void weighted_sum_pairs_bf16(
     const uint16_t *values, float *weights, int64_t count, int dim, float inverse, uint16_t *out) {
-    int32_t *words = (int32_t *)weights; /* pair i takes the place of weight i, which is read before it is written */
+    int32_t *words = (int32_t *)weights; /* in place: pair i overwrites weight i, which has been read before */
     for (int64_t j = 0; j < count; j += 2 * LANES) {
-        const int is_last = j + LANES >= count; /* beyond `count` weights are 0 to whole vectors, and no further */
+        const int is_last = j + LANES >= count; /* behind `count`, weights are 0 up to a whole vector only */
         __m512 first = _mm512_loadu_ps(weights + j);
         __m512 second = is_last ? _mm512_setzero_ps() : _mm512_loadu_ps(weights + j + LANES);
-        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first); /* neighbours are pairs already */
+        __m512i both = (__m512i)_mm512_cvtne2ps_pbh(second, first); /* neighbouring weights form the pairs */
         _mm512_storeu_si512(words + j / 2, both);
     }
     const __m512i low = _mm512_set_epi32(23, 22, 21, 20, 7, 6, 5, 4, 19, 18, 17, 16, 3, 2, 1, 0);
@@ -53,7 +57,7 @@ INLINE void blend_pairs_bf16(
                 sums[h][1] = _mm512_dpbf16_ps(sums[h][1], weight, (__m512bh)_mm512_unpackhi_epi16(even, odd));
             }
         }
-        for (int h = 0; h < num_halves; h++) { /* unpacking left every eight numbers in halves of four */
+        for (int h = 0; h < num_halves; h++) { /* unpacking mixed the outputs in groups of four: reorder */
             store_bf16(out + d + 32 * h, (vec)_mm512_permutex2var_ps(sums[h][0], low, sums[h][1]) * inverse);
             store_bf16(out + d + 32 * h + LANES, (vec)_mm512_permutex2var_ps(sums[h][0], high, sums[h][1]) * inverse);
         }
@@ -61,30 +65,30 @@ INLINE void blend_pairs_bf16(
 }
 #endif
 
-#define NUMBER float
+#define ELEMENT float
 #define KIND float
 #include __FILE__
-#undef NUMBER
+#undef ELEMENT
 #undef KIND
-#define NUMBER uint16_t
+#define ELEMENT uint16_t
 #define KIND bf16
 #include __FILE__
 
-#else /* NUMBER */
+#else /* ELEMENT */
 
 #define LOAD NAME(load, KIND)
 #define GET NAME(get, KIND)
 #define PUT NAME(put, KIND)
 
-/* Products of a query with `count` keys, then minus infinity up to whole vectors. */
-INLINE void NAME(score, KIND)(const NUMBER *q, const NUMBER *keys, int64_t count, int dim, float *scores) {
+/* Unscaled scores of a query and `count` keys, then minus infinity up to a whole vector. */
+INLINE void NAME(score, KIND)(const ELEMENT *q, const ELEMENT *keys, int64_t count, int dim, float *scores) {
     const int num_vecs = dim / LANES;
     for (int64_t first = 0; first < count; first += LANES) {
         vec sums[LANES] = {{0}};
         UNROLLED for (int t = 0; t < LANES; t++) {
-            const NUMBER *key = keys + MIN(first + t, count - 1) * dim;
+            const ELEMENT *key = keys + MIN(first + t, count - 1) * dim;
 #ifdef __AVX512BF16__
-            if (sizeof(NUMBER) == 2 && dim % 32 == 0) {
+            if (sizeof(ELEMENT) == 2 && dim % 32 == 0) {
                 UNROLLED for (int d = 0; d < dim; d += 32)
                     sums[t] = (vec)_mm512_dpbf16_ps(
                         (__m512)sums[t], (__m512bh)_mm512_loadu_si512(q + d), (__m512bh)_mm512_loadu_si512(key + d));
@@ -101,13 +105,13 @@ INLINE void NAME(score, KIND)(const NUMBER *q, const NUMBER *keys, int64_t count
     }
 }
 
-/* The sum of `count` values by their weights, times `inverse`. */
-INLINE void NAME(blend, KIND)(
-    float *weights, const NUMBER *values, int64_t count, int dim, float inverse, NUMBER *out) {
+/* The weighted sum of `count` values, times `inverse`. */
+INLINE void NAME(weighted_sum, KIND)(
+    float *weights, const ELEMENT *values, int64_t count, int dim, float inverse, ELEMENT *out) {
     const int num_vecs = dim / LANES;
 #ifdef __AVX512BF16__
-    if (sizeof(NUMBER) == 2 && dim % 32 == 0) {
-        blend_pairs_bf16((const uint16_t *)values, weights, count, dim, inverse, (uint16_t *)out);
+    if (sizeof(ELEMENT) == 2 && dim % 32 == 0) {
+        weighted_sum_pairs_bf16((const uint16_t *)values, weights, count, dim, inverse, (uint16_t *)out);
         return;
     }
 #endif
@@ -116,7 +120,7 @@ INLINE void NAME(blend, KIND)(
         vec acc[8] = {{0}};
         for (int64_t j = 0; j < count; j++) {
             vec weight = broadcast(weights[j]);
-            const NUMBER *value = values + j * dim + first * LANES;
+            const ELEMENT *value = values + j * dim + first * LANES;
             for (int c = 0; c < n; c++) acc[c] += weight * LOAD(value + c * LANES);
         }
         for (int c = 0; c < n; c++) NAME(store, KIND)(out + (first + c) * LANES, acc[c] * inverse);
@@ -128,29 +132,30 @@ INLINE void NAME(blend, KIND)(
     }
 }
 
-/* One query over `count` keys. `scores` has room for `count` rounded up to whole vectors. Returns the log-sum-exp. */
+/* One query over `count` keys. `scores` has space for `count` rounded up to whole vectors. Returns
+   the log-sum-exp. */
 INLINE float NAME(attend, KIND)(
-    const NUMBER *q, const NUMBER *keys, const NUMBER *values, int64_t count, int dim, float scale, float *scores,
-    NUMBER *out) {
+    const ELEMENT *q, const ELEMENT *keys, const ELEMENT *values, int64_t count, int dim, float scale, float *scores,
+    ELEMENT *out) {
     NAME(score, KIND)(q, keys, count, dim, scores);
     float total;
-    const float logsum = soften(scores, count, scale, &total);
-    NAME(blend, KIND)(scores, values, count, dim, 1.0f / total, out);
+    const float logsum = softmax_weights(scores, count, scale, &total);
+    NAME(weighted_sum, KIND)(scores, values, count, dim, 1.0f / total, out);
     return logsum;
 }
 
-/* Strides in elements. `slots` -1: the row is idle, its output 0 and its log-sum-exp minus infinity. Returns 0, or 1
-   when memory ran out. */
+/* Strides in elements. A row whose slot is -1 is idle: its output is 0 and its log-sum-exp minus
+   infinity. Returns 0, or 1 if there is no memory. */
 int NAME(decode_attention, KIND)(
-    const NUMBER *q, int64_t q_row, int64_t q_head, const NUMBER *new_k, int64_t k_row, int64_t k_head,
-    const NUMBER *new_v, int64_t v_row, int64_t v_head, NUMBER *cache_k, NUMBER *cache_v, int64_t slot_stride,
+    const ELEMENT *q, int64_t q_row, int64_t q_head, const ELEMENT *new_k, int64_t k_row, int64_t k_head,
+    const ELEMENT *new_v, int64_t v_row, int64_t v_head, ELEMENT *cache_k, ELEMENT *cache_v, int64_t slot_stride,
     int64_t head_stride, const int64_t *slots, const int64_t *ends, int64_t num_rows, int64_t num_kv_heads,
-    int64_t group, int64_t dim, float scale, NUMBER *out, float *lse, int64_t longest, int num_threads) {
-    const int64_t room = (longest + 2 * LANES) / LANES * LANES, heads = num_kv_heads * group;
+    int64_t group, int64_t dim, float scale, ELEMENT *out, float *lse, int64_t longest, int num_threads) {
+    const int64_t padded = (longest + 2 * LANES) / LANES * LANES, heads = num_kv_heads * group;
     int failed = 0;
 #pragma omp parallel num_threads(num_threads)
     {
-        float *scores = aligned_alloc(64, (size_t)room * sizeof(float));
+        float *scores = aligned_alloc(64, (size_t)padded * sizeof(float));
         if (!scores) {
 #pragma omp atomic write
             failed = 1;
@@ -160,19 +165,19 @@ int NAME(decode_attention, KIND)(
             const int64_t row = item / num_kv_heads, kv = item % num_kv_heads, slot = slots[row], end = ends[row];
             if (!scores) continue;
             if (slot < 0) {
-                memset(out + (row * heads + kv * group) * dim, 0, (size_t)(group * dim) * sizeof(NUMBER));
+                memset(out + (row * heads + kv * group) * dim, 0, (size_t)(group * dim) * sizeof(ELEMENT));
                 for (int64_t g = 0; g < group; g++) lse[row * heads + kv * group + g] = -INFINITY;
                 continue;
             }
-            NUMBER *keys = cache_k + slot * slot_stride + kv * head_stride;
-            NUMBER *values = cache_v + slot * slot_stride + kv * head_stride;
-            memcpy(keys + end * dim, new_k + row * k_row + kv * k_head, (size_t)dim * sizeof(NUMBER));
-            memcpy(values + end * dim, new_v + row * v_row + kv * v_head, (size_t)dim * sizeof(NUMBER));
+            ELEMENT *keys = cache_k + slot * slot_stride + kv * head_stride;
+            ELEMENT *values = cache_v + slot * slot_stride + kv * head_stride;
+            memcpy(keys + end * dim, new_k + row * k_row + kv * k_head, (size_t)dim * sizeof(ELEMENT));
+            memcpy(values + end * dim, new_v + row * v_row + kv * v_head, (size_t)dim * sizeof(ELEMENT));
             for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
-                const NUMBER *query = q + row * q_row + head * q_head;
-                NUMBER *result = out + (row * heads + head) * dim;
+                const ELEMENT *query = q + row * q_row + head * q_head;
+                ELEMENT *result = out + (row * heads + head) * dim;
                 float *logsum = lse + row * heads + head;
-                if (dim == 64) /* known sizes unroll */
+                if (dim == 64) /* a constant lets the compiler unroll */
                     *logsum = NAME(attend, KIND)(query, keys, values, end + 1, 64, scale, scores, result);
                 else if (dim == 128)
                     *logsum = NAME(attend, KIND)(query, keys, values, end + 1, 128, scale, scores, result);

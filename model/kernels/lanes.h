@@ -1,4 +1,5 @@
-/* What the kernels of this folder share: vectors of floats as wide as the CPU has them, and numbers of two kinds read into them. */
+/* Shared by the kernels of this folder: vectors of floats as wide as the CPU's, and loads of
+   float32 and bfloat16. */
 
 #ifndef LANES
 #include <math.h>
@@ -28,7 +29,7 @@ typedef uint16_t bf16_lanes __attribute__((vector_size(2 * LANES)));
 #ifdef __clang__
 #define UNROLLED _Pragma("unroll 16")
 #else
-#define UNROLLED _Pragma("GCC unroll 16") /* so that what depends on a lane's number becomes a constant */
+#define UNROLLED _Pragma("GCC unroll 16") /* so that a lane's index becomes a constant */
 #endif
 
 INLINE vec broadcast(float x) { return x - (vec){0}; }
@@ -43,7 +44,8 @@ INLINE float add_lanes(vec v) {
 #endif
 }
 
-/* e^x for x <= 0, to about one unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. */
+/* e^x for x <= 0, to about one unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 /
+   2]. */
 INLINE vec exp_lanes(vec x) {
     const vec magic = broadcast(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     ivec is_low = x < broadcast(-87.0f);
@@ -61,7 +63,8 @@ INLINE vec exp_lanes(vec x) {
     return (vec)((ivec)result & ~is_low);
 }
 
-/* 2^x for x <= 0, NaN for NaN: a power of two times the polynomial on [-1/2, 1/2] that is best in relative error. */
+/* 2^x for x <= 0, NaN for NaN: a power of two times the polynomial on [-1/2, 1/2] that is best in
+   relative error. */
 INLINE vec exp2_lanes(vec x) {
     const vec magic = broadcast(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     ivec is_low = x < broadcast(-126.0f);
@@ -75,7 +78,8 @@ INLINE vec exp2_lanes(vec x) {
     return (vec)((ivec)(p * power) & ~is_low);
 }
 
-/* The same to 3e-6, which bfloat16 cannot tell from it: the polynomial is on [0, 1]. With AVX512DQ for any x. */
+/* The same with a relative error of 3e-6, far below the precision of bfloat16; the polynomial is on
+   [0, 1]. With AVX512DQ it takes any x. */
 INLINE vec rough_exp2_lanes(vec x) {
 #ifdef __AVX512DQ__
     vec r = (vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF), p; /* 0 for minus infinity */
@@ -100,7 +104,7 @@ INLINE vec max_lanes(vec a, vec b) {
 #endif
 }
 
-/* Which lanes of two vectors, side by side, change places when blocks of `size` lanes are transposed. */
+/* The lanes of two concatenated vectors that are picked when blocks of `size` lanes are transposed. */
 INLINE void pick_lanes(int size, ivec *first, ivec *second) {
     UNROLLED for (int i = 0; i < LANES; i++) {
         (*first)[i] = i & size ? i - size + LANES : i;
@@ -108,7 +112,7 @@ INLINE void pick_lanes(int size, ivec *first, ivec *second) {
     }
 }
 
-/* Lane i of the result is lane from[i] of `a` and `b` side by side. */
+/* Lane i of the result is lane from[i] of `a` and `b` concatenated. */
 INLINE ivec shuffle(ivec a, ivec b, ivec from) {
 #ifdef __clang__
     ivec picked;
@@ -130,7 +134,7 @@ INLINE void transpose_blocks(ivec rows[LANES], int size) {
     }
 }
 
-/* Transposes as many vectors of words as a vector has: blocks of 1, 2, 4, … change places over the diagonal. */
+/* Transposes LANES vectors of LANES words: swaps blocks of 1, 2, 4, … lanes across the diagonal. */
 INLINE void transpose(ivec rows[LANES]) {
     transpose_blocks(rows, 1);
     transpose_blocks(rows, 2);
@@ -147,7 +151,7 @@ INLINE void add_blocks(vec rows[LANES], int size) {
     }
 }
 
-/* Lane i of the result is the sum of all lanes of row i; every row is added up in the same order. */
+/* Lane i of the result is the sum of all lanes of row i; every row is summed in the same order. */
 INLINE vec add_rows(vec rows[LANES]) {
     add_blocks(rows, 1);
     add_blocks(rows, 2);
@@ -165,7 +169,7 @@ INLINE void store_float(float *p, vec v) { memcpy(p, &v, sizeof v); }
 INLINE float get_float(const float *p) { return *p; }
 INLINE void put_float(float *p, float x) { *p = x; }
 
-/* Compilers take the generic conversions apart where the CPU has one instruction. */
+/* Compilers split the generic conversions although the CPU has one instruction for each. */
 INLINE ivec widen(bf16_lanes half) {
 #ifdef __AVX512F__
     return (ivec)_mm512_cvtepu16_epi32((__m256i)half);
@@ -198,7 +202,7 @@ INLINE void put_bf16(uint16_t *p, float x) { /* to the nearest, ties to even */
 }
 INLINE void store_bf16(uint16_t *p, vec v) {
 #ifdef __AVX512BF16__
-    bf16_lanes half = (bf16_lanes)_mm512_cvtneps_pbh((__m512)v); /* numbers below 2^-126 become 0 */
+    bf16_lanes half = (bf16_lanes)_mm512_cvtneps_pbh((__m512)v); /* values below 2^-126 become 0 */
 #else
     ulanes bits = (ulanes)v, rounded = bits + 0x7fff + ((bits >> 16) & 1);
     ulanes is_number = (ulanes)(v == v);
@@ -208,7 +212,7 @@ INLINE void store_bf16(uint16_t *p, vec v) {
 }
 
 #ifdef __AVX512BF16__
-/* Words of two bfloat16: of `even` in the low half, of `odd` in the high one. */
+/* Words of two bfloat16: `even` in the low half, `odd` in the high half. */
 INLINE ivec pair_bf16(vec even, vec odd) {
     const __m512i order = _mm512_set_epi16(
         31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,

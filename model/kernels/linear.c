@@ -1,10 +1,12 @@
-/* A linear layer of bfloat16 on a CPU that multiplies in tiles: activation(x weight^T + bias), sums in float32.
+/* A linear layer of bfloat16 on a CPU with AMX tiles: activation(x weight^T + bias), sums in
+   float32.
 
-   The weight is packed once, in panels of 32 outputs: words of two inputs that are neighbours, [inputs / 2][32]. Work is
-   cut into items of some rows by some panels, which threads take when they are done with one. Of an item the inputs are
-   taken in parts, so that a part of a panel stays in the first-level cache while rows pass by; sums wait for the next part
-   in memory. So every result is one chain of tile products in the order of inputs: its bits depend on its own row
-   alone, not on the other rows, their number, or the number of threads. */
+   The weight is packed once, in panels of 32 outputs: words of two adjacent inputs, [inputs /
+   2][32]. Work is cut into items of some rows by some panels, which threads take from a shared
+   counter. Within an item the inputs are processed in parts, so that a part of a panel stays in the
+   first-level cache while all rows use it; between parts the sums are in memory. Every result is
+   one chain of tile operations in the order of inputs, so its bits depend on its own row alone: not
+   on other rows, on their number, or on the number of threads. */
 
 #include "lanes.h"
 #include "tiles.h"
@@ -14,11 +16,11 @@
 #define BLOCK 32 /* inputs of a tile */
 #define SUMS (PAIRED_ROWS * PANEL)
 
-int can_multiply_in_tiles(void) { return may_use_tiles(); }
+int can_multiply_in_tiles(void) { return can_use_tiles(); }
 
 INLINE int64_t panels_of(int64_t num_outputs) { return (num_outputs + PANEL - 1) / PANEL; }
 
-/* `weight` [outputs][inputs]; outputs are filled up with zeros to whole panels. */
+/* `weight` is [outputs][inputs]; the outputs are padded with zeros to whole panels. */
 void pack_weight(const uint16_t *weight, int64_t num_inputs, int64_t num_outputs, int32_t *packed, int num_threads) {
     const int64_t num_panels = panels_of(num_outputs);
 #pragma omp parallel for num_threads(num_threads)
@@ -32,7 +34,8 @@ void pack_weight(const uint16_t *weight, int64_t num_inputs, int64_t num_outputs
             }
 }
 
-/* GELU with tanh, as x / (1 + 2^t): t = -2 log2(e) sqrt(2 / pi) (x + 0.044715 x^3). */
+/* The tanh approximation of GELU, as x / (1 + 2^t) with t = -2 log2(e) sqrt(2 / pi) (x + 0.044715
+   x^3). */
 INLINE vec gelu(vec x) {
     vec t = x * (x * x * broadcast(-0.1029432395f) + broadcast(-2.302208198f));
     return x / (rough_exp2_lanes(t) + broadcast(1.0f));
@@ -45,15 +48,16 @@ typedef struct {
     int64_t num_rows, num_inputs, num_outputs, is_gelu;
 } linear_arguments;
 
-/* 32 rows of one panel, or fewer, from sums to results. */
+/* Writes the results of at most 32 rows of one panel: adds the bias, applies GELU, rounds to
+   bfloat16. */
 INLINE void finish(const linear_arguments *a, const float *sums, int64_t row, int64_t panel) {
     const int64_t first = panel * PANEL, num_outputs = MIN(PANEL, a->num_outputs - first);
     const __mmask32 is_output = num_outputs == PANEL ? ~0u : (1u << num_outputs) - 1;
     vec bias[2] = {{0}, {0}};
     if (a->bias) {
-        uint16_t numbers[PANEL];
-        _mm512_storeu_si512(numbers, _mm512_maskz_loadu_epi16(is_output, a->bias + first));
-        bias[0] = load_bf16(numbers), bias[1] = load_bf16(numbers + LANES);
+        uint16_t elements[PANEL];
+        _mm512_storeu_si512(elements, _mm512_maskz_loadu_epi16(is_output, a->bias + first));
+        bias[0] = load_bf16(elements), bias[1] = load_bf16(elements + LANES);
     }
     for (int64_t i = 0; i < MIN(PAIRED_ROWS, a->num_rows - row); i++) {
         vec low = load_float(sums + i * PANEL) + bias[0], high = load_float(sums + i * PANEL + LANES) + bias[1];
@@ -68,13 +72,13 @@ typedef struct {
     int64_t row, end_row, panel, end_panel;
 } item;
 
-/* How work is cut: into items of `rows` by `panels`, whose inputs are taken `part` at a time. */
+/* How work is cut: into items of `rows` by `panels`, whose inputs are processed `part` at a time. */
 typedef struct {
     int64_t rows, panels, part, num_groups, num_items;
 } cutting;
 
-/* What was fastest on two cores with AMX: parts so small that a panel's stays in the first-level cache where many rows
-   pass by it, and so many items that no thread waits long for another. */
+/* Chosen by measurement on two cores with AMX: with many rows, a part of a panel fits in the
+   first-level cache; there are enough items (6 per thread) that no thread waits long for another. */
 static cutting cut(const linear_arguments *a, int num_threads) {
     const int is_tall = a->num_rows > 64;
     const int64_t num_panels = panels_of(a->num_outputs), enough = 6 * num_threads;
@@ -99,10 +103,11 @@ INLINE const char *weight_at(const linear_arguments *a, int64_t panel, int64_t i
     return (const char *)(a->weight + (panel * a->num_inputs + input) / 2 * PANEL);
 }
 
-/* `last_rows`: the last of all rows where they fill no tiles, with zeros after them. `next_panel`: the first of the item
-   after this one. */
+/* `last_rows`: if the rows do not fill whole tiles, a copy of the last ones padded with zeros.
+   `next_panel`: the first panel of the item after this one, which is prefetched. */
 static void run_item(
-    const linear_arguments *a, const uint16_t *last_rows, const item *it, int64_t part, int64_t next_panel, float *sums) {
+    const linear_arguments *a, const uint16_t *last_rows, const item *it, int64_t part, int64_t next_panel,
+    float *sums) {
     const int64_t row_bytes = a->num_inputs * (int64_t)sizeof(uint16_t), num_panels = it->end_panel - it->panel;
     const int64_t num_pairs = (it->end_row - it->row + PAIRED_ROWS - 1) / PAIRED_ROWS;
     const int num_ahead = (int)((BLOCK * PANEL * 2 / 64 + num_pairs - 1) / num_pairs);
@@ -127,7 +132,7 @@ static void run_item(
     }
 }
 
-/* Returns 0, or 1 when memory ran out. Inputs are a multiple of 32; everything is contiguous. */
+/* Returns 0, or 1 if there is no memory. Inputs are a multiple of 32; everything is contiguous. */
 int linear_bf16(const linear_arguments *a, int num_threads) {
     const cutting c = cut(a, num_threads);
     const int64_t num_left = a->num_rows % TILE_ROWS ? a->num_rows % PAIRED_ROWS : 0;

@@ -1,24 +1,26 @@
-/* Choosing the next token of some rows of logits on a CPU: temperature, top_k, top_p, draw, in this order.
+/* Sampling the next token of some rows of logits on a CPU: temperature, top_k, top_p, random
+   choice, in this order.
 
-   One thread chooses one row's token and reads that row alone. Weights are floats, their sums doubles. Which tokens are
-   kept is found by a histogram over the weights' leading bits and by sorting one of its bins, never all of them. Among
-   the tokens kept, the draw goes through them in the order of their ids. */
+   One thread samples one row's token and reads that row alone. Weights are floats, their sums
+   doubles. The tokens to keep are found by a histogram over the leading bits of the weights and by
+   sorting one of its bins, never all weights. Among the tokens kept, the choice is made by inverse
+   transform sampling in the order of their ids. */
 
 #include "lanes.h"
 
 #define MOST_BLOCKS 2048
-#define LEAST_BLOCK 512 /* weights that are summed up at a time */
-#define BIN_SHIFT 19    /* of a weight's bits the exponent and four more decide its bin */
-#define NUM_BINS 2048   /* bits of 1.0, the highest weight, lie in bin 2032 */
+#define LEAST_BLOCK 512 /* least number of weights summed together */
+#define BIN_SHIFT 19    /* a weight's bin: its exponent and four bits of mantissa */
+#define NUM_BINS 2048   /* 1.0, the highest weight, is in bin 2032 */
 
-/* The tokens that are left: weights above `cut`, and of those equal to it the first `num_equal`. */
+/* The tokens to keep: weights above `cut`, and of those equal to it the first `num_equal`. */
 typedef struct {
     uint32_t cut;
     int64_t num_equal;
 } limit;
 
-/* Room for a row: every token's weight, sums and highest bits of blocks of them; of tokens looked at closer, bits and
-   ids; weight and count of every bin. */
+/* Buffers for one row: every token's weight; for blocks of weights their sums and highest bits; for
+   the listed tokens their bits and ids; for every bin its weight and count. */
 typedef struct {
     float *weights;
     int64_t block, num_blocks;
@@ -68,7 +70,7 @@ static float find_highest(const float *logits, int64_t count) {
     return highest;
 }
 
-/* Weights e^((logit - highest) / temperature), 0 behind the last to a whole vector. Returns their sum. */
+/* Weights exp((logit - highest) / temperature), padded with 0 to a whole vector. Returns their sum. */
 static double weigh(const float *logits, int64_t count, float highest, float temperature, workspace *w) {
     double total = 0;
     w->block = MAX(LEAST_BLOCK, (count / MOST_BLOCKS + LANES) / LANES * LANES);
@@ -94,7 +96,8 @@ static double weigh(const float *logits, int64_t count, float highest, float tem
     return total;
 }
 
-/* A weight that at least `most` tokens reach: as many blocks have such a one. 0 where there are not as many blocks. */
+/* A weight that at least `most` tokens reach, because the maxima of as many blocks do. 0 if there
+   are fewer blocks. */
 static float reached_by(int64_t most, workspace *w) {
     if (most > w->num_blocks) return 0;
     memcpy(w->sorted, w->peaks, (size_t)w->num_blocks * sizeof *w->sorted);
@@ -102,7 +105,7 @@ static float reached_by(int64_t most, workspace *w) {
     return float_of(w->sorted[most - 1]);
 }
 
-/* Lists the tokens that weigh anything, and at least `least`, in order. Returns how many. */
+/* Lists, in order, the tokens of positive weight of at least `least`. Returns how many. */
 static int64_t list_tokens(int64_t count, float least, workspace *w) {
     int64_t found = 0;
     for (int64_t i = 0; i < count; i += LANES) {
@@ -118,8 +121,8 @@ static int64_t list_tokens(int64_t count, float least, workspace *w) {
     return found;
 }
 
-/* Where to cut so that the heaviest of `n` listed tokens are left: `most` of them, or as many as it takes until those
-   before one weigh `enough`. */
+/* The limit that keeps the heaviest of `n` listed tokens: at most `most` of them, and no token
+   before which the heavier ones already weigh `enough`. */
 static limit find_limit(workspace *w, int64_t n, int64_t most, double enough) {
     memset(w->mass, 0, NUM_BINS * sizeof *w->mass);
     memset(w->count, 0, NUM_BINS * sizeof *w->count);
@@ -147,7 +150,8 @@ static limit find_limit(workspace *w, int64_t n, int64_t most, double enough) {
     return found;
 }
 
-/* Keeps of `n` listed tokens those within the limit. Returns how many, and in `total` what they weigh. */
+/* Keeps those of `n` listed tokens that are within the limit. Returns how many, and in `total`
+   their weight. */
 static int64_t keep(workspace *w, int64_t n, limit within, double *total) {
     int64_t kept = 0;
     *total = 0;
@@ -160,8 +164,8 @@ static int64_t keep(workspace *w, int64_t n, limit within, double *total) {
     return kept;
 }
 
-/* The first token at which the sum of weights exceeds `target`; by blocks, then one by one. */
-static int64_t draw_from_all(const workspace *w, int64_t count, double target) {
+/* The first token at which the cumulative weight exceeds `target`: first by blocks, then one by one. */
+static int64_t sample_from_all(const workspace *w, int64_t count, double target) {
     int64_t block = 0, last = -1;
     double sum = 0;
     while (block < w->num_blocks - 1 && sum + w->sums[block] <= target) sum += w->sums[block++];
@@ -171,12 +175,13 @@ static int64_t draw_from_all(const workspace *w, int64_t count, double target) {
         sum += w->weights[i];
         if (sum > target) return i;
     }
-    for (int64_t i = block * w->block - 1; last < 0; i--) /* rounding: nothing but noughts was left */
+    /* By rounding, only zeros were left: take the last token before them. */
+    for (int64_t i = block * w->block - 1; last < 0; i--)
         if (w->weights[i] > 0) last = i;
     return last;
 }
 
-static int64_t draw_from_list(const workspace *w, int64_t n, double target) {
+static int64_t sample_from_list(const workspace *w, int64_t n, double target) {
     double sum = 0;
     int64_t i = 0;
     for (; i < n - 1; i++) {
@@ -197,17 +202,19 @@ static int64_t choose_token(
     }
     double total = weigh(logits, count, highest, temperature, w);
     const int has_nucleus = top_p > 0 && top_p < 1;
-    if (!top_k && !has_nucleus) return draw_from_all(w, count, chance * total);
-    /* All tokens lighter than this weigh less than a nucleus leaves out. */
-    const float left_out = (float)(0.999 * (1 - top_p) * total / (double)count);
-    int64_t n = list_tokens(count, top_k ? reached_by(top_k, w) : left_out, w);
+    if (!top_k && !has_nucleus) return sample_from_all(w, count, chance * total);
+    /* All tokens lighter than this together weigh less than what nucleus sampling drops, so they
+       need not be listed. */
+    const float least = (float)(0.999 * (1 - top_p) * total / (double)count);
+    int64_t n = list_tokens(count, top_k ? reached_by(top_k, w) : least, w);
     if (top_k) n = keep(w, n, find_limit(w, n, top_k, INFINITY), &total);
     if (has_nucleus) n = keep(w, n, find_limit(w, n, n + 1, top_p * total), &total);
-    return draw_from_list(w, n, chance * total);
+    return sample_from_list(w, n, chance * total);
 }
 
-/* Logits [R, row_stride], of which the first `count` of each row are tokens; the other arrays [R]. `tokens` receives
-   each row's token, -1 where its logits are no numbers. Returns 0, or 1 when memory ran out. */
+/* Logits [R, row_stride], of which the first `count` of each row are tokens; the other arrays [R].
+   `tokens` receives each row's token, -1 if its logits are not finite. Returns 0, or 1 if there is
+   no memory. */
 int choose_tokens(
     const float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const float *temperatures,
     const int64_t *top_ks, const double *top_ps, const double *chances, int64_t *tokens, int num_threads) {
@@ -217,10 +224,10 @@ int choose_tokens(
         const size_t padded = (size_t)(count + LANES) / LANES * LANES;
         const size_t bytes = 4 * padded * sizeof(float) + NUM_BINS * (sizeof(double) + sizeof(int64_t)) +
                              (MOST_BLOCKS + 1) * (sizeof(double) + sizeof(uint32_t));
-        char *room = malloc(bytes);
+        char *buffer = malloc(bytes);
         workspace w = {0};
-        if (room) {
-            w.mass = (double *)room;
+        if (buffer) {
+            w.mass = (double *)buffer;
             w.count = (int64_t *)(w.mass + NUM_BINS);
             w.sums = (double *)(w.count + NUM_BINS);
             w.weights = (float *)(w.sums + MOST_BLOCKS + 1);
@@ -234,10 +241,10 @@ int choose_tokens(
         }
 #pragma omp for schedule(dynamic, 1)
         for (int64_t row = 0; row < num_rows; row++)
-            if (room)
+            if (buffer)
                 tokens[row] = choose_token(
                     logits + row * row_stride, count, temperatures[row], top_ks[row], top_ps[row], chances[row], &w);
-        free(room);
+        free(buffer);
     }
     return failed;
 }

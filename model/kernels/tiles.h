@@ -1,4 +1,4 @@
-/* Products of bfloat16 in AMX tiles: of 16 rows of 64 bytes, two tiles by two at a time. */
+/* Matmuls of bfloat16 in AMX tiles of 16 rows of 64 bytes, two by two tiles at a time. */
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512DQ__) && defined(__linux__)
 #define HAS_TILES 1
@@ -7,17 +7,17 @@
 
 #define TILE_ROWS 16
 #define TILE_BYTES 64
-#define PAIRED_ROWS 32 /* two tiles below each other */
+#define PAIRED_ROWS 32 /* of two tiles below each other */
 
-/* Whether the system lets this process use the registers: Linux wants to be asked, once. */
-static int may_use_tiles(void) {
+/* Whether this process may use the tile registers. Linux grants them on request, once per process. */
+static int can_use_tiles(void) {
     enum { REQUEST = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA of the kernel's asm/prctl.h */
     static int answer = -1;
     if (answer < 0) answer = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
     return answer;
 }
 
-/* Makes all eight registers whole tiles, for this thread, until `_tile_release`. */
+/* Configures all eight tile registers of this thread as full tiles, until `_tile_release`. */
 static void configure_tiles(void) {
     struct {
         uint8_t palette, start_row, reserved[14];
@@ -28,16 +28,18 @@ static void configure_tiles(void) {
     _tile_loadconfig(&config);
 }
 
-/* 32 or (`is_single`) 16 rows of bfloat16, in blocks of 32 columns; strides in bytes, `tile` between the two tiles. */
+/* 32 or (`is_single`) 16 rows of bfloat16, in blocks of 32 columns; strides in bytes, `tile`
+   between the two tiles. */
 typedef struct {
     const char *at;
     int64_t row, block, tile;
     int is_single;
 } tile_rows;
 
-/* Adds to `sums`, float [32][32], the product of `left`, [32][inner], and `right`, words of pairs of its rows
-   [inner / 2][32]; strides in bytes from row to row. `left` passes by, `right` stays for the next call: the first-level
-   cache is for that. Meanwhile `num_ahead` lines a block are fetched into the second level. */
+/* Adds to `sums`, float [32][32], the matmul of `left`, [32][inner], and `right`, which is stored
+   as words of pairs of its rows, [inner / 2][32]; strides in bytes from row to row. `left` is
+   streamed, `right` is used again by the next call and stays in the first-level cache. Meanwhile
+   `num_ahead` cache lines per block are prefetched from `ahead` into the second level. */
 INLINE void add_tile_products(
     tile_rows left, const char *right, int64_t right_row, int64_t inner, float *sums, int64_t sums_row, int is_fresh,
     const char *ahead, int num_ahead) {

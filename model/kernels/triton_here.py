@@ -1,4 +1,5 @@
-"""Whether kernels in Triton run here: on a GPU, or by its interpreter on a CPU, slowly, to be checked there."""
+"""Whether Triton kernels can run here: on a GPU, or in Triton's interpreter on a CPU (slow, for
+tests)."""
 
 from __future__ import annotations
 
@@ -6,12 +7,12 @@ import functools
 import importlib.util
 import os
 
-from torch import Tensor
+import torch
 
 
-def runs_triton(where: Tensor) -> bool:
-    """Whether they run where a tensor lies; on a CPU only with TRITON_INTERPRET=1."""
-    return (where.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") and _has_triton()
+def runs_triton(device: torch.device) -> bool:
+    """Whether Triton kernels run on a device; on a CPU only with TRITON_INTERPRET=1."""
+    return (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1") and _has_triton()
 
 
 @functools.cache

@@ -1,1 +1,1 @@
-"""Layers that replace torch's own at inference time, and the probe that chooses the dtype."""
+"""Layers that replace torch's own for inference, and the probe that chooses the dtype."""

@@ -6,14 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-_TWO_VECTORS = 64  # elements, of the narrowest numbers on the widest CPUs
+_TWO_VECTORS = 64  # elements, of the narrowest dtype on the widest CPUs
 
 
 class TanhGELU(nn.Module):
-    """GELU in its tanh form, every element the same wherever it stands.
+    """The tanh approximation of GELU, with bits that do not depend on an element's position in the
+    tensor.
 
-    On a CPU torch shares the elements evenly among its threads, and those left over at the end of a share, less than
-    two vectors, are rounded otherwise. So what does not go evenly into shares of whole vectors is done apart.
+    On a CPU torch divides the elements evenly among its threads. The elements at the end of a
+    thread's share that fill no two vectors take a scalar path, which rounds differently. So the
+    elements that do not divide into whole vectors per thread are computed in a separate call.
     """
 
     def forward(self, x: Tensor) -> Tensor:

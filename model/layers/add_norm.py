@@ -1,6 +1,7 @@
-"""Residual addition and LayerNorm, which always follow each other: in one pass over memory where a model infers.
+"""Residual addition followed by LayerNorm, in one pass over memory.
 
-A kernel of ours for the CPU and one for GPUs; elsewhere, and where gradients are wanted, torch in two steps.
+There is a C kernel for CPUs and a Triton kernel for GPUs; where neither runs, or gradients are
+needed, torch does it in two steps.
 """
 
 from __future__ import annotations
@@ -10,18 +11,17 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
-from tirazh.model.kernels.build import load_kernel
+from tirazh.model.kernels.build import ELEMENT_TYPES, load_kernel
 from tirazh.model.kernels.triton_here import runs_triton
 
-_WIDEST = 16384  # numbers of a row that one program of the GPU's kernel holds
-_SIZE_UNIT = 16  # of a row, for the CPU's kernel
-_KINDS = {torch.float32: "float", torch.bfloat16: "bf16"}
+_WIDEST = 16384  # elements of a row that one program of the Triton kernel holds
+_SIZE_UNIT = 16  # the C kernel takes rows of a multiple of this many elements
 
 
 def add_norm(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """`hidden + update` and its LayerNorm, [..., C] each."""
+    """Return `hidden + update` and its LayerNorm, [..., C] each."""
     if type(norm) is nn.LayerNorm and norm.bias is not None and not torch.is_grad_enabled():
-        if runs_triton(hidden) and hidden.shape[-1] <= _WIDEST:
+        if runs_triton(hidden.device) and hidden.shape[-1] <= _WIDEST:
             return _launched(hidden, update, norm)
         if _can_compile(hidden, update, norm):
             return _compiled(hidden, update, norm)
@@ -31,9 +31,9 @@ def add_norm(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor
 
 def _can_compile(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> bool:
     tensors = (hidden, update, norm.weight, norm.bias)
-    is_alike = all(x.device.type == "cpu" and x.dtype == hidden.dtype and x.dtype in _KINDS for x in tensors)
+    is_uniform = all(x.device.type == "cpu" and x.dtype == hidden.dtype and x.dtype in ELEMENT_TYPES for x in tensors)
     is_whole = hidden.shape == update.shape and hidden.shape[-1] % _SIZE_UNIT == 0
-    return is_alike and is_whole and load_kernel("add_norm") is not None
+    return is_uniform and is_whole and load_kernel("add_norm") is not None
 
 
 def _compiled(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def _compiled(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tenso
     hidden, update = hidden.contiguous(), update.contiguous()
     total, normed = torch.empty_like(hidden), torch.empty_like(hidden)
     tensors = (hidden, update, norm.weight.contiguous(), norm.bias.contiguous(), total, normed)
-    getattr(kernel, f"add_norm_{_KINDS[hidden.dtype]}")(
+    getattr(kernel, f"add_norm_{ELEMENT_TYPES[hidden.dtype]}")(
         *(ctypes.c_void_p(x.data_ptr()) for x in tensors),
         ctypes.c_int64(hidden.numel() // size),
         ctypes.c_int64(size),

@@ -1,7 +1,8 @@
-"""`--dtype auto`: which arithmetic is fastest on this machine, found by a short probe.
+"""Chooses the dtype for `--dtype auto` by a short benchmark on this machine.
 
-CPUs of one kind differ: with AVX512-BF16 a bfloat16 product is two to three times as fast as a float32 one, without it
-several times slower. Asked once, when a job is planned; the answer is written down and used by every resume.
+CPUs differ: with AVX512-BF16 a bfloat16 matmul is two to three times as fast as a float32 one,
+without it several times slower. The probe runs once, when a job is planned; the plan records the
+answer, and a resumed job uses it.
 """
 
 from __future__ import annotations
@@ -17,16 +18,23 @@ from tirazh.model.layers.packed_linear import can_pack, pack_weight
 
 
 def resolve_dtype(device: str = "cpu") -> str:
-    """ "float32", "bfloat16" or "float16". On a CPU bfloat16 must win by a fifth, or exactness is worth more."""
+    """Return "float32", "bfloat16" or "float16".
+
+    On a CPU bfloat16 is chosen only if it is at least 1.2 times as fast: for less, the precision of
+    float32 is worth more.
+    """
     if device == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-    seconds = {dtype: _product_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return "bfloat16" if seconds[torch.bfloat16] * 1.2 < seconds[torch.float32] else "float32"
 
 
-def _product_seconds(dtype: torch.dtype, repeats: int = 15) -> float:
-    """CPU seconds of a product of a decode step's shape, the best of some, on one thread: what else the machine does
-    hardly counts."""
+def _matmul_seconds(dtype: torch.dtype, repeats: int = 15) -> float:
+    """CPU seconds of a matmul of a decode step's shape: the best of `repeats`, on one thread.
+
+    Thread time and the minimum make the result nearly independent of other processes on the
+    machine.
+    """
     with torch.inference_mode(), _one_thread():
         weight, rows = torch.randn(2048, 1024).to(dtype), torch.randn(32, 1024).to(dtype)
         linear: nn.Module = nn.Linear(1024, 2048, bias=False, dtype=dtype)

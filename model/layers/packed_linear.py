@@ -1,9 +1,10 @@
-"""Linear layers made ready for inference when a replica starts.
+"""Prepares a model's linear layers for inference.
 
-Queries, keys and values come of one product, and behind an MLP's first linear GELU is applied inside the product. On a
-CPU weights are packed as well: oneDNN lays a weight out in blocks before it multiplies; `nn.Linear` keeps the plain
-layout and pays for that in every step, which at a decode step's few rows is up to half the time. Where the CPU has
-tiles for bfloat16, a kernel of ours takes oneDNN's place.
+Queries, keys and values are computed by one matmul, and the GELU behind an MLP's first linear is
+fused into it. On a CPU weights are packed as well. oneDNN multiplies weights in a blocked layout;
+`nn.Linear` keeps the plain layout and converts it in every call, which with the few rows of a
+decode step takes up to half the time. On CPUs with AMX tiles for bfloat16 a kernel of ours replaces
+oneDNN's.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ _MKLDNN = torch.ops.mkldnn
 
 
 class PackedLinear(nn.Module):
-    """`activation(x @ weight.T + bias)` for inference on a CPU; `weight` is [out, in], in oneDNN's own layout."""
+    """`activation(x @ weight.T + bias)` for inference on a CPU, with a weight [out, in] in oneDNN's
+    blocked layout."""
 
     weight: Tensor
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, rows: int, activation: Activation = "none") -> None:
-        """`rows`: how many rows a product mostly has; any other number works too."""
+        """Pack the weight.
+
+        The layout is tuned for matmuls of `rows` rows, but takes any number of rows.
+        """
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.register_buffer("weight", _MKLDNN._reorder_linear_weight(weight.detach().contiguous(), rows))
@@ -39,7 +44,8 @@ class PackedLinear(nn.Module):
 
 
 class GeluLinear(nn.Module):
-    """`gelu(x @ weight.T + bias)`, GELU in its tanh form, on a GPU; `weight` is [out, in]."""
+    """`gelu(x @ weight.T + bias)` in one kernel on a GPU, GELU in its tanh approximation; `weight`
+    is [out, in]."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -54,21 +60,25 @@ class GeluLinear(nn.Module):
 
 
 def pack_weight(weight: Tensor, bias: Tensor | None, *, rows: int, activation: Activation = "none") -> nn.Module:
-    """A linear layer on a CPU, by what is fastest here. `weight` is one that `can_pack`; `rows`: of most products."""
+    """Build the fastest linear layer for this CPU, for a weight that `can_pack`; `rows` as in
+    `PackedLinear`."""
     if can_tile(weight):
         return TiledLinear(weight, bias, activation=activation)
     return PackedLinear(weight, bias, rows=rows, activation=activation)
 
 
 def pack_linears(model: nn.Module, *, rows: int) -> None:
-    """Make a model's linears ready, one after the other; on a CPU where oneDNN cannot pack their numbers, nothing
-    happens. The model can no longer be trained or saved. `rows`: of the products that matter most."""
+    """Replace a model's linear layers, one after the other, by faster ones for inference.
+
+    The model can no longer be trained or saved. Weights of a dtype that oneDNN cannot pack stay as
+    they are. `rows`: the number of rows of the matmuls that matter most.
+    """
     for module in list(model.modules()):
         fuse = getattr(module, "fuse_projections", None)
-        if fuse is not None and _is_for(next(module.parameters())):
+        if fuse is not None and _can_replace(next(module.parameters())):
             fuse()
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and _is_for(child.weight):
+            if type(child) is nn.Linear and _can_replace(child.weight):
                 is_up = name == "up_proj" and isinstance(getattr(module, "activation", None), TanhGELU)
                 if not child.weight.is_cuda:
                     activation: Activation = "gelu" if is_up else "none"
@@ -80,7 +90,8 @@ def pack_linears(model: nn.Module, *, rows: int) -> None:
 
 
 def rows_are_independent(model: nn.Module) -> bool:
-    """Whether no product of the model rounds a row by how many rows there are."""
+    """Whether the bits of a row never depend on the number of rows in a matmul: all linears are
+    `TiledLinear`."""
     return all(
         isinstance(module, TiledLinear | nn.Embedding)
         for module in model.modules()
@@ -88,7 +99,7 @@ def rows_are_independent(model: nn.Module) -> bool:
     )
 
 
-def _is_for(weight: Tensor) -> bool:
+def _can_replace(weight: Tensor) -> bool:
     return weight.is_cuda or can_pack(weight)
 
 

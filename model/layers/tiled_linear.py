@@ -1,8 +1,8 @@
-"""A linear layer of bfloat16 by a kernel of ours (`kernels/linear.c`), for CPUs that multiply in tiles (AMX).
+"""A bfloat16 linear layer by a C kernel of ours (`kernels/linear.c`), for CPUs with AMX tiles.
 
-It takes a half to nine tenths of oneDNN's time there: threads share work out as they get done, so that one whose core
-is busy with somebody else's work holds up nobody; GELU happens while sums are at hand; weights are fetched
-ahead.
+It takes 0.5 to 0.9 of oneDNN's time. Threads take work from a shared counter, so a thread whose
+core is busy with another process delays no other thread; GELU is applied while the sums are in
+registers; weights are prefetched.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from tirazh.model.kernels.build import load_kernel
 
 Activation = Literal["none", "gelu"]
 _INPUT_UNIT = 32
-_PANEL = 32  # outputs that are packed together
+_PANEL = 32  # outputs that are packed together (PANEL of the kernel)
 
 
 class TiledLinear(nn.Module):
-    """`activation(x @ weight.T + bias)` for inference, GELU in its tanh form. A row's bits depend on that row alone,
-    not even on how many there are. `weight` is packed; it has a row for every output, and zeros to fill a panel."""
+    """`activation(x @ weight.T + bias)` for inference, GELU in its tanh approximation.
+
+    A row's bits depend on that row alone, not even on the number of rows. `weight` is packed: a row
+    for every output, padded with zeros to whole panels.
+    """
 
     weight: Tensor
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, activation: Activation = "none") -> None:
-        """weight [out, in] and bias [out] of bfloat16, as `can_tile` says."""
+        """Pack the weight [out, in], bfloat16, for which `can_tile` must hold; `bias` [out]."""
         super().__init__()
         kernel = load_kernel("linear")
         assert kernel is not None
@@ -57,17 +60,17 @@ class TiledLinear(nn.Module):
         bias = None if self.bias is None else self.bias.data_ptr()
         num_rows = x.numel() // self.in_features
         is_gelu = int(self.activation == "gelu")
-        arguments = _Arguments(
+        arguments = LinearArguments(
             *(x.data_ptr(), bias, self.weight.data_ptr(), out.data_ptr()),
             *(num_rows, self.in_features, self.out_features, is_gelu),
         )
         if kernel.linear_bf16(ctypes.byref(arguments), ctypes.c_int(torch.get_num_threads())):
-            raise MemoryError(f"no memory for the sums of a product of {num_rows} rows")
+            raise MemoryError(f"no memory for the sums of a matmul of {num_rows} rows")
         return out
 
 
-class _Arguments(ctypes.Structure):
-    """`linear_arguments` of the kernel, field by field."""
+class LinearArguments(ctypes.Structure):
+    """The structure `linear_arguments` of the kernel, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "bias", "weight", "out")),
@@ -76,7 +79,7 @@ class _Arguments(ctypes.Structure):
 
 
 def can_tile(weight: Tensor) -> bool:
-    """Whether a weight [out, in] can be multiplied in tiles here."""
+    """Whether a weight [out, in] can be multiplied in AMX tiles on this machine."""
     is_fit = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and weight.dim() == 2
     if not is_fit or weight.shape[1] % _INPUT_UNIT:
         return False

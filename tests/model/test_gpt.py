@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from tests.model.tiny import full_logits, naive_greedy, random_prompts, tiny_config, tiny_model, use_threads
 from tirazh.errors import CheckpointError
+from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.config import SPARSE_MODES, SparsePattern
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
@@ -71,7 +72,9 @@ def test_a_config_that_does_not_fit_together_is_refused() -> None:
 )
 def test_which_layers_are_sparse(mode: str, sparse_layers: list[int]) -> None:
     model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(tiny_config(sparse_mode=mode, num_layers=5)))
-    assert [i for i, attention in enumerate(model.model.attentions) if attention.is_sparse] == sparse_layers
+    assert [
+        i for i, attention in enumerate(model.model.attentions) if attention.kind is LayerKind.SPARSE
+    ] == sparse_layers
 
 
 @pytest.mark.parametrize("mode", SPARSE_MODES)
@@ -91,12 +94,12 @@ def test_a_row_of_a_padded_batch_is_that_row_alone(mode: str, side: str) -> None
 def test_decoding_token_by_token_gives_the_full_forwards_logits(mode: str) -> None:
     model = tiny_model(sparse_mode=mode)
     (prompt,) = random_prompts([37])
-    cache, pieces = DynamicCache(config=model.config), []
+    cache, parts = DynamicCache(config=model.config), []
     with torch.inference_mode():
         for start, stop in ((0, 14), *((i, i + 1) for i in range(14, 37))):
             out = model(torch.tensor([prompt[start:stop]]), past_key_values=cache, use_cache=True)
-            pieces.append(out.logits[0])
-    assert (torch.cat(pieces) - full_logits(model, prompt)).abs().max() < 1e-4
+            parts.append(out.logits[0])
+    assert (torch.cat(parts) - full_logits(model, prompt)).abs().max() < 1e-4
 
 
 def test_transformers_generate_is_the_loop_that_recomputes_everything(model: RuGPT3ForCausalLM) -> None:

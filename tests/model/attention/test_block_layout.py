@@ -1,4 +1,4 @@
-"""The fixed pattern as pictures: a row is a query block, a column a key block; # is seen, spaces part the windows."""
+"""The fixed pattern as pictures: a row is a query block, a column a key block; # is visible, spaces part windows."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_short_last_window_of_the_longest_sequence_is_seen_like_any_open_windo
 
 
 @pytest.mark.parametrize("blocks", [9, 10, 11])
-def test_so_a_longest_sequence_of_a_few_blocks_more_is_a_longer_one_cut(blocks: int) -> None:
+def test_a_longest_sequence_with_a_short_last_window_is_a_longer_one_cut(blocks: int) -> None:
     longer = build_layout(config(FOUR_BLOCKS, heads=4, blocks=12), 24)
     layout = build_layout(config(FOUR_BLOCKS, heads=4, blocks=blocks), 2 * blocks)
     assert np.array_equal(layout, longer[:, :blocks, :blocks])

@@ -1,4 +1,4 @@
-"""Every way to attend in a decode step gives what plain attention does, and each row the bits that it has alone."""
+"""Every implementation of a decode step gives what dense attention gives, and each row the bits that it has alone."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.model.tiny import use_threads
-from tirazh.model.attention import decode as ways
-from tirazh.model.attention.decode import DecodeRows
+from tirazh.model.attention.backends import cpu_decode, plain
+from tirazh.model.attention.backends.choose import choose_backend
+from tirazh.model.attention.backends.interface import HeadType
+from tirazh.model.attention.backends.plain import PlainBackend
+from tirazh.model.attention.step_layout import DecodeRows
 from tirazh.model.kernels import build
 
 needs_compiler = pytest.mark.skipif(
-    build.load_kernel("decode_attention") is None, reason="no C compiler on this machine: the plain way is taken"
+    build.load_kernel("decode_attention") is None, reason="no C compiler on this machine: torch runs instead"
 )
-WAYS = [
-    pytest.param(ways.attend_compiled, id="compiled", marks=needs_compiler),
-    pytest.param(ways.attend_one_by_one, id="one by one"),
-    pytest.param(ways.attend_together, id="together"),
+IMPLEMENTATIONS = [
+    pytest.param(cpu_decode.attend_compiled, id="compiled", marks=needs_compiler),
+    pytest.param(plain.attend_one_by_one, id="one by one"),
+    pytest.param(plain.attend_together, id="together"),
 ]
-Way = Callable[..., tuple[Tensor, Tensor]]
+Implementation = Callable[..., tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Rows of a decode step over a cache of random numbers: NaN where no row may read."""
+    """Rows of a decode step over a cache of random values: NaN where no row may read."""
 
     q_NHD: Tensor
     k_NKD: Tensor
@@ -39,9 +42,9 @@ class Case:
     cache_v: Tensor
     rows: DecodeRows
 
-    def run(self, way: Way, scale: float = 0.3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def run(self, implementation: Implementation, scale: float = 0.3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         k, v = self.cache_k.clone(), self.cache_v.clone()
-        out, lse = way(self.q_NHD, self.k_NKD, self.v_NKD, k, v, self.rows, scale)
+        out, lse = implementation(self.q_NHD, self.k_NKD, self.v_NKD, k, v, self.rows, scale)
         return out, lse, k, v
 
     def expected(self, row: int, scale: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -97,11 +100,11 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @settings(max_examples=40)
 @given(case=cases())
-def test_a_row_gets_attention_over_its_slots_own_keys(way: Way, case: Case) -> None:
-    out, lse, k, v = case.run(way)
+def test_a_decoded_row_attends_to_its_slots_own_keys(implementation: Implementation, case: Case) -> None:
+    out, lse, k, v = case.run(implementation)
     before_k, before_v = case.cache_k.clone(), case.cache_v.clone()
     for row, (slot, end) in enumerate(zip(case.rows.slots.tolist(), case.rows.ends.tolist(), strict=True)):
         if slot < 0:
@@ -116,41 +119,43 @@ def test_a_row_gets_attention_over_its_slots_own_keys(way: Way, case: Case) -> N
     assert torch.equal(v, before_v)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dim", [12, 64, 128])
-def test_in_bfloat16_sums_are_kept_wide(way: Way, dim: int) -> None:
+def test_bfloat16_decode_accumulates_in_float32(implementation: Implementation, dim: int) -> None:
     case = make_case([2, -1, 0, 5], [3, 0, 200, 99], dim=dim, capacity=256, dtype=torch.bfloat16)
-    out, lse, _, _ = case.run(way, scale=dim**-0.5)
+    out, lse, _, _ = case.run(implementation, scale=dim**-0.5)
     for row in (0, 2, 3):
         expected, expected_lse = case.expected(row, scale=dim**-0.5)
         assert (out[row].double() - expected).abs().max() < 0.02
         assert (lse[row] - expected_lse).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("way", WAYS[:2])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS[:2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_rows_bits_are_those_it_has_alone(way: Way, dtype: torch.dtype, threads: int) -> None:
+def test_a_decoded_row_has_the_bits_that_it_has_alone(
+    implementation: Implementation, dtype: torch.dtype, threads: int
+) -> None:
     slots, ends = [4, 1, 0, 5, 2], [7, 63, 64, 130, 0]
     together = make_case(slots, ends, dim=32, capacity=140, dtype=dtype)
     with use_threads(threads):
-        out, lse, _, _ = together.run(way)
+        out, lse, _, _ = together.run(implementation)
     for row in range(len(slots)):
         own = DecodeRows(together.rows.slots[row : row + 1], together.rows.ends[row : row + 1], ends[row] + 1)
         q, k, v = (x[row : row + 1] for x in (together.q_NHD, together.k_NKD, together.v_NKD))
         alone = Case(q, k, v, together.cache_k, together.cache_v, own)
         with use_threads(threads):
-            out_alone, lse_alone, _, _ = alone.run(way)
+            out_alone, lse_alone, _, _ = alone.run(implementation)
         assert torch.equal(out_alone[0], out[row])
         assert torch.equal(lse_alone[0], lse[row])
 
 
 @needs_compiler
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_no_number_shows_and_stays_in_its_row(value: float) -> None:
+def test_a_non_finite_key_affects_its_own_row_alone(value: float) -> None:
     case = make_case([0, 1], [20, 20])
     case.cache_k[0, :, 3] = value
-    out, lse, _, _ = case.run(ways.attend_compiled)
+    out, lse, _, _ = case.run(cpu_decode.attend_compiled)
     assert out[0].isnan().all() or lse[0].isnan().any()
     assert out[1].isfinite().all()
     assert (out[1] - case.expected(1)[0]).abs().max() < 1e-5
@@ -160,24 +165,24 @@ def test_what_is_no_number_shows_and_stays_in_its_row(value: float) -> None:
 @pytest.mark.parametrize("spread", [1e-3, 1.0, 50.0, 1e4])
 def test_softmax_is_exact_for_scores_close_together_and_far_apart(spread: float) -> None:
     case = make_case([0], [30], dim=64)
-    out, lse, _, _ = case.run(ways.attend_compiled, scale=spread)
+    out, lse, _, _ = case.run(cpu_decode.attend_compiled, scale=spread)
     expected, expected_lse = case.expected(0, scale=spread)
     assert (out[0] - expected).abs().max() < 1e-4
     assert ((lse[0] - expected_lse) / expected_lse.abs().clamp(min=1)).abs().max() < 1e-5
 
 
-def test_without_a_compiler_the_plain_way_is_taken_and_said_once(
+def test_without_a_compiler_the_plain_backend_is_chosen_and_one_warning_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CC", str(tmp_path / "no-such-compiler"))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     build.load_kernel.cache_clear()
     try:
-        case = make_case([0, -1, 3], [5, 0, 9])
+        heads = HeadType(torch.float32, torch.device("cpu"), 16)
         for _ in range(2):
-            out, *_ = case.run(ways.decode_attention)
-        assert (out[2] - case.expected(2)[0]).abs().max() < 1e-5
-        assert [record.message for record in caplog.records if "slower plain way" in record.message] != []
-        assert len(caplog.records) == 1
+            assert isinstance(choose_backend([heads], "decode"), PlainBackend)
+        (record,) = caplog.records
+        assert "slower" in record.message
     finally:
         build.load_kernel.cache_clear()
 

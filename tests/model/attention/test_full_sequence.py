@@ -1,4 +1,4 @@
-"""Attention over whole sequences: the rule, the layout, and the fast path say the same."""
+"""Attention over whole sequences: the rule on positions, the block layout and the fast implementation agree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.model.tiny import sparse_configs, tiny_config
 from tirazh.model.attention.block_layout import build_layout, global_starts
-from tirazh.model.attention.full_sequence import gather_strips, window_attention
+from tirazh.model.attention.full_sequence import gather_global, window_attention
 from tirazh.model.attention.reference import expand_layout, masked_attention, visible_keys
 from tirazh.model.config import ModelConfig
 
@@ -91,7 +91,7 @@ def test_attention_by_windows_is_the_masked_reference(config: ModelConfig, data:
 
 @settings(max_examples=25, deadline=None)
 @given(sparse_configs(), st.data())
-def test_its_gradients_are_the_references(config: ModelConfig, data: st.DataObject) -> None:
+def test_gradients_of_attention_by_windows_are_the_references(config: ModelConfig, data: st.DataObject) -> None:
     length = data.draw(lengths(config))
     starts = global_starts(config)
     gradients = []
@@ -108,7 +108,7 @@ def test_its_gradients_are_the_references(config: ModelConfig, data: st.DataObje
 
 
 @pytest.mark.parametrize("length", [10, 16, 17, 50])
-def test_what_stands_in_padding_columns_changes_nothing_before_them(length: int) -> None:
+def test_the_contents_of_padding_columns_change_nothing_before_them(length: int) -> None:
     config = tiny_config()
     starts = global_starts(config)
     long = random_qkv(8, 70)
@@ -117,9 +117,9 @@ def test_what_stands_in_padding_columns_changes_nothing_before_them(length: int)
     assert torch.equal(first, second)
 
 
-def test_a_strip_holds_each_heads_global_tokens_of_every_whole_window() -> None:
+def test_gather_global_returns_each_heads_global_tokens_of_every_whole_window() -> None:
     """Windows of 16 in blocks of 4: head 0 keeps tokens 12–15 of each, head 1 tokens 8–11."""
     config = tiny_config()
     positions = torch.arange(40.0)[None, None, :, None].expand(1, 2, -1, 1)
-    strips = gather_strips(positions, config.sparse_pattern, global_starts(config)[:2])
-    assert strips[0, :, :, 0].tolist() == [[12, 13, 14, 15, 28, 29, 30, 31], [8, 9, 10, 11, 24, 25, 26, 27]]
+    kept = gather_global(positions, config.sparse_pattern, global_starts(config)[:2])
+    assert kept[0, :, :, 0].tolist() == [[12, 13, 14, 15, 28, 29, 30, 31], [8, 9, 10, 11, 24, 25, 26, 27]]

@@ -1,15 +1,16 @@
-"""The GPU's kernels give what plain attention does. They run on a GPU, or on a CPU by Triton's interpreter:
+"""The GPU kernels give what dense attention gives. They run on a GPU, or on a CPU in Triton's interpreter:
 
     pip install triton
     TRITON_INTERPRET=1 python -m pytest tests/model/attention/test_gpu.py tests/model/attention/test_step_attention.py
 
-With that variable the tests of the engine's attention go through these kernels as well, wherever heads are 16 wide.
+With that variable the tests of the engine's attention use these kernels too, wherever heads are 16 wide.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -30,10 +31,15 @@ from tests.model.tiny import (
     run,
     tiny_model,
 )
-from tirazh.model.attention import gpu as gpu
-from tirazh.model.attention.decode import DecodeRows, attend_one_by_one
-from tirazh.model.attention.kv_cache import LayerCache, LayerShape
+from tirazh.model.attention.backends import gpu
+from tirazh.model.attention.backends.gpu_tables import idle_decode_table
+from tirazh.model.attention.backends.plain import attend_one_by_one
+from tirazh.model.attention.kv_cache import LayerCache, PrefixKV
+from tirazh.model.attention.layer_shape import LayerShape
+from tirazh.model.attention.step_layout import DecodeRows
+from tirazh.model.engine import runner as runner_module
 from tirazh.model.engine.runner import can_capture_graphs
+from tirazh.model.kernels.tables import DecodeRow, column
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import (
     EngineJob,
@@ -57,7 +63,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16 if HAS_GPU else torch.float16: 
 quick = settings(max_examples=15, deadline=None)
 
 
-def draw_numbers(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
+def random_tensor(*shape: int, dtype: torch.dtype, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
@@ -65,8 +71,8 @@ def layer_cache(heads: int, dim: int, dtype: torch.dtype, *, is_sparse: bool) ->
     starts = tuple(16 * (head % 2) for head in range(heads))
     shape = LayerShape(heads, dim, PATTERN, starts) if is_sparse else LayerShape(heads, dim)
     cache = LayerCache(shape, 4, CAPACITY * 3, dtype=dtype, device=torch.device(DEVICE))
-    cache.k.copy_(draw_numbers(*cache.k.shape, dtype=dtype, seed=1))
-    cache.v.copy_(draw_numbers(*cache.v.shape, dtype=dtype, seed=2))
+    cache.k.copy_(random_tensor(*cache.k.shape, dtype=dtype, seed=1))
+    cache.v.copy_(random_tensor(*cache.v.shape, dtype=dtype, seed=2))
     return cache
 
 
@@ -78,18 +84,19 @@ def layer_cache(heads: int, dim: int, dtype: torch.dtype, *, is_sparse: bool) ->
     st.sampled_from([16, 64]),
     st.sampled_from(list(TOLERANCE)),
 )
-def test_a_decoded_row_reads_its_slot_and_joins_it(
+def test_a_decoded_row_reads_its_slot_and_its_key_joins_it(
     slots: list[int], ends: list[int], heads: tuple[int, int], dim: int, dtype: torch.dtype
 ) -> None:
     kv_heads, num_heads = heads
     # As a model hands them over: all heads of a row side by side in one tensor, seen through a transpose.
     q, k, v = (
-        draw_numbers(n, 6, dim, dtype=dtype, seed=3 + i).transpose(0, 1)
+        random_tensor(n, 6, dim, dtype=dtype, seed=3 + i).transpose(0, 1)
         for i, n in enumerate((num_heads, kv_heads, kv_heads))
     )
     cache, other = (layer_cache(kv_heads, dim, dtype, is_sparse=False) for _ in range(2))
-    table = torch.tensor(gpu.DECODE_IDLE, dtype=torch.int32).repeat(6, 1)
-    table[:, 0], table[:, 1] = torch.tensor(slots), torch.tensor(ends)
+    table = idle_decode_table(6)
+    table[:, column(DecodeRow, "slot")] = torch.tensor(slots)
+    table[:, column(DecodeRow, "dense_end")] = torch.tensor(ends)
     out = gpu.attend_decode(q, k, v, cache, table.to(DEVICE), SCALE)
     rows = DecodeRows(torch.tensor(slots), torch.tensor(ends), max(ends) + 1)
     expected, _ = attend_one_by_one(q, k, v, other.k, other.v, rows, SCALE)
@@ -102,9 +109,10 @@ def test_a_decoded_row_reads_its_slot_and_joins_it(
 def test_a_window_is_closed_head_by_head_before_the_new_key_comes(dtype: torch.dtype) -> None:
     """Both heads' global tokens: one begins where they are moved to, the other where the new key will stand."""
     cache, other = (layer_cache(2, 16, dtype, is_sparse=True) for _ in range(2))
-    q, k, v = (draw_numbers(2, 2, 16, dtype=dtype, seed=seed) for seed in (3, 4, 5))
+    q, k, v = (random_tensor(2, 2, 16, dtype=dtype, seed=seed) for seed in (3, 4, 5))
     end = 32 + PATTERN.global_size
-    table = torch.tensor([[2, 0, end, 32, 0], [1, 0, 7, -1, 0]], dtype=torch.int32, device=DEVICE)
+    rows_of_table = [DecodeRow(slot=2, sparse_end=end, close_at=32), DecodeRow(slot=1, sparse_end=7)]
+    table = torch.tensor(rows_of_table, dtype=torch.int32, device=DEVICE)
     out = gpu.attend_decode(q, k, v, cache, table, SCALE)
     other.close_window(2, 32)
     rows = DecodeRows(torch.tensor([2, 1]), torch.tensor([end, 7]), end + 1)
@@ -116,9 +124,9 @@ def test_a_window_is_closed_head_by_head_before_the_new_key_comes(dtype: torch.d
 
 @quick
 @given(st.integers(1, 150), st.integers(1, 200), st.sampled_from(list(TOLERANCE)))
-def test_every_row_over_the_whole_prefix(rows: int, num_prefix: int, dtype: torch.dtype) -> None:
-    q, k, v = (draw_numbers(4, n, 16, dtype=dtype, seed=n) for n in (rows, num_prefix, num_prefix + 1))
-    out, lse = gpu.attend_prefix(q.transpose(0, 1), (k, v[:, 1:].contiguous()), SCALE)
+def test_every_row_attends_to_the_whole_prefix_on_a_gpu(rows: int, num_prefix: int, dtype: torch.dtype) -> None:
+    q, k, v = (random_tensor(4, n, 16, dtype=dtype, seed=n) for n in (rows, num_prefix, num_prefix + 1))
+    out, lse = gpu.attend_prefix(q.transpose(0, 1), PrefixKV(k, v[:, 1:].contiguous()), SCALE)
     scores = q.double() @ k.double().transpose(1, 2) * SCALE
     expected = (scores.softmax(-1) @ v[:, 1:].double()).transpose(0, 1)
     assert torch.allclose(out.double(), expected, atol=TOLERANCE[dtype])
@@ -130,7 +138,7 @@ MODEL: dict[str, Any] = {"num_layers": 2, "hidden_size": 64, "num_attention_head
 
 
 @pytest.mark.parametrize("shared", [0, 5, 33])
-def test_the_engine_writes_what_the_whole_model_would(shared: int) -> None:
+def test_the_engine_generates_what_the_whole_model_would(shared: int) -> None:
     """Prompts of less than a window and of several, some behind a prefix that ends inside one."""
     model = tiny_model(**MODEL)
     (prefix,) = random_prompts([shared], seed=7) or ((),)
@@ -157,7 +165,7 @@ def _likelihood(model: torch.nn.Module, prompt: tuple[int, ...], label: tuple[in
     return sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(label))
 
 
-def test_a_step_on_a_cpu_is_not_recorded() -> None:
+def test_a_model_on_a_cpu_cannot_capture_graphs() -> None:
     assert not can_capture_graphs(tiny_model(**MODEL, sparse_pattern=SMALL_PATTERN))
 
 
@@ -176,19 +184,49 @@ def _generating_and_scoring(prefix: tuple[int, ...]) -> list[Request]:
 @pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
 @pytest.mark.parametrize("shared", [0, 5, 33])
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-def test_recorded_steps_are_the_plain_ones(shared: int, dtype: torch.dtype) -> None:
+def test_captured_steps_give_the_results_of_eager_steps(shared: int, dtype: torch.dtype) -> None:
     model = tiny_model(**MODEL, dtype=dtype).to(DEVICE)
     (prefix,) = random_prompts([shared], seed=7) or ((),)
     job = EngineJob(prefix_token_ids=prefix, labels=LABELS)
     requests = _generating_and_scoring(prefix)
-    plain = run(build_engine(model, job=job), requests)
-    assert run(build_engine(model, job=job, uses_cuda_graphs=True, overlaps_steps=True), requests) == plain
+    eager = run(build_engine(model, job=job), requests)
+    assert run(build_engine(model, job=job, uses_cuda_graphs=True, overlaps_steps=True), requests) == eager
+
+
+class EagerGraphs:
+    """Stands in for CUDA graphs: runs the captured function again, on the same buffers for all steps of a shape."""
+
+    def __init__(self) -> None:
+        self._captured: dict[Any, tuple[Callable[..., Tensor], list[Tensor]]] = {}
+
+    def run(
+        self, phase: str, forward: Callable[..., Tensor], values: Sequence[Tensor], idle: Sequence[Tensor]
+    ) -> Tensor:
+        key = (phase, *(value.shape for value in values))
+        if key not in self._captured:
+            self._captured[key] = forward, [value.to(DEVICE) for value in idle]
+            forward(*self._captured[key][1])  # as before a capture: an idle step must do no harm
+        captured, buffers = self._captured[key]
+        for held, value in zip(buffers, values, strict=True):
+            held.copy_(value)
+        return captured(*buffers)
+
+
+@pytest.mark.parametrize("shared", [0, 33])
+def test_a_captured_step_depends_on_its_inputs_alone(monkeypatch: pytest.MonkeyPatch, shared: int) -> None:
+    model = tiny_model(**MODEL).to(DEVICE)
+    (prefix,) = random_prompts([shared], seed=7) or ((),)
+    job = EngineJob(prefix_token_ids=prefix, labels=LABELS)
+    requests = _generating_and_scoring(prefix)[::4]
+    eager = run(build_engine(model, job=job), requests)
+    monkeypatch.setattr(runner_module, "StepGraphs", EagerGraphs)
+    assert run(build_engine(model, job=job, uses_cuda_graphs=True, overlaps_steps=True), requests) == eager
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE) if HAS_GPU else [torch.float32], ids=str)
-def test_on_a_gpu_too_a_row_is_the_same_in_any_company_order_and_slot(dtype: torch.dtype) -> None:
-    """On a GPU at widths of real heads, and with everything that a job's replica has. Prompts are cut into more steps,
-    and other ones, when there is company."""
+def test_a_row_is_the_same_beside_any_others_in_any_order_and_slot_on_a_gpu(dtype: torch.dtype) -> None:
+    """On a GPU with heads of real widths and everything that a job's replica uses. Beside others, a prompt is spread
+    over other and more steps."""
     size = {"num_layers": 4, "hidden_size": 512, "num_attention_heads": 4} if HAS_GPU else MODEL
     model = tiny_model(**size, dtype=dtype).to(DEVICE)
     pack_linears(model, rows=64)

@@ -1,4 +1,4 @@
-"""What flows back through the sparse attention is what flows back through the dense attention under the sparse mask."""
+"""The gradients of sparse attention are those of dense attention under the sparse mask."""
 
 from __future__ import annotations
 

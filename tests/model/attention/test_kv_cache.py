@@ -1,4 +1,4 @@
-"""The cache keeps what can still be read, exactly that, and no byte more."""
+"""The cache keeps exactly the keys and values that can still be read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.model.tiny import sparse_configs, tiny_config
+from tirazh.model.attention.backends.choose import build_attention
 from tirazh.model.attention.block_layout import build_layout, global_starts
-from tirazh.model.attention.kv_cache import KVCache, LayerShape, PrefixCache
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache
+from tirazh.model.attention.layer_shape import LayerShape
 from tirazh.model.attention.reference import expand_layout
-from tirazh.model.attention.step_attention import StepAttention
+from tirazh.model.attention.step_layout import append_step
 from tirazh.model.config import ModelConfig, SparsePattern
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.step import FreshSlot
@@ -60,7 +62,7 @@ def test_a_sparse_layer_of_xl_keeps_368_of_2048_tokens_and_never_more() -> None:
 @pytest.mark.parametrize(
     ("length", "kept"), [(0, 0), (1, 1), (127, 127), (128, 128), (129, 17), (256, 144), (257, 33), (1024, 240)]
 )
-def test_tokens_kept_by_hand(length: int, kept: int) -> None:
+def test_tokens_kept_match_values_computed_by_hand(length: int, kept: int) -> None:
     """Windows of 128: a full one is kept until its successor's first token, then 16 tokens of it."""
     assert sparse_shape(XL).tokens_kept(length) == kept
     assert LayerShape(16, 64).tokens_kept(length) == length
@@ -124,13 +126,13 @@ class PositionCache:
         plan = StepBuilder("decode" if phase == "decode" else "prefill", max(count, self.cache.num_slots))
         plan.row = slot if phase == "decode" else 0
         plan.add(slot, [0] * count, start)
-        attention = StepAttention(plan.build(fresh), self.cache)
+        attention = build_attention(append_step(plan.build(fresh), self.cache), self.cache)
         positions = torch.from_numpy(plan.build(()).positions).float()[:, None, None].expand(-1, self.heads, 1)
         for layer in range(2):
             attention.attend(layer, torch.zeros_like(positions), positions, positions, 1.0)
 
     def fill(self, slot: int, length: int, *, uses_prefix: bool = False) -> None:
-        """A new sequence of `length` tokens (behind the prefix), in pieces that end where windows do."""
+        """A new sequence of `length` tokens (behind the prefix), in chunks that end where windows do."""
         self.cache.start([FreshSlot(slot, uses_prefix)])
         fresh: tuple[FreshSlot, ...] = (FreshSlot(slot, uses_prefix=uses_prefix),)
         while self.cache.lengths[slot] < length:
@@ -143,7 +145,7 @@ class PositionCache:
         if layer == 1:
             count = self.cache.own_length(slot)
         else:
-            count = self.cache.strip_length(slot) + self.cache.open_length(slot)
+            count = self.cache.num_retained(slot) + self.cache.num_open(slot)
         return _as_sets(self.cache.layers[layer].v[slot, :, :count])
 
 
@@ -197,7 +199,7 @@ def test_behind_a_shared_prefix_slot_and_prefix_together_hold_what_can_still_be_
     behind.fill(1, length, uses_prefix=True)
     read = still_read(last_readers(config), length)
     for head in range(config.num_attention_heads):
-        (sparse, dense) = (_as_sets(layer.shared_k)[head] for layer in prefix.layers)
+        (sparse, dense) = (_as_sets(layer.shared.k)[head] for layer in prefix.layers)
         assert not sparse & behind.held(1, 0)[head]
         assert sparse | behind.held(1, 0)[head] == read[head]
         assert dense == set(range(shared))
@@ -212,7 +214,7 @@ def test_a_dense_model_needs_no_windows() -> None:
     assert cache.own_length(0) == 9
 
 
-def test_a_new_sequence_forgets_the_old_one_and_a_spoilt_slot_is_wiped() -> None:
+def test_a_new_sequence_replaces_the_old_one_and_a_dirty_slot_is_zeroed() -> None:
     positions = PositionCache(tiny_config(), num_slots=2, max_length=40)
     for slot in (0, 1):
         positions.fill(slot, 40)
@@ -225,7 +227,7 @@ def test_a_new_sequence_forgets_the_old_one_and_a_spoilt_slot_is_wiped() -> None
     assert positions.cache.layers[0].k[1, 0, 3].isnan().all()
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="Linux tells what memory is really taken")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux reports the resident memory")
 def test_a_slot_takes_memory_for_the_tokens_it_has_and_not_for_those_it_may_get() -> None:
     shape = LayerShape(8, 64)
     before = _resident_bytes()

@@ -1,4 +1,4 @@
-"""The engine's attention over its cache is the masked reference: any cut, any slots, shared prefixes, label trees."""
+"""The engine's attention over its cache equals the masked reference: chunks, slots, shared prefixes, label trees."""
 
 from __future__ import annotations
 
@@ -11,20 +11,28 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.model.tiny import sparse_configs, tiny_config, use_threads
+from tirazh.model.attention.backends.choose import build_attention
+from tirazh.model.attention.backends.interface import StepAttention
 from tirazh.model.attention.block_layout import build_layout, global_starts
-from tirazh.model.attention.kv_cache import KVCache, LayerShape, PrefixCache
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache
+from tirazh.model.attention.layer_shape import LayerShape
 from tirazh.model.attention.masked import attention_with_lse
 from tirazh.model.attention.reference import expand_layout, masked_attention
-from tirazh.model.attention.step_attention import StepAttention
+from tirazh.model.attention.step_layout import append_step
 from tirazh.model.config import ModelConfig
 from tirazh.model.engine.label_trie import build_trie
 from tirazh.model.engine.sequences import StepBuilder
-from tirazh.model.step import FreshSlot
+from tirazh.model.step import FreshSlot, Step
 
 DIM, SCALE = 4, 0.5
 KERNELS_DIM = 16  # heads that a CPU's compiled kernels take; others are computed by torch
 DIMS = st.sampled_from([DIM, KERNELS_DIM])
 quick = settings(max_examples=30, deadline=None)
+
+
+def attention_of(step: Step, cache: KVCache) -> StepAttention:
+    """The attention of a step, which is counted into the cache."""
+    return build_attention(append_step(step, cache), cache)
 
 
 class Sequence:
@@ -72,22 +80,22 @@ class TwoLayers:
     def step(
         self,
         phase: Literal["prefill", "decode"],
-        pieces: list[tuple[int, int, Sequence, int, int]],
+        chunks: list[tuple[int, int, Sequence, int, int]],
         fresh: tuple[FreshSlot, ...] = (),
     ) -> None:
-        """One step of pieces (slot, row, sequence, start, stop), checked against the reference."""
+        """One step of chunks (slot, row, sequence, start, stop), checked against the reference."""
         shape = self.cache.layers[0].shape
-        plan = StepBuilder(phase, max(row + stop - start for _, row, _, start, stop in pieces) + 2)
+        plan = StepBuilder(phase, max(row + stop - start for _, row, _, start, stop in chunks) + 2)
         q, k, v = (torch.full((shape.num_heads, plan.num_rows, shape.head_dim), 9.0) for _ in range(3))
-        for slot, row, sequence, start, stop in pieces:
+        for slot, row, sequence, start, stop in chunks:
             plan.row = row
             plan.add(slot, [0] * (stop - start), start)
             for whole, own in ((q, sequence.q), (k, sequence.k), (v, sequence.v)):
                 whole[:, row : row + stop - start] = own[:, start:stop]
-        attention = StepAttention(plan.build(fresh), self.cache)
+        attention = attention_of(plan.build(fresh), self.cache)
         for layer in range(2):
             out_NHD = attention.attend(layer, *(x.transpose(0, 1) for x in (q, k, v)), SCALE)
-            for _, row, sequence, start, stop in pieces:
+            for _, row, sequence, start, stop in chunks:
                 result = out_NHD[row : row + stop - start].transpose(0, 1)
                 assert (result - sequence.expected[layer][:, start:stop]).abs().max() < 1e-5
 
@@ -101,7 +109,7 @@ class TwoLayers:
 
 @quick
 @given(sparse_configs(), st.data())
-def test_prefill_in_any_pieces_and_decode_beside_others_is_the_reference(
+def test_prefill_in_any_chunks_and_decode_beside_others_is_the_reference(
     config: ModelConfig, data: st.DataObject
 ) -> None:
     most = config.max_position_embeddings
@@ -120,7 +128,7 @@ def test_prefill_in_any_pieces_and_decode_beside_others_is_the_reference(
 
 
 @pytest.mark.parametrize("dim", [DIM, KERNELS_DIM])
-def test_pieces_of_several_prompts_share_a_step(dim: int) -> None:
+def test_chunks_of_several_prompts_share_a_step(dim: int) -> None:
     config = tiny_config()
     layers = TwoLayers(config, num_slots=3, max_length=60, dim=dim)
     first, second = Sequence(config, 60, 1, dim), Sequence(config, 60, 2, dim)
@@ -179,7 +187,7 @@ def test_a_tree_sees_the_sequence_and_its_own_ancestors_and_leaves_no_trace(
     plan = StepBuilder("prefill", num_nodes + 3)
     plan.row = 3
     plan.add_trie(1, trie, length)
-    attention = StepAttention(plan.build(()), layers.cache)
+    attention = attention_of(plan.build(()), layers.cache)
     q, k, v = (torch.cat([torch.ones(heads, 3, dim), x], dim=1) for x in (nodes.q, nodes.k, nodes.v))
     rows = [x.transpose(0, 1) for x in (q, k, v)]
     results = [attention.attend(layer, *rows, SCALE)[3:].transpose(0, 1) for layer in range(2)]
@@ -205,14 +213,16 @@ def reference(config: ModelConfig, sequence: Sequence) -> list[Tensor]:
     return [masked_attention(sequence.q[None], sequence.k[None], sequence.v[None], mask, SCALE)[0] for mask in masks]
 
 
-# The one attention call everything is made of
+# The attention call that all implementations in torch are made of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("batch", [(), (3,)], ids=["one", "batched"])
 @pytest.mark.parametrize("masked", ["not", "bool", "additive"])
-def test_attention_with_lse(batch: tuple[int, ...], kv_heads: int, dtype: torch.dtype, masked: str) -> None:
+def test_attention_with_lse_returns_attention_and_its_log_sum_exp(
+    batch: tuple[int, ...], kv_heads: int, dtype: torch.dtype, masked: str
+) -> None:
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(*batch, 4, 5, 16, generator=generator).to(dtype)
     k, v = (torch.randn(*batch, kv_heads, 70, 16, generator=generator).to(dtype) for _ in range(2))
@@ -249,12 +259,12 @@ def test_a_decoded_row_has_the_same_bits_among_any_number_of_slots(dtype: torch.
         plan.add(slot, [0], length)
         rows = (x[:, length:].expand(-1, 12, -1).transpose(0, 1) for x in (q, k, v))
         with use_threads(num_threads):
-            results.append(StepAttention(plan.build(()), cache).attend(0, *rows, SCALE)[slot])
+            results.append(attention_of(plan.build(()), cache).attend(0, *rows, SCALE)[slot])
     assert all(torch.equal(result, results[0]) for result in results)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_in_a_decode_step_idle_slots_and_what_they_hold_touch_nothing(dtype: torch.dtype) -> None:
+def test_idle_slots_of_a_decode_step_are_neither_read_nor_written(dtype: torch.dtype) -> None:
     shape = LayerShape(2, DIM)
     cache = KVCache([shape], num_slots=4, max_length=20, dtype=dtype, device=torch.device("cpu"))
     cache.layers[0].k[3], cache.layers[0].v[3] = torch.nan, torch.nan
@@ -263,7 +273,7 @@ def test_in_a_decode_step_idle_slots_and_what_they_hold_touch_nothing(dtype: tor
     plan.row = 2
     plan.add(2, [0], 0)
     q = torch.randn(6, 2, DIM).to(dtype)
-    out_NHD = StepAttention(plan.build((FreshSlot(2, uses_prefix=False),)), cache).attend(0, q, q, q, SCALE)
+    out_NHD = attention_of(plan.build((FreshSlot(2, uses_prefix=False),)), cache).attend(0, q, q, q, SCALE)
     assert torch.allclose(out_NHD[2], q[2], atol=1e-3)  # the only key is its own
     assert torch.equal(cache.layers[0].k[[0, 1]], before[[0, 1]])
     assert torch.equal(cache.layers[0].k[2, :, 1:], before[2, :, 1:])

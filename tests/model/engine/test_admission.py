@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.model.tiny import RecordingRunner, build_engine, random_prompts, run, tiny_model
-from tirazh.model.attention.kv_cache import KVCache, LayerShape
+from tirazh.model.attention.kv_cache import KVCache
+from tirazh.model.attention.layer_shape import LayerShape
 from tirazh.model.engine.admission import Admission
 from tirazh.model.requests import EngineJob, GenerateRequest, SamplingParams
 

@@ -1,4 +1,4 @@
-"""Residual and LayerNorm in one pass are what they are in two, and a row's bits its own; by the GPU's kernel too."""
+"""Residual addition and LayerNorm in one pass give the same as in two, and a row's bits depend on that row alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.005}
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 9), st.sampled_from([16, 64, 100, 768]), st.sampled_from(DTYPES))
-def test_the_sum_and_its_norm(rows: int, size: int, dtype: torch.dtype) -> None:
+def test_add_norm_returns_the_sum_and_its_layer_norm(rows: int, size: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(rows)
     hidden, update = (torch.randn(1, rows, size, generator=generator).to(DEVICE, dtype) for _ in range(2))
     norm = nn.LayerNorm(size).to(DEVICE, dtype)
@@ -38,7 +38,9 @@ def test_the_sum_and_its_norm(rows: int, size: int, dtype: torch.dtype) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(2, 40), st.sampled_from([16, 64, 768]), st.sampled_from(DTYPES), st.sampled_from([1, 2, 3]))
-def test_a_row_has_the_bits_that_it_has_alone(rows: int, size: int, dtype: torch.dtype, num_threads: int) -> None:
+def test_add_norm_gives_a_row_the_bits_that_it_has_alone(
+    rows: int, size: int, dtype: torch.dtype, num_threads: int
+) -> None:
     generator = torch.Generator().manual_seed(rows)
     hidden, update = (torch.randn(rows, size, generator=generator).to(DEVICE, dtype) for _ in range(2))
     norm = nn.LayerNorm(size).to(DEVICE, dtype)
@@ -52,7 +54,7 @@ def test_a_row_has_the_bits_that_it_has_alone(rows: int, size: int, dtype: torch
     assert together[1][0].isnan().all()
 
 
-def test_gradients_go_through_it() -> None:
+def test_gradients_flow_through_add_norm() -> None:
     hidden, update = (torch.randn(2, 3, 16, requires_grad=True) for _ in range(2))
     _, normed = add_norm(hidden, update, nn.LayerNorm(16))
     normed.square().sum().backward()
@@ -63,7 +65,7 @@ def test_gradients_go_through_it() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_GPU, reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_gelu_inside_a_product_is_that_behind_it(dtype: torch.dtype) -> None:
+def test_gelu_fused_into_the_matmul_equals_gelu_after_it(dtype: torch.dtype) -> None:
     linear, x = nn.Linear(96, 80, device="cuda", dtype=dtype), torch.randn(2, 7, 96, device="cuda", dtype=dtype)
     with torch.inference_mode():
         expected = nn.functional.gelu(linear(x), approximate="tanh")
@@ -71,7 +73,7 @@ def test_gelu_inside_a_product_is_that_behind_it(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
-def test_widths_that_no_program_holds_go_the_plain_way() -> None:
+def test_rows_wider_than_a_triton_program_are_computed_by_torch() -> None:
     hidden = torch.randn(1, 32768)
     total, normed = add_norm(hidden, hidden, nn.LayerNorm(32768))
     assert torch.equal(total, hidden + hidden)

@@ -1,4 +1,4 @@
-"""A packed linear computes what a plain one does, for any number of rows, and a row's bits are its own."""
+"""A packed linear computes what a plain one does, for any number of rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DTYPES = [dtype for dtype in (torch.float32, torch.bfloat16) if can_pack(torch.z
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", [1, 5, 64, 200])
 @pytest.mark.parametrize("activation", ["none", "gelu"])
-def test_it_is_the_plain_linear(dtype: torch.dtype, rows: int, activation: str) -> None:
+def test_a_packed_linear_equals_the_plain_linear(dtype: torch.dtype, rows: int, activation: str) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(96, 80).to(dtype)
     x = torch.randn(2, rows, 96).to(dtype)
@@ -28,7 +28,7 @@ def test_it_is_the_plain_linear(dtype: torch.dtype, rows: int, activation: str) 
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_whole_model_keeps_its_logits(dtype: torch.dtype) -> None:
+def test_packing_a_whole_model_keeps_its_logits(dtype: torch.dtype) -> None:
     model = tiny_model(dtype=dtype)
     tokens = torch.tensor([list(prompt) for prompt in random_prompts([40, 40])])
     with torch.inference_mode():
@@ -39,7 +39,7 @@ def test_a_whole_model_keeps_its_logits(dtype: torch.dtype) -> None:
     assert (got - expected).abs().max() < (1e-4 if dtype == torch.float32 else 0.5)
 
 
-def test_embeddings_stay_whole_where_the_head_was_tied_to_them() -> None:
+def test_packing_a_tied_head_leaves_the_embeddings_unpacked() -> None:
     model = tiny_model()
     before = model.model.embed_tokens.weight.clone()
     pack_linears(model, rows=64)
@@ -47,7 +47,7 @@ def test_embeddings_stay_whole_where_the_head_was_tied_to_them() -> None:
     assert model.get_output_embeddings().weight.shape == before.shape
 
 
-def test_numbers_that_cannot_be_packed_stay_plain() -> None:
+def test_a_dtype_that_onednn_cannot_pack_stays_a_plain_linear() -> None:
     model = nn.Sequential(nn.Linear(4, 4, dtype=torch.float64))
     pack_linears(model, rows=64)
     assert isinstance(model[0], nn.Linear)

@@ -1,4 +1,4 @@
-"""A linear layer in tiles is the plain one, and a row's bits are its own, however many rows there are."""
+"""A linear layer in AMX tiles equals the plain one, and a row's bits do not depend on the number of rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def expected(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activat
 @needs_tiles
 @quick
 @given(ROWS, INPUTS, OUTPUTS, st.sampled_from(["none", "gelu"]), st.booleans())
-def test_it_is_the_plain_linear(rows: int, inputs: int, outputs: int, activation: Activation, has_bias: bool) -> None:
+def test_a_tiled_linear_equals_the_plain_linear(
+    rows: int, inputs: int, outputs: int, activation: Activation, has_bias: bool
+) -> None:
     x, weight, bias = draw(rows, inputs, outputs)
     linear = TiledLinear(weight, bias if has_bias else None, activation=activation)
     right = expected(x, weight, bias if has_bias else None, activation)
@@ -49,7 +51,7 @@ def test_it_is_the_plain_linear(rows: int, inputs: int, outputs: int, activation
 @needs_tiles
 @quick
 @given(ROWS, INPUTS, OUTPUTS, st.sampled_from([1, 2, 3]), st.data())
-def test_a_row_has_the_bits_that_it_has_alone(
+def test_a_tiled_linear_gives_a_row_the_bits_that_it_has_alone(
     rows: int, inputs: int, outputs: int, num_threads: int, data: st.DataObject
 ) -> None:
     x, weight, bias = draw(rows, inputs, outputs)
@@ -66,7 +68,7 @@ def test_a_row_has_the_bits_that_it_has_alone(
 @pytest.mark.parametrize(
     ("rows", "inputs", "outputs"), [(512, 3072, 768), (512, 768, 2304), (64, 768, 5000), (16, 2048, 96)]
 )
-def test_sizes_of_real_steps(rows: int, inputs: int, outputs: int) -> None:
+def test_a_tiled_linear_is_exact_at_the_sizes_of_real_steps(rows: int, inputs: int, outputs: int) -> None:
     x, weight, bias = draw(rows, inputs, outputs)
     got, right = TiledLinear(weight, bias)(x), expected(x, weight, bias, "none")
     assert ((got.double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
@@ -74,8 +76,8 @@ def test_sizes_of_real_steps(rows: int, inputs: int, outputs: int) -> None:
 
 
 @needs_tiles
-def test_gelu_of_every_number_is_rounded_well() -> None:
-    """By a bias of each, over inputs of zero: within 0.51 of the last place, of numbers from a thousandth up."""
+def test_the_kernels_gelu_is_rounded_well_for_every_bfloat16() -> None:
+    """By a bias of each, over inputs of zero: within 0.51 units in the last place, for values from a thousandth up."""
     every = torch.arange(1 << 16).to(torch.uint16).view(torch.bfloat16)
     every = every[every.isfinite()]
     linear = TiledLinear(torch.zeros(len(every), 32, dtype=torch.bfloat16), every, activation="gelu")
@@ -87,7 +89,7 @@ def test_gelu_of_every_number_is_rounded_well() -> None:
 @needs_tiles
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("activation", ["none", "gelu"])
-def test_what_is_no_number_comes_out_as_torch_has_it(bad: float, activation: Activation) -> None:
+def test_non_finite_inputs_give_what_torch_gives(bad: float, activation: Activation) -> None:
     x, weight, bias = draw(20, 64, 40)
     x[3, 5], bias[7] = bad, bad
     got, right = TiledLinear(weight, bias, activation=activation)(x), expected(x, weight, bias, activation)
@@ -97,15 +99,15 @@ def test_what_is_no_number_comes_out_as_torch_has_it(bad: float, activation: Act
 
 @needs_tiles
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 32, 33, 48, 49])
-def test_rows_that_fill_no_tile_are_all_there(rows: int) -> None:
+def test_rows_that_do_not_fill_a_tile_are_all_computed(rows: int) -> None:
     x, weight, bias = draw(rows, 64, 40)
     right = expected(x, weight, bias, "none")
-    for way in (x, x.t().contiguous().t()):  # however they lie in memory
-        assert ((TiledLinear(weight, bias)(way).double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
+    for same in (x, x.t().contiguous().t()):  # whatever the strides
+        assert ((TiledLinear(weight, bias)(same).double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
 
 
 @needs_tiles
-def test_what_stands_beyond_the_rows_is_not_read() -> None:
+def test_memory_behind_the_last_row_is_not_read() -> None:
     x, weight, bias = draw(40, 64, 40)
     linear = TiledLinear(weight, bias)
     clean = linear(x[:19])
@@ -116,11 +118,11 @@ def test_what_stands_beyond_the_rows_is_not_read() -> None:
 @pytest.mark.parametrize(
     "weight", [torch.zeros(8, 48, dtype=torch.bfloat16), torch.zeros(8, 32), torch.zeros(8, 32, dtype=torch.float16)]
 )
-def test_others_are_not_multiplied_in_tiles(weight: Tensor) -> None:
+def test_weights_that_do_not_fit_tiles_are_refused(weight: Tensor) -> None:
     assert not can_tile(weight)
 
 
-def test_without_the_kernel_onednn_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_kernel_onednn_computes_the_linear(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(build.OFF_SWITCH, "off")
     build.load_kernel.cache_clear()
     try:

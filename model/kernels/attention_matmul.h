@@ -1,29 +1,30 @@
-/* The products of attention for a block of queries that stand in the lanes of vectors: with keys, and of weights with
-   values. Included once per way of multiplying:
+/* The two matmuls of attention for a block of queries in the lanes of vectors: queries by keys, and
+   weights by values. Included once per variant:
 
-     float   floats;
-     bf16    bfloat16, in pairs where the CPU can (AVX512-BF16), else as floats;
+     float   float32;
+     bf16    bfloat16, in pairs where the CPU has AVX512-BF16, else converted to float32;
      tiles   bfloat16 in AMX tiles.
 
-   Every way: `take_keys` readies a stretch of keys and values once, `score_keys` and `add_values` multiply. Queries and
-   weights are words of 32 bits: a float, or two bfloat16 that are neighbours in what is summed up. */
+   In every variant `prepare_keys` lays out a range of keys and values once; `score_keys` and
+   `add_values` multiply. Queries and weights are words of 32 bits: a float32, or two bfloat16 that
+   are adjacent along the summed dimension. */
 
-#ifndef ATTENTION_PRODUCTS
-#define ATTENTION_PRODUCTS
+#ifndef ATTENTION_MATMUL
+#define ATTENTION_MATMUL
 
-#define VECTORS 2 /* of queries at a time */
+#define VECTORS 2 /* of queries in one block */
 #define QUERIES (VECTORS * LANES)
-#define GROUP (LANES == 16 ? 8 : 4) /* keys, or numbers of a value, at a time: their sums stay in registers */
-#define MOST_UNIT 32                /* of any way */
+#define GROUP (LANES == 16 ? 8 : 4) /* keys, or elements of a value, at a time: as many sums fit in registers */
+#define MOST_UNIT 32                /* the largest UNIT of any variant */
 
-/* `count` keys and their values, as the way wants them. */
+/* `count` keys and their values, laid out for the variant. */
 typedef struct {
     const char *keys;
     int64_t key_bytes; /* from one key to the next */
     const int32_t *values;
     int64_t value_words; /* from one value, or pair of values, to the next */
     int64_t count;
-} stretch;
+} key_range;
 
 INLINE ivec broadcast_word(const void *p) {
     int32_t word;
@@ -42,7 +43,7 @@ INLINE ivec load_words(const int32_t *p) {
 
 #if PER_WORD == 2
 /* Words of value j (in the low halves) and the one after it; zeros for those past `count`. */
-INLINE ivec NAME(pair_values, WAY)(const NUMBER *values, int64_t v_row, int64_t j, int64_t count) {
+INLINE ivec NAME(pair_values, VARIANT)(const ELEMENT *values, int64_t v_row, int64_t j, int64_t count) {
     vec even = j < count ? LOAD(values + j * v_row) : (vec){0};
     vec odd = j + 1 < count ? LOAD(values + (j + 1) * v_row) : (vec){0};
     return (ivec)((ulanes)even >> 16) | (ivec)odd;
@@ -50,9 +51,9 @@ INLINE ivec NAME(pair_values, WAY)(const NUMBER *values, int64_t v_row, int64_t 
 #endif
 
 #ifndef IS_TILED
-#define IS_CONVERTED (sizeof(NUMBER) == 2 && PER_WORD == 1) /* bfloat16 is read as floats */
-#define UNIT PER_WORD                                       /* keys are taken in so many; the last may be empty */
-#define ADD_PRODUCTS NAME(add_products, WAY)
+#define IS_CONVERTED (sizeof(ELEMENT) == 2 && PER_WORD == 1) /* bfloat16 is converted to float32 */
+#define UNIT PER_WORD /* keys are processed in groups of this size; the last may be partial */
+#define ADD_PRODUCTS NAME(add_products, VARIANT)
 
 INLINE vec ADD_PRODUCTS(vec sums, ivec a, ivec b) {
 #if PER_WORD == 2
@@ -62,46 +63,47 @@ INLINE vec ADD_PRODUCTS(vec sums, ivec a, ivec b) {
 #endif
 }
 
-/* Words that `take_keys` needs for so many keys. */
-INLINE int64_t NAME(room_for, WAY)(int64_t count, int64_t dim) {
+/* Words of buffer that `prepare_keys` needs for `count` keys. */
+INLINE int64_t NAME(buffer_words, VARIANT)(int64_t count, int64_t dim) {
     return IS_CONVERTED ? 2 * count * dim : PER_WORD == 2 ? (count + 1) / 2 * dim : 0;
 }
 
-INLINE int32_t *NAME(take_keys, WAY)(
-    const NUMBER *keys, const NUMBER *values, int64_t k_row, int64_t v_row, int64_t count, int dim, int32_t *room,
-    stretch *taken) {
-    *taken = (stretch){(const char *)keys, k_row * (int64_t)sizeof(NUMBER), (const int32_t *)values, v_row, count};
+INLINE int32_t *NAME(prepare_keys, VARIANT)(
+    const ELEMENT *keys, const ELEMENT *values, int64_t k_row, int64_t v_row, int64_t count, int dim, int32_t *buffer,
+    key_range *prepared) {
+    const int64_t key_bytes = k_row * (int64_t)sizeof(ELEMENT);
+    *prepared = (key_range){(const char *)keys, key_bytes, (const int32_t *)values, v_row, count};
 #if PER_WORD == 2
-    taken->values = room;
-    taken->value_words = dim;
+    prepared->values = buffer;
+    prepared->value_words = dim;
     for (int64_t j = 0; j < count; j += 2)
         for (int d = 0; d < dim; d += LANES) {
-            ivec both = NAME(pair_values, WAY)(values + d, v_row, j, count);
-            memcpy(room, &both, sizeof both);
-            room += LANES;
+            ivec both = NAME(pair_values, VARIANT)(values + d, v_row, j, count);
+            memcpy(buffer, &both, sizeof both);
+            buffer += LANES;
         }
 #else
     if (IS_CONVERTED) {
-        taken->keys = (const char *)room;
-        taken->key_bytes = dim * (int64_t)sizeof(float);
-        taken->values = room + count * dim;
-        taken->value_words = dim;
+        prepared->keys = (const char *)buffer;
+        prepared->key_bytes = dim * (int64_t)sizeof(float);
+        prepared->values = buffer + count * dim;
+        prepared->value_words = dim;
         for (int64_t j = 0; j < 2 * count; j++) {
-            const NUMBER *from = j < count ? keys + j * k_row : values + (j - count) * v_row;
+            const ELEMENT *from = j < count ? keys + j * k_row : values + (j - count) * v_row;
             for (int d = 0; d < dim; d += LANES) {
-                vec numbers = LOAD(from + d);
-                memcpy(room, &numbers, sizeof numbers);
-                room += LANES;
+                vec elements = LOAD(from + d);
+                memcpy(buffer, &elements, sizeof elements);
+                buffer += LANES;
             }
         }
     }
 #endif
-    return room;
+    return buffer;
 }
 
-/* Scores of `count` keys from `first` on: raw products, [count][VECTORS] vectors. */
-INLINE void NAME(score_keys, WAY)(
-    const int32_t *queries, const stretch *from, int64_t first, int64_t count, int dim, vec *scores) {
+/* Unscaled scores of `count` keys from `first` on, [count][VECTORS] vectors. */
+INLINE void NAME(score_keys, VARIANT)(
+    const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim, vec *scores) {
     for (int64_t j = 0; j < count; j += GROUP) {
         const char *keys[GROUP];
         for (int t = 0; t < GROUP; t++) keys[t] = from->keys + (first + MIN(j + t, count - 1)) * from->key_bytes;
@@ -119,9 +121,10 @@ INLINE void NAME(score_keys, WAY)(
     }
 }
 
-/* Adds to every query's `result`, [D][VECTORS] vectors, `count` values from `first` on, times their weights. */
-INLINE void NAME(add_values, WAY)(
-    const int32_t *weights, const stretch *from, int64_t first, int64_t count, int dim, vec *result) {
+/* Adds to every query's `result`, [D][VECTORS] vectors, `count` values from `first` on, times their
+   weights. */
+INLINE void NAME(add_values, VARIANT)(
+    const int32_t *weights, const key_range *from, int64_t first, int64_t count, int dim, vec *result) {
     const int32_t *values = from->values + first / PER_WORD * from->value_words;
     const int64_t num_words = (count + PER_WORD - 1) / PER_WORD;
     for (int d = 0; d < dim; d += GROUP) {
@@ -147,21 +150,21 @@ INLINE void NAME(add_values, WAY)(
 #else /* IS_TILED: keys in rows, values of 32 keys in columns; both padded with zeros */
 #define UNIT PAIRED_ROWS
 
-INLINE int64_t NAME(room_for, WAY)(int64_t count, int64_t dim) { return (count + UNIT) * dim; }
+INLINE int64_t NAME(buffer_words, VARIANT)(int64_t count, int64_t dim) { return (count + UNIT) * dim; }
 
-INLINE int32_t *NAME(take_keys, WAY)(
-    const NUMBER *keys, const NUMBER *values, int64_t k_row, int64_t v_row, int64_t count, int dim, int32_t *room,
-    stretch *taken) {
-    const int64_t padded = (count + UNIT - 1) / UNIT * UNIT, row_bytes = dim * (int64_t)sizeof(NUMBER);
-    int32_t *columns = room + padded * dim / PER_WORD;
-    *taken = (stretch){(const char *)room, row_bytes, columns, dim, count};
-    for (int64_t j = 0; j < count; j++) memcpy((char *)room + j * row_bytes, keys + j * k_row, (size_t)row_bytes);
-    memset((char *)room + count * row_bytes, 0, (size_t)((padded - count) * row_bytes));
+INLINE int32_t *NAME(prepare_keys, VARIANT)(
+    const ELEMENT *keys, const ELEMENT *values, int64_t k_row, int64_t v_row, int64_t count, int dim, int32_t *buffer,
+    key_range *prepared) {
+    const int64_t padded = (count + UNIT - 1) / UNIT * UNIT, row_bytes = dim * (int64_t)sizeof(ELEMENT);
+    int32_t *columns = buffer + padded * dim / PER_WORD;
+    *prepared = (key_range){(const char *)buffer, row_bytes, columns, dim, count};
+    for (int64_t j = 0; j < count; j++) memcpy((char *)buffer + j * row_bytes, keys + j * k_row, (size_t)row_bytes);
+    memset((char *)buffer + count * row_bytes, 0, (size_t)((padded - count) * row_bytes));
     for (int64_t first = 0; first < count; first += UNIT)
         for (int d = 0; d < dim; d += LANES) {
             ivec rows[LANES];
             UNROLLED for (int i = 0; i < LANES; i++)
-                rows[i] = NAME(pair_values, WAY)(values + d, v_row, first + 2 * i, count);
+                rows[i] = NAME(pair_values, VARIANT)(values + d, v_row, first + 2 * i, count);
             transpose(rows);
             UNROLLED for (int i = 0; i < LANES; i++)
                 memcpy(columns + first / PER_WORD * dim + (d + i) * LANES, &rows[i], sizeof rows[i]);
@@ -169,21 +172,23 @@ INLINE int32_t *NAME(take_keys, WAY)(
     return columns + padded * dim / PER_WORD;
 }
 
-INLINE void NAME(score_keys, WAY)(
-    const int32_t *queries, const stretch *from, int64_t first, int64_t count, int dim, vec *scores) {
-    tile_rows keys = {from->keys + first * from->key_bytes, from->key_bytes, TILE_BYTES, TILE_ROWS * from->key_bytes, 0};
+INLINE void NAME(score_keys, VARIANT)(
+    const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim, vec *scores) {
+    const int64_t row_bytes = from->key_bytes;
+    tile_rows keys = {from->keys + first * row_bytes, row_bytes, TILE_BYTES, TILE_ROWS * row_bytes, 0};
     for (int64_t j = 0; j < count; j += UNIT, keys.at += UNIT * from->key_bytes)
         add_tile_products(
             keys, (const char *)queries, QUERIES * 4, dim, (float *)(scores + j * VECTORS), QUERIES * 4, 1, NULL, 0);
 }
 
-INLINE void NAME(add_values, WAY)(
-    const int32_t *weights, const stretch *from, int64_t first, int64_t count, int dim, vec *result) {
+INLINE void NAME(add_values, VARIANT)(
+    const int32_t *weights, const key_range *from, int64_t first, int64_t count, int dim, vec *result) {
     const int64_t padded = (count + UNIT - 1) / UNIT * UNIT;
     const char *columns = (const char *)(from->values + first / PER_WORD * dim);
     tile_rows values = {columns, TILE_BYTES, dim * TILE_BYTES, TILE_ROWS * TILE_BYTES, 0};
     for (int d = 0; d < dim; d += PAIRED_ROWS, values.at += PAIRED_ROWS * TILE_BYTES)
         add_tile_products(
-            values, (const char *)weights, QUERIES * 4, padded, (float *)(result + d * VECTORS), QUERIES * 4, 0, NULL, 0);
+            values, (const char *)weights, QUERIES * 4, padded, (float *)(result + d * VECTORS), QUERIES * 4, 0, NULL,
+            0);
 }
 #endif

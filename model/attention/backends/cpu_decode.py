@@ -1,0 +1,72 @@
+"""Calls the C kernel of a decode step, `kernels/decode_attention.c`: one new token in each of some
+slots.
+
+The kernel reads every row's keys once, at the speed of memory. A row's bits depend on that row
+alone.
+Legend: N rows, H heads, K key/value heads, S slots, C capacity of a slot, D head dim.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from tirazh.model.attention.backends.interface import HeadType
+from tirazh.model.attention.step_layout import DecodeRows
+from tirazh.model.kernels.build import ELEMENT_TYPES, load_kernel
+
+
+def supports(heads: HeadType) -> bool:
+    """Whether the kernel takes such heads on this machine; their width does not matter."""
+    takes_heads = heads.device.type == "cpu" and heads.dtype in ELEMENT_TYPES
+    return takes_heads and load_kernel("decode_attention") is not None
+
+
+def attend_compiled(
+    q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache_k: Tensor, cache_v: Tensor, rows: DecodeRows, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Put the rows' keys and values into the cache, [S, K, C, D], and attend; float32 or bfloat16
+    on a CPU.
+
+    Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; an idle row holds zeros and
+    minus infinity.
+    Raises MemoryError.
+    """
+    kernel = load_kernel("decode_attention")
+    assert kernel is not None
+    num_rows, num_heads, dim = q_NHD.shape
+    num_kv_heads = k_NKD.shape[1]
+    q_NHD, k_NKD, v_NKD = (x if x.stride(2) == 1 else x.contiguous() for x in (q_NHD, k_NKD, v_NKD))
+    out_NHD, lse_NH = q_NHD.new_empty(q_NHD.shape), torch.empty(num_rows, num_heads)
+    # The kernel checks nothing, so what it relies on is checked here.
+    assert cache_k.stride() == cache_v.stride()
+    assert cache_k.stride()[2:] == (dim, 1)
+    assert k_NKD.shape == v_NKD.shape == (num_rows, cache_k.shape[1], dim)
+    assert rows.slots.shape == rows.ends.shape == (num_rows,)
+    assert rows.longest <= cache_k.shape[2]
+    assert cache_k.dtype == cache_v.dtype == k_NKD.dtype == v_NKD.dtype == q_NHD.dtype
+    strided = [_strided(x) for x in (q_NHD, k_NKD, v_NKD)]
+    failed = getattr(kernel, f"decode_attention_{ELEMENT_TYPES[q_NHD.dtype]}")(
+        *(argument for group in strided for argument in group),
+        *(_pointer(x) for x in (cache_k, cache_v)),
+        *(ctypes.c_int64(stride) for stride in cache_k.stride()[:2]),
+        *(_pointer(x) for x in (rows.slots, rows.ends)),
+        *map(ctypes.c_int64, (num_rows, num_kv_heads, num_heads // num_kv_heads, dim)),
+        ctypes.c_float(scale),
+        *(_pointer(x) for x in (out_NHD, lse_NH)),
+        ctypes.c_int64(rows.longest),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    if failed:
+        raise MemoryError(f"no memory for the attention scores of {rows.longest} keys")
+    return out_NHD, lse_NH
+
+
+def _strided(x_NHD: Tensor) -> tuple[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]:
+    return _pointer(x_NHD), ctypes.c_int64(x_NHD.stride(0)), ctypes.c_int64(x_NHD.stride(1))
+
+
+def _pointer(x: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(x.data_ptr())

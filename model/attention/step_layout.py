@@ -1,0 +1,79 @@
+"""Where the rows of a step go in the KV cache. Worked out once per step and used by every layer.
+
+Legend: N rows of the step.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tirazh.model.attention.kv_cache import KVCache
+from tirazh.model.attention.layer_shape import LayerKind
+from tirazh.model.attention.segment_context import SegmentContext
+from tirazh.model.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRows:
+    """Row i of a decode step is in slot `slots[i]` (-1: idle), and its key goes to index `ends[i]`
+    of the slot's keys.
+
+    Both int64 [N], on the CPU. `longest` is the highest of `ends` plus one.
+    """
+
+    slots: Tensor
+    ends: Tensor
+    longest: int
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """A step and, for each of its segments, what the segment's slot held before it."""
+
+    step: Step
+    contexts: tuple[SegmentContext, ...]
+
+    def row_slots(self) -> Tensor:
+        """The slot of every row of a decode step, int64 [N], on the CPU; -1 where the row is idle."""
+        slots = torch.full((len(self.step.token_ids),), -1)
+        for segment in self.step.segments:
+            slots[segment.row] = segment.slot
+        return slots
+
+    def decode_rows(self, kind: LayerKind) -> DecodeRows:
+        """The rows of a decode step in layers of one kind."""
+        ends = torch.zeros(len(self.step.token_ids), dtype=torch.int64)
+        for context in self.contexts:
+            ends[context.segment.row] = context.num_cached(kind)
+        return DecodeRows(self.row_slots(), ends, int(ends.max()) + 1)
+
+    @functools.cached_property
+    def prefix_rows(self) -> Tensor | None:
+        """Which rows have the shared prefix before them, bool [N], on the CPU; None if none has."""
+        rows = torch.zeros(len(self.step.token_ids), dtype=torch.bool)
+        for context in self.contexts:
+            if context.has_prefix:
+                segment = context.segment
+                rows[segment.row : segment.row + segment.length] = True
+        return rows if bool(rows.any()) else None
+
+
+def append_step(step: Step, cache: KVCache) -> StepLayout:
+    """Start the step's fresh slots and count its tokens into the cache; returns where they go.
+
+    The lengths of the cache's slots change here, the keys and values when the layers attend. A
+    label tree is not kept, so it is not counted. Call this exactly once per step.
+    """
+    cache.start(step.fresh_slots)
+    contexts = []
+    for segment in step.segments:
+        # A later segment of the same slot is laid out behind the earlier one, so each is counted
+        # before the next.
+        contexts.append(SegmentContext.before(segment, cache))
+        if segment.tree_parents is None:
+            cache.advance(segment.slot, segment.length)
+    return StepLayout(step, tuple(contexts))
