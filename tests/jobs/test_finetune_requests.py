@@ -49,7 +49,7 @@ CASES: dict[str, Case] = {
         "--template uses 'txt', which is not a column of the input; did you mean text?",
     ),
     "prompts without completions": (["--prompt-column", "prompt"], "--prompt-column needs --completion-column"),
-    "completions of nothing": (["--completion-column", "label"], "what it follows"),
+    "completions of nothing": (["--completion-column", "label"], "needs the prompts: give --prompt-column"),
     "two forms of prompt": (
         ["--prompt-column", "prompt", "--template", "{{ text }}", "--completion-column", "label"],
         "give --prompt-column or --template, not both",
