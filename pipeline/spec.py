@@ -41,7 +41,7 @@ __all__ = [
     "parse_replicas",
 ]
 
-_ADDRESSES = ("input", "output", "model", "tokenizer", "deepspeed_config", "examples", "address", "endpoint_url")
+ADDRESSES = ("input", "output", "model", "tokenizer", "deepspeed_config", "examples", "address", "endpoint_url")
 # Sequences that a replica runs at once by default.
 _DEFAULT_SLOTS = {"cpu": 64, "cuda": 256}
 
@@ -88,7 +88,7 @@ class JobSpec(Spec):
     overwrite: bool = shared_setting("overwrite")
 
     def __post_init__(self) -> None:
-        self.check_paths(addresses=_ADDRESSES)
+        self.check_paths(addresses=ADDRESSES)
         self._check_numbers()
         if self.prefix and not re.fullmatch(r"\w+", self.prefix):
             raise RequestError(f"--prefix may contain only letters, digits and _, not {self.prefix!r}")

@@ -60,7 +60,10 @@ class RowError(ValueError):
     """One row cannot be run; the message becomes its `error` value and the job goes on."""
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`"; did you mean top_k?"` for the choice closest to `word`, or an empty string when none is close."""
+def did_you_mean(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
+    """`"; did you mean top_k?"` for the choice closest to `word`, or an empty string when none is close.
+
+    `prefix` is shown before the choice: the directory of a file name, for example.
+    """
     close = get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {prefix}{close[0]}?" if close else ""

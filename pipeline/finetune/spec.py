@@ -29,7 +29,7 @@ from tirazh.pipeline.shared_settings import Truncate, shared_setting
 Packing = Literal["auto", "stream", "whole", "single"]
 Offload = Literal["none", "optimizer", "all"]
 Schedule = Literal["linear", "cosine", "constant"]
-_ADDRESSES = ("input", "eval_input", "label_input", "output", "model", "tokenizer", "address", "endpoint_url")
+ADDRESSES = ("input", "eval_input", "label_input", "output", "model", "tokenizer", "address", "endpoint_url")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ class FinetuneSpec(Spec):
     overwrite: bool = shared_setting("overwrite")
 
     def __post_init__(self) -> None:
-        self.check_paths(addresses=_ADDRESSES)
+        self.check_paths(addresses=ADDRESSES)
         self.check_choices()
         self._check_counts()
         self._check_numbers()

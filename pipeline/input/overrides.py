@@ -37,7 +37,7 @@ def check_override(values: Mapping[str, Any], sampling: SamplingParams, *, seq_l
         _convert(SEED, values[SEED])
     chosen = row_sampling(values, sampling)
     if chosen.max_new_tokens >= seq_length:
-        raise RowError(f"max_new_tokens {chosen.max_new_tokens} leaves no room for a prompt in {seq_length} tokens")
+        raise RowError(f"max_new_tokens {chosen.max_new_tokens} leaves no space for a prompt in {seq_length} tokens")
 
 
 def row_sampling(values: Mapping[str, Any], sampling: SamplingParams) -> SamplingParams:

@@ -91,7 +91,10 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
             "dtype must be one of auto, float32, bfloat16, float16, not 'bf16'; did you mean bfloat16?",
         ),
         ({"replicas": 1.5}, "replicas must be a text, not 1.5"),
-        ({"top_k": None, "output": None}, "--output is missing: output directory for the Parquet files, the manifest and the report"),
+        (
+            {"top_k": None, "output": None},
+            "--output is missing: output directory for the Parquet files, the manifest and the report",
+        ),
     ],
 )
 def test_wrong_settings_of_generate(values: dict[str, Any], says: str) -> None:

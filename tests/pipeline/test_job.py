@@ -142,7 +142,7 @@ def test_a_share_of_errors_that_is_too_large_ends_the_job(
     write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
 ) -> None:
     write_input("a.parquet", text=["x"] * 50 + [None] * 50)
-    with pytest.raises(JobError, match=r"ended in errors, more than the share of 0\.1"):
+    with pytest.raises(JobError, match=r"rows have errors, more than --max-error-rate 0\.1"):
         run(classify(part_rows=10))
     assert list((tmp_path / "out").glob("part-*"))
     assert not (tmp_path / "out/_SUCCESS").exists()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tirazh.pipeline import schema
-from tirazh.pipeline.build import _Run
+from tirazh.pipeline.build import _JobRun
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.output.write import WriteStep
 from tirazh.pipeline.prompts.encode import PromptStep
@@ -20,16 +20,16 @@ LOGPROBS = [-0.223, -1.609]
 def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `run_job` make the parts of a classify job of two labels here and now; the first label is always likelier."""
 
-    def make(self: _Run, todo: list[Any], on_progress: Any) -> dict[str, Any]:
-        prompts, write = PromptStep(self.setup.plan), WriteStep(self._write_plan())
-        for part in todo:
+    def make(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
+        prompts, write = PromptStep(self.prompts.config), WriteStep(self._write_config())
+        for part in parts:
             write(_answered(prompts(read_part(part, self.output.storage))))
         return {}
 
     monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec: nullcontext())
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
-    monkeypatch.setattr(_Run, "make", make)
+    monkeypatch.setattr(_JobRun, "make", make)
 
 
 def _answered(table: pa.Table) -> pa.Table:

@@ -13,7 +13,7 @@ import pytest
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.execution import graph
-from tirazh.pipeline.execution.graph import build_graph, max_parts_under_way, run_graph
+from tirazh.pipeline.execution.graph import build_graph, max_parts_in_flight, run_graph
 from tirazh.pipeline.execution.ray_session import data_settings
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import PartsDatasource
@@ -50,7 +50,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, write_input: Callable[..., Path]) -> 
     file = StoredFile(str(path), path.name, status.st_size, str(status.st_mtime_ns))
     source = PartsDatasource([Part(i, PARTS, file, i, i + 1) for i in range(PARTS)], Storage())
     monkeypatch.setattr(graph, "InferStep", Quick)
-    with data_settings():
+    with data_settings(max_parts_in_flight=max_parts_in_flight(1, IN_FLIGHT)):
         built = build_graph(
             source,
             prompts=lambda table: table,
@@ -64,10 +64,10 @@ def timed(monkeypatch: pytest.MonkeyPatch, write_input: Callable[..., Path]) -> 
 
 def test_parts_under_way_are_bounded(timed: list[dict[str, Any]]) -> None:
     under_way = [sum(other["given"] <= part["given"] < other["written"] for other in timed) for part in timed]
-    assert IN_FLIGHT < max(under_way) <= max_parts_under_way(1, IN_FLIGHT)
+    assert IN_FLIGHT < max(under_way) <= max_parts_in_flight(1, IN_FLIGHT)
     assert len(timed) == PARTS
 
 
 def test_parts_go_past_a_slow_one(timed: list[dict[str, Any]]) -> None:
     (slow,) = (part for part in timed if part["part"] == 0)
-    assert sum(part["written"] < slow["written"] for part in timed) > max_parts_under_way(1, IN_FLIGHT)
+    assert sum(part["written"] < slow["written"] for part in timed) > max_parts_in_flight(1, IN_FLIGHT)

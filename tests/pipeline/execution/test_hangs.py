@@ -91,7 +91,7 @@ def test_a_part_that_ends_every_replica_is_left_out_with_its_reason_and_all_else
 ) -> None:
     job = spec([3] * 20 + [order] + [3] * 19)
     says = (
-        rf"part-00004-of-00008\.parquet \(rows 20–24 of .*; the last time: {reason}\) ended 3 replicas and was left out"
+        rf"part-00004-of-00008\.parquet \(rows 20–24 of .*; the last time: {reason}\) killed 3 replicas and was skipped"
     )
     with pytest.raises(JobError, match=says):
         run(job)

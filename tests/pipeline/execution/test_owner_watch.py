@@ -9,7 +9,7 @@ import time
 import pytest
 import ray
 
-from tirazh.pipeline.execution.metrics import start_metrics
+from tirazh.pipeline.execution.metrics_client import start_metrics
 from tirazh.pipeline.execution.owner_watch import watching_owners
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
@@ -36,7 +36,7 @@ def test_an_owner_that_was_stopped_does_not_outlive_the_job() -> None:
     owner, metrics = Owner.remote(), start_metrics()
     pid = ray.get(owner.pid.remote())
     with watching_owners(metrics, timeout_s=60.0):
-        ray.get(metrics.beat.remote("it", owner, None))
+        ray.get(metrics.actor.heartbeat.remote("it", owner, None))
         os.kill(pid, signal.SIGSTOP)
     assert is_gone(pid)
 
@@ -45,14 +45,14 @@ def test_one_that_falls_silent_is_ended_in_time() -> None:
     owner, metrics = Owner.remote(), start_metrics()
     pid = ray.get(owner.pid.remote())
     with watching_owners(metrics, timeout_s=1.0):
-        ray.get(metrics.beat.remote("it", owner, None))
+        ray.get(metrics.actor.heartbeat.remote("it", owner, None))
         os.kill(pid, signal.SIGSTOP)
         assert is_gone(pid)
 
 
 def test_nobody_is_asked_when_nobody_answers() -> None:
     metrics = start_metrics()
-    ray.get(metrics.beat.remote("it", None, None))
-    ray.kill(metrics, no_restart=True)
+    ray.get(metrics.actor.heartbeat.remote("it", None, None))
+    ray.kill(metrics.actor, no_restart=True)
     with watching_owners(metrics, timeout_s=60.0):
         pass

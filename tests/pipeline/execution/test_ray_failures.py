@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from tirazh.errors import JobError, StorageError
-from tirazh.pipeline.execution.metrics import start_metrics
+from tirazh.pipeline.execution.metrics_client import start_metrics
 from tirazh.pipeline.execution.ray_failures import explained
 from tirazh.pipeline.execution.ray_session import data_settings
 

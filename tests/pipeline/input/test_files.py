@@ -58,9 +58,9 @@ def test_a_key_does_not_depend_on_where_the_input_lies(write_input: Write, tmp_p
     ("named", "sentence"),
     [
         ("new.parquet", "does not exist; did you mean .*/in/news.parquet?"),
-        ("*.csv", r"no file matches the input .*/in/\*\.csv"),
-        ("texts", r"holds no .parquet file \(it holds 1 × .csv\)"),
-        ("empty", r"holds no .parquet file \(it holds nothing\)"),
+        ("*.csv", r"no file matches the input pattern .*/in/\*\.csv"),
+        ("texts", r"contains no .parquet file \(it contains 1 × .csv\)"),
+        ("empty", r"contains no .parquet file \(it contains nothing\)"),
     ],
 )
 def test_an_input_that_holds_nothing_is_named(write_input: Write, named: str, sentence: str) -> None:

@@ -15,7 +15,7 @@ from tirazh.pipeline.input.parts import (
     MAX_PART_TEXT_BYTES,
     MAX_PART_TOKENS,
     MIN_PART_TOKENS,
-    Work,
+    RowCost,
     choose_part_tokens,
     count_tokens,
     cut_by_tokens,
@@ -43,7 +43,7 @@ def footer(*groups: RowGroup, name: str = "a.parquet") -> Footer:
 
 @given(groups_of_a_file, st.integers(MIN_PART_TOKENS, MAX_PART_TOKENS), st.integers(0, 512))
 def test_parts_cover_every_row_once(groups: list[RowGroup], part_tokens: int, extra: int) -> None:
-    cuts = cut_by_tokens(groups, part_tokens, Work(extra))
+    cuts = cut_by_tokens(groups, part_tokens, RowCost(extra))
     assert cuts[0] == 0
     assert cuts[-1] == sum(group.rows for group in groups)
     assert all(start < stop for start, stop in pairwise(cuts))
@@ -54,7 +54,7 @@ def test_a_part_is_whole_row_groups_or_lies_in_one(groups: list[RowGroup], part_
     ends = {0}
     for group in groups:
         ends.add(max(ends) + group.rows)
-    for start, stop in pairwise(cut_by_tokens(groups, part_tokens, Work())):
+    for start, stop in pairwise(cut_by_tokens(groups, part_tokens, RowCost())):
         crosses = any(start < end < stop for end in ends)
         assert not crosses or (start in ends and stop in ends)
 
@@ -62,12 +62,12 @@ def test_a_part_is_whole_row_groups_or_lies_in_one(groups: list[RowGroup], part_
 @given(st.lists(st.integers(1, 400_000), min_size=1, max_size=8), st.integers(MIN_PART_TOKENS, MAX_PART_TOKENS))
 def test_rows_are_bounded_however_short_they_are(rows: list[int], part_tokens: int) -> None:
     groups = [RowGroup(count, 4 * count, 4 * count) for count in rows]
-    assert max(stop - start for start, stop in pairwise(cut_by_tokens(groups, part_tokens, Work()))) <= MAX_PART_ROWS
+    assert max(stop - start for start, stop in pairwise(cut_by_tokens(groups, part_tokens, RowCost()))) <= MAX_PART_ROWS
 
 
 @given(st.lists(st.builds(RowGroup, st.integers(1, 5_000), st.integers(1, 10**7), st.just(10**7)), min_size=1))
 def test_parts_hold_about_what_was_asked(groups: list[RowGroup]) -> None:
-    work, part_tokens = Work(16), 8_192
+    work, part_tokens = RowCost(16), 8_192
     for start, stop in pairwise(cut_by_tokens(groups, part_tokens, work)):
         assert _tokens(groups, start, stop, work) <= 1.5 * part_tokens + _widest_row(groups, work)
 
@@ -76,19 +76,19 @@ def test_a_row_group_of_gigabytes_is_cut_into_few_parts() -> None:
     """Each part decodes its row group from the start, so the group is read parts / 2 times in all: no more often than
     memory asks for."""
     giant = RowGroup(rows=4_000_000, text_bytes=5 * GIB, all_bytes=5 * GIB)
-    assert len(cut_by_tokens([giant], MAX_PART_TOKENS, Work(64))) - 1 == 5 * GIB // MAX_PART_TEXT_BYTES
+    assert len(cut_by_tokens([giant], MAX_PART_TOKENS, RowCost(64))) - 1 == 5 * GIB // MAX_PART_TEXT_BYTES
     wide = RowGroup(rows=4_000_000, text_bytes=GIB // 4, all_bytes=5 * GIB)
-    assert len(cut_by_tokens([wide], MAX_PART_TOKENS, Work(64))) - 1 <= 16
+    assert len(cut_by_tokens([wide], MAX_PART_TOKENS, RowCost(64))) - 1 <= 16
 
 
 def test_a_part_fits_in_memory_whatever_else_is_in_its_rows() -> None:
     images = RowGroup(rows=100_000, text_bytes=1 << 20, all_bytes=40 * GIB)
-    assert len(cut_by_tokens([images], MAX_PART_TOKENS, Work())) - 1 == 80
+    assert len(cut_by_tokens([images], MAX_PART_TOKENS, RowCost())) - 1 == 80
 
 
 def test_a_usual_row_group_is_cut_as_fine_as_the_work_asks() -> None:
     usual = RowGroup(rows=1_000_000, text_bytes=100 << 20, all_bytes=100 << 20)
-    assert len(cut_by_tokens([usual], MAX_PART_TOKENS, Work(10))) - 1 > 60
+    assert len(cut_by_tokens([usual], MAX_PART_TOKENS, RowCost(10))) - 1 > 60
 
 
 @given(st.lists(groups_of_a_file, min_size=1, max_size=4), st.integers(1, 200_000))
@@ -121,10 +121,10 @@ def test_a_number_of_rows_may_be_asked_for() -> None:
 
 
 def test_tokens_are_bytes_over_four_and_what_is_generated() -> None:
-    assert count_tokens([footer(RowGroup(10, 400, 999))], Work(5)) == 100 + 10 + 50
+    assert count_tokens([footer(RowGroup(10, 400, 999))], RowCost(5)) == 100 + 10 + 50
 
 
-def _tokens(groups: list[RowGroup], start: int, stop: int, work: Work) -> float:
+def _tokens(groups: list[RowGroup], start: int, stop: int, work: RowCost) -> float:
     tokens, row = 0.0, 0
     for group in groups:
         inside = max(0, min(stop, row + group.rows) - max(start, row))
@@ -133,5 +133,5 @@ def _tokens(groups: list[RowGroup], start: int, stop: int, work: Work) -> float:
     return tokens
 
 
-def _widest_row(groups: list[RowGroup], work: Work) -> float:
+def _widest_row(groups: list[RowGroup], work: RowCost) -> float:
     return max(work.tokens(group) / group.rows for group in groups)

@@ -208,7 +208,7 @@ def test_parts_without_their_plan_are_not_taken_for_this_jobs(
 ) -> None:
     run_job(make_spec(abstain_below=0.9))
     (tmp_path / "out/_tirazh/plan.json").unlink()
-    with pytest.raises(OutputError, match="its plan is gone; give --overwrite"):
+    with pytest.raises(OutputError, match="its plan is missing; give --overwrite"):
         run_job(make_spec())
     run_job(make_spec(overwrite=True))
     assert verify(str(tmp_path / "out")).problems == ()

@@ -80,8 +80,8 @@ def test_a_second_run_is_refused_at_once_and_told_by_whom(output: OutputFiles) -
         with pytest.raises(JobError) as refused, hold(output, lease_s=60):
             pass
         assert time.monotonic() - begun < SOON_S
-        first.claim.check()
-    says = rf"process {os.getpid()} on \S+, since [-\d]+ [:\d]+ UTC\), last sign of life \d s ago; .* another --output"
+        first.token.check()
+    says = rf"process {os.getpid()} on \S+, since [-\d]+ [:\d]+ UTC\), last heartbeat \d s ago; .* another --output"
     assert re.search(says, str(refused.value))
     assert refused.value.exit_code == 1
 
@@ -191,7 +191,7 @@ def test_a_run_that_lost_its_lease_may_not_write_and_leaves_the_others_alone(out
     with hold(output, lease_s=1.0) as lease:
         other = leave(output, ELSEWHERE)
         with pytest.raises(JobError, match=r"no longer holds .*taken over by process 4711 on gpu-3"):
-            lease.claim.check()
+            lease.token.check()
         time.sleep(0.6)  # it must not be renewed over the other's either
         assert token_of(output) == other.token
     assert token_of(output) == other.token
@@ -200,8 +200,8 @@ def test_a_run_that_lost_its_lease_may_not_write_and_leaves_the_others_alone(out
 def test_a_lease_file_that_was_removed_is_a_lost_lease(on_disk: OutputFiles) -> None:
     with hold(on_disk, lease_s=60) as lease:
         on_disk.storage.remove(on_disk.lease)
-        with pytest.raises(JobError, match="taken away"):
-            lease.claim.check()
+        with pytest.raises(JobError, match="its lease was removed"):
+            lease.token.check()
 
 
 @pytest.fixture
@@ -255,4 +255,4 @@ def test_the_id_of_a_submitted_job_is_told(on_disk: OutputFiles, monkeypatch: py
     config = json.dumps({"metadata": {"job_submission_id": "labels-1a2b"}})
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", config)
     with hold(on_disk, lease_s=60), pytest.raises(JobError, match=", job labels-1a2b, since"):
-        lease_module._wait_for_end(on_disk, None)
+        lease_module._wait_until_expired(on_disk, None)

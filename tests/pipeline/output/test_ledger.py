@@ -100,7 +100,7 @@ def test_a_part_copied_over_another(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     path_of(output, plan, 1).write_bytes(path_of(output, plan, 0).read_bytes())
     assert problems(output) == (
-        "part-00001-of-00003.parquet is damaged or was changed: its SHA-256 is not the one that was written",
+        "part-00001-of-00003.parquet is damaged or was changed: its SHA-256 does not match its receipt",
     )
 
 
@@ -109,7 +109,7 @@ def test_a_part_and_its_receipt_copied_over_another(done: tuple[Plan, OutputFile
     path_of(output, plan, 1).write_bytes(path_of(output, plan, 0).read_bytes())
     receipts = [Path(output.receipt(part.name)) for part in plan.parts]
     receipts[1].write_bytes(receipts[0].read_bytes())
-    assert problems(output) == ("part-00001-of-00003.parquet holds another part's rows (part 0)",)
+    assert problems(output) == ("part-00001-of-00003.parquet contains the rows of another part (part 0)",)
 
 
 def test_one_byte_changed(done: tuple[Plan, OutputFiles]) -> None:
@@ -124,20 +124,20 @@ def test_one_byte_changed(done: tuple[Plan, OutputFiles]) -> None:
 def test_a_foreign_file(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     Path(output.part("copy of part-00001.parquet")).write_bytes(path_of(output, plan, 1).read_bytes())
-    assert problems(output) == ("copy of part-00001.parquet is no file of this job",)
+    assert problems(output) == ("copy of part-00001.parquet is not a file of this job",)
 
 
 def test_a_part_of_another_cut(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     Path(output.part("part-00000-of-00007.parquet")).write_bytes(path_of(output, plan, 1).read_bytes())
-    assert "does not belong to this job of 3 parts" in problems(output)[0]
-    with pytest.raises(OutputError, match="does not belong to this job of 3 parts"):
+    assert "does not belong to this job, which has 3 parts" in problems(output)[0]
+    with pytest.raises(OutputError, match="does not belong to this job, which has 3 parts"):
         unfinished(plan, output)
 
 
 def test_a_job_that_was_not_finished(done: tuple[Plan, OutputFiles]) -> None:
     Path(done[1].part("_SUCCESS")).unlink()
-    assert "not _SUCCESS" in problems(done[1])[0]
+    assert "_SUCCESS does not" in problems(done[1])[0]
 
 
 def test_a_lost_receipt(done: tuple[Plan, OutputFiles], spec: ClassifySpec) -> None:
@@ -149,7 +149,7 @@ def test_a_lost_receipt(done: tuple[Plan, OutputFiles], spec: ClassifySpec) -> N
 
 
 def test_a_directory_that_is_no_output(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="holds no job's output"):
+    with pytest.raises(OutputError, match="is not the output of a job"):
         verify(str(tmp_path))
 
 
@@ -173,5 +173,5 @@ def test_two_nights_side_by_side(done: tuple[Plan, OutputFiles], tmp_path: Path)
     manifest: dict[str, Any] = json.loads(Path(done[1].own("manifest.json")).read_text())
     page = render(manifest, against=manifest | {"labels": {"sport": 9, "economics": 9}})
     assert "9 (50.0%)" in page
-    with pytest.raises(OutputError, match="holds no finished job"):
+    with pytest.raises(OutputError, match="is not the output of a finished job"):
         write_report(done[1].directory, against=str(tmp_path))

@@ -174,7 +174,7 @@ def test_the_receipt_is_there_before_the_file(write_plan: WriteConfig, monkeypat
 
 def test_a_run_that_lost_its_lease_writes_no_part(write_plan: WriteConfig, tmp_path: Path) -> None:
     with hold(write_plan.output, lease_s=60) as lease:
-        step = WriteStep(replace(write_plan, claim=lease.claim))
+        step = WriteStep(replace(write_plan, lease=lease.token))
         write_plan.output.storage.remove(write_plan.output.lease)
         with hold(write_plan.output, lease_s=60), pytest.raises(JobError, match="it has stopped writing"):
             step(scored())

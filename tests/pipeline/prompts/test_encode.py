@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tirazh.errors import InputError, RequestError
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
-from tirazh.pipeline.columns import text_columns
 from tirazh.pipeline.prompts.encode import PromptStep, PromptWriter
 from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
+from tirazh.pipeline.prompts.source import prompt_source
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
 OVERRIDES = ("max_new_tokens", "temperature", "seed")
@@ -30,13 +30,18 @@ def set_up(model_dir: Path, tokenizer: Tokenizer) -> Setup:
         return prepare_prompts(
             spec,
             tokenizer,
+            prompt_source(spec),
             tokenizer_dir=str(model_dir),
             seq_length=seq_length,
-            text_columns=text_columns(spec),
+            examples=read_examples(spec),
             overrides=overrides,
         )
 
     return make
+
+
+def read_examples(spec: JobSpec) -> bytes | None:
+    return Path(spec.examples).read_bytes() if isinstance(spec, ClassifySpec) and spec.examples else None
 
 
 def classify(**settings: Any) -> ClassifySpec:
@@ -47,10 +52,10 @@ def generate(**settings: Any) -> GenerateSpec:
     return GenerateSpec(input=("in",), output="out", **{"max_new_tokens": 8} | settings)
 
 
-def run_step(setup: PreparedPrompts, **columns: list[Any]) -> pa.Table:
+def run_step(prepared: PreparedPrompts, **columns: list[Any]) -> pa.Table:
     length = len(next(iter(columns.values())))
     keys = {schema.PART: pa.array([0] * length, pa.int32()), schema.ROW_KEY: pa.array(range(length), pa.int64())}
-    return PromptStep(setup.plan)(pa.table({**columns, **keys}))
+    return PromptStep(prepared.config)(pa.table({**columns, **keys}))
 
 
 def prompts_of(table: pa.Table, tokenizer: Tokenizer) -> list[str | None]:
@@ -101,21 +106,21 @@ def test_a_part_of_bad_rows_only(set_up: Setup) -> None:
 def test_a_long_text_is_cut_and_the_question_is_kept(
     set_up: Setup, tokenizer: Tokenizer, truncate: str, kept: str
 ) -> None:
-    setup = set_up(classify(truncate=truncate))
-    table = run_step(setup, text=[" ".join(f"слово{n}" for n in range(400))])
+    prepared = set_up(classify(truncate=truncate))
+    table = run_step(prepared, text=[" ".join(f"слово{n}" for n in range(400))])
     (prompt,) = prompts_of(table, tokenizer)
     (ids,) = table.column(schema.PROMPT_IDS).to_pylist()
     assert prompt is not None
     assert prompt.endswith("\nТема:")
     assert kept in prompt
-    assert 256 - setup.plan.room - 1 <= len(ids) <= 256 - setup.plan.room
+    assert 256 - prepared.config.reserved_tokens - 1 <= len(ids) <= 256 - prepared.config.reserved_tokens
 
 
 def test_generate_makes_a_long_prompt_an_error_unless_told_otherwise(set_up: Setup) -> None:
     long = ["слово " * 400]
     (error,) = errors_of(run_step(set_up(generate()), prompt=long))
     assert error is not None
-    assert error.endswith("tokens, and 255 fit")
+    assert error.endswith("tokens; at most 255 fit")
     table = run_step(set_up(generate(truncate="right")), prompt=long)
     assert errors_of(table) == [None]
     assert len(table.column(schema.PROMPT_IDS)[0].as_py()) <= 256 - 8
@@ -125,19 +130,19 @@ def test_a_text_of_megabytes_is_cut_before_it_is_encoded(set_up: Setup) -> None:
     table = run_step(set_up(classify()), text=["я" * 5_000_000])
     assert errors_of(table) == [None]
     (error,) = errors_of(run_step(set_up(generate()), prompt=["я" * 5_000_000]))
-    assert error == "column 'prompt' has 5000000 characters, far more than 256 tokens"
+    assert error == "column 'prompt' has 5000000 characters, too many for 256 tokens"
 
 
 @given(text=st.text(min_size=1), truncate=st.sampled_from(["left", "right"]))
 def test_whatever_the_text_a_cut_prompt_fits_and_holds_a_piece_of_it(
     set_up: Setup, tokenizer: Tokenizer, text: str, truncate: str
 ) -> None:
-    setup = set_up(classify(truncate=truncate), seq_length=48)
+    prepared = set_up(classify(truncate=truncate), seq_length=48)
     long = text * (400 // len(text) + 1)
-    writer = PromptWriter(setup.plan, tokenizer)
+    writer = PromptWriter(prepared.config, tokenizer)
     whole = writer.encode([writer.render({"text": long})])[0]
-    ids = writer.fit({"text": long}, whole, setup.plan.room)
-    assert len(ids) <= 48 - setup.plan.room
+    ids = writer.fit({"text": long}, whole, prepared.config.reserved_tokens)
+    assert len(ids) <= 48 - prepared.config.reserved_tokens
     assert tokenizer.decode(ids).removesuffix("\nТема:") in long
 
 
@@ -152,18 +157,18 @@ def test_examples_are_put_before_every_prompt(set_up: Setup, tokenizer: Tokenize
 
 
 def test_examples_are_encoded_once_with_the_same_tokens(set_up: Setup, tokenizer: Tokenizer, examples: str) -> None:
-    setup = set_up(classify(examples=examples))
-    assert setup.plan.head_ids
-    table = run_step(setup, text=["Матч"])
+    prepared = set_up(classify(examples=examples))
+    assert prepared.config.head_ids
+    table = run_step(prepared, text=["Матч"])
     (text,) = prompts_of(table, tokenizer)
     assert table.column(schema.PROMPT_IDS)[0].as_py() == tokenizer.encode(str(text))
 
 
 def test_examples_are_the_jobs_shared_prefix(set_up: Setup, examples: str) -> None:
-    setup = set_up(classify(examples=examples))
-    prefix = setup.engine_job.prefix_token_ids
+    prepared = set_up(classify(examples=examples))
+    prefix = prepared.engine_job.prefix_token_ids
     assert len(prefix) > 16
-    table = run_step(setup, text=["Матч", "\nabc", " 1"])
+    table = run_step(prepared, text=["Матч", "\nabc", " 1"])
     for ids in table.column(schema.PROMPT_IDS).to_pylist():
         assert tuple(ids[: len(prefix)]) == prefix
 
@@ -174,7 +179,7 @@ def test_without_examples_there_is_nothing_to_share(set_up: Setup) -> None:
 
 def test_an_example_of_no_label(set_up: Setup, write_input: Callable[..., Path]) -> None:
     path = write_input("bad.parquet", text=["a"], label=["weather"])
-    with pytest.raises(InputError, match="row 1: 'weather' is none of the labels sport, economics"):
+    with pytest.raises(InputError, match="row 1: 'weather' is not one of the labels sport, economics"):
         set_up(classify(examples=str(path)))
 
 
@@ -202,7 +207,7 @@ def test_labels_the_tokenizer_cannot_tell_apart(set_up: Setup) -> None:
 
 
 def test_a_completion_longer_than_the_model(set_up: Setup) -> None:
-    with pytest.raises(RequestError, match="--max-new-tokens 300 leaves no room"):
+    with pytest.raises(RequestError, match="--max-new-tokens 300 leaves no space"):
         set_up(generate(max_new_tokens=300))
 
 
@@ -220,7 +225,7 @@ def test_bad_settings_of_a_row_are_the_rows_errors(set_up: Setup) -> None:
         "max_new_tokens must be a whole number, not 4.5",
         "temperature must be 0 or more, not -1.0",
         None,
-        "max_new_tokens 999 leaves no room for a prompt in 256 tokens",
+        "max_new_tokens 999 leaves no space for a prompt in 256 tokens",
     ]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.errors import InputError, RequestError, RowError
-from tirazh.pipeline.prompts.template import PromptTemplate, template_variables
+from tirazh.pipeline.prompts.template import PromptTemplate, check_variables
 
 
 def test_columns_conditions_and_filters() -> None:
@@ -74,9 +74,9 @@ def test_a_template_that_is_no_template_says_where() -> None:
 
 def test_an_unknown_column_is_refused_with_the_nearest() -> None:
     with pytest.raises(InputError, match=r"uses 'titel', which is not a column of the input; did you mean title\?"):
-        template_variables("{{ titel }}", known=["title", "text"])
+        check_variables(("titel",), ["title", "text"])
     with pytest.raises(InputError, match="the columns are title, text"):
-        template_variables("{{ zzz }}", known=["title", "text"])
+        check_variables(("zzz",), ["title", "text"])
 
 
 def test_a_prompt_that_grows_without_end_is_the_rows_error() -> None:

@@ -49,7 +49,7 @@ def test_a_plain_address_is_let_through(uri: str) -> None:
 @pytest.mark.parametrize("uri", SECRETS[:4])
 def test_no_setting_takes_an_address_with_a_secret(name: str, uri: str) -> None:
     good = {"input": ("a.parquet",), "output": "out", "labels": {"a": "a", "b": "b"}}
-    with pytest.raises(RequestError, match="holds a password or a signature") as caught:
+    with pytest.raises(RequestError, match="contains a password or a signature") as caught:
         ClassifySpec(**(good | {name: (uri,) if name == "input" else uri}))
     assert "hunter2" not in str(caught.value)
 
