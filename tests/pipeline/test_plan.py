@@ -102,7 +102,7 @@ def test_an_input_without_rows_is_refused(write_input: Write, generate: MakeSpec
     ("settings", "sentence"),
     [
         ({"prompt_column": "promt"}, r"no column 'promt' \(--prompt-column\); did you mean prompt"),
-        ({"prompt_column": "id"}, "must hold strings, not int64"),
+        ({"prompt_column": "id"}, "must contain strings, not int64"),
         ({"template": "{{ promt }}"}, "uses 'promt', which is not a column of the input; did you mean prompt"),
         ({"template": "Once upon a time"}, "uses no column"),
         ({"template": "{{ tags }}"}, "column 'tags', which holds list"),

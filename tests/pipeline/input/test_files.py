@@ -110,7 +110,7 @@ def test_a_footer_larger_than_the_first_guess_is_read_whole(write_input: Write) 
     ("content", "sentence"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"id,text\n1,a\n2,b\n", "is not a Parquet file, or it is cut short"),
+        (b"id,text\n1,a\n2,b\n", "is not a Parquet file, or it is truncated"),
         (b"x" * 20 + b"\x04\x00\x00\x00PAR1", "has a damaged Parquet footer"),
     ],
     ids=["empty", "csv", "damaged"],
@@ -125,7 +125,7 @@ def test_what_is_not_parquet_is_named(write_input: Write, content: bytes, senten
 def test_a_file_cut_short_is_named(write_input: Write) -> None:
     path = write_input("a.parquet", text=["x"] * 100)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="truncated"):
         read_footers(Storage(), list_inputs(Storage(), [str(path)]), text_columns=["text"])
 
 
@@ -133,9 +133,9 @@ def test_a_file_cut_short_is_named(write_input: Write) -> None:
     ("columns", "difference"),
     [
         ({"text": ["x"]}, "column 'id' is missing"),
-        ({"text": ["x"], "id": [1], "url": ["u"]}, "column 'url' is new"),
+        ({"text": ["x"], "id": [1], "url": ["u"]}, "column 'url' is additional"),
         ({"text": ["x"], "id": ["1"]}, "column 'id' is string, not int64"),
-        ({"id": [1], "text": ["x"]}, "another order"),
+        ({"id": [1], "text": ["x"]}, "a different order"),
     ],
     ids=["missing", "new", "type", "order"],
 )
@@ -145,7 +145,7 @@ def test_files_of_another_schema_are_named(
     write_input("a.parquet", text=["x"], id=[1])
     root = write_input("b.parquet", **columns).parent
     footers = read_footers(Storage(), list_inputs(Storage(), [str(root)]), text_columns=["text"])
-    with pytest.raises(InputError, match=f"b.parquet has another schema than .*a.parquet: .*{difference}"):
+    with pytest.raises(InputError, match=f"b.parquet has a different schema than .*a.parquet: .*{difference}"):
         check_same_schema(footers)
 
 
@@ -165,7 +165,7 @@ def test_a_text_column_that_is_missing_or_no_text() -> None:
     columns = pa.schema({"text": pa.string(), "id": pa.int64()})
     with pytest.raises(InputError, match=r"no column 'txt' \(--text-column\); did you mean text\?"):
         check_text_column(columns, "txt", flag="--text-column")
-    with pytest.raises(InputError, match=r"'id' .* must hold strings, not int64"):
+    with pytest.raises(InputError, match=r"'id' .* must contain strings, not int64"):
         check_text_column(columns, "id", flag="--text-column")
 
 

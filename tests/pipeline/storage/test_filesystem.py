@@ -143,7 +143,7 @@ def test_an_address_where_nobody_listens(s3_credentials: None) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         begun = time.monotonic()
-        with pytest.raises(StorageError, match="did not answer"):
+        with pytest.raises(StorageError, match="did not respond"):
             Storage(f"http://127.0.0.1:{taken.getsockname()[1]}").walk("s3://bucket/in")
     assert time.monotonic() - begun < 20
 
@@ -152,7 +152,7 @@ def test_an_address_where_nobody_listens(s3_credentials: None) -> None:
 def test_a_server_that_says_nothing_is_given_up_within_half_a_minute(s3_credentials: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.monotonic()
-        with pytest.raises(StorageError, match="did not answer"):
+        with pytest.raises(StorageError, match="did not respond"):
             Storage(f"http://127.0.0.1:{silent.getsockname()[1]}").names("s3://bucket/out")
     assert time.monotonic() - begun < 30
 
@@ -186,7 +186,7 @@ def test_object_storage_lists_reads_and_writes(s3_server: SeaweedServer) -> None
 def test_what_object_storage_refuses_is_one_sentence(s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(s3_server.endpoint_url)
     s3_server.make_bucket("storage-refused")
-    with pytest.raises(OutputError, match="s3://no-such-bucket/out: there is no such bucket"):
+    with pytest.raises(OutputError, match="s3://no-such-bucket/out: the bucket does not exist"):
         storage.write("s3://no-such-bucket/out", b"")
     with pytest.raises(InputError, match="s3://storage-refused/none does not exist"):
         storage.walk("s3://storage-refused/none")
