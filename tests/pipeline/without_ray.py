@@ -1,4 +1,4 @@
-"""`run_job` in this process and without a model: every step but Ray's and the replica's, in milliseconds."""
+"""`run_job` in this process, without Ray and without a model: a whole job takes milliseconds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LOGPROBS = [-0.223, -1.609]
 
 
 def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `run_job` make the parts of a classify job of two labels here and now; the first label is always likelier."""
+    """Patch `run_job` to make the parts of a two-label classify job in this process; the first label always wins."""
 
     def make(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
         prompts, write = PromptStep(self.prompts.config), WriteStep(self._write_config())
         for part in parts:
-            write(_answered(prompts(read_part(part, self.output.storage))))
+            write(_with_scores(prompts(read_part(part, self.output.storage))))
         return {}
 
     monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec: nullcontext())
@@ -32,7 +32,7 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_JobRun, "make", make)
 
 
-def _answered(table: pa.Table) -> pa.Table:
+def _with_scores(table: pa.Table) -> pa.Table:
     prompts = table.column(schema.PROMPT_IDS).to_pylist()
     counts = pa.array([None if ids is None else len(ids) for ids in prompts], pa.int32())
     scores = pa.array([None if ids is None else LOGPROBS for ids in prompts], pa.list_(pa.float64()))

@@ -1,4 +1,4 @@
-"""What the metrics actor remembers of replicas, their owners and the parts they died with. The class itself, no Ray."""
+"""The class of the metrics actor, without Ray: replicas, their owners, and the parts they died with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def metrics() -> Metrics:
     return metrics
 
 
-def test_a_replica_that_ends_casts_suspicion_on_the_parts_it_worked_on(metrics: Metrics) -> None:
+def test_the_death_of_a_replica_counts_against_the_parts_in_flight(metrics: Metrics) -> None:
     for part in (1, 2, 3):
         metrics.part_started("owner", part)
     metrics.part_finished("owner", 3)
@@ -27,14 +27,14 @@ def test_a_replica_that_ends_casts_suspicion_on_the_parts_it_worked_on(metrics: 
     assert (metrics.snapshot().deaths, metrics.snapshot().replicas) == (1, 0)
 
 
-def test_an_owner_that_begins_again_has_died_without_a_word(metrics: Metrics) -> None:
+def test_an_owner_that_registers_again_has_died_unreported(metrics: Metrics) -> None:
     metrics.part_started("owner", 7)
     metrics.register("owner")
     assert metrics.deaths_of(7) == 1
     assert metrics.death_reasons() == {7: "the process that held the replica died"}
 
 
-def test_an_owner_that_told_of_its_replicas_end_is_not_counted_twice(metrics: Metrics) -> None:
+def test_a_reported_death_is_not_counted_twice(metrics: Metrics) -> None:
     metrics.part_started("owner", 7)
     metrics.replica_died("owner", "rank 0 died")
     metrics.register("owner")
@@ -42,7 +42,7 @@ def test_an_owner_that_told_of_its_replicas_end_is_not_counted_twice(metrics: Me
     assert metrics.death_reasons() == {7: "rank 0 died"}
 
 
-def test_a_silent_owner_is_told_once_for_a_silence(metrics: Metrics) -> None:
+def test_a_silent_owner_is_returned_once_until_its_next_heartbeat(metrics: Metrics) -> None:
     metrics.heartbeat("owner", "handle", "replica")
     metrics.heartbeat("another", "its handle", None)
     assert metrics.take_silent_owners(60.0) == []
@@ -54,7 +54,7 @@ def test_a_silent_owner_is_told_once_for_a_silence(metrics: Metrics) -> None:
     assert metrics.take_silent_owners(0.001) == ["handle"]
 
 
-def test_an_actor_that_was_started_again_learns_from_a_sign_of_life_who_serves() -> None:
+def test_a_restarted_actor_learns_from_heartbeats_which_replicas_serve() -> None:
     metrics = Metrics()
     metrics.heartbeat("owner", "handle", "replica")
     metrics.heartbeat("starting", "its handle", None)

@@ -1,4 +1,4 @@
-"""What the caller of a job is told while it runs, and last of all."""
+"""Progress events of a running job."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plan(tmp_path: Path) -> Plan:
 
 
 @pytest.mark.ray
-def test_the_last_event_knows_the_tokens_of_a_job_that_is_over_before_anyone_asked(ray_local: None, plan: Plan) -> None:
+def test_the_last_event_of_a_short_job_has_its_tokens(ray_local: None, plan: Plan) -> None:
     events: list[ProgressEvent] = []
     metrics = start_metrics()
     (part,) = plan.parts
