@@ -53,8 +53,8 @@ def run_job(
     """Run the job, or what remains of it, and return its manifest.
 
     `tell` receives sentences about waits during which there is no progress. `engine` is
-    `ReplicaConfig.engine`. Raises RequestError before anything is started, JobError if the work fails or
-    another run holds the output. Finished parts are kept.
+    `ReplicaConfig.engine`. Raises RequestError before anything is started, JobError if the work
+    fails or another run holds the output. Finished parts are kept.
     """
     new_plan = plan_job(spec)
     output = new_plan.job.output
@@ -67,7 +67,8 @@ def run_job(
     with hold(output, lease_s=spec.lease_s, tell=tell) as lease:
         if stored is None:
             lease.confirm()
-        # Look for a stored plan again: the last owner of the lease may have continued the job or started another one.
+        # Look for a stored plan again: the last owner of the lease may have continued the job or
+        # started another one.
         plan = claim_output(output, new_plan, overwrite=spec.overwrite)
         remaining = remaining_parts(plan, output)
         facts: dict[str, Any] = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(remaining)}
@@ -117,7 +118,10 @@ class _JobRun:
     lease: LeaseToken
 
     def make(self, parts: list[Part], on_progress: OnProgress | None) -> dict[str, Any]:
-        """Make `parts` and return facts about the run for the manifest. Raises JobError for skipped parts."""
+        """Make `parts` and return facts about the run for the manifest.
+
+        Raises JobError for skipped parts.
+        """
         metrics = start_metrics()
         progress = JobProgress(
             self.plan, parts, samples=self._samples, max_error_rate=self.spec.max_error_rate, on_progress=on_progress

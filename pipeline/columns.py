@@ -15,8 +15,9 @@ from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
 
 def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
-    """Raise InputError for a column that is missing, has the wrong type, occurs twice, or has the name of one that the
-    job adds."""
+    """Raise InputError for a column that is missing, has the wrong type, occurs twice, or has the
+    name of one that the job adds.
+    """
     repeated = next((name for name, count in Counter(columns.names).items() if count > 1), None)
     if repeated is not None:
         raise InputError(f"the input has several columns {repeated!r}; rename all but one")

@@ -19,7 +19,8 @@ CPU_CORE_SPEED = (4e9, 8e10)
 GPU_SPEED = (1e13, 3e14)
 # The minimum duration of a decode step, however small the model is: (best, worst) case in seconds.
 STEP_S = {"cpu": (0.002, 0.05), "cuda": (0.001, 0.02)}
-# Seconds until a replica serves: start of Ray and of the replica's process, imports, loading the weights.
+# Seconds until a replica serves: start of Ray and of the replica's process, imports, loading the
+# weights.
 START_S = (8.0, 60.0)
 
 

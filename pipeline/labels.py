@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 class LabelDecisions:
     """Decisions for N rows and L labels.
 
-    `chosen` is the index of the label, -1 for a row that abstains, int64 [N]; `confidence` the probability of
-    the top label, float64 [N]; `probabilities` those of all labels, float64 [N, L].
+    `chosen` is the index of the label, -1 for a row that abstains, int64 [N]; `confidence` the
+    probability of the top label, float64 [N]; `probabilities` those of all labels, float64 [N, L].
     """
 
     chosen: NDArray[np.int64]

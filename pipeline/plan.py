@@ -55,7 +55,8 @@ class Plan:
     """Everything about a job that is decided before it starts.
 
     `schema` is that of the input. `overrides` are the input columns that set a row's own sampling
-    parameters. `dtype` is "auto" until the job starts. `resolved` is None in a plan read from plan.json.
+    parameters. `dtype` is "auto" until the job starts. `resolved` is None in a plan read from
+    plan.json.
     """
 
     identity: dict[str, Any]

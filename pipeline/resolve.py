@@ -16,7 +16,9 @@ from tirazh.pipeline.storage.filesystem import Storage, full_uri
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedJob:
-    """`inputs` are absolute paths and URIs; `examples` is the content of the few-shot Parquet file, if there is one."""
+    """`inputs` are absolute paths and URIs; `examples` is the content of the few-shot Parquet file,
+    if there is one.
+    """
 
     storage: Storage
     inputs: tuple[str, ...]

@@ -19,7 +19,8 @@ CONFIDENCE = "confidence"
 PROBABILITIES = "probabilities"
 ERROR = "error"
 
-# The prefix of the columns that exist only between the steps of a running job; reserved, so no input column may use it.
+# The prefix of the columns that exist only between the steps of a running job; reserved, so no
+# input column may use it.
 RESERVED = "__tirazh_"
 PART = RESERVED + "part"
 ROW_KEY = RESERVED + "row_key"
@@ -44,7 +45,10 @@ OVERRIDES: dict[str, type[int] | type[float]] = {
 
 
 def generate_fields(samples: int) -> list[pa.Field[Any]]:
-    """The columns that `generate` adds, in order. With several samples, texts and finish reasons are lists."""
+    """The columns that `generate` adds, in order.
+
+    With several samples, texts and finish reasons are lists.
+    """
     texts = pa.field(COMPLETION, pa.string()) if samples == 1 else pa.field(COMPLETIONS, pa.list_(pa.string()))
     reasons = pa.field(FINISH_REASON, pa.string()) if samples == 1 else pa.field(FINISH_REASONS, pa.list_(pa.string()))
     return [

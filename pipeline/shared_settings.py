@@ -1,6 +1,7 @@
 """The settings that jobs and training have in common, each with one default and one help text.
 
-`spec.py` and `finetune/spec.py` declare the type and the order of their fields and take the rest from here.
+`spec.py` and `finetune/spec.py` declare the type and the order of their fields and take the rest
+from here.
 """
 
 from __future__ import annotations

@@ -229,7 +229,10 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 
 def parse_replicas(text: str) -> tuple[int, int]:
-    """Parse `--replicas` into (minimum, maximum): `"3"` → (3, 3), `"1:8"` → (1, 8). Raises RequestError."""
+    """Parse `--replicas` into (minimum, maximum): `"3"` → (3, 3), `"1:8"` → (1, 8).
+
+    Raises RequestError.
+    """
     match = re.fullmatch(r"(\d{1,5})(?::(\d{1,5}))?", str(text))
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:

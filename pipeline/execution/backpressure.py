@@ -1,7 +1,8 @@
-"""Limits the parts in flight: given to the replicas but not yet written. A driver that dies loses no more than those.
+"""Limits the parts in flight: given to the replicas but not yet written.
 
-Ray Data 2.60 limits the blocks that wait for the sink only by the memory of the object store. Parts are
-small compared with it, so replicas that are faster than the sink would be hundreds of parts ahead.
+A driver that dies loses no more than those. Ray Data 2.60 limits the blocks that wait for the sink
+only by the memory of the object store. Parts are small compared with it, so replicas that are
+faster than the sink would be hundreds of parts ahead.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The Ray Data graph: read → prompts → replicas → sink. Each part is one block in every step.
 
 Ray Data 2.60 splits or merges blocks unless all of the following holds
-(tests/pipeline/execution/test_graph.py has a test for each):
-one read task per part; `override_num_blocks` equal to the number of parts; `batch_size=None` in all
-steps; no limit on the block size (`ray_session.data_settings`); a CPU step between the read and the actor
-pool. Without that step Ray Data fuses both, and the replicas read the files.
+(tests/pipeline/execution/test_graph.py has a test for each): one read task per part;
+`override_num_blocks` equal to the number of parts; `batch_size=None` in all steps; no limit on the
+block size (`ray_session.data_settings`); a CPU step between the read and the actor pool. Without
+that step Ray Data fuses both, and the replicas read the files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MAX_IN_FLIGHT_PER_REPLICA = 16
 _WHOLE = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
 # Concurrent tasks of a step whose tasks reserve no CPU, so that Ray does not limit them.
 _MAX_UNCOUNTED_TASKS = 4
-# Parts that may wait for the sink besides one per replica, so that an occasional slow write leaves no replica idle.
+# Parts that may wait for the sink besides one per replica, so that an occasional slow write leaves
+# no replica idle.
 _MAX_WAITING = 4
 
 
@@ -66,8 +67,8 @@ def build_graph(
 def choose_in_flight(part_rows: Sequence[int], *, slots: int, samples: int, replicas: int) -> int:
     """Choose how many parts a replica processes at once.
 
-    The parts have sequences for twice the replica's slots, so that no slot is idle at the end of a part,
-    but they are no more than an equal share of all parts, so that every replica gets work.
+    The parts have sequences for twice the replica's slots, so that no slot is idle at the end of a
+    part, but they are no more than an equal share of all parts, so that every replica gets work.
     """
     mean_sequences = samples * sum(part_rows) / len(part_rows)
     wanted = 2 + round(2 * slots / mean_sequences)

@@ -1,8 +1,9 @@
-"""The inference step: it owns a replica and turns the prompts of a part into token ids or label log-likelihoods.
+"""The inference step: it owns a replica and turns the prompts of a part into token ids or label
+log-likelihoods.
 
-It is an async class in Ray Data's actor pool. Each part is one call, and several calls are in flight, so
-that the end of one part and the start of the next share engine steps. If the replica fails, this process
-ends with it; Ray then restarts the actor and repeats its parts.
+It is an async class in Ray Data's actor pool. Each part is one call, and several calls are in
+flight, so that the end of one part and the start of the next share engine steps. If the replica
+fails, this process ends with it; Ray then restarts the actor and repeats its parts.
 """
 
 from __future__ import annotations
@@ -78,13 +79,16 @@ class InferStep:
         try:
             self._replica = self._start()
         except RequestError as error:
-            # The first call raises it instead: Ray would restart an actor whose constructor fails again and again.
+            # The first call raises it instead: Ray would restart an actor whose constructor fails
+            # again and again.
             self._refusal = error
         # Made on first use, inside the event loop in which Ray runs the calls.
         self._suspects: asyncio.Lock | None = None
 
     def _register(self) -> None:
-        """Register with the metrics actor, then send heartbeats; the driver kills owners that stop sending them."""
+        """Register with the metrics actor, then send heartbeats; the driver kills owners that stop
+        sending them.
+        """
         self._metrics.register(self._owner)
         actor = ray.get_runtime_context().current_actor
 
@@ -95,7 +99,10 @@ class InferStep:
         threading.Thread(target=send_heartbeats, name="owner-heartbeat", daemon=True).start()
 
     def _start(self) -> Replica:
-        """Start the replica. If that fails while other replicas serve, retry until resources become available."""
+        """Start the replica.
+
+        If that fails while other replicas serve, retry until resources become available.
+        """
         while True:
             try:
                 replica = Replica(self._config.replica)
@@ -118,8 +125,8 @@ class InferStep:
             return _skip(table)
         if not deaths:
             return await self._run(part, table)
-        # One of the parts that were in flight when a replica died has killed it. They run one after the other, so that
-        # only that one is in flight at the next death.
+        # One of the parts that were in flight when a replica died has killed it. They run one after
+        # the other, so that only that one is in flight at the next death.
         self._suspects = self._suspects or asyncio.Lock()
         async with self._suspects:
             return await self._run(part, table)
@@ -203,7 +210,10 @@ def _requests(table: pa.Table, config: InferConfig) -> list[Request]:
 def _append_results(
     table: pa.Table, good: Sequence[int], results: Sequence[Result], config: InferConfig, priors: Sequence[float] | None
 ) -> pa.Table:
-    """Replace prompts and seeds in the part's table by the results. `good` are the rows that were sent."""
+    """Replace prompts and seeds in the part's table by the results.
+
+    `good` are the rows that were sent.
+    """
     errors: list[str | None] = table.column(schema.ROW_ERROR).to_pylist()
     answers: list[list[Any] | None] = [None] * table.num_rows
     for index, row in enumerate(good):

@@ -1,7 +1,8 @@
 """The metrics actor: counters of the replicas, heartbeats of their owners, and the parts that killed a replica.
 
-It is a small Ray actor on the driver's node. Other processes use it through `metrics_client.py`. Results
-do not depend on it: if it dies, Ray restarts it, and it collects what it receives from then on.
+It is a small Ray actor on the driver's node. Other processes use it through `metrics_client.py`.
+Results do not depend on it: if it dies, Ray restarts it, and it collects what it receives from then
+on.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from tirazh.model.requests import EngineCounters
 class ProgressEvent:
     """The progress of a job.
 
-    `rows_done` includes `rows_resumed`, the rows of earlier runs. Tokens and errors are those of this run.
-    `elapsed_s` counts from its start.
+    `rows_done` includes `rows_resumed`, the rows of earlier runs. Tokens and errors are those of
+    this run. `elapsed_s` counts from its start.
     """
 
     rows_done: int
@@ -62,8 +63,8 @@ class MetricsSnapshot:
 class Metrics:
     """The actor class.
 
-    An owner is the actor process that holds a replica. Its id stays the same when Ray restarts it, while
-    each replica that it starts has a new name.
+    An owner is the actor process that holds a replica. Its id stays the same when Ray restarts it,
+    while each replica that it starts has a new name.
     """
 
     def __init__(self) -> None:
@@ -78,7 +79,10 @@ class Metrics:
         self._versions: dict[str, str] = {}
 
     def register(self, owner: str) -> None:
-        """Register an owner that starts. A known one has been restarted after its process died unreported."""
+        """Register an owner that starts.
+
+        A known one has been restarted after its process died unreported.
+        """
         if self._in_flight.get(owner) or owner in self._serving:
             self.replica_died(owner, "the process that held the replica died")
 
@@ -94,7 +98,10 @@ class Metrics:
             self._serving[owner] = replica
 
     def take_silent_owners(self, timeout_s: float) -> list[ActorHandle]:
-        """Return the owners without a heartbeat for `timeout_s`. Each is returned once until its next heartbeat."""
+        """Return the owners without a heartbeat for `timeout_s`.
+
+        Each is returned once until its next heartbeat.
+        """
         now = time.monotonic()
         silent = [owner for owner, (last, _) in self._last_heartbeats.items() if now - last > timeout_s]
         return [self._last_heartbeats.pop(owner)[1] for owner in silent]
@@ -128,7 +135,10 @@ class Metrics:
         return self._reasons
 
     def start_failed(self, error: TirazhError) -> int:
-        """Record why a replica could not start, since Ray passes on only a traceback. Returns the serving replicas."""
+        """Record why a replica could not start, since Ray passes on only a traceback.
+
+        Returns the serving replicas.
+        """
         self._errors.append(error)
         return len(self._serving)
 

@@ -1,4 +1,7 @@
-"""A typed client of the metrics actor. Calls that wait have a timeout, and none fails if the actor is missing."""
+"""A typed client of the metrics actor.
+
+Calls that wait have a timeout, and none fails if the actor is missing.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,10 @@ class MetricsClient:
         self.actor.replica_started.remote(owner, replica, versions)
 
     def start_failed(self, error: TirazhError) -> int:
-        """Report why a replica could not start. Waits, and returns the number of other replicas that serve."""
+        """Report why a replica could not start.
+
+        Waits, and returns the number of other replicas that serve.
+        """
         return _wait(self.actor.start_failed, error, default=0, timeout_s=_OWNER_TIMEOUT_S)
 
     def replica_died(self, owner: str, reason: str) -> None:

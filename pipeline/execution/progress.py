@@ -21,7 +21,8 @@ _EVERY_S = 1.0
 class JobProgress:
     """Combines the parts that are written with the counters of the replicas.
 
-    `snapshot` are the latest counters received. `skipped` are the indices of the parts that were skipped.
+    `snapshot` are the latest counters received. `skipped` are the indices of the parts that were
+    skipped.
     """
 
     def __init__(
@@ -100,8 +101,8 @@ class JobProgress:
         self.most_replicas = max(self.most_replicas, self.snapshot.replicas)
 
     def _event(self) -> ProgressEvent:
-        # The rows of a replica that died are counted twice, so the count is limited to the rows that exist. It is never
-        # below the number of rows written.
+        # The rows of a replica that died are counted twice, so the count is limited to the rows
+        # that exist. It is never below the number of rows written.
         rows = max(self.rows_written, min(self.snapshot.requests // self._samples, self._rows_left))
         return ProgressEvent(
             rows_done=self._rows_resumed + rows,

@@ -20,14 +20,16 @@ from tirazh.errors import JobError, RequestError
 from tirazh.pipeline.execution.backpressure import limit_parts_in_flight
 from tirazh.pipeline.spec import JobSpec, parse_replicas
 
-# Consecutive replicas that may die before they serve until the job fails: one, because a node can be lost.
+# Consecutive replicas that may die before they serve until the job fails: one, because a node can
+# be lost.
 _MAX_INIT_DEATHS = 1
 
 
 @contextmanager
 def ray_session(spec: JobSpec) -> Iterator[None]:
     """Inside the block, Ray is connected, with the resources that the job needs (see `ray_cluster`)."""
-    # Each rank reserves a CPU for its lifetime. These come on top of the cores, for the tasks that read and write.
+    # Each rank reserves a CPU for its lifetime. These come on top of the cores, for the tasks that
+    # read and write.
     with ray_cluster(spec.address, extra_cpus=parse_replicas(spec.replicas)[1] * spec.tensor_parallel):
         yield
 
@@ -36,9 +38,9 @@ def ray_session(spec: JobSpec) -> Iterator[None]:
 def ray_cluster(address: str | None, *, extra_cpus: int) -> Iterator[None]:
     """Inside the block, Ray is connected.
 
-    An existing connection is used and kept. Ray that is started on this machine reports `extra_cpus` CPUs
-    more than the machine has cores, and ends with the block. Raises RequestError if the cluster of
-    --address does not answer, JobError if Ray cannot be started.
+    An existing connection is used and kept. Ray that is started on this machine reports
+    `extra_cpus` CPUs more than the machine has cores, and ends with the block. Raises RequestError
+    if the cluster of --address does not answer, JobError if Ray cannot be started.
     """
     if ray.is_initialized():
         yield
@@ -152,7 +154,8 @@ def _start(extra_cpus: int, quiet: dict[str, Any]) -> None:
         with _private_token():
             ray.init(address="local", num_cpus=_cores() + extra_cpus, include_dashboard=False, **quiet)
     except Exception as error:
-        # Ray 2.60 raises a bare Exception if its node does not start in time, for example on an overloaded machine.
+        # Ray 2.60 raises a bare Exception if its node does not start in time, for example on an
+        # overloaded machine.
         if type(error) is not Exception and not isinstance(error, OSError | RuntimeError | ValueError):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -17,11 +17,12 @@ _WILDCARDS = "*?["
 
 
 def list_inputs(storage: Storage, inputs: Sequence[str]) -> list[StoredFile]:
-    """List the Parquet files of `inputs` (see `full_uri`), in the given order, those of one input sorted by URI.
+    """List the Parquet files of `inputs` (see `full_uri`), in the given order, those of one input
+    sorted by URI.
 
-    A directory is searched recursively for the suffixes of Parquet; names that begin with `_` or `.` are
-    skipped. A single file may have any name. A file that several inputs contain is listed once. Raises
-    InputError for an input without files.
+    A directory is searched recursively for the suffixes of Parquet; names that begin with `_` or
+    `.` are skipped. A single file may have any name. A file that several inputs contain is listed
+    once. Raises InputError for an input without files.
     """
     files: dict[str, StoredFile] = {}
     for uri in inputs:

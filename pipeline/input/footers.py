@@ -48,8 +48,8 @@ class Footer:
 def read_footers(storage: Storage, files: Sequence[StoredFile], *, text_columns: Iterable[str]) -> list[Footer]:
     """Read the footers of `files` in parallel, and return them in order.
 
-    `text_columns` are the columns in the prompt. Raises InputError, naming the file, for one that is empty,
-    truncated, encrypted or not Parquet.
+    `text_columns` are the columns in the prompt. Raises InputError, naming the file, for one that
+    is empty, truncated, encrypted or not Parquet.
     """
     wanted = frozenset(text_columns)
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -57,7 +57,10 @@ def read_footers(storage: Storage, files: Sequence[StoredFile], *, text_columns:
 
 
 def check_same_schema(footers: Sequence[Footer]) -> pa.Schema:
-    """Return the schema of all files. Raises InputError with the first file that differs, and how it differs."""
+    """Return the schema of all files.
+
+    Raises InputError with the first file that differs, and how it differs.
+    """
     first = footers[0]
     for other in footers[1:]:
         if other.schema.equals(first.schema):
@@ -70,7 +73,10 @@ def check_same_schema(footers: Sequence[Footer]) -> pa.Schema:
 
 
 def check_text_column(schema: pa.Schema, name: str, *, flag: str) -> None:
-    """Raise InputError unless column `name` exists, once, and contains strings. `flag` is the flag that named it."""
+    """Raise InputError unless column `name` exists, once, and contains strings.
+
+    `flag` is the flag that named it.
+    """
     if name not in schema.names:
         hint = did_you_mean(name, schema.names) or f"; the columns are {', '.join(schema.names)}"
         raise InputError(f"the input has no column {name!r} ({flag}){hint}")

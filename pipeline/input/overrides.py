@@ -55,7 +55,10 @@ def sample_seed(seed: int, sample: int) -> int:
 
 
 def hash_63(text: str) -> int:
-    """Hash a text to 63 bits, the same on every machine. The result fits in an int64 of Arrow and torch."""
+    """Hash a text to 63 bits, the same on every machine.
+
+    The result fits in an int64 of Arrow and torch.
+    """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

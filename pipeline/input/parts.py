@@ -16,15 +16,17 @@ BYTES_PER_TOKEN = 4
 PARTS_WANTED = 64
 MIN_PART_TOKENS = 1_024
 MAX_PART_TOKENS = 262_144
-# Each row takes a few kilobytes of Python objects, however short it is, so a limit on tokens does not bound memory.
+# Each row takes a few kilobytes of Python objects, however short it is, so a limit on tokens does
+# not bound memory.
 MAX_PART_ROWS = 16_384
-# Reading a part inside a row group means decoding the group from its start. Up to 16 parts per group are always allowed
-# (the group is then decoded 8.5 times in total); more only if that stays below 16 GiB or if a part would not fit in
-# memory.
+# Reading a part inside a row group means decoding the group from its start. Up to 16 parts per
+# group are always allowed (the group is then decoded 8.5 times in total); more only if that stays
+# below 16 GiB or if a part would not fit in memory.
 MIN_PARTS_OF_A_GROUP = 16
 MAX_DECODED_BYTES = 16 << 30
 MAX_PART_BYTES = 512 << 20
-# The tokens of a text are Python lists of integers, ten times its size: 64 MiB of text take 0.6 GB in each step.
+# The tokens of a text are Python lists of integers, ten times its size: 64 MiB of text take 0.6 GB
+# in each step.
 MAX_PART_TEXT_BYTES = 64 << 20
 
 
@@ -85,8 +87,9 @@ def count_tokens(footers: Sequence[Footer], cost: RowCost) -> int:
 
 
 def choose_part_tokens(total_tokens: int) -> int:
-    """The tokens of one part: a 64th of all, between a minimum (files must not be tiny) and a maximum (a part is the
-    unit of work that a failure loses)."""
+    """The tokens of one part: a 64th of all, between a minimum (files must not be tiny) and a
+    maximum (a part is the unit of work that a failure loses).
+    """
     return max(MIN_PART_TOKENS, min(MAX_PART_TOKENS, total_tokens // PARTS_WANTED))
 
 

@@ -1,7 +1,7 @@
 """Reads the input part by part: a Ray Data source with exactly one read task and one block per part.
 
-All columns are read unchanged, and two are added: the part's index, and a key of each row. The key depends
-only on the file's path below the input and on the row's number in the file.
+All columns are read unchanged, and two are added: the part's index, and a key of each row. The key
+depends only on the file's path below the input and on the row's number in the file.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def _read_rows(part: Part, storage: Storage) -> pa.Table:
 def _readable(part: Part) -> Iterator[None]:
     """Distinguish a damaged file (InputError) from an outage, which is retried for minutes.
 
-    For data that it cannot decode Arrow raises one of its own exceptions, or an OSError without an errno.
+    For data that it cannot decode Arrow raises one of its own exceptions, or an OSError without an
+    errno.
     """
     try:
         yield

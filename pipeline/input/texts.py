@@ -10,7 +10,10 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class BrokenText:
-    """Takes the place of a text that cannot be decoded. `reason` completes the sentence "the column …"."""
+    """Takes the place of a text that cannot be decoded.
+
+    `reason` completes the sentence "the column …".
+    """
 
     reason: str
 

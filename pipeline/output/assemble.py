@@ -18,8 +18,9 @@ from tirazh.pipeline.labels import decide
 class OutputLayout:
     """The columns of the output.
 
-    `columns` is the schema of the input. `added` are the added fields with their prefix, in the order of
-    `schema.py`. `labels` are those of classify, in the order of their scores; empty for generate.
+    `columns` is the schema of the input. `added` are the added fields with their prefix, in the
+    order of `schema.py`. `labels` are those of classify, in the order of their scores; empty for
+    generate.
     """
 
     columns: pa.Schema

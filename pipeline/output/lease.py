@@ -32,9 +32,9 @@ Tell = Callable[[str], None]
 
 # Renewals within the time after which a lease expires.
 RENEWALS = 4
-# Two runs may take an expired lease at the same time, or on a server without conditional uploads. Within this time each
-# of them sees whose token stayed in the file.
-SETTLE_S = 2.0
+# Two runs may take an expired lease at the same time, or on a server without conditional uploads.
+# Within this time each of them sees whose token stayed in the file.
+RACE_WINDOW_S = 2.0
 _POLL_EVERY_S = 0.5
 _JOIN_TIMEOUT_S = 5.0
 _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray passes the id of a submitted job in a variable of this very name
@@ -44,8 +44,8 @@ _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray passes the id of a submitte
 class LeaseOwner:
     """The content of the lease file.
 
-    `job` is the id of a submitted job. `since` and `renewed` are seconds since 1970 by the owner's clock.
-    The lease expires `lease_s` seconds after its last renewal.
+    `job` is the id of a submitted job. `since` and `renewed` are seconds since 1970 by the owner's
+    clock. The lease expires `lease_s` seconds after its last renewal.
     """
 
     token: str
@@ -98,10 +98,10 @@ class LeaseToken:
 class Lease:
     """A held lease. A thread renews it until it is released or lost."""
 
-    def __init__(self, output: OutputFiles, owner: LeaseOwner, *, settled_at: float) -> None:
+    def __init__(self, output: OutputFiles, owner: LeaseOwner, *, confirmable_at: float) -> None:
         self.token = LeaseToken(output, owner.token)
         self._owner = owner
-        self._settled_at = settled_at
+        self._confirmable_at = confirmable_at
         self._is_released = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="tirazh-lease", daemon=True)
         self._thread.start()
@@ -109,10 +109,11 @@ class Lease:
     def confirm(self) -> None:
         """Raise JobError unless only this run owns the output.
 
-        To be called before steps that cannot be undone or must not be interleaved with those of another
-        run. If two runs could have taken the lease at once, it waits until `SETTLE_S` after it was taken.
+        To be called before steps that cannot be undone or must not be interleaved with those of
+        another run. If two runs could have taken the lease at once, it waits until `RACE_WINDOW_S`
+        after it was taken.
         """
-        time.sleep(max(0.0, self._settled_at - time.monotonic()))
+        time.sleep(max(0.0, self._confirmable_at - time.monotonic()))
         self.token.check()
 
     def release(self) -> None:
@@ -120,7 +121,8 @@ class Lease:
         self._is_released.set()
         self._thread.join(_JOIN_TIMEOUT_S)
         output = self.token.output
-        # If this fails, the next run sees that our process has ended, or waits until the lease expires.
+        # If this fails, the next run sees that our process has ended, or waits until the lease
+        # expires.
         with suppress(JobError, OutputError):
             self.token.check()
             output.storage.remove(output.lease)
@@ -142,10 +144,11 @@ class Lease:
 
 @contextmanager
 def hold(output: OutputFiles, *, lease_s: float, tell: Tell | None = None) -> Iterator[Lease]:
-    """Hold the lease of `output` inside the block. Raises JobError, naming the owner, if another run holds it.
+    """Hold the lease of `output` inside the block.
 
-    A dead owner on this machine is recognised at once. The lease of an owner on another machine must
-    expire first; `tell` is then called with a sentence about the wait.
+    Raises JobError, naming the owner, if another run holds it. A dead owner on this machine is
+    recognised at once. The lease of an owner on another machine must expire first; `tell` is then
+    called with a sentence about the wait.
     """
     lease = _take(output, lease_s, tell)
     try:
@@ -165,16 +168,20 @@ def _take(output: OutputFiles, lease_s: float, tell: Tell | None) -> Lease:
         lease_s=lease_s,
     )
     is_first = output.storage.create(output.lease, owner.to_json())
-    # If the response to an upload is lost, the client library retries it and finds the file that it has just created.
+    # If the response to an upload is lost, the client library retries it and finds the file that it
+    # has just created.
     if not is_first and not LeaseToken(output, owner.token).is_held:
         _wait_until_expired(output, tell)
         output.storage.write(output.lease, owner.to_json())
     is_sure = is_first and not is_remote(output.directory)
-    return Lease(output, owner, settled_at=time.monotonic() + (0.0 if is_sure else SETTLE_S))
+    return Lease(output, owner, confirmable_at=time.monotonic() + (0.0 if is_sure else RACE_WINDOW_S))
 
 
 def _wait_until_expired(output: OutputFiles, tell: Tell | None) -> None:
-    """Return once the owner of the lease is dead or its lease has expired. Raises JobError if the owner is alive."""
+    """Return once the owner of the lease is dead or its lease has expired.
+
+    Raises JobError if the owner is alive.
+    """
     first, start, has_told = _read_lease(output), time.monotonic(), False
     while True:
         data = _read_lease(output)
@@ -197,10 +204,11 @@ def _is_expired(owner: LeaseOwner | None, watched_s: float) -> bool:
     A lease that cannot be parsed may be one that is being written at this moment.
     """
     if owner is None:
-        return watched_s > SETTLE_S
+        return watched_s > RACE_WINDOW_S
     if owner.process.is_here and not owner.process.is_alive:
         return True
-    # Twice the time by the clock: the clocks of two machines may differ, and a live run must not lose its lease.
+    # Twice the time by the clock: the clocks of two machines may differ, and a live run must not
+    # lose its lease.
     return watched_s > owner.lease_s or time.time() - owner.renewed > 2 * owner.lease_s
 
 

@@ -35,7 +35,10 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verification:
-    """The result of `verify`. `problems` are sentences; without any, every input row is there exactly once."""
+    """The result of `verify`.
+
+    `problems` are sentences; without any, every input row is there exactly once.
+    """
 
     output: str
     parts: int
@@ -66,7 +69,10 @@ def remaining_parts(plan: Plan, output: OutputFiles) -> list[Part]:
 
 
 def read_receipts(plan: Plan, output: OutputFiles, parts: Iterable[Part]) -> list[Receipt]:
-    """Read the receipts of `parts`, in their order. Raises JobError for one that is missing or damaged."""
+    """Read the receipts of `parts`, in their order.
+
+    Raises JobError for one that is missing or damaged.
+    """
 
     def read(part: Part) -> Receipt:
         try:
@@ -115,8 +121,8 @@ def build_manifest(
 ) -> dict[str, Any]:
     """Collect everything about a finished job.
 
-    `facts` are those of the last run: seconds, replicas, library versions on the replicas. `output` is the
-    URI of the output directory.
+    `facts` are those of the last run: seconds, replicas, library versions on the replicas. `output`
+    is the URI of the output directory.
     """
     return {
         "kind": spec.kind,

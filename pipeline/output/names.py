@@ -103,9 +103,9 @@ class OutputFiles:
     def clear(self) -> None:
         """Remove all files that tirazh wrote except the lease.
 
-        `_SUCCESS` is removed first, so that no reader takes an incomplete set of parts for all of them.
-        The plan is removed after the parts: if the removal is interrupted, the remaining parts are still
-        recognised as those of another job.
+        `_SUCCESS` is removed first, so that no reader takes an incomplete set of parts for all of
+        them. The plan is removed after the parts: if the removal is interrupted, the remaining
+        parts are still recognised as those of another job.
         """
         self.reopen()
         for name in self.parts():
@@ -119,7 +119,10 @@ class OutputFiles:
             self.storage.remove(self.own(), recursive=True)
 
     def sweep(self) -> None:
-        """Remove temporary files of killed runs. Only disks have them; object stores upload files whole."""
+        """Remove temporary files of killed runs.
+
+        Only disks have them; object stores upload files whole.
+        """
         for directory in () if is_remote(self.directory) else (self.directory, self.own(), self.own(RECEIPTS)):
             for name in self.storage.names(directory):
                 if _TEMPORARY.fullmatch(name):

@@ -20,10 +20,11 @@ FORMAT = 1
 
 
 def find_plan(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan | None:
-    """Return the stored plan if it is that of the same job, or None if `plan` starts a new one. Writes nothing.
+    """Return the stored plan if it is that of the same job, or None if `plan` starts a new one.
 
-    Raises OutputError if the directory contains another job's files (unless `overwrite` allows their
-    removal) or files that tirazh did not write (never removed), or if the input has changed.
+    Writes nothing. Raises OutputError if the directory contains another job's files (unless
+    `overwrite` allows their removal) or files that tirazh did not write (never removed), or if the
+    input has changed.
     """
     stored = read_plan(output)
     difference = _difference(stored, plan) if stored is not None else "its plan is missing" if output.parts() else None
@@ -41,8 +42,8 @@ def find_plan(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan | Non
 def claim_output(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan:
     """Return the plan to follow: the stored plan of the same job, or `plan`.
 
-    For a new job it removes the files of another one, if `overwrite` allows it. The caller must hold the
-    lease of the output. Raises the errors of `find_plan`.
+    For a new job it removes the files of another one, if `overwrite` allows it. The caller must
+    hold the lease of the output. Raises the errors of `find_plan`.
     """
     stored = find_plan(output, plan, overwrite=overwrite)
     if stored is None:
@@ -51,7 +52,10 @@ def claim_output(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan:
 
 
 def read_plan(output: OutputFiles) -> Plan | None:
-    """Read the stored plan, or return None if there is none. Raises OutputError if it cannot be parsed."""
+    """Read the stored plan, or return None if there is none.
+
+    Raises OutputError if it cannot be parsed.
+    """
     try:
         data = output.storage.read(output.own(PLAN))
     except InputError:

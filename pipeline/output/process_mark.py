@@ -14,8 +14,8 @@ from pathlib import Path
 class ProcessMark:
     """The identity of a process.
 
-    `machine` distinguishes boots and containers on the same host. `started` distinguishes processes that
-    had the same process id one after the other. Both may be empty on systems other than Linux.
+    `machine` distinguishes boots and containers on the same host. `started` distinguishes processes
+    that had the same process id one after the other. Both may be empty on systems other than Linux.
     """
 
     host: str
@@ -53,7 +53,8 @@ def _start_time(pid: int) -> str | None:
         ps = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
         return ps.stdout.strip() or None
     try:
-        # The fields after the command name, which may contain anything. State is the 1st, start time the 20th of them.
+        # The fields after the command name, which may contain anything. State is the 1st, start
+        # time the 20th of them.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return None

@@ -51,9 +51,10 @@ def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
 
 
 def write_report(output: str, *, against: str | None = None, endpoint_url: str | None = None) -> str:
-    """Write the report of a finished job and return its URI. It shows the output `against` for comparison.
+    """Write the report of a finished job and return its URI.
 
-    Raises OutputError for a directory without the manifest of a finished job.
+    It shows the output `against` for comparison. Raises OutputError for a directory without the
+    manifest of a finished job.
     """
     storage = Storage(endpoint_url)
     files = OutputFiles.at(output, storage)

@@ -1,8 +1,8 @@
-"""The sink: writes the results of one part as one Parquet file, atomically. It runs as a CPU task of Ray Data.
+"""The sink: writes the results of one part as one Parquet file, atomically.
 
-The receipt (rows, tokens, errors, SHA-256) is written before the part file, so that every part file has
-one. The same rows give the same bytes: a part that is written again, after a crash between the two
-writes, is replaced by an identical file.
+It runs as a CPU task of Ray Data. The receipt (rows, tokens, errors, SHA-256) is written before the
+part file, so that every part file has one. The same rows give the same bytes: a part that is
+written again, after a crash between the two writes, is replaced by an identical file.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteConfig:
-    """What the sink needs besides the rows. `lease` is checked before each part is written, if it is given."""
+    """What the sink needs besides the rows.
+
+    `lease` is checked before each part is written, if it is given.
+    """
 
     output: OutputFiles
     layout: OutputLayout
@@ -109,7 +112,10 @@ def summary_row(part: int, *, rows: int = 0, errors: int = 0, written: bool = Fa
 
 
 def to_parquet(table: pa.Table, *, footer: dict[str, Any]) -> bytes:
-    """Serialise the table as zstd Parquet with `footer` in its metadata. Equal tables give equal bytes."""
+    """Serialise the table as zstd Parquet with `footer` in its metadata.
+
+    Equal tables give equal bytes.
+    """
     table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")

@@ -23,7 +23,8 @@ from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import Truncate
 
-# No token has more characters. A text that is too long even so is cut or refused before it is tokenised.
+# No token has more characters. A text that is too long even so is cut or refused before it is
+# tokenised.
 MAX_TOKEN_CHARACTERS = 128
 # Cutting a text can change the tokens around the cut, so the result may still be too long.
 _TRUNCATION_ATTEMPTS = 8
@@ -33,10 +34,10 @@ _TRUNCATION_ATTEMPTS = 8
 class PromptConfig:
     """How prompts are made.
 
-    A prompt is `head_ids`, followed by the tokens of `head_text` + the rendered template. `columns` maps
-    the template's variables to input columns, `text_variable` is the one that may be truncated, and
-    `needs_text` makes a row without that text an error, whatever the template renders.
-    `reserved_tokens` stay free behind a truncated prompt. `sampling` is None for classify.
+    A prompt is `head_ids`, followed by the tokens of `head_text` + the rendered template. `columns`
+    maps the template's variables to input columns, `text_variable` is the one that may be
+    truncated, and `needs_text` makes a row without that text an error, whatever the template
+    renders. `reserved_tokens` stay free behind a truncated prompt. `sampling` is None for classify.
     """
 
     tokenizer_dir: str
@@ -64,11 +65,15 @@ class PromptWriter:
     def render(self, row: Mapping[str, Any]) -> str:
         """Render the prompt's text after its head. Raises RowError."""
         text = self.config.template.render(row)
-        # A label follows after one space, so a classify prompt must not end in white space (YAML texts do).
+        # A label follows after one space, so a classify prompt must not end in white space (YAML
+        # texts do).
         return text.rstrip() if self.config.sampling is None else text
 
     def encode(self, rendered: Sequence[str]) -> list[list[int]]:
-        """Tokenise rendered texts, each with the prompt's head before it. Prompts may be of any length."""
+        """Tokenise rendered texts, each with the prompt's head before it.
+
+        Prompts may be of any length.
+        """
         ids = self._tokenizer.encode_many([self.config.head_text + text for text in rendered])
         return [[*self.config.head_ids, *rest] for rest in ids]
 
@@ -87,7 +92,8 @@ class PromptWriter:
         return row, rendered
 
     def fit(self, row: Mapping[str, Any], ids: list[int], reserved_tokens: int) -> list[int]:
-        """Return `ids`, the tokens of the row's prompt, truncated so that `reserved_tokens` stay free behind them.
+        """Return `ids`, the tokens of the row's prompt, truncated so that `reserved_tokens` stay
+        free behind them.
 
         Only the row's text is truncated, never the rest of the template. Raises RowError.
         """
@@ -168,7 +174,10 @@ class PromptStep:
 def _write_prompts(
     writer: PromptWriter, rows: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, Any]]
 ) -> tuple[list[list[int] | None], list[str | None]]:
-    """Return tokens and errors of all rows; each row has exactly one of the two. Tokenises all rows in one call."""
+    """Return tokens and errors of all rows; each row has exactly one of the two.
+
+    Tokenises all rows in one call.
+    """
     config = writer.config
     ready: dict[int, tuple[Mapping[str, Any], str, int]] = {}
     ids: list[list[int] | None] = [None] * len(rows)

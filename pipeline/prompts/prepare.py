@@ -25,8 +25,8 @@ from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.storage.errors import show_uri
 
 BETWEEN_EXAMPLES = "\n\n"
-# Texts whose first characters are of every class that a tokenizer treats differently. The tokens that
-# their prompts have in common at the beginning are common to all prompts of the job.
+# Texts whose first characters are of every class that a tokenizer treats differently. The tokens
+# that their prompts have in common at the beginning are common to all prompts of the job.
 PROBE_TEXTS = ("А", "z", "7", "«", "-", " ", "\n")
 # Computing a shorter prefix again for each row is cheaper than looking it up.
 MIN_SHARED_TOKENS = 16

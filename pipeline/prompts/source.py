@@ -39,6 +39,7 @@ def build_source(template: str | None, *, text_column: str, default: str) -> Pro
         return PromptSource(PromptTemplate(default), {DEFAULT_VARIABLE: text_column}, DEFAULT_VARIABLE)
     compiled = PromptTemplate(template)
     variables = compiled.variables
-    # Without the text column the first variable may be truncated. `check_columns` refuses a template without variables.
+    # Without the text column the first variable may be truncated. `check_columns` refuses a
+    # template without variables.
     text_variable = text_column if text_column in variables else next(iter(variables), "")
     return PromptSource(compiled, {name: name for name in variables}, text_variable)

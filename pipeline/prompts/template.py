@@ -66,7 +66,10 @@ class PromptTemplate:
     """
 
     def __init__(self, source: str) -> None:
-        """Compile `source`. Raises RequestError for a syntax error and for anything that is not allowed."""
+        """Compile `source`.
+
+        Raises RequestError for a syntax error and for anything that is not allowed.
+        """
         self.source = source
         self._environment = ImmutableSandboxedEnvironment(undefined=_Null, autoescape=False)
         self._environment.filters = dict(_FILTERS)

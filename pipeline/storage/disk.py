@@ -11,8 +11,9 @@ from uuid import uuid4
 class StoredFile:
     """A listed file.
 
-    `key` is its path below the directory that the user named, so it does not depend on where the input is
-    stored. `version` changes with the file: the modification time or the entity tag. `size` is in bytes.
+    `key` is its path below the directory that the user named, so it does not depend on where the
+    input is stored. `version` changes with the file: the modification time or the entity tag.
+    `size` is in bytes.
     """
 
     uri: str
@@ -27,7 +28,10 @@ def is_hidden(key: str) -> bool:
 
 
 def walk_disk(directory: str) -> list[StoredFile]:
-    """List the visible files below `directory`, or `directory` itself if it is a file, unsorted. Raises OSError."""
+    """List the visible files below `directory`, or `directory` itself if it is a file, unsorted.
+
+    Raises OSError.
+    """
     status = os.stat(directory)
     if not os.path.isdir(directory):
         return [StoredFile(directory, os.path.basename(directory), status.st_size, str(status.st_mtime_ns))]

@@ -122,7 +122,8 @@ class Storage:
                 with open(uri, "rb") as file:
                     yield file
             else:
-                # No cache: the Parquet reader interleaves reads of several columns and buffers each of them.
+                # No cache: the Parquet reader interleaves reads of several columns and buffers each
+                # of them.
                 with self._filesystem(uri).open(uri, "rb", cache_type="none") as file:
                     yield file
 
@@ -210,7 +211,8 @@ class Storage:
         if scheme in ("s3", "s3a"):
             return _s3_options(self.endpoint_url)
         if scheme in ("gs", "gcs"):
-            # gcsfs probes for a type of bucket that is not used here; without gRPC access the probe hangs for a minute.
+            # gcsfs probes for a type of bucket that is not used here; without gRPC access the probe
+            # hangs for a minute.
             os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
             return {"endpoint_url": self.endpoint_url} if self.endpoint_url else {}
         if scheme in ("az", "abfs", "abfss"):
@@ -245,7 +247,8 @@ def _check_connection(filesystem: Any, uri: str) -> None:
 
 
 def _s3_options(endpoint_url: str | None) -> dict[str, Any]:
-    # botocore and s3fs both retry. By default an unreachable address fails only after minutes, as the retries multiply.
+    # botocore and s3fs both retry. By default an unreachable address fails only after minutes, as
+    # the retries multiply.
     config = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "read_timeout": _READ_TIMEOUT_S,

@@ -1,4 +1,7 @@
-"""A small model directory for planning. Its weights are zeros, since the echo engine does not read them."""
+"""A small model directory for planning.
+
+Its weights are zeros, since the echo engine does not read them.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,9 @@ def tokenizer(model_dir: Path) -> Tokenizer:
 
 @pytest.fixture
 def write_input(tmp_path: Path) -> Callable[..., Path]:
-    """`write_input("a.parquet", text=[...], row_group_size=...)` writes a file to the `in/` directory of the test."""
+    """`write_input("a.parquet", text=[...], row_group_size=...)` writes a file to the `in/`
+    directory of the test.
+    """
 
     def write(name: str, *, row_group_size: int | None = None, **columns: Any) -> Path:
         path = tmp_path / "in" / name

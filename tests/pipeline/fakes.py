@@ -1,8 +1,8 @@
 """An engine for whole jobs without a model: `run_job(spec, engine="tests.pipeline.fakes")`.
 
-Completions are the first tokens of the prompt. A label is likely if its tokens are in the prompt. Some
-values of a row's `max_new_tokens` are instructions: be slow, kill the rank (each time or only once), kill
-the process that owns the replica, or stop the rank with SIGSTOP.
+Completions are the first tokens of the prompt. A label is likely if its tokens are in the prompt.
+Some values of a row's `max_new_tokens` are instructions: be slow, kill the rank (each time or only
+once), kill the process that owns the replica, or stop the rank with SIGSTOP.
 """
 
 from __future__ import annotations

@@ -18,7 +18,9 @@ LOGPROBS = [-0.223, -1.609]
 
 
 def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patch `run_job` to make the parts of a two-label classify job in this process; the first label always wins."""
+    """Patch `run_job` to make the parts of a two-label classify job in this process; the first
+    label always wins.
+    """
 
     def make(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
         prompts, write = PromptStep(self.prompts.config), WriteStep(self._write_config())

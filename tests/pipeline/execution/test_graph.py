@@ -1,4 +1,6 @@
-"""Ray Data keeps parts whole: one test for each behaviour that `execution/graph.py` relies on, to check upgrades."""
+"""Ray Data keeps parts whole: one test for each behaviour that `execution/graph.py` relies on, to
+check upgrades.
+"""
 
 from __future__ import annotations
 

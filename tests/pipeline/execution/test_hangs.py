@@ -25,7 +25,10 @@ PARTS = 8
 
 @pytest.fixture
 def spec(write_input: Callable[..., Path], tmp_path: Path, model_dir: Path) -> Callable[[list[int]], GenerateSpec]:
-    """Make a job of eight parts of five rows. The fake engine reads `new_tokens` as an instruction per row."""
+    """Make a job of eight parts of five rows.
+
+    The fake engine reads `new_tokens` as an instruction per row.
+    """
 
     def make(new_tokens: list[int]) -> GenerateSpec:
         write_input("a.parquet", prompt=["новость"] * 5 * PARTS, max_new_tokens=new_tokens)

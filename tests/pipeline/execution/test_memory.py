@@ -19,7 +19,10 @@ MIB = 1 << 20
 
 
 def test_a_part_of_a_giant_row_group_is_read_without_the_group(tmp_path: Path) -> None:
-    """250 MB in one row group. The last part decodes all of it, but takes little more memory than its own rows."""
+    """250 MB in one row group.
+
+    The last part decodes all of it, but takes little more memory than its own rows.
+    """
     write_large_file(tmp_path / "in" / "large.parquet", 250 * 10**6, row_groups=1)
     assert pq.read_metadata(tmp_path / "in" / "large.parquet").num_row_groups == 1
     read = read_parts(str(tmp_path / "in"), 1)
@@ -38,7 +41,10 @@ def test_the_plan_of_ten_thousand_files_is_small(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.ray
 def test_four_times_the_rows_take_no_more_memory(tmp_path: Path) -> None:
-    """Compares the peak memory of all processes with 0.5 and 2 million rows. Parts have their full size in both."""
+    """Compares the peak memory of all processes with 0.5 and 2 million rows.
+
+    Parts have their full size in both.
+    """
     peaks = []
     for count in (500_000, 2_000_000):
         write_short_rows(tmp_path / f"in-{count}", count)

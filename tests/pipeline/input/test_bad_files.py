@@ -27,7 +27,7 @@ TEXTS = ["наш спорт", "вся экономика", "просто тек�
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     run_without_ray(monkeypatch)
-    monkeypatch.setattr(lease_module, "SETTLE_S", 0.0)
+    monkeypatch.setattr(lease_module, "RACE_WINDOW_S", 0.0)
 
 
 @pytest.fixture

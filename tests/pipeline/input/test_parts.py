@@ -73,8 +73,9 @@ def test_a_part_has_about_the_requested_number_of_tokens(groups: list[RowGroup])
 
 
 def test_a_row_group_of_gigabytes_is_cut_into_few_parts() -> None:
-    """Each part decodes its row group from the start, so the group is read parts / 2 times in total: no more often than
-    the limit on memory requires."""
+    """Each part decodes its row group from the start, so the group is read parts / 2 times in
+    total: no more often than the limit on memory requires.
+    """
     giant = RowGroup(rows=4_000_000, text_bytes=5 * GIB, all_bytes=5 * GIB)
     assert len(cut_by_tokens([giant], MAX_PART_TOKENS, RowCost(64))) - 1 == 5 * GIB // MAX_PART_TEXT_BYTES
     wide = RowGroup(rows=4_000_000, text_bytes=GIB // 4, all_bytes=5 * GIB)

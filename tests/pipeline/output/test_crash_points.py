@@ -1,7 +1,7 @@
 """A run that crashes at any point is repaired by running the same command again.
 
-`run_job` without Ray and without a model is interrupted before each change that it makes to the storage:
-on a disk before each system call that writes, in an object store before each request.
+`run_job` without Ray and without a model is interrupted before each change that it makes to the
+storage: on a disk before each system call that writes, in an object store before each request.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Crash(BaseException):
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     run_without_ray(monkeypatch)
-    monkeypatch.setattr(lease_module, "SETTLE_S", 0.0)
+    monkeypatch.setattr(lease_module, "RACE_WINDOW_S", 0.0)
 
 
 @pytest.fixture
@@ -114,8 +114,8 @@ def interrupt_everywhere(
 ) -> int:
     """Interrupt `spec` after 0, 1, 2… changes and return the number of changes of a complete run.
 
-    Each time `prepare` makes the initial state, `check` inspects what the interrupted run has left, and the
-    job is run again.
+    Each time `prepare` makes the initial state, `check` inspects what the interrupted run has left,
+    and the job is run again.
     """
     for step in range(MAX_STEPS):
         prepare()

@@ -1,4 +1,6 @@
-"""Two runs on one output: the second is refused while the first is alive, and continues at once after it was killed."""
+"""Two runs on one output: the second is refused while the first is alive, and continues at once
+after it was killed.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,8 @@ ELSEWHERE = ProcessMark(host="gpu-3", machine="another", pid=4711, started="1")
 
 
 @pytest.fixture(autouse=True)
-def settled_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_module, "SETTLE_S", 0.3)
+def short_race_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "RACE_WINDOW_S", 0.3)
 
 
 @pytest.fixture(params=["disk", "memory", pytest.param("s3", marks=pytest.mark.s3)])

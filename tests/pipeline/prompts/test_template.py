@@ -101,5 +101,6 @@ def test_the_fast_path_of_a_plain_template_renders_the_same_as_jinja(
             results.append(template.render(values))
         except RowError as error:
             results.append(str(error))
-    # Jinja drops the line break after a tag and at the end of a template, so line breaks at the ends are not compared.
+    # Jinja drops the line break after a tag and at the end of a template, so line breaks at the
+    # ends are not compared.
     assert results[0].strip("\n") == results[1].strip("\n")
