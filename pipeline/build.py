@@ -73,11 +73,14 @@ def run_job(
         remaining = remaining_parts(plan, output)
         facts: dict[str, Any] = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(remaining)}
         if remaining:
+            # `_SUCCESS` is removed first: readers must not take an output as complete while it
+            # changes.
             output.reopen()
             with ray_session(spec):
                 device = resolve_device(spec)
                 refuse_impossible(ReplicaConfig(model=spec.model, tensor_parallel=spec.tensor_parallel, device=device))
                 plan = plan if plan.dtype != "auto" else with_dtype(plan, resolve_dtype(device))
+                # From here on the plan is binding, so no other run may own the output.
                 lease.confirm()
                 write_plan(output, plan)
                 run = _JobRun(spec, plan, prompts, output, device, engine, lease.token)
@@ -88,6 +91,7 @@ def run_job(
             output.sweep()
             return finish(plan, output, spec, facts, confirm=lease.confirm)
 
+        # An outage of the storage at the last step must not lose a finished job.
         return keep_trying(end)
 
 

@@ -18,6 +18,7 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
     """Raise InputError for a column that is missing, has the wrong type, occurs twice, or has the
     name of one that the job adds.
     """
+    # Arrow allows repeated names, but then a column cannot be selected by its name.
     repeated = next((name for name, count in Counter(columns.names).items() if count > 1), None)
     if repeated is not None:
         raise InputError(f"the input has several columns {repeated!r}; rename all but one")

@@ -27,6 +27,7 @@ def decide(logprobs_NL: NDArray[np.float64], *, abstain_below: float) -> LabelDe
 
     A row whose top probability is below `abstain_below` abstains. `logprobs_NL` are natural logarithms.
     """
+    # Subtracting the maximum keeps exp() from underflowing to zero for all labels.
     shifted = logprobs_NL - logprobs_NL.max(axis=1, keepdims=True)
     weights = np.exp(shifted)
     probabilities = weights / weights.sum(axis=1, keepdims=True)

@@ -121,6 +121,7 @@ def plan_job(spec: JobSpec) -> Plan:
     """
     job = resolve_job(spec)
     _check_ranks(spec, job.model)
+    # Checked before the input is listed, which may take long.
     _refuse_output_in_input(job)
     files = list_inputs(job.storage, job.inputs)
     footers = read_footers(job.storage, files, text_columns=job.source.columns.values())

@@ -189,6 +189,7 @@ class GenerateSpec(JobSpec):
         if any(not text for text in self.stop):
             raise RequestError("--stop must not be an empty string")
         check_int64("seed", self.seed)
+        # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values
         except RequestError as error:

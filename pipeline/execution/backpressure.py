@@ -35,6 +35,8 @@ class MaxPartsInFlight(BackpressurePolicy):
     def can_add_input(self, op: PhysicalOperator) -> bool:
         if not isinstance(op, ActorPoolMapOperator):
             return True
+        # Blocks between the two counters are being inferred, wait for the sink or are being
+        # written.
         sink = op.output_dependencies[0]
         return bool(op.metrics.num_tasks_submitted - sink.metrics.num_tasks_finished < self._limit)
 

@@ -83,6 +83,7 @@ class Metrics:
 
         A known one has been restarted after its process died unreported.
         """
+        # A process that is killed cannot report its death; its parts are still recorded here.
         if self._in_flight.get(owner) or owner in self._serving:
             self.replica_died(owner, "the process that held the replica died")
 
@@ -104,6 +105,7 @@ class Metrics:
         """
         now = time.monotonic()
         silent = [owner for owner, (last, _) in self._last_heartbeats.items() if now - last > timeout_s]
+        # The entry is removed, so that an owner is killed once, and not again while it restarts.
         return [self._last_heartbeats.pop(owner)[1] for owner in silent]
 
     def set_counters(self, replica: str, counters: EngineCounters) -> None:
@@ -123,6 +125,7 @@ class Metrics:
         parts = self._in_flight.pop(owner, set())
         self._serving.pop(owner, None)
         self._num_deaths += 1
+        # Which of the parts killed the replica is not known, so all of them are suspected.
         self._deaths.update(parts)
         self._reasons.update(dict.fromkeys(parts, reason))
 

@@ -47,6 +47,7 @@ def _watch(metrics: MetricsClient, timeout_s: float, done: threading.Event) -> N
     while not done.wait(min(_MAX_POLL_INTERVAL_S, timeout_s / 4)):
         for actor in metrics.take_silent_owners(timeout_s):
             logger.error("a replica's process sent no heartbeat for %g s and is restarted", timeout_s)
+            # Ray restarts the actor and submits its parts again.
             _kill(actor, no_restart=False)
 
 

@@ -30,6 +30,7 @@ class JobProgress:
     ) -> None:
         self._plan = plan
         self._samples = samples
+        # A fraction of all rows of the job, so that bad rows at the beginning alone do not fail it.
         self._max_errors = max_error_rate * plan.rows
         self._max_error_rate = max_error_rate
         self._on_progress = on_progress

@@ -52,6 +52,7 @@ def skipped_sentence(plan: Plan, parts: Sequence[int], reasons: Mapping[int, str
 def _sentence(error: BaseException, metrics: MetricsClient) -> TirazhError:
     found = _cause(error)
     if found is not None:
+        # Ray Data adds its advice to the message of the original exception.
         found.args = tuple(_without_advice(each) if isinstance(each, str) else each for each in found.args)
         return found
     start_errors = metrics.errors() if ray.is_initialized() else []
@@ -74,6 +75,7 @@ def _cause(error: BaseException | None) -> TirazhError | None:
         current = waiting.pop()
         if current is None or id(current) in seen:
             continue
+        # Chains of causes may be cyclic.
         seen.add(id(current))
         if isinstance(current, TirazhError) and not isinstance(current, RayError):
             return current

@@ -46,6 +46,7 @@ def would_read(pattern: str, uri: str) -> bool:
 
 
 def _list_one(storage: Storage, uri: str) -> list[StoredFile]:
+    # The name of an existing local file may itself contain wildcard characters.
     if any(wildcard in uri for wildcard in _WILDCARDS) and not (not is_remote(uri) and os.path.exists(uri)):
         return _list_glob(storage, uri)
     if not is_remote(uri) and not os.path.exists(uri):
@@ -63,6 +64,8 @@ def _list_glob(storage: Storage, pattern: str) -> list[StoredFile]:
     matches = storage.glob(pattern)
     if not matches:
         raise InputError(f"no file matches the input pattern {show_uri(pattern)}")
+    # Keys are relative to the directory before the first wildcard, so that they do not depend on
+    # where the input is stored.
     root = _before_wildcard(pattern)
     found = [
         StoredFile(file.uri, file.uri.removeprefix(root).lstrip("/"), file.size, file.version)

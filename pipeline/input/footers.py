@@ -18,6 +18,8 @@ from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
 
 _MAGIC = b"PAR1"
+# The footer of a file with few row groups and columns is smaller; a larger one takes a second
+# request.
 _FIRST_GUESS = 1 << 16
 _THREADS = 16
 
@@ -107,8 +109,10 @@ def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str
         metadata = pq.read_metadata(pa.BufferReader(tail))
         groups = tuple(_row_group(metadata.row_group(index), text_columns) for index in range(metadata.num_row_groups))
         schema = metadata.schema.to_arrow_schema().remove_metadata()
+        # A damaged footer may still parse, with impossible values.
         if any(min(group.rows, group.text_bytes, group.all_bytes) < 0 for group in groups):
             raise ValueError("it has a negative number of rows or bytes")
+        # pandas and Spark store metadata that differs between files of the same schema.
         return Footer(file, pa.schema([field.remove_metadata() for field in schema]), groups)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
@@ -119,6 +123,7 @@ def _fetch(storage: Storage, file: StoredFile) -> bytes:
     if file.size == 0:
         raise InputError(f"{show_uri(file.uri)} is empty (0 bytes), not a Parquet file")
     tail = storage.read_tail(file, _FIRST_GUESS)
+    # A Parquet file ends with the footer, its length (4 bytes) and the magic number (4 bytes).
     if tail[-4:] != _MAGIC or len(tail) < 12:
         problem = "an encrypted Parquet file" if tail[-4:] == b"PARE" else "not a Parquet file, or it is truncated"
         raise InputError(f"{show_uri(file.uri)} is {problem}")

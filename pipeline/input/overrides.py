@@ -44,6 +44,8 @@ def row_sampling(values: Mapping[str, Any], sampling: SamplingParams) -> Samplin
 
 def row_seed(values: Mapping[str, Any], *, job_seed: int, row_key: int) -> int:
     """The 63-bit seed of a row: from its own seed, or else from the job's seed and the row's key in the input."""
+    # A row's own seed does not depend on the job's seed or on the row's position, so the row can be
+    # reproduced alone.
     if SEED in values:
         return hash_63(f"row {_convert(SEED, values[SEED])}")
     return hash_63(f"job {job_seed} {row_key}")
@@ -62,6 +64,7 @@ def hash_63(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+# Most jobs have few distinct combinations of values, and building SamplingParams checks them all.
 @lru_cache(maxsize=1024)
 def _with_values(sampling: SamplingParams, own: tuple[tuple[str, Any], ...]) -> SamplingParams:
     try:

@@ -107,10 +107,12 @@ def cut_by_tokens(groups: Sequence[RowGroup], part_tokens: int, cost: RowCost) -
     cuts, row, open_tokens, open_bytes = [0], 0, 0, 0  # `open`: accumulated since the last cut
     for group in groups:
         tokens = cost.tokens(group)
+        # Close the open part if this group would make it too large.
         is_full = open_tokens + tokens > part_tokens * 1.5 or open_bytes + group.all_bytes > MAX_PART_BYTES
         if open_tokens and (is_full or row + group.rows - cuts[-1] > MAX_PART_ROWS):
             cuts.append(row)
             open_tokens = open_bytes = 0
+        # Only a group that starts a part is split.
         splits = _num_splits(group, tokens, part_tokens) if not open_tokens else 1
         cuts.extend(row + group.rows * index // splits for index in range(1, splits))
         row += group.rows
@@ -125,6 +127,7 @@ def _num_splits(group: RowGroup, tokens: int, part_tokens: int) -> int:
     """The number of parts that one row group is split into."""
     most = max(MIN_PARTS_OF_A_GROUP, 2 * MAX_DECODED_BYTES // max(1, group.all_bytes))
     by_work = min(max(round(tokens / part_tokens), math.ceil(group.rows / MAX_PART_ROWS)), most)
+    # The limits on memory hold even if the group is then decoded more often.
     by_memory = max(math.ceil(group.all_bytes / MAX_PART_BYTES), math.ceil(group.text_bytes / MAX_PART_TEXT_BYTES))
     return max(1, min(group.rows, max(by_work, by_memory)))
 

@@ -79,6 +79,7 @@ def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
 
 def _read_rows(part: Part, storage: Storage) -> pa.Table:
     with storage.open(part.file.uri) as file, _readable(part):
+        # Without a read buffer of bounded size, a column chunk is read into memory as a whole.
         parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         groups, skip = _groups_of(parquet.metadata, part)
         # Streamed: the part may be a small share of a row group that does not fit in memory.

@@ -37,7 +37,9 @@ class OutputLayout:
 
 def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.Table:
     """Build the output table of one part, without the columns that only the steps use."""
+    # The order of the added columns is that of `layout.added`, which `schema.py` defines.
     added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
+    # The cast restores the types that `input/read.py` replaced for the transport through Ray.
     kept = table.select(layout.columns.names).cast(layout.columns)
     arrays = [*kept.columns, *(pa.array(column, field.type) for column, field in zip(added, layout.added, strict=True))]
     return pa.Table.from_arrays(arrays, schema=layout.schema).combine_chunks()

@@ -29,6 +29,7 @@ from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
 
+# Receipts are small, so reading them from an object store is bound by latency, not by bandwidth.
 _THREADS = 16
 _SHOWN = 3
 
@@ -100,6 +101,7 @@ def finish(
     prevent it. Raises JobError if the size of a part file differs from its receipt.
     """
     receipts = read_receipts(plan, output, plan.parts)
+    # The sizes of all parts come from one listing. `verify` checks the content.
     sizes = output.storage.names(output.directory)
     for part, receipt in zip(plan.parts, receipts, strict=True):
         if sizes.get(part.name) != receipt.file_bytes:
@@ -110,6 +112,7 @@ def finish(
     manifest = build_manifest(plan, receipts, spec, facts, output=output.directory)
     output.storage.write(output.own(MANIFEST), json.dumps(manifest, ensure_ascii=False, indent=1).encode())
     output.storage.write(output.own(REPORT), render(manifest).encode())
+    # `_SUCCESS` must be the last write: readers take an output with it as complete.
     if confirm is not None:
         confirm()
     output.storage.write(output.part(SUCCESS), b"")
@@ -182,6 +185,7 @@ def verify(output: str, endpoint_url: str | None = None) -> Verification:
             problems=(*problems, str(error)),
         )
     existing = [part for part in plan.parts if part.index not in missing]
+    # Each thread holds a whole part file in memory.
     with ThreadPoolExecutor(_THREADS // 4) as threads:
         found = list(threads.map(lambda part: _verify_part(part, plan, files), existing))
     if missing:

@@ -17,6 +17,7 @@ REPORT = "report.html"
 RECEIPTS = "receipts"
 LEASE = "lease.json"
 _PART = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
+# The names of temporary files that `storage/disk.py` writes beside the final ones.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
@@ -82,6 +83,7 @@ class OutputFiles:
     def refuse_foreign(self) -> None:
         """Raise OutputError if the directory contains files that tirazh did not write; those are never removed."""
         names = self.storage.names(self.directory)
+        # Without `_tirazh/` a file that is named like a part was written by another program.
         is_ours = OWN in self.storage.directories(self.directory)
         foreign = [
             name for name in names if not name.startswith((".", "_")) and not (is_ours and _PART.fullmatch(name))
@@ -112,6 +114,7 @@ class OutputFiles:
             self.storage.remove(self.part(name))
         for name in self.storage.directories(self.own()):
             self.storage.remove(self.own(name), recursive=True)
+        # The lease stays: the caller holds it.
         left = set(self.storage.names(self.own()))
         for name in left - {LEASE}:
             self.storage.remove(self.own(name))

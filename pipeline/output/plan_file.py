@@ -16,6 +16,7 @@ from tirazh.pipeline.spec import flag_name
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 
+# Increase it when an older version could misread the file.
 FORMAT = 1
 
 
@@ -31,6 +32,7 @@ def find_plan(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan | Non
     if stored is not None and difference is None:
         return stored
     output.refuse_foreign()
+    # Foreign files are reported first, since --overwrite would not help against them.
     if difference is not None and not overwrite:
         raise OutputError(
             f"{show_uri(output.directory)} contains the output of another job: {difference}; give --overwrite "
@@ -106,6 +108,7 @@ def _to_json(plan: Plan) -> dict[str, Any]:
         "examples_sha256": plan.examples_sha256,
         "dtype": plan.dtype,
         "seq_length": plan.seq_length,
+        # `columns` is for human readers. The serialised schema keeps the exact Arrow types.
         "columns": {field.name: str(field.type) for field in plan.schema},
         "arrow_schema": base64.b64encode(plan.schema.serialize().to_pybytes()).decode(),
         "overrides": list(plan.overrides),

@@ -43,6 +43,7 @@ def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
     if labels:
         answered = sum(labels.values())
         confidence = sum(receipt.confidence_sum for receipt in receipts) / answered
+        # Receipts count rows that abstained under the empty label.
         facts |= {"abstained": labels.pop("", 0), "labels": dict(labels.most_common()), "mean_confidence": confidence}
     if cells:
         right = sum(count for (gold, label), count in cells.items() if gold == label)
@@ -105,6 +106,8 @@ def _macro_f1(cells: Mapping[tuple[str, str], int]) -> float:
     for (gold, label), count in cells.items():
         golds[gold] += count
         labels[label] += count
+    # F1 per gold label. A label that is predicted but never a gold label has no F1 of its own; it
+    # lowers those of the gold labels.
     scores = [2 * cells.get((gold, gold), 0) / (golds[gold] + labels[gold]) for gold in golds]
     return sum(scores) / len(scores)
 

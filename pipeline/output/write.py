@@ -99,8 +99,11 @@ class WriteStep:
         data = to_parquet(done, footer={"part": part, "rows": done.num_rows, "fingerprint": config.fingerprint})
         receipt = make_receipt(part, done, data, prefix=config.prefix, gold_column=config.gold_column)
         text = json.dumps(asdict(receipt), ensure_ascii=False).encode()
+        # Another run may have taken the output over while this part was inferred.
         if config.lease is not None:
             keep_trying(config.lease.check)
+        # Both writes replace identical files, so they may be repeated after an outage or by a
+        # second task.
         keep_trying(lambda: output.storage.write(output.receipt(name), text))
         keep_trying(lambda: output.storage.write(output.part(name), data))
         return summary_row(part, rows=receipt.rows, errors=receipt.errors, written=True)
@@ -135,6 +138,8 @@ def make_receipt(part: int, table: pa.Table, data: bytes, *, prefix: str, gold_c
         completion_tokens=0 if is_classify else _sum(table, prefix + schema.COMPLETION_TOKENS),
         file_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
+        # Messages may contain numbers of the row, so their count is bounded. They are sorted for
+        # reproducible bytes.
         error_kinds=dict(sorted(kinds.most_common(20))),
         labels=_count_labels(table, prefix) if is_classify else {},
         confusion=_confusion(table, prefix, gold_column) if is_classify and gold_column else [],

@@ -78,6 +78,7 @@ def _config_without_examples(
     if isinstance(spec, GenerateSpec):
         reserved, sampling, seed = spec.max_new_tokens, spec.sampling, spec.seed
     else:
+        # Labels are scored after the prompt, so the longest one must fit.
         reserved, sampling, seed = max(map(len, labels)), None, 0
     return PromptConfig(
         tokenizer_dir="",
@@ -146,6 +147,8 @@ def _add_examples(config: PromptConfig, tokenizer: Tokenizer, examples: str) -> 
     as_text = PromptWriter(replace(config, head_text=examples + BETWEEN_EXAMPLES), tokenizer)
     as_ids = replace(config, head_ids=(*config.head_ids, *tokenizer.encode(examples)), head_text=BETWEEN_EXAMPLES)
     probes = _probes(as_text)
+    # A tokenizer that merges the line breaks with the following text gives different tokens for one
+    # of the probes.
     is_same = as_text.encode(probes) == PromptWriter(as_ids, tokenizer).encode(probes)
     return as_ids if is_same else as_text.config
 

@@ -91,6 +91,7 @@ class PromptTemplate:
 
     def render(self, values: Mapping[str, Any]) -> str:
         """Render the text for one row. None counts as a missing value. Raises RowError."""
+        # Jinja treats a missing variable as undefined, which the filter `default` can replace.
         present = {name: value for name, value in values.items() if value is not None}
         try:
             # Only `replace` can make a text much longer, and it checks the length itself.
@@ -163,6 +164,7 @@ def _parse(environment: ImmutableSandboxedEnvironment, source: str) -> nodes.Tem
     if len(source) > MAX_SOURCE_CHARACTERS:
         raise RequestError(f"--template has {len(source)} characters; the maximum is {MAX_SOURCE_CHARACTERS}")
     try:
+        # Lone surrogates cannot be stored in the manifest.
         source.encode()
         return environment.parse(source)
     except TemplateSyntaxError as error:
@@ -175,6 +177,7 @@ def _parse(environment: ImmutableSandboxedEnvironment, source: str) -> nodes.Tem
 
 def _descend(tree: nodes.Node) -> Iterator[nodes.Node]:
     """Yield all nodes in the order of the text. Raises RequestError if they are nested too deep."""
+    # An explicit stack, so that a very deep tree cannot exceed the recursion limit of Python.
     waiting = [(tree, 0)]
     while waiting:
         node, depth = waiting.pop()

@@ -51,6 +51,7 @@ def walk_disk(directory: str) -> list[StoredFile]:
 
 def write_disk(path: str, data: bytes) -> None:
     """Write a temporary file beside `path`, sync it to disk and rename it. Raises OSError."""
+    # In the same directory, because a rename is atomic only within a file system.
     temporary = _write_beside(path, data)
     try:
         os.replace(temporary, path)

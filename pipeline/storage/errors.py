@@ -19,6 +19,7 @@ from tirazh.pipeline.storage.secrets import redact
 
 Use = Literal["read", "write"]
 
+# (module, class) of the base exceptions of the storage libraries.
 _VENDOR_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -70,6 +71,7 @@ def _explain(error: BaseException, uri: str, use: Use) -> Exception:
     name, place = type(error).__name__, show_uri(uri)
     wrong_request = InputError if use == "read" else OutputError
     if isinstance(error, FileNotFoundError):
+        # fsspec raises FileNotFoundError for a missing bucket too; only the text differs.
         if "bucket" in str(error).lower() or "container" in str(error).lower():
             return wrong_request(f"{place}: the bucket does not exist")
         return wrong_request(f"{place} does not exist")

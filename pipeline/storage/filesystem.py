@@ -202,6 +202,7 @@ class Storage:
         if not is_remote(uri):
             return fsspec.filesystem("file")
         scheme = uri.partition("://")[0]
+        # fsspec caches listings by default, which would hide parts that other processes write.
         filesystem = fsspec.filesystem(scheme, use_listings_cache=False, **self._options(scheme))
         if scheme in ("s3", "s3a"):
             filesystem.retries = _S3_ATTEMPTS
