@@ -237,5 +237,5 @@ def parse_replicas(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})(?::(\d{1,5}))?", str(text))
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:
-        raise RequestError(f"--replicas must be a whole number from 1 up, or MIN:MAX such as 1:8, not {text!r}")
+        raise RequestError(f"--replicas must be an integer from 1 up, or MIN:MAX such as 1:8, not {text!r}")
     return low, high

@@ -77,7 +77,7 @@ def _convert(name: str, value: Any) -> int | float:
     if schema.OVERRIDES[name] is float:
         return float(value)
     if not math.isfinite(value) or value != int(value):
-        raise RowError(f"{name} must be a whole number, not {value}")
+        raise RowError(f"{name} must be an integer, not {value}")
     return int(value)
 
 

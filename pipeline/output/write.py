@@ -61,7 +61,7 @@ class Receipt:
         values["confusion"] = [tuple(cell) for cell in values["confusion"]]
         receipt = cls(**values)
         if not all(isinstance(number, int) for number in (receipt.rows, receipt.errors, receipt.file_bytes)):
-            raise TypeError("counts must be whole numbers")
+            raise TypeError("its counts must be integers")
         return receipt
 
 

@@ -224,7 +224,7 @@ def test_invalid_sampling_parameters_of_a_row_are_row_errors(prepare: Prepare) -
     assert errors_of(table) == [
         None,
         "max_new_tokens must be at least 1, not 0",
-        "max_new_tokens must be a whole number, not 4.5",
+        "max_new_tokens must be an integer, not 4.5",
         "temperature must be 0 or more, not -1.0",
         None,
         "max_new_tokens 999 leaves no space for a prompt in 256 tokens",
