@@ -1,6 +1,6 @@
 """The Ray Data graph: read → prompts → replicas → sink. Each part is one block in every step.
 
-Ray Data 2.60 splits or merges blocks unless all of the following holds
+Ray Data 2.60 splits or merges blocks unless all of the following conditions hold
 (tests/pipeline/execution/test_graph.py has a test for each): one read task per part;
 `override_num_blocks` equal to the number of parts; `batch_size=None` in all steps; no limit on the
 block size (`ray_session.data_settings`); a CPU step between the read and the actor pool. Without

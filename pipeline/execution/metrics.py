@@ -140,7 +140,7 @@ class Metrics:
     def start_failed(self, error: TirazhError) -> int:
         """Record why a replica could not start, since Ray passes on only a traceback.
 
-        Returns the serving replicas.
+        Returns the number of replicas that serve.
         """
         self._errors.append(error)
         return len(self._serving)

@@ -88,7 +88,7 @@ class Storage:
         """The names of the directories directly in `directory`; empty if it does not exist."""
         return set(self._list(directory, "directory"))
 
-    def _list(self, directory: str, kind: str) -> dict[str, int]:
+    def _list(self, directory: str, entry_type: str) -> dict[str, int]:
         with one_sentence(directory, "write"):
             filesystem = self._filesystem(directory)
             _check_connection(filesystem, directory)
@@ -101,7 +101,7 @@ class Storage:
             return {
                 entry["name"].rstrip("/").rpartition("/")[2]: entry.get("size") or 0
                 for entry in found
-                if entry["type"] == kind and entry["name"].rstrip("/") != filesystem._strip_protocol(directory)
+                if entry["type"] == entry_type and entry["name"].rstrip("/") != filesystem._strip_protocol(directory)
             }
 
     def is_same(self, file: StoredFile) -> bool:
