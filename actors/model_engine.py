@@ -11,13 +11,14 @@ from tirazh.actors import rendezvous
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.checkpoints.directory import open_checkpoint
+from tirazh.model.config import check_split
 from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.batch_engine import BatchEngine, EngineConfig
 from tirazh.model.engine.host_memory import free_host_bytes
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.step import step_rows
-from tirazh.model.tensor_parallel import agree_on_least, check_split, connect, shard_model, weight_bytes
+from tirazh.model.tensor_parallel import agree_on_least, connect, shard_model, weight_bytes
 from tirazh.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def build_runner(config: ReplicaConfig, place: RankPlace) -> ModelRunner:
     """Load this rank's slice of the model and compute the job's shared prefix. All ranks do this together."""
     torch.set_num_threads(place.threads)
     checkpoint = open_checkpoint(config.model, config.flags)
-    check_split(checkpoint.config, place.world_size)
+    check_split(checkpoint.model.num_attention_heads, place.world_size)
     if place.world_size > 1:
         connect_ranks(place, device=config.device)
     model = shard_model(

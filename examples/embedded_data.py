@@ -1,4 +1,4 @@
-"""Lay out the training set of the embedded model: labelled news as `classify` asks for them, and texts to go on with.
+"""Write the training set of the embedded model: labelled news as `classify` prompts, and plain texts.
 
     python examples/embedded_data.py --data ../shared/data --out training-set
     python examples/new_model.py --data training-set/texts.parquet --out seed-model --vocab-size 8192
@@ -6,10 +6,16 @@
     tirazh finetune --model reader --input training-set/train.parquet --completion-column completion \
                     --labels training-set/labels.yaml --packing single --output my-model ...
 
-Writes `texts.parquet` (all that is read, as it is read: for the tokenizer and the first weights), `articles.parquet`
-(whole ones, to learn to go on with), `train.parquet` (columns text, completion: a label, or a text of its own where
-`text` is null), `watch.parquet` (labels of rows that are kept out) and `labels.yaml`. The same `--seed` gives the same
-files. No row is taken that has an id, a title or a text in common with a held-out row, an evaluation's or the demo's.
+Writes these files; the same `--seed` gives the same files:
+
+- `texts.parquet`: every training text in its final form, for the tokenizer and the initialisation;
+- `articles.parquet`: whole articles, for pre-training on text alone;
+- `train.parquet`: columns text and completion; the completion is a label, or plain text where `text` is null;
+- `watch.parquet`: labelled rows held out of training, to monitor it;
+- `labels.yaml`: the labels.
+
+A row that shares its id, title or text with a test row, an evaluation prompt or the demo is not
+used.
 """
 
 from __future__ import annotations
@@ -35,19 +41,19 @@ TOPICS = {
     "science": ("наука", "Наука и техника", "Наука", "Космос", "Технологии", "Гаджеты", "Sci/Tech"),
     "world": ("мир", "Мир", "World"),
     "culture": ("культура", "Культура", "culture"),
-}  # the demo's labels: their Russian words, then the sources' categories that mean the same
+}  # the demo's labels: the Russian word, then the sources' categories with the same meaning
 TOPIC_ROWS = 900  # of each topic in each language
 PROMPT_END = "\nТема:"  # of the default template of `tirazh classify`
 LONGEST_PROMPT, LONGEST_TEXT = 420, 700  # characters
 ARTICLE_TEXTS, BOOK_TEXTS = 3_000, 600
-WATCHED = 40  # one row in so many is kept out of the training, to watch it
+WATCHED = 40  # one row in 40 is held out of training, to monitor it
 Row = tuple[str | None, str]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """One item; `text` is the title again where a source has headlines only."""
+    """A news item; `text` repeats the title when the source has headlines only."""
 
     source: str
     title: str
@@ -55,7 +61,7 @@ class News:
     category: str
 
     def form(self, rng: random.Random) -> str:
-        """As a prompt's text: the headline, the beginning of the article, or, most often, one behind the other."""
+        """Return the text for a prompt: the headline, the start of the article, or (most often) both."""
         if self.text == self.title:
             return self.title
         forms = (self.title, self.text, f"{self.title}\n{self.text}")
@@ -64,7 +70,7 @@ class News:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Lay out the training set of the embedded model.")
+    parser = argparse.ArgumentParser(description="Write the training set of the embedded model.")
     parser.add_argument("--data", type=Path, required=True, help="directory of the labelled news and the books")
     parser.add_argument("--out", type=Path, required=True, help="directory that receives the files")
     parser.add_argument("--seed", type=int, default=0)
@@ -73,29 +79,29 @@ def main() -> None:
     held_out = read_held_out(options.data)
     news = read_news(options.data, held_out)
     books = read_books(options.data, held_out)
-    watched, taught = news[::WATCHED], [item for place, item in enumerate(news) if place % WATCHED]
-    rows = labelled_rows(taught, rng) + topic_rows(taught, rng) + plain_rows(taught, books, rng)
+    watched, training = news[::WATCHED], [item for index, item in enumerate(news) if index % WATCHED]
+    rows = labelled_rows(training, rng) + topic_rows(training, rng) + plain_rows(training, books, rng)
     assert held_out.isdisjoint(part for row in rows for text in row if text for part in (text, *text.split("\n")))
     options.out.mkdir(parents=True, exist_ok=True)
     write_rows(options.out / "train.parquet", rows)
     write_rows(options.out / "watch.parquet", [(item.form(rng), item.category) for item in watched])
     read = [text if prompt is None else f"{prompt}{PROMPT_END} {text}" for prompt, text in rows]
-    read += [f"{item.title}\n{item.text}"[:LONGEST_TEXT] for item in taught] + [book[:LONGEST_TEXT] for book in books]
+    read += [f"{item.title}\n{item.text}"[:LONGEST_TEXT] for item in training] + [book[:LONGEST_TEXT] for book in books]
     pl.DataFrame({"text": read}).write_parquet(options.out / "texts.parquet")
     labels = sorted({item.category for item in news} | TOPICS.keys() | {words[0] for words in TOPICS.values()})
     text = yaml.safe_dump({label: label for label in labels}, allow_unicode=True)
     (options.out / "labels.yaml").write_text(text, encoding="utf-8")
-    write_articles(options.out / "articles.parquet", taught, books, rng)
+    write_articles(options.out / "articles.parquet", training, books, rng)
     print(f"{len(rows):,} rows to train on, {len(watched):,} to watch, {len(labels)} labels in {options.out}")
 
 
 def clean(text: str) -> str:
-    """Without the backslashes that stand for line ends in AG News."""
+    """Remove the backslashes that stand for line ends in AG News."""
     return text.replace("\\", " ").strip()
 
 
 def read_held_out(folder: Path) -> set[str]:
-    """Ids, titles and texts of all that is only measured on."""
+    """Return the ids, titles and texts of all items that are used for evaluation only."""
     held_out = {json.loads(line)["text"] for line in DEMO_ITEMS.read_text(encoding="utf-8").splitlines()}
     for source in SOURCES:
         table = pl.read_parquet(folder / f"{source}.test.parquet")
@@ -106,7 +112,7 @@ def read_held_out(folder: Path) -> set[str]:
 
 
 def read_news(folder: Path, held_out: set[str]) -> list[News]:
-    """The training rows of all sources, but those that something held out repeats."""
+    """Return the training rows of all sources, without those that repeat a held-out item."""
     news = []
     for source in SOURCES:
         for row in pl.read_parquet(folder / f"{source}.train.parquet").iter_rows(named=True):
@@ -117,18 +123,18 @@ def read_news(folder: Path, held_out: set[str]) -> list[News]:
 
 
 def read_books(folder: Path, held_out: set[str]) -> list[str]:
-    """Literature, whole pieces; manuals are left out."""
+    """Return whole literary texts, without manuals."""
     books = pl.read_parquet(folder / "ru_text.parquet").filter(pl.col("kind") != "docs")
     return [text for name, text in books.select("id", "text").iter_rows() if name not in held_out]
 
 
 def labelled_rows(news: Sequence[News], rng: random.Random) -> list[Row]:
-    """Every item with its source's own category, in as many forms as the source needs."""
+    """Return every item with its source's category, in one or two forms (see `COPIES`)."""
     return [(item.form(rng), item.category) for item in news for _ in range(COPIES[item.source])]
 
 
 def topic_rows(news: Sequence[News], rng: random.Random) -> list[Row]:
-    """Items with the demo's labels, drawn evenly over languages and topics; the words in either language."""
+    """Return items with the demo's labels in Russian or English, sampled evenly over languages and topics."""
     rows: list[Row] = []
     for topic, (russian, *categories) in TOPICS.items():
         for language in ("ru", "en"):
@@ -142,24 +148,24 @@ def topic_rows(news: Sequence[News], rng: random.Random) -> list[Row]:
 
 
 def plain_rows(news: Sequence[News], books: Sequence[str], rng: random.Random) -> list[Row]:
-    """Beginnings of articles, and pieces of books, to be continued; no prompt stands before them."""
+    """Return the starts of articles and excerpts of books, without a prompt."""
     articles = [item for item in news if item.text != item.title and item.source.startswith("ru")]
-    rows: list[Row] = [(None, item.text[:LONGEST_TEXT]) for item in some(articles, ARTICLE_TEXTS, rng)]
-    for book in some(books, BOOK_TEXTS, rng):
-        begin = book.find("\n", rng.randrange(len(book))) + 1  # at a paragraph
-        rows.append((None, book[begin : begin + LONGEST_TEXT].strip() or book[:LONGEST_TEXT]))
+    rows: list[Row] = [(None, item.text[:LONGEST_TEXT]) for item in sample(articles, ARTICLE_TEXTS, rng)]
+    for book in sample(books, BOOK_TEXTS, rng):
+        start = book.find("\n", rng.randrange(len(book))) + 1  # the start of a paragraph
+        rows.append((None, book[start : start + LONGEST_TEXT].strip() or book[:LONGEST_TEXT]))
     return rows
 
 
-def some(values: Sequence[T], count: int, rng: random.Random) -> list[T]:
-    """So many of them at random, or all where there are no more."""
+def sample(values: Sequence[T], count: int, rng: random.Random) -> list[T]:
+    """Sample `count` values without replacement, or all when there are fewer."""
     return rng.sample(values, min(count, len(values)))
 
 
 def write_articles(path: Path, news: Sequence[News], books: Sequence[str], rng: random.Random) -> None:
-    """Whole articles and pieces of books, for a first training on text alone."""
+    """Write whole articles and books, for pre-training on text alone."""
     articles = [f"{item.title}\n{item.text}" for item in news if item.text != item.title]
-    pl.DataFrame({"text": [*articles, *some(books, BOOK_TEXTS, rng)]}).write_parquet(path)
+    pl.DataFrame({"text": [*articles, *sample(books, BOOK_TEXTS, rng)]}).write_parquet(path)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -1,5 +1,7 @@
-"""English news items about culture, composed of sentence patterns: no English source of the embedded model's training
-set has this category. Used by `embedded_data.py`."""
+"""Generates English news items about culture from sentence patterns.
+
+No English source of the embedded model's training set has this category.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ The new wing of the {place} {venue} opens with paintings lent by {n} collectors.
 
 
 def culture_item(rng: random.Random) -> str:
-    """One sentence, or two."""
+    """Return an item of one or two sentences."""
     return " ".join(_sentence(rng) for _ in range(rng.choice((1, 2))))
 
 

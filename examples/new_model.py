@@ -1,10 +1,10 @@
-"""Make a new, untrained model of ruGPT-3's shape out of your texts, for `tirazh finetune` to train.
+"""Create a new, untrained ruGPT-3 model from your texts, for `tirazh finetune` to train.
 
     python examples/new_model.py --data news.parquet --out seed-model --layers 6 --hidden-size 320
     tirazh finetune --model seed-model --input news.parquet --output my-model --learning-rate 1e-3 --epochs 3
 
-The tokenizer is trained on the texts, unless `--out` holds one already; the first weights come from them as well
-(`warm_start.py`). The directory is like any other model's, in float32.
+The tokenizer is trained on the texts, unless `--out` already has one. The texts also determine the
+initialisation (see `warm_start.py`). The result is an ordinary model directory in float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tirazh.model.checkpoints.native import native_config
 from tirazh.model.config import ModelConfig, expected_shapes
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
-_MULTIPLE = 8  # of which the vocabulary is padded to one, as the original does
+_MULTIPLE = 8  # the vocabulary is padded to a multiple of this, as in the original code
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make a new, untrained model out of your texts.")
+    parser = argparse.ArgumentParser(description="Create a new, untrained model from your texts.")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="Parquet files")
     parser.add_argument("--text-column", nargs="+", default=["text"], help="columns of texts to learn from")
     parser.add_argument("--out", type=Path, required=True, help="directory that receives the model")
@@ -61,12 +61,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--positions", type=int, default=1024, help="longest sequence, in tokens")
     parser.add_argument("--sparse-mode", default="alternating", help="none, all, alternating or top_bottom")
-    parser.add_argument("--seed", type=int, default=0, help="of the first weights")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the initialisation")
     return parser.parse_args()
 
 
 def write_model(folder: Path, model: RuGPT3ForCausalLM, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Write weights and config.json beside the tokenizer; config.json last, so that no half is taken for a model."""
+    """Write the weights, then config.json, so that an unfinished directory is never taken for a model."""
     weights = model.state_dict()
     save_file({name: weights[name].contiguous() for name in expected_shapes(config)}, folder / "model.safetensors")
     ids = {"eos_token_id": token_id(tokenizer, END_OF_TEXT), "pad_token_id": token_id(tokenizer, "<pad>")}

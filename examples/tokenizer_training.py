@@ -1,8 +1,9 @@
-"""Train a byte-level BPE tokenizer: any text encodes and decodes without loss, the same texts give the same file.
+"""Train a byte-level BPE tokenizer, which encodes any text without loss.
 
     python examples/tokenizer_training.py --data news.parquet --text-column text --out my-model --vocab-size 16384
 
-Writes `tokenizer.json` into `--out`. The special tokens of the ruGPT-3 family come first; `<|endoftext|>` ends a text.
+Writes `tokenizer.json` into `--out`; the same texts give the same file. The special tokens of the
+ruGPT-3 family come first; `<|endoftext|>` ends a text.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="Parquet files")
     parser.add_argument("--text-column", nargs="+", default=["text"], help="columns of texts to learn from")
     parser.add_argument("--out", type=Path, required=True, help="directory that receives tokenizer.json")
-    parser.add_argument("--vocab-size", type=int, default=16_384, help="entries, special tokens and bytes among them")
+    parser.add_argument(
+        "--vocab-size", type=int, default=16_384, help="number of tokens, including special tokens and bytes"
+    )
     options = parser.parse_args()
     tokenizer = train_tokenizer(read_texts(options.data, options.text_column), options.vocab_size)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -32,7 +35,7 @@ def main() -> None:
 
 
 def read_texts(paths: Iterable[Path], columns: Iterable[str]) -> Iterator[str]:
-    """Every text of the columns, some thousands of rows at a time; nulls are left out."""
+    """Yield every text of the columns, reading in batches; skips nulls and empty texts."""
     names = list(columns)
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches(columns=names):
@@ -41,8 +44,11 @@ def read_texts(paths: Iterable[Path], columns: Iterable[str]) -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE of at most `vocab_size` entries. Ties between merges are broken by the tokens' own order, so
-    that neither threads nor hashing decide anything."""
+    """Train a byte-level BPE of at most `vocab_size` tokens.
+
+    Ties between merges are broken by the order of the tokens, so the result depends on neither
+    threads nor hashing.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -57,7 +63,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def token_id(tokenizer: Tokenizer, name: str) -> int:
-    """The id of a special token, by name."""
+    """Return the id of a special token by its name."""
     found = tokenizer.token_to_id(name)
     assert found is not None, f"the tokenizer has no {name}"
     return int(found)

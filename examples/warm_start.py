@@ -1,8 +1,11 @@
-"""First weights for a small model with little text and little time: worth more here than any learning rate.
+"""Initialises a small model for a short training run on little text.
 
-Token embeddings are taken from which tokens stand near which (the old count-and-factorise word vectors), and each
-layer's values and outputs are made each other's inverse, so that attention begins as an average of what it reads
-(Trockman and Kolter 2023, arXiv 2305.09828, in a simple form). Used by `new_model.py`.
+In such a run the initialisation matters more than the learning rate.
+
+Token embeddings are factors of the co-occurrence counts of nearby tokens (count-based word
+vectors). Each layer's value and output projections are initialised as inverses of each other, so
+that attention starts as an average of its inputs (a simple form of mimetic initialisation: Trockman
+and Kolter 2023, arXiv 2305.09828).
 """
 
 from __future__ import annotations
@@ -16,31 +19,32 @@ from torch.nn.functional import normalize
 
 from tirazh.model.gpt import RuGPT3ForCausalLM
 
-# How far apart two tokens may stand, and what such a pair counts.
+# The weight of a pair of tokens by their distance.
 DISTANCES = {1: 1.0, 2: 1.0, 3: 0.7, 4: 0.7, 6: 0.5, 8: 0.5}
-RARE = 20  # tokens seen in fewer pairs keep a random vector
+RARE = 20  # tokens in fewer pairs get a random vector
 EMBEDDING_SCALE = 0.03
-VALUE_SCALE = 0.316  # squared: what a layer adds of the average it reads
+VALUE_SCALE = 0.316  # its square is the share of the average that a layer adds to the residual stream
 
 
 @torch.no_grad()
 def warm_start(model: RuGPT3ForCausalLM, sequences: Sequence[Sequence[int]], end_token_id: int) -> None:
-    """Set the embeddings and the attention's values of a new model, from the token ids of its training texts."""
+    """Initialise the value and output projections, and the embeddings from the training texts' token ids."""
     stream = torch.tensor([token for ids in sequences for token in (*ids, end_token_id)])
     embedding = model.get_parameter("model.embed_tokens.weight")
     vocab_size, size = embedding.shape
     embedding.copy_(neighbour_embeddings(stream, vocab_size, size))
     for layer in range(model.config.num_hidden_layers):
-        turn, _ = torch.linalg.qr(torch.randn(size, size))
+        rotation, _ = torch.linalg.qr(torch.randn(size, size))
         attention = f"model.layers.{layer}.self_attn"
-        model.get_parameter(f"{attention}.v_proj.weight").copy_(VALUE_SCALE * turn)
-        model.get_parameter(f"{attention}.o_proj.weight").copy_(VALUE_SCALE * turn.T)
+        model.get_parameter(f"{attention}.v_proj.weight").copy_(VALUE_SCALE * rotation)
+        model.get_parameter(f"{attention}.o_proj.weight").copy_(VALUE_SCALE * rotation.T)
 
 
 def neighbour_embeddings(stream: Tensor, vocab_size: int, size: int) -> Tensor:
-    """Tokens that have the same neighbours get like vectors: factors of the positive pointwise mutual information.
+    """Factorise the positive pointwise mutual information (PPMI) of nearby tokens.
 
-    stream: int64 [T]. Returns float32 [vocab_size, size]; needs about 16 × vocab_size² bytes while it works.
+    Tokens with the same neighbours get similar vectors. `stream`: int64 [T]. Returns float32
+    [vocab_size, size]; needs about 16 × vocab_size² bytes of memory.
     """
     counts = torch.zeros(vocab_size * vocab_size)
     for distance, value in DISTANCES.items():

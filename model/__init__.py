@@ -1,4 +1,5 @@
-"""WHAT IS COMPUTED: the sparse GPT, its checkpoints and the batch engine.
+"""The sparse GPT, its checkpoints, its batch engine and its training.
 
-Imports nothing of the other three rooms, and never Ray. Start reading at `gpt.py`, then `engine/batch_engine.py`.
+Imports none of the packages above (actors, pipeline, jobs) and never Ray. Start at `gpt.py`, then
+read `engine/batch_engine.py`.
 """

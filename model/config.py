@@ -1,20 +1,41 @@
-"""What a ruGPT-3 model is, in numbers. Standard library only, so that planning a job needs no torch.
+"""The configuration of a ruGPT-3 model, and the settings a user gives for a checkpoint.
 
-The fields of the sparse pattern are those of DeepSpeed's `sparse_attention` JSON key, mode "fixed".
+Standard library only, so that planning a job needs no torch. The fields of the sparse pattern are
+those of DeepSpeed's `sparse_attention` JSON key, mode "fixed".
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from tirazh.errors import CheckpointError
+from tirazh.errors import CheckpointError, RequestError, did_you_mean
 
 SparseMode = Literal["none", "all", "alternating", "top_bottom"]
-_MAX_LAYERS = 4_096
-_MAX_SIZE = 1 << 31
 SPARSE_MODES: tuple[SparseMode, ...] = ("none", "all", "alternating", "top_bottom")
+_MAX_LAYERS = 4_096
+_MAX_SIZE = 1 << 31  # of any size in a config
+
+
+def checked_sparse_mode(value: object, place: str) -> SparseMode:
+    """Return `value` when it is a sparse mode. Raises CheckpointError that names `place`."""
+    for mode in SPARSE_MODES:
+        if value == mode:
+            return mode
+    hint = did_you_mean(str(value), SPARSE_MODES)
+    raise CheckpointError(f"{place} must be one of {', '.join(SPARSE_MODES)}, not {value!r}{hint}")
+
+
+def check_split(num_attention_heads: int | None, tp_size: int) -> None:
+    """Raise RequestError when `tp_size` ranks cannot share the attention heads evenly.
+
+    None stands for a model that does not give its number of heads: it passes.
+    """
+    if num_attention_heads is not None and num_attention_heads % tp_size:
+        raise RequestError(
+            f"--tensor-parallel {tp_size} does not divide the model's {num_attention_heads} attention heads; "
+            f"give a divisor of {num_attention_heads}"
+        )
 
 
 def _check_size(name: str, value: int) -> None:
@@ -24,7 +45,10 @@ def _check_size(name: str, value: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SparsePattern:
-    """The fixed pattern of Sparse Transformers as DeepSpeed wrote it; lengths are counted in blocks."""
+    """DeepSpeed's "fixed" pattern of Sparse Transformers (Child et al. 2019).
+
+    Lengths are counted in blocks.
+    """
 
     block_size: int = 16
     num_local_blocks: int = 8
@@ -46,7 +70,7 @@ class SparsePattern:
         if self.num_different_global_patterns > most:
             raise CheckpointError(
                 f"sparse pattern: num_different_global_patterns is {self.num_different_global_patterns}, but a "
-                f"window of {self.num_local_blocks} blocks has room for {most}"
+                f"window of {self.num_local_blocks} blocks holds {most} at most"
             )
         if not self.different_layout_per_head and self.num_different_global_patterns > 1:
             raise CheckpointError(
@@ -60,29 +84,33 @@ class SparsePattern:
 
     @property
     def global_size(self) -> int:
-        """Tokens of a closed window that a head goes on reading."""
+        """Tokens of a closed window that a head still attends to."""
         return self.block_size * self.num_global_blocks
 
     def tokens_kept(self, length: int) -> int:
-        """Tokens of a sequence of `length` tokens that a head may still read: the global ones of closed windows, and
-        the last window, which closes only when the next token comes."""
+        """Count the tokens that a head still attends to in a sequence of `length` tokens.
+
+        They are the global tokens of closed windows and all tokens of the last window, which closes
+        only when the next token arrives.
+        """
         if length == 0:
             return 0
         closed = (length - 1) // self.window_size
         return closed * self.global_size + length - closed * self.window_size
 
     def most_tokens_kept(self, max_length: int) -> int:
-        """Most tokens that are ever kept while a sequence grows to `max_length`."""
+        """Return the maximum of `tokens_kept` while a sequence grows to `max_length` tokens."""
         full_windows = max_length // self.window_size * self.window_size
         return max(self.tokens_kept(full_windows), self.tokens_kept(max_length))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
-    """Everything about a model that is not a weight.
+    """Everything about a ruGPT-3 model except its weights.
 
-    `layout_groups` is the number of model-parallel ranks the model was trained on: the pattern index of a head
-    restarts in every group (`--fix-sparsity-layout` of the original). It never changes with serving.
+    `layout_groups` is the number of model-parallel ranks the model was trained on: a head's pattern
+    index restarts in every group (`--fix-sparsity-layout` of the original code). It does not depend
+    on `--tensor-parallel`.
     """
 
     num_layers: int
@@ -97,12 +125,11 @@ class ModelConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.sparse_mode not in SPARSE_MODES:
-            raise CheckpointError(f"unknown sparse mode {self.sparse_mode!r}; the modes are {', '.join(SPARSE_MODES)}")
+        checked_sparse_mode(self.sparse_mode, "sparse_mode")
         for name in ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings"):
             _check_size(name, getattr(self, name))
-        if self.num_layers > _MAX_LAYERS:  # every layer's name is looked for, so a lie would cost hours
-            raise CheckpointError(f"{self.num_layers} layers are more than any model has")
+        if self.num_layers > _MAX_LAYERS:  # every layer's tensors are searched, so a false number would cost hours
+            raise CheckpointError(f"num_layers is {self.num_layers}, above the limit of {_MAX_LAYERS}")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"hidden size {self.hidden_size} is not a multiple of {self.num_attention_heads} attention heads"
@@ -115,8 +142,11 @@ class ModelConfig:
         self._check_last_window()
 
     def _check_last_window(self) -> None:
-        """In a last window too short for its global blocks they would reach back into the window before: no
-        published model does that, and the cache of a sparse layer could not stay minimal."""
+        """Refuse a last window that is shorter than its global blocks.
+
+        Those blocks would reach back into the previous window. No published model does that, and
+        the sparse layer's KV cache could not stay minimal.
+        """
         pattern = self.sparse_pattern
         rest = -(-self.max_position_embeddings // pattern.block_size) % pattern.num_local_blocks
         if self.sparse_mode != "none" and 0 < rest < pattern.num_global_blocks:
@@ -130,7 +160,7 @@ class ModelConfig:
         return self.hidden_size // self.num_attention_heads
 
     def is_sparse_layer(self, layer: int) -> bool:
-        """Whether layer `layer` (from 0) uses the sparse pattern."""
+        """Return whether layer `layer` (from 0) uses the sparse pattern."""
         match self.sparse_mode:
             case "all":
                 return True
@@ -142,24 +172,12 @@ class ModelConfig:
                 return False
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `from_dict` reads them back."""
+        """Return the fields as plain JSON values."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`. Raises CheckpointError for unknown keys."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise CheckpointError(f"unknown model config keys: {', '.join(unknown)}")
-        plain = dict(values)
-        if isinstance(plain.get("sparse_pattern"), Mapping):
-            plain["sparse_pattern"] = SparsePattern(**plain["sparse_pattern"])
-        return cls(**plain)
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every weight of such a model, by our name."""
+    """Return the shape of every weight of the model, by its tirazh name."""
     hidden = config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (config.vocab_size, hidden),
@@ -179,8 +197,34 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """The shape of a published model.
+
+    Its DeepSpeed JSON may be unpublished: the sparse pattern is then XL's unless a file gives
+    another one.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    sparse_mode: SparseMode = "alternating"
+    layout_groups: int | None = None
+
+
+PRESETS = {
+    "rugpt3xl": Preset(num_layers=24, hidden_size=2048, num_attention_heads=16),
+    "rugpt3-13b": Preset(num_layers=40, hidden_size=5120, num_attention_heads=40, layout_groups=4),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSettings:
-    """What the user says about a checkpoint that the checkpoint itself may not say (the original's flag names)."""
+    """What the user says about a checkpoint that the checkpoint may not say itself.
+
+    The names are the flags of the original training code. `deepspeed_config` is the path of a
+    DeepSpeed JSON, `tokenizer` the path of a directory. Raises CheckpointError for a value that no
+    checkpoint could have.
+    """
 
     sparse_mode: SparseMode | None = None
     num_attention_heads: int | None = None
@@ -188,3 +232,17 @@ class ModelSettings:
     deepspeed_config: str | None = None
     preset: str | None = None
     tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sparse_mode is not None:
+            checked_sparse_mode(self.sparse_mode, "--sparse-mode")
+        if self.preset is not None and self.preset not in PRESETS:
+            hint = did_you_mean(self.preset, PRESETS)
+            raise CheckpointError(f"--preset must be one of {', '.join(PRESETS)}, not {self.preset!r}{hint}")
+        counts = (
+            ("--num-attention-heads", self.num_attention_heads),
+            ("--fix-sparsity-layout", self.fix_sparsity_layout),
+        )
+        for flag, count in counts:
+            if count is not None and count < 1:
+                raise CheckpointError(f"{flag} must be at least 1, not {count}")

@@ -1,7 +1,7 @@
-"""Any checkpoint we read → our safetensors directory, streamed: ru-gpts trained on any number of ranks, served on any.
+"""Converts any supported checkpoint of a ruGPT-3 to tirazh's safetensors directory.
 
-Memory stays at some megabytes however large the model is. `config.json` is written last, so that a directory that was
-left half-done is never taken for a model. Called by `tirazh convert`.
+The tensors are streamed: memory stays at some megabytes however large the model is. `config.json`
+is written last, so that an unfinished directory is never taken for a model.
 """
 
 from __future__ import annotations
@@ -23,37 +23,39 @@ from tirazh.model.config import ModelConfig, ModelSettings, expected_shapes
 from tirazh.model.tokenizer import TOKENIZER_FILES, load_tokenizer
 
 Progress = Callable[[int, int], None]
-_NO_FLAGS = ModelSettings()
+_NO_SETTINGS = ModelSettings()
 
 
 def convert(
     source: str,
     target: str,
     *,
-    flags: ModelSettings = _NO_FLAGS,
+    settings: ModelSettings = _NO_SETTINGS,
     dtype: str | None = None,
     max_shard_bytes: int = 2 << 30,
     progress: Progress | None = None,
 ) -> ModelSummary:
-    """Write the model in `source` to the new directory `target`, and its tokenizer where it has one.
+    """Write the model in `source` to the new directory `target`, with its tokenizer if it has one.
 
     Args:
-        dtype: of the new files: float32, float16, bfloat16, or None to keep what is stored.
-        max_shard_bytes: a file is closed before it grows beyond this; a single tensor may still be larger.
-        progress: called with (bytes written, bytes in all).
+        settings: what the checkpoint does not say about itself.
+        dtype: dtype of the new files: float32, float16, bfloat16, float64, or None to keep the stored one.
+        max_shard_bytes: largest size of one file; a single tensor may still be larger.
+        progress: called with (bytes written, total bytes).
 
     Raises:
-        CheckpointError: the source cannot be read, is not a ruGPT-3, or does not fit into `dtype`.
-        OutputError: the target holds something already, or the disk is too small.
+        CheckpointError: the source cannot be read, is not a ruGPT-3, or has values too large for `dtype`.
+        OutputError: the target is not empty, or the disk is too small.
+        RequestError: there is no such dtype.
     """
     if dtype is not None and dtype not in ITEM_SIZES:
         raise RequestError(
             f"--dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}{did_you_mean(dtype, ITEM_SIZES)}"
         )
-    checkpoint = open_checkpoint(source, flags)
+    checkpoint = open_checkpoint(source, settings)
     if checkpoint.config is None:
-        raise CheckpointError(f"{source} is not a ruGPT-3 and needs no conversion; name it as --model as it is")
-    _token_ids(checkpoint)
+        raise CheckpointError(f"{source} is not a ruGPT-3 and needs no conversion; give it to --model as it is")
+    _token_ids(checkpoint)  # a damaged tokenizer is refused before anything is written
     sources = [_source(checkpoint, name, dtype) for name in expected_shapes(checkpoint.config)]
     folder = Path(target).expanduser()
     _check_target(folder, sum(tensor.num_bytes for tensor in sources))
@@ -70,8 +72,11 @@ def write_model(
     max_shard_bytes: int = 2 << 30,
     progress: Progress | None = None,
 ) -> None:
-    """Write a directory of ours: the tensors of `sources`, everything else as the model `like` has it. `config.json`
-    comes last. Raises CheckpointError for a broken tokenizer and for numbers that the dtype cannot hold."""
+    """Write a tirazh model directory: the tensors of `sources`, config and tokenizer of the model `like`.
+
+    `config.json` is written last. Raises CheckpointError for a damaged tokenizer and for values too
+    large for the dtype.
+    """
     assert like.config is not None
     token_ids = _token_ids(like)
     _write_weights(folder, _shards(sources, max_shard_bytes), progress or (lambda done, total: None))
@@ -89,7 +94,7 @@ def _source(checkpoint: Checkpoint, name: str, dtype: str | None) -> TensorSourc
 
 
 def _shards(sources: Sequence[TensorSource], max_bytes: int) -> list[list[TensorSource]]:
-    """The tensors in their order, cut into files of at most `max_bytes` (a larger tensor is a file of its own)."""
+    """Group the tensors, in order, into files of at most `max_bytes`, or of one larger tensor."""
     shards: list[list[TensorSource]] = [[]]
     filled = 0
     for source in sources:
@@ -126,7 +131,7 @@ def _config(config: ModelConfig, sources: Sequence[TensorSource]) -> dict[str, A
 
 
 def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Token ids for config.json. Raises CheckpointError for a broken tokenizer, before anything is written."""
+    """Return the token ids for config.json. Raises CheckpointError for a damaged tokenizer."""
     if checkpoint.tokenizer_dir is None:
         return {}
     tokenizer = load_tokenizer(checkpoint.tokenizer_dir)
@@ -142,33 +147,35 @@ def _copy_tokenizer(tokenizer_dir: str | None, folder: Path) -> None:
 
 
 def _check_target(folder: Path, num_bytes: int) -> None:
-    """Make the directory. Raises OutputError when it is not an empty one, or has no room."""
+    """Create the directory. Raises OutputError when it is not empty, or the disk is too small."""
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; give the name of a new directory")
+        raise OutputError(f"{folder} is a file; give a new directory")
     if folder.is_dir() and any(folder.iterdir()):
         is_unfinished = not (folder / "config.json").exists() and any(folder.glob("model*.safetensors*"))
-        what = "an unfinished conversion" if is_unfinished else "something already"
-        raise OutputError(f"{folder} holds {what}; remove it, or give the name of a new directory")
+        what = "an unfinished conversion" if is_unfinished else "other files"
+        raise OutputError(f"{folder} holds {what}; remove it, or give a new directory")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be made: {error.strerror}") from error
+        raise OutputError(f"{folder} cannot be created: {error.strerror}; give another directory") from error
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
-        raise OutputError(f"{folder} has {free / 1e9:.1f} GB free, but the model takes {num_bytes / 1e9:.1f} GB")
+        raise OutputError(
+            f"{folder} has {free / 1e9:.1f} GB free, but the model needs {num_bytes / 1e9:.1f} GB; give another disk"
+        )
 
 
 @contextmanager
 def _removed_on_failure(folder: Path) -> Iterator[None]:
-    """Empty the directory, which was empty before, when the work in it does not come to its end."""
-    is_whole = False
+    """Empty the directory again when the conversion fails."""
+    is_complete = False
     try:
         yield
-        is_whole = True
+        is_complete = True
     except OSError as error:
         raise OutputError(f"writing to {folder} failed: {error.strerror or error}") from error
     finally:
-        if not is_whole:
+        if not is_complete:
             for path in folder.iterdir():
                 path.unlink()
 

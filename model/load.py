@@ -1,7 +1,8 @@
-"""`load_pretrained`: any checkpoint we read, as an ordinary module in this process; no Ray, no DeepSpeed.
+"""`load_pretrained`: any supported checkpoint as a module in this process, without Ray or DeepSpeed.
 
-The model is laid out without memory and then filled tensor by tensor, so that loading needs the model's own size and
-one tensor more. Ranks of a replica load their slices by `tensor_parallel.py` instead.
+The model is built on the meta device and then filled tensor by tensor, so that loading needs the
+memory of the model and one tensor. The ranks of a replica load their shards by `tensor_parallel.py`
+instead.
 """
 
 from __future__ import annotations
@@ -19,22 +20,25 @@ if TYPE_CHECKING:
 __all__ = ["EMBEDDED_DIR", "load_pretrained", "resolve_model"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_NO_FLAGS = ModelSettings()
+_NO_SETTINGS = ModelSettings()
 
 
 def load_pretrained(
-    path: str, *, dtype: str = "float32", device: str = "cpu", flags: ModelSettings = _NO_FLAGS
+    path: str, *, dtype: str = "float32", device: str = "cpu", settings: ModelSettings = _NO_SETTINGS
 ) -> nn.Module:
-    """Load a model for inference: `model(input_ids).logits`, int64 [batch, length] → `dtype` [batch, length, vocab].
+    """Load a model for inference.
+
+    `model(input_ids).logits` maps int64 [batch, length] to `dtype` [batch, length, vocab].
 
     Args:
-        path: a ru-gpts or Megatron directory, a Hugging Face one, the community XL port's, ours, or "embedded".
+        path: a directory of ru-gpts, Megatron, Hugging Face, the community XL port or tirazh; or "embedded".
         dtype: float32, bfloat16 or float16.
-        flags: what the checkpoint does not say about itself.
+        device: as torch names it: "cpu", "cuda", "cuda:1".
+        settings: what the checkpoint does not say about itself.
 
     Raises:
         CheckpointError: the directory cannot be read as a model.
-        RequestError: no such dtype or device.
+        RequestError: the dtype or device does not exist.
     """
     import torch
 
@@ -42,7 +46,7 @@ def load_pretrained(
         hint = did_you_mean(dtype, _DTYPES)
         raise RequestError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}{hint}")
     target = _device(device)
-    checkpoint = open_checkpoint(path, flags)
+    checkpoint = open_checkpoint(path, settings)
     as_dtype: torch.dtype = getattr(torch, dtype)
     if checkpoint.config is None:
         return _load_transformers(checkpoint, as_dtype, target)
@@ -55,9 +59,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise RequestError(f"no device is called {name!r}; try cpu or cuda") from error
+        raise RequestError(f"device {name!r} does not exist; try cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError("device cuda was asked for, but this process sees no CUDA GPU; use device cpu")
+        raise RequestError("device cuda is not available: this process sees no CUDA GPU; use device cpu")
     return device
 
 
@@ -68,7 +72,8 @@ def _fill(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, devic
 
     with torch.device("meta"):
         model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config, dtype=str(dtype).removeprefix("torch.")))
-    # `copy=True`: what was read may be the file itself, mapped, and must not change when the file does.
+    # `copy=True`: a tensor that was read may be the mapped file, and must not change when the file
+    # does.
     weights = {
         name: checkpoint.read(name).to(device=device, dtype=dtype, copy=True).contiguous()
         for name in checkpoint.names()
@@ -76,15 +81,16 @@ def _fill(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, devic
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
     empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    assert not empty, f"the model has parameters that no checkpoint fills: {empty}"
-    return model.eval()
+    assert not empty, f"the checkpoint does not fill the parameters {empty}"
+    network: nn.Module = model.eval()
+    return network
 
 
 def _load_transformers(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     try:
-        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             checkpoint.path, dtype=dtype, trust_remote_code=False, local_files_only=True
         )
     except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
@@ -92,4 +98,5 @@ def _load_transformers(checkpoint: Checkpoint, dtype: torch.dtype, device: torch
         raise CheckpointError(
             f"transformers cannot load {checkpoint.path} as a causal language model: {reason}"
         ) from error
-    return model.to(device).eval()
+    network: nn.Module = model.to(device).eval()
+    return network

@@ -1,7 +1,7 @@
-"""One rank's slice of a model: DeepSpeed AutoTP shards the linears, then each rank reads only its own weights.
+"""Shards a model over tensor-parallel ranks with DeepSpeed AutoTP.
 
-The only file that imports DeepSpeed. Called by every rank of a replica, also when there is just one. A model of ours is
-built without memory (meta device), sharded by shape alone, given memory, and filled from the checkpoint slice by slice.
+Each rank reads only its own slice of the weights. A ruGPT-3 is built on the meta device, sharded by
+shape alone, and then filled from the checkpoint slice by slice. A single rank takes the same path.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tirazh.errors import RequestError
+from tirazh.model.config import ModelConfig, check_split
 
 if TYPE_CHECKING:
-    from tirazh.model.config import ModelConfig
+    from tirazh.model.gpt import RuGPT3ForCausalLM
 
 logger = logging.getLogger(__name__)
 
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
-# A directory of compiled operators that holds a file of this name is ours alone: we build under a lock on it.
+# The file that marks a directory of compiled operators as used by tirazh alone; builds there take a
+# lock on it.
 BUILD_LOCK_NAME = "tirazh.lock"
 
 
 class WeightSource(Protocol):
-    """What is needed of `tirazh.model.checkpoints.directory.Checkpoint`."""
+    """The part of `tirazh.model.checkpoints.directory.Checkpoint` that sharding needs."""
 
     @property
     def path(self) -> str: ...
@@ -52,64 +54,58 @@ def shard_model(
     tp_rank: int,
     tp_size: int,
 ) -> nn.Module:
-    """Build rank `tp_rank`'s part of the model, ready to run; `.logits` are whole on every rank.
+    """Build rank `tp_rank`'s shard of the model, ready to run; every rank returns the complete `.logits`.
 
-    With tp_size > 1 the process group must be there, and all ranks call this together, best after `connect`.
-    `config` None: any other transformers model; it is read whole before it is sharded.
-    Raises RequestError where the model cannot be split so.
+    With tp_size > 1 the process group must exist, and all ranks call this together, preferably
+    after `connect`. With `config` None the checkpoint is a foreign model of transformers, which is
+    read whole before it is sharded. Raises RequestError when the model cannot be sharded over
+    `tp_size` ranks.
     """
-    check_split(config, tp_size)
+    check_split(None if config is None else config.num_attention_heads, tp_size)
     if tp_size > 1:
         connect(may_share_memory=False)
     if config is None:
         return _shard_foreign(checkpoint.path, dtype, device, tp_size)
     model = _build_without_memory(config)
-    model.model = _init_inference(model.model, dtype, tp_size)
+    model.add_module("model", _init_inference(model.model, dtype, tp_size))
     _fill(model, checkpoint, tp_rank, device)
     model.set_tensor_parallel(tp_rank, tp_size)
-    _simplify(model)
-    return model.eval()
-
-
-def check_split(config: ModelConfig | None, tp_size: int) -> None:
-    """Raise RequestError when the attention heads cannot be shared evenly. Needs no other rank."""
-    if config is not None and config.num_attention_heads % tp_size:
-        raise RequestError(
-            f"{config.num_attention_heads} attention heads cannot be shared by {tp_size} ranks; "
-            f"--tensor-parallel must divide {config.num_attention_heads}"
-        )
+    _use_plain_linears(model)
+    network: nn.Module = model.eval()
+    return network
 
 
 def connect(*, may_share_memory: bool) -> None:
-    """Start DeepSpeed's communication on the process group that is there; does nothing when it has been started.
+    """Start DeepSpeed's communication on the existing process group, unless it is already started.
 
-    All ranks choose the same way to add up: with `may_share_memory` (a CPU, all ranks on this host, and LOCAL_SIZE in
-    the environment says so) DeepSpeed's shared memory if every rank has it, else gloo (NCCL on GPUs).
+    All ranks choose the same all-reduce backend: DeepSpeed's shared memory when `may_share_memory`
+    (CPU, all ranks on this host, and LOCAL_SIZE set in the environment) and every rank could build
+    it, else gloo (NCCL on GPUs).
     """
     import deepspeed
 
     if deepspeed.comm.is_initialized():
         return
     if not agree_on_least(int(may_share_memory and _build_shared_memory_op())):
-        # Left on, it would be used across hosts too, on memory that was never mapped.
+        # Otherwise DeepSpeed would use it across hosts too, on memory that was never mapped.
         deepspeed.ops.__compatible_ops__[_SHARED_MEMORY_OP] = False
     with contextlib.redirect_stdout(io.StringIO()):
         deepspeed.init_distributed(dist.get_backend(), verbose=False)
 
 
 def agree_on_least(value: int) -> int:
-    """The least of what the ranks say; all of them ask together."""
+    """Return the minimum of the ranks' values; all ranks call this together."""
     least = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(least, dist.ReduceOp.MIN)
     return int(least)
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of the weights that this rank holds (a tied one counts once, unless it was packed)."""
+    """Return the bytes of the weights on this rank (a tied weight counts once, unless it was packed)."""
     return sum(weight.numel() * weight.element_size() for weight in (*model.parameters(), *model.buffers()))
 
 
-def _build_without_memory(config: ModelConfig) -> Any:
+def _build_without_memory(config: ModelConfig) -> RuGPT3ForCausalLM:
     from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 
     with torch.device("meta"):
@@ -119,19 +115,23 @@ def _build_without_memory(config: ModelConfig) -> Any:
 
 
 def _init_inference(base: nn.Module, dtype: str, tp_size: int) -> nn.Module:
-    """Let DeepSpeed shard the transformer. Given without its lm_head, which stays whole: DeepSpeed would untie it."""
+    """Let DeepSpeed shard the transformer.
+
+    The lm_head is not passed and stays whole: DeepSpeed would untie it.
+    """
     import deepspeed
     from deepspeed.accelerator import get_accelerator
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     wanted = getattr(torch, dtype)
-    # DeepSpeed refuses float16 on a CPU that has no instructions for it; torch computes it all the same.
+    # DeepSpeed refuses float16 on a CPU without float16 instructions; torch computes it anyway.
     accepted = wanted if wanted in get_accelerator().supported_dtypes() else torch.float32
     with contextlib.redirect_stdout(io.StringIO()):
         engine = deepspeed.init_inference(
             base, tensor_parallel={"tp_size": tp_size}, dtype=accepted, replace_with_kernel_inject=False
         )
-    return engine.module.to(wanted)
+    sharded: nn.Module = engine.module.to(wanted)
+    return sharded
 
 
 @torch.no_grad()
@@ -153,12 +153,12 @@ def _fill(model: Any, checkpoint: WeightSource, tp_rank: int, device: str) -> No
 
 
 def _sharded_dim(whole: tuple[int, ...], local: tuple[int, ...]) -> int | None:
-    """The dimension along which a weight was split: 0 of a column-parallel linear, 1 of a row-parallel one."""
+    """Return the sharded dimension of a weight: 0 in a column-parallel linear, 1 in a row-parallel one."""
     return next((dim for dim, (a, b) in enumerate(zip(whole, local, strict=True)) if a != b), None)
 
 
 class RowParallelLinear(nn.Module):
-    """A linear layer of which this rank has some of the inputs: products are added up over the ranks, then the bias."""
+    """A linear layer sharded by its inputs: all-reduces the ranks' partial outputs, then adds the bias."""
 
     def __init__(self, linear: nn.Linear, bias: Any, group: Any) -> None:
         super().__init__()
@@ -175,8 +175,8 @@ class RowParallelLinear(nn.Module):
         return out if self.bias is None else out + self.bias
 
 
-def _simplify(model: nn.Module) -> None:
-    """Put plain linears in the place of DeepSpeed's own classes, which also train: then they can be packed."""
+def _use_plain_linears(model: nn.Module) -> None:
+    """Replace DeepSpeed's linear classes, which also train, by plain ones that can be packed."""
     from deepspeed.module_inject.layers import LinearAllreduce, LinearLayer
 
     child: Any
@@ -196,7 +196,7 @@ def _plain_linear(weight: Any, bias: Any) -> nn.Linear:
 
 
 def _shard_foreign(path: str, dtype: str, device: str, tp_size: int) -> nn.Module:
-    """Load any other causal LM by transformers (never remote code) and shard it."""
+    """Load a foreign causal LM with transformers (never remote code) and shard it."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), local_files_only=True)
@@ -207,14 +207,18 @@ def _shard_foreign(path: str, dtype: str, device: str, tp_size: int) -> nn.Modul
     prefix = model.base_model_prefix
     try:
         setattr(model, prefix, _init_inference(model.base_model, dtype, tp_size))
-    except AssertionError as error:  # how AutoTP says that it does not know a model
+    except AssertionError as error:  # how AutoTP reports an unsupported model
         raise RequestError(f"{path}: DeepSpeed cannot shard this model ({error}); use --tensor-parallel 1") from error
-    _simplify(model)
-    return model.to(device).requires_grad_(False).eval()
+    _use_plain_linears(model)
+    network: nn.Module = model.to(device).requires_grad_(False).eval()
+    return network
 
 
 def _build_shared_memory_op() -> bool:
-    """Compile (once a machine) and load DeepSpeed's shared-memory all-reduce. False where there is no compiler."""
+    """Compile (once per machine) and load DeepSpeed's shared-memory all-reduce.
+
+    Returns False without a compiler.
+    """
     from deepspeed.accelerator import get_accelerator
 
     try:
@@ -222,14 +226,14 @@ def _build_shared_memory_op() -> bool:
         with _build_lock(), contextlib.redirect_stdout(io.StringIO()):
             builder.load(verbose=False)
     except (RuntimeError, OSError, ImportError) as error:
-        logger.warning("DeepSpeed's shared-memory all-reduce cannot be built here, gloo takes its place: %s", error)
+        logger.warning("DeepSpeed's shared-memory all-reduce cannot be built here, so gloo is used: %s", error)
         return False
     return True
 
 
 @contextlib.contextmanager
 def _build_lock() -> Iterator[None]:
-    """One build at a time, and none that waits for a builder which was killed: torch's own lock is a plain file."""
+    """Build one at a time, without waiting for a killed builder, whose torch lock file remains."""
     from torch.utils.cpp_extension import _get_build_directory
 
     folder = Path(_get_build_directory(_SHARED_MEMORY_OP, False))

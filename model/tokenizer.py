@@ -1,7 +1,7 @@
-"""Text to token ids and back, on the Rust `tokenizers` library alone: no torch, no transformers.
+"""Encodes and decodes text with the Rust `tokenizers` library; needs neither torch nor transformers.
 
-Reads `tokenizer.json`, or `vocab.json` + `merges.txt` as the byte-level BPE of GPT-2 and the ru-gpts models. User text
-is never read as control tokens. Called by the pipeline's CPU tasks and, for stop strings, by the engine.
+Reads `tokenizer.json`, or `vocab.json` with `merges.txt` as the byte-level BPE of GPT-2 and the
+ru-gpts models. The name of a control token in a user's text is encoded as ordinary text.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 _END_OF_TEXT = "<|endoftext|>"
-# Names that are control tokens wherever a vocabulary holds them, as ru-gpts' own lists do without saying so.
+# Control tokens in every vocabulary that has them; those of ru-gpts are not marked as special.
 _CONTROL_NAMES = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", _END_OF_TEXT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """`size` counts ids that are tokens: a model's padded vocabulary may be larger. `end_token_ids` end a completion.
-    `prefix_token_ids` are what the model was trained to see before every text (empty for the GPT-2 family); `encode`
-    does not put them there."""
+    """A tokenizer and its special ids.
+
+    `size` is the number of token ids; the padded vocabulary of a model may be larger.
+    `end_token_ids` end a completion. `prefix_token_ids` are the tokens that the model was trained
+    to see before every text (none in the GPT-2 family); `encode` does not add them.
+    """
 
     rust: tokenizers.Tokenizer
     size: int
@@ -50,22 +53,26 @@ class Tokenizer:
         return self.end_token_ids[0]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text; a control token's name in it is text like any other."""
+        """Encode a text. The name of a control token is encoded as text."""
         return self.encode_many([text])[0]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many texts in one call of the library."""
+        """Encode many texts in one call of the library."""
         encodings = self.rust.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._without_controls(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids; control tokens, and ids behind the last token, are left out."""
+        """Decode token ids. Skips control tokens and ids of `size` or more."""
         kept = [token for token in ids if token < self.size and token not in self.control_ids]
         text: str = self.rust.decode(kept, skip_special_tokens=True)
         return text
 
     def _without_controls(self, text: str, ids: list[int]) -> list[int]:
-        """The ids; where a model of another family (Unigram) matched a control token's name, the name is cut in two."""
+        """Return `ids` without control tokens.
+
+        A Unigram model may match a control token's name in the text; the name is then split after
+        its first character and encoded again.
+        """
         for token in self.control_ids.intersection(ids):
             name: str = self.rust.id_to_token(token) or ""
             head, found, tail = text.partition(name)
@@ -76,9 +83,12 @@ class Tokenizer:
 
 
 def load_tokenizer(directory: str | None) -> Tokenizer:
-    """The tokenizer of a directory. Raises CheckpointError when there is none, or it cannot be read."""
+    """Load the tokenizer of a directory.
+
+    Raises CheckpointError when there is none, or it cannot be read.
+    """
     if directory is None:
-        raise CheckpointError("the model directory holds no tokenizer; give the directory of one with --tokenizer")
+        raise CheckpointError("the model directory has no tokenizer; give a tokenizer directory with --tokenizer")
     folder = Path(os.path.expanduser(directory))
     rust = _open(folder)
     rust.no_padding()
@@ -88,7 +98,7 @@ def load_tokenizer(directory: str | None) -> Tokenizer:
     ends = _end_ids(rust, folder, settings)
     added = rust.get_added_tokens_decoder()
     names = {*_CONTROL_NAMES, *(token.content for token in added.values() if token.special)}
-    unknown = getattr(rust.model, "unk_token", None)  # may stand for any text, so it is not ours to keep out of it
+    unknown = getattr(rust.model, "unk_token", None)  # stands for any unknown text, so it is not removed
     ids = (rust.token_to_id(name) for name in names if name != unknown)
     return Tokenizer(
         rust=rust,
@@ -104,8 +114,8 @@ def _open(folder: Path) -> tokenizers.Tokenizer:
     whole, vocab, merges = (folder / name for name in TOKENIZER_FILES[:3])
     if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
         raise CheckpointError(
-            f"no tokenizer in {folder}: neither tokenizer.json nor vocab.json with merges.txt; give the directory of "
-            "one with --tokenizer"
+            f"no tokenizer in {folder}: neither tokenizer.json nor vocab.json with merges.txt; give a tokenizer "
+            "directory with --tokenizer"
         )
     try:
         rust = tokenizers.Tokenizer.from_file(str(whole)) if whole.is_file() else _byte_level(folder)
@@ -115,18 +125,18 @@ def _open(folder: Path) -> tokenizers.Tokenizer:
     except CheckpointError:
         raise
     except BaseException as error:
-        # The library is Rust: where it panics, that is no Exception, and its text is no help.
+        # A panic of the Rust library is not an Exception, and its text does not help a user.
         is_panic = type(error).__name__ == "PanicException"
         if not isinstance(error, Exception) and not is_panic:
             raise
-        reason = "the library gave up on it" if is_panic else str(error)[:200]
+        reason = "the tokenizers library crashed on it" if is_panic else str(error)[:200]
         raise CheckpointError(
-            f"the tokenizer in {folder} cannot be read ({reason}); give the directory of a whole one with --tokenizer"
+            f"the tokenizer in {folder} cannot be read ({reason}); copy it again, or give another with --tokenizer"
         ) from error
 
 
 def _byte_level(folder: Path) -> tokenizers.Tokenizer:
-    """GPT-2's tokenizer out of its two files, and the tokens that fine-tunes add behind its vocabulary."""
+    """Build GPT-2's tokenizer from its two files, with the tokens that fine-tuned models append."""
     settings = _optional_json(folder / "tokenizer_config.json")
     rust = tokenizers.Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
     has_prefix_space = bool(settings.get("add_prefix_space", False))
@@ -140,8 +150,8 @@ def _byte_level(folder: Path) -> tokenizers.Tokenizer:
             rust.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False)])
         if rust.token_to_id(name) != token:
             raise CheckpointError(
-                f"the tokenizer in {folder} gives {name} the id {token}, but its vocabulary leads to "
-                f"{rust.token_to_id(name)}; give the directory of a whole one with --tokenizer"
+                f"the tokenizer in {folder} gives {name} the id {token}, but its vocabulary makes it "
+                f"{rust.token_to_id(name)}; copy it again, or give another with --tokenizer"
             )
     return rust
 
@@ -156,13 +166,13 @@ def _end_ids(rust: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any])
         if ids and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in ids):
             return tuple(ids)
     raise CheckpointError(
-        f"the tokenizer in {folder} has no token that ends a text ({_END_OF_TEXT}, </s> or an eos_token); give the "
-        "directory of one that has with --tokenizer"
+        f"the tokenizer in {folder} has no end-of-text token ({_END_OF_TEXT}, </s> or an eos_token); give another "
+        "with --tokenizer"
     )
 
 
 def _pad_id(rust: tokenizers.Tokenizer, settings: dict[str, Any], ends: Sequence[int]) -> int:
-    """`<pad>` by name before what settings say: a published copy of ru-gpts' tokenizer pads with `</s>` there."""
+    """Prefer the name `<pad>` to the settings: those of a published copy of ru-gpts' tokenizer say `</s>`."""
     for name in ("<pad>", _token_name(settings.get("pad_token"))):
         if name is not None and (token := rust.token_to_id(name)) is not None:
             return int(token)
@@ -170,7 +180,7 @@ def _pad_id(rust: tokenizers.Tokenizer, settings: dict[str, Any], ends: Sequence
 
 
 def _token_name(value: Any) -> str | None:
-    """A token as settings spell it: its text, or an object with its `content`."""
+    """Return the token that a setting names: a string, or an object with `content`."""
     content = value.get("content") if isinstance(value, dict) else value
     return content if isinstance(content, str) else None
 

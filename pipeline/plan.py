@@ -8,19 +8,18 @@ plan.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from tirazh.actors.messages import DType
 from tirazh.errors import InputError, OutputError, RequestError
-from tirazh.model.checkpoints.directory import ModelSummary, resolve_model
+from tirazh.model.checkpoints.directory import ModelSummary
+from tirazh.model.config import check_split
 from tirazh.pipeline.columns import check_columns, override_columns
 from tirazh.pipeline.input.files import list_inputs, would_read
 from tirazh.pipeline.input.footers import Footer, check_same_schema, read_footers
@@ -120,7 +119,7 @@ def plan_job(spec: JobSpec) -> Plan:
     Raises RequestError or one of its subclasses (CheckpointError, InputError, OutputError).
     """
     job = resolve_job(spec)
-    _check_ranks(spec, job.model)
+    check_split(job.model.num_attention_heads, spec.tensor_parallel)
     # Checked before the input is listed, which may take long.
     _refuse_output_in_input(job)
     files = list_inputs(job.storage, job.inputs)
@@ -146,28 +145,11 @@ def plan_job(spec: JobSpec) -> Plan:
     )
 
 
-def _check_ranks(spec: JobSpec, model: ModelSummary) -> None:
-    """Raise RequestError when the heads cannot be dealt out evenly: found out by a rank, it costs minutes."""
-    heads = model.config.num_attention_heads if model.config is not None else 0
-    if heads % spec.tensor_parallel:
-        raise RequestError(
-            f"--tensor-parallel {spec.tensor_parallel} does not divide the model's {heads} attention heads"
-        )
-
-
 def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
     """The sequence length in tokens. Raises RequestError if the model's context length is smaller."""
-    positions = model.config.max_position_embeddings if model.config is not None else _positions_said(spec.model)
-    if positions is not None and (spec.seq_length or 0) > positions:
-        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {positions} positions")
-    return spec.seq_length or positions or _DEFAULT_SEQ_LENGTH
-
-
-def _positions_said(model: str) -> int | None:
-    """The positions of a model that is not a ruGPT-3, by its config.json."""
-    config = json.loads((Path(resolve_model(model)) / "config.json").read_text(encoding="utf-8"))
-    said = config.get("max_position_embeddings") or config.get("n_positions")
-    return int(said) if said else None
+    if model.positions is not None and (spec.seq_length or 0) > model.positions:
+        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {model.positions} positions")
+    return spec.seq_length or model.positions or _DEFAULT_SEQ_LENGTH
 
 
 def _row_cost(spec: JobSpec) -> RowCost:

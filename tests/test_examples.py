@@ -1,4 +1,4 @@
-"""The examples: the tokenizer they train, and the new model that training starts from."""
+"""The examples: the tokenizer, the new model, and the training set of the embedded model."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ def made(news: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_same_texts_give_the_same_tokenizer(news: Path, made: Path, tmp_path: Path) -> None:
-    """In another process, with other hashing, to the last byte."""
+    """Byte for byte, in another process with other string hashes."""
     run_example("tokenizer_training.py", "--data", news, "--out", tmp_path, "--vocab-size", 800)
     assert (tmp_path / "tokenizer.json").read_bytes() == (made / "tokenizer.json").read_bytes()
 
 
-def test_special_tokens_come_first_and_end_a_text(made: Path) -> None:
+def test_special_tokens_come_first_and_the_last_ends_a_text(made: Path) -> None:
     rust = Tokenizer.from_file(str(made / "tokenizer.json"))
     assert [rust.token_to_id(name) for name in SPECIAL_TOKENS] == list(range(6))
     assert load_tokenizer(str(made)).end_token_ids == (5,)
 
 
 @pytest.mark.parametrize("text", ["Ёж, съешь ещё 3 булки!", "naïve 中文 🙂\n\t", "<|endoftext|>", ""])
-def test_any_text_comes_back(text: str, made: Path) -> None:
+def test_the_trained_tokenizer_decodes_any_text_it_encodes(text: str, made: Path) -> None:
     tokenizer = load_tokenizer(str(made))
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -84,8 +84,10 @@ CATEGORIES = {
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up news and books in the files that the embedded model's are in. One training row of each source repeats the
-    title of a held-out one, one its text."""
+    """Synthetic news and books in the files of the embedded model's sources.
+
+    One training row of each source repeats the title of a held-out row, another repeats a held-out text.
+    """
     folder = tmp_path_factory.mktemp("sources")
     for source, categories in CATEGORIES.items():
         for split in ("train", "test"):
@@ -110,7 +112,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_held_out_is_in_the_embedded_models_training_set(sources: Path, tmp_path: Path) -> None:
-    """Not a title, not a text, not what an evaluation asks for; and each file is the same the second time."""
+    """Neither a title nor a text nor an evaluation prompt; and a second run writes the same files."""
     for name in ("first", "again"):
         run_example("embedded_data.py", "--data", sources, "--out", tmp_path / name)
     names = ["train.parquet", "watch.parquet", "texts.parquet", "articles.parquet", "labels.yaml"]
@@ -129,7 +131,7 @@ def test_nothing_held_out_is_in_the_embedded_models_training_set(sources: Path, 
     assert "train headline 9 of ru_news_nplus1" not in written
 
 
-def test_the_training_set_holds_labels_that_classify_may_ask_for(sources: Path, tmp_path: Path) -> None:
+def test_the_training_set_has_every_label_of_the_label_file(sources: Path, tmp_path: Path) -> None:
     run_example("embedded_data.py", "--data", sources, "--out", tmp_path)
     rows = pl.read_parquet(tmp_path / "train.parquet")
     asked, plain = rows.filter(pl.col("text").is_not_null()), rows.filter(pl.col("text").is_null())

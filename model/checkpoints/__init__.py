@@ -1,4 +1,5 @@
-"""Reading model directories: one file for each checkpoint format, and what the formats share.
+"""Model directories: one module for each checkpoint format, and what the formats share.
 
-Start at `directory.py`: `open_checkpoint` detects the format.
+Start at `directory.py`: `open_checkpoint` detects the format, and `settings.resolve` completes the
+configuration.
 """

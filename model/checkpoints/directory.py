@@ -1,8 +1,7 @@
-"""A model directory, whatever wrote it, as one thing: a config, a fingerprint, and tensors by our names.
+"""A model directory of any supported format, as a configuration, a fingerprint and named tensors.
 
-`open_checkpoint` tells the kinds apart and leaves each to its `checkpoint_<kind>.py`. Opening reads headers only, and
-imports torch only for torch pickles. Called by `load.py`, `convert.py`, the ranks of a replica, and (for `describe`)
-by the pipeline when it plans a job.
+`open_checkpoint` detects the format and leaves reading to that format's module. Opening reads
+headers only, and imports torch for torch pickles alone.
 """
 
 from __future__ import annotations
@@ -11,13 +10,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import CheckpointError, did_you_mean
+from tirazh.model.checkpoints.contents import Contents, ForeignModel
 from tirazh.model.checkpoints.files import has_weights, read_json
 from tirazh.model.checkpoints.gpt2 import is_plain_gpt2, open_gpt2
 from tirazh.model.checkpoints.hugging_face import open_transformers
@@ -25,8 +25,8 @@ from tirazh.model.checkpoints.native import open_native
 from tirazh.model.checkpoints.port import open_port
 from tirazh.model.checkpoints.rank_files import find_rank_files
 from tirazh.model.checkpoints.rugpts import open_rugpts
-from tirazh.model.checkpoints.settings import check_flags, refuse_contradictions
-from tirazh.model.checkpoints.tensors import Contents, check_plans
+from tirazh.model.checkpoints.settings import resolve
+from tirazh.model.checkpoints.tensors import LazyTensor, check_tensors
 from tirazh.model.config import ModelConfig, ModelSettings
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ __all__ = ["EMBEDDED_DIR", "Checkpoint", "ModelSummary", "describe", "open_check
 
 EMBEDDED_DIR = str(Path(__file__).resolve().parent.parent / "embedded")
 _SAMPLE_BYTES = 1 << 20
-_NO_FLAGS = ModelSettings()
-_DESCRIBED_KINDS: dict[str, Callable[[Path, dict[str, Any]], Contents]] = {
+_NO_SETTINGS = ModelSettings()
+_OPENERS: dict[str, Callable[[Path, dict[str, Any]], Contents]] = {
     "rugpt3": open_native,
     "rugpt3xl": open_port,
 }
@@ -45,126 +45,147 @@ _DESCRIBED_KINDS: dict[str, Callable[[Path, dict[str, Any]], Contents]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSummary:
-    """What planning a job needs to know of a model. `weight_bytes` is the size of its tensors as they are stored;
-    `config` is None for a model that is not a ruGPT-3 (kind "transformers")."""
+    """What planning a job needs to know about a model.
+
+    `config` is None for a model that is not a ruGPT-3 (kind "transformers"). `weight_bytes` is the
+    size of the tensors as stored. `positions` (the longest sequence, in tokens) and
+    `num_attention_heads` are None when the config.json of such a model does not give them.
+    """
 
     config: ModelConfig | None
     kind: str
     fingerprint: str
     tokenizer_dir: str | None
     weight_bytes: int
+    positions: int | None
+    num_attention_heads: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """An open model directory. `kind` is "rugpts", "megatron", "gpt2", "port", "tirazh" or "transformers"."""
+    """An open model directory.
+
+    `kind` is "rugpts", "megatron", "gpt2", "port", "tirazh" or "transformers".
+    """
 
     path: str
-    contents: Contents
+    kind: str
+    model: ModelConfig | ForeignModel
+    tensors: Mapping[str, LazyTensor]
+    files: tuple[Path, ...]
     tokenizer_dir: str | None
 
     @property
-    def kind(self) -> str:
-        return self.contents.kind
-
-    @property
     def config(self) -> ModelConfig | None:
-        """None for kind "transformers": nothing of ours describes such a model."""
-        return self.contents.config
+        """None for kind "transformers", which no ModelConfig describes."""
+        return self.model if isinstance(self.model, ModelConfig) else None
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits of config, file names, sizes, and the first and last MiB of every weight file."""
-        config = self.contents.config
-        text = self.contents.config_text if config is None else json.dumps(config.to_dict(), sort_keys=True)
-        digest = hashlib.sha256(text.encode())
-        for file in self.contents.files:
+        """Sixteen hex digits of the config and of every weight file: its name, size, first and last MiB."""
+        digest = hashlib.sha256(json.dumps(self.model.to_dict(), sort_keys=True).encode())
+        for file in self.files:
             digest.update(f"\n{file.name} {file.stat().st_size} ".encode() + _ends(file))
         return digest.hexdigest()[:16]
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all tensors together, as stored."""
-        if self.contents.config is None:
-            return sum(file.stat().st_size for file in self.contents.files)
-        return sum(plan.num_bytes for plan in self.contents.plans.values())
+        """Bytes of all tensors as stored; of a foreign model, bytes of its weight files."""
+        if self.config is None:
+            return sum(file.stat().st_size for file in self.files)
+        return sum(tensor.num_bytes for tensor in self.tensors.values())
 
     def names(self) -> list[str]:
-        """Our names of the tensors (`lm_head.weight` only when it is not tied)."""
-        return list(self.contents.plans)
+        """Return tirazh's names of the tensors (`lm_head.weight` only when it is not tied)."""
+        return list(self.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self.contents.plans[name].shape
+        return self.tensors[name].shape
 
     def dtype(self, name: str) -> str:
-        """The stored dtype as torch spells it, without `torch.`: "float16"."""
-        return self.contents.plans[name].dtype
+        """Return the stored dtype by torch's name, without `torch.`: "float16"."""
+        return self.tensors[name].dtype
 
     def read(self, name: str, dim: int | None = None, start: int = 0, stop: int | None = None) -> Tensor:
-        """One tensor, or its `start:stop` along `dim`, in its stored dtype on the CPU; only that slice is read.
+        """Read one tensor, or only its `start:stop` along `dim`, in its stored dtype on the CPU.
 
         The result may share memory with the file: copy it before the file is replaced.
         """
-        return self.contents.plans[name].read(dim, start, stop)
+        return self.tensors[name].read(dim, start, stop)
 
 
 def resolve_model(name: str) -> str:
-    """The directory a model's name means: "embedded" is the model that comes with tirazh, the rest are paths."""
-    if "://" in name:  # left as it is, so that the refusal can name it
+    """Return the directory of a model: "embedded" is the model shipped with tirazh, others are paths."""
+    if "://" in name:  # left unchanged, so that the error message can quote it
         return name
     return EMBEDDED_DIR if name == "embedded" else os.path.expanduser(name)
 
 
-def describe(path: str, flags: ModelSettings = _NO_FLAGS) -> ModelSummary:
-    """What a model is, without its weights; imports torch for torch pickles only. Raises CheckpointError."""
-    checkpoint = open_checkpoint(path, flags)
+def describe(path: str, settings: ModelSettings = _NO_SETTINGS) -> ModelSummary:
+    """Summarise a model without reading its weights; imports torch for torch pickles only.
+
+    Raises CheckpointError.
+    """
+    checkpoint = open_checkpoint(path, settings)
     return ModelSummary(
         config=checkpoint.config,
         kind=checkpoint.kind,
         fingerprint=checkpoint.fingerprint,
         tokenizer_dir=checkpoint.tokenizer_dir,
         weight_bytes=checkpoint.weight_bytes,
+        positions=checkpoint.model.max_position_embeddings,
+        num_attention_heads=checkpoint.model.num_attention_heads,
     )
 
 
-def open_checkpoint(path: str, flags: ModelSettings = _NO_FLAGS) -> Checkpoint:
-    """Open a model directory and check that it is whole. Raises CheckpointError with one sentence otherwise."""
-    check_flags(flags)
+def open_checkpoint(path: str, settings: ModelSettings = _NO_SETTINGS) -> Checkpoint:
+    """Open a model directory and check that it is complete.
+
+    Raises CheckpointError with one sentence otherwise.
+    """
     try:
         folder = _existing_folder(resolve_model(path))
-        contents = _open(folder, flags)
+        contents = _open(folder)
+        model = resolve(settings, contents)
+        tensors = contents.tensors(model)
     except PermissionError as error:
         raise CheckpointError(f"{error.filename} may not be read by this user; change its permissions") from error
     except OSError as error:
         raise CheckpointError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
-    if contents.config is not None:
-        check_plans(contents.plans, contents.config)
-    return Checkpoint(path=str(folder), contents=contents, tokenizer_dir=_tokenizer_dir(folder, flags))
+    if isinstance(model, ModelConfig):
+        check_tensors(tensors, model)
+    return Checkpoint(
+        path=str(folder),
+        kind=contents.kind,
+        model=model,
+        tensors=tensors,
+        files=contents.files,
+        tokenizer_dir=_tokenizer_dir(folder, settings),
+    )
 
 
-def _open(folder: Path, flags: ModelSettings) -> Contents:
+def _open(folder: Path) -> Contents:
+    # Weights under Hugging Face's names win: a converted model may lie beside the original's ranks.
     ranks = None if has_weights(folder) else find_rank_files(folder)
     if ranks is not None:
-        return open_rugpts(folder, ranks, flags)
+        return open_rugpts(folder, ranks)
     if not (folder / "config.json").is_file():
         raise CheckpointError(_nothing_found(folder))
     values = read_json(folder / "config.json")
     model_type = values.get("model_type")
     if not isinstance(model_type, str):
         raise CheckpointError(f"{folder / 'config.json'} has no model_type, so it does not say what the model is")
+    # The type becomes a part of a path when transformers' folders are searched.
     if not re.fullmatch(r"[\w.+-]{1,100}", model_type, re.ASCII):
-        raise CheckpointError(f"{folder / 'config.json'}: {model_type[:40]!r} is no model_type")
-    opener = open_gpt2 if is_plain_gpt2(values) else _DESCRIBED_KINDS.get(model_type)
-    if opener is None:
-        return open_transformers(folder, values, flags)
-    contents = _naming(folder, opener, values)
-    if contents.config is not None:
-        refuse_contradictions(contents.config, flags, folder)
-    return contents
+        raise CheckpointError(f"{folder / 'config.json'}: {model_type[:40]!r} is not a model_type")
+    opener = open_gpt2 if is_plain_gpt2(values) else _OPENERS.get(model_type, open_transformers)
+    return _naming_config(folder, opener, values)
 
 
-def _naming(folder: Path, opener: Callable[[Path, dict[str, Any]], Contents], values: dict[str, Any]) -> Contents:
-    """Open the directory; errors about the numbers of its config.json are made to name it."""
+def _naming_config(
+    folder: Path, opener: Callable[[Path, dict[str, Any]], Contents], values: dict[str, Any]
+) -> Contents:
+    """Open the directory, and make errors about the values of its config.json name that file."""
     try:
         return opener(folder, values)
     except CheckpointError as error:
@@ -188,22 +209,22 @@ def _existing_folder(path: str) -> Path:
 
 def _nothing_found(folder: Path) -> str:
     if any(folder.glob("**/zero_pp_rank_*_model_states.pt")):
-        return f"{folder} holds ZeRO-3 shards; join them first with the zero_to_fp32.py that DeepSpeed puts beside them"
+        return f"{folder} holds ZeRO-3 shards; merge them first with the zero_to_fp32.py that DeepSpeed puts there"
     return (
         f"no checkpoint in {folder}; looked for config.json with safetensors or .bin weights, "
         "latest_checkpointed_iteration.txt, mp_rank_00_model_states.pt and mp_rank_00/model_optim_rng.pt"
     )
 
 
-def _tokenizer_dir(folder: Path, flags: ModelSettings) -> str | None:
-    if flags.tokenizer is not None:
-        return str(Path(flags.tokenizer).expanduser())
+def _tokenizer_dir(folder: Path, settings: ModelSettings) -> str | None:
+    if settings.tokenizer is not None:
+        return str(Path(settings.tokenizer).expanduser())
     has_bpe = all((folder / name).is_file() for name in ("vocab.json", "merges.txt"))
     return str(folder) if has_bpe or (folder / "tokenizer.json").is_file() else None
 
 
 def _ends(file: Path) -> bytes:
-    """SHA-256 of the first and the last MiB: cheap for 52 GB, and changed by any new training step."""
+    """Return the SHA-256 of the first and the last MiB: cheap for 52 GB, and any training step changes it."""
     with file.open("rb") as stream:
         digest = hashlib.sha256(stream.read(_SAMPLE_BYTES))
         stream.seek(max(file.stat().st_size - _SAMPLE_BYTES, 0))

@@ -1,6 +1,6 @@
-"""What every kind of checkpoint directory needs: JSON files, safetensors files, and Hugging Face's naming of weights.
+"""What all formats share: JSON files, safetensors files, and Hugging Face's names of weight files.
 
-Called by the `checkpoint_<kind>.py` files. Whatever is wrong with a file becomes one CheckpointError that names it.
+Anything wrong with a file becomes one CheckpointError that names the file.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ if TYPE_CHECKING:
 
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_FILES = tuple(f"{name}.index.json" for name in SINGLE_FILES)
-_MAX_JSON_BYTES = 256 << 20
+_MAX_JSON_BYTES = 256 << 20  # far above any real one: the index of a large model has a few MiB
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError when the file is not there, not JSON or not an object."""
+    """Read a JSON object.
+
+    Raises CheckpointError when the file is missing, not JSON or not an object.
+    """
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} has more than {_MAX_JSON_BYTES >> 20} MiB, too much for such a file")
+            raise CheckpointError(
+                f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB, too large for a JSON file of a model"
+            )
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"no file {path}") from None
@@ -45,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def whole_number(values: Mapping[str, Any], key: str, path: Path) -> int:
-    """`values[key]` as an int of at least 1. Raises CheckpointError."""
+    """Return `values[key]`, an int of at least 1. Raises CheckpointError."""
     value = values.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         found = "is missing" if value is None else f"is {value!r}"
@@ -54,7 +59,7 @@ def whole_number(values: Mapping[str, Any], key: str, path: Path) -> int:
 
 
 def positive_number(values: Mapping[str, Any], key: str, default: float, path: Path) -> float:
-    """`values[key]` as a finite float above 0. Raises CheckpointError."""
+    """Return `values[key]`, or `default`, as a finite float above 0. Raises CheckpointError."""
     value = values.get(key, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e30:
         raise CheckpointError(f"{path}: {key} must be a number above 0, but it is {str(value)[:40]!r}")
@@ -62,13 +67,16 @@ def positive_number(values: Mapping[str, Any], key: str, default: float, path: P
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether the directory holds weights under one of Hugging Face's names."""
+    """Return whether the directory holds weights under one of Hugging Face's file names."""
     return any((folder / name).is_file() for name in (*SINGLE_FILES, *INDEX_FILES))
 
 
 def open_weights(folder: Path) -> tuple[dict[str, StoredTensor], tuple[Path, ...]]:
-    """Every tensor of a directory with Hugging Face's file names, and the files; safetensors before pickles,
-    an index before a single file. Raises CheckpointError."""
+    """Open the weights of a directory with Hugging Face's file names.
+
+    Returns the tensors by name, and the files. Prefers safetensors to pickles, and an index to a
+    single file. Raises CheckpointError.
+    """
     for single, index in zip(SINGLE_FILES, INDEX_FILES, strict=True):
         if (folder / index).is_file():
             return _open_indexed(folder, folder / index)
@@ -91,7 +99,7 @@ def _open_indexed(folder: Path, index: Path) -> tuple[dict[str, StoredTensor], t
 
 
 def _inside(name: str, index: Path) -> str:
-    """The name itself, when it is a plain file name; an index is input and must not reach out of its directory."""
+    """Return `name` if it is a plain file name: an untrusted index must not leave its directory."""
     if PurePosixPath(name).name != name or "\\" in name or name in {"", ".", ".."}:
         raise CheckpointError(f"{index} names the file {name!r}; only files of the same directory are opened")
     return name
@@ -104,7 +112,7 @@ def _open_file(path: Path) -> dict[str, StoredTensor]:
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file, nothing read but its header. Raises CheckpointError."""
+    """Open the tensors of one safetensors file; only its header is read. Raises CheckpointError."""
     try:
         with safe_open(path, framework="np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}
@@ -112,12 +120,13 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
                 name: _stored(path, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is cut short or damaged ({error}); copy it again") from error
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); copy it again") from error
 
 
 def _stored(path: Path, name: str, shape: tuple[int, ...], code: str) -> StoredTensor:
     def read_box(box: Bounds) -> Tensor:
-        # Opened for every read: the handle would keep the file mapped, and opening costs microseconds.
+        # Opened for every read: an open handle would keep the file mapped, and opening takes
+        # microseconds.
         with safe_open(path, framework="pt") as file:
             part: Tensor = file.get_slice(name)[tuple(slice(*bounds) for bounds in box)]
             return part

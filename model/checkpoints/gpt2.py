@@ -1,7 +1,7 @@
 """Hugging Face GPT-2 directories: ruGPT-3 Small, Medium and Large, ruGPT-3.5 13B, mGPT. All dense.
 
-Their linears are Conv1D, stored as (inputs, outputs), and q, k, v are one; we turn and split them while reading.
-Called by `checkpoints/directory.py`.
+Their linear layers are Conv1D, stored as (inputs, outputs), with q, k and v fused. They are
+transposed and split while they are read.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.errors import CheckpointError
+from tirazh.model.checkpoints.contents import Contents
 from tirazh.model.checkpoints.files import open_weights, positive_number, whole_number
-from tirazh.model.checkpoints.tensors import Contents, LazyTensor, StoredTensor, third, whole
+from tirazh.model.checkpoints.tensors import LazyTensor, StoredTensor, third, whole
 from tirazh.model.config import ModelConfig
 
 _TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
@@ -21,7 +22,7 @@ _NORMS = {"input_layernorm": "ln_1", "post_attention_layernorm": "ln_2"}
 
 
 def is_plain_gpt2(config: Mapping[str, Any]) -> bool:
-    """Whether config.json describes a GPT-2 that computes what a dense ruGPT-3 computes."""
+    """Return whether config.json describes a GPT-2 that computes the same as a dense ruGPT-3."""
     width = config.get("n_inner")
     return (
         config.get("model_type") == "gpt2"
@@ -35,7 +36,7 @@ def is_plain_gpt2(config: Mapping[str, Any]) -> bool:
 
 
 def open_gpt2(folder: Path, values: Mapping[str, Any]) -> Contents:
-    """Plans for a GPT-2 directory whose config.json holds `values`. Raises CheckpointError."""
+    """Open a GPT-2 directory whose config.json holds `values`. Raises CheckpointError."""
     path = folder / "config.json"
     config = ModelConfig(
         num_layers=whole_number(values, "n_layer", path),
@@ -47,39 +48,40 @@ def open_gpt2(folder: Path, values: Mapping[str, Any]) -> Contents:
         layer_norm_eps=positive_number(values, "layer_norm_epsilon", 1e-5, path),
     )
     stored, files = open_weights(folder)
-    return Contents(kind="gpt2", config=config, plans=_plans(config, stored, folder), files=files)
+    tensors = _tensors(config, stored, folder)
+    return Contents(kind="gpt2", folder=folder, files=files, description=config, tensors=lambda _: tensors)
 
 
-def _plans(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> dict[str, LazyTensor]:
-    # GPT2Model saved by itself has no `transformer.` before its names.
+def _tensors(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> dict[str, LazyTensor]:
+    # A GPT2Model that was saved without its LM head has no `transformer.` before its names.
     prefix = "transformer." if "transformer.wte.weight" in stored else ""
 
     def get(name: str) -> list[StoredTensor]:
         if name not in stored:
-            raise CheckpointError(f"{folder} has no tensor {name}, though config.json asks for it")
+            raise CheckpointError(f"{folder} has no tensor {name}, though config.json requires it; copy it again")
         return [stored[name]]
 
     if f"{prefix}h.{config.num_layers}.ln_1.weight" in stored:
         raise CheckpointError(
-            f"{folder} holds more layers than the {config.num_layers} that n_layer of config.json says"
+            f"{folder} holds more layers than n_layer of config.json says ({config.num_layers}); correct config.json"
         )
-    plans = {
+    result = {
         "model.embed_tokens.weight": whole(get(f"{prefix}wte.weight")),
         "model.embed_positions.weight": whole(get(f"{prefix}wpe.weight")),
         "model.norm.weight": whole(get(f"{prefix}ln_f.weight")),
         "model.norm.bias": whole(get(f"{prefix}ln_f.bias")),
     }
     if not config.tie_word_embeddings:
-        plans["lm_head.weight"] = whole(get("lm_head.weight"))
+        result["lm_head.weight"] = whole(get("lm_head.weight"))
     for layer in range(config.num_layers):
         ours, theirs = f"model.layers.{layer}", f"{prefix}h.{layer}"
         for part in ("weight", "bias"):
             for name, original in _NORMS.items():
-                plans[f"{ours}.{name}.{part}"] = whole(get(f"{theirs}.{original}.{part}"))
+                result[f"{ours}.{name}.{part}"] = whole(get(f"{theirs}.{original}.{part}"))
             for name, original in _LINEARS.items():
-                tensors = get(f"{theirs}.{original}.{part}")
-                plans[f"{ours}.{name}.{part}"] = whole(tensors, is_transposed=part == "weight")
+                stored_linear = get(f"{theirs}.{original}.{part}")
+                result[f"{ours}.{name}.{part}"] = whole(stored_linear, is_transposed=part == "weight")
             fused = get(f"{theirs}.attn.c_attn.{part}")
             for index, letter in enumerate("qkv"):
-                plans[f"{ours}.self_attn.{letter}_proj.{part}"] = third(fused, index, is_transposed=part == "weight")
-    return plans
+                result[f"{ours}.self_attn.{letter}_proj.{part}"] = third(fused, index, is_transposed=part == "weight")
+    return result

@@ -1,6 +1,6 @@
-"""Our own safetensors directory: what `tirazh convert` writes and `save_pretrained` of our model too.
+"""tirazh's own safetensors directory: what `tirazh convert` and our model's `save_pretrained` write.
 
-Called by `checkpoints/directory.py` to read one, by `convert.py` for the config.json of a new one.
+Reads such a directory, and gives the config.json of a new one.
 """
 
 from __future__ import annotations
@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.errors import CheckpointError
+from tirazh.model.checkpoints.contents import Contents
 from tirazh.model.checkpoints.files import open_weights, positive_number, whole_number
-from tirazh.model.checkpoints.tensors import Contents, LazyTensor, StoredTensor, whole
-from tirazh.model.config import ModelConfig, SparsePattern, expected_shapes
+from tirazh.model.checkpoints.tensors import LazyTensor, StoredTensor, whole
+from tirazh.model.config import ModelConfig, SparsePattern, checked_sparse_mode, expected_shapes
 
 
 def open_native(folder: Path, values: Mapping[str, Any]) -> Contents:
-    """Plans for a directory of ours whose config.json holds `values`. Raises CheckpointError."""
+    """Open a directory of tirazh's own format, whose config.json holds `values`.
+
+    Raises CheckpointError.
+    """
     config = _read_config(values, folder / "config.json")
     stored, files = open_weights(folder)
-    return Contents(kind="tirazh", config=config, plans=same_names(config, stored, folder), files=files)
+    tensors = same_names(config, stored, folder)
+    return Contents(kind="tirazh", folder=folder, files=files, description=config, tensors=lambda _: tensors)
 
 
 def config_fields(config: ModelConfig) -> dict[str, Any]:
-    """A model's numbers by the names that config.json and `RuGPT3Config` have for them."""
+    """Return the fields of config.json and `RuGPT3Config` that describe a model."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -40,26 +45,33 @@ def config_fields(config: ModelConfig) -> dict[str, Any]:
 
 
 def native_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """config.json of a directory of ours, as transformers and `open_native` read it."""
+    """Return the config.json of tirazh's own format, as transformers and `open_native` read it."""
     kind = {"model_type": "rugpt3", "architectures": ["RuGPT3ForCausalLM"]}
     return kind | config_fields(config) | {"dtype": dtype}
 
 
 def check_width(values: Mapping[str, Any], path: Path) -> None:
-    """Raise CheckpointError when the MLP is not four times as wide as the model, the only width ruGPT-3 has."""
+    """Raise CheckpointError unless the MLP is four times as wide as the model, the only width of a ruGPT-3."""
     hidden = whole_number(values, "hidden_size", path)
     if values.get("intermediate_size") not in (None, 4 * hidden):
         raise CheckpointError(f"{path}: intermediate_size must be {4 * hidden}, four times hidden_size")
 
 
 def same_names(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> dict[str, LazyTensor]:
-    """Plans for files that hold our tensors under our names. Raises CheckpointError when some are missing."""
+    """Return the model's tensors from files that store them under tirazh's names.
+
+    Raises CheckpointError when tensors are missing, or belong to more layers than the config has.
+    """
     missing = [name for name in expected_shapes(config) if name not in stored]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{folder} has no tensor {missing[0]}{more}, though config.json asks for it")
+        raise CheckpointError(
+            f"{folder} has no tensor {missing[0]}{more}, though config.json requires it; copy it again"
+        )
     if f"model.layers.{config.num_layers}.input_layernorm.weight" in stored:
-        raise CheckpointError(f"{folder} holds more layers than the {config.num_layers} that config.json says")
+        raise CheckpointError(
+            f"{folder} holds more layers than config.json says ({config.num_layers}); correct config.json"
+        )
     return {name: whole([stored[name]]) for name in expected_shapes(config)}
 
 
@@ -75,11 +87,11 @@ def _read_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
         return ModelConfig(
             num_layers=whole_number(values, "num_hidden_layers", path),
             **{name: whole_number(values, name, path) for name in sizes},
-            sparse_mode=values.get("sparse_mode"),  # type: ignore[arg-type]  # checked by ModelConfig
+            sparse_mode=checked_sparse_mode(values.get("sparse_mode"), f"{path}: sparse_mode"),
             sparse_pattern=SparsePattern(**(pattern or {})),
             layout_groups=whole_number({"sparse_layout_groups": 1} | dict(values), "sparse_layout_groups", path),
             tie_word_embeddings=bool(values.get("tie_word_embeddings", True)),
             layer_norm_eps=positive_number(values, "layer_norm_eps", 1e-5, path),
         )
     except TypeError as error:
-        raise CheckpointError(f"{path}: sparse_pattern does not fit ({error})") from error
+        raise CheckpointError(f"{path}: sparse_pattern is not a pattern ({error})") from error

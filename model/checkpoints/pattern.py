@@ -1,7 +1,7 @@
 """The sparse pattern of a DeepSpeed JSON: its `sparse_attention` key, mode "fixed".
 
-What another mode or another kind of attention would need is not computed here, so such a file is refused by name.
-Called by `checkpoints/settings.py`.
+Other modes and bidirectional attention are not implemented; a file that uses them is refused with
+the key's name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from tirazh.errors import CheckpointError, did_you_mean
 from tirazh.model.checkpoints.files import read_json
 from tirazh.model.config import SparsePattern
 
-# DeepSpeed's names and its own defaults, which the original model got for every key left out.
+# DeepSpeed's key, our field, and DeepSpeed's default, which the original model got for every
+# missing key.
 _PATTERN_KEYS: dict[str, tuple[str, int | bool]] = {
     "block": ("block_size", 16),
     "num_local_blocks": ("num_local_blocks", 4),
@@ -26,7 +27,7 @@ _ALL_KEYS = ("mode", "attention", "horizontal_global_attention", *_PATTERN_KEYS)
 
 
 def read_pattern(path: Path) -> SparsePattern | None:
-    """`sparse_attention` of a DeepSpeed JSON, None when it has no such key. Raises CheckpointError."""
+    """Read `sparse_attention` of a DeepSpeed JSON; None when there is no such key. Raises CheckpointError."""
     values = read_json(path).get("sparse_attention")
     if values is None:
         return None
@@ -37,9 +38,9 @@ def read_pattern(path: Path) -> SparsePattern | None:
         if key not in _ALL_KEYS and values.get("mode", "fixed") == "fixed":
             raise CheckpointError(f"{where} has an unknown key {key!r}{did_you_mean(key, _ALL_KEYS)}")
     rules = (
-        ("mode", "fixed", "fixed", "the only pattern that works here is 'fixed'"),
-        ("attention", "bidirectional", "unidirectional", "only 'unidirectional' works for text generation"),
-        ("horizontal_global_attention", False, False, "only false works here"),
+        ("mode", "fixed", "fixed", "the only supported pattern is 'fixed'"),
+        ("attention", "bidirectional", "unidirectional", "only 'unidirectional' is supported"),
+        ("horizontal_global_attention", False, False, "only false is supported"),
     )
     for key, default, needed, rule in rules:
         value = values.get(key, default)

@@ -1,8 +1,9 @@
-"""Torch pickles, opened without running anything in them.
+"""Opens torch pickles without running any code in them.
 
-`weights_only=True` always. Training scripts save bookkeeping beside the weights (argparse namespaces, numpy's random
-state, loss scalers): those names become an inert stand-in, so nothing of theirs is imported or called; any other name
-is code, and the file is refused. Called by `checkpoints/rugpts.py` and, for `.bin` files, by `checkpoints/files.py`.
+Always loads with `weights_only=True`. Training scripts save bookkeeping beside the weights
+(argparse namespaces, numpy's random state, loss scalers): those names are replaced by an inert
+class, so that nothing of theirs is imported or called. Any other name is code, and the file is
+refused.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _BOOKKEEPING = re.compile(r"argparse\.Namespace$|(numpy|deepspeed|megatron|apex|src|fp16|mpu)\.")
-# Mapped pages that were read count as the process's memory until the file is mapped anew.
+# Pages of a memory map that were read count as the process's memory until the file is mapped again.
 _REMAP_BYTES = 64 << 20
 _DAMAGED = (
     RuntimeError,
@@ -42,13 +43,13 @@ _DAMAGED = (
     struct.error,
     zipfile.BadZipFile,
 )
-# State dicts are flat, or nested as their modules are: more is a trap.
+# State dicts are flat, or nested like their modules; deeper nesting is an attack.
 _MAX_DEPTH = 16
 _MAX_PICKLE_BYTES = 1 << 30
 
 
 class _Inert:
-    """Stands for an object of the training script: takes anything, does nothing."""
+    """Replaces an object of the training script: takes any arguments and does nothing."""
 
     def __init__(self, *args: object) -> None:
         pass
@@ -62,14 +63,17 @@ class _Inert:
 
 @dataclass(frozen=True, slots=True)
 class PickledFile:
-    """Tensors by name, and the plain numbers and strings saved beside them."""
+    """The tensors by name, and the plain numbers and strings saved beside them."""
 
     tensors: dict[str, StoredTensor]
     facts: dict[str, int | float | str]
 
 
 class _Source:
-    """The tensors of one pickle; mapped again from time to time, so that reading a large file takes little memory."""
+    """The tensors of one pickle.
+
+    The file is mapped again every 64 MiB, so that reading it takes little memory.
+    """
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], *, is_mapped: bool) -> None:
         self.path = path
@@ -87,16 +91,17 @@ class _Source:
 
 
 def open_pickle(path: Path) -> PickledFile:
-    """The weights of a torch pickle (those under `module` or `model`, when there is such a key), mapped, not read.
+    """Open the weights of a torch pickle, memory-mapped.
 
-    Files older than torch 1.6 cannot be mapped; they are read into memory whole. Raises CheckpointError.
+    They are those under the key `module` or `model`, if there is one. Files written by torch before
+    1.6 cannot be mapped; they are read into memory. Raises CheckpointError.
     """
     values = _load(path)
     tensors = dict(_flatten(_weights(values, path), path))
     if not tensors:
-        raise CheckpointError(f"{path} holds no weights, neither under `module` or `model` nor at its top")
+        raise CheckpointError(f"{path} holds no weights, neither at the top level nor under `module` or `model`")
     source = _Source(path, tensors, is_mapped=zipfile.is_zipfile(path))
-    stored = {name: _stored(source, name, _honest(tensor, name, path)) for name, tensor in tensors.items()}
+    stored = {name: _stored(source, name, _checked(tensor, name, path)) for name, tensor in tensors.items()}
     facts = {str(key): value for key, value in values.items() if isinstance(value, int | float | str)}
     return PickledFile(stored, facts)
 
@@ -114,31 +119,32 @@ def _load(path: Path) -> Any:
     try:
         is_mappable = zipfile.is_zipfile(path)
         stand_ins = [(_Inert, name) for name in _global_names(path, is_mappable) if _BOOKKEEPING.match(name)]
-        with safe_globals(stand_ins):  # type: ignore[arg-type]  # names of our own choice are allowed, see its docs
+        with safe_globals(stand_ins):  # type: ignore[arg-type]  # (class, name) pairs are allowed, see its docs
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         if found is None:
             raise CheckpointError(f"{path} is damaged or not a torch checkpoint; copy it again") from error
         raise CheckpointError(
-            f"{path} contains code ({found[1]}) and was refused; only plain tensors are read, so have it saved again "
-            "as a state dict or as safetensors"
+            f"{path} contains code ({found[1]}) and was refused; only plain tensors are read, so save it again as a "
+            "state dict or as safetensors"
         ) from error
     except _DAMAGED as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise CheckpointError(f"{path} is cut short or damaged ({reason[:200]}); copy it again") from error
+        raise CheckpointError(f"{path} is truncated or damaged ({reason[:200]}); copy it again") from error
 
 
 def _global_names(path: Path, is_zip: bool) -> set[str]:
-    """Names of everything the pickle would import, read off its opcodes."""
+    """Return the names of everything the pickle would import, from its opcodes."""
     if not is_zip:
-        with path.open("rb") as file:  # magic number, protocol, system: one small pickle each, then the object
+        with path.open("rb") as file:  # magic number, protocol and system are one pickle each, then the object
             return {name for _ in range(4) for name in _names(file)}
     with zipfile.ZipFile(path) as archive:
         packed = next((info for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED), None)
         entry = next((info for info in archive.infolist() if info.filename.endswith("/data.pkl")), None)
         if packed is not None or entry is None or entry.file_size > _MAX_PICKLE_BYTES:
-            raise ValueError("it is not put together as torch does it")  # packed, it may unfold to any size
+            # A compressed entry could expand to any size; torch writes none.
+            raise ValueError("it does not have the layout that torch writes")
         return set(_names(BytesIO(archive.read(entry))))
 
 
@@ -149,12 +155,16 @@ def _names(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _flatten(weights: Mapping[Any, Any], path: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a state dict, nested or flat, without the `module.` that wrappers put before every name. Raises
-    CheckpointError where it is nested so deep that it can only be a circle or a trap."""
+    """Yield the tensors of a nested or flat state dict, without the `module.` prefixes of wrappers.
+
+    Raises CheckpointError for nesting so deep that it can only be a cycle or an attack.
+    """
     import torch
 
     if depth > _MAX_DEPTH:
-        raise CheckpointError(f"{path} nests its weights more than {_MAX_DEPTH} deep ({prefix[:60]}…); no model does")
+        raise CheckpointError(
+            f"{path} nests its weights more than {_MAX_DEPTH} levels deep ({prefix[:60]}…); no model does"
+        )
     for key, value in weights.items():
         name = f"{prefix}{key}"
         if isinstance(value, torch.Tensor):
@@ -163,13 +173,16 @@ def _flatten(weights: Mapping[Any, Any], path: Path, prefix: str = "", depth: in
             yield from _flatten(value, path, f"{name}.", depth + 1)
 
 
-def _honest(tensor: Tensor, name: str, path: Path) -> Tensor:
-    """The tensor, if it is a plain one and the file holds as many numbers as it claims to have."""
+def _checked(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """Return the tensor if it is a plain CPU tensor and the file holds all of its elements.
+
+    Raises CheckpointError.
+    """
     is_plain = str(tensor.layout) == "torch.strided" and tensor.device.type == "cpu"
     if is_plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes():
         return tensor
-    what = "claims more numbers than the file holds" if is_plain else f"is {tensor.layout} on {tensor.device}"
-    raise CheckpointError(f"{path}: tensor {name[:100]} {what}; weights must be plain tensors, so have it saved again")
+    what = "claims more elements than the file holds" if is_plain else f"is {tensor.layout} on {tensor.device}"
+    raise CheckpointError(f"{path}: tensor {name[:100]} {what}; weights must be plain tensors, so save it again")
 
 
 def _stored(source: _Source, name: str, tensor: Tensor) -> StoredTensor:

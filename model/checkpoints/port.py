@@ -1,31 +1,25 @@
 """Directories of the community's Hugging Face port of ruGPT-3 XL (model_type `rugpt3xl`).
 
-The same tensor names as ours, other config keys, and an output embedding of its own. The Python files that its
-config.json names are neither needed nor run. Called by `checkpoints/directory.py`.
+Its tensors have tirazh's names; the keys of config.json differ, and the output embedding may be its
+own. The Python files that its config.json names are neither needed nor run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from tirazh.errors import CheckpointError, did_you_mean
+from tirazh.model.checkpoints.contents import Contents
 from tirazh.model.checkpoints.files import open_weights, positive_number, whole_number
 from tirazh.model.checkpoints.native import check_width, same_names
-from tirazh.model.checkpoints.tensors import Contents
-from tirazh.model.config import SPARSE_MODES, ModelConfig, SparseMode, SparsePattern
+from tirazh.model.config import ModelConfig, SparsePattern, checked_sparse_mode
 
 
 def open_port(folder: Path, values: Mapping[str, Any]) -> Contents:
-    """Plans for a port directory whose config.json holds `values`. Raises CheckpointError."""
+    """Open a port directory whose config.json holds `values`. Raises CheckpointError."""
     path = folder / "config.json"
-    mode = values.get("sparse_mode")
-    if mode not in SPARSE_MODES:
-        raise CheckpointError(
-            f"{path}: sparse_mode must be one of {', '.join(SPARSE_MODES)}, not {mode!r}"
-            f"{did_you_mean(str(mode), SPARSE_MODES)}"
-        )
+    mode = checked_sparse_mode(values.get("sparse_mode"), f"{path}: sparse_mode")
     check_width(values, path)
     config = ModelConfig(
         num_layers=whole_number(values, "num_hidden_layers", path),
@@ -33,13 +27,14 @@ def open_port(folder: Path, values: Mapping[str, Any]) -> Contents:
         num_attention_heads=whole_number(values, "num_attention_heads", path),
         vocab_size=whole_number(values, "vocab_size", path),
         max_position_embeddings=whole_number(values, "max_position_embeddings", path),
-        sparse_mode=cast(SparseMode, mode),
+        sparse_mode=mode,
         sparse_pattern=SparsePattern() if mode == "none" else _pattern(values, path),
         tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
         layer_norm_eps=positive_number(values, "layer_norm_eps", 1e-5, path),
     )
     stored, files = open_weights(folder)
-    return Contents(kind="port", config=config, plans=same_names(config, stored, folder), files=files)
+    tensors = same_names(config, stored, folder)
+    return Contents(kind="port", folder=folder, files=files, description=config, tensors=lambda _: tensors)
 
 
 def _pattern(values: Mapping[str, Any], path: Path) -> SparsePattern:

@@ -1,7 +1,7 @@
-"""Which torch pickles make up a ru-gpts or Megatron checkpoint: one for every model-parallel rank of the training.
+"""Finds the torch pickles of a ru-gpts or Megatron checkpoint, one for every model-parallel rank.
 
-Layouts: `mp_rank_RR_model_states.pt` in the directory itself, or `mp_rank_RR/model_optim_rng.pt` (Megatron), or either
-in a subdirectory that a tracker file names. Called by `checkpoints/directory.py`; imports no torch.
+Layouts: `mp_rank_RR_model_states.pt` in the directory itself, or `mp_rank_RR/model_optim_rng.pt`
+(Megatron), or either in a subdirectory that a tracker file names. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _MEGATRON_FILE = "model_optim_rng.pt"
 
 @dataclass(frozen=True, slots=True)
 class RankFiles:
-    """The weight files of one checkpoint, in rank order, and the layout they were found in."""
+    """The weight files of one checkpoint in rank order.
+
+    `kind` is the layout, `folder` where the files were found.
+    """
 
     kind: Literal["rugpts", "megatron"]
     folder: Path
@@ -30,7 +33,7 @@ class RankFiles:
 
 
 def find_rank_files(root: Path) -> RankFiles | None:
-    """The checkpoint that `root` is or points at, None when there is no sign of one.
+    """Find the checkpoint in `root`, or in the directory that its tracker file names, or None.
 
     Raises CheckpointError for a tracker file without its checkpoint, and for missing ranks.
     """
@@ -42,13 +45,13 @@ def find_rank_files(root: Path) -> RankFiles | None:
     if tracker is None:
         return None
     raise CheckpointError(
-        f"{tracker} names {_tracker_word(tracker)!r}, but there is no checkpoint of that name in {root}; looked for "
+        f"{tracker} names {_tracker_word(tracker)!r}, but {root} has no checkpoint of that name; looked for "
         f"mp_rank_00_model_states.pt and mp_rank_00/{_MEGATRON_FILE} in {', '.join(map(str, _tracked(root)))}"
     )
 
 
 def _tracked(root: Path) -> list[Path]:
-    """Directories that a tracker file may mean, by DeepSpeed's and by Megatron's way of naming them."""
+    """Return the directories that a tracker file may mean, by DeepSpeed's and by Megatron's naming."""
     for name in TRACKERS:
         if (root / name).is_file():
             word = _tracker_word(root / name)
@@ -57,6 +60,7 @@ def _tracked(root: Path) -> list[Path]:
 
 
 def _tracker_word(tracker: Path) -> str:
+    # The word becomes a part of a path, and the file is untrusted.
     with tracker.open(encoding="utf-8", errors="replace") as file:
         word = file.read(4_096).strip()
     if not re.fullmatch(r"[\w.-]{1,100}", word, re.ASCII) or word in {".", ".."}:
@@ -82,7 +86,8 @@ def _in_order(files: Mapping[int, Path], folder: Path) -> tuple[Path, ...]:
     missing = sorted(set(range(max(files) + 1)) - set(files))
     if missing:
         names = ", ".join(f"mp_rank_{rank:02d}" for rank in missing)
+        verb = "is" if len(missing) == 1 else "are"
         raise CheckpointError(
-            f"{folder} lacks {names}, though it has mp_rank_{max(files):02d}; copy every mp_rank file"
+            f"{folder} has mp_rank_{max(files):02d}, but {names} {verb} missing; copy every mp_rank file"
         )
     return tuple(files[rank] for rank in sorted(files))

@@ -1,9 +1,10 @@
-"""What the weights do not say about a ru-gpts model: heads, sparse mode, sparse pattern, layout groups.
+"""Completes a model's configuration from the directory's contents and the user's settings, once.
 
-Found in this order: the user's flags, `model_args.json` and `deepspeed_config.json` beside the checkpoint, a preset.
-A checkpoint of which nothing says the sparse mode is refused: run dense by accident, such a model still talks, four
-times worse. Called by `checkpoints/rugpts.py`, and by `checkpoints/directory.py` to hold flags against what a
-directory says.
+A ru-gpts checkpoint holds neither the number of attention heads nor anything about sparsity. They
+are taken from, in this order: the user's settings, `model_args.json` and `deepspeed_config.json`
+beside the checkpoint, a preset. A checkpoint whose sparse mode is given nowhere is refused: run
+dense by accident, such a model still writes text, at four times the perplexity. All other
+directories describe themselves; a setting may repeat that, never contradict it.
 """
 
 from __future__ import annotations
@@ -13,168 +14,125 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tirazh.errors import CheckpointError, did_you_mean
+from tirazh.errors import CheckpointError
+from tirazh.model.checkpoints.contents import Contents, ForeignModel, WeightSizes
 from tirazh.model.checkpoints.files import read_json, whole_number
 from tirazh.model.checkpoints.pattern import read_pattern
-from tirazh.model.config import SPARSE_MODES, ModelConfig, ModelSettings, SparseMode, SparsePattern
+from tirazh.model.config import (
+    PRESETS,
+    SPARSE_MODES,
+    ModelConfig,
+    ModelSettings,
+    Preset,
+    SparseMode,
+    SparsePattern,
+    checked_sparse_mode,
+)
+
+_SIZES = ("num_layers", "hidden_size", "vocab_size", "max_position_embeddings")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preset:
-    """A published model. Its DeepSpeed JSON may be unpublished: then the pattern is XL's unless a file says more."""
+def resolve(settings: ModelSettings, contents: Contents) -> ModelConfig | ForeignModel:
+    """Return the complete configuration of the model in a directory.
 
-    num_layers: int
-    hidden_size: int
-    num_attention_heads: int
-    sparse_mode: SparseMode = "alternating"
-    layout_groups: int | None = None
-
-
-PRESETS = {
-    "rugpt3xl": Preset(num_layers=24, hidden_size=2048, num_attention_heads=16),
-    "rugpt3-13b": Preset(num_layers=40, hidden_size=5120, num_attention_heads=40, layout_groups=4),
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointSettings:
-    """Everything of a ModelConfig that the weights of a ru-gpts checkpoint do not say."""
-
-    num_attention_heads: int
-    sparse_mode: SparseMode
-    sparse_pattern: SparsePattern
-    layout_groups: int
-
-
-def check_flags(flags: ModelSettings) -> None:
-    """Raise CheckpointError for flags that are wrong whatever the checkpoint."""
-    if flags.sparse_mode is not None:
-        _sparse_mode(flags.sparse_mode, "--sparse-mode")
-    if flags.preset is not None and flags.preset not in PRESETS:
-        hint = did_you_mean(flags.preset, PRESETS)
-        raise CheckpointError(f"unknown --preset {flags.preset!r}{hint}; the presets are {', '.join(PRESETS)}")
-    for name in ("num_attention_heads", "fix_sparsity_layout"):
-        value = getattr(flags, name)
-        if value is not None and value < 1:
-            raise CheckpointError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-
-
-def find_settings(folders: Sequence[Path], flags: ModelSettings, num_ranks: int) -> CheckpointSettings:
-    """CheckpointSettings of the checkpoint in `folders[0]`; JSON files are looked for in all of them, in order.
-
-    Raises CheckpointError where heads or sparse mode are nowhere to be found, or the pattern is not one we know.
+    Raises CheckpointError when a setting contradicts the directory or cannot apply to it, and when
+    the number of heads or the sparse mode of a ru-gpts checkpoint is given nowhere.
     """
-    args_path = _first_file(folders, "model_args.json")
+    match contents.description:
+        case ModelConfig() as config:
+            _refuse_contradictions(config, settings, contents.folder)
+            return config
+        case WeightSizes() as sizes:
+            return _complete(sizes, settings, contents.folder)
+        case ForeignModel() as model:
+            _refuse_inapplicable(model, settings, contents.folder)
+            return model
+
+
+def _complete(sizes: WeightSizes, settings: ModelSettings, folder: Path) -> ModelConfig:
+    args_path = _first_file(sizes.folders, "model_args.json")
     args = {} if args_path is None else read_json(args_path)
-    preset = None if flags.preset is None else PRESETS[flags.preset]
-    mode = _find_mode(flags, args, args_path, preset, folders[0])
-    return CheckpointSettings(
-        num_attention_heads=_find_heads(flags, args, args_path, preset, folders[0]),
-        sparse_mode=mode,
-        sparse_pattern=SparsePattern() if mode == "none" else _find_pattern(folders, flags, mode),
-        layout_groups=_find_groups(flags, args, args_path, preset) or num_ranks,
-    )
-
-
-def check_sizes(folders: Sequence[Path], flags: ModelSettings, found: Mapping[str, int]) -> None:
-    """Raise CheckpointError when `model_args.json` or the preset speak of a model of other sizes than `found`."""
-    sources: list[tuple[str, Mapping[str, Any]]] = []
-    if (path := _first_file(folders, "model_args.json")) is not None:
-        sources.append((str(path), read_json(path)))
-    if flags.preset is not None:
-        preset = PRESETS[flags.preset]
-        sources.append(
-            (f"--preset {flags.preset}", {key: getattr(preset, key) for key in ("num_layers", "hidden_size")})
+    preset = None if settings.preset is None else PRESETS[settings.preset]
+    sources = _Sources(settings, args, args_path, preset, folder)
+    sources.check_sizes(sizes)
+    mode = sources.sparse_mode()
+    num_heads, layout_groups = sources.num_attention_heads(), sources.layout_groups()
+    pattern = SparsePattern() if mode == "none" else _find_pattern(sizes.folders, settings, mode)
+    try:
+        return ModelConfig(
+            **{name: getattr(sizes, name) for name in _SIZES},
+            num_attention_heads=num_heads,
+            sparse_mode=mode,
+            sparse_pattern=pattern,
+            layout_groups=layout_groups or sizes.num_ranks,
         )
-    for source, said in sources:
-        for key, value in found.items():
-            if said.get(key) not in (None, value):
-                raise CheckpointError(f"{source} says {key} {said[key]}, but the weights in {folders[0]} have {value}")
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
 
 
-def refuse_contradictions(config: ModelConfig, flags: ModelSettings, folder: Path) -> None:
-    """Raise CheckpointError when a flag says something else than a directory that describes itself."""
-    for flag, said, holds in _contradictions(config, flags):
-        raise CheckpointError(f"{folder} says {holds} itself, but {flag} says {said}; leave the flag out")
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where the settings of a ru-gpts checkpoint come from. Earlier fields win over later ones."""
+
+    settings: ModelSettings
+    args: Mapping[str, Any]
+    args_path: Path | None
+    preset: Preset | None
+    folder: Path
+
+    def check_sizes(self, sizes: WeightSizes) -> None:
+        """Raise CheckpointError when `model_args.json` or the preset is about a model of other sizes."""
+        claims: list[tuple[str, Mapping[str, Any]]] = [(str(self.args_path), self.args)]
+        if self.preset is not None:
+            preset_sizes = {"num_layers": self.preset.num_layers, "hidden_size": self.preset.hidden_size}
+            claims.append((f"--preset {self.settings.preset}", preset_sizes))
+        for source, claimed in claims:
+            for name in _SIZES:
+                if claimed.get(name) not in (None, getattr(sizes, name)):
+                    raise CheckpointError(
+                        f"{source} says {name} {claimed[name]}, but the weights in {self.folder} have "
+                        f"{getattr(sizes, name)}"
+                    )
+
+    def sparse_mode(self) -> SparseMode:
+        if self.settings.sparse_mode is not None:
+            return self.settings.sparse_mode
+        if self.args.get("sparse_mode") is not None:
+            return checked_sparse_mode(self.args["sparse_mode"], f"{self.args_path}: sparse_mode")
+        if self.preset is not None:
+            return self.preset.sparse_mode
+        raise CheckpointError(
+            f"nothing says which layers of {self.folder} are sparse, and a sparse model run as dense gives far worse "
+            f"text without an error; give --sparse-mode ({', '.join(SPARSE_MODES)}; none means dense) or --preset "
+            f"({', '.join(PRESETS)}), or put the training flags beside it as model_args.json"
+        )
+
+    def num_attention_heads(self) -> int:
+        if self.settings.num_attention_heads is not None:
+            return self.settings.num_attention_heads
+        if self.args_path is not None and self.args.get("num_attention_heads") is not None:
+            return whole_number(self.args, "num_attention_heads", self.args_path)
+        if self.preset is not None:
+            return self.preset.num_attention_heads
+        raise CheckpointError(
+            f"nothing says how many attention heads {self.folder} has; give --num-attention-heads or "
+            f"--preset ({', '.join(PRESETS)})"
+        )
+
+    def layout_groups(self) -> int | None:
+        if self.settings.fix_sparsity_layout is not None:
+            return self.settings.fix_sparsity_layout
+        # The original's default is 0, which means one group for each rank.
+        if self.args_path is not None and self.args.get("fix_sparsity_layout"):
+            return whole_number(self.args, "fix_sparsity_layout", self.args_path)
+        return None if self.preset is None else self.preset.layout_groups
 
 
-def _contradictions(config: ModelConfig, flags: ModelSettings) -> Iterator[tuple[str, str, str]]:
-    """(flag, what it says, what the config says) for every flag that disagrees."""
-    preset = None if flags.preset is None else PRESETS[flags.preset]
-    modes = (("--sparse-mode", flags.sparse_mode), (f"--preset {flags.preset}", preset and preset.sparse_mode))
-    heads = (
-        ("--num-attention-heads", flags.num_attention_heads),
-        (f"--preset {flags.preset}", preset and preset.num_attention_heads),
-    )
-    for flag, mode in modes:
-        if mode not in (None, config.sparse_mode):
-            yield flag, f"sparse mode {mode}", f"sparse mode {config.sparse_mode}"
-    for flag, count in heads:
-        if count not in (None, config.num_attention_heads):
-            yield flag, f"{count} attention heads", f"{config.num_attention_heads} attention heads"
-    is_sparse = config.sparse_mode != "none"
-    if is_sparse and flags.fix_sparsity_layout not in (None, config.layout_groups):
-        yield "--fix-sparsity-layout", f"{flags.fix_sparsity_layout} groups", f"{config.layout_groups} layout groups"
-    if flags.deepspeed_config is not None:
-        pattern = read_pattern(Path(flags.deepspeed_config).expanduser())
-        if (pattern is not None) != is_sparse or (is_sparse and pattern != config.sparse_pattern):
-            holds = str(config.sparse_pattern) if is_sparse else "that it is dense"
-            yield "--deepspeed-config", str(pattern or "that it is dense"), holds
-
-
-def _sparse_mode(word: Any, source: str) -> SparseMode:
-    if word not in SPARSE_MODES:
-        hint = did_you_mean(str(word), SPARSE_MODES)
-        raise CheckpointError(f"{source}: unknown sparse mode {word!r}{hint}; the modes are {', '.join(SPARSE_MODES)}")
-    return word
-
-
-def _find_mode(
-    flags: ModelSettings, args: Mapping[str, Any], args_path: Path | None, preset: Preset | None, folder: Path
-) -> SparseMode:
-    if flags.sparse_mode is not None:
-        return flags.sparse_mode
-    if args.get("sparse_mode") is not None:
-        return _sparse_mode(args["sparse_mode"], str(args_path))
-    if preset is not None:
-        return preset.sparse_mode
-    raise CheckpointError(
-        f"nothing says which layers of {folder} are sparse, and a sparse model run dense is far worse without a word; "
-        f"give --sparse-mode ({', '.join(SPARSE_MODES)}; none means dense), --preset ({', '.join(PRESETS)}) or put "
-        "the training flags beside it as model_args.json"
-    )
-
-
-def _find_heads(
-    flags: ModelSettings, args: Mapping[str, Any], args_path: Path | None, preset: Preset | None, folder: Path
-) -> int:
-    if flags.num_attention_heads is not None:
-        return flags.num_attention_heads
-    if args_path is not None and args.get("num_attention_heads") is not None:
-        return whole_number(args, "num_attention_heads", args_path)
-    if preset is not None:
-        return preset.num_attention_heads
-    raise CheckpointError(
-        f"nothing says how many attention heads {folder} has; give --num-attention-heads or "
-        f"--preset ({', '.join(PRESETS)})"
-    )
-
-
-def _find_groups(
-    flags: ModelSettings, args: Mapping[str, Any], args_path: Path | None, preset: Preset | None
-) -> int | None:
-    if flags.fix_sparsity_layout is not None:
-        return flags.fix_sparsity_layout
-    if args_path is not None and args.get("fix_sparsity_layout"):  # the original's default is 0: as many as ranks
-        return whole_number(args, "fix_sparsity_layout", args_path)
-    return None if preset is None else preset.layout_groups
-
-
-def _find_pattern(folders: Sequence[Path], flags: ModelSettings, mode: SparseMode) -> SparsePattern:
-    """The pattern of the DeepSpeed JSON; XL's, which was published, where there is no such file."""
+def _find_pattern(folders: Sequence[Path], settings: ModelSettings, mode: SparseMode) -> SparsePattern:
+    """Return the pattern of the DeepSpeed JSON, or the published XL pattern when there is no such file."""
     path = _first_file(folders, "deepspeed_config.json")
-    if flags.deepspeed_config is not None:
-        path = Path(flags.deepspeed_config).expanduser()
+    if settings.deepspeed_config is not None:
+        path = Path(settings.deepspeed_config).expanduser()
     if path is None:
         return SparsePattern()
     pattern = read_pattern(path)
@@ -188,3 +146,49 @@ def _find_pattern(folders: Sequence[Path], flags: ModelSettings, mode: SparseMod
 
 def _first_file(folders: Sequence[Path], name: str) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _refuse_contradictions(config: ModelConfig, settings: ModelSettings, folder: Path) -> None:
+    for flag, given, held in _contradictions(config, settings):
+        raise CheckpointError(f"{folder} says {held} itself, but {flag} says {given}; leave the flag out")
+
+
+def _contradictions(config: ModelConfig, settings: ModelSettings) -> Iterator[tuple[str, str, str]]:
+    """Yield (flag, what it says, what the config says) for every setting that disagrees with the config."""
+    preset = None if settings.preset is None else PRESETS[settings.preset]
+    modes = (("--sparse-mode", settings.sparse_mode), (f"--preset {settings.preset}", preset and preset.sparse_mode))
+    heads = (
+        ("--num-attention-heads", settings.num_attention_heads),
+        (f"--preset {settings.preset}", preset and preset.num_attention_heads),
+    )
+    for flag, mode in modes:
+        if mode not in (None, config.sparse_mode):
+            yield flag, f"sparse mode {mode}", f"sparse mode {config.sparse_mode}"
+    for flag, count in heads:
+        if count not in (None, config.num_attention_heads):
+            yield flag, f"{count} attention heads", f"{config.num_attention_heads} attention heads"
+    is_sparse = config.sparse_mode != "none"  # layout groups and pattern mean nothing in a dense model
+    groups = settings.fix_sparsity_layout
+    if is_sparse and groups not in (None, config.layout_groups):
+        yield "--fix-sparsity-layout", f"{groups} layout groups", f"{config.layout_groups} layout groups"
+    if settings.deepspeed_config is not None:
+        pattern = read_pattern(Path(settings.deepspeed_config).expanduser())
+        if (pattern is not None) != is_sparse or (is_sparse and pattern != config.sparse_pattern):
+            held = str(config.sparse_pattern) if is_sparse else "that it is dense"
+            yield "--deepspeed-config", str(pattern or "that it is dense"), held
+
+
+def _refuse_inapplicable(model: ForeignModel, settings: ModelSettings, folder: Path) -> None:
+    """Raise CheckpointError when a setting about ruGPT-3 models is given for another architecture."""
+    given = {
+        "--sparse-mode": None if settings.sparse_mode == "none" else settings.sparse_mode,
+        "--num-attention-heads": settings.num_attention_heads,
+        "--fix-sparsity-layout": settings.fix_sparsity_layout,
+        "--deepspeed-config": settings.deepspeed_config,
+        "--preset": settings.preset,
+    }
+    for flag, value in given.items():
+        if value is not None:
+            raise CheckpointError(
+                f"{folder} is a {model.model_type} model, to which {flag} {value} cannot be applied; leave it out"
+            )

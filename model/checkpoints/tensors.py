@@ -1,10 +1,8 @@
-"""Tensors as files hold them, and how ours are put together from slices of them.
+"""Tensors as the files store them, and model tensors assembled from slices of stored ones.
 
-A `LazyTensor` is the whole of model-parallel merging, of splitting fused projections and of transposing: our tensor is
-a row of `TensorSlice`s along one axis, and reading a slice of it reads just the
-boxes of the files that it covers.
-Every `checkpoint_<kind>.py` makes plans; `checkpoints/directory.py` hands them out. Imports no torch until a tensor
-is read.
+One class, `LazyTensor`, does all of model-parallel merging, splitting of fused projections and
+transposing: a model tensor is a concatenation of `TensorSlice`s along one axis, and reading a slice
+of it reads only the parts of the files that it covers. Imports no torch until a tensor is read.
 """
 
 from __future__ import annotations
@@ -27,8 +25,11 @@ Bounds = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredTensor:
-    """One tensor of one file. `read_box` takes (start, stop) for every dimension and reads no more than that;
-    what it returns may share memory with the file."""
+    """One tensor of one file.
+
+    `read_box` takes (start, stop) for every dimension and reads no more than that; its result may
+    share memory with the file. `dtype` is torch's name without `torch.`.
+    """
 
     file: Path
     name: str
@@ -37,7 +38,10 @@ class StoredTensor:
     read_box: Callable[[Bounds], Tensor]
 
     def size(self, dim: int) -> int:
-        """Length of one dimension. Raises CheckpointError when the tensor has fewer."""
+        """Return the length of dimension `dim`.
+
+        Raises CheckpointError when the tensor has fewer dimensions.
+        """
         if dim >= len(self.shape):
             raise CheckpointError(
                 f"{self.file}: tensor {self.name} has {len(self.shape)} dimensions, too few for a model weight"
@@ -47,7 +51,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSlice:
-    """`start:stop` of a stored tensor along its plan's axis (our axis, when the plan transposes)."""
+    """`start:stop` of a stored tensor along the axis of its LazyTensor, after transposing."""
 
     tensor: StoredTensor
     start: int
@@ -56,30 +60,40 @@ class TensorSlice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LazyTensor:
-    """One of our tensors: its pieces, one after another along `axis`; `is_transposed` when files hold it turned."""
+    """A tensor of the model: slices of stored tensors, concatenated along `axis`.
 
-    pieces: tuple[TensorSlice, ...]
+    `is_transposed` says that the files store the matrix transposed; `axis` counts after
+    transposing.
+    """
+
+    slices: tuple[TensorSlice, ...]
     axis: int = 0
     is_transposed: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        stored = self.pieces[0].tensor.shape
-        sizes = list(reversed(stored) if self.is_transposed else stored)
-        sizes[self.axis] = sum(piece.stop - piece.start for piece in self.pieces)
+        sizes = list(self.shape_of(self.slices[0]))
+        sizes[self.axis] = sum(each.stop - each.start for each in self.slices)
         return tuple(sizes)
+
+    def shape_of(self, part: TensorSlice) -> tuple[int, ...]:
+        """Return the shape of the stored tensor behind `part`, after transposing."""
+        return tuple(reversed(part.tensor.shape)) if self.is_transposed else part.tensor.shape
 
     @property
     def dtype(self) -> str:
-        """As torch spells it, without `torch.`: "float16"."""
-        return self.pieces[0].tensor.dtype
+        """The stored dtype by torch's name, without `torch.`: "float16"."""
+        return self.slices[0].tensor.dtype
 
     @property
     def num_bytes(self) -> int:
         return prod(self.shape) * ITEM_SIZES[self.dtype]
 
     def read(self, dim: int | None = None, start: int = 0, stop: int | None = None) -> Tensor:
-        """The tensor, or its `start:stop` along `dim`: stored dtype, on the CPU, perhaps sharing the file's memory."""
+        """Read the tensor, or its `start:stop` along `dim`, in the stored dtype on the CPU.
+
+        The result may share memory with the file.
+        """
         import torch
 
         bounds = [(0, size) for size in self.shape]
@@ -88,83 +102,74 @@ class LazyTensor:
             if not 0 <= start <= stop <= bounds[dim][1]:
                 raise ValueError(f"slice {start}:{stop} is outside dimension {dim} of shape {self.shape}")
             bounds[dim] = (start, stop)
-        boxes = [self._read_piece(piece, bounds, span) for piece, span in self._overlaps(bounds[self.axis])]
+        boxes = [self._read_slice(part, bounds, span) for part, span in self._overlaps(bounds[self.axis])]
         return boxes[0] if len(boxes) == 1 else torch.cat(boxes, dim=self.axis)
 
     def _overlaps(self, wanted: tuple[int, int]) -> Iterable[tuple[TensorSlice, tuple[int, int]]]:
-        """The pieces that `wanted` (along our axis) covers, each with the span to read of its stored tensor."""
+        """Yield the slices that `wanted` (along `axis`) covers, each with the span to read from it."""
         low, high = wanted
-        if low == high:
-            yield self.pieces[0], (self.pieces[0].start, self.pieces[0].start)
+        if low == high:  # an empty slice still needs one read, for its dtype and its other dimensions
+            yield self.slices[0], (self.slices[0].start, self.slices[0].start)
         offset = 0
-        for piece in self.pieces:
-            length = piece.stop - piece.start
+        for part in self.slices:
+            length = part.stop - part.start
             first, last = max(low - offset, 0), min(high - offset, length)
             if first < last:
-                yield piece, (piece.start + first, piece.start + last)
+                yield part, (part.start + first, part.start + last)
             offset += length
 
-    def _read_piece(self, piece: TensorSlice, bounds: list[tuple[int, int]], span: tuple[int, int]) -> Tensor:
+    def _read_slice(self, part: TensorSlice, bounds: list[tuple[int, int]], span: tuple[int, int]) -> Tensor:
         box = [*bounds]
         box[self.axis] = span
         if self.is_transposed:
-            return piece.tensor.read_box(tuple(reversed(box))).T
-        return piece.tensor.read_box(tuple(box))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Contents:
-    """What a kind finds in a directory: plans by our names, and the files that hold the weights.
-    `config` is None for a model that is not a ruGPT-3; `config_text` then stands for it."""
-
-    kind: str
-    config: ModelConfig | None
-    plans: Mapping[str, LazyTensor]
-    files: tuple[Path, ...]
-    config_text: str = ""
+            return part.tensor.read_box(tuple(reversed(box))).T
+        return part.tensor.read_box(tuple(box))
 
 
 def whole(tensors: Iterable[StoredTensor], *, axis: int = 0, is_transposed: bool = False) -> LazyTensor:
-    """All of the tensors, one after another along `axis`."""
-    stored_axis = 1 - axis if is_transposed else axis
-    pieces = tuple(TensorSlice(tensor=tensor, start=0, stop=tensor.size(stored_axis)) for tensor in tensors)
-    return LazyTensor(pieces=pieces, axis=axis, is_transposed=is_transposed)
+    """Concatenate whole tensors along `axis`."""
+    stored_axis = 1 - axis if is_transposed else axis  # only matrices are transposed
+    slices = tuple(TensorSlice(tensor=tensor, start=0, stop=tensor.size(stored_axis)) for tensor in tensors)
+    return LazyTensor(slices=slices, axis=axis, is_transposed=is_transposed)
 
 
 def third(tensors: Iterable[StoredTensor], index: int, *, is_transposed: bool = False) -> LazyTensor:
-    """Third `index` of each tensor (query, key or value of a fused projection), one after another as our rows."""
-    pieces = []
+    """Concatenate third `index` (0 q, 1 k, 2 v) of every rank's fused projection along the rows.
+
+    Raises CheckpointError when the rows of a tensor are not a multiple of three.
+    """
+    slices = []
     for tensor in tensors:
         rows = tensor.size(1 if is_transposed else 0)
         if rows % 3:
-            raise CheckpointError(f"{tensor.file}: {tensor.name} has {rows} rows, not three equal parts for q, k and v")
-        pieces.append(TensorSlice(tensor=tensor, start=index * rows // 3, stop=(index + 1) * rows // 3))
-    return LazyTensor(pieces=tuple(pieces), is_transposed=is_transposed)
+            raise CheckpointError(
+                f"{tensor.file}: {tensor.name} has {rows} rows, not a multiple of three for q, k and v"
+            )
+        slices.append(TensorSlice(tensor=tensor, start=index * rows // 3, stop=(index + 1) * rows // 3))
+    return LazyTensor(slices=tuple(slices), is_transposed=is_transposed)
 
 
-def check_plans(plans: Mapping[str, LazyTensor], config: ModelConfig) -> None:
-    """Raise CheckpointError unless the plans give every weight of the model, in its shape, as plain numbers."""
+def check_tensors(tensors: Mapping[str, LazyTensor], config: ModelConfig) -> None:
+    """Raise CheckpointError unless every weight of the model is there, in its shape and in a plain dtype."""
     for name, shape in expected_shapes(config).items():
-        plan = plans[name]
-        first = plan.pieces[0].tensor
-        kinds = {piece.tensor.dtype for piece in plan.pieces}
-        if len(kinds) > 1 or first.dtype not in ITEM_SIZES:
+        tensor = tensors[name]
+        first = tensor.slices[0].tensor
+        dtypes = {each.tensor.dtype for each in tensor.slices}
+        if len(dtypes) > 1 or first.dtype not in ITEM_SIZES:
             raise CheckpointError(
-                f"{first.file}: tensor {first.name} is stored as {' and '.join(sorted(kinds))}; "
-                f"weights must be one of {', '.join(ITEM_SIZES)} (quantised checkpoints are not read)"
+                f"{first.file}: tensor {first.name} is stored as {' and '.join(sorted(dtypes))}; "
+                f"weights must be one of {', '.join(ITEM_SIZES)} (quantised checkpoints are not supported)"
             )
-        if not _fits(plan, shape):
+        if not _fits(tensor, shape):
             raise CheckpointError(
-                f"{first.file}: tensor {first.name} has shape {list(first.shape)}, which gives {name} the shape "
-                f"{list(plan.shape)}, but the model's sizes ask for {list(shape)}"
+                f"{first.file}: tensor {first.name} has shape {list(first.shape)}, which makes the shape of {name} "
+                f"{list(tensor.shape)}, but the model's sizes require {list(shape)}"
             )
 
 
-def _fits(plan: LazyTensor, shape: tuple[int, ...]) -> bool:
-    """Whether the plan gives that shape, and no piece is of another width than its neighbours."""
-    widths = {tuple(size for dim, size in enumerate(_turned(plan, piece)) if dim != plan.axis) for piece in plan.pieces}
-    return plan.shape == shape and len(widths) == 1
-
-
-def _turned(plan: LazyTensor, piece: TensorSlice) -> tuple[int, ...]:
-    return tuple(reversed(piece.tensor.shape)) if plan.is_transposed else piece.tensor.shape
+def _fits(tensor: LazyTensor, shape: tuple[int, ...]) -> bool:
+    """Return whether the tensor has that shape, and its slices agree in all dimensions but `axis`."""
+    widths = {
+        tuple(size for dim, size in enumerate(tensor.shape_of(part)) if dim != tensor.axis) for part in tensor.slices
+    }
+    return tensor.shape == shape and len(widths) == 1

@@ -1,6 +1,6 @@
-"""Writes safetensors files without ever holding one: the header first, whose sizes are known, then bytes as they come.
+"""Writes safetensors files as a stream: the header first, then the tensors chunk by chunk.
 
-Called by `convert.py`. A file has its name only once it is whole and on disk.
+A file gets its final name only when it is complete and on disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ReadRows = Callable[[int, int], "Tensor"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorSource:
-    """A tensor to be written as `dtype`; `read_rows(start, stop)` gives rows of it, in any dtype."""
+    """A tensor to be written as `dtype`; `read_rows(start, stop)` returns rows of it in any dtype."""
 
     name: str
     shape: tuple[int, ...]
@@ -40,7 +40,10 @@ class TensorSource:
         return prod(self.shape) * ITEM_SIZES[self.dtype]
 
     def chunks(self) -> Iterator[memoryview]:
-        """The tensor's bytes, some megabytes at a time. Raises CheckpointError for numbers `dtype` cannot hold."""
+        """Yield the tensor's bytes in chunks of about 8 MiB.
+
+        Raises CheckpointError for values that overflow.
+        """
         rows = max(1, _CHUNK_BYTES * self.shape[0] // max(self.num_bytes, 1))
         for start in range(0, self.shape[0], rows):
             yield self._bytes(self.read_rows(start, min(start + rows, self.shape[0])))
@@ -50,13 +53,17 @@ class TensorSource:
 
         cast = part.to(getattr(torch, self.dtype)).contiguous()
         if cast.dtype != part.dtype and bool((cast.isinf() & ~part.isinf()).any()):
-            raise CheckpointError(f"tensor {self.name} holds numbers too large for {self.dtype}; convert to bfloat16")
+            raise CheckpointError(f"tensor {self.name} holds values too large for {self.dtype}; convert to bfloat16")
         return cast.reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_safetensors(path: Path, sources: Sequence[TensorSource], *, on_bytes: Callable[[int], None]) -> None:
-    """Write one file; `on_bytes` hears of every chunk's size. Memory: one chunk, whatever the tensors' size."""
-    # Wide numbers first, so that each tensor starts at a multiple of its item size and can be mapped as it is.
+    """Write one file and call `on_bytes` with the size of every chunk.
+
+    Uses the memory of one chunk.
+    """
+    # Wide dtypes first, so that each tensor starts at a multiple of its item size and can be
+    # memory-mapped.
     ordered = sorted(sources, key=lambda source: -ITEM_SIZES[source.dtype])
     partial = path.with_name(path.name + PARTIAL)
     with partial.open("wb") as file:

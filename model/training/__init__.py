@@ -1,4 +1,4 @@
-"""Fine-tuning: the loop, its data on disk, its checkpoints, and the exported model.
+"""Fine-tuning: the training loop, its data on disk, its checkpoints, and the exported model.
 
 Start at `loop.py`.
 """

@@ -1,5 +1,7 @@
-"""Microbatches as tensors, and the loss: one module whose forward does all that a training needs of a model, so that
-DeepSpeed's hooks, which gather sharded weights, see every layer being used.
+"""Microbatches as tensors, and the loss of a model on them.
+
+One module's forward does everything that training needs of a model, so that DeepSpeed's hooks,
+which gather sharded weights, see every layer that is used.
 
 Legend: B sequences, T tokens, V vocabulary.
 """
@@ -21,8 +23,12 @@ from tirazh.model.training.sequence_store import Roles, Tokens
 
 @dataclass(frozen=True, slots=True)
 class Microbatch:
-    """input_ids int64 [B, T], padded on the right with token 0, which nothing before it sees; targets int64 [B, T] the
-    token behind each; weights float32 [B, T] what foretelling it counts, 0 in the padding."""
+    """A batch of one forward and backward pass.
+
+    `input_ids`, int64 [B, T], are padded on the right with token 0, which causal attention hides
+    from every token before it. `targets`, int64 [B, T], are the next tokens. `weights`, float32 [B,
+    T], are the loss weights of the targets, 0 in the padding.
+    """
 
     input_ids: Tensor
     targets: Tensor
@@ -33,7 +39,7 @@ class Microbatch:
 
 
 def build_microbatch(sequences: Sequence[tuple[Tokens, Roles]], role_weights: Sequence[float]) -> Microbatch:
-    """Sequences as tensors; without any, one of a single token that counts nothing."""
+    """Build the tensors of some sequences; without sequences, one token of weight 0."""
     length = max((len(tokens) - 1 for tokens, _ in sequences), default=1)
     shape = (max(1, len(sequences)), max(1, length))
     input_ids, targets = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
@@ -48,7 +54,7 @@ def build_microbatch(sequences: Sequence[tuple[Tokens, Roles]], role_weights: Se
 
 
 class TrainedModel(nn.Module):
-    """A causal language model as the training sees it: microbatches in, a weighted sum of losses out."""
+    """A causal language model for training: takes a microbatch, returns the weighted sum of its losses."""
 
     def __init__(self, language_model: Any, *, activation_checkpointing: bool = False) -> None:
         super().__init__()
@@ -59,25 +65,29 @@ class TrainedModel(nn.Module):
 
     @property
     def base(self) -> Any:
-        """The model itself, without what peft puts around it."""
+        """The model without peft's wrapper."""
         get_base = getattr(self.language_model, "get_base_model", None)
         return self.language_model if get_base is None else get_base()
 
     def forward(
         self, input_ids: Tensor, targets: Tensor | None = None, weights: Tensor | None = None, at: Tensor | None = None
     ) -> Tensor:
-        """The sum of weighted losses, a float32 scalar; or, of the N places `at` (int64 [2, N]: rows and columns), the
-        logits behind the tokens there, float32 [N, V]. Logits are made only where they are asked for: of long prompts
-        they would be most of the memory."""
+        """Return the sum of the weighted losses, a float32 scalar.
+
+        With `at`, int64 [2, N] (rows and columns of N tokens), return the next-token logits there
+        instead, float32 [N, V]. Logits are computed only where they are needed: those of long
+        prompts would take most of the memory.
+        """
         hidden = self.base.model(input_ids).last_hidden_state
         if at is not None:
             logits: Tensor = self.base.lm_head(hidden[at[0], at[1]]).float()
             return logits
         assert targets is not None
         assert weights is not None
-        is_read = weights > 0
-        if not bool(is_read.any()):  # an empty microbatch: every weight must get a gradient all the same
-            is_read = is_read.clone()
-            is_read[:, 0] = True
-        losses = cross_entropy(self.base.lm_head(hidden[is_read]).float(), targets[is_read], reduction="none")
-        return (losses * weights[is_read]).sum()
+        # Only the rows with a weight go through the lm_head, whose logits take most of the memory.
+        is_trained = weights > 0
+        if not bool(is_trained.any()):  # an empty microbatch: every parameter still needs a gradient
+            is_trained = is_trained.clone()
+            is_trained[:, 0] = True
+        losses = cross_entropy(self.base.lm_head(hidden[is_trained]).float(), targets[is_trained], reduction="none")
+        return (losses * weights[is_trained]).sum()

@@ -1,5 +1,7 @@
-"""Which sequences a step takes, and which of them a worker runs. Depends on the seed and the data alone: the batch of a
-step is the same for any number of workers, and a resumed training takes the very same ones.
+"""The order of the training data: which sequences a step takes, and which of them each worker runs.
+
+It depends on the seed and the data alone: the batch of a step is the same for any number of workers
+and after a resume.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ Indices = NDArray[np.int64]
 
 
 def epoch_order(seed: int, num_sequences: int, epoch: int) -> Indices:
-    """A permutation of all sequences, int64 [num_sequences]; another one every epoch."""
-    # The key must not be negative: seeds are any 64 bits.
+    """Return a permutation of all sequences, int64 [num_sequences]; every epoch has its own."""
+    # Seeds are any signed 64-bit number, but the generator's key must not be negative.
     return np.random.default_rng([seed % (1 << 64), epoch]).permutation(num_sequences)
 
 
 class BatchOrder:
-    """Batches of `batch_size` sequences out of epochs laid end to end, so that none is ever cut short or left out."""
+    """Batches of `batch_size` sequences from concatenated epochs: all are full and none is dropped."""
 
     def __init__(self, seed: int, num_sequences: int, batch_size: int) -> None:
         assert num_sequences > 0
@@ -30,9 +32,9 @@ class BatchOrder:
         self._epochs: dict[int, Indices] = {}
 
     def batch(self, step: int) -> Indices:
-        """The sequences of step `step` (from 0), int64 [batch_size]."""
-        places = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
-        epochs, rows = np.divmod(places, self._num_sequences)
+        """Return the sequences of step `step` (from 0), int64 [batch_size]."""
+        positions = np.arange(step * self._batch_size, (step + 1) * self._batch_size)
+        epochs, rows = np.divmod(positions, self._num_sequences)
         needed = {int(epoch) for epoch in np.unique(epochs)}
         self._epochs = {
             epoch: self._epochs[epoch] if epoch in self._epochs else epoch_order(self._seed, self._num_sequences, epoch)
@@ -46,17 +48,18 @@ class BatchOrder:
 def share(
     indices: Sequence[int] | Indices, lengths: Sequence[int] | Indices, *, rank: int, world_size: int, size: int
 ) -> list[list[int]]:
-    """Rank `rank`'s microbatches of at most `size` sequences. Every rank gets equally many, empty ones at the end.
+    """Return rank `rank`'s microbatches of at most `size` sequences.
 
-    Sequences of like length go together, so that little is padding; the longest come first, so that what does not fit
-    into memory fails at once.
+    Every rank gets the same number of microbatches; the last ones may be empty. Sequences of
+    similar length are grouped, so that there is little padding; the longest come first, so that
+    running out of memory fails early.
     """
-    ranked = [int(indices[place]) for place in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")]
+    ranked = [int(indices[position]) for position in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")]
     own = ranked[rank::world_size]
     count = num_microbatches(len(ranked), world_size=world_size, size=size)
     return [own[start * size : (start + 1) * size] for start in range(count)]
 
 
 def num_microbatches(num_sequences: int, *, world_size: int, size: int) -> int:
-    """How many microbatches of `size` each rank runs for so many sequences."""
+    """Return how many microbatches of `size` sequences each rank runs for a batch of `num_sequences`."""
     return math.ceil(math.ceil(num_sequences / world_size) / size)

@@ -1,7 +1,8 @@
-"""Checkpoints of a training: `step-00000500/` with three safetensors files of whole float32 tensors and `state.json`.
+"""Checkpoints of a training run, each a directory like `step-00000500/`.
 
-A checkpoint has its name only once it is whole and on disk. It is read without pickle and by any number of workers;
-imports torch only where tensors are touched. Written by `training/loop.py`, found by the driver too.
+It holds `state.json` and three safetensors files of unsharded float32 tensors, and gets its final
+name only when it is complete and on disk. Any number of workers can read it, without pickle. Imports
+torch only where tensors are used.
 """
 
 from __future__ import annotations
@@ -30,28 +31,31 @@ Gather = Callable[[str, str], "Tensor"]
 
 @dataclass(frozen=True, slots=True)
 class TrainingCheckpoint:
-    """A checkpoint that is whole: the training after `step` steps."""
+    """A complete checkpoint: the state of the training run after `step` steps."""
 
     folder: Path
     step: int
 
     def state(self) -> dict[str, Any]:
-        """What is not a tensor. Raises CheckpointError."""
+        """Read the values that are not tensors. Raises CheckpointError when they are damaged."""
         values = read_json(self.folder / _STATE)
         if values.get("format") != FORMAT or values.get("step") != self.step:
-            raise CheckpointError(f"{self.folder / _STATE} is damaged or another version's; remove {self.folder}")
+            raise CheckpointError(f"{self.folder / _STATE} is damaged or of another version; remove {self.folder}")
         return values
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The trained weights by name."""
+        """Return the shapes of the trained weights by name."""
         return {name: stored.shape for name, stored in open_safetensors(self._file("weights")).items()}
 
     def reader(self, shapes: Mapping[str, tuple[int, ...]], states: Sequence[str]) -> Gather:
-        """`read(name, state)` for a model of these shapes. Raises CheckpointError when it is not this model's."""
+        """Return `read(name, state)` for a model of these shapes.
+
+        Raises CheckpointError for other shapes.
+        """
         opened = {state: open_safetensors(self._file(state)) for state in ("weights", *states)}
         for state, stored in opened.items():
             if {name: each.shape for name, each in stored.items()} != dict(shapes):
-                raise CheckpointError(f"{self._file(state)} is not of this model, or damaged; remove {self.folder}")
+                raise CheckpointError(f"{self._file(state)} is damaged or of another model; remove {self.folder}")
 
         def read(name: str, state: str) -> Tensor:
             stored = opened[state][name]
@@ -60,7 +64,7 @@ class TrainingCheckpoint:
         return read
 
     def weight_rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Rows `start:stop` of a trained weight, float32; only they are read."""
+        """Read rows `start:stop` of a trained weight, float32; no other rows are read."""
         stored = open_safetensors(self._file("weights"))[name]
         rest = tuple((0, size) for size in stored.shape[1:])
         return stored.read_box(((start, stop), *rest))
@@ -70,14 +74,17 @@ class TrainingCheckpoint:
 
 
 def find_checkpoints(folder: Path) -> list[TrainingCheckpoint]:
-    """Every whole checkpoint, the oldest first."""
+    """Return every complete checkpoint, the oldest first."""
     found = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
     return sorted((TrainingCheckpoint(path, int(match[1])) for match, path in found if match), key=lambda c: c.step)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
-    """What a checkpoint holds: `gather(name, state)` gives the whole tensors, `scalars` are plain JSON values."""
+    """What a checkpoint stores.
+
+    `gather(name, state)` returns whole tensors; `scalars` are JSON values.
+    """
 
     step: int
     shapes: Mapping[str, tuple[int, ...]]
@@ -86,40 +93,48 @@ class TrainingState:
     scalars: Mapping[str, Any]
 
 
-def write_checkpoint(folder: Path, snapshot: TrainingState, *, keep: int) -> None:
-    """Write a checkpoint and remove the oldest ones but `keep`. Whole tensors come of all workers together: while one
-    calls this, the others call `take_part`."""
-    target = folder / f"step-{snapshot.step:08}"
+def write_checkpoint(folder: Path, training: TrainingState, *, keep: int) -> None:
+    """Write a checkpoint, then remove all but the newest `keep`.
+
+    Gathering a tensor is a collective operation: while one worker calls this, the others call
+    `gather_with_writer`.
+    """
+    target = folder / f"step-{training.step:08}"
     partial = folder / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # left by a worker that was killed while it wrote
     partial.mkdir(parents=True)
-    for state in ("weights", *snapshot.states):
-        whole = _Gathered(snapshot.gather, state)
+    for state in ("weights", *training.states):
+        whole = _Gathered(training.gather, state)
         sources = [
             TensorSource(name=name, shape=shape, dtype="float32", read_rows=whole.rows_of(name))
-            for name, shape in snapshot.shapes.items()
+            for name, shape in training.shapes.items()
         ]
         write_safetensors(partial / f"{state}.safetensors", sources, on_bytes=lambda count: None)
-    text = json.dumps({"format": FORMAT, "step": snapshot.step} | dict(snapshot.scalars), indent=1)
+    text = json.dumps({"format": FORMAT, "step": training.step} | dict(training.scalars), indent=1)
     with (partial / _STATE).open("w", encoding="utf-8") as file:
         file.write(text)
+        # On disk before the rename: after a power cut a named checkpoint must be complete.
         file.flush()
         os.fsync(file.fileno())
+    # A rename cannot replace a directory with files in it.
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     for old in find_checkpoints(folder)[:-keep]:
         shutil.rmtree(old.folder)
 
 
-def take_part(snapshot: TrainingState) -> None:
-    """Gather what `write_checkpoint` gathers, in its order."""
-    for state in ("weights", *snapshot.states):
-        for name in snapshot.shapes:
-            snapshot.gather(name, state)
+def gather_with_writer(training: TrainingState) -> None:
+    """Take part in the gathers of another worker's `write_checkpoint`, in the same order."""
+    for state in ("weights", *training.states):
+        for name in training.shapes:
+            training.gather(name, state)
 
 
 class _Gathered:
-    """Rows of whole tensors, each gathered once, when its first row is asked for: one tensor is held at a time."""
+    """Rows of unsharded tensors.
+
+    A tensor is gathered when its first row is read; one is held at a time.
+    """
 
     def __init__(self, gather: Gather, state: str) -> None:
         self._gather = gather

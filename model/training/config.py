@@ -1,7 +1,7 @@
-"""What every worker of a training is told, settled once by the driver. Standard library only; crosses processes.
+"""The configuration of a training run, which the driver sends to every worker. Standard library only.
 
-Roles say what a token is to the loss: ROLE_PROMPT is read only (unless its weight says otherwise), ROLE_TEXT is plain
-text, ROLE_COMPLETION follows a prompt.
+A token's role selects its loss weight: ROLE_PROMPT (0 by default), ROLE_TEXT for plain text (always
+1), and ROLE_COMPLETION for what follows a prompt.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Literal
 from tirazh.model.config import ModelSettings
 
 ROLE_PROMPT, ROLE_TEXT, ROLE_COMPLETION = 0, 1, 2
-# The linear layers of a ruGPT-3 that low-rank changes can be made to.
+# The linear layers of a ruGPT-3 that LoRA can adapt.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimizerConfig:
-    """AdamW and its learning rate: up for `warmup_steps`, then along `schedule` down to `min_learning_rate`."""
+    """AdamW and its learning rate: a linear warm-up, then `schedule` down to `min_learning_rate`."""
 
     learning_rate: float
     min_learning_rate: float = 0.0
@@ -31,7 +31,7 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
 
     def rate(self, step: int, total_steps: int) -> float:
-        """The learning rate of step `step` (from 0)."""
+        """Return the learning rate of step `step` (from 0)."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
@@ -41,7 +41,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraSettings:
-    """Low-rank changes: `weight + alpha / rank * B @ A` for the linear layers named."""
+    """LoRA (Hu et al. 2021): `weight + alpha / rank * B @ A` in the linear layers named by `targets`."""
 
     rank: int
     alpha: float
@@ -50,11 +50,14 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
-    """One training. Paths are such that every worker sees them; `role_weights` are the loss weights by role. Once the
-    file `stop_request` is there, the workers write a checkpoint after the step at hand, and end."""
+    """One training run. Every worker must see all paths.
+
+    `role_weights` are the loss weights by role. When the file `stop_request` exists, the workers
+    finish the current step, write a checkpoint and stop.
+    """
 
     model: str
-    flags: ModelSettings
+    model_settings: ModelSettings
     dtype: str
     device: str
     train_data: str

@@ -1,7 +1,7 @@
-"""The last checkpoint of a training becomes a model directory like any other, ready for `classify` and `generate`.
+"""Exports the last checkpoint of a training run as a model directory for `classify` and `generate`.
 
-Streamed: memory is some megabytes, whatever the model's size. Low-rank changes are merged into the weights they change.
-Imports torch only where tensors are touched.
+The tensors are streamed: memory stays at some megabytes for any model. LoRA matrices are merged
+into the weights that they adapt. Imports torch only where tensors are used.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ if TYPE_CHECKING:
 def export_model(
     folder: Path, base: Checkpoint, trained: TrainingCheckpoint, *, lora: LoraSettings | None, dtype: str | None
 ) -> None:
-    """Write the trained model to `folder`, as `dtype` or as `base` is stored. Raises CheckpointError when the
-    checkpoint is not one of this model, or holds numbers that the dtype cannot."""
+    """Write the trained model to `folder`, in `dtype` or in the stored dtypes of `base`.
+
+    Raises CheckpointError when the checkpoint is of another model, or has values too large for the
+    dtype.
+    """
     assert base.config is not None
     shapes = expected_shapes(base.config)
     found = trained.shapes()
     if lora is None and found != shapes:
-        raise CheckpointError(f"{trained.folder} is no checkpoint of this model, or damaged; remove it")
+        raise CheckpointError(f"{trained.folder} is damaged or of another model; remove it")
     read = partial(_merged_rows, base, trained, lora, frozenset(found)) if lora is not None else trained.weight_rows
     sources = [
         TensorSource(name=name, shape=shape, dtype=dtype or base.dtype(name), read_rows=_rows(read, name))
@@ -54,11 +57,12 @@ def _merged_rows(
     start: int,
     stop: int,
 ) -> Tensor:
-    """Rows of a base weight, and `alpha / rank * B @ A` more where it was changed."""
+    """Return rows of a base weight, plus `alpha / rank * B @ A` where LoRA adapted it."""
     rows = base.read(name, 0, start, stop).float()
     stem = name.removesuffix(".weight")
+    # peft's names: A maps the inputs down to the rank, B maps the rank up to the outputs.
     down, up = (f"{stem}.lora_{letter}.default.weight" for letter in "AB")
     if down not in names:
         return rows
-    change = trained.weight_rows(up, start, stop) @ trained.weight_rows(down, 0, lora.rank)
-    return rows + lora.alpha / lora.rank * change
+    update = trained.weight_rows(up, start, stop) @ trained.weight_rows(down, 0, lora.rank)
+    return rows + lora.alpha / lora.rank * update

@@ -1,6 +1,6 @@
-"""Labels to be scored while a model trains: their tokens, and which one is right for each prompt of a store.
+"""The labels to score during training: their tokens, and the gold label of each prompt of a store.
 
-Written by the driver beside the prompts, read by every worker. Standard library only.
+The driver writes the file beside the prompts, and every worker reads it. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ _NAME = "labels.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelFile:
-    """`gold[i]` is the place in `names` of the right label of the store's sequence i."""
+    """`gold[i]` is the index in `names` of the gold label of the store's sequence i."""
 
     names: tuple[str, ...]
     token_ids: tuple[tuple[int, ...], ...]
     gold: tuple[int, ...]
 
     def write(self, folder: Path) -> None:
-        """Put it beside the store in `folder`."""
+        """Write the file beside the store in `folder`."""
         (folder / _NAME).write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> LabelFile:
-        """The one beside the store in `folder`."""
+        """Read the file beside the store in `folder`."""
         values = json.loads((folder / _NAME).read_text(encoding="utf-8"))
         token_ids = tuple(tuple(ids) for ids in values["token_ids"])
         return cls(names=tuple(values["names"]), token_ids=token_ids, gold=tuple(values["gold"]))

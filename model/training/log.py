@@ -1,7 +1,8 @@
-"""`losses.jsonl`: one JSON object a line, for every step and every evaluation. Standard library only.
+"""The training log `losses.jsonl`: one JSON object per line, for every step and every evaluation.
 
-Written by the first worker, read by the driver while it grows. A training that goes on from a checkpoint takes back the
-lines behind it first, so that the file is that of a training that was never interrupted.
+The first worker writes it while the driver reads it. A training run that resumes from a checkpoint
+first removes the lines after it, so that the file is the same as without an interruption. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ Entry = dict[str, Any]
 
 
 class TrainingLog:
-    """Appends entries; each has a `step`, the number of steps done."""
+    """Appends entries; each has a `step`, the number of completed steps."""
 
     def __init__(self, path: Path, *, start_step: int) -> None:
         kept = [entry for entry in read_log(path) if entry["step"] <= start_step and "stopped" not in entry]
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text("".join(map(_line, kept)), encoding="utf-8")
-        partial.rename(path)
+        partial.rename(path)  # a new inode, by which the driver notices that the workers restarted
         self._file = path.open("a", encoding="utf-8")
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry; it can be read at once."""
+        """Append one entry and flush it."""
         self._file.write(_line(entry))
         self._file.flush()
 
@@ -35,7 +36,7 @@ class TrainingLog:
 
 
 def read_log(path: Path) -> list[Entry]:
-    """Every entry; a last line that is not yet whole is left out."""
+    """Return every entry; skips a last line that is not complete yet."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -44,7 +45,7 @@ def read_log(path: Path) -> list[Entry]:
 
 
 def parse_entry(line: str) -> Entry | None:
-    """One line of the log; None where it is not whole."""
+    """Parse one line of the log; None when it is not complete."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -53,7 +54,7 @@ def parse_entry(line: str) -> Entry | None:
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    # JSON has no NaN and no infinity: a loss or a norm that overflowed is null.
+    # JSON has neither NaN nor infinity: a non-finite loss or norm becomes null.
     values = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
     }

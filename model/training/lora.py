@@ -1,4 +1,7 @@
-"""Low-rank changes by `peft`; `training/export.py` merges them, which takes two products and no peft."""
+"""LoRA by `peft`.
+
+`training/export.py` merges the result, which needs one matmul per layer and no peft.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,14 @@ def check_peft() -> None:
         raise RequestError("--lora-rank needs peft; install tirazh[train], or leave the flag out")
 
 
-def add_lora(model: Any, plan: LoraSettings, *, seed: int) -> Any:
-    """The model with low-rank changes that train, and everything else frozen. The same seed gives the same weights."""
+def add_lora(model: Any, lora: LoraSettings, *, seed: int) -> Any:
+    """Add trainable LoRA matrices to the model and freeze the rest.
+
+    The same seed gives the same initialisation.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=plan.rank, lora_alpha=plan.alpha, target_modules=list(plan.targets), bias="none")  # type: ignore[arg-type]
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets), bias="none")
     return get_peft_model(model, config)

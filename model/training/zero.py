@@ -1,7 +1,7 @@
-"""A model under DeepSpeed's ZeRO: one step of training, and its float32 state, whole, tensor by tensor.
+"""Trains a model with DeepSpeed's ZeRO, and gathers or restores its float32 state tensor by tensor.
 
-Besides `tensor_parallel.py` the only file that imports DeepSpeed. Its own checkpoints are torch pickles cut by worker;
-ours (`training/checkpoint.py`) are safetensors of whole tensors, read by any number of workers at any ZeRO stage.
+DeepSpeed's own checkpoints are torch pickles sharded by worker. Those of `training/checkpoint.py`
+are safetensors of unsharded tensors, which any number of workers can read at any ZeRO stage.
 """
 
 from __future__ import annotations
@@ -27,26 +27,29 @@ ReadState = Callable[[str, str], Tensor]
 
 
 class ZeroEngine:
-    """A trained model and its optimizer, sharded as the plan says. All workers call every method together."""
+    """A model and its optimizer, sharded as the config says.
 
-    def __init__(self, model: TrainedModel, plan: TrainingConfig, *, micro_steps: int) -> None:
+    All workers call every method together.
+    """
+
+    def __init__(self, model: TrainedModel, config: TrainingConfig, *, micro_steps: int) -> None:
         connect(may_share_memory=False)
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        self._plan = plan
+        self._config = config
         self._micro_steps = micro_steps
         self.world_size = dist.get_world_size()
         self.parameters = {name: p for name, p in model.base.named_parameters() if p.requires_grad}
         optimizer = torch.optim.AdamW(
-            _groups(self.parameters, plan.optimizer.weight_decay),
-            lr=plan.optimizer.learning_rate,
-            betas=plan.optimizer.betas,
-            eps=plan.optimizer.epsilon,
+            _groups(self.parameters, config.optimizer.weight_decay),
+            lr=config.optimizer.learning_rate,
+            betas=config.optimizer.betas,
+            eps=config.optimizer.epsilon,
         )
         with contextlib.redirect_stdout(io.StringIO()):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=model, optimizer=optimizer, config=deepspeed_config(plan, self.world_size, micro_steps)
+                model=model, optimizer=optimizer, config=deepspeed_config(config, self.world_size, micro_steps)
             )
         self.model: TrainedModel = self._engine.module
         self.is_unsharded = not hasattr(self._optimizer, "optimizer")
@@ -56,14 +59,15 @@ class ZeroEngine:
         return str(self._engine.device)
 
     def step(self, microbatches: Iterable[Microbatch], total_weight: float, rate: float) -> tuple[float, float]:
-        """One update by the microbatches of all workers, whose weights sum up to `total_weight`.
+        """Make one update from the microbatches of all workers, whose loss weights sum to `total_weight`.
 
-        Returns the mean loss over them and the gradients' norm before they are shortened (nan where fp16 overflowed
-        and the update was left out).
+        Returns the weighted mean loss, and the gradient norm before gradient clipping (nan when
+        float16 overflowed and the update was skipped).
         """
         self._engine.train()
         self._set_rate(rate)
-        # DeepSpeed takes the mean over microbatches and workers; wanted is the sum over all, by their weight.
+        # DeepSpeed averages over microbatches and workers; the scale turns that into the weighted
+        # mean over tokens.
         scale = self.world_size * self._micro_steps / total_weight
         loss_sum = torch.zeros((), device=self.device)
         norm = float("nan")
@@ -71,7 +75,7 @@ class ZeroEngine:
             batch = microbatch.to(self.device)
             loss = self._engine(batch.input_ids, batch.targets, batch.weights)
             self._engine.backward(loss * scale)
-            if self.is_unsharded:  # DeepSpeed does not keep the norm then
+            if self.is_unsharded:  # DeepSpeed does not store the norm in this case
                 norm = float(get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None]))
             self._engine.step()
             loss_sum += loss.detach()
@@ -82,19 +86,22 @@ class ZeroEngine:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """The model for forward passes without gradients; call what is yielded, not its parts."""
+        """Yield the model for forward passes without gradients.
+
+        Call the yielded module itself, not its submodules.
+        """
         self._engine.eval()
         with torch.no_grad():
             yield self._engine
         self._engine.train()
 
     def gather(self, name: str, state: str) -> Tensor:
-        """One whole tensor, float32 on the CPU: a weight (`MASTER`) or one of the optimizer's `STATES` for it."""
+        """Gather a whole tensor, float32 on the CPU: a weight (`MASTER`) or its optimizer state (`STATES`)."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         parameter = self.parameters[name]
         if self.is_unsharded:
-            whole = parameter if state == MASTER else self._optimizer.state[parameter][state]
+            whole: Tensor = parameter if state == MASTER else self._optimizer.state[parameter][state]
         elif state == MASTER:
             whole = safe_get_full_fp32_param(parameter)
         else:
@@ -103,7 +110,7 @@ class ZeroEngine:
         return whole.detach().float().cpu()
 
     def set_weights(self, read: Callable[[str], Tensor]) -> None:
-        """Give every weight the value that is read, the float32 ones as well as those that compute."""
+        """Set every weight to `read(name)`: the float32 master copy and the copy in the training dtype."""
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_set_full_fp32_param
 
@@ -115,8 +122,11 @@ class ZeroEngine:
                 safe_set_full_fp32_param(parameter, value)
 
     def restore(self, read: ReadState, scalars: Mapping[str, Any]) -> None:
-        """Take up the state that `gather` and `scalars` gave. The optimizer's state comes to be at its first step, so
-        one without effect is made: at rate 0, of a loss of 0."""
+        """Restore the state that `gather` and `scalars` returned.
+
+        The optimizer allocates its state in its first step, so a step without effect is made first:
+        learning rate 0, loss 0.
+        """
         from deepspeed.utils import safe_set_full_optimizer_state
 
         empty = Microbatch(*(torch.zeros(1, 1, dtype=t) for t in (torch.int64, torch.int64, torch.float32)))
@@ -137,9 +147,11 @@ class ZeroEngine:
             setattr(scaler, key, value)
 
     def scalars(self) -> dict[str, Any]:
-        """What is to be remembered besides tensors: updates made, and the state of fp16's loss scaling."""
+        """Return the state besides tensors: the number of updates, and the state of float16 loss scaling."""
         updates = next((int(values["step"]) for values in self._inner.state.values()), 0)
-        scaler = vars(getattr(self._optimizer, "loss_scaler", None) or object) if self._plan.dtype == "float16" else {}
+        scaler = (
+            vars(getattr(self._optimizer, "loss_scaler", None) or object) if self._config.dtype == "float16" else {}
+        )
         kept = {key: value for key, value in scaler.items() if isinstance(value, int | float)}
         return {"updates": updates, "loss_scaler": kept}
 
@@ -149,8 +161,11 @@ class ZeroEngine:
         return inner
 
     def _link_states(self) -> None:
-        """Let DeepSpeed find the optimizer's state of every group: 0.19.8 looks once, when the first group has made its
-        first step, and finds nothing of the others."""
+        """Make DeepSpeed link the optimizer state of every parameter group.
+
+        DeepSpeed 0.19.8 links it once, after the first step of the first group, and misses the
+        other groups.
+        """
         if hasattr(self._optimizer, "_lazy_init_hp_params_optimizer_state"):
             self._optimizer._hp_optimizer_states_linked = False
             self._optimizer._lazy_init_hp_params_optimizer_state()
@@ -160,32 +175,36 @@ class ZeroEngine:
             group["lr"] = rate
 
 
-def deepspeed_config(plan: TrainingConfig, world_size: int, micro_steps: int) -> dict[str, Any]:
-    """DeepSpeed's own settings. ZeRO 0 in half precision is run as ZeRO 1, which gives the same numbers: DeepSpeed's
-    unsharded half-precision optimizer gave other losses from the second step on (0.19.8)."""
-    stage = plan.zero_stage if plan.dtype == "float32" else max(1, plan.zero_stage)
+def deepspeed_config(training: TrainingConfig, world_size: int, micro_steps: int) -> dict[str, Any]:
+    """Return DeepSpeed's configuration.
+
+    ZeRO 0 in half precision runs as ZeRO 1, which computes the same: DeepSpeed's unsharded
+    half-precision optimizer gave other losses from the second step on (0.19.8).
+    """
+    stage = training.zero_stage if training.dtype == "float32" else max(1, training.zero_stage)
     zero: dict[str, Any] = {"stage": stage}
-    if plan.offload != "none" and stage:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": plan.device == "cuda"}
-    if plan.offload == "all":
-        zero["offload_param"] = {"device": "cpu", "pin_memory": plan.device == "cuda"}
+    if training.offload != "none" and stage:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": training.device == "cuda"}
+    if training.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": training.device == "cuda"}
     config: dict[str, Any] = {
         "train_batch_size": world_size * micro_steps,
+        # DeepSpeed counts calls of forward, each of which gets a whole microbatch.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_steps,
-        "gradient_clipping": plan.optimizer.max_grad_norm,
+        "gradient_clipping": training.optimizer.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1 << 60,
+        "steps_per_print": 1 << 60,  # never: its prints would mix with the command's output
     }
-    if plan.dtype != "float32":
-        config["bf16" if plan.dtype == "bfloat16" else "fp16"] = {"enabled": True}
+    if training.dtype != "float32":
+        config["bf16" if training.dtype == "bfloat16" else "fp16"] = {"enabled": True}
     return config
 
 
 def _groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay, biases and norms do not."""
+    """Return the optimizer's parameter groups: weight decay for matrices, none for biases and norms."""
     matrices = [p for p in parameters.values() if p.ndim > 1]
     vectors = [p for p in parameters.values() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,4 +1,1 @@
-"""A training run from its request to the exported model.
-
-Start at `run.py`.
-"""
+"""`tirazh finetune`: a training run from its request to the exported model. Start at `run.py`."""

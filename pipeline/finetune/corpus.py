@@ -1,7 +1,7 @@
-"""Rows become documents, and documents sequences on disk: what a training reads. Called by `finetune/run.py`.
+"""Builds the training data: rows become documents, and documents become sequences on disk.
 
-Tokens are made as `classify` and `generate` make them: the prompt alone, then what follows it, so that what is taught
-is what will be asked.
+Prompts are encoded as `classify` and `generate` encode them: the prompt by itself, then the
+completion. So the model is trained on the tokens that it will see.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Token ids and the role of each."""
+    """Token ids and the role of each token (see `model/training/config.py`)."""
 
     tokens: Sequence[int]
     roles: Sequence[int]
 
 
 class DocumentMaker(Protocol):
-    """Makes a document of every row, or says what is wrong with it."""
+    """Makes a document from every row, or a RowError that says why the row cannot be used."""
 
     @property
     def columns(self) -> Sequence[str]: ...
@@ -50,7 +50,7 @@ class DocumentMaker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TextMaker:
-    """A text and the token that ends it, all of it taught."""
+    """Documents of plain text: all tokens and the end token are trained on."""
 
     tokenizer: Tokenizer
     column: str
@@ -62,13 +62,16 @@ class TextMaker:
     def make(self, rows: Sequence[Row]) -> list[Document | RowError]:
         texts = [_text(row, self.column) for row in rows]
         encoded = iter(self.tokenizer.encode_many([text for text in texts if isinstance(text, str)]))
-        return [text if isinstance(text, RowError) else _taught(next(encoded), self.tokenizer) for text in texts]
+        return [text if isinstance(text, RowError) else _text_document(next(encoded), self.tokenizer) for text in texts]
 
 
 @dataclass(frozen=True, slots=True)
 class PairMaker:
-    """A prompt that is read and a completion that is taught. A row without any of its prompt's columns is a text of its
-    own; with `labels`, completions are labels, and their words are taught as `classify` scores them."""
+    """Documents of a prompt and a completion; the loss is computed on the completion.
+
+    A row whose prompt columns are all null is plain text. With `labels` the completions are labels,
+    and the model is trained on their words as `classify` scores them.
+    """
 
     writer: PromptWriter
     tokenizer: Tokenizer
@@ -89,7 +92,7 @@ class PairMaker:
                 return text
             variables = {name: row[column] for name, column in self.writer.config.columns.items()}
             if all(value is None for value in variables.values()):
-                return _taught(self.tokenizer.encode(text), self.tokenizer)
+                return _text_document(self.tokenizer.encode(text), self.tokenizer)
             completion = [*self.tokenizer.encode(self._words(text)), self.tokenizer.end_token_id]
             prompt = encode_prompt(self.writer, variables, room=len(completion))
         except RowError as error:
@@ -112,7 +115,7 @@ class PairMaker:
 
 @dataclass(slots=True)
 class LabelledPromptMaker:
-    """Prompts alone; `gold` collects the place of each one's right label."""
+    """Documents of prompts alone; `gold` collects the index of each prompt's gold label."""
 
     writer: PromptWriter
     label_column: str
@@ -141,7 +144,7 @@ class LabelledPromptMaker:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusConfig:
-    """How a corpus is laid out: `packing` is stream, whole or single; `seed` None keeps the documents' order."""
+    """How documents are packed: `packing` is stream, whole or single; `seed` None keeps the documents' order."""
 
     packing: str
     seq_length: int
@@ -151,25 +154,28 @@ class CorpusConfig:
 
 
 def label_words(words: str) -> str:
-    """A label's words as they continue a prompt: after one space."""
+    """Return a label's words as they continue a prompt: after one space."""
     return " " + words.strip()
 
 
 def encode_prompt(writer: PromptWriter, variables: Row, *, room: int) -> list[int]:
-    """Tokens of one row's prompt, cut so that `room` tokens stay free behind it. Raises RowError."""
+    """Encode one row's prompt, truncated so that `room` more tokens fit. Raises RowError."""
     row, rendered = writer.prepare(variables)
     return writer.fit(row, writer.encode([rendered])[0], room)
 
 
 def write_corpus(
-    folder: Path, files: Sequence[StoredFile], storage: Storage, maker: DocumentMaker, plan: CorpusConfig
+    folder: Path, files: Sequence[StoredFile], storage: Storage, maker: DocumentMaker, config: CorpusConfig
 ) -> dict[str, int]:
-    """Write the sequences of `files` to the new directory `folder`. Returns the counts of rows, skipped ones,
-    documents, tokens and sequences. Raises InputError when too many rows cannot be used, or none can."""
+    """Write the sequences of `files` to the new directory `folder`.
+
+    Returns the counts of rows, skipped rows, documents, tokens and sequences. Raises InputError
+    when no row, or too few rows, can be used.
+    """
     rows = skipped = 0
     first_reason = ""
     with StoreWriter(folder) as writer:
-        for file, batch in _read_batches(files, storage, maker.columns, plan.limit):
+        for file, batch in _read_batches(files, storage, maker.columns, config.limit):
             for offset, made in enumerate(maker.make(batch)):
                 if isinstance(made, RowError):
                     skipped += 1
@@ -177,19 +183,23 @@ def write_corpus(
                 else:
                     writer.add(made.tokens, made.roles)
             rows += len(batch)
-        if skipped > plan.max_error_rate * rows or not writer.lengths:
+        # The store has no `store.json` yet, so a refused one is never read.
+        if skipped > config.max_error_rate * rows or not writer.lengths:
             raise InputError(
                 f"{skipped} of {rows} rows cannot be used, the first of them {first_reason}"
                 if skipped
                 else f"{show_uri(files[0].uri)} has no rows"
             )
         order = range(len(writer.lengths))
-        if plan.seed is not None:
-            shuffled = np.random.default_rng(plan.seed % (1 << 64)).permutation(len(writer.lengths))
+        if config.seed is not None:
+            # Shuffled before packing, so that a file sorted by label does not pack equal labels together.
+            shuffled = np.random.default_rng(config.seed % (1 << 64)).permutation(len(writer.lengths))
             order = shuffled.tolist()
-        sequences = PACKERS[plan.packing](writer.lengths, order, plan.seq_length)
+        sequences = PACKERS[config.packing](writer.lengths, order, config.seq_length)
         if not sequences:
-            raise InputError(f"{show_uri(files[0].uri)} holds a single token: there is nothing to foretell")
+            raise InputError(
+                f"{show_uri(files[0].uri)} holds a single token, so there is nothing to predict; give more text"
+            )
         counts = {"rows": rows, "skipped": skipped}
         writer.finish(sequences, **counts, first_skipped=first_reason)
     return counts | {
@@ -200,12 +210,12 @@ def write_corpus(
 
 
 def write_label_file(folder: Path, maker: LabelledPromptMaker, token_ids: Sequence[Sequence[int]]) -> None:
-    """Put the labels beside the prompts that `maker` made."""
+    """Write the labels beside the prompts that `maker` made."""
     ids = tuple(tuple(label) for label in token_ids)
     LabelFile(names=tuple(maker.labels), token_ids=ids, gold=tuple(maker.gold)).write(folder)
 
 
-def _taught(ids: list[int], tokenizer: Tokenizer) -> Document:
+def _text_document(ids: list[int], tokenizer: Tokenizer) -> Document:
     tokens = [*ids, tokenizer.end_token_id]
     return Document(tokens, [ROLE_TEXT] * len(tokens))
 
@@ -222,7 +232,7 @@ def _text(row: Row, column: str) -> str | RowError:
 def _read_batches(
     files: Sequence[StoredFile], storage: Storage, columns: Sequence[str], limit: int | None
 ) -> Iterator[tuple[StoredFile, list[Row]]]:
-    """The rows of the files in order, some thousands at a time, at most `limit` in all."""
+    """Yield the rows of the files in order, up to `_BATCH_ROWS` at a time and at most `limit` in total."""
     left = limit
     for file in files:
         with storage.open(file.uri) as opened:

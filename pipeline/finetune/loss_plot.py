@@ -1,6 +1,4 @@
-"""The loss curve as a small SVG, written by hand: no library for one picture. Called by `finetune/run.py` at the
-end.
-"""
+"""Draws the loss curve of a training run as a small SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ Point = tuple[float, float]
 
 
 def draw_losses(log: Sequence[dict[str, Any]], *, title: str) -> str:
-    """SVG of the steps' losses, and of the held-out loss where there is one (the logarithm of the perplexity)."""
+    """Return an SVG of the training loss and of the held-out loss (log of the perplexity), if there is one."""
     train = _thinned([(entry["step"], entry["loss"]) for entry in log if _is_number(entry.get("loss"))])
     held_out = [(entry["step"], math.log(entry["perplexity"])) for entry in log if _is_number(entry.get("perplexity"))]
     points = [*train, *held_out]
@@ -27,14 +25,14 @@ def draw_losses(log: Sequence[dict[str, Any]], *, title: str) -> str:
     shapes = [*_axes(bounds), _line(train, bounds, "#3465a4")]
     if held_out:
         shapes += [_line(held_out, bounds, "#c4551d")]
-        shapes += [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3' fill='#c4551d'/>" for x, y in _placed(held_out, bounds)]
+        shapes += [f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3' fill='#c4551d'/>" for x, y in _to_pixels(held_out, bounds)]
         shapes.append(f"<text x='{WIDTH - _RIGHT - 90}' y='{_TOP + 32}' fill='#c4551d'>held out</text>")
     shapes.append(f"<text x='{WIDTH - _RIGHT - 90}' y='{_TOP + 15}' fill='#3465a4'>training</text>")
     return _page(title, shapes)
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
-    """Means of equally many neighbours, so that a long curve stays a small file."""
+    """Average groups of neighbouring points, so that a long curve stays a small file."""
     size = max(1, math.ceil(len(points) / _MAX_POINTS))
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(group[-1][0], sum(y for _, y in group) / len(group)) for group in groups]
@@ -47,14 +45,14 @@ def _bounds(points: Sequence[Point]) -> tuple[float, float, float, float]:
     return 0.0, max(xs), low - margin, high + margin
 
 
-def _placed(points: Sequence[Point], bounds: tuple[float, float, float, float]) -> list[Point]:
+def _to_pixels(points: Sequence[Point], bounds: tuple[float, float, float, float]) -> list[Point]:
     left, right, low, high = bounds
     wide, tall = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
     return [(_LEFT + wide * (x - left) / (right - left), _TOP + tall * (high - y) / (high - low)) for x, y in points]
 
 
 def _line(points: Sequence[Point], bounds: tuple[float, float, float, float], colour: str) -> str:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in _placed(points, bounds))
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in _to_pixels(points, bounds))
     return f"<polyline fill='none' stroke='{colour}' stroke-width='1.5' points='{path}'/>"
 
 
@@ -63,12 +61,12 @@ def _axes(bounds: tuple[float, float, float, float]) -> list[str]:
     shapes = []
     for tick in range(_TICKS + 1):
         x, y = left + (right - left) * tick / _TICKS, low + (high - low) * tick / _TICKS
-        ((place_x, _),) = _placed([(x, low)], bounds)
-        ((_, place_y),) = _placed([(left, y)], bounds)
+        ((x_pixel, _),) = _to_pixels([(x, low)], bounds)
+        ((_, y_pixel),) = _to_pixels([(left, y)], bounds)
         shapes += [
-            f"<line x1='{_LEFT}' x2='{WIDTH - _RIGHT}' y1='{place_y:.1f}' y2='{place_y:.1f}' stroke='#ddd'/>",
-            f"<text x='{_LEFT - 8}' y='{place_y + 4:.1f}' text-anchor='end'>{y:.2f}</text>",
-            f"<text x='{place_x:.1f}' y='{HEIGHT - _BOTTOM + 18}' text-anchor='middle'>{x:,.0f}</text>",
+            f"<line x1='{_LEFT}' x2='{WIDTH - _RIGHT}' y1='{y_pixel:.1f}' y2='{y_pixel:.1f}' stroke='#ddd'/>",
+            f"<text x='{_LEFT - 8}' y='{y_pixel + 4:.1f}' text-anchor='end'>{y:.2f}</text>",
+            f"<text x='{x_pixel:.1f}' y='{HEIGHT - _BOTTOM + 18}' text-anchor='middle'>{x:,.0f}</text>",
         ]
     shapes.append(f"<text x='{WIDTH / 2:.0f}' y='{HEIGHT - 8}' text-anchor='middle'>steps</text>")
     return shapes

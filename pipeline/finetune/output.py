@@ -1,7 +1,7 @@
-"""Every name in a training's output directory, and whose work lies there.
+"""The output directory of a training run: its file names, and which request its files belong to.
 
-`OUTPUT/` is the model, once it is there; `OUTPUT/_tirazh/` holds what it was made with: `finetune.json` (the request),
-`data/` (sequences), `checkpoints/`, `losses.jsonl`, `losses.svg`, `manifest.json`.
+`OUTPUT/` becomes the model; `OUTPUT/_tirazh/` holds `finetune.json` (the request), `data/`
+(sequences), `checkpoints/`, `losses.jsonl`, `losses.svg` and `manifest.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutput:
-    """One output directory, on a disk that every worker sees."""
+    """One output directory, on a disk that every worker can access."""
 
     folder: Path
 
@@ -60,46 +60,50 @@ class TrainingOutput:
         return self.own / "ray-train"
 
     def data(self, name: str) -> Path:
-        """Sequences: `train`, `eval` or `labels`."""
+        """Return the directory of the sequences `train`, `eval` or `labels`."""
         return self.own / "data" / name
 
-    def find(self, identity: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-        """What this training was begun with, or None where none was. Only looks. Raises OutputError when the directory
-        holds another one's work (unless `overwrite`) or files that are not ours."""
-        begun = self._read_request()
-        if begun is None:
-            self._refuse_foreign()
+    def find_request(self, identity: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+        """Read the request of this training run, None when it has not started. Changes nothing.
+
+        Raises OutputError when the directory holds another run's files (unless `overwrite`) or
+        files of other origin.
+        """
+        request = self._read_request()
+        if request is None:
+            self._refuse_other_files()
             return None
-        other = _differences(begun["identity"], identity)
-        if not other:
-            return begun
+        differences = _differences(request["identity"], identity)
+        if not differences:
+            return request
         if not overwrite:
             raise OutputError(
-                f"{self.folder} holds another training: {other}; give --overwrite to remove it first, or another "
-                "--output"
+                f"{self.folder} holds another training run: {differences}; give --overwrite to remove it first, or "
+                "another --output"
             )
         return None
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """The manifest of a training that came to its end."""
+        """Read the manifest of a completed training run; None when it is not complete."""
         found = _read_json(self.manifest) if self.manifest.is_file() else None
+        # config.json is the last file of an exported model.
         return found if (self.folder / "config.json").is_file() else None
 
-    def begin(self, values: Mapping[str, Any]) -> None:
-        """Write down what the training is; from here on it is resumed."""
+    def write_request(self, values: Mapping[str, Any]) -> None:
+        """Write the request. From now on the same request resumes the run."""
         self._write(self.request, {"format": FORMAT} | dict(values))
 
-    def end(self, manifest: Mapping[str, Any]) -> None:
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         self._write(self.manifest, manifest)
 
-    def tidy(self) -> None:
-        """Remove what only a training that goes on needs: its data, its checkpoints, Ray Train's notes."""
+    def remove_work_files(self) -> None:
+        """Remove what only a running or resumed training needs: its data, its checkpoints, Ray Train's files."""
         self.stop_request.unlink(missing_ok=True)
         for folder in (self.own / "data", self.checkpoints, self.ray_train):
             shutil.rmtree(folder, ignore_errors=True)
 
     def clear(self) -> None:
-        """Remove everything of ours but the lease; config.json first, so that no half of a model is taken for one."""
+        """Remove tirazh's files but the lease; config.json first, so that no partial model is ever valid."""
         names = ["config.json", *TOKENIZER_FILES, "model.safetensors.index.json"]
         for path in (*(self.folder / name for name in names), *self.folder.glob("model*.safetensors*")):
             path.unlink(missing_ok=True)
@@ -110,7 +114,7 @@ class TrainingOutput:
                 path.unlink()
 
     def remove_if_empty(self) -> None:
-        """Leave nothing of a training that was refused."""
+        """Remove the directories of a run that was refused, if they are empty."""
         shutil.rmtree(self.own / "data", ignore_errors=True)
         for folder in (self.own, self.folder):
             if folder.is_dir() and not any(folder.iterdir()):
@@ -121,17 +125,17 @@ class TrainingOutput:
             return None
         values = _read_json(self.request)
         if values.get("format") != FORMAT or not isinstance(values.get("identity"), dict):
-            raise OutputError(f"{self.request} is damaged, or another version of tirazh wrote it; remove {self.folder}")
+            raise OutputError(f"{self.request} is damaged or of another version of tirazh; remove {self.folder}")
         return values
 
-    def _refuse_foreign(self) -> None:
+    def _refuse_other_files(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
-            raise OutputError(f"{self.folder} is a file; give --output the name of a directory")
+            raise OutputError(f"{self.folder} is a file; give a directory as --output")
         found = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
-        strange = [name for name in found if name != OWN and not name.startswith(".")]
-        if strange or (self.own / "plan.json").exists():
-            what = strange[0] if strange else "another job's plan"
-            raise OutputError(f"{self.folder} holds something that no training made ({what}); give another --output")
+        unknown = [name for name in found if name != OWN and not name.startswith(".")]
+        if unknown or (self.own / "plan.json").exists():
+            what = unknown[0] if unknown else "another job's plan"
+            raise OutputError(f"{self.folder} holds files of other origin ({what}); give another --output")
 
     def _write(self, path: Path, values: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,16 +152,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """How a request is another one, in words; empty when it is the same."""
-    # As JSON has it: what was written down has lists for tuples.
-    now = json.loads(json.dumps(now))
-    other = [name for name in sorted({*begun, *now}) if begun.get(name) != now.get(name)]
+def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describe how two requests differ; an empty string when they are equal."""
+    now = json.loads(json.dumps(now))  # the saved request was JSON, which has lists for tuples
+    other = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
     if not other:
         return ""
     if other == ["model_fingerprint"]:
         return "the model has other weights now"
     if other == ["files"]:
-        return "the input has changed since it began"
+        return "the input files have changed since it started"
     flags = [flag_name(name) for name in other if name not in ("model_fingerprint", "files", "kind")]
-    return f"{', '.join(flags)} {'is' if len(flags) == 1 else 'are'} not what that one had"
+    return f"{', '.join(flags)} {'differs' if len(flags) == 1 else 'differ'}"

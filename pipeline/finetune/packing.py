@@ -1,8 +1,8 @@
-"""Documents become sequences of at most `seq_length` inputs. Pure arithmetic on lengths; called by
-`finetune/corpus.py`.
+"""Packs documents into sequences of at most `seq_length` inputs. Pure arithmetic on lengths.
 
-A sequence of n tokens has n - 1 inputs, each of which is to foretell the token behind it. A document that is cut goes
-on with the token it was cut at, so that this token too is foretold once: no token is lost to a cut.
+A sequence of n tokens has n - 1 inputs, each of which predicts the next token. A document that is
+cut continues with the token it was cut at, so that this token is predicted once too: a cut loses no
+target.
 """
 
 from __future__ import annotations
@@ -16,55 +16,62 @@ Packer = Callable[[Sequence[int], Sequence[int], int], list[list[Span]]]
 
 
 def pack_stream(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Span]]:
-    """All documents joined in `order` and cut anywhere, as the original does. Every token but the very first is
-    foretold exactly once; attention crosses documents."""
+    """Concatenate all documents in `order` and cut anywhere, as the original code does.
+
+    Every token but the very first is predicted exactly once. Attention crosses document boundaries.
+    """
     starts = [0, *accumulate(lengths)]
-    ends = list(accumulate(lengths[document] for document in order))  # in the joined text
+    ends = list(accumulate(lengths[document] for document in order))  # in the concatenated text
     total = ends[-1] if ends else 0
     sequences = []
-    for begin in range(0, total - 1, seq_length):
-        end = min(begin + seq_length + 1, total)
-        place = bisect_right(ends, begin)
-        pieces = []
-        while begin < end:
-            cut = min(ends[place], end)
-            shift = starts[order[place] + 1] - ends[place]  # from a place in the joined text to one in the tokens
-            if cut > begin:
-                pieces.append((begin + shift, cut + shift))
-            begin, place = cut, place + 1
-        sequences.append(pieces)
+    for start in range(0, total - 1, seq_length):
+        end = min(start + seq_length + 1, total)
+        index = bisect_right(ends, start)
+        spans = []
+        while start < end:
+            cut = min(ends[index], end)
+            shift = (
+                starts[order[index] + 1] - ends[index]
+            )  # from an offset in the concatenated text to one in the tokens
+            if cut > start:
+                spans.append((start + shift, cut + shift))
+            start, index = cut, index + 1
+        sequences.append(spans)
     return sequences
 
 
 def pack_whole(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Span]]:
-    """As many documents in `order` as fit into a sequence, none of them cut but those too long for one."""
+    """Put as many documents as fit, in `order`, into each sequence.
+
+    Only documents longer than a sequence are cut.
+    """
     sequences: list[list[Span]] = []
-    room = 0
-    for piece in _pieces(lengths, order, seq_length):
-        size = piece[1] - piece[0]
-        if size > room:
+    free = 0
+    for span in _spans(lengths, order, seq_length):
+        size = span[1] - span[0]
+        if size > free:
             sequences.append([])
-            room = seq_length + 1
-        sequences[-1].append(piece)
-        room -= size
+            free = seq_length + 1
+        sequences[-1].append(span)
+        free -= size
     return sequences
 
 
 def pack_single(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Span]]:
-    """A sequence for every document; one too long for a sequence becomes several."""
-    return [[piece] for piece in _pieces(lengths, order, seq_length)]
+    """Give every document a sequence of its own; one longer than a sequence becomes several."""
+    return [[span] for span in _spans(lengths, order, seq_length)]
 
 
-def _pieces(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[Span]:
+def _spans(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[Span]:
     starts = [0, *accumulate(lengths)]
-    pieces = []
+    spans = []
     for document in order:
         start, stop = starts[document], starts[document + 1]
         while stop - start > seq_length + 1:
-            pieces.append((start, start + seq_length + 1))
+            spans.append((start, start + seq_length + 1))
             start += seq_length
-        pieces.append((start, stop))
-    return pieces
+        spans.append((start, stop))
+    return spans
 
 
 PACKERS: dict[str, Packer] = {"stream": pack_stream, "whole": pack_whole, "single": pack_single}

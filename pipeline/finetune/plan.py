@@ -1,6 +1,6 @@
-"""What a training will be, settled before anything is written: model, files, columns, the sequences' length.
+"""Plans a training run: checks model, files and columns, and decides the sequence length.
 
-Called by `finetune/run.py` and, for `--dry-run`, by the command. Reads headers and footers only.
+Reads model headers and Parquet footers only, and writes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote
 
 @dataclass(frozen=True, slots=True)
 class InputFiles:
-    """Files of one schema and the rows in all of them."""
+    """Files with one schema, and the total number of their rows."""
 
     files: tuple[StoredFile, ...]
     columns: Any  # pa.Schema
@@ -38,7 +38,10 @@ class InputFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetunePlan:
-    """A checked request. `output` is an absolute path; `evaluation` and `labelled` are None where not asked for."""
+    """A checked request.
+
+    `output` is an absolute path; `evaluation` and `labelled` are None when not requested.
+    """
 
     spec: FinetuneSpec
     source: PromptSource
@@ -54,36 +57,41 @@ class FinetunePlan:
     labelled: InputFiles | None
 
     def identity(self) -> dict[str, Any]:
-        """What decides the weights: the settings, the model, the input as it was listed."""
+        """Return what determines the trained weights: settings, model fingerprint, and input files as listed."""
         files = [[file.uri, file.size, file.version] for file in self.training.files]
         return self.spec.identity() | {"model_fingerprint": self.model.fingerprint, "files": files}
 
     def documents(self) -> DocumentMaker:
-        """Makes documents of the training's rows, and of the evaluation's."""
+        """Return the maker of the documents for training and evaluation."""
         if not self.spec.has_pairs:
             return TextMaker(self.tokenizer, self.spec.text_column)
         column = self.spec.completion_column
         assert column is not None
-        writer = PromptWriter(self._prompt_plan(seq_length=self.seq_length + 1, room=0), self.tokenizer)
+        writer = PromptWriter(self._prompt_config(seq_length=self.seq_length + 1, room=0), self.tokenizer)
         return PairMaker(writer, self.tokenizer, column, self.spec.labels)
 
     def labelled_prompts(self) -> LabelledPromptMaker:
-        """Makes prompts of rows whose label is known."""
+        """Return the maker of the prompts whose gold label is known."""
         assert self.spec.labels is not None
         room = max(map(len, self.label_tokens()))
-        writer = PromptWriter(self._prompt_plan(seq_length=self.seq_length, room=room), self.tokenizer)
+        writer = PromptWriter(self._prompt_config(seq_length=self.seq_length, room=room), self.tokenizer)
         return LabelledPromptMaker(writer, _label_column(self.spec), tuple(self.spec.labels))
 
     def label_tokens(self) -> list[list[int]]:
-        """The tokens of every label's words. Raises RequestError where two labels have the same."""
+        """Return the tokens of every label's words.
+
+        Raises RequestError when two labels have the same tokens.
+        """
         labels = self.spec.labels or {}
         tokens = self.tokenizer.encode_many([label_words(words) for words in labels.values()])
         for label, ids in zip(labels, tokens, strict=True):
             if not ids or tokens.count(ids) > 1:
-                raise RequestError(f"--labels: the words of {label!r} are the same to the tokenizer as another label's")
+                raise RequestError(
+                    f"--labels: the words of {label!r} have the same tokens as another label's; give other words"
+                )
         return tokens
 
-    def _prompt_plan(self, *, seq_length: int, room: int) -> PromptConfig:
+    def _prompt_config(self, *, seq_length: int, room: int) -> PromptConfig:
         spec = self.spec
         return PromptConfig(
             tokenizer_dir="",
@@ -96,7 +104,8 @@ class FinetunePlan:
             truncate=spec.truncate or ("right" if spec.labels else "error"),
             seq_length=seq_length,
             reserved_tokens=room,
-            # A prompt of classify loses white space at its end, before a label's space; one of generate keeps it.
+            # classify strips white space at the end of a prompt, before the label's space; generate
+            # keeps it.
             sampling=None if spec.labels else SamplingParams(),
             seed=0,
             overrides=(),
@@ -104,27 +113,30 @@ class FinetunePlan:
 
 
 def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
-    """Settle a training. Raises RequestError, InputError or CheckpointError for what cannot work; writes nothing."""
+    """Plan a training run; writes nothing.
+
+    Raises RequestError, InputError or CheckpointError for a wrong request.
+    """
     output = full_uri(spec.output)
     if is_remote(output):
         raise RequestError(
-            f"--output {output} lies in an object store; give a directory on a disk that every worker sees"
+            f"--output {output} is in an object store; give a directory on a disk that every worker can access"
         )
     storage = Storage(spec.endpoint_url)
     model = describe(spec.model, spec.model_settings)
     if model.config is None:
-        raise RequestError(f"--model {spec.model} is no model of ruGPT-3's shape; finetune trains those only")
+        raise RequestError(f"--model {spec.model} is not a ruGPT-3, which finetune needs; give another model")
     tokenizer = load_tokenizer(model.tokenizer_dir)
     if tokenizer.size > model.config.vocab_size:
         raise RequestError(
-            f"the tokenizer has {tokenizer.size} tokens and the model's vocabulary {model.config.vocab_size}; "
-            "give --tokenizer the one that the model was trained with"
+            f"the tokenizer has {tokenizer.size} tokens, but the model's vocabulary only {model.config.vocab_size}; "
+            "give the model's own tokenizer with --tokenizer"
         )
     if spec.lora_rank:
         check_peft()
-    most = model.config.max_position_embeddings
-    if spec.seq_length is not None and spec.seq_length > most:
-        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {most} positions")
+    positions = model.config.max_position_embeddings
+    if spec.seq_length is not None and spec.seq_length > positions:
+        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {positions} positions")
     training = _list(spec.input, storage)
     evaluation = _list(spec.eval_input, storage) if spec.eval_input else None
     labelled = _list(spec.label_input, storage) if spec.label_input else None
@@ -138,7 +150,7 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
         model=model,
         config=model.config,
         tokenizer=tokenizer,
-        seq_length=spec.seq_length or most,
+        seq_length=spec.seq_length or positions,
         packing=spec.packing if spec.packing != "auto" else "whole" if spec.has_pairs else "stream",
         training=training,
         evaluation=evaluation,

@@ -1,6 +1,6 @@
-"""A training from its request to the finished model: data on disk, a group of workers, the last checkpoint as a model.
+"""Runs a training: writes the data, runs the workers, and exports the last checkpoint.
 
-Called by `jobs/finetune.py`. Killed anywhere, the same request goes on: what is on disk says how far it came.
+A run that was killed at any point is resumed by the same request, from what is on disk.
 """
 
 from __future__ import annotations
@@ -35,33 +35,36 @@ from tirazh.pipeline.output.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 
 Tell = Callable[[str], None]
-_EVALUATIONS = 10
-_WARMUP_SHARE = 100
+_EVALUATIONS = 10  # evaluations in a run, when --eval-steps is not given
+_WARMUP_SHARE = 100  # one step in so many is warm-up, when --warmup-steps is not given
 
 
 def run_finetune(
     spec: FinetuneSpec, *, on_progress: OnTraining | None = None, tell: Tell | None = None
 ) -> dict[str, Any]:
-    """Train, or go on training, and return the manifest. Raises TirazhError; a request that is refused leaves nothing
-    behind."""
-    begun_at = time.monotonic()
+    """Train, or resume training, and return the manifest.
+
+    Raises TirazhError; a refused request leaves no files behind.
+    """
+    started_at = time.monotonic()
     plan = plan_finetune(spec)
     output = TrainingOutput(Path(plan.output))
-    begun = output.find(plan.identity(), overwrite=spec.overwrite)
-    done = output.read_manifest() if begun is not None else None
-    if done is not None:
-        return done
+    saved = output.find_request(plan.identity(), overwrite=spec.overwrite)
+    manifest = output.read_manifest() if saved is not None else None
+    if manifest is not None:
+        return manifest
     try:
         with hold(OutputFiles(plan.storage, plan.output), lease_s=spec.lease_s, tell=tell) as lease:
             lease.confirm()
-            begun = output.find(plan.identity(), overwrite=spec.overwrite)
-            if begun is None:
+            # Read again: another run may have changed the directory before this one got the lease.
+            saved = output.find_request(plan.identity(), overwrite=spec.overwrite)
+            if saved is None:
                 output.clear()
             with ray_cluster(spec.address, extra_cpus=spec.workers):
-                run = _settle(plan, output, begun, tell)
+                run = _prepare(plan, output, saved, tell)
                 run.train(on_progress, tell)
             lease.confirm()
-            return run.finish(time.monotonic() - begun_at)
+            return run.finish(time.monotonic() - started_at)
     except RequestError:
         if not output.request.exists():
             output.remove_if_empty()
@@ -70,25 +73,25 @@ def run_finetune(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A training whose data are on disk and whose numbers are settled."""
+    """A training run whose data and request are on disk."""
 
     plan: FinetunePlan
     output: TrainingOutput
-    settled: dict[str, Any]
+    request: dict[str, Any]
     device: str
 
     def train(self, on_progress: OnTraining | None, tell: Tell | None) -> None:
-        """Run the group until the last step's checkpoint is there."""
+        """Run the workers until the checkpoint of the last step exists."""
         if self._is_trained():
             return
-        spec, total = self.plan.spec, self.settled["total_steps"]
+        spec, total = self.plan.spec, self.request["total_steps"]
         group = TrainingGroupConfig(
             workers=spec.workers, max_restarts=spec.max_restarts, storage=str(self.output.ray_train)
         )
         if tell is not None:
-            tell(f"Training {total:,} steps on {spec.workers} x {self.device} in {self.settled['dtype']}")
+            tell(f"Training {total:,} steps on {spec.workers} x {self.device} in {self.request['dtype']}")
         with LogFollower(self.output.log, total, on_progress, tell):
-            run_group(self.training_plan(), group)
+            run_group(self.training_config(), group)
         last = read_log(self.output.log)[-1:]
         if last and "stopped" in last[0]:
             raise JobError(
@@ -96,7 +99,10 @@ class _Run:
                 "--dtype float32 may help (remove the output directory first)"
             )
         if not self._is_trained():
-            raise JobError(f"the workers ended without the checkpoint of step {total} in {self.output.checkpoints}")
+            raise JobError(
+                f"the workers ended without a checkpoint of step {total} in {self.output.checkpoints}; run the same "
+                "command again to resume"
+            )
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write the model, the plot and the manifest."""
@@ -105,7 +111,7 @@ class _Run:
         export_model(self.output.folder, base, self._last(), lora=_lora(spec), dtype=spec.save_dtype)
         self.output.plot.write_text(draw_losses(log, title=self.output.folder.name), encoding="utf-8")
         losses = [entry["loss"] for entry in log if "loss" in entry]
-        figures = [entry for entry in log if "loss" not in entry]
+        last_evaluation = next((entry for entry in reversed(log) if "loss" not in entry), {})
         recent = losses[-20:]
         manifest = {
             "kind": spec.kind,
@@ -118,20 +124,20 @@ class _Run:
             "trained_tokens": sum(entry.get("tokens", 0) for entry in log),
             "first_loss": losses[0],
             "last_loss": sum(recent) / len(recent),
-            "evaluation": {name: value for name, value in figures[-1].items() if name != "step"} if figures else {},
-        } | {name: value for name, value in self.settled.items() if name not in ("identity", "format")}
-        self.output.end(manifest)
-        self.output.tidy()
+            "evaluation": {name: value for name, value in last_evaluation.items() if name != "step"},
+        } | {name: value for name, value in self.request.items() if name not in ("identity", "format")}
+        self.output.write_manifest(manifest)
+        self.output.remove_work_files()
         return manifest
 
-    def training_plan(self) -> TrainingConfig:
-        """What every worker is told."""
-        spec, settled = self.plan.spec, self.settled
+    def training_config(self) -> TrainingConfig:
+        """Return the configuration that every worker receives."""
+        spec, total_steps = self.plan.spec, self.request["total_steps"]
         has_eval, has_labels = self.plan.evaluation is not None, self.plan.labelled is not None
         return TrainingConfig(
             model=_absolute_model(spec.model),
-            flags=_absolute_flags(spec.model_settings),
-            dtype=settled["dtype"],
+            model_settings=_absolute_settings(spec.model_settings),
+            dtype=self.request["dtype"],
             device=self.device,
             train_data=str(self.output.data("train")),
             eval_data=str(self.output.data("eval")) if has_eval else None,
@@ -139,71 +145,73 @@ class _Run:
             checkpoints=str(self.output.checkpoints),
             log=str(self.output.log),
             stop_request=str(self.output.stop_request),
-            total_steps=settled["total_steps"],
+            total_steps=total_steps,
             batch_size=spec.batch_size,
             micro_batch_size=spec.micro_batch_size,
             seed=spec.seed,
             role_weights=(spec.prompt_loss_weight, 1.0, spec.completion_loss_weight),
-            optimizer=_optimizer(spec, settled["total_steps"]),
+            optimizer=_optimizer(spec, total_steps),
             lora=_lora(spec),
             zero_stage=spec.zero_stage,
             offload=spec.offload,
             activation_checkpointing=spec.activation_checkpointing,
             save_steps=spec.save_steps,
             keep_checkpoints=spec.keep_checkpoints,
-            eval_steps=_eval_steps(spec, settled["total_steps"]),
+            eval_steps=_eval_steps(spec, total_steps),
             threads=_threads(spec) if self.device == "cpu" else 0,
         )
 
     def _is_trained(self) -> bool:
         found = find_checkpoints(self.output.checkpoints)
-        return bool(found) and found[-1].step == self.settled["total_steps"]
+        return bool(found) and found[-1].step == self.request["total_steps"]
 
     def _last(self) -> TrainingCheckpoint:
         return find_checkpoints(self.output.checkpoints)[-1]
 
 
-def _settle(plan: FinetunePlan, output: TrainingOutput, begun: dict[str, Any] | None, tell: Tell | None) -> _Run:
-    """Settle device and dtype, make the data, and write down what the training is; or take up what was written down.
-    Evaluation data are made anew: they may change between runs."""
+def _prepare(plan: FinetunePlan, output: TrainingOutput, saved: dict[str, Any] | None, tell: Tell | None) -> _Run:
+    """Resolve device and dtype, and write the data and the request, or use the `saved` request.
+
+    Evaluation data are written every time: they may change between runs.
+    """
     spec = plan.spec
-    device = _settle_device(spec)
+    device = _resolve_device(spec)
     refuse_too_many(spec.workers, device)
-    dtype = begun["dtype"] if begun is not None else resolve_dtype(device) if spec.dtype == "auto" else spec.dtype
+    dtype = saved["dtype"] if saved is not None else resolve_dtype(device) if spec.dtype == "auto" else spec.dtype
     if dtype == "float16" and device == "cpu":
-        raise RequestError("--dtype float16 is trained on GPUs only; on CPUs give bfloat16 or float32")
+        raise RequestError("--dtype float16 needs GPUs for training; give bfloat16 or float32 on CPUs")
     _write_evaluation(plan, output)
-    if begun is not None:
-        return _Run(plan, output, begun, device)
+    if saved is not None:
+        return _Run(plan, output, saved, device)
     if tell is not None:
         tell(f"Reading {plan.training.rows:,} rows ...")
-    corpus = _corpus_plan(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
+    corpus = _corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
     counts = write_corpus(output.data("train"), plan.training.files, plan.storage, plan.documents(), corpus)
     total = spec.max_steps or max(1, math.ceil(spec.epochs * counts["sequences"] / spec.batch_size))
-    settled = {
+    request = {
         "identity": plan.identity(),
         "dtype": dtype,
         "seq_length": plan.seq_length,
         "packing": plan.packing,
         "total_steps": total,
-    }
-    output.begin(settled | counts)
-    return _Run(plan, output, settled | counts, device)
+    } | counts
+    output.write_request(request)
+    return _Run(plan, output, request, device)
 
 
 def _write_evaluation(plan: FinetunePlan, output: TrainingOutput) -> None:
     limit = plan.spec.eval_limit
     if plan.evaluation is not None:
-        corpus = _corpus_plan(plan, limit=limit, packing=plan.packing, seed=None)
+        corpus = _corpus_config(plan, limit=limit, packing=plan.packing, seed=None)
         write_corpus(output.data("eval"), plan.evaluation.files, plan.storage, plan.documents(), corpus)
     if plan.labelled is not None:
-        corpus = _corpus_plan(plan, limit=limit, packing="single", seed=None)
+        corpus = _corpus_config(plan, limit=limit, packing="single", seed=None)
         prompts = plan.labelled_prompts()
         write_corpus(output.data("labels"), plan.labelled.files, plan.storage, prompts, corpus)
         write_label_file(output.data("labels"), prompts, plan.label_tokens())
 
 
-def _corpus_plan(plan: FinetunePlan, *, limit: int | None, packing: str, seed: int | None) -> CorpusConfig:
+def _corpus_config(plan: FinetunePlan, *, limit: int | None, packing: str, seed: int | None) -> CorpusConfig:
     return CorpusConfig(
         packing=packing,
         seq_length=plan.seq_length,
@@ -213,14 +221,17 @@ def _corpus_plan(plan: FinetunePlan, *, limit: int | None, packing: str, seed: i
     )
 
 
-def _settle_device(spec: FinetuneSpec) -> str:
-    """What `--device auto` means: GPUs where there are enough of them."""
+def _resolve_device(spec: FinetuneSpec) -> str:
+    """Resolve `--device auto`: GPUs if the cluster has one for every worker."""
     has_gpus = ray.cluster_resources().get("GPU", 0) >= spec.workers
     return "cuda" if spec.device == "cuda" or (spec.device == "auto" and has_gpus) else "cpu"
 
 
 def _threads(spec: FinetuneSpec) -> int:
-    """Workers on one machine share its cores; those of a cluster are taken to have a machine each."""
+    """Return the CPU threads of a worker.
+
+    On one machine the workers share its cores; in a cluster the default is 1.
+    """
     if spec.threads or is_cluster(spec.address):
         return spec.threads or 1
     return max(1, len(os.sched_getaffinity(0)) // spec.workers)
@@ -250,11 +261,11 @@ def _lora(spec: FinetuneSpec) -> LoraSettings | None:
     )
 
 
-def _absolute_flags(flags: ModelSettings) -> ModelSettings:
-    named = {name: getattr(flags, name) for name in ("deepspeed_config", "tokenizer")}
-    return replace(flags, **{name: os.path.abspath(path) for name, path in named.items() if path is not None})
+def _absolute_settings(settings: ModelSettings) -> ModelSettings:
+    named = {name: getattr(settings, name) for name in ("deepspeed_config", "tokenizer")}
+    return replace(settings, **{name: os.path.abspath(path) for name, path in named.items() if path is not None})
 
 
 def _absolute_model(model: str) -> str:
-    """Workers start in another directory."""
+    """Make the path absolute: workers start in another directory."""
     return model if model == "embedded" else os.path.abspath(os.path.expanduser(model))

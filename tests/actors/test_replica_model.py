@@ -93,5 +93,6 @@ def test_a_rank_killed_in_the_middle_of_a_sum_ends_the_replica(tiny_model: str) 
 
 
 def test_what_cannot_be_split_is_said_before_any_work(tiny_model: str) -> None:
-    with pytest.raises(RequestError, match="4 attention heads cannot be shared by 3 ranks"), replicas(tiny_model, 3):
+    refusal = "--tensor-parallel 3 does not divide the model's 4 attention heads"
+    with pytest.raises(RequestError, match=refusal), replicas(tiny_model, 3):
         pass

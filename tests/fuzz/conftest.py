@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fuzz.ending import refused, tried
-from tests.fuzz.models import Spoil, copy_spoilt, write_models
+from tests.fuzz.models import DamagedCopy, copy_damaged, write_models
 from tests.system.tiny_model import write_tiny_model
 from tirazh.jobs.settings import build_spec
 from tirazh.pipeline.spec import JobSpec
@@ -24,22 +24,22 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory that is in order."""
+    """A valid model directory."""
     return Path(write_tiny_model(tmp_path_factory.mktemp("fuzz") / "model"))
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Good model directories, one of each kind."""
+    """Valid model directories, one of each format."""
     return write_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
-def spoil(models: dict[str, Path], tmp_path: Path) -> Spoil:
-    """`spoil("native", "config.json", b"…")`: a copy of a good model with one file replaced."""
+def damaged(models: dict[str, Path], tmp_path: Path) -> DamagedCopy:
+    """`damaged("native", "config.json", b"…")`: a copy of a valid model with one file replaced."""
 
     def make(kind: str, name: str | None = None, content: bytes = b"") -> Path:
-        return copy_spoilt(models[kind], tmp_path / "spoilt", name, content)
+        return copy_damaged(models[kind], tmp_path / "damaged", name, content)
 
     return make
 

@@ -1,4 +1,4 @@
-"""Good model directories to spoil, what is done with one, and JSON that is none."""
+"""Valid model directories to damage, reading one completely, and JSON files that are not a valid config."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tirazh.model.tokenizer import load_tokenizer
 WEIGHTS = random_weights(TINY)
 DEEP = "[" * 100_000
 RANK_FILE = "100/mp_rank_00_model_states.pt"
-Spoil = Callable[..., Path]
+DamagedCopy = Callable[..., Path]
 
 
-def look(folder: Path) -> None:
-    """Everything that is done with a model directory, up to having its weights."""
+def read_model(folder: Path) -> None:
+    """Read a model directory completely: summary, weights and tokenizer."""
     describe(str(folder))
     checkpoint = open_checkpoint(str(folder))
     for name in checkpoint.names():
@@ -35,7 +35,7 @@ def look(folder: Path) -> None:
 
 
 def write_models(root: Path) -> dict[str, Path]:
-    """One of each kind."""
+    """Write one directory of each format."""
     return {
         "native": write_native(root / "native", WEIGHTS),
         "gpt2": write_gpt2(root / "gpt2", random_weights(TINY_DENSE)),
@@ -46,8 +46,8 @@ def write_models(root: Path) -> dict[str, Path]:
     }
 
 
-def copy_spoilt(good: Path, folder: Path, name: str | None, content: bytes) -> Path:
-    """A copy of a good model in `folder`, one file replaced."""
+def copy_damaged(good: Path, folder: Path, name: str | None, content: bytes) -> Path:
+    """Copy a valid model to `folder` and replace one file."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(good, folder)
     if name is not None:

@@ -1,4 +1,4 @@
-"""Model directories from anybody: config.json, safetensors, indices, trackers, and the directories themselves."""
+"""Malformed model directories: config.json, safetensors, indices, trackers, and the directories themselves."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.fuzz.ending import attempt, refusal
-from tests.fuzz.models import DEEP, JSON_FILES, Spoil, look
+from tests.fuzz.models import DEEP, JSON_FILES, DamagedCopy, read_model
 from tirazh.model.checkpoints.directory import describe
 
 
-def test_the_models_are_good_before_they_are_spoilt(models: dict[str, Path]) -> None:
+def test_the_undamaged_models_are_valid(models: dict[str, Path]) -> None:
     for folder in models.values():
-        look(folder)
+        read_model(folder)
 
 
 NAMES = {
@@ -37,12 +37,12 @@ CONFIG_CASES = [
 
 
 @pytest.mark.parametrize(("kind", "name", "place"), CONFIG_CASES)
-def test_a_config_with_a_strange_value_works_or_says_why(
-    kind: str, name: str, place: int, spoil: Spoil, models: dict[str, Path]
+def test_a_config_with_an_unusual_value_works_or_is_refused(
+    kind: str, name: str, place: int, damaged: DamagedCopy, models: dict[str, Path]
 ) -> None:
     values = json.loads((models[kind] / "config.json").read_text()) | {name: VALUES[place]}
     text = json.dumps(values).encode()
-    folder = spoil(kind, "config.json", text)
+    folder = damaged(kind, "config.json", text)
     attempt("config.json", (kind, text), lambda: describe(str(folder)))
 
 
@@ -56,24 +56,24 @@ PATTERNS: list[Any] = [
 
 
 @pytest.mark.parametrize("place", range(len(PATTERNS)))
-def test_a_strange_pattern_is_refused(place: int, spoil: Spoil, models: dict[str, Path]) -> None:
+def test_a_malformed_sparse_pattern_is_refused(place: int, damaged: DamagedCopy, models: dict[str, Path]) -> None:
     values = json.loads((models["native"] / "config.json").read_text()) | {"sparse_pattern": PATTERNS[place]}
-    folder = spoil("native", "config.json", json.dumps(values).encode())
+    folder = damaged("native", "config.json", json.dumps(values).encode())
     refusal("config.json", repr(PATTERNS[place]), lambda: describe(str(folder)))
 
 
 @pytest.mark.parametrize("name", JSON_FILES)
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
-def test_json_that_is_none_is_refused(name: str, file: str, spoil: Spoil) -> None:
-    folder = spoil("indexed", file, JSON_FILES[name])
-    refusal(file, JSON_FILES[name], lambda: look(folder))
+def test_malformed_json_is_refused(name: str, file: str, damaged: DamagedCopy) -> None:
+    folder = damaged("indexed", file, JSON_FILES[name])
+    refusal(file, JSON_FILES[name], lambda: read_model(folder))
 
 
 @pytest.mark.parametrize("name", [name for name in JSON_FILES if name not in ("not a number", "null")])
 @pytest.mark.parametrize("file", ["model_args.json", "deepspeed_config.json"])
-def test_json_beside_a_pickle_that_is_none_is_refused(name: str, file: str, spoil: Spoil) -> None:
-    folder = spoil("rugpts", file, JSON_FILES[name])
-    attempt(file, JSON_FILES[name], lambda: look(folder))
+def test_malformed_json_beside_a_pickle_works_or_is_refused(name: str, file: str, damaged: DamagedCopy) -> None:
+    folder = damaged("rugpts", file, JSON_FILES[name])
+    attempt(file, JSON_FILES[name], lambda: read_model(folder))
 
 
 WEIGHT_MAPS: list[Any] = [
@@ -94,10 +94,10 @@ WEIGHT_MAPS: list[Any] = [
 
 
 @pytest.mark.parametrize("place", range(len(WEIGHT_MAPS)))
-def test_an_index_that_reaches_elsewhere_is_refused(place: int, spoil: Spoil) -> None:
+def test_an_index_that_names_other_directories_is_refused(place: int, damaged: DamagedCopy) -> None:
     text = json.dumps({"weight_map": WEIGHT_MAPS[place]}).encode()
-    folder = spoil("indexed", "model.safetensors.index.json", text)
-    refusal("model.safetensors.index.json", text, lambda: look(folder))
+    folder = damaged("indexed", "model.safetensors.index.json", text)
+    refusal("model.safetensors.index.json", text, lambda: read_model(folder))
 
 
 TRACKERS = [
@@ -119,9 +119,9 @@ TRACKERS = [
 
 
 @pytest.mark.parametrize("place", range(len(TRACKERS)))
-def test_a_tracker_that_points_elsewhere_is_refused(place: int, spoil: Spoil) -> None:
-    folder = spoil("rugpts", "latest_checkpointed_iteration.txt", TRACKERS[place])
-    refusal("trackers", TRACKERS[place], lambda: look(folder))
+def test_a_tracker_that_names_other_directories_is_refused(place: int, damaged: DamagedCopy) -> None:
+    folder = damaged("rugpts", "latest_checkpointed_iteration.txt", TRACKERS[place])
+    refusal("trackers", TRACKERS[place], lambda: read_model(folder))
 
 
 def header(tensors: Any, data: bytes = bytes(64), length: int | None = None) -> bytes:
@@ -136,7 +136,7 @@ def tensor(dtype: Any = "F32", shape: Any = (4, 4), offsets: Any = (0, 64)) -> d
 SAFETENSORS = {
     "nothing": b"",
     "a length alone": bytes(8),
-    "a length of everything": header(tensor(), length=2**63),
+    "a length of 2**63": header(tensor(), length=2**63),
     "a length beyond the end": header(tensor(), length=10**6),
     "a length of a hundred million": header(tensor(), length=99_999_999),
     "no JSON": header(b"x" * 50),
@@ -148,7 +148,7 @@ SAFETENSORS = {
     "a shape of halves": header(tensor(shape=(0.5, 32))),
     "a shape beyond all memory": header(tensor(shape=(2**40, 2**40))),
     "a shape that overflows": header(tensor(shape=(2**32, 2**32, 4))),
-    "a shape of nothing": header(tensor(shape=(0, 2**60), offsets=(0, 0)), b""),
+    "an empty shape": header(tensor(shape=(0, 2**60), offsets=(0, 0)), b""),
     "offsets backwards": header(tensor(offsets=(64, 0))),
     "offsets beyond the end": header(tensor(offsets=(0, 2**50))),
     "negative offsets": header(tensor(offsets=(-64, 0))),
@@ -157,23 +157,23 @@ SAFETENSORS = {
     "the same name twice": header(b'{"a":{"dtype":"F32","shape":[16],"data_offsets":[0,64]},"a":7}'),
     "metadata that is no text": header({"__metadata__": {"a": 7}, **tensor()}),
     "half a surrogate": header(b'{"\\ud800":{"dtype":"F32","shape":[16],"data_offsets":[0,64]}}'),
-    "a name of control signs": header({"\x1b[31m\0": tensor()["a"]}),
+    "a name of control characters": header({"\x1b[31m\0": tensor()["a"]}),
     "a pickle": pickle.dumps({"a": 1}),
     "a zip": b"PK\x03\x04" + bytes(100),
 }
 
 
 @pytest.mark.parametrize("name", SAFETENSORS)
-def test_a_safetensors_file_that_lies_is_refused(name: str, spoil: Spoil) -> None:
-    folder = spoil("native", "model.safetensors", SAFETENSORS[name])
-    refusal("safetensors", SAFETENSORS[name], lambda: look(folder))
+def test_a_malformed_safetensors_file_is_refused(name: str, damaged: DamagedCopy) -> None:
+    folder = damaged("native", "model.safetensors", SAFETENSORS[name])
+    refusal("safetensors", SAFETENSORS[name], lambda: read_model(folder))
 
 
-def test_directories_that_are_odd_are_refused(spoil: Spoil, tmp_path: Path) -> None:
+def test_unusual_directories_and_special_files_are_refused(damaged: DamagedCopy, tmp_path: Path) -> None:
     (tmp_path / "round").symlink_to("round")
     for name in ("", "nul\0", "x" * 300, str(tmp_path / "round"), "/dev/null", "http://x/y", "~nobody/x", "\udcff"):
         refusal("directories", name, lambda name=name: describe(name))
-    folder = spoil("native")
+    folder = damaged("native")
     for name in ("config.json", "model.safetensors"):
         for make in (
             os.mkfifo,
@@ -181,7 +181,7 @@ def test_directories_that_are_odd_are_refused(spoil: Spoil, tmp_path: Path) -> N
             lambda path: os.symlink(path, path),
             lambda path: os.symlink("/dev/zero", path),
         ):
-            folder = spoil("native")
+            folder = damaged("native")
             (folder / name).unlink()
             make(folder / name)
-            refusal("directories", (name, repr(make)), lambda folder=folder: look(folder))
+            refusal("directories", (name, repr(make)), lambda folder=folder: read_model(folder))

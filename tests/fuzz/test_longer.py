@@ -1,5 +1,7 @@
-"""The same fuzzers for minutes instead of seconds, with other seeds each time; one target alone by
-`pytest tests/fuzz/test_longer.py -m slow -k parquet`. A failure shows its seed and number."""
+"""The same fuzz tests for minutes instead of seconds, with new seeds each time. A failure prints its seed.
+
+Run one target with `pytest tests/fuzz/test_longer.py -m slow -k parquet`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.ending import attempt
-from tests.fuzz.models import RANK_FILE, Spoil, look
+from tests.fuzz.models import RANK_FILE, DamagedCopy, read_model
 from tests.fuzz.mutations import mutants
 from tests.fuzz.tables import WRITERS, carry, good_table, parquet
 from tests.fuzz.test_yaml import GOOD
@@ -24,10 +26,10 @@ pytestmark = pytest.mark.slow
 SECONDS = 30.0
 
 
-def spoilt(good: bytes, *, near_end: bool = False) -> Iterator[bytes]:
-    """Spoilt copies until the time is over."""
-    seed, begun = random.SystemRandom().randrange(1 << 32), time.monotonic()
-    while time.monotonic() - begun < SECONDS:
+def mutated(good: bytes, *, near_end: bool = False) -> Iterator[bytes]:
+    """Yield mutants until the time is up."""
+    seed, started = random.SystemRandom().randrange(1 << 32), time.monotonic()
+    while time.monotonic() - started < SECONDS:
         print(f"seed {seed}")  # pytest shows it when the test fails
         yield from (content for _, content in mutants(good, count=50, seed=seed, near_end=near_end))
         seed += 1
@@ -37,41 +39,41 @@ def spoilt(good: bytes, *, near_end: bool = False) -> Iterator[bytes]:
 @pytest.mark.parametrize("writer", ["snappy", "pages", "plain"])
 def test_parquet(writer: str, near_end: bool, job: Callable[..., JobSpec], tmp_path: Path) -> None:
     spec = job()
-    for content in spoilt(parquet(good_table(), **WRITERS[writer]), near_end=near_end):
+    for content in mutated(parquet(good_table(), **WRITERS[writer]), near_end=near_end):
         (tmp_path / "in" / "a.parquet").write_bytes(content)
         attempt("Parquet files", content, lambda: carry(spec))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("native", "model.safetensors"), ("rugpts", RANK_FILE), ("old", RANK_FILE)])
-def test_weights(kind: str, name: str, models: dict[str, Path], spoil: Spoil) -> None:
-    folder = spoil(kind)
-    for content in spoilt((models[kind] / name).read_bytes()):
+def test_weights(kind: str, name: str, models: dict[str, Path], damaged: DamagedCopy) -> None:
+    folder = damaged(kind)
+    for content in mutated((models[kind] / name).read_bytes()):
         (folder / name).write_bytes(content)
-        attempt("weights", content, lambda: look(folder))
+        attempt("weights", content, lambda: read_model(folder))
 
 
 @pytest.mark.parametrize("kind", ["native", "gpt2", "port"])
-def test_config(kind: str, models: dict[str, Path], spoil: Spoil) -> None:
-    folder = spoil(kind)
-    for content in spoilt((models[kind] / "config.json").read_bytes()):
+def test_config(kind: str, models: dict[str, Path], damaged: DamagedCopy) -> None:
+    folder = damaged(kind)
+    for content in mutated((models[kind] / "config.json").read_bytes()):
         (folder / "config.json").write_bytes(content)
-        attempt("config.json", content, lambda: look(folder))
+        attempt("config.json", content, lambda: read_model(folder))
 
 
 def test_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
-    for content in spoilt((tiny_model / "tokenizer.json").read_bytes()):
+    for content in mutated((tiny_model / "tokenizer.json").read_bytes()):
         (tmp_path / "tokenizer.json").write_bytes(content)
         attempt("tokenizers", content, lambda: load_tokenizer(str(tmp_path)).encode("abc день"))
 
 
 def test_job_file(tmp_path: Path) -> None:
-    for content in spoilt(GOOD.encode()):
+    for content in mutated(GOOD.encode()):
         (tmp_path / "job.yaml").write_bytes(content)
         attempt("job files", content, lambda: spec_from_file(tmp_path / "job.yaml"))
 
 
 def test_template() -> None:
     good = "{{ text|trim|upper }}{% if a is none %}: {{ n|default('—') }}{% endif %}\n{{ text|truncate(9, true) }}"
-    for content in spoilt(good.encode()):
+    for content in mutated(good.encode()):
         source = content.decode("utf-8", "replace")
         attempt("templates", source, lambda source=source: PromptTemplate(source).render({"text": "новость", "n": 7}))

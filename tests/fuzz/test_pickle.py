@@ -1,4 +1,4 @@
-"""Weights from anybody: torch pickles that hold code, lie about their size, or unfold without end; spoilt files."""
+"""Malformed weights: torch pickles with code, false sizes or endless nesting, and randomly damaged files."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import pytest
 import torch
 
 from tests.fuzz.ending import attempt, refusal
-from tests.fuzz.models import RANK_FILE, WEIGHTS, Spoil, look
+from tests.fuzz.models import RANK_FILE, WEIGHTS, DamagedCopy, read_model
 from tests.fuzz.mutations import mutants
 from tests.model.checkpoints.samples import TINY, rank_weights
 
 
 @pytest.mark.parametrize("kind", ["native", "rugpts", "old"])
-def test_weights_spoilt_at_random_work_or_say_why(kind: str, spoil: Spoil, models: dict[str, Path]) -> None:
+def test_randomly_damaged_weights_work_or_are_refused(kind: str, damaged: DamagedCopy, models: dict[str, Path]) -> None:
     name = "model.safetensors" if kind == "native" else RANK_FILE
     good = (models[kind] / name).read_bytes()
-    folder = spoil(kind)
+    folder = damaged(kind)
     head = 4_000 if kind == "native" else len(good)
     for _, content in mutants(good[:head], count=60, seed=1):
         (folder / name).write_bytes(content + good[head:])
-        attempt("safetensors" if kind == "native" else "pickles", content, lambda: look(folder))
+        attempt("safetensors" if kind == "native" else "pickles", content, lambda: read_model(folder))
     for _, content in mutants(good, count=20, seed=2, near_end=True):
         (folder / name).write_bytes(content)
-        attempt("safetensors" if kind == "native" else "pickles", content, lambda: look(folder))
+        attempt("safetensors" if kind == "native" else "pickles", content, lambda: read_model(folder))
 
 
 class Code:
@@ -69,7 +69,7 @@ def deep(levels: int) -> dict[str, Any]:
     return values
 
 
-def circle() -> dict[str, Any]:
+def cyclic() -> dict[str, Any]:
     values = state({})
     values["self"] = values
     return values
@@ -103,7 +103,7 @@ PICKLES: dict[str, Callable[[], bytes]] = {
     "code: open": lambda: saved({"module": state({"x": Code(open, "/dev/null")})}),
     "code: a plain pickle": lambda: pickle.dumps({"x": Code(os.system, "true")}),
     "a plain pickle": lambda: pickle.dumps({"a": 1}),
-    "a circle": lambda: saved({"module": circle()}),
+    "a cycle": lambda: saved({"module": cyclic()}),
     "shared over and over": lambda: saved({"module": state({"x": nested(60)})}),
     "deep": lambda: saved({"module": state({"x": deep(200)})}),
     "more than it holds, by stride 0": lambda: saved(
@@ -151,9 +151,9 @@ PICKLES: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", PICKLES)
-def test_a_pickle_that_is_more_or_less_than_weights_is_refused(name: str, spoil: Spoil) -> None:
+def test_a_pickle_with_more_or_less_than_weights_is_refused(name: str, damaged: DamagedCopy) -> None:
     content = PICKLES[name]()
-    folder = spoil("rugpts", RANK_FILE, content)
+    folder = damaged("rugpts", RANK_FILE, content)
     (refusal if name not in ("deep", "a version that is no number") else attempt)(
-        "pickles", content, lambda: look(folder)
+        "pickles", content, lambda: read_model(folder)
     )

@@ -1,4 +1,4 @@
-"""Tokenizers from anybody: the Rust library panics on some, and settings may say anything."""
+"""Malformed tokenizers: the Rust library panics on some, and their settings may hold any value."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SIDE_FILES = {
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_a_tokenizer_that_is_none_is_refused(name: str, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_malformed_tokenizer_is_refused(name: str, tiny_model: Path, tmp_path: Path) -> None:
     file, content = TOKENIZERS[name]
     folder = shutil.copytree(tiny_model, tmp_path / "tokenizer")
     (folder / file).write_bytes(content)
@@ -56,7 +56,7 @@ def test_a_tokenizer_that_is_none_is_refused(name: str, tiny_model: Path, tmp_pa
 
 
 @pytest.mark.parametrize("name", SIDE_FILES)
-def test_a_tokenizer_of_two_files_that_is_none_works_or_says_why(name: str, tmp_path: Path) -> None:
+def test_a_malformed_tokenizer_of_two_files_works_or_is_refused(name: str, tmp_path: Path) -> None:
     file, content = SIDE_FILES[name]
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
@@ -67,14 +67,14 @@ def test_a_tokenizer_of_two_files_that_is_none_works_or_says_why(name: str, tmp_
 @pytest.mark.parametrize(
     "value", ["null", '"x"', "-1", "1e99", "[]", '["a"]', "[null]", "{}", "NaN", "true", "99999999999"]
 )
-def test_an_end_token_of_a_wrong_kind_works_or_says_why(value: str, tmp_path: Path) -> None:
+def test_an_end_token_of_a_wrong_type_works_or_is_refused(value: str, tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     (tmp_path / "config.json").write_text(f'{{"eos_token_id": {value}}}')
     attempt("tokenizers", value, lambda: load_tokenizer(str(tmp_path)).encode("ab"))
 
 
-def test_a_tokenizer_spoilt_at_random_works_or_says_why(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_randomly_damaged_tokenizer_works_or_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     good = (tiny_model / "tokenizer.json").read_bytes()
     for _, content in mutants(good, count=100, seed=3):
         (tmp_path / "tokenizer.json").write_bytes(content)

@@ -58,13 +58,13 @@ def test_an_interruption_says_how_far_it_came() -> None:
 def test_a_follower_sees_steps_evaluations_and_a_new_beginning(tmp_path: Path) -> None:
     path, seen, told = tmp_path / "losses.jsonl", [], []
     follower = LogFollower(path, 10, seen.append, told.append)
-    follower.look()
+    follower.poll()
     assert seen == []
     log = TrainingLog(path, start_step=0)
     for step in (1, 2, 3):
         log.add(entry(step))
     log.add({"step": 3, "perplexity": 7.0})
-    follower.look()
+    follower.poll()
     assert (seen[-1].step, seen[-1].figures, seen[-1].tokens_per_s, seen[-1].eta_s) == (
         3,
         {"perplexity": 7.0},
@@ -73,8 +73,8 @@ def test_a_follower_sees_steps_evaluations_and_a_new_beginning(tmp_path: Path) -
     )
     log.close()
     TrainingLog(path, start_step=2).close()
-    follower.look()
-    assert told == ["A worker died; all go on from step 2"]
+    follower.poll()
+    assert told == ["A worker died; all workers resume from step 2"]
     assert seen[-1].step == 2
 
 
@@ -97,5 +97,5 @@ def test_a_number_that_is_none_is_null(tmp_path: Path) -> None:
     log.close()
     assert read_log(tmp_path / "l") == [{"step": 1, "loss": None, "grad_norm": None}]
     seen: list[TrainingProgress] = []
-    LogFollower(tmp_path / "l", 9, seen.append, None).look()
+    LogFollower(tmp_path / "l", 9, seen.append, None).poll()
     assert seen == []

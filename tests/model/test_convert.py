@@ -1,4 +1,4 @@
-"""Conversion: the same weights in a new directory, whole or not at all, in memory that does not grow with the model."""
+"""Conversion writes the same weights to a new directory, completely or not at all, in little memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def source(tmp_path: Path) -> Path:
     return write_rugpts(tmp_path / "source", random_weights(TINY), mp=2)
 
 
-def test_one_file_holds_the_same_weights_and_config(source: Path, tmp_path: Path) -> None:
+def test_a_conversion_keeps_weights_and_config(source: Path, tmp_path: Path) -> None:
     summary = convert(str(source), str(tmp_path / "out"))
     assert (summary.kind, summary.config) == ("tirazh", replace(TINY, layout_groups=2))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
@@ -43,7 +43,7 @@ def test_one_file_holds_the_same_weights_and_config(source: Path, tmp_path: Path
         assert torch.equal(written[name], expected), name
 
 
-def test_many_files_with_an_index(source: Path, tmp_path: Path) -> None:
+def test_a_large_model_is_split_into_files_with_an_index(source: Path, tmp_path: Path) -> None:
     convert(str(source), str(tmp_path / "out"), max_shard_bytes=8_000)
     files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
     assert len(files) > 5
@@ -56,7 +56,7 @@ def test_many_files_with_an_index(source: Path, tmp_path: Path) -> None:
         assert torch.equal(checkpoint.read(name), expected), name
 
 
-def test_transposed_and_fused_tensors_of_gpt2(tmp_path: Path) -> None:
+def test_transposed_and_fused_tensors_of_gpt2_are_restored(tmp_path: Path) -> None:
     weights = random_weights(TINY_DENSE, dtype=torch.float32)
     convert(str(write_gpt2(tmp_path / "source", weights)), str(tmp_path / "out"))
     written = load_file(tmp_path / "out" / "model.safetensors")
@@ -64,7 +64,7 @@ def test_transposed_and_fused_tensors_of_gpt2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_dtype_of_the_new_files(source: Path, tmp_path: Path, dtype: str) -> None:
+def test_new_files_have_the_requested_dtype(source: Path, tmp_path: Path, dtype: str) -> None:
     convert(str(source), str(tmp_path / "out"), dtype=dtype)
     checkpoint = open_checkpoint(str(tmp_path / "out"))
     for name, expected in random_weights(TINY).items():
@@ -79,25 +79,25 @@ def test_a_converted_directory_can_be_converted_again(source: Path, tmp_path: Pa
     assert second.fingerprint == convert(str(source), str(tmp_path / "direct")).fingerprint
 
 
-def test_transformers_reads_the_new_directory(source: Path, tmp_path: Path) -> None:
+def test_transformers_reads_the_converted_config(source: Path, tmp_path: Path) -> None:
     from tirazh.model.gpt import RuGPT3Config
 
     convert(str(source), str(tmp_path / "out"))
     assert RuGPT3Config.from_pretrained(tmp_path / "out").to_model_config() == replace(TINY, layout_groups=2)
 
 
-def test_flags_become_part_of_the_new_config(source: Path, tmp_path: Path) -> None:
-    convert(str(source), str(tmp_path / "out"), flags=ModelSettings(sparse_mode="all", fix_sparsity_layout=4))
+def test_model_settings_are_written_to_the_new_config(source: Path, tmp_path: Path) -> None:
+    convert(str(source), str(tmp_path / "out"), settings=ModelSettings(sparse_mode="all", fix_sparsity_layout=4))
     config = describe(str(tmp_path / "out")).config
     assert config == replace(TINY, sparse_mode="all", layout_groups=4)
 
 
-def test_the_tokenizer_comes_along_and_its_ids_into_the_config(source: Path, tmp_path: Path) -> None:
+def test_the_tokenizer_is_copied_and_its_ids_are_in_the_config(source: Path, tmp_path: Path) -> None:
     vocab = {"a": 0, "b": 1, "<pad>": 2, "</s>": 3}
     (tmp_path / "words").mkdir()
     write_json(tmp_path / "words" / "vocab.json", vocab)
     (tmp_path / "words" / "merges.txt").write_text("#version: 0.2\n")
-    summary = convert(str(source), str(tmp_path / "out"), flags=ModelSettings(tokenizer=str(tmp_path / "words")))
+    summary = convert(str(source), str(tmp_path / "out"), settings=ModelSettings(tokenizer=str(tmp_path / "words")))
     assert summary.tokenizer_dir == str(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "vocab.json").read_text()) == vocab
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -111,26 +111,26 @@ def test_progress_counts_up_to_all_bytes(source: Path, tmp_path: Path) -> None:
     assert calls[-1] == (summary.weight_bytes, summary.weight_bytes)
 
 
-def test_numbers_too_large_for_float16_are_not_made_infinite(tmp_path: Path) -> None:
+def test_values_too_large_for_float16_are_refused(tmp_path: Path) -> None:
     weights = random_weights(TINY, dtype=torch.float32)
     weights["model.norm.weight"][3] = 1e6
     source = write_native(tmp_path / "source", weights)
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds numbers too large for float16"):
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds values too large for float16"):
         convert(str(source), str(tmp_path / "out"), dtype="float16")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_target_that_holds_something_is_left_alone(source: Path, tmp_path: Path) -> None:
+def test_a_target_that_is_not_empty_is_refused_and_kept(source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds something already"):
+    with pytest.raises(OutputError, match="holds other files"):
         convert(str(source), str(tmp_path / "out"))
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     with pytest.raises(OutputError, match="is a file"):
         convert(str(source), str(tmp_path / "out" / "notes.txt"))
 
 
-def test_a_conversion_cut_off_is_no_model_and_says_so(source: Path, tmp_path: Path) -> None:
+def test_a_killed_conversion_is_not_taken_for_a_model(source: Path, tmp_path: Path) -> None:
     code = (
         "import os, sys; from tirazh.model.convert import convert\n"
         "convert(sys.argv[1], sys.argv[2], max_shard_bytes=8000, "
@@ -157,20 +157,22 @@ def test_a_failure_leaves_the_target_empty(source: Path, tmp_path: Path) -> None
     assert convert(str(source), str(tmp_path / "out")).kind == "tirazh"
 
 
-def test_a_disk_too_small_is_noticed_before(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_refused_before_writing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OutputError, match=r"has 0\.0 GB free, but the model takes"):
+    with pytest.raises(OutputError, match=r"has 0\.0 GB free, but the model needs"):
         convert(str(source), str(tmp_path / "out"))
 
 
-def test_requests_that_are_wrong(source: Path, tmp_path: Path) -> None:
+def test_a_wrong_request_is_refused_before_writing(source: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"--dtype must be one of .*, not 'fp16'"):
         convert(str(source), str(tmp_path / "out"), dtype="fp16")
     with pytest.raises(CheckpointError, match="needs no conversion"):
         convert(str(write_llama(tmp_path / "llama")), str(tmp_path / "out"))
     with pytest.raises(CheckpointError, match="--tokenizer"):
-        convert(str(source), str(tmp_path / "out"), flags=ModelSettings(tokenizer=str(tmp_path)))
+        convert(str(source), str(tmp_path / "out"), settings=ModelSettings(tokenizer=str(tmp_path)))
     assert not (tmp_path / "out").exists()
 
 
@@ -201,7 +203,7 @@ print(before, peaks[0], before_all, peaks[1])
 
 
 def patterned_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Weights of a large model in little time: one ramp of numbers, of which every tensor gets a stretch of its own."""
+    """Return distinct weights of a large model quickly: every tensor is a rotation of the same ramp of values."""
     ramp = (torch.arange(1 << 16) % 1009 / 1009).half()
     weights = {}
     for index, (name, shape) in enumerate(expected_shapes(config).items()):
@@ -211,8 +213,11 @@ def patterned_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 def convert_measured(folder: Path, config: ModelConfig) -> tuple[int, int, int]:
-    """Convert a generated two-rank checkpoint in a fresh process. Returns bytes of all weights, and of the memory
-    that the conversion took beyond what the process had before: anonymous alone, and with pages of mapped files."""
+    """Convert a generated two-rank checkpoint in a new process.
+
+    Returns the bytes of all weights, and by how many bytes the memory of the process grew:
+    anonymous memory alone, and including pages of mapped files.
+    """
     weights = patterned_weights(config)
     total = sum(tensor.nbytes for tensor in weights.values())
     largest = max(tensor.nbytes for tensor in weights.values())

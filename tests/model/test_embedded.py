@@ -1,4 +1,7 @@
-"""The model in the box: small, whole, and good enough that the demo shows something. Plain forwards only."""
+"""The embedded model: small, complete, and accurate enough for the demo.
+
+Uses plain forward passes only.
+"""
 
 from __future__ import annotations
 
@@ -50,30 +53,30 @@ def read_lines(name: str) -> list[dict[str, str]]:
     ("name", "most_bytes"),
     [("model.safetensors", 25_000_000), ("tokenizer.json", 2_000_000), ("config.json", 10_000), ("README.md", 20_000)],
 )
-def test_the_box_holds_a_whole_small_model(name: str, most_bytes: int) -> None:
+def test_the_embedded_model_is_complete_and_small(name: str, most_bytes: int) -> None:
     assert 100 < (Path(EMBEDDED_DIR) / name).stat().st_size <= most_bytes
 
 
-def test_it_is_a_sparse_rugpt3_with_the_published_pattern(config: ModelConfig) -> None:
+def test_the_embedded_model_is_a_sparse_rugpt3_with_the_published_pattern(config: ModelConfig) -> None:
     assert config.sparse_mode == "alternating"
     assert config.sparse_pattern == SparsePattern()
     assert config.max_position_embeddings > 2 * config.sparse_pattern.window_size
 
 
-def test_its_weights_are_finite(model: nn.Module) -> None:
+def test_the_weights_of_the_embedded_model_are_finite(model: nn.Module) -> None:
     assert all(weight.isfinite().all() for weight in model.parameters())
 
 
-def test_every_token_has_a_row_of_the_embedding(config: ModelConfig, tokenizer: Tokenizer) -> None:
+def test_the_embedding_has_a_row_for_every_token(config: ModelConfig, tokenizer: Tokenizer) -> None:
     assert tokenizer.size <= config.vocab_size < tokenizer.size + 8
 
 
 @pytest.mark.parametrize("text", ["Ёжик — 3,5 °C\nи\tтак далее…", "naïve café 😀", "<s>not a control token</s>"])
-def test_the_tokenizer_gives_a_text_back(tokenizer: Tokenizer, text: str) -> None:
+def test_the_embedded_tokenizer_decodes_a_text_it_encodes(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_it_knows_where_a_text_ends(tokenizer: Tokenizer) -> None:
+def test_the_embedded_tokenizer_has_end_and_padding_tokens(tokenizer: Tokenizer) -> None:
     assert tokenizer.end_token_ids == (tokenizer.rust.token_to_id("<|endoftext|>"),)
     assert tokenizer.pad_token_id == tokenizer.rust.token_to_id("<pad>")
 
@@ -83,7 +86,7 @@ def test_the_demo_labels_begin_with_different_tokens(tokenizer: Tokenizer, label
     assert len(set(first)) == len(labels)
 
 
-def test_the_demo_news_hold_every_label_equally_often_in_both_languages(labels: dict[str, str]) -> None:
+def test_the_demo_news_have_every_label_equally_often_in_both_languages(labels: dict[str, str]) -> None:
     news = read_lines("news.jsonl")
     seen = [(item["language"], item["label"]) for item in news]
     assert {pair: seen.count(pair) for pair in seen} == {(lang, label): 6 for lang in ("ru", "en") for label in labels}
@@ -97,7 +100,7 @@ def continue_prompt(model: nn.Module, token_ids: list[int], num_tokens: int) -> 
     return ids[len(token_ids) :]
 
 
-def test_it_continues_a_prompt_the_same_way_twice(model: nn.Module, tokenizer: Tokenizer) -> None:
+def test_the_embedded_model_continues_a_prompt_deterministically(model: nn.Module, tokenizer: Tokenizer) -> None:
     prompts = [tokenizer.encode(item["prompt"]) for item in read_lines("prompts.jsonl")]
     first, again, other = (continue_prompt(model, prompts[i], 12) for i in (0, 0, 1))
     assert first == again != other
@@ -105,7 +108,7 @@ def test_it_continues_a_prompt_the_same_way_twice(model: nn.Module, tokenizer: T
 
 
 @pytest.mark.parametrize(("language", "least"), [("ru", 0.65), ("en", 0.75)])
-def test_it_labels_the_demo_news_clearly_better_than_chance(
+def test_the_embedded_model_labels_the_demo_news_better_than_chance(
     model: nn.Module, tokenizer: Tokenizer, labels: dict[str, str], language: str, least: float
 ) -> None:
     news = [item for item in read_lines("news.jsonl") if item["language"] == language]

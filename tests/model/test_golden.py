@@ -147,7 +147,7 @@ def test_a_wrong_pattern_is_glaring(
 def test_a_forgotten_fix_sparsity_layout_is_glaring(golden_dir: Path) -> None:
     """The same trap as a user would step into it."""
     folder = golden_dir / "xl_alternating_mp2"
-    model = load_pretrained(str(folder), flags=ModelSettings(fix_sparsity_layout=1))
+    model = load_pretrained(str(folder), settings=ModelSettings(fix_sparsity_layout=1))
     assert forward_error(folder, model) > GLARING
 
 

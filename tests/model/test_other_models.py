@@ -1,4 +1,4 @@
-"""Other Hugging Face causal LMs run under the same engine, through transformers' attention interface."""
+"""Foreign Hugging Face causal LMs run in the same engine, through transformers' attention interface."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assert_engine_is_transformers(model: nn.Module, prefix: tuple[int, ...], voc
 
 
 @pytest.mark.parametrize("shared", [0, 20], ids=["no prefix", "shared prefix"])
-def test_a_published_llama_gives_transformers_tokens(shared_dir: Path, shared: int) -> None:
+def test_the_engine_gives_the_tokens_of_transformers_for_a_published_llama(shared_dir: Path, shared: int) -> None:
     folder = shared_dir / "data" / "aidreams-hf"
     if not folder.is_dir():
         pytest.skip(f"needs data that is not in the repository: no folder {folder}")
@@ -50,7 +50,7 @@ def test_a_published_llama_gives_transformers_tokens(shared_dir: Path, shared: i
 
 
 @pytest.mark.parametrize("shared", [0, 20], ids=["no prefix", "shared prefix"])
-def test_so_does_a_llama_whose_heads_share_keys(shared: int) -> None:
+def test_the_engine_gives_the_tokens_of_transformers_with_grouped_query_attention(shared: int) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=320,

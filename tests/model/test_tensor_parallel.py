@@ -1,4 +1,4 @@
-"""Two ranks give what one gives, each reads only its slice, and what cannot be split is refused in words."""
+"""Two ranks give the logits of one, each reads only its slice, and a model that cannot be sharded is refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GOLDEN = ("all_sparse_mp1", "hf_port_alternating", "xl_alternating_mp1", "xl_alt
 
 
 class RandomCheckpoint:
-    """Random weights of a config's shapes; counts the bytes that are read."""
+    """A checkpoint of random weights in a config's shapes that counts the bytes read."""
 
     path = "random"
 
@@ -61,7 +61,7 @@ class RandomCheckpoint:
 
 
 def build(config: ModelConfig | None, checkpoint: Any, dtype: str, tp_size: int) -> Any:
-    """This rank's part of a model; at tp_size 1 the whole of it, in whatever process calls."""
+    """Build this rank's shard of a model; with tp_size 1 the whole model, in any process."""
     tp_rank = 0
     if tp_size > 1:
         tp_rank = own_place().rank
@@ -99,7 +99,7 @@ def logits_of_transformers(folder: str, tp_size: int) -> np.ndarray:
 
 
 def sum_of_ranks(size: int) -> tuple[float, float]:
-    """Smallest and largest element of a tensor of that many numbers, added up over ranks that hold 1 and 2."""
+    """Return the minimum and maximum of a tensor of `size` elements after an all-reduce of ranks that hold 1 and 2."""
     from deepspeed import comm
 
     numbers = torch.full((size,), torch.distributed.get_rank() + 1.0)
@@ -146,7 +146,7 @@ def test_each_rank_reads_and_holds_only_its_slice(two_ranks: RankPool) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_is_honoured(two_ranks: RankPool, dtype: str) -> None:
+def test_two_ranks_compute_in_half_precision(two_ranks: RankPool, dtype: str) -> None:
     exact = logits_of_random(CONFIG, "float32", 1)["logits"]
     for result in two_ranks.run(logits_of_random, CONFIG, dtype, 2):
         assert result["dtype"] == f"torch.{dtype}"
@@ -161,7 +161,7 @@ def test_two_ranks_match_the_original_code(two_ranks: RankPool, golden_dir: Path
     assert np.abs(logits_of_golden(str(golden_dir / case), 1) - expected).max() < 2e-4
 
 
-def test_any_transformers_model_is_sharded_too(two_ranks: RankPool, tmp_path: Path) -> None:
+def test_two_ranks_give_the_logits_of_one_for_a_foreign_model(two_ranks: RankPool, tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -179,13 +179,15 @@ def test_any_transformers_model_is_sharded_too(two_ranks: RankPool, tmp_path: Pa
         np.testing.assert_allclose(logits, alone, atol=2e-5)
 
 
-def test_heads_that_cannot_be_shared_are_refused(two_ranks: RankPool) -> None:
+def test_a_number_of_ranks_that_does_not_divide_the_heads_is_refused(two_ranks: RankPool) -> None:
     config = replace(CONFIG, hidden_size=48, num_attention_heads=3, layout_groups=1)
-    with pytest.raises(RequestError, match="3 attention heads cannot be shared by 2 ranks"):
+    with pytest.raises(
+        RequestError, match="--tensor-parallel 2 does not divide the model's 3 attention heads; give a divisor of 3"
+    ):
         two_ranks.run(logits_of_random, config, "float32", 2)
 
 
-def test_sums_of_more_than_a_mebibyte_are_right(two_ranks: RankPool) -> None:
+def test_an_all_reduce_of_more_than_a_mebibyte_is_right(two_ranks: RankPool) -> None:
     assert two_ranks.run(sum_of_ranks, 3 * 2**20) == [(3.0, 3.0), (3.0, 3.0)]
 
 
@@ -194,12 +196,12 @@ def names_in_shared_memory() -> list[str]:
     return [name for name in shared_memory_names(own_place()) if Path("/dev/shm", name).exists()]
 
 
-def test_shared_memory_has_no_name_that_could_outlive_the_ranks(two_ranks: RankPool) -> None:
+def test_shared_memory_is_unlinked_so_that_it_ends_with_the_ranks(two_ranks: RankPool) -> None:
     assert two_ranks.run(names_in_shared_memory) == [[], []]
 
 
 @pytest.mark.slow
-def test_without_a_compiler_gloo_adds_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ranks_without_a_compiler_all_reduce_with_gloo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     alone = logits_of_random(CONFIG, "float32", 1)
@@ -211,7 +213,7 @@ def test_without_a_compiler_gloo_adds_up(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_builder_that_was_killed_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_builder_blocks_no_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
     left_behind = extensions_dir() / "deepspeed_shm_comm" / "lock"

@@ -1,4 +1,4 @@
-"""The tokenizer: GPT-2's byte-level BPE to the byte, no control tokens out of user text, one sentence when broken."""
+"""The tokenizer: lossless byte-level BPE, no control tokens from user text, one sentence for damaged files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ODD_TEXTS = [
 
 
 def write_bpe(folder: Path, *, merges: tuple[str, ...] = (), extra: tuple[str, ...] = (), **settings: Any) -> Path:
-    """A byte-level vocabulary as ru-gpts has one: control tokens first, then bytes, then merges, then `extra`."""
+    """Write a byte-level vocabulary like ru-gpts': control tokens first, then bytes, then merges, then `extra`."""
     folder.mkdir(exist_ok=True)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     names = [*CONTROL, *alphabet, *(merge.replace(" ", "") for merge in merges), *extra]
@@ -56,38 +56,38 @@ def rugpt3(shared_dir: Path) -> Tokenizer:
     return load_tokenizer(str(shared_dir / "data" / "rugpt3_tokenizer"))
 
 
-def test_merges_are_applied_in_their_order(tiny: Tokenizer) -> None:
+def test_merges_are_applied_in_order(tiny: Tokenizer) -> None:
     assert [tiny.rust.id_to_token(token) for token in tiny.encode("hello hell")] == ["hell", "o", "Ġ", "hell"]
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text())
-def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_encoded_text_decodes_to_itself(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     tokenizer = load_tokenizer(str(write_bpe(tmp_path_factory.getbasetemp() / "any", merges=("h e",))))
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @pytest.mark.parametrize("text", [*CONTROL, "<s>Привет</s>", "a <pad><pad> b", "<|endoftext|>", "x</s>\n<s>y"])
-def test_names_of_control_tokens_are_text(tmp_path: Path, text: str) -> None:
+def test_names_of_control_tokens_are_encoded_as_text(tmp_path: Path, text: str) -> None:
     tokenizer = load_tokenizer(str(write_bpe(tmp_path / "bpe", extra=("<|endoftext|>",))))
     ids = tokenizer.encode(text)
     assert tokenizer.control_ids.isdisjoint(ids)
     assert tokenizer.decode(ids) == text
 
 
-def test_many_texts_are_encoded_as_one_by_one(tiny: Tokenizer) -> None:
+def test_encode_many_equals_encode(tiny: Tokenizer) -> None:
     assert tiny.encode_many(ODD_TEXTS) == [tiny.encode(text) for text in ODD_TEXTS]
     assert tiny.encode_many([]) == []
 
 
-def test_ids_by_name(tmp_path: Path) -> None:
+def test_special_ids_are_found_by_name(tmp_path: Path) -> None:
     plain = load_tokenizer(str(write_bpe(tmp_path / "a")))
     assert (plain.size, plain.end_token_ids, plain.pad_token_id) == (5 + 256, (2,), 0)
     xl = load_tokenizer(str(write_bpe(tmp_path / "b", extra=("<|endoftext|>",))))
     assert (xl.size, xl.end_token_ids, xl.end_token_id) == (5 + 256 + 1, (5 + 256,), 5 + 256)
 
 
-def test_the_config_names_the_end_where_the_vocabulary_has_no_usual_one(tmp_path: Path) -> None:
+def test_the_config_gives_the_end_token_of_an_unusual_vocabulary(tmp_path: Path) -> None:
     folder = write_bpe(tmp_path / "a", extra=("<END>", "[PAD]"))
     vocab = json.loads((folder / "vocab.json").read_text())
     for name in ("<pad>", "</s>"):
@@ -100,12 +100,12 @@ def test_the_config_names_the_end_where_the_vocabulary_has_no_usual_one(tmp_path
     assert (tokenizer.end_token_ids, tokenizer.pad_token_id) == ((261,), 262)
 
 
-def test_decoding_leaves_out_control_tokens_and_padding_of_the_vocabulary(tiny: Tokenizer) -> None:
+def test_decoding_skips_control_tokens_and_padded_ids(tiny: Tokenizer) -> None:
     ids = [1, *tiny.encode("hello"), 2, 0, 0, tiny.size, tiny.size + 6]
     assert tiny.decode(ids) == "hello"
 
 
-def test_added_tokens_behind_the_vocabulary(tmp_path: Path) -> None:
+def test_tokens_added_to_the_vocabulary_are_control_tokens(tmp_path: Path) -> None:
     folder = write_bpe(tmp_path / "bpe", added_tokens_decoder={"261": {"content": "<|user|>"}, "1": {"content": "<s>"}})
     write_json(folder / "added_tokens.json", {"<|bot|>": 262})
     tokenizer = load_tokenizer(str(folder))
@@ -114,13 +114,13 @@ def test_added_tokens_behind_the_vocabulary(tmp_path: Path) -> None:
     assert tokenizer.control_ids.isdisjoint(tokenizer.encode("<|user|> <|bot|>"))
 
 
-def test_a_control_name_is_merged_like_any_text(tmp_path: Path) -> None:
+def test_the_name_of_a_control_token_is_merged_like_other_text(tmp_path: Path) -> None:
     folder = write_bpe(tmp_path / "bpe", merges=("< |",), added_tokens_decoder={"262": {"content": "<|user|>"}})
     tokenizer = load_tokenizer(str(folder))
     assert [tokenizer.rust.id_to_token(token) for token in tokenizer.encode("<|user|>")] == ["<|", *"user|>"]
 
 
-def test_a_tokenizer_json_wins_and_its_template_is_told_apart(tmp_path: Path) -> None:
+def test_tokenizer_json_is_preferred_and_its_template_becomes_the_prefix(tmp_path: Path) -> None:
     rust = tokenizers.Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "a": 2, "b": 3}, []))
     rust.add_special_tokens(["<s>", "</s>"])
     rust.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
@@ -133,7 +133,7 @@ def test_a_tokenizer_json_wins_and_its_template_is_told_apart(tmp_path: Path) ->
     assert (tokenizer.prefix_token_ids, tokenizer.size, tokenizer.end_token_ids) == ((0,), 4, (1,))
 
 
-def test_a_model_that_knows_control_names_as_pieces_does_not_get_them(tmp_path: Path) -> None:
+def test_a_unigram_model_does_not_match_control_names(tmp_path: Path) -> None:
     letters = [(letter, -5.0) for letter in "ab</s>"]
     rust = tokenizers.Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", -1.0), *dict(letters).items()], 0, False))
     rust.save(str(tmp_path / "tokenizer.json"))
@@ -143,7 +143,7 @@ def test_a_model_that_knows_control_names_as_pieces_does_not_get_them(tmp_path: 
     assert [rust.id_to_token(token) for token in ids] == list("a</s>b</s>")
 
 
-def test_it_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
+def test_the_tokenizer_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
     folder = write_bpe(tmp_path / "bpe")
     code = (
         "import sys; from tirazh.model.tokenizer import load_tokenizer; load_tokenizer(sys.argv[1]).encode('да')\n"
@@ -164,10 +164,10 @@ def test_it_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
         ("tokenizer.json", "{}", "cannot be read"),
         ("tokenizer.json", "not json", "cannot be read"),
         ("tokenizer_config.json", "[", "tokenizer_config.json is not readable JSON"),
-        ("added_tokens.json", '{"<|user|>": 900}', "gives <|user|> the id 900, but its vocabulary leads to 262"),
+        ("added_tokens.json", '{"<|user|>": 900}', "gives <|user|> the id 900, but its vocabulary makes it 262"),
     ],
 )
-def test_a_broken_tokenizer_gives_one_sentence(tmp_path: Path, file: str, content: str | None, words: str) -> None:
+def test_a_damaged_tokenizer_gives_one_sentence(tmp_path: Path, file: str, content: str | None, words: str) -> None:
     folder = write_bpe(tmp_path / "bpe", merges=("q w",))
     (folder / file).unlink(missing_ok=True)
     if content is not None:
@@ -180,20 +180,20 @@ def test_a_broken_tokenizer_gives_one_sentence(tmp_path: Path, file: str, conten
     assert "--tokenizer" in str(caught.value) or ".json" in str(caught.value)
 
 
-def test_no_directory_at_all_names_the_flag(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_names_the_flag(tmp_path: Path) -> None:
     for directory in (None, str(tmp_path / "nowhere")):
         with pytest.raises(CheckpointError, match="--tokenizer"):
             load_tokenizer(directory)
 
 
-def test_a_vocabulary_without_an_end_is_refused(tmp_path: Path) -> None:
+def test_a_vocabulary_without_an_end_token_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
-    with pytest.raises(CheckpointError, match="no token that ends a text"):
+    with pytest.raises(CheckpointError, match="has no end-of-text token"):
         load_tokenizer(str(tmp_path))
 
 
-def test_the_published_rugpt3_tokenizer(rugpt3: Tokenizer) -> None:
+def test_the_published_rugpt3_tokenizer_has_its_special_ids(rugpt3: Tokenizer) -> None:
     assert (rugpt3.size, rugpt3.end_token_ids, rugpt3.pad_token_id) == (50257, (2,), 0)
     assert rugpt3.control_ids == {0, 1, 2, 3, 4}
     assert rugpt3.decode([37954, 16, 2309, 5, 50257, 50263]) == "Привет, мир!"
@@ -201,11 +201,11 @@ def test_the_published_rugpt3_tokenizer(rugpt3: Tokenizer) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text())
-def test_any_text_comes_back_from_the_published_one(rugpt3: Tokenizer, text: str) -> None:
+def test_the_published_tokenizer_decodes_any_text_it_encodes(rugpt3: Tokenizer, text: str) -> None:
     assert rugpt3.decode(rugpt3.encode(text)) == text
 
 
-def test_the_published_one_agrees_with_transformers(shared_dir: Path, news_dir: Path, rugpt3: Tokenizer) -> None:
+def test_the_published_tokenizer_agrees_with_transformers(shared_dir: Path, news_dir: Path, rugpt3: Tokenizer) -> None:
     from transformers import GPT2Tokenizer
 
     theirs = GPT2Tokenizer.from_pretrained(str(shared_dir / "data" / "rugpt3_tokenizer"))

@@ -142,6 +142,32 @@ def test_a_sequence_length_above_the_model_context_length_is_refused(write_input
         plan_job(generate(seq_length=4096))
 
 
+def test_a_tensor_parallel_size_that_does_not_divide_the_heads_is_refused(
+    write_input: Write, generate: MakeSpec
+) -> None:
+    write_input("a.parquet", prompt=["x"])
+    with pytest.raises(RequestError, match="--tensor-parallel 3 does not divide the model's 2 attention heads"):
+        plan_job(generate(tensor_parallel=3))
+
+
+def test_a_foreign_model_is_checked_by_the_positions_and_heads_of_its_config(
+    write_input: Write, generate: MakeSpec, model_dir: Path, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for name in ("tokenizer.json", "model.safetensors"):
+        (foreign / name).symlink_to(model_dir / name)
+    (foreign / "config.json").write_text('{"model_type": "gpt_neo", "n_positions": 128, "n_head": 4}')
+    write_input("a.parquet", prompt=["x"])
+    plan = plan_job(generate(model=str(foreign)))
+    assert plan.model is not None
+    assert (plan.model.kind, plan.seq_length) == ("transformers", 128)
+    with pytest.raises(RequestError, match="--seq-length 256 is more than the model's 128 positions"):
+        plan_job(generate(model=str(foreign), seq_length=256))
+    with pytest.raises(RequestError, match="--tensor-parallel 3 does not divide the model's 4 attention heads"):
+        plan_job(generate(model=str(foreign), tensor_parallel=3))
+
+
 def test_an_output_inside_the_input_is_refused(write_input: Write, generate: MakeSpec, tmp_path: Path) -> None:
     write_input("a.parquet", prompt=["x"])
     with pytest.raises(OutputError, match="lies inside the input"):

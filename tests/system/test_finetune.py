@@ -1,5 +1,5 @@
-"""`tirazh finetune` as users run it: any number of workers, killed or not, gives the same curve, and a model that the
-other commands take.
+"""`tirazh finetune` as users run it: the same loss curve for any number of workers, killed or not, and a model that the
+other commands can use.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEPS = 240
 SAVE_STEPS = 30
 TIMEOUT_S = 280.0
 Command = Callable[..., list[object]]
-pytestmark = pytest.mark.timeout(900)  # several trainings in a test, each of which starts Ray
+pytestmark = pytest.mark.timeout(900)  # several training runs in a test, each of which starts Ray
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(source: Path, tiny_model: str) -> Command:
-    """`command(output, **more)` are the words of the command line."""
+    """`command(output, **more)` returns the arguments of the command line."""
     flags: dict[str, object] = {"input": source, "model": tiny_model, "dtype": "float32", "device": "cpu", "seed": 5}
     flags |= {"seq-length": 192, "batch-size": 6, "micro-batch-size": 2, "learning-rate": 2e-3, "threads": 1}
     flags |= {"max-steps": STEPS, "save-steps": SAVE_STEPS}
@@ -53,7 +53,7 @@ def command(source: Path, tiny_model: str) -> Command:
 
 @pytest.fixture(scope="module")
 def undisturbed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of one worker that nobody disturbed."""
+    """The output of a run with one worker and no interruption."""
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def wait_for_step(output: Path, step: int) -> None:
 
 
 def side_by_side(title: str, *curves: list[float]) -> None:
-    """Shown by `pytest -rP`."""
+    """Print the losses of several runs; `pytest -rP` shows them."""
     print(title)
     for step in (1, *range(SAVE_STEPS, STEPS + 1, SAVE_STEPS)):
         print(f"{step:6}", *(f"{curve[step - 1]:.7f}" for curve in curves))
@@ -89,10 +89,10 @@ def training_workers(driver: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_leaves_no_trace_in_the_curve(
+def test_a_killed_worker_does_not_change_the_loss_curve(
     command: Command, start: Callable[..., subprocess.Popen[str]], undisturbed: Path, tmp_path: Path
 ) -> None:
-    """kill -9 of one of two workers: the group begins again at its last checkpoint, with the same data."""
+    """After kill -9 of one of two workers the group resumes from its last checkpoint with the same data."""
     whole, output = tmp_path / "whole", tmp_path / "killed"
     assert run_tirazh(*command(whole, workers=2, zero_stage=1), timeout_s=TIMEOUT_S).returncode == 0
     process = start(*command(output, workers=2, zero_stage=1))
@@ -102,7 +102,7 @@ def test_a_killed_worker_leaves_no_trace_in_the_curve(
     os.kill(workers[-1], signal.SIGKILL)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, err
-    assert "A worker died; all go on from step" in err
+    assert "A worker died; all workers resume from step" in err
     side_by_side("one worker, two, two with one killed", losses(undisturbed), losses(whole), losses(output))
     assert losses(output) == losses(whole)
     assert losses(output) == pytest.approx(losses(undisturbed), abs=0.02)
@@ -110,7 +110,7 @@ def test_a_killed_worker_leaves_no_trace_in_the_curve(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_driver_that_was_stopped_is_gone_on_from_by_the_same_command(
+def test_the_same_command_resumes_a_run_whose_driver_was_stopped(
     number: signal.Signals,
     command: Command,
     start: Callable[..., subprocess.Popen[str]],
@@ -136,7 +136,9 @@ def test_a_driver_that_was_stopped_is_gone_on_from_by_the_same_command(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_two_workers_give_the_curve_of_one(stage: int, command: Command, undisturbed: Path, tmp_path: Path) -> None:
+def test_two_workers_give_the_loss_curve_of_one(
+    stage: int, command: Command, undisturbed: Path, tmp_path: Path
+) -> None:
     done = run_tirazh(*command(tmp_path / "out", workers=2, zero_stage=stage), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     side_by_side(f"one worker, two with ZeRO {stage}", losses(undisturbed), losses(tmp_path / "out"))
@@ -144,15 +146,15 @@ def test_two_workers_give_the_curve_of_one(stage: int, command: Command, undistu
 
 
 @pytest.mark.slow
-def test_labels_that_were_taught_are_found_by_classify(command: Command, source: Path, tmp_path: Path) -> None:
-    """The accuracy that the training tells is the one that `classify` comes to with the model."""
+def test_classify_reaches_the_accuracy_that_training_reported(command: Command, source: Path, tmp_path: Path) -> None:
+    """The accuracy in the training log equals that of `classify` with the exported model."""
     labels = "economics,sport,science,world,culture"
     more: dict[str, Any] = {"completion_column": "label", "labels": labels, "label_input": source}
     more |= {"packing": "single", "label_column": "label", "max_steps": 120}
     trained = run_tirazh(*command(tmp_path / "out", **more), "--json", timeout_s=TIMEOUT_S)
     assert trained.returncode == 0, trained.stderr
-    told = json.loads(trained.stdout)["accuracy"]
-    assert told > 0.5
+    reported = json.loads(trained.stdout)["accuracy"]
+    assert reported > 0.5
     texts = pq.read_table(source).rename_columns(["text", "gold"])
     pq.write_table(texts, tmp_path / "texts.parquet")
     done = run_tirazh(
@@ -162,13 +164,13 @@ def test_labels_that_were_taught_are_found_by_classify(command: Command, source:
     )
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "labelled")
-    assert sum(row["label"] == row["gold"] for row in rows) / len(rows) == pytest.approx(told, abs=0.02)
+    assert sum(row["label"] == row["gold"] for row in rows) / len(rows) == pytest.approx(reported, abs=0.02)
 
 
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again_and_another_request_is_refused(command: Command, undisturbed: Path) -> None:
+def test_a_completed_run_is_not_repeated_and_another_request_is_refused(command: Command, undisturbed: Path) -> None:
     before = (undisturbed / "model.safetensors").stat().st_mtime_ns
     again = run_tirazh(*command(undisturbed, workers=2), timeout_s=TIMEOUT_S)
     assert again.returncode == 0
     assert (undisturbed / "model.safetensors").stat().st_mtime_ns == before
-    assert_one_sentence(run_tirazh(*command(undisturbed, seed=6)), exit_code=2, says="--seed is not what that one had")
+    assert_one_sentence(run_tirazh(*command(undisturbed, seed=6)), exit_code=2, says="--seed differs")

@@ -1,4 +1,4 @@
-"""Broken model directories by name: how each is made, and what its one sentence must say."""
+"""Damaged model directories by name: a function that makes each, and words that its error must contain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Make = Callable[[Path], Path]
 
 class Cases(dict[str, tuple[Make, str]]):
     def add(self, name: str, words: str) -> Callable[[Make], Make]:
-        """Register a function that makes a broken directory and returns its path, and words its error must hold."""
+        """Register a function that makes a damaged directory and returns its path, and words of the expected error."""
 
         def register(make: Make) -> Make:
             self[name] = (make, words)

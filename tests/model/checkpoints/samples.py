@@ -1,7 +1,7 @@
-"""Small checkpoints of every kind with random weights, written the way each kind's own software writes them.
+"""Small checkpoints of every format with random weights, written the way each format's own software writes them.
 
-`random_weights` gives the truth by our names; the writers split, fuse, turn and rename it, so that reading them back
-must restore it bit for bit.
+`random_weights` returns the expected tensors by tirazh's names; the writers split, fuse, transpose
+and rename them, so that reading must restore them bit for bit.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ def random_weights(config: ModelConfig, *, seed: int = 0, dtype: torch.dtype = t
 
 
 def rank_weights(weights: Weights, config: ModelConfig, *, rank: int, mp: int) -> Weights:
-    """The state dict that rank `rank` of `mp` of the original training holds."""
+    """Return the state dict of rank `rank` of `mp` model-parallel ranks of the original training run."""
 
-    def share(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+    def shard(tensor: torch.Tensor, dim: int) -> torch.Tensor:
         return tensor.chunk(mp, dim=dim)[rank].clone()
 
-    shares = {
-        "word_embeddings.weight": share(weights["model.embed_tokens.weight"], 0),
+    shards = {
+        "word_embeddings.weight": shard(weights["model.embed_tokens.weight"], 0),
         "position_embeddings.weight": weights["model.embed_positions.weight"],
         "transformer.final_layernorm.weight": weights["model.norm.weight"],
         "transformer.final_layernorm.bias": weights["model.norm.bias"],
@@ -72,13 +72,13 @@ def rank_weights(weights: Weights, config: ModelConfig, *, rank: int, mp: int) -
             for name, stored in _LAYER_NAMES.items():
                 tensor = weights[f"{ours}.{name}.{part}"]
                 if name == "mlp.up_proj":
-                    tensor = share(tensor, 0)
+                    tensor = shard(tensor, 0)
                 elif name in ("self_attn.o_proj", "mlp.down_proj") and part == "weight":
-                    tensor = share(tensor, 1)
-                shares[f"{theirs}.{stored}.{part}"] = tensor
-            qkv = [share(weights[f"{ours}.self_attn.{letter}_proj.{part}"], 0) for letter in "qkv"]
-            shares[f"{theirs}.attention.query_key_value.{part}"] = torch.cat(qkv)
-    return shares
+                    tensor = shard(tensor, 1)
+                shards[f"{theirs}.{stored}.{part}"] = tensor
+            qkv = [shard(weights[f"{ours}.self_attn.{letter}_proj.{part}"], 0) for letter in "qkv"]
+            shards[f"{theirs}.attention.query_key_value.{part}"] = torch.cat(qkv)
+    return shards
 
 
 def write_rugpts(
@@ -91,8 +91,8 @@ def write_rugpts(
     model_args: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """`layout`: "tracked" (ITER/mp_rank_RR…), "old" (the same by a torch before 1.6), "bare" (mp_rank_RR… alone),
-    "megatron" (iter_0000100/mp_rank_RR/…) or "release" (the same, released)."""
+    """Write ranks as `layout`: "tracked" (ITER/mp_rank_RR…), "old" (written by torch < 1.6), "bare" (no folder),
+    "megatron" (iter_0000100/mp_rank_RR/…) or "release" (release/mp_rank_RR/…)."""
     tag = {"tracked": "100", "old": "100", "bare": ".", "megatron": "iter_0000100", "release": "release"}[layout]
     (folder / tag).mkdir(parents=True, exist_ok=True)
     if layout != "bare":
@@ -194,7 +194,7 @@ def write_native(
 
 
 def write_llama(folder: Path) -> Path:
-    """A model that is not ours, by transformers itself."""
+    """Write a model that is not a ruGPT-3, by transformers itself."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -206,7 +206,7 @@ def write_llama(folder: Path) -> Path:
 
 
 def write_files(folder: Path, tensors: Weights, *, num_files: int = 1, is_pickle: bool = False) -> None:
-    """Weights under Hugging Face's file names, with an index when there are several files."""
+    """Write weights under Hugging Face's file names, with an index when there are several files."""
     stem, suffix = ("pytorch_model", "bin") if is_pickle else ("model", "safetensors")
     save = torch.save if is_pickle else save_file
     if num_files == 1:
@@ -226,6 +226,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def change_json(path: Path, **changes: Any) -> None:
-    """Replace keys of a JSON file; a value of None takes the key out."""
+    """Replace keys of a JSON file; a value of None removes the key."""
     values = json.loads(path.read_text()) | changes
     write_json(path, {key: value for key, value in values.items() if value is not None})

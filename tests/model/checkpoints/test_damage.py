@@ -1,4 +1,4 @@
-"""Every damaged directory with a config.json becomes one CheckpointError that names the place and what to do."""
+"""Every damaged directory with a config.json gives one CheckpointError that names the place and the remedy."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _(tmp: Path) -> Path:
     return write_gpt2(tmp / "m", random_weights(TINY_DENSE), n_layer="2")
 
 
-@CASES.add("config with a broken pattern", "sparse_pattern does not fit")
+@CASES.add("config with a broken pattern", "sparse_pattern is not a pattern")
 def _(tmp: Path) -> Path:
     return write_native(tmp / "m", WEIGHTS, sparse_pattern={"blocksize": 4})
 
@@ -131,12 +131,12 @@ def _(tmp: Path) -> Path:
     return folder
 
 
-@CASES.add("more layers than the config says", "holds more layers than the 1")
+@CASES.add("more layers than the config says", "holds more layers than config.json says (1)")
 def _(tmp: Path) -> Path:
     return write_native(tmp / "m", WEIGHTS, num_hidden_layers=1)
 
 
-@CASES.add("gpt2 with more layers than the config says", "holds more layers than the 1")
+@CASES.add("gpt2 with more layers than the config says", "holds more layers than n_layer of config.json says (1)")
 def _(tmp: Path) -> Path:
     return write_gpt2(tmp / "m", random_weights(TINY_DENSE), n_layer=1)
 
@@ -146,12 +146,12 @@ def _(tmp: Path) -> Path:
     return write_native(tmp / "m", WEIGHTS, num_hidden_layers=3)
 
 
-@CASES.add("shapes disagree with the config", "but the model's sizes ask for [50, 32]")
+@CASES.add("shapes disagree with the config", "but the model's sizes require [50, 32]")
 def _(tmp: Path) -> Path:
     return write_native(tmp / "m", WEIGHTS, vocab_size=50)
 
 
-@CASES.add("quantised weights", "quantised checkpoints are not read")
+@CASES.add("quantised weights", "quantised checkpoints are not supported")
 def _(tmp: Path) -> Path:
     folder = write_native(tmp / "m", WEIGHTS)
     tensors = load_file(folder / "model.safetensors")
@@ -169,14 +169,14 @@ def _(tmp: Path) -> Path:
     return folder
 
 
-@CASES.add("safetensors cut short", "model.safetensors is cut short or damaged")
+@CASES.add("truncated safetensors", "model.safetensors is truncated or damaged")
 def _(tmp: Path) -> Path:
     folder = write_native(tmp / "m", WEIGHTS)
     truncated(folder / "model.safetensors", 0.9)
     return folder
 
 
-@CASES.add("safetensors header damaged", "model.safetensors is cut short or damaged")
+@CASES.add("safetensors header damaged", "model.safetensors is truncated or damaged")
 def _(tmp: Path) -> Path:
     folder = write_native(tmp / "m", WEIGHTS)
     data = bytearray((folder / "model.safetensors").read_bytes())
@@ -185,14 +185,14 @@ def _(tmp: Path) -> Path:
     return folder
 
 
-@CASES.add("safetensors header of absurd length", "model.safetensors is cut short or damaged")
+@CASES.add("safetensors header of absurd length", "model.safetensors is truncated or damaged")
 def _(tmp: Path) -> Path:
     folder = write_native(tmp / "m", WEIGHTS)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
     return folder
 
 
-@CASES.add("safetensors of no bytes", "model.safetensors is cut short or damaged")
+@CASES.add("safetensors of no bytes", "model.safetensors is truncated or damaged")
 def _(tmp: Path) -> Path:
     folder = write_native(tmp / "m", WEIGHTS)
     (folder / "model.safetensors").write_bytes(b"")
@@ -228,7 +228,7 @@ def _(tmp: Path) -> Path:
     return folder
 
 
-@CASES.add("index lies about a tensor", "but it does not")
+@CASES.add("index names the wrong file for a tensor", "but it does not")
 def _(tmp: Path) -> Path:
     folder = write_native(tmp / "m", WEIGHTS, num_files=2)
     index = folder / "model.safetensors.index.json"
@@ -238,11 +238,11 @@ def _(tmp: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_broken_directory_gives_one_sentence(tmp_path: Path, recwarn: pytest.WarningsRecorder, name: str) -> None:
+def test_a_damaged_directory_gives_one_sentence(tmp_path: Path, recwarn: pytest.WarningsRecorder, name: str) -> None:
     CASES.check(name, tmp_path)
     assert not recwarn.list
 
 
-def test_a_bucket_is_not_a_directory() -> None:
+def test_a_model_in_object_storage_is_refused() -> None:
     with pytest.raises(CheckpointError, match="copy the model to a disk"):
         open_checkpoint("s3://models/rugpt3xl")

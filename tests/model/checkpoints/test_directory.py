@@ -1,4 +1,4 @@
-"""Every kind of checkpoint gives the same weights back, whole and in slices, and says what it is."""
+"""Every checkpoint format gives back the weights, whole and in slices, and a summary of the model."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.model.checkpoints.samples import (
     TINY,
     TINY_DENSE,
     Weights,
+    change_json,
     gpt2_weights,
     random_weights,
     rank_weights,
@@ -48,8 +49,8 @@ KINDS: dict[str, tuple[str, ModelConfig, Writer]] = {
     "gpt2 pickled": ("gpt2", TINY_DENSE, lambda f, w: write_gpt2(f, w, is_pickle=True)),
     "gpt2 pickled in two files": ("gpt2", TINY_DENSE, lambda f, w: write_gpt2(f, w, is_pickle=True, num_files=2)),
     "port": ("port", UNTIED, lambda f, w: write_port(f, w, UNTIED)),
-    "ours": ("tirazh", TINY, write_native),
-    "ours, untied, in two files": ("tirazh", UNTIED, lambda f, w: write_native(f, w, UNTIED, num_files=2)),
+    "tirazh": ("tirazh", TINY, write_native),
+    "tirazh, untied, in two files": ("tirazh", UNTIED, lambda f, w: write_native(f, w, UNTIED, num_files=2)),
 }
 
 
@@ -60,7 +61,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str, Mod
     return write(tmp_path / "model", weights), kind, config, weights
 
 
-def test_every_kind_restores_its_weights(case: tuple[Path, str, ModelConfig, Weights]) -> None:
+def test_every_format_restores_its_weights(case: tuple[Path, str, ModelConfig, Weights]) -> None:
     folder, kind, config, weights = case
     checkpoint = open_checkpoint(str(folder))
     assert (checkpoint.kind, checkpoint.config) == (kind, config)
@@ -71,7 +72,7 @@ def test_every_kind_restores_its_weights(case: tuple[Path, str, ModelConfig, Wei
         assert torch.equal(checkpoint.read(name), expected), name
 
 
-def test_every_kind_reads_the_halves_of_every_dimension(case: tuple[Path, str, ModelConfig, Weights]) -> None:
+def test_every_format_reads_slices_of_every_dimension(case: tuple[Path, str, ModelConfig, Weights]) -> None:
     folder, _, _, weights = case
     checkpoint = open_checkpoint(str(folder))
     for name, expected in weights.items():
@@ -81,27 +82,51 @@ def test_every_kind_reads_the_halves_of_every_dimension(case: tuple[Path, str, M
                 assert torch.equal(part, expected.narrow(dim, start, stop - start)), (name, dim, start, stop)
 
 
-def test_summary_counts_the_bytes_of_the_tensors(case: tuple[Path, str, ModelConfig, Weights]) -> None:
+def test_summary_describes_the_model_and_counts_the_bytes_of_its_tensors(
+    case: tuple[Path, str, ModelConfig, Weights],
+) -> None:
     folder, kind, config, weights = case
     summary = describe(str(folder))
     assert (summary.kind, summary.config, summary.tokenizer_dir) == (kind, config, None)
     assert summary.weight_bytes == sum(tensor.nbytes for tensor in weights.values())
+    assert (summary.positions, summary.num_attention_heads) == (64, 4)
 
 
-def test_a_slice_outside_the_tensor_is_a_bug_of_the_caller(tmp_path: Path) -> None:
+def test_a_slice_outside_the_tensor_raises_value_error(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(write_native(tmp_path / "m", random_weights(TINY))))
     with pytest.raises(ValueError, match="outside dimension 0"):
         checkpoint.read("model.norm.weight", 0, 0, 33)
 
 
-def test_other_causal_models_keep_their_names(tmp_path: Path) -> None:
+def test_foreign_models_keep_their_tensor_names(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(write_llama(tmp_path / "llama")))
     assert (checkpoint.kind, checkpoint.config) == ("transformers", None)
     assert checkpoint.read("model.layers.0.mlp.down_proj.weight", 1, 0, 5).shape == (32, 5)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, (2048, 4)),
+        ({"max_position_embeddings": 512, "n_positions": 256}, (512, 4)),
+        ({"max_position_embeddings": None, "n_positions": 256}, (256, 4)),
+        ({"max_position_embeddings": None}, (None, 4)),
+        ({"max_position_embeddings": "long"}, (None, 4)),
+        ({"num_attention_heads": None, "n_head": 6}, (2048, 6)),
+        ({"num_attention_heads": None}, (2048, None)),
+    ],
+)
+def test_summary_of_a_foreign_model_has_the_positions_and_heads_of_its_config(
+    tmp_path: Path, change: dict[str, object], expected: tuple[int | None, int | None]
+) -> None:
+    folder = write_llama(tmp_path / "llama")
+    change_json(folder / "config.json", **change)
+    summary = describe(str(folder))
+    assert (summary.positions, summary.num_attention_heads) == expected
+
+
 @pytest.mark.parametrize("change", [{"activation_function": "relu"}, {"n_inner": 64}])
-def test_a_gpt2_that_computes_something_else_is_left_to_transformers(tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_gpt2_with_other_arithmetic_is_left_to_transformers(tmp_path: Path, change: dict[str, object]) -> None:
     folder = write_gpt2(tmp_path / "m", random_weights(TINY_DENSE), **change)
     assert describe(str(folder)).kind == "transformers"
 
@@ -117,7 +142,7 @@ def test_describing_safetensors_imports_no_torch(tmp_path: Path, write: Writer) 
     assert result.stdout.strip() == "False"
 
 
-def test_fingerprint_follows_config_and_weights_but_not_the_place(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_config_and_weights_but_not_on_the_path(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     first = describe(str(write_native(tmp_path / "a", weights))).fingerprint
     assert describe(str(write_native(tmp_path / "b", weights))).fingerprint == first
@@ -129,7 +154,7 @@ def test_fingerprint_follows_config_and_weights_but_not_the_place(tmp_path: Path
     assert set(first) <= set("0123456789abcdef")
 
 
-def test_fingerprint_sees_both_ends_of_a_large_file(tmp_path: Path) -> None:
+def test_fingerprint_covers_both_ends_of_a_large_file(tmp_path: Path) -> None:
     config = replace(TINY, vocab_size=60_000)
     folder = write_native(tmp_path / "m", random_weights(config), config)
     path = folder / "model.safetensors"
@@ -146,7 +171,7 @@ def test_fingerprint_sees_both_ends_of_a_large_file(tmp_path: Path) -> None:
     assert len(seen) == 3
 
 
-def test_names_behind_wrappers_and_optimizer_state(tmp_path: Path) -> None:
+def test_wrapper_prefixes_and_optimizer_state_are_ignored(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     folder = write_rugpts(tmp_path / "m", weights)
     wrapped = {f"module.module.{name}": tensor for name, tensor in rank_weights(weights, TINY, rank=0, mp=1).items()}
@@ -156,7 +181,7 @@ def test_names_behind_wrappers_and_optimizer_state(tmp_path: Path) -> None:
     assert torch.equal(checkpoint.read("model.norm.weight"), weights["model.norm.weight"])
 
 
-def test_bookkeeping_of_a_training_run_is_stepped_over(tmp_path: Path) -> None:
+def test_bookkeeping_of_a_training_run_is_ignored(tmp_path: Path) -> None:
     extra = {
         "args": argparse.Namespace(num_layers=2, lr=0.1),
         "np_rng_state": np.random.RandomState(0).get_state(),
@@ -167,7 +192,7 @@ def test_bookkeeping_of_a_training_run_is_stepped_over(tmp_path: Path) -> None:
     assert torch.equal(open_checkpoint(str(folder)).read("model.norm.weight"), weights["model.norm.weight"])
 
 
-def test_later_megatrons_nest_their_names_and_order_rows_by_head(tmp_path: Path) -> None:
+def test_megatron_version_3_nests_names_and_orders_rows_by_head(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     folder = write_rugpts(tmp_path / "m", weights, layout="megatron")
     flat = rank_weights(weights, TINY, rank=0, mp=1)
@@ -192,14 +217,14 @@ def test_later_megatrons_nest_their_names_and_order_rows_by_head(tmp_path: Path)
         assert torch.equal(checkpoint.read(name), expected), name
 
 
-def test_the_ports_own_output_embedding_is_honoured(tmp_path: Path) -> None:
+def test_an_untied_output_embedding_of_the_port_is_read(tmp_path: Path) -> None:
     weights = random_weights(UNTIED)
     checkpoint = open_checkpoint(str(write_port(tmp_path / "m", weights, UNTIED)))
     assert not torch.equal(weights["lm_head.weight"], weights["model.embed_tokens.weight"])
     assert torch.equal(checkpoint.read("lm_head.weight"), weights["lm_head.weight"])
 
 
-def test_a_tied_gpt2_ignores_the_copy_that_pickles_carry(tmp_path: Path) -> None:
+def test_a_tied_gpt2_ignores_a_stored_output_embedding(tmp_path: Path) -> None:
     weights = random_weights(TINY_DENSE)
     folder = write_gpt2(tmp_path / "m", weights)
     names = gpt2_weights(weights, TINY_DENSE) | {"lm_head.weight": torch.zeros(48, 32, dtype=torch.float16)}
@@ -207,7 +232,7 @@ def test_a_tied_gpt2_ignores_the_copy_that_pickles_carry(tmp_path: Path) -> None
     assert "lm_head.weight" not in open_checkpoint(str(folder)).names()
 
 
-def test_weights_of_a_hub_cache_may_be_links(tmp_path: Path) -> None:
+def test_weights_may_be_symbolic_links_as_in_a_hub_cache(tmp_path: Path) -> None:
     folder = write_native(tmp_path / "snapshot", random_weights(TINY))
     (folder / "model.safetensors").rename(tmp_path / "blob")
     (folder / "model.safetensors").symlink_to("../blob")
@@ -225,7 +250,7 @@ def test_the_inner_directory_of_a_tracked_checkpoint_is_the_same_model(tmp_path:
     assert describe(str(folder / "100")).fingerprint == describe(str(folder)).fingerprint
 
 
-def test_names_of_models() -> None:
+def test_a_model_name_resolves_to_its_directory() -> None:
     assert resolve_model("embedded") == EMBEDDED_DIR
     assert resolve_model("models/xl") == "models/xl"
     assert resolve_model("~/xl") == str(Path.home() / "xl")

@@ -1,4 +1,4 @@
-"""`load_pretrained`: the original's logits from the original's files, and every kind as a module."""
+"""`load_pretrained`: the original's logits from the original's files, and every format as a module."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_logits_are_those_of_the_original_code(golden_dir: Path, tmp_path: Path,
     assert (logits(model, reference["tokens"]) - reference["logits"]).abs().max() < 2e-4
 
 
-def test_the_same_weights_give_the_same_logits_whatever_the_kind(tmp_path: Path) -> None:
+def test_the_same_weights_give_the_same_logits_in_every_format(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     expected = logits(load_pretrained(str(write_native(tmp_path / "ours", weights))))
     assert torch.equal(logits(load_pretrained(str(write_rugpts(tmp_path / "rugpts", weights)))), expected)
     assert torch.equal(logits(load_pretrained(str(write_port(tmp_path / "port", weights, TINY)))), expected)
 
 
-def test_a_gpt2_directory_gives_what_transformers_computes_from_it(tmp_path: Path) -> None:
+def test_a_gpt2_directory_gives_the_logits_of_transformers(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     folder = str(write_gpt2(tmp_path / "m", random_weights(TINY_DENSE, dtype=torch.float32)))
@@ -62,7 +62,7 @@ def test_a_gpt2_directory_gives_what_transformers_computes_from_it(tmp_path: Pat
     torch.testing.assert_close(logits(load_pretrained(folder)), logits(theirs), atol=1e-5, rtol=1e-5)
 
 
-def test_layout_groups_of_the_training_change_the_logits(tmp_path: Path) -> None:
+def test_layout_groups_change_the_logits(tmp_path: Path) -> None:
     weights = random_weights(TINY)
     folder = str(write_rugpts(tmp_path / "m", weights, mp=2))
     regrouped = load_pretrained(str(write_native(tmp_path / "n", weights, replace(TINY, layout_groups=2))))
@@ -79,14 +79,14 @@ def test_a_tied_model_shares_its_embedding_and_an_untied_one_does_not(tmp_path: 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_dtype_of_weights_and_logits(tmp_path: Path, dtype: str) -> None:
+def test_weights_and_logits_have_the_requested_dtype(tmp_path: Path, dtype: str) -> None:
     model = load_pretrained(str(write_native(tmp_path / "m", random_weights(TINY))), dtype=dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
     assert logits(model).dtype == getattr(torch, dtype)
     assert not model.training
 
 
-def test_loaded_weights_do_not_follow_the_file(tmp_path: Path) -> None:
+def test_loaded_weights_do_not_change_with_the_file(tmp_path: Path) -> None:
     folder = write_native(tmp_path / "m", random_weights(TINY))
     model = load_pretrained(str(folder), dtype="float16")
     before = logits(model).clone()
@@ -97,13 +97,13 @@ def test_loaded_weights_do_not_follow_the_file(tmp_path: Path) -> None:
     assert torch.equal(logits(model), before)
 
 
-def test_other_causal_models_come_from_transformers(tmp_path: Path) -> None:
+def test_a_foreign_model_is_loaded_by_transformers(tmp_path: Path) -> None:
     model = load_pretrained(str(write_llama(tmp_path / "m")), dtype="bfloat16")
     assert logits(model).shape == (2, 20, 48)
     assert logits(model).dtype == torch.bfloat16
 
 
-def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_needs_remote_code_is_refused(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "m")
     auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
     change_json(folder / "config.json", model_type="mystery", auto_map=auto_map)
@@ -113,22 +113,22 @@ def test_a_model_with_code_of_its_own_is_refused(tmp_path: Path) -> None:
             read(str(folder))
 
 
-def test_code_beside_a_model_that_transformers_knows_is_not_run(tmp_path: Path) -> None:
+def test_code_beside_a_supported_model_is_not_run(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "m")
     change_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "evil.Model", "AutoConfig": "evil.Config"})
     (folder / "evil.py").write_text("raise SystemExit('code of the checkpoint was run')\n")
     assert logits(load_pretrained(str(folder))).shape == (2, 20, 48)
 
 
-def test_requests_that_are_wrong(tmp_path: Path) -> None:
+def test_an_unknown_dtype_or_device_is_refused(tmp_path: Path) -> None:
     folder = str(write_native(tmp_path / "m", random_weights(TINY)))
     with pytest.raises(RequestError, match=r"not 'bfloat'; did you mean bfloat16\?"):
         load_pretrained(folder, dtype="bfloat")
-    with pytest.raises(RequestError, match="no device is called 'gpu'"):
+    with pytest.raises(RequestError, match="device 'gpu' does not exist"):
         load_pretrained(folder, device="gpu")
 
 
-def test_the_embedded_model_is_known_by_its_name() -> None:
+def test_the_embedded_model_loads_by_its_name() -> None:
     if not (Path(EMBEDDED_DIR) / "model.safetensors").is_file():
         pytest.skip("model/embedded holds no weights in this checkout")
     assert logits(load_pretrained("embedded")).isfinite().all()

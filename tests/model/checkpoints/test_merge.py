@@ -1,4 +1,4 @@
-"""Joining model-parallel shares restores the tensors, whole and sliced, whatever the sizes and the number of ranks."""
+"""Merging model-parallel shards restores the tensors, whole and sliced, for any sizes and number of ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RELAXED = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def stored(tensor: torch.Tensor) -> StoredTensor:
-    """A tensor in memory that plays one in a file."""
+    """Return an in-memory tensor as a StoredTensor."""
 
     def read_box(box: Bounds) -> torch.Tensor:
         return tensor[tuple(slice(*bounds) for bounds in box)]
@@ -35,46 +35,46 @@ def slices(draw: st.DrawFn, shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[LazyTensor, torch.Tensor]:
-    """A plan over random shares of a random matrix, and the matrix."""
+def lazy_tensors(draw: st.DrawFn) -> tuple[LazyTensor, torch.Tensor]:
+    """Draw a LazyTensor over random shards of a random matrix, and the matrix."""
     mp = draw(st.sampled_from([1, 2, 4]))
     rows, columns = (mp * draw(st.integers(1, 5)) for _ in range(2))
     matrix = torch.arange(rows * columns, dtype=torch.float32).reshape(rows, columns)
     axis, is_transposed = draw(st.sampled_from([(0, False), (1, False), (0, True), (1, True)]))
-    shares = [share.T if is_transposed else share for share in matrix.chunk(mp, dim=axis)]
-    return whole([stored(share.contiguous()) for share in shares], axis=axis, is_transposed=is_transposed), matrix
+    shards = [shard.T if is_transposed else shard for shard in matrix.chunk(mp, dim=axis)]
+    return whole([stored(shard.contiguous()) for shard in shards], axis=axis, is_transposed=is_transposed), matrix
 
 
 @RELAXED
-@given(plans(), st.data())
-def test_any_slice_of_any_split_is_the_slice_of_the_whole(
+@given(lazy_tensors(), st.data())
+def test_a_slice_of_merged_shards_is_the_slice_of_the_matrix(
     case: tuple[LazyTensor, torch.Tensor], data: st.DataObject
 ) -> None:
-    plan, matrix = case
-    assert plan.shape == tuple(matrix.shape)
-    assert torch.equal(plan.read(), matrix)
+    tensor, matrix = case
+    assert tensor.shape == tuple(matrix.shape)
+    assert torch.equal(tensor.read(), matrix)
     dim, start, stop = data.draw(st.composite(slices)(matrix.shape))
-    assert torch.equal(plan.read(dim, start, stop), matrix.narrow(dim, start, stop - start))
+    assert torch.equal(tensor.read(dim, start, stop), matrix.narrow(dim, start, stop - start))
 
 
 @RELAXED
 @given(st.sampled_from([1, 2, 4]), st.integers(1, 4), st.integers(1, 5), st.booleans(), st.data())
-def test_any_slice_of_q_k_and_v_comes_out_of_the_fused_rows(
+def test_a_slice_of_q_k_or_v_is_read_from_the_fused_rows(
     mp: int, rows: int, columns: int, is_transposed: bool, data: st.DataObject
 ) -> None:
     q, k, v = (torch.rand(mp * rows, columns) for _ in range(3))
     fused = [torch.cat(parts) for parts in zip(q.chunk(mp), k.chunk(mp), v.chunk(mp), strict=True)]
     sources = [stored(part.T.contiguous() if is_transposed else part) for part in fused]
     for index, expected in enumerate((q, k, v)):
-        plan = third(sources, index, is_transposed=is_transposed)
+        tensor = third(sources, index, is_transposed=is_transposed)
         dim, start, stop = data.draw(st.composite(slices)(expected.shape))
-        assert torch.equal(plan.read(), expected)
-        assert torch.equal(plan.read(dim, start, stop), expected.narrow(dim, start, stop - start))
+        assert torch.equal(tensor.read(), expected)
+        assert torch.equal(tensor.read(dim, start, stop), expected.narrow(dim, start, stop - start))
 
 
 @settings(RELAXED, max_examples=20)
 @given(st.sampled_from([1, 2, 4]), st.integers(1, 3), st.integers(1, 3), st.integers(0, 1000), st.data())
-def test_whole_checkpoints_of_any_size_are_restored(
+def test_checkpoints_of_any_size_are_restored(
     mp: int, num_layers: int, head_dim: int, seed: int, data: st.DataObject
 ) -> None:
     config = replace(TINY_DENSE, num_layers=num_layers, hidden_size=4 * head_dim, layout_groups=mp)
@@ -88,16 +88,16 @@ def test_whole_checkpoints_of_any_size_are_restored(
             assert torch.equal(checkpoint.read(name, dim, start, stop), expected.narrow(dim, start, stop - start))
 
 
-def test_a_slice_reads_only_the_files_it_lies_in() -> None:
+def test_a_slice_reads_only_the_files_it_covers() -> None:
     boxes: list[tuple[int, Bounds]] = []
 
-    def share(rank: int) -> StoredTensor:
+    def shard(rank: int) -> StoredTensor:
         def read_box(box: Bounds) -> torch.Tensor:
             boxes.append((rank, box))
             return torch.zeros([stop - start for start, stop in box])
 
         return StoredTensor(file=Path("file"), name="name", shape=(6, 4), dtype="float32", read_box=read_box)
 
-    plan = LazyTensor(pieces=tuple(TensorSlice(tensor=share(rank), start=2, stop=4) for rank in range(4)))
-    assert plan.read(0, 3, 6).shape == (3, 4)
+    tensor = LazyTensor(slices=tuple(TensorSlice(tensor=shard(rank), start=2, stop=4) for rank in range(4)))
+    assert tensor.read(0, 3, 6).shape == (3, 4)
     assert boxes == [(1, ((3, 4), (0, 4))), (2, ((2, 4), (0, 4)))]

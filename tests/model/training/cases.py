@@ -1,4 +1,4 @@
-"""Tiny trainings: a model on disk, sequences to learn, and a run of them in the ranks of a test's process group."""
+"""Tiny training runs: a model on disk, sequences to train on, and a run in the ranks of a test's process group."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ SEQ_LENGTH = 40  # two windows of 16 tokens and a bit
 
 
 def write_sequences(folder: Path, *, count: int = 24, seed: int = 0) -> str:
-    """Sequences of 5 to 41 tokens; of every third the first half is a prompt."""
-    draw = np.random.default_rng(seed)
+    """Write sequences of 5 to 41 tokens; the first half of every third is a prompt."""
+    rng = np.random.default_rng(seed)
     with StoreWriter(folder) as writer:
-        pieces = []
+        sequences = []
         for number in range(count):
-            length = int(draw.integers(5, SEQ_LENGTH + 2))
+            length = int(rng.integers(5, SEQ_LENGTH + 2))
             roles = [ROLE_TEXT] * length
             if number % 3 == 0:
                 roles = [ROLE_PROMPT] * (length // 2) + [ROLE_COMPLETION] * (length - length // 2)
-            begin = sum(writer.lengths)
-            writer.add((draw.integers(0, 40, length) + draw.integers(0, 2) * 100).tolist(), roles)
-            pieces.append([(begin, begin + length)])
-        writer.finish(pieces)
+            start = sum(writer.lengths)
+            writer.add((rng.integers(0, 40, length) + rng.integers(0, 2) * 100).tolist(), roles)
+            sequences.append([(start, start + length)])
+        writer.finish(sequences)
     return str(folder)
 
 
-def training_plan(folder: Path, *, config: ModelConfig = SMALL, **changes: Any) -> TrainingConfig:
-    """Six steps of five sequences; `changes` are fields of the plan."""
+def training_config(folder: Path, *, config: ModelConfig = SMALL, **changes: Any) -> TrainingConfig:
+    """Return a config of six steps of five sequences; `changes` replace its fields."""
     model = folder / "model"
     if not model.exists():
         write_tiny_model(model, config=config)
         write_sequences(folder / "train")
-    plan = TrainingConfig(
+    training = TrainingConfig(
         model=str(model),
-        flags=ModelSettings(),
+        model_settings=ModelSettings(),
         dtype="float32",
         device="cpu",
         train_data=str(folder / "train"),
@@ -63,10 +63,10 @@ def training_plan(folder: Path, *, config: ModelConfig = SMALL, **changes: Any) 
         save_steps=3,
         keep_checkpoints=9,
     )
-    return replace(plan, **changes)
+    return replace(training, **changes)
 
 
-def train(plan: TrainingConfig) -> list[dict[str, Any]]:
-    """Run in a rank, to the end. Returns the log."""
-    Training(plan).run()
-    return read_log(Path(plan.log))
+def train(config: TrainingConfig) -> list[dict[str, Any]]:
+    """Run the training in a rank to its end. Returns the log."""
+    Training(config).run()
+    return read_log(Path(config.log))

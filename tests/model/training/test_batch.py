@@ -1,4 +1,4 @@
-"""Microbatches and their loss: weights by role, nothing for padding, and the loss that transformers would compute."""
+"""Microbatches and their loss: weights by role, no loss for padding, and the loss that transformers computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sequence(tokens: list[int], roles: list[int]) -> tuple[np.ndarray, np.ndarra
     return np.array(tokens, dtype=np.int32), np.array(roles, dtype=np.uint8)
 
 
-def test_what_is_foretold_is_the_next_token_by_its_own_role() -> None:
+def test_a_target_is_the_next_token_and_has_the_weight_of_its_role() -> None:
     batch = build_microbatch(
         [
             sequence([7, 8, 9, 5], [ROLE_PROMPT, ROLE_PROMPT, ROLE_COMPLETION, ROLE_TEXT]),
@@ -30,7 +30,7 @@ def test_what_is_foretold_is_the_next_token_by_its_own_role() -> None:
     assert batch.weights.tolist() == [[0.0, 2.0, 1.0], [1.0, 0.0, 0.0]]
 
 
-def test_the_loss_of_texts_is_transformers() -> None:
+def test_the_loss_of_plain_text_equals_transformers() -> None:
     model = tiny_model()
     tokens = torch.randint(0, 300, (1, 30))
     batch = build_microbatch([sequence(tokens[0].tolist(), [ROLE_TEXT] * 30)], WEIGHTS)
@@ -39,7 +39,7 @@ def test_the_loss_of_texts_is_transformers() -> None:
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
 
 
-def test_sequences_in_a_batch_do_not_touch_each_other() -> None:
+def test_sequences_in_a_batch_do_not_affect_each_other() -> None:
     model = TrainedModel(tiny_model())
     pair = [sequence(list(range(40)), [ROLE_TEXT] * 40), sequence([3, 4, 5], [ROLE_TEXT] * 3)]
     alone = [build_microbatch([one], WEIGHTS) for one in pair]
@@ -48,7 +48,7 @@ def test_sequences_in_a_batch_do_not_touch_each_other() -> None:
     assert losses[2] == pytest.approx(losses[0] + losses[1], abs=1e-3)
 
 
-def test_an_empty_microbatch_costs_nothing_and_gives_every_weight_a_gradient_of_zero() -> None:
+def test_an_empty_microbatch_has_zero_loss_and_zero_gradients() -> None:
     model = TrainedModel(tiny_model().train())
     batch = build_microbatch([], WEIGHTS)
     loss = model(batch.input_ids, batch.targets, batch.weights)
@@ -59,7 +59,7 @@ def test_an_empty_microbatch_costs_nothing_and_gives_every_weight_a_gradient_of_
         assert not parameter.grad.any(), name
 
 
-def test_activation_checkpointing_changes_no_gradient() -> None:
+def test_activation_checkpointing_keeps_the_gradients() -> None:
     batch = build_microbatch([sequence(list(range(50)), [ROLE_TEXT] * 50)], WEIGHTS)
     gradients = []
     for is_on in (False, True):
@@ -70,7 +70,7 @@ def test_activation_checkpointing_changes_no_gradient() -> None:
         assert torch.equal(plain, recomputed)
 
 
-def test_logits_at_places_are_those_of_the_whole_forward() -> None:
+def test_logits_at_some_positions_equal_those_of_the_full_forward() -> None:
     model = tiny_model()
     tokens = torch.randint(0, 300, (2, 20))
     at = torch.tensor([[0, 1, 1], [3, 0, 19]])

@@ -1,4 +1,4 @@
-"""Training sequences on disk come back as they were put in; what is damaged is refused."""
+"""Training sequences are read from disk as they were written; a damaged store is refused."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tirazh.model.training.sequence_store import SequenceStore, StoreWriter
 
 
 @given(st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=9), min_size=1, max_size=9))
-def test_documents_come_back(tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]]) -> None:
+def test_documents_are_read_back(tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]]) -> None:
     folder = tmp_path_factory.mktemp("store")
     with StoreWriter(folder) as writer:
         sequences = []
         for tokens in documents:
-            begin = sum(writer.lengths)
+            start = sum(writer.lengths)
             writer.add(tokens, [number % 3 for number in range(len(tokens))])
-            sequences.append([(begin, begin + len(tokens))])
+            sequences.append([(start, start + len(tokens))])
         writer.finish(sequences, skipped=3)
     store = SequenceStore(folder)
     assert len(store) == len(documents)
@@ -32,7 +32,7 @@ def test_documents_come_back(tmp_path_factory: pytest.TempPathFactory, documents
         assert roles.tolist() == [number % 3 for number in range(len(expected))]
 
 
-def test_a_sequence_joins_pieces_of_several_documents(tmp_path: Path) -> None:
+def test_a_sequence_joins_spans_of_several_documents(tmp_path: Path) -> None:
     with StoreWriter(tmp_path) as writer:
         writer.add([1, 2, 3], [0, 1, 2])
         writer.add([4, 5], [1, 1])
@@ -42,7 +42,7 @@ def test_a_sequence_joins_pieces_of_several_documents(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["store.json", "tokens.bin", "roles.bin", "pieces.npy", "offsets.npy"])
-def test_a_store_that_was_cut_short_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_truncated_store_is_refused(name: str, tmp_path: Path) -> None:
     with StoreWriter(tmp_path) as writer:
         writer.add(range(9), [1] * 9)
         writer.finish([[(0, 9)]])

@@ -1,4 +1,4 @@
-"""What a training reads: tokens as `classify` and `generate` make them, roles, and rows that cannot be used."""
+"""The training data: tokens as `classify` and `generate` encode them, roles, and rows that cannot be used."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def text_of(plan: FinetunePlan, tokens: Any) -> str:
     return plan.tokenizer.decode(tokens.tolist())
 
 
-def test_a_text_is_taught_whole_and_ends(model: str, tmp_path: Path) -> None:
+def test_all_tokens_of_a_text_and_its_end_token_are_trained_on(model: str, tmp_path: Path) -> None:
     plan = planned(tmp_path, model, {"text": ["один", "two <|endoftext|>"]})
     store, _ = written(plan, tmp_path)
     tokens, roles = store.sequence(0)
@@ -57,23 +57,23 @@ def test_a_text_is_taught_whole_and_ends(model: str, tmp_path: Path) -> None:
     assert second.count(plan.tokenizer.end_token_id) == 1  # a control token's name in a text is text
 
 
-def test_a_label_is_taught_as_classify_asks_for_it(model: str, tmp_path: Path) -> None:
+def test_a_label_has_the_tokens_that_classify_scores(model: str, tmp_path: Path) -> None:
     columns = {"text": ["Банк поднял ставку.  ", "Матч"], "topic": ["economics", "sport"]}
     plan = planned(tmp_path, model, columns, completion_column="topic", labels=LABELS)
     spec = ClassifySpec(input=("x",), output="y", labels=LABELS)
     prepared = prepare_prompts(
         spec, plan.tokenizer, prompt_source(spec), tokenizer_dir=model, seq_length=plan.seq_length
     )
-    asked = PromptWriter(prepared.config, plan.tokenizer)
+    writer = PromptWriter(prepared.config, plan.tokenizer)
     store, _ = written(plan, tmp_path)
     for index, label in enumerate(prepared.engine_job.labels):
-        prompt = asked.encode([asked.render({"text": columns["text"][index]})])[0]
+        prompt = writer.encode([writer.render({"text": columns["text"][index]})])[0]
         tokens, roles = store.sequence(index)
         assert tokens.tolist() == [*prompt, *label, plan.tokenizer.end_token_id]
         assert roles.tolist() == [ROLE_PROMPT] * len(prompt) + [ROLE_COMPLETION] * (len(label) + 1)
 
 
-def test_a_long_text_is_cut_so_that_its_label_fits(model: str, tmp_path: Path) -> None:
+def test_a_long_text_is_truncated_so_that_its_label_fits(model: str, tmp_path: Path) -> None:
     columns = {"text": ["слово " * 400], "topic": ["sport"]}
     plan = planned(tmp_path, model, columns, completion_column="topic", labels=LABELS, seq_length=64)
     store, _ = written(plan, tmp_path)
@@ -82,7 +82,7 @@ def test_a_long_text_is_cut_so_that_its_label_fits(model: str, tmp_path: Path) -
     assert text_of(plan, tokens).endswith("Тема: спорт")
 
 
-def test_a_prompt_keeps_its_last_space_and_a_completion_its_first(model: str, tmp_path: Path) -> None:
+def test_prompt_and_completion_are_joined_without_changing_white_space(model: str, tmp_path: Path) -> None:
     columns = {"q": ["2 + 2 = "], "a": ["4"]}
     plan = planned(tmp_path, model, columns, prompt_column="q", completion_column="a")
     tokens, roles = written(plan, tmp_path)[0].sequence(0)
@@ -90,20 +90,20 @@ def test_a_prompt_keeps_its_last_space_and_a_completion_its_first(model: str, tm
     assert roles.tolist() == [ROLE_PROMPT] * 8 + [ROLE_COMPLETION] * 2
 
 
-def test_a_template_makes_the_prompt(model: str, tmp_path: Path) -> None:
+def test_the_prompt_is_rendered_from_the_template(model: str, tmp_path: Path) -> None:
     columns = {"text": ["news"], "lang": ["en"], "a": ["!"]}
     plan = planned(tmp_path, model, columns, template="[{{ lang }}] {{ text }}:", completion_column="a")
     assert text_of(plan, written(plan, tmp_path)[0].sequence(0)[0]) == "[en] news:!"
 
 
-def test_a_completion_without_a_prompt_is_a_text(model: str, tmp_path: Path) -> None:
+def test_a_completion_without_a_prompt_is_plain_text(model: str, tmp_path: Path) -> None:
     columns = {"q": pa.array([None, "x"], pa.string()), "a": ["plain text", "y"]}
     plan = planned(tmp_path, model, columns, prompt_column="q", completion_column="a")
     roles = written(plan, tmp_path)[0].sequence(0)[1]
     assert set(roles.tolist()) == {ROLE_TEXT}
 
 
-def test_rows_that_cannot_be_used_are_left_out_and_counted(model: str, tmp_path: Path) -> None:
+def test_rows_that_cannot_be_used_are_skipped_and_counted(model: str, tmp_path: Path) -> None:
     columns = {
         "q": ["fits", "x" * 100, "no answer", "fits too"],
         "a": pa.array(["yes", "too long with it", None, "  "], pa.string()),
@@ -116,21 +116,21 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(model: str, tmp_path:
     )
 
 
-def test_too_many_of_them_are_an_error_that_names_the_first(model: str, tmp_path: Path) -> None:
+def test_too_many_skipped_rows_are_an_error_that_names_the_first(model: str, tmp_path: Path) -> None:
     columns = {"text": ["a", "b"], "topic": ["sport", "sports"]}
     plan = planned(tmp_path, model, columns, completion_column="topic", labels=LABELS, max_error_rate=0.1)
     with pytest.raises(InputError, match=r"1 of 2 rows cannot be used, the first of them row 2 .*'sports' is none of"):
         written(plan, tmp_path)
 
 
-def test_a_limit_takes_the_first_rows(model: str, tmp_path: Path) -> None:
+def test_limit_takes_the_first_rows(model: str, tmp_path: Path) -> None:
     plan = planned(tmp_path, model, {"text": [str(number) for number in range(9)]})
     store, counts = written(plan, tmp_path, limit=4)
     assert counts["documents"] == 4
     assert [text_of(plan, store.sequence(index)[0]) for index in range(len(store))] == ["0", "1", "2", "3"]
 
 
-def test_the_seed_shuffles_documents_before_they_are_packed(model: str, tmp_path: Path) -> None:
+def test_the_seed_shuffles_documents_before_packing(model: str, tmp_path: Path) -> None:
     plan = planned(tmp_path, model, {"text": [f"document {number}" for number in range(40)]})
     joined = []
     for seed in (1, 1, 2, None):

@@ -1,4 +1,4 @@
-"""The picture of a training: whole SVG, every curve in its frame, small whatever the number of steps."""
+"""The loss plot: valid SVG, curves inside the frame, and a small file for any number of steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def points(svg: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for line in found for x, y in (pair.split(",") for pair in line.split())]
 
 
-def test_a_curve_falls_from_left_to_right_inside_its_frame() -> None:
+def test_a_falling_loss_is_drawn_inside_the_frame() -> None:
     svg = draw_losses(log_of(50, perplexity=9.0), title="my <model>")
     ElementTree.fromstring(svg)
     curve = points(svg)
@@ -29,10 +29,10 @@ def test_a_curve_falls_from_left_to_right_inside_its_frame() -> None:
     assert "my &lt;model&gt;" in svg
 
 
-def test_a_long_training_is_a_small_picture() -> None:
+def test_a_long_training_run_gives_a_small_plot() -> None:
     assert len(points(draw_losses(log_of(100_000), title="x"))) <= 800
 
 
-def test_nothing_and_no_numbers_are_pictures_too() -> None:
+def test_an_empty_log_and_non_finite_losses_give_a_valid_plot() -> None:
     for log in ([], [{"step": 1, "loss": float("nan")}, {"step": 1, "stopped": "nan"}], log_of(1)):
         ElementTree.fromstring(draw_losses(log, title="x"))

@@ -1,4 +1,4 @@
-"""Documents into sequences: no token is lost to a cut, none is taught twice, and no sequence is too long."""
+"""Packing documents into sequences: a cut loses no token, no target is repeated, and no sequence is too long."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def orders(draw: st.DrawFn, lengths: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("name", PACKERS)
 @given(data=st.data(), lengths=documents, seq_length=seq_lengths)
-def test_every_token_is_in_a_sequence_and_none_is_foretold_twice(
+def test_every_token_is_in_a_sequence_and_none_is_predicted_twice(
     name: str, data: st.DataObject, lengths: list[int], seq_length: int
 ) -> None:
     sequences = PACKERS[name](lengths, data.draw(orders(lengths)), seq_length)
@@ -38,7 +38,7 @@ def test_every_token_is_in_a_sequence_and_none_is_foretold_twice(
 
 
 @given(data=st.data(), lengths=documents, seq_length=seq_lengths)
-def test_a_stream_foretells_all_tokens_but_its_first(data: st.DataObject, lengths: list[int], seq_length: int) -> None:
+def test_a_stream_predicts_all_tokens_but_its_first(data: st.DataObject, lengths: list[int], seq_length: int) -> None:
     order = data.draw(orders(lengths))
     sequences = pack_stream(lengths, order, seq_length)
     starts = [0, *accumulate(lengths)]
@@ -48,24 +48,24 @@ def test_a_stream_foretells_all_tokens_but_its_first(data: st.DataObject, length
 
 
 @given(data=st.data(), lengths=documents, seq_length=seq_lengths)
-def test_whole_documents_are_cut_only_where_they_are_too_long(
+def test_packing_whole_cuts_only_documents_longer_than_a_sequence(
     data: st.DataObject, lengths: list[int], seq_length: int
 ) -> None:
     sequences = pack_whole(lengths, data.draw(orders(lengths)), seq_length)
     starts = [0, *accumulate(lengths)]
-    pieces = {piece for sequence in sequences for piece in sequence}
+    spans = {span for sequence in sequences for span in sequence}
     for start, length in zip(starts, lengths, strict=False):
-        assert length > seq_length + 1 or (start, start + length) in pieces
+        assert length > seq_length + 1 or (start, start + length) in spans
 
 
-def test_single_keeps_documents_apart() -> None:
+def test_packing_single_gives_every_document_its_own_sequence() -> None:
     assert pack_single([3, 2], [1, 0], 8) == [[(3, 5)], [(0, 3)]]
 
 
-def test_a_document_goes_on_with_the_token_it_was_cut_at() -> None:
+def test_a_document_continues_with_the_token_it_was_cut_at() -> None:
     assert pack_single([9], [0], 4) == [[(0, 5)], [(4, 9)]]
     assert pack_stream([9], [0], 4) == [[(0, 5)], [(4, 9)]]
 
 
-def test_whole_packs_as_many_as_fit() -> None:
+def test_packing_whole_fills_a_sequence_with_as_many_documents_as_fit() -> None:
     assert pack_whole([3, 2, 4, 1], [0, 1, 2, 3], 4) == [[(0, 3), (3, 5)], [(5, 9), (9, 10)]]
