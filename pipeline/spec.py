@@ -122,8 +122,8 @@ class ClassifySpec(JobSpec):
 
     text_column: str = shared_setting("text_column", more=" to classify")
     labels: Mapping[str, str] = setting(
-        help="label names, comma-separated, or a YAML file {label: text}; the model scores the text (the "
-        "verbalizer) as the continuation of the prompt",
+        help="label names, comma-separated, or a YAML file {label: words}; the model scores the words (verbalizer) as the "
+        "continuation of the prompt",
         identity=True,
     )
     examples: str | None = setting(
@@ -218,15 +218,17 @@ SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": Generat
 
 
 def check_labels(labels: Mapping[str, str]) -> None:
-    """Raise RequestError for fewer than two labels, an empty label or text, or two labels with the same text."""
+    """Raise RequestError for fewer than two labels, an empty label, and empty or repeated words."""
     check_two_labels(labels)
-    for label, text in labels.items():
-        if not label.strip() or not text.strip():
-            raise RequestError(f"--labels contains an empty label or text ({label!r}: {text!r})")
-    counts = Counter(text.strip() for text in labels.values())
-    repeated = next((text for text, count in counts.items() if count > 1), None)
+    for label, words in labels.items():
+        if not label.strip() or not words.strip():
+            raise RequestError(f"--labels contains an empty label or empty words ({label!r}: {words!r})")
+    counts = Counter(words.strip() for words in labels.values())
+    repeated = next((words for words, count in counts.items() if count > 1), None)
     if repeated is not None:
-        raise RequestError(f"--labels uses {repeated!r} for more than one label; give each label its own text")
+        raise RequestError(
+            f"--labels uses the words {repeated!r} for more than one label; give each label its own words"
+        )
 
 
 def parse_replicas(text: str) -> tuple[int, int]:

@@ -146,7 +146,7 @@ class InferStep:
         requests = _requests(table.take(good), self._config) if good else []
         pushing = asyncio.ensure_future(self._push_counters())
         try:
-            results = await self._send(requests) if requests else []
+            results = await self._serving.run(requests) if requests else []
             if self._config.calibration_ids and self._priors is None:
                 self._priors = await self._score_empty_text()
         finally:
@@ -156,18 +156,18 @@ class InferStep:
 
     async def _score_empty_text(self) -> list[float]:
         """The log-likelihoods of the labels after an empty text. Every replica computes the same bits."""
-        (scores,) = await self._send([ScoreRequest(prompt_token_ids=self._config.calibration_ids)])
+        (scores,) = await self._serving.run([ScoreRequest(prompt_token_ids=self._config.calibration_ids)])
         if not isinstance(scores, LabelScores) or scores.error is not None:
             raise ReplicaError(f"the empty prompt of --calibrate could not be scored: {getattr(scores, 'error', '')}")
         return list(scores.logprobs)
 
-    async def _send(self, requests: Sequence[Request]) -> list[Result]:
-        assert self._replica is not None
-        return await self._replica.run(requests)
+    @property
+    def _serving(self) -> Replica:
+        assert self._replica is not None, "calls are refused unless the replica has started"
+        return self._replica
 
     async def _push(self) -> None:
-        assert self._replica is not None
-        self._metrics.set_counters(self._name, await self._replica.counters())
+        self._metrics.set_counters(self._name, await self._serving.counters())
 
     async def _push_counters(self) -> None:
         while True:

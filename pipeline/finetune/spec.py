@@ -49,7 +49,7 @@ class FinetuneSpec(Spec):
     template: str | None = shared_setting("template")
     labels: Mapping[str, str] | None = setting(
         None,
-        "label names, comma-separated, or a YAML file {label: text}; the completion column then holds labels, and "
+        "label names, comma-separated, or a YAML file {label: words}; the completion column then holds labels, and "
         "prompts have the form that classify uses",
         identity=True,
     )

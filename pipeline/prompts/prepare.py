@@ -98,14 +98,16 @@ def _config_without_examples(
 
 
 def _label_tokens(spec: JobSpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
-    """The tokens of each label's text as it continues a prompt: after one space."""
+    """The tokens of each label's words as they continue a prompt: after one space."""
     if not isinstance(spec, ClassifySpec):
         return ()
-    tokens = [tuple(ids) for ids in tokenizer.encode_many([" " + text.strip() for text in spec.labels.values()])]
+    tokens = [tuple(ids) for ids in tokenizer.encode_many([" " + words.strip() for words in spec.labels.values()])]
     counts = Counter(tokens)
     for label, ids in zip(spec.labels, tokens, strict=True):
         if not ids or counts[ids] > 1:
-            raise RequestError(f"--labels: the text of {label!r} has the same tokens as that of another label")
+            raise RequestError(
+                f"--labels: the words of {label!r} have the same tokens as another label's; give other words"
+            )
     return tuple(tokens)
 
 
