@@ -122,8 +122,8 @@ class ClassifySpec(JobSpec):
 
     text_column: str = shared_setting("text_column", more=" to classify")
     labels: Mapping[str, str] = setting(
-        help="label names, comma-separated, or a YAML file {label: words}; the model scores the words (verbalizer) as the "
-        "continuation of the prompt",
+        help="label names, comma-separated, or a YAML file {label: words}; the model scores the words "
+        "(verbalizer) as the continuation of the prompt",
         identity=True,
     )
     examples: str | None = setting(
