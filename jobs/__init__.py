@@ -1,4 +1,5 @@
-"""HOW A RUN STARTS: command line, Python entry points, submission to a cluster. No logic of its own.
+"""The command line, the Python API, job files and submission to a cluster.
 
-Start at `cli.py`. May import every other room; nothing imports it but the `tirazh` façade.
+Start at `cli.py`, or at `api/functions.py` for the Python API. This package may import every other
+one.
 """

@@ -1,7 +1,8 @@
-"""`tirazh`: the command line. What may be typed is here; what each command does is in `commands.py`.
+"""The command line `tirazh`: its arguments, its exit codes and its error messages.
 
-Exit codes: 0 all rows written, 1 the job failed, 2 the request was wrong, 130 Ctrl-C, 143 SIGTERM. Errors are one
-sentence on stderr; results go to stdout, progress to stderr.
+`commands.py` holds what each command does. Exit codes: 0 all rows written, 1 the job failed, 2 the
+request was wrong, 130 Ctrl-C, 143 SIGTERM. Errors are one sentence on stderr; results go to stdout,
+progress to stderr.
 """
 
 from __future__ import annotations
@@ -27,48 +28,64 @@ from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.settings import KINDS, settings_of
 from tirazh.pipeline.storage.secrets import redact
 
-LONGEST_SENTENCE = 1_000
+MAX_MESSAGE_LENGTH = 1_000
 CONVERT_DTYPES = ("float32", "bfloat16", "float16")
-_INDISCREET = ("botocore", "aiobotocore", "aiohttp", "azure", "google", "urllib3", "fsspec", "s3fs", "gcsfs", "adlfs")
+_LOGGERS_WITH_SECRETS = (
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "azure",
+    "google",
+    "urllib3",
+    "fsspec",
+    "s3fs",
+    "gcsfs",
+    "adlfs",
+)
 SUMMARIES = {
-    "classify": "label every row with one of your labels, with a probability for each",
-    "generate": "continue every prompt",
-    "finetune": "train a model further on your texts, or on prompts with their completions",
-    "plan": "parts, tokens, memory and time of a job; starts nothing",
-    "verify": "check that every input row is in the output exactly once and every file is whole",
-    "report": "write the report page again, or compare with another run",
-    "convert": "turn any checkpoint we can read into a safetensors directory",
+    "classify": "assign one of your labels to every row, with a probability for each label",
+    "generate": "generate a completion for every prompt",
+    "finetune": "train a model further on texts, or on prompts with completions",
+    "plan": "show the parts, tokens, memory and time of a job without starting it",
+    "verify": "check that every input row is in the output exactly once and every file is intact",
+    "report": "write the HTML report again, or compare with another run",
+    "convert": "convert a checkpoint to a safetensors directory",
     "submit": "run a job file on a Ray cluster",
-    "status": "how a submitted job is doing",
-    "logs": "what a submitted job has printed",
-    "stop": "stop a submitted job; the parts that are written stay",
-    "resume": "submit a stopped or failed job again; it goes on where it stopped",
-    "demo": "classify and continue sample texts with the embedded model, here and now",
+    "status": "show the state of a submitted job",
+    "logs": "show the log of a submitted job",
+    "stop": "stop a submitted job; finished parts are kept",
+    "resume": "submit a stopped or failed job again; it resumes from its finished parts",
+    "demo": "classify and continue sample texts on this machine with the embedded model",
 }
+DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 
 
 def run() -> NoReturn:
-    """The command as a process of its own. After its last word come only the libraries' goodbyes, some seconds of them:
-    nobody hears those, and no signal turns a job that is done into one that was killed."""
+    """Run the command as a process of its own.
+
+    Silences the shutdown output of libraries, which takes some seconds, and ignores signals once
+    the result is printed: a finished job must not end as a killed one.
+    """
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(null, sys.stdout.fileno())
     sys.stderr.flush()
-    os.dup2(nowhere, sys.stderr.fileno())
+    os.dup2(null, sys.stderr.fileno())
     sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Never raises and never shows a traceback."""
+    """Run one command and return its exit code. Raises nothing and prints no traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = argparse.Namespace()
     try:
-        # From here on: what a command imports before it can say how far it is may swallow a KeyboardInterrupt.
+        # Catch signals before the slow imports of a command: some libraries swallow a
+        # KeyboardInterrupt.
         with interruptible(lambda: "interrupted"):
             parser, by_name = build_parser()
             if not arguments:
@@ -76,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
             options = parse(parser, by_name, arguments)
             _set_up_logging(getattr(options, "verbose", 0))
-            return commands.RUN[options.command](options)
+            return commands.COMMANDS[options.command](options)
     except TirazhError as error:
         return _fail(one_sentence(error), _cause(error).exit_code)
     except Interrupted as error:
@@ -84,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has ended
         return 0
     except SystemExit as end:  # --help and --version
         return end.code if isinstance(end.code, int) else 0
@@ -95,17 +112,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The whole command line, and the parser of each command by its name."""
+    """Return the parser of the command line, and the parser of each command by name."""
     parser = Parser(
         prog="tirazh",
         description="Offline batch inference with GPT-3-class sparse models: Parquet prompts in, "
         "completions and labels out.",
-        epilog="`tirazh COMMAND --help` explains a command. Exit codes: 0 all rows written, 1 the job failed, "
-        "2 the request was wrong, 130 Ctrl-C, 143 SIGTERM.",
+        epilog="`tirazh COMMAND --help` describes a command. Exit codes: 0 all rows written, 1 the job failed, "
+        "2 the request was wrong, 130 Ctrl-C, 143 SIGTERM. "
+        f"The same from Python: `import tirazh; help(tirazh)`. Documentation: {DOCS}.",
     )
     parser.add_argument("--version", action="version", version=f"tirazh {_version()}")
     add = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    by_name = {name: add.add_parser(name, help=words, description=words) for name, words in SUMMARIES.items()}
+    by_name = {name: add.add_parser(name, help=text, description=text) for name, text in SUMMARIES.items()}
     for kind in KINDS:
         add_setting_flags(by_name[kind], kind)
         _add_run_flags(by_name[kind])
@@ -114,47 +132,50 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     _add_cluster_commands(by_name)
     by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
     for name in ("plan", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
-        _add_talk(by_name[name])
+        _add_output_flags(by_name[name])
     return parser, by_name
 
 
 def one_sentence(error: TirazhError) -> str:
-    """The error's message on one line; for an error that came out of a Ray task, the original's. Made safe to print:
-    what it quotes may come from anybody, be endless, or steer the terminal."""
+    """Return the error's message on one line; of an error from a Ray task, the original message.
+
+    The result is safe to print: quoted input data may be very long or hold terminal control
+    characters.
+    """
     text = " ".join(str(_cause(error)).split())
-    text = text if len(text) <= LONGEST_SENTENCE else text[:LONGEST_SENTENCE] + "…"
-    return "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    text = text if len(text) <= MAX_MESSAGE_LENGTH else text[:MAX_MESSAGE_LENGTH] + "…"
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
 
 def _add_run_flags(parser: Parser) -> None:
-    group = parser.add_argument_group("this command")
-    group.add_argument("--config", metavar="JOB.YAML", help="job file with the same names; flags win over it")
-    group.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
-    _add_talk(group)
+    group = parser.add_argument_group("command options")
+    group.add_argument("--config", metavar="JOB.YAML", help="job file with these settings; flags override it")
+    group.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
+    _add_output_flags(group)
 
 
-def _add_talk(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--json", action="store_true", help="print the result as JSON, and only that, to stdout")
-    group.add_argument("-v", "--verbose", action="count", default=0, help="log what happens (-vv: everything)")
-    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+def _add_output_flags(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--json", action="store_true", help="print only the result to stdout, as JSON")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="log at level INFO (-vv: DEBUG)")
+    group.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
 
 def _add_output_commands(by_name: dict[str, Parser]) -> None:
     by_name["plan"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
     for name in ("verify", "report"):
-        by_name[name].add_argument("output", metavar="OUTPUT", help="a job's output directory")
-        by_name[name].add_argument("--endpoint-url", help="address of an S3-compatible server or an emulator")
-    by_name["report"].add_argument("--against", metavar="OUTPUT2", help="another run's output to compare with")
+        by_name[name].add_argument("output", metavar="OUTPUT", help="output directory of a job")
+        by_name[name].add_argument("--endpoint-url", help="URL of an S3-compatible server or an Azure emulator")
+    by_name["report"].add_argument("--against", metavar="OUTPUT2", help="output of another run to compare with")
 
 
 def _add_convert(parser: Parser) -> None:
-    parser.add_argument("checkpoint", metavar="CKPT", help="ru-gpts, Megatron, Hugging Face GPT-2 or XL port")
+    parser.add_argument("checkpoint", metavar="CKPT", help="ru-gpts, Megatron, Hugging Face GPT-2 or XL port directory")
     parser.add_argument("out", metavar="OUT", help="directory to write")
     parser.add_argument(
         "--dtype",
         type=one_of(CONVERT_DTYPES),
         metavar="|".join(CONVERT_DTYPES),
-        help="of the new files (default: kept)",
+        help="data type of the written weights (default: that of the checkpoint)",
     )
     for name in commands.CONVERT_SETTINGS:
         add_flag(parser, settings_of("generate")[name])
@@ -163,11 +184,11 @@ def _add_convert(parser: Parser) -> None:
 def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
     by_name["submit"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
     for name in ("status", "logs", "stop", "resume"):
-        by_name[name].add_argument("id", metavar="ID", help="the id that submit printed")
+        by_name[name].add_argument("id", metavar="ID", help="job id that submit printed")
     for name in ("submit", "status", "logs", "stop", "resume"):
-        by_name[name].add_argument("--address", metavar="URL", help="the cluster's job server, e.g. http://head:8265")
+        by_name[name].add_argument("--address", metavar="URL", help="job server of the cluster, e.g. http://head:8265")
     for name in ("submit", "logs", "resume"):
-        by_name[name].add_argument("--follow", action="store_true", help="show the log until the job ends")
+        by_name[name].add_argument("--follow", action="store_true", help="print the log until the job ends")
 
 
 def _fail(message: str, exit_code: int) -> int:
@@ -176,7 +197,7 @@ def _fail(message: str, exit_code: int) -> int:
 
 
 def _cause(error: TirazhError) -> TirazhError:
-    """Ray re-raises a worker's error as a class of its own, with the worker's traceback as its message."""
+    """Return the original error of a worker, which Ray re-raises as a class of its own."""
     cause = getattr(error, "cause", None)
     return _cause(cause) if isinstance(cause, TirazhError) else error
 
@@ -187,8 +208,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _log_traceback(options: argparse.Namespace) -> str:
-    """Keep the traceback of the exception at hand beside the job's other logs, or in a temporary place. Returns where
-    it is, as the end of a sentence; a disk that takes nothing more must not hide the error itself."""
+    """Write the traceback of the current exception to the job's logs, or to a temporary directory.
+
+    Returns the place, as the end of a sentence. A failure to write must not hide the error itself.
+    """
     text = redact(traceback.format_exc())
     try:
         logs = log_directory(getattr(options, "output", None) or os.devnull) or Path(tempfile.mkdtemp(prefix="tirazh-"))
@@ -196,7 +219,7 @@ def _log_traceback(options: argparse.Namespace) -> str:
         path = logs / "internal-error.log"
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        return f"the traceback could not be kept: {error.strerror or error}"
+        return f"the traceback could not be written: {error.strerror or error}"
     return f"the traceback is in {path}"
 
 
@@ -205,12 +228,12 @@ def _set_up_logging(verbose: int) -> None:
     logging.basicConfig(level=level)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_CleanFormatter("%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S"))
-    for name in _INDISCREET:  # at DEBUG they log whole requests, signed headers and session tokens with them
+    for name in _LOGGERS_WITH_SECRETS:  # at DEBUG they log requests with signed headers and session tokens
         logging.getLogger(name).setLevel(max(level, logging.INFO))
 
 
 class _CleanFormatter(logging.Formatter):
-    """Takes secrets out of every line, tracebacks included."""
+    """Removes secrets from every line, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
@@ -219,7 +242,7 @@ class _CleanFormatter(logging.Formatter):
 def _version() -> str:
     try:
         return version("tirazh")
-    except PackageNotFoundError:  # run from a directory that was shipped to a cluster
+    except PackageNotFoundError:  # run from the working directory of a submitted job
         return "(not installed)"
 
 

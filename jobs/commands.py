@@ -1,6 +1,6 @@
-"""What each command does: read the request, call the room that does the work, show the result. Used by `cli.py`.
+"""The commands: each one reads its arguments, calls the package that does the work and prints the result.
 
-The heavy rooms are imported inside the functions, so that `--help` and a wrong request are answered at once.
+Slow imports are inside the functions, so that `--help` and a wrong request are answered at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelSettings))
 
 
 def run_kind(options: argparse.Namespace) -> int:
-    """`tirazh classify` and `tirazh generate`."""
+    """Run `tirazh classify` or `tirazh generate`."""
     spec = spec_from_options(options.command, options)
     if options.dry_run:
         return _show_plan(spec, options)
@@ -45,7 +45,7 @@ def run_kind(options: argparse.Namespace) -> int:
 
 
 def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
-    """The spec from the job file, if one is named, and the flags, which win."""
+    """Build the spec from the flags and, if one is named, the job file; flags override the file."""
     given = given_settings(options, kind)
     if options.config is None:
         return build_spec(kind, given)
@@ -56,10 +56,12 @@ def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
 
 
 def plan(options: argparse.Namespace) -> int:
+    """Run `tirazh plan`."""
     return _show_plan(spec_from_file(options.job), options)
 
 
 def verify(options: argparse.Namespace) -> int:
+    """Run `tirazh verify`."""
     from tirazh.pipeline.output.ledger import verify as verify_output
 
     found = verify_output(options.output, endpoint_url=options.endpoint_url)
@@ -67,6 +69,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
+    """Run `tirazh report`."""
     from tirazh.pipeline.output.report import write_report
 
     page = write_report(options.output, against=options.against, endpoint_url=options.endpoint_url)
@@ -75,11 +78,12 @@ def report(options: argparse.Namespace) -> int:
 
 
 def convert(options: argparse.Namespace) -> int:
+    """Run `tirazh convert`."""
     from tirazh.jobs.progress import ByteProgress
     from tirazh.model.convert import convert as convert_checkpoint
 
     given = {name: value for name, value in vars(options).items() if name in CONVERT_SETTINGS}
-    with interruptible(lambda: "interrupted; nothing was left behind"), ByteProgress(options.quiet) as progress:
+    with interruptible(lambda: "interrupted; nothing was written"), ByteProgress(options.quiet) as progress:
         model = convert_checkpoint(
             options.checkpoint, options.out, settings=ModelSettings(**given), dtype=options.dtype, progress=progress.show
         )
@@ -88,18 +92,21 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def submit(options: argparse.Namespace) -> int:
+    """Run `tirazh submit`."""
     from tirazh.jobs.submit import submit as submit_spec
 
     return _submitted(submit_spec(spec_from_file(options.job), options.address), options)
 
 
 def resume(options: argparse.Namespace) -> int:
+    """Run `tirazh resume`."""
     from tirazh.jobs.submit import resume as resume_job
 
     return _submitted(resume_job(options.id, options.address), options)
 
 
 def status(options: argparse.Namespace) -> int:
+    """Run `tirazh status`."""
     from tirazh.jobs.cluster import job_info, job_logs
 
     client = _connect(options)
@@ -109,6 +116,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def logs(options: argparse.Namespace) -> int:
+    """Run `tirazh logs`."""
     from tirazh.jobs.cluster import follow, job_logs
 
     client = _connect(options)
@@ -119,6 +127,7 @@ def logs(options: argparse.Namespace) -> int:
 
 
 def stop(options: argparse.Namespace) -> int:
+    """Run `tirazh stop`."""
     from tirazh.jobs.cluster import stop_job
 
     info = stop_job(_connect(options), options.id)
@@ -127,12 +136,13 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def demo(options: argparse.Namespace) -> int:
+    """Run `tirazh demo`."""
     from tirazh.jobs.demo import run_demo
 
     silent = options.quiet or options.json
     with (
         redirect_library_output(f"{options.output}/labels", wanted=not options.verbose) as stream,
-        interruptible(lambda: "interrupted; run `tirazh demo` again whenever you like", stream=stream),
+        interruptible(lambda: "interrupted; run `tirazh demo` to start again", stream=stream),
     ):
         facts = run_demo(
             options.output,
@@ -173,7 +183,7 @@ def _progress(options: argparse.Namespace, stream: TextIO) -> JobProgressDisplay
     return JobProgressDisplay("quiet" if options.quiet else None, stream=stream)
 
 
-RUN: dict[str, Callable[[argparse.Namespace], int]] = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "classify": run_kind,
     "generate": run_kind,
     "finetune": run_training,

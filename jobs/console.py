@@ -1,4 +1,4 @@
-"""What the commands print on stdout: summaries for people, JSON for programs."""
+"""Prints the results of the commands to stdout, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def only_json(wanted: bool) -> Iterator[None]:
-    """While the work goes on, whatever libraries print goes to stderr: stdout is for the one JSON text."""
+    """Redirect prints of libraries to stderr, so that stdout holds only the JSON result."""
     saved = sys.stdout
     if wanted:
         sys.stdout = sys.stderr
@@ -32,18 +32,18 @@ def only_json(wanted: bool) -> Iterator[None]:
 
 
 def write(text: str) -> None:
-    """Pass text through as it is."""
+    """Write text to stdout unchanged."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def say(text: str) -> None:
-    """A line for people, at once."""
+    """Print a line and flush it."""
     print(text, flush=True)
 
 
 def show_facts(facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
-    """Names and values, one on each line, the values aligned."""
+    """Print names and values, one pair on each line, with aligned values."""
     if as_json:
         print(json.dumps(dict(facts), ensure_ascii=False, indent=2, default=str))
     elif not quiet:
@@ -53,19 +53,23 @@ def show_facts(facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
 
 
 def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as_json: bool, quiet: bool) -> None:
-    """What a finished job has made. As JSON the manifest without its list of parts; `last` tells what this run did."""
+    """Print the summary of a finished job, or its manifest without the list of parts as JSON.
+
+    `last` is the last progress event of this run; None means that the job was finished before.
+    """
     if as_json:
         facts: dict[str, Any] = {name: value for name, value in manifest.items() if name != "parts"}
         show_facts(facts, as_json=True, quiet=quiet)
         return
-    facts = {"rows": _rows_in_words(manifest, last)}
+    facts = {"rows": _rows_text(manifest, last)}
     if "labels" in manifest:
         facts["labels"] = _shares(manifest["labels"], manifest["abstained"])
     if "accuracy" in manifest:
         facts["accuracy"] = (
             f"{manifest['accuracy']:.3f} of {manifest['gold_rows']:,} rows (macro-F1 {manifest['macro_f1']:.3f})"
         )
-    facts["tokens"] = f"{manifest['prompt_tokens']:,} of prompts, {manifest['completion_tokens']:,} of completions"
+    facts["tokens"] = f"{manifest['prompt_tokens']:,} prompt, {manifest['completion_tokens']:,} completion"
+    # The speed of this run only: the manifest counts the rows of earlier runs, too.
     if last is not None and manifest["seconds"]:
         facts["speed"] = _speed(manifest, last)
     facts["output"] = manifest["output"]
@@ -74,30 +78,28 @@ def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as
 
 
 def show_verification(found: Verification, *, as_json: bool, quiet: bool) -> int:
-    """What `verify` found; the exit code is 0 when everything is there, else 1."""
+    """Print a verification. Returns the exit code: 0 when there are no problems, else 1."""
     if as_json:
         print(json.dumps(asdict(found) | {"is_whole": found.is_whole}, ensure_ascii=False, indent=2))
     elif not quiet:
         for problem in found.problems:
             print(problem)
-        whole = "whole" if found.is_whole else "NOT whole"
-        print(
-            f"{whole}: {found.rows:,} of {found.rows_expected:,} rows, "
-            f"{found.parts:,} of {found.parts_expected:,} parts in {found.output}"
-        )
+        verdict = "OK" if found.is_whole else "FAILED"
+        rows = f"{found.rows:,}/{found.rows_expected:,} rows"
+        print(f"{verdict}: {rows}, {found.parts:,}/{found.parts_expected:,} parts verified in {found.output}")
     return 0 if found.is_whole else 1
 
 
 def show_plan(plan: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
-    """What a job would do: files, rows, parts, tokens, the model, memory and time."""
+    """Print what a job would do: files, rows, parts, tokens, the model, memory and time."""
     facts = {name: value for name, value in plan.items() if value not in (None, [])}
     if not as_json:
-        facts = {name.removesuffix("_s").replace("_", " "): _in_words(name, value) for name, value in facts.items()}
+        facts = {name.removesuffix("_s").replace("_", " "): _value_text(name, value) for name, value in facts.items()}
     show_facts(facts, as_json=as_json, quiet=quiet)
 
 
 def show_model(model: ModelSummary, *, output: str, as_json: bool, quiet: bool) -> None:
-    """What a converted checkpoint has become."""
+    """Print a converted checkpoint."""
     facts: dict[str, Any] = {"output": output, "fingerprint": model.fingerprint, "weight_bytes": model.weight_bytes}
     if model.config is not None:
         facts |= {"config": model.config.to_dict()}
@@ -105,13 +107,13 @@ def show_model(model: ModelSummary, *, output: str, as_json: bool, quiet: bool) 
     if not as_json:
         config = facts.pop("config", {})
         facts["weight bytes"] = bytes_text(facts.pop("weight_bytes"))
-        facts["tokenizer"] = facts["tokenizer"] or "none; give --tokenizer when you use this directory"
+        facts["tokenizer"] = facts["tokenizer"] or "none; use this directory with --tokenizer"
         facts |= {name.replace("_", " "): value for name, value in config.items() if name != "sparse_pattern"}
     show_facts(facts, as_json=as_json, quiet=quiet)
 
 
 def show_status(info: Mapping[str, Any], log: str, *, as_json: bool, quiet: bool) -> None:
-    """A submitted job's state, since when, and the last thing it said."""
+    """Print a submitted job's status, start time, duration and last log line."""
     facts: dict[str, Any] = {"job": info["id"], "status": info["status"].lower()}
     if info["start_time"]:
         facts["started"] = datetime.fromtimestamp(info["start_time"]).isoformat(sep=" ", timespec="seconds")
@@ -128,7 +130,7 @@ def show_status(info: Mapping[str, Any], log: str, *, as_json: bool, quiet: bool
 
 
 def show_submitted(job_id: str, address: str | None, *, as_json: bool, quiet: bool) -> None:
-    """The id alone with -q, so that scripts can take it; with what to do next otherwise."""
+    """Print the id of a submitted job, and without -q the commands to use next."""
     if as_json:
         print(json.dumps({"job": job_id}))
     elif quiet:
@@ -138,17 +140,17 @@ def show_submitted(job_id: str, address: str | None, *, as_json: bool, quiet: bo
         print(f"submitted {job_id}\n  tirazh status {job_id}{at}\n  tirazh logs {job_id}{at} --follow")
 
 
-def _rows_in_words(manifest: Mapping[str, Any], last: ProgressEvent | None) -> str:
-    words = f"{manifest['rows']:,}"
+def _rows_text(manifest: Mapping[str, Any], last: ProgressEvent | None) -> str:
+    text = f"{manifest['rows']:,}"
     if manifest["errors"]:
-        words += f", {manifest['errors']:,} of them with an error"
+        text += f", {manifest['errors']:,} with an error"
         kinds = ", ".join(f"{kind} ({count:,})" for kind, count in list(manifest.get("error_kinds", {}).items())[:3])
-        words += f": {kinds}" if kinds else ""
+        text += f": {kinds}" if kinds else ""
     if last is None:
-        words += " (all were there already; nothing was left to do)"
+        text += " (all from an earlier run; nothing was left to do)"
     elif last.rows_resumed:
-        words += f" ({last.rows_resumed:,} were there already)"
-    return words
+        text += f" ({last.rows_resumed:,} from an earlier run)"
+    return text
 
 
 def _shares(labels: Mapping[str, int], abstained: int) -> str:
@@ -163,7 +165,7 @@ def _speed(manifest: Mapping[str, Any], last: ProgressEvent) -> str:
     return f"{rows:,.1f} rows/s, {manifest['tokens_per_s']:,.0f} tokens/s, {clock_text(manifest['seconds'])}"
 
 
-def _in_words(name: str, value: Any) -> Any:
+def _value_text(name: str, value: Any) -> Any:
     if name.endswith("_bytes"):
         return bytes_text(value)
     if name == "time_s":

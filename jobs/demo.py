@@ -1,4 +1,4 @@
-"""`tirazh demo`: the two jobs on a small sample with the embedded model, and what came out, as a table."""
+"""`tirazh demo`: runs classify and generate on a small sample with the embedded model."""
 
 from __future__ import annotations
 
@@ -31,17 +31,19 @@ Rows = Sequence[dict[str, Any]]
 def run_demo(
     output: str, *, progress: Callable[[], JobProgressDisplay], say: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Classify the sample news, continue five prompts, and `say` both. Returns the figures.
+    """Classify the sample news, continue five prompts and print both with `say`.
 
-    `output` is emptied if a demo made it. Raises OutputError where it holds something else.
+    Removes the output of an earlier demo first. Returns rows, seconds and accuracy. Raises
+    OutputError when `output` holds anything else.
     """
     from tirazh.pipeline.execution.ray_session import ray_session
 
     folder = Path(output)
-    _make_room(folder)
+    _prepare_folder(folder)
     _write_inputs(folder / "input")
     classify, generate = _classify_spec(folder), _generate_spec(folder)
-    say("Labelling 60 sample news items with the embedded model; Ray starts on this machine ...\n")
+    say("Classifying 60 sample news items with the embedded model; starting Ray on this machine ...\n")
+    # One Ray for both jobs, as starting it takes seconds.
     with ray_session(classify):
         labelled = run(classify, progress())
         rows = _read_rows(folder / "labels")
@@ -83,17 +85,17 @@ def _generate_spec(folder: Path) -> JobSpec:
     )
 
 
-def _make_room(folder: Path) -> None:
+def _prepare_folder(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / MARK).exists():
-            raise OutputError(f"{folder} holds something that no demo made; give --output another directory")
+            raise OutputError(f"{folder} holds files that the demo did not write; choose another --output")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
 
 
 def _write_inputs(folder: Path) -> None:
-    """The sample as Parquet, the way a user's data would come; the right answers in a column that is not ours."""
+    """Write the sample as Parquet; correct labels are in the column `gold`, as `label` is an output."""
     folder.mkdir()
     news = [{GOLD if name == LABEL else name: value for name, value in row.items()} for row in _lines("news.jsonl")]
     prompts = _lines("prompts.jsonl")[:NUM_PROMPTS]
@@ -110,7 +112,7 @@ def _read_rows(folder: Path) -> Rows:
 
 
 def _accuracy(rows: Rows) -> dict[str, float]:
-    """The share of right labels for each language."""
+    """Return the share of correct labels for each language."""
     total = Counter(row["language"] for row in rows)
     right = Counter(row["language"] for row in rows if row[LABEL] == row[GOLD])
     return {LANGUAGES.get(code, code): right[code] / count for code, count in total.items()}
@@ -119,22 +121,22 @@ def _accuracy(rows: Rows) -> dict[str, float]:
 def _figures(accuracy: dict[str, float], manifest: dict[str, Any]) -> str:
     shares = ", ".join(f"{share:.0%} in {language}" for language, share in accuracy.items())
     rows, seconds = manifest["rows"], manifest["seconds"]
-    speed = f"{rows / seconds:,.1f} rows/s" if seconds else "no time at all"
-    return f"Right: {shares}. {rows} rows in {clock_text(seconds)} ({speed}, the model's start included).\n"
+    speed = f"{rows / seconds:,.1f} rows/s" if seconds else "0 s"
+    return f"Accuracy: {shares}. {rows} rows in {clock_text(seconds)} ({speed}, including model start).\n"
 
 
 def _label_table(rows: Rows) -> str:
-    """A dozen rows, both languages and every label among them."""
+    """Return a table of a dozen rows with both languages and every label among them."""
     lines = [f"{'text':<44}  {'gold':<10} {'label':<10} confidence"]
-    for row in sorted(rows, key=_turns())[:NUM_SHOWN]:
+    for row in sorted(rows, key=_round_robin())[:NUM_SHOWN]:
         mark = "✓" if row[LABEL] == row[GOLD] else "✗"
         text = f"{_shortened(row['text'], 44):<44}"
         lines.append(f"{text}  {row[GOLD]:<10} {row[LABEL] or '':<10} {row[CONFIDENCE] or 0:>10.2f} {mark}")
     return "\n".join(lines) + "\n"
 
 
-def _turns() -> Callable[[dict[str, Any]], int]:
-    """A sorting key that takes one row of each language and label, then a second one of each, and so on."""
+def _round_robin() -> Callable[[dict[str, Any]], int]:
+    """Return a sorting key that takes one row of each language and label, then a second one of each."""
     seen: Counter[tuple[str, str]] = Counter()
 
     def turn(row: dict[str, Any]) -> int:
@@ -150,10 +152,10 @@ def _completions(rows: Rows) -> str:
 
 def _what_next(folder: Path) -> str:
     return (
-        f"Written: {folder}/labels and {folder}/completions (Parquet), a report in _tirazh/report.html of each.\n"
+        f"Output:  {folder}/labels and {folder}/completions (Parquet), each with a report in _tirazh/report.html.\n"
         f"Next:    tirazh verify {folder}/labels\n"
         "         tirazh classify --input 'news/*.parquet' --output labelled --labels economics,sport\n"
-        "The embedded model is small and shows that everything works; name a real one with --model."
+        "The embedded model is small and only shows that everything works; name your own with --model."
     )
 
 

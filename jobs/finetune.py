@@ -1,4 +1,4 @@
-"""`tirazh finetune`: reads the request, trains, shows what came out."""
+"""The command `tirazh finetune`: reads its arguments, trains and prints the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.settings import FINETUNE, build_finetune_spec
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 
-# What an interrupted training may take to end the step at hand and to write a checkpoint.
+# Seconds that an interrupted training run may take to finish its step and write a checkpoint.
 _SAVING_S = 60.0
 
 
@@ -65,7 +65,7 @@ def _show_plan(spec: FinetuneSpec, options: argparse.Namespace) -> int:
 
 
 def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a person wants to know at the end."""
+    """Return the figures of the manifest that the summary prints."""
     names = ("output", "total_steps", "sequences", "trained_tokens", "skipped", "first_loss", "last_loss", "seconds")
     facts = {name: manifest[name] for name in names} | dict(manifest["evaluation"])
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}

@@ -1,4 +1,8 @@
-"""Flags of `classify` and `generate`, one for each setting of the spec, and the values that were given by them."""
+"""Command-line flags of the settings, and hints for flags of other programs.
+
+Every setting of a spec has one flag. A flag of ru-gpts, Megatron, transformers or vLLM is refused
+with the name of the flag to use instead.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any
 from tirazh.jobs.settings import FINETUNE, KINDS, Setting, not_a_choice, settings_of
 from tirazh.pipeline.spec import flag_name
 
-# What people bring along from ru-gpts, Megatron, transformers and vLLM, and where it went.
+# Flags of ru-gpts, Megatron, transformers and vLLM for inference, and what to use instead.
 FORMER_FLAGS = {
     "--load": "use --model",
     "--load-weights-only": "use --model",
@@ -53,7 +57,7 @@ FORMER_FLAGS = {
     "--deepspeed": "leave it out: DeepSpeed is always used, and --tensor-parallel sets the ranks",
 }
 
-# The same of ru-gpts' two training scripts and of Hugging Face's.
+# Flags of the training scripts of ru-gpts and Hugging Face, and what to use instead.
 FORMER_TRAINING_FLAGS = {
     "--train-data-file": "use --input, with Parquet",
     "--train-data": "use --input, with Parquet",
@@ -77,9 +81,9 @@ FORMER_TRAINING_FLAGS = {
     "--reset-position-ids": "use --packing single",
     "--block-size": "use --seq-length",
     "--max-seq-length": "use --seq-length",
-    "--per-gpu-train-batch-size": "use --batch-size for a whole step, --micro-batch-size for a worker's part",
-    "--per-device-train-batch-size": "use --batch-size for a whole step, --micro-batch-size for a worker's part",
-    "--gradient-accumulation-steps": "use --batch-size for a whole step, --micro-batch-size for a worker's part",
+    "--per-gpu-train-batch-size": "use --batch-size for all workers together, --micro-batch-size for one pass",
+    "--per-device-train-batch-size": "use --batch-size for all workers together, --micro-batch-size for one pass",
+    "--gradient-accumulation-steps": "use --batch-size for all workers together, --micro-batch-size for one pass",
     "--num-train-epochs": "use --epochs",
     "--train-iters": "use --max-steps",
     "--lr": "use --learning-rate",
@@ -89,7 +93,7 @@ FORMER_TRAINING_FLAGS = {
     "--clip-grad": "use --max-grad-norm",
     "--save-interval": "use --save-steps",
     "--save-total-limit": "use --keep-checkpoints",
-    "--should-continue": "leave it out: the same command goes on",
+    "--should-continue": "leave it out: rerunning the same command resumes",
     "--overwrite-output-dir": "use --overwrite",
     "--checkpoint-activations": "use --activation-checkpointing",
     "--cpu-optimizer": "use --offload optimizer",
@@ -102,24 +106,23 @@ FORMER_TRAINING_FLAGS = {
     "--hidden-dropout": "leave it out: there is no dropout",
 }
 
-_METAVARS = {"whole number": "N", "number": "X", "labels": "LABELS"}
+_METAVARS = {"integer": "N", "number": "X", "labels": "LABELS"}
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, kind: str) -> None:
-    """One flag for each setting of the kind."""
+    """Add one flag for each setting of the kind, in three groups."""
     settings = settings_of(kind).values()
-    must = parser.add_argument_group("what it cannot do without (here or in the job file)")
-    what = "the weights" if kind == FINETUNE else "the rows"
-    rows = parser.add_argument_group(f"what {what} will be (the same again goes on where it stopped)")
-    ways = parser.add_argument_group("how and where they are made (free to change between runs)")
+    required = parser.add_argument_group("required (or set in the job file)")
+    identity = parser.add_argument_group("options that define the output (rerunning with the same values resumes)")
+    execution = parser.add_argument_group("execution options (safe to change on resume)")
     for setting in settings:
-        add_flag(must if setting.is_required else rows if setting.is_identity else ways, setting)
-    needed = [flag_name(setting.name) + " " + _metavar(setting) for setting in settings if setting.is_required]
-    parser.usage = f"tirazh {kind} {' '.join(needed)} [flags]"
+        add_flag(required if setting.is_required else identity if setting.is_identity else execution, setting)
+    named = [flag_name(setting.name) + " " + _metavar(setting) for setting in settings if setting.is_required]
+    parser.usage = f"tirazh {kind} {' '.join(named)} [flags]"
 
 
 def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    """A flag's type that takes these texts only, and suggests the nearest."""
+    """Return an argparse type that accepts these values only; its error suggests the nearest one."""
 
     def read(text: str) -> str:
         if text not in choices:
@@ -130,47 +133,45 @@ def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
 
 
 def given_settings(options: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """The settings that flags were given for."""
+    """Return the settings that were given as flags."""
     known = settings_of(kind)
     return {name: value for name, value in vars(options).items() if name in known}
 
 
 def former_flag(flag: str, command: str | None) -> str | None:
-    """Where a flag of another program went, in words; None for one that nobody knows."""
+    """Return what to use instead of another program's flag, or None if it is not in the tables."""
     return (FORMER_TRAINING_FLAGS if command == FINETUNE else FORMER_FLAGS).get(flag)
 
 
 def owner_of(flag: str) -> str | None:
-    """The kind of job that has such a flag."""
+    """Return the kind of job that has this flag, or None."""
     return next((kind for kind in KINDS if flag in map(flag_name, settings_of(kind))), None)
 
 
 def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
-    """The flag of one setting. Where it is not given it leaves nothing in the namespace."""
-    flag, words = flag_name(setting.name), _help(setting)
+    """Add the flag of one setting. A flag that is not given leaves nothing in the namespace."""
+    flag, text = flag_name(setting.name), _help(setting)
+    # `type` and not `choices`: argparse's own message for `choices` suggests no nearest value.
     reader = one_of(setting.choices) if setting.choices else _reader(setting)
-    if setting.sort == "yes or no":
-        group.add_argument(flag, action=_YesNo, default=argparse.SUPPRESS, help=words)
-    elif setting.sort == "list":
+    if setting.type == "boolean":
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+    elif setting.type == "list":
         group.add_argument(
-            flag, action="extend", nargs="+", default=argparse.SUPPRESS, metavar=_metavar(setting), help=words
+            flag, action="extend", nargs="+", default=argparse.SUPPRESS, metavar=_metavar(setting), help=text
         )
     else:
-        group.add_argument(flag, type=reader, default=argparse.SUPPRESS, metavar=_metavar(setting), help=words)
-
-
-class _YesNo(argparse.BooleanOptionalAction):
-    """`--x` and `--no-x`; the help text is left as it is."""
+        group.add_argument(flag, type=reader, default=argparse.SUPPRESS, metavar=_metavar(setting), help=text)
 
 
 def _reader(setting: Setting) -> Callable[[str], Any]:
-    """Turns a flag's text into the setting's type; its errors complete the sentence "--flag ..."."""
+    """Return a function that converts a flag's text; its errors complete the sentence "--flag ..."."""
 
     def read(text: str) -> Any:
         try:
-            return {"whole number": int, "number": float}.get(setting.sort, str)(text)
+            return {"integer": int, "number": float}.get(setting.type, str)(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a {setting.sort}, not {text!r}") from None
+            article = "an" if setting.type == "integer" else "a"
+            raise argparse.ArgumentTypeError(f"must be {article} {setting.type}, not {text!r}") from None
 
     return read
 
@@ -180,10 +181,12 @@ def _metavar(setting: Setting) -> str:
         return "|".join(setting.choices)
     if setting.name.endswith("_column"):
         return "COLUMN"
-    return _METAVARS.get(setting.sort, setting.name.rsplit("_", 1)[-1].upper())
+    return _METAVARS.get(setting.type, setting.name.rsplit("_", 1)[-1].upper())
 
 
 def _help(setting: Setting) -> str:
-    words = setting.help.replace("%", "%%")
-    plain = setting.default not in (None, (), "", False) and setting.sort != "yes or no"
-    return f"{words} (default: {setting.default})" if plain and "default" not in words else words
+    text = setting.help.replace("%", "%%")
+    if setting.default in (None, (), "", False) or setting.type == "boolean" or "default" in text:
+        return text
+    default = " ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+    return f"{text} (default: {default})"

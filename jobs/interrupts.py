@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do: end the run within seconds, say how far it came, and leave with 130 or 143."""
+"""Ctrl-C and SIGTERM: end the run within seconds, report how far it came, and exit with 130 or 143."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ PATIENCE_S = 10.0
 
 
 class Interrupted(Exception):
-    """A signal ended the command. The message is for the user; the exit code is 128 + the signal's number."""
+    """A signal ended the command.
+
+    The message is for the user; the exit code is 128 + the signal's number.
+    """
 
     def __init__(self, message: str, exit_code: int = 128 + signal.SIGINT) -> None:
         super().__init__(message, exit_code)
@@ -31,9 +34,10 @@ def interruptible(
 ) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM inside the block into Interrupted(describe()).
 
-    Should closing down take longer than `patience_s` (PATIENCE_S), or a second signal come, the process ends without
-    waiting, with the sentence on `stream`: what is written is written whole or not at all, so nothing is lost by it.
-    Outside the main thread signals cannot be caught, and nothing is done.
+    If shutdown takes longer than `patience_s` (default: PATIENCE_S), or on a second signal, the
+    process prints the message to `stream` and exits at once. No data is lost by that: files are
+    written completely or not at all. Outside the main thread, where Python cannot catch signals,
+    the block runs unchanged.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -48,7 +52,7 @@ def interruptible(
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal timer
         received.append(number)
-        signal.alarm(0)  # Ray's C++ handler, where it still is in place, would abort us in three seconds
+        signal.alarm(0)  # Ray's C++ signal handler sets an alarm that would abort the process after three seconds
         if len(received) > 1:
             leave()
         timer = threading.Timer(PATIENCE_S if patience_s is None else patience_s, leave)
@@ -62,7 +66,7 @@ def interruptible(
     except KeyboardInterrupt:
         raise Interrupted(describe(), 128 + (received or [signal.SIGINT])[0]) from None
     except SystemExit as end:
-        # ray.init puts a SIGTERM handler of its own in our place: sys.exit(signal number).
+        # ray.init replaces the SIGTERM handler by its own, which calls sys.exit(signal number).
         if end.code != signal.SIGTERM:
             raise
         raise Interrupted(describe(), 128 + signal.SIGTERM) from None

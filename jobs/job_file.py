@@ -1,4 +1,4 @@
-"""Job files: a YAML file with `kind:` and the same names as the flags, read into a checked spec."""
+"""Job files: YAML files with a `kind` and settings of the same names as the flags."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from tirazh.pipeline.spec import SPECS, JobSpec
 
 @dataclass(frozen=True, kw_only=True)
 class JobFile:
-    """What a job file says, not yet checked against its kind. `lines` tells where each key stands."""
+    """The content of a job file, not yet checked against its kind.
+
+    `lines` maps each key to its line, from 1.
+    """
 
     path: str
     kind: str | None
@@ -24,12 +27,15 @@ class JobFile:
     lines: dict[str, int] = field(default_factory=dict)
 
     def place(self, name: str) -> str:
-        """`"job.yaml line 3: "` for a key of the file, nothing for a setting that came from elsewhere."""
+        """Return `"job.yaml line 3: "` for a key of the file, and an empty string for any other setting."""
         return f"{self.path} line {self.lines[name]}: " if name in self.lines else ""
 
 
 def read_job_file(path: str | os.PathLike[str]) -> JobFile:
-    """Read a job file. Raises RequestError where it is missing, no YAML, no mapping, or of an unknown kind."""
+    """Read a job file.
+
+    Raises RequestError when it is missing, not YAML, not a mapping or of an unknown kind.
+    """
     name = os.fspath(path)
     content, lines = load_yaml(read_text(Path(path), what="job file"), name=name)
     if not isinstance(content, Mapping):
@@ -42,19 +48,20 @@ def read_job_file(path: str | os.PathLike[str]) -> JobFile:
 
 
 def spec_from_file(path: str | os.PathLike[str]) -> JobSpec:
-    """The spec that a complete job file describes. Raises RequestError."""
+    """Build the spec of a job file of classify or generate. Raises RequestError."""
     job = read_job_file(path)
     if job.kind is None:
-        raise RequestError(f"{job.path} does not say its kind; add a line kind: {' or kind: '.join(SPECS)}")
+        raise RequestError(f"{job.path} has no kind; add a line kind: {' or kind: '.join(SPECS)}")
     if job.kind == FINETUNE:
-        raise RequestError(f"{job.path} is a training; run `tirazh finetune --config {job.path}`")
+        raise RequestError(f"{job.path} is a job of kind finetune; run `tirazh finetune --config {job.path}`")
     return build_spec(job.kind, job.values, place=job.place)
 
 
 def _with_labels_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A labels file is looked for here, like every path, and then beside the job file."""
+    """Find a labels file that exists beside the job file but not in the current directory."""
     labels = values.get("labels")
-    # os.path, not Path: a long comma list is no name that a file could have, which Path.exists takes as a failure.
+    # os.path.exists returns False for a comma-separated list that is too long for a file name;
+    # Path.exists raises.
     if isinstance(labels, str) and not os.path.exists(labels) and os.path.isfile(path.parent / labels):
         return values | {"labels": str(path.parent / labels)}
     return values

@@ -1,4 +1,4 @@
-"""Labels as people write them: a comma list, a list, a mapping, or a YAML file that holds one of these."""
+"""Reads labels from a comma-separated string, a list, a mapping, or a YAML file with one of these."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def read_labels(value: Any, *, place: str = "") -> dict[str, str]:
-    """`{label: words the model is to continue with}`; a label without words of its own stands for itself.
+    """Return `{label: words that the model continues with}`; the words default to the label itself.
 
-    Raises RequestError for a file that cannot be read and for labels that are not texts or numbers.
+    Raises RequestError for a file that cannot be read and for labels that are neither strings nor
+    integers.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -52,4 +53,4 @@ def _from_file(path: str, place: str) -> dict[str, str]:
 def _text(value: Any, place: str) -> str:
     if isinstance(value, int | str) and not isinstance(value, bool):
         return str(value)
-    raise RequestError(f"{place}labels must be texts, not {value!r}; put it in quotes")
+    raise RequestError(f"{place}labels must be strings, not {value!r}; put it in quotes")

@@ -1,5 +1,6 @@
-"""What Ray and other libraries write to stderr while a job runs, tracebacks and C++ lines included, goes to a log file
-in OUTPUT/_tirazh/logs, so that the terminal holds our progress and one sentence at the end.
+"""Redirects what Ray and other libraries write to stderr to a log file in OUTPUT/_tirazh/logs.
+
+The terminal then shows only progress and, at the end, a result or one sentence.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ LOGS = "logs"
 
 @contextmanager
 def redirect_library_output(output: str, *, wanted: bool = True) -> Iterator[TextIO]:
-    """Redirect stderr, down to its file descriptor, for the time of the block; yields the stream that still reaches
-    the terminal. Does nothing where stderr is not the process's own (a notebook, a test), or when it is not `wanted`.
+    """Redirect the file descriptor of stderr; yields a stream that still reaches the terminal.
+
+    Does nothing when `wanted` is false, and when `sys.stderr` is not the process's stderr (in a
+    notebook or a test).
     """
     if not wanted or not _is_real(sys.stderr):
         yield sys.stderr
@@ -31,6 +34,7 @@ def redirect_library_output(output: str, *, wanted: bool = True) -> Iterator[Tex
     sys.stderr.flush()
     began = datetime.now()
     handle, name = tempfile.mkstemp(prefix="tirazh-", suffix=".log")
+    # Replacing the descriptor, not only sys.stderr, also catches C++ code and child processes.
     terminal = os.dup(STDERR)
     os.dup2(handle, STDERR)
     os.close(handle)
@@ -45,7 +49,7 @@ def redirect_library_output(output: str, *, wanted: bool = True) -> Iterator[Tex
 
 
 def log_directory(output: str) -> Path | None:
-    """Where the logs of a job lie: beside its plan, if its output is on this machine and has been begun."""
+    """Return the log directory of a job, or None when its output is remote or not yet created."""
     own = Path(output) / OWN
     return own / LOGS if "://" not in output and own.is_dir() else None
 
@@ -58,13 +62,15 @@ def _is_real(stream: TextIO) -> bool:
 
 
 def _keep(log: Path, directory: Path | None, name: str) -> None:
-    """Move the log to the job's logs; an empty one, or one without a place, is not worth keeping. One
-    that cannot be written there stays where it is."""
+    """Move the log to `directory`.
+
+    Deletes it when it is empty or there is no directory; keeps it on a write error.
+    """
     if directory is not None and log.stat().st_size:
         try:
             directory.mkdir(exist_ok=True)
             text = redact(log.read_text(encoding="utf-8", errors="replace"))
             (directory / name).write_text(text, encoding="utf-8")
-        except OSError:  # a full disk, for one: why the job ended must not be hidden by it
+        except OSError:  # such as a full disk; it must not hide why the job ended
             return
     log.unlink()

@@ -1,4 +1,4 @@
-"""An argparse parser that answers a wrong command line with one sentence and the way out, never with its usage."""
+"""An argparse parser that raises RequestError with one helpful sentence for a wrong command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from tirazh.jobs.flags import former_flag, owner_of
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises RequestError where argparse would print usage and leave. Flags are never abbreviated."""
+    """Raises RequestError where argparse would print its usage and exit.
+
+    Does not accept abbreviated flags.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False)
@@ -21,15 +24,15 @@ class Parser(argparse.ArgumentParser):
         raise RequestError(_reworded(message, self.prog.split()[-1]))
 
     def flags(self) -> list[str]:
-        """Every long flag of this parser."""
+        """Return every long flag of this parser."""
         return [text for action in self._actions for text in action.option_strings if text.startswith("--")]
 
 
 def parse(parser: Parser, commands: dict[str, Parser], argv: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line. Raises RequestError for anything that is not understood."""
+    """Parse a command line. Raises RequestError for unknown commands, flags and values."""
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
-        near = did_you_mean(argv[0], commands) or f"; the commands are {', '.join(commands)}"
-        raise RequestError(f"there is no command {argv[0]!r}{near}")
+        hint = did_you_mean(argv[0], commands) or f"; the commands are {', '.join(commands)}"
+        raise RequestError(f"there is no command {argv[0]!r}{hint}")
     options, rest = parser.parse_known_args(argv)
     command = options.command
     if rest:
@@ -40,26 +43,27 @@ def parse(parser: Parser, commands: dict[str, Parser], argv: Sequence[str]) -> a
 
 
 def _unknown(text: str, command: str | None, parser: Parser) -> str:
-    """What to say of an argument that the command does not know."""
-    whose = command or "the command line"
+    """Return the message for an argument that the command does not accept."""
+    name = command or "the command line"
     if not text.startswith("-"):
         hint = "; did you mean --input?" if "--input" in parser.flags() else ""
-        return f"{whose} does not know what to do with {text!r}{hint}"
+        return f"{name} accepts no argument {text!r}{hint}"
     flag = text.split("=", 1)[0]
-    spelt = "--" + flag.lstrip("-").replace("_", "-").lower()
-    if former_flag(spelt, command) is not None and spelt not in parser.flags():
-        return f"{whose} has no flag {flag}; {former_flag(spelt, command)}"
-    near = did_you_mean(spelt, parser.flags())
-    if spelt not in parser.flags() and owner_of(spelt):
-        near = f"; {spelt} belongs to `tirazh {owner_of(spelt)}`"
-    shown = "tirazh --help" if command is None else f"tirazh {command} --help"
-    return f"{whose} has no flag {flag}{near or f'; `{shown}` lists them'}"
+    # ru-gpts and transformers write flags with underscores.
+    normalised = "--" + flag.lstrip("-").replace("_", "-").lower()
+    if former_flag(normalised, command) is not None and normalised not in parser.flags():
+        return f"{name} has no flag {flag}; {former_flag(normalised, command)}"
+    hint = did_you_mean(normalised, parser.flags())
+    if normalised not in parser.flags() and owner_of(normalised):
+        hint = f"; {normalised} is a flag of `tirazh {owner_of(normalised)}`"
+    lists = "tirazh --help" if command is None else f"tirazh {command} --help"
+    return f"{name} has no flag {flag}{hint or f'; `{lists}` lists them'}"
 
 
 def _reworded(message: str, command: str) -> str:
-    """argparse's own words as a sentence."""
+    """Reword a message of argparse."""
     flag, _, problem = message.removeprefix("argument ").partition(": ")
-    flag = flag.split("/")[0]
+    flag = flag.split("/")[0]  # argparse names every spelling: "-q/--quiet"
     if message.startswith("the following arguments are required"):
         return f"{command} needs {problem}; see `tirazh {command} --help`"
     if problem == "expected one argument":

@@ -1,7 +1,6 @@
-"""What is seen while a job runs: one live bar in a terminal, one line now and then in a log, nothing with -q.
+"""Progress displays: a live bar in a terminal, a line every ten seconds in a log, nothing with -q.
 
-`tirazh.pipeline.build.run_job` calls `show` with where it is; everything goes to stderr, so that stdout stays the
-result's.
+Everything is written to stderr: stdout holds only the result.
 """
 
 from __future__ import annotations
@@ -26,9 +25,10 @@ Event = TypeVar("Event")
 
 
 class Display(ABC, Generic[Event]):
-    """Shows how far something is and remembers the last of it; what its events say is for those who derive from it.
+    """Shows progress events and keeps the last one. Subclasses define the text of an event.
 
-    Use it as a context manager and hand `show` to the pipeline. `style` None chooses by what stderr is.
+    Use it as a context manager and pass `show` to the pipeline as the callback. `style` None means
+    a bar when the stream is a terminal and lines otherwise.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Display(ABC, Generic[Event]):
         self.style: Style = style or ("bar" if self._stream.isatty() else "lines")
         self.last: Event | None = None
         self._clock = clock
-        self._next_line = clock() + 2.0  # the first line soon: someone is watching whether it started
+        self._next_line = clock() + 2.0  # the first line comes early: it shows that the job has started
         self._printed: Event | None = None
         self._bar: Bar | None = None
         self._task: Any = None
@@ -59,7 +59,7 @@ class Display(ABC, Generic[Event]):
             self._print_line(self.last)
 
     def show(self, event: Event) -> None:
-        """Take note of where it is. Cheap; may be called as often as one likes."""
+        """Show an event. Cheap: prints at most one line every LINE_EVERY_S seconds."""
         self.last = event
         if self.style == "bar":
             self._update_bar(event)
@@ -68,17 +68,17 @@ class Display(ABC, Generic[Event]):
             self._print_line(event)
 
     def say(self, text: str) -> None:
-        """A line for people while there is nothing to count; nothing with -q."""
+        """Print a line of text, unless the display is quiet."""
         if self.style != "quiet":
             print(text, file=self._stream, flush=True)
 
     @abstractmethod
     def describe(self, event: Event) -> str:
-        """One line for a log."""
+        """Return one log line."""
 
     @abstractmethod
     def bar_state(self, event: Event) -> tuple[int, int | None, list[str]]:
-        """How much is done, of how much, and the words behind the bar."""
+        """Return the completed units, the total (None: unknown) and the texts after the bar."""
 
     def _print_line(self, event: Event) -> None:
         self._printed = event
@@ -92,7 +92,7 @@ class Display(ABC, Generic[Event]):
 
 
 class JobProgressDisplay(Display["ProgressEvent"]):
-    """A job's: rows and parts."""
+    """Shows the progress of classify and generate: rows, parts, speed, errors and remaining time."""
 
     def describe(self, event: ProgressEvent) -> str:
         return describe(event)
@@ -101,17 +101,17 @@ class JobProgressDisplay(Display["ProgressEvent"]):
         return event.rows_done, event.rows_total or None, _facts(event)
 
     def interrupted(self) -> str:
-        """The sentence for a job that was stopped by a signal."""
+        """Return the message for a job that was stopped by a signal."""
         if self.last is None or not self.last.parts_total:
             return "interrupted before the first part was written; run the same command to start again"
         return (
             f"interrupted: {self.last.parts_done} of {self.last.parts_total} parts are written; "
-            "run the same command to go on"
+            "run the same command to resume"
         )
 
 
 class ByteProgress:
-    """Share of a file job that is done: one line rewritten in a terminal, a new line now and then in a log."""
+    """Shows the share of processed bytes: one updated line in a terminal, new lines in a log."""
 
     def __init__(self, quiet: bool, *, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -128,7 +128,7 @@ class ByteProgress:
             print(file=self._stream)
 
     def show(self, done: int, total: int) -> None:
-        """Take note of `done` of `total` bytes."""
+        """Show `done` of `total` bytes."""
         now = time.monotonic()
         if self._is_quiet or now < self._next:
             return
@@ -140,12 +140,12 @@ class ByteProgress:
 
 
 def bytes_text(count: float) -> str:
-    """`12.5 MiB`, `24.3 GiB`."""
+    """Format a number of bytes as `12.5 MiB` or `24.3 GiB`."""
     return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
 
 
 def describe(event: ProgressEvent) -> str:
-    """One line for a log: rows, share, speed, replicas, errors, time left."""
+    """Return one log line: rows, parts, speed, replicas, errors and remaining time."""
     share = f" ({event.rows_done / event.rows_total:.0%})" if event.rows_total else ""
     rows = f"{event.rows_done:,} of {event.rows_total:,} rows{share}"
     parts = f"{event.parts_done} of {event.parts_total} parts"
@@ -153,7 +153,7 @@ def describe(event: ProgressEvent) -> str:
 
 
 def clock_text(seconds: float) -> str:
-    """`0:07`, `12:30`, `1:02:03`."""
+    """Format a duration as `0:07`, `12:30` or `1:02:03`."""
     minutes, secs = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
@@ -180,7 +180,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def start_bar(stream: TextIO) -> tuple[Bar, Any]:
-    """A bar on `stream` and its task; `facts` are the words behind it."""
+    """Start a bar on `stream`; returns it and its task.
+
+    The task's field `facts` is the text after the bar.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
@@ -190,7 +193,7 @@ def start_bar(stream: TextIO) -> tuple[Bar, Any]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[facts]}"),
         console=Console(file=stream),
-        transient=True,
+        transient=True,  # the bar disappears at the end, and the summary takes its place
         refresh_per_second=4,
     )
     bar.start()

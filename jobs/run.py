@@ -1,4 +1,4 @@
-"""Running one job in this process, for the command line and the Python functions alike."""
+"""Runs one classify or generate job in this process, for the command line and the Python functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tirazh.pipeline.spec import JobSpec
 
 
 def run(spec: JobSpec, progress: JobProgressDisplay) -> dict[str, Any]:
-    """Run the job to its end and return the manifest. Raises TirazhError."""
+    """Run the job to its end and return its manifest. Raises TirazhError."""
     from tirazh.pipeline.build import run_job
 
     with progress:

@@ -1,6 +1,7 @@
-"""Sending a job to a Ray cluster: what is shipped (the code and the job, no credentials), its id, and doing it again.
+"""Submits a job to a Ray cluster, and resumes it.
 
-The working directory holds the package `tirazh` as it is here, so that the cluster runs this very code.
+The working directory sent to the cluster holds only the package `tirazh`, as it is installed here,
+and `job.yaml`; no credentials and none of the user's files.
 """
 
 from __future__ import annotations
@@ -28,24 +29,33 @@ if TYPE_CHECKING:
 JOB_KEY = "tirazh_job"
 PACKAGE = Path(__file__).parent.parent
 _PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples")
-# Time for a job that is told to stop: long enough to close its replicas, short enough to wait for.
+# Seconds between SIGTERM and SIGKILL for a job that is stopped: enough to close its replicas.
 _STOP_WAIT_S = "15"
 _AGENT_TIMEOUT_S = 60.0
 
 
 def submit(spec: JobSpec, address: str | None) -> str:
-    """Start the job on the cluster and return its id. Raises RequestError where it runs there already."""
+    """Start the job on the cluster and return its id.
+
+    Raises RequestError when it is already running there.
+    """
     return _submit_to(connect(address), with_absolute_paths(spec))
 
 
 def resume(job_id: str, address: str | None) -> str:
-    """Start a job again as it was submitted; parts that are there are kept. Returns the id of the new run."""
+    """Submit a job again with the same settings; finished parts are kept.
+
+    Returns the id of the new run.
+    """
     client = connect(address)
     return _submit_to(client, submitted_spec(job_info(client, job_id)))
 
 
 def submitted_spec(info: dict[str, Any]) -> JobSpec:
-    """The spec that a job was submitted with. Raises RequestError for a job that is not tirazh's."""
+    """Return the spec that a job was submitted with.
+
+    Raises RequestError when another program submitted it.
+    """
     text = info["metadata"].get(JOB_KEY)
     if text is None:
         raise RequestError(f"{info['id']} was not submitted by tirazh, so it cannot be resumed")
@@ -54,7 +64,7 @@ def submitted_spec(info: dict[str, Any]) -> JobSpec:
 
 
 def job_name(spec: JobSpec) -> str:
-    """`tirazh-<output's name>-<hash>`: the same job into the same place has the same name."""
+    """Return `tirazh-<name of the output>-<hash>`; the same job with the same output has the same name."""
     last = spec.output.rstrip("/").rsplit("/", 1)[-1]
     slug = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:40] or "job"
     digest = hashlib.sha256(f"{spec.fingerprint()} {spec.output}".encode()).hexdigest()[:6]
@@ -62,7 +72,7 @@ def job_name(spec: JobSpec) -> str:
 
 
 def with_absolute_paths(spec: JobSpec) -> JobSpec:
-    """The spec with local paths made absolute: on the cluster they mean the same place on a shared disk."""
+    """Return the spec with absolute local paths, which mean the same file on a shared disk of the cluster."""
     changes: dict[str, Any] = {"input": tuple(_absolute(path) for path in spec.input)}
     for name in _PATH_FIELDS:
         value = getattr(spec, name, None)
@@ -72,18 +82,23 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
 
 
 def job_text(spec: JobSpec) -> dict[str, Any]:
-    """The settings that have a value, but no address: the cluster is where the job runs."""
+    """Return the settings that have a value, without `address`: the receiving cluster runs the job."""
     settings = {name: value for name, value in spec.to_dict().items() if value is not None}
     settings.pop("address", None)
     return settings
 
 
 def write_working_dir(spec: JobSpec, directory: Path) -> None:
-    """Lay out what the cluster gets: the package and job.yaml. The embedded weights go along where they are used."""
-    left_out = ["__pycache__", "*.pyc", ".*"]
+    """Write the package and job.yaml to `directory`.
+
+    The embedded weights are included only if the job uses them.
+    """
+    ignored = ["__pycache__", "*.pyc", ".*"]
     if spec.model != EMBEDDED_MODEL:
-        left_out.append("embedded")
-    shutil.copytree(PACKAGE, directory / PACKAGE.name, ignore=shutil.ignore_patterns(*left_out))
+        ignored.append("embedded")
+    # In a source tree the folders of the package are symbolic links: copytree follows them and
+    # copies the files.
+    shutil.copytree(PACKAGE, directory / PACKAGE.name, ignore=shutil.ignore_patterns(*ignored))
     text = yaml.safe_dump(job_text(spec), allow_unicode=True, sort_keys=False)
     (directory / "job.yaml").write_text(text, encoding="utf-8")
 
@@ -92,23 +107,26 @@ def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> str:
     name = job_name(spec)
     running, number = running_like(client, name)
     if running:
-        raise RequestError(f"this job runs already as {running}; `tirazh logs {running} --follow` shows it")
+        raise RequestError(f"this job is already running as {running}; `tirazh logs {running} --follow` shows its log")
     with tempfile.TemporaryDirectory(prefix="tirazh-submit-") as directory:
         write_working_dir(spec, Path(directory))
         return _send(
             client,
+            # `python -m tirazh` starts in the working directory, so it runs the package sent along
+            # and not one that may be installed on the cluster.
             entrypoint=f"python -m tirazh {spec.kind} --config job.yaml --address auto",
             submission_id=name if number == 1 else f"{name}-{number}",
             runtime_env={
                 "working_dir": directory,
                 "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S, "PYTHONUNBUFFERED": "1"},
             },
+            # `tirazh resume` reads the settings from here: the working directory may be deleted.
             metadata={JOB_KEY: json.dumps(job_text(spec), ensure_ascii=False)},
         )
 
 
 def _send(client: JobSubmissionClient, **job: Any) -> str:
-    """Submit, with patience for a head that has just been started and has no agent yet."""
+    """Submit, and retry while a head node that has just started has no job agent yet."""
     until = time.monotonic() + _AGENT_TIMEOUT_S
     while True:
         try:
@@ -116,7 +134,7 @@ def _send(client: JobSubmissionClient, **job: Any) -> str:
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             if "No available agent" not in reason or time.monotonic() > until:
-                raise JobError(f"the cluster did not take the job: {reason[:300]}") from None
+                raise JobError(f"the cluster did not accept the job: {reason[:300]}") from None
             time.sleep(1.0)
 
 

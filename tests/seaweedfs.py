@@ -1,4 +1,4 @@
-"""A real, throw-away S3 server for tests: one SeaweedFS process on free loopback ports."""
+"""A real, temporary S3 server for tests: one SeaweedFS process on free loopback ports."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ from botocore.config import Config
 ACCESS_KEY = "testkey"
 SECRET_KEY = "testsecret"
 START_TIMEOUT_S = 60.0
-GRPC_OFFSET = 10_000  # SeaweedFS opens a gRPC twin of every port
+GRPC_OFFSET = 10_000  # SeaweedFS opens a gRPC port at this offset from every port
 
 
 def find_weed() -> str | None:
-    """Path of the `weed` binary, beside this Python or on the PATH; None where there is none."""
+    """Return the path of the `weed` binary, beside this Python or on the PATH, or None."""
     beside = Path(sys.executable).parent / "weed"
     return str(beside) if beside.is_file() else shutil.which("weed")
 
 
 class SeaweedServer:
-    """Buckets are never made by an upload, so a missing bucket is an error as it is on the real thing."""
+    """A SeaweedFS server.
+
+    Uploads do not create buckets, so a missing bucket is an error as on AWS.
+    """
 
     def __init__(self, weed: str, directory: Path) -> None:
         self.weed = weed
@@ -45,7 +48,7 @@ class SeaweedServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a subprocess needs in its environment to be let in."""
+        """Environment variables with which a subprocess can access the server."""
         return {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -54,7 +57,7 @@ class SeaweedServer:
         }
 
     def start(self) -> None:
-        """Start and wait until it answers: an open port is not enough, early requests get a 500."""
+        """Start and wait for the status page: after the port opens, early requests still get status 500."""
         log = (self.directory / "weed.log").open("wb")
         self.process = subprocess.Popen(
             self._command(), stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
@@ -66,14 +69,14 @@ class SeaweedServer:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """SIGKILL: a polite stop takes up to half a minute, and the directory is thrown away."""
+        """Send SIGKILL: a graceful stop takes up to half a minute, and the data is not needed."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def client(self, config: Config | None = None) -> BaseClient:
-        """A botocore S3 client of this server."""
+        """Return a botocore S3 client of this server."""
         return botocore.session.get_session().create_client(
             "s3",
             endpoint_url=self.endpoint_url,
@@ -84,7 +87,7 @@ class SeaweedServer:
         )
 
     def make_bucket(self, name: str) -> str:
-        """Make a bucket and return its address, `s3://name`."""
+        """Create a bucket and return its URI, `s3://name`."""
         self.client().create_bucket(Bucket=name)
         return f"s3://{name}"
 
@@ -103,10 +106,12 @@ class SeaweedServer:
             *(f"-master.port={self.master}", f"-volume.port={self.volume}", f"-filer.port={self.filer}"),
             *("-s3", f"-s3.port={self.s3}", f"-s3.config={users}", "-s3.autoCreateBucket=false"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0"),
-            # A server that is started again is its own leader sooner: of ten seconds and more.
+            # A restarted server elects itself as leader sooner; the default takes more than ten
+            # seconds.
             *("-master.electionTimeout=1s", "-master.heartbeatInterval=200ms"),
             "-master.telemetry=false",  # on by default: it would report to the vendor
-            # A bucket takes seven volumes at once; they grow with what is written, so a high limit costs nothing.
+            # A bucket allocates seven volumes at once, which grow with their data, so a high limit
+            # costs nothing.
             *("-volume.max=1000", "-master.volumeSizeLimitMB=64"),
         ]
 
@@ -120,7 +125,7 @@ def _identity() -> dict[str, object]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free together with their gRPC twins."""
+    """Return ports that are free together with their gRPC ports."""
     found: list[int] = []
     while len(found) < count:
         with socket.socket() as probe:
@@ -137,7 +142,7 @@ def _is_free(port: int) -> bool:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to kill the server when pytest is killed, so that none is left behind."""
+    """Ask Linux to kill the server when pytest is killed."""
     set_death_signal = 1
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)

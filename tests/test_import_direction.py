@@ -1,6 +1,6 @@
 """Imports go jobs → pipeline → actors → model and never back, and heavy libraries stay where they belong.
 
-Reads the source, function bodies included: an import put inside a function is an import all the same.
+It reads the source code, function bodies included: an import inside a function counts.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-ROOMS = ("jobs", "pipeline", "actors", "model")
-SOURCES = sorted(path for room in (*ROOMS, "tirazh") for path in (REPOSITORY / room).rglob("*.py"))
+FOLDERS = ("jobs", "pipeline", "actors", "model")
+SOURCES = sorted(path for folder in (*FOLDERS, "tirazh") for path in (REPOSITORY / folder).rglob("*.py"))
 CODE = sorted(
     {
         *SOURCES,
         *(path for folder in ("tests", "benchmarks", "examples") for path in (REPOSITORY / folder).rglob("*.py")),
     }
 )
-# What each folder may import of ours. `tirazh.errors` imports nothing and is open to all.
+# The folders that each folder may import. Every module may import `tirazh.errors`.
 ALLOWED = {
     "model": {"model"},
     "actors": {"actors", "model"},
@@ -29,7 +29,7 @@ ALLOWED = {
     "jobs": {"jobs", "pipeline", "actors", "model"},
     "tirazh": {"jobs", "pipeline", "model"},
 }
-# Of `model`, what may be imported where torch is not wanted: these files import no torch when they are loaded.
+# Modules of `model` that load no torch, so that `pipeline` may import them.
 TORCH_FREE = {
     "tirazh.model.checkpoints.directory",
     "tirazh.model.config",
@@ -59,7 +59,7 @@ def name_of(path: Path) -> str:
 
 
 def imports_of(path: Path, *, at_load_only: bool = False) -> Iterator[tuple[int, str]]:
-    """(line, dotted module) of every import. `import_module("x")` with a literal counts as one."""
+    """Yield (line, dotted module) of every import. `import_module("x")` with a literal counts."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = _not_run_at_load(tree) if at_load_only else set()
     for node in ast.walk(tree):
@@ -68,7 +68,7 @@ def imports_of(path: Path, *, at_load_only: bool = False) -> Iterator[tuple[int,
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)}:{node.lineno}: relative import; modules have one name here"
+            assert node.level == 0, f"{name_of(path)}:{node.lineno}: relative import; write the full name of the module"
             yield node.lineno, node.module or ""
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             literal = node.args[0] if node.args else None
@@ -77,7 +77,7 @@ def imports_of(path: Path, *, at_load_only: bool = False) -> Iterator[tuple[int,
 
 
 def _not_run_at_load(tree: ast.Module) -> set[ast.AST]:
-    """Everything inside functions and `if TYPE_CHECKING:`."""
+    """Return all nodes inside functions and `if TYPE_CHECKING:`."""
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree):
         is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
@@ -89,38 +89,38 @@ def _not_run_at_load(tree: ast.Module) -> set[ast.AST]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_a_folder_imports_only_the_folders_below_it(path: Path) -> None:
-    room = path.relative_to(REPOSITORY).parts[0]
+    folder = path.relative_to(REPOSITORY).parts[0]
     for line, module in imports_of(path):
         below = _folder_of(module)
         if below is not None:
-            assert below in ALLOWED[room], f"{name_of(path)}:{line} imports {module}; {room} must not"
+            assert below in ALLOWED[folder], f"{name_of(path)}:{line} imports {module}; {folder} must not"
 
 
 @pytest.mark.parametrize("path", CODE, ids=name_of)
 def test_no_file_imports_a_folder_by_its_bare_name(path: Path) -> None:
-    """`import model` would find whatever `model.py` lies beside the user's data; `tirazh.model` is ours for certain."""
+    """`import model` could import a `model.py` of the user's directory."""
     for line, module in imports_of(path):
-        assert module.split(".")[0] not in ROOMS, f"{name_of(path)}:{line} imports {module}; say tirazh.{module}"
+        assert module.split(".")[0] not in FOLDERS, f"{name_of(path)}:{line} imports {module}; write tirazh.{module}"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_the_package_holds_each_folder_by_a_relative_link(room: str) -> None:
-    link = REPOSITORY / "tirazh" / room
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_package_holds_each_folder_by_a_relative_link(folder: str) -> None:
+    link = REPOSITORY / "tirazh" / folder
     assert link.is_symlink()
-    assert link.readlink() == Path("..") / room
+    assert link.readlink() == Path("..") / folder
 
 
 def test_the_model_never_imports_ray() -> None:
     assert _importers("ray", under=("model",)) == set()
 
 
-def test_only_two_files_import_deepspeed() -> None:
-    """One for ranks that serve, one for workers that train."""
-    assert _importers("deepspeed", under=ROOMS) <= {"model/tensor_parallel.py", "model/training/zero.py"}
+def test_only_two_modules_import_deepspeed() -> None:
+    """One for the ranks of inference, one for the workers of training."""
+    assert _importers("deepspeed", under=FOLDERS) <= {"model/tensor_parallel.py", "model/training/zero.py"}
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_what_everyone_imports_needs_only_the_standard_library(name: str) -> None:
+def test_widely_imported_modules_need_only_the_standard_library(name: str) -> None:
     for line, module in imports_of(REPOSITORY / name):
         top = module.split(".")[0]
         assert top in {*sys.stdlib_module_names, "tirazh"}, f"{name}:{line} imports {module}"
@@ -132,7 +132,7 @@ def test_the_pipeline_and_the_replica_import_no_torch() -> None:
             assert module.split(".")[0] not in TORCH_LIBRARIES, f"{name_of(path)}:{line} imports {module}"
 
 
-def test_the_pipeline_takes_only_what_is_free_of_torch_from_the_model() -> None:
+def test_the_pipeline_imports_only_torch_free_modules_of_the_model() -> None:
     for path in _under("pipeline"):
         for line, module in imports_of(path):
             if _folder_of(module) == "model":
@@ -140,10 +140,10 @@ def test_the_pipeline_takes_only_what_is_free_of_torch_from_the_model() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(TORCH_FREE))
-def test_what_is_called_free_of_torch_is(module: str) -> None:
+def test_torch_free_modules_load_no_torch(module: str) -> None:
     path = _file_of(module)
     if path is None:
-        pytest.skip(f"there is no {module} yet")
+        pytest.skip(f"there is no module {module}")
     _assert_loads_no_torch(module, seen=set())
 
 
@@ -162,9 +162,9 @@ def _is_torch_free(module: str) -> bool:
 
 
 def _folder_of(module: str) -> str | None:
-    """`pipeline` for `tirazh.pipeline.plan`; None for other people's modules and for `tirazh.errors`."""
+    """Return `pipeline` for `tirazh.pipeline.plan`; None for other libraries and for `tirazh.errors`."""
     parts = module.split(".")
-    return parts[1] if parts[0] == "tirazh" and len(parts) > 1 and parts[1] in ROOMS else None
+    return parts[1] if parts[0] == "tirazh" and len(parts) > 1 and parts[1] in FOLDERS else None
 
 
 def _file_of(module: str) -> Path | None:
@@ -173,10 +173,10 @@ def _file_of(module: str) -> Path | None:
     return next((path for path in found if module.split(".")[0] == "tirazh" and path.exists()), None)
 
 
-def _under(room: str) -> list[Path]:
-    return sorted((REPOSITORY / room).rglob("*.py"))
+def _under(folder: str) -> list[Path]:
+    return sorted((REPOSITORY / folder).rglob("*.py"))
 
 
 def _importers(library: str, *, under: tuple[str, ...]) -> set[str]:
-    paths = [path for room in under for path in _under(room)]
+    paths = [path for folder in under for path in _under(folder)]
     return {name_of(path) for path in paths if any(module.split(".")[0] == library for _, module in imports_of(path))}

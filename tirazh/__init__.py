@@ -1,34 +1,73 @@
-"""tirazh: offline batch pipeline for GPT-3-class models with sparse attention.
+"""tirazh: offline batch inference for GPT-3-class models with sparse attention.
 
-`classify` and `generate` take the same settings as the command line (the names are the same) and return the
-manifest; `load_pretrained` gives the model as a module. Names are loaded on first use: importing tirazh is cheap.
+    manifest = tirazh.classify(input="news/*.parquet", output="labelled", labels=["art", "sport"])
+
+`classify`, `generate` and `finetune` take the settings of the commands of the same names. `plan`
+checks a job without starting it, `verify` and `report` examine an output, and `load_pretrained`
+returns a model as a PyTorch module. Errors are subclasses of `TirazhError`. Importing tirazh is
+cheap: other names are loaded on first use.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tirazh.jobs.classify import classify
-    from tirazh.jobs.generate import generate
-    from tirazh.model.load import load_pretrained
+from tirazh.errors import (
+    CheckpointError,
+    InputError,
+    JobError,
+    OutputError,
+    ReplicaError,
+    RequestError,
+    StorageError,
+    TirazhError,
+)
 
 __version__ = "0.1.0"
-__all__ = ["classify", "generate", "load_pretrained"]
+__all__ = [
+    "CheckpointError",
+    "InputError",
+    "JobError",
+    "JobPlan",
+    "Manifest",
+    "ModelSettings",
+    "OutputError",
+    "ReplicaError",
+    "RequestError",
+    "StorageError",
+    "TirazhError",
+    "TrainingManifest",
+    "Verification",
+    "classify",
+    "finetune",
+    "generate",
+    "load_pretrained",
+    "plan",
+    "report",
+    "verify",
+]
 
-_HOMES = {
-    "classify": "tirazh.jobs.classify",
-    "generate": "tirazh.jobs.generate",
-    "load_pretrained": "tirazh.model.load",
-}
+if TYPE_CHECKING:
+    from tirazh.jobs.api.functions import classify, finetune, generate, plan, report, verify
+    from tirazh.jobs.api.results import JobPlan, Manifest, TrainingManifest
+    from tirazh.model.config import ModelSettings
+    from tirazh.model.load import load_pretrained
+    from tirazh.pipeline.output.ledger import Verification
+else:  # hidden from type checkers, which would take any name for one that exists
+    _MODULES = {
+        **dict.fromkeys(("classify", "finetune", "generate", "plan", "report", "verify"), "tirazh.jobs.api.functions"),
+        **dict.fromkeys(("JobPlan", "Manifest", "TrainingManifest"), "tirazh.jobs.api.results"),
+        "ModelSettings": "tirazh.model.config",
+        "load_pretrained": "tirazh.model.load",
+        "Verification": "tirazh.pipeline.output.ledger",
+    }
 
+    def __getattr__(name: str) -> object:
+        """Load a public name on first use (PEP 562)."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'tirazh' has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tirazh' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *__all__])

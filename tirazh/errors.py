@@ -1,17 +1,17 @@
-"""Every error a user can meet, in one tree.
+"""The exceptions of tirazh. Standard library only, so that every package can import them.
 
-    TirazhError                     one clear sentence; the command line prints it and nothing else
-    ├── RequestError (ValueError)   the request was wrong: exit code 2
-    │   ├── CheckpointError         a model directory that cannot be read, and why
-    │   ├── InputError              input files, columns or values that cannot be used
-    │   └── OutputError             an output directory that holds something else
-    └── JobError (RuntimeError)     the work itself failed: exit code 1
+    TirazhError                     base; the message is one sentence, which the command line prints
+    ├── RequestError (ValueError)   the request is wrong, nothing was started: exit code 2
+    │   ├── CheckpointError         a model directory cannot be read
+    │   ├── InputError              input files, columns or values cannot be used
+    │   └── OutputError             an output directory cannot take this job
+    └── JobError (RuntimeError)     the job was started and failed: exit code 1
         ├── ReplicaError            a replica or one of its ranks died or did not start
-        └── StorageError            object storage did not answer, or refused
+        └── StorageError            an object store does not answer, or refuses a request
 
-    RowError (ValueError)           one row cannot be run; it becomes that row's `error` value
+    RowError (ValueError)           one row cannot be processed; the message becomes its `error` value
 
-All of them pickle: the message is the only positional argument.
+They cross process boundaries, so they must pickle: the message is the only positional argument.
 """
 
 from __future__ import annotations
@@ -21,43 +21,46 @@ from difflib import get_close_matches
 
 
 class TirazhError(Exception):
-    """Base of everything tirazh raises on purpose. The message is a sentence for the user."""
+    """Base of all errors that tirazh raises on purpose.
+
+    The message is one sentence for the user.
+    """
 
     exit_code = 1
 
 
 class RequestError(TirazhError, ValueError):
-    """What was asked for is wrong or impossible; nothing has been started."""
+    """The request is wrong or impossible; nothing was started."""
 
     exit_code = 2
 
 
 class CheckpointError(RequestError):
-    """A model directory that is missing, cut short, unsafe or of a kind we do not know."""
+    """A model directory is missing, incomplete, unsafe to load or of an unknown format."""
 
 
 class InputError(RequestError):
-    """Input files, columns or values that cannot be used."""
+    """Input files, columns or values cannot be used."""
 
 
 class OutputError(RequestError):
-    """An output directory that cannot take this job's files."""
+    """An output directory cannot take this job's files."""
 
 
 class JobError(TirazhError, RuntimeError):
-    """The job was started and could not finish."""
+    """The job was started and failed."""
 
 
 class ReplicaError(JobError):
-    """A replica, or one rank of it, died, hung or did not start."""
+    """A replica or one of its ranks died, stopped responding or did not start."""
 
 
 class StorageError(JobError):
-    """Storage did not answer, or refused us."""
+    """The storage does not answer, or refuses a request."""
 
 
 class RowError(ValueError):
-    """One row cannot be run; the message becomes its `error` value and the job goes on."""
+    """One row cannot be processed; the message becomes its `error` value and the job continues."""
 
 
 def did_you_mean(word: str, choices: Iterable[str], *, prefix: str = "") -> str:

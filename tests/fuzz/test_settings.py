@@ -22,10 +22,10 @@ GOOD = {
     "generate": {"input": "a.parquet", "output": "out"},
 }
 WRONG: dict[str, list[object]] = {
-    "text": [7, 1.5, True, b"bytes", ["a"], {"a": "b"}, object(), "a\0b", "\ud800", "\udc80name"],
-    "whole number": ["7", 1.5, True, b"7", [7], 10**5_000, -(10**5_000), -1, float("nan"), float("inf"), "x" * 9_999],
+    "string": [7, 1.5, True, b"bytes", ["a"], {"a": "b"}, object(), "a\0b", "\ud800", "\udc80name"],
+    "integer": ["7", 1.5, True, b"7", [7], 10**5_000, -(10**5_000), -1, float("nan"), float("inf"), "x" * 9_999],
     "number": ["0.5", True, [1], float("nan"), 10**5_000, b"1", None.__class__],
-    "yes or no": ["true", 1, 0, [True], "yes"],
+    "boolean": ["true", 1, 0, [True], "yes"],
     "list": [7, b"a", [b"a"], [7], [["a"]], {"a"}, ["a\0"], ["\udcff"]],
     "labels": [
         7,
@@ -46,7 +46,7 @@ CASES = [
     (kind, setting.name, place)
     for kind in SPECS
     for setting in settings_of(kind).values()
-    for place in range(len(WRONG[setting.sort]))
+    for place in range(len(WRONG[setting.type]))
     # The settings that both kinds share are tried once.
     if kind == "classify" or setting.name not in settings_of("classify")
 ]
@@ -54,7 +54,7 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "name", "place"), CASES)
 def test_a_setting_of_a_wrong_kind_is_refused_by_name(kind: str, name: str, place: int) -> None:
-    value = WRONG[settings_of(kind)[name].sort][place]
+    value = WRONG[settings_of(kind)[name].type][place]
     given_value = repr(value) if not isinstance(value, int) else f"{value.bit_length()} bits"
     sentence = attempt("settings", (name, given_value), lambda: build_spec(kind, GOOD[kind] | {name: value}))
     if value not in (-1, "7", "0.5"):  # `seed: -1` is good; a number as a text may be where texts are

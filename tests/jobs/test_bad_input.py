@@ -34,14 +34,14 @@ def tirazh(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A directory with a good input and the many ways in which one can be bad."""
+    """A directory with a good input and many bad ones."""
     write = pq.write_table
     rows = 5
     write(pa.table({"text": ["новость"] * rows, "prompt": ["Вчера"] * rows}), tmp_path / "good.parquet")
     write(pa.table({"text": list(range(rows))}), tmp_path / "numbers.parquet")
     write(pa.table({"text": pa.array([], pa.string())}), tmp_path / "no_rows.parquet")
     (tmp_path / "empty.parquet").touch()
-    (tmp_path / "text.parquet").write_text("this is no Parquet file, whatever its name says\n")
+    (tmp_path / "text.parquet").write_text("This is not a Parquet file.\n")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "good.parquet").read_bytes()[:-20])
     (tmp_path / "no_model").mkdir()
     write_tiny_model(tmp_path / "model")
@@ -65,7 +65,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_bad_request_is_one_sentence_and_leaves_nothing(name: str, folder: Path) -> None:
+def test_a_bad_request_prints_one_sentence_and_writes_nothing(name: str, folder: Path) -> None:
     flags, says = CASES[name]
     before = sorted(folder.rglob("*"))
     done = tirazh("classify", "--output", "out", "--model", "model", *LABELS, *flags, cwd=folder)
@@ -73,7 +73,7 @@ def test_a_bad_request_is_one_sentence_and_leaves_nothing(name: str, folder: Pat
     assert sorted(folder.rglob("*")) == before
 
 
-def test_an_output_that_holds_another_job_is_left_as_it_is(folder: Path) -> None:
+def test_the_output_of_another_job_is_not_changed(folder: Path) -> None:
     other = build_spec(
         "classify",
         {"input": folder / "good.parquet", "output": folder / "out", "model": folder / "model", "labels": "a,b"},
@@ -86,7 +86,7 @@ def test_an_output_that_holds_another_job_is_left_as_it_is(folder: Path) -> None
     assert [path.name for path in (folder / "out").rglob("*") if path.is_file()] == ["plan.json"]
 
 
-def test_a_bucket_that_nobody_serves_is_named(folder: Path) -> None:
+def test_the_address_of_a_storage_server_that_does_not_answer_is_in_the_message(folder: Path) -> None:
     done = tirazh(
         *("classify", "--input", "s3://bucket/x.parquet", "--output", "out", "--model", "model", *LABELS),
         *("--endpoint-url", "http://127.0.0.1:9"),
@@ -98,14 +98,14 @@ def test_a_bucket_that_nobody_serves_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["verify", "report"])
-def test_an_output_that_is_none(command: str, folder: Path) -> None:
+def test_a_directory_that_is_no_output_of_a_job_is_refused(command: str, folder: Path) -> None:
     done = tirazh(command, "no_model", cwd=folder)
     assert_one_sentence(done, "no_model", code=2)
     assert list((folder / "no_model").iterdir()) == []
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess[str], says: str, *, code: int) -> None:
-    """The process ended with `code`, one line on stderr that contains `says`, and nothing on stdout."""
+    """Assert the exit code, one line on stderr that contains `says`, and no output on stdout."""
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr

@@ -1,4 +1,4 @@
-"""The command line as it was promised: scripts rely on these names. A change here is a change for users."""
+"""The stable interface of the command line: scripts rely on these names, so a change here breaks users."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tirazh.jobs.cli import build_parser, main
 from tirazh.jobs.settings import KINDS
 from tirazh.pipeline.settings import flag_name
 
-TALK = "--help --json --quiet --verbose"
+OUTPUT_FLAGS = "--help --json --quiet --verbose"
 COMMON = (
     "--address --config --deepspeed-config --device --dry-run --dtype --endpoint-url --fix-sparsity-layout --input "
     "--limit --max-error-rate --model --no-overwrite --num-attention-heads --output --overwrite --part-rows --prefix "
@@ -44,13 +44,13 @@ FLAGS = {
 }
 
 
-def test_the_commands_are_these() -> None:
+def test_the_command_line_has_exactly_these_commands() -> None:
     assert list(build_parser()[1]) == list(FLAGS)
 
 
 @pytest.mark.parametrize("command", FLAGS)
-def test_the_flags_of_a_command_are_these(command: str) -> None:
-    expected = {*FLAGS[command].split(), *("--help" if command == "logs" else TALK).split()}
+def test_a_command_has_exactly_these_flags(command: str) -> None:
+    expected = {*FLAGS[command].split(), *("--help" if command == "logs" else OUTPUT_FLAGS).split()}
     assert set(build_parser()[1][command].flags()) == expected
 
 
@@ -60,7 +60,7 @@ def test_a_flag_has_the_name_of_the_spec_field(kind: str) -> None:
 
 
 @pytest.mark.parametrize("command", FLAGS)
-def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_a_help_text(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: tirazh {command}")

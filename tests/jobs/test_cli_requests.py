@@ -1,4 +1,4 @@
-"""What may be wrong with a command line, each answered with one sentence on stderr and exit code 2."""
+"""Wrong command lines, each answered with one sentence on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NEEDED = ["--input", "in.parquet", "--output", "out"]
         ("generate --top_k 5", "generate has no flag --top_k; did you mean --top-k?"),
         ("generate --topk=5", "generate has no flag --topk; did you mean --top-k?"),
         ("generate --max-new-token 5", "generate has no flag --max-new-token; did you mean --max-new-tokens?"),
-        ("classify --top-k 5", "classify has no flag --top-k; --top-k belongs to `tirazh generate`"),
+        ("classify --top-k 5", "classify has no flag --top-k; --top-k is a flag of `tirazh generate`"),
         ("generate --load-weights-only ckpt", "generate has no flag --load-weights-only; use --model"),
         ("generate --model_name_or_path x", "generate has no flag --model_name_or_path; use --model"),
         ("generate --model-parallel-size 2", "generate has no flag --model-parallel-size; use --tensor-parallel"),
         ("generate --deepspeed_config x", "generate has no flag --deepspeed_config; did you mean --deepspeed-config?"),
         ("generate --fp16", "generate has no flag --fp16; use --dtype float16"),
         ("generate --wibble", "generate has no flag --wibble; `tirazh generate --help` lists them"),
-        ("generate prompts.parquet", "generate does not know what to do with 'prompts.parquet'; did you mean --input?"),
-        ("generate --slots many", "--slots must be a whole number, not 'many'"),
+        ("generate prompts.parquet", "generate accepts no argument 'prompts.parquet'; did you mean --input?"),
+        ("generate --slots many", "--slots must be an integer, not 'many'"),
         ("generate --temperature hot", "--temperature must be a number, not 'hot'"),
         ("generate --slots", "--slots needs a value"),
         ("generate --input", "--input needs at least one value"),
@@ -57,24 +57,26 @@ def test_a_wrong_command_line_is_answered_in_one_sentence(
         (["--stop", ""], "--stop must not be an empty string"),
     ],
 )
-def test_values_out_of_range(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_value_out_of_range_is_refused_in_one_sentence(
+    flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["generate", *NEEDED, *flags]) == 2
     assert capsys.readouterr().err == f"tirazh: {says}\n"
 
 
-def test_flags_win_over_the_job_file_and_its_mistakes_are_named_with_their_line(
+def test_flags_override_the_job_file_and_mistakes_in_it_are_reported_with_their_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = tmp_path / "job.yaml"
     job.write_text("kind: generate\ninput: in.parquet\noutput: out\ntop_k: five\n")
     assert main(["generate", "--config", str(job)]) == 2
-    assert capsys.readouterr().err == f"tirazh: {job} line 4: top_k must be a whole number, not 'five'\n"
+    assert capsys.readouterr().err == f"tirazh: {job} line 4: top_k must be an integer, not 'five'\n"
     assert main(["generate", "--config", str(job), "--top-k", "5", "--seed", "x"]) == 2
-    assert capsys.readouterr().err == "tirazh: --seed must be a whole number, not 'x'\n"
+    assert capsys.readouterr().err == "tirazh: --seed must be an integer, not 'x'\n"
     assert main(["classify", "--config", str(job), "--labels", "a,b"]) == 2
     assert "is a job of kind generate; run `tirazh generate --config" in capsys.readouterr().err
 
 
-def test_nothing_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_line_without_arguments_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     assert "classify" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Results as people see them, and as programs read them."""
+"""The printed results of the commands, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -23,48 +23,48 @@ LAST = ProgressEvent(
 )
 
 
-def test_a_manifest_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_of_a_manifest(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_manifest(MANIFEST, LAST, as_json=False, quiet=False)
     assert capsys.readouterr().out.splitlines() == [
-        "rows      1,000, 2 of them with an error: empty text (2)",
+        "rows      1,000, 2 with an error: empty text (2)",
         "labels    sport 60%, world 30%, (abstained) 10%",
         "accuracy  0.750 of 998 rows (macro-F1 0.700)",
-        "tokens    90,000 of prompts, 0 of completions",
+        "tokens    90,000 prompt, 0 completion",
         "speed     20.0 rows/s, 1,800 tokens/s, 0:50",
         "output    /out",
         "report    /out/_tirazh/report.html",
     ]
 
 
-def test_a_run_with_nothing_to_do_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_of_a_run_with_nothing_left_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_manifest(MANIFEST | {"errors": 0}, None, as_json=False, quiet=False)
     out = capsys.readouterr().out
-    assert "1,000 (all were there already; nothing was left to do)" in out
+    assert "1,000 (all from an earlier run; nothing was left to do)" in out
     assert "speed" not in out
 
 
-def test_a_manifest_for_programs_leaves_out_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_of_a_manifest_omits_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_manifest(MANIFEST, LAST, as_json=True, quiet=True)
     assert json.loads(capsys.readouterr().out) == {name: value for name, value in MANIFEST.items() if name != "parts"}
 
 
-def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_no_summary(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_manifest(MANIFEST, LAST, as_json=False, quiet=True)
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("problems", "code"), [((), 0), (("part-00001 is damaged",), 1)])
-def test_verify_ends_with_what_it_found(
+def test_verify_prints_the_problems_and_a_verdict(
     problems: tuple[str, ...], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = Verification(output="out", parts=2, parts_expected=2, rows=9, rows_expected=9, problems=problems)
     assert console.show_verification(found, as_json=False, quiet=False) == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[:-1] == list(problems)
-    assert lines[-1] == ("NOT whole" if code else "whole") + ": 9 of 9 rows, 2 of 2 parts in out"
+    assert lines[-1] == ("FAILED" if code else "OK") + ": 9/9 rows, 2/2 parts verified in out"
 
 
-def test_the_id_alone_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_submit_prints_only_the_job_id(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_submitted("tirazh-a-123456", "http://user:secret@head:8265", as_json=False, quiet=True)
     console.show_submitted("tirazh-a-123456", "http://user:secret@head:8265", as_json=False, quiet=False)
     out = capsys.readouterr().out
@@ -73,7 +73,7 @@ def test_the_id_alone_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
     assert "secret" not in out
 
 
-def test_while_json_is_wanted_prints_of_others_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_of_libraries_go_to_stderr_when_json_is_requested(capsys: pytest.CaptureFixture[str]) -> None:
     with console.only_json(True):
         print("AutoTP: ...")
     print("{}")

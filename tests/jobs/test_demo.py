@@ -1,4 +1,4 @@
-"""`tirazh demo`: what it writes and where it may, and a real run."""
+"""`tirazh demo`: its files, the outputs that it may replace, and a real run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tirazh.errors import OutputError
-from tirazh.jobs.demo import DATA, GOLD, MARK, _label_table, _lines, _make_room, _write_inputs
+from tirazh.jobs.demo import DATA, GOLD, MARK, _label_table, _lines, _prepare_folder, _write_inputs
 from tirazh.pipeline.schema import CONFIDENCE, LABEL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_the_sample_goes_to_parquet_with_the_answers_in_a_column_of_their_own(tmp_path: Path) -> None:
+def test_the_demo_writes_its_sample_as_parquet_with_the_gold_labels_in_another_column(tmp_path: Path) -> None:
     _write_inputs(tmp_path / "input")
     news = pq.read_table(tmp_path / "input/news.parquet")
     assert GOLD in news.column_names
@@ -26,7 +26,7 @@ def test_the_sample_goes_to_parquet_with_the_answers_in_a_column_of_their_own(tm
     assert pq.read_table(tmp_path / "input/prompts.parquet").num_rows == 5
 
 
-def test_the_table_shows_both_languages_and_every_label() -> None:
+def test_the_table_of_the_demo_shows_both_languages_and_every_label() -> None:
     rows = [row | {GOLD: row[LABEL], CONFIDENCE: 0.5} for row in _lines("news.jsonl")]
     table = _label_table(rows)
     assert len(table.splitlines()) == 1 + 12
@@ -34,21 +34,21 @@ def test_the_table_shows_both_languages_and_every_label() -> None:
     assert max(map(len, table.splitlines())) <= 100
 
 
-def test_another_demo_is_replaced_and_anything_else_left_alone(tmp_path: Path) -> None:
+def test_the_demo_replaces_its_own_output_and_refuses_any_other(tmp_path: Path) -> None:
     folder = tmp_path / "demo-output"
-    _make_room(folder)
+    _prepare_folder(folder)
     (folder / "labels").mkdir()
-    _make_room(folder)
+    _prepare_folder(folder)
     assert [path.name for path in folder.iterdir()] == [MARK]
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(OutputError, match="holds something that no demo made"):
-        _make_room(tmp_path)
+    with pytest.raises(OutputError, match="holds files that the demo did not write"):
+        _prepare_folder(tmp_path)
     assert (tmp_path / "mine.txt").exists()
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_demo_runs(tmp_path: Path) -> None:
+def test_the_demo_classifies_and_generates(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tirazh.jobs.cli", "demo", "--output", str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""docs/finetune.md names no flag that is not there, and has a place for every flag of the original's two scripts."""
+"""docs/finetune.md names only flags that exist, and has a row for every flag of the two scripts of ru-gpts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def known() -> set[str]:
     return {flag.removeprefix("--") for flag in build_parser()[1]["finetune"].flags()}
 
 
-def test_flags_that_are_shown_exist() -> None:
+def test_the_flags_in_the_finetune_guide_exist() -> None:
     for block in re.findall(r"tirazh finetune[^`#]*", TEXT):
         shown = set(FLAG.findall(block.split("tirazh classify")[0].split("python examples")[0]))
         assert shown <= known(), shown - known()
@@ -26,7 +26,7 @@ def test_flags_that_are_shown_exist() -> None:
             assert set(FLAG.findall(here)) <= known(), here
 
 
-def test_flags_of_the_original_that_get_a_hint_have_a_row() -> None:
+def test_every_former_training_flag_is_in_the_finetune_guide() -> None:
     there = {flag.replace("_", "-") for row, _ in ROWS for flag in FLAG.findall(row)}
-    others = {"max-seq-length", "per-device-train-batch-size", "bf16"}  # Hugging Face's
+    others = {"max-seq-length", "per-device-train-batch-size", "bf16"}  # of Hugging Face
     assert {flag.removeprefix("--") for flag in FORMER_TRAINING_FLAGS} - others <= there

@@ -1,4 +1,4 @@
-"""Requests to train that cannot work: a sentence that names the thing and the way out, exit code 2, nothing written."""
+"""Wrong requests to finetune: exit code 2, one sentence that names the problem and the solution, nothing written."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CASES: dict[str, Case] = {
     "a flag that is nearly one": (["--learning-rat", "1"], "has no flag --learning-rat; did you mean --learning-rate?"),
-    "a flag of another command": (["--max-new-tokens", "5"], "--max-new-tokens belongs to `tirazh generate`"),
+    "a flag of another command": (["--max-new-tokens", "5"], "--max-new-tokens is a flag of `tirazh generate`"),
     "a flag of the original": (["--train_data_file", "x.txt"], "--train_data_file; use --input, with Parquet"),
     "a column that is not there": (["--text-column", "txt"], "no column 'txt' (--text-column); did you mean text?"),
     "a column of numbers": (["--text-column", "n"], "column 'n' (--text-column) must contain strings, not int64"),
@@ -74,14 +74,14 @@ CASES: dict[str, Case] = {
     "no workers": (["--workers", "0"], "--workers must be at least 1"),
     "a layer that no model has": (["--lora-rank", "2", "--lora-targets", "q_prj"], "did you mean q_proj?"),
     "an output in a store": (["--output", "s3://bucket/model"], "on a disk that every worker can access"),
-    "an output that is somebody's": (["--output", "full"], "notes.txt"),
+    "an output with other files": (["--output", "full"], "notes.txt"),
     "a job file with an unknown key": (["--config", "job.yaml"], "line 4: finetune has no setting 'learning_rat'"),
     "a job file of another kind": (["--config", "rows.yaml"], "run `tirazh generate --config rows.yaml`"),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_bad_request_is_one_sentence_and_leaves_nothing(
+def test_a_bad_request_prints_one_sentence_and_writes_nothing(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
@@ -97,7 +97,7 @@ def test_a_bad_request_is_one_sentence_and_leaves_nothing(
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
+def test_a_dry_run_of_finetune_shows_the_plan_and_writes_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
@@ -108,7 +108,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
     assert not (folder / "out").exists()
 
 
-def test_a_training_is_not_submitted_as_a_job_over_rows(
+def test_a_job_file_of_kind_finetune_is_not_submitted(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command with a sentence and 128 + the signal, even when closing down hangs."""
+"""Ctrl-C and SIGTERM end a command with one sentence and exit code 128 + signal, even when its shutdown hangs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ with interrupts.interruptible(lambda: "interrupted: 3 of 7 parts are written"):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_becomes_a_sentence(number: signal.Signals, code: int) -> None:
+def test_a_signal_ends_a_command_with_one_sentence_and_its_exit_code(number: signal.Signals, code: int) -> None:
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match=r"^3 of 7$") as caught, interruptible(lambda: "3 of 7"):
         signal.raise_signal(number)
@@ -35,19 +35,19 @@ def test_a_signal_becomes_a_sentence(number: signal.Signals, code: int) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_the_exit_that_rays_own_handler_asks_for_is_the_same() -> None:
+def test_the_exit_of_rays_sigterm_handler_counts_as_sigterm() -> None:
     with pytest.raises(Interrupted) as caught, interruptible(lambda: "so far"):
         sys.exit(signal.SIGTERM)
     assert caught.value.exit_code == 143
 
 
-def test_other_exits_go_their_way() -> None:
+def test_other_system_exits_pass_through() -> None:
     with pytest.raises(SystemExit), interruptible(lambda: "so far"):
         sys.exit(3)
 
 
 @pytest.mark.parametrize("closing", ["time.sleep(60)", "os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"])
-def test_closing_down_that_hangs_is_cut_short(closing: str) -> None:
+def test_a_shutdown_that_hangs_is_ended(closing: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HANGS.format(closing=closing)],
         cwd=REPOSITORY,
@@ -60,21 +60,21 @@ def test_closing_down_that_hangs_is_cut_short(closing: str) -> None:
     assert done.stderr == "tirazh: interrupted: 3 of 7 parts are written\n"
 
 
-def test_an_interrupt_that_someone_swallows_ends_the_command_all_the_same() -> None:
-    """As a library may that is just being imported."""
+def test_an_interrupt_that_a_library_swallows_still_ends_the_command() -> None:
+    """As a library does that is being imported."""
     swallows = """
 import os, signal, time
 from tirazh.jobs import cli
 from tirazh.jobs import commands
 from tirazh.jobs import interrupts
 interrupts.PATIENCE_S = 0.2
-def deaf(options):
+def swallow(options):
     try:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(60)
-commands.RUN["demo"] = deaf
+commands.COMMANDS["demo"] = swallow
 cli.main(["demo"])
 """
     done = subprocess.run(
@@ -83,7 +83,7 @@ cli.main(["demo"])
     assert (done.returncode, done.stderr) == (130, "tirazh: interrupted\n")
 
 
-def test_outside_the_main_thread_nothing_is_touched() -> None:
+def test_signal_handlers_are_not_changed_outside_the_main_thread() -> None:
     before = signal.getsignal(signal.SIGTERM)
     handlers = []
 
@@ -97,30 +97,30 @@ def test_outside_the_main_thread_nothing_is_touched() -> None:
     assert handlers == [before]
 
 
-GOODBYE = """
+PROGRAM = """
 import atexit, sys, time
 from tirazh.jobs import cli
 
-def goodbye():  # what Ray and others do when a process ends
+def at_exit():  # as Ray and other libraries do when a process ends
     print("closing", flush=True)
     time.sleep(1)
     raise TypeError("no owner found")
 
-atexit.register(goodbye)
+atexit.register(at_exit)
 sys.argv = ["tirazh", "--version"]
 cli.run()
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_command_that_is_done_stays_done(number: signal.Signals) -> None:
-    """While libraries close down, a signal changes no exit code, and their troubles are not shown."""
+def test_a_signal_after_the_result_does_not_change_the_exit_code(number: signal.Signals) -> None:
+    """While libraries shut down, a signal changes no exit code, and their error messages are not shown."""
     process = subprocess.Popen(
-        [sys.executable, "-c", GOODBYE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("tirazh ")
     assert process.stdout.readline() == "closing\n"
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
-    assert (process.returncode, said) == (0, "")
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")

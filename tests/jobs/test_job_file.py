@@ -27,7 +27,7 @@ def sentence(folder: Path, text: str | bytes) -> str:
     return str(caught.value).replace(str(path), "job.yaml")
 
 
-def test_a_job_file_and_its_spec_say_the_same(tmp_path: Path) -> None:
+def test_a_job_file_gives_the_spec_with_the_same_values(tmp_path: Path) -> None:
     text = (
         "kind: classify\ninput: [a.parquet, b/]\noutput: s3://night/out\nlabels: {economics: экономика, sport: спорт}\n"
     )
@@ -39,20 +39,20 @@ def test_a_job_file_and_its_spec_say_the_same(tmp_path: Path) -> None:
     assert spec.limit is None
 
 
-def test_yaml_does_not_turn_words_into_something_else(tmp_path: Path) -> None:
+def test_yaml_reads_no_and_dates_as_strings(tmp_path: Path) -> None:
     text = "kind: classify\ninput: in.parquet\noutput: 2026-11-24\nreplicas: 1:8\nlabels: [yes, no, on]\n"
     spec = spec_from_file(write(tmp_path, text))
     assert isinstance(spec, ClassifySpec)
     assert (spec.output, spec.replicas, list(spec.labels)) == ("2026-11-24", "1:8", ["yes", "no", "on"])
 
 
-def test_numbers_are_numbers(tmp_path: Path) -> None:
+def test_yaml_reads_numbers_as_numbers(tmp_path: Path) -> None:
     spec = spec_from_file(write(tmp_path, HEAD + "temperature: 1e-1\ntop_p: .5\nseed: -7\ntop_k: 010\n"))
     assert isinstance(spec, GenerateSpec)
     assert (spec.temperature, spec.top_p, spec.seed, spec.top_k) == (0.1, 0.5, -7, 10)
 
 
-def test_labels_may_lie_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_labels_file_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     (tmp_path / "labels.yaml").write_text("[a, b]")
     spec = spec_from_file(write(tmp_path, "kind: classify\ninput: in.parquet\noutput: out\nlabels: labels.yaml\n"))
@@ -64,12 +64,13 @@ def test_labels_may_lie_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.
     ("text", "says"),
     [
         (HEAD + "top_kk: 5\n", "job.yaml line 4: generate has no setting 'top_kk'; did you mean top_k?"),
-        (HEAD + "\n# a comment\ntop_k: five\n", "job.yaml line 6: top_k must be a whole number, not 'five'"),
-        (HEAD + "labels: [a, b]\n", "job.yaml line 4: labels belongs to kind: classify, and this is a generate job"),
-        (HEAD + "seed: 1\nseed: 2\n", "job.yaml line 5: seed is there twice"),
-        (HEAD + "top_p: [1\n", "job.yaml is not readable YAML at line 5, column 1: "
+        (HEAD + "\n# a comment\ntop_k: five\n", "job.yaml line 6: top_k must be an integer, not 'five'"),
+        (HEAD + "labels: [a, b]\n", "job.yaml line 4: labels is a setting of kind: classify, "
+            "but this is a generate job"),
+        (HEAD + "seed: 1\nseed: 2\n", "job.yaml line 5: duplicate key seed"),
+        (HEAD + "top_p: [1\n", "job.yaml is not valid YAML at line 5, column 1: "
             "expected ',' or ']', but got '<stream end>'"),
-        ("input: in.parquet\n", "job.yaml does not say its kind; add a line kind: classify or kind: generate"),
+        ("input: in.parquet\n", "job.yaml has no kind; add a line kind: classify or kind: generate"),
         ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not 'clasify'; "
             "did you mean classify?"),
         ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not ['a']"),
@@ -77,15 +78,15 @@ def test_labels_may_lie_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.
         ("- a\n- b\n", "job.yaml must be a mapping of settings (input: ..., output: ...)"),
         ("", "job.yaml is empty"),
         (b"kind: \xff\xfe\n", "job file job.yaml is not UTF-8 text"),
-        ("kind: generate\x00\n", "job.yaml is not readable YAML: it holds characters that no text has"),
-        ("kind: !!python/object:os.system x\n", "job.yaml line 1: only plain values can be read, without tags (!...)"),
+        ("kind: generate\x00\n", "job.yaml is not valid YAML: it holds control characters"),
+        ("kind: !!python/object:os.system x\n", "job.yaml line 1: only plain values are allowed, without tags (!...)"),
     ],
 )  # fmt: skip
-def test_wrong_job_files(tmp_path: Path, text: str | bytes, says: str) -> None:
+def test_a_wrong_job_file_is_refused_with_its_line(tmp_path: Path, text: str | bytes, says: str) -> None:
     assert sentence(tmp_path, text) == says
 
 
-def test_a_job_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_job_file_and_a_directory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"^job file nowhere\.yaml does not exist$"):
         spec_from_file("nowhere.yaml")
     with pytest.raises(RequestError, match=r"is a directory; name a YAML file$"):

@@ -1,4 +1,4 @@
-"""While a job runs, libraries may say what they like on stderr: it lands in the job's log, not in the terminal."""
+"""What libraries write to stderr while a job runs goes to the job's log, not to the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tirazh.jobs.library_output import log_directory, redirect_library_output
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NOISY = """
+PROGRAM = """
 import os, sys
 from tirazh.jobs.library_output import redirect_library_output
 with redirect_library_output(sys.argv[1]) as stream:
@@ -26,31 +26,31 @@ print("the end", file=sys.stderr)
 
 def run(output: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", NOISY, str(output)], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [sys.executable, "-c", PROGRAM, str(output)], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     return done.stderr
 
 
-def test_noise_goes_to_the_log_of_the_job(tmp_path: Path) -> None:
+def test_library_output_goes_to_the_log_of_the_job(tmp_path: Path) -> None:
     (tmp_path / "_tirazh").mkdir()
     assert run(tmp_path) == "10 of 20 rows\nthe end\n"
     (log,) = (tmp_path / "_tirazh/logs").iterdir()
     assert log.read_text() == "[C++] core_worker.cc\na traceback\n"
 
 
-def test_a_log_that_cannot_be_written_hides_nothing(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_does_not_hide_the_error(tmp_path: Path) -> None:
     (tmp_path / "_tirazh").mkdir()
     (tmp_path / "_tirazh/logs").write_text("no directory")
     assert run(tmp_path) == "10 of 20 rows\nthe end\n"
 
 
-def test_an_output_that_was_not_begun_stays_as_it_is(tmp_path: Path) -> None:
+def test_library_output_creates_no_directory_for_a_job_that_was_not_started(tmp_path: Path) -> None:
     assert run(tmp_path / "out") == "10 of 20 rows\nthe end\n"
     assert list(tmp_path.iterdir()) == []
     assert log_directory("s3://bucket/out") is None
 
 
-def test_a_stderr_that_is_not_the_process_s_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replaced_stderr_is_not_redirected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     before = os.fstat(2)
     with redirect_library_output("out") as stream:

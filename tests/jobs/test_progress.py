@@ -1,4 +1,4 @@
-"""What is seen of a running job, in a log, in a terminal and with -q."""
+"""The progress display of a running job: in a log, in a terminal and with -q."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tirazh.pipeline.execution.metrics import ProgressEvent
 
 
 class Clock:
-    """A clock that goes when it is told."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -22,7 +22,7 @@ class Clock:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -36,24 +36,24 @@ def event(rows: int = 250, **values: Any) -> ProgressEvent:
     return ProgressEvent(**(facts | values))
 
 
-def test_a_line_of_a_log() -> None:
+def test_a_log_line_shows_counts_speed_and_remaining_time() -> None:
     assert describe(event()) == "250 of 1,000 rows (25%) · 2 of 10 parts · 1,000 tokens/s · 2 replicas · 0:30 left"
 
 
-def test_errors_are_shown_once_there_are_some() -> None:
+def test_progress_shows_errors_only_when_there_are_some() -> None:
     assert "· 1 replica · 3 errors ·" in describe(event(error_rows=3, replicas=1))
 
 
-def test_rows_of_earlier_runs_do_not_make_the_rest_look_quick() -> None:
+def test_remaining_time_ignores_the_rows_of_earlier_runs() -> None:
     assert describe(event(rows=500, rows_resumed=400)).endswith("0:50 left")
 
 
 @pytest.mark.parametrize(("values", "ends"), [({"rows": 0}, "starting, 0:10"), ({"rows": 1000}, "took 0:10")])
-def test_before_the_first_row_and_after_the_last(values: dict[str, int], ends: str) -> None:
+def test_progress_before_the_first_row_and_after_the_last(values: dict[str, int], ends: str) -> None:
     assert describe(event(**values)).endswith(ends)
 
 
-def test_a_log_gets_a_line_now_and_then_and_a_last_one() -> None:
+def test_a_log_gets_a_line_every_ten_seconds_and_a_last_one() -> None:
     stream, clock = io.StringIO(), Clock()
     with JobProgressDisplay(stream=stream, clock=clock) as progress:
         assert progress.style == "lines"
@@ -64,7 +64,7 @@ def test_a_log_gets_a_line_now_and_then_and_a_last_one() -> None:
     assert [line.split()[0] for line in lines] == ["2", "12", "22", "30"]
 
 
-def test_the_last_line_is_not_said_twice() -> None:
+def test_the_last_progress_line_is_not_printed_twice() -> None:
     stream, clock = io.StringIO(), Clock()
     with JobProgressDisplay(stream=stream, clock=clock) as progress:
         clock.now = 5.0
@@ -72,7 +72,7 @@ def test_the_last_line_is_not_said_twice() -> None:
     assert len(stream.getvalue().splitlines()) == 1
 
 
-def test_a_terminal_gets_one_bar() -> None:
+def test_a_terminal_gets_one_progress_bar() -> None:
     stream = Terminal()
     with JobProgressDisplay(stream=stream) as progress:
         assert progress.style == "bar"
@@ -82,19 +82,19 @@ def test_a_terminal_gets_one_bar() -> None:
     assert "2 replicas" in stream.getvalue()
 
 
-def test_quiet_is_quiet_and_still_knows() -> None:
+def test_a_quiet_display_prints_nothing_and_keeps_the_last_event() -> None:
     stream = Terminal()
     with JobProgressDisplay("quiet", stream=stream) as progress:
         progress.show(event())
     assert stream.getvalue() == ""
-    assert progress.interrupted() == "interrupted: 2 of 10 parts are written; run the same command to go on"
+    assert progress.interrupted() == "interrupted: 2 of 10 parts are written; run the same command to resume"
 
 
-def test_interrupted_before_anything_was_there() -> None:
+def test_an_interrupt_before_the_first_part_says_how_to_start_again() -> None:
     assert JobProgressDisplay("quiet").interrupted().startswith("interrupted before the first part was written")
 
 
-def test_bytes_in_a_terminal_and_quietly() -> None:
+def test_byte_progress_in_a_terminal_and_with_quiet() -> None:
     for stream, quiet, shown in ((Terminal(), False, "\r 50% of 2.0 MiB\n"), (Terminal(), True, "")):
         progress = ByteProgress(quiet, stream=stream)
         progress._next = 0.0
@@ -104,6 +104,6 @@ def test_bytes_in_a_terminal_and_quietly() -> None:
         assert stream.getvalue() == shown
 
 
-def test_figures_for_people() -> None:
+def test_durations_and_byte_counts_are_formatted() -> None:
     assert [clock_text(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
     assert [bytes_text(count) for count in (2**20, 3 * 2**30)] == ["1.0 MiB", "3.0 GiB"]

@@ -1,4 +1,4 @@
-"""A whole small job through the command line and through Python: results, JSON, a second run, verify, report."""
+"""A small job through the command line and through Python: results, JSON, a second run, verify, report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def job(tmp_path: Path, ray_local: None) -> dict[str, object]:
-    """Settings of a small job; the same names in Python, YAML and as flags."""
+    """Settings of a small job, with the same names in Python, YAML and flags."""
     rows = {"text": ["Вчера", "Сегодня", "Завтра"], "gold": ["a", "b", "a"]}
     pq.write_table(pa.table(rows), tmp_path / "in.parquet")
     return {
@@ -33,7 +33,7 @@ def flags(job: dict[str, object]) -> list[str]:
     return [text for name, value in job.items() for text in (f"--{name}", str(value))]
 
 
-def test_python_and_the_command_line_make_the_same_job(
+def test_python_and_the_command_line_run_the_same_job(
     job: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = classify(**job, labels=["a", "b"], gold_column="gold")
@@ -46,12 +46,12 @@ def test_python_and_the_command_line_make_the_same_job(
     assert "parts" not in again
 
     assert main(["verify", str(tmp_path / "out")]) == 0
-    assert capsys.readouterr().out.startswith("whole: 3 of 3 rows")
+    assert capsys.readouterr().out.startswith("OK: 3/3 rows, 1/1 parts verified")
     assert main(["report", str(tmp_path / "out")]) == 0
     assert "report.html" in capsys.readouterr().out
 
 
-def test_a_damaged_output_is_exit_code_1(
+def test_verifying_a_damaged_output_exits_with_1(
     job: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generate(**job, prompt_column="text", max_new_tokens=2)
@@ -63,7 +63,7 @@ def test_a_damaged_output_is_exit_code_1(
     assert part.name in found["problems"][0]
 
 
-def test_a_bug_is_one_sentence_and_its_traceback_lies_beside_the_job(
+def test_an_internal_error_is_one_sentence_and_its_traceback_is_in_the_logs_of_the_job(
     job: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*args: object, **settings: object) -> None:
@@ -77,7 +77,7 @@ def test_a_bug_is_one_sentence_and_its_traceback_lies_beside_the_job(
     assert "in broken" in log.read_text()
 
 
-def test_a_bug_is_named_even_where_its_traceback_cannot_be_kept(
+def test_an_internal_error_is_reported_when_its_traceback_cannot_be_written(
     job: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*args: object, **settings: object) -> None:
@@ -86,11 +86,11 @@ def test_a_bug_is_named_even_where_its_traceback_cannot_be_kept(
 
     monkeypatch.setattr("tirazh.pipeline.build.run_job", broken)
     assert main(["generate", *flags(job), "--prompt-column", "text"]) == 1
-    sentence = "internal error: ZeroDivisionError: a bug; the traceback could not be kept: Is a directory"
+    sentence = "internal error: ZeroDivisionError: a bug; the traceback could not be written: Is a directory"
     assert capsys.readouterr().err == f"tirazh: {sentence}\n"
 
 
-def test_an_interrupt_says_how_to_go_on(
+def test_an_interrupt_says_how_to_resume(
     job: dict[str, object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*args: object, **settings: object) -> None:

@@ -1,4 +1,4 @@
-"""Loose values (flags, YAML, Python) become a checked spec, or one sentence that says what is wrong."""
+"""Values of flags, YAML and Python become a checked spec, or a RequestError with one sentence."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def sentence(kind: str, **values: Any) -> str:
     return str(caught.value)
 
 
-def test_every_field_of_the_specs_has_a_type_and_help_that_people_can_read() -> None:
+def test_every_field_of_the_specs_has_a_setting_type_and_a_help_text() -> None:
     for kind in SPECS:
         for setting in settings_of(kind).values():
             assert setting.help, f"{kind}.{setting.name} has no help"
-            assert (setting.sort == "labels") == (setting.name == "labels")
+            assert (setting.type == "labels") == (setting.name == "labels")
 
 
-def test_a_path_alone_is_a_list_of_one() -> None:
+def test_a_single_path_becomes_a_list_of_one() -> None:
     spec = build_spec("generate", {"input": Path("a.parquet"), "output": Path("out")})
     assert spec.input == ("a.parquet",)
     assert spec.output == "out"
 
 
-def test_a_whole_number_will_do_for_a_number_and_for_replicas() -> None:
+def test_an_integer_is_accepted_for_a_number_and_for_replicas() -> None:
     spec = build_spec("generate", NEEDED | {"temperature": 1, "replicas": 4})
     assert isinstance(spec, GenerateSpec)
     assert (spec.temperature, spec.replicas) == (1.0, "4")
@@ -51,19 +51,19 @@ def test_a_whole_number_will_do_for_a_number_and_for_replicas() -> None:
     ],
     ids=["commas", "commas-and-spaces", "list", "tuple", "mapping"],
 )
-def test_labels_in_any_form(labels: Any) -> None:
+def test_labels_are_accepted_as_string_list_and_mapping(labels: Any) -> None:
     spec = build_spec("classify", NEEDED | {"labels": labels})
     assert isinstance(spec, ClassifySpec)
     assert spec.labels == {"economics": "economics", "sport": "sport"}
 
 
-def test_labels_with_words_of_their_own() -> None:
+def test_labels_may_have_words_that_differ_from_their_names() -> None:
     spec = build_spec("classify", NEEDED | {"labels": {"economics": "экономика", 5: "пять"}})
     assert isinstance(spec, ClassifySpec)
     assert spec.labels == {"economics": "экономика", "5": "пять"}
 
 
-def test_labels_from_a_file(tmp_path: Path) -> None:
+def test_labels_are_read_from_a_yaml_file(tmp_path: Path) -> None:
     for text in ("- economics\n- no\n", "economics:\nno: no\n"):
         path = tmp_path / "labels.yaml"
         path.write_text(text, encoding="utf-8")
@@ -77,27 +77,27 @@ def test_labels_from_a_file(tmp_path: Path) -> None:
     [
         ({"top_kk": 5}, "generate has no setting 'top_kk'; did you mean top_k?"),
         ({"top-k": 5}, "generate has no setting 'top-k'; did you mean top_k?"),
-        ({"abstain_below": 0.5}, "abstain_below belongs to kind: classify, and this is a generate job"),
-        ({"top_k": "5"}, "top_k must be a whole number, not '5'"),
-        ({"top_k": 5.0}, "top_k must be a whole number, not 5.0"),
-        ({"top_k": True}, "top_k must be a whole number, not True"),
+        ({"abstain_below": 0.5}, "abstain_below is a setting of kind: classify, but this is a generate job"),
+        ({"top_k": "5"}, "top_k must be an integer, not '5'"),
+        ({"top_k": 5.0}, "top_k must be an integer, not 5.0"),
+        ({"top_k": True}, "top_k must be an integer, not True"),
         ({"temperature": "hot"}, "temperature must be a number, not 'hot'"),
         ({"overwrite": "yes"}, "overwrite must be true or false, not 'yes'"),
-        ({"template": 5}, "template must be a text, not 5"),
-        ({"stop": {"a": "b"}}, "stop must be a text or a list of texts, not {'a': 'b'}"),
-        ({"input": [1]}, "input must hold texts only, not 1"),
+        ({"template": 5}, "template must be a string, not 5"),
+        ({"stop": {"a": "b"}}, "stop must be a string or a list of strings, not {'a': 'b'}"),
+        ({"input": [1]}, "input must hold strings only, not 1"),
         (
             {"dtype": "bf16"},
             "dtype must be one of auto, float32, bfloat16, float16, not 'bf16'; did you mean bfloat16?",
         ),
-        ({"replicas": 1.5}, "replicas must be a text, not 1.5"),
+        ({"replicas": 1.5}, "replicas must be a string, not 1.5"),
         (
             {"top_k": None, "output": None},
             "--output is missing: output directory for the Parquet files, the manifest and the report",
         ),
     ],
 )
-def test_wrong_settings_of_generate(values: dict[str, Any], says: str) -> None:
+def test_a_wrong_setting_is_refused_in_one_sentence(values: dict[str, Any], says: str) -> None:
     assert sentence("generate", **values) == says
 
 
@@ -106,15 +106,15 @@ def test_wrong_settings_of_generate(values: dict[str, Any], says: str) -> None:
     [
         ("economics", "--labels needs at least two labels, not 1"),
         ("a,b,a", "labels names 'a' twice"),
-        ([True, "b"], "labels must be texts, not True; put it in quotes"),
+        ([True, "b"], "labels must be strings, not True; put it in quotes"),
         (7, "labels must be a list, a mapping or the path of a YAML file, not 7"),
         ("missing.yaml", "labels file missing.yaml does not exist"),
     ],
 )
-def test_wrong_labels(labels: Any, says: str) -> None:
+def test_wrong_labels_are_refused_in_one_sentence(labels: Any, says: str) -> None:
     assert sentence("classify", labels=labels) == says
 
 
-def test_what_is_missing_is_named() -> None:
+def test_missing_settings_are_named() -> None:
     with pytest.raises(RequestError, match=r"^--labels, --input, --output are missing$"):
         build_spec("classify", {})

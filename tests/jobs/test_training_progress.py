@@ -1,4 +1,4 @@
-"""What is seen of a training, in a log and with -q, and how the log of its losses is followed."""
+"""The progress display of a training run, and the follower of its loss log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def entry(step: int) -> dict[str, Any]:
     return {"step": step, "loss": 10.0 / step, "tokens": 100, "seconds": 0.5}
 
 
-def test_a_line_of_a_log() -> None:
+def test_a_log_line_of_a_training_run() -> None:
     assert describe(event()) == "step 25 of 100 (25%) · loss 3.210 · 12,346 tokens/s · 3:03 left"
     last = event(100, figures={"perplexity": 8.123456, "macro_f1": 0.5})
     assert describe(last) == (
@@ -29,7 +29,7 @@ def test_a_line_of_a_log() -> None:
     )
 
 
-def test_a_log_gets_a_line_now_and_then_and_the_last_one() -> None:
+def test_the_log_of_a_training_run_gets_a_line_every_ten_seconds_and_a_last_one() -> None:
     now, stream = [0.0], io.StringIO()
     with TrainingDisplay(stream=stream, clock=lambda: now[0]) as display:
         for step in range(1, 101):
@@ -40,7 +40,7 @@ def test_a_log_gets_a_line_now_and_then_and_the_last_one() -> None:
     assert lines[-1].startswith("step 100 of 100")
 
 
-def test_quiet_says_nothing() -> None:
+def test_a_quiet_training_display_prints_nothing() -> None:
     stream = io.StringIO()
     with TrainingDisplay("quiet", stream=stream) as display:
         display.say("Training")
@@ -48,14 +48,14 @@ def test_quiet_says_nothing() -> None:
     assert stream.getvalue() == ""
 
 
-def test_an_interruption_says_how_far_it_came() -> None:
+def test_an_interrupted_training_run_reports_its_step() -> None:
     display = TrainingDisplay("quiet")
     assert display.interrupted().startswith("interrupted before the first step")
     display.show(event())
-    assert display.interrupted().startswith("interrupted at step 25 of 100; run the same command to go on")
+    assert display.interrupted().startswith("interrupted at step 25 of 100; run the same command to resume")
 
 
-def test_a_follower_sees_steps_evaluations_and_a_new_beginning(tmp_path: Path) -> None:
+def test_the_log_follower_reports_steps_evaluations_and_restarts(tmp_path: Path) -> None:
     path, seen, told = tmp_path / "losses.jsonl", [], []
     follower = LogFollower(path, 10, seen.append, told.append)
     follower.poll()
@@ -78,7 +78,7 @@ def test_a_follower_sees_steps_evaluations_and_a_new_beginning(tmp_path: Path) -
     assert seen[-1].step == 2
 
 
-def test_lines_behind_a_checkpoint_are_taken_back(tmp_path: Path) -> None:
+def test_log_lines_after_the_resumed_checkpoint_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "losses.jsonl"
     log = TrainingLog(path, start_step=0)
     for step in (1, 2, 3, 4):
@@ -91,7 +91,7 @@ def test_lines_behind_a_checkpoint_are_taken_back(tmp_path: Path) -> None:
     assert read_log(path) == [entry(1), entry(2)]
 
 
-def test_a_number_that_is_none_is_null(tmp_path: Path) -> None:
+def test_a_non_finite_loss_is_logged_as_null(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path / "l", start_step=0)
     log.add({"step": 1, "loss": float("inf"), "grad_norm": float("nan")})
     log.close()

@@ -32,7 +32,7 @@ COLUMNS = ("input", "rows", "parts", "seconds", "rows/s", "CPU s", "driver", "ac
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.scale", description=__doc__)
     parser.add_argument("experiments", nargs="*", help=f"any of {', '.join(EXPERIMENTS)} (default: all)")
-    parser.add_argument("--scratch", default=None, help="where the inputs are made (default: a temporary directory)")
+    parser.add_argument("--scratch", default=None, help="directory for the inputs (default: a temporary one)")
     options = parser.parse_args(arguments)
     print(f"{platform.platform()}, {len(os.sched_getaffinity(0))} cores; load before: {os.getloadavg()[0]:.1f}")
     for name in options.experiments or EXPERIMENTS:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def short_rows(scratch: Path) -> None:
-    """A million and ten million rows of a few signs."""
+    """A million and ten million rows of a few characters."""
     _head("Short rows, in MiB")
     for count in (1_000_000, 10_000_000):
         write_short_rows(scratch / f"in-{count}", count)
@@ -51,13 +51,16 @@ def short_rows(scratch: Path) -> None:
 
 
 def large_files(scratch: Path) -> None:
-    """5 GB in one file: one row group of everything, and forty. Its last part is read, for which the giant row group is
-    decoded whole; and its first 200,000 rows go all the way (all five million take an hour of tokenising)."""
+    """5 GB in one file, with one row group and with forty.
+
+    Reads the last part, for which the single row group is decoded completely, and runs a job over
+    the first 200,000 rows (tokenising all five million takes an hour).
+    """
     print("\n| one file of 5 GB | parts | last part, MiB | read in, s | process grew by, MiB |\n|---|--:|--:|--:|--:|")
     sources = {}
     for groups in (1, 40):
         sources[groups] = source = scratch / f"groups-{groups}" / "large.parquet"
-        # In a process of its own: a row group is written out of memory.
+        # In another process, as a row group is held in memory until it is written.
         code = (
             "import sys; from tests.scale.inputs import *; write_large_file(Path(sys.argv[1]), 5 * 10**9, row_groups="
         )
@@ -79,7 +82,7 @@ def ragged_rows(scratch: Path) -> None:
 
 
 def many_files(scratch: Path) -> None:
-    """Ten thousand files, listed and planned: on a disk, and on a real S3 server."""
+    """Ten thousand files, listed and planned, on a disk and on a real S3 server."""
     print("\n| ten thousand files | seconds to plan |\n|---|--:|")
     write_many_files(scratch / "many", 10_000)
     print(f"| on a disk | {read_parts(str(scratch / 'many'), 0).plan_s:.1f} |", flush=True)
@@ -107,7 +110,7 @@ def _classify(scratch: Path, source: Path, **more: Any) -> Run:
     spec = {"input": str(source), "output": str(scratch / "out"), "labels": LABELS, "dtype": "float32", **more}
     run = run_idle(spec)
     shutil.rmtree(scratch / "out")
-    time.sleep(1)  # Ray's last processes are gone before the next run is watched
+    time.sleep(1)  # wait for the end of Ray's last processes
     return run
 
 
@@ -118,7 +121,7 @@ def _head(title: str) -> None:
 def _row(name: str, run: Run) -> None:
     manifest, peaks = run.manifest, run.peaks
     roles = ("driver", "replica's actor", "rank", "a step's worker")
-    sizes = [*(peaks.by_role[role] for role in roles), peaks.object_store, peaks.whole]
+    sizes = [*(peaks.by_role[role] for role in roles), peaks.object_store, peaks.total]
     cells = [f"{manifest['rows']:,}", f"{manifest['num_parts']:,}", f"{run.seconds:,.0f}", f"{run.rows_per_s:,.0f}"]
     cells.append(f"{peaks.cpu_s:,.0f}")
     print(f"| {name} | {' | '.join([*cells, *(f'{size / MIB:,.0f}' for size in sizes)])} |", flush=True)

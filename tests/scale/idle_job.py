@@ -1,4 +1,4 @@
-"""One job with the engine that does nothing, in a process of its own: `python -m tests.scale.idle_job SPEC.json`."""
+"""Runs one job with an engine that does nothing: `python -m tests.scale.idle_job KIND SPEC`, SPEC as JSON text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.scale.processes import Peaks, watching
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """How a job went: seconds from the command to its end, its manifest, and the peaks of its processes."""
+    """A finished job: seconds from the start of the command to its end, manifest, and peak memory of its processes."""
 
     seconds: float
     manifest: dict[str, Any]
@@ -24,22 +24,22 @@ class Run:
 
     @property
     def rows_per_s(self) -> float:
-        """Without the start of Ray and of the replica."""
+        """Rows per second without the start of Ray and of the replica."""
         return float(self.manifest["rows"] / self.manifest["seconds"])
 
 
 def run_idle(spec: dict[str, Any], *, kind: str = "classify") -> Run:
-    """Run the job to its end and watch it. Raises RuntimeError where it fails."""
-    begun = time.monotonic()
+    """Run the job to its end and sample its processes. Raises RuntimeError when it fails."""
+    started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.scale.idle_job", kind, json.dumps(spec)], cwd=REPOSITORY, stderr=subprocess.PIPE
     )
     with watching(process.pid) as peaks:
-        _, told = process.communicate()
+        _, stderr = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"the idle job failed: {told.decode(errors='replace')[-2_000:]}")
+        raise RuntimeError(f"the idle job failed: {stderr.decode(errors='replace')[-2_000:]}")
     manifest = json.loads((Path(spec["output"]) / "_tirazh/manifest.json").read_text())
-    return Run(seconds=time.monotonic() - begun, manifest=manifest, peaks=peaks)
+    return Run(seconds=time.monotonic() - started, manifest=manifest, peaks=peaks)
 
 
 def main(kind: str, settings: str) -> None:

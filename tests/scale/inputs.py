@@ -1,4 +1,4 @@
-"""Inputs of every size, written as streams: nothing here holds more than a piece of them."""
+"""Writes large inputs as streams: no function holds more than one row group in memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-ROW_GROUP = 122_880  # rows; what DuckDB and polars write is of this order
+ROW_GROUP = 122_880  # rows; DuckDB and polars write row groups of this order of magnitude
 _WORDS = "banks raised rates team won match новости экономики и спорта сегодня вечером".split()
 
 
 def write_short_rows(directory: Path, num_rows: int, *, file_rows: int = 1_000_000) -> None:
-    """Texts of a few signs, a million rows a file."""
+    """Write texts of a few characters, a million rows per file."""
     directory.mkdir(parents=True)
     for number, first in enumerate(range(0, num_rows, file_rows)):
         numbers = pa.array(np.arange(first, min(num_rows, first + file_rows)))
@@ -24,8 +24,10 @@ def write_short_rows(directory: Path, num_rows: int, *, file_rows: int = 1_000_0
 
 
 def write_large_file(path: Path, num_bytes: int, *, row_groups: int) -> int:
-    """One file of about `num_bytes` in so many row groups; rows of 1,000 letters, the same 8,192 again and again, as
-    they are without dictionary or compression. Returns rows."""
+    """Write one file of about `num_bytes` in so many row groups. Returns its rows.
+
+    Repeats the same 8,192 rows of 1,000 letters, without dictionary and compression.
+    """
     path.parent.mkdir(parents=True)
     batch = _letters(8_192)
     batches_of_a_group = max(1, num_bytes // 1_000 // batch.num_rows // row_groups)
@@ -45,21 +47,24 @@ def _letters(rows: int) -> pa.RecordBatch:
 
 
 def write_ragged_rows(path: Path) -> int:
-    """Texts in no order: 20,000 of up to 2 kB, 200 of 100 kB, 20 of 10 MB. Returns rows."""
+    """Write shuffled texts: 20,000 of up to 2 kB, 200 of 100 kB, 20 of 10 MB.
+
+    Returns the number of rows.
+    """
     path.parent.mkdir(parents=True)
-    draw = np.random.default_rng(1)
-    lengths = np.concatenate([draw.integers(1, 2_000, 20_000), np.full(200, 100_000), np.full(20, 10_000_000)])
-    draw.shuffle(lengths)
+    rng = np.random.default_rng(1)
+    lengths = np.concatenate([rng.integers(1, 2_000, 20_000), np.full(200, 100_000), np.full(20, 10_000_000)])
+    rng.shuffle(lengths)
     text = " ".join(_WORDS) + " "
-    whole = text * (10_000_000 // len(text) + 1)
+    longest = text * (10_000_000 // len(text) + 1)
     with pq.ParquetWriter(path, pa.schema({"text": pa.string()}), compression="zstd") as writer:
-        for piece in np.array_split(lengths, 40):
-            writer.write_table(pa.table({"text": [whole[:length] for length in piece]}))
+        for chunk in np.array_split(lengths, 40):
+            writer.write_table(pa.table({"text": [longest[:length] for length in chunk]}))
     return len(lengths)
 
 
 def write_many_files(directory: Path, count: int) -> None:
-    """The same 50 rows under `count` names, in a hundred directories."""
+    """Write the same 50 rows under `count` names, in a hundred directories."""
     first = directory / "00" / "00000.parquet"
     first.parent.mkdir(parents=True)
     pq.write_table(pa.table({"text": [f"news {number}" for number in range(50)]}), first)

@@ -1,6 +1,7 @@
-"""Peak memory of a job's processes, by what they are: the driver, the replica, the steps, Ray's own, the object store.
+"""Peak memory of a job's processes by role: driver, replica, steps, Ray's own processes, object store.
 
-Looked at some times a second from outside, by /proc. Anonymous pages only: mapped files are the system's to take back.
+Sampled from /proc several times a second. Counts anonymous pages only: the kernel can drop pages of
+mapped files.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _ROLES = (
 
 @dataclass
 class Peaks:
-    """Most bytes seen: of the largest process of each role, of all processes together, and of the object store."""
+    """Peak bytes of the largest process of each role, of all processes together, and of the object store."""
 
     by_role: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     private_sum: int = 0
     object_store: int = 0
-    whole: int = 0
-    cpu_s: float = 0.0  # of all processes that were seen, whatever else the machine did
+    total: int = 0
+    cpu_s: float = 0.0  # of all processes of the job
     _cpu_by_pid: dict[int, float] = field(default_factory=dict)
 
     def note(self, processes: list[Process]) -> None:
@@ -46,12 +47,12 @@ class Peaks:
         self.cpu_s = sum(self._cpu_by_pid.values())
         self.private_sum = max(self.private_sum, sum(process.private for process in processes))
         self.object_store = max(self.object_store, max((process.shared for process in processes), default=0))
-        self.whole = max(self.whole, sum_bytes(processes))
+        self.total = max(self.total, sum_bytes(processes))
 
 
 @contextmanager
 def watching(pid: int) -> Iterator[Peaks]:
-    """Look at the tree of processes below `pid` while the block runs."""
+    """Sample the process tree below `pid` while the block runs."""
     peaks = Peaks()
     with looking_at(pid, peaks.note):
         yield peaks
@@ -66,7 +67,7 @@ def _role(pid: int) -> str:
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU seconds that a process has had so far; 0 when it has ended."""
+    """Return the CPU seconds of a process; 0 when it has ended."""
     try:
         times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     except OSError:

@@ -1,4 +1,4 @@
-"""Planning and reading alone, in a process of its own: how long it takes and how far it drives memory up."""
+"""Measures time and memory of planning and reading alone, in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import REPOSITORY
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """`largest` counts the bytes of the largest part that was read, `grown` those that the process grew by."""
+    """`largest`: bytes of the largest part that was read; `grown`: growth of the process's peak memory in bytes."""
 
     files: int
     parts: int
@@ -46,13 +46,13 @@ def main(settings: str, count: str) -> None:
     from tirazh.pipeline.storage.filesystem import Storage
 
     spec = build_spec("classify", json.loads(settings))
-    before, begun = _peak(), time.monotonic()
+    before, started = _peak(), time.monotonic()
     plan = plan_job(spec)
     planned = time.monotonic()
     last = plan.parts[len(plan.parts) - int(count) :]
     largest = max((read_part(part, Storage(spec.endpoint_url)).nbytes for part in last), default=0)
     figures = {"files": len(plan.files), "parts": len(plan.parts), "largest": largest, "grown": _peak() - before}
-    print(json.dumps(figures | {"plan_s": planned - begun, "read_s": time.monotonic() - planned}))
+    print(json.dumps(figures | {"plan_s": planned - started, "read_s": time.monotonic() - planned}))
 
 
 def _peak() -> int:

@@ -1,7 +1,8 @@
 """A real Ray cluster of two nodes on this machine, whose processes can be found and killed.
 
-The head node has one CPU and holds the drivers; the worker node has three. Both are raylets with worker processes of
-their own, as on two machines; what they share is the host. A token keeps the cluster to ourselves.
+The head node has one CPU and runs the drivers; the worker node has three. Each node is a raylet
+with its own worker processes, as on two machines. A token protects the cluster from other users of
+the host.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 HEAD_CPUS, WORKER_CPUS = 1, 3
-# Ray's own are 3 s and 5 times: a node that is gone is noticed sooner here, so that more faults fit into an hour.
+# Ray's defaults are 3 s and 5 times. A lost node is detected sooner here, so that more faults fit
+# into an hour.
 _HEALTH = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A Ray worker process: its title says what it does."""
+    """A Ray worker process; its title names its task or actor."""
 
     pid: int
     title: str
@@ -43,13 +45,16 @@ class Worker:
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """Environment of the cluster and of the drivers that join it. `folder` is short: sockets lie in it."""
+    """Return the environment of the cluster and its drivers.
+
+    `folder` holds sockets, so its name must be short.
+    """
     return {
-        "RAY_TMPDIR": str(folder),  # else every ray.init() on this machine would find this cluster
+        "RAY_TMPDIR": str(folder),  # otherwise every ray.init() on this machine would find this cluster
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # the run's own niceness is enough
+        "RAY_worker_niceness": "0",  # workers inherit the niceness of the run
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
@@ -58,7 +63,10 @@ def settings(folder: Path) -> dict[str, str]:
 
 
 class TwoNodes:
-    """Started by `start`; its environment variables must be in place before `ray` is imported."""
+    """The cluster.
+
+    `start` starts it; its environment variables must be set before `ray` is imported.
+    """
 
     def __init__(self) -> None:
         self._cluster: Any = None
@@ -79,7 +87,7 @@ class TwoNodes:
         self._worker = self._add_node(num_cpus=WORKER_CPUS)
 
     def _add_node(self, **settings: Any) -> Any:
-        """Ray puts signal handlers of its own in place with every node: they would end it in the middle of anything."""
+        """Add a node, and restore the signal handlers that Ray replaces: its own ones end the process at once."""
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             return self._cluster.add_node(**settings)
@@ -88,7 +96,7 @@ class TwoNodes:
                 signal.signal(number, handler)
 
     def worker_node_ranks(self) -> list[Worker]:
-        """Ranks that run on the worker node."""
+        """Return the ranks on the worker node."""
         raylet = _raylet_pid(self._worker)
         return [worker for worker in self.ranks() if worker.node == raylet]
 
@@ -101,7 +109,7 @@ class TwoNodes:
         self._cluster.remove_node(self._worker, allow_graceful=False)
 
     def workers(self) -> list[Worker]:
-        """Every worker process of the cluster, oldest first."""
+        """Return every worker process of the cluster, oldest first."""
         nodes = {_raylet_pid(node) for node in (self._cluster.head_node, *self._cluster.worker_nodes)}
         return [
             Worker(pid, title, parent)
@@ -120,7 +128,7 @@ class TwoNodes:
         return [*nodes, *(worker.pid for worker in self.workers())]
 
     def wait_until_free(self, timeout_s: float = 20.0) -> list[Worker]:
-        """Wait until no process of a job is left. Returns those that still are."""
+        """Wait until no process of a job is left. Returns those that are left after the timeout."""
         deadline = time.monotonic() + timeout_s
         while (left := [worker for worker in self.workers() if worker.is_ours]) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -135,7 +143,7 @@ class TwoNodes:
 
 
 def running_processes() -> list[tuple[int, int, str]]:
-    """(pid, parent's pid, command line) of every process on this machine, oldest first. Zombies are left out."""
+    """Return (pid, parent's pid, command line) of every process on this machine, oldest first, without zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -148,7 +156,7 @@ def running_processes() -> list[tuple[int, int, str]]:
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> bool:
-    """Send a signal. False where the process has gone."""
+    """Send a signal. Returns False when the process does not exist."""
     try:
         os.kill(pid, number)
     except ProcessLookupError:
@@ -157,7 +165,7 @@ def kill(pid: int, number: int = signal.SIGKILL) -> bool:
 
 
 def is_there(pid: int) -> bool:
-    """Whether a process of this id runs or is stopped."""
+    """Whether a process of this id exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
     except OSError:

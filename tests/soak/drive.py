@@ -1,4 +1,4 @@
-"""Runs one job with its faults, starts its command again whenever it ended, and looks at what is left in the end."""
+"""Runs one job with its faults, restarts its command whenever it has ended, and checks the output in the end."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.soak.faults import KINDS, Fault, Heal
 from tests.soak.job import ENDINGS, Comparison, Job, Life, compare
 from tests.soak.world import World
 
-# Without a further part, or an end, for this long, a job counts as hung.
+# Seconds without a new part or an end after which a job counts as stuck.
 HANG_S = 150.0
-# What the driver may take to end after a signal.
+# Seconds that the driver may take to end after a signal.
 _END_S = 30.0
 _POLL_S = 0.05
 _LOOK_EVERY_S = {"disk": 0.1, "ranks": 0.1, "alone": 0.1, "bucket": 0.5}
@@ -29,22 +29,26 @@ _NOT_OURS = ("internal error", "Traceback", "ray.data", "ray::")
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one fault. `recovery_s`: from the fault (of an outage: from its end) to the next part's file, or
-    to the end of the job; of a stopped process, until it is gone as well. When the command was ended, it had answered
-    `unfinished` parts in part only, and `unwritten` ones wholly, but not written them: both are made again."""
+    """The result of one fault.
+
+    `recovery_s`: seconds from the fault (of an outage: from its end) to the next part file or the
+    end of the job, and for a stopped process also until that process has ended. When the command
+    was ended, `unfinished` parts were partly answered, and `unwritten` parts were answered
+    completely but not written; a resumed run makes both again.
+    """
 
     fault: Fault
     job: str
     recovery_s: float = 0.0
     resumed: bool = False
-    hung: bool = False
+    stuck: bool = False
     unfinished: int | None = None
     unwritten: int | None = None
 
 
 @dataclass(slots=True)
 class JobReport:
-    """One job with all its faults. `flaws` are sentences; none means that it went as it must."""
+    """One job with all its faults. `flaws` are sentences; none means success."""
 
     job: Job
     outcomes: list[Outcome] = field(default_factory=list)
@@ -75,7 +79,7 @@ class Driver:
                 self._hit(self.report.left[0])
             self._finish()
             self._check()
-        except (RuntimeError, OSError) as error:  # the others go on, and the table tells of this one
+        except (RuntimeError, OSError) as error:  # the table reports it, and the other jobs continue
             self.report.flaws.append(f"{type(error).__name__}: {error}")
             self.report.left.clear()
         finally:
@@ -84,7 +88,7 @@ class Driver:
         return self.report
 
     def _hit(self, fault: Fault) -> None:
-        """Wait for the fault's moment, bring it about, and wait until the job goes on."""
+        """Wait for the time of the fault, inject it, and wait until the job continues."""
         heal = self._wait_and_inject(fault)
         if heal is None:
             return
@@ -97,7 +101,7 @@ class Driver:
             self._await_ending(fault, outcome)
         elif kind.is_outage:
             time.sleep(fault.for_s)
-            if fault.kind == "disk: full" and fault.draw < 0.3:
+            if fault.kind == "disk: full" and fault.target < 0.3:
                 self._restart_while_broken(outcome)
             heal()
             since = self._last_progress = time.monotonic()
@@ -124,30 +128,32 @@ class Driver:
             time.sleep(_POLL_S)
 
     def _await_ending(self, fault: Fault, outcome: Outcome) -> None:
-        """The command must be gone soon; what it had written must not be touched by the next one."""
+        """Wait for the end of the command, check it, and resume the job."""
         try:
             self.job.life.process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            self.report.flaws.append(f"{fault.kind}: the driver was still there after {_END_S:g} s")
-            self._dump("stuck after a signal")
+            self.report.flaws.append(f"{fault.kind}: the driver still ran after {_END_S:g} s")
+            self._dump("still running after a signal")
             self.job.end()
         self.job.is_over()
         ended = self.job.life
         self._check_ending(ended, by_signal=fault.kind)
         written = {_index(name) for name in self._look()}
-        begun, answered = self.job.parts_begun(ended)
-        outcome.unfinished, outcome.unwritten = len(begun - answered - written), len(answered - written)
+        started, answered = self.job.parts_started(ended)
+        outcome.unfinished, outcome.unwritten = len(started - answered - written), len(answered - written)
         if outcome.unfinished > self.job.replicas * self.job.in_flight:
-            self.report.flaws.append(f"{fault.kind}: {outcome.unfinished} parts begun by {self.job.replicas} replicas")
+            self.report.flaws.append(
+                f"{fault.kind}: {self.job.replicas} replicas had {outcome.unfinished} parts started"
+            )
         if outcome.unfinished + outcome.unwritten > self.job.under_way:
             self.report.flaws.append(
-                f"{fault.kind}: {outcome.unfinished} parts begun and {outcome.unwritten} answered, none of them "
+                f"{fault.kind}: {outcome.unfinished} parts started and {outcome.unwritten} answered, none of them "
                 f"written; {self.job.under_way} are under way at most"
             )
         self._resume(outcome)
 
     def _restart_while_broken(self, outcome: Outcome) -> None:
-        """A machine is ended and started again while the disk is still full: a sentence, soon."""
+        """End the command and start it again while the disk is full: it must end with one sentence within seconds."""
         kill(self.job.life.process.pid, signal.SIGTERM)
         try:
             self.job.life.process.wait(_END_S)
@@ -156,7 +162,7 @@ class Driver:
             self._start()
             code = self.job.life.process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            self.report.flaws.append("disk: full: the command neither began nor ended on a full disk")
+            self.report.flaws.append("disk: full: the command neither failed nor ended on a full disk")
             return
         self.job.is_over()
         said = self.job.life.said()
@@ -164,7 +170,7 @@ class Driver:
             self.report.flaws.append(f"disk: full: started on a full disk it ended with {code}: {' | '.join(said)}")
 
     def _recover(self, outcome: Outcome, since: float) -> None:
-        """Wait for the next part or the end of the job, resuming it as often as it ends."""
+        """Wait for the next part or the end of the job; resume the job whenever its command ends."""
         parts = len(self._known)
         while len(self._known) <= parts or any(is_there(pid) for pid in self.job.stopped):
             if not self._is_alive():
@@ -176,7 +182,7 @@ class Driver:
         self._say(f"{self.job.name}: {outcome.recovery_s:.1f} s later at {len(self._known)} parts")
 
     def _finish(self) -> None:
-        """Let the job come to its end, resuming it as often as needed."""
+        """Wait for the end of the job; resume the job whenever its command ends."""
         outcome = self.report.outcomes[-1] if self.report.outcomes else None
         while self._is_alive() or self.job.life.process.returncode != 0:
             if self.job.is_over():
@@ -184,7 +190,10 @@ class Driver:
             time.sleep(_POLL_S)
 
     def _is_alive(self) -> bool:
-        """Whether the command runs; takes note of the parts that are there, of how it ended, and ends a hung one."""
+        """Whether the command runs.
+
+        Records its parts and how it ended, and ends it when it is stuck.
+        """
         noted = self.job.life.ended is not None
         over = self.job.is_over()
         if over or time.monotonic() - self._looked > _LOOK_EVERY_S[self.job.place]:
@@ -207,12 +216,12 @@ class Driver:
         return self._known
 
     def _check_ending(self, life: Life, *, by_signal: str = "") -> None:
-        """An exit code that is documented, and one sentence."""
+        """Check for a documented exit code and one sentence."""
         code, said = life.process.returncode, life.said()
         if by_signal == "driver: kill -9" and code in (-signal.SIGKILL, 0):
             return
         if code not in ENDINGS or (code != 0 and not _is_sentence(said)):
-            self.report.flaws.append(f"ended with {code}: {' | '.join(said[-4:]) or 'not a word'}")
+            self.report.flaws.append(f"ended with {code}: {' | '.join(said[-4:]) or 'no output'}")
         elif code:
             self._say(f"{self.job.name}: exit code {code}, {said[0]!r}")
 
@@ -234,9 +243,9 @@ class Driver:
 
     def _end_hang(self) -> None:
         self._dump("no progress")
-        self.report.flaws.append(f"hung: no part and no end for {HANG_S:g} s; see {self._stacks}")
+        self.report.flaws.append(f"stuck: no part and no end for {HANG_S:g} s; see {self._stacks}")
         if self.report.outcomes:
-            self.report.outcomes[-1].hung = True
+            self.report.outcomes[-1].stuck = True
         self.job.end()
 
     @property
@@ -244,7 +253,7 @@ class Driver:
         return Path(tempfile.gettempdir()) / f"soak-{os.getpid()}-{self.job.name}.stacks"
 
     def _dump(self, why: str) -> None:
-        """The stacks of the driver and of all workers, for whoever looks into it."""
+        """Write the stacks of the driver and of all workers to a file, for debugging."""
         with self._stacks.open("a") as file:
             file.write(f"== {why}\n")
             if shutil.which("py-spy") is None:
@@ -274,7 +283,7 @@ class Driver:
 
 
 def _is_sentence(said: list[str]) -> bool:
-    """One line of ours, about the matter: no bug, no stack, and nothing of what Ray would have said."""
+    """Whether the output is one error sentence of tirazh, without a traceback or a message of Ray."""
     return len(said) == 1 and said[0].startswith("tirazh: ") and not any(word in said[0] for word in _NOT_OURS)
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong: every kind of fault, how it is brought about, and how its cause is taken away again."""
+"""The kinds of faults: how each one is injected, and how its cause is removed again."""
 
 from __future__ import annotations
 
@@ -20,20 +20,27 @@ Heal = Callable[[], None]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault of a plan. It comes `delay_s` after `after_parts` further parts were written (`None`: after the start
-    of the command), lasts `for_s` where it is an outage, and `draw` in [0, 1) chooses among its targets."""
+    """One fault of a plan.
+
+    It is injected `delay_s` after `after_parts` further parts were written (`None`: after the start
+    of the command). An outage lasts `for_s` seconds. `target` in [0, 1) selects one of the possible
+    processes.
+    """
 
     kind: str
     after_parts: int | None
     delay_s: float
     for_s: float
-    draw: float
+    target: float
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`weight` of a kind among the faults of a soak; `places` that it can happen in. `inject` returns what takes the
-    cause away, or None where there was nothing to aim at (yet). `ends_command`: the command itself is hit."""
+    """A kind of fault: its `weight` among all faults, and the `places` of jobs that it applies to.
+
+    `inject` returns a function that removes the cause, or None when there is no target yet.
+    `ends_command`: the fault ends the command itself.
+    """
 
     name: str
     weight: int
@@ -55,26 +62,29 @@ def _signal_driver(number: int) -> Callable[[World, Job, Fault], Heal | None]:
 
 
 def _kill_replica(world: World, job: Job, fault: Fault) -> Heal | None:
-    """SIGKILL to the process that owns a replica, or to the one that computes."""
+    """SIGKILL to the process that owns a replica, or to one of its ranks."""
     return _hit(fault, [*world.cluster.replicas(), *world.cluster.ranks()], signal.SIGKILL)
 
 
 def _kill_rank(world: World, job: Job, fault: Fault) -> Heal | None:
-    """SIGKILL to one of two ranks while the other waits for it: it is stopped first, so that the other one surely is in
-    a collective, with what this one owes it unsent."""
+    """SIGKILL to one of two ranks while the other waits for it in a collective.
+
+    The target is stopped first, so that the other rank is certain to wait for data that it has not
+    sent.
+    """
     ranks = world.cluster.ranks()
     if len(ranks) < 2:
         return None
     target = _pick(fault, ranks)
     if not kill(target.pid, signal.SIGSTOP):
         return None
-    time.sleep(0.05 + 0.2 * fault.draw)
+    time.sleep(0.05 + 0.2 * fault.target)
     kill(target.pid, signal.SIGKILL)
     return _nothing
 
 
 def _stop(find: Callable[[World], list[Worker]]) -> Callable[[World, Job, Fault], Heal | None]:
-    """SIGSTOP for good: the process is there, holds its connections, and does nothing."""
+    """SIGSTOP without SIGCONT: the process exists, keeps its connections open and does nothing."""
 
     def inject(world: World, job: Job, fault: Fault) -> Heal | None:
         targets = find(world)
@@ -87,7 +97,7 @@ def _stop(find: Callable[[World], list[Worker]]) -> Callable[[World, Job, Fault]
 
 
 def _kill_node(world: World, job: Job, fault: Fault) -> Heal | None:
-    """The worker node goes with all that runs on it; another one comes when the outage is over."""
+    """Kill the worker node with all its processes; a new node joins when the outage is over."""
     if not world.cluster.worker_node_ranks():
         return None
     world.cluster.kill_worker_node()
@@ -109,7 +119,7 @@ def _network(mood: Mood) -> Callable[[World, Job, Fault], Heal | None]:
         def heal() -> None:
             deadline = time.monotonic() + 20.0
             while not proxy.hits and not job.is_over() and time.monotonic() < deadline:
-                time.sleep(0.05)  # an outage that meets nobody is none
+                time.sleep(0.05)  # an outage that affects no request tests nothing
             proxy.mood = "well"
 
         return heal
@@ -134,7 +144,7 @@ def _hit(fault: Fault, targets: list[Worker], number: int) -> Heal | None:
 
 
 def _pick(fault: Fault, targets: list[Worker]) -> Worker:
-    return targets[int(fault.draw * len(targets))]
+    return targets[int(fault.target * len(targets))]
 
 
 _CLUSTER: tuple[Place, ...] = ("disk", "ranks", "bucket")
@@ -160,13 +170,16 @@ KINDS = {
 }
 
 
-def draw_fault(kind: str, draw: random.Random) -> Fault:
-    """A fault of this kind at a random moment. One in four comes within seconds of the start of the command."""
-    early = draw.random() < 0.25
+def sample_fault(kind: str, rng: random.Random) -> Fault:
+    """Sample a fault of this kind.
+
+    One in four is injected within seconds of the start of the command.
+    """
+    early = rng.random() < 0.25
     return Fault(
         kind=kind,
-        after_parts=None if early else draw.randrange(0, 4),
-        delay_s=draw.uniform(0.2, 7.0) if early else draw.uniform(0.0, 0.8),
-        for_s=draw.uniform(0.5, 5.0),
-        draw=draw.random(),
+        after_parts=None if early else rng.randrange(0, 4),
+        delay_s=rng.uniform(0.2, 7.0) if early else rng.uniform(0.0, 0.8),
+        for_s=rng.uniform(0.5, 5.0),
+        target=rng.random(),
     )

@@ -1,4 +1,4 @@
-"""One job of a soak: its command, its lives, and what is to be seen of its output from outside."""
+"""One job of a soak test: its command, the executions of it, and its output as seen from outside."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tests.conftest import REPOSITORY
 from tests.seaweedfs import SeaweedServer
 from tests.soak.cluster import kill, running_processes
-from tests.soak.recorded import ANSWERED, BEGUN, rows_noted
+from tests.soak.recorded import ANSWERED, STARTED, rows_noted
 from tests.soak.world import BUCKET, PART_ROWS, World
 from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_in_flight
 from tirazh.pipeline.spec import GenerateSpec
@@ -30,7 +30,7 @@ Place = Literal["disk", "ranks", "bucket", "alone"]
 
 SLOTS = 8
 RANK_TIMEOUT_S = 8.0
-START_TIMEOUT_S = 60.0  # a rank that is stopped before it has started is noticed by this one
+START_TIMEOUT_S = 60.0  # detects a rank that is stopped while it starts
 SETTINGS = {
     "max-new-tokens": 96,
     "temperature": 0.9,
@@ -43,12 +43,12 @@ SETTINGS = {
     "start-timeout-s": START_TIMEOUT_S,
 }
 ENDINGS = (0, 1, 130, 143)
-_IN_SPEC = {knob.name.replace("_", "-") for knob in fields(GenerateSpec)}
+_IN_SPEC = {field.name.replace("_", "-") for field in fields(GenerateSpec)}
 
 
 @dataclass(slots=True)
 class Life:
-    """One execution of the command: from when to when (seconds since 1970), and how it ended."""
+    """One execution of the command; times are in seconds since 1970."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -61,9 +61,12 @@ class Life:
 
 @dataclass(slots=True)
 class Job:
-    """`place` is where the output lies and what runs: `disk` and `alone` on the small disk, `bucket` behind the proxy,
-    `ranks` on the disk with replicas of two ranks. `alone` starts a Ray of its own.
-    `stopped`: processes that were stopped for good."""
+    """A job and its executions.
+
+    `place` says where the output is and what runs: `disk` and `alone` use the small disk, `bucket`
+    the S3 server behind the proxy, and `ranks` the disk with replicas of two ranks. `alone` starts
+    a Ray of its own. `stopped`: processes that received SIGSTOP.
+    """
 
     world: World
     name: str
@@ -83,7 +86,7 @@ class Job:
 
     @property
     def in_flight(self) -> int:
-        """Parts that one replica works on at once."""
+        """Parts that one replica processes at once."""
         return choose_in_flight([PART_ROWS] * self.parts, slots=SLOTS, samples=1, replicas=self.replicas)
 
     @property
@@ -117,7 +120,7 @@ class Job:
         return [sys.executable, "-m", "tests.soak.recorded", "generate", *words, "-q"]
 
     def start(self) -> Life:
-        """Run the command, again if it ran before."""
+        """Start the command, for the first time or again."""
         log = self.world.folder / f"{self.name}.{len(self.lives)}.log"
         environment = dict(self.world.environment)
         if self.place == "alone":
@@ -139,14 +142,17 @@ class Job:
         return self.world.folder / f"a{self.name}"
 
     def is_over(self) -> bool:
-        """Whether the command has ended; notes when."""
+        """Whether the command has ended. Records the time of its end."""
         over = self.life.process.poll() is not None
         if over and self.life.ended is None:
             self.life.ended = time.time()
         return over
 
     def verify(self) -> tuple[int, str]:
-        """`tirazh verify` of the output, past the proxy."""
+        """Run `tirazh verify` on the output, without the proxy.
+
+        Returns its exit code and output.
+        """
         command = [sys.executable, "-m", "tirazh.jobs.cli", "verify", self.output]
         if self.place == "bucket":
             command += ["--endpoint-url", _server(self.world).endpoint_url]
@@ -156,14 +162,17 @@ class Job:
         return done.returncode, (done.stdout + done.stderr).strip()
 
     def written(self) -> dict[str, tuple[int, int]] | None:
-        """(moment, identity) of every part file by name: an untouched file keeps both. None: nobody answers."""
+        """Return (time, identity) of every part file, which an unchanged file keeps.
+
+        None: the storage is down.
+        """
         if self.place == "bucket":
             return _list_bucket(self.world, self.name)
         states = {path.name: path.stat() for path in Path(self.output).glob("part-*.parquet")}
         return {name: (state.st_mtime_ns, state.st_ino) for name, state in states.items()}
 
     def read_rows(self) -> list[dict[str, Any]]:
-        """Every output row, part by part."""
+        """Read every output row, part by part."""
         found: list[dict[str, Any]] = []
         for name in sorted(self.written() or {}):
             data = self._read_part(name)
@@ -176,16 +185,19 @@ class Job:
         data: bytes = _client(_server(self.world)).get_object(Bucket=BUCKET, Key=f"{self.name}/{name}")["Body"].read()
         return data
 
-    def parts_begun(self, life: Life) -> tuple[set[int], set[int]]:
-        """Parts of which an engine that lived to the end of a life was given rows, and those of which engines answered
-        every row. What an engine that was killed before had begun was lost with it, and not by the life's end."""
+    def parts_started(self, life: Life) -> tuple[set[int], set[int]]:
+        """Return the parts of which the last engines had received rows, and the parts with every row answered.
+
+        Counts only engines that lived to the end of this execution: the work of an engine that was
+        killed before was lost with it, and not by the end of the command.
+        """
         processes = rows_noted(self.world.notes, since=life.began, until=life.ended or time.time())
-        begun = {row // PART_ROWS for rows in processes[-self.replicas :] for row in rows[BEGUN]}
+        started = {row // PART_ROWS for rows in processes[-self.replicas :] for row in rows[STARTED]}
         counts = Counter(row // PART_ROWS for row in set[int]().union(*(rows[ANSWERED] for rows in processes)))
-        return begun, {part for part, count in counts.items() if count == PART_ROWS}
+        return started, {part for part, count in counts.items() if count == PART_ROWS}
 
     def left_behind(self) -> list[str]:
-        """Processes of a Ray of its own that outlived the command by more than a little; they are ended here."""
+        """Return the titles of Ray processes that still run 20 s after the command, and kill them."""
         deadline = time.monotonic() + 20.0
         while (left := processes_in(self.own_ray)) and time.monotonic() < deadline:
             time.sleep(0.3)
@@ -194,12 +206,12 @@ class Job:
         return [title[:80] for _, title in left]
 
     def remove_output(self) -> None:
-        """Make room on the small disk."""
+        """Free space on the small disk."""
         if self.place != "bucket":
             shutil.rmtree(self.output)
 
     def end(self) -> None:
-        """Kill what still runs of the command."""
+        """Kill the command if it still runs."""
         if not self.is_over():
             kill(self.life.process.pid, signal.SIGKILL)
             self.life.process.wait()
@@ -207,7 +219,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The output beside that of an undisturbed run."""
+    """The output compared with that of a run without faults."""
 
     expected: int
     found: int
@@ -217,7 +229,7 @@ class Comparison:
 
 
 def compare(found: list[dict[str, Any]], expected: dict[str, dict[str, Any]], rows: int) -> Comparison:
-    """Count rows that are there twice, not there, or other than they should be (order included)."""
+    """Count duplicate, lost and different rows; another order counts as a difference."""
     wanted = sorted(expected)[:rows]
     counts = Counter(str(row["id"]) for row in found)
     in_order = [str(row["id"]) for row in found] == wanted
@@ -232,7 +244,7 @@ def compare(found: list[dict[str, Any]], expected: dict[str, dict[str, Any]], ro
 
 
 def run_undisturbed(world: World, tensor_parallel: int, *, parts: int) -> None:
-    """Run a job of so many parts once without any fault and keep its rows."""
+    """Run a job of so many parts without any fault and keep its rows."""
     job = Job(world, f"undisturbed-{tensor_parallel}", "ranks" if tensor_parallel == 2 else "disk", parts)
     job.start()
     code = job.life.process.wait()
@@ -245,7 +257,7 @@ def run_undisturbed(world: World, tensor_parallel: int, *, parts: int) -> None:
 
 
 def processes_in(folder: Path) -> list[tuple[int, str]]:
-    """Processes that were started with this directory for Ray's files."""
+    """Return the processes that were started with this directory for Ray's files."""
     found = []
     for pid, _, title in running_processes():
         try:

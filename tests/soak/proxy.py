@@ -1,6 +1,7 @@
-"""A small HTTP proxy before the S3 server that misbehaves when it is told to: slow, cut, 503, SlowDown.
+"""A small HTTP proxy in front of the S3 server that simulates a bad network: slow, cut, 503, SlowDown.
 
-Requests are passed on one by one with their headers untouched, so that signatures stay right. One thread, one loop.
+It forwards requests one by one with unchanged headers, so that signatures stay valid. One thread,
+one event loop.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _CODES = {"503": "ServiceUnavailable", "SlowDown": "SlowDown"}
 
 @dataclass(slots=True)
 class _Message:
-    """The head of a request or an answer, and how many bytes follow it (None: chunked, or until the end)."""
+    """The head of a request or response, and the length of its body in bytes (None: chunked, or until the end)."""
 
     head: bytes
     length: int | None
@@ -30,8 +31,11 @@ class _Message:
 
 
 class Proxy:
-    """Listens on `port` of the loopback and passes on to `upstream`, another port there. `mood` may change at any time;
-    `hits` counts the requests that a bad mood has met."""
+    """Listens on `port` of the loopback interface and forwards to the port `upstream`.
+
+    `mood` may be changed at any time; `hits` counts the requests that a mood other than "well" has
+    affected.
+    """
 
     def __init__(self, upstream: int, *, seed: int) -> None:
         self.mood: Mood = "well"
@@ -51,7 +55,7 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
-        """Stop listening and break off all connections."""
+        """Stop listening and close all connections."""
         asyncio.run_coroutine_threadsafe(self._break_off(), self._loop).result(5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -67,7 +71,7 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.set_exception_handler(lambda loop, context: None)  # connections break here all the time
+        self._loop.set_exception_handler(lambda loop, context: None)  # broken connections are expected here
         self._server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20))
         self.port = self._server.sockets[0].getsockname()[1]
         self._ready.set()
@@ -115,7 +119,10 @@ class Proxy:
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         mood: Mood,
     ) -> bool:
-        """Pass one request up and its answer down. False: the connection is to be broken off."""
+        """Forward one request and its response.
+
+        Returns False when the connection must be closed.
+        """
         where = self._draw.choice(("request", "answer", "before")) if mood == "cut" else ""
         if where == "before":
             return False
@@ -137,7 +144,7 @@ class Proxy:
 
 
 async def _read_head(reader: asyncio.StreamReader) -> _Message | None:
-    """The next head on a connection; None where the other side has gone."""
+    """Read the next head on a connection; None when the other side has closed it."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -154,7 +161,7 @@ async def _read_head(reader: asyncio.StreamReader) -> _Message | None:
 async def _copy(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: _Message, *, slow: bool, half: bool
 ) -> bool:
-    """Copy a message's body; only half of it with `half`, and then return False."""
+    """Copy the body of a message. With `half`, copy only half of it and return False."""
     if message.is_chunked:
         return await _copy_chunks(reader, writer, half=half)
     left = message.length or 0

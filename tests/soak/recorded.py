@@ -1,9 +1,8 @@
-"""`tirazh` as it is, whose engine also notes the rows that it is given and that it answers.
+"""The command `tirazh` with an engine that also records the rows that it receives and answers.
 
-`python -m tests.soak.recorded generate …`. Only so can work be counted that a killed run had begun: nothing of it is
-left anywhere else. As an engine module (`tirazh.actors.messages.ReplicaConfig.engine`) it is the real one with
-longer `add`
-and `step`.
+`python -m tests.soak.recorded generate …` runs a job. The records show how much work a killed run
+had started, of which nothing else is left. As an engine module (`ReplicaConfig.engine`) it is the
+real engine with other `add` and `step` methods.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.rendezvous import RankPlace
 
-BEGUN, ANSWERED = "begun", "answered"
+STARTED, ANSWERED = "started", "answered"
 
 
 def build_runner(config: ReplicaConfig, place: RankPlace) -> Any:
@@ -41,7 +40,7 @@ def build_engine(config: ReplicaConfig, runner: Any) -> Any:
 
     tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
     engine = model_engine.build_engine(config, runner)
-    notes = (Path(config.model).parent / "begun" / f"{os.getpid()}.log").open("a", buffering=1)
+    notes = (Path(config.model).parent / "engine-notes" / f"{os.getpid()}.log").open("a", buffering=1)
 
     rows: dict[int, str] = {}
 
@@ -53,7 +52,7 @@ def build_engine(config: ReplicaConfig, runner: Any) -> Any:
         for request_id, request in zip(ids, requests, strict=True):
             text = tokenizer.decode(list(request.prompt_token_ids))
             rows[request_id] = text.partition(":")[0].removeprefix("row ")
-            note(BEGUN, rows[request_id])
+            note(STARTED, rows[request_id])
         return ids
 
     def step() -> list[tuple[int, Any]]:
@@ -68,11 +67,13 @@ def build_engine(config: ReplicaConfig, runner: Any) -> Any:
 
 
 def rows_noted(notes: Path, *, since: float, until: float) -> list[dict[str, set[int]]]:
-    """Numbers of the rows that were BEGUN and ANSWERED between two moments (seconds since 1970), for every process
-    that noted any: the one that did so last comes last."""
+    """Return the numbers of the rows STARTED and ANSWERED between two times (seconds since 1970), for every process.
+
+    The process with the latest note comes last.
+    """
     found: list[tuple[float, dict[str, set[int]]]] = []
     for path in notes.glob("*.log"):
-        last, rows = 0.0, {BEGUN: set[int](), ANSWERED: set[int]()}
+        last, rows = 0.0, {STARTED: set[int](), ANSWERED: set[int]()}
         for line in path.read_text().splitlines():
             words = line.split(" ")
             if len(words) == 3 and words[2].isdigit() and since <= float(words[0]) <= until:
@@ -87,7 +88,7 @@ def main() -> int:
     from tirazh.jobs.interrupts import Interrupted, interruptible
 
     try:
-        with interruptible(lambda: "interrupted"):  # as in the command itself, whose main comes a moment later here
+        with interruptible(lambda: "interrupted"):  # as the command does, whose main is called a moment later here
             from tirazh.pipeline import build
 
             build.run_job = functools.partial(build.run_job, engine="tests.soak.recorded")

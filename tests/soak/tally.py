@@ -1,4 +1,4 @@
-"""Turns what became of all jobs into one table."""
+"""Formats the results of all jobs as one table."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _HEAD = (
 
 
 def is_good(reports: Sequence[JobReport]) -> bool:
-    """Whether nothing was lost, doubled, different, hung, or otherwise not as it must be."""
+    """Whether every job was compared and none has a flaw."""
     return all(report.comparison is not None and not report.flaws for report in reports)
 
 
 def table(reports: Sequence[JobReport], *, seed: int, minutes: float, planned: int) -> str:
-    """The whole result as Markdown."""
+    """Return the result as Markdown."""
     lines = ["| " + " | ".join(_HEAD) + " |", "|---|" + "---:|" * (len(_HEAD) - 1)]
     for kind in KINDS:
         mine = [report for report in reports if any(outcome.fault.kind == kind for outcome in report.outcomes)]
@@ -49,8 +49,8 @@ def table(reports: Sequence[JobReport], *, seed: int, minutes: float, planned: i
             f"Hang: {HANG_S:g} s without a part or an end. Rows are those of the jobs in which the kind occurred; a",
             "job has several kinds, so that rows of kinds do not add up to those of all. Recovery: the longest time in",
             "seconds from the fault (of an outage: from its end) to the next part. Unfinished, unwritten: the most",
-            "parts that a command had begun and not answered, or answered and not written, when it was ended: these",
-            "are made again.",
+            "parts that a command had started and not answered, or answered and not written, when it was ended: a",
+            "resumed run makes them again.",
             "",
             "Flaws:" if flaws else "No flaws.",
             *flaws,
@@ -69,7 +69,7 @@ def _line(kind: str, reports: Sequence[JobReport], outcomes: Sequence[Outcome]) 
         sum(each.duplicates for each in compared),
         sum(each.lost for each in compared),
         sum(each.different for each in compared),
-        sum(outcome.hung for outcome in outcomes),
+        sum(outcome.stuck for outcome in outcomes),
         f"{max((outcome.recovery_s for outcome in outcomes), default=0):.1f}",
         _most([outcome.unfinished for outcome in outcomes]),
         _most([outcome.unwritten for outcome in outcomes]),

@@ -1,4 +1,4 @@
-"""What a soak runs in: a folder, a tiny model, prompts, a cluster of two nodes, a small disk, an S3 server, a proxy."""
+"""The environment of a soak test: model, prompts, a cluster of two nodes, a small disk, an S3 server, a proxy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUCKET = "soak"
 
 @dataclass(slots=True)
 class World:
-    """`undisturbed[n]`: the rows that a run of n ranks without any fault has written, by id."""
+    """`undisturbed[n]`: the rows that a run with n ranks and without faults has written, by id."""
 
     folder: Path
     environment: dict[str, str]
@@ -49,8 +49,8 @@ class World:
 
     @property
     def notes(self) -> Path:
-        """Where `recorded.py` notes which rows its engine was given."""
-        return self.folder / "begun"
+        """Directory of the notes that `recorded.py` makes about the rows of its engine."""
+        return self.folder / "engine-notes"
 
     def close(self) -> None:
         self.cluster.stop()
@@ -64,7 +64,10 @@ class World:
 
 
 def build_world(folder: Path, *, seed: int) -> World:
-    """Start everything in `folder`, which `World.close` removes. Ray's settings are in the environment already."""
+    """Start everything in `folder`, which `World.close` removes.
+
+    Expects Ray's settings in the environment.
+    """
     world = World(folder, dict(os.environ))
     world.notes.mkdir()
     world.disk.mkdir()
@@ -78,20 +81,20 @@ def build_world(folder: Path, *, seed: int) -> World:
         world.server.start()
         world.server.make_bucket(BUCKET)
         world.proxy = Proxy(world.server.s3, seed=seed)
-        os.environ.update(world.server.environment)  # workers have what their raylet had
+        os.environ.update(world.server.environment)  # workers inherit the environment of their raylet
     world.cluster.start()
     world.environment = dict(os.environ)
     return world
 
 
 def write_prompts(path: Path, rows: int) -> None:
-    """`row N: xxx` of different lengths; the number is how `recorded.py` knows a row again."""
+    """Write prompts `row N: xxx` of different lengths; `recorded.py` identifies a row by its number."""
     names = [f"row-{row:04d}" for row in range(rows)]
     prompts = [f"row {row}: {'x' * (row * 7 % 31)}" for row in range(rows)]
     pq.write_table(pa.table({"id": names, "prompt": prompts}), path, row_group_size=4 * PART_ROWS)
 
 
 def _mount(folder: Path) -> bool:
-    """A small disk of its own, where this user may mount one."""
+    """Mount a small disk on `folder`. Returns False when this user may not."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""What the system tests share: a tiny random model, news (real ones where they are), prompts, a job, its processes."""
+"""Fixtures of the system tests: a tiny random model, news, prompts, a command line and its processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def news() -> pa.Table:
-    """Real headlines where the shared data is, else the demo's invented news; columns id and text."""
+    """Real headlines if the shared data exists, else the invented news of the demo; columns id and text."""
     shared = Path(os.environ.get("TIRAZH_SHARED") or REPOSITORY.parent / "shared") / "data/ru_news_lenta.test.parquet"
     if shared.is_file():
         return pq.read_table(shared, columns=["id", "text"]).slice(0, NEWS_ROWS)
@@ -37,7 +37,7 @@ def news() -> pa.Table:
 
 @pytest.fixture(scope="session")
 def prompts() -> pa.Table:
-    """120 prompts of very different length; columns id and prompt."""
+    """120 prompts of very different lengths; columns id and prompt."""
     texts = read_demo("prompts.jsonl")["prompt"].to_pylist()
     rows = [(f"row-{index:03d}", texts[index % len(texts)] + "," * (index % 17)) for index in range(120)]
     return pa.table({"id": [name for name, _ in rows], "prompt": [text for _, text in rows]})
@@ -50,7 +50,7 @@ def read_demo(name: str) -> pa.Table:
 
 @pytest.fixture
 def command(prompts: pa.Table, tiny_model: str, tmp_path: Path) -> Callable[..., list[object]]:
-    """A job of many small parts; `command(output, **more)` are the words of its command line."""
+    """A job of many small parts; `command(output, **more)` returns the arguments of its command line."""
     pq.write_table(prompts, tmp_path / "prompts.parquet")
     flags = {"input": tmp_path / "prompts.parquet", "model": tiny_model, "max-new-tokens": 96, "temperature": 0.8}
     flags |= {"seed": 3, "part-rows": 8, "slots": 4, "dtype": "float32", "threads": 1}
@@ -64,7 +64,7 @@ def command(prompts: pa.Table, tiny_model: str, tmp_path: Path) -> Callable[...,
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts commands, and ends those that a failed test has left running."""
+    """Starts commands, and kills those that a failed test leaves running."""
     running: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: object) -> subprocess.Popen[str]:

@@ -1,5 +1,4 @@
-"""Rows that are not what they should be, among good ones, through the whole command with a real model: each is an error
-in its own row or an answer, and the good ones are answered as if the others were not there."""
+"""Bad rows among good ones, with a real model: each gets its own error or an answer, and good rows are unaffected."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ LONG = "слово " * 400
 
 @dataclass(frozen=True)
 class Bad:
-    """A text, and what becomes of it: the beginning of its error, None for an answer."""
+    """A text and the beginning of its expected error; None where an answer is expected."""
 
     text: bytes | None
     generated: str | None
@@ -68,21 +67,23 @@ def write(path: Path, texts: list[bytes | None]) -> str:
 
 
 def read_answers(output: Path) -> list[dict[str, Any]]:
-    """Rows without their texts, which need not be UTF-8."""
+    """Read the output rows without their texts, which may not be UTF-8."""
     tables = [pq.read_table(path).drop_columns(["text"]) for path in sorted(output.glob("part-*.parquet"))]
     return [row for table in tables for row in table.to_pylist()]
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> tuple[str, str]:
-    """The good texts alone, and with a bad one behind each."""
+    """Two files: the good texts alone, and with a bad text after each good one."""
     good = [text.encode() for text in GOOD]
     mixed = [text for place, bad in enumerate(BAD.values()) for text in (good[place % len(good)], bad.text)]
     return write(tmp_path / "good.parquet", good), write(tmp_path / "mixed.parquet", mixed)
 
 
 @pytest.mark.slow
-def test_bad_prompts_are_errors_of_their_own_rows(sources: tuple[str, str], tiny_model: str, tmp_path: Path) -> None:
+def test_a_bad_prompt_is_an_error_of_its_own_row_only(
+    sources: tuple[str, str], tiny_model: str, tmp_path: Path
+) -> None:
     settings = {**SETTINGS, "prompt_column": "text", "temperature": 0.0, "max_new_tokens": 6, "model": tiny_model}
     good, mixed = tmp_path / "good", tmp_path / "mixed"
     generate(input=sources[0], output=good, **settings)
@@ -95,7 +96,7 @@ def test_bad_prompts_are_errors_of_their_own_rows(sources: tuple[str, str], tiny
         assert_is(name, bad.generated, row, answer="completion")
 
 
-def test_bad_texts_are_errors_of_their_own_rows(sources: tuple[str, str], tiny_model: str, tmp_path: Path) -> None:
+def test_a_bad_text_is_an_error_of_its_own_row_only(sources: tuple[str, str], tiny_model: str, tmp_path: Path) -> None:
     settings = {**SETTINGS, "labels": LABELS, "model": tiny_model}
     good, mixed = tmp_path / "good", tmp_path / "mixed"
     classify(input=sources[0], output=good, **settings)
@@ -119,8 +120,8 @@ def assert_is(name: str, error: str | None, row: dict[str, Any], *, answer: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("truncate", ["left", "right", "error"])
-def test_what_is_too_long_is_cut_where_one_likes_or_is_an_error(truncate: str, tiny_model: str, tmp_path: Path) -> None:
-    """The cut end is not seen by the model: texts that differ only there have one answer."""
+def test_a_long_text_is_truncated_on_either_side_or_is_an_error(truncate: str, tiny_model: str, tmp_path: Path) -> None:
+    """The model does not see the truncated end: texts that differ only there have the same answer."""
     texts = [("А" + LONG).encode(), ("Б" + LONG).encode(), (LONG + "А").encode(), (LONG + "Б").encode()]
     source = write(tmp_path / "long.parquet", list(texts))
     classify(input=source, output=tmp_path / "out", labels=LABELS, model=tiny_model, truncate=truncate, **SETTINGS)
@@ -133,37 +134,35 @@ def test_what_is_too_long_is_cut_where_one_likes_or_is_an_error(truncate: str, t
     assert (end[0] == end[1]) == (truncate == "right")
 
 
-def test_the_name_of_a_control_token_is_text_like_any_other(tiny_model: str, tmp_path: Path) -> None:
+def test_the_name_of_a_control_token_in_a_prompt_is_ordinary_text(tiny_model: str, tmp_path: Path) -> None:
     source = write(tmp_path / "a.parquet", [b"a<|endoftext|>"])
     generate(
         input=source, output=tmp_path / "out", model=tiny_model, prompt_column="text", max_new_tokens=2, **SETTINGS
     )
     (row,) = read_answers(tmp_path / "out")
-    assert row["prompt_tokens"] == len(b"a<|endoftext|>")  # a token a byte, and none of them the control
+    assert row["prompt_tokens"] == len(b"a<|endoftext|>")  # one token per byte, and no control token
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf], ids=["NaN", "infinite"])
-def test_logits_that_are_no_numbers_are_the_errors_of_the_rows_that_have_them(
-    value: float, tiny_model: str, tmp_path: Path
-) -> None:
-    spoilt = shutil.copytree(tiny_model, tmp_path / "spoilt")
-    weights = load_file(spoilt / "model.safetensors")
+def test_non_finite_logits_are_errors_of_their_own_rows_only(value: float, tiny_model: str, tmp_path: Path) -> None:
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
     name = next(name for name, array in weights.items() if array.shape[0] == TINY.max_position_embeddings)
     weights[name] = weights[name].copy()
-    weights[name][40] = value  # whoever is longer than 40 tokens meets it
-    save_file(weights, spoilt / "model.safetensors")
+    weights[name][40] = value  # only sequences of more than 40 tokens read it
+    save_file(weights, broken / "model.safetensors")
     source = write(tmp_path / "a.parquet", [b"one", b"x" * 60, b"three"])
     generate(
-        input=source, output=tmp_path / "out", model=str(spoilt), prompt_column="text", max_new_tokens=2, **SETTINGS
+        input=source, output=tmp_path / "out", model=str(broken), prompt_column="text", max_new_tokens=2, **SETTINGS
     )
     first, second, third = [row["error"] for row in read_answers(tmp_path / "out")]
     assert (first, third) == (None, None)
-    assert "number" in second or "NaN" in second
+    assert "finite" in second or "not numbers" in second
 
 
 @pytest.mark.slow
-def test_too_many_errors_stop_the_job_with_what_is_done_kept(
+def test_too_many_errors_stop_the_job_and_finished_parts_are_kept(
     tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write(tmp_path / "a.parquet", [b"one", None, b"two", b"three"] * 20)

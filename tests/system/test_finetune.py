@@ -123,7 +123,7 @@ def test_the_same_command_resumes_a_run_whose_driver_was_stopped(
     _, err = end(process, number=number)
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert "run the same command to go on from the last checkpoint" in err
+        assert "run the same command to resume from the last checkpoint" in err
         assert find_checkpoints(output / "_tirazh/checkpoints")[-1].step == len(losses(output)), "a step was lost"
     assert not (output / "config.json").exists()
     done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""A run that is killed in the middle: what is written stays, and the same command makes the rest and only that."""
+"""A run that is killed: finished parts are kept, and rerunning the command makes only the missing ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def command(source: Path, tiny_model: str, tmp_path: Path) -> list[object]:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_the_same_command_makes_only_what_is_missing(
+def test_rerunning_a_killed_command_makes_only_the_missing_parts(
     number: signal.Signals,
     start: Callable[..., subprocess.Popen[str]],
     command: list[object],
@@ -61,7 +61,7 @@ def test_the_same_command_makes_only_what_is_missing(
     wait_until(lambda: len(part_files(output)) >= 2, timeout_s=90, what="the second part")
     _, err = end(process, number=number)
     written = part_files(output)
-    assert 2 <= len(written) < NUM_PARTS, "the run was over before the signal came: make it longer"
+    assert 2 <= len(written) < NUM_PARTS, "the run ended before the signal: make it longer"
     assert not (output / "_SUCCESS").exists()
     assert run_tirazh("verify", output).returncode != 0
     if number == signal.SIGINT:
@@ -90,14 +90,14 @@ def test_a_finished_job_is_not_run_again(source: Path, tiny_model: str, ray_loca
 
 
 @pytest.mark.ray
-def test_verify_notices_a_changed_byte(source: Path, tiny_model: str, ray_local: None, tmp_path: Path) -> None:
+def test_verify_detects_a_changed_byte(source: Path, tiny_model: str, ray_local: None, tmp_path: Path) -> None:
     settings = {**SETTINGS, "max_new_tokens": 2, "limit": 16}
     generate(input=source, output=tmp_path / "out", model=tiny_model, **settings)
     assert run_tirazh("verify", tmp_path / "out").returncode == 0
     part = next((tmp_path / "out").glob("part-00001-*.parquet"))
-    whole = bytearray(part.read_bytes())
-    whole[len(whole) // 2] ^= 1
-    part.write_bytes(whole)
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
     done = run_tirazh("verify", tmp_path / "out")
     assert done.returncode == 1
     assert part.name in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""What machines do to a run: a disk that is full, and a spot machine that is taken away with seconds of notice."""
+"""Faults of the machine: a full disk, and a spot machine that is reclaimed with seconds of notice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BALLAST = "ballast"
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB of its own; skipped where this process may not mount one."""
+    """A file system of 1 MiB. Skips the test when this process may not mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -31,19 +31,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, leave: int) -> None:
-    """Leave `leave` bytes of the disk free."""
+    """Fill the disk except for `leave` bytes."""
     status = os.statvfs(disk)
     (disk / BALLAST).write_bytes(bytes(max(0, status.f_bavail * status.f_frsize - leave)))
 
 
-def assert_finished_whole(output: Path) -> None:
+def assert_complete(output: Path) -> None:
     verified = run_tirazh("verify", output)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     left = {path.name for path in output.iterdir()} - set(part_files(output))
     assert left == {"_SUCCESS", "_tirazh"}
 
 
-def test_a_disk_that_is_full_before_the_start_is_one_sentence(
+def test_a_disk_that_is_full_before_the_start_ends_in_one_sentence(
     command: Callable[..., list[object]], small_disk: Path
 ) -> None:
     fill(small_disk, leave=0)
@@ -51,10 +51,10 @@ def test_a_disk_that_is_full_before_the_start_is_one_sentence(
     assert_one_sentence(done, exit_code=1, says="the disk is full")
     (small_disk / BALLAST).unlink()
     assert run_tirazh(*command(small_disk / "out"), timeout_s=250).returncode == 0
-    assert_finished_whole(small_disk / "out")
+    assert_complete(small_disk / "out")
 
 
-def test_a_disk_that_fills_up_is_waited_for_until_there_is_room_again(
+def test_a_run_waits_while_the_disk_is_full_and_continues_when_it_has_space(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], small_disk: Path
 ) -> None:
     output = small_disk / "out"
@@ -64,22 +64,22 @@ def test_a_disk_that_fills_up_is_waited_for_until_there_is_room_again(
     there = part_files(output)
     time.sleep(5.0)
     assert process.poll() is None
-    assert part_files(output) == there, "no room was taken away"
+    assert part_files(output) == there, "the disk was not full"
     (small_disk / BALLAST).unlink()
     _, err = process.communicate(timeout=250)
     assert process.returncode == 0, err
-    assert_finished_whole(output)
+    assert_complete(output)
 
 
 @pytest.mark.timeout(900)
-def test_a_disk_that_stays_full_ends_the_run_in_one_sentence_and_the_rest_is_made_later(
+def test_a_disk_that_stays_full_ends_the_run_and_a_rerun_resumes(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], small_disk: Path
 ) -> None:
     output = small_disk / "out"
     process = start(*command(output))
     wait_until(lambda: len(part_files(output)) >= 2, timeout_s=150, what="the second part")
     fill(small_disk, leave=0)
-    _, err = process.communicate(timeout=350)  # the storage is given three minutes
+    _, err = process.communicate(timeout=350)  # a run retries storage for three minutes
     assert_one_sentence((process.returncode, err.splitlines()[-1]), exit_code=1, says="the disk is full")
     there = part_files(output)
     assert there
@@ -88,14 +88,14 @@ def test_a_disk_that_stays_full_ends_the_run_in_one_sentence_and_the_rest_is_mad
     assert done.returncode == 0, done.stderr
     after = part_files(output)
     assert {name: after[name] for name in there} == there
-    assert_finished_whole(output)
+    assert_complete(output)
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_spot_machine_that_is_taken_away(
+def test_a_job_resumes_after_its_spot_machine_was_reclaimed(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], tmp_path: Path, seed: int
 ) -> None:
-    """SIGTERM to everything that runs, and SIGKILL to what still does when the grace is over."""
+    """SIGTERM to all processes of the run, and SIGKILL to those that still run after the grace period."""
     output = tmp_path / "out"
     process = start(*command(output))
     wait_until(lambda: len(part_files(output)) >= 1 + 3 * seed, timeout_s=150, what="a part")
@@ -110,10 +110,10 @@ def test_a_spot_machine_that_is_taken_away(
     assert not (output / "_SUCCESS").exists()
     done = run_tirazh(*command(output), timeout_s=250)
     assert done.returncode == 0, done.stderr
-    assert "waiting" not in done.stderr, "the lease of the run that was taken away was in the way"
+    assert "waiting" not in done.stderr, "the rerun waited for the lease of the killed run"
     after = part_files(output)
     assert {name: after[name] for name in there} == there
-    assert_finished_whole(output)
+    assert_complete(output)
 
 
 def send(pids: list[int], number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""News from one bucket of a real S3 server, labels into another: replicas, ranks, wrong keys, a server that is away."""
+"""Jobs between two buckets of a real S3 server: replicas, ranks, wrong credentials, an unreachable server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tirazh import classify
 
 pytestmark = [pytest.mark.s3, pytest.mark.ray]
 
-# Words of one length: a random model finds the shortest likeliest, whatever the text.
+# Words of equal length: to a random model the shortest label is always the most likely one.
 LABELS = {name: f" {name}" for name in ("art", "law", "sea", "sky", "war", "zoo")}
 
 
@@ -91,19 +91,21 @@ def arguments(source: str, model: str, server: SeaweedServer) -> list[str]:
     return ["classify", *(text for pair in flags.items() for text in pair)]
 
 
-def test_wrong_keys_are_one_sentence(s3_server: SeaweedServer, source: str, tiny_model: str) -> None:
+def test_wrong_credentials_of_s3_end_in_one_sentence(s3_server: SeaweedServer, source: str, tiny_model: str) -> None:
     done = run_tirazh(*arguments(source, tiny_model, s3_server), env={"AWS_SECRET_ACCESS_KEY": "wrong"})
     assert_one_sentence(done, exit_code=1, says="s3://news/tonight")
     assert "wrong" not in done.stderr.replace("wrong key", "")
 
 
-def test_a_missing_bucket_is_one_sentence(s3_server: SeaweedServer, tiny_model: str) -> None:
+def test_a_missing_bucket_ends_in_one_sentence(s3_server: SeaweedServer, tiny_model: str) -> None:
     done = run_tirazh(*arguments("s3://nowhere", tiny_model, s3_server))
     assert done.returncode in (1, 2)
     assert_one_sentence(done, exit_code=done.returncode, says="s3://nowhere")
 
 
-def test_a_server_that_is_away_is_one_sentence_and_soon(s3_server: SeaweedServer, source: str, tiny_model: str) -> None:
+def test_an_unreachable_s3_server_ends_in_one_sentence_within_seconds(
+    s3_server: SeaweedServer, source: str, tiny_model: str
+) -> None:
     command = arguments(source, tiny_model, s3_server)
     command[-1] = "http://127.0.0.1:9"
     done = run_tirazh(*command, timeout_s=90)

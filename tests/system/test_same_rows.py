@@ -1,4 +1,4 @@
-"""The same job gives the same rows: whatever the number of replicas, slots and rows in a part, and every time."""
+"""The same job gives the same rows in every run, with any number of replicas, slots and rows in a part."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rows(source: Path, tiny_model: str, ray_local: None, tmp_path_factory: pytes
     return run(source, tmp_path_factory.mktemp("one") / "out", tiny_model, slots=8, part_rows=30)
 
 
-def test_sampling_is_alive(rows: list[Any]) -> None:
+def test_sampled_completions_differ_between_prompts(rows: list[Any]) -> None:
     assert len({row["completion"] for row in rows}) > len(rows) // 2
     assert all(row["error"] is None for row in rows)
 
@@ -46,7 +46,7 @@ def test_rows_keep_the_order_and_the_columns_of_the_input(rows: list[Any], promp
     assert [{"id": row["id"], "prompt": row["prompt"]} for row in rows] == prompts.to_pylist()
 
 
-def test_three_replicas_other_slots_and_other_parts_change_nothing(
+def test_rows_do_not_depend_on_replicas_slots_and_parts(
     rows: list[Any], source: Path, tiny_model: str, tmp_path: Path
 ) -> None:
     assert run(source, tmp_path / "out", tiny_model, replicas=3, slots=3, part_rows=17) == rows
@@ -54,18 +54,20 @@ def test_three_replicas_other_slots_and_other_parts_change_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 8, 64])
-def test_slots_change_nothing(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path, slots: int) -> None:
+def test_rows_do_not_depend_on_the_number_of_slots(
+    rows: list[Any], source: Path, tiny_model: str, tmp_path: Path, slots: int
+) -> None:
     assert run(source, tmp_path / "out", tiny_model, slots=slots) == rows
 
 
 @pytest.mark.slow
-def test_two_ranks_sample_the_same(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path) -> None:
-    """Ranks add up in another order, so this is no promise of bits: on this model no draw is that close."""
+def test_two_ranks_sample_the_same_completions(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path) -> None:
+    """Two ranks sum in another order, so logits differ in the last bits; no sample of this model is that close."""
     assert run(source, tmp_path / "out", tiny_model, tensor_parallel=2) == rows
 
 
 @pytest.mark.slow
-def test_another_seed_gives_other_rows(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path) -> None:
+def test_another_seed_gives_other_completions(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path) -> None:
     others = run(source, tmp_path / "out", tiny_model, seed=8)
     assert [row["id"] for row in others] == [row["id"] for row in rows]
     assert sum(a["completion"] != b["completion"] for a, b in zip(rows, others, strict=True)) > len(rows) // 2

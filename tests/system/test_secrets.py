@@ -1,4 +1,4 @@
-"""Secrets are planted wherever a job could pick one up; then all that it wrote and printed is searched for them."""
+"""Secrets are planted in the environment and in URIs; then everything that a job wrote and printed is searched."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SIGNED = f"https://bucket.s3.amazonaws.com/x.parquet?X-Amz-Signature={PLANTED}"
 
 
 def holding(*places: Path) -> list[str]:
-    """Files under `places` that hold a planted secret, as text or inside."""
+    """Return the files under `places` that hold a planted secret."""
     needles = (PLANTED.encode(), KEY64.encode())
     files = [file for place in places for file in place.rglob("*") if file.is_file() and not file.is_symlink()]
     return [str(file) for file in files if any(needle in file.read_bytes() for needle in needles)]
@@ -59,8 +59,8 @@ def ray_dir() -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_job_writes_and_prints_no_secret(tiny_model: str, tmp_path: Path, ray_dir: Path) -> None:
-    """The plan, the manifest, receipts, the report, our logs, Ray's session with all its logs, stdout and stderr."""
+def test_a_job_neither_writes_nor_prints_secrets(tiny_model: str, tmp_path: Path, ray_dir: Path) -> None:
+    """Searches the plan, manifest, receipts, report, logs, Ray's session directory with its logs, stdout and stderr."""
     pq.write_table(pa.table({"prompt": ["один", "два", None]}), tmp_path / "in.parquet")
     done = run_tirazh(
         *("generate", "--input", tmp_path / "in.parquet", "--output", tmp_path / "out", "--model", tiny_model),
@@ -70,12 +70,12 @@ def test_a_job_writes_and_prints_no_secret(tiny_model: str, tmp_path: Path, ray_
     assert done.returncode == 0, done.stderr
     assert PLANTED not in done.stdout + done.stderr
     assert (tmp_path / "out/_tirazh/manifest.json").is_file()
-    assert list(ray_dir.rglob("*.log")), "Ray's logs were not where they are searched"
+    assert list(ray_dir.rglob("*.log")), "the directory that is searched holds no logs of Ray"
     assert holding(tmp_path, ray_dir) == []
 
 
 @pytest.mark.s3
-def test_a_storage_that_refuses_is_told_without_the_key(
+def test_the_message_about_refused_storage_holds_no_key(
     s3_server: SeaweedServer, tiny_model: str, tmp_path: Path
 ) -> None:
     bucket = s3_server.make_bucket("refused")
@@ -99,7 +99,7 @@ def test_a_storage_that_refuses_is_told_without_the_key(
         ("--address", f"ray://me:{PLANTED}@head:10001"),
     ],
 )
-def test_an_address_with_a_secret_is_refused_without_repeating_it(flag: str, uri: str, tmp_path: Path) -> None:
+def test_a_uri_with_a_secret_is_refused_without_repeating_it(flag: str, uri: str, tmp_path: Path) -> None:
     flags = {"--input": "in.parquet", "--output": str(tmp_path / "out")} | {flag: uri}
     done = run_tirazh("generate", *(word for pair in flags.items() for word in pair), "-vv")
     assert done.returncode == 2
@@ -107,12 +107,12 @@ def test_an_address_with_a_secret_is_refused_without_repeating_it(flag: str, uri
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_internal_error_is_kept_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_of_an_internal_error_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys, tirazh.jobs.cli as cli\n"
         "def fail(options):\n"
         f"    raise KeyError('{PLANTED} and https://me:{PLANTED}@host/?sig={PLANTED}')\n"
-        "cli.commands.RUN['verify'] = fail\n"
+        "cli.commands.COMMANDS['verify'] = fail\n"
         "sys.exit(cli.main(['verify', sys.argv[1]]))"
     )
     done = subprocess.run(
@@ -129,10 +129,11 @@ def test_an_internal_error_is_kept_without_secrets(tmp_path: Path, monkeypatch: 
     assert holding(tmp_path) == []
 
 
-def test_what_libraries_print_is_kept_without_secrets(tmp_path: Path) -> None:
+def test_the_log_of_library_output_holds_no_secrets(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom tirazh.jobs.library_output import redirect_library_output\n"
-        f"with redirect_library_output(sys.argv[1]):\n    os.write(2, b'connecting with {PLANTED} and ?sig={PLANTED}&x=1')\n"
+        "with redirect_library_output(sys.argv[1]):\n"
+        f"    os.write(2, b'connecting with {PLANTED} and ?sig={PLANTED}&x=1')\n"
     )
     (tmp_path / "_tirazh").mkdir()
     env = {**os.environ, "MY_API_KEY": PLANTED}
@@ -142,8 +143,8 @@ def test_what_libraries_print_is_kept_without_secrets(tmp_path: Path) -> None:
     assert holding(tmp_path) == []
 
 
-def test_a_submitted_job_carries_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Metadata, entrypoint, environment and working directory as Ray's job server gets them."""
+def test_a_submitted_job_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches the metadata, entrypoint, environment and working directory that Ray's job server receives."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     sent: dict[str, Any] = {}
@@ -168,7 +169,7 @@ def test_a_submitted_job_carries_no_secret(tmp_path: Path, monkeypatch: pytest.M
     assert holding(tmp_path) == []
 
 
-def test_a_job_file_with_a_secret_is_never_submitted(tmp_path: Path) -> None:
+def test_a_job_file_with_a_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(f"kind: generate\ninput: {URI}\noutput: out\n")
     with pytest.raises(RequestError, match="contains a password") as caught:
         spec_from_file(tmp_path / "job.yaml")
@@ -185,8 +186,8 @@ with ray_session(build_spec("generate", {"input": "a", "output": "b"})):
     address = ray.get_runtime_context().gcs_address
     import subprocess, sys
     code = "import ray; ray.init(address=%r, logging_level='ERROR')" % address
-    stranger = {**os.environ, "RAY_AUTH_TOKEN": "somebody-elses-token-of-some-length", "RAY_AUTH_TOKEN_PATH": ""}
-    for env in (os.environ, stranger):
+    other_user = {**os.environ, "RAY_AUTH_TOKEN": "the-token-of-another-user", "RAY_AUTH_TOKEN_PATH": ""}
+    for env in (os.environ, other_user):
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
         print(done.returncode == 0, flush=True)
 """
@@ -194,7 +195,7 @@ with ray_session(build_spec("generate", {"input": "a", "output": "b"})):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_ray_of_our_own_turns_strangers_away_and_keeps_its_token_private(tmp_path: Path) -> None:
+def test_a_local_ray_refuses_other_users_and_keeps_its_token_private(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", STATE], cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=240, check=False

@@ -1,4 +1,4 @@
-"""Two runs on one output, as processes: the second is refused, or goes on at once where the first was killed."""
+"""Two runs with the same output: the second is refused, or resumes at once when the first was killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.system.command import assert_one_sentence, end, part_files, run_tiraz
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def test_a_second_run_is_one_sentence_and_the_first_goes_on(
+def test_a_second_run_on_the_same_output_is_refused_and_the_first_continues(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -36,16 +36,16 @@ def test_a_second_run_is_one_sentence_and_the_first_goes_on(
     assert not lease.exists()
 
 
-def test_a_run_that_was_stopped_too_long_finds_another_in_its_place_and_writes_no_more(
+def test_a_run_that_lost_its_lease_stops_writing(
     command: Callable[..., list[object]], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """SIGSTOP of the driver alone, as when a laptop sleeps: its replicas work on, and nobody renews its lease."""
+    """SIGSTOP of the driver alone, as when a laptop sleeps: its replicas continue, and its lease is not renewed."""
     output = tmp_path / "out"
     first = start(*command(output, lease_s=3))
     wait_until(lambda: len(part_files(output)) >= 1, timeout_s=120, what="the first part")
     os.kill(first.pid, signal.SIGSTOP)
     lease = json.loads((output / "_tirazh/lease.json").read_text())
-    time.sleep(7)  # twice lease_s, and a little
+    time.sleep(7)  # more than twice lease_s
     second = start(*command(output))
     wait_until(
         lambda: json.loads((output / "_tirazh/lease.json").read_text())["token"] != lease["token"],
@@ -63,7 +63,7 @@ def test_a_run_that_was_stopped_too_long_finds_another_in_its_place_and_writes_n
 @pytest.mark.s3
 @pytest.mark.parametrize("where", ["disk", "s3"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_after_a_kill_the_same_command_goes_on_at_once(
+def test_rerunning_a_killed_command_resumes_without_waiting(
     command: Callable[..., list[object]],
     start: Callable[..., subprocess.Popen[str]],
     s3_server: SeaweedServer,
@@ -75,13 +75,13 @@ def test_after_a_kill_the_same_command_goes_on_at_once(
     output = str(tmp_path / "out") if where == "disk" else f"{s3_server.make_bucket(f'twice-{number:d}')}/out"
     process = start(*command(output, **more))
 
-    def is_begun() -> bool:
+    def has_two_parts() -> bool:
         if where == "disk":
             return len(part_files(Path(output))) >= 2
         bucket = output.removeprefix("s3://").partition("/")[0]
         return sum(".parquet" in entry["Key"] for entry in _keys(s3_server, bucket)) >= 2
 
-    wait_until(is_begun, timeout_s=120, what="the second part")
+    wait_until(has_two_parts, timeout_s=120, what="the second part")
     end(process, number=number)
     assert process.returncode == (-9 if number == signal.SIGKILL else 143)
     done = run_tirazh(*command(output, **more), timeout_s=200)

@@ -1,4 +1,4 @@
-"""A random sparse model of our own format, small enough to answer in milliseconds, and its byte-level tokenizer."""
+"""A random sparse model in tirazh's own format, which answers in milliseconds, and its byte-level tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tirazh.model.checkpoints.native import native_config
 from tirazh.model.config import ModelConfig, SparsePattern, expected_shapes
 
 END_OF_TEXT = "<|endoftext|>"
-# Windows of 16 tokens: even a headline closes several, so that the pattern matters. Two layout groups, as of mp 2.
+# Windows of 16 tokens: even a headline closes several, so that the sparse pattern matters. Two
+# layout groups, as a checkpoint with a model-parallel size of 2 has.
 TINY = ModelConfig(
     num_layers=4,
     hidden_size=64,
@@ -30,9 +31,9 @@ def write_tiny_model(folder: Path, *, config: ModelConfig = TINY, seed: int = 0)
     """Write config.json, model.safetensors and tokenizer.json; the same seed gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(native_config(config, "float32")))
-    draw = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     save_file(
-        {name: _weight(name, shape, draw) for name, shape in expected_shapes(config).items()},
+        {name: _weight(name, shape, rng) for name, shape in expected_shapes(config).items()},
         folder / "model.safetensors",
     )
     byte_tokenizer().save(str(folder / "tokenizer.json"))
@@ -40,7 +41,7 @@ def write_tiny_model(folder: Path, *, config: ModelConfig = TINY, seed: int = 0)
 
 
 def byte_tokenizer() -> Tokenizer:
-    """GPT-2's byte-level BPE with no merges: a token a byte, and the end of text behind them."""
+    """Return GPT-2's byte-level BPE without merges: one token per byte, and the end-of-text token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({byte: index for index, byte in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,8 +50,8 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _weight(name: str, shape: tuple[int, ...], draw: np.random.Generator) -> np.ndarray:
-    """Large enough that layers matter and the likeliest token is clear of the second."""
+def _weight(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Sample weights so large that layers matter and the most likely token is far ahead of the second."""
     if "layernorm" in name or name.startswith("model.norm"):
         return np.full(shape, float(name.endswith("weight")), dtype=np.float32)
-    return (0.2 * draw.standard_normal(shape)).astype(np.float32)
+    return (0.2 * rng.standard_normal(shape)).astype(np.float32)

@@ -1,0 +1,197 @@
+"""The functions of `import tirazh`: what the commands of the same names do, with the same settings.
+
+Imports that are slow (Ray, pyarrow) are made when a function is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+
+from tirazh.jobs.api.keywords import ClassifySettings, FinetuneSettings, GenerateSettings
+from tirazh.jobs.api.results import JobPlan, Manifest, TrainingManifest
+from tirazh.jobs.api.signature import documented
+from tirazh.jobs.api.tables import table_as_file
+from tirazh.jobs.progress import JobProgressDisplay, Style
+from tirazh.jobs.run import run
+from tirazh.jobs.settings import build_finetune_spec, build_spec
+
+if TYPE_CHECKING:
+    from tirazh.pipeline.output.ledger import Verification
+
+
+@documented("classify", ClassifySettings)
+def classify(*, progress: Style = "quiet", **settings: Unpack[ClassifySettings]) -> Manifest:
+    """Label every row of some Parquet files or of a table in memory.
+
+    The call returns when every part is written. Calling it again with the same settings resumes:
+    finished parts are kept, and a finished job returns its manifest at once.
+
+        tirazh.classify(input="news/*.parquet", output="labelled", labels=["economics", "sport"])
+
+    `input` may be a `polars.DataFrame`, a `pyarrow.Table` or another table with the Arrow C stream
+    interface, of at most 256 MiB. It is written to `_NAME-input/table-HASH.parquet` beside the
+    output directory NAME. HASH depends on the content, so that the same table resumes the same job.
+    Remove that directory together with the output.
+
+    Args:
+        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds; on
+            stderr.
+        **settings: the options of `tirazh classify`, with _ for -. `labels` is a list, a mapping of
+            each label to the words that the model continues with, a comma-separated string or the
+            path of a YAML file.
+
+    Returns:
+        The manifest of the finished job.
+
+    Raises:
+        RequestError: a setting, the model, the input or the output cannot be used. Nothing was
+            started.
+        JobError: the job was started and failed. Finished parts are kept.
+    """
+    return Manifest(_run("classify", settings, progress))
+
+
+@documented("generate", GenerateSettings)
+def generate(*, progress: Style = "quiet", **settings: Unpack[GenerateSettings]) -> Manifest:
+    """Generate a completion for every prompt of some Parquet files or of a table in memory.
+
+    The call returns when every part is written. Calling it again with the same settings resumes:
+    finished parts are kept, and a finished job returns its manifest at once.
+
+        tirazh.generate(input="prompts.parquet", output="completions", max_new_tokens=64)
+
+    `input` may be a `polars.DataFrame`, a `pyarrow.Table` or another table with the Arrow C stream
+    interface, of at most 256 MiB. It is written to `_NAME-input/table-HASH.parquet` beside the
+    output directory NAME. HASH depends on the content, so that the same table resumes the same job.
+    Remove that directory together with the output.
+
+    Args:
+        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds; on
+            stderr.
+        **settings: the options of `tirazh generate`, with _ for -.
+
+    Returns:
+        The manifest of the finished job.
+
+    Raises:
+        RequestError: a setting, the model, the input or the output cannot be used. Nothing was
+            started.
+        JobError: the job was started and failed. Finished parts are kept.
+    """
+    return Manifest(_run("generate", settings, progress))
+
+
+@documented("finetune", FinetuneSettings)
+def finetune(*, progress: Style = "quiet", **settings: Unpack[FinetuneSettings]) -> TrainingManifest:
+    """Train a model further on texts, or on prompts with their completions.
+
+    The call returns when the trained model is written to the output directory. Calling it again
+    with the same settings resumes from the last checkpoint; a finished training run returns its
+    manifest at once.
+
+        tirazh.finetune(model="rugpt3xl", input="texts.parquet", output="my-model", epochs=3)
+
+    Args:
+        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds; on
+            stderr.
+        **settings: the options of `tirazh finetune`, with _ for -.
+
+    Returns:
+        The manifest of the finished training run.
+
+    Raises:
+        RequestError: a setting, the model, the input or the output cannot be used. Nothing was
+            started.
+        JobError: training was started and failed. The last checkpoint is kept.
+    """
+    spec = build_finetune_spec(settings)
+    from tirazh.jobs.training_progress import TrainingDisplay
+    from tirazh.pipeline.finetune.run import run_finetune
+
+    with TrainingDisplay(progress) as display:
+        return TrainingManifest(run_finetune(spec, on_progress=display.show, tell=display.say))
+
+
+@overload
+def plan(kind: Literal["classify"], **settings: Unpack[ClassifySettings]) -> JobPlan: ...
+@overload
+def plan(kind: Literal["generate"], **settings: Unpack[GenerateSettings]) -> JobPlan: ...
+def plan(kind: Literal["classify", "generate"], **settings: Any) -> JobPlan:
+    """Check a job without starting it, and estimate its parts, tokens, memory and time.
+
+    Reads the headers of the model's files and the footers of the input files. Starts no Ray and
+    loads no weights.
+
+        tirazh.plan("generate", input="prompts.parquet", output="completions")
+
+    Args:
+        kind: the function that would run the job.
+        **settings: the settings of that function. An `input` table is written to its file, as that
+            function does.
+
+    Returns:
+        The job in numbers.
+
+    Raises:
+        RequestError: the job cannot run as it is.
+    """
+    with table_as_file(settings) as values:
+        spec = build_spec(kind, values)
+        from tirazh.pipeline.estimate import estimate
+        from tirazh.pipeline.plan import plan_job
+
+        planned = plan_job(spec)
+        return JobPlan(planned.summary() | estimate(planned, spec))
+
+
+def verify(output: str | os.PathLike[str], *, endpoint_url: str | None = None) -> Verification:
+    """Check that every input row is in an output exactly once and that every file is intact.
+
+    Reads every file of the output completely.
+
+    Args:
+        output: directory that `classify` or `generate` wrote.
+        endpoint_url: address of an S3-compatible server or an Azure emulator.
+
+    Returns:
+        The numbers of rows and parts, expected and found, and `problems`, one sentence each.
+        `is_whole` is true when there are none.
+
+    Raises:
+        OutputError: the directory holds no job's output.
+    """
+    from tirazh.pipeline.output.ledger import verify as verify_output
+
+    return verify_output(os.fspath(output), endpoint_url=endpoint_url)
+
+
+def report(
+    output: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str] | None = None,
+    endpoint_url: str | None = None,
+) -> str:
+    """Write the HTML report of a finished job again, or compare the job with another one.
+
+    Args:
+        output: directory that `classify` or `generate` wrote.
+        against: output directory of the job to compare with.
+        endpoint_url: address of an S3-compatible server or an Azure emulator.
+
+    Returns:
+        The path or URI of the report, `OUTPUT/_tirazh/report.html`.
+
+    Raises:
+        OutputError: one of the directories holds no finished job.
+    """
+    from tirazh.pipeline.output.report import write_report
+
+    other = None if against is None else os.fspath(against)
+    return write_report(os.fspath(output), against=other, endpoint_url=endpoint_url)
+
+
+def _run(kind: str, settings: Mapping[str, Any], progress: Style) -> dict[str, Any]:
+    with table_as_file(settings) as values:
+        return run(build_spec(kind, values), JobProgressDisplay(progress))

@@ -1,0 +1,135 @@
+"""Static types of the keyword arguments: one `TypedDict` for each kind of job.
+
+Type checkers and editors read them (`**settings: Unpack[ClassifySettings]`). Names, choices and
+required keys equal the fields of the specs, which a test checks. Defaults and help texts are only
+in the specs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, Required, TypedDict
+
+from tirazh.model.config import SparseMode
+
+Path = str | os.PathLike[str]
+Paths = Path | Sequence[Path]
+Labels = Path | Sequence[str] | Mapping[str, str | None]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+SaveDType = Literal["float32", "bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda"]
+Truncate = Literal["right", "left", "error"]
+
+
+class ArrowTable(Protocol):
+    """A table with the Arrow C stream interface, such as `polars.DataFrame` or `pyarrow.Table`."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+class SharedSettings(TypedDict, total=False):
+    """Settings of every kind of job."""
+
+    output: Required[Path]
+    model: Path
+    template: str | None
+    truncate: Truncate | None
+    seq_length: int | None
+    limit: int | None
+    dtype: DType
+    sparse_mode: SparseMode | None
+    num_attention_heads: int | None
+    fix_sparsity_layout: int | None
+    deepspeed_config: Path | None
+    preset: str | None
+    tokenizer: Path | None
+    device: Device
+    threads: int
+    address: str | None
+    endpoint_url: str | None
+    max_error_rate: float
+    lease_s: float
+    overwrite: bool
+
+
+class RowJobSettings(SharedSettings, total=False):
+    """Settings of the jobs that add columns to rows: classify and generate."""
+
+    input: Required[Paths | ArrowTable]
+    prefix: str
+    replicas: str | int
+    tensor_parallel: int
+    slots: int | None
+    part_rows: int | None
+    rank_timeout_s: float
+    start_timeout_s: float
+
+
+class ClassifySettings(RowJobSettings, total=False):
+    """Settings of `tirazh.classify`."""
+
+    text_column: str
+    labels: Required[Labels]
+    examples: Path | None
+    gold_column: str | None
+    calibrate: bool
+    abstain_below: float
+
+
+class GenerateSettings(RowJobSettings, total=False):
+    """Settings of `tirazh.generate`."""
+
+    prompt_column: str
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    stop: str | Sequence[str]
+    samples: int
+    seed: int
+
+
+class FinetuneSettings(SharedSettings, total=False):
+    """Settings of `tirazh.finetune`."""
+
+    input: Required[Paths]
+    text_column: str
+    prompt_column: str | None
+    completion_column: str | None
+    labels: Labels | None
+    packing: Literal["auto", "stream", "whole", "single"]
+    prompt_loss_weight: float
+    completion_loss_weight: float
+    batch_size: int
+    epochs: float
+    max_steps: int | None
+    learning_rate: float
+    min_learning_rate: float
+    lr_schedule: Literal["linear", "cosine", "constant"]
+    warmup_steps: int | None
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    max_grad_norm: float
+    seed: int
+    lora_rank: int
+    lora_alpha: float
+    lora_targets: str | Sequence[str]
+    save_dtype: SaveDType | None
+    eval_input: Paths
+    label_input: Paths
+    label_column: str | None
+    eval_steps: int | None
+    eval_limit: int | None
+    workers: int
+    zero_stage: int
+    offload: Literal["none", "optimizer", "all"]
+    micro_batch_size: int
+    activation_checkpointing: bool
+    save_steps: int
+    keep_checkpoints: int
+    max_restarts: int

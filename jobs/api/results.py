@@ -1,0 +1,197 @@
+"""Results of the Python functions: immutable mappings whose usual keys are also typed attributes.
+
+`manifest.rows` and `manifest["rows"]` are the same value. Keys that only some jobs have
+(`accuracy`, `labels`) are attributes that are None when absent.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+
+class Result(Mapping[str, Any]):
+    """An immutable mapping of JSON values, shown on one line."""
+
+    __slots__ = ("_values",)
+    _shown: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name}={self._values[name]!r}" for name in self._shown if self._values.get(name) is not None
+        )
+        return f"{type(self).__name__}({shown})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a copy as a plain dictionary that `json.dumps` accepts."""
+        return copy.deepcopy(self._values)
+
+
+class Manifest(Result):
+    """A finished classify or generate job; the same values are in `OUTPUT/_tirazh/manifest.json`."""
+
+    __slots__ = ()
+    _shown = ("kind", "rows", "errors", "num_parts", "accuracy", "seconds", "output")
+
+    @property
+    def kind(self) -> str:
+        """ "classify" or "generate"."""
+        return str(self["kind"])
+
+    @property
+    def output(self) -> str:
+        """The output directory, as an absolute path or a URI."""
+        return str(self["output"])
+
+    @property
+    def rows(self) -> int:
+        """Rows in the output, those with an error included."""
+        return int(self["rows"])
+
+    @property
+    def errors(self) -> int:
+        """Rows whose `error` column is not null."""
+        return int(self["errors"])
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """Every output file: name, input, row range, rows, errors, tokens, bytes and SHA-256."""
+        return [dict(part) for part in self["parts"]]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return int(self["prompt_tokens"])
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all completions."""
+        return int(self["completion_tokens"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the last run that made parts."""
+        return float(self["seconds"])
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the computation, with "auto" resolved."""
+        return str(self["dtype"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings that define the output."""
+        return str(self["fingerprint"])
+
+    @property
+    def labels(self) -> dict[str, int] | None:
+        """Rows of each label; None for generate."""
+        return dict(self["labels"]) if "labels" in self else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of rows with the right label; None without `gold_column`."""
+        return self.get("accuracy")
+
+    @property
+    def macro_f1(self) -> float | None:
+        """Mean F1 over the labels; None without `gold_column`."""
+        return self.get("macro_f1")
+
+
+class TrainingManifest(Result):
+    """A finished training run; the same values are in the manifest of its output directory."""
+
+    __slots__ = ()
+    _shown = ("total_steps", "trained_tokens", "last_loss", "evaluation", "seconds", "output")
+
+    @property
+    def output(self) -> str:
+        """Directory of the trained model; `model=` of the other functions accepts it."""
+        return str(self["output"])
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps."""
+        return int(self["total_steps"])
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of all training steps."""
+        return int(self["trained_tokens"])
+
+    @property
+    def first_loss(self) -> float:
+        """Loss of the first step."""
+        return float(self["first_loss"])
+
+    @property
+    def last_loss(self) -> float:
+        """Mean loss of the last 20 steps."""
+        return float(self["last_loss"])
+
+    @property
+    def evaluation(self) -> dict[str, float]:
+        """The last evaluation (perplexity, accuracy, ...); empty without held-out data."""
+        return dict(self["evaluation"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run that finished the training."""
+        return float(self["seconds"])
+
+
+class JobPlan(Result):
+    """What a job would do: its size, and an estimate of memory and time where the model's shape is known."""
+
+    __slots__ = ()
+    _shown = ("kind", "files", "rows", "parts", "estimated_tokens", "time_s", "model", "dtype")
+
+    @property
+    def kind(self) -> str:
+        """ "classify" or "generate"."""
+        return str(self["kind"])
+
+    @property
+    def files(self) -> int:
+        """Input files."""
+        return int(self["files"])
+
+    @property
+    def rows(self) -> int:
+        """Input rows."""
+        return int(self["rows"])
+
+    @property
+    def parts(self) -> int:
+        """Output files."""
+        return int(self["parts"])
+
+    @property
+    def estimated_tokens(self) -> int:
+        """Prompt and completion tokens, estimated from the size of the text columns."""
+        return int(self["estimated_tokens"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the settings that define the output."""
+        return str(self["fingerprint"])
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Lowest and highest estimate of the wall time; None for a model of unknown shape."""
+        low_high = self.get("time_s")
+        return None if low_high is None else (float(low_high[0]), float(low_high[1]))

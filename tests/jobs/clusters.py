@@ -1,0 +1,94 @@
+"""Real Ray clusters with a job server: a head node and, if asked for, more nodes on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+TOKEN = "a-token-for-this-test-alone-" * 2
+_START = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node: the address of its job server, its files, and the environment that clients need."""
+
+    address: str
+    gcs_address: str
+    directory: Path
+    environment: dict[str, str]
+
+    def tirazh(
+        self, *arguments: str, cwd: Path = REPOSITORY, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tirazh", *arguments, "--address", self.address],
+            cwd=cwd,
+            env=self.environment | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+
+@contextmanager
+def ray_head(*, num_cpus: int) -> Iterator[Head]:
+    """Start a head node that requires TOKEN, and stop it after the block."""
+    bin_first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": bin_first, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    environment.pop("RAY_ADDRESS", None)
+    gcs, dashboard, agent, client = free_ports(4)
+    # The names of the sockets that Ray creates in its directory have a maximum length, so the
+    # directory's is short.
+    with tempfile.TemporaryDirectory(prefix="tz-", ignore_cleanup_errors=True) as directory:
+        command = (
+            *(*_START, "--head", f"--num-cpus={num_cpus}", f"--port={gcs}", f"--dashboard-port={dashboard}"),
+            *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
+            *("--disable-usage-stats", f"--temp-dir={directory}"),
+        )
+        with _process(command, environment):
+            head = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", Path(directory), environment)
+            deadline = time.monotonic() + 120
+            while "there is no job" not in head.tirazh("status", "nonesuch").stderr:
+                assert time.monotonic() < deadline, "the head did not start"
+                time.sleep(1)
+            yield head
+
+
+@contextmanager
+def another_node(head: Head, *, num_cpus: int) -> Iterator[None]:
+    """Add a node to the head's cluster for the time of the block."""
+    (agent,) = free_ports(1)
+    options = (f"--address={head.gcs_address}", f"--num-cpus={num_cpus}", f"--dashboard-agent-listen-port={agent}")
+    with _process((*_START, *options), head.environment):
+        yield
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that are free: Ray's defaults may be in use by another Ray on this machine."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def _process(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[None]:
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
