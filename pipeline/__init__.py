@@ -1,4 +1,5 @@
-"""WHAT HAPPENS TO ROWS: the job's spec, parts, prompts, labels, the Ray Data graph, output files, the ledger.
+"""Jobs over rows: the spec, the plan, parts, prompts, labels, the Ray Data graph and output files.
 
-Imports `actors`, and of `model` only what needs no torch. Start at `build.py`: the whole way of a row on one screen.
+The package imports `actors` and those modules of `model` that need no torch. Start reading at
+`build.py`, which runs one job.
 """

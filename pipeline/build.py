@@ -1,7 +1,7 @@
-"""One job from spec to manifest, on one screen: what is asked, what is there, what is left, run it, write it down.
+"""Runs one job from spec to manifest: plan it, take the lease, resume or start, execute the graph, finish.
 
-Called by `jobs`. The steps: `plan.py` → `prompts/plan.py` → `output/plan_file.py` → `output/lease.py` →
-`execution/graph.py` → `output/ledger.py`.
+The steps are in `plan.py`, `prompts/prepare.py`, `output/plan_file.py`, `output/lease.py`,
+`execution/graph.py` and `output/ledger.py`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.errors import JobError
 from tirazh.model.tokenizer import load_tokenizer
-from tirazh.pipeline.columns import added_columns, text_columns
-from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, run_graph
+from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, max_parts_in_flight, run_graph
 from tirazh.pipeline.execution.infer import InferConfig
-from tirazh.pipeline.execution.metrics import library_versions, reasons_of_deaths, start_metrics
+from tirazh.pipeline.execution.metrics_client import MetricsClient, start_metrics
 from tirazh.pipeline.execution.owner_watch import watching_owners
 from tirazh.pipeline.execution.progress import JobProgress, OnProgress
-from tirazh.pipeline.execution.ray_failures import explained, left_out_sentence
+from tirazh.pipeline.execution.ray_failures import explained, skipped_sentence
 from tirazh.pipeline.execution.ray_session import (
     choose_step_cpus,
     data_settings,
@@ -36,7 +36,7 @@ from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.lease import LeaseToken, Tell, hold
-from tirazh.pipeline.output.ledger import finish, output_uri, read_manifest, still_to_make
+from tirazh.pipeline.output.ledger import finish, read_manifest, remaining_parts
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import claim_output, find_plan, write_plan
 from tirazh.pipeline.output.write import WriteConfig, WriteStep
@@ -44,101 +44,115 @@ from tirazh.pipeline.plan import Plan, plan_job, with_dtype
 from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
-from tirazh.pipeline.storage.filesystem import Storage, keep_trying
+from tirazh.pipeline.storage.filesystem import keep_trying
 
 
 def run_job(
     spec: JobSpec, *, on_progress: OnProgress | None = None, tell: Tell | None = None, engine: str = "model"
 ) -> dict[str, Any]:
-    """Run the job, or what is left of it, and return its manifest. `tell` is given what a user should know while
-    nothing else is to be seen; `engine` is `ReplicaConfig.engine`.
+    """Run the job, or what remains of it, and return its manifest.
 
-    Raises RequestError before anything is started, JobError when the work failed or another run holds the output;
-    finished parts are kept.
+    `tell` receives sentences about waits during which there is no progress. `engine` is
+    `ReplicaConfig.engine`. Raises RequestError before anything is started, JobError if the work
+    fails or another run holds the output. Finished parts are kept.
     """
-    output = OutputFiles(Storage(spec.endpoint_url), output_uri(spec))
-    looked = plan_job(spec)
-    setup = set_up_prompts(spec, looked)
-    begun = find_plan(output, looked, overwrite=spec.overwrite)
-    done = read_manifest(output) if begun and output.is_complete() and not still_to_make(begun, output) else None
-    if done is not None:
-        return done
+    new_plan = plan_job(spec)
+    output = new_plan.job.output
+    prompts = set_up_prompts(spec, new_plan)
+    stored = find_plan(output, new_plan, overwrite=spec.overwrite)
+    if stored is not None and output.is_complete() and not remaining_parts(stored, output):
+        manifest = read_manifest(output)
+        if manifest is not None:
+            return manifest
     with hold(output, lease_s=spec.lease_s, tell=tell) as lease:
-        if begun is None:
+        if stored is None:
             lease.confirm()
-        # Asked again: whoever held the lease before may have gone on with the job, or begun another one.
-        plan = claim_output(output, looked, overwrite=spec.overwrite)
-        todo = still_to_make(plan, output)
-        facts: dict[str, Any] = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(todo)}
-        if todo:
+        # Look for a stored plan again: the last owner of the lease may have continued the job or
+        # started another one.
+        plan = claim_output(output, new_plan, overwrite=spec.overwrite)
+        remaining = remaining_parts(plan, output)
+        facts: dict[str, Any] = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(remaining)}
+        if remaining:
+            # `_SUCCESS` is removed first: readers must not take an output as complete while it
+            # changes.
             output.reopen()
             with ray_session(spec):
                 device = resolve_device(spec)
                 refuse_impossible(ReplicaConfig(model=spec.model, tensor_parallel=spec.tensor_parallel, device=device))
                 plan = plan if plan.dtype != "auto" else with_dtype(plan, resolve_dtype(device))
+                # From here on the plan is binding, so no other run may own the output.
                 lease.confirm()
                 write_plan(output, plan)
-                facts |= _Run(spec, plan, setup, output, device, engine, lease.claim).make(todo, on_progress)
+                run = _JobRun(spec, plan, prompts, output, device, engine, lease.token)
+                facts |= run.make(remaining, on_progress)
 
         def end() -> dict[str, Any]:
             lease.confirm()
             output.sweep()
             return finish(plan, output, spec, facts, confirm=lease.confirm)
 
+        # An outage of the storage at the last step must not lose a finished job.
         return keep_trying(end)
 
 
 def set_up_prompts(spec: JobSpec, plan: Plan) -> PreparedPrompts:
-    """How prompts are made; reads the tokenizer and the examples."""
-    directory = plan.model.tokenizer_dir if plan.model is not None else None
+    """Load the tokenizer and prepare the prompts. `plan` is one that `plan_job` returned."""
+    directory = plan.job.model.tokenizer_dir
     return prepare_prompts(
         spec,
         load_tokenizer(directory),
+        plan.job.source,
         tokenizer_dir=directory or "",
         seq_length=plan.seq_length,
-        text_columns=text_columns(spec),
+        examples=plan.job.examples,
         overrides=plan.overrides,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """Everything that is settled once Ray is there; makes the plans of the steps out of it."""
+class _JobRun:
+    """Everything that is known once Ray is connected; builds the configurations of the steps from it."""
 
     spec: JobSpec
     plan: Plan
-    setup: PreparedPrompts
+    prompts: PreparedPrompts
     output: OutputFiles
     device: str
     engine: str
-    claim: LeaseToken
+    lease: LeaseToken
 
-    def make(self, todo: list[Part], on_progress: OnProgress | None) -> dict[str, Any]:
-        """Make the parts in `todo`; returns facts of the run for the manifest."""
+    def make(self, parts: list[Part], on_progress: OnProgress | None) -> dict[str, Any]:
+        """Make `parts` and return facts about the run for the manifest.
+
+        Raises JobError for skipped parts.
+        """
         metrics = start_metrics()
         progress = JobProgress(
-            self.plan, todo, samples=self._samples, max_error_rate=self.spec.max_error_rate, on_progress=on_progress
+            self.plan, parts, samples=self._samples, max_error_rate=self.spec.max_error_rate, on_progress=on_progress
         )
+        replicas = parse_replicas(self.spec.replicas)
+        in_flight = choose_in_flight(
+            [part.rows for part in parts], slots=self._slots, samples=self._samples, replicas=replicas[1]
+        )
+        settings = data_settings(max_parts_in_flight=max_parts_in_flight(replicas[1], in_flight))
         watched = watching_owners(metrics, timeout_s=self.spec.rank_timeout_s)
-        with data_settings(), explained(metrics), progress.watching(metrics), watched, freeing_replicas():
-            with closing(run_graph(self._graph(todo, metrics))) as written:
+        with settings, explained(metrics), progress.watching(metrics), watched, freeing_replicas():
+            graph = self._graph(parts, metrics, replicas, in_flight)
+            with closing(run_graph(graph)) as written:
                 for part in written:
                     progress.add(part)
-        if progress.left_out:
-            raise JobError(left_out_sentence(self.plan, progress.left_out, reasons_of_deaths(metrics)))
-        return progress.facts() | {"versions": library_versions(metrics)}
+        if progress.skipped:
+            raise JobError(skipped_sentence(self.plan, progress.skipped, metrics.death_reasons()))
+        return progress.facts() | {"versions": metrics.versions()}
 
-    def _graph(self, todo: list[Part], metrics: Any) -> Dataset:
-        replicas = parse_replicas(self.spec.replicas)
+    def _graph(self, parts: list[Part], metrics: MetricsClient, replicas: tuple[int, int], in_flight: int) -> Dataset:
         return build_graph(
-            PartsDatasource(todo, self.output.storage),
-            prompts=PromptStep(self.setup.plan),
-            infer=self._infer_plan(metrics),
+            PartsDatasource(parts, self.output.storage),
+            prompts=PromptStep(self.prompts.config),
+            infer=self._infer_config(metrics),
             replicas=replicas,
-            in_flight=choose_in_flight(
-                [part.rows for part in todo], slots=self._slots, samples=self._samples, replicas=replicas[1]
-            ),
-            write=WriteStep(self._write_plan()),
+            in_flight=in_flight,
+            write=WriteStep(self._write_config()),
             step_cpus=choose_step_cpus(self.spec),
         )
 
@@ -150,12 +164,12 @@ class _Run:
     def _samples(self) -> int:
         return self.spec.samples if isinstance(self.spec, GenerateSpec) else 1
 
-    def _infer_plan(self, metrics: Any) -> InferConfig:
+    def _infer_config(self, metrics: MetricsClient) -> InferConfig:
         return InferConfig(
             replica=ReplicaConfig(
                 model=self.spec.model,
                 flags=self.spec.model_settings,
-                job=self.setup.engine_job,
+                job=self.prompts.engine_job,
                 tensor_parallel=self.spec.tensor_parallel,
                 dtype=self.plan.dtype,
                 device=self.device,
@@ -166,14 +180,14 @@ class _Run:
                 start_timeout_s=self.spec.start_timeout_s,
                 rank_timeout_s=self.spec.rank_timeout_s,
             ),
-            sampling=self.setup.plan.sampling,
+            sampling=self.prompts.config.sampling,
             samples=self._samples,
             overrides=self.plan.overrides,
-            calibration_ids=self.setup.calibration_ids,
+            calibration_ids=self.prompts.calibration_ids,
             metrics=metrics,
         )
 
-    def _write_plan(self) -> WriteConfig:
+    def _write_config(self) -> WriteConfig:
         classify = self.spec if isinstance(self.spec, ClassifySpec) else None
         return WriteConfig(
             output=self.output,
@@ -186,8 +200,8 @@ class _Run:
             ),
             fingerprint=self.plan.fingerprint,
             total_parts=len(self.plan.parts),
-            tokenizer_dir=self.setup.plan.tokenizer_dir,
+            tokenizer_dir=self.prompts.config.tokenizer_dir,
             prefix=self.spec.prefix,
             gold_column=classify.gold_column if classify else None,
-            claim=self.claim,
+            lease=self.lease,
         )

@@ -1,4 +1,4 @@
-"""Which columns a job reads and which it adds, and whether the input's schema allows both. Called by `plan.py`."""
+"""The columns a job reads and the columns it adds, checked against the schema of the input."""
 
 from __future__ import annotations
 
@@ -9,25 +9,19 @@ import pyarrow as pa
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column, is_binary
-from tirazh.pipeline.prompts.template import template_variables
+from tirazh.pipeline.prompts.source import PromptSource
+from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
 
-def text_columns(spec: JobSpec) -> tuple[str, ...]:
-    """The input columns that a prompt is made of, the main one first."""
-    assert isinstance(spec, ClassifySpec | GenerateSpec)
-    main = spec.text_column if isinstance(spec, ClassifySpec) else spec.prompt_column
-    if spec.template is None:
-        return (main,)
-    variables = template_variables(spec.template)
-    return tuple(sorted(variables, key=lambda name: name != main))
-
-
-def check_columns(columns: pa.Schema, spec: JobSpec) -> None:
-    """Raise InputError when a column is missing, of the wrong type, there twice, or in the way of one that is added."""
-    twice = next((name for name, count in Counter(columns.names).items() if count > 1), None)
-    if twice is not None:
-        raise InputError(f"the input has several columns {twice!r}; rename all but one")
+def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
+    """Raise InputError for a column that is missing, has the wrong type, occurs twice, or has the
+    name of one that the job adds.
+    """
+    # Arrow allows repeated names, but then a column cannot be selected by its name.
+    repeated = next((name for name, count in Counter(columns.names).items() if count > 1), None)
+    if repeated is not None:
+        raise InputError(f"the input has several columns {repeated!r}; rename all but one")
     if isinstance(spec, ClassifySpec):
         check_text_column(columns, spec.text_column, flag="--text-column")
         if spec.gold_column is not None:
@@ -35,19 +29,20 @@ def check_columns(columns: pa.Schema, spec: JobSpec) -> None:
     elif isinstance(spec, GenerateSpec) and spec.template is None:
         check_text_column(columns, spec.prompt_column, flag="--prompt-column")
     if spec.template is not None:
-        _check_template(columns, spec, spec.template)
+        _check_template(columns, spec, source)
     for name in added_columns(spec).names:
         if name in columns.names:
-            raise InputError(
-                f"the input already has a column {name!r}; put something before the added names: --prefix tirazh_"
-            )
+            raise InputError(f"the input already has a column {name!r}; rename the added columns with --prefix tirazh_")
     reserved = next((name for name in columns.names if name.startswith(schema.RESERVED)), None)
     if reserved is not None:
-        raise InputError(f"column {reserved!r}: names that begin with {schema.RESERVED} are kept for tirazh; rename it")
+        raise InputError(
+            f"column {reserved!r}: names that begin with {schema.RESERVED} are reserved for tirazh; rename the column"
+        )
 
 
-def _check_template(columns: pa.Schema, spec: JobSpec, template: str) -> None:
-    variables = template_variables(template, known=columns.names)
+def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
+    variables = source.template.variables
+    check_variables(variables, columns.names)
     if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
         raise InputError(f"--template does not use the text column {spec.text_column!r}")
     if not variables:
@@ -58,15 +53,15 @@ def _check_template(columns: pa.Schema, spec: JobSpec, template: str) -> None:
 
 
 def added_columns(spec: JobSpec) -> pa.Schema:
-    """The columns that the output has more than the input, prefix and all."""
+    """The columns that the job adds to those of the input, with their prefix, in order."""
     added = schema.generate_fields(spec.samples) if isinstance(spec, GenerateSpec) else schema.classify_fields()
     return pa.schema([field.with_name(spec.prefix + field.name) for field in added])
 
 
 def override_columns(columns: pa.Schema) -> tuple[str, ...]:
-    """Input columns that set a row's own sampling: those of such a name that hold numbers."""
+    """The numeric input columns named like a sampling parameter; they override the job's value for their row."""
     return tuple(name for name in schema.OVERRIDES if name in columns.names and _is_number(columns.field(name).type))
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+def _is_number(arrow_type: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(arrow_type) or pa.types.is_floating(arrow_type) or pa.types.is_decimal(arrow_type))

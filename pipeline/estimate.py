@@ -1,7 +1,6 @@
-"""Memory and time of a job before it is started, from the model's shape and the estimated tokens. Pure arithmetic.
+"""Estimates memory and time of a job before it starts, from the model's shape and the estimated tokens.
 
-Memory is counted; time is an interval, because nobody has measured this machine yet. Called by `tirazh plan` and
-`--dry-run`.
+Memory is exact; time is an interval, because the speed of the machine is not known.
 """
 
 from __future__ import annotations
@@ -15,18 +14,21 @@ from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import GenerateSpec, JobSpec, parse_replicas
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Arithmetic one rank reaches, in FLOP/s, (slowest, fastest) that we expect: one CPU core, one GPU.
+# FLOP/s that one CPU core or one GPU reaches: (slowest, fastest) that we expect.
 CPU_CORE_SPEED = (4e9, 8e10)
 GPU_SPEED = (1e13, 3e14)
-# A decode step costs at least so much however small the model is: (at best, at worst) in seconds.
+# The minimum duration of a decode step, however small the model is: (best, worst) case in seconds.
 STEP_S = {"cpu": (0.002, 0.05), "cuda": (0.001, 0.02)}
-# Ray, the replica's process, libraries and weights.
+# Seconds until a replica serves: start of Ray and of the replica's process, imports, loading the
+# weights.
 START_S = (8.0, 60.0)
 
 
 def estimate(plan: Plan, spec: JobSpec) -> dict[str, Any]:
-    """Bytes of one rank (weights and cache) and seconds of the whole job, as [low, high]; empty for a model whose
-    shape we do not know."""
+    """Estimate the bytes of one rank (weights and KV cache) and the seconds of the whole job, as [low, high].
+
+    Empty for a model that is not a ruGPT-3, whose shape is unknown.
+    """
     if plan.model is None or plan.model.config is None:
         return {}
     config = plan.model.config
@@ -42,12 +44,12 @@ def estimate(plan: Plan, spec: JobSpec) -> dict[str, Any]:
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Weights of the model, the tied output counted once."""
+    """The number of parameters; the embedding that is tied to the output is counted once."""
     return sum(prod(shape) for shape in expected_shapes(config).values())
 
 
 def cache_bytes(config: ModelConfig, length: int, item_bytes: int) -> int:
-    """Most bytes of keys and values that one sequence holds while it grows to `length` tokens."""
+    """The maximum bytes of keys and values of one sequence while it grows to `length` tokens."""
     sparse = config.sparse_pattern.most_tokens_kept(length)
     kept = sum(sparse if config.is_sparse_layer(layer) else length for layer in range(config.num_layers))
     return 2 * kept * config.hidden_size * item_bytes

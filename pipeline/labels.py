@@ -1,4 +1,4 @@
-"""From label log-likelihoods to label, confidence and probabilities. Pure arithmetic on NumPy arrays."""
+"""Turns label log-likelihoods into a label, a confidence and probabilities, with NumPy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class LabelDecisions:
-    """For N rows and L labels: the chosen label's index (-1: abstained) int64 [N], the winner's probability
-    float64 [N], and all probabilities float64 [N, L]."""
+    """Decisions for N rows and L labels.
+
+    `chosen` is the index of the label, -1 for a row that abstains, int64 [N]; `confidence` the
+    probability of the top label, float64 [N]; `probabilities` those of all labels, float64 [N, L].
+    """
 
     chosen: NDArray[np.int64]
     confidence: NDArray[np.float64]
@@ -20,8 +23,11 @@ class LabelDecisions:
 
 
 def decide(logprobs_NL: NDArray[np.float64], *, abstain_below: float) -> LabelDecisions:
-    """Softmax over the labels; the likeliest wins, the earlier of two equal ones, unless its probability is below
-    `abstain_below`."""
+    """Apply softmax over the labels and choose the most likely one (the first of equal ones).
+
+    A row whose top probability is below `abstain_below` abstains. `logprobs_NL` are natural logarithms.
+    """
+    # Subtracting the maximum keeps exp() from underflowing to zero for all labels.
     shifted = logprobs_NL - logprobs_NL.max(axis=1, keepdims=True)
     weights = np.exp(shifted)
     probabilities = weights / weights.sum(axis=1, keepdims=True)
@@ -32,5 +38,8 @@ def decide(logprobs_NL: NDArray[np.float64], *, abstain_below: float) -> LabelDe
 
 
 def calibrate(logprobs: Sequence[float], priors: Sequence[float]) -> list[float]:
-    """Log-likelihoods less what each label has without any text: a label that is common by itself proves less."""
+    """Contextual calibration (Zhao et al. 2021): subtract each label's log-likelihood after an empty text.
+
+    It removes the model's bias towards labels that are frequent by themselves.
+    """
     return [logprob - prior for logprob, prior in zip(logprobs, priors, strict=True)]

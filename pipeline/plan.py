@@ -1,8 +1,8 @@
-"""What a job will do, found out before anything is started: input files, columns, parts, and the model's identity.
+"""Plans a job before anything is started: input files, columns, parts and the model's identity.
 
-`plan_job` looks; it writes nothing and needs neither Ray nor torch. `output/plan_file.py` writes the plan down and
-reads it
-back: what is written there is the authority when a job is resumed.
+`plan_job` reads file listings, Parquet footers and the model's configuration. It writes nothing and
+needs neither Ray nor torch. `output/plan_file.py` stores the plan, and a resumed job follows the stored
+plan.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import pyarrow as pa
 
 from tirazh.actors.messages import DType
 from tirazh.errors import InputError, OutputError, RequestError
-from tirazh.model.checkpoints.directory import ModelSummary, describe
+from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
-from tirazh.pipeline.columns import check_columns, override_columns, text_columns
+from tirazh.pipeline.columns import check_columns, override_columns
 from tirazh.pipeline.input.files import list_inputs, would_read
 from tirazh.pipeline.input.footers import Footer, check_same_schema, read_footers
 from tirazh.pipeline.input.parts import (
     Part,
-    Work,
+    RowCost,
     choose_part_tokens,
     count_tokens,
     cut_by_tokens,
@@ -33,17 +33,17 @@ from tirazh.pipeline.input.parts import (
     part_name,
     take_rows,
 )
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+from tirazh.pipeline.resolve import ResolvedJob, resolve_job
+from tirazh.pipeline.spec import GenerateSpec, JobSpec
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import Storage, full_uri, join
 
 _DEFAULT_SEQ_LENGTH = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """An input file and the row numbers where its parts begin, followed by where the last one ends."""
+    """An input file and the row numbers where its parts start, followed by the end of the last part."""
 
     file: StoredFile
     cuts: tuple[int, ...]
@@ -51,10 +51,11 @@ class PlannedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything about a job that is settled before it starts.
+    """Everything about a job that is decided before it starts.
 
-    `schema` is the input's. `overrides` names the input columns that set a row's own sampling. `model` is absent from
-    a plan that was read back. `dtype` is "auto" until the job starts.
+    `schema` is that of the input. `overrides` are the input columns that set a row's own sampling
+    parameters. `dtype` is "auto" until the job starts. `resolved` is None in a plan read from
+    plan.json.
     """
 
     identity: dict[str, Any]
@@ -67,21 +68,32 @@ class Plan:
     overrides: tuple[str, ...]
     files: tuple[PlannedFile, ...]
     estimated_tokens: int
-    model: ModelSummary | None = None
+    resolved: ResolvedJob | None = None
+
+    @property
+    def job(self) -> ResolvedJob:
+        """What `plan_job` resolved. Only for plans that it returned."""
+        assert self.resolved is not None, "a plan read from plan.json has not been resolved"
+        return self.resolved
+
+    @property
+    def model(self) -> ModelSummary | None:
+        """The model, or None in a plan read from plan.json."""
+        return self.resolved.model if self.resolved is not None else None
 
     @cached_property
     def parts(self) -> list[Part]:
-        """All parts, in the order of the input."""
+        """All parts, in input order."""
         total = sum(len(planned.cuts) - 1 for planned in self.files)
-        pieces = ((planned.file, *ends) for planned in self.files for ends in pairwise(planned.cuts))
-        return [Part(index, total, file, start, stop) for index, (file, start, stop) in enumerate(pieces)]
+        ranges = ((planned.file, *ends) for planned in self.files for ends in pairwise(planned.cuts))
+        return [Part(index, total, file, start, stop) for index, (file, start, stop) in enumerate(ranges)]
 
     @property
     def rows(self) -> int:
         return sum(planned.cuts[-1] - planned.cuts[0] for planned in self.files)
 
     def summary(self) -> dict[str, Any]:
-        """The plan in figures, for people and for `--json`."""
+        """The plan in figures, for the console and for `--json`."""
         sizes = [part.rows for part in self.parts]
         return {
             "kind": self.identity["kind"],
@@ -102,79 +114,72 @@ class Plan:
 
 
 def plan_job(spec: JobSpec) -> Plan:
-    """Look at the model, the input's listing and its footers, and cut the input into parts.
+    """Inspect the model, list the input, read its footers and cut it into parts.
 
-    Raises CheckpointError, InputError or OutputError with one sentence about what cannot work.
+    Raises RequestError or one of its subclasses (CheckpointError, InputError, OutputError).
     """
-    model = describe(spec.model, spec.model_settings)
-    check_split(model.num_attention_heads, spec.tensor_parallel)
-    storage = Storage(spec.endpoint_url)
-    _refuse_output_in_input(spec)
-    files = list_inputs(storage, spec.input)
-    footers = read_footers(storage, files, text_columns=text_columns(spec))
+    job = resolve_job(spec)
+    check_split(job.model.num_attention_heads, spec.tensor_parallel)
+    # Checked before the input is listed, which may take long.
+    _refuse_output_in_input(job)
+    files = list_inputs(job.storage, job.inputs)
+    footers = read_footers(job.storage, files, text_columns=job.source.columns.values())
     columns = check_same_schema(footers)
-    check_columns(columns, spec)
+    check_columns(columns, spec, job.source)
     taken = take_rows(footers, spec.limit)
     if not taken:
-        raise InputError(f"the input has no rows: all {len(files)} files named are empty tables")
-    work = _work(spec)
+        raise InputError(f"the input has no rows: all of its {len(files)} files are empty tables")
+    cost = _row_cost(spec)
     return Plan(
         identity=spec.identity(),
         fingerprint=spec.fingerprint(),
-        model_fingerprint=model.fingerprint,
-        examples_sha256=_examples_sha256(spec, storage),
+        model_fingerprint=job.model.fingerprint,
+        examples_sha256=hashlib.sha256(job.examples).hexdigest() if job.examples is not None else None,
         dtype=spec.dtype,
-        seq_length=_sequence_length(spec, model),
+        seq_length=_sequence_length(spec, job.model),
         schema=columns,
         overrides=override_columns(columns) if spec.kind == "generate" else (),
-        files=tuple(_cut(taken, spec, work)),
-        estimated_tokens=count_tokens(taken, work),
-        model=model,
+        files=tuple(_cut(taken, spec, cost)),
+        estimated_tokens=count_tokens(taken, cost),
+        resolved=job,
     )
 
 
 def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
-    """Tokens a sequence may hold. Raises RequestError when the model has fewer positions than were asked for."""
+    """The sequence length in tokens. Raises RequestError if the model's context length is smaller."""
     if model.positions is not None and (spec.seq_length or 0) > model.positions:
         raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {model.positions} positions")
     return spec.seq_length or model.positions or _DEFAULT_SEQ_LENGTH
 
 
-def _work(spec: JobSpec) -> Work:
-    return Work(spec.max_new_tokens * spec.samples) if isinstance(spec, GenerateSpec) else Work()
+def _row_cost(spec: JobSpec) -> RowCost:
+    return RowCost(spec.max_new_tokens * spec.samples) if isinstance(spec, GenerateSpec) else RowCost()
 
 
-def _cut(footers: Sequence[Footer], spec: JobSpec, work: Work) -> list[PlannedFile]:
-    part_tokens = choose_part_tokens(count_tokens(footers, work))
+def _cut(footers: Sequence[Footer], spec: JobSpec, cost: RowCost) -> list[PlannedFile]:
+    part_tokens = choose_part_tokens(count_tokens(footers, cost))
     return [
         PlannedFile(
             footer.file,
             tuple(
                 cut_evenly(footer.rows, spec.part_rows)
                 if spec.part_rows
-                else cut_by_tokens(footer.row_groups, part_tokens, work)
+                else cut_by_tokens(footer.row_groups, part_tokens, cost)
             ),
         )
         for footer in footers
     ]
 
 
-def _refuse_output_in_input(spec: JobSpec) -> None:
-    output = full_uri(spec.output)
-    for named in spec.input:
-        if would_read(named, join(output, part_name(0, 1))):
+def _refuse_output_in_input(job: ResolvedJob) -> None:
+    for uri in job.inputs:
+        if would_read(uri, job.output.part(part_name(0, 1))):
             raise OutputError(
-                f"output {show_uri(output)} lies inside the input {show_uri(named)}, so the next run would read its "
-                "own results; choose an output beside it"
+                f"output {show_uri(job.output.directory)} lies inside the input {show_uri(uri)}, so the next run would "
+                "read its own results; choose an output directory outside of the input"
             )
 
 
-def _examples_sha256(spec: JobSpec, storage: Storage) -> str | None:
-    if not isinstance(spec, ClassifySpec) or spec.examples is None:
-        return None
-    return hashlib.sha256(storage.read(full_uri(spec.examples))).hexdigest()
-
-
 def with_dtype(plan: Plan, dtype: DType) -> Plan:
-    """The plan with its arithmetic settled."""
+    """Return the plan with `dtype` decided."""
     return replace(plan, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Every column name and Arrow type that tirazh writes, and nowhere else."""
+"""The names and Arrow types of all columns that tirazh writes; no other module spells them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ CONFIDENCE = "confidence"
 PROBABILITIES = "probabilities"
 ERROR = "error"
 
-# Columns that exist only between the steps of a running job; no input column may begin so.
+# The prefix of the columns that exist only between the steps of a running job; reserved, so no
+# input column may use it.
 RESERVED = "__tirazh_"
 PART = RESERVED + "part"
 ROW_KEY = RESERVED + "row_key"
@@ -32,7 +33,7 @@ REASONS = RESERVED + "reasons"
 LABEL_LOGPROBS = RESERVED + "label_logprobs"
 ROW_ERROR = RESERVED + "error"
 
-# Per-row overrides of `generate`: an input column of numbers with such a name sets the row's own value.
+# Per-row overrides of `generate`: a numeric input column with such a name sets the value of its row.
 OVERRIDES: dict[str, type[int] | type[float]] = {
     "max_new_tokens": int,
     "temperature": float,
@@ -44,7 +45,10 @@ OVERRIDES: dict[str, type[int] | type[float]] = {
 
 
 def generate_fields(samples: int) -> list[pa.Field[Any]]:
-    """Columns that `generate` adds, in order. With several samples the texts and reasons become lists."""
+    """The columns that `generate` adds, in order.
+
+    With several samples, texts and finish reasons are lists.
+    """
     texts = pa.field(COMPLETION, pa.string()) if samples == 1 else pa.field(COMPLETIONS, pa.list_(pa.string()))
     reasons = pa.field(FINISH_REASON, pa.string()) if samples == 1 else pa.field(FINISH_REASONS, pa.list_(pa.string()))
     return [
@@ -57,7 +61,7 @@ def generate_fields(samples: int) -> list[pa.Field[Any]]:
 
 
 def classify_fields() -> list[pa.Field[Any]]:
-    """Columns that `classify` adds, in order."""
+    """The columns that `classify` adds, in order."""
     return [
         pa.field(LABEL, pa.string()),
         pa.field(CONFIDENCE, pa.float32()),
@@ -65,8 +69,3 @@ def classify_fields() -> list[pa.Field[Any]]:
         pa.field(PROMPT_TOKENS, pa.int32()),
         pa.field(ERROR, pa.string()),
     ]
-
-
-def added_names(names: list[str], prefix: str) -> list[str]:
-    """The names of added columns as the output shows them."""
-    return [prefix + name for name in names]

@@ -1,7 +1,7 @@
-"""What a spec is made of: fields with a help text, and what every frozen set of settings can do.
+"""The building blocks of a spec: settings with a help text, and the checks that every spec shares.
 
-`spec.py` (jobs over rows) and `finetune/spec.py` (training) are built from it; flags, YAML keys, Python arguments and
-the manifest take their names from the fields.
+A setting is one field of a frozen dataclass. Command-line flags, YAML keys, Python arguments and
+the manifest take their names and help texts from the fields.
 """
 
 from __future__ import annotations
@@ -11,59 +11,85 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from tirazh.errors import RequestError
+from tirazh.model.config import ModelSettings
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import holds_secret
 
+# Groups of `--help`: settings that define the result (and so the job's identity), settings of
+# evaluation and reports, and settings of execution, which may change when a job is resumed.
+SettingGroup = Literal["result", "evaluation", "execution"]
 
-def setting(default: Any = MISSING, help: str = "", *, identity: bool = False, **extra: Any) -> Any:
-    """A spec field: its default, the sentence `--help` shows, and whether it decides what the result will be."""
-    return field(default=default, metadata={"help": help, "identity": identity, **extra})
+
+def setting(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    identity: bool = False,
+    group: SettingGroup | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """Declare a spec field.
+
+    `help` is the text of `--help`. `identity` marks a setting that defines the result. `group` is the
+    group of `--help` (default: "result" for an identity setting, else "execution"). `choices` are the
+    allowed values.
+    """
+    shown_in = group or ("result" if identity else "execution")
+    return field(
+        default=default, metadata={"help": help, "identity": identity, "group": shown_in, "choices": choices or ()}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Base of every spec; `kind` is the command it belongs to."""
+    """The base of every spec."""
 
     @property
     def kind(self) -> str:
-        raise TypeError(f"{type(self).__name__} is not run by itself")
+        """The command that runs this spec."""
+        raise TypeError(f"{type(self).__name__} cannot be run; use one of its subclasses")
+
+    @property
+    def model_settings(self) -> ModelSettings:
+        """The settings that complete a checkpoint's own configuration."""
+        return ModelSettings(**{each.name: getattr(self, each.name) for each in fields(ModelSettings)})
 
     def to_dict(self) -> dict[str, Any]:
-        """The spec as plain JSON values, `kind` first; what the manifest holds and a YAML file may say."""
-        return {"kind": self.kind} | {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        """The spec as JSON values, `kind` first: what the manifest stores and a job file may contain."""
+        return {"kind": self.kind} | {each.name: _to_json(getattr(self, each.name)) for each in fields(self)}
 
     def identity(self) -> dict[str, Any]:
-        """The part of the spec that decides what the result will be."""
-        chosen = {each.name: _plain(getattr(self, each.name)) for each in fields(self) if each.metadata["identity"]}
+        """The settings that define the result, as JSON values, and `kind`."""
+        chosen = {each.name: _to_json(getattr(self, each.name)) for each in fields(self) if each.metadata["identity"]}
         return {"kind": self.kind} | chosen
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits of the identity; two runs with the same one belong to the same job."""
+        """Return 16 hex digits of the identity's SHA-256. Equal fingerprints mean the same job."""
         text = json.dumps(self.identity(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def check_places(self, *, addresses: Collection[str]) -> None:
-        """Raise RequestError where no input or no output is named, and for texts that `check_texts` refuses."""
+    def check_paths(self, *, addresses: Collection[str]) -> None:
+        """Raise RequestError for a missing input or output, and for texts that `check_texts` refuses."""
         settings = self.to_dict()
         if not settings["input"]:
-            raise RequestError("no input was named; give --input at least one file, directory or glob")
+            raise RequestError("no input was given; pass --input with at least one file, directory or glob")
         if not settings["output"]:
-            raise RequestError("no output directory was named; give --output")
+            raise RequestError("no output directory was given; pass --output")
         check_texts(settings, addresses=addresses)
 
     def check_choices(self) -> None:
-        """Raise RequestError for a value that is none of its field's choices."""
+        """Raise RequestError for a value that is not one of its field's choices."""
         for each in fields(self):
-            choices, value = each.metadata.get("choices"), getattr(self, each.name)
+            choices, value = each.metadata["choices"], getattr(self, each.name)
             if choices and value is not None and value not in choices:
                 raise RequestError(f"{flag_name(each.name)} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def flag_name(name: str) -> str:
-    """The command line's spelling of a spec field."""
+    """The command-line flag of a spec field: `top_p` → `--top-p`."""
     return "--" + name.replace("_", "-")
 
 
@@ -72,59 +98,71 @@ def is_required(each: Field[Any]) -> bool:
     return each.default is MISSING and each.default_factory is MISSING
 
 
-def at_least(name: str, value: int, least: int, most: int | None = None) -> None:
-    """Raise RequestError for a number out of bounds."""
+def check_at_least(name: str, value: int, least: int, most: int | None = None) -> None:
+    """Raise RequestError unless `least <= value <= most`."""
     if value < least:
         raise RequestError(f"{flag_name(name)} must be at least {least}, not {value}")
     if most is not None and value > most:
         raise RequestError(f"{flag_name(name)} must be at most {most}, not {value}")
 
 
-def share(name: str, value: float) -> None:
-    """Raise RequestError for a number that is no share or probability."""
+def check_two_labels(labels: Collection[str]) -> None:
+    """Raise RequestError for fewer than two labels."""
+    if len(labels) < 2:
+        raise RequestError(f"--labels needs at least two labels, not {len(labels)}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise RequestError unless `value` is between 0 and 1."""
     if not 0 <= value <= 1:
         raise RequestError(f"{flag_name(name)} must be between 0 and 1, not {value}")
 
 
-def seconds(name: str, value: float) -> None:
-    """Raise RequestError for a time that is too short to wait for anything, or endless."""
+def check_seconds(name: str, value: float) -> None:
+    """Raise RequestError unless `value` is a finite time of at least one second."""
     if not 1 <= value < math.inf:
         raise RequestError(f"{flag_name(name)} must be 1 second or more, not {value}")
 
 
-def in_64_bits(name: str, value: int) -> None:
-    """Raise RequestError for a number that no int64 holds."""
+def check_int64(name: str, value: int) -> None:
+    """Raise RequestError unless `value` fits in a signed 64-bit integer."""
     if not -(2**63) <= value < 2**63:
         raise RequestError(f"{flag_name(name)} must fit in 64 bits, not {value}")
 
 
 def check_texts(settings: Mapping[str, Any], *, addresses: Collection[str]) -> None:
-    """Raise RequestError for texts that no file can hold, and for addresses with a secret in them: the settings are
-    written to the plan and the manifest, and shown on a cluster's dashboard."""
+    """Raise RequestError for a text that no file can store and for an address that contains a secret.
+
+    Settings are written to the plan and the manifest and are shown on the dashboard of a cluster.
+    `addresses` names the settings that hold paths or URIs.
+    """
     for name, value in settings.items():
         items = (
             [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
         )
         for text in (item for item in items if isinstance(item, str)):
             if "\0" in text or not _is_utf8(text):
-                raise RequestError(f"{flag_name(name)} holds a NUL or bytes that are not UTF-8 ({text[:80]!r})")
-            if name in addresses and not text.strip() and name != "output":  # which has a sentence of its own
-                raise RequestError(f"{flag_name(name)} is an empty text; name something or leave it out")
+                raise RequestError(
+                    f"{flag_name(name)} contains a NUL or bytes that are not UTF-8 ({text[:80]!r}); remove them"
+                )
+            if name in addresses and not text.strip() and name != "output":  # `check_paths` reports an empty output
+                raise RequestError(f"{flag_name(name)} is an empty string; give a value or omit the setting")
             if name in addresses and holds_secret(text):
                 raise RequestError(
-                    f"{flag_name(name)}: the address {show_uri(text)} holds a password or a signature; take it out and "
-                    "set the credentials in the environment of the machines that read and write"
+                    f"{flag_name(name)}: the address {show_uri(text)} contains a password or a signature; remove it "
+                    "and set the credentials in the environment of the machines that read and write"
                 )
 
 
 def _is_utf8(text: str) -> bool:
     try:
-        return bool(text.encode()) or not text
+        text.encode()
     except UnicodeEncodeError:
         return False
+    return True
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return dict(value) if isinstance(value, Mapping) else value

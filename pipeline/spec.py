@@ -1,7 +1,7 @@
-"""The job, as one frozen dataclass: what the flags, the YAML file, Python and the manifest all say by the same names.
+"""The specs of jobs over rows: frozen dataclasses that flags, job files and Python calls are turned into.
 
-Checked when made. Fields marked `identity` decide what the rows will be; the others only how fast and where they are
-made, and may change when a job is resumed.
+A spec is validated when it is made. Settings marked `identity` define the output rows. The others
+control where and how fast the job runs, and may change when it is resumed.
 """
 
 from __future__ import annotations
@@ -9,195 +9,200 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from tirazh.actors.messages import DType
 from tirazh.errors import RequestError
-from tirazh.model.config import SPARSE_MODES, ModelSettings
 from tirazh.model.requests import SamplingParams
 from tirazh.pipeline.schema import Kind
-from tirazh.pipeline.settings import Spec, at_least, flag_name, in_64_bits, is_required, seconds, setting, share
+from tirazh.pipeline.settings import (
+    Spec,
+    check_at_least,
+    check_fraction,
+    check_int64,
+    check_seconds,
+    check_two_labels,
+    flag_name,
+    is_required,
+    setting,
+)
+from tirazh.pipeline.shared_settings import EMBEDDED_MODEL, Truncate, shared_setting
 
-__all__ = ["ClassifySpec", "GenerateSpec", "JobSpec", "flag_name", "is_required", "parse_replicas"]
+__all__ = [
+    "EMBEDDED_MODEL",
+    "SPECS",
+    "ClassifySpec",
+    "GenerateSpec",
+    "JobSpec",
+    "Truncate",
+    "flag_name",
+    "is_required",
+    "parse_replicas",
+]
 
-EMBEDDED_MODEL = "embedded"
-ADDRESSES = (*("input", "output", "model", "tokenizer", "deepspeed_config", "examples", "address", "endpoint_url"),)
-Truncate = Literal["right", "left", "error"]
+ADDRESSES = ("input", "output", "model", "tokenizer", "deepspeed_config", "examples", "address", "endpoint_url")
+# Sequences that a replica runs at once by default.
 _DEFAULT_SLOTS = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec(Spec):
-    """What both kinds of job share."""
+    """The settings of both kinds of job."""
 
-    input: tuple[str, ...] = setting(
-        help="Parquet files, directories or globs; local, s3://, gs:// or az://", identity=True
-    )
-    output: str = setting(help="directory that receives the parts")
-    model: str = setting(
-        EMBEDDED_MODEL,
-        "model directory (ru-gpts, Megatron, Hugging Face, ours); default: the embedded model",
-        identity=True,
-    )
-    prefix: str = setting("", "put before the name of every column that tirazh adds", identity=True)
-    template: str | None = setting(
+    input: tuple[str, ...] = shared_setting("input")
+    output: str = shared_setting("output", more=" for the Parquet files, the manifest and the report")
+    model: str = shared_setting("model")
+    prefix: str = setting("", "prefix for the names of the output columns that tirazh adds", identity=True)
+    template: str | None = shared_setting("template")
+    truncate: Truncate | None = shared_setting("truncate")  # noqa: RUF009 - a field() call
+    seq_length: int | None = shared_setting("seq_length")
+    limit: int | None = shared_setting("limit")
+    dtype: DType = shared_setting("dtype")  # noqa: RUF009
+    sparse_mode: str | None = shared_setting("sparse_mode")
+    num_attention_heads: int | None = shared_setting("num_attention_heads")
+    fix_sparsity_layout: int | None = shared_setting("fix_sparsity_layout")
+    deepspeed_config: str | None = shared_setting("deepspeed_config")
+    preset: str | None = shared_setting("preset")
+    tokenizer: str | None = shared_setting("tokenizer")
+    replicas: str = setting("1", "number of model replicas: N, or MIN:MAX for autoscaling")
+    tensor_parallel: int = setting(1, "tensor-parallel size: ranks (GPUs, or CPU processes) per replica")
+    device: str = shared_setting("device")
+    slots: int | None = setting(
         None,
-        "Jinja template of the prompt; columns are its variables, e.g. 'News: {{ text }}'",
-        identity=True,
+        "maximum number of sequences a replica processes at once, by continuous batching (default: 64 on CPUs; on GPUs "
+        "256, or as many as fit in memory)",
     )
-    truncate: Truncate | None = setting(  # noqa: RUF009 - a field, by another name
-        None,
-        "a prompt that is too long: cut its text on the right, on the left, or make it the row's error",
-        identity=True,
-        choices=("right", "left", "error"),
-    )
-    seq_length: int | None = setting(
-        None,
-        "tokens a sequence may hold, prompt and completion (default: the model's positions)",
-        identity=True,
-    )
-    limit: int | None = setting(None, "take only the first N rows", identity=True)
-    dtype: DType = setting(  # noqa: RUF009
-        "auto",
-        "arithmetic; auto settles on what is fastest here and writes it down",
-        identity=True,
-        choices=("auto", "float32", "bfloat16", "float16"),
-    )
-    sparse_mode: str | None = setting(
-        None,
-        "which layers are sparse, for a checkpoint that does not say",
-        identity=True,
-        choices=SPARSE_MODES,
-    )
-    num_attention_heads: int | None = setting(
-        None, "attention heads, for a checkpoint that does not say", identity=True
-    )
-    fix_sparsity_layout: int | None = setting(
-        None, "layout groups = model-parallel ranks the checkpoint was trained on", identity=True
-    )
-    deepspeed_config: str | None = setting(
-        None, "the DeepSpeed JSON that holds the sparse_attention key", identity=True
-    )
-    preset: str | None = setting(None, "shape of a published model: rugpt3xl or rugpt3-13b", identity=True)
-    tokenizer: str | None = setting(None, "tokenizer directory, where the model directory has none", identity=True)
-    replicas: str = setting("1", "copies of the model: N, or MIN:MAX to grow with the work")
-    tensor_parallel: int = setting(1, "ranks that share one copy of the model")
-    device: str = setting("auto", "cpu, cuda or auto", choices=("auto", "cpu", "cuda"))
-    slots: int | None = setting(None, "sequences a replica runs at once (default: 64; on a GPU 256, or as many as fit)")
-    threads: int = setting(0, "CPU threads of one rank (0: share the machine's cores)")
-    address: str | None = setting(None, "Ray cluster to join (default: start one on this machine)")
-    endpoint_url: str | None = setting(None, "address of an S3-compatible server or an Azure emulator")
-    part_rows: int | None = setting(None, "rows of one part (default: sized by tokens)")
-    max_error_rate: float = setting(0.1, "stop when more than this share of the rows ends in errors")
+    threads: int = shared_setting("threads")
+    address: str | None = shared_setting("address")
+    endpoint_url: str | None = shared_setting("endpoint_url")
+    part_rows: int | None = setting(None, "rows per output part (default: sized by estimated tokens)")
+    max_error_rate: float = shared_setting("max_error_rate")
     rank_timeout_s: float = setting(
-        60.0, "seconds without a step after which a replica is taken for stuck and replaced"
+        60.0, "heartbeat timeout of a replica in seconds; a replica that makes no progress for so long is restarted"
     )
-    start_timeout_s: float = setting(600.0, "seconds a replica may take to start, waiting for room included")
-    lease_s: float = setting(60.0, "seconds after which a run that is silent no longer keeps others off its output")
-    overwrite: bool = setting(False, "remove another job's work from the output directory first")
+    start_timeout_s: float = setting(
+        600.0, "timeout in seconds for starting a replica, including the wait for cluster resources"
+    )
+    lease_s: float = shared_setting("lease_s")
+    overwrite: bool = shared_setting("overwrite")
 
     def __post_init__(self) -> None:
-        self.check_places(addresses=ADDRESSES)
+        self.check_paths(addresses=ADDRESSES)
         self._check_numbers()
         if self.prefix and not re.fullmatch(r"\w+", self.prefix):
-            raise RequestError(f"--prefix may hold letters, digits and _ only, not {self.prefix!r}")
+            raise RequestError(f"--prefix may contain only letters, digits and _, not {self.prefix!r}")
         self.check_choices()
 
     def _check_numbers(self) -> None:
         parse_replicas(self.replicas)
-        at_least("tensor_parallel", self.tensor_parallel, 1, 1_024)
+        check_at_least("tensor_parallel", self.tensor_parallel, 1, 1_024)
         if self.slots is not None:
-            at_least("slots", self.slots, 1, 65_536)
+            check_at_least("slots", self.slots, 1, 65_536)
         for name in ("limit", "part_rows", "seq_length", "num_attention_heads", "fix_sparsity_layout"):
             if getattr(self, name) is not None:
-                at_least(name, getattr(self, name), 1)
-        at_least("threads", self.threads, 0, 1_024)
+                check_at_least(name, getattr(self, name), 1)
+        check_at_least("threads", self.threads, 0, 1_024)
         for name in ("rank_timeout_s", "start_timeout_s", "lease_s"):
-            seconds(name, getattr(self, name))
-        share("max_error_rate", self.max_error_rate)
+            check_seconds(name, getattr(self, name))
+        check_fraction("max_error_rate", self.max_error_rate)
 
     @property
     def kind(self) -> Kind:
-        raise TypeError("JobSpec is not run by itself; use ClassifySpec or GenerateSpec")
+        raise TypeError("JobSpec cannot be run; use ClassifySpec or GenerateSpec")
 
     def slots_on(self, device: str) -> int:
-        """Sequences that a replica on such a device ("cpu" or "cuda") runs at once, where they fit."""
+        """The number of sequences a replica runs at once on `device` ("cpu" or "cuda"), if memory allows."""
         return self.slots or _DEFAULT_SLOTS[device]
-
-    @property
-    def model_settings(self) -> ModelSettings:
-        return ModelSettings(**{flag.name: getattr(self, flag.name) for flag in fields(ModelSettings)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifySpec(JobSpec):
-    """Label every row with the most likely of a fixed set of labels."""
+    """Give every row the most likely of a fixed set of labels."""
 
-    text_column: str = setting("text", "column that holds the text to classify", identity=True)
+    text_column: str = shared_setting("text_column", more=" to classify")
     labels: Mapping[str, str] = setting(
-        help="label names, comma-separated, or a YAML file: {label: words the model is to continue with}",
+        help="label names, comma-separated, or a YAML file {label: words}; the model scores the words "
+        "(verbalizer) as the continuation of the prompt",
         identity=True,
     )
     examples: str | None = setting(
         None,
-        "Parquet of examples put before every prompt; columns: the text column and `label`",
+        "Parquet file with few-shot examples for the prompt; columns: the text column and `label`",
         identity=True,
     )
-    gold_column: str | None = setting(None, "column with the right label, for accuracy in the report")
-    calibrate: bool = setting(False, "divide by each label's probability after an empty text", identity=True)
-    abstain_below: float = setting(0.0, "leave the label null where the winner's probability is lower", identity=True)
+    gold_column: str | None = setting(
+        None,
+        "column with the gold (true) label; the report then contains accuracy and macro-F1",
+        group="evaluation",
+    )
+    calibrate: bool = setting(
+        False,
+        "contextual calibration (Zhao et al. 2021): divide each label's probability by its probability for an empty "
+        "text",
+        identity=True,
+    )
+    abstain_below: float = setting(
+        0.0, "confidence threshold: the label is null if the top label's probability is below it", identity=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.labels) < 2:
-            raise RequestError(f"--labels needs at least two labels, not {len(self.labels)}")
-        for label, words in self.labels.items():
-            if not label.strip() or not words.strip():
-                raise RequestError(f"--labels holds an empty label ({label!r}: {words!r})")
-        stripped = [text.strip() for text in self.labels.values()]
-        twice = next((text for text, count in Counter(stripped).items() if count > 1), None)
-        if twice is not None:
-            raise RequestError(f"--labels says {twice!r} for more than one label")
-        share("abstain_below", self.abstain_below)
+        check_labels(self.labels)
+        check_fraction("abstain_below", self.abstain_below)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> Literal["classify"]:
         return "classify"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSpec(JobSpec):
-    """Continue every prompt."""
+    """Complete the prompt of every row."""
 
-    prompt_column: str = setting("prompt", "column that holds the prompt (not used with --template)", identity=True)
-    max_new_tokens: int = setting(64, "most tokens of a completion", identity=True)
-    temperature: float = setting(1.0, "0 takes the likeliest token each time", identity=True)
-    top_k: int = setting(0, "draw from the K likeliest tokens (0: all)", identity=True)
+    prompt_column: str = setting("prompt", "column with the prompt (not used together with --template)", identity=True)
+    max_new_tokens: int = setting(64, "maximum number of tokens to generate per completion", identity=True)
+    temperature: float = setting(1.0, "sampling temperature; 0 means greedy decoding", identity=True)
+    top_k: int = setting(0, "top-k sampling: sample from the K most likely tokens (0: disabled)", identity=True)
     top_p: float = setting(
-        1.0, "draw from the smallest set of tokens whose probabilities reach P (0 or 1: all)", identity=True
+        1.0,
+        "nucleus sampling: sample from the smallest set of most likely tokens whose cumulative probability reaches P "
+        "(0 or 1: disabled)",
+        identity=True,
     )
-    repetition_penalty: float = setting(1.0, "above 1 makes tokens that were there before less likely", identity=True)
-    no_repeat_ngram_size: int = setting(0, "never repeat a run of N tokens (0: off)", identity=True)
-    stop: tuple[str, ...] = setting((), "strings that end a completion (not part of it)", identity=True)
-    samples: int = setting(1, "completions of each prompt", identity=True)
-    seed: int = setting(0, "the same seed gives the same rows", identity=True)
+    repetition_penalty: float = setting(
+        1.0,
+        "penalty for tokens that occur in the prompt or in the text generated so far (CTRL; 1: disabled, above 1: "
+        "fewer repetitions)",
+        identity=True,
+    )
+    no_repeat_ngram_size: int = setting(0, "never generate the same N-gram twice (0: disabled)", identity=True)
+    stop: tuple[str, ...] = setting(
+        (), "stop strings: generation ends at the first one, which is not part of the completion", identity=True
+    )
+    samples: int = setting(1, "number of completions to sample per prompt", identity=True)
+    seed: int = shared_setting("seed", more="; the same seed gives the same completions")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("samples", self.samples, 1, 4_096)
+        check_at_least("samples", self.samples, 1, 4_096)
         if any(not text for text in self.stop):
             raise RequestError("--stop must not be an empty string")
-        in_64_bits("seed", self.seed)
-        self.sampling  # noqa: B018 - checks the values
+        check_int64("seed", self.seed)
+        # SamplingParams names its fields, which are also column names; here the user set flags.
+        try:
+            self.sampling  # noqa: B018 - the constructor validates the values
+        except RequestError as error:
+            name, _, rule = str(error).partition(" ")
+            raise RequestError(f"{flag_name(name)} {rule}") from None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> Literal["generate"]:
         return "generate"
 
     @property
     def sampling(self) -> SamplingParams:
-        """The job's sampling parameters; a row's override columns may replace single values."""
+        """The job's sampling parameters. A row may override single values (`schema.OVERRIDES`)."""
         return SamplingParams(
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
@@ -212,10 +217,27 @@ class GenerateSpec(JobSpec):
 SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": GenerateSpec}
 
 
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raise RequestError for fewer than two labels, an empty label, and empty or repeated words."""
+    check_two_labels(labels)
+    for label, words in labels.items():
+        if not label.strip() or not words.strip():
+            raise RequestError(f"--labels contains an empty label or empty words ({label!r}: {words!r})")
+    counts = Counter(words.strip() for words in labels.values())
+    repeated = next((words for words, count in counts.items() if count > 1), None)
+    if repeated is not None:
+        raise RequestError(
+            f"--labels uses the words {repeated!r} for more than one label; give each label its own words"
+        )
+
+
 def parse_replicas(text: str) -> tuple[int, int]:
-    """`"3"` → (3, 3), `"1:8"` → (1, 8). Raises RequestError."""
+    """Parse `--replicas` into (minimum, maximum): `"3"` → (3, 3), `"1:8"` → (1, 8).
+
+    Raises RequestError.
+    """
     match = re.fullmatch(r"(\d{1,5})(?::(\d{1,5}))?", str(text))
     low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 1 <= low <= high:
-        raise RequestError(f"--replicas must be a number from 1, or MIN:MAX such as 1:8, not {text!r}")
+        raise RequestError(f"--replicas must be an integer from 1 up, or MIN:MAX such as 1:8, not {text!r}")
     return low, high

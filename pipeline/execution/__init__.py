@@ -1,4 +1,4 @@
-"""The Ray side of a job: the Ray Data graph, the inference step, the session, liveness and progress.
+"""Running a job on Ray: the Ray Data graph, the inference step, the Ray session, heartbeats and progress.
 
-Start at `graph.py`.
+Start reading at `graph.py`.
 """

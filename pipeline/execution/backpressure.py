@@ -1,7 +1,8 @@
-"""How many parts are under way at once: given to the replicas and not yet written. A driver that dies loses no more.
+"""Limits the parts in flight: given to the replicas but not yet written.
 
-Ray Data 2.60 bounds what waits for the sink by the object store's use alone; parts are small beside it, so replicas
-that are faster than the sink would run ahead of it by hundreds of parts.
+A driver that dies loses no more than those. Ray Data 2.60 limits the blocks that wait for the sink
+only by the memory of the object store. Parts are small compared with it, so replicas that are
+faster than the sink would be hundreds of parts ahead.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ray.data._internal.execution.resource_manager import ResourceManager
 from ray.data._internal.execution.streaming_executor_state import Topology
 
 
-class PartsUnderWay(BackpressurePolicy):
-    """Gives the actor pool no further part while `limit` of its parts have not left the step behind it."""
+class MaxPartsInFlight(BackpressurePolicy):
+    """Gives the actor pool no new part while `limit` of its parts have not passed the sink."""
 
     def __init__(self, context: DataContext, topology: Topology, resources: ResourceManager, *, limit: int) -> None:
         super().__init__(context, topology, resources)
@@ -29,17 +30,21 @@ class PartsUnderWay(BackpressurePolicy):
 
     @property
     def name(self) -> str:
-        return "parts under way"
+        return "parts in flight"
 
     def can_add_input(self, op: PhysicalOperator) -> bool:
         if not isinstance(op, ActorPoolMapOperator):
             return True
+        # Blocks between the two counters are being inferred, wait for the sink or are being
+        # written.
         sink = op.output_dependencies[0]
         return bool(op.metrics.num_tasks_submitted - sink.metrics.num_tasks_finished < self._limit)
 
 
-def limit_parts_under_way(context: DataContext, limit: int) -> None:
-    """Bound the parts under way in every graph that is made with `context` from now on. A step must make one block of
-    one block, as those of `tirazh.pipeline.execution.graph` do."""
-    policies = [*ENABLED_BACKPRESSURE_POLICIES, partial(PartsUnderWay, limit=limit)]
+def limit_parts_in_flight(context: DataContext, limit: int) -> None:
+    """Set the limit in `context`; it applies to graphs that are built afterwards.
+
+    Every step must turn one block into one block, as those of `tirazh.pipeline.execution.graph` do.
+    """
+    policies = [*ENABLED_BACKPRESSURE_POLICIES, partial(MaxPartsInFlight, limit=limit)]
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, policies)

@@ -1,9 +1,10 @@
-"""The Ray Data graph: read → prompts → replicas → sink, a part a block all the way.
+"""The Ray Data graph: read → prompts → replicas → sink. Each part is one block in every step.
 
-What keeps a part whole and by itself in Ray Data 2.60 (each has a test in tests/pipeline/execution/test_graph.py):
-one read task a part; `override_num_blocks` equal to their number, or outputs are split; `batch_size=None` everywhere;
-no limit on block size (`ray_session.data_settings`); and a CPU step between the read and the actor pool, which would
-otherwise be fused with it, so that replicas would read files.
+Ray Data 2.60 splits or merges blocks unless all of the following conditions hold
+(tests/pipeline/execution/test_graph.py has a test for each): one read task per part;
+`override_num_blocks` equal to the number of parts; `batch_size=None` in all steps; no limit on the
+block size (`ray_session.data_settings`); a CPU step between the read and the actor pool. Without
+that step Ray Data fuses both, and the replicas read the files.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 
-from tirazh.pipeline.execution.backpressure import limit_parts_under_way
 from tirazh.pipeline.execution.infer import InferConfig, InferStep
 from tirazh.pipeline.input.read import PartsDatasource
 
-MAX_PARTS_IN_FLIGHT = 16
+MAX_IN_FLIGHT_PER_REPLICA = 16
 _WHOLE = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-# Tasks of a step at once where they take no CPU that would limit them.
+# Concurrent tasks of a step whose tasks reserve no CPU, so that Ray does not limit them.
 _MAX_UNCOUNTED_TASKS = 4
-# Parts that may wait for the sink beyond one a replica, so that a slow write now and then idles nobody.
+# Parts that may wait for the sink besides one per replica, so that an occasional slow write leaves
+# no replica idle.
 _MAX_WAITING = 4
 
 
@@ -37,13 +38,15 @@ def build_graph(
     write: Callable[[pa.Table], pa.Table],
     step_cpus: int = 1,
 ) -> Dataset:
-    """The graph, not yet running: iterating over it runs it and gives one row a part. Changes the current DataContext
-    (`ray_session.data_settings` makes one)."""
-    limit_parts_under_way(DataContext.get_current(), max_parts_under_way(replicas[1], in_flight))
+    """Build the graph; `run_graph` executes it.
+
+    `replicas` are their minimum and maximum number, `in_flight` the parts that one replica processes at
+    once. The graph takes the settings of the current DataContext (`ray_session.data_settings`).
+    """
     pool = ActorPoolStrategy(
         min_size=replicas[0],
         max_size=replicas[1],
-        max_tasks_in_flight_per_actor=in_flight + 1,  # one waits at hand
+        max_tasks_in_flight_per_actor=in_flight + 1,  # one waits in the actor's queue
         max_concurrent_calls_per_actor=in_flight,
     )
     step: dict[str, Any] = {"num_cpus": step_cpus, "concurrency": None if step_cpus else _MAX_UNCOUNTED_TASKS}
@@ -54,7 +57,7 @@ def build_graph(
             InferStep,
             fn_constructor_args=(infer,),
             compute=pool,
-            num_cpus=0,  # the ranks hold what a replica needs, in a placement group of their own
+            num_cpus=0,  # the ranks reserve a replica's resources in a placement group
             **_WHOLE,
         )
         .map_batches(write, **_WHOLE, **step)
@@ -62,21 +65,26 @@ def build_graph(
 
 
 def choose_in_flight(part_rows: Sequence[int], *, slots: int, samples: int, replicas: int) -> int:
-    """How many parts a replica takes at once: enough for twice its slots, so that a part's tail never idles them, but
-    no more than an even share, so that no replica is left with nothing."""
+    """Choose how many parts a replica processes at once.
+
+    The parts have sequences for twice the replica's slots, so that no slot is idle at the end of a
+    part, but they are no more than an equal share of all parts, so that every replica gets work.
+    """
     mean_sequences = samples * sum(part_rows) / len(part_rows)
     wanted = 2 + round(2 * slots / mean_sequences)
     even_share = max(2, len(part_rows) // replicas)
-    return min(wanted, even_share, MAX_PARTS_IN_FLIGHT)
+    return min(wanted, even_share, MAX_IN_FLIGHT_PER_REPLICA)
 
 
-def max_parts_under_way(replicas: int, in_flight: int) -> int:
-    """Parts given to replicas and not yet written, at most: what is made again when the driver dies. Each replica
-    works on `in_flight`, has one at hand and one that waits for the sink."""
+def max_parts_in_flight(replicas: int, in_flight: int) -> int:
+    """The maximum number of parts given to replicas but not yet written; those are repeated if the driver dies.
+
+    Each replica processes `in_flight` parts, has one in its queue and one that waits for the sink.
+    """
     return replicas * (in_flight + 2) + _MAX_WAITING
 
 
 def run_graph(graph: Dataset) -> Generator[dict[str, Any], None, None]:
-    """Run it; yields what the sink says of every part, as soon as its file is there."""
+    """Execute the graph. Yields the sink's row about every part as soon as its file is written."""
     for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()

@@ -1,8 +1,9 @@
-"""The step that owns a replica: a part's prompts in, token ids or label log-likelihoods out.
+"""The inference step: it owns a replica and turns the prompts of a part into token ids or label
+log-likelihoods.
 
-An async class in Ray Data's actor pool. One part is one call, and several calls are in flight, so that the tail of one
-part and the head of the next share steps. A replica that fails takes this process with it: Ray then starts the actor
-again and runs its parts once more.
+It is an async class in Ray Data's actor pool. Each part is one call, and several calls are in
+flight, so that the end of one part and the start of the next share engine steps. If the replica
+fails, this process ends with it; Ray then restarts the actor and repeats its parts.
 """
 
 from __future__ import annotations
@@ -36,36 +37,37 @@ from tirazh.model.requests import (
     ScoreRequest,
 )
 from tirazh.pipeline import schema
+from tirazh.pipeline.execution.metrics_client import MetricsClient
 from tirazh.pipeline.input.overrides import override_rows, row_sampling, sample_seed
 from tirazh.pipeline.labels import calibrate
 
 logger = logging.getLogger(__name__)
 
-# A part that was there when this many replicas ended is left out: it would end the others too.
+# A part that was in flight when this many replicas died is skipped: it would kill the others too.
 MAX_DEATHS_OF_A_PART = 3
-_PUSH_EVERY_S = 1.0
-_ASK_TIMEOUT_S = 10.0
-_START_AGAIN_S = 30.0
+_HEARTBEAT_INTERVAL_S = 1.0
+_START_RETRY_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
-    """What the step needs besides the rows. `sampling` is None for classify; `metrics` is the actor to report to."""
+    """What the step needs besides the rows. `sampling` is None for classify."""
 
     replica: ReplicaConfig
     sampling: SamplingParams | None
     samples: int
     overrides: tuple[str, ...]
     calibration_ids: tuple[int, ...]
-    metrics: Any
+    metrics: MetricsClient
 
 
 class InferStep:
-    """One replica, and the parts that are in flight on it."""
+    """One replica, and the parts in flight on it."""
 
-    def __init__(self, plan: InferConfig) -> None:
+    def __init__(self, config: InferConfig) -> None:
         collect_rarely()
-        self._plan = plan
+        self._config = config
+        self._metrics = config.metrics
         self._name = uuid4().hex
         self._owner = ray.get_runtime_context().get_actor_id() or self._name
         self._priors: list[float] | None = None
@@ -73,161 +75,156 @@ class InferStep:
         self._replica: Replica | None = None
         self._refusal: RequestError | None = None
         self._is_ending = threading.Event()
-        self._enter()
+        self._register()
         try:
             self._replica = self._start()
         except RequestError as error:
-            # Raised by the first call instead: Ray would try an actor that failed to start again, and again.
+            # The first call raises it instead: Ray would restart an actor whose constructor fails
+            # again and again.
             self._refusal = error
-        # Made on first use, inside the event loop that Ray runs the calls in.
+        # Made on first use, inside the event loop in which Ray runs the calls.
         self._suspects: asyncio.Lock | None = None
 
-    def _enter(self) -> None:
-        """Say that we are here, and go on saying so: an owner that falls silent is ended by the driver."""
-        self._ask_metrics(self._plan.metrics.enter, self._owner)
+    def _register(self) -> None:
+        """Register with the metrics actor, then send heartbeats; the driver kills owners that stop
+        sending them.
+        """
+        self._metrics.register(self._owner)
         actor = ray.get_runtime_context().current_actor
 
-        def beat() -> None:
-            while not self._is_ending.wait(_PUSH_EVERY_S):
-                self._plan.metrics.beat.remote(self._owner, actor, self._name if self._replica else None)
+        def send_heartbeats() -> None:
+            while not self._is_ending.wait(_HEARTBEAT_INTERVAL_S):
+                self._metrics.heartbeat(self._owner, actor, self._name if self._replica else None)
 
-        threading.Thread(target=beat, name="owner-beat", daemon=True).start()
+        threading.Thread(target=send_heartbeats, name="owner-heartbeat", daemon=True).start()
 
     def _start(self) -> Replica:
-        """A replica that serves. Where others do already, one that finds no room waits for it instead of failing."""
+        """Start the replica.
+
+        If that fails while other replicas serve, retry until resources become available.
+        """
         while True:
             try:
-                replica = Replica(self._plan.replica)
+                replica = Replica(self._config.replica)
             except ReplicaError as error:
-                if not self._ask_metrics(self._plan.metrics.fail, error):
+                if not self._metrics.start_failed(error):
                     raise
-                logger.warning("a further replica could not start yet: %s", error)
-                time.sleep(_START_AGAIN_S)
+                logger.warning("an additional replica could not be started yet: %s", error)
+                time.sleep(_START_RETRY_S)
                 continue
             versions = {name: text for ready in replica.ready for name, text in ready.versions.items()}
-            self._plan.metrics.begin.remote(self._owner, self._name, versions)
+            self._metrics.replica_started(self._owner, self._name, versions)
             return replica
-
-    def _ask_metrics(self, method: Any, *arguments: Any) -> Any:
-        """What the metrics actor answers; None when it does not. Not to be called in the event loop."""
-        try:
-            return ray.get(method.remote(*arguments), timeout=_ASK_TIMEOUT_S)
-        except (ray.exceptions.RayError, TimeoutError):
-            logger.warning("the metrics actor does not answer")
-            return None
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         if self._refusal is not None:
             raise self._refusal
         part = table.column(schema.PART)[0].as_py()
-        deaths = int(await self._tell(self._plan.metrics.deaths, part) or 0)
+        deaths = await self._metrics.deaths_of(part)
         if deaths >= MAX_DEATHS_OF_A_PART:
-            return self._leave_out(table)
+            return _skip(table)
         if not deaths:
             return await self._run(part, table)
-        # Of several parts that were there when a replica ended, one is to blame: run them one after the other, so that
-        # only the guilty one is there each time.
+        # One of the parts that were in flight when a replica died has killed it. They run one after
+        # the other, so that only that one is in flight at the next death.
         self._suspects = self._suspects or asyncio.Lock()
         async with self._suspects:
             return await self._run(part, table)
 
     async def _run(self, part: int, table: pa.Table) -> pa.Table:
-        await self._tell(self._plan.metrics.take, self._owner, part)
+        await self._metrics.part_started(self._owner, part)
         try:
-            return await self._answer(table)
+            return await self._infer(table)
         except ReplicaError as error:
             self._end_process(error)
             raise
         finally:
-            self._plan.metrics.give.remote(self._owner, part)
+            self._metrics.part_finished(self._owner, part)
 
-    async def _answer(self, table: pa.Table) -> pa.Table:
+    async def _infer(self, table: pa.Table) -> pa.Table:
         good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
-        requests = _requests(table.take(good), self._plan) if good else []
+        requests = _requests(table.take(good), self._config) if good else []
         pushing = asyncio.ensure_future(self._push_counters())
         try:
-            results = await self._ask(requests) if requests else []
-            if self._plan.calibration_ids and self._priors is None:
-                self._priors = await self._score_without_text()
+            results = await self._serving.run(requests) if requests else []
+            if self._config.calibration_ids and self._priors is None:
+                self._priors = await self._score_empty_text()
         finally:
             pushing.cancel()
-        await self._count()
-        return _append_results(table, good, results, self._plan, self._priors)
+        await self._push()
+        return _append_results(table, good, results, self._config, self._priors)
 
-    async def _score_without_text(self) -> list[float]:
-        """The labels' log-likelihoods after an empty text: the same bits on every replica."""
-        (scores,) = await self._ask([ScoreRequest(prompt_token_ids=self._plan.calibration_ids)])
+    async def _score_empty_text(self) -> list[float]:
+        """The log-likelihoods of the labels after an empty text. Every replica computes the same bits."""
+        (scores,) = await self._serving.run([ScoreRequest(prompt_token_ids=self._config.calibration_ids)])
         if not isinstance(scores, LabelScores) or scores.error is not None:
             raise ReplicaError(f"the empty prompt of --calibrate could not be scored: {getattr(scores, 'error', '')}")
         return list(scores.logprobs)
 
-    async def _ask(self, requests: Sequence[Request]) -> list[Result]:
-        assert self._replica is not None
-        return await self._replica.run(requests)
+    @property
+    def _serving(self) -> Replica:
+        assert self._replica is not None, "calls are refused unless the replica has started"
+        return self._replica
 
-    async def _count(self) -> None:
-        assert self._replica is not None
-        self._plan.metrics.count.remote(self._name, await self._replica.counters())
+    async def _push(self) -> None:
+        self._metrics.set_counters(self._name, await self._serving.counters())
 
     async def _push_counters(self) -> None:
         while True:
-            await asyncio.sleep(_PUSH_EVERY_S)
+            await asyncio.sleep(_HEARTBEAT_INTERVAL_S)
             if time.monotonic() >= self._next_push:
-                self._next_push = time.monotonic() + _PUSH_EVERY_S
-                with suppress(ReplicaError):  # whoever waits for results will hear of it
-                    await self._count()
-
-    async def _tell(self, method: Any, *arguments: Any) -> Any:
-        """What the metrics actor answers; None when it does not."""
-        try:
-            return await asyncio.wait_for(method.remote(*arguments), _ASK_TIMEOUT_S)
-        except (ray.exceptions.RayError, TimeoutError):
-            return None
+                self._next_push = time.monotonic() + _HEARTBEAT_INTERVAL_S
+                with suppress(ReplicaError):  # the call that waits for results raises it too
+                    await self._push()
 
     def _end_process(self, error: ReplicaError) -> None:
-        """Tell why, and go: raising would let Ray send the next part to this same broken replica."""
-        logger.error("the replica ended: %s", error)
+        """Report the failure and exit; after an exception Ray would send the next part to this broken replica."""
+        logger.error("the replica died: %s", error)
         self._is_ending.set()
-        self._ask_metrics(self._plan.metrics.died, self._owner, str(error))
+        self._metrics.replica_died(self._owner, str(error))
         sys.stderr.flush()
         os._exit(1)
 
-    def _leave_out(self, table: pa.Table) -> pa.Table:
-        """A part without answers; the sink writes no file for it."""
-        return table.slice(0, 1).select([schema.PART])
+
+def _skip(table: pa.Table) -> pa.Table:
+    """The table of a skipped part: no results, and the sink writes no file for it."""
+    return table.slice(0, 1).select([schema.PART])
 
 
-def _requests(table: pa.Table, plan: InferConfig) -> list[Request]:
-    """One request a row, or `samples` a row for generate; rows in order, a row's samples together."""
+def _requests(table: pa.Table, config: InferConfig) -> list[Request]:
+    """One request per row, or `samples` per row for generate: rows in order, the samples of a row together."""
     prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
-    if plan.sampling is None:
+    if config.sampling is None:
         return [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
     seeds: list[Any] = table.column(schema.ROW_SEED).to_pylist()
-    own = override_rows(table, plan.overrides)
+    overrides = override_rows(table, config.overrides)
     return [
         GenerateRequest(
-            prompt_token_ids=prompt, sampling=row_sampling(values, plan.sampling), seed=sample_seed(seed, sample)
+            prompt_token_ids=prompt, sampling=row_sampling(values, config.sampling), seed=sample_seed(seed, sample)
         )
-        for prompt, seed, values in zip(prompts, seeds, own, strict=True)
-        for sample in range(plan.samples)
+        for prompt, seed, values in zip(prompts, seeds, overrides, strict=True)
+        for sample in range(config.samples)
     ]
 
 
 def _append_results(
-    table: pa.Table, good: Sequence[int], results: Sequence[Result], plan: InferConfig, priors: Sequence[float] | None
+    table: pa.Table, good: Sequence[int], results: Sequence[Result], config: InferConfig, priors: Sequence[float] | None
 ) -> pa.Table:
-    """The part's table with the answers of its good rows in place of prompts and seeds."""
+    """Replace prompts and seeds in the part's table by the results.
+
+    `good` are the rows that were sent.
+    """
     errors: list[str | None] = table.column(schema.ROW_ERROR).to_pylist()
     answers: list[list[Any] | None] = [None] * table.num_rows
-    for place, row in enumerate(good):
-        own = results[place * plan.samples : (place + 1) * plan.samples]
-        errors[row] = next((result.error for result in own if result.error is not None), None)
-        answers[row] = list(own) if errors[row] is None else None
+    for index, row in enumerate(good):
+        samples = results[index * config.samples : (index + 1) * config.samples]
+        errors[row] = next((result.error for result in samples if result.error is not None), None)
+        answers[row] = list(samples) if errors[row] is None else None
     counts = pa.array([None if ids is None else len(ids) for ids in table.column(schema.PROMPT_IDS).to_pylist()])
     table = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY, schema.ROW_ERROR])
     table = table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
     table = table.append_column(schema.NUM_PROMPT_IDS, counts.cast(pa.int32()))
-    columns = _label_columns(answers, priors) if plan.sampling is None else _completion_columns(answers)
+    columns = _label_columns(answers, priors) if config.sampling is None else _completion_columns(answers)
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table
@@ -243,9 +240,9 @@ def _label_columns(
 
 
 def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str, pa.Array[Any]]:
-    def collect(kind: pa.DataType, value: Callable[[Completion], Any]) -> pa.Array[Any]:
+    def collect(arrow_type: pa.DataType, value: Callable[[Completion], Any]) -> pa.Array[Any]:
         rows = [None if answer is None else [value(completion) for completion in answer] for answer in answers]
-        return pa.array(rows, pa.list_(kind))
+        return pa.array(rows, pa.list_(arrow_type))
 
     return {
         schema.COMPLETION_IDS: collect(pa.list_(pa.int32()), lambda completion: list(completion.token_ids)),

@@ -1,8 +1,8 @@
-"""What is known of a running job: counters of the replicas, parts that are done, parts that killed a replica.
+"""The metrics actor: counters of the replicas, heartbeats of their owners, and the parts that killed a replica.
 
-A small Ray actor on the driver's node, told by replicas about once a second and asked by `execution/progress.py`.
-Nothing here is
-needed for the rows to be right: when it is gone, Ray starts it again, and it knows only what it is told from then on.
+It is a small Ray actor on the driver's node. Other processes use it through `metrics_client.py`.
+Results do not depend on it: if it dies, Ray restarts it, and it collects what it receives from then
+on.
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.actor import ActorHandle
 
 from tirazh.errors import TirazhError
 from tirazh.model.requests import EngineCounters
 
-_TIMEOUT_S = 5.0
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgressEvent:
-    """Where a job is. `rows_resumed` were done by earlier runs and are counted in `rows_done`; tokens and errors are
-    this run's. `elapsed_s` counts from the start of the run."""
+    """The progress of a job.
+
+    `rows_done` includes `rows_resumed`, the rows of earlier runs. Tokens and errors are those of
+    this run. `elapsed_s` counts from its start.
+    """
 
     rows_done: int
     rows_total: int
@@ -40,19 +38,20 @@ class ProgressEvent:
 
     @property
     def tokens_per_s(self) -> float:
+        """Prompt and completion tokens per second of this run."""
         tokens = self.prompt_tokens + self.completion_tokens
         return tokens / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the rest will take at this run's speed; None before there is one."""
+        """Estimated seconds until the end at this run's speed; None before any row is done."""
         done = self.rows_done - self.rows_resumed
         return (self.rows_total - self.rows_done) * self.elapsed_s / done if done > 0 else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MetricsSnapshot:
-    """The sum over all replicas that ever ran, dead ones included; parts that are not yet written count too."""
+    """Totals over all replicas of the run, including dead ones and parts that are not written yet."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -62,115 +61,105 @@ class MetricsSnapshot:
 
 
 class Metrics:
-    """The actor. Replicas are told apart by a name that is new for every life of one; an owner, the actor that holds a
-    replica, by an id that it keeps when Ray starts it again."""
+    """The actor class.
+
+    An owner is the actor process that holds a replica. Its id stays the same when Ray restarts it,
+    while each replica that it starts has a new name.
+    """
 
     def __init__(self) -> None:
         self._counters: dict[str, EngineCounters] = {}
         self._serving: dict[str, str] = {}
         self._in_flight: dict[str, set[int]] = {}
-        self._last_beats: dict[str, tuple[float, Any]] = {}
+        self._last_heartbeats: dict[str, tuple[float, ActorHandle]] = {}
         self._deaths: Counter[int] = Counter()
         self._reasons: dict[int, str] = {}
         self._num_deaths = 0
         self._errors: list[TirazhError] = []
         self._versions: dict[str, str] = {}
 
-    def enter(self, owner: str) -> None:
-        """An owner begins, or begins again after its process ended without a word."""
-        if self._in_flight.get(owner) or owner in self._serving:
-            self.died(owner, "the process that held the replica died")
+    def register(self, owner: str) -> None:
+        """Register an owner that starts.
 
-    def begin(self, owner: str, replica: str, versions: dict[str, str]) -> None:
-        """A replica can serve; `versions` of the libraries it runs on."""
+        A known one has been restarted after its process died unreported.
+        """
+        # A process that is killed cannot report its death; its parts are still recorded here.
+        if self._in_flight.get(owner) or owner in self._serving:
+            self.replica_died(owner, "the process that held the replica died")
+
+    def replica_started(self, owner: str, replica: str, versions: dict[str, str]) -> None:
+        """Record a replica that serves, and the `versions` of the libraries it runs on."""
         self._serving[owner] = replica
         self._versions.update(versions)
 
-    def beat(self, owner: str, actor: Any, replica: str | None) -> None:
-        """An owner lives, and its replica, if it is named, serves. `actor` is the owner's handle."""
-        self._last_beats[owner] = (time.monotonic(), actor)
+    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None) -> None:
+        """Record that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving."""
+        self._last_heartbeats[owner] = (time.monotonic(), actor)
         if replica is not None:
             self._serving[owner] = replica
 
-    def take_silent(self, timeout_s: float) -> list[Any]:
-        """Handles of the owners that have not been heard of for so long; each is told once for a silence."""
-        now = time.monotonic()
-        silent = [owner for owner, (heard, _) in self._last_beats.items() if now - heard > timeout_s]
-        return [self._last_beats.pop(owner)[1] for owner in silent]
+    def take_silent_owners(self, timeout_s: float) -> list[ActorHandle]:
+        """Return the owners without a heartbeat for `timeout_s`.
 
-    def count(self, replica: str, counters: EngineCounters) -> None:
-        """A replica's totals so far."""
+        Each is returned once until its next heartbeat.
+        """
+        now = time.monotonic()
+        silent = [owner for owner, (last, _) in self._last_heartbeats.items() if now - last > timeout_s]
+        # The entry is removed, so that an owner is killed once, and not again while it restarts.
+        return [self._last_heartbeats.pop(owner)[1] for owner in silent]
+
+    def set_counters(self, replica: str, counters: EngineCounters) -> None:
+        """Record a replica's totals so far."""
         self._counters[replica] = counters
 
-    def take(self, owner: str, part: int) -> None:
-        """An owner begins to work on `part`."""
+    def part_started(self, owner: str, part: int) -> None:
+        """Record that an owner works on a part."""
         self._in_flight.setdefault(owner, set()).add(part)
 
-    def give(self, owner: str, part: int) -> None:
-        """An owner has the answers of `part`."""
+    def part_finished(self, owner: str, part: int) -> None:
+        """Record that an owner has the results of a part."""
         self._in_flight.get(owner, set()).discard(part)
 
-    def died(self, owner: str, reason: str) -> None:
-        """A replica ended; the parts that its owner worked on are under suspicion."""
+    def replica_died(self, owner: str, reason: str) -> None:
+        """Record the death of a replica, and count it against all parts that its owner was working on."""
         parts = self._in_flight.pop(owner, set())
         self._serving.pop(owner, None)
         self._num_deaths += 1
+        # Which of the parts killed the replica is not known, so all of them are suspected.
         self._deaths.update(parts)
         self._reasons.update(dict.fromkeys(parts, reason))
 
-    def deaths(self, part: int) -> int:
-        """How many replicas ended while they worked on `part`."""
+    def deaths_of(self, part: int) -> int:
+        """The number of replicas that died while they worked on `part`."""
         return self._deaths[part]
 
-    def reasons(self) -> dict[int, str]:
-        """Why the last replica ended that worked on a part, for every part that one ended with."""
+    def death_reasons(self) -> dict[int, str]:
+        """Part → why the last replica died that worked on it."""
         return self._reasons
 
-    def fail(self, error: TirazhError) -> int:
-        """Remember why a replica could not start: Ray passes on only a traceback. Returns how many others serve."""
+    def start_failed(self, error: TirazhError) -> int:
+        """Record why a replica could not start, since Ray passes on only a traceback.
+
+        Returns the number of replicas that serve.
+        """
         self._errors.append(error)
         return len(self._serving)
 
     def errors(self) -> list[TirazhError]:
+        """Why replicas could not start, in order."""
         return self._errors
 
     def versions(self) -> dict[str, str]:
+        """Versions of the libraries that the replicas run on."""
         return self._versions
 
     def snapshot(self) -> MetricsSnapshot:
-        every = self._counters.values()
+        """The totals of the run."""
+        counters = self._counters.values()
         return MetricsSnapshot(
-            requests=sum(counters.finished for counters in every),
-            prompt_tokens=sum(counters.prompt_tokens for counters in every),
-            completion_tokens=sum(counters.completion_tokens for counters in every),
+            requests=sum(each.finished for each in counters),
+            prompt_tokens=sum(each.prompt_tokens for each in counters),
+            completion_tokens=sum(each.completion_tokens for each in counters),
             replicas=len(self._serving),
             deaths=self._num_deaths,
         )
-
-
-def start_metrics() -> Any:
-    """Start the actor beside the driver and return its handle; it ends with the driver."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return ray.remote(Metrics).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
-
-
-def library_versions(metrics: Any) -> dict[str, str]:
-    """Versions of what the replicas ran on; empty when the actor is gone."""
-    return dict(_ask(metrics.versions, default={}))
-
-
-def replica_errors(metrics: Any) -> list[TirazhError]:
-    """Why replicas could not start, in order; empty when the actor is gone."""
-    return list(_ask(metrics.errors, default=[]))
-
-
-def reasons_of_deaths(metrics: Any) -> dict[int, str]:
-    """Why replicas ended, by the parts they worked on; empty when the actor is gone."""
-    return dict(_ask(metrics.reasons, default={}))
-
-
-def _ask(method: Any, *, default: Any) -> Any:
-    try:
-        return ray.get(method.remote(), timeout=_TIMEOUT_S)
-    except (RayError, GetTimeoutError):
-        return default

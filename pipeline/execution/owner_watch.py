@@ -1,7 +1,8 @@
-"""Ends the owners of replicas that have fallen silent, so that Ray starts them again. Used by `build.py`.
+"""Kills the owners of replicas that send no heartbeats, so that Ray restarts them.
 
-A rank that is stuck is its owner's business (`actors/watch.py`). An owner that is stuck itself, a process that was
-stopped or a machine that hangs, would never give its parts back: Ray notices only processes that end.
+An owner notices a rank that hangs (`actors/watch.py`). If the owner itself hangs, because its process
+was stopped or its machine does not respond, it would never return its parts: Ray notices only processes
+that end.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from tirazh.pipeline.execution.metrics_client import MetricsClient
 
 logger = logging.getLogger(__name__)
 
-_MOST_EVERY_S = 5.0
-_ASK_TIMEOUT_S = 5.0
+_MAX_POLL_INTERVAL_S = 5.0
+_JOIN_TIMEOUT_S = 5.0
 
 
 @contextmanager
-def watching_owners(metrics: Any, *, timeout_s: float) -> Iterator[None]:
-    """While the block runs, end every owner that gave no sign of life for `timeout_s`; in the end whoever is left: a
-    process that was stopped does not hear that its work is done."""
+def watching_owners(metrics: MetricsClient, *, timeout_s: float) -> Iterator[None]:
+    """Inside the block, kill every owner without a heartbeat for `timeout_s`.
+
+    At its end kill all owners that are left: a stopped process does not notice that its work is done.
+    """
     done = threading.Event()
     thread = threading.Thread(target=_watch, args=(metrics, timeout_s, done), name="tirazh-owners", daemon=True)
     thread.start()
@@ -33,26 +38,19 @@ def watching_owners(metrics: Any, *, timeout_s: float) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join(_ASK_TIMEOUT_S)
-        for actor in _silent(metrics, 0.0):
-            _end(actor, no_restart=True)
+        thread.join(_JOIN_TIMEOUT_S)
+        for actor in metrics.take_silent_owners(0.0):
+            _kill(actor, no_restart=True)
 
 
-def _watch(metrics: Any, timeout_s: float, done: threading.Event) -> None:
-    while not done.wait(min(_MOST_EVERY_S, timeout_s / 4)):
-        for actor in _silent(metrics, timeout_s):
-            logger.error("a process that holds a replica gave no sign of life for %g s; it is replaced", timeout_s)
-            _end(actor, no_restart=False)
+def _watch(metrics: MetricsClient, timeout_s: float, done: threading.Event) -> None:
+    while not done.wait(min(_MAX_POLL_INTERVAL_S, timeout_s / 4)):
+        for actor in metrics.take_silent_owners(timeout_s):
+            logger.error("a replica's process sent no heartbeat for %g s and is restarted", timeout_s)
+            # Ray restarts the actor and submits its parts again.
+            _kill(actor, no_restart=False)
 
 
-def _silent(metrics: Any, timeout_s: float) -> list[Any]:
-    """Handles of owners that were not heard of for so long; none when nobody can say."""
-    try:
-        return list(ray.get(metrics.take_silent.remote(timeout_s), timeout=_ASK_TIMEOUT_S))
-    except (RayError, GetTimeoutError):
-        return []
-
-
-def _end(actor: Any, *, no_restart: bool) -> None:
-    with contextlib.suppress(RayError, ValueError):  # it has gone by itself
+def _kill(actor: ActorHandle, *, no_restart: bool) -> None:
+    with contextlib.suppress(RayError, ValueError):  # it has already ended
         ray.kill(actor, no_restart=no_restart)

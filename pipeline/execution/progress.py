@@ -1,4 +1,4 @@
-"""Tells the caller where a running job is, about once a second, from a thread of its own. Used by `build.py`."""
+"""Reports the progress of a running job to the caller, about once a second, from a background thread."""
 
 from __future__ import annotations
 
@@ -8,45 +8,48 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError, RayError
-
 from tirazh.errors import JobError
 from tirazh.pipeline.execution.metrics import MetricsSnapshot, ProgressEvent
+from tirazh.pipeline.execution.metrics_client import MetricsClient
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.plan import Plan
 
 OnProgress = Callable[[ProgressEvent], None]
 _EVERY_S = 1.0
-_ASK_TIMEOUT_S = 5.0
 
 
 class JobProgress:
-    """Counts the parts as they are written and mixes in what the replicas are at. `snapshot` is the last one heard."""
+    """Combines the parts that are written with the counters of the replicas.
+
+    `snapshot` are the latest counters received. `skipped` are the indices of the parts that were
+    skipped.
+    """
 
     def __init__(
-        self, plan: Plan, todo: list[Part], *, samples: int, max_error_rate: float, on_progress: OnProgress | None
+        self, plan: Plan, remaining: list[Part], *, samples: int, max_error_rate: float, on_progress: OnProgress | None
     ) -> None:
         self._plan = plan
         self._samples = samples
+        # A fraction of all rows of the job, so that bad rows at the beginning alone do not fail it.
         self._max_errors = max_error_rate * plan.rows
         self._max_error_rate = max_error_rate
         self._on_progress = on_progress
-        self._begun = time.monotonic()
-        self._rows_resumed = plan.rows - sum(part.rows for part in todo)
-        self._rows_left = sum(part.rows for part in todo)
-        self._parts_done = len(plan.parts) - len(todo)
+        self._start = time.monotonic()
+        self._rows_left = sum(part.rows for part in remaining)
+        self._rows_resumed = plan.rows - self._rows_left
+        self._parts_done = len(plan.parts) - len(remaining)
         self.rows_written = self.errors = 0
-        self.left_out: list[int] = []
+        self.skipped: list[int] = []
         self.snapshot = MetricsSnapshot()
         self.most_replicas = 0
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._begun
+        """Seconds since the start of this run."""
+        return time.monotonic() - self._start
 
     def facts(self) -> dict[str, Any]:
-        """This run in figures, for the manifest."""
+        """The figures of this run for the manifest."""
         event = self._event()
         return {
             "seconds": round(event.elapsed_s, 3),
@@ -56,54 +59,51 @@ class JobProgress:
         }
 
     def add(self, written: Mapping[str, Any]) -> None:
-        """Note what the sink says of one part. Raises JobError once too many rows have ended in errors."""
+        """Record the sink's row about one part. Raises JobError once too many rows have errors."""
         if not written["written"]:
-            self.left_out.append(written["part"])
+            self.skipped.append(written["part"])
             return
         self._parts_done += 1
         self.rows_written += written["rows"]
         self.errors += written["errors"]
-        self.tell()
+        self.report()
         if self.errors > self._max_errors:
             raise JobError(
-                f"{self.errors} rows of {self.rows_written} ended in errors, more than the share of "
-                f"{self._max_error_rate:g} that --max-error-rate allows; what is finished is kept, and the column of "
-                "errors says why"
+                f"{self.errors} of {self.rows_written} rows have errors, more than --max-error-rate "
+                f"{self._max_error_rate:g} allows; finished parts are kept, and their column `error` has the reasons"
             )
 
-    def tell(self) -> None:
-        """Give the caller an event now."""
+    def report(self) -> None:
+        """Pass an event to the caller now."""
         if self._on_progress is not None:
             self._on_progress(self._event())
 
     @contextmanager
-    def watching(self, metrics: Any) -> Iterator[None]:
-        """Ask the replicas' counters in the background for as long as the block runs."""
+    def watching(self, metrics: MetricsClient) -> Iterator[None]:
+        """Inside the block, poll the replicas' counters and report progress in the background."""
         done = threading.Event()
         thread = threading.Thread(target=self._watch, args=(metrics, done), name="tirazh-progress", daemon=True)
         thread.start()
         try:
             yield
-            self._ask(metrics)
-            self.tell()  # a short job ends before the first answer
+            self._poll(metrics)
+            self.report()  # a short job ends before the first poll
         finally:
             done.set()
             thread.join(_EVERY_S)
 
-    def _watch(self, metrics: Any, done: threading.Event) -> None:
+    def _watch(self, metrics: MetricsClient, done: threading.Event) -> None:
         while not done.wait(_EVERY_S):
-            self._ask(metrics)
-            self.tell()
+            self._poll(metrics)
+            self.report()
 
-    def _ask(self, metrics: Any) -> None:
-        try:
-            self.snapshot = ray.get(metrics.snapshot.remote(), timeout=_ASK_TIMEOUT_S)
-        except (RayError, GetTimeoutError):
-            return
+    def _poll(self, metrics: MetricsClient) -> None:
+        self.snapshot = metrics.snapshot() or self.snapshot
         self.most_replicas = max(self.most_replicas, self.snapshot.replicas)
 
     def _event(self) -> ProgressEvent:
-        # Replicas may have done rows twice, when one died: never more than there are, never less than are written.
+        # The rows of a replica that died are counted twice, so the count is limited to the rows
+        # that exist. It is never below the number of rows written.
         rows = max(self.rows_written, min(self.snapshot.requests // self._samples, self._rows_left))
         return ProgressEvent(
             rows_done=self._rows_resumed + rows,

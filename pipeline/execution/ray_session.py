@@ -1,4 +1,4 @@
-"""Ray for one job: joins a cluster, or starts one on this machine, quietly; and how Ray Data must behave for us."""
+"""Ray for one job: connects to a cluster or starts Ray on this machine, and configures Ray Data."""
 
 from __future__ import annotations
 
@@ -17,25 +17,31 @@ from ray.data import DataContext
 
 from tirazh.actors.placement import release_leftovers
 from tirazh.errors import JobError, RequestError
+from tirazh.pipeline.execution.backpressure import limit_parts_in_flight
 from tirazh.pipeline.spec import JobSpec, parse_replicas
 
-# Replicas that may die before they serve, one after the other, before the job is given up: a node can be lost.
+# Consecutive replicas that may die before they serve until the job fails: one, because a node can
+# be lost.
 _MAX_INIT_DEATHS = 1
 
 
 @contextmanager
 def ray_session(spec: JobSpec) -> Iterator[None]:
-    """Ray for the time of a job's block, as `ray_cluster` has it."""
-    # Ranks hold a CPU each for as long as they live: on top of the cores, reading and writing go on beside them.
+    """Inside the block, Ray is connected, with the resources that the job needs (see `ray_cluster`)."""
+    # Each rank reserves a CPU for its lifetime. These come on top of the cores, for the tasks that
+    # read and write.
     with ray_cluster(spec.address, extra_cpus=parse_replicas(spec.replicas)[1] * spec.tensor_parallel):
         yield
 
 
 @contextmanager
 def ray_cluster(address: str | None, *, extra_cpus: int) -> Iterator[None]:
-    """Ray for the time of the block. One that runs already is used and left running; one on this machine, with that
-    many CPUs more than it has cores, ends with the block. Raises RequestError when the cluster of --address does not
-    answer."""
+    """Inside the block, Ray is connected.
+
+    An existing connection is used and kept. Ray that is started on this machine reports
+    `extra_cpus` CPUs more than the machine has cores, and ends with the block. Raises RequestError
+    if the cluster of --address does not answer, JobError if Ray cannot be started.
+    """
     if ray.is_initialized():
         yield
         return
@@ -46,7 +52,7 @@ def ray_cluster(address: str | None, *, extra_cpus: int) -> Iterator[None]:
         _join(address, quiet)
     else:
         _start(extra_cpus, quiet)
-    _take_back_sigterm(handler)
+    _restore_sigterm(handler)
     try:
         yield
     finally:
@@ -55,7 +61,7 @@ def ray_cluster(address: str | None, *, extra_cpus: int) -> Iterator[None]:
 
 @contextmanager
 def freeing_replicas() -> Iterator[None]:
-    """Free what the replicas hold when the block ends, however it ends: Ray would keep it until the driver goes."""
+    """At the end of the block, release the replicas' resources; Ray would keep them until the driver ends."""
     try:
         yield
     finally:
@@ -63,8 +69,11 @@ def freeing_replicas() -> Iterator[None]:
 
 
 def resolve_device(spec: JobSpec) -> str:
-    """What `--device auto` means here: a GPU where the cluster has one. Raises RequestError when this machine, alone,
-    has none; of a cluster, `tirazh.actors.placement.refuse_impossible` asks whether it may grow."""
+    """Resolve `--device auto` to "cuda" if Ray has enough GPUs for a replica, else to "cpu".
+
+    Raises RequestError for --device cuda on a single machine without enough GPUs. A cluster may still
+    grow; `tirazh.actors.placement.refuse_impossible` checks that.
+    """
     gpus = ray.cluster_resources().get("GPU", 0)
     if spec.device == "cuda" and gpus < spec.tensor_parallel and not is_cluster(spec.address):
         raise RequestError(f"--device cuda with --tensor-parallel {spec.tensor_parallel}: Ray sees {gpus:g} GPUs here")
@@ -72,14 +81,16 @@ def resolve_device(spec: JobSpec) -> str:
 
 
 def choose_step_cpus(spec: JobSpec) -> int:
-    """CPUs of a reading, prompting or writing task: 1, or 0 where ranks hold (nearly) all there are, since a task that
-    waits for a CPU would then wait for ever."""
+    """The CPUs that a read, prompt or write task reserves: 1, or 0 if the ranks reserve (nearly) all CPUs.
+
+    In that case a task that needs a CPU would wait forever.
+    """
     ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
     return 1 if ray.cluster_resources().get("CPU", 0) >= ranks + 2 else 0
 
 
 def share_threads(spec: JobSpec, device: str) -> int:
-    """CPU threads of one rank; 0 leaves it to the replica. On one machine, replicas must not each take all cores."""
+    """The CPU threads of one rank; 0 lets the replica decide. Replicas on one machine share its cores."""
     if spec.threads or device != "cpu" or len(ray.nodes()) > 1:
         return spec.threads
     ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
@@ -87,20 +98,22 @@ def share_threads(spec: JobSpec, device: str) -> int:
 
 
 @contextmanager
-def data_settings() -> Iterator[DataContext]:
-    """Ray Data's settings inside the block: parts stay whole, and nothing is printed."""
+def data_settings(*, max_parts_in_flight: int | None = None) -> Iterator[DataContext]:
+    """Inside the block, Ray Data keeps parts whole, prints nothing and limits the parts in flight."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray's, about fields that we do not touch
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns about fields that are not used here
         context = DataContext.get_current().copy()
-    context.target_max_block_size = None  # a larger block would reach the sink in pieces
+    if max_parts_in_flight is not None:
+        limit_parts_in_flight(context, max_parts_in_flight)
+    context.target_max_block_size = None  # Ray Data would split a larger block
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # wrapped, our own errors would not survive the way to the driver
+    context.raise_original_map_exception = True  # a wrapped TirazhError would not reach the driver
     context.max_consecutive_actor_init_deaths = _MAX_INIT_DEATHS
-    context.actor_pool_max_upscaling_delta = 1_000  # replicas start together, not one after the other
+    context.actor_pool_max_upscaling_delta = 1_000  # start all replicas at once, not one after the other
     logger = logging.getLogger("ray.data")
     level = logger.level
-    logger.setLevel(logging.CRITICAL)  # failures are raised, with their traces behind them
+    logger.setLevel(logging.CRITICAL)  # failures are raised with their tracebacks; they need not be logged too
     try:
         with DataContext.current(context):
             yield context
@@ -109,13 +122,16 @@ def data_settings() -> Iterator[DataContext]:
 
 
 def is_cluster(address: str | None) -> bool:
-    """Whether a cluster is named, by --address or the environment, and not to be started here."""
+    """Whether --address or RAY_ADDRESS names a cluster; otherwise Ray is started on this machine."""
     return bool(address or os.environ.get("RAY_ADDRESS"))
 
 
-def _take_back_sigterm(handler: Any) -> None:
-    """Put the caller's handler back, or at least Ray's own in Python (sys.exit): the C++ one that ray.init leaves
-    behind prints a stack, and aborts the process when closing down takes longer than three seconds."""
+def _restore_sigterm(handler: Any) -> None:
+    """Restore the caller's SIGTERM handler, or else Ray's Python handler (sys.exit).
+
+    The C++ handler that ray.init installs prints a stack trace and aborts the process if the shutdown
+    takes longer than three seconds.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler if callable(handler) else signal.getsignal(signal.SIGTERM))
 
@@ -123,8 +139,8 @@ def _take_back_sigterm(handler: Any) -> None:
 def _join(address: str | None, quiet: dict[str, Any]) -> None:
     if address and address.startswith(("http://", "https://")):
         raise RequestError(
-            f"--address {address} is a cluster's job server: send the job there with `tirazh submit`, or give the "
-            "cluster's own address (host:6379, or auto on one of its machines)"
+            f"--address {address} is the job server of a cluster: submit the job with `tirazh submit`, or give the "
+            "address of the cluster (host:6379, or auto on one of its machines)"
         )
     try:
         ray.init(address=address or "auto", **quiet)
@@ -138,7 +154,8 @@ def _start(extra_cpus: int, quiet: dict[str, Any]) -> None:
         with _private_token():
             ray.init(address="local", num_cpus=_cores() + extra_cpus, include_dashboard=False, **quiet)
     except Exception as error:
-        # Ray 2.60 raises a bare Exception when its node does not come up in time, as on a machine with too much to do.
+        # Ray 2.60 raises a bare Exception if its node does not start in time, for example on an
+        # overloaded machine.
         if type(error) is not Exception and not isinstance(error, OSError | RuntimeError | ValueError):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -147,8 +164,11 @@ def _start(extra_cpus: int, quiet: dict[str, Any]) -> None:
 
 @contextmanager
 def _private_token() -> Iterator[None]:
-    """Keep Ray's token to this user. Ray 2.60 guards what it starts here with a token (unless RAY_AUTH_MODE says
-    otherwise) and makes the file, where there is none yet, readable by everybody on the machine."""
+    """Restrict Ray's token file to this user.
+
+    Ray 2.60 protects the processes that it starts with a token (unless RAY_AUTH_MODE disables it), but
+    creates the token file readable for all users of the machine.
+    """
     token = Path.home() / ".ray" / "auth_token"
     with suppress(OSError):
         token.parent.mkdir(mode=0o700, exist_ok=True)

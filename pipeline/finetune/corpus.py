@@ -80,7 +80,7 @@ class PairMaker:
 
     @property
     def columns(self) -> Sequence[str]:
-        return tuple(dict.fromkeys((*self.writer.plan.columns.values(), self.completion_column)))
+        return tuple(dict.fromkeys((*self.writer.config.columns.values(), self.completion_column)))
 
     def make(self, rows: Sequence[Row]) -> list[Document | RowError]:
         return [self._make(row) for row in rows]
@@ -90,17 +90,17 @@ class PairMaker:
             text = _text(row, self.completion_column)
             if isinstance(text, RowError):
                 return text
-            variables = {name: row[column] for name, column in self.writer.plan.columns.items()}
+            variables = {name: row[column] for name, column in self.writer.config.columns.items()}
             if all(value is None for value in variables.values()):
                 return _text_document(self.tokenizer.encode(text), self.tokenizer)
             completion = [*self.tokenizer.encode(self._words(text)), self.tokenizer.end_token_id]
             prompt = encode_prompt(self.writer, variables, room=len(completion))
         except RowError as error:
             return error
-        if len(prompt) + len(completion) > self.writer.plan.seq_length:
+        if len(prompt) + len(completion) > self.writer.config.seq_length:
             return RowError(
                 f"prompt and completion have {len(prompt)} + {len(completion)} tokens, and "
-                f"{self.writer.plan.seq_length} fit"
+                f"{self.writer.config.seq_length} fit"
             )
         roles = [ROLE_PROMPT] * len(prompt) + [ROLE_COMPLETION] * len(completion)
         return Document([*prompt, *completion], roles)
@@ -124,7 +124,7 @@ class LabelledPromptMaker:
 
     @property
     def columns(self) -> Sequence[str]:
-        return tuple(dict.fromkeys((*self.writer.plan.columns.values(), self.label_column)))
+        return tuple(dict.fromkeys((*self.writer.config.columns.values(), self.label_column)))
 
     def make(self, rows: Sequence[Row]) -> list[Document | RowError]:
         return [self._make(row) for row in rows]
@@ -134,8 +134,8 @@ class LabelledPromptMaker:
         if label not in self.labels:
             return RowError(f"{label!r} is none of the labels {', '.join(self.labels)}")
         try:
-            variables = {name: row[column] for name, column in self.writer.plan.columns.items()}
-            prompt = encode_prompt(self.writer, variables, room=self.writer.plan.room)
+            variables = {name: row[column] for name, column in self.writer.config.columns.items()}
+            prompt = encode_prompt(self.writer, variables, room=self.writer.config.reserved_tokens)
         except RowError as error:
             return error
         self.gold.append(self.labels.index(label))

@@ -20,8 +20,8 @@ from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.input.files import list_inputs
 from tirazh.pipeline.input.footers import check_same_schema, check_text_column, read_footers
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
-from tirazh.pipeline.prompts.prepare import CLASSIFY_TEMPLATE, DEFAULT_VARIABLE, GENERATE_TEMPLATE
-from tirazh.pipeline.prompts.template import template_variables
+from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE, GENERATE_TEMPLATE, PromptSource, build_source
+from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.schema import LABEL
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote
@@ -44,6 +44,7 @@ class FinetunePlan:
     """
 
     spec: FinetuneSpec
+    source: PromptSource
     output: str
     storage: Storage
     model: ModelSummary
@@ -92,19 +93,17 @@ class FinetunePlan:
 
     def _prompt_config(self, *, seq_length: int, room: int) -> PromptConfig:
         spec = self.spec
-        template, columns = _prompt_form(spec)
-        text_variable = next((name for name in columns if columns[name] == spec.text_column), next(iter(columns)))
         return PromptConfig(
             tokenizer_dir="",
-            template=template,
-            columns=columns,
-            text_variable=text_variable,
+            template=self.source.template,
+            columns=self.source.columns,
+            text_variable=self.source.text_variable,
             needs_text=True,
             head_ids=self.tokenizer.prefix_token_ids,
             head_text="",
             truncate=spec.truncate or ("right" if spec.labels else "error"),
             seq_length=seq_length,
-            room=room,
+            reserved_tokens=room,
             # classify strips white space at the end of a prompt, before the label's space; generate
             # keeps it.
             sampling=None if spec.labels else SamplingParams(),
@@ -141,9 +140,11 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
     training = _list(spec.input, storage)
     evaluation = _list(spec.eval_input, storage) if spec.eval_input else None
     labelled = _list(spec.label_input, storage) if spec.label_input else None
-    _check_columns(spec, training, evaluation, labelled)
+    source = _prompt_source(spec)
+    _check_columns(spec, source, training, evaluation, labelled)
     plan = FinetunePlan(
         spec=spec,
+        source=source,
         output=output,
         storage=storage,
         model=model,
@@ -160,18 +161,15 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
 
 
 def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
-    files = list_inputs(storage, inputs)
+    files = list_inputs(storage, list(map(full_uri, inputs)))
     footers = read_footers(storage, files, text_columns=())
     return InputFiles(tuple(files), check_same_schema(footers), sum(footer.rows for footer in footers))
 
 
-def _prompt_form(spec: FinetuneSpec) -> tuple[str, dict[str, str]]:
-    """Return the prompt's template, and the column of each of its variables."""
-    if spec.template is not None:
-        return spec.template, {name: name for name in template_variables(spec.template)}
-    if spec.prompt_column is not None:
-        return GENERATE_TEMPLATE, {DEFAULT_VARIABLE: spec.prompt_column}
-    return CLASSIFY_TEMPLATE, {DEFAULT_VARIABLE: spec.text_column}
+def _prompt_source(spec: FinetuneSpec) -> PromptSource:
+    """The prompt's compiled template and the columns of its variables. Raises RequestError."""
+    default = CLASSIFY_TEMPLATE if spec.prompt_column is None else GENERATE_TEMPLATE
+    return build_source(spec.template, text_column=spec.prompt_column or spec.text_column, default=default)
 
 
 def _label_column(spec: FinetuneSpec) -> str:
@@ -179,24 +177,29 @@ def _label_column(spec: FinetuneSpec) -> str:
 
 
 def _check_columns(
-    spec: FinetuneSpec, training: InputFiles, evaluation: InputFiles | None, labelled: InputFiles | None
+    spec: FinetuneSpec,
+    source: PromptSource,
+    training: InputFiles,
+    evaluation: InputFiles | None,
+    labelled: InputFiles | None,
 ) -> None:
     for files in (training, evaluation):
         if files is None:
             continue
         if spec.has_pairs:
-            _check_prompt(spec, files)
+            _check_prompt(spec, source, files)
             check_text_column(files.columns, str(spec.completion_column), flag="--completion-column")
         else:
             check_text_column(files.columns, spec.text_column, flag="--text-column")
     if labelled is not None:
-        _check_prompt(spec, labelled)
+        _check_prompt(spec, source, labelled)
         check_text_column(labelled.columns, _label_column(spec), flag="--label-column")
 
 
-def _check_prompt(spec: FinetuneSpec, files: InputFiles) -> None:
+def _check_prompt(spec: FinetuneSpec, source: PromptSource, files: InputFiles) -> None:
     if spec.template is not None:
-        for name in template_variables(spec.template, known=files.columns.names):
+        check_variables(source.template.variables, files.columns.names)
+        for name in source.template.variables:
             check_text_column(files.columns, name, flag="--template")
     elif spec.prompt_column is not None:
         check_text_column(files.columns, spec.prompt_column, flag="--prompt-column")

@@ -1,4 +1,4 @@
 """Input files: listing them, reading footers, cutting them into parts, reading parts.
 
-Start at `files.py`, then `parts.py`.
+Start reading at `files.py`, then `parts.py`.
 """

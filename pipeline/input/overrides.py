@@ -1,8 +1,4 @@
-"""Sampling that a row sets for itself: input columns named like sampling parameters win over the job's values.
-
-Used by `prompts/encode.py`, which turns bad values into the row's error, and by `execution/infer.py`, which makes
-requests of the good.
-"""
+"""Per-row sampling parameters: input columns named like a parameter override the job's value for their row."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ SEED = "seed"
 
 
 def override_rows(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The values that every row sets, nulls (and the NaN that pandas makes of them) left out."""
+    """The values that each row sets, without nulls (and without NaN, which pandas writes for a null)."""
     if not names:
         return [{} for _ in range(table.num_rows)]
     rows = table.select(list(names)).to_pylist()
@@ -32,37 +28,43 @@ def override_rows(table: pa.Table, names: Sequence[str]) -> list[dict[str, Any]]
 
 
 def check_override(values: Mapping[str, Any], sampling: SamplingParams, *, seq_length: int) -> None:
-    """Raise RowError when a row's own values cannot be used."""
+    """Raise RowError if a row's values are invalid."""
     if SEED in values:
         _convert(SEED, values[SEED])
     chosen = row_sampling(values, sampling)
     if chosen.max_new_tokens >= seq_length:
-        raise RowError(f"max_new_tokens {chosen.max_new_tokens} leaves no room for a prompt in {seq_length} tokens")
+        raise RowError(f"max_new_tokens {chosen.max_new_tokens} leaves no space for a prompt in {seq_length} tokens")
 
 
 def row_sampling(values: Mapping[str, Any], sampling: SamplingParams) -> SamplingParams:
-    """The job's sampling with the row's own values in it. Raises RowError."""
+    """Return the job's sampling parameters with the row's values. Raises RowError."""
     own = tuple(sorted((name, _convert(name, value)) for name, value in values.items() if name != SEED))
     return _with_values(sampling, own) if own else sampling
 
 
 def row_seed(values: Mapping[str, Any], *, job_seed: int, row_key: int) -> int:
-    """What fixes a row's randomness: its own seed alone, or the job's and the row's place in the input. 63 bits."""
+    """The 63-bit seed of a row: from its own seed, or else from the job's seed and the row's key in the input."""
+    # A row's own seed does not depend on the job's seed or on the row's position, so the row can be
+    # reproduced alone.
     if SEED in values:
         return hash_63(f"row {_convert(SEED, values[SEED])}")
     return hash_63(f"job {job_seed} {row_key}")
 
 
 def sample_seed(seed: int, sample: int) -> int:
-    """The seed of one of a row's samples."""
+    """The 63-bit seed of one sample of a row."""
     return hash_63(f"sample {seed} {sample}")
 
 
 def hash_63(text: str) -> int:
-    """A non-negative 63-bit number, the same on every machine: it fits in an Arrow and a torch int64."""
+    """Hash a text to 63 bits, the same on every machine.
+
+    The result fits in an int64 of Arrow and torch.
+    """
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+# Most jobs have few distinct combinations of values, and building SamplingParams checks them all.
 @lru_cache(maxsize=1024)
 def _with_values(sampling: SamplingParams, own: tuple[tuple[str, Any], ...]) -> SamplingParams:
     try:
@@ -75,7 +77,7 @@ def _convert(name: str, value: Any) -> int | float:
     if schema.OVERRIDES[name] is float:
         return float(value)
     if not math.isfinite(value) or value != int(value):
-        raise RowError(f"{name} must be a whole number, not {value}")
+        raise RowError(f"{name} must be an integer, not {value}")
     return int(value)
 
 

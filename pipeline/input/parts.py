@@ -1,6 +1,6 @@
-"""Cuts the input into parts: pieces of one file, each about as much work as the others. Pure arithmetic.
+"""Cuts the input into parts: row ranges of one file, each with about the same amount of work.
 
-Called by `plan.py`. Cuts depend on footers and settings alone, so every machine and every run makes the same ones.
+The cuts depend only on footers and settings, so they are the same on every machine and in every run.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ BYTES_PER_TOKEN = 4
 PARTS_WANTED = 64
 MIN_PART_TOKENS = 1_024
 MAX_PART_TOKENS = 262_144
-# A row costs a few kilobytes of Python on its way, however short it is, so tokens alone would not bound memory.
+# Each row takes a few kilobytes of Python objects, however short it is, so a limit on tokens does
+# not bound memory.
 MAX_PART_ROWS = 16_384
-# A part inside a row group costs decoding the group from its start. Up to 16 parts are always fine (the group is then
-# decoded 8.5 times over all); more only while that stays under 16 GiB, or where a part would not fit in memory.
+# Reading a part inside a row group means decoding the group from its start. Up to 16 parts per
+# group are always allowed (the group is then decoded 8.5 times in total); more only if that stays
+# below 16 GiB or if a part would not fit in memory.
 MIN_PARTS_OF_A_GROUP = 16
 MAX_DECODED_BYTES = 16 << 30
 MAX_PART_BYTES = 512 << 20
-# Text becomes tokens on its way, lists of Python's numbers ten times its size: 64 MiB of it are 0.6 GB in each step.
+# The tokens of a text are Python lists of integers, ten times its size: 64 MiB of text take 0.6 GB
+# in each step.
 MAX_PART_TEXT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows `start` to `stop` of one input file, and the name of the output file they go to."""
+    """Rows `start` to `stop` (exclusive) of one input file; they go to the output file `name`."""
 
     index: int
     total: int
@@ -47,13 +50,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What a row costs besides reading it. `extra_tokens` a row: new tokens, over all samples."""
+class RowCost:
+    """The work per row besides its prompt. `new_tokens` are generated per row, over all samples."""
 
-    extra_tokens: int = 0
+    new_tokens: int = 0
 
     def tokens(self, group: RowGroup) -> int:
-        return group.text_bytes // BYTES_PER_TOKEN + group.rows * (1 + self.extra_tokens)
+        """Estimate the tokens of a row group: prompts (4 bytes per token) and completions."""
+        return group.text_bytes // BYTES_PER_TOKEN + group.rows * (1 + self.new_tokens)
 
 
 def part_name(index: int, total: int) -> str:
@@ -62,7 +66,7 @@ def part_name(index: int, total: int) -> str:
 
 
 def take_rows(footers: Sequence[Footer], limit: int | None) -> list[Footer]:
-    """`footers` as if the input ended after `limit` rows; files without a row are left out."""
+    """Return the footers of the first `limit` rows of the input, without files and groups that are empty."""
     left = math.inf if limit is None else limit
     taken = []
     for footer in footers:
@@ -77,46 +81,53 @@ def take_rows(footers: Sequence[Footer], limit: int | None) -> list[Footer]:
     return taken
 
 
-def count_tokens(footers: Sequence[Footer], work: Work) -> int:
-    """Estimated tokens of all rows: bytes of text / 4, plus what is to be generated."""
-    return sum(work.tokens(group) for footer in footers for group in footer.row_groups)
+def count_tokens(footers: Sequence[Footer], cost: RowCost) -> int:
+    """Estimate the tokens of all rows, prompts and completions."""
+    return sum(cost.tokens(group) for footer in footers for group in footer.row_groups)
 
 
 def choose_part_tokens(total_tokens: int) -> int:
-    """Tokens of one part: 64 parts, unless they would be too small to be worth a file or too big to lose."""
+    """The tokens of one part: a 64th of all, between a minimum (files must not be tiny) and a
+    maximum (a part is the unit of work that a failure loses).
+    """
     return max(MIN_PART_TOKENS, min(MAX_PART_TOKENS, total_tokens // PARTS_WANTED))
 
 
 def cut_evenly(rows: int, part_rows: int) -> list[int]:
-    """Row numbers where parts of `part_rows` rows begin, and the end: `[0, part_rows, …, rows]`."""
+    """The boundaries of parts of `part_rows` rows: `[0, part_rows, …, rows]`."""
     return [*range(0, rows, part_rows), rows]
 
 
-def cut_by_tokens(groups: Sequence[RowGroup], part_tokens: int, work: Work) -> list[int]:
-    """Row numbers where parts begin, and the end, so that a part holds about `part_tokens`.
+def cut_by_tokens(groups: Sequence[RowGroup], part_tokens: int, cost: RowCost) -> list[int]:
+    """The boundaries of parts of about `part_tokens` tokens: row numbers from 0 to the number of rows.
 
-    Small row groups are gathered whole, big ones split by themselves: no part reads two row groups in pieces.
+    Small row groups are combined into a part, large ones are split. No part combines incomplete row
+    groups.
     """
-    cuts, row, open_tokens, open_bytes = [0], 0, 0, 0  # `open`: gathered since the last cut
+    cuts, row, open_tokens, open_bytes = [0], 0, 0, 0  # `open`: accumulated since the last cut
     for group in groups:
-        tokens = work.tokens(group)
+        tokens = cost.tokens(group)
+        # Close the open part if this group would make it too large.
         is_full = open_tokens + tokens > part_tokens * 1.5 or open_bytes + group.all_bytes > MAX_PART_BYTES
         if open_tokens and (is_full or row + group.rows - cuts[-1] > MAX_PART_ROWS):
             cuts.append(row)
             open_tokens = open_bytes = 0
-        pieces = _pieces(group, tokens, part_tokens) if not open_tokens else 1
-        cuts.extend(row + group.rows * piece // pieces for piece in range(1, pieces))
+        # Only a group that starts a part is split.
+        splits = _num_splits(group, tokens, part_tokens) if not open_tokens else 1
+        cuts.extend(row + group.rows * index // splits for index in range(1, splits))
         row += group.rows
         open_tokens, open_bytes = open_tokens + tokens, open_bytes + group.all_bytes
-        if pieces > 1 or open_tokens >= part_tokens or row - cuts[-1] >= MAX_PART_ROWS:
+        if splits > 1 or open_tokens >= part_tokens or row - cuts[-1] >= MAX_PART_ROWS:
             cuts.append(row)
             open_tokens = open_bytes = 0
     return cuts if cuts[-1] == row else [*cuts, row]
 
 
-def _pieces(group: RowGroup, tokens: int, part_tokens: int) -> int:
+def _num_splits(group: RowGroup, tokens: int, part_tokens: int) -> int:
+    """The number of parts that one row group is split into."""
     most = max(MIN_PARTS_OF_A_GROUP, 2 * MAX_DECODED_BYTES // max(1, group.all_bytes))
     by_work = min(max(round(tokens / part_tokens), math.ceil(group.rows / MAX_PART_ROWS)), most)
+    # The limits on memory hold even if the group is then decoded more often.
     by_memory = max(math.ceil(group.all_bytes / MAX_PART_BYTES), math.ceil(group.text_bytes / MAX_PART_TEXT_BYTES))
     return max(1, min(group.rows, max(by_work, by_memory)))
 

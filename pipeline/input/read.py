@@ -1,7 +1,7 @@
-"""Reads the input part by part: a Ray Data source with exactly one read task, and one block, a part.
+"""Reads the input part by part: a Ray Data source with exactly one read task and one block per part.
 
-Called by `build.py`. Every column comes through as it is; two of our own ride along: the part's number, and a key of
-each row that depends on the file's place in the input and the row's place in the file, and on nothing else.
+All columns are read unchanged, and two are added: the part's index, and a key of each row. The key
+depends only on the file's path below the input and on the row's number in the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class PartsDatasource(Datasource):  # type: ignore[misc]
-    """The parts still to be made, as Ray Data reads them."""
+    """The Ray Data source of the parts that remain to be made."""
 
     def __init__(self, parts: Sequence[Part], storage: Storage) -> None:
         super().__init__()
@@ -37,6 +37,7 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
 
     @property
     def num_parts(self) -> int:
+        """The number of parts, and so of read tasks."""
         return len(self._parts)
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -45,7 +46,7 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """One task a part, whatever `parallelism` Ray would like."""
+        """Return one task per part, regardless of `parallelism`."""
         return [self._read_task(part) for part in self._parts]
 
     def _read_task(self, part: Part) -> ReadTask:
@@ -54,8 +55,10 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
 
 
 def read_part(part: Part, storage: Storage) -> pa.Table:
-    """The rows of `part` with `schema.PART` and `schema.ROW_KEY` beside them. Raises InputError when the file is no
-    longer the one that was planned."""
+    """Read the rows of `part`, with the columns `schema.PART` and `schema.ROW_KEY` added.
+
+    Raises InputError if the file has changed since the job was planned, or if it is damaged.
+    """
     if not keep_trying(lambda: storage.is_same(part.file)):
         raise InputError(f"{show_uri(part.file.uri)} has changed since the job was planned; choose another --output")
     table = keep_trying(lambda: _read_rows(part, storage))
@@ -65,38 +68,42 @@ def read_part(part: Part, storage: Storage) -> pa.Table:
 
 
 def row_key(file_key: str, row: int) -> int:
-    """A row's own number: the same however the input is cut, wherever it lies."""
+    """The key of a row. It does not depend on the cut into parts or on where the input is stored."""
     return hash_63(f"{file_key}\n{row}")
 
 
 def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
-    # One table: several would be put together again, but only after both were in memory.
+    # One table: Ray Data would concatenate several, which takes twice the memory.
     yield read_part(part, storage)
 
 
 def _read_rows(part: Part, storage: Storage) -> pa.Table:
     with storage.open(part.file.uri) as file, _readable(part):
+        # Without a read buffer of bounded size, a column chunk is read into memory as a whole.
         parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         groups, skip = _groups_of(parquet.metadata, part)
-        # Streamed: a part may be a small piece of a row group that does not fit in memory.
+        # Streamed: the part may be a small share of a row group that does not fit in memory.
         batches, left = [], part.rows
         for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups):
-            piece = batch.slice(skip, left)
+            rows = batch.slice(skip, left)
             skip = max(0, skip - batch.num_rows)
-            left -= piece.num_rows
-            if piece.num_rows:
-                batches.append(piece)
+            left -= rows.num_rows
+            if rows.num_rows:
+                batches.append(rows)
             if not left:
                 break
         if left:
-            raise InputError(f"{show_uri(part.file.uri)} has become shorter while the job ran")
+            raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
         return _transportable(pa.Table.from_batches(batches))
 
 
 @contextmanager
 def _readable(part: Part) -> Iterator[None]:
-    """Tell damage from an outage: an outage is waited for, and damage would be for minutes. What Arrow cannot decode
-    it raises as one of its own exceptions, or as an OSError without a number."""
+    """Distinguish a damaged file (InputError) from an outage, which is retried for minutes.
+
+    For data that it cannot decode Arrow raises one of its own exceptions, or an OSError without an
+    errno.
+    """
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -104,34 +111,36 @@ def _readable(part: Part) -> Iterator[None]:
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise InputError(
-            f"{show_uri(part.file.uri)} is damaged, or no longer the file that was planned, at rows {part.start} to "
+            f"{show_uri(part.file.uri)} is damaged or has changed since the job was planned, at rows {part.start} to "
             f"{part.stop - 1}: {reason}"
         ) from error
 
 
 def _transportable(table: pa.Table) -> pa.Table:
-    """The table without types that Ray 2.60 cannot send between processes: views become plain strings and bytes. The
-    sink gives every column the type it had."""
+    """Replace types that Ray 2.60 cannot send between processes: views become plain strings and bytes.
+
+    The sink restores the original type of every column.
+    """
     fields = [field.with_type(_without_views(field.type)) for field in table.schema]
     return table.cast(pa.schema(fields))
 
 
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_string_view(kind):
+def _without_views(arrow_type: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(arrow_type):
         return pa.large_string()
-    if pa.types.is_binary_view(kind):
+    if pa.types.is_binary_view(arrow_type):
         return pa.large_binary()
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_without_views(field.type)) for field in kind.fields])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_without_views(kind.value_type)))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(kind.value_field.with_type(_without_views(kind.value_type)))
-    return kind
+    if pa.types.is_struct(arrow_type):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in arrow_type.fields])
+    if pa.types.is_list(arrow_type):
+        return pa.list_(arrow_type.value_field.with_type(_without_views(arrow_type.value_type)))
+    if pa.types.is_large_list(arrow_type):
+        return pa.large_list(arrow_type.value_field.with_type(_without_views(arrow_type.value_type)))
+    return arrow_type
 
 
 def _groups_of(metadata: pq.FileMetaData, part: Part) -> tuple[list[int], int]:
-    """The row groups that hold the part, and how many rows of the first one come before it."""
+    """The row groups that contain the part, and the number of rows before it in the first of them."""
     groups: list[int] = []
     row = skip = 0
     for index in range(metadata.num_row_groups):

@@ -1,4 +1,4 @@
-"""Output directories: names, the lease, the sink, receipts, manifest and report.
+"""Output directories: file names, the lease, the sink, receipts, the manifest and the report.
 
-Start at `names.py`; `docs/commit-protocol.md` explains the order of the writes.
+Start reading at `names.py`; `docs/commit-protocol.md` explains the order of the writes.
 """

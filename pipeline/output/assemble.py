@@ -1,6 +1,4 @@
-"""From token ids and log-likelihoods to the columns of the output, in the input's order. Pure; used by
-`output/write.py`.
-"""
+"""Turns token ids and log-likelihoods into the columns of an output table, in input order."""
 
 from __future__ import annotations
 
@@ -18,8 +16,12 @@ from tirazh.pipeline.labels import decide
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputLayout:
-    """What the output's columns are made of: the input's schema, the added fields (prefix and all, in the order of
-    `schema.py`), and for classify the labels in the order they were scored in."""
+    """The columns of the output.
+
+    `columns` is the schema of the input. `added` are the added fields with their prefix, in the
+    order of `schema.py`. `labels` are those of classify, in the order of their scores; empty for
+    generate.
+    """
 
     columns: pa.Schema
     added: pa.Schema
@@ -34,8 +36,10 @@ class OutputLayout:
 
 
 def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.Table:
-    """The output table of one part; the columns that only steps needed are gone."""
+    """Build the output table of one part, without the columns that only the steps use."""
+    # The order of the added columns is that of `layout.added`, which `schema.py` defines.
     added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
+    # The cast restores the types that `input/read.py` replaced for the transport through Ray.
     kept = table.select(layout.columns.names).cast(layout.columns)
     arrays = [*kept.columns, *(pa.array(column, field.type) for column, field in zip(added, layout.added, strict=True))]
     return pa.Table.from_arrays(arrays, schema=layout.schema).combine_chunks()
@@ -50,11 +54,11 @@ def _labels(table: pa.Table, layout: OutputLayout) -> list[Any]:
     probabilities: list[list[tuple[str, float]] | None] = [None] * table.num_rows
     if good:
         decided = decide(np.array([scores[row] for row in good]), abstain_below=layout.abstain_below)
-        for place, row in enumerate(good):
-            chosen = int(decided.chosen[place])
+        for index, row in enumerate(good):
+            chosen = int(decided.chosen[index])
             labels[row] = layout.labels[chosen] if chosen >= 0 else None
-            confidence[row] = float(decided.confidence[place])
-            values = map(float, decided.probabilities[place])
+            confidence[row] = float(decided.confidence[index])
+            values = map(float, decided.probabilities[index])
             probabilities[row] = list(zip(layout.labels, values, strict=True))
     return [labels, confidence, probabilities, table.column(schema.NUM_PROMPT_IDS).to_pylist(), errors]
 

@@ -1,9 +1,10 @@
-"""One run at a time on one output: `OUTPUT/_tirazh/lease.json` says who writes there, and is renewed while it does.
+"""The lease: one run at a time writes to an output directory.
 
-`build.py` holds the lease; the sink asks before every part whether it is still held (`LeaseToken.check`). No clock is
-trusted where it need not be: a run that is gone is told by its process on the same machine, elsewhere by watching that
-its lease is not renewed. Parts are whole and the same whoever makes them, so the lease saves work and surprises; what
-is written would be right without it. The argument is in docs/commit-protocol.md.
+`OUTPUT/_tirazh/lease.json` names the run that writes, and that run renews it. The sink checks the lease
+before it writes each part (`LeaseToken.check`). Clocks are trusted as little as possible: on the same
+machine a dead owner is recognised by its process, on another machine by a lease that is no longer
+renewed. Part files are atomic and do not depend on the run that writes them, so the lease is not needed
+for correctness: it avoids duplicated work and surprises. docs/commit-protocol.md has the argument.
 """
 
 from __future__ import annotations
@@ -29,20 +30,23 @@ logger = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
 
-# Of the time after which a lease ends: how often it is renewed.
+# Renewals within the time after which a lease expires.
 RENEWALS = 4
-# Two runs that take an ended lease at the same time, or on a server without conditional uploads, see within this time
-# whose name stayed.
-SETTLE_S = 2.0
-_LOOK_EVERY_S = 0.5
-_PATIENCE_S = 5.0
-_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # its real name: Ray tells a submitted driver its id in there
+# Two runs may take an expired lease at the same time, or on a server without conditional uploads.
+# Within this time each of them sees whose token stayed in the file.
+RACE_WINDOW_S = 2.0
+_POLL_EVERY_S = 0.5
+_JOIN_TIMEOUT_S = 5.0
+_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray passes the id of a submitted job in a variable of this very name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeaseOwner:
-    """What the lease file says. `job` is the id of a submitted job, `since` and `renewed` are seconds since 1970 by the
-    holder's clock; the lease ends `lease_s` after a renewal."""
+    """The content of the lease file.
+
+    `job` is the id of a submitted job. `since` and `renewed` are seconds since 1970 by the owner's
+    clock. The lease expires `lease_s` seconds after its last renewal.
+    """
 
     token: str
     process: ProcessMark
@@ -52,11 +56,12 @@ class LeaseOwner:
     lease_s: float
 
     def to_json(self) -> bytes:
+        """Serialise the lease as renewed at this moment."""
         return json.dumps(asdict(self) | {"renewed": time.time()}, indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> LeaseOwner:
-        """Raises ValueError, KeyError or TypeError for what is no lease."""
+        """Parse a lease file. Raises ValueError, KeyError or TypeError for anything else."""
         values = json.loads(data)
         return cls(**values | {"process": ProcessMark(**values["process"])})
 
@@ -68,60 +73,66 @@ class LeaseOwner:
 
 @dataclass(frozen=True, slots=True)
 class LeaseToken:
-    """A run's right to write, as its tasks on other machines carry it."""
+    """A run's right to write to an output. Tasks on other machines receive it."""
 
     output: OutputFiles
     token: str
 
     @property
     def is_held(self) -> bool:
-        """Whether the output is still this run's."""
-        holder = _parse(_look(self.output))
-        return holder is not None and holder.token == self.token
+        """Whether this run still owns the output."""
+        owner = _parse(_read_lease(self.output))
+        return owner is not None and owner.token == self.token
 
     def check(self) -> None:
-        """Raise JobError unless the output is still this run's."""
+        """Raise JobError unless this run still owns the output."""
         if not self.is_held:
-            holder = _parse(_look(self.output))
-            taken = f"taken over by {holder}" if holder else "taken away (its file is gone or damaged)"
+            owner = _parse(_read_lease(self.output))
+            taken = f"taken over by {owner}" if owner else "removed (its file is missing or damaged)"
             raise JobError(
                 f"this run no longer holds {show_uri(self.output.directory)}: its lease was {taken}; it has stopped "
-                "writing, and what it wrote is kept"
+                "writing, and the parts it has written are kept"
             )
 
 
 class Lease:
-    """A lease that is held, and renewed by a thread of its own until it is released or lost."""
+    """A held lease. A thread renews it until it is released or lost."""
 
-    def __init__(self, output: OutputFiles, me: LeaseOwner, *, settled_at: float) -> None:
-        self.claim = LeaseToken(output, me.token)
-        self._me = me
-        self._settled_at = settled_at
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="tirazh-lease", daemon=True)
+    def __init__(self, output: OutputFiles, owner: LeaseOwner, *, confirmable_at: float) -> None:
+        self.token = LeaseToken(output, owner.token)
+        self._owner = owner
+        self._confirmable_at = confirmable_at
+        self._is_released = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="tirazh-lease", daemon=True)
         self._thread.start()
 
     def confirm(self) -> None:
-        """Raise JobError unless the output is this run's alone. To be called before what cannot be undone or must not
-        be mixed; waits where two could have taken the lease at once, at most `SETTLE_S` after it was taken."""
-        time.sleep(max(0.0, self._settled_at - time.monotonic()))
-        self.claim.check()
+        """Raise JobError unless only this run owns the output.
+
+        To be called before steps that cannot be undone or must not be interleaved with those of
+        another run. If two runs could have taken the lease at once, it waits until `RACE_WINDOW_S`
+        after it was taken.
+        """
+        time.sleep(max(0.0, self._confirmable_at - time.monotonic()))
+        self.token.check()
 
     def release(self) -> None:
-        """Give the lease back, if it is still ours."""
-        self._is_over.set()
-        self._thread.join(_PATIENCE_S)
-        output = self.claim.output
-        with suppress(JobError, OutputError):  # the next run waits for its end, or sees that our process has gone
-            self.claim.check()
+        """Remove the lease file, if this run still owns the output."""
+        self._is_released.set()
+        self._thread.join(_JOIN_TIMEOUT_S)
+        output = self.token.output
+        # If this fails, the next run sees that our process has ended, or waits until the lease
+        # expires.
+        with suppress(JobError, OutputError):
+            self.token.check()
             output.storage.remove(output.lease)
 
-    def _keep(self) -> None:
-        pause = every_s = self._me.lease_s / RENEWALS
-        while not self._is_over.wait(pause):
+    def _renew(self) -> None:
+        pause = every_s = self._owner.lease_s / RENEWALS
+        while not self._is_released.wait(pause):
             try:
-                self.claim.check()
-                self.claim.output.storage.write(self.claim.output.lease, self._me.to_json())
+                self.token.check()
+                self.token.output.storage.write(self.token.output.lease, self._owner.to_json())
                 pause = every_s
             except StorageError as error:
                 logger.warning("the lease could not be renewed: %s", error)
@@ -133,10 +144,11 @@ class Lease:
 
 @contextmanager
 def hold(output: OutputFiles, *, lease_s: float, tell: Tell | None = None) -> Iterator[Lease]:
-    """Hold the lease of `output` for the time of the block. Raises JobError, saying who it is, when another run does.
+    """Hold the lease of `output` inside the block.
 
-    A run that was killed on this machine is noticed at once; of one on another machine, its lease must be seen to end:
-    `tell` gets a sentence when that takes a while.
+    Raises JobError, naming the owner, if another run holds it. A dead owner on this machine is
+    recognised at once. The lease of an owner on another machine must expire first; `tell` is then
+    called with a sentence about the wait.
     """
     lease = _take(output, lease_s, tell)
     try:
@@ -147,7 +159,7 @@ def hold(output: OutputFiles, *, lease_s: float, tell: Tell | None = None) -> It
 
 def _take(output: OutputFiles, lease_s: float, tell: Tell | None) -> Lease:
     now = time.time()
-    me = LeaseOwner(
+    owner = LeaseOwner(
         token=uuid4().hex,
         process=mark_process(os.getpid()),
         job=_submitted_id(),
@@ -155,60 +167,67 @@ def _take(output: OutputFiles, lease_s: float, tell: Tell | None) -> Lease:
         renewed=now,
         lease_s=lease_s,
     )
-    is_first = output.storage.create(output.lease, me.to_json())
-    # An upload whose answer was lost is tried again by the libraries, and then finds what it has put there itself.
-    if not is_first and not LeaseToken(output, me.token).is_held:
-        _wait_for_end(output, tell)
-        output.storage.write(output.lease, me.to_json())
+    is_first = output.storage.create(output.lease, owner.to_json())
+    # If the response to an upload is lost, the client library retries it and finds the file that it
+    # has just created.
+    if not is_first and not LeaseToken(output, owner.token).is_held:
+        _wait_until_expired(output, tell)
+        output.storage.write(output.lease, owner.to_json())
     is_sure = is_first and not is_remote(output.directory)
-    return Lease(output, me, settled_at=time.monotonic() + (0.0 if is_sure else SETTLE_S))
+    return Lease(output, owner, confirmable_at=time.monotonic() + (0.0 if is_sure else RACE_WINDOW_S))
 
 
-def _wait_for_end(output: OutputFiles, tell: Tell | None) -> None:
-    """Return when whoever holds the lease is gone. Raises JobError as soon as it is seen to live."""
-    first, begun, has_told = _look(output), time.monotonic(), False
+def _wait_until_expired(output: OutputFiles, tell: Tell | None) -> None:
+    """Return once the owner of the lease is dead or its lease has expired.
+
+    Raises JobError if the owner is alive.
+    """
+    first, start, has_told = _read_lease(output), time.monotonic(), False
     while True:
-        data = _look(output)
-        holder = _parse(data)
-        watched_s = time.monotonic() - begun
-        if data is None or _is_gone(holder, watched_s):
+        data = _read_lease(output)
+        owner = _parse(data)
+        watched_s = time.monotonic() - start
+        if data is None or _is_expired(owner, watched_s):
             return
-        if data != first or (holder is not None and holder.process.is_here):
-            raise JobError(_refusal(output, holder))
+        if data != first or (owner is not None and owner.process.is_here):
+            raise JobError(_refusal(output, owner))
         if tell is not None and not has_told:
-            left_s = (holder.lease_s if holder else 0.0) - watched_s
-            tell(f"{_held(output, holder)}; waiting up to {left_s:.0f} s to see whether that run still lives")
+            left_s = (owner.lease_s if owner else 0.0) - watched_s
+            tell(f"{_held(output, owner)}; waiting up to {left_s:.0f} s to see whether that run is still alive")
             has_told = True
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_POLL_EVERY_S)
 
 
-def _is_gone(holder: LeaseOwner | None, watched_s: float) -> bool:
-    """Whether the holder no longer lives, having been watched for so long without a renewal. A lease that cannot be
-    read may be one that is being written at this moment."""
-    if holder is None:
-        return watched_s > SETTLE_S
-    if holder.process.is_here and not holder.process.is_alive:
+def _is_expired(owner: LeaseOwner | None, watched_s: float) -> bool:
+    """Whether the lease has expired, after `watched_s` seconds without a renewal.
+
+    A lease that cannot be parsed may be one that is being written at this moment.
+    """
+    if owner is None:
+        return watched_s > RACE_WINDOW_S
+    if owner.process.is_here and not owner.process.is_alive:
         return True
-    # Twice: clocks of two machines may differ, and a live run taken for a dead one would have to stop.
-    return watched_s > holder.lease_s or time.time() - holder.renewed > 2 * holder.lease_s
+    # Twice the time by the clock: the clocks of two machines may differ, and a live run must not
+    # lose its lease.
+    return watched_s > owner.lease_s or time.time() - owner.renewed > 2 * owner.lease_s
 
 
-def _refusal(output: OutputFiles, holder: LeaseOwner | None) -> str:
-    age_s = max(0.0, time.time() - holder.renewed) if holder else 0.0
+def _refusal(output: OutputFiles, owner: LeaseOwner | None) -> str:
+    age_s = max(0.0, time.time() - owner.renewed) if owner else 0.0
     return (
-        f"{_held(output, holder)}, last sign of life {age_s:.0f} s ago; wait for that run or stop it, or choose "
+        f"{_held(output, owner)}, last heartbeat {age_s:.0f} s ago; wait for that run or stop it, or choose "
         "another --output"
     )
 
 
-def _held(output: OutputFiles, holder: LeaseOwner | None) -> str:
-    return f"another run writes to {show_uri(output.directory)} ({holder or 'it does not say who'})"
+def _held(output: OutputFiles, owner: LeaseOwner | None) -> str:
+    return f"another run writes to {show_uri(output.directory)} ({owner or 'unknown owner'})"
 
 
-def _look(output: OutputFiles) -> bytes | None:
+def _read_lease(output: OutputFiles) -> bytes | None:
     try:
         return output.storage.read(output.lease)
-    except InputError:  # there is none
+    except InputError:  # there is no lease file
         return None
 
 
@@ -220,7 +239,7 @@ def _parse(data: bytes | None) -> LeaseOwner | None:
 
 
 def _submitted_id() -> str | None:
-    """The id that `tirazh submit` printed, in the driver of such a job."""
+    """The id that `tirazh submit` printed, if this process is the driver of a submitted job."""
     try:
         return str(json.loads(os.environ[_JOB_VARIABLE])["metadata"]["job_submission_id"])
     except (KeyError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Every name in an output directory, and which of them are ours. Nothing else spells these names."""
+"""The names of all files in an output directory; no other module spells them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tirazh.errors import OutputError
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import Storage, is_remote, join
+from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote, join
 
 OWN = "_tirazh"
 SUCCESS = "_SUCCESS"
@@ -17,43 +17,52 @@ REPORT = "report.html"
 RECEIPTS = "receipts"
 LEASE = "lease.json"
 _PART = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
+# The names of temporary files that `storage/disk.py` writes beside the final ones.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFiles:
-    """One output directory and the storage it lies in."""
+    """One output directory and its storage. `directory` is an absolute path or a URI."""
 
     storage: Storage
     directory: str
 
+    @classmethod
+    def at(cls, uri: str, storage: Storage) -> OutputFiles:
+        """The output directory that a user named. Raises RequestError for an unknown URI scheme."""
+        return cls(storage, full_uri(uri))
+
     def own(self, *names: str) -> str:
-        """URI of a file in `_tirazh/`."""
+        """The URI of a file in `_tirazh/`."""
         return join(self.directory, OWN, *names)
 
     def part(self, name: str) -> str:
+        """The URI of a part file (or of another file beside the parts)."""
         return join(self.directory, name)
 
     def receipt(self, part_name: str) -> str:
-        """URI of what is known of a part's file; written before the file itself."""
+        """The URI of a part's receipt, which is written before the part file."""
         return self.own(RECEIPTS, receipt_name(part_name))
 
     @property
     def lease(self) -> str:
-        """URI of the file that says who writes here at present."""
+        """The URI of the lease file, which names the run that writes to this directory."""
         return self.own(LEASE)
 
     def receipts(self) -> set[str]:
-        """Names of the receipts that are there: one listing."""
+        """The names of the existing receipts. Takes one listing."""
         return set(self.storage.names(self.own(RECEIPTS)))
 
     def parts(self) -> list[str]:
-        """Names of the part files that are there, of whichever job."""
+        """The names of the existing part files, of any job."""
         return [name for name in self.storage.names(self.directory) if _PART.fullmatch(name)]
 
     def finished(self, total: int) -> set[int]:
-        """Indices of the parts that are there: one listing, no file is opened. Raises OutputError for a part of
-        another cut of the input."""
+        """The indices of the existing parts. Takes one listing and opens no file.
+
+        Raises OutputError for a part of a job with another number of parts.
+        """
         found = set()
         for name in self.storage.names(self.directory):
             match = _PART.fullmatch(name)
@@ -61,44 +70,51 @@ class OutputFiles:
                 continue
             if int(match[2]) != total or int(match[1]) >= total:
                 raise OutputError(
-                    f"{show_uri(self.part(name))} does not belong to this job of {total} parts; remove it"
+                    f"{show_uri(self.part(name))} does not belong to this job, which has {total} parts; remove the file"
                 )
             found.add(int(match[1]))
         return found
 
     def foreign(self) -> list[str]:
-        """Names of files that readers of the directory would take for data and that are not parts."""
+        """The names of visible files that are not parts; readers of the directory would take them for data."""
         names = self.storage.names(self.directory)
         return sorted(name for name in names if not name.startswith(("_", ".")) and not _PART.fullmatch(name))
 
     def refuse_foreign(self) -> None:
-        """Raise OutputError when the directory holds files that no job of ours wrote: they are never removed."""
+        """Raise OutputError if the directory contains files that tirazh did not write; those are never removed."""
         names = self.storage.names(self.directory)
-        ours = OWN in self.storage.directories(self.directory)
-        strange = [name for name in names if not name.startswith((".", "_")) and not (ours and _PART.fullmatch(name))]
-        if strange:
+        # Without `_tirazh/` a file that is named like a part was written by another program.
+        is_ours = OWN in self.storage.directories(self.directory)
+        foreign = [
+            name for name in names if not name.startswith((".", "_")) and not (is_ours and _PART.fullmatch(name))
+        ]
+        if foreign:
             raise OutputError(
-                f"output {show_uri(self.directory)} holds files that tirazh did not write ({min(strange)}); "
+                f"output {show_uri(self.directory)} contains files that tirazh did not write ({min(foreign)}); "
                 "choose an empty or a new directory"
             )
 
     def is_complete(self) -> bool:
-        """Whether readers are told that everything is there."""
+        """Whether `_SUCCESS` tells readers that the output is complete."""
         return SUCCESS in self.storage.names(self.directory)
 
     def reopen(self) -> None:
-        """Take `_SUCCESS` away before anything that it speaks of changes."""
+        """Remove `_SUCCESS`; called before anything in the directory changes."""
         self.storage.remove(self.part(SUCCESS))
 
     def clear(self) -> None:
-        """Remove everything of ours but the lease. `_SUCCESS` goes first, so that no reader takes a part of the parts
-        for all; the plan after the parts, so that those of a removal that was cut off are still seen as another job's.
+        """Remove all files that tirazh wrote except the lease.
+
+        `_SUCCESS` is removed first, so that no reader takes an incomplete set of parts for all of
+        them. The plan is removed after the parts: if the removal is interrupted, the remaining
+        parts are still recognised as those of another job.
         """
         self.reopen()
         for name in self.parts():
             self.storage.remove(self.part(name))
         for name in self.storage.directories(self.own()):
             self.storage.remove(self.own(name), recursive=True)
+        # The lease stays: the caller holds it.
         left = set(self.storage.names(self.own()))
         for name in left - {LEASE}:
             self.storage.remove(self.own(name))
@@ -106,7 +122,10 @@ class OutputFiles:
             self.storage.remove(self.own(), recursive=True)
 
     def sweep(self) -> None:
-        """Remove half-written files that a killed run left behind (disks only; elsewhere there are none)."""
+        """Remove temporary files of killed runs.
+
+        Only disks have them; object stores upload files whole.
+        """
         for directory in () if is_remote(self.directory) else (self.directory, self.own(), self.own(RECEIPTS)):
             for name in self.storage.names(directory):
                 if _TEMPORARY.fullmatch(name):
@@ -114,4 +133,5 @@ class OutputFiles:
 
 
 def receipt_name(part_name: str) -> str:
+    """`part-00017-of-00420.json` for the part file of that name."""
     return part_name.removesuffix(".parquet") + ".json"

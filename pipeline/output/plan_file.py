@@ -1,7 +1,4 @@
-"""`OUTPUT/_tirazh/plan.json`: the plan as it was when the job began, and what that means for a job that comes later.
-
-Called by `build.py` before any replica is started, and by `output/ledger.py` to check an output against its plan.
-"""
+"""`OUTPUT/_tirazh/plan.json`: stores the plan of a job, and decides whether a later run resumes that job."""
 
 from __future__ import annotations
 
@@ -19,39 +16,48 @@ from tirazh.pipeline.spec import flag_name
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 
+# Increase it when an older version could misread the file.
 FORMAT = 1
 
 
 def find_plan(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan | None:
-    """The plan this output was begun with, if that is the same job; None where `plan` is to be followed. Only looks.
+    """Return the stored plan if it is that of the same job, or None if `plan` starts a new one.
 
-    Raises OutputError when the directory holds another job's work (unless `overwrite`, which allows its removal), files
-    that are not ours (which are never removed), or when the input has changed since.
+    Writes nothing. Raises OutputError if the directory contains another job's files (unless
+    `overwrite` allows their removal) or files that tirazh did not write (never removed), or if the
+    input has changed.
     """
-    begun = read_plan(output)
-    difference = _difference(begun, plan) if begun is not None else "its plan is gone" if output.parts() else None
-    if begun is not None and difference is None:
-        return begun
+    stored = read_plan(output)
+    difference = _difference(stored, plan) if stored is not None else "its plan is missing" if output.parts() else None
+    if stored is not None and difference is None:
+        return stored
     output.refuse_foreign()
+    # Foreign files are reported first, since --overwrite would not help against them.
     if difference is not None and not overwrite:
         raise OutputError(
-            f"{show_uri(output.directory)} holds the work of another job: {difference}; give --overwrite "
-            "to remove it first, or another --output"
+            f"{show_uri(output.directory)} contains the output of another job: {difference}; give --overwrite "
+            "to delete it first, or another --output"
         )
     return None
 
 
 def claim_output(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan:
-    """The plan to follow, as `find_plan` finds it, with another job's work removed where `overwrite` allows it. To be
-    called by whoever holds the output's lease."""
-    begun = find_plan(output, plan, overwrite=overwrite)
-    if begun is None:
+    """Return the plan to follow: the stored plan of the same job, or `plan`.
+
+    For a new job it removes the files of another one, if `overwrite` allows it. The caller must
+    hold the lease of the output. Raises the errors of `find_plan`.
+    """
+    stored = find_plan(output, plan, overwrite=overwrite)
+    if stored is None:
         output.clear()
-    return begun or plan
+    return stored or plan
 
 
 def read_plan(output: OutputFiles) -> Plan | None:
-    """The plan of this output, or None where there is none. Raises OutputError when it cannot be understood."""
+    """Read the stored plan, or return None if there is none.
+
+    Raises OutputError if it cannot be parsed.
+    """
     try:
         data = output.storage.read(output.own(PLAN))
     except InputError:
@@ -63,34 +69,34 @@ def read_plan(output: OutputFiles) -> Plan | None:
 
 
 def write_plan(output: OutputFiles, plan: Plan) -> None:
-    """Write the plan down; from here on it is the authority for this output."""
+    """Store the plan. From then on every run on this output follows it."""
     output.storage.write(output.own(PLAN), json.dumps(_to_json(plan), ensure_ascii=False, indent=1).encode())
 
 
-def _difference(begun: Plan, plan: Plan) -> str | None:
-    """How `plan` is another job than the one begun, in words; None when it is the same."""
-    names = sorted(set(begun.identity) | set(plan.identity))
-    other = [name for name in names if begun.identity.get(name) != plan.identity.get(name)]
-    if other:
-        flags = ", ".join("the kind of job" if name == "kind" else flag_name(name) for name in other)
-        return f"{flags} {'is' if len(other) == 1 else 'are'} not what that job had"
-    if begun.model_fingerprint != plan.model_fingerprint:
-        return f"the model {plan.identity['model']} has other weights now"
-    if begun.examples_sha256 != plan.examples_sha256:
-        return "the file of --examples has changed"
-    return _input_difference(begun, plan)
+def _difference(stored: Plan, plan: Plan) -> str | None:
+    """Describe how `plan` differs from the stored plan; None if both are of the same job."""
+    names = sorted(set(stored.identity) | set(plan.identity))
+    changed = [name for name in names if stored.identity.get(name) != plan.identity.get(name)]
+    if changed:
+        flags = ", ".join("the kind of job" if name == "kind" else flag_name(name) for name in changed)
+        return f"{flags} {'differs' if len(changed) == 1 else 'differ'}"
+    if stored.model_fingerprint != plan.model_fingerprint:
+        return f"the weights of the model {plan.identity['model']} have changed"
+    if stored.examples_sha256 != plan.examples_sha256:
+        return "the --examples file has changed"
+    return _input_difference(stored, plan)
 
 
-def _input_difference(begun: Plan, plan: Plan) -> str | None:
-    before = {planned.file.uri: planned.file for planned in begun.files}
+def _input_difference(stored: Plan, plan: Plan) -> str | None:
+    before = {planned.file.uri: planned.file for planned in stored.files}
     now = {planned.file.uri: planned.file for planned in plan.files}
     for uri, file in before.items():
         if uri not in now:
-            return f"the input {show_uri(uri)} is gone since it began"
+            return f"the input file {show_uri(uri)} has been removed since the job started"
         if now[uri] != file:
-            return f"the input {show_uri(uri)} has changed since it began"
+            return f"the input file {show_uri(uri)} has changed since the job started"
     added = [uri for uri in now if uri not in before]
-    return f"the input {show_uri(added[0])} is new since it began" if added else None
+    return f"the input file {show_uri(added[0])} has been added since the job started" if added else None
 
 
 def _to_json(plan: Plan) -> dict[str, Any]:
@@ -102,6 +108,7 @@ def _to_json(plan: Plan) -> dict[str, Any]:
         "examples_sha256": plan.examples_sha256,
         "dtype": plan.dtype,
         "seq_length": plan.seq_length,
+        # `columns` is for human readers. The serialised schema keeps the exact Arrow types.
         "columns": {field.name: str(field.type) for field in plan.schema},
         "arrow_schema": base64.b64encode(plan.schema.serialize().to_pybytes()).decode(),
         "overrides": list(plan.overrides),
@@ -117,9 +124,9 @@ def _to_json(plan: Plan) -> dict[str, Any]:
 
 def _from_json(values: Mapping[str, Any]) -> Plan:
     if values["format"] != FORMAT:
-        raise ValueError(f"written by another version of tirazh, format {values['format']}")
+        raise ValueError(f"it was written by another version of tirazh, with format {values['format']}")
     if not isinstance(values["identity"], dict):
-        raise TypeError("its identity is no mapping")
+        raise TypeError("its identity is not a mapping")
     return Plan(
         identity=values["identity"],
         fingerprint=values["fingerprint"],

@@ -1,7 +1,4 @@
-"""The run on one page: `_tirazh/report.html`, self-contained, and the figures of quality that it shows.
-
-Called by `build.py` at the end of a job, and by `tirazh report` for an output that is there.
-"""
+"""The report of a job: the self-contained page `_tirazh/report.html` and the quality figures that it shows."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tirazh.errors import InputError, OutputError
 from tirazh.pipeline.output.names import MANIFEST, REPORT, OutputFiles
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import Storage, full_uri
+from tirazh.pipeline.storage.filesystem import Storage
 
 if TYPE_CHECKING:
     from tirazh.pipeline.output.write import Receipt
@@ -30,8 +27,11 @@ pre{background:#f6f6f6;padding:1rem;overflow:auto}"""
 
 
 def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
-    """Label counts, and where gold labels are known accuracy and macro-F1 over the rows without an error; a row that
-    abstained counts as wrong. Empty for generate."""
+    """Compute label counts and mean confidence and, with gold labels, accuracy and macro-F1.
+
+    Rows with an error are not counted; a row with a null label (abstained) counts as wrong. Of generate
+    only the errors are counted.
+    """
     labels: Counter[str] = Counter()
     cells: Counter[tuple[str, str]] = Counter()
     kinds: Counter[str] = Counter()
@@ -43,6 +43,7 @@ def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
     if labels:
         answered = sum(labels.values())
         confidence = sum(receipt.confidence_sum for receipt in receipts) / answered
+        # Receipts count rows that abstained under the empty label.
         facts |= {"abstained": labels.pop("", 0), "labels": dict(labels.most_common()), "mean_confidence": confidence}
     if cells:
         right = sum(count for (gold, label), count in cells.items() if gold == label)
@@ -51,11 +52,15 @@ def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
 
 
 def write_report(output: str, *, against: str | None = None, endpoint_url: str | None = None) -> str:
-    """Write the page of a finished job, compared with the output `against` if one is named; returns its URI."""
+    """Write the report of a finished job and return its URI.
+
+    It shows the output `against` for comparison. Raises OutputError for a directory without the
+    manifest of a finished job.
+    """
     storage = Storage(endpoint_url)
-    files = OutputFiles(storage, full_uri(output))
+    files = OutputFiles.at(output, storage)
     manifest = _manifest(files)
-    other = _manifest(OutputFiles(storage, full_uri(against))) if against is not None else None
+    other = _manifest(OutputFiles.at(against, storage)) if against is not None else None
     try:
         page = render(manifest, against=other).encode()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -65,7 +70,7 @@ def write_report(output: str, *, against: str | None = None, endpoint_url: str |
 
 
 def render(manifest: Mapping[str, Any], *, against: Mapping[str, Any] | None = None) -> str:
-    """The page as HTML. Everything that comes from data or settings is escaped."""
+    """Render the report as HTML. All values that come from data or settings are escaped."""
     title = f"{manifest['kind']}: {manifest['output']}"
     heads = ["", "this run"] + (["the other"] if against else [])
     facts = [(name, *(_shown(page.get(name)) for page in (manifest, against) if page is not None)) for name in _FACTS]
@@ -86,7 +91,7 @@ def _manifest(files: OutputFiles) -> dict[str, Any]:
         return dict(json.loads(files.storage.read(files.own(MANIFEST))))
     except InputError:
         raise OutputError(
-            f"{show_uri(files.directory)} holds no finished job: there is no _tirazh/{MANIFEST}"
+            f"{show_uri(files.directory)} is not the output of a finished job: it has no _tirazh/{MANIFEST}"
         ) from None
     except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(files, error) from error
@@ -101,6 +106,8 @@ def _macro_f1(cells: Mapping[tuple[str, str], int]) -> float:
     for (gold, label), count in cells.items():
         golds[gold] += count
         labels[label] += count
+    # F1 per gold label. A label that is predicted but never a gold label has no F1 of its own; it
+    # lowers those of the gold labels.
     scores = [2 * cells.get((gold, gold), 0) / (golds[gold] + labels[gold]) for gold in golds]
     return sum(scores) / len(scores)
 

@@ -1,7 +1,8 @@
-"""The sink: one part's answers become one Parquet file, whole or not at all. Runs as a CPU task of Ray Data.
+"""The sink: writes the results of one part as one Parquet file, atomically.
 
-Before the file comes its receipt (rows, tokens, errors, SHA-256), so that a part that is there has one. The same rows
-make the same bytes, so a part that is written twice, after a crash between the two, is written over with itself.
+It runs as a CPU task of Ray Data. The receipt (rows, tokens, errors, SHA-256) is written before the
+part file, so that every part file has one. The same rows give the same bytes: a part that is
+written again, after a crash between the two writes, is replaced by an identical file.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ FOOTER_KEY = b"tirazh"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt:
-    """What is known of a part's file. `labels` counts the rows of every label (abstained rows under ""), `confusion`
-    rows by [gold label, label], empty unless the job has a gold column."""
+    """Facts about a part file.
+
+    `labels` counts the rows of every label; rows with a null label (abstained) are counted under "".
+    `confusion` counts rows by (gold label, label); it is empty without --gold-column.
+    """
 
     part: int
     rows: int
@@ -49,21 +53,24 @@ class Receipt:
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
-        """Raises ValueError, KeyError or TypeError when it is none."""
+        """Parse a receipt. Raises ValueError, KeyError or TypeError for anything else."""
         try:
             values = json.loads(data)
         except RecursionError:
-            raise ValueError("nested too deep") from None
+            raise ValueError("it is nested too deep") from None
         values["confusion"] = [tuple(cell) for cell in values["confusion"]]
         receipt = cls(**values)
         if not all(isinstance(number, int) for number in (receipt.rows, receipt.errors, receipt.file_bytes)):
-            raise TypeError("counts must be whole numbers")
+            raise TypeError("its counts must be integers")
         return receipt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteConfig:
-    """What the sink needs besides the rows. Without a `claim` nobody is asked whether the output is still ours."""
+    """What the sink needs besides the rows.
+
+    `lease` is checked before each part is written, if it is given.
+    """
 
     output: OutputFiles
     layout: OutputLayout
@@ -72,39 +79,46 @@ class WriteConfig:
     tokenizer_dir: str
     prefix: str
     gold_column: str | None
-    claim: LeaseToken | None = None
+    lease: LeaseToken | None = None
 
 
 class WriteStep:
-    """The last step of the graph: a part's table in, one row about what was written out."""
+    """The last step of the graph: writes the table of a part and returns one row about it."""
 
-    def __init__(self, plan: WriteConfig) -> None:
-        self.plan = plan
+    def __init__(self, config: WriteConfig) -> None:
+        self.config = config
 
     def __call__(self, table: pa.Table) -> pa.Table:
         collect_rarely()
         part = table.column(schema.PART)[0].as_py()
         if schema.ROW_ERROR not in table.column_names:
             return summary_row(part)
-        plan, name = self.plan, part_name(part, self.plan.total_parts)
-        done = assemble(table, plan.layout, cached_tokenizer(plan.tokenizer_dir))
-        data = to_parquet(done, footer={"part": part, "rows": done.num_rows, "fingerprint": plan.fingerprint})
-        receipt = make_receipt(part, done, data, prefix=plan.prefix, gold_column=plan.gold_column)
+        config, name = self.config, part_name(part, self.config.total_parts)
+        output = config.output
+        done = assemble(table, config.layout, cached_tokenizer(config.tokenizer_dir))
+        data = to_parquet(done, footer={"part": part, "rows": done.num_rows, "fingerprint": config.fingerprint})
+        receipt = make_receipt(part, done, data, prefix=config.prefix, gold_column=config.gold_column)
         text = json.dumps(asdict(receipt), ensure_ascii=False).encode()
-        if plan.claim is not None:
-            keep_trying(plan.claim.check)
-        keep_trying(lambda: plan.output.storage.write(plan.output.receipt(name), text))
-        keep_trying(lambda: plan.output.storage.write(plan.output.part(name), data))
+        # Another run may have taken the output over while this part was inferred.
+        if config.lease is not None:
+            keep_trying(config.lease.check)
+        # Both writes replace identical files, so they may be repeated after an outage or by a
+        # second task.
+        keep_trying(lambda: output.storage.write(output.receipt(name), text))
+        keep_trying(lambda: output.storage.write(output.part(name), data))
         return summary_row(part, rows=receipt.rows, errors=receipt.errors, written=True)
 
 
 def summary_row(part: int, *, rows: int = 0, errors: int = 0, written: bool = False) -> pa.Table:
-    """What the driver is told of one part. `written` is False for a part that was left out."""
+    """The row about one part that the driver receives. `written` is False for a skipped part."""
     return pa.table({"part": [part], "rows": [rows], "errors": [errors], "written": [written]})
 
 
 def to_parquet(table: pa.Table, *, footer: dict[str, Any]) -> bytes:
-    """The table as a zstd Parquet file with `footer` in its metadata; the same table makes the same bytes."""
+    """Serialise the table as zstd Parquet with `footer` in its metadata.
+
+    Equal tables give equal bytes.
+    """
     table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
@@ -112,7 +126,7 @@ def to_parquet(table: pa.Table, *, footer: dict[str, Any]) -> bytes:
 
 
 def make_receipt(part: int, table: pa.Table, data: bytes, *, prefix: str, gold_column: str | None) -> Receipt:
-    """Count what is in a part's output table, and fingerprint its file's bytes."""
+    """Build the receipt of a part from its output table and the bytes of its file."""
     errors = table.column(prefix + schema.ERROR)
     is_classify = prefix + schema.LABEL in table.column_names
     kinds = Counter(error for error in errors.to_pylist() if error is not None)
@@ -124,6 +138,8 @@ def make_receipt(part: int, table: pa.Table, data: bytes, *, prefix: str, gold_c
         completion_tokens=0 if is_classify else _sum(table, prefix + schema.COMPLETION_TOKENS),
         file_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
+        # Messages may contain numbers of the row, so their count is bounded. They are sorted for
+        # reproducible bytes.
         error_kinds=dict(sorted(kinds.most_common(20))),
         labels=_count_labels(table, prefix) if is_classify else {},
         confusion=_confusion(table, prefix, gold_column) if is_classify and gold_column else [],
@@ -136,7 +152,7 @@ def _sum(table: pa.Table, name: str) -> Any:
 
 
 def _good_labels(table: pa.Table, prefix: str) -> list[tuple[int, str]]:
-    """(row, label) of the rows without an error; the label of one that abstained is empty."""
+    """(row, label) of the rows without an error; the label is "" for a row that abstained."""
     errors = table.column(prefix + schema.ERROR).to_pylist()
     labels = table.column(prefix + schema.LABEL).to_pylist()
     return [(row, label or "") for row, (label, error) in enumerate(zip(labels, errors, strict=True)) if error is None]

@@ -1,1 +1,1 @@
-"""From rows to prompt tokens: the template, and the CPU task that fills and tokenises it."""
+"""From rows to prompt tokens: the template, and the CPU task that renders and tokenises it."""

@@ -1,6 +1,7 @@
-"""Rows into prompt tokens: fills in the template, tokenises, cuts what is too long. Runs as a CPU task of Ray Data.
+"""Turns rows into prompt tokens: renders the template, tokenises, truncates long texts.
 
-A row that cannot be made into a prompt gets the reason in its error column and goes on without tokens.
+It runs as a CPU task of Ray Data. A row that cannot become a prompt gets the reason in its error
+column and continues without tokens.
 """
 
 from __future__ import annotations
@@ -22,22 +23,25 @@ from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import Truncate
 
-# Text of more characters than this a token cannot fit, and is cut or refused before it is encoded.
+# No token has more characters. A text that is too long even so is cut or refused before it is
+# tokenised.
 MAX_TOKEN_CHARACTERS = 128
-_CUT_ATTEMPTS = 8
+# Cutting a text can change the tokens around the cut, so the result may still be too long.
+_TRUNCATION_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptConfig:
-    """`columns` maps the template's variables to input columns; `text_variable` is the one that truncation may cut,
-    and `needs_text` says that a row without it is an error whatever the template makes of that.
+    """How prompts are made.
 
-    A prompt is `head_ids`, then the tokens of `head_text` + the filled-in template. `room` is how many tokens stay
-    free behind a prompt that is cut; `sampling` is None for classify.
+    A prompt is `head_ids`, followed by the tokens of `head_text` + the rendered template. `columns`
+    maps the template's variables to input columns, `text_variable` is the one that may be
+    truncated, and `needs_text` makes a row without that text an error, whatever the template
+    renders. `reserved_tokens` stay free behind a truncated prompt. `sampling` is None for classify.
     """
 
     tokenizer_dir: str
-    template: str
+    template: PromptTemplate
     columns: Mapping[str, str]
     text_variable: str
     needs_text: bool
@@ -45,111 +49,122 @@ class PromptConfig:
     head_text: str
     truncate: Truncate
     seq_length: int
-    room: int
+    reserved_tokens: int
     sampling: SamplingParams | None
     seed: int
     overrides: tuple[str, ...]
 
 
 class PromptWriter:
-    """Follows a `PromptConfig` for rows given as mappings of the template's variables to values."""
+    """Makes prompts of rows, each a mapping of the template's variables to values."""
 
-    def __init__(self, plan: PromptConfig, tokenizer: Tokenizer) -> None:
-        self.plan = plan
+    def __init__(self, config: PromptConfig, tokenizer: Tokenizer) -> None:
+        self.config = config
         self._tokenizer = tokenizer
-        self._template = PromptTemplate(plan.template)
 
     def render(self, row: Mapping[str, Any]) -> str:
-        """The prompt's text behind its head. Raises RowError."""
-        text = self._template.render(row)
-        # Labels follow after one space, so the prompt must not end in white space of its own (YAML texts do).
-        return text.rstrip() if self.plan.sampling is None else text
+        """Render the prompt's text after its head. Raises RowError."""
+        text = self.config.template.render(row)
+        # A label follows after one space, so a classify prompt must not end in white space (YAML
+        # texts do).
+        return text.rstrip() if self.config.sampling is None else text
 
     def encode(self, rendered: Sequence[str]) -> list[list[int]]:
-        """Tokens of whole prompts, head and all, of any length."""
-        ids = self._tokenizer.encode_many([self.plan.head_text + text for text in rendered])
-        return [[*self.plan.head_ids, *rest] for rest in ids]
+        """Tokenise rendered texts, each with the prompt's head before it.
+
+        Prompts may be of any length.
+        """
+        ids = self._tokenizer.encode_many([self.config.head_text + text for text in rendered])
+        return [[*self.config.head_ids, *rest] for rest in ids]
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-        """The row with a text of a sane length, and its prompt's text. Raises RowError."""
+        """Return the row with its text cut to a bounded number of characters, and its rendered prompt.
+
+        Raises RowError.
+        """
         for variable, value in row.items():
             if isinstance(value, BrokenText):
-                raise RowError(f"column {self.plan.columns[variable]!r} {value.reason}")
-        row = self._check_text(row)
+                raise RowError(f"column {self.config.columns[variable]!r} {value.reason}")
+        row = self._bound_text(row)
         rendered = self.render(row)
         if not rendered.strip():
             raise RowError("the prompt is empty")
         return row, rendered
 
-    def fit(self, row: Mapping[str, Any], ids: list[int], room: int) -> list[int]:
-        """`ids`, the row's prompt, or those of the prompt with its text cut so that `room` tokens stay free behind it.
-        Raises RowError."""
-        is_strict = self.plan.truncate == "error"
-        # Where nothing is cut, a prompt may use up the room of its completion, all but one token.
-        most = self.plan.seq_length - (1 if is_strict and self.plan.sampling is not None else room)
+    def fit(self, row: Mapping[str, Any], ids: list[int], reserved_tokens: int) -> list[int]:
+        """Return `ids`, the tokens of the row's prompt, truncated so that `reserved_tokens` stay
+        free behind them.
+
+        Only the row's text is truncated, never the rest of the template. Raises RowError.
+        """
+        is_strict = self.config.truncate == "error"
+        # Without truncation a prompt may take the space of its completion, except for one token.
+        free = 1 if is_strict and self.config.sampling is not None else reserved_tokens
+        most = self.config.seq_length - free
         if len(ids) <= most:
             return ids
         if is_strict:
-            raise RowError(f"the prompt has {len(ids)} tokens, and {most} fit")
-        return self._cut(row, ids, most)
+            raise RowError(f"the prompt has {len(ids)} tokens; at most {most} fit")
+        return self._truncate(row, ids, most)
 
-    def _cut(self, row: Mapping[str, Any], ids: list[int], most: int) -> list[int]:
-        text = str(row[self.plan.text_variable])
+    def _truncate(self, row: Mapping[str, Any], ids: list[int], most: int) -> list[int]:
+        text = str(row[self.config.text_variable])
         text_ids = self._tokenizer.encode(text)
         keep = len(text_ids) - (len(ids) - most)
-        for _ in range(_CUT_ATTEMPTS):
+        for _ in range(_TRUNCATION_ATTEMPTS):
             if keep <= 0:
                 break
-            piece = self._piece(text, text_ids, keep)
-            (ids,) = self.encode([self.render({**row, self.plan.text_variable: piece})])
+            part = self._take_tokens(text, text_ids, keep)
+            (ids,) = self.encode([self.render({**row, self.config.text_variable: part})])
             if len(ids) <= most:
                 return ids
             keep -= len(ids) - most
-        raise RowError(f"the prompt has {len(ids)} tokens with hardly any text in it, and {most} fit")
+        raise RowError(f"the prompt has {len(ids)} tokens even with its text truncated; at most {most} fit")
 
-    def _piece(self, text: str, text_ids: Sequence[int], keep: int) -> str:
-        """The part of `text` that is `keep` tokens: cut between characters, so a broken last one is left out."""
-        is_left = self.plan.truncate == "left"
-        piece = self._tokenizer.decode(text_ids[-keep:] if is_left else text_ids[:keep])
-        piece = piece.lstrip("\ufffd") if is_left else piece.rstrip("\ufffd")
-        if text.endswith(piece) if is_left else text.startswith(piece):
-            return piece
+    def _take_tokens(self, text: str, text_ids: Sequence[int], keep: int) -> str:
+        """The first or last `keep` tokens of `text` as text, without a character that the cut would break."""
+        is_left = self.config.truncate == "left"
+        part = self._tokenizer.decode(text_ids[-keep:] if is_left else text_ids[:keep])
+        part = part.lstrip("\ufffd") if is_left else part.rstrip("\ufffd")
+        if text.endswith(part) if is_left else text.startswith(part):
+            return part
+        # The tokenizer does not reproduce this text exactly: cut the same share of its characters.
         length = len(text) * keep // len(text_ids)
         return text[len(text) - length :] if is_left else text[:length]
 
-    def _check_text(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        column, value = self.plan.columns[self.plan.text_variable], row[self.plan.text_variable]
-        if self.plan.needs_text and value is None:
+    def _bound_text(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        column, value = self.config.columns[self.config.text_variable], row[self.config.text_variable]
+        if self.config.needs_text and value is None:
             raise RowError(f"column {column!r} is null")
-        if self.plan.needs_text and not str(value).strip():
+        if self.config.needs_text and not str(value).strip():
             raise RowError(f"column {column!r} is empty")
-        most = self.plan.seq_length * MAX_TOKEN_CHARACTERS
+        most = self.config.seq_length * MAX_TOKEN_CHARACTERS
         if not isinstance(value, str) or len(value) <= most:
             return row
-        if self.plan.truncate == "error":
+        if self.config.truncate == "error":
             raise RowError(
-                f"column {column!r} has {len(value)} characters, far more than {self.plan.seq_length} tokens"
+                f"column {column!r} has {len(value)} characters, too many for {self.config.seq_length} tokens"
             )
-        return {**row, self.plan.text_variable: value[-most:] if self.plan.truncate == "left" else value[:most]}
+        return {**row, self.config.text_variable: value[-most:] if self.config.truncate == "left" else value[:most]}
 
 
 class PromptStep:
-    """The step of the Ray Data graph: one part's table in, the same with tokens, seeds and errors beside it out."""
+    """The prompt step of the graph: adds tokens, seeds and errors to the table of one part."""
 
-    def __init__(self, plan: PromptConfig) -> None:
-        self.plan = plan
+    def __init__(self, config: PromptConfig) -> None:
+        self.config = config
 
     def __call__(self, table: pa.Table) -> pa.Table:
         collect_rarely()
-        writer = PromptWriter(self.plan, cached_tokenizer(self.plan.tokenizer_dir))
-        columns = [values_of(table.column(name)) for name in self.plan.columns.values()]
-        rows = [dict(zip(self.plan.columns, values, strict=True)) for values in zip(*columns, strict=True)]
-        own = override_rows(table, self.plan.overrides)
-        ids, errors = _write_prompts(writer, rows, own)
+        writer = PromptWriter(self.config, cached_tokenizer(self.config.tokenizer_dir))
+        columns = [values_of(table.column(name)) for name in self.config.columns.values()]
+        rows = [dict(zip(self.config.columns, values, strict=True)) for values in zip(*columns, strict=True)]
+        overrides = override_rows(table, self.config.overrides)
+        ids, errors = _write_prompts(writer, rows, overrides)
         keys: list[Any] = table.column(schema.ROW_KEY).to_pylist()
         seeds = [
-            row_seed(values, job_seed=self.plan.seed, row_key=key) if error is None and self.plan.sampling else 0
-            for values, key, error in zip(own, keys, errors, strict=True)
+            row_seed(values, job_seed=self.config.seed, row_key=key) if error is None and self.config.sampling else 0
+            for values, key, error in zip(overrides, keys, errors, strict=True)
         ]
         table = table.append_column(schema.PROMPT_IDS, pa.array(ids, pa.list_(pa.int32())))
         table = table.append_column(schema.ROW_SEED, pa.array(seeds, pa.int64()))
@@ -157,26 +172,29 @@ class PromptStep:
 
 
 def _write_prompts(
-    writer: PromptWriter, rows: Sequence[Mapping[str, Any]], own: Sequence[Mapping[str, Any]]
+    writer: PromptWriter, rows: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, Any]]
 ) -> tuple[list[list[int] | None], list[str | None]]:
-    """Tokens and errors of all rows; each row has one of the two. All rows are encoded in one call."""
-    plan = writer.plan
+    """Return tokens and errors of all rows; each row has exactly one of the two.
+
+    Tokenises all rows in one call.
+    """
+    config = writer.config
     ready: dict[int, tuple[Mapping[str, Any], str, int]] = {}
     ids: list[list[int] | None] = [None] * len(rows)
     errors: list[str | None] = [None] * len(rows)
-    for index, (row, values) in enumerate(zip(rows, own, strict=True)):
+    for index, (row, values) in enumerate(zip(rows, overrides, strict=True)):
         try:
-            room = plan.room
-            if plan.sampling is not None and values:
-                check_override(values, plan.sampling, seq_length=plan.seq_length)
-                room = row_sampling(values, plan.sampling).max_new_tokens
-            ready[index] = (*writer.prepare(row), room)
+            reserved = config.reserved_tokens
+            if config.sampling is not None and values:
+                check_override(values, config.sampling, seq_length=config.seq_length)
+                reserved = row_sampling(values, config.sampling).max_new_tokens
+            ready[index] = (*writer.prepare(row), reserved)
         except RowError as error:
             errors[index] = str(error)
     encoded = writer.encode([rendered for _, rendered, _ in ready.values()])
-    for (index, (row, _, room)), prompt in zip(ready.items(), encoded, strict=True):
+    for (index, (row, _, reserved)), prompt in zip(ready.items(), encoded, strict=True):
         try:
-            ids[index] = writer.fit(row, prompt, room)
+            ids[index] = writer.fit(row, prompt, reserved)
         except RowError as error:
             errors[index] = str(error)
     return ids, errors
@@ -184,5 +202,5 @@ def _write_prompts(
 
 @lru_cache(maxsize=2)
 def cached_tokenizer(directory: str) -> Tokenizer:
-    """Loaded once a worker process."""
+    """Load a tokenizer once per worker process."""
     return load_tokenizer(directory)

@@ -1,7 +1,6 @@
-"""How a job's prompts are made, settled once on the driver: template, few-shot examples, label tokens, shared prefix.
+"""Decides on the driver how a job's prompts are made: few-shot examples, label tokens and the shared prefix.
 
-`build.py` calls `prepare_prompts`; the CPU tasks follow the `PromptConfig` (`prompts/encode.py`), the replicas the
-`EngineJob`.
+CPU tasks make prompts by the resulting `PromptConfig`, replicas receive the `EngineJob`.
 """
 
 from __future__ import annotations
@@ -21,26 +20,23 @@ from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
-from tirazh.pipeline.prompts.template import PromptTemplate
+from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import Storage, full_uri
 
-CLASSIFY_TEMPLATE = "{{ text }}\nТема:"
-GENERATE_TEMPLATE = "{{ text }}"
-DEFAULT_VARIABLE = "text"
 BETWEEN_EXAMPLES = "\n\n"
-# Texts that begin in every way that matters to a tokenizer: what their prompts share, all prompts of the job share.
+# Texts whose first characters are of every class that a tokenizer treats differently. The tokens
+# that their prompts have in common at the beginning are common to all prompts of the job.
 PROBE_TEXTS = ("А", "z", "7", "«", "-", " ", "\n")
-# A shorter prefix is cheaper to compute again than to look up.
+# Computing a shorter prefix again for each row is cheaper than looking it up.
 MIN_SHARED_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompts:
-    """`calibration_ids` is the prompt without a text, empty unless the job calibrates."""
+    """`calibration_ids` are the tokens of the prompt with an empty text; empty without --calibrate."""
 
-    plan: PromptConfig
+    config: PromptConfig
     engine_job: EngineJob
     calibration_ids: tuple[int, ...]
 
@@ -48,50 +44,53 @@ class PreparedPrompts:
 def prepare_prompts(
     spec: JobSpec,
     tokenizer: Tokenizer,
+    source: PromptSource,
     *,
     tokenizer_dir: str,
     seq_length: int,
-    text_columns: Sequence[str],
+    examples: bytes | None = None,
     overrides: Sequence[str] = (),
 ) -> PreparedPrompts:
-    """Settle how prompts are made. Raises RequestError or InputError for what can never work."""
+    """Build the prompt configuration and the engine's job.
+
+    `examples` is the content of the few-shot Parquet file. `overrides` are the input columns that set a
+    row's own sampling parameters. Raises RequestError or InputError for settings that no row can
+    satisfy.
+    """
     labels = _label_tokens(spec, tokenizer)
-    plan = _plan_without_head(spec, tokenizer, labels, text_columns)
-    plan = replace(plan, tokenizer_dir=tokenizer_dir, seq_length=seq_length, overrides=tuple(overrides))
-    plan = _add_examples(plan, tokenizer, _examples_text(spec, plan))
-    writer = PromptWriter(plan, tokenizer)
+    config = _config_without_examples(spec, tokenizer, source, labels)
+    config = replace(config, tokenizer_dir=tokenizer_dir, seq_length=seq_length, overrides=tuple(overrides))
+    config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
+    writer = PromptWriter(config, tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
-    _check_room(plan, len(prefix))
-    blank: Sequence[int] = ()
+    _check_capacity(config, len(prefix))
+    calibration: Sequence[int] = ()
     if isinstance(spec, ClassifySpec) and spec.calibrate:
-        (blank,) = writer.encode([_fill(writer, "")])
-        if not blank:
-            raise RequestError("--calibrate needs a template with words of its own besides the text")
-    return PreparedPrompts(plan, EngineJob(prefix_token_ids=prefix, labels=labels), tuple(blank))
+        (calibration,) = writer.encode([_fill(writer, "")])
+        if not calibration:
+            raise RequestError("--calibrate needs a template that contains more than the text itself")
+    return PreparedPrompts(config, EngineJob(prefix_token_ids=prefix, labels=labels), tuple(calibration))
 
 
-def _plan_without_head(
-    spec: JobSpec, tokenizer: Tokenizer, labels: Sequence[Sequence[int]], text_columns: Sequence[str]
+def _config_without_examples(
+    spec: JobSpec, tokenizer: Tokenizer, source: PromptSource, labels: Sequence[Sequence[int]]
 ) -> PromptConfig:
     if isinstance(spec, GenerateSpec):
-        source, room, sampling, seed = GENERATE_TEMPLATE, spec.max_new_tokens, spec.sampling, spec.seed
+        reserved, sampling, seed = spec.max_new_tokens, spec.sampling, spec.seed
     else:
-        source, room, sampling, seed = CLASSIFY_TEMPLATE, max(map(len, labels)), None, 0
-    columns = {DEFAULT_VARIABLE: text_columns[0]}
-    if spec.template is not None:
-        source = spec.template
-        columns = {name: name for name in PromptTemplate(source).variables}
+        # Labels are scored after the prompt, so the longest one must fit.
+        reserved, sampling, seed = max(map(len, labels)), None, 0
     return PromptConfig(
         tokenizer_dir="",
-        template=source,
-        columns=columns,
-        text_variable=next(name for name, column in columns.items() if column == text_columns[0]),
+        template=source.template,
+        columns=source.columns,
+        text_variable=source.text_variable,
         needs_text=isinstance(spec, ClassifySpec) or spec.template is None,
         head_ids=tokenizer.prefix_token_ids,
         head_text="",
         truncate=spec.truncate or ("error" if isinstance(spec, GenerateSpec) else "right"),
         seq_length=0,
-        room=room,
+        reserved_tokens=reserved,
         sampling=sampling,
         seed=seed,
         overrides=(),
@@ -99,56 +98,61 @@ def _plan_without_head(
 
 
 def _label_tokens(spec: JobSpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
-    """Every label's words as they continue a prompt: after one space."""
+    """The tokens of each label's words as they continue a prompt: after one space."""
     if not isinstance(spec, ClassifySpec):
         return ()
     tokens = [tuple(ids) for ids in tokenizer.encode_many([" " + words.strip() for words in spec.labels.values()])]
-    times = Counter(tokens)
+    counts = Counter(tokens)
     for label, ids in zip(spec.labels, tokens, strict=True):
-        if not ids or times[ids] > 1:
-            raise RequestError(f"--labels: the words of {label!r} are the same to the tokenizer as another label's")
+        if not ids or counts[ids] > 1:
+            raise RequestError(
+                f"--labels: the words of {label!r} have the same tokens as another label's; give other words"
+            )
     return tuple(tokens)
 
 
-def _examples_text(spec: JobSpec, plan: PromptConfig) -> str:
-    """All few-shot examples, each a prompt with its answer. Empty when there are none."""
-    if not isinstance(spec, ClassifySpec) or spec.examples is None:
+def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) -> str:
+    """Render all few-shot examples, each a prompt with its label. Empty without --examples."""
+    if not isinstance(spec, ClassifySpec) or spec.examples is None or examples is None:
         return ""
-    uri = full_uri(spec.examples)
-    table = _read_examples(uri, Storage(spec.endpoint_url))
-    for column in (*plan.columns.values(), schema.LABEL):
-        check_text_column(table.schema, column, flag=f"in --examples {show_uri(uri)}")
-    template = PromptTemplate(plan.template)
+    table = _parse_examples(spec.examples, examples)
+    for column in (*config.columns.values(), schema.LABEL):
+        check_text_column(table.schema, column, flag=f"in --examples {show_uri(spec.examples)}")
     shots = []
     for number, row in enumerate(table.to_pylist(), start=1):
         label = row[schema.LABEL]
         if label not in spec.labels:
-            raise InputError(f"--examples, row {number}: {label!r} is none of the labels {', '.join(spec.labels)}")
+            raise InputError(f"--examples, row {number}: {label!r} is not one of the labels {', '.join(spec.labels)}")
         try:
-            prompt = template.render({name: row[column] for name, column in plan.columns.items()})
+            prompt = config.template.render({name: row[column] for name, column in config.columns.items()})
         except RowError as error:
             raise InputError(f"--examples, row {number}: {error}") from None
         shots.append(f"{prompt.rstrip()} {spec.labels[label].strip()}")
     return BETWEEN_EXAMPLES.join(shots)
 
 
-def _read_examples(uri: str, storage: Storage) -> pa.Table:
+def _parse_examples(uri: str, data: bytes) -> pa.Table:
     try:
-        return pq.read_table(io.BytesIO(storage.read(uri)))
+        return pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"--examples {show_uri(uri)} is not a Parquet file: {error}") from error
 
 
-def _add_examples(plan: PromptConfig, tokenizer: Tokenizer, examples: str) -> PromptConfig:
-    """Put the examples before every prompt: as ready tokens where the tokenizer never joins them with what follows,
-    which saves encoding them again for every row, else as text."""
+def _add_examples(config: PromptConfig, tokenizer: Tokenizer, examples: str) -> PromptConfig:
+    """Put the examples before every prompt.
+
+    They are added as token ids if the tokenizer never merges them with the text that follows, so that
+    they are not tokenised again for every row; otherwise as text.
+    """
     if not examples:
-        return plan
-    whole = PromptWriter(replace(plan, head_text=examples + BETWEEN_EXAMPLES), tokenizer)
-    ready = replace(plan, head_ids=(*plan.head_ids, *tokenizer.encode(examples)), head_text=BETWEEN_EXAMPLES)
-    probes = _probes(whole)
-    is_same = whole.encode(probes) == PromptWriter(ready, tokenizer).encode(probes)
-    return ready if is_same else whole.plan
+        return config
+    as_text = PromptWriter(replace(config, head_text=examples + BETWEEN_EXAMPLES), tokenizer)
+    as_ids = replace(config, head_ids=(*config.head_ids, *tokenizer.encode(examples)), head_text=BETWEEN_EXAMPLES)
+    probes = _probes(as_text)
+    # A tokenizer that merges the line breaks with the following text gives different tokens for one
+    # of the probes.
+    is_same = as_text.encode(probes) == PromptWriter(as_ids, tokenizer).encode(probes)
+    return as_ids if is_same else as_text.config
 
 
 def _probes(writer: PromptWriter) -> list[str]:
@@ -156,26 +160,26 @@ def _probes(writer: PromptWriter) -> list[str]:
 
 
 def _fill(writer: PromptWriter, text: str) -> str:
-    values: Mapping[str, Any] = dict.fromkeys(writer.plan.columns, text)
+    values: Mapping[str, Any] = dict.fromkeys(writer.config.columns, text)
     return writer.render(values)
 
 
 def _shared_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The tokens that all prompts begin with, if they are enough to be worth sharing."""
+    """The longest common prefix of all prompts, or an empty one below `MIN_SHARED_TOKENS`."""
     first, shared = prompts[0], 0
     while shared < min(map(len, prompts)) and all(prompt[shared] == first[shared] for prompt in prompts):
         shared += 1
     return tuple(first[:shared]) if shared >= MIN_SHARED_TOKENS else ()
 
 
-def _check_room(plan: PromptConfig, shared: int) -> None:
-    if plan.sampling is not None and plan.sampling.max_new_tokens >= plan.seq_length:
+def _check_capacity(config: PromptConfig, shared: int) -> None:
+    if config.sampling is not None and config.sampling.max_new_tokens >= config.seq_length:
         raise RequestError(
-            f"--max-new-tokens {plan.sampling.max_new_tokens} leaves no room for a prompt: a sequence holds "
-            f"{plan.seq_length} tokens"
+            f"--max-new-tokens {config.sampling.max_new_tokens} leaves no space for a prompt: the sequence length is "
+            f"{config.seq_length} tokens"
         )
-    if shared + plan.room >= plan.seq_length:
+    if shared + config.reserved_tokens >= config.seq_length:
         raise RequestError(
-            f"the examples and the template alone have {shared} tokens and a sequence holds {plan.seq_length}; "
-            "give fewer examples or a larger --seq-length"
+            f"the examples and the template alone have {shared} tokens, but the sequence length is "
+            f"{config.seq_length}; give fewer examples or a larger --seq-length"
         )

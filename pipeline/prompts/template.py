@@ -1,14 +1,15 @@
-"""Prompt templates: a small, safe part of Jinja. Texts go in, text comes out, and nothing else can happen.
+"""Prompt templates: a small and safe subset of Jinja.
 
-Allowed: variables, conditions on them, constants, and a few filters. No attribute, no item, no call, no loop, no
-import: a template may come from a YAML file of somebody else. What a row may cost is bounded beforehand: the template's
-length and depth, and the characters it could make of the row. Used by `plan.py` to check and by `prompts/encode.py`.
+A template may contain variables, conditions on them, constants and a few filters. Attributes, items,
+calls, loops and imports are refused, because the template may come from an untrusted YAML file. The
+cost per row is bounded in advance by limits on the template's length and depth and on the number of
+characters that it could produce.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from jinja2 import Undefined, nodes
@@ -24,12 +25,12 @@ MAX_DEPTH = 32
 MAX_REPLACES = 16
 
 
-def _replace(text: Any, old: Any, new: Any, count: int = -1) -> str:
-    """`str.replace` that refuses before it makes more characters than a prompt may have."""
-    text, old, new = str(text), str(old), str(new)
-    found = text.count(old) if count < 0 else min(count, text.count(old))
-    _check_length(len(text) + found * (len(new) - len(old)))
-    return text.replace(old, new, count)
+def _replace(value: Any, old: Any, new: Any, count: int = -1) -> str:
+    """`str.replace` that fails before it makes a text longer than a prompt may be."""
+    text, before, after = str(value), str(old), str(new)
+    found = text.count(before) if count < 0 else min(count, text.count(before))
+    _check_length(len(text) + found * (len(after) - len(before)))
+    return text.replace(before, after, count)
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {
@@ -52,16 +53,24 @@ _ALLOWED = (
 
 
 class _Null(Undefined):
-    """The value of a null: false in a condition, replaced by `default`, and an error where it would be printed."""
+    """A null value: false in a condition, replaced by the filter `default`, an error if it is printed."""
 
     def __str__(self) -> str:
         raise UndefinedError(f"column {self._undefined_name!r} is null")
 
 
 class PromptTemplate:
-    """A checked template. `variables` are the columns it uses, in order of appearance."""
+    """A validated, compiled template.
+
+    It is pickled as its source text and compiled again in the process that loads it.
+    """
 
     def __init__(self, source: str) -> None:
+        """Compile `source`.
+
+        Raises RequestError for a syntax error and for anything that is not allowed.
+        """
+        self.source = source
         self._environment = ImmutableSandboxedEnvironment(undefined=_Null, autoescape=False)
         self._environment.filters = dict(_FILTERS)
         self._environment.tests = dict(_TESTS)
@@ -69,53 +78,55 @@ class PromptTemplate:
         self._length = len(source)
         tree = _parse(self._environment, source)
         self._uses = _check(tree)
-        self._pieces = _plain_pieces(tree)
+        self._segments = _plain_segments(tree)
         self._template = self._environment.from_string(source)
+
+    def __reduce__(self) -> tuple[type[PromptTemplate], tuple[str]]:
+        return PromptTemplate, (self.source,)
 
     @property
     def variables(self) -> tuple[str, ...]:
+        """The variables that the template uses, in order of appearance."""
         return tuple(self._uses)
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text for one row; values that are None count as missing. Raises RowError."""
+        """Render the text for one row. None counts as a missing value. Raises RowError."""
+        # Jinja treats a missing variable as undefined, which the filter `default` can replace.
         present = {name: value for name, value in values.items() if value is not None}
         try:
-            # No filter but `replace`, which counts for itself, makes much more of a text than it was.
+            # Only `replace` can make a text much longer, and it checks the length itself.
             uses = ((present.get(name), times) for name, times in self._uses.items())
             _check_length(
                 self._length + sum(len(text) * times for text, times in uses if isinstance(text, str | bytes))
             )
-            text = self._join(present) if self._pieces else self._template.render(present)
+            text = self._join(present) if self._segments else self._template.render(present)
             _check_length(len(text))
         except UndefinedError as error:
             raise RowError(str(error)) from None
         except (TypeError, ValueError, ArithmeticError, AssertionError, TemplateError) as error:
             raise (
-                error if isinstance(error, RowError) else RowError(f"the template cannot be filled in: {error}")
+                error if isinstance(error, RowError) else RowError(f"the template cannot be rendered: {error}")
             ) from None
         return text
 
     def _join(self, present: Mapping[str, Any]) -> str:
-        """What Jinja would make of a template without conditions and filters, ten times as fast."""
+        """Render a template without conditions and filters: as Jinja does, but ten times as fast."""
         for name in self._uses:
             if name not in present:
                 raise UndefinedError(f"column {name!r} is null")
-        return "".join([str(present[piece]) if is_name else piece for is_name, piece in self._pieces])
+        return "".join([str(present[text]) if is_name else text for is_name, text in self._segments])
 
 
-def template_variables(source: str, *, known: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The variables of `source`, in order of appearance. Raises RequestError when the template is not allowed, and
-    InputError when one of them is not in `known`."""
-    variables = PromptTemplate(source).variables
+def check_variables(variables: Collection[str], columns: Collection[str]) -> None:
+    """Raise InputError for a variable that is not a column of the input."""
     for name in variables:
-        if known is not None and name not in known:
-            hint = did_you_mean(name, known) or f"; the columns are {', '.join(known)}"
+        if name not in columns:
+            hint = did_you_mean(name, columns) or f"; the columns are {', '.join(columns)}"
             raise InputError(f"--template uses {name!r}, which is not a column of the input{hint}")
-    return variables
 
 
 def _check(tree: nodes.Template) -> dict[str, int]:
-    """How often each variable is used. Raises RequestError for what a template may not hold."""
+    """Count the uses of each variable. Raises RequestError for a node that a template may not contain."""
     uses: Counter[str] = Counter()
     replaces = 0
     for node in _descend(tree):
@@ -125,34 +136,35 @@ def _check(tree: nodes.Template) -> dict[str, int]:
                 f"conditions and the filters {', '.join(_FILTERS)}"
             )
         if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
-            raise RequestError(f"--template has no filter {node.name!r}; there are {', '.join(_FILTERS)}")
+            raise RequestError(f"--template: unknown filter {node.name!r}; the filters are {', '.join(_FILTERS)}")
         if isinstance(node, nodes.Test) and node.name not in _TESTS:
-            raise RequestError(f"--template has no test {node.name!r}; there are {', '.join(_TESTS)}")
+            raise RequestError(f"--template: unknown test {node.name!r}; the tests are {', '.join(_TESTS)}")
         if isinstance(node, nodes.Name):
             uses[node.name] += 1
         replaces += isinstance(node, nodes.Filter) and node.name == "replace"
     if replaces > MAX_REPLACES:
-        raise RequestError(f"--template replaces {replaces} times; {MAX_REPLACES} times is the most")
+        raise RequestError(f"--template uses the filter replace {replaces} times; at most {MAX_REPLACES} are allowed")
     return dict(uses)
 
 
-def _plain_pieces(tree: nodes.Template) -> list[tuple[bool, str]]:
-    """(is it a variable?, its name or the text between) in order; empty for a template that holds anything else."""
-    pieces: list[tuple[bool, str]] = []
+def _plain_segments(tree: nodes.Template) -> list[tuple[bool, str]]:
+    """Split the template into (True, variable) and (False, text); empty if it contains anything else."""
+    segments: list[tuple[bool, str]] = []
     for node in (node for part in tree.body for node in (part.nodes if isinstance(part, nodes.Output) else [part])):
         if isinstance(node, nodes.Name):
-            pieces.append((True, node.name))
+            segments.append((True, node.name))
         elif isinstance(node, nodes.TemplateData):
-            pieces.append((False, node.data))
+            segments.append((False, node.data))
         else:
             return []
-    return pieces
+    return segments
 
 
 def _parse(environment: ImmutableSandboxedEnvironment, source: str) -> nodes.Template:
     if len(source) > MAX_SOURCE_CHARACTERS:
-        raise RequestError(f"--template has {len(source)} characters; the most is {MAX_SOURCE_CHARACTERS}")
+        raise RequestError(f"--template has {len(source)} characters; the maximum is {MAX_SOURCE_CHARACTERS}")
     try:
+        # Lone surrogates cannot be stored in the manifest.
         source.encode()
         return environment.parse(source)
     except TemplateSyntaxError as error:
@@ -164,7 +176,8 @@ def _parse(environment: ImmutableSandboxedEnvironment, source: str) -> nodes.Tem
 
 
 def _descend(tree: nodes.Node) -> Iterator[nodes.Node]:
-    """Every node in the order of the text. Raises RequestError where they are nested too deep to be compiled."""
+    """Yield all nodes in the order of the text. Raises RequestError if they are nested too deep."""
+    # An explicit stack, so that a very deep tree cannot exceed the recursion limit of Python.
     waiting = [(tree, 0)]
     while waiting:
         node, depth = waiting.pop()
@@ -175,18 +188,18 @@ def _descend(tree: nodes.Node) -> Iterator[nodes.Node]:
 
 
 def _too_deep() -> RequestError:
-    return RequestError(f"--template is nested too deep; {MAX_DEPTH} levels are the most")
+    return RequestError(f"--template is nested too deep; the maximum is {MAX_DEPTH} levels")
 
 
 def _check_length(characters: int) -> None:
     if characters > MAX_RENDERED_CHARACTERS:
-        raise RowError(f"the prompt would have {characters} characters; the most is {MAX_RENDERED_CHARACTERS}")
+        raise RowError(f"the prompt would have {characters} characters; the maximum is {MAX_RENDERED_CHARACTERS}")
 
 
 def _describe(node: nodes.Node) -> str:
     names = {
-        "Getattr": "reading an attribute (.)",
-        "Getitem": "reading an item ([ ])",
+        "Getattr": "attribute access (.)",
+        "Getitem": "item access ([ ])",
         "Call": "a call",
         "For": "a loop",
     }

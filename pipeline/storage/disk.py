@@ -1,4 +1,4 @@
-"""Files on disks: listing them, and writing them whole or not at all. Called by `storage/filesystem.py`."""
+"""Files on local disks: listing them, and writing them atomically."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from uuid import uuid4
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """`key` is the path below what the user named (the same wherever the input lies); `version` changes when the
-    file does (modification time or entity tag)."""
+    """A listed file.
+
+    `key` is its path below the directory that the user named, so it does not depend on where the
+    input is stored. `version` changes with the file: the modification time or the entity tag.
+    `size` is in bytes.
+    """
 
     uri: str
     key: str
@@ -19,12 +23,15 @@ class StoredFile:
 
 
 def is_hidden(key: str) -> bool:
-    """Whether readers of a directory pass over this file: a name on its path begins with `_` or `.`."""
+    """Whether readers of a directory skip this file: a name on its path begins with `_` or `.`."""
     return any(name.startswith(("_", ".")) for name in key.split("/"))
 
 
 def walk_disk(directory: str) -> list[StoredFile]:
-    """Every visible file below `directory`, or `directory` itself, if it is a file; in no order. Raises OSError."""
+    """List the visible files below `directory`, or `directory` itself if it is a file, unsorted.
+
+    Raises OSError.
+    """
     status = os.stat(directory)
     if not os.path.isdir(directory):
         return [StoredFile(directory, os.path.basename(directory), status.st_size, str(status.st_mtime_ns))]
@@ -43,25 +50,26 @@ def walk_disk(directory: str) -> list[StoredFile]:
 
 
 def write_disk(path: str, data: bytes) -> None:
-    """Write a temporary file beside `path`, make it durable, and rename it. Raises OSError."""
+    """Write a temporary file beside `path`, sync it to disk and rename it. Raises OSError."""
+    # In the same directory, because a rename is atomic only within a file system.
     temporary = _write_beside(path, data)
     try:
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
-    # The rename itself must survive a power cut.
-    _make_durable(os.path.dirname(path))
+    # The rename must survive a power failure.
+    _sync_directory(os.path.dirname(path))
 
 
 def create_on_disk(path: str, data: bytes) -> bool:
-    """Like `write_disk`, but False, and nothing done, when something is there. Raises OSError."""
+    """Like `write_disk`, but return False, without writing, if `path` exists. Raises OSError."""
     temporary = _write_beside(path, data)
     try:
         os.link(temporary, path)
     except FileExistsError:
         return False
-    except OSError:  # a file system without hard links: exclusive, but seen half written for a moment
+    except OSError:  # a file system without hard links: still exclusive, but the file is visible while it is written
         return _create_in_place(path, data)
     finally:
         os.unlink(temporary)
@@ -79,7 +87,10 @@ def _create_in_place(path: str, data: bytes) -> bool:
 
 
 def _write_beside(path: str, data: bytes) -> str:
-    """The path of a hidden, durable file with `data` in the directory of `path`; nothing is left when it fails."""
+    """Write `data` to a hidden file in the directory of `path`, sync it and return its path.
+
+    If that fails, no file is left behind.
+    """
     directory, name = os.path.split(path)
     _make_directories(directory)
     temporary = os.path.join(directory, f".{name}.{uuid4().hex}.tmp")
@@ -96,17 +107,17 @@ def _write_beside(path: str, data: bytes) -> str:
 
 
 def _make_directories(directory: str) -> None:
-    """Make what is missing of `directory`, so that its entry survives a power cut too."""
+    """Create `directory` and its parents, and sync their entries, so that they survive a power failure."""
     if os.path.isdir(directory):
         return
-    above = os.path.dirname(directory)
-    if above != directory:
-        _make_directories(above)
+    parent = os.path.dirname(directory)
+    if parent != directory:
+        _make_directories(parent)
     os.makedirs(directory, exist_ok=True)
-    _make_durable(above)
+    _sync_directory(parent)
 
 
-def _make_durable(directory: str) -> None:
+def _sync_directory(directory: str) -> None:
     handle = os.open(directory or ".", os.O_RDONLY)
     try:
         os.fsync(handle)

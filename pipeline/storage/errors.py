@@ -1,8 +1,7 @@
-"""Turns what local disks and the object-storage libraries raise into one sentence each.
+"""Turns the exceptions of local disks and object-storage libraries into one sentence each.
 
-Used by `storage/filesystem.py` alone. The libraries are optional, so their errors are looked up only once they are
-loaded: an
-error of a library that was never imported cannot arrive.
+The libraries are optional. Their exception classes are looked up only in modules that are already
+loaded: a library that was never imported cannot raise anything.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from tirazh.pipeline.storage.secrets import redact
 
 Use = Literal["read", "write"]
 
+# (module, class) of the base exceptions of the storage libraries.
 _VENDOR_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -30,23 +30,23 @@ _VENDOR_ERRORS = (
 )
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "DefaultCredentials")
-_SILENCE = ("Connect", "Timeout", "EndpointConnection", "ServiceRequest", "ConnectionClosed", "Transport", "DNS")
+_NO_RESPONSE = ("Connect", "Timeout", "EndpointConnection", "ServiceRequest", "ConnectionClosed", "Transport", "DNS")
 
 
 def show_uri(uri: str) -> str:
-    """`uri` without user name, password or query: safe to print, log and write down."""
+    """Return `uri` without user name, password and query: safe to print, log and store."""
     if "://" not in uri:
         return uri
     try:
         split = urlsplit(uri)
-    except ValueError:  # no address at all, and what is secret in it cannot be told
+    except ValueError:  # not a valid URI, so a secret in it cannot be located
         return uri.partition("://")[0] + "://…"
     return urlunsplit((split.scheme, split.netloc.rpartition("@")[2], split.path, "", ""))
 
 
 @contextmanager
 def one_sentence(uri: str, use: Use) -> Iterator[None]:
-    """Raise what goes wrong inside as InputError, OutputError or StorageError about `uri`."""
+    """Inside the block, replace exceptions by an InputError, OutputError or StorageError about `uri`."""
     try:
         yield
     except ImportError as error:
@@ -59,7 +59,7 @@ def one_sentence(uri: str, use: Use) -> Iterator[None]:
 
 def _known_errors() -> tuple[type[Exception], ...]:
     found: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in _VENDOR_ERRORS]
-    return (OSError, ValueError, RuntimeError, *(kind for kind in found if kind is not None))
+    return (OSError, ValueError, RuntimeError, *(error for error in found if error is not None))
 
 
 def _missing_extra(uri: str) -> RequestError:
@@ -71,21 +71,22 @@ def _explain(error: BaseException, uri: str, use: Use) -> Exception:
     name, place = type(error).__name__, show_uri(uri)
     wrong_request = InputError if use == "read" else OutputError
     if isinstance(error, FileNotFoundError):
+        # fsspec raises FileNotFoundError for a missing bucket too; only the text differs.
         if "bucket" in str(error).lower() or "container" in str(error).lower():
-            return wrong_request(f"{place}: there is no such bucket")
+            return wrong_request(f"{place}: the bucket does not exist")
         return wrong_request(f"{place} does not exist")
     if any(word in name for word in _NO_CREDENTIALS) or "credentials" in str(error).lower():
-        return StorageError(f"{place}: no credentials were found in the environment, or they cannot be used")
+        return StorageError(f"{place}: the environment has no credentials, or they are invalid")
     if isinstance(error, PermissionError) or name == "ClientAuthenticationError":
         return _refused(error, uri, use)
-    if isinstance(error, (TimeoutError, ConnectionError)) or any(word in name for word in _SILENCE):
+    if isinstance(error, (TimeoutError, ConnectionError)) or any(word in name for word in _NO_RESPONSE):
         return StorageError(
-            f"{place}: the storage did not answer ({_reason(error)}); check the address and the network"
+            f"{place}: the storage did not respond ({_reason(error)}); check the address and the network"
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(f"{place}: the disk is full")
     if isinstance(error, (NotADirectoryError, IsADirectoryError, FileExistsError)):
-        return wrong_request(f"{place} cannot be used: {error.strerror or 'something else is there'}")
+        return wrong_request(f"{place} cannot be used: {error.strerror or 'another file or directory has this name'}")
     return StorageError(f"{place} cannot be {'read' if use == 'read' else 'written'}: {_reason(error)}")
 
 
@@ -97,7 +98,7 @@ def _refused(error: BaseException, uri: str, use: Use) -> Exception:
 
 
 def _reason(error: BaseException) -> str:
-    """The library's own first line, without what it may hold in secret."""
+    """The first line of the library's message, without secrets that it may contain."""
     text = redact((str(error) or type(error).__name__).strip().splitlines()[0])
     text = re.sub(r"\?[^\s\"']*", "", text)
     return text if len(text) <= 200 else text[:200] + "…"

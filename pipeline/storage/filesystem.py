@@ -1,7 +1,7 @@
-"""The only file that knows fsspec: listing, reading and writing whole files, on disks and in object stores.
+"""Lists, reads and writes files on disks and in object stores. The only module that uses fsspec.
 
-A file appears under its name whole or not at all: on a disk by renaming a finished temporary file, in an object store
-by one completed upload. Every failure is one sentence (`storage/errors.py`).
+Writes are atomic: on a disk by renaming a finished temporary file, in an object store by one completed
+upload. Every failure is one sentence (`storage/errors.py`).
 """
 
 from __future__ import annotations
@@ -30,61 +30,68 @@ _SHOWN_SCHEMES = "local paths, s3://, gs:// and az://"
 _CONNECT_TIMEOUT_S = 3
 _READ_TIMEOUT_S = 30
 _CONTACT_TIMEOUT_S = 20
-_S3_ATTEMPTS = 2  # of s3fs, each made of up to 3 of botocore's: a dead address is told within 20 s
+_S3_ATTEMPTS = 2  # of s3fs, with up to 3 attempts of botocore each: a dead address fails within 20 s
 
 
 def full_uri(uri: str) -> str:
-    """`uri` as every process of a cluster understands it: local paths become absolute. Raises RequestError for the
-    address of something that is no storage of ours: taken as a path, it would make directories of that name."""
+    """Normalise `uri` so that it is valid in every process of a cluster: local paths become absolute.
+
+    Raises RequestError for an unknown scheme, which would otherwise be taken for a relative path.
+    """
     if uri.startswith("file://"):
         uri = uri.removeprefix("file://")
     if not is_remote(uri) and (match := re.match(r"([a-zA-Z][\w+.-]*)://", uri)):
-        raise RequestError(
-            f"{show_uri(uri)}: {match[1]}:// is no storage that is read here; there are {_SHOWN_SCHEMES}"
-        )
+        raise RequestError(f"{show_uri(uri)}: the scheme {match[1]}:// is not supported; use {_SHOWN_SCHEMES}")
     return uri.rstrip("/") if is_remote(uri) else os.path.abspath(os.path.expanduser(uri))
 
 
 def is_remote(uri: str) -> bool:
-    """Whether `uri` lies in an object store."""
+    """Whether `uri` is in an object store."""
     return uri.partition("://")[0] in SCHEMES and "://" in uri
 
 
 def join(directory: str, *names: str) -> str:
-    """`directory/name/...`, for disks and object stores alike."""
+    """Join `directory/name/...`, on disks and in object stores."""
     return "/".join((directory.rstrip("/"), *names))
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """Files by URI. Cheap to make and to send; connections are made on first use and shared by the process."""
+    """Access to files by URI.
+
+    Instances are cheap to make and to send to other processes. Connections are opened on first use and
+    shared within a process.
+    """
 
     endpoint_url: str | None = None
 
     def walk(self, directory: str) -> list[StoredFile]:
-        """Every file below `directory` (or `directory` itself, if it is a file), in no order. Names that begin with
-        `_` or `.` are skipped, directories of such a name too. Raises InputError when nothing is there."""
+        """List the files below `directory`, or `directory` itself if it is a file, unsorted.
+
+        Files and directories whose names begin with `_` or `.` are skipped. Raises InputError if
+        `directory` does not exist.
+        """
         with one_sentence(directory, "read"):
             return walk_disk(directory) if not is_remote(directory) else self._walk_store(directory)
 
     def glob(self, pattern: str) -> list[str]:
-        """URIs that match `pattern`."""
+        """The URIs that match `pattern`."""
         with one_sentence(pattern, "read"):
             filesystem = self._filesystem(pattern)
             return [self._with_scheme(pattern, path) for path in filesystem.glob(pattern)]
 
     def names(self, directory: str) -> dict[str, int]:
-        """Name → size of the files directly in `directory`; empty when it does not exist."""
+        """Name → size in bytes of the files directly in `directory`; empty if it does not exist."""
         return self._list(directory, "file")
 
     def directories(self, directory: str) -> set[str]:
-        """Names of the directories directly in `directory`; empty when it does not exist."""
+        """The names of the directories directly in `directory`; empty if it does not exist."""
         return set(self._list(directory, "directory"))
 
-    def _list(self, directory: str, kind: str) -> dict[str, int]:
+    def _list(self, directory: str, entry_type: str) -> dict[str, int]:
         with one_sentence(directory, "write"):
             filesystem = self._filesystem(directory)
-            _make_contact(filesystem, directory)
+            _check_connection(filesystem, directory)
             try:
                 found = filesystem.ls(directory, detail=True)
             except FileNotFoundError as error:
@@ -94,11 +101,11 @@ class Storage:
             return {
                 entry["name"].rstrip("/").rpartition("/")[2]: entry.get("size") or 0
                 for entry in found
-                if entry["type"] == kind and entry["name"].rstrip("/") != filesystem._strip_protocol(directory)
+                if entry["type"] == entry_type and entry["name"].rstrip("/") != filesystem._strip_protocol(directory)
             }
 
     def is_same(self, file: StoredFile) -> bool:
-        """Whether `file` is still as it was listed: its size, and on disks and S3 its version too."""
+        """Whether `file` has the size it was listed with and, on disks and S3, the same version."""
         with one_sentence(file.uri, "read"):
             if not is_remote(file.uri):
                 status = os.stat(file.uri)
@@ -109,33 +116,34 @@ class Storage:
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
-        """Open for reading at random places."""
+        """Open a file for random reads."""
         with one_sentence(uri, "read"):
             if not is_remote(uri):
                 with open(uri, "rb") as file:
                     yield file
             else:
-                # No cache: Parquet reads columns side by side, and buffers each itself.
+                # No cache: the Parquet reader interleaves reads of several columns and buffers each
+                # of them.
                 with self._filesystem(uri).open(uri, "rb", cache_type="none") as file:
                     yield file
 
     def read(self, uri: str) -> bytes:
-        """A whole file."""
+        """Read a whole file."""
         with one_sentence(uri, "read"):
-            return self._filesystem(uri).cat_file(uri)  # type: ignore[no-any-return]
+            return bytes(self._filesystem(uri).cat_file(uri))
 
     def read_tail(self, file: StoredFile, size: int) -> bytes:
-        """The last `size` bytes of `file`, or all of it if it is smaller: one request."""
+        """Read the last `size` bytes of `file`, or all of a smaller file, in one request."""
         with one_sentence(file.uri, "read"):
             start = max(0, file.size - size)
             if is_remote(file.uri):
-                return self._filesystem(file.uri).cat_file(file.uri, start=start, end=file.size)  # type: ignore[no-any-return]
+                return bytes(self._filesystem(file.uri).cat_file(file.uri, start=start, end=file.size))
             with open(file.uri, "rb") as opened:
                 opened.seek(start)
                 return opened.read()
 
     def write(self, uri: str, data: bytes) -> None:
-        """Put `data` there under that name, whole or not at all, over what was there."""
+        """Write a file atomically; it replaces an existing one."""
         with one_sentence(uri, "write"):
             if is_remote(uri):
                 self._filesystem(uri).pipe_file(uri, data)
@@ -143,8 +151,11 @@ class Storage:
                 write_disk(uri, data)
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Put `data` there unless something is there already; False then. A server that knows no conditional upload
-        writes over what is there: who must be sure reads back what it holds after a while."""
+        """Write a file atomically unless it exists; return whether it was written.
+
+        A server without conditional uploads replaces an existing file. A caller that must be sure reads
+        the file back after a while.
+        """
         with one_sentence(uri, "write"):
             if not is_remote(uri):
                 return create_on_disk(uri, data)
@@ -159,7 +170,7 @@ class Storage:
             return True
 
     def remove(self, uri: str, *, recursive: bool = False) -> None:
-        """Delete a file, or with `recursive` a directory; fine if it is not there."""
+        """Delete a file, or with `recursive` a directory. Does nothing if it does not exist."""
         with one_sentence(uri, "write"):
             try:
                 if not is_remote(uri) and recursive:
@@ -171,7 +182,7 @@ class Storage:
 
     def _walk_store(self, directory: str) -> list[StoredFile]:
         filesystem = self._filesystem(directory)
-        _make_contact(filesystem, directory)
+        _check_connection(filesystem, directory)
         found = filesystem.find(directory, detail=True)
         if not found:
             raise FileNotFoundError(directory)
@@ -191,6 +202,7 @@ class Storage:
         if not is_remote(uri):
             return fsspec.filesystem("file")
         scheme = uri.partition("://")[0]
+        # fsspec caches listings by default, which would hide parts that other processes write.
         filesystem = fsspec.filesystem(scheme, use_listings_cache=False, **self._options(scheme))
         if scheme in ("s3", "s3a"):
             filesystem.retries = _S3_ATTEMPTS
@@ -200,7 +212,8 @@ class Storage:
         if scheme in ("s3", "s3a"):
             return _s3_options(self.endpoint_url)
         if scheme in ("gs", "gcs"):
-            # Its probe for a kind of bucket that we do not need hangs for a minute where gRPC is not answered.
+            # gcsfs probes for a type of bucket that is not used here; without gRPC access the probe
+            # hangs for a minute.
             os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
             return {"endpoint_url": self.endpoint_url} if self.endpoint_url else {}
         if scheme in ("az", "abfs", "abfss"):
@@ -209,8 +222,10 @@ class Storage:
 
 
 def keep_trying(action: Callable[[], T], *, for_s: float = 180.0) -> T:
-    """Call `action` until it no longer raises StorageError, at most `for_s` seconds: a night's job outlives a short
-    outage of the storage. Only for actions that may be done twice."""
+    """Call `action` until it does not raise StorageError, for at most `for_s` seconds, and return its result.
+
+    A long job thus survives a short outage of the storage. `action` must be idempotent.
+    """
     deadline, wait_s = time.monotonic() + for_s, 1.0
     while True:
         try:
@@ -222,15 +237,19 @@ def keep_trying(action: Callable[[], T], *, for_s: float = 180.0) -> T:
         wait_s = min(wait_s * 2, 30.0)
 
 
-def _make_contact(filesystem: Any, uri: str) -> None:
-    """One small question with a deadline: every library retries a silent server for minutes, each in its own way.
-    Any answer will do, so what is wrong with `uri` itself is left to the call that follows."""
+def _check_connection(filesystem: Any, uri: str) -> None:
+    """Send one small request with a deadline.
+
+    The libraries retry a server that does not respond for minutes, each in its own way. Any response is
+    accepted; the call that follows reports problems with `uri` itself.
+    """
     if isinstance(filesystem, AsyncFileSystem):
         sync(filesystem.loop, filesystem._exists, join(uri, ".contact"), timeout=_CONTACT_TIMEOUT_S)
 
 
 def _s3_options(endpoint_url: str | None) -> dict[str, Any]:
-    # botocore and s3fs both retry; their defaults multiply to minutes of silence before an unreachable address fails.
+    # botocore and s3fs both retry. By default an unreachable address fails only after minutes, as
+    # the retries multiply.
     config = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "read_timeout": _READ_TIMEOUT_S,
@@ -253,9 +272,9 @@ def _azure_options(endpoint_url: str | None) -> dict[str, Any]:
 
 
 def _is_unmet_condition(error: OSError) -> bool:
-    """Whether S3 refused an upload because something is there (412), or is being put there at this moment (409)."""
-    answer = getattr(error.__cause__, "response", None) or {}
-    return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
+    """Whether S3 refused an upload because the object exists (412) or is being written at this moment (409)."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -43,11 +43,11 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
 def carry(spec: JobSpec) -> None:
     """Everything that happens to rows but inference: plan, read, prompts, and the output's table as bytes."""
     plan = plan_job(spec)
-    setup = set_up_prompts(spec, plan)
+    prompts = set_up_prompts(spec, plan)
     labels = tuple(spec.labels) if spec.kind == "classify" else ()  # type: ignore[attr-defined]
     layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=labels, samples=1, abstain_below=0.0)
     for part in plan.parts[:4]:
-        table = PromptStep(setup.plan)(read_part(part, Storage()))
+        table = PromptStep(prompts.config)(read_part(part, Storage()))
         done = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY])
         nothing = pa.nulls(table.num_rows)
         done = done.append_column(schema.NUM_PROMPT_IDS, nothing.cast(pa.int32()))

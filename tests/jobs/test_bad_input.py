@@ -81,7 +81,7 @@ def test_the_output_of_another_job_is_not_changed(folder: Path) -> None:
     write_plan(OutputFiles(Storage(), str(folder / "out")), plan_job(other))
     before = (folder / "out/_tirazh/plan.json").read_bytes()
     done = tirazh("classify", "--output", "out", "--model", "model", "--input", "good.parquet", *LABELS, cwd=folder)
-    assert_one_sentence(done, "holds the work of another job", code=2)
+    assert_one_sentence(done, "contains the output of another job", code=2)
     assert (folder / "out/_tirazh/plan.json").read_bytes() == before
     assert [path.name for path in (folder / "out").rglob("*") if path.is_file()] == ["plan.json"]
 

@@ -51,9 +51,9 @@ def test_a_wrong_command_line_is_answered_in_one_sentence(
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--top-p", "1.5"], "top_p must be between 0 and 1, not 1.5"),
+        (["--top-p", "1.5"], "--top-p must be between 0 and 1, not 1.5"),
         (["--slots", "0"], "--slots must be at least 1, not 0"),
-        (["--replicas", "8:1"], "--replicas must be a number from 1, or MIN:MAX such as 1:8, not '8:1'"),
+        (["--replicas", "8:1"], "--replicas must be an integer from 1 up, or MIN:MAX such as 1:8, not '8:1'"),
         (["--stop", ""], "--stop must not be an empty string"),
     ],
 )

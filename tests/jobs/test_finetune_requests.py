@@ -35,7 +35,7 @@ CASES: dict[str, Case] = {
     "a flag of another command": (["--max-new-tokens", "5"], "--max-new-tokens is a flag of `tirazh generate`"),
     "a flag of the original": (["--train_data_file", "x.txt"], "--train_data_file; use --input, with Parquet"),
     "a column that is not there": (["--text-column", "txt"], "no column 'txt' (--text-column); did you mean text?"),
-    "a column of numbers": (["--text-column", "n"], "column 'n' (--text-column) must hold strings, not int64"),
+    "a column of numbers": (["--text-column", "n"], "column 'n' (--text-column) must contain strings, not int64"),
     "a prompt column that is not there": (
         ["--prompt-column", "promt", "--completion-column", "label"],
         "no column 'promt' (--prompt-column); did you mean prompt?",
@@ -49,7 +49,7 @@ CASES: dict[str, Case] = {
         "--template uses 'txt', which is not a column of the input; did you mean text?",
     ),
     "prompts without completions": (["--prompt-column", "prompt"], "--prompt-column needs --completion-column"),
-    "completions of nothing": (["--completion-column", "label"], "what it follows"),
+    "completions of nothing": (["--completion-column", "label"], "needs the prompts: give --prompt-column"),
     "two forms of prompt": (
         ["--prompt-column", "prompt", "--template", "{{ text }}", "--completion-column", "label"],
         "give --prompt-column or --template, not both",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tirazh.errors import RequestError
+from tirazh.jobs.cli import main
 from tirazh.jobs.settings import build_spec, settings_of
 from tirazh.pipeline.spec import SPECS, ClassifySpec, GenerateSpec
 
@@ -91,7 +92,10 @@ def test_labels_are_read_from_a_yaml_file(tmp_path: Path) -> None:
             "dtype must be one of auto, float32, bfloat16, float16, not 'bf16'; did you mean bfloat16?",
         ),
         ({"replicas": 1.5}, "replicas must be a string, not 1.5"),
-        ({"top_k": None, "output": None}, "--output is missing: directory that receives the parts"),
+        (
+            {"top_k": None, "output": None},
+            "--output is missing: output directory for the Parquet files, the manifest and the report",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_sentence(values: dict[str, Any], says: str) -> None:
@@ -115,3 +119,10 @@ def test_wrong_labels_are_refused_in_one_sentence(labels: Any, says: str) -> Non
 def test_missing_settings_are_named() -> None:
     with pytest.raises(RequestError, match=r"^--labels, --input, --output are missing$"):
         build_spec("classify", {})
+
+
+def test_the_gold_column_stands_with_the_evaluation_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["classify", "--help"])
+    group = capsys.readouterr().out.partition("evaluation options")[2].partition("execution options")[0]
+    assert "--gold-column" in group

@@ -96,7 +96,7 @@ def test_local_paths_become_absolute_and_uris_stay() -> None:
 def test_a_password_in_a_uri_is_refused_and_not_repeated() -> None:
     with pytest.raises(RequestError) as caught:
         spec(endpoint_url="http://user:hunter2@minio:9000")
-    assert "http://minio:9000 holds a password" in str(caught.value)
+    assert "http://minio:9000 contains a password" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 

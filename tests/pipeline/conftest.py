@@ -1,4 +1,7 @@
-"""A model directory that the pipeline can plan with (its weights are zeros: the echo engine never reads them)."""
+"""A small model directory for planning.
+
+Its weights are zeros, since the echo engine does not read them.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,9 @@ def tokenizer(model_dir: Path) -> Tokenizer:
 
 @pytest.fixture
 def write_input(tmp_path: Path) -> Callable[..., Path]:
-    """`write_input("a.parquet", text=[...], row_group_size=...)` writes a file into the test's `in/` directory."""
+    """`write_input("a.parquet", text=[...], row_group_size=...)` writes a file to the `in/`
+    directory of the test.
+    """
 
     def write(name: str, *, row_group_size: int | None = None, **columns: Any) -> Path:
         path = tmp_path / "in" / name
@@ -90,9 +95,9 @@ def _save_weights(folder: Path) -> None:
     sizes = {f"self_attn.{name}_proj": (HIDDEN, HIDDEN) for name in "qkvo"}
     sizes |= {"mlp.up_proj": (4 * HIDDEN, HIDDEN), "mlp.down_proj": (HIDDEN, 4 * HIDDEN)}
     for layer in range(LAYERS):
-        place = f"model.layers.{layer}."
+        prefix = f"model.layers.{layer}."
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors |= {f"{place}{norm}.weight": zeros(HIDDEN), f"{place}{norm}.bias": zeros(HIDDEN)}
+            tensors |= {f"{prefix}{norm}.weight": zeros(HIDDEN), f"{prefix}{norm}.bias": zeros(HIDDEN)}
         for name, shape in sizes.items():
-            tensors |= {f"{place}{name}.weight": zeros(*shape), f"{place}{name}.bias": zeros(shape[0])}
+            tensors |= {f"{prefix}{name}.weight": zeros(*shape), f"{prefix}{name}.bias": zeros(shape[0])}
     save_file(tensors, folder / "model.safetensors")

@@ -1,8 +1,8 @@
 """An engine for whole jobs without a model: `run_job(spec, engine="module:tests.pipeline.fakes")`.
 
-Completions are the prompt's own first tokens. A label is likely where its words are in the prompt. What a row asks for
-in new tokens may be an order: to take its time, to kill its rank (each time, or only the first), to kill the process
-that owns the replica, or to stop the rank as a debugger would.
+Completions are the first tokens of the prompt. A label is likely if its tokens are in the prompt.
+Some values of a row's `max_new_tokens` are instructions: be slow, kill the rank (each time or only
+once), kill the process that owns the replica, or stop the rank with SIGSTOP.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class FakeEngine(EchoEngine):
 
     def _answer(self, request: Request) -> Result:
         if isinstance(request, GenerateRequest):
-            self._obey(request.sampling.max_new_tokens)
+            self._follow_instruction(request.sampling.max_new_tokens)
             return super()._answer(request)
         prompt = tuple(request.prompt_token_ids)
         labels = self._config.job.labels
         return LabelScores(logprobs=tuple(LIKELY if _holds(prompt, label) else UNLIKELY for label in labels))
 
-    def _obey(self, max_new_tokens: int) -> None:
+    def _follow_instruction(self, max_new_tokens: int) -> None:
         if max_new_tokens == SLOW:
             time.sleep(SLOW_S)
         if max_new_tokens == DEADLY or (max_new_tokens == DEADLY_ONCE and not self._died.exists()):
@@ -54,7 +54,7 @@ class FakeEngine(EchoEngine):
 
 
 def owner_pids(raylet: int) -> list[int]:
-    """The processes below `raylet` that own a replica."""
+    """The child processes of `raylet` that own a replica."""
     return [pid for pid in children_of(raylet) if b"InferStep" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 

@@ -1,4 +1,4 @@
-"""Memory and time before a job: counted where it can be counted, an interval where it cannot."""
+"""Estimates of memory (exact) and time (an interval) before a job starts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tirazh.pipeline.spec import GenerateSpec
 XL: dict[str, Any] = {"num_layers": 24, "hidden_size": 2048, "num_attention_heads": 16, "vocab_size": 50264}
 
 
-def test_the_parameters_of_a_model_are_those_in_its_file() -> None:
+def test_the_number_of_parameters_equals_that_of_the_weight_file() -> None:
     model = describe(EMBEDDED_DIR)
     assert model.config is not None
-    assert count_parameters(model.config) * 2 == model.weight_bytes  # stored in two bytes each
+    assert count_parameters(model.config) * 2 == model.weight_bytes  # two bytes per parameter
 
 
 def test_a_sparse_layer_keeps_368_tokens_of_2048() -> None:
@@ -31,14 +31,16 @@ def test_a_sparse_layer_keeps_368_tokens_of_2048() -> None:
     assert cache_bytes(sparse, 100, 2) == cache_bytes(dense, 100, 2)
 
 
-def test_a_gpu_gets_more_slots_unless_somebody_says_how_many() -> None:
+def test_gpus_have_more_slots_by_default() -> None:
     job: dict[str, Any] = {"input": ("a.parquet",), "output": "out"}
     assert [GenerateSpec(**job).slots_on(device) for device in ("cpu", "cuda")] == [64, 256]
     assert [GenerateSpec(**job, slots=7).slots_on(device) for device in ("cpu", "cuda")] == [7, 7]
 
 
 @pytest.mark.parametrize("change", [{"tensor_parallel": 2}, {"slots": 32}], ids=str)
-def test_ranks_share_and_slots_add(change: dict[str, Any], model_dir: Path, write_input: Callable[..., Path]) -> None:
+def test_ranks_divide_the_cache_and_slots_multiply_it(
+    change: dict[str, Any], model_dir: Path, write_input: Callable[..., Path]
+) -> None:
     path = write_input("a.parquet", prompt=["one", "two"] * 50)
     job: dict[str, Any] = {"input": (str(path),), "output": str(path.parent.parent / "out"), "model": str(model_dir)}
     figures = []

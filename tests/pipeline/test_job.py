@@ -1,4 +1,4 @@
-"""Whole jobs on a real Ray with an engine that only pretends: from spec to manifest, resumed, refused, and shot at."""
+"""Whole jobs on a local Ray with a fake engine: run, resumed, refused, and with killed replicas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def own_model(model_dir: Path, tmp_path: Path) -> Path:
-    """A model directory of the test's own, in which engines may leave marks."""
+    """A copy of the model directory in which fake engines may create files."""
     copy = tmp_path / "model"
     copy.mkdir()
     for file in model_dir.iterdir():
@@ -68,7 +68,7 @@ def write_news(write_input: Write) -> None:
     write_input("deep/b.parquet", id=range(40, 80), text=texts, topic=topics)
 
 
-def test_a_job_from_its_input_to_its_manifest(
+def test_a_job_writes_rows_manifest_and_report(
     write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
 ) -> None:
     write_news(write_input)
@@ -94,7 +94,7 @@ def test_a_job_from_its_input_to_its_manifest(
     assert (last.error_rows, last.rows_resumed) == (20, 0)
 
 
-def test_what_is_there_is_not_made_again(
+def test_finished_parts_are_not_made_again(
     write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
 ) -> None:
     write_news(write_input)
@@ -119,7 +119,7 @@ def test_what_is_there_is_not_made_again(
     assert sorted(os.listdir(tmp_path / "out")) == sorted(["_SUCCESS", "_tirazh", *before])
 
 
-def test_a_finished_job_is_answered_without_starting_anything(
+def test_a_finished_job_returns_its_manifest_without_starting_ray(
     write_input: Write, classify: Callable[..., ClassifySpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_news(write_input)
@@ -128,7 +128,7 @@ def test_a_finished_job_is_answered_without_starting_anything(
     assert run(classify(max_error_rate=0.5, replicas="4")) == json.loads(json.dumps(manifest))
 
 
-def test_rows_do_not_depend_on_parts_and_replicas(
+def test_rows_do_not_depend_on_the_number_of_parts_and_replicas(
     write_input: Write, generate: Callable[..., GenerateSpec], tmp_path: Path
 ) -> None:
     write_input("a.parquet", prompt=[f"новость {n}" for n in range(60)], row_group_size=25)
@@ -138,18 +138,18 @@ def test_rows_do_not_depend_on_parts_and_replicas(
     assert read(tmp_path / "one")["completions"].list.len().unique().to_list() == [2]
 
 
-def test_a_share_of_errors_that_is_too_large_ends_the_job(
+def test_too_many_row_errors_fail_the_job(
     write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
 ) -> None:
     write_input("a.parquet", text=["x"] * 50 + [None] * 50)
-    with pytest.raises(JobError, match=r"ended in errors, more than the share of 0\.1"):
+    with pytest.raises(JobError, match=r"rows have errors, more than --max-error-rate 0\.1"):
         run(classify(part_rows=10))
     assert list((tmp_path / "out").glob("part-*"))
     assert not (tmp_path / "out/_SUCCESS").exists()
     assert run(classify(part_rows=10, max_error_rate=0.5))["errors"] == 50
 
 
-def test_a_replica_that_cannot_start_says_why(
+def test_the_error_of_a_replica_that_cannot_start_reaches_the_user(
     write_input: Write, classify: Callable[..., ClassifySpec], own_model: Path
 ) -> None:
     write_news(write_input)
@@ -158,7 +158,7 @@ def test_a_replica_that_cannot_start_says_why(
         run(classify())
 
 
-def test_a_replica_that_dies_is_replaced_and_nothing_is_lost(
+def test_a_dead_replica_is_restarted_and_no_row_is_lost(
     write_input: Write, generate: Callable[..., GenerateSpec], tmp_path: Path
 ) -> None:
     write_input("a.parquet", prompt=["новость"] * 40, max_new_tokens=[3] * 20 + [DEADLY_ONCE] + [3] * 19)
@@ -168,13 +168,13 @@ def test_a_replica_that_dies_is_replaced_and_nothing_is_lost(
 
 
 @pytest.mark.slow
-def test_a_part_that_kills_every_replica_is_left_out_by_name(
+def test_a_part_that_kills_every_replica_is_skipped_and_named(
     write_input: Write, generate: Callable[..., GenerateSpec], tmp_path: Path
 ) -> None:
     write_input("a.parquet", prompt=["новость"] * 40, max_new_tokens=[3] * 20 + [DEADLY] + [3] * 19)
     with pytest.raises(
         JobError,
-        match=r"part-00004-of-00008\.parquet \(rows 20–24 of .*a\.parquet; the last time: rank 0 .* died\) ended 3",
+        match=r"part-00004-of-00008\.parquet \(rows 20–24 of .*a\.parquet; the last time: rank 0 .* died\) killed 3",
     ):
         run(generate(part_rows=5))
     there = sorted(path.name for path in (tmp_path / "out").glob("part-*"))
@@ -183,7 +183,7 @@ def test_a_part_that_kills_every_replica_is_left_out_by_name(
 
 
 @pytest.mark.s3
-def test_a_job_from_and_to_object_storage(
+def test_a_job_reads_from_and_writes_to_object_storage(
     s3_server: SeaweedServer, generate: Callable[..., GenerateSpec], tmp_path: Path
 ) -> None:
     import s3fs
@@ -204,7 +204,7 @@ def test_a_job_from_and_to_object_storage(
     assert run(generate(**settings, prefix="t_", max_error_rate=0.5))["rows"] == 3
 
 
-def test_types_of_input_columns_survive_the_way_through_ray(
+def test_input_columns_keep_their_types_through_ray(
     write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
 ) -> None:
     columns = {

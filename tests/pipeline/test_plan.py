@@ -61,7 +61,7 @@ def test_a_plan_names_every_part_and_covers_every_row(write_input: Write, genera
     assert [part.name for part in plan.parts] == [f"part-{n:05d}-of-{total:05d}.parquet" for n in range(total)]
 
 
-def test_parts_do_not_depend_on_the_order_of_a_listing(
+def test_parts_do_not_depend_on_the_order_of_the_file_listing(
     write_input: Write, generate: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_news(write_input)
@@ -77,12 +77,12 @@ def test_parts_do_not_depend_on_the_order_of_a_listing(
     assert plan_job(generate()).parts == before
 
 
-def test_settings_that_do_not_decide_the_rows_do_not_move_the_parts(write_input: Write, generate: MakeSpec) -> None:
+def test_execution_settings_do_not_change_the_parts(write_input: Write, generate: MakeSpec) -> None:
     write_news(write_input)
     assert plan_job(generate()).parts == plan_job(generate(replicas="1:8", slots=4, threads=2)).parts
 
 
-def test_a_limit_ends_the_plan_within_a_file(write_input: Write, generate: MakeSpec) -> None:
+def test_limit_may_end_the_plan_inside_a_file(write_input: Write, generate: MakeSpec) -> None:
     write_news(write_input)
     plan = plan_job(generate(limit=701, part_rows=300))
     assert [(part.file.key, part.start, part.stop) for part in plan.parts] == [
@@ -102,14 +102,14 @@ def test_an_input_without_rows_is_refused(write_input: Write, generate: MakeSpec
     ("settings", "sentence"),
     [
         ({"prompt_column": "promt"}, r"no column 'promt' \(--prompt-column\); did you mean prompt"),
-        ({"prompt_column": "id"}, "must hold strings, not int64"),
+        ({"prompt_column": "id"}, "must contain strings, not int64"),
         ({"template": "{{ promt }}"}, "uses 'promt', which is not a column of the input; did you mean prompt"),
         ({"template": "Once upon a time"}, "uses no column"),
         ({"template": "{{ tags }}"}, "column 'tags', which holds list"),
     ],
     ids=["missing", "type", "template", "constant", "nested"],
 )
-def test_columns_that_cannot_be_used(
+def test_columns_that_are_missing_or_not_text_are_refused(
     write_input: Write, generate: MakeSpec, settings: dict[str, Any], sentence: str
 ) -> None:
     write_input("a.parquet", prompt=["x"], id=[1], tags=[["t"]])
@@ -117,7 +117,7 @@ def test_columns_that_cannot_be_used(
         plan_job(generate(**settings))
 
 
-def test_a_template_must_show_the_text_to_classify(write_input: Write, classify: Callable[..., ClassifySpec]) -> None:
+def test_a_template_must_use_the_text_column(write_input: Write, classify: Callable[..., ClassifySpec]) -> None:
     write_input("a.parquet", text=["x"], title=["y"])
     with pytest.raises(InputError, match="does not use the text column 'text'"):
         plan_job(classify(template="{{ title }}"))
@@ -130,12 +130,12 @@ def test_a_column_in_the_way_names_the_way_out(write_input: Write, generate: Mak
     assert plan_job(generate(prefix="tirazh_")).rows == 1
 
 
-def test_numbers_named_like_settings_are_the_rows_own(write_input: Write, generate: MakeSpec) -> None:
+def test_numeric_columns_named_like_sampling_settings_override_them(write_input: Write, generate: MakeSpec) -> None:
     write_input("a.parquet", prompt=["x"], temperature=[0.5], seed=["not a number"])
     assert plan_job(generate()).overrides == ("temperature",)
 
 
-def test_more_tokens_than_the_model_has_positions(write_input: Write, generate: MakeSpec) -> None:
+def test_a_sequence_length_above_the_model_context_length_is_refused(write_input: Write, generate: MakeSpec) -> None:
     write_input("a.parquet", prompt=["x"])
     assert plan_job(generate()).seq_length == 256
     with pytest.raises(RequestError, match="--seq-length 4096 is more than the model's 256 positions"):
@@ -168,28 +168,26 @@ def test_a_foreign_model_is_checked_by_the_positions_and_heads_of_its_config(
         plan_job(generate(model=str(foreign), tensor_parallel=3))
 
 
-def test_an_output_inside_the_input(write_input: Write, generate: MakeSpec, tmp_path: Path) -> None:
+def test_an_output_inside_the_input_is_refused(write_input: Write, generate: MakeSpec, tmp_path: Path) -> None:
     write_input("a.parquet", prompt=["x"])
     with pytest.raises(OutputError, match="lies inside the input"):
         plan_job(generate(output=str(tmp_path / "in/out")))
 
 
-def test_a_model_that_is_not_there(write_input: Write, generate: MakeSpec) -> None:
+def test_a_missing_model_directory_is_refused(write_input: Write, generate: MakeSpec) -> None:
     write_input("a.parquet", prompt=["x"])
     with pytest.raises(CheckpointError):
         plan_job(generate(model="/no/such/model"))
 
 
-def test_a_plan_is_read_back_as_it_was_written(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+def test_a_stored_plan_is_read_back_unchanged(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
     write_news(write_input)
     plan = with_dtype(plan_job(generate()), "bfloat16")
     write_plan(output, plan)
-    assert read_plan(output) == replace(plan, model=None)
+    assert read_plan(output) == replace(plan, resolved=None)
 
 
-def test_the_same_job_follows_the_plan_that_is_there(
-    write_input: Write, generate: MakeSpec, output: OutputFiles
-) -> None:
+def test_the_same_job_follows_the_stored_plan(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
     write_news(write_input)
     write_plan(output, with_dtype(plan_job(generate(part_rows=100)), "bfloat16"))
     plan = claim_output(output, plan_job(generate(part_rows=77, replicas="3")), overwrite=False)
@@ -197,34 +195,34 @@ def test_the_same_job_follows_the_plan_that_is_there(
     assert {part.rows for part in plan.parts} == {100}
 
 
-def test_another_job_is_refused_and_what_differs_is_named(
+def test_another_job_is_refused_and_the_differing_settings_are_named(
     write_input: Write, generate: MakeSpec, output: OutputFiles
 ) -> None:
     write_news(write_input)
     write_plan(output, plan_job(generate()))
-    with pytest.raises(OutputError, match=r"another job: --seed, --temperature are not.*--overwrite"):
+    with pytest.raises(OutputError, match=r"another job: --seed, --temperature differ; .*--overwrite"):
         claim_output(output, plan_job(generate(temperature=0.5, seed=3)), overwrite=False)
 
 
-def test_an_input_that_changed_is_refused(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+def test_a_changed_input_is_refused(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
     write_news(write_input)
     write_plan(output, plan_job(generate()))
     path = write_input("1.parquet", prompt=["another"])
-    with pytest.raises(OutputError, match=f"the input {path} has changed since it began"):
+    with pytest.raises(OutputError, match=f"the input file {path} has changed since the job started"):
         claim_output(output, plan_job(generate()), overwrite=False)
     write_news(write_input, files=4)
-    with pytest.raises(OutputError, match="since it began"):
+    with pytest.raises(OutputError, match="since the job started"):
         claim_output(output, plan_job(generate()), overwrite=False)
 
 
-def test_other_weights_are_refused(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+def test_changed_model_weights_are_refused(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
     write_news(write_input)
     write_plan(output, plan_job(generate()))
-    with pytest.raises(OutputError, match="has other weights now"):
+    with pytest.raises(OutputError, match="have changed"):
         claim_output(output, replace(plan_job(generate()), model_fingerprint="0" * 16), overwrite=False)
 
 
-def test_overwrite_removes_another_jobs_work_and_nothing_else(
+def test_overwrite_removes_only_the_files_of_the_other_job(
     write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path
 ) -> None:
     write_news(write_input)
@@ -237,7 +235,7 @@ def test_overwrite_removes_another_jobs_work_and_nothing_else(
 
 
 def test_overwrite_of_the_same_job_resumes_it(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
-    """A submitted job that was restarted carries the same flags, and must not begin anew."""
+    """A submitted job that is restarted has the same flags and must not start again from the beginning."""
     write_news(write_input)
     plan = plan_job(generate())
     write_plan(output, plan)
@@ -247,18 +245,20 @@ def test_overwrite_of_the_same_job_resumes_it(write_input: Write, generate: Make
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_files_of_somebody_else_are_never_touched(
+def test_files_that_tirazh_did_not_write_are_never_removed(
     write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path, overwrite: bool
 ) -> None:
     write_news(write_input)
     (tmp_path / "out").mkdir()
     (tmp_path / "out/part-00000-of-00001.parquet").write_bytes(b"theirs")
-    with pytest.raises(OutputError, match="holds files that tirazh did not write"):
+    with pytest.raises(OutputError, match="contains files that tirazh did not write"):
         claim_output(output, plan_job(generate()), overwrite=overwrite)
     assert (tmp_path / "out/part-00000-of-00001.parquet").read_bytes() == b"theirs"
 
 
-def test_a_damaged_plan_is_named(write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path) -> None:
+def test_a_damaged_plan_is_named_in_the_error(
+    write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path
+) -> None:
     write_news(write_input)
     (tmp_path / "out/_tirazh").mkdir(parents=True)
     (tmp_path / "out/_tirazh/plan.json").write_text('{"format": 1')

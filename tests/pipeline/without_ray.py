@@ -1,4 +1,4 @@
-"""`run_job` in this process and without a model: every step but Ray's and the replica's, in milliseconds."""
+"""`run_job` in this process, without Ray and without a model: a whole job takes milliseconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tirazh.pipeline import schema
-from tirazh.pipeline.build import _Run
+from tirazh.pipeline.build import _JobRun
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.output.write import WriteStep
 from tirazh.pipeline.prompts.encode import PromptStep
@@ -18,21 +18,23 @@ LOGPROBS = [-0.223, -1.609]
 
 
 def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `run_job` make the parts of a classify job of two labels here and now; the first label is always likelier."""
+    """Patch `run_job` to make the parts of a two-label classify job in this process; the first
+    label always wins.
+    """
 
-    def make(self: _Run, todo: list[Any], on_progress: Any) -> dict[str, Any]:
-        prompts, write = PromptStep(self.setup.plan), WriteStep(self._write_plan())
-        for part in todo:
-            write(_answered(prompts(read_part(part, self.output.storage))))
+    def make(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
+        prompts, write = PromptStep(self.prompts.config), WriteStep(self._write_config())
+        for part in parts:
+            write(_with_scores(prompts(read_part(part, self.output.storage))))
         return {}
 
     monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec: nullcontext())
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
-    monkeypatch.setattr(_Run, "make", make)
+    monkeypatch.setattr(_JobRun, "make", make)
 
 
-def _answered(table: pa.Table) -> pa.Table:
+def _with_scores(table: pa.Table) -> pa.Table:
     prompts = table.column(schema.PROMPT_IDS).to_pylist()
     counts = pa.array([None if ids is None else len(ids) for ids in prompts], pa.int32())
     scores = pa.array([None if ids is None else LOGPROBS for ids in prompts], pa.list_(pa.float64()))

@@ -23,7 +23,7 @@ from tests.seaweedfs import SeaweedServer
 from tests.soak.cluster import kill, running_processes
 from tests.soak.recorded import ANSWERED, STARTED, rows_noted
 from tests.soak.world import BUCKET, PART_ROWS, World
-from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_under_way
+from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_in_flight
 from tirazh.pipeline.spec import GenerateSpec
 
 Place = Literal["disk", "ranks", "bucket", "alone"]
@@ -92,7 +92,7 @@ class Job:
     @property
     def under_way(self) -> int:
         """Parts that may be given to replicas and not yet written."""
-        return max_parts_under_way(self.replicas, self.in_flight)
+        return max_parts_in_flight(self.replicas, self.in_flight)
 
     @property
     def output(self) -> str:

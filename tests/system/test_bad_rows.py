@@ -175,7 +175,7 @@ def test_too_many_errors_stop_the_job_and_finished_parts_are_kept(
     assert there
     assert main([*arguments, "--max-error-rate", "0.25", "-q"]) == 0
     assert len(read_rows(tmp_path / "out")) == 80
-    with pytest.raises(JobError, match="ended in errors"):
+    with pytest.raises(JobError, match="rows have errors"):
         generate(
             input=source, output=tmp_path / "no", model=tiny_model, prompt_column="text", dtype="float32", threads=1
         )

@@ -171,7 +171,7 @@ def test_a_submitted_job_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_job_file_with_a_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(f"kind: generate\ninput: {URI}\noutput: out\n")
-    with pytest.raises(RequestError, match="holds a password") as caught:
+    with pytest.raises(RequestError, match="contains a password") as caught:
         spec_from_file(tmp_path / "job.yaml")
     assert PLANTED not in str(caught.value)
 

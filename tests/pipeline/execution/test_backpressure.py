@@ -1,4 +1,4 @@
-"""A driver that dies loses few parts: replicas do not run ahead of the sink, and a slow part holds nobody else up."""
+"""The parts in flight are limited, and a slow part does not block the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.execution import graph
-from tirazh.pipeline.execution.graph import build_graph, max_parts_under_way, run_graph
+from tirazh.pipeline.execution.graph import build_graph, max_parts_in_flight, run_graph
 from tirazh.pipeline.execution.ray_session import data_settings
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import PartsDatasource
@@ -25,16 +25,16 @@ PARTS, IN_FLIGHT = 60, 3
 WRITE_S = 0.3
 
 
-class Quick:
-    """Takes the place of `InferStep`: answers at once, but for part 0; notes when it was given the part."""
+class FastStep:
+    """Replaces `InferStep`: returns at once, except for part 0, and records when it received the part."""
 
-    def __init__(self, plan: Any) -> None: ...
+    def __init__(self, config: Any) -> None: ...
 
     async def __call__(self, table: pa.Table) -> pa.Table:
-        given = time.time()
+        received = time.time()
         if table.column(schema.PART)[0].as_py() == 0:
             await asyncio.sleep(4.0)
-        return pa.table({"part": table.column(schema.PART)[:1], "given": [given]})
+        return pa.table({"part": table.column(schema.PART)[:1], "received": [received]})
 
 
 def write_slowly(table: pa.Table) -> pa.Table:
@@ -44,13 +44,13 @@ def write_slowly(table: pa.Table) -> pa.Table:
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch, write_input: Callable[..., Path]) -> list[dict[str, Any]]:
-    """What a graph with a slow sink says of each of its parts."""
+    """The rows that a graph with a slow sink returns about its parts."""
     path = write_input("a.parquet", id=range(PARTS))
     status = path.stat()
     file = StoredFile(str(path), path.name, status.st_size, str(status.st_mtime_ns))
     source = PartsDatasource([Part(i, PARTS, file, i, i + 1) for i in range(PARTS)], Storage())
-    monkeypatch.setattr(graph, "InferStep", Quick)
-    with data_settings():
+    monkeypatch.setattr(graph, "InferStep", FastStep)
+    with data_settings(max_parts_in_flight=max_parts_in_flight(1, IN_FLIGHT)):
         built = build_graph(
             source,
             prompts=lambda table: table,
@@ -62,12 +62,12 @@ def timed(monkeypatch: pytest.MonkeyPatch, write_input: Callable[..., Path]) -> 
         return list(run_graph(built))
 
 
-def test_parts_under_way_are_bounded(timed: list[dict[str, Any]]) -> None:
-    under_way = [sum(other["given"] <= part["given"] < other["written"] for other in timed) for part in timed]
-    assert IN_FLIGHT < max(under_way) <= max_parts_under_way(1, IN_FLIGHT)
+def test_the_number_of_parts_in_flight_is_bounded(timed: list[dict[str, Any]]) -> None:
+    in_flight = [sum(other["received"] <= part["received"] < other["written"] for other in timed) for part in timed]
+    assert IN_FLIGHT < max(in_flight) <= max_parts_in_flight(1, IN_FLIGHT)
     assert len(timed) == PARTS
 
 
-def test_parts_go_past_a_slow_one(timed: list[dict[str, Any]]) -> None:
+def test_other_parts_overtake_a_slow_one(timed: list[dict[str, Any]]) -> None:
     (slow,) = (part for part in timed if part["part"] == 0)
-    assert sum(part["written"] < slow["written"] for part in timed) > max_parts_under_way(1, IN_FLIGHT)
+    assert sum(part["written"] < slow["written"] for part in timed) > max_parts_in_flight(1, IN_FLIGHT)

@@ -1,5 +1,5 @@
-"""Ray Data's own ways to break a part, one test each: an upgrade of Ray cannot undo what `execution/graph.py`
-relies on.
+"""Ray Data keeps parts whole: one test for each behaviour that `execution/graph.py` relies on, to
+check upgrades.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
 SLOW_PART = 0
 
 
-class Stand:
-    """Takes the place of `InferStep`: waits longest for part 0, and notes its process."""
+class FakeStep:
+    """Replaces `InferStep`: part 0 takes longest; records its process id."""
 
-    def __init__(self, plan: Any) -> None:
+    def __init__(self, config: Any) -> None:
         self.calls = 0
 
     async def __call__(self, table: pa.Table) -> pa.Table:
@@ -41,12 +41,12 @@ class Stand:
         return table.append_column("infer_pid", pa.array([os.getpid()] * table.num_rows))
 
 
-def note_prompts(table: pa.Table) -> pa.Table:
+def record_prompts(table: pa.Table) -> pa.Table:
     return table.append_column("prompts_pid", pa.array([os.getpid()] * table.num_rows))
 
 
-def note_write(table: pa.Table) -> pa.Table:
-    """One row a call, so that every call can be counted."""
+def record_write(table: pa.Table) -> pa.Table:
+    """Returns one row per call, so that calls can be counted."""
     parts = set(table.column(schema.PART).to_pylist())
     return pa.table(
         {
@@ -61,17 +61,17 @@ def note_write(table: pa.Table) -> pa.Table:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Part]], list[dict[str, Any]]]]:
-    monkeypatch.setattr(graph, "InferStep", Stand)
+    monkeypatch.setattr(graph, "InferStep", FakeStep)
 
     def run_parts(parts: list[Part], *, step_cpus: int = 1) -> list[dict[str, Any]]:
         source = PartsDatasource(parts, Storage())
         built = build_graph(
             source,
-            prompts=note_prompts,
+            prompts=record_prompts,
             infer=None,  # type: ignore[arg-type]
             replicas=(1, 1),
             in_flight=3,
-            write=note_write,
+            write=record_write,
             step_cpus=step_cpus,
         )
         return list(run_graph(built))
@@ -86,10 +86,10 @@ def cut(path: Path, rows: int, number: int) -> list[Part]:
     return [Part(i, number, file, rows * i // number, rows * (i + 1) // number) for i in range(number)]
 
 
-def test_a_part_stays_whole_and_alone_and_in_order(
+def test_a_part_stays_one_block_with_its_rows_in_order(
     run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
 ) -> None:
-    """Small blocks are what Ray Data likes to put together; 40 parts of 5 rows are far below any of its limits."""
+    """Ray Data merges small blocks; 40 parts of 5 rows are far below all of its limits."""
     parts = cut(write_input("a.parquet", id=range(200), row_group_size=30), 200, 40)
     written = sorted(run(parts), key=lambda call: call["parts"])
     assert [call["parts"] for call in written] == [[part.index] for part in parts]
@@ -97,41 +97,41 @@ def test_a_part_stays_whole_and_alone_and_in_order(
 
 
 @pytest.mark.parametrize("step_cpus", [1, 0])
-def test_the_replica_reads_no_files(
+def test_the_actor_pool_does_not_read_files(
     run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path], step_cpus: int
 ) -> None:
-    """A read that is fused with the actor pool would run in the actor's process."""
+    """A read task that is fused with the actor pool would run in the process of the actor."""
     written = run(cut(write_input("a.parquet", id=range(20)), 20, 4), step_cpus=step_cpus)
     assert len({call["infer_pid"] for call in written}) == 1
     assert not {call["infer_pid"] for call in written} & {call["prompts_pid"] for call in written}
 
 
-def test_a_part_is_written_when_its_own_call_is_done(
+def test_a_part_is_written_as_soon_as_its_call_returns(
     run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
 ) -> None:
-    """Part 0 takes seconds; parts that are in flight beside it on the same replica do not wait for it."""
+    """Part 0 takes seconds; other parts in flight on the same replica do not wait for it."""
     written = run(cut(write_input("a.parquet", id=range(60)), 60, 12))
     assert written[-1]["parts"] == [SLOW_PART]
 
 
-def test_a_block_over_ray_datas_limit_reaches_the_sink_in_one_piece(
+def test_a_block_above_the_default_limit_is_not_split(
     run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
 ) -> None:
-    """Ray Data cuts blocks of more than 128 MiB unless it is told not to."""
+    """By default Ray Data splits blocks of more than 128 MiB."""
     rows = 300
     path = write_input("big.parquet", id=range(rows), text=["z" * 1_000_000] * rows, row_group_size=50)
     written = run(cut(path, rows, 1))
     assert [(call["parts"], call["rows"]) for call in written] == [([0], rows)]
 
 
-def test_row_groups_read_one_after_the_other_are_one_block(
+def test_several_row_groups_of_a_part_are_one_block(
     run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
 ) -> None:
     (call,) = run(cut(write_input("a.parquet", id=range(1_000), row_group_size=10), 1_000, 1))
     assert call["ids"] == list(range(1_000))
 
 
-def test_steps_go_on_where_ranks_hold_every_cpu(
+def test_steps_run_when_ranks_reserve_all_cpus(
     run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
 ) -> None:
     everything = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
@@ -147,5 +147,5 @@ def test_steps_go_on_where_ranks_hold_every_cpu(
     [(2_500, 64, 1, 2), (16, 64, 1, 6), (1, 64, 1, 16), (1, 12, 4, 3), (1, 1, 1, 2)],
     ids=["big parts", "half the slots", "single rows", "few parts for each", "one part"],
 )
-def test_how_many_parts_a_replica_takes_at_once(rows: int, parts: int, replicas: int, expected: int) -> None:
+def test_the_number_of_parts_in_flight_per_replica(rows: int, parts: int, replicas: int, expected: int) -> None:
     assert choose_in_flight([rows] * parts, slots=32, samples=1, replicas=replicas) == expected

@@ -1,4 +1,4 @@
-"""Processes that are killed or stopped in the middle of a job: noticed in time, replaced, and no row lost by it."""
+"""Processes that are killed or stopped during a job are detected and restarted, and no row is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ PARTS = 8
 
 @pytest.fixture
 def spec(write_input: Callable[..., Path], tmp_path: Path, model_dir: Path) -> Callable[[list[int]], GenerateSpec]:
-    """A job of eight parts of five rows that ask for `new_tokens`."""
+    """Make a job of eight parts of five rows.
+
+    The fake engine reads `new_tokens` as an instruction per row.
+    """
 
     def make(new_tokens: list[int]) -> GenerateSpec:
         write_input("a.parquet", prompt=["новость"] * 5 * PARTS, max_new_tokens=new_tokens)
@@ -66,7 +69,7 @@ def signal_owners(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
-def test_the_process_that_owns_a_replica_is_replaced(
+def test_the_process_that_owns_a_replica_is_restarted(
     spec: Callable[[list[int]], GenerateSpec], number: signal.Signals, tmp_path: Path
 ) -> None:
     job = spec([SLOW] * 5 * PARTS)
@@ -86,15 +89,15 @@ def test_the_process_that_owns_a_replica_is_replaced(
     ],
     ids=["a rank that stops each time", "a process that dies each time"],
 )
-def test_a_part_that_ends_every_replica_is_left_out_with_its_reason_and_all_else_is_written(
+def test_a_part_that_kills_every_replica_is_skipped_with_its_reason(
     spec: Callable[[list[int]], GenerateSpec], order: int, reason: str, tmp_path: Path
 ) -> None:
     job = spec([3] * 20 + [order] + [3] * 19)
-    says = (
-        rf"part-00004-of-00008\.parquet \(rows 20–24 of .*; the last time: {reason}\) ended 3 replicas and was left out"
+    sentence = (
+        rf"part-00004-of-00008\.parquet \(rows 20–24 of .*; the last time: {reason}\) killed 3 replicas and was skipped"
     )
-    with pytest.raises(JobError, match=says):
+    with pytest.raises(JobError, match=sentence):
         run(job)
-    there = {path.name for path in (tmp_path / "out").glob("part-*.parquet")}
-    assert there == {f"part-{n:05d}-of-00008.parquet" for n in range(PARTS) if n != 4}
+    written = {path.name for path in (tmp_path / "out").glob("part-*.parquet")}
+    assert written == {f"part-{n:05d}-of-00008.parquet" for n in range(PARTS) if n != 4}
     assert verify(job.output).problems == ("1 of 8 parts are missing: part-00004-of-00008.parquet",)

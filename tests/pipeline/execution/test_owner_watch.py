@@ -1,4 +1,4 @@
-"""Who holds a replica and does not answer is ended: while a job runs, and when it is over."""
+"""Owners of replicas that send no heartbeats are killed, while a job runs and at its end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import pytest
 import ray
 
-from tirazh.pipeline.execution.metrics import start_metrics
+from tirazh.pipeline.execution.metrics_client import start_metrics
 from tirazh.pipeline.execution.owner_watch import watching_owners
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
@@ -21,7 +21,7 @@ class Owner:
         return os.getpid()
 
 
-def is_gone(pid: int, *, within_s: float = 15.0) -> bool:
+def has_ended(pid: int, *, within_s: float = 15.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         try:
@@ -32,27 +32,27 @@ def is_gone(pid: int, *, within_s: float = 15.0) -> bool:
     return False
 
 
-def test_an_owner_that_was_stopped_does_not_outlive_the_job() -> None:
+def test_a_stopped_owner_is_killed_at_the_end_of_the_job() -> None:
     owner, metrics = Owner.remote(), start_metrics()
     pid = ray.get(owner.pid.remote())
     with watching_owners(metrics, timeout_s=60.0):
-        ray.get(metrics.beat.remote("it", owner, None))
+        ray.get(metrics.actor.heartbeat.remote("it", owner, None))
         os.kill(pid, signal.SIGSTOP)
-    assert is_gone(pid)
+    assert has_ended(pid)
 
 
-def test_one_that_falls_silent_is_ended_in_time() -> None:
+def test_an_owner_without_heartbeats_is_killed_after_the_timeout() -> None:
     owner, metrics = Owner.remote(), start_metrics()
     pid = ray.get(owner.pid.remote())
     with watching_owners(metrics, timeout_s=1.0):
-        ray.get(metrics.beat.remote("it", owner, None))
+        ray.get(metrics.actor.heartbeat.remote("it", owner, None))
         os.kill(pid, signal.SIGSTOP)
-        assert is_gone(pid)
+        assert has_ended(pid)
 
 
-def test_nobody_is_asked_when_nobody_answers() -> None:
+def test_a_dead_metrics_actor_is_tolerated() -> None:
     metrics = start_metrics()
-    ray.get(metrics.beat.remote("it", None, None))
-    ray.kill(metrics, no_restart=True)
+    ray.get(metrics.actor.heartbeat.remote("it", None, None))
+    ray.kill(metrics.actor, no_restart=True)
     with watching_owners(metrics, timeout_s=60.0):
         pass

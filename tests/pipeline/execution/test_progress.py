@@ -1,4 +1,4 @@
-"""What the caller of a job is told while it runs, and last of all."""
+"""Progress events of a running job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import ray
 
 from tirazh.model.requests import EngineCounters
-from tirazh.pipeline.execution.metrics import ProgressEvent, start_metrics
+from tirazh.pipeline.execution.metrics import ProgressEvent
+from tirazh.pipeline.execution.metrics_client import start_metrics
 from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.plan import Plan, PlannedFile
 from tirazh.pipeline.storage.disk import StoredFile
@@ -34,13 +35,17 @@ def plan(tmp_path: Path) -> Plan:
 
 
 @pytest.mark.ray
-def test_the_last_event_knows_the_tokens_of_a_job_that_is_over_before_anyone_asked(ray_local: None, plan: Plan) -> None:
+def test_the_last_event_of_a_short_job_has_its_tokens(ray_local: None, plan: Plan) -> None:
     events: list[ProgressEvent] = []
     metrics = start_metrics()
     (part,) = plan.parts
     progress = JobProgress(plan, [part], samples=1, max_error_rate=0.1, on_progress=events.append)
     with progress.watching(metrics):
-        ray.get(metrics.count.remote("replica", EngineCounters(prompt_tokens=30, completion_tokens=12, finished=4)))
+        ray.get(
+            metrics.actor.set_counters.remote(
+                "replica", EngineCounters(prompt_tokens=30, completion_tokens=12, finished=4)
+            )
+        )
         progress.add({"part": part.index, "rows": 4, "errors": 0, "written": True})
     assert (events[-1].prompt_tokens, events[-1].completion_tokens) == (30, 12)
     assert events[-1].rows_done == events[-1].rows_total == 4

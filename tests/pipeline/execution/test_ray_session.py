@@ -1,4 +1,4 @@
-"""A Ray that cannot be started is one sentence, whatever Ray raises for it."""
+"""A failure to start Ray is reported in one sentence, whatever exception Ray raises."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPEC = GenerateSpec(input=("a",), output="b")
     ],
     ids=["a bare exception", "a runtime error", "a value error"],
 )
-def test_a_ray_that_does_not_start_is_one_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_start_ray_is_one_sentence(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", _raising(error))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -30,7 +30,7 @@ def test_a_ray_that_does_not_start_is_one_sentence(error: Exception, monkeypatch
     assert "\n" not in str(caught.value)
 
 
-def test_a_bug_keeps_its_own_class(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_exception_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", _raising(KeyError("x")))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

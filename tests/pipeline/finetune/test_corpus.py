@@ -19,6 +19,7 @@ from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_la
 from tirazh.pipeline.finetune.plan import FinetunePlan, plan_finetune
 from tirazh.pipeline.prompts.encode import PromptWriter
 from tirazh.pipeline.prompts.prepare import prepare_prompts
+from tirazh.pipeline.prompts.source import prompt_source
 from tirazh.pipeline.spec import ClassifySpec
 
 LABELS = {"economics": "экономика", "sport": "спорт"}
@@ -60,12 +61,12 @@ def test_a_label_has_the_tokens_that_classify_scores(model: str, tmp_path: Path)
     columns = {"text": ["Банк поднял ставку.  ", "Матч"], "topic": ["economics", "sport"]}
     plan = planned(tmp_path, model, columns, completion_column="topic", labels=LABELS)
     spec = ClassifySpec(input=("x",), output="y", labels=LABELS)
-    setup = prepare_prompts(
-        spec, plan.tokenizer, tokenizer_dir=model, seq_length=plan.seq_length, text_columns=("text",)
+    prepared = prepare_prompts(
+        spec, plan.tokenizer, prompt_source(spec), tokenizer_dir=model, seq_length=plan.seq_length
     )
-    writer = PromptWriter(setup.plan, plan.tokenizer)
+    writer = PromptWriter(prepared.config, plan.tokenizer)
     store, _ = written(plan, tmp_path)
-    for index, label in enumerate(setup.engine_job.labels):
+    for index, label in enumerate(prepared.engine_job.labels):
         prompt = writer.encode([writer.render({"text": columns["text"][index]})])[0]
         tokens, roles = store.sequence(index)
         assert tokens.tolist() == [*prompt, *label, plan.tokenizer.end_token_id]
@@ -111,7 +112,7 @@ def test_rows_that_cannot_be_used_are_skipped_and_counted(model: str, tmp_path: 
     store, counts = written(plan, tmp_path)
     assert (len(store), counts["rows"], counts["skipped"]) == (1, 4, 3)
     assert store.facts["first_skipped"] == (
-        f"row 2 (in {tmp_path / 'in.parquet'}): the prompt has 100 tokens, and 40 fit"
+        f"row 2 (in {tmp_path / 'in.parquet'}): the prompt has 100 tokens; at most 40 fit"
     )
 
 

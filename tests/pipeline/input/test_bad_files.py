@@ -1,4 +1,4 @@
-"""Files as they come: what can be read is read, and what cannot is named. Whole jobs, but for Ray and a model."""
+"""Unusual and damaged input files, in whole jobs without Ray and without a model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TEXTS = ["наш спорт", "вся экономика", "просто тек�
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     run_without_ray(monkeypatch)
-    monkeypatch.setattr(lease_module, "SETTLE_S", 0.0)
+    monkeypatch.setattr(lease_module, "RACE_WINDOW_S", 0.0)
 
 
 @pytest.fixture
@@ -49,15 +49,15 @@ def spec(folder: Path, tmp_path: Path, model_dir: Path) -> ClassifySpec:
 
 
 def run(spec: ClassifySpec) -> list[dict[str, Any]]:
-    """The job's rows, proved whole."""
+    """Run the job, verify its output and return the rows."""
     run_job(spec)
     assert verify(spec.output).problems == ()
     parts = sorted(Path(spec.output).glob("part-*.parquet"))
     return [row for part in parts for row in pq.read_table(part).to_pylist()]
 
 
-def texts(kind: pa.DataType) -> pa.Array[Any]:
-    return pa.array(TEXTS, pa.string()).cast(kind)
+def texts(arrow_type: pa.DataType) -> pa.Array[Any]:
+    return pa.array(TEXTS, pa.string()).cast(arrow_type)
 
 
 READABLE_COLUMNS: dict[str, Callable[[], dict[str, pa.Array[Any]]]] = {
@@ -89,7 +89,7 @@ READABLE_COLUMNS: dict[str, Callable[[], dict[str, pa.Array[Any]]]] = {
 
 
 @pytest.mark.parametrize("kind", READABLE_COLUMNS)
-def test_columns_of_every_kind_come_through(kind: str, spec: ClassifySpec, folder: Path) -> None:
+def test_columns_of_every_type_keep_type_and_values(kind: str, spec: ClassifySpec, folder: Path) -> None:
     table = pa.table(READABLE_COLUMNS[kind]())
     pq.write_table(table, folder / "a.parquet")
     read = pq.read_table(folder / "a.parquet")
@@ -116,7 +116,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("named", ["the file", "its directory"])
-def test_files_of_every_name_are_read(name: str, named: str, spec: ClassifySpec, folder: Path) -> None:
+def test_input_files_with_unusual_names_are_read(name: str, named: str, spec: ClassifySpec, folder: Path) -> None:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"text": TEXTS}), path)
@@ -125,7 +125,7 @@ def test_files_of_every_name_are_read(name: str, named: str, spec: ClassifySpec,
 
 
 @pytest.mark.parametrize("name", ["out put", "вывод", "a%20b", "x=1;y", "[brackets]", "a*b"])
-def test_outputs_of_every_name_are_written_and_resumed(name: str, spec: ClassifySpec, folder: Path) -> None:
+def test_outputs_with_unusual_names_are_written_and_resumed(name: str, spec: ClassifySpec, folder: Path) -> None:
     pq.write_table(pa.table({"text": TEXTS}), folder / "a.parquet")
     spec = replace(spec, output=str(folder.parent / name), part_rows=1)
     run_job(spec)
@@ -134,19 +134,17 @@ def test_outputs_of_every_name_are_written_and_resumed(name: str, spec: Classify
     assert verify(spec.output).problems == ()
 
 
-def test_empty_files_and_row_groups_are_passed_over(spec: ClassifySpec, folder: Path) -> None:
+def test_empty_files_and_row_groups_are_skipped(spec: ClassifySpec, folder: Path) -> None:
     empty = pa.table({"text": pa.array([], pa.string())})
     pq.write_table(empty, folder / "a.parquet")
     with pq.ParquetWriter(folder / "b.parquet", empty.schema) as writer:
-        for piece in (empty, pa.table({"text": TEXTS[:2]}), empty, pa.table({"text": TEXTS[2:]}), empty):
-            writer.write_table(piece)
+        for table in (empty, pa.table({"text": TEXTS[:2]}), empty, pa.table({"text": TEXTS[2:]}), empty):
+            writer.write_table(table)
     pq.write_table(empty, folder / "c.parquet")
     assert [row["text"] for row in run(spec)] == TEXTS
 
 
-def test_one_giant_row_group_is_cut_into_parts_and_one_row_groups_are_gathered(
-    spec: ClassifySpec, folder: Path
-) -> None:
+def test_a_giant_row_group_is_split_and_row_groups_of_one_row_are_combined(spec: ClassifySpec, folder: Path) -> None:
     many = [f"новость номер {n}, и довольно длинная" for n in range(5_000)]
     pq.write_table(pa.table({"text": many, "id": range(5_000)}), folder / "giant.parquet", row_group_size=5_000)
     pq.write_table(pa.table({"text": many, "id": range(5_000)}), folder / "tiny.parquet", row_group_size=1)
@@ -161,7 +159,7 @@ def good_bytes() -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-SPOILT: dict[str, Callable[[bytes], bytes]] = {
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "0 bytes": lambda data: b"",
     "4 bytes": lambda data: data[:4],
     "the first half": lambda data: data[: len(data) // 2],
@@ -176,31 +174,31 @@ SPOILT: dict[str, Callable[[bytes], bytes]] = {
     "CSV": lambda data: b"id,text\n" + b"1,a\n" * 100,
     "JSON": lambda data: b'{"text": "a"}\n' * 100,
     "gzip of it": gzip.compress,
-    "its data gone": lambda data: data[:4] + bytes(len(data) - 600) + data[-596:],
+    "its data zeroed": lambda data: data[:4] + bytes(len(data) - 600) + data[-596:],
 }
 
 
-@pytest.mark.parametrize("kind", SPOILT)
-def test_a_file_that_cannot_be_read_is_named_beside_good_ones(kind: str, spec: ClassifySpec, folder: Path) -> None:
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_file_among_good_ones_is_named_in_the_error(kind: str, spec: ClassifySpec, folder: Path) -> None:
     (folder / "good.parquet").write_bytes(good_bytes())
-    (folder / "spoilt.parquet").write_bytes(SPOILT[kind](good_bytes()))
-    with pytest.raises(InputError, match=r"in/spoilt\.parquet") as error:
+    (folder / "damaged.parquet").write_bytes(DAMAGE[kind](good_bytes()))
+    with pytest.raises(InputError, match=r"in/damaged\.parquet") as error:
         run_job(spec)
     assert "\n" not in str(error.value)
-    (folder / "spoilt.parquet").unlink()
+    (folder / "damaged.parquet").unlink()
     assert len(run(replace(spec, overwrite=True))) == 600
 
 
-@pytest.mark.parametrize("change", ["a row more", "the same size", "gone"])
-def test_a_file_that_changes_while_the_job_runs_is_named(
+@pytest.mark.parametrize("change", ["a row more", "the same size", "removed"])
+def test_a_file_that_changes_while_the_job_runs_is_named_in_the_error(
     change: str, spec: ClassifySpec, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the plan and the reading: rows of two versions must not meet in one output."""
+    """The file changes between planning and reading: an output must not mix rows of two versions."""
     path = folder / "a.parquet"
     pq.write_table(pa.table({"text": TEXTS}), path)
 
     def swap(spec: object) -> str:
-        if change == "gone":
+        if change == "removed":
             path.unlink()
         elif change == "the same size":
             before = path.stat()
@@ -215,7 +213,7 @@ def test_a_file_that_changes_while_the_job_runs_is_named(
         run_job(spec)
 
 
-def test_broken_text_is_its_rows_error_in_columns_of_every_kind(spec: ClassifySpec, folder: Path) -> None:
+def test_text_that_is_not_utf8_is_a_row_error_in_every_string_type(spec: ClassifySpec, folder: Path) -> None:
     for number, kind in enumerate((pa.string(), pa.large_string(), pa.string_view())):
         pq.write_table(pa.table({"text": broken().cast(kind)}), folder / "a.parquet")
         rows_of = replace(spec, output=f"{spec.output}-{number}")
@@ -227,7 +225,7 @@ def test_broken_text_is_its_rows_error_in_columns_of_every_kind(spec: ClassifySp
         assert table["label"].to_pylist() == ["sport", None, "sport", "sport"]
 
 
-def test_a_gold_label_that_is_no_text_is_not_counted(spec: ClassifySpec, folder: Path) -> None:
+def test_a_gold_label_that_is_not_utf8_is_not_counted(spec: ClassifySpec, folder: Path) -> None:
     pq.write_table(pa.table({"text": ["a"] * 4, "gold": broken()}), folder / "a.parquet")
     manifest = run_job(replace(spec, gold_column="gold"))
     assert (manifest["errors"], manifest["gold_rows"]) == (0, 3)

@@ -1,4 +1,4 @@
-"""Finding input files, and reading their footers only."""
+"""Listing input files and reading their footers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def keys(*inputs: Path | str) -> list[str]:
     return [file.key for file in list_inputs(Storage(), [str(named) for named in inputs])]
 
 
-def test_a_directory_is_searched_at_every_depth_and_hidden_names_are_skipped(write_input: Write) -> None:
+def test_a_directory_is_searched_recursively_and_hidden_names_are_skipped(write_input: Write) -> None:
     for name in ("b.parquet", "a.parquet", "day=1/c.PARQUET", "_old/d.parquet", ".e.parquet", "_f.parquet"):
         write_input(name, text=["x"])
     root = write_input("g.parquet", text=["x"]).parent
@@ -35,7 +35,7 @@ def test_inputs_keep_their_order_and_a_file_named_twice_is_read_once(write_input
     assert keys(b, a.parent) == ["b.parquet", "a.parquet"]
 
 
-def test_globs(write_input: Write) -> None:
+def test_glob_patterns(write_input: Write) -> None:
     for name in ("n1/a.parquet", "n2/b.parquet", "n2/deep/c.parquet"):
         write_input(name, text=["x"])
     root = write_input("d.parquet", text=["x"]).parent
@@ -43,11 +43,11 @@ def test_globs(write_input: Write) -> None:
     assert keys(f"{root}/**/*.parquet") == ["d.parquet", "n1/a.parquet", "n2/b.parquet", "n2/deep/c.parquet"]
 
 
-def test_a_file_named_outright_may_be_called_anything(write_input: Write) -> None:
+def test_a_single_file_may_have_any_name(write_input: Write) -> None:
     assert keys(write_input("news.data", text=["x"])) == ["news.data"]
 
 
-def test_a_key_does_not_depend_on_where_the_input_lies(write_input: Write, tmp_path: Path) -> None:
+def test_the_key_of_a_file_does_not_depend_on_where_the_input_is_stored(write_input: Write, tmp_path: Path) -> None:
     root = write_input("day/a.parquet", text=["x"]).parent.parent
     before = keys(root)
     os.rename(root, tmp_path / "moved")
@@ -58,12 +58,12 @@ def test_a_key_does_not_depend_on_where_the_input_lies(write_input: Write, tmp_p
     ("named", "sentence"),
     [
         ("new.parquet", "does not exist; did you mean .*/in/news.parquet?"),
-        ("*.csv", r"no file matches the input .*/in/\*\.csv"),
-        ("texts", r"holds no .parquet file \(it holds 1 × .csv\)"),
-        ("empty", r"holds no .parquet file \(it holds nothing\)"),
+        ("*.csv", r"no file matches the input pattern .*/in/\*\.csv"),
+        ("texts", r"contains no .parquet file \(it contains 1 × .csv\)"),
+        ("empty", r"contains no .parquet file \(it contains nothing\)"),
     ],
 )
-def test_an_input_that_holds_nothing_is_named(write_input: Write, named: str, sentence: str) -> None:
+def test_an_input_without_files_is_named_in_the_error(write_input: Write, named: str, sentence: str) -> None:
     root = write_input("news.parquet", text=["x"]).parent
     (root / "texts").mkdir()
     (root / "texts/a.csv").write_text("a")
@@ -88,11 +88,11 @@ def test_an_input_that_holds_nothing_is_named(write_input: Write, named: str, se
         ("s3://b/in", "s3://b/out", False),
     ],
 )
-def test_an_output_that_the_next_run_would_read_is_noticed(named: str, output: str, expected: bool) -> None:
+def test_an_output_inside_the_input_is_detected(named: str, output: str, expected: bool) -> None:
     assert would_read(named, f"{output}/part-00000-of-00001.parquet") is expected
 
 
-def test_footers_tell_rows_and_bytes_of_the_text(write_input: Write) -> None:
+def test_footers_have_the_rows_and_the_bytes_of_the_text(write_input: Write) -> None:
     path = write_input("a.parquet", text=["привет" * 50] * 30, id=range(30), row_group_size=10)
     (footer,) = read_footers(Storage(), list_inputs(Storage(), [str(path)]), text_columns=["text"])
     assert [group.rows for group in footer.row_groups] == [10, 10, 10]
@@ -100,7 +100,7 @@ def test_footers_tell_rows_and_bytes_of_the_text(write_input: Write) -> None:
     assert footer.schema == pa.schema({"text": pa.string(), "id": pa.int64()})
 
 
-def test_a_footer_larger_than_the_first_guess_is_read_whole(write_input: Write) -> None:
+def test_a_footer_larger_than_the_first_request_is_read_completely(write_input: Write) -> None:
     path = write_input("wide.parquet", text=["x"], **{f"column_{i}": ["y"] for i in range(2_000)})
     (footer,) = read_footers(Storage(), list_inputs(Storage(), [str(path)]), text_columns=["text"])
     assert len(footer.schema) == 2_001
@@ -110,22 +110,22 @@ def test_a_footer_larger_than_the_first_guess_is_read_whole(write_input: Write) 
     ("content", "sentence"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"id,text\n1,a\n2,b\n", "is not a Parquet file, or it is cut short"),
+        (b"id,text\n1,a\n2,b\n", "is not a Parquet file, or it is truncated"),
         (b"x" * 20 + b"\x04\x00\x00\x00PAR1", "has a damaged Parquet footer"),
     ],
     ids=["empty", "csv", "damaged"],
 )
-def test_what_is_not_parquet_is_named(write_input: Write, content: bytes, sentence: str) -> None:
+def test_a_file_that_is_not_parquet_is_named_in_the_error(write_input: Write, content: bytes, sentence: str) -> None:
     root = write_input("good.parquet", text=["x"]).parent
     (root / "bad.parquet").write_bytes(content)
     with pytest.raises(InputError, match=rf"in/bad\.parquet {sentence}"):
         read_footers(Storage(), list_inputs(Storage(), [str(root)]), text_columns=["text"])
 
 
-def test_a_file_cut_short_is_named(write_input: Write) -> None:
+def test_a_truncated_file_is_named_in_the_error(write_input: Write) -> None:
     path = write_input("a.parquet", text=["x"] * 100)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="truncated"):
         read_footers(Storage(), list_inputs(Storage(), [str(path)]), text_columns=["text"])
 
 
@@ -133,44 +133,46 @@ def test_a_file_cut_short_is_named(write_input: Write) -> None:
     ("columns", "difference"),
     [
         ({"text": ["x"]}, "column 'id' is missing"),
-        ({"text": ["x"], "id": [1], "url": ["u"]}, "column 'url' is new"),
+        ({"text": ["x"], "id": [1], "url": ["u"]}, "column 'url' is additional"),
         ({"text": ["x"], "id": ["1"]}, "column 'id' is string, not int64"),
-        ({"id": [1], "text": ["x"]}, "another order"),
+        ({"id": [1], "text": ["x"]}, "a different order"),
     ],
     ids=["missing", "new", "type", "order"],
 )
-def test_files_of_another_schema_are_named(
+def test_a_file_with_a_different_schema_is_named_in_the_error(
     write_input: Write, columns: dict[str, list[object]], difference: str
 ) -> None:
     write_input("a.parquet", text=["x"], id=[1])
     root = write_input("b.parquet", **columns).parent
     footers = read_footers(Storage(), list_inputs(Storage(), [str(root)]), text_columns=["text"])
-    with pytest.raises(InputError, match=f"b.parquet has another schema than .*a.parquet: .*{difference}"):
+    with pytest.raises(InputError, match=f"b.parquet has a different schema than .*a.parquet: .*{difference}"):
         check_same_schema(footers)
 
 
-def test_pandas_metadata_makes_no_other_schema(write_input: Write) -> None:
+def test_pandas_metadata_does_not_count_as_a_different_schema(write_input: Write) -> None:
     root = write_input("a.parquet", text=["x"]).parent
     pq.write_table(pa.table({"text": ["y"]}).replace_schema_metadata({"pandas": "{}"}), root / "b.parquet")
     footers = read_footers(Storage(), list_inputs(Storage(), [str(root)]), text_columns=["text"])
     assert check_same_schema(footers) == pa.schema({"text": pa.string()})
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
-def test_text_columns_of_every_kind_of_string(kind: pa.DataType) -> None:
-    check_text_column(pa.schema({"text": kind}), "text", flag="--text-column")
+@pytest.mark.parametrize(
+    "arrow_type", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
+def test_a_text_column_may_have_any_string_type(arrow_type: pa.DataType) -> None:
+    check_text_column(pa.schema({"text": arrow_type}), "text", flag="--text-column")
 
 
-def test_a_text_column_that_is_missing_or_no_text() -> None:
+def test_a_text_column_that_is_missing_or_not_text_is_refused() -> None:
     columns = pa.schema({"text": pa.string(), "id": pa.int64()})
     with pytest.raises(InputError, match=r"no column 'txt' \(--text-column\); did you mean text\?"):
         check_text_column(columns, "txt", flag="--text-column")
-    with pytest.raises(InputError, match=r"'id' .* must hold strings, not int64"):
+    with pytest.raises(InputError, match=r"'id' .* must contain strings, not int64"):
         check_text_column(columns, "id", flag="--text-column")
 
 
 @pytest.mark.slow
-def test_ten_thousand_files_are_listed_and_looked_at_in_seconds(write_input: Write) -> None:
+def test_ten_thousand_files_are_listed_and_their_footers_read_in_seconds(write_input: Write) -> None:
     first = write_input("0.parquet", text=["x"] * 50)
     for number in range(1, 10_000):
         os.link(first, first.parent / f"{number}.parquet")

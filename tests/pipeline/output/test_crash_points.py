@@ -1,7 +1,7 @@
-"""A run that ends at any step between its first and its last file: what is left is mended by the same command.
+"""A run that crashes at any point is repaired by running the same command again.
 
-The whole of `run_job` but Ray and a model, cut off before every single thing that it does to the storage: on a disk at
-every system call that changes something, in an object store at every request.
+`run_job` without Ray and without a model is interrupted before each change that it makes to the
+storage: on a disk before each system call that writes, in an object store before each request.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ CHANGES_IN_A_STORE = ("write", "create", "remove")
 
 
 class Crash(BaseException):
-    """The process is gone: nothing that it still wanted to do happens."""
+    """The process has died: none of its further changes happen."""
 
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     run_without_ray(monkeypatch)
-    monkeypatch.setattr(lease_module, "SETTLE_S", 0.0)
+    monkeypatch.setattr(lease_module, "RACE_WINDOW_S", 0.0)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def make_spec(write_input: Callable[..., Path], tmp_path: Path, model_dir: Path)
 
 @contextmanager
 def crashing_at(step: int, *, on_disk: bool) -> Iterator[None]:
-    """Let `step` changes of the storage happen; none after them."""
+    """Allow the first `step` changes of the storage and none after them."""
     left = step
 
     def cut(change: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,8 +85,8 @@ def crashing_at(step: int, *, on_disk: bool) -> Iterator[None]:
         yield
 
 
-def bury(output: OutputFiles) -> None:
-    """Make the lease that was left behind one of a process that is gone: this one still lives."""
+def mark_owner_dead(output: OutputFiles) -> None:
+    """Make the remaining lease one of a dead process, since the process of the test is still alive."""
     try:
         lease = json.loads(output.storage.read(output.lease))
     except InputError:
@@ -99,7 +99,7 @@ def parts_of(output: OutputFiles) -> dict[str, bytes]:
     return {name: output.storage.read(output.part(name)) for name in output.parts()}
 
 
-def assert_readers_see_only_whole_parts(output: OutputFiles) -> None:
+def assert_readers_see_only_complete_parts(output: OutputFiles) -> None:
     for name, data in parts_of(output).items():
         receipt = Receipt.from_json(output.storage.read(output.receipt(name)))
         assert len(data) == receipt.file_bytes
@@ -109,19 +109,22 @@ def assert_readers_see_only_whole_parts(output: OutputFiles) -> None:
         assert output.storage.names(output.own()).keys() >= {"manifest.json", "report.html", "plan.json"}
 
 
-def cut_off_everywhere(
-    spec: ClassifySpec, output: OutputFiles, *, prepare: Callable[[], None], look: Callable[[], None]
+def interrupt_everywhere(
+    spec: ClassifySpec, output: OutputFiles, *, prepare: Callable[[], None], check: Callable[[], None]
 ) -> int:
-    """Run `spec` cut off after 0, 1, 2… changes, each time from what `prepare` makes, `look` at what is left, and run
-    it again. Returns how many changes there are."""
+    """Interrupt `spec` after 0, 1, 2… changes and return the number of changes of a complete run.
+
+    Each time `prepare` makes the initial state, `check` inspects what the interrupted run has left,
+    and the job is run again.
+    """
     for step in range(MAX_STEPS):
         prepare()
         try:
             with crashing_at(step, on_disk="://" not in output.directory):
                 run_job(spec)
         except Crash:
-            bury(output)
-            look()
+            mark_owner_dead(output)
+            check()
             run_job(spec)
             assert_all_is_there(output)
         else:
@@ -133,7 +136,7 @@ def cut_off_everywhere(
 def assert_all_is_there(output: OutputFiles) -> None:
     assert verify(output.directory).problems == ()
     assert output.is_complete()
-    # The lease of a run that ended just before it gave it back is in nobody's way.
+    # A run that crashed just before it released its lease leaves the lease file; it does no harm.
     names = output.storage.names(output.own()).keys() - {"lease.json"}
     assert names == {"manifest.json", "report.html", "plan.json"}
     assert len(output.receipts()) == PARTS
@@ -146,23 +149,27 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> OutputFiles:
     return OutputFiles(Storage(), where)
 
 
-def test_a_first_run_cut_off_anywhere(make_spec: Callable[..., ClassifySpec], output: OutputFiles) -> None:
-    changes = cut_off_everywhere(
+def test_a_first_run_interrupted_anywhere_is_repaired_by_the_next_run(
+    make_spec: Callable[..., ClassifySpec], output: OutputFiles
+) -> None:
+    changes = interrupt_everywhere(
         make_spec(output=output.directory),
         output,
         prepare=lambda: output.storage.remove(output.directory, recursive=True),
-        look=lambda: assert_readers_see_only_whole_parts(output),
+        check=lambda: assert_readers_see_only_complete_parts(output),
     )
     assert changes >= 2 * PARTS + 5  # receipts and parts; lease, plan, manifest, report, _SUCCESS
 
 
-def test_a_run_that_mends_another_cut_off_anywhere(make_spec: Callable[..., ClassifySpec], output: OutputFiles) -> None:
-    """A part was removed and the receipt of another: what is whole is not touched."""
+def test_a_repairing_run_interrupted_anywhere_is_repaired_by_the_next_run(
+    make_spec: Callable[..., ClassifySpec], output: OutputFiles
+) -> None:
+    """One part and the receipt of another one were removed. Intact files are not touched."""
     spec = make_spec(output=output.directory)
     untouched: dict[str, bytes] = {}
-    spoilt: set[str] = set()
+    damaged: set[str] = set()
 
-    def there() -> set[str]:
+    def existing() -> set[str]:
         return output.receipts() | set(output.parts())
 
     def prepare() -> None:
@@ -170,30 +177,30 @@ def test_a_run_that_mends_another_cut_off_anywhere(make_spec: Callable[..., Clas
         untouched.update(parts_of(output))
         output.storage.remove(output.part("part-00001-of-00003.parquet"))
         output.storage.remove(output.receipt("part-00002-of-00003.parquet"))
-        spoilt.update(there())
+        damaged.update(existing())
 
-    def look() -> None:
+    def check() -> None:
         assert parts_of(output).items() <= untouched.items()
-        assert not output.is_complete() or there() == spoilt or len(there()) == 2 * PARTS
+        assert not output.is_complete() or existing() == damaged or len(existing()) == 2 * PARTS
 
-    changes = cut_off_everywhere(spec, output, prepare=prepare, look=look)
-    assert changes >= 2 * 2 + 6  # two parts and receipts; _SUCCESS away and back, lease, plan, manifest, report
+    changes = interrupt_everywhere(spec, output, prepare=prepare, check=check)
+    assert changes >= 2 * 2 + 6  # two parts and receipts; _SUCCESS removed and written, lease, plan, manifest, report
     assert parts_of(output) == untouched
 
 
 @pytest.mark.slow
-def test_an_overwrite_cut_off_anywhere_never_mixes_two_jobs(
+def test_an_overwrite_interrupted_anywhere_never_mixes_two_jobs(
     make_spec: Callable[..., ClassifySpec], output: OutputFiles
 ) -> None:
     other = make_spec(output=output.directory, abstain_below=0.9, overwrite=True)
     spec = make_spec(output=output.directory, overwrite=True)
 
-    def look() -> None:
+    def check() -> None:
         assert len(jobs_of(output)) <= 1
         if output.is_complete():
             assert verify(output.directory).problems == ()
 
-    cut_off_everywhere(spec, output, prepare=lambda: run_job(other), look=look)
+    interrupt_everywhere(spec, output, prepare=lambda: run_job(other), check=check)
     assert jobs_of(output) == {spec.fingerprint()}
 
 
@@ -203,12 +210,12 @@ def jobs_of(output: OutputFiles) -> set[str]:
     return {json.loads(footer)["fingerprint"] for footer in footers}
 
 
-def test_parts_without_their_plan_are_not_taken_for_this_jobs(
+def test_parts_without_a_plan_are_not_taken_for_parts_of_this_job(
     make_spec: Callable[..., ClassifySpec], tmp_path: Path
 ) -> None:
     run_job(make_spec(abstain_below=0.9))
     (tmp_path / "out/_tirazh/plan.json").unlink()
-    with pytest.raises(OutputError, match="its plan is gone; give --overwrite"):
+    with pytest.raises(OutputError, match="its plan is missing; give --overwrite"):
         run_job(make_spec())
     run_job(make_spec(overwrite=True))
     assert verify(str(tmp_path / "out")).problems == ()

@@ -1,4 +1,4 @@
-"""`verify` proves that every input row is there exactly once, and names what is not; the report shows it all safely."""
+"""`verify` checks that every input row is there exactly once; the manifest and the report summarise the job."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def spec(write_input: Callable[..., Path], tmp_path: Path, model_dir: Path) -> C
 
 @pytest.fixture
 def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
-    """A finished job of three parts, made without Ray: every row is sport with 80 %, every third fails."""
+    """A finished job of three parts: each row is sport with a probability of 80 %, every third has an error."""
     output = OutputFiles(Storage(), spec.output)
     plan = plan_job(spec)
     layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=LABELS, samples=1, abstain_below=0.0)
@@ -83,36 +83,36 @@ def path_of(output: OutputFiles, plan: Plan, index: int) -> Path:
     return Path(output.part(plan.parts[index].name))
 
 
-def test_a_whole_output(done: tuple[Plan, OutputFiles]) -> None:
+def test_a_complete_output_has_no_problems(done: tuple[Plan, OutputFiles]) -> None:
     found = verify(done[1].directory)
     assert found.is_whole
     assert (found.parts, found.parts_expected, found.rows, found.rows_expected) == (3, 3, 30, 30)
 
 
-def test_a_missing_part(done: tuple[Plan, OutputFiles]) -> None:
+def test_a_missing_part_is_reported(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     path_of(output, plan, 1).unlink()
     assert problems(output) == ("1 of 3 parts are missing: part-00001-of-00003.parquet",)
     assert [part.index for part in unfinished(plan, output)] == [1]
 
 
-def test_a_part_copied_over_another(done: tuple[Plan, OutputFiles]) -> None:
+def test_a_part_copied_over_another_is_reported(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     path_of(output, plan, 1).write_bytes(path_of(output, plan, 0).read_bytes())
     assert problems(output) == (
-        "part-00001-of-00003.parquet is damaged or was changed: its SHA-256 is not the one that was written",
+        "part-00001-of-00003.parquet is damaged or was changed: its SHA-256 does not match its receipt",
     )
 
 
-def test_a_part_and_its_receipt_copied_over_another(done: tuple[Plan, OutputFiles]) -> None:
+def test_a_part_copied_over_another_with_its_receipt_is_reported(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     path_of(output, plan, 1).write_bytes(path_of(output, plan, 0).read_bytes())
     receipts = [Path(output.receipt(part.name)) for part in plan.parts]
     receipts[1].write_bytes(receipts[0].read_bytes())
-    assert problems(output) == ("part-00001-of-00003.parquet holds another part's rows (part 0)",)
+    assert problems(output) == ("part-00001-of-00003.parquet contains the rows of another part (part 0)",)
 
 
-def test_one_byte_changed(done: tuple[Plan, OutputFiles]) -> None:
+def test_a_single_changed_byte_is_reported(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     path = path_of(output, plan, 2)
     data = bytearray(path.read_bytes())
@@ -121,26 +121,26 @@ def test_one_byte_changed(done: tuple[Plan, OutputFiles]) -> None:
     assert "part-00002-of-00003.parquet is damaged or was changed" in problems(output)[0]
 
 
-def test_a_foreign_file(done: tuple[Plan, OutputFiles]) -> None:
+def test_a_foreign_file_is_reported(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     Path(output.part("copy of part-00001.parquet")).write_bytes(path_of(output, plan, 1).read_bytes())
-    assert problems(output) == ("copy of part-00001.parquet is no file of this job",)
+    assert problems(output) == ("copy of part-00001.parquet is not a file of this job",)
 
 
-def test_a_part_of_another_cut(done: tuple[Plan, OutputFiles]) -> None:
+def test_a_part_of_a_job_with_another_number_of_parts_is_reported(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     Path(output.part("part-00000-of-00007.parquet")).write_bytes(path_of(output, plan, 1).read_bytes())
-    assert "does not belong to this job of 3 parts" in problems(output)[0]
-    with pytest.raises(OutputError, match="does not belong to this job of 3 parts"):
+    assert "does not belong to this job, which has 3 parts" in problems(output)[0]
+    with pytest.raises(OutputError, match="does not belong to this job, which has 3 parts"):
         unfinished(plan, output)
 
 
-def test_a_job_that_was_not_finished(done: tuple[Plan, OutputFiles]) -> None:
+def test_a_missing_success_file_is_reported(done: tuple[Plan, OutputFiles]) -> None:
     Path(done[1].part("_SUCCESS")).unlink()
-    assert "not _SUCCESS" in problems(done[1])[0]
+    assert "_SUCCESS does not" in problems(done[1])[0]
 
 
-def test_a_lost_receipt(done: tuple[Plan, OutputFiles], spec: ClassifySpec) -> None:
+def test_a_missing_receipt_is_reported(done: tuple[Plan, OutputFiles], spec: ClassifySpec) -> None:
     plan, output = done
     Path(output.receipt(plan.parts[0].name)).unlink()
     assert problems(output) == ("part-00000-of-00003.parquet has no receipt in _tirazh/receipts",)
@@ -148,12 +148,12 @@ def test_a_lost_receipt(done: tuple[Plan, OutputFiles], spec: ClassifySpec) -> N
         finish(plan, output, spec, {})
 
 
-def test_a_directory_that_is_no_output(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="holds no job's output"):
+def test_a_directory_that_is_not_an_output_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="is not the output of a job"):
         verify(str(tmp_path))
 
 
-def test_the_manifest_adds_up(done: tuple[Plan, OutputFiles]) -> None:
+def test_the_manifest_sums_the_receipts(done: tuple[Plan, OutputFiles]) -> None:
     manifest = json.loads(Path(done[1].own("manifest.json")).read_text())
     assert (manifest["rows"], manifest["errors"], manifest["prompt_tokens"]) == (30, 12, 150)
     assert sum(part["rows"] for part in manifest["parts"]) == 30
@@ -162,16 +162,16 @@ def test_the_manifest_adds_up(done: tuple[Plan, OutputFiles]) -> None:
     assert manifest["spec"]["labels"] == {"sport": "sport", "economics": "economics"}
 
 
-def test_the_report_escapes_what_comes_from_data(done: tuple[Plan, OutputFiles]) -> None:
+def test_the_report_escapes_values_from_the_data(done: tuple[Plan, OutputFiles]) -> None:
     page = Path(write_report(done[1].directory)).read_text()
     assert "&lt;b&gt;bad&lt;/b&gt;" in page
     assert "<b>bad" not in page
     assert "18 (100.0%)" in page
 
 
-def test_two_nights_side_by_side(done: tuple[Plan, OutputFiles], tmp_path: Path) -> None:
+def test_a_report_can_compare_two_outputs(done: tuple[Plan, OutputFiles], tmp_path: Path) -> None:
     manifest: dict[str, Any] = json.loads(Path(done[1].own("manifest.json")).read_text())
     page = render(manifest, against=manifest | {"labels": {"sport": 9, "economics": 9}})
     assert "9 (50.0%)" in page
-    with pytest.raises(OutputError, match="holds no finished job"):
+    with pytest.raises(OutputError, match="is not the output of a finished job"):
         write_report(done[1].directory, against=str(tmp_path))

@@ -1,4 +1,4 @@
-"""Answers into files: the columns of the contract, every input column as it was, the same bytes each time."""
+"""The sink: output columns, unchanged input columns, and files with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 
 @pytest.fixture
-def write_plan(tmp_path: Path, model_dir: Path) -> WriteConfig:
+def write_config(tmp_path: Path, model_dir: Path) -> WriteConfig:
     return WriteConfig(
         output=OutputFiles(Storage(), str(tmp_path / "out")),
         layout=CLASSIFY,
@@ -49,7 +49,7 @@ def write_plan(tmp_path: Path, model_dir: Path) -> WriteConfig:
 
 
 def scored() -> pa.Table:
-    """Three rows: a clear one, one in doubt, one that could not be run."""
+    """Three rows: a confident one, an uncertain one and one with an error."""
     return pa.table(
         {
             "text": ["a", "b", None],
@@ -77,7 +77,7 @@ def completed(samples: int) -> pa.Table:
     )
 
 
-def test_the_columns_of_classify(tokenizer: Tokenizer) -> None:
+def test_classify_adds_its_columns(tokenizer: Tokenizer) -> None:
     table = assemble(scored(), CLASSIFY, tokenizer)
     assert table.schema == pa.schema([*COLUMNS, *schema.classify_fields()])
     clear, doubt, failed = table.to_pylist()
@@ -90,7 +90,7 @@ def test_the_columns_of_classify(tokenizer: Tokenizer) -> None:
     }
 
 
-def test_the_columns_of_generate(tokenizer: Tokenizer) -> None:
+def test_generate_adds_its_columns(tokenizer: Tokenizer) -> None:
     table = assemble(completed(1), GENERATE, tokenizer)
     assert table.schema == pa.schema([*COLUMNS, *schema.generate_fields(1)])
     good, failed = table.to_pylist()
@@ -143,8 +143,8 @@ def test_every_input_column_keeps_its_type_and_value(tokenizer: Tokenizer) -> No
         assert done.column(name).to_pylist() == array.to_pylist()
 
 
-def test_a_part_is_one_file_with_its_receipt(write_plan: WriteConfig, tmp_path: Path) -> None:
-    WriteStep(write_plan)(scored())
+def test_a_part_is_one_file_with_its_receipt(write_config: WriteConfig, tmp_path: Path) -> None:
+    WriteStep(write_config)(scored())
     path = tmp_path / "out/part-00001-of-00003.parquet"
     metadata = pq.read_metadata(path)
     assert metadata.row_group(0).column(0).compression == "ZSTD"
@@ -156,51 +156,51 @@ def test_a_part_is_one_file_with_its_receipt(write_plan: WriteConfig, tmp_path: 
     assert receipt.confusion == [("sport", "", 1), ("sport", "sport", 1)]
 
 
-def test_the_same_rows_make_the_same_bytes(write_plan: WriteConfig, tmp_path: Path) -> None:
+def test_the_same_rows_give_the_same_bytes(write_config: WriteConfig, tmp_path: Path) -> None:
     path = tmp_path / "out/part-00001-of-00003.parquet"
-    WriteStep(write_plan)(scored())
+    WriteStep(write_config)(scored())
     first = path.read_bytes()
     path.unlink()
-    WriteStep(write_plan)(pa.concat_tables([scored().slice(0, 1), scored().slice(1)]))
+    WriteStep(write_config)(pa.concat_tables([scored().slice(0, 1), scored().slice(1)]))
     assert path.read_bytes() == first
 
 
-def test_the_receipt_is_there_before_the_file(write_plan: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_receipt_is_written_before_the_part(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(Storage, "write", lambda self, uri, data: order.append(uri.rpartition("/")[2]))
-    WriteStep(write_plan)(scored())
+    WriteStep(write_config)(scored())
     assert order == ["part-00001-of-00003.json", "part-00001-of-00003.parquet"]
 
 
-def test_a_run_that_lost_its_lease_writes_no_part(write_plan: WriteConfig, tmp_path: Path) -> None:
-    with hold(write_plan.output, lease_s=60) as lease:
-        step = WriteStep(replace(write_plan, claim=lease.claim))
-        write_plan.output.storage.remove(write_plan.output.lease)
-        with hold(write_plan.output, lease_s=60), pytest.raises(JobError, match="it has stopped writing"):
+def test_a_run_that_lost_its_lease_writes_no_part(write_config: WriteConfig, tmp_path: Path) -> None:
+    with hold(write_config.output, lease_s=60) as lease:
+        step = WriteStep(replace(write_config, lease=lease.token))
+        write_config.output.storage.remove(write_config.output.lease)
+        with hold(write_config.output, lease_s=60), pytest.raises(JobError, match="it has stopped writing"):
             step(scored())
     assert not list((tmp_path / "out").rglob("part-*"))
 
 
-def test_a_part_that_was_left_out_writes_nothing(write_plan: WriteConfig, tmp_path: Path) -> None:
-    summary = WriteStep(write_plan)(scored().slice(0, 1).select([schema.PART]))
+def test_a_skipped_part_writes_nothing(write_config: WriteConfig, tmp_path: Path) -> None:
+    summary = WriteStep(write_config)(scored().slice(0, 1).select([schema.PART]))
     assert summary.to_pylist() == [{"part": 1, "rows": 0, "errors": 0, "written": False}]
     assert not (tmp_path / "out").exists()
 
 
-def test_a_prefix_is_on_every_added_name(write_plan: WriteConfig, tmp_path: Path) -> None:
+def test_every_added_column_has_the_prefix(write_config: WriteConfig, tmp_path: Path) -> None:
     added = pa.schema([field.with_name("t_" + field.name) for field in schema.classify_fields()])
-    WriteStep(replace(write_plan, layout=replace(CLASSIFY, added=added), prefix="t_"))(scored())
+    WriteStep(replace(write_config, layout=replace(CLASSIFY, added=added), prefix="t_"))(scored())
     names = pq.read_schema(tmp_path / "out/part-00001-of-00003.parquet").names
     assert names == ["text", "topic", "t_label", "t_confidence", "t_probabilities", "t_prompt_tokens", "t_error"]
 
 
 @pytest.mark.parametrize("reader", ["polars", "dataset", "duckdb-like glob"])
-def test_readers_of_the_directory_see_only_the_data(write_plan: WriteConfig, tmp_path: Path, reader: str) -> None:
+def test_readers_of_the_directory_see_only_the_data(write_config: WriteConfig, tmp_path: Path, reader: str) -> None:
     import polars
     import pyarrow.dataset as ds
 
-    WriteStep(write_plan)(scored())
-    write_plan.output.storage.write(write_plan.output.part("_SUCCESS"), b"")
+    WriteStep(write_config)(scored())
+    write_config.output.storage.write(write_config.output.part("_SUCCESS"), b"")
     out = str(tmp_path / "out")
     read: dict[str, Callable[[], int]] = {
         "polars": lambda: polars.read_parquet(f"{out}/*.parquet").height,

@@ -1,4 +1,4 @@
-"""The prompt template's language: enough for prompts, and no way out of it."""
+"""The language of prompt templates: a safe subset of Jinja."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.errors import InputError, RequestError, RowError
-from tirazh.pipeline.prompts.template import PromptTemplate, template_variables
+from tirazh.pipeline.prompts.template import PromptTemplate, check_variables
 
 
-def test_columns_conditions_and_filters() -> None:
+def test_a_template_renders_columns_conditions_and_filters() -> None:
     template = PromptTemplate("{{ title|trim|upper }}{% if lead %}: {{ lead }}{% endif %}\n{{ text|default('—') }}")
     assert template.variables == ("title", "lead", "text")
     assert template.render({"title": " новость ", "lead": "да", "text": "т"}) == "НОВОСТЬ: да\nт"
     assert template.render({"title": "н", "lead": None, "text": None}) == "Н\n—"
 
 
-def test_a_null_that_would_be_printed_is_the_rows_error() -> None:
+def test_printing_a_null_is_a_row_error() -> None:
     with pytest.raises(RowError, match="column 'text' is null"):
         PromptTemplate("a {{ text }}").render({"text": None})
     with pytest.raises(RowError, match="column 'text' is null"):
@@ -28,7 +28,7 @@ def test_numbers_and_dates_are_printed_as_text() -> None:
     assert PromptTemplate("{{ n }} {{ x }}").render({"n": 7, "x": 0.5}) == "7 0.5"
 
 
-def test_markup_in_a_text_is_text() -> None:
+def test_template_syntax_in_a_value_is_plain_text() -> None:
     assert PromptTemplate("{{ text }}").render({"text": "{{ other }} {% for x in y %} <b>"}) == (
         "{{ other }} {% for x in y %} <b>"
     )
@@ -62,44 +62,45 @@ def test_markup_in_a_text_is_text() -> None:
         "{{ text[1:2] }}",
     ],
 )
-def test_what_is_more_than_filling_in_is_refused(source: str) -> None:
+def test_everything_outside_the_safe_subset_is_refused(source: str) -> None:
     with pytest.raises(RequestError, match="--template"):
         PromptTemplate(source)
 
 
-def test_a_template_that_is_no_template_says_where() -> None:
+def test_a_syntax_error_is_reported_with_its_line() -> None:
     with pytest.raises(RequestError, match="--template, line 2: "):
         PromptTemplate("News:\n{{ text")
 
 
-def test_an_unknown_column_is_refused_with_the_nearest() -> None:
+def test_an_unknown_column_is_refused_with_a_suggestion() -> None:
     with pytest.raises(InputError, match=r"uses 'titel', which is not a column of the input; did you mean title\?"):
-        template_variables("{{ titel }}", known=["title", "text"])
+        check_variables(("titel",), ["title", "text"])
     with pytest.raises(InputError, match="the columns are title, text"):
-        template_variables("{{ zzz }}", known=["title", "text"])
+        check_variables(("zzz",), ["title", "text"])
 
 
-def test_a_prompt_that_grows_without_end_is_the_rows_error() -> None:
+def test_a_prompt_that_would_become_too_long_is_a_row_error() -> None:
     grow = "|replace('a','" + "a" * 1000 + "')"
     with pytest.raises(RowError, match="characters"):
         PromptTemplate("{{ text" + grow * 2 + " }}").render({"text": "a" * 100})
 
 
 @given(
-    pieces=st.lists(
+    segments=st.lists(
         st.sampled_from(["{{ a }}", "{{ b }}", "{{b}}", "x", "\n", " ", "{# no #}", "{{ '{{' }}"]), max_size=8
     ),
     values=st.fixed_dictionaries({name: st.none() | st.text() | st.integers() | st.floats() for name in "ab"}),
 )
-def test_the_short_way_through_a_plain_template_gives_what_jinja_gives(
-    pieces: list[str], values: dict[str, object]
+def test_the_fast_path_of_a_plain_template_renders_the_same_as_jinja(
+    segments: list[str], values: dict[str, object]
 ) -> None:
-    short, long = PromptTemplate("".join(pieces)), PromptTemplate("{% if true %}" + "".join(pieces) + "{% endif %}")
+    fast, slow = PromptTemplate("".join(segments)), PromptTemplate("{% if true %}" + "".join(segments) + "{% endif %}")
     results = []
-    for template in (short, long):
+    for template in (fast, slow):
         try:
             results.append(template.render(values))
         except RowError as error:
             results.append(str(error))
-    # Jinja drops the line break behind a tag and at the very end of a template, so those are compared without.
+    # Jinja drops the line break after a tag and at the end of a template, so line breaks at the
+    # ends are not compared.
     assert results[0].strip("\n") == results[1].strip("\n")

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what goes wrong is one sentence without secrets."""
+"""Files are written atomically, and every failure is one sentence without secrets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, join, keep_trying
 
 
-def test_a_file_is_written_whole_over_what_was_there(tmp_path: Path) -> None:
+def test_a_write_replaces_an_existing_file(tmp_path: Path) -> None:
     path = str(tmp_path / "new/dir/part.parquet")
     Storage().write(path, b"first")
     Storage().write(path, b"second")
@@ -25,7 +25,7 @@ def test_a_file_is_written_whole_over_what_was_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_links", [True, False], ids=["hard links", "no hard links"])
-def test_a_file_is_created_only_where_there_is_none(
+def test_create_does_not_replace_an_existing_file(
     tmp_path: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(old: str, new: str) -> None:
@@ -40,7 +40,7 @@ def test_a_file_is_created_only_where_there_is_none(
     assert os.listdir(tmp_path / "deep") == ["lease.json"]
 
 
-def test_a_file_is_the_same_until_its_size_or_its_time_changes(tmp_path: Path) -> None:
+def test_a_file_with_another_modification_time_is_not_the_same(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(b"0123")
     (file,) = Storage().walk(str(path))
@@ -49,7 +49,7 @@ def test_a_file_is_the_same_until_its_size_or_its_time_changes(tmp_path: Path) -
     assert not Storage().is_same(file)
 
 
-def test_a_write_that_is_cut_off_leaves_nothing_under_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -59,7 +59,9 @@ def test_a_write_that_is_cut_off_leaves_nothing_under_the_name(tmp_path: Path, m
     assert os.listdir(tmp_path) == []
 
 
-def test_the_temporary_file_lies_beside_and_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_temporary_file_is_hidden_and_in_the_same_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     renames = []
     monkeypatch.setattr(os, "replace", lambda old, new: renames.append((old, new)))
     Storage().write(str(tmp_path / "part.parquet"), b"x")
@@ -80,7 +82,7 @@ def test_secrets_in_uris_are_not_shown(uri: str, shown: str) -> None:
     assert show_uri(uri) == shown
 
 
-def test_what_is_missing_or_forbidden_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_unusable_path_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"{tmp_path}/no.parquet does not exist"):
         Storage().read(str(tmp_path / "no.parquet"))
     (tmp_path / "file").write_text("")
@@ -89,7 +91,7 @@ def test_what_is_missing_or_forbidden_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_without_permission_is_named(tmp_path: Path) -> None:
+def test_a_directory_without_permission_is_named_in_the_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="cannot be written: permission denied"):
         Storage().write(str(tmp_path / "part.parquet"), b"")
@@ -103,7 +105,7 @@ def test_local_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert join("s3://bucket/out/", "a", "b") == "s3://bucket/out/a/b"
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_such_module(*arguments: object, **options: object) -> None:
         raise ImportError("Install s3fs to access S3")
 
@@ -114,10 +116,10 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Storage().read("az://container/in")
 
 
-def test_storage_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_outage_of_the_storage_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)
-    answers = iter([StorageError("away"), StorageError("away"), None])
+    answers = iter([StorageError("unavailable"), StorageError("unavailable"), None])
 
     def ask() -> str:
         error = next(answers)
@@ -129,32 +131,32 @@ def test_storage_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.Mo
     assert waits == [1.0, 2.0]
 
 
-def test_storage_that_stays_away_ends_the_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_end_if_the_outage_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
     def ask() -> None:
-        raise StorageError("away")
+        raise StorageError("unavailable")
 
-    with pytest.raises(StorageError, match="away"):
+    with pytest.raises(StorageError, match="unavailable"):
         keep_trying(ask, for_s=0.5)
 
 
-def test_an_address_where_nobody_listens(s3_credentials: None) -> None:
+def test_an_address_without_a_server_fails_within_seconds(s3_credentials: None) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        begun = time.monotonic()
-        with pytest.raises(StorageError, match="did not answer"):
+        start = time.monotonic()
+        with pytest.raises(StorageError, match="did not respond"):
             Storage(f"http://127.0.0.1:{taken.getsockname()[1]}").walk("s3://bucket/in")
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - start < 20
 
 
 @pytest.mark.slow
-def test_a_server_that_says_nothing_is_given_up_within_half_a_minute(s3_credentials: None) -> None:
+def test_a_server_that_does_not_respond_fails_within_half_a_minute(s3_credentials: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        begun = time.monotonic()
-        with pytest.raises(StorageError, match="did not answer"):
+        start = time.monotonic()
+        with pytest.raises(StorageError, match="did not respond"):
             Storage(f"http://127.0.0.1:{silent.getsockname()[1]}").names("s3://bucket/out")
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.s3
@@ -183,10 +185,10 @@ def test_object_storage_lists_reads_and_writes(s3_server: SeaweedServer) -> None
 
 
 @pytest.mark.s3
-def test_what_object_storage_refuses_is_one_sentence(s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_object_storage_is_one_sentence(s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(s3_server.endpoint_url)
     s3_server.make_bucket("storage-refused")
-    with pytest.raises(OutputError, match="s3://no-such-bucket/out: there is no such bucket"):
+    with pytest.raises(OutputError, match="s3://no-such-bucket/out: the bucket does not exist"):
         storage.write("s3://no-such-bucket/out", b"")
     with pytest.raises(InputError, match="s3://storage-refused/none does not exist"):
         storage.walk("s3://storage-refused/none")
@@ -197,9 +199,11 @@ def test_what_object_storage_refuses_is_one_sentence(s3_server: SeaweedServer, m
 
 
 @pytest.mark.s3
-def test_the_address_may_come_from_the_environment(s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_endpoint_url_may_come_from_the_environment(
+    s3_server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     s3_server.make_bucket("storage-env")
     Storage(s3_server.endpoint_url).write("s3://storage-env/a", b"x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint_url)
-    fsspec.get_filesystem_class("s3").clear_instance_cache()  # one from before would still have the old environment
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # a cached one would still have the old environment
     assert Storage().read("s3://storage-env/a") == b"x"

@@ -1,4 +1,4 @@
-"""What may be in an address and what may be printed: no password, no signature, no key."""
+"""Addresses and messages contain no password, no signature and no key."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ PLAIN = [
 
 
 @pytest.mark.parametrize("uri", SECRETS)
-def test_an_address_with_a_secret_is_known_and_shown_without_it(uri: str) -> None:
+def test_a_secret_in_an_address_is_detected_and_not_shown(uri: str) -> None:
     assert holds_secret(uri)
     assert "hunter2" not in show_uri(uri)
     assert "hunter2" not in redact(f"GET {uri} failed")
 
 
 @pytest.mark.parametrize("uri", PLAIN)
-def test_a_plain_address_is_let_through(uri: str) -> None:
+def test_an_address_without_a_secret_is_accepted(uri: str) -> None:
     assert not holds_secret(uri)
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
 @pytest.mark.parametrize("uri", SECRETS[:4])
-def test_no_setting_takes_an_address_with_a_secret(name: str, uri: str) -> None:
+def test_no_setting_accepts_an_address_with_a_secret(name: str, uri: str) -> None:
     good = {"input": ("a.parquet",), "output": "out", "labels": {"a": "a", "b": "b"}}
-    with pytest.raises(RequestError, match="holds a password or a signature") as caught:
+    with pytest.raises(RequestError, match="contains a password or a signature") as caught:
         ClassifySpec(**(good | {name: (uri,) if name == "input" else uri}))
     assert "hunter2" not in str(caught.value)
 
@@ -65,17 +65,17 @@ def test_no_setting_takes_an_address_with_a_secret(name: str, uri: str) -> None:
         "the key is planted-hunter2-key, and planted-hunter2-key again",
     ],
 )
-def test_what_libraries_print_is_cleaned(text: str) -> None:
+def test_secrets_in_messages_of_libraries_are_redacted(text: str) -> None:
     assert "hunter2" not in redact(text, {"MY_API_KEY": "planted-hunter2-key", "HOME": "/root"})
 
 
-def test_what_is_no_secret_is_left_as_it_is() -> None:
+def test_a_text_without_secrets_is_unchanged() -> None:
     text = "rows 1–7 of /data/news.parquet: the column 'text' is null (key=7); see http://head:8265/x?page=2"
     environment = {"TOKENIZERS_PARALLELISM": "news.parquet", "X_TOKEN_FILE": "/data/news", "A_TOKEN": "true"}
     assert redact(text, environment).replace("key=[hidden]", "key=7);") == text
 
 
-def test_an_error_of_a_library_loses_its_secrets() -> None:
+def test_secrets_in_the_error_of_a_library_are_redacted() -> None:
     with pytest.raises(Exception, match="cannot be read") as caught, one_sentence("s3://b/x", "read"):
         raise ValueError("https://b/x?X-Amz-Signature=hunter2 said: AccountKey=hunter2;")
     assert "hunter2" not in str(caught.value)

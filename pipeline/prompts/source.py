@@ -1,0 +1,45 @@
+"""Where a job's prompts come from: the compiled template, and the input column behind each of its variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tirazh.pipeline.prompts.template import PromptTemplate
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+
+CLASSIFY_TEMPLATE = "{{ text }}\nТема:"
+GENERATE_TEMPLATE = "{{ text }}"
+DEFAULT_VARIABLE = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSource:
+    """`columns` maps the template's variables to input columns; `text_variable` may be truncated."""
+
+    template: PromptTemplate
+    columns: Mapping[str, str]
+    text_variable: str
+
+
+def prompt_source(spec: JobSpec) -> PromptSource:
+    """Compile the job's own template or the default one of its kind. Raises RequestError."""
+    if isinstance(spec, GenerateSpec):
+        return build_source(spec.template, text_column=spec.prompt_column, default=GENERATE_TEMPLATE)
+    assert isinstance(spec, ClassifySpec)
+    return build_source(spec.template, text_column=spec.text_column, default=CLASSIFY_TEMPLATE)
+
+
+def build_source(template: str | None, *, text_column: str, default: str) -> PromptSource:
+    """Compile `template`, whose variables are column names, or `default`, whose variable is the text.
+
+    Raises RequestError for a template that is not allowed.
+    """
+    if template is None:
+        return PromptSource(PromptTemplate(default), {DEFAULT_VARIABLE: text_column}, DEFAULT_VARIABLE)
+    compiled = PromptTemplate(template)
+    variables = compiled.variables
+    # Without the text column the first variable may be truncated. `check_columns` refuses a
+    # template without variables.
+    text_variable = text_column if text_column in variables else next(iter(variables), "")
+    return PromptSource(compiled, {name: name for name in variables}, text_variable)
