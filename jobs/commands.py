@@ -85,7 +85,11 @@ def convert(options: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(options).items() if name in CONVERT_SETTINGS}
     with interruptible(lambda: "interrupted; nothing was written"), ByteProgress(options.quiet) as progress:
         model = convert_checkpoint(
-            options.checkpoint, options.out, settings=ModelSettings(**given), dtype=options.dtype, progress=progress.show
+            options.checkpoint,
+            options.out,
+            settings=ModelSettings(**given),
+            dtype=options.dtype,
+            progress=progress.show,
         )
     console.show_model(model, output=options.out, as_json=options.json, quiet=options.quiet)
     return 0
