@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tirazh.jobs.settings import FINETUNE, KINDS, Setting, not_a_choice, settings_of
+from tirazh.pipeline.settings import SettingGroup
 from tirazh.pipeline.spec import flag_name
 
 # Flags of ru-gpts, Megatron, transformers and vLLM for inference, and what to use instead.
@@ -107,16 +108,20 @@ FORMER_TRAINING_FLAGS = {
 }
 
 _METAVARS = {"integer": "N", "number": "X", "labels": "LABELS"}
+_GROUPS: dict[SettingGroup, str] = {
+    "result": "options that define the output (rerunning with the same values resumes)",
+    "evaluation": "evaluation options (safe to change on resume)",
+    "execution": "execution options (safe to change on resume)",
+}
 
 
 def add_setting_flags(parser: argparse.ArgumentParser, kind: str) -> None:
-    """Add one flag for each setting of the kind, in three groups."""
+    """Add one flag for each setting of the kind, in the groups that the settings belong to."""
     settings = settings_of(kind).values()
     required = parser.add_argument_group("required (or set in the job file)")
-    identity = parser.add_argument_group("options that define the output (rerunning with the same values resumes)")
-    execution = parser.add_argument_group("execution options (safe to change on resume)")
+    groups = {name: parser.add_argument_group(title) for name, title in _GROUPS.items()}
     for setting in settings:
-        add_flag(required if setting.is_required else identity if setting.is_identity else execution, setting)
+        add_flag(required if setting.is_required else groups[setting.group], setting)
     named = [flag_name(setting.name) + " " + _metavar(setting) for setting in settings if setting.is_required]
     parser.usage = f"tirazh {kind} {' '.join(named)} [flags]"
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.jobs.labels import read_labels
 from tirazh.pipeline.finetune.spec import FinetuneSpec
-from tirazh.pipeline.settings import Spec
+from tirazh.pipeline.settings import SettingGroup, Spec
 from tirazh.pipeline.spec import SPECS, JobSpec, flag_name, is_required
 
 SettingType = Literal["string", "integer", "number", "boolean", "list", "labels"]
@@ -33,6 +33,7 @@ class Setting:
     type: SettingType
     is_required: bool
     is_identity: bool
+    group: SettingGroup
     default: Any
     choices: tuple[str, ...]
     help: str
@@ -50,6 +51,7 @@ def settings_of(kind: str) -> dict[str, Setting]:
             type=_type_of(hints[field.name]),
             is_required=is_required(field),
             is_identity=field.metadata["identity"],
+            group=field.metadata["group"],
             default=None if field.default is MISSING else field.default,
             choices=tuple(field.metadata.get("choices") or ()),
             help=field.metadata["help"],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tirazh.errors import RequestError
+from tirazh.jobs.cli import main
 from tirazh.jobs.settings import build_spec, settings_of
 from tirazh.pipeline.spec import SPECS, ClassifySpec, GenerateSpec
 
@@ -118,3 +119,9 @@ def test_wrong_labels_are_refused_in_one_sentence(labels: Any, says: str) -> Non
 def test_missing_settings_are_named() -> None:
     with pytest.raises(RequestError, match=r"^--labels, --input, --output are missing$"):
         build_spec("classify", {})
+
+
+def test_the_gold_column_stands_with_the_evaluation_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", "--help"]) == 0
+    group = capsys.readouterr().out.partition("evaluation options")[2].partition("execution options")[0]
+    assert "--gold-column" in group
