@@ -57,7 +57,7 @@ def run_job(
     fails or another run holds the output. Finished parts are kept.
     """
     new_plan = plan_job(spec)
-    output = new_plan.job.output
+    output = OutputFiles(new_plan.job.storage, new_plan.job.output)
     prompts = set_up_prompts(spec, new_plan)
     stored = find_plan(output, new_plan, overwrite=spec.overwrite)
     if stored is not None and output.is_complete() and not remaining_parts(stored, output):

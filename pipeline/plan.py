@@ -37,6 +37,7 @@ from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.spec import GenerateSpec, JobSpec
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.filesystem import join
 
 _DEFAULT_SEQ_LENGTH = 2048
 
@@ -173,9 +174,9 @@ def _cut(footers: Sequence[Footer], spec: JobSpec, cost: RowCost) -> list[Planne
 
 def _refuse_output_in_input(job: ResolvedJob) -> None:
     for uri in job.inputs:
-        if would_read(uri, job.output.part(part_name(0, 1))):
+        if would_read(uri, join(job.output, part_name(0, 1))):
             raise OutputError(
-                f"output {show_uri(job.output.directory)} lies inside the input {show_uri(uri)}, so the next run would "
+                f"output {show_uri(job.output)} lies inside the input {show_uri(uri)}, so the next run would "
                 "read its own results; choose an output directory outside of the input"
             )
 

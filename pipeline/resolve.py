@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tirazh.model.checkpoints.directory import ModelSummary, describe
-from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.prompts.source import PromptSource, prompt_source
 from tirazh.pipeline.spec import ClassifySpec, JobSpec
 from tirazh.pipeline.storage.filesystem import Storage, full_uri
@@ -16,13 +15,13 @@ from tirazh.pipeline.storage.filesystem import Storage, full_uri
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedJob:
-    """`inputs` are absolute paths and URIs; `examples` is the content of the few-shot Parquet file,
-    if there is one.
+    """`inputs` and `output` are absolute paths and URIs; `examples` is the content of the few-shot
+    Parquet file, if there is one.
     """
 
     storage: Storage
     inputs: tuple[str, ...]
-    output: OutputFiles
+    output: str
     source: PromptSource
     examples: bytes | None
     model: ModelSummary
@@ -35,7 +34,7 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
     return ResolvedJob(
         storage=storage,
         inputs=tuple(map(full_uri, spec.input)),
-        output=OutputFiles.at(spec.output, storage),
+        output=full_uri(spec.output),
         source=prompt_source(spec),
         model=describe(spec.model, spec.model_settings),
         examples=storage.read(full_uri(examples)) if examples is not None else None,

@@ -79,7 +79,7 @@ def test_inputs_and_output_become_absolute(tmp_path: Path, model_dir: Path, monk
     spec = GenerateSpec(input=("in/", "s3://bucket/more/"), output="out/", model=str(model_dir))
     job = resolve_job(spec)
     assert job.inputs == (f"{tmp_path}/in", "s3://bucket/more")
-    assert job.output.directory == f"{tmp_path}/out"
+    assert job.output == f"{tmp_path}/out"
     assert job.examples is None
 
 
