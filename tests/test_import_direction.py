@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,19 @@ def test_the_package_holds_each_folder_by_a_relative_link(folder: str) -> None:
     link = REPOSITORY / "tirazh" / folder
     assert link.is_symlink()
     assert link.readlink() == Path("..") / folder
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_modules_and_subfolders_of_a_folder_do_not_import_each_other_in_cycles(folder: str) -> None:
+    """A subfolder counts as one node, so `plan.py` may not import `output/` if `output/` imports `plan.py`."""
+    graph: dict[str, set[str]] = {}
+    for path in _under(folder):
+        node = path.relative_to(REPOSITORY / folder).parts[0].removesuffix(".py")
+        for _, module in imports_of(path):
+            parts = module.split(".")
+            if parts[:2] == ["tirazh", folder] and len(parts) > 2 and parts[2] != node:
+                graph.setdefault(node, set()).add(parts[2])
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
 def test_the_model_never_imports_ray() -> None:
