@@ -1,5 +1,6 @@
-"""How a bad input must end: it works after all, or one of our errors says in one sentence what is wrong; soon, and
-without eating the machine's memory. Every input that is tried is counted; `conftest.py` prints the counts.
+"""Checks that reading a bad input succeeds or raises one of our errors with a one-sentence message.
+
+Each attempt has a limit on time and on memory. Every distinct input is counted; `conftest.py` prints the counts.
 """
 
 from __future__ import annotations
@@ -20,23 +21,27 @@ from tirazh.errors import RowError, TirazhError
 from tirazh.jobs.cli import one_sentence
 
 TIME_LIMIT_S = 10.0
-# Beyond what the process has when an action begins: more is asked for by a lie in the input, not by the input.
+# Bytes that an action may add to the address space. Only a false length in an input asks for more.
 ADDRESS_SPACE = 2 << 30
-LONGEST_SENTENCE = 1_500
+LONGEST_SENTENCE = 1_500  # characters
 
-# What was tried, by the name of the thing that was tried on: hashes, so that the same input counts once.
+# Hashes of the inputs that were tried and refused, by target, so that a repeated input counts once.
 tried: dict[str, set[bytes]] = defaultdict(set)
 refused: dict[str, set[bytes]] = defaultdict(set)
 
 
-class Overtime(BaseException):
-    """The action took too long; a BaseException, so that no `except Exception` swallows it."""
+class TimeLimitExceeded(BaseException):
+    """Raised when an action exceeds the time limit.
+
+    It is a BaseException, so that no `except Exception` catches it.
+    """
 
 
 def attempt(target: str, given: object, action: Callable[[], Any]) -> str:
-    """Run `action`, which reads the bad input `given`. Returns the sentence it was refused with, or "" when it worked.
+    """Run `action`, which reads the bad input `given`, within the limits.
 
-    Anything else (another exception, overtime, memory) is raised: that is a bug in the code under test.
+    Returns the message of the error that refused the input, or "" if the action succeeded. Any other
+    exception, a timeout and a MemoryError are bugs in the code under test and propagate.
     """
     digest = blake2b(given if isinstance(given, bytes) else repr(given).encode("utf-8", "backslashreplace")).digest()
     tried[target].add(digest)
@@ -50,26 +55,29 @@ def attempt(target: str, given: object, action: Callable[[], Any]) -> str:
 
 
 def refusal(target: str, given: object, action: Callable[[], Any]) -> str:
-    """`attempt` for an input that must not work."""
+    """Run `attempt` on an input that must be refused, and return the message."""
     sentence = attempt(target, given, action)
-    assert sentence, f"{target}: taken as good: {given!r:.300}"
+    assert sentence, f"{target}: accepted a bad input: {given!r:.300}"
     return sentence
 
 
 def _check_sentence(error: TirazhError | RowError) -> str:
     sentence = one_sentence(error) if isinstance(error, TirazhError) else str(error)
-    assert sentence.strip(), "an error without a word"
+    assert sentence.strip(), "the error has no message"
     assert "Traceback" not in sentence
-    assert len(sentence) <= LONGEST_SENTENCE, f"{len(sentence)} characters are no sentence: {sentence[:200]}"
-    assert sentence.isprintable() or all(sign.isprintable() or sign == " " for sign in sentence), repr(sentence)
+    assert len(sentence) <= LONGEST_SENTENCE, f"{len(sentence)} characters are too many: {sentence[:200]}"
+    assert sentence.isprintable() or all(char.isprintable() or char == " " for char in sentence), repr(sentence)
     return sentence
 
 
 @contextmanager
 def _limits() -> Iterator[None]:
-    """A time limit, and on Linux one on memory: an explosion is then a MemoryError, not a machine that swaps."""
-    begun = time.monotonic()
-    before = signal.signal(signal.SIGALRM, _overtime)
+    """Limit the time and, on Linux, the address space.
+
+    Excessive allocation then raises a MemoryError instead of making the machine swap.
+    """
+    started = time.monotonic()
+    previous_handler = signal.signal(signal.SIGALRM, _raise_timeout)
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if sys.platform == "linux":
@@ -80,9 +88,9 @@ def _limits() -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - begun < TIME_LIMIT_S
+        signal.signal(signal.SIGALRM, previous_handler)
+    assert time.monotonic() - started < TIME_LIMIT_S
 
 
-def _overtime(number: int, frame: FrameType | None) -> None:
-    raise Overtime(f"not done after {TIME_LIMIT_S:g} s")
+def _raise_timeout(number: int, frame: FrameType | None) -> None:
+    raise TimeLimitExceeded(f"the action did not finish within {TIME_LIMIT_S:g} s")

@@ -1,4 +1,4 @@
-"""Valid model directories to damage, reading one completely, and JSON files that are not a valid config."""
+"""Writes valid model directories, reads and damages them, and lists malformed JSON files."""
 
 from __future__ import annotations
 
@@ -56,23 +56,23 @@ def copy_damaged(good: Path, folder: Path, name: str | None, content: bytes) -> 
 
 
 JSON_FILES = {
-    "nothing": b"",
+    "an empty file": b"",
     "a list": b"[]",
     "a number": b"7",
-    "a text": b'"x"',
+    "a string": b'"x"',
     "null": b"null",
-    "cut off": b'{"model_type": "rugpt3", ',
-    "deep": DEEP.encode(),
-    "deep objects": b'{"a":' * 50_000,
-    "deep and whole": b'{"model_type": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    "truncated": b'{"model_type": "rugpt3", ',
+    "deep lists, unclosed": DEEP.encode(),
+    "deep objects, unclosed": b'{"a":' * 50_000,
+    "deep lists, closed": b'{"model_type": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
     "a huge number": b'{"n_layer": ' + b"9" * 5_000 + b"}",
-    "not a number": b'{"model_type": NaN}',
-    "a type that is a list": b'{"model_type": ["gpt2"]}',
-    "a type that is a path": b'{"model_type": "../../evil"}',
-    "a type that is none": b'{"model_type": "\\u0000"}',
+    "NaN": b'{"model_type": NaN}',
+    "a model type that is a list": b'{"model_type": ["gpt2"]}',
+    "a model type that is a path": b'{"model_type": "../../evil"}',
+    "a model type with a NUL": b'{"model_type": "\\u0000"}',
     "latin-1": '{"model_type": "é"}'.encode("latin-1"),
     "utf-16": '{"model_type": "gpt2"}'.encode("utf-16"),
     "a byte order mark": b'\xef\xbb\xbf{"model_type": "gpt2"}',
-    "zeros": bytes(1_000),
-    "half a surrogate": b'{"model_type": "\\ud800"}',
+    "zero bytes": bytes(1_000),
+    "a lone surrogate": b'{"model_type": "\\ud800"}',
 }

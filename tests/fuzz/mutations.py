@@ -1,5 +1,6 @@
-"""Mutations of a valid file: truncation, flipped bits, false lengths, and slices moved, doubled or lost.
+"""Mutations of a valid file: truncation, flipped bits, false lengths, and changed slices.
 
+A slice is removed, repeated, zeroed, or random bytes are inserted.
 The same seed gives the same mutants on every machine.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-# Edge values of the integers that programs use for lengths, little and big endian.
+# Edge values of the integers that file formats use for lengths, in both byte orders.
 EDGES = [
     (value % (1 << 8 * width)).to_bytes(width, order)
     for value in (0, 1, -1, 127, 128, 255, 1 << 15, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, (1 << 63) - 1)
@@ -19,18 +20,18 @@ Mutation = Callable[[random.Random, bytearray], None]
 
 
 def mutants(data: bytes, *, count: int, seed: int, near_end: bool = False) -> Iterator[tuple[str, bytes]]:
-    """Yield `count` mutants with the names of their mutations.
+    """Yield `count` mutants as pairs (names of the mutations, content).
 
-    `near_end` mutates the last tenth (footers) only.
+    With `near_end`, mutate only the last tenth of the file, where a footer is.
     """
     for number in range(count):
         rng = random.Random(f"{seed} {number}")
         mutations = rng.choices(MUTATIONS, k=rng.choice((1, 1, 1, 2, 4)))
-        keep = len(data) * 9 // 10 if near_end else 0
-        copy = bytearray(data[keep:])
+        kept = len(data) * 9 // 10 if near_end else 0
+        copy = bytearray(data[kept:])
         for mutate in mutations:
             mutate(rng, copy)
-        yield f"{number} {'+'.join(mutate.__name__ for mutate in mutations)}", data[:keep] + bytes(copy)
+        yield f"{number} {'+'.join(mutate.__name__ for mutate in mutations)}", data[:kept] + bytes(copy)
 
 
 def cut_end(rng: random.Random, data: bytearray) -> None:
@@ -51,17 +52,17 @@ def set_edge(rng: random.Random, data: bytearray) -> None:
     data[at : at + len(edge)] = edge
 
 
-def lose_slice(rng: random.Random, data: bytearray) -> None:
+def remove_slice(rng: random.Random, data: bytearray) -> None:
     at = rng.randrange(len(data) + 1)
     del data[at : at + rng.randrange(1, 64)]
 
 
-def double_slice(rng: random.Random, data: bytearray) -> None:
+def repeat_slice(rng: random.Random, data: bytearray) -> None:
     at = rng.randrange(len(data) + 1)
     data[at:at] = data[at : at + rng.randrange(1, 64)]
 
 
-def add_noise(rng: random.Random, data: bytearray) -> None:
+def insert_random_bytes(rng: random.Random, data: bytearray) -> None:
     at = rng.randrange(len(data) + 1)
     data[at:at] = rng.randbytes(rng.randrange(1, 64))
 
@@ -72,5 +73,6 @@ def zero_slice(rng: random.Random, data: bytearray) -> None:
 
 
 MUTATIONS: tuple[Mutation, ...] = (
-    *(cut_end, cut_start, flip_bit, flip_bit, set_edge, set_edge, lose_slice, double_slice, add_noise, zero_slice),
+    *(cut_end, cut_start, flip_bit, flip_bit, set_edge, set_edge),
+    *(remove_slice, repeat_slice, insert_random_bytes, zero_slice),
 )

@@ -1,4 +1,4 @@
-"""Good Parquet to spoil, and everything that happens to its rows but inference."""
+"""Valid Parquet files to damage, and a function that runs all stages of a job except inference."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tirazh.pipeline.storage.filesystem import Storage
 ROWS = 60
 
 
-def good_table(rows: int = ROWS) -> pa.Table:
+def valid_table(rows: int = ROWS) -> pa.Table:
     return pa.table(
         {
             "text": [f"новость номер {row}" for row in range(rows)],
@@ -40,24 +40,27 @@ def parquet(table: pa.Table, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def carry(spec: JobSpec) -> None:
-    """Everything that happens to rows but inference: plan, read, prompts, and the output's table as bytes."""
+def run_without_inference(spec: JobSpec) -> None:
+    """Run all stages of a job except inference: plan, read, encode prompts and serialise the output.
+
+    Columns that inference would fill hold nulls. Only the first four parts are processed.
+    """
     plan = plan_job(spec)
     prompts = set_up_prompts(spec, plan)
     labels = tuple(spec.labels) if spec.kind == "classify" else ()  # type: ignore[attr-defined]
     layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=labels, samples=1, abstain_below=0.0)
     for part in plan.parts[:4]:
         table = PromptStep(prompts.config)(read_part(part, Storage()))
-        done = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY])
-        nothing = pa.nulls(table.num_rows)
-        done = done.append_column(schema.NUM_PROMPT_IDS, nothing.cast(pa.int32()))
+        result = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY])
+        nulls = pa.nulls(table.num_rows)
+        result = result.append_column(schema.NUM_PROMPT_IDS, nulls.cast(pa.int32()))
         if labels:
-            done = done.append_column(schema.LABEL_LOGPROBS, nothing.cast(pa.list_(pa.float64())))
+            result = result.append_column(schema.LABEL_LOGPROBS, nulls.cast(pa.list_(pa.float64())))
         else:
-            done = done.append_column(schema.COMPLETION_IDS, nothing.cast(pa.list_(pa.list_(pa.int32()))))
-            done = done.append_column(schema.TEXT_ENDS, nothing.cast(pa.list_(pa.int32())))
-            done = done.append_column(schema.REASONS, nothing.cast(pa.list_(pa.string())))
-        to_parquet(assemble(done, layout, load_tokenizer(str(spec.model))), footer={})
+            result = result.append_column(schema.COMPLETION_IDS, nulls.cast(pa.list_(pa.list_(pa.int32()))))
+            result = result.append_column(schema.TEXT_ENDS, nulls.cast(pa.list_(pa.int32())))
+            result = result.append_column(schema.REASONS, nulls.cast(pa.list_(pa.string())))
+        to_parquet(assemble(result, layout, load_tokenizer(str(spec.model))), footer={})
 
 
 WRITERS: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Malformed model directories: config.json, safetensors, indices, trackers, and the directories themselves."""
+"""Malformed model directories: config.json, safetensors, indices, trackers and special files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fuzz.models import DEEP, JSON_FILES, DamagedCopy, read_model
 from tirazh.model.checkpoints.directory import describe
 
 
-def test_the_undamaged_models_are_valid(models: dict[str, Path]) -> None:
+def test_undamaged_models_are_read_without_an_error(models: dict[str, Path]) -> None:
     for folder in models.values():
         read_model(folder)
 
@@ -32,15 +32,15 @@ EXTRA = {
 }
 VALUES = [None, -1, 0, 10**9, 10**30, 1.5, "2", "\ud800", [1], {"a": 1}, True, float("nan"), float("inf"), "x" * 9_999]
 CONFIG_CASES = [
-    (kind, name, place) for kind in NAMES for name in NAMES[kind] + EXTRA[kind] for place in range(len(VALUES))
+    (kind, name, index) for kind in NAMES for name in NAMES[kind] + EXTRA[kind] for index in range(len(VALUES))
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "place"), CONFIG_CASES)
+@pytest.mark.parametrize(("kind", "name", "index"), CONFIG_CASES)
 def test_a_config_with_an_unusual_value_works_or_is_refused(
-    kind: str, name: str, place: int, damaged: DamagedCopy, models: dict[str, Path]
+    kind: str, name: str, index: int, damaged: DamagedCopy, models: dict[str, Path]
 ) -> None:
-    values = json.loads((models[kind] / "config.json").read_text()) | {name: VALUES[place]}
+    values = json.loads((models[kind] / "config.json").read_text()) | {name: VALUES[index]}
     text = json.dumps(values).encode()
     folder = damaged(kind, "config.json", text)
     attempt("config.json", (kind, text), lambda: describe(str(folder)))
@@ -55,11 +55,11 @@ PATTERNS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("place", range(len(PATTERNS)))
-def test_a_malformed_sparse_pattern_is_refused(place: int, damaged: DamagedCopy, models: dict[str, Path]) -> None:
-    values = json.loads((models["native"] / "config.json").read_text()) | {"sparse_pattern": PATTERNS[place]}
+@pytest.mark.parametrize("index", range(len(PATTERNS)))
+def test_a_malformed_sparse_pattern_is_refused(index: int, damaged: DamagedCopy, models: dict[str, Path]) -> None:
+    values = json.loads((models["native"] / "config.json").read_text()) | {"sparse_pattern": PATTERNS[index]}
     folder = damaged("native", "config.json", json.dumps(values).encode())
-    refusal("config.json", repr(PATTERNS[place]), lambda: describe(str(folder)))
+    refusal("config.json", repr(PATTERNS[index]), lambda: describe(str(folder)))
 
 
 @pytest.mark.parametrize("name", JSON_FILES)
@@ -69,7 +69,7 @@ def test_malformed_json_is_refused(name: str, file: str, damaged: DamagedCopy) -
     refusal(file, JSON_FILES[name], lambda: read_model(folder))
 
 
-@pytest.mark.parametrize("name", [name for name in JSON_FILES if name not in ("not a number", "null")])
+@pytest.mark.parametrize("name", [name for name in JSON_FILES if name not in ("NaN", "null")])
 @pytest.mark.parametrize("file", ["model_args.json", "deepspeed_config.json"])
 def test_malformed_json_beside_a_pickle_works_or_is_refused(name: str, file: str, damaged: DamagedCopy) -> None:
     folder = damaged("rugpts", file, JSON_FILES[name])
@@ -93,9 +93,9 @@ WEIGHT_MAPS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("place", range(len(WEIGHT_MAPS)))
-def test_an_index_that_names_other_directories_is_refused(place: int, damaged: DamagedCopy) -> None:
-    text = json.dumps({"weight_map": WEIGHT_MAPS[place]}).encode()
+@pytest.mark.parametrize("index", range(len(WEIGHT_MAPS)))
+def test_an_index_that_names_other_directories_is_refused(index: int, damaged: DamagedCopy) -> None:
+    text = json.dumps({"weight_map": WEIGHT_MAPS[index]}).encode()
     folder = damaged("indexed", "model.safetensors.index.json", text)
     refusal("model.safetensors.index.json", text, lambda: read_model(folder))
 
@@ -118,10 +118,10 @@ TRACKERS = [
 ]
 
 
-@pytest.mark.parametrize("place", range(len(TRACKERS)))
-def test_a_tracker_that_names_other_directories_is_refused(place: int, damaged: DamagedCopy) -> None:
-    folder = damaged("rugpts", "latest_checkpointed_iteration.txt", TRACKERS[place])
-    refusal("trackers", TRACKERS[place], lambda: read_model(folder))
+@pytest.mark.parametrize("index", range(len(TRACKERS)))
+def test_a_tracker_that_names_other_directories_is_refused(index: int, damaged: DamagedCopy) -> None:
+    folder = damaged("rugpts", "latest_checkpointed_iteration.txt", TRACKERS[index])
+    refusal("trackers", TRACKERS[index], lambda: read_model(folder))
 
 
 def header(tensors: Any, data: bytes = bytes(64), length: int | None = None) -> bytes:
@@ -134,29 +134,29 @@ def tensor(dtype: Any = "F32", shape: Any = (4, 4), offsets: Any = (0, 64)) -> d
 
 
 SAFETENSORS = {
-    "nothing": b"",
-    "a length alone": bytes(8),
+    "an empty file": b"",
+    "only a length": bytes(8),
     "a length of 2**63": header(tensor(), length=2**63),
     "a length beyond the end": header(tensor(), length=10**6),
-    "a length of a hundred million": header(tensor(), length=99_999_999),
-    "no JSON": header(b"x" * 50),
-    "deep JSON": header(DEEP.encode()),
-    "a list": header([]),
-    "an unknown type": header(tensor("F33")),
-    "a type that is a number": header(tensor(7)),
+    "a length of 99,999,999": header(tensor(), length=99_999_999),
+    "a header that is not JSON": header(b"x" * 50),
+    "a header of deep JSON": header(DEEP.encode()),
+    "a header that is a list": header([]),
+    "an unknown dtype": header(tensor("F33")),
+    "a dtype that is a number": header(tensor(7)),
     "a negative shape": header(tensor(shape=(-4, -4))),
-    "a shape of halves": header(tensor(shape=(0.5, 32))),
-    "a shape beyond all memory": header(tensor(shape=(2**40, 2**40))),
+    "a shape of fractions": header(tensor(shape=(0.5, 32))),
+    "a shape larger than memory": header(tensor(shape=(2**40, 2**40))),
     "a shape that overflows": header(tensor(shape=(2**32, 2**32, 4))),
-    "an empty shape": header(tensor(shape=(0, 2**60), offsets=(0, 0)), b""),
-    "offsets backwards": header(tensor(offsets=(64, 0))),
+    "a shape with a zero": header(tensor(shape=(0, 2**60), offsets=(0, 0)), b""),
+    "offsets in descending order": header(tensor(offsets=(64, 0))),
     "offsets beyond the end": header(tensor(offsets=(0, 2**50))),
     "negative offsets": header(tensor(offsets=(-64, 0))),
     "offsets that overlap": header({"a": tensor()["a"], "b": tensor()["a"]}),
-    "a hole": header(tensor(offsets=(64, 128)), bytes(128)),
-    "the same name twice": header(b'{"a":{"dtype":"F32","shape":[16],"data_offsets":[0,64]},"a":7}'),
-    "metadata that is no text": header({"__metadata__": {"a": 7}, **tensor()}),
-    "half a surrogate": header(b'{"\\ud800":{"dtype":"F32","shape":[16],"data_offsets":[0,64]}}'),
+    "a gap before the first tensor": header(tensor(offsets=(64, 128)), bytes(128)),
+    "a repeated name": header(b'{"a":{"dtype":"F32","shape":[16],"data_offsets":[0,64]},"a":7}'),
+    "metadata that is a number": header({"__metadata__": {"a": 7}, **tensor()}),
+    "a lone surrogate": header(b'{"\\ud800":{"dtype":"F32","shape":[16],"data_offsets":[0,64]}}'),
     "a name of control characters": header({"\x1b[31m\0": tensor()["a"]}),
     "a pickle": pickle.dumps({"a": 1}),
     "a zip": b"PK\x03\x04" + bytes(100),

@@ -1,4 +1,4 @@
-"""An output directory that somebody else has touched: plan, receipts, manifest and parts that lie."""
+"""Output directories whose plan, manifest or receipts were changed by another program or damaged."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ DEEP = "[" * 50_000
 
 
 @pytest.fixture(scope="module")
-def begun(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output directory with a plan, one receipt and one part."""
-    folder = tmp_path_factory.mktemp("begun")
+def unfinished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with an input file and an output of one part, receipt, plan and manifest."""
+    folder = tmp_path_factory.mktemp("unfinished")
     pq.write_table(pa.table({"text": ["a", "b", "c"]}), folder / "in.parquet")
     paths = {"input": str(folder / "in.parquet"), "output": str(folder / "out"), "model": str(tiny_model)}
     plan = plan_job(build_spec("classify", {**paths, "labels": "a,b", "dtype": "float32"}))
@@ -43,91 +43,91 @@ def begun(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def out(begun: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(begun / "out", tmp_path / "out")
+def out(unfinished: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(unfinished / "out", tmp_path / "out")
 
 
 CHANGES: dict[str, Any] = {
-    "another format": {"format": 2},
+    "an unknown format": {"format": 2},
     "a format that is a list": {"format": [1]},
-    "no files": {"files": []},
-    "files that are none": {"files": [1, 2]},
-    "a file of too few words": {"files": [["a", "b"]]},
-    "cuts that are texts": {"files": [["a", "a", 1, "v", ["0", "3"]]]},
-    "cuts that go backwards": {"files": [["a", "a", 1, "v", [3, 0]]]},
-    "cuts without end": {"files": [["a", "a", 1, "v", [0, 10**30]]]},
-    "a name that climbs": {"files": [["../../etc/passwd", "../x", 1, "v", [0, 3]]]},
-    "a schema that is none": {"arrow_schema": "AAAA"},
-    "a schema that is no base64": {"arrow_schema": "***"},
-    "a schema of numbers": {"arrow_schema": 7},
+    "an empty list of files": {"files": []},
+    "files that are numbers": {"files": [1, 2]},
+    "a file with missing fields": {"files": [["a", "b"]]},
+    "cuts that are strings": {"files": [["a", "a", 1, "v", ["0", "3"]]]},
+    "cuts in descending order": {"files": [["a", "a", 1, "v", [3, 0]]]},
+    "a cut beyond 64 bits": {"files": [["a", "a", 1, "v", [0, 10**30]]]},
+    "a path that leaves the directory": {"files": [["../../etc/passwd", "../x", 1, "v", [0, 3]]]},
+    "a schema of zero bytes": {"arrow_schema": "AAAA"},
+    "a schema that is not base64": {"arrow_schema": "***"},
+    "a schema that is a number": {"arrow_schema": 7},
     "an identity that is a list": {"identity": []},
-    "an identity that is a text": {"identity": "x"},
+    "an identity that is a string": {"identity": "x"},
     "overrides that are a number": {"overrides": 7},
-    "a seq_length that is a text": {"seq_length": "x"},
-    "a dtype of nobody": {"dtype": "float9"},
+    "a seq_length that is a string": {"seq_length": "x"},
+    "an unknown dtype": {"dtype": "float9"},
     "a fingerprint that is a list": {"fingerprint": []},
-    "null for all": dict.fromkeys(("format", "files", "identity", "arrow_schema", "overrides")),
+    "null in all fields": dict.fromkeys(("format", "files", "identity", "arrow_schema", "overrides")),
 }
-TEXTS = {
-    "nothing": "",
+CONTENTS = {
+    "an empty file": "",
     "null": "null",
     "a list": "[]",
     "a number": "7",
-    "a text": '"x"',
-    "cut off": '{"format": 1,',
-    "deep": DEEP,
+    "a string": '"x"',
+    "truncated": '{"format": 1,',
+    "deep lists": DEEP,
     "a huge number": '{"format": ' + "9" * 5_000 + "}",
-    "half a surrogate": '{"format": 1, "identity": {"input": "\\ud800"}}',
+    "a lone surrogate": '{"format": 1, "identity": {"input": "\\ud800"}}',
 }
 
 
-def look(out: Path, begun: Path) -> None:
-    """All that reads an output directory: a resume, verify, report."""
+def resume_and_verify(out: Path, unfinished: Path) -> None:
+    """Resume and verify the output directory `out`."""
     output = OutputFiles(Storage(), str(out))
     plan = read_plan(output)
     assert plan is not None
-    paths = {"input": str(begun / "in.parquet"), "output": str(out), "model": str(plan.identity["model"])}
+    paths = {"input": str(unfinished / "in.parquet"), "output": str(out), "model": str(plan.identity["model"])}
     claim_output(
         output, plan_job(build_spec("classify", {**paths, "labels": "a,b", "dtype": "float32"})), overwrite=False
     )
     verify(str(out))
 
 
-def change(path: Path, changes: dict[str, Any]) -> bytes:
+def change_fields(path: Path, changes: dict[str, Any]) -> bytes:
     content = json.dumps(json.loads(path.read_text()) | changes).encode()
     path.write_bytes(content)
     return content
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_plan_that_lies_is_refused_or_followed_no_further(name: str, out: Path, begun: Path) -> None:
-    content = change(out / "_tirazh/plan.json", CHANGES[name])
-    attempt("output directories", content, lambda: look(out, begun))
+def test_a_changed_plan_works_or_is_refused(name: str, out: Path, unfinished: Path) -> None:
+    content = change_fields(out / "_tirazh/plan.json", CHANGES[name])
+    attempt("output directories", content, lambda: resume_and_verify(out, unfinished))
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_a_plan_that_is_none_is_refused(name: str, out: Path, begun: Path) -> None:
-    (out / "_tirazh/plan.json").write_text(TEXTS[name])
-    refusal("output directories", "plan " + TEXTS[name], lambda: look(out, begun))
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_malformed_plan_is_refused(name: str, out: Path, unfinished: Path) -> None:
+    (out / "_tirazh/plan.json").write_text(CONTENTS[name])
+    refusal("output directories", "plan " + CONTENTS[name], lambda: resume_and_verify(out, unfinished))
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_a_manifest_that_is_none_makes_no_report(name: str, out: Path) -> None:
-    (out / "_tirazh/manifest.json").write_text(TEXTS[name])
-    refusal("output directories", "manifest " + TEXTS[name], lambda: write_report(str(out)))
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_report_of_a_malformed_manifest_is_refused(name: str, out: Path) -> None:
+    (out / "_tirazh/manifest.json").write_text(CONTENTS[name])
+    refusal("output directories", "manifest " + CONTENTS[name], lambda: write_report(str(out)))
 
 
 RECEIPTS = {
-    **TEXTS,
+    **CONTENTS,
     "no fields": "{}",
-    "too many fields": json.dumps({"part": 0, "rows": 1, "confusion": [], "evil": 1}),
-    "confusion of numbers": json.dumps({"confusion": [1, 2]}),
-    "confusion of nothing": json.dumps({"confusion": None}),
+    "an unknown field": json.dumps({"part": 0, "rows": 1, "confusion": [], "evil": 1}),
+    "a confusion that is a list of numbers": json.dumps({"confusion": [1, 2]}),
+    "a confusion that is null": json.dumps({"confusion": None}),
 }
 
 
 @pytest.mark.parametrize("name", RECEIPTS)
-def test_a_receipt_that_is_none_is_a_problem_that_verify_names(name: str, out: Path) -> None:
+def test_verify_refuses_or_reports_a_malformed_receipt(name: str, out: Path) -> None:
     (path,) = (out / "_tirazh/receipts").iterdir()
     path.write_text(RECEIPTS[name])
     found: list[Any] = []
@@ -135,10 +135,10 @@ def test_a_receipt_that_is_none_is_a_problem_that_verify_names(name: str, out: P
     assert not found or "receipt" in " ".join(found[0].problems)
 
 
-def test_files_spoilt_at_random_work_or_are_named(out: Path, begun: Path) -> None:
+def test_randomly_damaged_files_work_or_are_refused(out: Path, unfinished: Path) -> None:
     plan, manifest = out / "_tirazh/plan.json", out / "_tirazh/manifest.json"
     actions: list[tuple[Path, Callable[[], object]]] = [
-        (plan, lambda: look(out, begun)),
+        (plan, lambda: resume_and_verify(out, unfinished)),
         (manifest, lambda: write_report(str(out))),
         (next((out / "_tirazh/receipts").iterdir()), lambda: verify(str(out))),
     ]
@@ -150,6 +150,6 @@ def test_files_spoilt_at_random_work_or_are_named(out: Path, begun: Path) -> Non
         path.write_bytes(good)
 
 
-def test_a_receipt_is_read_as_plain_numbers() -> None:
+def test_a_receipt_with_missing_fields_raises() -> None:
     with pytest.raises((TypeError, KeyError, ValueError)):
         Receipt.from_json(b'{"confusion": [], "part": 0}')

@@ -1,4 +1,4 @@
-"""Settings from Python and from the command line, of every wrong kind."""
+"""Settings of wrong types and out of range, from Python and from the command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tirazh.jobs.parser import parse
 from tirazh.jobs.settings import build_spec, settings_of
 from tirazh.pipeline.spec import SPECS, JobSpec
 
-GOOD = {
+VALID = {
     "classify": {"input": "a.parquet", "output": "out", "labels": "a,b"},
     "generate": {"input": "a.parquet", "output": "out"},
 }
@@ -43,21 +43,21 @@ WRONG: dict[str, list[object]] = {
     ],
 }
 CASES = [
-    (kind, setting.name, place)
+    (kind, setting.name, index)
     for kind in SPECS
     for setting in settings_of(kind).values()
-    for place in range(len(WRONG[setting.type]))
-    # The settings that both kinds share are tried once.
+    for index in range(len(WRONG[setting.type]))
+    # The settings that both kinds of job share are tried once.
     if kind == "classify" or setting.name not in settings_of("classify")
 ]
 
 
-@pytest.mark.parametrize(("kind", "name", "place"), CASES)
-def test_a_setting_of_a_wrong_kind_is_refused_by_name(kind: str, name: str, place: int) -> None:
-    value = WRONG[settings_of(kind)[name].type][place]
+@pytest.mark.parametrize(("kind", "name", "index"), CASES)
+def test_a_setting_of_a_wrong_type_is_refused(kind: str, name: str, index: int) -> None:
+    value = WRONG[settings_of(kind)[name].type][index]
     given_value = repr(value) if not isinstance(value, int) else f"{value.bit_length()} bits"
-    sentence = attempt("settings", (name, given_value), lambda: build_spec(kind, GOOD[kind] | {name: value}))
-    if value not in (-1, "7", "0.5"):  # `seed: -1` is good; a number as a text may be where texts are
+    sentence = attempt("settings", (name, given_value), lambda: build_spec(kind, VALID[kind] | {name: value}))
+    if value not in (-1, "7", "0.5"):  # `seed: -1` is valid; so is a string of digits for a string setting
         assert sentence or isinstance(value, float) or (name == "replicas" and value == 7), (name, given_value)
 
 
@@ -79,8 +79,8 @@ def test_a_setting_of_a_wrong_kind_is_refused_by_name(kind: str, name: str, plac
         *(("input", []), ("input", [""]), ("dtype", "float8"), ("device", "tpu"), ("truncate", "middle")),
     ],
 )
-def test_a_setting_out_of_its_range_is_refused(name: str, value: object) -> None:
-    sentence = refusal("settings", (name, value), lambda: build_spec("generate", GOOD["generate"] | {name: value}))
+def test_a_setting_out_of_range_is_refused_without_printing_a_secret(name: str, value: object) -> None:
+    sentence = refusal("settings", (name, value), lambda: build_spec("generate", VALID["generate"] | {name: value}))
     assert "hunter2" not in sentence
 
 
@@ -119,8 +119,8 @@ def test_a_bad_flag_is_refused(arguments: list[str]) -> None:
 
 @given(words=st.lists(st.text(max_size=12) | st.sampled_from(["--limit", "--stop", "--input", "7", "-v"]), max_size=5))
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
-def test_any_command_line_works_or_says_why(words: list[str]) -> None:
-    with suppress(SystemExit):  # --help
+def test_any_command_line_works_or_is_refused(words: list[str]) -> None:
+    with suppress(SystemExit):  # --help exits
         attempt("command lines", words, lambda: command_line(*words))
 
 
@@ -129,11 +129,11 @@ def test_any_command_line_works_or_says_why(words: list[str]) -> None:
     value=st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text() | st.integers()),
 )
 @settings(max_examples=200)
-def test_any_value_of_any_setting_works_or_says_why(name: str, value: object) -> None:
-    attempt("settings", (name, value), lambda: build_spec("generate", GOOD["generate"] | {name: value}))
+def test_any_value_of_any_setting_works_or_is_refused(name: str, value: object) -> None:
+    attempt("settings", (name, value), lambda: build_spec("generate", VALID["generate"] | {name: value}))
 
 
-def test_a_label_list_longer_than_a_file_name_is_a_list(tmp_path: Path) -> None:
+def test_a_label_list_longer_than_a_file_name_is_not_read_as_a_path(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(
         f"kind: classify\ninput: a\noutput: b\nlabels: {','.join(map(str, range(500)))}\n"
     )

@@ -1,4 +1,4 @@
-"""Templates from anybody: refused, or bounded in time and size whatever the columns hold."""
+"""Unsafe templates are refused, and rendering is bounded in time and size for any row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tirazh.pipeline.prompts.template import PromptTemplate
 LONG = "а" * 1_000_000
 ROW = {"text": LONG, "a": "x", "n": 7}
 
-# Refused when they are read.
+# Refused when the template is compiled.
 BAD = {
     "an attribute": "{{ text.upper }}",
     "a private attribute": "{{ text.__class__ }}",
@@ -29,92 +29,92 @@ BAD = {
     "a macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ text }}",
     "a call block": "{% call text() %}{% endcall %}",
     "a set block": "{% set x %}{{ text }}{% endset %}",
-    "a with": "{% with x = text %}{% endwith %}",
+    "a with block": "{% with x = text %}{% endwith %}",
     "a block": "{% block b %}{{ text }}{% endblock %}",
     "an include": "{% include text %}",
     "an import": "{% from 'x' import y %}",
-    "an extends": "{% extends text %}",
-    "an autoescape": "{% autoescape true %}{{ text }}{% endautoescape %}",
-    "a do": "{% do text.x %}",
-    "a debug": "{% debug %}",
+    "an extends statement": "{% extends text %}",
+    "an autoescape block": "{% autoescape true %}{{ text }}{% endautoescape %}",
+    "a do statement": "{% do text.x %}",
+    "a debug statement": "{% debug %}",
     "a translation": "{% trans %}x{% endtrans %}",
     "a multiplication": "{{ text * 100 }}",
     "a power": "{{ 9 ** 9 ** 9 }}",
     "an addition": "{{ text + text }}",
-    "a formatting": "{{ text % 1 }}",
+    "a formatting operator": "{{ text % 1 }}",
     "a range": "{{ 1 .. 9 }}",
     "a list": "{{ [text, text] }}",
     "a mapping": "{{ {text: text} }}",
     "a tuple": "{{ (text, text) }}",
     "an unknown filter": "{{ text|shout }}",
-    "a filter of Jinja": "{{ text|indent(1000000) }}",
+    "a Jinja filter outside the subset": "{{ text|indent(1000000) }}",
     "an unknown test": "{{ text is strange }}",
-    "a test of Jinja": "{{ text is filter }}",
-    "a membership": "{{ 'a' in text.x }}",
+    "a Jinja test outside the subset": "{{ text is filter }}",
+    "a membership test of an attribute": "{{ 'a' in text.x }}",
     "the context": "{{ self.x }}",
     "an open variable": "{{ text",
     "an open block": "{% if text %}",
     "an end without a start": "{% endif %}",
     "an empty variable": "{{ }}",
     "an empty filter": "{{ text| }}",
-    "a truncation to less than nothing": "{{ text|truncate(-5) }}",
+    "a truncation to a negative length": "{{ text|truncate(-5) }}",
     "an unclosed string": "{{ 'text }}",
     "an unclosed comment": "{# text",
-    "signs of nothing": "{{ ? }}",
-    "a number too long": "{{ text|truncate(" + "9" * 5_000 + ") }}",
-    "a number as a name": "{{ 1text }}",
+    "an invalid character": "{{ ? }}",
+    "a number of 5,000 digits": "{{ text|truncate(" + "9" * 5_000 + ") }}",
+    "a name that begins with a digit": "{{ 1text }}",
     "deep brackets": "{{ " + "(" * 5_000 + "text" + ")" * 5_000 + " }}",
     "deep nots": "{{ " + "not " * 5_000 + "text }}",
     "deep conditions": "{% if text %}" * 500 + "x" + "{% endif %}" * 500,
     "deep conditions, fewer": "{% if text %}" * 120 + "x" + "{% endif %}" * 120,
-    "deep either-ors": "{{ " + "text if text else " * 2_000 + "text }}",
+    "deep conditional expressions": "{{ " + "text if text else " * 2_000 + "text }}",
     "a long chain of filters": "{{ text" + "|trim" * 5_000 + " }}",
     "a long chain of joins": "{{ " + " ~ ".join(["text"] * 20_000) + " }}",
-    "a million signs": "{{ text }}" + "x" * 2_000_000,
-    "half a surrogate": "{{ text }}\ud800",
-    "half a surrogate in a name": "{{ te\udfffxt }}",
-    "half a surrogate in a constant": "{{ text|replace('a', '\ud800') }}",
+    "two million characters": "{{ text }}" + "x" * 2_000_000,
+    "a lone surrogate": "{{ text }}\ud800",
+    "a lone surrogate in a name": "{{ te\udfffxt }}",
+    "a lone surrogate in a constant": "{{ text|replace('a', '\ud800') }}",
 }
-# Good to read, and then too much, or too little, for a row.
-HARMFUL_TO_ROWS = {
+# These are compiled, but rendering a row may fail or exceed the size limit.
+BAD_FOR_A_ROW = {
     "growth by replacing": "{{ text" + "|replace('а', 'аааааааааа')" * 12 + " }}",
     "growth of a constant": "{{ 'aa'" + "|replace('a', 'aaaaaaaaaa')" * 12 + " ~ text }}",
-    "growth from nothing": "{{ text" + "|replace('', 'xxxxxxxxx')" * 12 + " }}",
+    "growth by replacing the empty string": "{{ text" + "|replace('', 'xxxxxxxxx')" * 12 + " }}",
     "growth by repeating": "{{ text }}" * 100,
     "growth by joining": "{{ " + " ~ ".join(["text"] * 100) + " }}",
     "growth by a default": "{{ b|default(text ~ text ~ text ~ text ~ text ~ text ~ text ~ text ~ text) }}" * 10,
-    "a truncation shorter than its end": "{{ text|truncate(1, true, '.....') }}",
-    "a truncation by a text": "{{ text|truncate('x') }}",
-    "a replacement without words": "{{ text|replace }}",
-    "a replacement by nothing": "{{ text|replace(none, none) }}",
-    "a filter with too much": "{{ text|upper(1, 2, 3) }}",
-    "a filter with a name of its own": "{{ text|trim(foo=1) }}",
-    "a comparison of unlike things": "{% if text < n %}x{% endif %}",
+    "a truncation shorter than its ellipsis": "{{ text|truncate(1, true, '.....') }}",
+    "a truncation to a string": "{{ text|truncate('x') }}",
+    "a replacement without arguments": "{{ text|replace }}",
+    "a replacement of null by null": "{{ text|replace(none, none) }}",
+    "a filter with extra arguments": "{{ text|upper(1, 2, 3) }}",
+    "a filter with an unknown keyword": "{{ text|trim(foo=1) }}",
+    "a comparison of a string with a number": "{% if text < n %}x{% endif %}",
     "a null": "{{ nothing }}",
     "a null in a filter": "{{ nothing|upper }}",
-    "a null compared": "{% if nothing < 1 %}x{% endif %}",
+    "a comparison with null": "{% if nothing < 1 %}x{% endif %}",
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_template_is_refused_when_it_is_read(name: str) -> None:
+def test_a_bad_template_is_refused_before_any_row(name: str) -> None:
     refusal("templates", BAD[name], lambda: PromptTemplate(BAD[name]))
 
 
-@pytest.mark.parametrize("name", HARMFUL_TO_ROWS)
-def test_a_template_that_hurts_a_row_is_that_rows_error(name: str) -> None:
-    template = PromptTemplate(HARMFUL_TO_ROWS[name])
-    attempt("templates", HARMFUL_TO_ROWS[name], lambda: template.render(ROW))
+@pytest.mark.parametrize("name", BAD_FOR_A_ROW)
+def test_rendering_a_row_works_or_is_an_error_of_that_row(name: str) -> None:
+    template = PromptTemplate(BAD_FOR_A_ROW[name])
+    attempt("templates", BAD_FOR_A_ROW[name], lambda: template.render(ROW))
 
 
-@pytest.mark.parametrize("name", [name for name in HARMFUL_TO_ROWS if name.startswith("growth")])
-def test_growth_is_stopped_before_it_is_there(name: str) -> None:
-    template = PromptTemplate(HARMFUL_TO_ROWS[name])
-    assert "characters" in refusal("templates", HARMFUL_TO_ROWS[name], lambda: template.render(ROW))
+@pytest.mark.parametrize("name", [name for name in BAD_FOR_A_ROW if name.startswith("growth")])
+def test_a_prompt_that_grows_too_long_is_refused(name: str) -> None:
+    template = PromptTemplate(BAD_FOR_A_ROW[name])
+    assert "characters" in refusal("templates", BAD_FOR_A_ROW[name], lambda: template.render(ROW))
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_template_spoilt_at_random_works_or_says_why(seed: int) -> None:
+def test_a_randomly_damaged_template_works_or_is_refused(seed: int) -> None:
     good = "{{ text|trim|upper }}{% if a is none %}: {{ n|default('—') }}{% endif %}\n{{ text|truncate(9, true) }}"
     for _, data in mutants(good.encode(), count=60, seed=seed):
         source = data.decode("utf-8", "replace")
@@ -130,7 +130,7 @@ TOKENS = [
 
 @given(source=st.lists(st.sampled_from(TOKENS), max_size=25).map(" ".join))
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
-def test_any_string_of_template_words_works_or_says_why(source: str) -> None:
+def test_any_sequence_of_template_tokens_works_or_is_refused(source: str) -> None:
     attempt("templates", source, lambda: PromptTemplate(source).render({"text": "новость", "a": None, "n": 7}))
 
 
@@ -139,6 +139,6 @@ VALUES = st.none() | st.integers() | st.floats() | st.text() | st.booleans() | s
 
 @given(value=VALUES)
 @settings(max_examples=60)
-def test_any_value_of_a_column_works_or_says_why(value: object) -> None:
+def test_any_value_of_a_column_works_or_is_refused(value: object) -> None:
     source = "{{ text|trim|replace('a', 'b')|truncate(5) }}{% if text %}{{ text ~ text|upper|title|lower }}{% endif %}"
     attempt("templates", (source, value), lambda: PromptTemplate(source).render({"text": value}))

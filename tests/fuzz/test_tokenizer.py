@@ -1,4 +1,4 @@
-"""Malformed tokenizers: the Rust library panics on some, and their settings may hold any value."""
+"""Malformed tokenizer files. The Rust library panics on some; their fields may hold any value."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ from tests.fuzz.mutations import mutants
 from tirazh.model.tokenizer import load_tokenizer
 
 TOKENIZERS = {
-    **{f"tokenizer.json: {name}": ("tokenizer.json", data) for name, data in JSON_FILES.items() if name != "nothing"},
+    **{
+        f"tokenizer.json: {name}": ("tokenizer.json", data)
+        for name, data in JSON_FILES.items()
+        if name != "an empty file"
+    },
     "an empty model": ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}'),
     "an unknown model": ("tokenizer.json", b'{"model": {"type": "GPT9"}}'),
-    "an id beyond all": ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}}'),
+    "an id of 32 bits": ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": 4294967295}, "merges": []}}'),
     "a negative id": ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}'),
-    "a merge of nothing": ("tokenizer.json", b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["x y"]}}'),
+    "a merge of unknown tokens": (
+        "tokenizer.json",
+        b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["x y"]}}',
+    ),
     "a bad pattern": (
         "tokenizer.json",
         b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "Split", "pattern": '
@@ -27,23 +34,26 @@ TOKENIZERS = {
 }
 SIDE_FILES = {
     "added: a list": ("added_tokens.json", b"[1]"),
-    "added: texts": ("added_tokens.json", b'{"a": "b"}'),
-    "added: nothing": ("added_tokens.json", b'{"a": null}'),
-    "added: far away": ("added_tokens.json", b'{"a": 1000000000000}'),
-    "added: negative": ("added_tokens.json", b'{"a": -5}'),
-    "config: a list of added": ("tokenizer_config.json", b'{"added_tokens_decoder": [1]}'),
-    "config: added without content": ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": {}}}'),
-    "config: added of no number": ("tokenizer_config.json", b'{"added_tokens_decoder": {"x": {"content": "a"}}}'),
-    "config: added that are texts": ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": "a"}}'),
-    "config: deep": ("tokenizer_config.json", DEEP.encode()),
+    "added: ids that are strings": ("added_tokens.json", b'{"a": "b"}'),
+    "added: a null id": ("added_tokens.json", b'{"a": null}'),
+    "added: a huge id": ("added_tokens.json", b'{"a": 1000000000000}'),
+    "added: a negative id": ("added_tokens.json", b'{"a": -5}'),
+    "config: added tokens in a list": ("tokenizer_config.json", b'{"added_tokens_decoder": [1]}'),
+    "config: an added token without content": ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": {}}}'),
+    "config: an added token whose id is not a number": (
+        "tokenizer_config.json",
+        b'{"added_tokens_decoder": {"x": {"content": "a"}}}',
+    ),
+    "config: an added token that is a string": ("tokenizer_config.json", b'{"added_tokens_decoder": {"1": "a"}}'),
+    "config: deep lists": ("tokenizer_config.json", DEEP.encode()),
     "vocab: a list": ("vocab.json", b"[]"),
-    "vocab: cut off": ("vocab.json", b'{"a": 0,'),
+    "vocab: truncated": ("vocab.json", b'{"a": 0,'),
     "vocab: empty": ("vocab.json", b"{}"),
-    "vocab: texts": ("vocab.json", b'{"a": "b"}'),
-    "vocab: no end": ("vocab.json", b'{"a": 0, "b": 1}'),
+    "vocab: ids that are strings": ("vocab.json", b'{"a": "b"}'),
+    "vocab: no end-of-text token": ("vocab.json", b'{"a": 0, "b": 1}'),
     "merges: binary": ("merges.txt", b"\xff\xfe\x00"),
-    "merges: three words": ("merges.txt", b"#version: 0.2\na b c\n"),
-    "merges: unknown": ("merges.txt", b"#version: 0.2\nq w\n"),
+    "merges: three tokens in a merge": ("merges.txt", b"#version: 0.2\na b c\n"),
+    "merges: unknown tokens": ("merges.txt", b"#version: 0.2\nq w\n"),
 }
 
 
@@ -56,7 +66,7 @@ def test_a_malformed_tokenizer_is_refused(name: str, tiny_model: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", SIDE_FILES)
-def test_a_malformed_tokenizer_of_two_files_works_or_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_malformed_vocab_merges_or_side_file_works_or_is_refused(name: str, tmp_path: Path) -> None:
     file, content = SIDE_FILES[name]
     (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
