@@ -92,7 +92,7 @@ def test_the_report_has_every_peer_its_spread_and_its_share_of_the_limit(report_
     assert all(goal["measured"] is not None for goal in results["goals"])
 
 
-def test_the_report_reads_and_the_chart_draws(report_dir: Path) -> None:
+def test_the_report_has_every_section_and_the_chart_is_valid_svg(report_dir: Path) -> None:
     text = (report_dir / "RESULTS.md").read_text()
     assert all(
         f"## {heading}" in text for heading in ("Goals", "The same answers", "ragged", "labels", "cache", "Not run")
@@ -104,7 +104,7 @@ def test_the_report_reads_and_the_chart_draws(report_dir: Path) -> None:
 
 
 class Wrong(TransformersGenerate):
-    """Right but for the last token of the last row."""
+    """An engine whose last token of the last row is wrong."""
 
     family = "wrong"
 
@@ -115,7 +115,7 @@ class Wrong(TransformersGenerate):
         return outcome
 
 
-def test_a_wrong_token_is_not_explained_away(under_test: ModelUnderTest) -> None:
+def test_a_wrong_token_is_reported_as_a_wrong_answer(under_test: ModelUnderTest) -> None:
     workload = build_workload("uniform", TINY, num_rows=3)
     wrong, right = check_outputs([Wrong("float32"), Ours("float32", "dense", slots=2)], workload, under_test)
     assert (wrong.is_good, wrong.num_equal) == (False, 2)

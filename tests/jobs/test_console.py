@@ -23,7 +23,7 @@ LAST = ProgressEvent(
 )
 
 
-def test_the_summary_of_a_manifest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_shows_rows_labels_accuracy_tokens_and_speed(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_manifest(MANIFEST, LAST, as_json=False, quiet=False)
     assert capsys.readouterr().out.splitlines() == [
         "rows      1,000, 2 with an error: empty text (2)",
@@ -36,7 +36,7 @@ def test_the_summary_of_a_manifest(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_the_summary_of_a_run_with_nothing_left_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_of_a_complete_job_says_that_nothing_was_left_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_manifest(MANIFEST | {"errors": 0}, None, as_json=False, quiet=False)
     out = capsys.readouterr().out
     assert "1,000 (all from an earlier run; nothing was left to do)" in out

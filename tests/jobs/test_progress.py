@@ -49,7 +49,7 @@ def test_remaining_time_ignores_the_rows_of_earlier_runs() -> None:
 
 
 @pytest.mark.parametrize(("values", "ends"), [({"rows": 0}, "starting, 0:10"), ({"rows": 1000}, "took 0:10")])
-def test_progress_before_the_first_row_and_after_the_last(values: dict[str, int], ends: str) -> None:
+def test_progress_ends_with_the_remaining_time_or_the_time_taken(values: dict[str, int], ends: str) -> None:
     assert describe(event(**values)).endswith(ends)
 
 
@@ -94,7 +94,7 @@ def test_an_interrupt_before_the_first_part_says_how_to_start_again() -> None:
     assert JobProgressDisplay("quiet").interrupted().startswith("interrupted before the first part was written")
 
 
-def test_byte_progress_in_a_terminal_and_with_quiet() -> None:
+def test_byte_progress_is_shown_in_a_terminal_and_hidden_by_quiet() -> None:
     for stream, quiet, shown in ((Terminal(), False, "\r 50% of 2.0 MiB\n"), (Terminal(), True, "")):
         progress = ByteProgress(quiet, stream=stream)
         progress._next = 0.0

@@ -21,7 +21,7 @@ def entry(step: int) -> dict[str, Any]:
     return {"step": step, "loss": 10.0 / step, "tokens": 100, "seconds": 0.5}
 
 
-def test_a_log_line_of_a_training_run() -> None:
+def test_a_log_line_of_a_training_run_shows_step_loss_speed_and_time() -> None:
     assert describe(event()) == "step 25 of 100 (25%) · loss 3.210 · 12,346 tokens/s · 3:03 left"
     last = event(100, figures={"perplexity": 8.123456, "macro_f1": 0.5})
     assert describe(last) == (
@@ -56,8 +56,8 @@ def test_an_interrupted_training_run_reports_its_step() -> None:
 
 
 def test_the_log_follower_reports_steps_evaluations_and_restarts(tmp_path: Path) -> None:
-    path, seen, told = tmp_path / "losses.jsonl", [], []
-    follower = LogFollower(path, 10, seen.append, told.append)
+    path, seen, messages = tmp_path / "losses.jsonl", [], []
+    follower = LogFollower(path, 10, seen.append, messages.append)
     follower.poll()
     assert seen == []
     log = TrainingLog(path, start_step=0)
@@ -74,7 +74,7 @@ def test_the_log_follower_reports_steps_evaluations_and_restarts(tmp_path: Path)
     log.close()
     TrainingLog(path, start_step=2).close()
     follower.poll()
-    assert told == ["A worker died; all workers resume from step 2"]
+    assert messages == ["A worker died; all workers resume from step 2"]
     assert seen[-1].step == 2
 
 

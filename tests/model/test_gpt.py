@@ -70,7 +70,7 @@ def test_a_config_that_does_not_fit_together_is_refused() -> None:
     ("mode", "sparse_layers"),
     [("none", []), ("all", [0, 1, 2, 3, 4]), ("alternating", [0, 2, 4]), ("top_bottom", [0, 1])],
 )
-def test_which_layers_are_sparse(mode: str, sparse_layers: list[int]) -> None:
+def test_the_sparse_mode_decides_which_layers_are_sparse(mode: str, sparse_layers: list[int]) -> None:
     model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(tiny_config(sparse_mode=mode, num_layers=5)))
     assert [
         i for i, attention in enumerate(model.model.attentions) if attention.kind is LayerKind.SPARSE

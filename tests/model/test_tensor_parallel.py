@@ -102,9 +102,9 @@ def sum_of_ranks(size: int) -> tuple[float, float]:
     """Return the minimum and maximum of a tensor of `size` elements after an all-reduce of ranks that hold 1 and 2."""
     from deepspeed import comm
 
-    numbers = torch.full((size,), torch.distributed.get_rank() + 1.0)
-    comm.inference_all_reduce(numbers)
-    return float(numbers.min()), float(numbers.max())
+    values = torch.full((size,), torch.distributed.get_rank() + 1.0)
+    comm.inference_all_reduce(values)
+    return float(values.min()), float(values.max())
 
 
 def _load_reference(case: str) -> dict[str, Tensor]:

@@ -123,7 +123,9 @@ def test_a_template_must_use_the_text_column(write_input: Write, classify: Calla
         plan_job(classify(template="{{ title }}"))
 
 
-def test_a_column_in_the_way_names_the_way_out(write_input: Write, generate: MakeSpec) -> None:
+def test_an_input_column_with_the_name_of_an_output_column_is_refused_and_prefix_suggested(
+    write_input: Write, generate: MakeSpec
+) -> None:
     write_input("a.parquet", prompt=["x"], completion=["y"])
     with pytest.raises(InputError, match=r"already has a column 'completion'.*--prefix"):
         plan_job(generate())

@@ -85,7 +85,7 @@ def test_a_setting_of_jobs_and_training_takes_its_help_text_from_the_shared_one(
             assert helps(spec)[name].startswith(SHARED_SETTINGS[name]["help"]), f"{spec.__name__}.{name}"
 
 
-def test_no_help_text_stands_twice_in_the_source() -> None:
+def test_no_help_text_is_repeated_in_the_source() -> None:
     folder = Path(tirazh.pipeline.__file__).parent
     literals: list[str] = []
     for path in (folder / "spec.py", folder / "shared_settings.py", folder / "finetune" / "spec.py"):

@@ -18,8 +18,8 @@ def write_short_rows(directory: Path, num_rows: int, *, file_rows: int = 1_000_0
     """Write texts of a few characters, a million rows per file."""
     directory.mkdir(parents=True)
     for number, first in enumerate(range(0, num_rows, file_rows)):
-        numbers = pa.array(np.arange(first, min(num_rows, first + file_rows)))
-        texts = pc.cast(numbers, pa.string())
+        row_numbers = pa.array(np.arange(first, min(num_rows, first + file_rows)))
+        texts = pc.cast(row_numbers, pa.string())
         pq.write_table(pa.table({"text": texts}), directory / f"{number:03d}.parquet", row_group_size=ROW_GROUP)
 
 

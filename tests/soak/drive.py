@@ -22,7 +22,7 @@ HANG_S = 150.0
 # Seconds that the driver may take to end after a signal.
 _END_S = 30.0
 _POLL_S = 0.05
-_LOOK_EVERY_S = {"disk": 0.1, "ranks": 0.1, "alone": 0.1, "bucket": 0.5}
+_INSPECT_INTERVAL_S = {"disk": 0.1, "ranks": 0.1, "alone": 0.1, "bucket": 0.5}
 _MAX_LIVES_WITHOUT_PART = 6
 _NOT_OURS = ("internal error", "Traceback", "ray.data", "ray::")
 
@@ -69,7 +69,7 @@ class Driver:
         self._lives_without_part = 0
         self._parts_at_start = 0
         self._known: dict[str, tuple[int, int]] = {}
-        self._last_progress = self._looked = time.monotonic()
+        self._last_progress = self._last_inspection = time.monotonic()
 
     def run(self) -> JobReport:
         began = time.monotonic()
@@ -138,7 +138,7 @@ class Driver:
         self.job.is_over()
         ended = self.job.life
         self._check_ending(ended, by_signal=fault.kind)
-        written = {_index(name) for name in self._look()}
+        written = {_index(name) for name in self._inspect_output()}
         started, answered = self.job.parts_started(ended)
         outcome.unfinished, outcome.unwritten = len(started - answered - written), len(answered - written)
         if outcome.unfinished > self.job.replicas * self.job.in_flight:
@@ -196,8 +196,8 @@ class Driver:
         """
         noted = self.job.life.ended is not None
         over = self.job.is_over()
-        if over or time.monotonic() - self._looked > _LOOK_EVERY_S[self.job.place]:
-            self._look()
+        if over or time.monotonic() - self._last_inspection > _INSPECT_INTERVAL_S[self.job.place]:
+            self._inspect_output()
         if over and not noted:
             self._check_ending(self.job.life)
         if not over and time.monotonic() - self._last_progress > HANG_S:
@@ -205,8 +205,8 @@ class Driver:
             return False
         return not over
 
-    def _look(self) -> dict[str, tuple[int, int]]:
-        written, self._looked = self.job.written(), time.monotonic()
+    def _inspect_output(self) -> dict[str, tuple[int, int]]:
+        written, self._last_inspection = self.job.written(), time.monotonic()
         if written is not None:
             if len(written) > len(self._known):
                 self._last_progress = time.monotonic()

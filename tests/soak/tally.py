@@ -77,6 +77,6 @@ def _line(kind: str, reports: Sequence[JobReport], outcomes: Sequence[Outcome]) 
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _most(numbers: Sequence[int | None]) -> str:
-    known = [number for number in numbers if number is not None]
+def _most(values: Sequence[int | None]) -> str:
+    known = [value for value in values if value is not None]
     return str(max(known)) if known else ""

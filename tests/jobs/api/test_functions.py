@@ -52,7 +52,7 @@ def test_a_table_in_memory_is_labelled_and_the_same_table_resumes(
 
 
 @pytest.mark.ray
-def test_a_plan_a_job_a_verification_and_a_report(
+def test_plan_generate_verify_and_report_work_on_one_job(
     model: str, tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pq.write_table(pa.table(TEXTS), tmp_path / "in.parquet")

@@ -84,7 +84,7 @@ def test_the_next_step_finds_retained_tokens_and_a_full_window_in_the_cache() ->
     cache = small_cache()
     cache.advance(0, 2 * WINDOW)
     sparse, dense = tables(cache, [Segment(0, 3, 2 * WINDOW, 7)])
-    # The second window is full, and this chunk closes it; it lies behind the tokens retained of the first.
+    # The second window is full, and this chunk closes it. In the cache it follows the tokens retained of the first.
     (tile,) = sparse.chunk_tiles
     assert (tile.num_retained, tile.num_cached, tile.num_closed) == (GLOBAL, WINDOW, 1)
     assert (tile.first_t, tile.end_t, tile.new_row) == (WINDOW, WINDOW + 7, 3)

@@ -19,7 +19,7 @@ TOLERANCE = 1e-5
 
 
 def gradients(inputs: list[Tensor], weights: Tensor, config: ModelConfig, *, is_sparse: bool) -> list[Tensor]:
-    """Of q, k and v, for a loss that weighs every output number differently."""
+    """Return the gradients of q, k and v for a loss with a different weight for every output element."""
     leaves = [x.clone().requires_grad_() for x in inputs]
     starts = global_starts(config)
     if is_sparse:

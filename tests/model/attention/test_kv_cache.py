@@ -76,7 +76,7 @@ def test_capacity_is_the_most_that_any_length_needs(config: ModelConfig, max_len
 
 
 @pytest.mark.parametrize(("length", "share"), [(2048, 0.59), (1024, 0.62), (512, 0.67)])
-def test_bytes_of_half_sparse_xl_against_dense(length: int, share: float) -> None:
+def test_a_half_sparse_xl_caches_fewer_bytes_than_a_dense_one(length: int, share: float) -> None:
     dense, sparse = LayerShape(16, 128), sparse_shape(XL, dim=128)
     kept, whole = (
         new_cache(shapes, num_slots=1, max_length=1, dtype=torch.float16).bytes_kept(length)
@@ -118,7 +118,7 @@ class PositionCache:
         self.cache = new_cache(self.shapes, num_slots=num_slots, max_length=max_length, prefix=prefix)
 
     def append(self, slot: int, count: int, *, phase: str = "prefill", fresh: tuple[FreshSlot, ...] = ()) -> None:
-        """The next `count` tokens of a slot's sequence, as one step."""
+        """Append the next `count` tokens of a slot's sequence in one step."""
         if fresh:
             start = self.cache.prefix.length if self.cache.prefix and fresh[0].uses_prefix else 0
         else:
@@ -141,7 +141,7 @@ class PositionCache:
             fresh = ()
 
     def held(self, slot: int, layer: int) -> list[set[int]]:
-        """Per head, the positions that the slot itself holds."""
+        """Return the positions that the slot itself holds, per head."""
         if layer == 1:
             count = self.cache.own_length(slot)
         else:
@@ -169,11 +169,11 @@ def test_after_any_appends_a_slot_holds_exactly_what_can_still_be_read(
         if length == most or (length and data.draw(st.integers(0, 9)) == 0):
             positions.cache.start([FreshSlot(slot, uses_prefix=False)])
             length = 0
-        room = min(most - length, window - length % window)
+        num_free = min(most - length, window - length % window)
         if data.draw(st.booleans(), label="decode"):
             positions.append(slot, 1, phase="decode")
         else:
-            positions.append(slot, data.draw(st.sampled_from([room, 1]) | st.integers(1, room)))
+            positions.append(slot, data.draw(st.sampled_from([num_free, 1]) | st.integers(1, num_free)))
         for slot in range(3):
             length = positions.cache.lengths[slot]
             assert positions.held(slot, 0) == still_read(last_reader_HT, length)

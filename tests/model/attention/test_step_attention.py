@@ -164,7 +164,7 @@ def test_behind_a_shared_prefix_attention_is_that_of_the_whole_sequence(
 
 @quick
 @given(sparse_configs(), st.data())
-def test_a_tree_sees_the_sequence_and_its_own_ancestors_and_leaves_no_trace(
+def test_tree_attention_covers_the_sequence_and_the_ancestors_and_leaves_the_cache_unchanged(
     config: ModelConfig, data: st.DataObject
 ) -> None:
     """Every path of the tree is the sequence continued by that path, also where it grows into the next window."""

@@ -37,7 +37,7 @@ MAX_LENGTH = 198
 SETTINGS = {"max_length": MAX_LENGTH, "prefill_rows": 64, "decode_rows": 8}
 
 
-class Recorded:
+class RunWithLogits:
     """Results in the requests' order, and for every completion the logits that each token was
     sampled from."""
 
@@ -81,13 +81,13 @@ class Case:
             self.requests.append(GenerateRequest(prompt_token_ids=prompt, sampling=SAMPLINGS[seed % 3], seed=seed))
         self.alone = [self.together([request], 1).of(request) for request in self.requests]
 
-    def together(self, requests: Sequence[Request], slots: int) -> Recorded:
-        return Recorded(self.model, requests, self.prefix, slots)
+    def together(self, requests: Sequence[Request], slots: int) -> RunWithLogits:
+        return RunWithLogits(self.model, requests, self.prefix, slots)
 
     def check(self, order: Sequence[int], slots: int) -> None:
-        recorded = self.together([self.requests[i] for i in order], slots)
+        batch = self.together([self.requests[i] for i in order], slots)
         for index in order:
-            assert_same_bits(self.alone[index], recorded.of(self.requests[index]))
+            assert_same_bits(self.alone[index], batch.of(self.requests[index]))
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=str)
@@ -115,7 +115,7 @@ def test_any_requests_in_any_order_get_the_bits_of_each_alone(
 
 @pytest.mark.parametrize("is_independent", [False, True])
 def test_padding_changes_no_bit_where_matmul_rows_are_independent(case: Case, *, is_independent: bool) -> None:
-    """Tried both ways; by itself the runner uses what holds on this machine."""
+    """The test forces either value; without it the runner measures the one that holds on this machine."""
     if not rows_are_independent(case.model):
         pytest.skip("matmuls here round by their number of rows")
     with patch.object(runner_module, "rows_are_independent", lambda _: is_independent):

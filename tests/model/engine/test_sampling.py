@@ -95,7 +95,9 @@ def probabilities_by_definition(logits_V: Tensor, *, temperature: float, top_k: 
     top_k=st.sampled_from([0, 1, 3, 10, 100]),
     top_p=st.sampled_from([0, 0.01, 0.4, 0.8, 0.95, 1]),
 )
-def test_temperature_then_top_k_then_top_p(size: int, seed: int, temperature: float, top_k: int, top_p: float) -> None:
+def test_temperature_applies_first_then_top_k_then_top_p(
+    size: int, seed: int, temperature: float, top_k: int, top_p: float
+) -> None:
     logits_V = random_logits(size, seed)
     params = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampled, expected = probabilities_by_grid(logits_V, **params), probabilities_by_definition(logits_V, **params)
@@ -157,8 +159,8 @@ def test_a_nucleus_larger_than_a_thousand_tokens_is_found_too(top_p: float) -> N
 def test_both_implementations_sample_the_same_token(
     seed: int, size: int, spread: float, top_k: int, top_p: float
 ) -> None:
-    """They may differ where a random number lies within rounding of the border between two tokens;
-    none of these does."""
+    """The implementations may differ if a random number is within rounding of the boundary between two
+    tokens. That is not the case for any of these examples."""
     rows = [row(seed + i, temperature=0.8, top_k=top_k, top_p=top_p) for i in range(4)]
     logits_RV = torch.stack([random_logits(size, seed + i, spread) for i in range(4)])
     expected = sampling.choose_together(logits_RV, rows)

@@ -1,4 +1,4 @@
-"""The engine makes the steps it made when the trace was recorded: same segments, rows, fresh slots
+"""The engine makes the same steps as in the committed trace: same segments, rows, fresh slots
 and results."""
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def test_the_seed_shuffles_documents_before_packing(model: str, tmp_path: Path) 
     assert joined[0] != joined[3]
 
 
-def test_labelled_rows_become_prompts_with_room_for_a_label(model: str, tmp_path: Path) -> None:
+def test_labelled_rows_become_prompts_with_space_for_a_label(model: str, tmp_path: Path) -> None:
     columns = {"text": ["длинный " * 200, "матч"], "label": ["economics", "sport"]}
     plan = planned(tmp_path, model, columns, labels=LABELS, label_input=tmp_path / "in.parquet", seq_length=64)
     assert plan.labelled is not None

@@ -170,7 +170,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "an encrypted file's magic": lambda data: data[:-4] + b"PARE",
     "a footer longer than the file": lambda data: data[:-8] + (2**31 - 1).to_bytes(4, "little") + b"PAR1",
     "a footer of 0 bytes": lambda data: data[:-8] + bytes(4) + b"PAR1",
-    "a footer of noise": lambda data: data[:-100] + hashlib.sha512(b"x").digest()[:92] + data[-8:],
+    "a footer of random bytes": lambda data: data[:-100] + hashlib.sha512(b"x").digest()[:92] + data[-8:],
     "CSV": lambda data: b"id,text\n" + b"1,a\n" * 100,
     "JSON": lambda data: b'{"text": "a"}\n' * 100,
     "gzip of it": gzip.compress,

@@ -35,7 +35,7 @@ def test_inputs_keep_their_order_and_a_file_named_twice_is_read_once(write_input
     assert keys(b, a.parent) == ["b.parquet", "a.parquet"]
 
 
-def test_glob_patterns(write_input: Write) -> None:
+def test_a_glob_pattern_matches_one_or_all_levels_of_directories(write_input: Write) -> None:
     for name in ("n1/a.parquet", "n2/b.parquet", "n2/deep/c.parquet"):
         write_input(name, text=["x"])
     root = write_input("d.parquet", text=["x"]).parent
