@@ -55,7 +55,7 @@ def cached_tokens(shape: Shape) -> NDArray[np.int64]:
     counts = []
     for _ in range(shape.num_positions):
         cache.advance(0, 1)
-        counts.append(cache.strip_length(0) + cache.open_length(0))
+        counts.append(cache.num_retained(0) + cache.num_open(0))
     return np.array(counts)
 
 
