@@ -90,12 +90,19 @@ class RuGPT3Attention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        """Attend over the tokens and those in `past_key_values`. Returns [B, T, C].
+
+        attention_mask: bool [B, H or 1, T, S], None for whole sequences without padding, and None
+        with the keyword `step`, which passes the layer to the batch engine.
+        """
         q, k, v = self.project(hidden_BTC)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         if self.kind is LayerKind.SPARSE and attention_mask is None and "step" not in kwargs:
+            # Whole sequences: the pattern is applied window by window, without a mask.
             out = window_attention(q, k, v, self.pattern, self.global_starts, self.scaling).transpose(1, 2)
         else:
+            # transformers' own attention under the mask, or the engine's under its registered name.
             interface = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, ALL_ATTENTION_FUNCTIONS["sdpa"]
             )
@@ -116,6 +123,7 @@ class RuGPT3MLP(nn.Module):
         self.down_proj = nn.Linear(inner, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """[B, T, C] to [B, T, C]."""
         out: Tensor = self.down_proj(self.activation(self.up_proj(hidden)))
         return out
 

@@ -54,7 +54,7 @@ def test_a_file_is_short_and_its_name_is_specific(path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=name_of)
-def test_a_folder_is_small_and_repeats_no_prefix(folder: Path) -> None:
+def test_a_folder_has_few_modules_and_no_prefix_that_needs_a_subfolder(folder: Path) -> None:
     names = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
     assert len(names) <= MAX_FOLDER_MODULES, f"{name_of(folder)} holds {len(names)} modules: group some in a folder"
     prefixes = Counter(name.split("_")[0] for name in names)

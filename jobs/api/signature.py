@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from tirazh.jobs.settings import Setting, settings_of
 
+_FIRST = ("input", "output")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -21,7 +22,8 @@ R = TypeVar("R")
 def documented(kind: str, keywords: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function whose `**settings` have the names of `kind` and the types of `keywords`."""
     hints = get_type_hints(keywords)
-    settings = settings_of(kind).values()
+    # Required settings come first, as in `--help`; `input` and `output` lead in every function.
+    settings = sorted(settings_of(kind).values(), key=lambda each: (not each.is_required, each.name not in _FIRST))
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         function.__doc__ = f"{inspect.getdoc(function)}\n\nSettings:\n" + "\n".join(map(_describe, settings))

@@ -110,15 +110,14 @@ class KVCache:
         self.prefix = prefix
         self.lengths = [0] * num_slots  # tokens of the sequence, the shared prefix included
         self.has_prefix = [False] * num_slots
+        self.head_dims = frozenset(shape.head_dim for shape in shapes)
+        layers = {layer.shape.kind: layer for layer in self.layers}
+        # One layer of every kind that the model has, in a fixed order of kinds.
+        self.layer_of_kind = {kind: layers[kind] for kind in LayerKind if kind in layers}
         self._layers_per_shape = Counter(shapes)
         pattern = next((shape.sparse_pattern for shape in shapes if shape.kind is LayerKind.SPARSE), None)
         self.window_size = pattern.window_size if pattern else 0
         self.global_size = pattern.global_size if pattern else 0
-
-    def layer_of_each_kind(self) -> dict[LayerKind, LayerCache]:
-        """One layer of every kind that the model has, in a fixed order of kinds."""
-        layers = {layer.shape.kind: layer for layer in self.layers}
-        return {kind: layers[kind] for kind in LayerKind if kind in layers}
 
     def start(self, fresh: Sequence[FreshSlot]) -> None:
         """Begin new sequences in slots, behind the shared prefix or from nothing.

@@ -26,8 +26,8 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
         k, v = (x.repeat_interleave(groups, dim=-3) for x in (k, v))
     if mask is not None and mask.dtype == torch.bool:
         mask = additive_mask(mask, q)
-    # The only public attention of torch that returns the log-sum-exp is private and, on a CPU, has
-    # no float16.
+    # A private operation of torch, because no public one returns the log-sum-exp; on a CPU it does
+    # not take float16.
     if q.device.type == "cpu" and q.dtype != torch.float16:
         squeeze = q.dim() == 3
         if squeeze:

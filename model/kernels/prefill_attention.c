@@ -26,6 +26,9 @@
    test compares). */
 enum { SLOT, ROW, LENGTH, PREFIX_COUNT, CLOSE_AT, KEPT, NUM_OWN, IS_KEPT, MASK_AT, MASK_HEAD, FIELDS };
 
+/* The ranges of keys that a chunk's queries see, in this order. */
+enum { PREFIX, CACHED, OWN, NUM_RANGES };
+
 /* `words` words of 32 bits, aligned for tiles and vectors; NULL if there is no memory. */
 static void *allocate(int64_t words) {
     return aligned_alloc(ALIGNMENT, ((size_t)words * sizeof(int32_t) / ALIGNMENT + 1) * ALIGNMENT);
@@ -195,7 +198,7 @@ INLINE void NAME(write_results, VARIANT)(
 /* All queries of a chunk of one head, over its three ranges of keys: the shared prefix, the cached
    keys, its own. */
 static void NAME(attend_chunk, VARIANT)(
-    NAME(state, VARIANT) *state, const key_range ranges[3], const ELEMENT *q, int64_t q_row, int64_t length,
+    NAME(state, VARIANT) *state, const key_range ranges[NUM_RANGES], const ELEMENT *q, int64_t q_row, int64_t length,
     const float *mask, int64_t mask_width, int dim, float scale, ELEMENT *out, int64_t out_row, float *lse,
     int64_t lse_row) {
     for (int64_t q0 = 0; q0 < length; q0 += QUERIES) {
@@ -203,11 +206,12 @@ static void NAME(attend_chunk, VARIANT)(
         NAME(load_queries, VARIANT)(q + q0 * q_row, q_row, count, dim, state->queries);
         for (int c = 0; c < VECTORS; c++) state->highest[c] = broadcast(-INFINITY), state->total[c] = (vec){0};
         memset(state->result, 0, sizeof(vec) * VECTORS * dim);
-        for (int s = 0; s < 3; s++) {
-            const int is_own = s == 2, is_causal = is_own && !mask;
+        for (int s = 0; s < NUM_RANGES; s++) {
+            const int is_own = s == OWN, is_causal = is_own && !mask;
             const int64_t num_keys = is_causal ? MIN(ranges[s].count, q0 + QUERIES) : ranges[s].count;
             /* The mask's rows are the cached keys, then the chunk's own. */
-            const float *rows = s && mask ? mask + (is_own ? ranges[1].count : 0) * mask_width + q0 : NULL;
+            const float *rows =
+                s != PREFIX && mask ? mask + (is_own ? ranges[CACHED].count : 0) * mask_width + q0 : NULL;
             for (int64_t first = 0; first < num_keys; first += MOST_KEYS) {
                 const int64_t n = MIN(MOST_KEYS, num_keys - first);
                 const int64_t causal_from = is_causal ? q0 - first : n;
@@ -241,10 +245,10 @@ static void NAME(run_chunk, VARIANT)(
     }
     const ELEMENT *own_k = a->new_k + row * a->k_row + kv * a->k_head;
     const ELEMENT *own_v = a->new_v + row * a->v_row + kv * a->v_head;
-    key_range ranges[3] = {*prefix};
-    if (!chunk[PREFIX_COUNT]) ranges[0].count = 0;
-    buffer = NAME(prepare_keys, VARIANT)(cached_k, cached_v, dim, dim, kept, dim, buffer, ranges + 1);
-    NAME(prepare_keys, VARIANT)(own_k, own_v, a->k_row, a->v_row, chunk[NUM_OWN], dim, buffer, ranges + 2);
+    key_range ranges[NUM_RANGES] = {[PREFIX] = *prefix};
+    if (!chunk[PREFIX_COUNT]) ranges[PREFIX].count = 0;
+    buffer = NAME(prepare_keys, VARIANT)(cached_k, cached_v, dim, dim, kept, dim, buffer, ranges + CACHED);
+    NAME(prepare_keys, VARIANT)(own_k, own_v, a->k_row, a->v_row, chunk[NUM_OWN], dim, buffer, ranges + OWN);
     const int64_t mask_width = (length + MASK_UNIT - 1) / MASK_UNIT * MASK_UNIT;
     for (int64_t head = kv * a->group; head < (kv + 1) * a->group; head++) {
         const float *mask = chunk[MASK_AT] < 0 ? NULL : a->masks + chunk[MASK_AT] + head * chunk[MASK_HEAD];

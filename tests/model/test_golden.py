@@ -62,19 +62,19 @@ def engine_error(case: Path, prompt_lengths: tuple[int, ...], num_tokens: int, d
         fresh: tuple[FreshSlot, ...] = (FreshSlot(slot, uses_prefix=False),)
         for start in range(0, length, runner.window_size):
             chunk = tokens[slot, start : min(length, start + runner.window_size)].tolist()
-            plan = StepBuilder("prefill", ROWS)
-            plan.add(slot, chunk, start)
-            plan.request_logits(slot, len(chunk))
-            logits[slot, start : start + len(chunk)] = runner.execute(plan.build(fresh))
+            builder = StepBuilder("prefill", ROWS)
+            builder.add(slot, chunk, start)
+            builder.request_logits(slot, len(chunk))
+            logits[slot, start : start + len(chunk)] = runner.execute(builder.build(fresh))
             fresh = ()
     for position in range(min(prompt_lengths), num_tokens):
         slots = [slot for slot, length in enumerate(prompt_lengths) if length <= position]
-        plan = StepBuilder("decode", len(tokens))
+        builder = StepBuilder("decode", len(tokens))
         for slot in slots:
-            plan.row = slot
-            plan.add(slot, [int(tokens[slot, position])], position)
-            plan.request_logits(slot, 1)
-        logits[slots, position] = runner.execute(plan.build(()))
+            builder.row = slot
+            builder.add(slot, [int(tokens[slot, position])], position)
+            builder.request_logits(slot, 1)
+        logits[slots, position] = runner.execute(builder.build(()))
     return float((logits - expected)[:, :num_tokens].abs().max())
 
 

@@ -129,7 +129,7 @@ def a_flag_of_the_original(folder: RequestFolder) -> tuple[list[str], str]:
 
 
 def a_number_out_of_range(folder: RequestFolder) -> tuple[list[str], str]:
-    return folder.request(**{"top-p": "1.5"}), "top_p"
+    return folder.request(**{"top-p": "1.5"}), "--top-p must be between 0 and 1"
 
 
 def a_job_file_with_a_wrong_key(folder: RequestFolder) -> tuple[list[str], str]:

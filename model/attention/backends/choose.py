@@ -23,7 +23,7 @@ def choose_backend(heads: Collection[HeadType], phase: Phase) -> AttentionBacken
 
 def head_types(cache: KVCache) -> set[HeadType]:
     """The types of heads in a cache: one, unless the model's layers differ in head dim."""
-    return {HeadType(cache.dtype, cache.device, layer.shape.head_dim) for layer in cache.layers}
+    return {HeadType(cache.dtype, cache.device, head_dim) for head_dim in cache.head_dims}
 
 
 def build_attention(layout: StepLayout, cache: KVCache) -> StepAttention:

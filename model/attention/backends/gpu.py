@@ -81,8 +81,8 @@ class GpuBackend:
             return _GpuDecode(cache, table)
         each = iter(inputs)
         num_tables = len(PrefillTables._fields)
-        kinds = cache.layer_of_each_kind()
-        return _GpuPrefill(cache, {kind: PrefillTables(*itertools.islice(each, num_tables)) for kind in kinds})
+        tables = {kind: PrefillTables(*itertools.islice(each, num_tables)) for kind in cache.layer_of_kind}
+        return _GpuPrefill(cache, tables)
 
 
 def _step_tables(layout: StepLayout, cache: KVCache, *, is_padded: bool) -> tuple[Tensor, ...]:
@@ -91,7 +91,7 @@ def _step_tables(layout: StepLayout, cache: KVCache, *, is_padded: bool) -> tupl
     if layout.step.phase == "decode":
         return (decode_table(len(layout.step.token_ids), layout.contexts),)
     sizes = TileSizes(_launch(_CHUNKS, cache.dtype).queries, _launch(_TREES, cache.dtype).queries)
-    tables = [prefill_tables(layout.contexts, layer, sizes) for layer in cache.layer_of_each_kind().values()]
+    tables = [prefill_tables(layout.contexts, layer, sizes) for layer in cache.layer_of_kind.values()]
     return tuple(table for each in tables for table in (each.padded() if is_padded else each))
 
 

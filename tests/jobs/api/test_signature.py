@@ -39,6 +39,10 @@ def arms(hint: Any) -> set[Any]:
     return found
 
 
+def test_the_signature_begins_with_input_output_and_the_other_required_settings() -> None:
+    assert list(inspect.signature(tirazh.classify).parameters)[:3] == ["input", "output", "labels"]
+
+
 @pytest.mark.parametrize("kind", FUNCTIONS)
 def test_the_signature_lists_every_setting_with_the_default_of_the_spec(kind: str) -> None:
     parameters = dict(inspect.signature(FUNCTIONS[kind][0]).parameters)

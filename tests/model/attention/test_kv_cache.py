@@ -123,11 +123,11 @@ class PositionCache:
             start = self.cache.prefix.length if self.cache.prefix and fresh[0].uses_prefix else 0
         else:
             start = self.cache.lengths[slot]
-        plan = StepBuilder("decode" if phase == "decode" else "prefill", max(count, self.cache.num_slots))
-        plan.row = slot if phase == "decode" else 0
-        plan.add(slot, [0] * count, start)
-        attention = build_attention(append_step(plan.build(fresh), self.cache), self.cache)
-        positions = torch.from_numpy(plan.build(()).positions).float()[:, None, None].expand(-1, self.heads, 1)
+        builder = StepBuilder("decode" if phase == "decode" else "prefill", max(count, self.cache.num_slots))
+        builder.row = slot if phase == "decode" else 0
+        builder.add(slot, [0] * count, start)
+        attention = build_attention(append_step(builder.build(fresh), self.cache), self.cache)
+        positions = torch.from_numpy(builder.build(()).positions).float()[:, None, None].expand(-1, self.heads, 1)
         for layer in range(2):
             attention.attend(layer, torch.zeros_like(positions), positions, positions, 1.0)
 

@@ -85,14 +85,14 @@ class TwoLayers:
     ) -> None:
         """One step of chunks (slot, row, sequence, start, stop), checked against the reference."""
         shape = self.cache.layers[0].shape
-        plan = StepBuilder(phase, max(row + stop - start for _, row, _, start, stop in chunks) + 2)
-        q, k, v = (torch.full((shape.num_heads, plan.num_rows, shape.head_dim), 9.0) for _ in range(3))
+        builder = StepBuilder(phase, max(row + stop - start for _, row, _, start, stop in chunks) + 2)
+        q, k, v = (torch.full((shape.num_heads, builder.num_rows, shape.head_dim), 9.0) for _ in range(3))
         for slot, row, sequence, start, stop in chunks:
-            plan.row = row
-            plan.add(slot, [0] * (stop - start), start)
+            builder.row = row
+            builder.add(slot, [0] * (stop - start), start)
             for whole, own in ((q, sequence.q), (k, sequence.k), (v, sequence.v)):
                 whole[:, row : row + stop - start] = own[:, start:stop]
-        attention = attention_of(plan.build(fresh), self.cache)
+        attention = attention_of(builder.build(fresh), self.cache)
         for layer in range(2):
             out_NHD = attention.attend(layer, *(x.transpose(0, 1) for x in (q, k, v)), SCALE)
             for _, row, sequence, start, stop in chunks:
@@ -184,10 +184,10 @@ def test_tree_attention_covers_the_sequence_and_the_ancestors_and_leaves_the_cac
 
     heads, num_nodes = config.num_attention_heads, len(trie.token_ids)
     nodes = Sequence(config, num_nodes, 1, dim)
-    plan = StepBuilder("prefill", num_nodes + 3)
-    plan.row = 3
-    plan.add_trie(1, trie, length)
-    attention = attention_of(plan.build(()), layers.cache)
+    builder = StepBuilder("prefill", num_nodes + 3)
+    builder.row = 3
+    builder.add_trie(1, trie, length)
+    attention = attention_of(builder.build(()), layers.cache)
     q, k, v = (torch.cat([torch.ones(heads, 3, dim), x], dim=1) for x in (nodes.q, nodes.k, nodes.v))
     rows = [x.transpose(0, 1) for x in (q, k, v)]
     results = [attention.attend(layer, *rows, SCALE)[3:].transpose(0, 1) for layer in range(2)]
@@ -254,12 +254,12 @@ def test_a_decoded_row_has_the_same_bits_among_any_number_of_slots(dtype: torch.
         cache = KVCache([shape], num_slots=num_slots, max_length=130, dtype=dtype, device=torch.device("cpu"))
         cache.layers[0].k[slot, :, :length], cache.layers[0].v[slot, :, :length] = k[:, :length], v[:, :length]
         cache.lengths[slot] = length
-        plan = StepBuilder("decode", 12)
-        plan.row = slot
-        plan.add(slot, [0], length)
+        builder = StepBuilder("decode", 12)
+        builder.row = slot
+        builder.add(slot, [0], length)
         rows = (x[:, length:].expand(-1, 12, -1).transpose(0, 1) for x in (q, k, v))
         with use_threads(num_threads):
-            results.append(attention_of(plan.build(()), cache).attend(0, *rows, SCALE)[slot])
+            results.append(attention_of(builder.build(()), cache).attend(0, *rows, SCALE)[slot])
     assert all(torch.equal(result, results[0]) for result in results)
 
 
@@ -269,11 +269,11 @@ def test_idle_slots_of_a_decode_step_are_neither_read_nor_written(dtype: torch.d
     cache = KVCache([shape], num_slots=4, max_length=20, dtype=dtype, device=torch.device("cpu"))
     cache.layers[0].k[3], cache.layers[0].v[3] = torch.nan, torch.nan
     before = cache.layers[0].k.clone()
-    plan = StepBuilder("decode", 6)
-    plan.row = 2
-    plan.add(2, [0], 0)
+    builder = StepBuilder("decode", 6)
+    builder.row = 2
+    builder.add(2, [0], 0)
     q = torch.randn(6, 2, DIM).to(dtype)
-    out_NHD = attention_of(plan.build((FreshSlot(2, uses_prefix=False),)), cache).attend(0, q, q, q, SCALE)
+    out_NHD = attention_of(builder.build((FreshSlot(2, uses_prefix=False),)), cache).attend(0, q, q, q, SCALE)
     assert torch.allclose(out_NHD[2], q[2], atol=1e-3)  # the only key is its own
     assert torch.equal(cache.layers[0].k[[0, 1]], before[[0, 1]])
     assert torch.equal(cache.layers[0].k[2, :, 1:], before[2, :, 1:])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tirazh.model.attention import prefill_chunks
 from tirazh.model.attention.backends.cpu_prefill import KernelArguments
 from tirazh.model.kernels import build
 from tirazh.model.kernels.tables import ChunkRow, DecodeRow, RunRow, TileRow, column
@@ -47,6 +48,12 @@ def test_the_c_structure_has_the_fields_of_the_ctypes_structure(
     file: str, name: str, fields: tuple[tuple[str, type], ...]
 ) -> None:
     assert struct_fields(without_comments(file), name) == [field for field, _ in fields]
+
+
+def test_python_and_c_pad_masks_alike() -> None:
+    found = re.search(r"#define MASK_UNIT (\d+)", without_comments("prefill_attention.c"))
+    assert found
+    assert int(found[1]) == prefill_chunks._MASK_UNIT
 
 
 def test_triton_names_every_column_that_it_reads() -> None:
