@@ -158,7 +158,7 @@ def test_non_finite_logits_are_errors_of_their_own_rows_only(value: float, tiny_
     )
     first, second, third = [row["error"] for row in read_answers(tmp_path / "out")]
     assert (first, third) == (None, None)
-    assert "finite" in second or "not numbers" in second
+    assert "finite" in second
 
 
 @pytest.mark.slow
