@@ -29,7 +29,7 @@ class ReplicaConfig:
     """
 
     model: str
-    flags: ModelSettings = field(default_factory=ModelSettings)
+    model_settings: ModelSettings = field(default_factory=ModelSettings)
     job: EngineJob = field(default_factory=EngineJob)
     tensor_parallel: int = 1
     dtype: DType = "float32"

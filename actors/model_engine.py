@@ -31,7 +31,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> ModelRunner:
     """Load this rank's shard of the model and compute the job's shared prefix. All ranks do this
     together."""
     torch.set_num_threads(rank_place.threads)
-    checkpoint = open_checkpoint(config.model, config.flags)
+    checkpoint = open_checkpoint(config.model, config.model_settings)
     check_split(checkpoint.model.num_attention_heads, rank_place.world_size)
     if rank_place.world_size > 1:
         connect_ranks(rank_place, device=config.device)
@@ -80,7 +80,7 @@ def count_weight_bytes(runner: ModelRunner) -> int:
 def build_engine(config: ReplicaConfig, runner: ModelRunner, execute: Callable[[Step], Tensor]) -> BatchEngine:
     """Build scheduler and engine on rank 0; `execute` runs a step on every rank and returns rank
     0's logits."""
-    tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
+    tokenizer = load_tokenizer(open_checkpoint(config.model, config.model_settings).tokenizer_dir)
     rows = step_rows(config.device, hidden_size(runner.model))
     vocab_size = int(runner.model.config.vocab_size)  # type: ignore[union-attr, arg-type]
     engine_config = EngineConfig(

@@ -168,7 +168,7 @@ class _JobRun:
         return InferConfig(
             replica=ReplicaConfig(
                 model=self.spec.model,
-                flags=self.spec.model_settings,
+                model_settings=self.spec.model_settings,
                 job=self.prompts.engine_job,
                 tensor_parallel=self.spec.tensor_parallel,
                 dtype=self.plan.dtype,

@@ -38,7 +38,7 @@ def build_engine(config: ReplicaConfig, runner: Any, execute: Callable[[Any], An
     from tirazh.model.checkpoints.directory import open_checkpoint
     from tirazh.model.tokenizer import load_tokenizer
 
-    tokenizer = load_tokenizer(open_checkpoint(config.model, config.flags).tokenizer_dir)
+    tokenizer = load_tokenizer(open_checkpoint(config.model, config.model_settings).tokenizer_dir)
     engine = model_engine.build_engine(config, runner, execute)
     notes = (Path(config.model).parent / "engine-notes" / f"{os.getpid()}.log").open("a", buffering=1)
 
