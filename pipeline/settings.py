@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal
 
@@ -91,6 +91,12 @@ class Spec:
 def flag_name(name: str) -> str:
     """The command-line flag of a spec field: `top_p` → `--top-p`."""
     return "--" + name.replace("_", "-")
+
+
+def describe_changed(names: Sequence[str]) -> str:
+    """`"--seed differs"` or `"--seed, --top-p differ"`, for settings in which two requests differ."""
+    flags = ["the kind of job" if name == "kind" else flag_name(name) for name in names]
+    return f"{', '.join(flags)} {'differs' if len(flags) == 1 else 'differ'}"
 
 
 def is_required(each: Field[Any]) -> bool:

@@ -6,7 +6,7 @@ Legend: N rows of the step.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class StepLayout:
 
     step: Step
     contexts: tuple[SegmentContext, ...]
+    _decode_rows: dict[LayerKind, DecodeRows] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def row_slots(self) -> Tensor:
         """The slot of every row of a decode step, int64 [N], on the CPU; -1 where the row is idle."""
@@ -45,7 +46,12 @@ class StepLayout:
         return slots
 
     def decode_rows(self, kind: LayerKind) -> DecodeRows:
-        """The rows of a decode step in layers of one kind."""
+        """The rows of a decode step in layers of one kind; worked out for its first layer."""
+        if kind not in self._decode_rows:
+            self._decode_rows[kind] = self._build_decode_rows(kind)
+        return self._decode_rows[kind]
+
+    def _build_decode_rows(self, kind: LayerKind) -> DecodeRows:
         ends = torch.zeros(len(self.step.token_ids), dtype=torch.int64)
         for context in self.contexts:
             ends[context.segment.row] = context.num_cached(kind)

@@ -16,7 +16,7 @@ from typing import Any
 from tirazh.errors import OutputError
 from tirazh.model.tokenizer import TOKENIZER_FILES
 from tirazh.pipeline.output.names import LEASE, OWN
-from tirazh.pipeline.settings import flag_name
+from tirazh.pipeline.settings import describe_changed
 
 FORMAT = 1
 
@@ -162,5 +162,4 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return "the model has other weights now"
     if other == ["files"]:
         return "the input files have changed since it started"
-    flags = [flag_name(name) for name in other if name not in ("model_fingerprint", "files", "kind")]
-    return f"{', '.join(flags)} {'differs' if len(flags) == 1 else 'differ'}"
+    return describe_changed([name for name in other if name not in ("model_fingerprint", "files", "kind")])

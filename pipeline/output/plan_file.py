@@ -12,7 +12,7 @@ import pyarrow as pa
 from tirazh.errors import InputError, OutputError
 from tirazh.pipeline.output.names import PLAN, OutputFiles
 from tirazh.pipeline.plan import Plan, PlannedFile
-from tirazh.pipeline.spec import flag_name
+from tirazh.pipeline.settings import describe_changed
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 
@@ -78,8 +78,7 @@ def _difference(stored: Plan, plan: Plan) -> str | None:
     names = sorted(set(stored.identity) | set(plan.identity))
     changed = [name for name in names if stored.identity.get(name) != plan.identity.get(name)]
     if changed:
-        flags = ", ".join("the kind of job" if name == "kind" else flag_name(name) for name in changed)
-        return f"{flags} {'differs' if len(changed) == 1 else 'differ'}"
+        return describe_changed(changed)
     if stored.model_fingerprint != plan.model_fingerprint:
         return f"the weights of the model {plan.identity['model']} have changed"
     if stored.examples_sha256 != plan.examples_sha256:

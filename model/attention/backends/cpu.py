@@ -14,7 +14,7 @@ from tirazh.model.attention.kv_cache import KVCache, PrefixKV
 from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.attention.masked import merge_attention
 from tirazh.model.attention.prefill_chunks import PrefillChunks, build_chunks
-from tirazh.model.attention.step_layout import DecodeRows, StepLayout
+from tirazh.model.attention.step_layout import StepLayout
 from tirazh.model.step import Phase
 
 
@@ -31,14 +31,11 @@ class CpuBackend:
 class _CpuDecode:
     def __init__(self, layout: StepLayout, cache: KVCache) -> None:
         self._layout, self._cache = layout, cache
-        self._rows: dict[LayerKind, DecodeRows] = {}
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
-        cache, kind = self._cache.layers[layer], self._cache.layers[layer].shape.kind
+        cache = self._cache.layers[layer]
         plain.close_windows(self._layout, cache)
-        if kind not in self._rows:
-            self._rows[kind] = self._layout.decode_rows(kind)
-        rows = self._rows[kind]
+        rows = self._layout.decode_rows(cache.shape.kind)
         out_NHD, lse_NH = cpu_decode.attend_compiled(q_NHD, k_NKD, v_NKD, cache.k, cache.v, rows, scale)
         prefix = self._cache.prefix_kv(layer)
         if prefix is None or self._layout.prefix_rows is None:

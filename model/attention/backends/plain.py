@@ -35,17 +35,14 @@ class PlainBackend:
 class _PlainAttention:
     def __init__(self, layout: StepLayout, cache: KVCache) -> None:
         self._layout, self._cache = layout, cache
-        self._rows: dict[LayerKind, DecodeRows] = {}
         self._chunks: dict[LayerKind, PrefillChunks] = {}
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         cache, kind = self._cache.layers[layer], self._cache.layers[layer].shape.kind
         if self._layout.step.phase == "decode":
             close_windows(self._layout, cache)
-            if kind not in self._rows:
-                self._rows[kind] = self._layout.decode_rows(kind)
             decode = attend_one_by_one if q_NHD.device.type == "cpu" else attend_together
-            out_NHD, lse_NH = decode(q_NHD, k_NKD, v_NKD, cache.k, cache.v, self._rows[kind], scale)
+            out_NHD, lse_NH = decode(q_NHD, k_NKD, v_NKD, cache.k, cache.v, self._layout.decode_rows(kind), scale)
         else:
             if kind not in self._chunks:  # the prefix is merged in below, so the chunks themselves do not see it
                 self._chunks[kind] = build_chunks(self._layout.contexts, cache, num_prefix=0)
