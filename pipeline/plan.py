@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.actors.messages import DType
-from tirazh.errors import InputError, OutputError, RequestError
+from tirazh.errors import InputError, OutputError
 from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
 from tirazh.pipeline.columns import check_columns, override_columns
@@ -34,12 +34,11 @@ from tirazh.pipeline.input.parts import (
     take_rows,
 )
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
+from tirazh.pipeline.settings import fingerprint_of
 from tirazh.pipeline.spec import GenerateSpec, JobSpec
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import join
-
-_DEFAULT_SEQ_LENGTH = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,25 +131,18 @@ def plan_job(spec: JobSpec) -> Plan:
         raise InputError(f"the input has no rows: all of its {len(files)} files are empty tables")
     cost = _row_cost(spec)
     return Plan(
-        identity=spec.identity(),
-        fingerprint=spec.fingerprint(),
+        identity=job.identity,
+        fingerprint=fingerprint_of(job.identity),
         model_fingerprint=job.model.fingerprint,
         examples_sha256=hashlib.sha256(job.examples).hexdigest() if job.examples is not None else None,
         dtype=spec.dtype,
-        seq_length=_sequence_length(spec, job.model),
+        seq_length=job.seq_length,
         schema=columns,
         overrides=override_columns(columns) if spec.kind == "generate" else (),
         files=tuple(_cut(taken, spec, cost)),
         estimated_tokens=count_tokens(taken, cost),
         resolved=job,
     )
-
-
-def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
-    """The sequence length in tokens. Raises RequestError if the model's context length is smaller."""
-    if model.positions is not None and (spec.seq_length or 0) > model.positions:
-        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {model.positions} positions")
-    return spec.seq_length or model.positions or _DEFAULT_SEQ_LENGTH
 
 
 def _row_cost(spec: JobSpec) -> RowCost:

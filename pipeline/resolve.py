@@ -5,18 +5,26 @@ It is done once for a run, on the driver; the plan carries the result. Needs nei
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from tirazh.model.checkpoints.directory import ModelSummary, describe
+from tirazh.errors import RequestError
+from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
 from tirazh.pipeline.prompts.source import PromptSource, prompt_source
-from tirazh.pipeline.spec import ClassifySpec, JobSpec
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.storage.filesystem import Storage, full_uri
+
+_DEFAULT_SEQ_LENGTH = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedJob:
     """`inputs` and `output` are absolute paths and URIs; `examples` is the content of the few-shot
-    Parquet file, if there is one.
+    Parquet file, if there is one; `seq_length` is in tokens.
+
+    `identity` is the identity of the job: that of the spec with every default filled in. Specs that
+    give the same rows of the same input have the same identity, however they are written.
     """
 
     storage: Storage
@@ -25,17 +33,63 @@ class ResolvedJob:
     source: PromptSource
     examples: bytes | None
     model: ModelSummary
+    seq_length: int
+    identity: dict[str, Any]
 
 
 def resolve_job(spec: JobSpec) -> ResolvedJob:
     """Resolve the spec's names. Raises RequestError, InputError or CheckpointError."""
     storage = Storage(spec.endpoint_url)
     examples = spec.examples if isinstance(spec, ClassifySpec) else None
+    source, model = prompt_source(spec), describe(spec.model, spec.model_settings)
+    seq_length = _sequence_length(spec, model)
     return ResolvedJob(
         storage=storage,
         inputs=tuple(map(full_uri, spec.input)),
         output=full_uri(spec.output),
-        source=prompt_source(spec),
-        model=describe(spec.model, spec.model_settings),
+        source=source,
+        model=model,
         examples=storage.read(full_uri(examples)) if examples is not None else None,
+        seq_length=seq_length,
+        identity=spec.identity() | _filled_in(spec, source, model) | {"seq_length": seq_length},
     )
+
+
+def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
+    """The sequence length in tokens. Raises RequestError if the model's context length is smaller."""
+    if model.positions is not None and (spec.seq_length or 0) > model.positions:
+        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {model.positions} positions")
+    return spec.seq_length or model.positions or _DEFAULT_SEQ_LENGTH
+
+
+def _filled_in(spec: JobSpec, source: PromptSource, model: ModelSummary) -> dict[str, Any]:
+    """The identity settings whose defaults come from the kind of job or from the model."""
+    values: dict[str, Any] = {
+        "template": None if source.is_default else source.template.source,
+        "truncate": spec.chosen_truncate,
+        "tokenizer": _other_tokenizer(spec),
+    }
+    if isinstance(spec, GenerateSpec):
+        # With a template it names only the text that may be truncated.
+        values["prompt_column"] = source.text_column
+    if model.config is not None:
+        config = model.config
+        values |= {
+            "sparse_mode": config.sparse_mode,
+            "num_attention_heads": config.num_attention_heads,
+            "fix_sparsity_layout": config.layout_groups,
+            "deepspeed_config": asdict(config.sparse_pattern),
+            "preset": None,  # it sets some of those above
+        }
+    return values
+
+
+def _other_tokenizer(spec: JobSpec) -> str | None:
+    """The tokenizer's directory, or None if it is that of the model.
+
+    The path of the embedded model is never in an identity: it differs between machines.
+    """
+    if spec.tokenizer is None:
+        return None
+    chosen = full_uri(spec.tokenizer)
+    return None if chosen == os.path.abspath(resolve_model(spec.model)) else chosen

@@ -21,6 +21,8 @@ from tirazh.pipeline.storage.secrets import holds_secret
 # Groups of `--help`: settings that define the result (and so the job's identity), settings of
 # evaluation and reports, and settings of execution, which may change when a job is resumed.
 SettingGroup = Literal["result", "evaluation", "execution"]
+# The value of --model that names the model shipped with tirazh; it is not a path.
+EMBEDDED_MODEL = "embedded"
 
 
 def setting(
@@ -30,16 +32,18 @@ def setting(
     identity: bool = False,
     group: SettingGroup | None = None,
     choices: tuple[str, ...] | None = None,
+    path: bool = False,
 ) -> Any:
     """Declare a spec field.
 
     `help` is the text of `--help`. `identity` marks a setting that defines the result. `group` is the
     group of `--help` (default: "result" for an identity setting, else "execution"). `choices` are the
-    allowed values.
+    allowed values. `path` marks a setting that holds paths or URIs of files.
     """
     shown_in = group or ("result" if identity else "execution")
     return field(
-        default=default, metadata={"help": help, "identity": identity, "group": shown_in, "choices": choices or ()}
+        default=default,
+        metadata={"help": help, "identity": identity, "group": shown_in, "choices": choices or (), "path": path},
     )
 
 
@@ -62,14 +66,23 @@ class Spec:
         return {"kind": self.kind} | {each.name: _to_json(getattr(self, each.name)) for each in fields(self)}
 
     def identity(self) -> dict[str, Any]:
-        """The settings that define the result, as JSON values, and `kind`."""
-        chosen = {each.name: _to_json(getattr(self, each.name)) for each in fields(self) if each.metadata["identity"]}
+        """The settings that define the result, as JSON values, and `kind`.
+
+        Paths are absolute, so that it does not matter from which directory they were named. Raises
+        RequestError for a URI of an unknown scheme.
+        """
+        chosen = {
+            each.name: _full_paths(_to_json(getattr(self, each.name)))
+            if each.metadata["path"]
+            else _to_json(getattr(self, each.name))
+            for each in fields(self)
+            if each.metadata["identity"]
+        }
         return {"kind": self.kind} | chosen
 
     def fingerprint(self) -> str:
-        """Return 16 hex digits of the identity's SHA-256. Equal fingerprints mean the same job."""
-        text = json.dumps(self.identity(), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Return the fingerprint of the identity. Equal fingerprints mean the same job."""
+        return fingerprint_of(self.identity())
 
     def check_paths(self, *, addresses: Collection[str]) -> None:
         """Raise RequestError for a missing input or output, and for texts that `check_texts` refuses."""
@@ -86,6 +99,12 @@ class Spec:
             choices, value = each.metadata["choices"], getattr(self, each.name)
             if choices and value is not None and value not in choices:
                 raise RequestError(f"{flag_name(each.name)} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """Return 16 hex digits of the SHA-256 of an identity."""
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def flag_name(name: str) -> str:
@@ -166,6 +185,16 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _full_paths(value: Any) -> Any:
+    """Make every path in a setting's value absolute; an input that is named twice is kept once."""
+    # Imported here, because it loads fsspec, which `--help` does not need.
+    from tirazh.pipeline.storage.filesystem import full_uri
+
+    if isinstance(value, list):
+        return list(dict.fromkeys(map(full_uri, value)))
+    return value if value is None or value == EMBEDDED_MODEL else full_uri(value)
 
 
 def _to_json(value: Any) -> Any:

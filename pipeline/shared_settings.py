@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tirazh.model.config import SPARSE_MODES
-from tirazh.pipeline.settings import setting
+from tirazh.pipeline.settings import EMBEDDED_MODEL, setting
 
-EMBEDDED_MODEL = "embedded"
+__all__ = ["EMBEDDED_MODEL", "SHARED_SETTINGS", "Truncate", "shared_setting"]
+
 Truncate = Literal["right", "left", "error"]
 
 SHARED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "input": {
         "help": "Parquet files, directories or glob patterns: local paths, s3://, gs:// or az://",
         "identity": True,
+        "path": True,
     },
     "output": {"help": "output directory"},
     "model": {
@@ -26,6 +28,7 @@ SHARED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "help": "model directory in ru-gpts, Megatron, Hugging Face GPT-2 or tirazh format (default: the embedded "
         "model)",
         "identity": True,
+        "path": True,
     },
     "text_column": {"default": "text", "help": "column with the input text", "identity": True},
     "template": {
@@ -75,6 +78,7 @@ SHARED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "default": None,
         "help": "DeepSpeed JSON file with a sparse_attention section",
         "identity": True,
+        "path": True,
     },
     "preset": {
         "default": None,
@@ -85,6 +89,7 @@ SHARED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "default": None,
         "help": "tokenizer directory (default: the model directory)",
         "identity": True,
+        "path": True,
     },
     "device": {
         "default": "auto",

@@ -111,6 +111,11 @@ class JobSpec(Spec):
     def kind(self) -> Kind:
         raise TypeError("JobSpec cannot be run; use ClassifySpec or GenerateSpec")
 
+    @property
+    def chosen_truncate(self) -> Truncate:
+        """`truncate`, or the default of the kind: generate rejects a prompt that is too long."""
+        return self.truncate or ("error" if self.kind == "generate" else "right")
+
     def slots_on(self, device: str) -> int:
         """The number of sequences a replica runs at once on `device` ("cpu" or "cuda"), if memory allows."""
         return self.slots or _DEFAULT_SLOTS[device]
@@ -130,6 +135,7 @@ class ClassifySpec(JobSpec):
         None,
         "Parquet file with few-shot examples for the prompt; columns: the text column and `label`",
         identity=True,
+        path=True,
     )
     gold_column: str | None = setting(
         None,

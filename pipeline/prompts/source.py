@@ -15,11 +15,20 @@ DEFAULT_VARIABLE = "text"
 
 @dataclass(frozen=True, slots=True)
 class PromptSource:
-    """`columns` maps the template's variables to input columns; `text_variable` may be truncated."""
+    """`columns` maps the template's variables to input columns; `text_variable` may be truncated.
+
+    `is_default` tells whether the template is the default one, spelled out or not.
+    """
 
     template: PromptTemplate
     columns: Mapping[str, str]
     text_variable: str
+    is_default: bool = False
+
+    @property
+    def text_column(self) -> str:
+        """The column whose text may be truncated; empty for a template without variables, which is refused later."""
+        return self.columns.get(self.text_variable, "")
 
 
 def prompt_source(spec: JobSpec) -> PromptSource:
@@ -35,8 +44,10 @@ def build_source(template: str | None, *, text_column: str, default: str) -> Pro
 
     Raises RequestError for a template that is not allowed.
     """
-    if template is None:
-        return PromptSource(PromptTemplate(default), {DEFAULT_VARIABLE: text_column}, DEFAULT_VARIABLE)
+    # A column with another name than an identifier cannot be a variable of a template.
+    spelled_out = default.replace(GENERATE_TEMPLATE, f"{{{{ {text_column} }}}}") if text_column.isidentifier() else None
+    if template is None or template == spelled_out:
+        return PromptSource(PromptTemplate(default), {DEFAULT_VARIABLE: text_column}, DEFAULT_VARIABLE, is_default=True)
     compiled = PromptTemplate(template)
     variables = compiled.variables
     # Without the text column the first variable may be truncated. `check_columns` refuses a

@@ -26,6 +26,8 @@ from tirazh.pipeline.storage.errors import one_sentence, show_uri
 T = TypeVar("T")
 
 SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
+# Other names of a scheme, for the same objects.
+_ALIASES = {"s3a": "s3", "gcs": "gs"}
 _SHOWN_SCHEMES = "local paths, s3://, gs:// and az://"
 _CONNECT_TIMEOUT_S = 3
 _READ_TIMEOUT_S = 30
@@ -36,13 +38,17 @@ _S3_ATTEMPTS = 2  # of s3fs, with up to 3 attempts of botocore each: a dead addr
 def full_uri(uri: str) -> str:
     """Normalise `uri` so that it is valid in every process of a cluster: local paths become absolute.
 
+    A scheme with two names gets one of them, and a slash at the end is removed.
     Raises RequestError for an unknown scheme, which would otherwise be taken for a relative path.
     """
     if uri.startswith("file://"):
         uri = uri.removeprefix("file://")
     if not is_remote(uri) and (match := re.match(r"([a-zA-Z][\w+.-]*)://", uri)):
         raise RequestError(f"{show_uri(uri)}: the scheme {match[1]}:// is not supported; use {_SHOWN_SCHEMES}")
-    return uri.rstrip("/") if is_remote(uri) else os.path.abspath(os.path.expanduser(uri))
+    if not is_remote(uri):
+        return os.path.abspath(os.path.expanduser(uri))
+    scheme, _, rest = uri.partition("://")
+    return f"{_ALIASES.get(scheme, scheme)}://{rest.rstrip('/')}"
 
 
 def is_remote(uri: str) -> bool:

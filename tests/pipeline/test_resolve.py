@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import tirazh.pipeline
 from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import RequestError
+from tirazh.jobs.submit import job_name, with_absolute_paths
 from tirazh.pipeline import resolve
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.prompts.template import PromptTemplate
@@ -109,3 +111,93 @@ def test_a_template_is_pickled_as_its_source() -> None:
     template = pickle.loads(pickle.dumps(PromptTemplate("{{ a|upper }}!")))
     assert template.source == "{{ a|upper }}!"
     assert template.render({"a": "x"}) == "X!"
+
+
+SAME_JOB: dict[str, dict[str, Any]] = {
+    "relative path": {"input": ("in",)},
+    "slash at the end": {"input": ("in/",)},
+    "./": {"input": ("./in",)},
+    "..": {"input": ("in/../in",)},
+    "~": {"input": ("~/in",)},
+    "named twice": {"input": ("in", "./in")},
+    "model directory": {"model": "model"},
+    "examples": {"examples": "./few.parquet"},
+    "default template": {"template": "{{ text }}\nТема:"},
+    "truncate": {"truncate": "right"},
+    "sequence length of the model": {"seq_length": 256},
+    "tokenizer of the model": {"tokenizer": "model/"},
+    "attention of the model": {"sparse_mode": "none", "num_attention_heads": 2, "fix_sparsity_layout": 1},
+}
+OTHER_JOB: dict[str, dict[str, Any]] = {
+    "input": {"input": ("in/a.parquet",)},
+    "template": {"template": "{{ text }}\nКласс:"},
+    "truncate": {"truncate": "left"},
+    "sequence length": {"seq_length": 255},
+    "calibrate": {"calibrate": True},
+}
+
+
+@pytest.fixture
+def plain_spec(spec: ClassifySpec, tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> ClassifySpec:
+    """`spec` without a template; its files are also reached from the current directory and from HOME."""
+    (tmp_path / "model").mkdir()
+    for file in model_dir.iterdir():
+        (tmp_path / "model" / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return replace(spec, template=None, model=str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("changes", SAME_JOB.values(), ids=SAME_JOB.keys())
+def test_a_job_that_is_written_differently_is_the_same_job(plain_spec: ClassifySpec, changes: dict[str, Any]) -> None:
+    assert resolve_job(replace(plain_spec, **changes)).identity == resolve_job(plain_spec).identity
+
+
+@pytest.mark.parametrize("changes", OTHER_JOB.values(), ids=OTHER_JOB.keys())
+def test_a_setting_that_changes_the_rows_makes_another_job(plain_spec: ClassifySpec, changes: dict[str, Any]) -> None:
+    assert resolve_job(replace(plain_spec, **changes)).identity != resolve_job(plain_spec).identity
+
+
+def test_a_relative_path_means_another_job_in_another_directory(
+    plain_spec: ClassifySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relative = replace(plain_spec, input=("in",))
+    before = relative.fingerprint()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert relative.fingerprint() != before
+
+
+def test_two_names_of_one_scheme_name_the_same_object(model_dir: Path) -> None:
+    first, second = (
+        resolve_job(GenerateSpec(input=(f"{scheme}://bucket/in/",), output="out", model=str(model_dir)))
+        for scheme in ("s3", "s3a")
+    )
+    assert (first.inputs, first.identity) == (second.inputs, second.identity)
+
+
+def test_a_submitted_job_is_the_job_that_was_started_here_with_relative_paths(plain_spec: ClassifySpec) -> None:
+    relative = replace(plain_spec, input=("in/",), model="./model", examples="few.parquet", output="out")
+    submitted = with_absolute_paths(relative)
+    assert submitted.fingerprint() == relative.fingerprint()
+    assert resolve_job(submitted).identity == resolve_job(relative).identity
+    assert job_name(submitted) == job_name(replace(submitted, input=(f"{submitted.input[0]}/",)))
+
+
+def test_a_prompt_column_beside_a_template_names_only_the_text_that_may_be_truncated(model_dir: Path) -> None:
+    def identity(**settings: Any) -> dict[str, Any]:
+        return resolve_job(GenerateSpec(input=("in",), output="out", model=str(model_dir), **settings)).identity
+
+    assert identity(template="{{ a }} {{ b }}") == identity(template="{{ a }} {{ b }}", prompt_column="a")
+    assert identity(template="{{ a }} {{ b }}") != identity(template="{{ a }} {{ b }}", prompt_column="b")
+    assert identity(template="{{ body }}", prompt_column="body") == identity(prompt_column="body")
+    assert identity(prompt_column="body") != identity()
+
+
+def test_a_default_template_that_is_spelled_out_gives_the_same_errors(model_dir: Path) -> None:
+    default, spelled_out = (
+        resolve_job(GenerateSpec(input=("in",), output="out", model=str(model_dir), template=template)).source
+        for template in (None, "{{ prompt }}")
+    )
+    assert default.template.source == spelled_out.template.source
+    assert replace(default, template=spelled_out.template) == spelled_out

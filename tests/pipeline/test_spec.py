@@ -17,7 +17,7 @@ from tirazh.pipeline.settings import Spec, flag_name
 from tirazh.pipeline.shared_settings import SHARED_SETTINGS
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
 
-PATHS: dict[str, Any] = {"input": ("in",), "output": "out"}
+PATHS: dict[str, Any] = {"input": ("/in",), "output": "out"}
 LABELS = {"sport": "спорт", "economics": "экономика"}
 SPEC_CLASSES: tuple[type[Spec], ...] = (ClassifySpec, GenerateSpec, FinetuneSpec)
 
@@ -28,11 +28,11 @@ def helps(spec: type[Spec]) -> dict[str, str]:
 
 def test_a_classify_spec_keeps_the_identity_that_existing_outputs_were_written_with() -> None:
     spec = ClassifySpec(
-        input=("s3://bucket/news/", "more.parquet"),
+        input=("s3://bucket/news/", "/data/more.parquet"),
         output="out",
         model="/models/xl",
         labels=LABELS,
-        examples="few.parquet",
+        examples="/data/few.parquet",
         calibrate=True,
         abstain_below=0.25,
         template="Новость: {{ text }}",
@@ -40,7 +40,7 @@ def test_a_classify_spec_keeps_the_identity_that_existing_outputs_were_written_w
     )
     assert spec.identity() == {
         "kind": "classify",
-        "input": ["s3://bucket/news/", "more.parquet"],
+        "input": ["s3://bucket/news", "/data/more.parquet"],
         "model": "/models/xl",
         "prefix": "",
         "template": "Новость: {{ text }}",
@@ -56,19 +56,19 @@ def test_a_classify_spec_keeps_the_identity_that_existing_outputs_were_written_w
         "tokenizer": None,
         "text_column": "text",
         "labels": LABELS,
-        "examples": "few.parquet",
+        "examples": "/data/few.parquet",
         "calibrate": True,
         "abstain_below": 0.25,
     }
     assert list(spec.identity())[:4] == ["kind", "input", "model", "prefix"], "plan.json keeps this order"
-    assert spec.fingerprint() == "caf5e347563969a0"
+    assert spec.fingerprint() == "79f4d4c2a518c32c"
 
 
 @pytest.mark.parametrize(
     ("spec", "fingerprint"),
     [
-        (GenerateSpec(**PATHS, stop=("\n",), samples=2, seed=7, top_p=0.9), "004d4245f155e617"),
-        (FinetuneSpec(**PATHS, learning_rate=1e-4, lora_rank=8), "2abfaf40447e519e"),
+        (GenerateSpec(**PATHS, stop=("\n",), samples=2, seed=7, top_p=0.9), "41a9bc9cb7da86b4"),
+        (FinetuneSpec(**PATHS, learning_rate=1e-4, lora_rank=8), "9a644d6414fc6ab8"),
     ],
     ids=["generate", "finetune"],
 )
