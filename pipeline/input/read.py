@@ -21,10 +21,17 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.input.overrides import hash_63
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import Storage, keep_trying
+from tirazh.pipeline.storage.filesystem import Storage, is_remote, keep_trying
 
 _BATCH_ROWS = 8_192
 _BUFFER_BYTES = 1 << 20
+# In an object store every read is a request, which takes about as long as the transfer of several
+# MiB. Row groups of up to this size (compressed) are fetched at once, in a few large requests; of
+# larger ones the column chunks are streamed, with buffers of this size in total.
+_MAX_FETCHED_BYTES = 128 << 20
+# Fetching at once also fetches the rows behind the part: at most this much.
+_MAX_UNUSED_BYTES = 32 << 20
+_MAX_BUFFER_BYTES = 8 << 20
 
 
 class PartsDatasource(Datasource):  # type: ignore[misc]
@@ -79,12 +86,13 @@ def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
 
 def _read_rows(part: Part, storage: Storage) -> pa.Table:
     with storage.open(part.file.uri) as file, _readable(part):
-        # Without a read buffer of bounded size, a column chunk is read into memory as a whole.
-        parquet = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-        groups, skip = _groups_of(parquet.metadata, part)
+        metadata = pq.read_metadata(file)
+        groups, skip = _groups_of(metadata, part)
+        reading = _how_to_read(metadata, groups, skip + part.rows, is_remote=is_remote(part.file.uri))
+        parquet = pq.ParquetFile(file, metadata=metadata, **reading)
         # Streamed: the part may be a small share of a row group that does not fit in memory.
         batches, left = [], part.rows
-        for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups):
+        for batch in parquet.iter_batches(batch_size=min(_BATCH_ROWS, skip + part.rows), row_groups=groups):
             rows = batch.slice(skip, left)
             skip = max(0, skip - batch.num_rows)
             left -= rows.num_rows
@@ -95,6 +103,22 @@ def _read_rows(part: Part, storage: Storage) -> pa.Table:
         if left:
             raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
         return _transportable(pa.Table.from_batches(batches))
+
+
+def _how_to_read(metadata: pq.FileMetaData, groups: Sequence[int], rows: int, *, is_remote: bool) -> dict[str, Any]:
+    """Choose how pyarrow reads the first `rows` rows of `groups`: how many requests, and how much memory.
+
+    Without a read buffer of bounded size, a column chunk is read into memory as a whole.
+    """
+    if not is_remote or not groups:
+        return {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}
+    chosen = [metadata.row_group(index) for index in groups]
+    size = sum(group.column(index).total_compressed_size for group in chosen for index in range(group.num_columns))
+    unused = size * (1 - rows / max(1, sum(group.num_rows for group in chosen)))
+    if size <= _MAX_FETCHED_BYTES and unused <= _MAX_UNUSED_BYTES:
+        return {"buffer_size": 0, "pre_buffer": True}
+    share = _MAX_FETCHED_BYTES // max(1, metadata.num_columns)
+    return {"buffer_size": max(_BUFFER_BYTES, min(share, _MAX_BUFFER_BYTES)), "pre_buffer": False}
 
 
 @contextmanager
