@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from tirazh.errors import InputError, did_you_mean
@@ -22,7 +23,7 @@ def list_inputs(storage: Storage, inputs: Sequence[str]) -> list[StoredFile]:
 
     A directory is searched recursively for the suffixes of Parquet; names that begin with `_` or
     `.` are skipped. A single file may have any name. A file that several inputs contain is listed
-    once. Raises InputError for an input without files.
+    once. No two files have the same key. Raises InputError for an input without files.
     """
     files: dict[str, StoredFile] = {}
     for uri in inputs:
@@ -31,7 +32,24 @@ def list_inputs(storage: Storage, inputs: Sequence[str]) -> list[StoredFile]:
     for file in files.values():
         if any("\ud800" <= character <= "\udfff" for character in file.uri):  # surrogates: bytes that are not UTF-8
             raise InputError(f"the input file {file.uri!r} has a name that is not UTF-8; rename it")
-    return list(files.values())
+    return _with_different_keys(list(files.values()))
+
+
+def _with_different_keys(files: list[StoredFile]) -> list[StoredFile]:
+    """Lengthen keys that several files have, by parent directories, until they differ.
+
+    A row's random numbers depend on the key of its file, so two files of one name would get the
+    same ones. The keys of a single input always differ and stay as they are.
+    """
+    while repeated := {key for key, count in Counter(file.key for file in files).items() if count > 1}:
+        files = [replace(file, key=_longer_key(file)) if file.key in repeated else file for file in files]
+    return files
+
+
+def _longer_key(file: StoredFile) -> str:
+    """The end of the file's URI that is one name longer than its key."""
+    directory, _, _ = file.uri.rpartition(f"/{file.key}")
+    return f"{directory.rpartition('/')[2]}/{file.key}" if directory else file.uri
 
 
 def would_read(pattern: str, uri: str) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from tirazh.errors import InputError
 from tirazh.pipeline.input.files import list_inputs, would_read
 from tirazh.pipeline.input.footers import check_same_schema, check_text_column, read_footers
+from tirazh.pipeline.input.read import row_key
 from tirazh.pipeline.storage.filesystem import Storage
 
 Write = Callable[..., Path]
@@ -52,6 +53,22 @@ def test_the_key_of_a_file_does_not_depend_on_where_the_input_is_stored(write_in
     before = keys(root)
     os.rename(root, tmp_path / "moved")
     assert keys(tmp_path / "moved") == before == ["day/a.parquet"]
+
+
+def test_files_of_one_name_in_several_inputs_have_different_keys(write_input: Write) -> None:
+    names = ("m1/data.parquet", "m2/data.parquet", "x/m1/data.parquet", "m1/other.parquet")
+    m1, m2, deep, other = (write_input(name, text=["x"]) for name in names)
+    assert keys(m1, m2) == ["m1/data.parquet", "m2/data.parquet"]
+    assert keys(m1.parent, m2.parent) == ["m1/data.parquet", "other.parquet", "m2/data.parquet"]
+    assert keys(m1, deep) == ["in/m1/data.parquet", "x/m1/data.parquet"]
+    assert keys(m1, m2, deep.parent.parent) == ["in/m1/data.parquet", "m2/data.parquet", "x/m1/data.parquet"]
+    assert keys(m1, other) == ["data.parquet", "other.parquet"], "names that differ stay as they are"
+
+
+def test_rows_of_two_files_of_one_name_have_different_seeds(write_input: Write) -> None:
+    files = [write_input(f"{month}/data.parquet", text=["x"] * 5) for month in ("m1", "m2")]
+    listed = list_inputs(Storage(), list(map(str, files)))
+    assert len({row_key(file.key, row) for file in listed for row in range(5)}) == 10
 
 
 @pytest.mark.parametrize(
