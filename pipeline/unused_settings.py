@@ -1,0 +1,63 @@
+"""Settings that a user gave and that have no effect in this job, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, flag_name, parse_replicas
+from tirazh.pipeline.storage.filesystem import full_uri, is_remote
+
+
+def unused_settings(spec: JobSpec, plan: Plan) -> list[str]:
+    """Return one sentence for each setting without effect. `plan` is one that `plan_job` returned."""
+    found = [*_of_all_jobs(spec, plan), *_of_the_model(spec, plan)]
+    if isinstance(spec, GenerateSpec):
+        found += _of_generate(spec, plan)
+    if isinstance(spec, ClassifySpec):
+        found += _of_classify(spec)
+    return found
+
+
+def _of_all_jobs(spec: JobSpec, plan: Plan) -> Iterator[str]:
+    examples = spec.examples if isinstance(spec, ClassifySpec) else None
+    named = [*spec.input, spec.output, *([examples] if examples is not None else [])]
+    if spec.endpoint_url is not None and not any(is_remote(full_uri(uri)) for uri in named):
+        yield "--endpoint-url has no effect: input and output are local paths"
+    most = parse_replicas(spec.replicas)[1]
+    if most > len(plan.parts):
+        parts = "one part, so one replica works" if len(plan.parts) == 1 else f"{len(plan.parts)} parts"
+        yield f"--replicas {spec.replicas}: more replicas than parts have no effect; the job has {parts}"
+
+
+def _of_the_model(spec: JobSpec, plan: Plan) -> Iterator[str]:
+    config = plan.model.config if plan.model is not None else None
+    if config is not None and config.sparse_mode == "none":
+        for name in ("fix_sparsity_layout", "deepspeed_config"):
+            if getattr(spec, name) is not None:
+                yield f"{flag_name(name)} has no effect: the model has no layer with sparse attention"
+
+
+def _of_generate(spec: GenerateSpec, plan: Plan) -> Iterator[str]:
+    # The column's default cannot be told from the same name given by the user.
+    is_used = spec.template is None or spec.prompt_column in plan.job.source.columns.values()
+    if not is_used and spec.prompt_column != "prompt":
+        yield f"--prompt-column has no effect: the template does not use the column {spec.prompt_column!r}"
+    if spec.temperature or "temperature" in plan.overrides:
+        return
+    defaults = {"seed": (0,), "top_k": (0,), "top_p": (0.0, 1.0)}
+    unused = [flag_name(name) for name, values in defaults.items() if getattr(spec, name) not in values]
+    if unused:
+        have = "has" if len(unused) == 1 else "have"
+        yield f"{', '.join(unused)} {have} no effect with --temperature 0, which is greedy decoding"
+    if spec.samples > 1:
+        yield f"--samples {spec.samples} with --temperature 0 gives the same completion {spec.samples} times"
+
+
+def _of_classify(spec: ClassifySpec) -> Iterator[str]:
+    least = 1 / len(spec.labels)
+    if 0 < spec.abstain_below <= least:
+        yield (
+            f"--abstain-below {spec.abstain_below:g} has no effect: the most likely of {len(spec.labels)} labels "
+            f"always has a probability of at least {least:.2g}"
+        )
