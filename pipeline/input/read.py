@@ -68,7 +68,7 @@ def read_part(part: Part, storage: Storage) -> pa.Table:
     """
     if not keep_trying(lambda: storage.is_same(part.file)):
         raise InputError(f"{show_uri(part.file.uri)} has changed since the job was planned; choose another --output")
-    table = keep_trying(lambda: _read_rows(part, storage))
+    table = keep_trying(lambda: read_rows(part, storage))
     keys = [row_key(part.file.key, row) for row in range(part.start, part.stop)]
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
     return table.append_column(schema.ROW_KEY, pa.array(keys, pa.int64()))
@@ -84,7 +84,11 @@ def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
     yield read_part(part, storage)
 
 
-def _read_rows(part: Part, storage: Storage) -> pa.Table:
+def read_rows(part: Part, storage: Storage) -> pa.Table:
+    """Read the rows of `part` from the current file, whatever its version.
+
+    Raises InputError if the file is damaged or too short.
+    """
     with storage.open(part.file.uri) as file, _readable(part):
         metadata = pq.read_metadata(file)
         groups, skip = _groups_of(metadata, part)
