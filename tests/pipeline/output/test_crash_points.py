@@ -25,8 +25,8 @@ from tirazh.errors import InputError, OutputError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.output import lease as lease_module
 from tirazh.pipeline.output.ledger import verify
-from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.write import Receipt
+from tirazh.pipeline.output.names import OutputFiles, receipt_name
+from tirazh.pipeline.output.receipt import Receipt
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -101,9 +101,9 @@ def parts_of(output: OutputFiles) -> dict[str, bytes]:
 
 def assert_readers_see_only_complete_parts(output: OutputFiles) -> None:
     for name, data in parts_of(output).items():
-        receipt = Receipt.from_json(output.storage.read(output.receipt(name)))
-        assert len(data) == receipt.file_bytes
-        assert pq.read_table(pa.BufferReader(data)).num_rows == receipt.rows == 10
+        assert pq.read_table(pa.BufferReader(data)).num_rows == 10
+        if receipt_name(name) in output.receipts():
+            assert Receipt.from_json(output.storage.read(output.receipt(name))).file_bytes == len(data)
     if output.is_complete():
         assert len(output.parts()) == PARTS
         assert output.storage.names(output.own()).keys() >= {"manifest.json", "report.html", "plan.json"}
@@ -175,8 +175,9 @@ def test_a_repairing_run_interrupted_anywhere_is_repaired_by_the_next_run(
     def prepare() -> None:
         run_job(spec)
         untouched.update(parts_of(output))
-        output.storage.remove(output.part("part-00001-of-00003.parquet"))
-        output.storage.remove(output.receipt("part-00002-of-00003.parquet"))
+        first, second = sorted(untouched)[1:]
+        output.storage.remove(output.part(first))
+        output.storage.remove(output.receipt(second))
         damaged.update(existing())
 
     def check() -> None:
@@ -207,7 +208,7 @@ def test_an_overwrite_interrupted_anywhere_never_mixes_two_jobs(
 def jobs_of(output: OutputFiles) -> set[str]:
     """Fingerprints of the jobs whose rows are in the output."""
     footers = [pq.read_metadata(pa.BufferReader(data)).metadata[b"tirazh"] for data in parts_of(output).values()]
-    return {json.loads(footer)["fingerprint"] for footer in footers}
+    return {json.loads(footer)["plan_id"] for footer in footers}
 
 
 def test_parts_without_a_plan_are_not_taken_for_parts_of_this_job(
