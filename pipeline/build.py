@@ -103,12 +103,13 @@ class _Job:
 
     def run(self, lease: Lease) -> dict[str, Any]:
         """Run the job under the lease of its output."""
-        output = GuardedOutput(self.output, lease.token)
         interrupted = keep_trying(lambda: pending_plan(self.output))
         if interrupted is not None:
             self.tell("an earlier run was interrupted while its output replaced another one; this is completed first")
             lease.confirm()
-            promote(output, interrupted)
+            lease.announce(interrupted.id)
+            lease.settle()
+            promote(GuardedOutput(self.output, lease.token), interrupted)
         # Look for a stored plan again: the last owner of the lease may have continued the job or started
         # another one.
         target = choose_target(self.output, self.plan, overwrite=self.spec.overwrite)
@@ -117,29 +118,31 @@ class _Job:
             return manifest
         plan, manifest = self._complete(target, lease)
         if target.is_staged:
-            promote(output, plan)
+            promote(GuardedOutput(self.output, lease.token), plan)
         return manifest
 
     def _complete(self, target: Target, lease: Lease) -> tuple[Plan, dict[str, Any]]:
         """Make what is missing in the target and finish it; return its plan and its manifest."""
-        output = GuardedOutput(target.output, lease.token)
         if not target.is_stored:
-            return self._make_and_finish(target, lease)
+            return self._make_and_finish(target, lease, None)
         state = survey(target.plan, target.output, receipt_settings(self.spec))
         self._tell_notices(target, state)
-        with explaining_failure(output, target.plan, self.spec):
+        with explaining_failure(GuardedOutput(target.output, lease.token), target.plan, self.spec):
             # The rows of earlier runs count, so a job that failed by its error rate fails again, without Ray.
             self._check_budget(state.errors, state.rows)
         if state.remaining:
-            return self._make_and_finish(target, lease)
+            return self._make_and_finish(target, lease, state)
         lease.confirm()
         lease.announce(target.plan.id)
-        repair(state, target.plan, output)
+        repair(state, target.plan, GuardedOutput(target.output, lease.token))
         facts = {"seconds": 0.0, "resumed_parts": len(target.plan.parts)}
         return target.plan, self._finish(target, target.plan, facts, lease)
 
-    def _make_and_finish(self, target: Target, lease: Lease) -> tuple[Plan, dict[str, Any]]:
-        """Make the remaining parts with Ray and finish the output; nothing is changed before Ray is ready."""
+    def _make_and_finish(self, target: Target, lease: Lease, state: OutputState | None) -> tuple[Plan, dict[str, Any]]:
+        """Make the remaining parts with Ray and finish the output; nothing is changed before Ray is ready.
+
+        `state` is that of a stored plan's parts, None for a new plan.
+        """
         with ray_session(self.spec):
             device = resolve_device(self.spec)
             refuse_impossible(
@@ -151,7 +154,7 @@ class _Job:
             plan = self._begin(target, plan, lease)
             output = GuardedOutput(target.output, lease.token)
             with explaining_failure(output, plan, self.spec):
-                state = survey(plan, target.output, receipt_settings(self.spec))
+                state = state or survey(plan, target.output, receipt_settings(self.spec))
                 repair(state, plan, output)
                 run = _JobRun(
                     self.spec, plan, self.prompts, target.output, device, self.engine, lease.token, state.errors

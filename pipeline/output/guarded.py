@@ -45,7 +45,7 @@ class GuardedOutput:
         self._guard(lambda: self.files.storage.remove(uri, recursive=recursive))
 
     def move(self, source: str, target: str) -> None:
-        """Move a file to a name that no file has."""
+        """Move a file; it replaces an existing one. It may be repeated after an interruption."""
         self._guard(lambda: self.files.storage.move(source, target))
 
     def reopen(self) -> None:

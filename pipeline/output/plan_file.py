@@ -109,15 +109,6 @@ def read_plan(output: OutputFiles) -> Plan | None:
     )
 
 
-def stored_plan_id(output: OutputFiles) -> str | None:
-    """The id in the stored plan, or None if there is no plan or it cannot be read."""
-    try:
-        plan = read_plan(output)
-    except OutputError:
-        return None
-    return plan.id if plan is not None else None
-
-
 def write_plan(output: OutputFiles, plan: Plan, token: LeaseToken | None = None) -> Plan:
     """Store the plan unless the output has one, and return the stored one. Every later run follows it.
 

@@ -56,12 +56,11 @@ def promote(output: GuardedOutput, plan: Plan) -> None:
     if PLAN in own or not keep_trying(files.is_complete):
         output.reopen()
         parts, receipts = keep_trying(staged.parts), keep_trying(staged.receipts)
-        _remove_old(output, plan, parts, receipts)
+        _remove_old(output, plan)
         _each(lambda name: output.move(staged.part(name), files.part(name)), parts)
         _each(lambda name: output.move(staged.own(RECEIPTS, name), files.own(RECEIPTS, name)), receipts)
         for name in (MANIFEST, REPORT, PLAN):
             if name in own:
-                output.remove(files.own(name))
                 output.move(staged.own(name), files.own(name))
         output.write(files.part(SUCCESS), b"")
     # Without its commit record the rest of the staged output is not promoted again.
@@ -75,18 +74,17 @@ def discard_staged(output: GuardedOutput) -> None:
         output.remove(output.files.own(STAGED), recursive=True)
 
 
-def _remove_old(
-    output: GuardedOutput, plan: Plan, staged_parts: Collection[str], staged_receipts: Collection[str]
-) -> None:
-    """Remove what the old job left, and copies of files whose removal from the staged output did not happen."""
+def _remove_old(output: GuardedOutput, plan: Plan) -> None:
+    """Remove the parts and receipts of the old job, the reason of its failure, and temporary files."""
     files = output.files
-    names = {part.name for part in plan.parts} - set(staged_parts)
-    receipts = {receipt_name(part.name) for part in plan.parts} - set(staged_receipts)
-    _each(output.remove, [files.part(name) for name in keep_trying(files.parts) if name not in names])
+    parts = {part.name for part in plan.parts}
+    receipts = {receipt_name(name) for name in parts}
+    _each(output.remove, [files.part(name) for name in keep_trying(files.parts) if name not in parts])
     old_receipts = [name for name in keep_trying(files.receipts) if name not in receipts]
     _each(output.remove, [files.own(RECEIPTS, name) for name in old_receipts])
     _each(output.remove, keep_trying(files.temporary_files))
-    output.remove(files.own(FAILURE))
+    if FAILURE in keep_trying(lambda: files.storage.names(files.own())):
+        output.remove(files.own(FAILURE))
 
 
 def _each(action: Callable[[str], None], names: Collection[str]) -> None:

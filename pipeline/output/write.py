@@ -23,7 +23,6 @@ from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.plan_file import stored_plan_id
 from tirazh.pipeline.output.receipt import FOOTER_KEY, Receipt, ReceiptSettings, check_belongs, make_receipt
 from tirazh.pipeline.prompts.encode import cached_tokenizer
 from tirazh.pipeline.storage.errors import show_uri
@@ -74,7 +73,7 @@ class WriteStep:
         name = part_name(part, config.total_parts, config.plan_id)
         output, uri = GuardedOutput(config.output, config.lease), config.output.part(name)
         for _ in range(_ATTEMPTS):
-            is_new = output.create(uri, data, undo=lambda: self._withdraw(uri))
+            is_new = output.create(uri, data, undo=lambda: config.output.storage.remove(uri))
             stored = data if is_new else keep_trying(lambda: _read(config.output, uri))
             if stored is None:  # removed in between, by the next holder of the lease or by hand
                 continue
@@ -87,11 +86,6 @@ class WriteStep:
             output.write(config.output.receipt(name), receipt.to_json())
             return receipt
         raise JobError(f"{show_uri(uri)} is damaged each time it is written; check the storage, and run the job again")
-
-    def _withdraw(self, uri: str) -> None:
-        """Remove a part that was written too late, unless it is of the plan that the next run follows."""
-        if stored_plan_id(self.config.output) not in (None, self.config.plan_id):
-            self.config.output.storage.remove(uri)
 
 
 def _read(output: OutputFiles, uri: str) -> bytes | None:
