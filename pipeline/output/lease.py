@@ -18,17 +18,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 from uuid import uuid4
 
 from tirazh.errors import InputError, JobError, OutputError, StorageError
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.process_mark import ProcessMark, mark_process
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import is_remote
+from tirazh.pipeline.storage.filesystem import is_remote, keep_trying
 
 logger = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
+T = TypeVar("T")
 
 # Renewals within the time after which a lease expires.
 RENEWALS = 4
@@ -84,6 +86,15 @@ class LeaseToken:
         owner = _parse(_read_lease(self.output))
         return owner is not None and owner.token == self.token
 
+    def guard(self, action: Callable[[], T], *, undo: Callable[[], None] | None = None) -> T:
+        """Call `action`, checking the lease before each attempt, and return its result."""
+
+        def attempt() -> T:
+            self.check()
+            return action()
+
+        return keep_trying(attempt)
+
     def check(self) -> None:
         """Raise JobError unless this run still owns the output."""
         if not self.is_held:
@@ -115,6 +126,12 @@ class Lease:
         """
         time.sleep(max(0.0, self._confirmable_at - time.monotonic()))
         self.token.check()
+
+    def announce(self, plan_id: str) -> None:
+        """Record the id of the plan that this run follows."""
+
+    def settle(self) -> None:
+        """Wait until no write of a former owner can still arrive."""
 
     def release(self) -> None:
         """Remove the lease file, if this run still owns the output."""

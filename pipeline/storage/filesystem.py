@@ -175,6 +175,11 @@ class Storage:
                 raise
             return True
 
+    def move(self, source: str, target: str) -> None:
+        """Move a file to a name that no file has."""
+        self.create(target, self.read(source))
+        self.remove(source)
+
     def remove(self, uri: str, *, recursive: bool = False) -> None:
         """Delete a file, or with `recursive` a directory. Does nothing if it does not exist."""
         with one_sentence(uri, "write"):
