@@ -51,7 +51,7 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
         model=model,
         examples=storage.read(full_uri(examples)) if examples is not None else None,
         seq_length=seq_length,
-        identity=spec.identity() | _filled_in(spec, source, model) | {"seq_length": seq_length},
+        identity=_identity(spec, source, model, seq_length),
     )
 
 
@@ -62,9 +62,13 @@ def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
     return spec.seq_length or model.positions or _DEFAULT_SEQ_LENGTH
 
 
-def _filled_in(spec: JobSpec, source: PromptSource, model: ModelSummary) -> dict[str, Any]:
-    """The identity settings whose defaults come from the kind of job or from the model."""
-    values: dict[str, Any] = {
+def _identity(spec: JobSpec, source: PromptSource, model: ModelSummary, seq_length: int) -> dict[str, Any]:
+    """The identity of the spec with the defaults that come from the kind of job or from the model.
+
+    The dtype is not in it: it is decided when the job starts, and the plan has it.
+    """
+    values: dict[str, Any] = spec.identity() | {
+        "seq_length": seq_length,
         "template": None if source.is_default else source.template.source,
         "truncate": spec.chosen_truncate,
         "tokenizer": _other_tokenizer(spec),
@@ -81,6 +85,7 @@ def _filled_in(spec: JobSpec, source: PromptSource, model: ModelSummary) -> dict
             "deepspeed_config": asdict(config.sparse_pattern),
             "preset": None,  # it sets some of those above
         }
+    del values["dtype"]
     return values
 
 

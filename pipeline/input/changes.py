@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -111,7 +112,7 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
     return None
 
 
-def _first_difference(current: pa.ChunkedArray, finished: pa.ChunkedArray) -> int | None:
+def _first_difference(current: Any, finished: Any) -> int | None:
     if current.equals(finished):
         return None
     # Arrow's comparison never takes two NaN for equal, at any depth; their representations are.

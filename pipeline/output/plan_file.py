@@ -128,6 +128,9 @@ def _difference(stored: Plan, plan: Plan) -> str | None:
     """Describe how `plan` differs from the stored plan; None if both are of the same job."""
     names = sorted(set(stored.identity) | set(plan.identity))
     changed = [name for name in names if stored.identity.get(name) != plan.identity.get(name)]
+    # A stored dtype is decided, and "auto" accepts it.
+    if plan.dtype not in ("auto", stored.dtype):
+        changed.append("dtype")
     if changed:
         return describe_changed(changed)
     if stored.model_fingerprint != plan.model_fingerprint:

@@ -36,14 +36,19 @@ STORED_PLAN = """{
   "model": "<model>",
   "prefix": "",
   "template": "Новость: {{ text }}",
-  "truncate": null,
-  "seq_length": null,
+  "truncate": "right",
+  "seq_length": 256,
   "limit": null,
-  "dtype": "float32",
-  "sparse_mode": null,
-  "num_attention_heads": null,
-  "fix_sparsity_layout": null,
-  "deepspeed_config": null,
+  "sparse_mode": "none",
+  "num_attention_heads": 2,
+  "fix_sparsity_layout": 1,
+  "deepspeed_config": {
+   "block_size": 16,
+   "num_local_blocks": 8,
+   "num_global_blocks": 1,
+   "num_different_global_patterns": 8,
+   "different_layout_per_head": true
+  },
   "preset": null,
   "tokenizer": null,
   "text_column": "text",
@@ -111,7 +116,7 @@ def stored_plan(spec: ClassifySpec, folder: Path) -> str:
         "estimated_tokens": plan_job(spec).estimated_tokens,
         "arrow_schema": ARROW_SCHEMA,
         "size": status.st_size,
-        "version": status.st_mtime_ns,
+        "version": f"{status.st_mtime_ns}-{status.st_ctime_ns}",
     }
     text = STORED_PLAN
     for name, value in values.items():
