@@ -16,7 +16,7 @@ def notices(target: Target, state: OutputState | None, new_plan: Plan, spec: Job
     """
     if not target.is_stored:
         return []
-    lines = []
+    lines = list(target.lines)
     place = show_uri(target.output.directory)
     if spec.overwrite and not target.is_staged:
         remaining = len(state.remaining) if state is not None else 0

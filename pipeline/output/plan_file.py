@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError, OutputError
+from tirazh.pipeline.input.changes import compare_inputs
+from tirazh.pipeline.output.changed_input import continue_plan
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
 from tirazh.pipeline.output.names import PLAN, OutputFiles
@@ -35,13 +37,15 @@ class Target:
     """Where a run writes, and the plan that it follows.
 
     `output` is the job's output, or its staged output if that of another job is to be replaced.
-    `is_stored` tells whether `plan` was read from `output`; otherwise the run has to store it.
+    `is_stored` tells whether `plan` was read from `output`; otherwise the run has to store it. `lines` are
+    sentences about an input that has changed since the plan was stored.
     """
 
     output: OutputFiles
     plan: Plan
     is_stored: bool
     is_staged: bool = False
+    lines: tuple[str, ...] = ()
 
 
 def choose_target(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Target:
@@ -52,7 +56,12 @@ def choose_target(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Target
     """
     stored, difference = _compare(output, plan, overwrite=overwrite)
     if stored is not None and difference is None:
-        return Target(output, stored, is_stored=True)
+        found = continue_plan(stored, plan, output)
+        if found.may_continue:
+            return Target(output, found.plan, is_stored=True, lines=found.lines)
+        if not overwrite:
+            raise OutputError(found.refusal)
+        difference = found.refusal
     output.refuse_foreign()
     if difference is None:
         return Target(output, plan, is_stored=False)
@@ -63,8 +72,8 @@ def choose_target(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Target
             "replace it once the new output is complete, or another --output"
         )
     stored, difference = _compare(output.staged, plan, overwrite=True)
-    if stored is not None and difference is None:
-        return Target(output.staged, stored, is_stored=True, is_staged=True)
+    if stored is not None and difference is None and (found := continue_plan(stored, plan, output.staged)).may_continue:
+        return Target(output.staged, found.plan, is_stored=True, is_staged=True, lines=found.lines)
     return Target(output.staged, plan, is_stored=False, is_staged=True)
 
 
@@ -119,13 +128,17 @@ def write_plan(output: OutputFiles, plan: Plan, token: LeaseToken | None = None)
     if GuardedOutput(output, token).create(output.own(PLAN), data):
         return plan
     stored = keep_trying(lambda: read_plan(output))
-    if stored is None or _difference(stored, plan) is not None:
+    files = [] if stored is None else [planned.file for planned in stored.files]
+    if stored is None or _difference(stored, plan) or compare_inputs(files, [each.file for each in plan.files]):
         raise OutputError(f"{show_uri(output.directory)} has just been taken by another job; choose another --output")
     return stored
 
 
 def _difference(stored: Plan, plan: Plan) -> str | None:
-    """Describe how `plan` differs from the stored plan; None if both are of the same job."""
+    """Describe how `plan` differs from the stored plan; None if both are of the same job.
+
+    The files of the input are compared afterwards (`changed_input.py`).
+    """
     names = sorted(set(stored.identity) | set(plan.identity))
     changed = [name for name in names if stored.identity.get(name) != plan.identity.get(name)]
     # A stored dtype is decided, and "auto" accepts it.
@@ -137,19 +150,7 @@ def _difference(stored: Plan, plan: Plan) -> str | None:
         return f"the weights of the model {plan.identity['model']} have changed"
     if stored.examples_sha256 != plan.examples_sha256:
         return "the --examples file has changed"
-    return _input_difference(stored, plan)
-
-
-def _input_difference(stored: Plan, plan: Plan) -> str | None:
-    before = {planned.file.uri: planned.file for planned in stored.files}
-    now = {planned.file.uri: planned.file for planned in plan.files}
-    for uri, file in before.items():
-        if uri not in now:
-            return f"the input file {show_uri(uri)} has been removed since the job started"
-        if now[uri] != file:
-            return f"the input file {show_uri(uri)} has changed since the job started"
-    added = [uri for uri in now if uri not in before]
-    return f"the input file {show_uri(added[0])} has been added since the job started" if added else None
+    return None
 
 
 def _to_json(plan: Plan) -> dict[str, Any]:
