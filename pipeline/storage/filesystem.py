@@ -171,7 +171,7 @@ class Storage:
 
     def move(self, source: str, target: str) -> None:
         """Move a file to a name that no file has."""
-        self.create(target, self.read(source))
+        self.write(target, self.read(source))
         self.remove(source)
 
     def remove(self, uri: str, *, recursive: bool = False) -> None:
