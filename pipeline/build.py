@@ -1,7 +1,9 @@
 """Runs one job from spec to manifest: plan it, take the lease, resume or start, execute the graph, finish.
 
-The steps are in `plan.py`, `prompts/prepare.py`, `output/plan_file.py`, `output/lease.py`,
-`execution/graph.py` and `output/ledger.py`.
+The steps are in `plan.py`, `prompts/prepare.py`, `output/plan_file.py`, `output/lease.py`, `output/state.py`,
+`execution/graph.py`, `output/ledger.py` and, with --overwrite, `output/promotion.py`. Nothing that readers
+of an existing output see is changed before the request is known to be possible: the prompts are prepared,
+Ray is connected, and the cluster can hold a replica.
 """
 
 from __future__ import annotations
@@ -35,10 +37,16 @@ from tirazh.pipeline.execution.ray_session import (
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.output.assemble import OutputLayout
-from tirazh.pipeline.output.lease import LeaseToken, Tell, hold
-from tirazh.pipeline.output.ledger import finish, read_manifest, remaining_parts
+from tirazh.pipeline.output.budget import ErrorBudget
+from tirazh.pipeline.output.failure import explaining_failure
+from tirazh.pipeline.output.guarded import GuardedOutput
+from tirazh.pipeline.output.lease import Lease, LeaseToken, Tell, hold
+from tirazh.pipeline.output.ledger import finish, finished_manifest, receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.plan_file import claim_output, find_plan, write_plan
+from tirazh.pipeline.output.notices import notices
+from tirazh.pipeline.output.plan_file import Target, choose_target, write_plan
+from tirazh.pipeline.output.promotion import discard_staged, pending_plan, promote
+from tirazh.pipeline.output.state import OutputState, repair, survey
 from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan, plan_job, with_dtype
 from tirazh.pipeline.prompts.encode import PromptStep
@@ -52,47 +60,131 @@ def run_job(
 ) -> dict[str, Any]:
     """Run the job, or what remains of it, and return its manifest.
 
-    `tell` receives sentences about waits during which there is no progress. `engine` is
-    `ReplicaConfig.engine`. Raises RequestError before anything is started, JobError if the work
-    fails or another run holds the output. Finished parts are kept.
+    `tell` receives sentences about waits during which there is no progress, and about settings that have no
+    effect on an output that exists. `engine` is `ReplicaConfig.engine`. Raises RequestError before anything
+    is changed, JobError if the work fails or another run holds the output. Finished parts are kept.
     """
-    new_plan = plan_job(spec)
-    output = OutputFiles(new_plan.job.storage, new_plan.job.output)
-    prompts = set_up_prompts(spec, new_plan)
-    stored = find_plan(output, new_plan, overwrite=spec.overwrite)
-    if stored is not None and output.is_complete() and not remaining_parts(stored, output):
-        manifest = read_manifest(output)
+    plan = plan_job(spec)
+    prompts = set_up_prompts(spec, plan)
+    output = OutputFiles(plan.job.storage, plan.job.output)
+    job = _Job(spec, plan, prompts, output, engine, on_progress, tell or (lambda text: None))
+    if pending_plan(output) is None:
+        manifest = job.find_finished(choose_target(output, plan, overwrite=spec.overwrite))
         if manifest is not None:
             return manifest
     with hold(output, lease_s=spec.lease_s, tell=tell) as lease:
-        if stored is None:
-            lease.confirm()
-        # Look for a stored plan again: the last owner of the lease may have continued the job or
-        # started another one.
-        plan = claim_output(output, new_plan, overwrite=spec.overwrite)
-        remaining = remaining_parts(plan, output)
-        facts: dict[str, Any] = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(remaining)}
-        if remaining:
-            # `_SUCCESS` is removed first: readers must not take an output as complete while it
-            # changes.
-            output.reopen()
-            with ray_session(spec):
-                device = resolve_device(spec)
-                refuse_impossible(ReplicaConfig(model=spec.model, tensor_parallel=spec.tensor_parallel, device=device))
-                plan = plan if plan.dtype != "auto" else with_dtype(plan, resolve_dtype(device))
-                # From here on the plan is binding, so no other run may own the output.
-                lease.confirm()
-                write_plan(output, plan)
-                run = _JobRun(spec, plan, prompts, output, device, engine, lease.token)
-                facts |= run.make(remaining, on_progress)
+        return job.run(lease)
 
-        def end() -> dict[str, Any]:
-            lease.confirm()
-            output.sweep()
-            return finish(plan, output, spec, facts, confirm=lease.confirm)
 
-        # An outage of the storage at the last step must not lose a finished job.
-        return keep_trying(end)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A job whose request is valid. `plan` is what its settings alone give; a stored plan takes precedence."""
+
+    spec: JobSpec
+    plan: Plan
+    prompts: PreparedPrompts
+    output: OutputFiles
+    engine: str
+    on_progress: OnProgress | None
+    tell: Tell
+
+    def find_finished(self, target: Target) -> dict[str, Any] | None:
+        """The manifest of an output in which nothing is left to do, else None.
+
+        Raises JobError if it has more rows with errors than --max-error-rate allows now.
+        """
+        if not target.is_stored or target.is_staged:
+            return None
+        manifest = finished_manifest(target.plan, target.output, receipt_settings(self.spec))
+        if manifest is not None:
+            self._tell_notices(target, None)
+            self._check_budget(manifest["errors"], manifest["rows"])
+        return manifest
+
+    def run(self, lease: Lease) -> dict[str, Any]:
+        """Run the job under the lease of its output."""
+        interrupted = keep_trying(lambda: pending_plan(self.output))
+        if interrupted is not None:
+            self.tell("an earlier run was interrupted while its output replaced another one; this is completed first")
+            lease.confirm()
+            lease.announce(interrupted.id)
+            lease.settle()
+            promote(GuardedOutput(self.output, lease.token), interrupted)
+        # Look for a stored plan again: the last owner of the lease may have continued the job or started
+        # another one.
+        target = choose_target(self.output, self.plan, overwrite=self.spec.overwrite)
+        manifest = self.find_finished(target)
+        if manifest is not None:
+            return manifest
+        plan, manifest = self._complete(target, lease)
+        if target.is_staged:
+            promote(GuardedOutput(self.output, lease.token), plan)
+        return manifest
+
+    def _complete(self, target: Target, lease: Lease) -> tuple[Plan, dict[str, Any]]:
+        """Make what is missing in the target and finish it; return its plan and its manifest."""
+        if not target.is_stored:
+            return self._make_and_finish(target, lease, None)
+        state = survey(target.plan, target.output, receipt_settings(self.spec))
+        self._tell_notices(target, state)
+        with explaining_failure(GuardedOutput(target.output, lease.token), target.plan, self.spec):
+            # The rows of earlier runs count, so a job that failed by its error rate fails again, without Ray.
+            self._check_budget(state.errors, state.rows)
+        if state.remaining:
+            return self._make_and_finish(target, lease, state)
+        lease.confirm()
+        lease.announce(target.plan.id)
+        repair(state, target.plan, GuardedOutput(target.output, lease.token))
+        facts = {"seconds": 0.0, "resumed_parts": len(target.plan.parts)}
+        return target.plan, self._finish(target, target.plan, facts, lease)
+
+    def _make_and_finish(self, target: Target, lease: Lease, state: OutputState | None) -> tuple[Plan, dict[str, Any]]:
+        """Make the remaining parts with Ray and finish the output; nothing is changed before Ray is ready.
+
+        `state` is that of a stored plan's parts, None for a new plan.
+        """
+        with ray_session(self.spec):
+            device = resolve_device(self.spec)
+            refuse_impossible(
+                ReplicaConfig(model=self.spec.model, tensor_parallel=self.spec.tensor_parallel, device=device)
+            )
+            plan = target.plan if target.plan.dtype != "auto" else with_dtype(target.plan, resolve_dtype(device))
+            # From here on the output changes, so no other run may own it.
+            lease.confirm()
+            plan = self._begin(target, plan, lease)
+            output = GuardedOutput(target.output, lease.token)
+            with explaining_failure(output, plan, self.spec):
+                state = state or survey(plan, target.output, receipt_settings(self.spec))
+                repair(state, plan, output)
+                run = _JobRun(
+                    self.spec, plan, self.prompts, target.output, device, self.engine, lease.token, state.errors
+                )
+                facts = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(state.remaining)}
+                if state.remaining:
+                    facts |= run.make(state.remaining, self.on_progress)
+        return plan, self._finish(target, plan, facts, lease)
+
+    def _begin(self, target: Target, plan: Plan, lease: Lease) -> Plan:
+        """Store the plan, if it is new, and return the stored one."""
+        lease.announce(plan.id)
+        if not target.is_stored:
+            if target.is_staged:
+                discard_staged(GuardedOutput(self.output, lease.token))
+            plan = write_plan(target.output, plan, lease.token)
+        # Readers must not take an output as complete while it changes.
+        GuardedOutput(target.output, lease.token).reopen()
+        return plan
+
+    def _finish(self, target: Target, plan: Plan, facts: dict[str, Any], lease: Lease) -> dict[str, Any]:
+        with explaining_failure(GuardedOutput(target.output, lease.token), plan, self.spec):
+            return finish(plan, target.output, self.spec, facts, lease=lease, published_at=self.output.directory)
+
+    def _check_budget(self, errors: int, answered: int) -> None:
+        ErrorBudget(self.spec.max_error_rate, self.plan.rows).check(errors=errors, answered=answered)
+
+    def _tell_notices(self, target: Target, state: OutputState | None) -> None:
+        for line in notices(target, state, self.plan, self.spec):
+            self.tell(line)
 
 
 def set_up_prompts(spec: JobSpec, plan: Plan) -> PreparedPrompts:
@@ -120,6 +212,7 @@ class _JobRun:
     device: str
     engine: str
     lease: LeaseToken
+    earlier_errors: int
 
     def make(self, parts: list[Part], on_progress: OnProgress | None) -> dict[str, Any]:
         """Make `parts` and return facts about the run for the manifest.
@@ -128,7 +221,12 @@ class _JobRun:
         """
         metrics = start_metrics()
         progress = JobProgress(
-            self.plan, parts, samples=self._samples, max_error_rate=self.spec.max_error_rate, on_progress=on_progress
+            self.plan,
+            parts,
+            samples=self._samples,
+            max_error_rate=self.spec.max_error_rate,
+            earlier_errors=self.earlier_errors,
+            on_progress=on_progress,
         )
         replicas = parse_replicas(self.spec.replicas)
         in_flight = choose_in_flight(
@@ -198,10 +296,9 @@ class _JobRun:
                 samples=self._samples,
                 abstain_below=classify.abstain_below if classify else 0.0,
             ),
-            fingerprint=self.plan.fingerprint,
+            plan_id=self.plan.id,
             total_parts=len(self.plan.parts),
             tokenizer_dir=self.prompts.config.tokenizer_dir,
-            prefix=self.spec.prefix,
-            gold_column=classify.gold_column if classify else None,
+            receipts=receipt_settings(self.spec),
             lease=self.lease,
         )

@@ -8,6 +8,7 @@ plan.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -56,7 +57,8 @@ class Plan:
 
     `schema` is that of the input. `overrides` are the input columns that set a row's own sampling
     parameters. `dtype` is "auto" until the job starts. `resolved` is None in a plan read from
-    plan.json.
+    plan.json. `stored_id` is the id of a stored plan whose parts this plan continues although the
+    versions of its input files differ; None otherwise.
     """
 
     identity: dict[str, Any]
@@ -70,6 +72,7 @@ class Plan:
     files: tuple[PlannedFile, ...]
     estimated_tokens: int
     resolved: ResolvedJob | None = None
+    stored_id: str | None = None
 
     @property
     def job(self) -> ResolvedJob:
@@ -83,11 +86,36 @@ class Plan:
         return self.resolved.model if self.resolved is not None else None
 
     @cached_property
+    def id(self) -> str:
+        """The plan id: 32 hex digits of a SHA-256 over everything that determines rows and files.
+
+        That is the identity of the spec, the model, the examples, the dtype, the sequence length, the
+        overrides, and every input file with its version and its cuts. It changes with `dtype`, so it is
+        final once "auto" is resolved (`with_dtype`).
+        """
+        if self.stored_id is not None:
+            return self.stored_id
+        content = {
+            "identity": self.identity,
+            "model_fingerprint": self.model_fingerprint,
+            "examples_sha256": self.examples_sha256,
+            "dtype": self.dtype,
+            "seq_length": self.seq_length,
+            "overrides": list(self.overrides),
+            "files": [
+                [planned.file.key, planned.file.uri, planned.file.size, planned.file.version, list(planned.cuts)]
+                for planned in self.files
+            ],
+        }
+        text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @cached_property
     def parts(self) -> list[Part]:
         """All parts, in input order."""
         total = sum(len(planned.cuts) - 1 for planned in self.files)
         ranges = ((planned.file, *ends) for planned in self.files for ends in pairwise(planned.cuts))
-        return [Part(index, total, file, start, stop) for index, (file, start, stop) in enumerate(ranges)]
+        return [Part(index, total, file, start, stop, self.id) for index, (file, start, stop) in enumerate(ranges)]
 
     @property
     def rows(self) -> int:
@@ -174,7 +202,7 @@ def _cut(footers: Sequence[Footer], spec: JobSpec, cost: RowCost) -> list[Planne
 
 def _refuse_output_in_input(job: ResolvedJob) -> None:
     for uri in job.inputs:
-        if would_read(uri, join(job.output, part_name(0, 1))):
+        if would_read(uri, join(job.output, part_name(0, 1, ""))):
             raise OutputError(
                 f"output {show_uri(job.output)} lies inside the input {show_uri(uri)}, so the next run would "
                 "read its own results; choose an output directory outside of the input"

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from tirazh.errors import JobError
 from tirazh.pipeline.execution.metrics import MetricsSnapshot, ProgressEvent
 from tirazh.pipeline.execution.metrics_client import MetricsClient
 from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.plan import Plan
 
 OnProgress = Callable[[ProgressEvent], None]
@@ -21,18 +21,25 @@ _EVERY_S = 1.0
 class JobProgress:
     """Combines the parts that are written with the counters of the replicas.
 
-    `snapshot` are the latest counters received. `skipped` are the indices of the parts that were
-    skipped.
+    `earlier_errors` are the rows with an error in the parts of earlier runs: the error budget holds for all
+    runs of a job together. `snapshot` are the latest counters received. `skipped` are the indices of the
+    parts that were skipped.
     """
 
     def __init__(
-        self, plan: Plan, remaining: list[Part], *, samples: int, max_error_rate: float, on_progress: OnProgress | None
+        self,
+        plan: Plan,
+        remaining: list[Part],
+        *,
+        samples: int,
+        max_error_rate: float,
+        earlier_errors: int = 0,
+        on_progress: OnProgress | None,
     ) -> None:
         self._plan = plan
         self._samples = samples
-        # A fraction of all rows of the job, so that bad rows at the beginning alone do not fail it.
-        self._max_errors = max_error_rate * plan.rows
-        self._max_error_rate = max_error_rate
+        self._budget = ErrorBudget(max_error_rate, plan.rows)
+        self._earlier_errors = earlier_errors
         self._on_progress = on_progress
         self._start = time.monotonic()
         self._rows_left = sum(part.rows for part in remaining)
@@ -67,11 +74,7 @@ class JobProgress:
         self.rows_written += written["rows"]
         self.errors += written["errors"]
         self.report()
-        if self.errors > self._max_errors:
-            raise JobError(
-                f"{self.errors} of {self.rows_written} rows have errors, more than --max-error-rate "
-                f"{self._max_error_rate:g} allows; finished parts are kept, and their column `error` has the reasons"
-            )
+        self._budget.check(errors=self._earlier_errors + self.errors, answered=self._rows_resumed + self.rows_written)
 
     def report(self) -> None:
         """Pass an event to the caller now."""

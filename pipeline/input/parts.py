@@ -14,6 +14,7 @@ from tirazh.pipeline.storage.disk import StoredFile
 
 BYTES_PER_TOKEN = 4
 PARTS_WANTED = 64
+PLAN_DIGITS = 8  # of the plan id, in the name of a part
 MIN_PART_TOKENS = 1_024
 MAX_PART_TOKENS = 262_144
 # Each row takes a few kilobytes of Python objects, however short it is, so a limit on tokens does
@@ -32,13 +33,17 @@ MAX_PART_TEXT_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows `start` to `stop` (exclusive) of one input file; they go to the output file `name`."""
+    """Rows `start` to `stop` (exclusive) of one input file; they go to the output file `name`.
+
+    `plan_id` is the id of the plan that cut it, or empty for a part of no plan.
+    """
 
     index: int
     total: int
     file: StoredFile
     start: int
     stop: int
+    plan_id: str = ""
 
     @property
     def rows(self) -> int:
@@ -46,7 +51,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        return part_name(self.index, self.total)
+        return part_name(self.index, self.total, self.plan_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,13 @@ class RowCost:
         return group.text_bytes // BYTES_PER_TOKEN + group.rows * (1 + self.new_tokens)
 
 
-def part_name(index: int, total: int) -> str:
-    """`part-00017-of-00420.parquet`."""
-    return f"part-{index:05d}-of-{total:05d}.parquet"
+def part_name(index: int, total: int, plan_id: str) -> str:
+    """`part-00017-of-00420-1a2b3c4d.parquet`; the last digits are the first eight of the plan id.
+
+    So two jobs never write a file of the same name, not even into the same directory.
+    """
+    suffix = f"-{plan_id[:PLAN_DIGITS]}" if plan_id else ""
+    return f"part-{index:05d}-of-{total:05d}{suffix}.parquet"
 
 
 def take_rows(footers: Sequence[Footer], limit: int | None) -> list[Footer]:

@@ -14,9 +14,12 @@ SUCCESS = "_SUCCESS"
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 REPORT = "report.html"
+FAILURE = "failure.json"
 RECEIPTS = "receipts"
+STAGED = "staged"
 LEASES = "leases"
-_PART = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
+# `parts.part_name`. Outputs of earlier versions have parts without the digits of a plan id.
+_PART = re.compile(r"part-\d{5,}-of-\d{5,}(-[0-9a-f]{8})?\.parquet")
 # The names of temporary files that `storage/disk.py` writes beside the final ones.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
@@ -42,7 +45,7 @@ class OutputFiles:
         return join(self.directory, name)
 
     def receipt(self, part_name: str) -> str:
-        """The URI of a part's receipt, which is written before the part file."""
+        """The URI of a part's receipt, which is written after the part file."""
         return self.own(RECEIPTS, receipt_name(part_name))
 
     @property
@@ -54,30 +57,22 @@ class OutputFiles:
         """The URI of the lease file of `epoch`."""
         return self.own(LEASES, f"{epoch:08d}.json")
 
+    @property
+    def staged(self) -> OutputFiles:
+        """Where `--overwrite` puts the output of the new job until it is complete.
+
+        It has the same files as an output. Readers do not see it, because it lies in `_tirazh/`.
+        """
+        return OutputFiles(self.storage, self.own(STAGED))
+
     def receipts(self) -> set[str]:
         """The names of the existing receipts. Takes one listing."""
         return set(self.storage.names(self.own(RECEIPTS)))
 
-    def parts(self) -> list[str]:
-        """The names of the existing part files, of any job."""
-        return [name for name in self.storage.names(self.directory) if _PART.fullmatch(name)]
-
-    def finished(self, total: int) -> set[int]:
-        """The indices of the existing parts. Takes one listing and opens no file.
-
-        Raises OutputError for a part of a job with another number of parts.
-        """
-        found = set()
-        for name in self.storage.names(self.directory):
-            match = _PART.fullmatch(name)
-            if match is None:
-                continue
-            if int(match[2]) != total or int(match[1]) >= total:
-                raise OutputError(
-                    f"{show_uri(self.part(name))} does not belong to this job, which has {total} parts; remove the file"
-                )
-            found.add(int(match[1]))
-        return found
+    def parts(self) -> dict[str, int]:
+        """Name → size in bytes of the existing part files, of any job. Takes one listing and opens no file."""
+        names = self.storage.names(self.directory)
+        return {name: size for name, size in names.items() if _PART.fullmatch(name)}
 
     def foreign(self) -> list[str]:
         """The names of visible files that are not parts; readers of the directory would take them for data."""
@@ -102,40 +97,20 @@ class OutputFiles:
         """Whether `_SUCCESS` tells readers that the output is complete."""
         return SUCCESS in self.storage.names(self.directory)
 
-    def reopen(self) -> None:
-        """Remove `_SUCCESS`; called before anything in the directory changes."""
-        self.storage.remove(self.part(SUCCESS))
-
-    def clear(self) -> None:
-        """Remove all files that tirazh wrote except the lease.
-
-        `_SUCCESS` is removed first, so that no reader takes an incomplete set of parts for all of
-        them. The plan is removed after the parts: if the removal is interrupted, the remaining
-        parts are still recognised as those of another job.
-        """
-        self.reopen()
-        for name in self.parts():
-            self.storage.remove(self.part(name))
-        # The lease stays: the caller holds it.
-        for name in self.storage.directories(self.own()) - {LEASES}:
-            self.storage.remove(self.own(name), recursive=True)
-        for name in self.storage.names(self.own()):
-            self.storage.remove(self.own(name))
-
-    def sweep(self) -> None:
-        """Remove temporary files of killed runs.
+    def temporary_files(self) -> list[str]:
+        """The URIs of temporary files that killed runs left.
 
         Only disks have them; object stores upload files whole.
         """
-        for directory in () if is_remote(self.directory) else self._written_directories():
-            for name in self.storage.names(directory):
-                if _TEMPORARY.fullmatch(name):
-                    self.storage.remove(join(directory, name))
-
-    def _written_directories(self) -> tuple[str, ...]:
-        return (self.directory, self.own(), self.own(RECEIPTS), self.leases)
+        directories = () if is_remote(self.directory) else (self.directory, self.own(), self.own(RECEIPTS))
+        return [
+            join(directory, name)
+            for directory in directories
+            for name in self.storage.names(directory)
+            if _TEMPORARY.fullmatch(name)
+        ]
 
 
 def receipt_name(part_name: str) -> str:
-    """`part-00017-of-00420.json` for the part file of that name."""
+    """`part-00017-of-00420-1a2b3c4d.json` for the part file of that name."""
     return part_name.removesuffix(".parquet") + ".json"

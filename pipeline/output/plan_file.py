@@ -1,56 +1,88 @@
-"""`OUTPUT/_tirazh/plan.json`: stores the plan of a job, and decides whether a later run resumes that job."""
+"""`_tirazh/plan.json`: stores the plan of a job, and decides whether a later run resumes that job.
+
+A plan is created and never replaced. Without `--overwrite`, another job's output is refused. With it the
+new job runs into a *staged* output, `OUTPUT/_tirazh/staged/`, which has its own plan; the old output stays
+complete and readable meanwhile (`promotion.py`).
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from tirazh.errors import InputError, OutputError
+from tirazh.pipeline.output.guarded import GuardedOutput
+from tirazh.pipeline.output.lease import LeaseToken
 from tirazh.pipeline.output.names import PLAN, OutputFiles
 from tirazh.pipeline.plan import Plan, PlannedFile
 from tirazh.pipeline.settings import describe_changed
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.filesystem import keep_trying
 
 # Increase it when an older version could misread the file.
-FORMAT = 1
+FORMAT = 2
+_EARLIER_FORMATS = (1,)
 
 
-def find_plan(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan | None:
-    """Return the stored plan if it is that of the same job, or None if `plan` starts a new one.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a run writes, and the plan that it follows.
 
-    Writes nothing. Raises OutputError if the directory contains another job's files (unless
-    `overwrite` allows their removal) or files that tirazh did not write (never removed), or if the
-    input has changed.
+    `output` is the job's output, or its staged output if that of another job is to be replaced.
+    `is_stored` tells whether `plan` was read from `output`; otherwise the run has to store it.
     """
-    stored = read_plan(output)
-    difference = _difference(stored, plan) if stored is not None else "its plan is missing" if output.parts() else None
+
+    output: OutputFiles
+    plan: Plan
+    is_stored: bool
+    is_staged: bool = False
+
+
+def choose_target(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Target:
+    """Decide whether a run of `plan` resumes a stored job, starts one, or stages one. Writes nothing.
+
+    Raises OutputError if the directory contains another job's files (unless `overwrite` allows their
+    replacement) or files that tirazh did not write (never removed), or if the input has changed.
+    """
+    stored, difference = _compare(output, plan, overwrite=overwrite)
     if stored is not None and difference is None:
-        return stored
+        return Target(output, stored, is_stored=True)
     output.refuse_foreign()
+    if difference is None:
+        return Target(output, plan, is_stored=False)
     # Foreign files are reported first, since --overwrite would not help against them.
-    if difference is not None and not overwrite:
+    if not overwrite:
         raise OutputError(
-            f"{show_uri(output.directory)} contains the output of another job: {difference}; give --overwrite "
-            "to delete it first, or another --output"
+            f"{show_uri(output.directory)} contains the output of another job: {difference}; give --overwrite to "
+            "replace it once the new output is complete, or another --output"
         )
-    return None
+    stored, difference = _compare(output.staged, plan, overwrite=True)
+    if stored is not None and difference is None:
+        return Target(output.staged, stored, is_stored=True, is_staged=True)
+    return Target(output.staged, plan, is_stored=False, is_staged=True)
 
 
-def claim_output(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Plan:
-    """Return the plan to follow: the stored plan of the same job, or `plan`.
+def _compare(output: OutputFiles, plan: Plan, *, overwrite: bool) -> tuple[Plan | None, str | None]:
+    """The stored plan, and how the job of `plan` differs from the one whose files are in `output`.
 
-    For a new job it removes the files of another one, if `overwrite` allows it. The caller must
-    hold the lease of the output. Raises the errors of `find_plan`.
+    The difference is None for the same job and for an output without files. A plan that cannot be read is
+    an error, unless it may be replaced.
     """
-    stored = find_plan(output, plan, overwrite=overwrite)
-    if stored is None:
-        output.clear()
-    return stored or plan
+    try:
+        stored = read_plan(output)
+    except OutputError as error:
+        if not overwrite:
+            raise
+        return None, str(error)
+    if stored is not None:
+        return stored, _difference(stored, plan)
+    return None, "its plan is missing" if output.parts() else None
 
 
 def read_plan(output: OutputFiles) -> Plan | None:
@@ -63,14 +95,33 @@ def read_plan(output: OutputFiles) -> Plan | None:
     except InputError:
         return None
     try:
-        return _from_json(json.loads(data))
+        values = json.loads(data)
+        if values["format"] not in _EARLIER_FORMATS:
+            return _from_json(values)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, pa.ArrowException) as error:
-        raise OutputError(f"{show_uri(output.own(PLAN))} is damaged ({type(error).__name__}: {error})") from error
+        raise OutputError(
+            f"{show_uri(output.own(PLAN))} is damaged ({type(error).__name__}: {error}); give --overwrite to make the "
+            "output again and replace it, or another --output"
+        ) from error
+    raise OutputError(
+        f"{show_uri(output.directory)} was written by an earlier version of tirazh, whose outputs this version can "
+        "neither resume nor verify: give --overwrite to make it again and replace it, or another --output"
+    )
 
 
-def write_plan(output: OutputFiles, plan: Plan) -> None:
-    """Store the plan. From then on every run on this output follows it."""
-    output.storage.write(output.own(PLAN), json.dumps(_to_json(plan), ensure_ascii=False, indent=1).encode())
+def write_plan(output: OutputFiles, plan: Plan, token: LeaseToken | None = None) -> Plan:
+    """Store the plan unless the output has one, and return the stored one. Every later run follows it.
+
+    `token` is the lease under which it is written; None only for an output that no other run can see. Raises
+    OutputError if the stored plan is that of another job.
+    """
+    data = json.dumps(_to_json(plan), ensure_ascii=False, indent=1).encode()
+    if GuardedOutput(output, token).create(output.own(PLAN), data):
+        return plan
+    stored = keep_trying(lambda: read_plan(output))
+    if stored is None or _difference(stored, plan) is not None:
+        raise OutputError(f"{show_uri(output.directory)} has just been taken by another job; choose another --output")
+    return stored
 
 
 def _difference(stored: Plan, plan: Plan) -> str | None:
@@ -101,6 +152,7 @@ def _input_difference(stored: Plan, plan: Plan) -> str | None:
 def _to_json(plan: Plan) -> dict[str, Any]:
     return {
         "format": FORMAT,
+        "plan_id": plan.id,
         "fingerprint": plan.fingerprint,
         "identity": plan.identity,
         "model_fingerprint": plan.model_fingerprint,
@@ -126,7 +178,7 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
         raise ValueError(f"it was written by another version of tirazh, with format {values['format']}")
     if not isinstance(values["identity"], dict):
         raise TypeError("its identity is not a mapping")
-    return Plan(
+    plan = Plan(
         identity=values["identity"],
         fingerprint=values["fingerprint"],
         model_fingerprint=values["model_fingerprint"],
@@ -141,3 +193,6 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
         ),
         estimated_tokens=values["estimated_tokens"],
     )
+    if plan.id != values["plan_id"]:
+        raise ValueError("its plan id is not that of its content")
+    return plan

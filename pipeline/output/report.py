@@ -1,20 +1,18 @@
-"""The report of a job: the self-contained page `_tirazh/report.html` and the quality figures that it shows."""
+"""The report of a job: the self-contained page `_tirazh/report.html`."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tirazh.errors import InputError, OutputError
-from tirazh.pipeline.output.names import MANIFEST, REPORT, OutputFiles
+from tirazh.pipeline.output.names import FAILURE, MANIFEST, REPORT, OutputFiles
+from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.unfinished import describe_unfinished, read_failure
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
-
-if TYPE_CHECKING:
-    from tirazh.pipeline.output.write import Receipt
 
 _FACTS = (
     *("rows", "errors", "prompt_tokens", "completion_tokens", "seconds", "tokens_per_s", "num_parts", "replicas"),
@@ -26,47 +24,67 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}.bar{background:#4a7;hei
 pre{background:#f6f6f6;padding:1rem;overflow:auto}"""
 
 
-def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
-    """Compute label counts and mean confidence and, with gold labels, accuracy and macro-F1.
-
-    Rows with an error are not counted; a row with a null label (abstained) counts as wrong. Of generate
-    only the errors are counted.
-    """
-    labels: Counter[str] = Counter()
-    cells: Counter[tuple[str, str]] = Counter()
-    kinds: Counter[str] = Counter()
-    for receipt in receipts:
-        labels.update(receipt.labels)
-        kinds.update(receipt.error_kinds)
-        cells.update({(gold, label): count for gold, label, count in receipt.confusion})
-    facts: dict[str, Any] = {"error_kinds": dict(kinds.most_common(10))} if kinds else {}
-    if labels:
-        answered = sum(labels.values())
-        confidence = sum(receipt.confidence_sum for receipt in receipts) / answered
-        # Receipts count rows that abstained under the empty label.
-        facts |= {"abstained": labels.pop("", 0), "labels": dict(labels.most_common()), "mean_confidence": confidence}
-    if cells:
-        right = sum(count for (gold, label), count in cells.items() if gold == label)
-        facts |= {"gold_rows": cells.total(), "accuracy": right / cells.total(), "macro_f1": _macro_f1(cells)}
-    return facts
-
-
 def write_report(output: str, *, against: str | None = None, endpoint_url: str | None = None) -> str:
-    """Write the report of a finished job and return its URI.
+    """Write the report of a job and return its URI.
 
-    It shows the output `against` for comparison. Raises OutputError for a directory without the
-    manifest of a finished job.
+    It shows the output `against` for comparison. The report of a job that failed, or that is not finished, says
+    so, with the reason and what is finished so far. Raises OutputError for a directory that is not the
+    output of a job, and for an `against` that is not the output of a finished one.
     """
     storage = Storage(endpoint_url)
     files = OutputFiles.at(output, storage)
     manifest = _manifest(files)
+    if manifest is None or FAILURE in storage.names(files.own()):
+        return _write_unfinished(files, against)
     other = _manifest(OutputFiles.at(against, storage)) if against is not None else None
+    if against is not None and other is None:
+        raise OutputError(f"{show_uri(against)} is not the output of a finished job: it has no _tirazh/{MANIFEST}")
     try:
         page = render(manifest, against=other).encode()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(files, error) from error
     storage.write(files.own(REPORT), page)
     return files.own(REPORT)
+
+
+def _write_unfinished(files: OutputFiles, against: str | None) -> str:
+    plan = read_plan(files)
+    if plan is None:
+        raise OutputError(
+            f"{show_uri(files.directory)} is not the output of a finished job: it has no _tirazh/{MANIFEST}"
+        )
+    if against is not None:
+        raise OutputError(
+            f"{show_uri(files.directory)} is not finished, so it cannot be compared; run its job again first"
+        )
+    page = render_unfinished(read_failure(files) or describe_unfinished(plan, files))
+    files.storage.write(files.own(REPORT), page.encode())
+    return files.own(REPORT)
+
+
+def render_unfinished(facts: Mapping[str, Any]) -> str:
+    """Render the report of a job that is not finished from the facts of `unfinished.py`.
+
+    All values that come from data or settings are escaped.
+    """
+    state = "has failed" if facts.get("reason") else "is not finished"
+    title = f"{facts['kind']}: {facts['output']} {state}"
+    reason = facts.get("reason") or "no run has finished this output, and none has recorded a failure"
+    done = [
+        ("rows", f"{facts['rows']:,} of {facts['rows_total']:,}"),
+        ("parts", f"{facts['num_parts']:,} of {facts['parts_total']:,}"),
+        ("errors", f"{facts['errors']:,}"),
+        ("time", str(facts.get("time", ""))),
+    ]
+    sections = [
+        f"<p><strong>This job {state}:</strong> {escape(reason)}</p>",
+        "<p>The parts below are kept. Run the same command again to make the others.</p>",
+        _table(["", "so far"], [row for row in done if row[1]]),
+        _label_table(facts.get("labels", {}), {}, ["", "so far"]),
+        _counts("Errors", facts.get("error_kinds", {})),
+        _settings(facts["spec"]),
+    ]
+    return _page(title, sections)
 
 
 def render(manifest: Mapping[str, Any], *, against: Mapping[str, Any] | None = None) -> str:
@@ -78,38 +96,33 @@ def render(manifest: Mapping[str, Any], *, against: Mapping[str, Any] | None = N
         _table(heads, [row for row in facts if any(row[1:])]),
         _label_table(manifest.get("labels", {}), (against or {}).get("labels", {}), heads),
         _counts("Errors", manifest.get("error_kinds", {})),
-        f"<h2>Settings</h2><pre>{escape(json.dumps(manifest['spec'], ensure_ascii=False, indent=1))}</pre>",
+        _settings(manifest["spec"]),
     ]
+    return _page(title, sections)
+
+
+def _page(title: str, sections: Iterable[str]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
         f"<h1>{escape(title)}</h1>{''.join(sections)}</html>"
     )
 
 
-def _manifest(files: OutputFiles) -> dict[str, Any]:
+def _settings(spec: Mapping[str, Any]) -> str:
+    return f"<h2>Settings</h2><pre>{escape(json.dumps(spec, ensure_ascii=False, indent=1))}</pre>"
+
+
+def _manifest(files: OutputFiles) -> dict[str, Any] | None:
     try:
         return dict(json.loads(files.storage.read(files.own(MANIFEST))))
     except InputError:
-        raise OutputError(
-            f"{show_uri(files.directory)} is not the output of a finished job: it has no _tirazh/{MANIFEST}"
-        ) from None
+        return None
     except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(files, error) from error
 
 
 def _damaged(files: OutputFiles, error: Exception) -> OutputError:
     return OutputError(f"{show_uri(files.own(MANIFEST))} is damaged ({type(error).__name__}); run the job again")
-
-
-def _macro_f1(cells: Mapping[tuple[str, str], int]) -> float:
-    golds, labels = Counter[str](), Counter[str]()
-    for (gold, label), count in cells.items():
-        golds[gold] += count
-        labels[label] += count
-    # F1 per gold label. A label that is predicted but never a gold label has no F1 of its own; it
-    # lowers those of the gold labels.
-    scores = [2 * cells.get((gold, gold), 0) / (golds[gold] + labels[gold]) for gold in golds]
-    return sum(scores) / len(scores)
 
 
 def _label_table(labels: Mapping[str, int], other: Mapping[str, int], heads: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,8 +13,8 @@ import pytest
 
 from tirazh.errors import CheckpointError, InputError, OutputError, RequestError
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.plan_file import claim_output, read_plan, write_plan
-from tirazh.pipeline.plan import plan_job, with_dtype
+from tirazh.pipeline.output.plan_file import choose_target, read_plan, write_plan
+from tirazh.pipeline.plan import Plan, plan_job, with_dtype
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -58,7 +57,9 @@ def test_a_plan_names_every_part_and_covers_every_row(write_input: Write, genera
     assert plan.rows == 1_500
     assert sum(part.rows for part in plan.parts) == 1_500
     total = len(plan.parts)
-    assert [part.name for part in plan.parts] == [f"part-{n:05d}-of-{total:05d}.parquet" for n in range(total)]
+    assert [part.name for part in plan.parts] == [
+        f"part-{n:05d}-of-{total:05d}-{plan.id[:8]}.parquet" for n in range(total)
+    ]
 
 
 def test_parts_do_not_depend_on_the_order_of_the_file_listing(
@@ -192,7 +193,7 @@ def test_a_stored_plan_is_read_back_unchanged(write_input: Write, generate: Make
 def test_the_same_job_follows_the_stored_plan(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
     write_news(write_input)
     write_plan(output, with_dtype(plan_job(generate(part_rows=100)), "bfloat16"))
-    plan = claim_output(output, plan_job(generate(part_rows=77, replicas="3")), overwrite=False)
+    plan = choose_target(output, plan_job(generate(part_rows=77, replicas="3")), overwrite=False).plan
     assert plan.dtype == "bfloat16"
     assert {part.rows for part in plan.parts} == {100}
 
@@ -203,7 +204,7 @@ def test_another_job_is_refused_and_the_differing_settings_are_named(
     write_news(write_input)
     write_plan(output, plan_job(generate()))
     with pytest.raises(OutputError, match=r"another job: --seed, --temperature differ; .*--overwrite"):
-        claim_output(output, plan_job(generate(temperature=0.5, seed=3)), overwrite=False)
+        choose_target(output, plan_job(generate(temperature=0.5, seed=3)), overwrite=False)
 
 
 def test_a_changed_input_is_refused(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
@@ -211,39 +212,60 @@ def test_a_changed_input_is_refused(write_input: Write, generate: MakeSpec, outp
     write_plan(output, plan_job(generate()))
     path = write_input("1.parquet", prompt=["another"])
     with pytest.raises(OutputError, match=f"the input file {path} has changed since the job started"):
-        claim_output(output, plan_job(generate()), overwrite=False)
+        choose_target(output, plan_job(generate()), overwrite=False)
     write_news(write_input, files=4)
     with pytest.raises(OutputError, match="since the job started"):
-        claim_output(output, plan_job(generate()), overwrite=False)
+        choose_target(output, plan_job(generate()), overwrite=False)
 
 
 def test_changed_model_weights_are_refused(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
     write_news(write_input)
     write_plan(output, plan_job(generate()))
     with pytest.raises(OutputError, match="have changed"):
-        claim_output(output, replace(plan_job(generate()), model_fingerprint="0" * 16), overwrite=False)
+        choose_target(output, replace(plan_job(generate()), model_fingerprint="0" * 16), overwrite=False)
 
 
-def test_overwrite_removes_only_the_files_of_the_other_job(
-    write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path
+def test_overwrite_of_another_job_writes_to_the_staged_output(
+    write_input: Write, generate: MakeSpec, output: OutputFiles
 ) -> None:
     write_news(write_input)
     write_plan(output, plan_job(generate()))
-    (tmp_path / "out/part-00000-of-00003.parquet").write_bytes(b"")
-    (tmp_path / "out/_SUCCESS").write_bytes(b"")
-    (tmp_path / "out/.keep").write_bytes(b"")
-    claim_output(output, plan_job(generate(seed=3)), overwrite=True)
-    assert os.listdir(tmp_path / "out") == [".keep"]
+    new = plan_job(generate(seed=3))
+    target = choose_target(output, new, overwrite=True)
+    assert (target.output, target.plan, target.is_stored, target.is_staged) == (output.staged, new, False, True)
 
 
-def test_overwrite_of_the_same_job_resumes_it(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+def test_overwrite_resumes_a_staged_job_and_no_other(
+    write_input: Write, generate: MakeSpec, output: OutputFiles
+) -> None:
+    write_news(write_input)
+    write_plan(output, plan_job(generate()))
+    write_plan(output.staged, plan_job(generate(seed=3)))
+    assert choose_target(output, plan_job(generate(seed=3)), overwrite=True).is_stored
+    assert not choose_target(output, plan_job(generate(seed=4)), overwrite=True).is_stored
+
+
+def test_a_staged_output_does_not_change_what_a_run_without_overwrite_does(
+    write_input: Write, generate: MakeSpec, output: OutputFiles
+) -> None:
+    write_news(write_input)
+    write_plan(output, plan_job(generate()))
+    write_plan(output.staged, plan_job(generate(seed=3)))
+    assert choose_target(output, plan_job(generate()), overwrite=False).output == output
+    with pytest.raises(OutputError, match="another job: --seed differs"):
+        choose_target(output, plan_job(generate(seed=3)), overwrite=False)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_same_job_resumes_its_output(
+    write_input: Write, generate: MakeSpec, output: OutputFiles, overwrite: bool
+) -> None:
     """A submitted job that is restarted has the same flags and must not start again from the beginning."""
     write_news(write_input)
     plan = plan_job(generate())
     write_plan(output, plan)
-    Path(output.part(plan.parts[0].name)).write_bytes(b"")
-    claim_output(output, plan, overwrite=True)
-    assert output.finished(len(plan.parts)) == {0}
+    target = choose_target(output, plan, overwrite=overwrite)
+    assert (target.output, target.plan.id, target.is_stored) == (output, plan.id, True)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -254,7 +276,7 @@ def test_files_that_tirazh_did_not_write_are_never_removed(
     (tmp_path / "out").mkdir()
     (tmp_path / "out/part-00000-of-00001.parquet").write_bytes(b"theirs")
     with pytest.raises(OutputError, match="contains files that tirazh did not write"):
-        claim_output(output, plan_job(generate()), overwrite=overwrite)
+        choose_target(output, plan_job(generate()), overwrite=overwrite)
     assert (tmp_path / "out/part-00000-of-00001.parquet").read_bytes() == b"theirs"
 
 
@@ -264,5 +286,78 @@ def test_a_damaged_plan_is_named_in_the_error(
     write_news(write_input)
     (tmp_path / "out/_tirazh").mkdir(parents=True)
     (tmp_path / "out/_tirazh/plan.json").write_text('{"format": 1')
-    with pytest.raises(OutputError, match=r"plan\.json is damaged"):
-        claim_output(output, plan_job(generate()), overwrite=False)
+    with pytest.raises(OutputError, match=r"plan\.json is damaged .* give --overwrite"):
+        choose_target(output, plan_job(generate()), overwrite=False)
+    assert choose_target(output, plan_job(generate()), overwrite=True).is_staged
+
+
+def test_a_plan_with_another_id_than_that_of_its_content_is_damaged(
+    write_input: Write, generate: MakeSpec, output: OutputFiles
+) -> None:
+    write_news(write_input)
+    plan = plan_job(generate())
+    write_plan(output, plan)
+    path = Path(output.own("plan.json"))
+    path.write_text(
+        path.read_text().replace('"dtype": "auto",\n "seq_length": 256', '"dtype": "float32",\n "seq_length": 256')
+    )
+    with pytest.raises(OutputError, match="its plan id is not that of its content"):
+        choose_target(output, plan, overwrite=False)
+
+
+def test_an_output_of_the_earlier_format_is_named_and_may_be_replaced(
+    write_input: Write, generate: MakeSpec, output: OutputFiles
+) -> None:
+    write_news(write_input)
+    write_plan(output, plan_job(generate()))
+    path = Path(output.own("plan.json"))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(OutputError, match=r"was written by an earlier version of tirazh.*give --overwrite"):
+        choose_target(output, plan_job(generate()), overwrite=False)
+    assert choose_target(output, plan_job(generate()), overwrite=True).is_staged
+
+
+def test_a_stored_plan_is_never_replaced(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+    write_news(write_input)
+    stored = with_dtype(plan_job(generate(part_rows=100)), "bfloat16")
+    assert write_plan(output, stored) == stored
+    assert write_plan(output, plan_job(generate(part_rows=77))).id == stored.id
+    with pytest.raises(OutputError, match="taken by another job"):
+        write_plan(output, plan_job(generate(seed=3)))
+    assert read_plan(output) == replace(stored, resolved=None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plan: with_dtype(plan, "bfloat16"),
+        lambda plan: replace(plan, seq_length=128),
+        lambda plan: replace(plan, model_fingerprint="0"),
+        lambda plan: replace(plan, examples_sha256="0"),
+        lambda plan: replace(plan, identity=plan.identity | {"seed": 7}),
+        lambda plan: replace(plan, overrides=("seed",)),
+        lambda plan: replace(plan, files=plan.files[:1]),
+        lambda plan: replace(plan, files=(replace(plan.files[0], cuts=(0, 500)), *plan.files[1:])),
+        lambda plan: replace(
+            plan, files=(replace(plan.files[0], file=replace(plan.files[0].file, version="2")), *plan.files[1:])
+        ),
+    ],
+    ids=["dtype", "seq_length", "model", "examples", "setting", "overrides", "files", "cuts", "version"],
+)
+def test_the_plan_id_depends_on_everything_that_determines_rows_and_files(
+    write_input: Write, generate: MakeSpec, change: Callable[[Plan], Plan]
+) -> None:
+    write_news(write_input)
+    plan = plan_job(generate(part_rows=100))
+    assert plan.id == plan_job(generate(part_rows=100, replicas="3", max_error_rate=0.5)).id
+    assert len(plan.id) == 32
+    changed = change(plan)
+    assert changed.id != plan.id
+    assert not {part.name for part in changed.parts} & {part.name for part in plan.parts}
+
+
+def test_a_plan_that_continues_a_stored_one_keeps_its_id(write_input: Write, generate: MakeSpec) -> None:
+    write_news(write_input)
+    plan = plan_job(generate())
+    files = (replace(plan.files[0], file=replace(plan.files[0].file, version="2")), *plan.files[1:])
+    assert replace(plan, files=files, stored_id=plan.id).parts[0].name == plan.parts[0].name

@@ -10,6 +10,7 @@ import pytest
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.build import _JobRun
+from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.output.write import WriteStep
 from tirazh.pipeline.prompts.encode import PromptStep
@@ -24,8 +25,17 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def make(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
         prompts, write = PromptStep(self.prompts.config), WriteStep(self._write_config())
+        progress = JobProgress(
+            self.plan,
+            parts,
+            samples=1,
+            max_error_rate=self.spec.max_error_rate,
+            earlier_errors=self.earlier_errors,
+            on_progress=on_progress,
+        )
         for part in parts:
-            write(_with_scores(prompts(read_part(part, self.output.storage))))
+            (written,) = write(_with_scores(prompts(read_part(part, self.output.storage)))).to_pylist()
+            progress.add(written)
         return {}
 
     monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec: nullcontext())

@@ -18,6 +18,7 @@ from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.ledger import finish, unfinished, verify
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import write_plan
+from tirazh.pipeline.output.receipt import ReceiptSettings
 from tirazh.pipeline.output.report import render, write_report
 from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan, plan_job
@@ -37,6 +38,7 @@ def spec(write_input: Callable[..., Path], tmp_path: Path, model_dir: Path) -> C
         labels={label: label for label in LABELS},
         gold_column="topic",
         part_rows=10,
+        max_error_rate=0.5,
     )
 
 
@@ -50,11 +52,10 @@ def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
         WriteConfig(
             output=output,
             layout=layout,
-            fingerprint=plan.fingerprint,
+            plan_id=plan.id,
             total_parts=3,
             tokenizer_dir=str(model_dir),
-            prefix="",
-            gold_column="topic",
+            receipts=ReceiptSettings(prefix="", gold_column="topic"),
         )
     )
     write_plan(output, plan)
@@ -92,7 +93,7 @@ def test_a_complete_output_has_no_problems(done: tuple[Plan, OutputFiles]) -> No
 def test_a_missing_part_is_reported(done: tuple[Plan, OutputFiles]) -> None:
     plan, output = done
     path_of(output, plan, 1).unlink()
-    assert problems(output) == ("1 of 3 parts are missing: part-00001-of-00003.parquet",)
+    assert problems(output) == (f"1 of 3 parts are missing: {plan.parts[1].name}",)
     assert [part.index for part in unfinished(plan, output)] == [1]
 
 
@@ -100,7 +101,7 @@ def test_a_part_copied_over_another_is_reported(done: tuple[Plan, OutputFiles]) 
     plan, output = done
     path_of(output, plan, 1).write_bytes(path_of(output, plan, 0).read_bytes())
     assert problems(output) == (
-        "part-00001-of-00003.parquet is damaged or was changed: its SHA-256 does not match its receipt",
+        f"{plan.parts[1].name} is damaged or was changed: its SHA-256 does not match its receipt",
     )
 
 
@@ -109,7 +110,7 @@ def test_a_part_copied_over_another_with_its_receipt_is_reported(done: tuple[Pla
     path_of(output, plan, 1).write_bytes(path_of(output, plan, 0).read_bytes())
     receipts = [Path(output.receipt(part.name)) for part in plan.parts]
     receipts[1].write_bytes(receipts[0].read_bytes())
-    assert problems(output) == ("part-00001-of-00003.parquet contains the rows of another part (part 0)",)
+    assert problems(output) == (f"{plan.parts[1].name} contains the rows of another part (part 0)",)
 
 
 def test_a_single_changed_byte_is_reported(done: tuple[Plan, OutputFiles]) -> None:
@@ -118,7 +119,7 @@ def test_a_single_changed_byte_is_reported(done: tuple[Plan, OutputFiles]) -> No
     data = bytearray(path.read_bytes())
     data[40] ^= 1
     path.write_bytes(data)
-    assert "part-00002-of-00003.parquet is damaged or was changed" in problems(output)[0]
+    assert f"{plan.parts[2].name} is damaged or was changed" in problems(output)[0]
 
 
 def test_a_foreign_file_is_reported(done: tuple[Plan, OutputFiles]) -> None:
@@ -127,12 +128,12 @@ def test_a_foreign_file_is_reported(done: tuple[Plan, OutputFiles]) -> None:
     assert problems(output) == ("copy of part-00001.parquet is not a file of this job",)
 
 
-def test_a_part_of_a_job_with_another_number_of_parts_is_reported(done: tuple[Plan, OutputFiles]) -> None:
+@pytest.mark.parametrize("name", ["part-00000-of-00007.parquet", "part-00001-of-00003-0123abcd.parquet"])
+def test_a_part_of_another_job_is_reported_and_does_not_count(done: tuple[Plan, OutputFiles], name: str) -> None:
     plan, output = done
-    Path(output.part("part-00000-of-00007.parquet")).write_bytes(path_of(output, plan, 1).read_bytes())
-    assert "does not belong to this job, which has 3 parts" in problems(output)[0]
-    with pytest.raises(OutputError, match="does not belong to this job, which has 3 parts"):
-        unfinished(plan, output)
+    path_of(output, plan, 1).rename(output.part(name))
+    assert problems(output)[0] == f"{name} belongs to another job"
+    assert [part.index for part in unfinished(plan, output)] == [1]
 
 
 def test_a_missing_success_file_is_reported(done: tuple[Plan, OutputFiles]) -> None:
@@ -143,8 +144,8 @@ def test_a_missing_success_file_is_reported(done: tuple[Plan, OutputFiles]) -> N
 def test_a_missing_receipt_is_reported(done: tuple[Plan, OutputFiles], spec: ClassifySpec) -> None:
     plan, output = done
     Path(output.receipt(plan.parts[0].name)).unlink()
-    assert problems(output) == ("part-00000-of-00003.parquet has no receipt in _tirazh/receipts",)
-    with pytest.raises(JobError, match="has no receipt"):
+    assert problems(output) == (f"{plan.parts[0].name} has no receipt in _tirazh/receipts",)
+    with pytest.raises(JobError, match="is missing; run the same command again"):
         finish(plan, output, spec, {})
 
 

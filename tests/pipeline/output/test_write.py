@@ -20,7 +20,9 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.write import Receipt, WriteConfig, WriteStep
+from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, make_receipt
+from tirazh.pipeline.output.write import WriteConfig, WriteStep, to_parquet
+from tirazh.pipeline.prompts.encode import cached_tokenizer
 from tirazh.pipeline.storage.filesystem import Storage
 
 COLUMNS = pa.schema({"text": pa.string(), "topic": pa.string()})
@@ -40,11 +42,10 @@ def write_config(tmp_path: Path, model_dir: Path) -> WriteConfig:
     return WriteConfig(
         output=OutputFiles(Storage(), str(tmp_path / "out")),
         layout=CLASSIFY,
-        fingerprint="f" * 16,
+        plan_id="f" * 32,
         total_parts=3,
         tokenizer_dir=str(model_dir),
-        prefix="",
-        gold_column="topic",
+        receipts=ReceiptSettings(prefix="", gold_column="topic"),
     )
 
 
@@ -145,11 +146,11 @@ def test_every_input_column_keeps_its_type_and_value(tokenizer: Tokenizer) -> No
 
 def test_a_part_is_one_file_with_its_receipt(write_config: WriteConfig, tmp_path: Path) -> None:
     WriteStep(write_config)(scored())
-    path = tmp_path / "out/part-00001-of-00003.parquet"
+    path = tmp_path / "out/part-00001-of-00003-ffffffff.parquet"
     metadata = pq.read_metadata(path)
     assert metadata.row_group(0).column(0).compression == "ZSTD"
-    assert json.loads(metadata.metadata[b"tirazh"]) == {"fingerprint": "f" * 16, "part": 1, "rows": 3}
-    receipt = Receipt.from_json((tmp_path / "out/_tirazh/receipts/part-00001-of-00003.json").read_bytes())
+    assert json.loads(metadata.metadata[b"tirazh"]) == {"plan_id": "f" * 32, "part": 1, "rows": 3}
+    receipt = Receipt.from_json((tmp_path / "out/_tirazh/receipts/part-00001-of-00003-ffffffff.json").read_bytes())
     assert (receipt.rows, receipt.errors, receipt.prompt_tokens) == (3, 1, 7)
     assert receipt.file_bytes == path.stat().st_size
     assert receipt.labels == {"": 1, "sport": 1}
@@ -157,7 +158,7 @@ def test_a_part_is_one_file_with_its_receipt(write_config: WriteConfig, tmp_path
 
 
 def test_the_same_rows_give_the_same_bytes(write_config: WriteConfig, tmp_path: Path) -> None:
-    path = tmp_path / "out/part-00001-of-00003.parquet"
+    path = tmp_path / "out/part-00001-of-00003-ffffffff.parquet"
     WriteStep(write_config)(scored())
     first = path.read_bytes()
     path.unlink()
@@ -165,11 +166,53 @@ def test_the_same_rows_give_the_same_bytes(write_config: WriteConfig, tmp_path: 
     assert path.read_bytes() == first
 
 
-def test_the_receipt_is_written_before_the_part(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-    monkeypatch.setattr(Storage, "write", lambda self, uri, data: order.append(uri.rpartition("/")[2]))
+def test_the_receipt_is_written_after_the_part(write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Storage, uri: str, data: bytes) -> None:
+        assert uri.endswith("receipts/part-00001-of-00003-ffffffff.json")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Storage, "write", failing)
+    with pytest.raises(KeyboardInterrupt):
+        WriteStep(write_config)(scored())
+    assert list(write_config.output.parts()) == ["part-00001-of-00003-ffffffff.parquet"]
+
+
+def other_bytes(config: WriteConfig) -> bytes:
+    """A file of the same part with other bytes: another machine may differ in the last bits of a float."""
+    table = assemble(scored(), config.layout, cached_tokenizer(config.tokenizer_dir))
+    changed = table.set_column(3, "confidence", pa.array([0.75, 0.5, None], pa.float32()))
+    return to_parquet(changed, footer={"part": 1, "rows": 3, "plan_id": config.plan_id})
+
+
+def test_a_part_that_another_task_has_written_stays_and_the_receipt_describes_it(write_config: WriteConfig) -> None:
+    output, name = write_config.output, "part-00001-of-00003-ffffffff.parquet"
+    stored = other_bytes(write_config)
+    output.storage.write(output.part(name), stored)
+    summary = WriteStep(write_config)(scored())
+    assert summary.to_pylist() == [{"part": 1, "rows": 3, "errors": 1, "written": True}]
+    assert output.storage.read(output.part(name)) == stored
+    assert Receipt.from_json(output.storage.read(output.receipt(name))) == make_receipt(stored, write_config.receipts)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"x" * 3_000], ids=["empty", "short", "other bytes"])
+def test_a_damaged_file_under_the_name_of_a_part_is_replaced(write_config: WriteConfig, damage: bytes) -> None:
+    output, name = write_config.output, "part-00001-of-00003-ffffffff.parquet"
+    output.storage.write(output.part(name), damage)
     WriteStep(write_config)(scored())
-    assert order == ["part-00001-of-00003.json", "part-00001-of-00003.parquet"]
+    data = output.storage.read(output.part(name))
+    assert Receipt.from_json(output.storage.read(output.receipt(name))) == make_receipt(data, write_config.receipts)
+
+
+def test_a_storage_that_damages_every_write_is_reported(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def truncating(self: Storage, uri: str, data: bytes) -> bool:
+        self.write(uri, data[:100])
+        return False
+
+    monkeypatch.setattr(Storage, "create", truncating)
+    with pytest.raises(JobError, match="is damaged each time it is written"):
+        WriteStep(write_config)(scored())
 
 
 def test_a_run_that_lost_its_lease_writes_no_part(write_config: WriteConfig, tmp_path: Path) -> None:
@@ -189,8 +232,12 @@ def test_a_skipped_part_writes_nothing(write_config: WriteConfig, tmp_path: Path
 
 def test_every_added_column_has_the_prefix(write_config: WriteConfig, tmp_path: Path) -> None:
     added = pa.schema([field.with_name("t_" + field.name) for field in schema.classify_fields()])
-    WriteStep(replace(write_config, layout=replace(CLASSIFY, added=added), prefix="t_"))(scored())
-    names = pq.read_schema(tmp_path / "out/part-00001-of-00003.parquet").names
+    WriteStep(
+        replace(
+            write_config, layout=replace(CLASSIFY, added=added), receipts=ReceiptSettings(prefix="t_", gold_column=None)
+        )
+    )(scored())
+    names = pq.read_schema(tmp_path / "out/part-00001-of-00003-ffffffff.parquet").names
     assert names == ["text", "topic", "t_label", "t_confidence", "t_probabilities", "t_prompt_tokens", "t_error"]
 
 

@@ -1,0 +1,43 @@
+"""One line for each setting of a run that has no effect, or an unexpected one, on an output that exists."""
+
+from __future__ import annotations
+
+from tirazh.pipeline.output.plan_file import Target
+from tirazh.pipeline.output.state import OutputState
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.spec import ClassifySpec, JobSpec
+from tirazh.pipeline.storage.errors import show_uri
+
+
+def notices(target: Target, state: OutputState | None, new_plan: Plan, spec: JobSpec) -> list[str]:
+    """The lines about a run that resumes `target`; `new_plan` is what its settings alone would give.
+
+    `state` is None for a complete output in which nothing has to be done.
+    """
+    if not target.is_stored:
+        return []
+    lines = []
+    place = show_uri(target.output.directory)
+    if spec.overwrite and not target.is_staged:
+        remaining = len(state.remaining) if state is not None else 0
+        now = (
+            f"its remaining parts ({remaining:,} of {len(target.plan.parts):,}) are made"
+            if remaining
+            else "it is complete"
+        )
+        lines.append(f"--overwrite has nothing to replace: {place} is the output of this same job, and {now}")
+    cuts = {planned.file.uri: planned.cuts for planned in target.plan.files}
+    if spec.part_rows is not None and cuts != {planned.file.uri: planned.cuts for planned in new_plan.files}:
+        lines.append(
+            f"--part-rows {spec.part_rows} has no effect: {place} was started with parts of {_rows_text(target.plan)} "
+            "rows, which this run keeps"
+        )
+    if state is not None and state.rescored and isinstance(spec, ClassifySpec):
+        what = f"--gold-column {spec.gold_column}" if spec.gold_column else "without --gold-column"
+        lines.append(f"{what}: {state.rescored:,} finished parts are scored again from their files")
+    return lines
+
+
+def _rows_text(plan: Plan) -> str:
+    sizes = {part.rows for part in plan.parts}
+    return f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"
