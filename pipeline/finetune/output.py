@@ -15,7 +15,7 @@ from typing import Any
 
 from tirazh.errors import OutputError
 from tirazh.model.tokenizer import TOKENIZER_FILES
-from tirazh.pipeline.output.names import LEASE, OWN
+from tirazh.pipeline.output.names import LEASES, OWN
 from tirazh.pipeline.settings import describe_changed
 
 FORMAT = 1
@@ -108,9 +108,11 @@ class TrainingOutput:
         for path in (*(self.folder / name for name in names), *self.folder.glob("model*.safetensors*")):
             path.unlink(missing_ok=True)
         for path in self.own.iterdir() if self.own.is_dir() else ():
+            if path.name == LEASES:
+                continue
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != LEASE:
+            else:
                 path.unlink()
 
     def remove_if_empty(self) -> None:

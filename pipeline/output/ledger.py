@@ -107,7 +107,7 @@ def finish(
     lease: Lease | None = None,
     published_at: str | None = None,
 ) -> dict[str, Any]:
-    """Write the manifest, the report and `_SUCCESS`, in this order, and return the manifest.
+    """Write the report, the manifest and `_SUCCESS`, in this order, and return the manifest.
 
     All parts must exist. Files that other plans left are removed first. `lease` is that of the job's output,
     None only if no other run can see it. `published_at` is the directory that the manifest names, if it is not
@@ -130,10 +130,12 @@ def finish(
     if lease is not None:
         lease.settle()
     _remove_leftovers(plan, guarded)
-    guarded.write(output.own(MANIFEST), json.dumps(manifest, ensure_ascii=False, indent=1).encode())
     guarded.write(output.own(REPORT), render(manifest).encode())
-    # `_SUCCESS` must be the last write: readers take an output with it as complete.
-    guarded.write(output.part(SUCCESS), b"")
+    guarded.write(output.own(MANIFEST), json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+    # `_SUCCESS` must be the last write: readers take an output with it as complete. It is there already if
+    # only the manifest was made again, and that write was then the last one.
+    if not keep_trying(output.is_complete):
+        guarded.write(output.part(SUCCESS), b"")
     return manifest
 
 

@@ -17,7 +17,7 @@ REPORT = "report.html"
 FAILURE = "failure.json"
 RECEIPTS = "receipts"
 STAGED = "staged"
-LEASE = "lease.json"
+LEASES = "leases"
 # `parts.part_name`. Outputs of earlier versions have parts without the digits of a plan id.
 _PART = re.compile(r"part-\d{5,}-of-\d{5,}(-[0-9a-f]{8})?\.parquet")
 # The names of temporary files that `storage/disk.py` writes beside the final ones.
@@ -49,9 +49,13 @@ class OutputFiles:
         return self.own(RECEIPTS, receipt_name(part_name))
 
     @property
-    def lease(self) -> str:
-        """The URI of the lease file, which names the run that writes to this directory."""
-        return self.own(LEASE)
+    def leases(self) -> str:
+        """The URI of the directory of the lease: one file per epoch, the highest names the run that writes."""
+        return self.own(LEASES)
+
+    def lease_file(self, epoch: int) -> str:
+        """The URI of the lease file of `epoch`."""
+        return self.own(LEASES, f"{epoch:08d}.json")
 
     @property
     def staged(self) -> OutputFiles:

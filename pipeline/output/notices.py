@@ -20,15 +20,24 @@ def notices(target: Target, state: OutputState | None, new_plan: Plan, spec: Job
     place = show_uri(target.output.directory)
     if spec.overwrite and not target.is_staged:
         remaining = len(state.remaining) if state is not None else 0
-        now = f"its {remaining:,} remaining parts are made" if remaining else "it is complete"
+        now = (
+            f"its remaining parts ({remaining:,} of {len(target.plan.parts):,}) are made"
+            if remaining
+            else "it is complete"
+        )
         lines.append(f"--overwrite has nothing to replace: {place} is the output of this same job, and {now}")
     cuts = {planned.file.uri: planned.cuts for planned in target.plan.files}
     if spec.part_rows is not None and cuts != {planned.file.uri: planned.cuts for planned in new_plan.files}:
         lines.append(
-            f"--part-rows {spec.part_rows} has no effect: {place} was started with parts of "
-            f"{target.plan.summary()['rows_per_part']} rows, which this run keeps"
+            f"--part-rows {spec.part_rows} has no effect: {place} was started with parts of {_rows_text(target.plan)} "
+            "rows, which this run keeps"
         )
     if state is not None and state.rescored and isinstance(spec, ClassifySpec):
         what = f"--gold-column {spec.gold_column}" if spec.gold_column else "without --gold-column"
         lines.append(f"{what}: {state.rescored:,} finished parts are scored again from their files")
     return lines
+
+
+def _rows_text(plan: Plan) -> str:
+    sizes = {part.rows for part in plan.parts}
+    return f"{min(sizes):,}" if len(sizes) == 1 else f"{min(sizes):,} to {max(sizes):,}"

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
 from tirazh.errors import RequestError, StorageError
+from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.disk import (
     StoredFile,
     create_on_disk,
@@ -271,14 +271,14 @@ def keep_trying(action: Callable[[], T], *, for_s: float = 180.0) -> T:
 
     A long job thus survives a short outage of the storage. `action` must be idempotent.
     """
-    deadline, wait_s = time.monotonic() + for_s, 1.0
+    deadline, wait_s = CLOCK.monotonic() + for_s, 1.0
     while True:
         try:
             return action()
         except StorageError:
-            if time.monotonic() + wait_s > deadline:
+            if CLOCK.monotonic() + wait_s > deadline:
                 raise
-        time.sleep(wait_s)
+        CLOCK.sleep(wait_s)
         wait_s = min(wait_s * 2, 30.0)
 
 

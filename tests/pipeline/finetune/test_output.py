@@ -70,8 +70,9 @@ def test_a_damaged_request_file_is_refused_by_name(output: TrainingOutput) -> No
 
 def test_clear_removes_training_files_but_not_the_lease_or_other_files(output: TrainingOutput) -> None:
     ours = [output.folder / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
-    theirs = [output.folder / "notes.txt", output.own / "lease.json"]
+    theirs = [output.folder / "notes.txt", output.own / "leases/00000001.json"]
     for path in (*ours, *theirs):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     output.checkpoints.mkdir()
     output.clear()

@@ -1,0 +1,109 @@
+"""A receipt depends on the bytes of its part file, and on the names of columns, alone."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tirazh.pipeline import schema
+from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belongs, make_receipt
+from tirazh.pipeline.output.write import to_parquet
+
+FOOTER = {"part": 3, "rows": 2, "plan_id": "0" * 32}
+PLAIN = ReceiptSettings(prefix="", gold_column=None)
+
+
+def classified(prefix: str = "", **columns: list[str]) -> pa.Table:
+    added = pa.schema([field.with_name(prefix + field.name) for field in schema.classify_fields()])
+    values = [["sport", None], [0.75, 0.5], [[("sport", 0.75)], [("sport", 0.5)]], [7, 8], [None, None]]
+    arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
+    return pa.table([*map(pa.array, columns.values()), *arrays], names=[*columns, *added.names])
+
+
+def generated(**columns: list[str]) -> pa.Table:
+    added = pa.schema(schema.generate_fields(1))
+    values = [["a", None], ["stop", "error"], [7, None], [3, None], [None, "too long"]]
+    arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
+    return pa.table([*map(pa.array, columns.values()), *arrays], names=[*columns, *added.names])
+
+
+def test_a_receipt_of_classify_counts_labels_and_gold_labels() -> None:
+    data = to_parquet(classified(topic=["sport", "economics"]), footer=FOOTER)
+    receipt = make_receipt(data, ReceiptSettings(prefix="", gold_column="topic"))
+    assert (receipt.part, receipt.plan_id, receipt.rows, receipt.errors) == (3, "0" * 32, 2, 0)
+    assert (receipt.prompt_tokens, receipt.labels, receipt.confidence_sum) == (15, {"sport": 1, "": 1}, 1.25)
+    assert receipt.confusion == [("economics", "", 1), ("sport", "sport", 1)]
+    assert Receipt.from_json(receipt.to_json()) == receipt
+    plain = make_receipt(data, PLAIN)
+    assert replace(plain, gold_column="topic", confusion=receipt.confusion) == receipt
+
+
+def test_a_receipt_of_generate_counts_tokens_and_errors_whatever_the_input_columns_are_called() -> None:
+    """The input of generate may be the output of classify: it then has the columns of both."""
+    table = generated(label=["sport", "art"], confidence=["high", "low"], probabilities=["a", "b"])
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), PLAIN)
+    assert (receipt.completion_tokens, receipt.prompt_tokens, receipt.labels) == (3, 7, {})
+    assert receipt.error_kinds == {"too long": 1}
+
+
+def test_a_receipt_finds_the_added_columns_by_their_prefix() -> None:
+    table = classified("t_", label=["x", "y"], error=["x", "y"], confidence=["x", "y"])
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), ReceiptSettings(prefix="t_", gold_column=None))
+    assert (receipt.errors, receipt.labels) == (0, {"sport": 1, "": 1})
+
+
+def parquet_without_footer() -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(classified(), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PAR1PAR1",
+        parquet_without_footer(),
+        to_parquet(classified(), footer={"part": 3, "rows": 2, "fingerprint": "f"}),
+        to_parquet(pa.table({"text": ["a"]}), footer=FOOTER),
+    ],
+    ids=["empty", "no Parquet", "no footer", "earlier footer", "no added columns"],
+)
+def test_other_files_have_no_receipt(data: bytes) -> None:
+    with pytest.raises(ValueError, match="its"):
+        make_receipt(data, PLAIN)
+
+
+@given(st.data())
+def test_a_cut_or_changed_file_has_no_receipt_or_another_one(data: st.DataObject) -> None:
+    whole = to_parquet(classified(), footer=FOOTER)
+    cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    with pytest.raises(ValueError, match="its"):
+        make_receipt(cut, PLAIN)
+    place = data.draw(st.integers(0, len(whole) - 1))
+    changed = whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :]
+    try:
+        receipt = make_receipt(changed, PLAIN)
+    except ValueError:
+        return
+    assert receipt.sha256 != make_receipt(whole, PLAIN).sha256
+
+
+@pytest.mark.parametrize("change", [{"plan_id": "1" * 32}, {"part": 4}, {"rows": 3}])
+def test_a_receipt_belongs_to_one_part_of_one_plan(change: dict[str, object]) -> None:
+    receipt = make_receipt(to_parquet(classified(), footer=FOOTER), PLAIN)
+    check_belongs(receipt, part=3, rows=2, plan_id="0" * 32)
+    with pytest.raises(ValueError, match="it "):
+        check_belongs(
+            Receipt.from_json(json.dumps(json.loads(receipt.to_json()) | change).encode()),
+            part=3,
+            rows=2,
+            plan_id="0" * 32,
+        )
