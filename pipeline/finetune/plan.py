@@ -195,7 +195,8 @@ def absolute_model(model: str) -> str:
 def absolute_settings(settings: ModelSettings) -> ModelSettings:
     """Make the paths among the model settings absolute."""
     named = {name: getattr(settings, name) for name in _SETTINGS_PATHS}
-    return replace(settings, **{name: absolute_model(path) for name, path in named.items() if path is not None})
+    paths: dict[str, Any] = {name: absolute_model(path) for name, path in named.items() if path is not None}
+    return replace(settings, **paths)
 
 
 def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
