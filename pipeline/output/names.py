@@ -15,7 +15,7 @@ PLAN = "plan.json"
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 RECEIPTS = "receipts"
-LEASE = "lease.json"
+LEASES = "leases"
 _PART = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 # The names of temporary files that `storage/disk.py` writes beside the final ones.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
@@ -46,9 +46,13 @@ class OutputFiles:
         return self.own(RECEIPTS, receipt_name(part_name))
 
     @property
-    def lease(self) -> str:
-        """The URI of the lease file, which names the run that writes to this directory."""
-        return self.own(LEASE)
+    def leases(self) -> str:
+        """The URI of the directory of the lease: one file per epoch, the highest names the run that writes."""
+        return self.own(LEASES)
+
+    def lease_file(self, epoch: int) -> str:
+        """The URI of the lease file of `epoch`."""
+        return self.own(LEASES, f"{epoch:08d}.json")
 
     def receipts(self) -> set[str]:
         """The names of the existing receipts. Takes one listing."""
@@ -112,24 +116,24 @@ class OutputFiles:
         self.reopen()
         for name in self.parts():
             self.storage.remove(self.part(name))
-        for name in self.storage.directories(self.own()):
-            self.storage.remove(self.own(name), recursive=True)
         # The lease stays: the caller holds it.
-        left = set(self.storage.names(self.own()))
-        for name in left - {LEASE}:
+        for name in self.storage.directories(self.own()) - {LEASES}:
+            self.storage.remove(self.own(name), recursive=True)
+        for name in self.storage.names(self.own()):
             self.storage.remove(self.own(name))
-        if LEASE not in left:
-            self.storage.remove(self.own(), recursive=True)
 
     def sweep(self) -> None:
         """Remove temporary files of killed runs.
 
         Only disks have them; object stores upload files whole.
         """
-        for directory in () if is_remote(self.directory) else (self.directory, self.own(), self.own(RECEIPTS)):
+        for directory in () if is_remote(self.directory) else self._written_directories():
             for name in self.storage.names(directory):
                 if _TEMPORARY.fullmatch(name):
                     self.storage.remove(join(directory, name))
+
+    def _written_directories(self) -> tuple[str, ...]:
+        return (self.directory, self.own(), self.own(RECEIPTS), self.leases)
 
 
 def receipt_name(part_name: str) -> str:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from uuid import uuid4
+
+from tirazh.pipeline.storage.exclusive_rename import rename_without_replacing
+
+logger = logging.getLogger(__name__)
+
+# Some network file systems refuse to open or to sync a directory; the file itself is synced.
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,8 +22,8 @@ class StoredFile:
     """A listed file.
 
     `key` is its path below the directory that the user named, so it does not depend on where the
-    input is stored. `version` changes with the file: the modification time or the entity tag.
-    `size` is in bytes.
+    input is stored. `version` changes with the file: on a disk the modification and the change time,
+    in a store the entity tag or the generation. `size` is in bytes.
     """
 
     uri: str
@@ -27,6 +37,15 @@ def is_hidden(key: str) -> bool:
     return any(name.startswith(("_", ".")) for name in key.split("/"))
 
 
+def disk_version(status: os.stat_result) -> str:
+    """The version of a file on a disk: the times of its last modification and of its last change, in nanoseconds.
+
+    `rsync -t`, `cp -p` and tar set the modification time back; nothing sets the change time back. The inode
+    number is left out: network mounts number the same file differently on different machines.
+    """
+    return f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+
+
 def walk_disk(directory: str) -> list[StoredFile]:
     """List the visible files below `directory`, or `directory` itself if it is a file, unsorted.
 
@@ -34,7 +53,7 @@ def walk_disk(directory: str) -> list[StoredFile]:
     """
     status = os.stat(directory)
     if not os.path.isdir(directory):
-        return [StoredFile(directory, os.path.basename(directory), status.st_size, str(status.st_mtime_ns))]
+        return [StoredFile(directory, os.path.basename(directory), status.st_size, disk_version(status))]
     files, waiting = [], [directory]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
@@ -45,7 +64,7 @@ def walk_disk(directory: str) -> list[StoredFile]:
                     waiting.append(entry.path)
                 else:
                     status, key = entry.stat(), os.path.relpath(entry.path, directory)
-                    files.append(StoredFile(entry.path, key, status.st_size, str(status.st_mtime_ns)))
+                    files.append(StoredFile(entry.path, key, status.st_size, disk_version(status)))
     return files
 
 
@@ -63,26 +82,61 @@ def write_disk(path: str, data: bytes) -> None:
 
 
 def create_on_disk(path: str, data: bytes) -> bool:
-    """Like `write_disk`, but return False, without writing, if `path` exists. Raises OSError."""
+    """Like `write_disk`, but return False, without writing, if `path` exists. Raises OSError.
+
+    Of several processes that create one path, on one or several machines, exactly one gets True.
+    """
     temporary = _write_beside(path, data)
+    try:
+        created = _publish(temporary, path)
+    finally:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+    if created:
+        _sync_directory(os.path.dirname(path))
+    return created
+
+
+def move_on_disk(path: str, target: str) -> None:
+    """Rename a file, across directories of one file system; it replaces an existing one.
+
+    Does nothing if `path` is gone and `target` exists: an earlier call moved it. Raises OSError.
+    """
+    _make_directories(os.path.dirname(target))
+    try:
+        os.replace(path, target)
+    except FileNotFoundError:
+        if not os.path.exists(target):
+            raise
+        return
+    _sync_directory(os.path.dirname(target))
+    _sync_directory(os.path.dirname(path))
+
+
+def _publish(temporary: str, path: str) -> bool:
+    """Give the finished file `temporary` the name `path` unless that exists; return whether it was given."""
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links: still exclusive, but the file is visible while it is written
-        return _create_in_place(path, data)
-    finally:
-        os.unlink(temporary)
+        # NFS repeats a request whose response was lost, and then finds its own link.
+        return os.path.samefile(temporary, path)
+    except OSError:  # a file system without hard links
+        done = rename_without_replacing(temporary, path)
+        return _replace_placeholder(temporary, path) if done is None else done
     return True
 
 
-def _create_in_place(path: str, data: bytes) -> bool:
+def _replace_placeholder(temporary: str, path: str) -> bool:
+    """Publish on a file system with neither hard links nor exclusive renames.
+
+    An empty file reserves the name and is replaced by the finished one. So a reader may see an empty file for
+    a moment, or until it is removed if this process dies in between, but never a part of the content.
+    """
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except FileExistsError:
         return False
-    with open(handle, "wb") as file:
-        file.write(data)
+    os.replace(temporary, path)
     return True
 
 
@@ -118,8 +172,23 @@ def _make_directories(directory: str) -> None:
 
 
 def _sync_directory(directory: str) -> None:
-    handle = os.open(directory or ".", os.O_RDONLY)
+    """Sync the entries of a directory, so that they survive a power failure, where the file system can."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(directory or ".", os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+        _warn_not_synced(os.stat(directory or ".").st_dev, directory, error.strerror or "refused")
+
+
+@cache
+def _warn_not_synced(device: int, directory: str, reason: str) -> None:
+    logger.warning(
+        "the file system of %s does not sync directories (%s): after a power failure the last files may be missing",
+        directory,
+        reason,
+    )

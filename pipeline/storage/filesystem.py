@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,7 +21,16 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
 from tirazh.errors import RequestError, StorageError
-from tirazh.pipeline.storage.disk import StoredFile, create_on_disk, is_hidden, walk_disk, write_disk
+from tirazh.pipeline.storage.clock import CLOCK
+from tirazh.pipeline.storage.disk import (
+    StoredFile,
+    create_on_disk,
+    disk_version,
+    is_hidden,
+    move_on_disk,
+    walk_disk,
+    write_disk,
+)
 from tirazh.pipeline.storage.errors import one_sentence, show_uri
 
 T = TypeVar("T")
@@ -30,6 +40,9 @@ _SHOWN_SCHEMES = "local paths, s3://, gs:// and az://"
 _CONNECT_TIMEOUT_S = 3
 _READ_TIMEOUT_S = 30
 _CONTACT_TIMEOUT_S = 20
+_UPLOAD_TIMEOUT_S = 30.0
+_SLOWEST_UPLOAD = 512 << 10  # bytes per second
+_MEMORY_LOCK = threading.Lock()
 _S3_ATTEMPTS = 2  # of s3fs, with up to 3 attempts of botocore each: a dead address fails within 20 s
 
 
@@ -105,14 +118,17 @@ class Storage:
             }
 
     def is_same(self, file: StoredFile) -> bool:
-        """Whether `file` has the size it was listed with and, on disks and S3, the same version."""
+        """Whether `file` still has the size and the version that it was listed with.
+
+        A store that gives no version, in the listing or now, is asked for the size alone.
+        """
         with one_sentence(file.uri, "read"):
             if not is_remote(file.uri):
                 status = os.stat(file.uri)
-                return (status.st_size, str(status.st_mtime_ns)) == (file.size, file.version)
+                return (status.st_size, disk_version(status)) == (file.size, file.version)
             info = self._filesystem(file.uri).info(file.uri)
-            is_s3 = file.uri.startswith(("s3://", "s3a://"))
-            return info["size"] == file.size and (not is_s3 or _version(info) == file.version)
+            versions = _versions(info)
+            return info["size"] == file.size and (not versions or not file.version or file.version in versions)
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
@@ -146,28 +162,51 @@ class Storage:
         """Write a file atomically; it replaces an existing one."""
         with one_sentence(uri, "write"):
             if is_remote(uri):
-                self._filesystem(uri).pipe_file(uri, data)
+                _upload(self._filesystem(uri), uri, data)
             else:
                 write_disk(uri, data)
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write a file atomically unless it exists; return whether it was written.
 
-        A server without conditional uploads replaces an existing file. A caller that must be sure reads
-        the file back after a while.
+        Of several callers, on one or several machines, exactly one gets True. If the response to an upload is
+        lost, the client library repeats it and finds its own file, so a caller that gets False reads the file
+        back to see whose it is. A server without conditional uploads replaces an existing file.
         """
         with one_sentence(uri, "write"):
             if not is_remote(uri):
                 return create_on_disk(uri, data)
+            filesystem = self._filesystem(uri)
             try:
-                self._filesystem(uri).pipe_file(uri, data, mode="create")
+                # fsspec's memory file system looks for the file and stores it in two steps.
+                with _MEMORY_LOCK if uri.startswith("memory://") else nullcontext():
+                    _upload(filesystem, uri, data, mode="create")
             except FileExistsError:
                 return False
             except OSError as error:
-                if _is_unmet_condition(error):
+                if _s3_code(error) in ("PreconditionFailed", "412"):
                     return False
                 raise
             return True
+
+    def move(self, uri: str, target: str) -> None:
+        """Move a file within one disk or store; it replaces an existing one.
+
+        On a disk it is a rename. In a store the target is written completely before `uri` is removed. It may be
+        repeated after an interruption: it does nothing if `uri` is gone and `target` exists.
+        """
+        with one_sentence(uri, "write"):
+            if not is_remote(uri):
+                move_on_disk(uri, target)
+                return
+            filesystem = self._filesystem(uri)
+            try:
+                _copy(filesystem, uri, target)
+            except FileNotFoundError:
+                if not filesystem.exists(target):
+                    raise
+                return
+            filesystem.rm_file(uri)
 
     def remove(self, uri: str, *, recursive: bool = False) -> None:
         """Delete a file, or with `recursive` a directory. Does nothing if it does not exist."""
@@ -226,14 +265,14 @@ def keep_trying(action: Callable[[], T], *, for_s: float = 180.0) -> T:
 
     A long job thus survives a short outage of the storage. `action` must be idempotent.
     """
-    deadline, wait_s = time.monotonic() + for_s, 1.0
+    deadline, wait_s = CLOCK.monotonic() + for_s, 1.0
     while True:
         try:
             return action()
         except StorageError:
-            if time.monotonic() + wait_s > deadline:
+            if CLOCK.monotonic() + wait_s > deadline:
                 raise
-        time.sleep(wait_s)
+        CLOCK.sleep(wait_s)
         wait_s = min(wait_s * 2, 30.0)
 
 
@@ -271,14 +310,45 @@ def _azure_options(endpoint_url: str | None) -> dict[str, Any]:
     return options
 
 
-def _is_unmet_condition(error: OSError) -> bool:
-    """Whether S3 refused an upload because the object exists (412) or is being written at this moment (409)."""
+def _upload(filesystem: Any, uri: str, data: bytes, **options: Any) -> None:
+    """Upload a file in one piece or not at all, within a time that depends on its size.
+
+    A request that is given up must end soon: a run that has lost its output may have sent it.
+    """
+    if not isinstance(filesystem, AsyncFileSystem):
+        filesystem.pipe_file(uri, data, **options)
+        return
+    timeout_s = _UPLOAD_TIMEOUT_S + len(data) / _SLOWEST_UPLOAD
+    sync(filesystem.loop, filesystem._pipe_file, uri, data, timeout=timeout_s, **options)
+
+
+def _copy(filesystem: Any, uri: str, target: str) -> None:
+    """Copy a file inside its store, without downloading it where the store can."""
+    if uri.startswith(("az://", "abfs://", "abfss://")):  # adlfs starts a copy and does not wait for its end
+        _upload(filesystem, target, bytes(filesystem.cat_file(uri)))
+    else:
+        filesystem.cp_file(uri, target)
+
+
+def _s3_code(error: OSError) -> str | None:
+    """The error code in the response of S3 that s3fs turned into `error`.
+
+    An object that exists is PreconditionFailed (412). ConditionalRequestConflict (409) is not: another upload or
+    a removal runs at this moment, and the request has to be repeated.
+    """
     response = getattr(error.__cause__, "response", None) or {}
-    return response.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
+    code = response.get("Error", {}).get("Code")
+    return None if code is None else str(code)
 
 
 def _version(info: dict[str, Any]) -> str:
-    for name in ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "created"):
-        if info.get(name):
-            return str(info[name]).strip('"')
-    return ""
+    return next(iter(_versions(info)), "")
+
+
+def _versions(info: dict[str, Any]) -> list[str]:
+    """The values in a file's description that change with its content, the most exact one first."""
+    names = ("ETag", "generation", "etag", "md5Hash", "LastModified", "last_modified", "created")
+    found = [info[name] for name in names if info.get(name)]
+    # The listing and the description of one file may give its time in two forms.
+    times = [value.timestamp() if isinstance(value, datetime) else value for value in found]
+    return [str(value).strip('"') for value in times]

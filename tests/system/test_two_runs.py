@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,7 @@ def test_a_second_run_on_the_same_output_is_refused_and_the_first_continues(
 ) -> None:
     output = tmp_path / "out"
     first = start(*command(output))
-    lease = output / "_tirazh/lease.json"
-    wait_until(lease.exists, timeout_s=60, what="the first run's lease")
+    wait_until(lambda: lease_of(output) is not None, timeout_s=60, what="the first run's lease")
     second = run_tirazh(*command(output))
     assert_one_sentence(second, exit_code=1, says=f"process {first.pid} on ")
     assert "wait for that run or stop it" in second.stderr
@@ -33,7 +33,9 @@ def test_a_second_run_on_the_same_output_is_refused_and_the_first_continues(
     _, err = first.communicate(timeout=200)
     assert first.returncode == 0, err
     assert run_tirazh("verify", output).returncode == 0
-    assert not lease.exists()
+    last = lease_of(output)
+    assert last is not None
+    assert last["released"]
 
 
 def test_a_run_that_lost_its_lease_stops_writing(
@@ -44,11 +46,12 @@ def test_a_run_that_lost_its_lease_stops_writing(
     first = start(*command(output, lease_s=3))
     wait_until(lambda: len(part_files(output)) >= 1, timeout_s=120, what="the first part")
     os.kill(first.pid, signal.SIGSTOP)
-    lease = json.loads((output / "_tirazh/lease.json").read_text())
+    lease = lease_of(output)
+    assert lease is not None
     time.sleep(7)  # more than twice lease_s
     second = start(*command(output))
     wait_until(
-        lambda: json.loads((output / "_tirazh/lease.json").read_text())["token"] != lease["token"],
+        lambda: (lease_of(output) or lease)["epoch"] > lease["epoch"],
         timeout_s=60,
         what="the second run's lease",
     )
@@ -90,6 +93,12 @@ def test_rerunning_a_killed_command_resumes_without_waiting(
     endpoint = ["--endpoint-url", s3_server.endpoint_url] if where == "s3" else []
     verified = run_tirazh("verify", output, *endpoint)
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def lease_of(output: Path) -> dict[str, Any] | None:
+    """The record of the highest epoch."""
+    files = sorted((output / "_tirazh/leases").glob("*.json"))
+    return json.loads(files[-1].read_text()) if files else None
 
 
 def _keys(server: SeaweedServer, bucket: str) -> list[dict[str, str]]:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from uuid import uuid4
 import pytest
 
 from tests.seaweedfs import SeaweedServer
-from tirazh.errors import JobError
+from tirazh.errors import JobError, OutputError, StorageError
 from tirazh.pipeline.output import lease as lease_module
-from tirazh.pipeline.output.lease import LeaseOwner, hold
+from tirazh.pipeline.output.lease import Lease, hold
+from tirazh.pipeline.output.lease_record import FormerHolder, LeaseRecord, epochs, parse, read_epoch
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.process_mark import ProcessMark, mark_process
+from tirazh.pipeline.output.process_mark import ProcessMark, clock_name, mark_process
+from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.filesystem import Storage
 
 SOON_S = 1.5
@@ -64,18 +66,40 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def leave_lease(
-    output: OutputFiles, process: ProcessMark, *, lease_s: float = 60.0, renewed: float = 0.0
-) -> LeaseOwner:
-    """Write a lease owned by `process` that was last renewed `renewed` seconds ago."""
+    output: OutputFiles,
+    process: ProcessMark,
+    *,
+    epoch: int = 1,
+    lease_s: float = 60.0,
+    renewals: int = 0,
+    plan_id: str | None = None,
+    former: tuple[FormerHolder, ...] = (),
+) -> LeaseRecord:
+    """Write the file of an epoch as `process` would."""
     now = time.time()
-    owner = LeaseOwner(token=uuid4().hex, process=process, job=None, since=now - 300, renewed=now, lease_s=lease_s)
-    values = json.loads(owner.to_json()) | {"renewed": now - renewed}
-    output.storage.write(output.lease, json.dumps(values).encode())
-    return owner
+    record = LeaseRecord(
+        epoch=epoch,
+        token=uuid4().hex,
+        process=process,
+        job=None,
+        plan_id=plan_id,
+        lease_s=lease_s,
+        settle_s=lease_s,
+        since=now - 300,
+        renewed=now,
+        clock=clock_name() if process.is_here else "another clock",
+        renewed_at=CLOCK.since_boot(),
+        renewals=renewals,
+        former=former,
+    )
+    output.storage.write(output.lease_file(epoch), record.to_json())
+    return record
 
 
-def token_of(output: OutputFiles) -> str:
-    return str(json.loads(output.storage.read(output.lease))["token"])
+def newest(output: OutputFiles) -> LeaseRecord:
+    record = parse(read_epoch(output, max(epochs(output))))
+    assert record is not None
+    return record
 
 
 def test_a_second_run_is_refused_at_once_and_the_owner_is_named(output: OutputFiles) -> None:
@@ -90,19 +114,41 @@ def test_a_second_run_is_refused_at_once_and_the_owner_is_named(output: OutputFi
     assert refused.value.exit_code == 1
 
 
-def test_a_lease_is_released_after_success_and_after_every_exception(output: OutputFiles) -> None:
-    for end in (None, KeyboardInterrupt, SystemExit, JobError):
+def test_every_run_takes_the_next_epoch_and_only_the_last_file_stays(output: OutputFiles) -> None:
+    for epoch, end in enumerate((None, KeyboardInterrupt, SystemExit, JobError), start=1):
         try:
-            with hold(output, lease_s=60):
-                assert output.storage.names(output.own()).keys() == {"lease.json"}
+            with hold(output, lease_s=60) as lease:
+                assert lease.token.epoch == max(epochs(output)) == epoch
                 if end is not None:
                     raise end
         except (KeyboardInterrupt, SystemExit, JobError):
             pass
-        assert output.storage.names(output.own()) == {}
+        assert epochs(output) == [epoch]
+        record = newest(output)
+        assert record.released
+        # Tasks of a run that was interrupted may still be writing.
+        assert record.writes_ended is (end is None)
+
+
+def test_a_task_that_outlives_its_run_may_not_write(output: OutputFiles) -> None:
+    with hold(output, lease_s=60) as lease:
+        token = lease.token
+    with pytest.raises(JobError, match="its lease was released at the end of the run"):
+        token.check()
 
 
 def test_one_of_many_concurrent_runs_gets_the_lease(output: OutputFiles) -> None:
+    race(output)
+
+
+def test_one_of_many_concurrent_runs_takes_over_from_a_dead_owner(output: OutputFiles) -> None:
+    leave_lease(output, replace(mark_process(os.getpid()), started="1"), epoch=7)
+    race(output)
+    assert epochs(output) == [8]
+
+
+def race(output: OutputFiles) -> None:
+    """Start 8 runs at once: one of them gets the lease."""
     held: list[Any] = []
     refused: list[JobError] = []
     with ExitStack() as stack:
@@ -136,6 +182,17 @@ def test_the_lease_of_a_killed_run_on_this_machine_is_taken_over_at_once(
         lease.confirm()
 
 
+def test_the_lease_of_a_stopped_run_on_this_machine_is_taken_over_when_it_expires(
+    on_disk: OutputFiles, sleeper: subprocess.Popen[bytes]
+) -> None:
+    record = leave_lease(on_disk, mark_process(sleeper.pid), lease_s=1.0)
+    old = replace(record, renewed_at=record.renewed_at - 1.1)
+    on_disk.storage.write(on_disk.lease_file(1), old.to_json())
+    start = time.monotonic()
+    with hold(on_disk, lease_s=60):
+        assert time.monotonic() - start >= 1.0  # watched all the same: it may just be waking up
+
+
 def test_a_reused_process_id_is_not_the_owner(on_disk: OutputFiles) -> None:
     leave_lease(on_disk, replace(mark_process(os.getpid()), started="1"))
     with hold(on_disk, lease_s=60) as lease:
@@ -143,8 +200,9 @@ def test_a_reused_process_id_is_not_the_owner(on_disk: OutputFiles) -> None:
 
 
 def test_a_second_run_is_refused_as_soon_as_a_remote_owner_renews_its_lease(on_disk: OutputFiles) -> None:
-    leave_lease(on_disk, ELSEWHERE)
-    timer = threading.Timer(0.7, leave_lease, (on_disk, ELSEWHERE))
+    record = leave_lease(on_disk, ELSEWHERE)
+    renewed = replace(record, renewals=1).to_json()
+    timer = threading.Timer(0.7, on_disk.storage.write, (on_disk.lease_file(1), renewed))
     timer.start()
     messages: list[str] = []
     with pytest.raises(JobError, match="process 4711 on gpu-3"), hold(on_disk, lease_s=60, tell=messages.append):
@@ -156,82 +214,163 @@ def test_the_lease_of_a_silent_remote_owner_is_taken_over_when_it_expires(output
     leave_lease(output, ELSEWHERE, lease_s=1.0)
     start = time.monotonic()
     with hold(output, lease_s=60) as lease:
-        assert 1.0 <= time.monotonic() - start < 1.0 + SOON_S
+        assert time.monotonic() - start >= 1.0
         lease.confirm()
+        assert lease.token.epoch == 2
 
 
-def test_a_lease_that_expired_long_ago_is_taken_over_at_once(output: OutputFiles) -> None:
-    leave_lease(output, ELSEWHERE, renewed=3600)
+@pytest.mark.parametrize("wrong_by_s", [-7200, 121, 7200])
+def test_a_wrong_wall_clock_takes_no_live_lease_and_costs_only_the_wait(
+    wrong_by_s: float, on_disk: OutputFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = time.time
+    monkeypatch.setattr(ProcessMark, "is_here", False)  # the observer is another machine
+    with hold(on_disk, lease_s=1.0) as first:
+        monkeypatch.setattr(time, "time", lambda: clock() + wrong_by_s)
+        with pytest.raises(JobError, match="another run writes to"), hold(on_disk, lease_s=1.0):
+            pass
+        first.token.check()
+    leave_lease(on_disk, ELSEWHERE, epoch=2, lease_s=1.0)
     start = time.monotonic()
-    with hold(output, lease_s=60):
-        assert time.monotonic() - start < SOON_S
+    with hold(on_disk, lease_s=1.0):
+        assert time.monotonic() - start >= 1.0
 
 
-def test_a_clock_that_is_wrong_by_hours_only_delays_the_takeover(on_disk: OutputFiles) -> None:
-    leave_lease(on_disk, ELSEWHERE, lease_s=1.0, renewed=-7200)
-    with hold(on_disk, lease_s=60) as lease:
-        lease.confirm()
+def test_an_old_lease_of_another_machine_costs_a_wait(on_disk: OutputFiles) -> None:
+    record = leave_lease(on_disk, ELSEWHERE, lease_s=1.0)
+    on_disk.storage.write(on_disk.lease_file(1), replace(record, renewed=0.0, since=0.0).to_json())
+    start = time.monotonic()
+    with hold(on_disk, lease_s=60):
+        assert time.monotonic() - start >= 1.0
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"token": 1}', b"\xff\xfe"], ids=repr)
-def test_a_damaged_lease_has_no_owner(on_disk: OutputFiles, damage: bytes) -> None:
-    on_disk.storage.write(on_disk.lease, damage)
-    with hold(on_disk, lease_s=60) as lease:
+def test_a_damaged_lease_is_watched_before_it_is_taken_over(on_disk: OutputFiles, damage: bytes) -> None:
+    on_disk.storage.write(on_disk.lease_file(1), damage)
+    start = time.monotonic()
+    with hold(on_disk, lease_s=0.6) as lease:
+        assert time.monotonic() - start >= 0.6
+        assert lease.token.epoch == 2
         lease.confirm()
 
 
-def test_a_lease_is_renewed_while_the_run_is_alive(on_disk: OutputFiles) -> None:
-    def renewed() -> float:
-        return float(json.loads(on_disk.storage.read(on_disk.lease))["renewed"])
+def test_files_that_are_not_leases_are_ignored(on_disk: OutputFiles) -> None:
+    for name in (".00000009.json.0123456789abcdef0123456789abcdef.tmp", "notes.txt", "9.json"):
+        on_disk.storage.write(f"{on_disk.leases}/{name}", b"{}")
+    with hold(on_disk, lease_s=60) as lease:
+        assert lease.token.epoch == 1
 
+
+def test_a_lease_is_renewed_while_the_run_is_alive(on_disk: OutputFiles) -> None:
     with hold(on_disk, lease_s=1.0):
-        first, deadline = renewed(), time.monotonic() + 5
-        while renewed() == first:
+        first, deadline = newest(on_disk), time.monotonic() + 30
+        while newest(on_disk).renewals == first.renewals:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        assert newest(on_disk).renewed_at > first.renewed_at
+
+
+def test_renewals_continue_after_any_exception(
+    on_disk: OutputFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([MemoryError(), RuntimeError("broken"), OutputError("no permission"), StorageError("no answer")])
+    write = Storage.write
+
+    def fail_at_first(self: Storage, uri: str, data: bytes) -> None:
+        for error in failures:
+            raise error
+        write(self, uri, data)
+
+    with hold(on_disk, lease_s=1.0):
+        monkeypatch.setattr(Storage, "write", fail_at_first)
+        deadline = time.monotonic() + 30
+        while newest(on_disk).renewals == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert sum("could not be renewed" in record.message for record in caplog.records) == 4
 
 
 def test_a_run_that_lost_its_lease_may_not_write_and_keeps_the_new_lease(output: OutputFiles) -> None:
     with hold(output, lease_s=1.0) as lease:
-        other = leave_lease(output, ELSEWHERE)
+        other = leave_lease(output, ELSEWHERE, epoch=2)
         with pytest.raises(JobError, match=r"no longer holds .*taken over by process 4711 on gpu-3"):
             lease.token.check()
+        assert not lease.token.is_held
         time.sleep(0.6)  # the renewal must not overwrite the new lease either
-        assert token_of(output) == other.token
-    assert token_of(output) == other.token
+        assert newest(output) == other
+    assert newest(output) == other
+
+
+def test_a_release_that_is_overtaken_never_removes_the_lease_of_another_run(
+    on_disk: OutputFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is stopped between its last look at the lease and its removal of files."""
+    lease = enter(on_disk)
+    remove, others = Storage.remove, []
+
+    def overtaken(self: Storage, uri: str, *, recursive: bool = False) -> None:
+        others.append(leave_lease(on_disk, ELSEWHERE, epoch=len(others) + 2))
+        remove(self, uri, recursive=recursive)
+
+    leave_lease(on_disk, ELSEWHERE, epoch=0)
+    monkeypatch.setattr(Storage, "remove", overtaken)
+    lease.release(writes_ended=True)
+    assert newest(on_disk) == others[-1]
+
+
+def enter(output: OutputFiles, lease_s: float = 60.0) -> Lease:
+    """Hold a lease without releasing it, as a run that is killed does."""
+    return lease_module._take(output, lease_s, None)
 
 
 def test_a_removed_lease_file_is_a_lost_lease(on_disk: OutputFiles) -> None:
     with hold(on_disk, lease_s=60) as lease:
-        on_disk.storage.remove(on_disk.lease)
+        on_disk.storage.remove(on_disk.leases, recursive=True)
         with pytest.raises(JobError, match="its lease was removed"):
             lease.token.check()
 
 
-@pytest.fixture
-def without_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server without conditional uploads, which replaces existing files, as older S3-compatible ones do."""
+def test_an_output_that_was_removed_and_started_again_belongs_to_the_new_run(on_disk: OutputFiles) -> None:
+    with hold(on_disk, lease_s=60) as lease:
+        on_disk.storage.remove(on_disk.directory, recursive=True)
+        other = leave_lease(on_disk, ELSEWHERE, epoch=1)
+        with pytest.raises(JobError, match="taken over by process 4711"):
+            lease.token.check()
+    assert newest(on_disk) == other
+
+
+def test_without_conditional_uploads_all_runs_but_one_notice_before_they_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server that replaces existing files, as older S3-compatible ones do. All runs create the file at once."""
+    output = OutputFiles(Storage(), f"memory://{uuid4().hex}/out")
+    together = threading.Barrier(3)
 
     def create(self: Storage, uri: str, data: bytes) -> bool:
+        together.wait()
         self.write(uri, data)
+        together.wait()
         return True
 
     monkeypatch.setattr(Storage, "create", create)
+    monkeypatch.setattr(ProcessMark, "is_here", False)
+    confirmed: list[Lease] = []
 
+    def run() -> None:
+        try:
+            lease = enter(output)
+            lease.confirm()
+            confirmed.append(lease)
+        except (JobError, threading.BrokenBarrierError):
+            return
 
-@pytest.mark.usefixtures("without_conditions")
-def test_without_conditional_uploads_all_runs_but_one_notice_before_they_write() -> None:
-    output = OutputFiles(Storage(), f"memory://{uuid4().hex}/out")
-    with ExitStack() as stack:
-        leases = [stack.enter_context(hold(output, lease_s=60)) for _ in range(3)]
-        lost = 0
-        for lease in leases:
-            try:
-                lease.confirm()
-            except JobError:
-                lost += 1
-        assert lost == 2
-        leases[-1].confirm()
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    threading.Timer(1.5, together.abort).start()
+    for thread in threads:
+        thread.join()
+    assert len(confirmed) == 1
 
 
 def test_an_upload_whose_response_was_lost_still_gives_the_lease(
@@ -260,5 +399,88 @@ def test_the_owner_of_a_lease_is_named_with_the_id_of_its_submitted_job(
 ) -> None:
     config = json.dumps({"metadata": {"job_submission_id": "labels-1a2b"}})
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", config)
-    with hold(on_disk, lease_s=60), pytest.raises(JobError, match=", job labels-1a2b, since"):
-        lease_module._wait_until_expired(on_disk, None)
+    with (
+        hold(on_disk, lease_s=60),
+        pytest.raises(JobError, match=", job labels-1a2b, since"),
+        hold(on_disk, lease_s=60),
+    ):
+        pass
+
+
+# What a successor waits for before it removes files of other plans for the last time.
+
+
+class Slept:
+    """Counts the seconds of `CLOCK.sleep` instead of waiting."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        monkeypatch.setattr(CLOCK, "sleep", self.add)
+
+    def add(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
+    return Slept(monkeypatch)
+
+
+DEAD = replace(mark_process(os.getpid()), started="1")
+
+
+@pytest.mark.parametrize(
+    ("former_plan", "waits"), [("another", True), (None, True), ("own", False)], ids=["another", "unknown", "the same"]
+)
+def test_a_successor_waits_for_late_writes_of_another_plan(
+    former_plan: str | None, waits: bool, on_disk: OutputFiles, slept: Slept
+) -> None:
+    leave_lease(on_disk, DEAD, plan_id=former_plan, lease_s=40.0)
+    messages: list[str] = []
+    with hold(on_disk, lease_s=30.0, tell=messages.append) as lease:
+        lease.announce("own")
+        lease.settle()
+        assert slept.seconds == pytest.approx(40.0 if waits else 0.0, abs=5.0)
+        assert len(messages) == waits
+        slept.seconds = 0.0
+        lease.settle()
+        assert slept.seconds == 0 or not waits
+
+
+def test_a_run_that_ended_well_is_not_waited_for_and_an_interrupted_one_is(on_disk: OutputFiles, slept: Slept) -> None:
+    with hold(on_disk, lease_s=60) as lease:
+        lease.announce("another")
+    with hold(on_disk, lease_s=60) as lease:
+        lease.announce("own")
+        lease.settle()
+        assert slept.seconds == 0
+    with suppress(KeyboardInterrupt), hold(on_disk, lease_s=60) as lease:
+        lease.announce("another")
+        raise KeyboardInterrupt
+    with hold(on_disk, lease_s=60) as lease:
+        lease.announce("own")
+        lease.settle()
+        assert slept.seconds == pytest.approx(60, abs=5)
+
+
+def test_late_writes_of_the_holder_before_the_last_one_are_waited_for_too(on_disk: OutputFiles, slept: Slept) -> None:
+    """A (another plan) is taken over by B (own plan), which is killed at once and followed by C (own plan)."""
+    for plan, settles in (("another", False), ("own", False), ("own", True)):
+        lease = enter(on_disk)
+        lease.announce(plan)
+        if settles:
+            lease.settle()
+            assert slept.seconds == pytest.approx(60, abs=5)
+        kill(on_disk, lease)
+    slept.seconds = 0.0
+    with hold(on_disk, lease_s=60) as last:  # nothing is left to wait for
+        last.announce("own")
+        last.settle()
+        assert slept.seconds == 0
+
+
+def kill(output: OutputFiles, lease: Lease) -> None:
+    """End a run as SIGKILL does: nothing is released, and its process is gone."""
+    lease._is_released.set()
+    record = newest(output)
+    output.storage.write(output.lease_file(record.epoch), replace(record, process=DEAD).to_json())

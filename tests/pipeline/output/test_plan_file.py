@@ -113,7 +113,7 @@ def old_plan(spec: ClassifySpec, folder: Path) -> str:
         "estimated_tokens": plan_job(spec).estimated_tokens,
         "arrow_schema": ARROW_SCHEMA,
         "size": status.st_size,
-        "version": status.st_mtime_ns,
+        "version": f"{status.st_mtime_ns}-{status.st_ctime_ns}",
     }
     text = OLD_PLAN
     for name, value in values.items():

@@ -175,7 +175,7 @@ def test_the_receipt_is_written_before_the_part(write_config: WriteConfig, monke
 def test_a_run_that_lost_its_lease_writes_no_part(write_config: WriteConfig, tmp_path: Path) -> None:
     with hold(write_config.output, lease_s=60) as lease:
         step = WriteStep(replace(write_config, lease=lease.token))
-        write_config.output.storage.remove(write_config.output.lease)
+        write_config.output.storage.remove(write_config.output.leases, recursive=True)
         with hold(write_config.output, lease_s=60), pytest.raises(JobError, match="it has stopped writing"):
             step(scored())
     assert not list((tmp_path / "out").rglob("part-*"))

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from uuid import uuid4
 
 import fsspec
 import pytest
 
 from tests.seaweedfs import SeaweedServer
 from tirazh.errors import InputError, OutputError, RequestError, StorageError
+from tirazh.pipeline.storage import disk
+from tirazh.pipeline.storage import filesystem as filesystem_module
+from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, join, keep_trying
 
@@ -24,15 +33,22 @@ def test_a_write_replaces_an_existing_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "new/dir") == ["part.parquet"]
 
 
-@pytest.mark.parametrize("has_links", [True, False], ids=["hard links", "no hard links"])
-def test_create_does_not_replace_an_existing_file(
-    tmp_path: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(old: str, new: str) -> None:
-        raise PermissionError(1, "Operation not permitted")
+def refuse(*arguments: object) -> None:
+    raise PermissionError(1, "Operation not permitted")
 
-    if not has_links:
+
+@pytest.fixture(params=["hard links", "exclusive renames", "neither"])
+def ability(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the file system offers for creating a file exclusively."""
+    if request.param != "hard links":
         monkeypatch.setattr(os, "link", refuse)
+    if request.param == "neither":
+        monkeypatch.setattr(disk, "rename_without_replacing", lambda path, target: None)
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("ability")
+def test_create_does_not_replace_an_existing_file(tmp_path: Path) -> None:
     path = str(tmp_path / "deep/lease.json")
     assert Storage().create(path, b"first") is True
     assert Storage().create(path, b"second") is False
@@ -40,13 +56,170 @@ def test_create_does_not_replace_an_existing_file(
     assert os.listdir(tmp_path / "deep") == ["lease.json"]
 
 
-def test_a_file_with_another_modification_time_is_not_the_same(tmp_path: Path) -> None:
+def test_one_of_many_concurrent_callers_creates_the_file(ability: str, tmp_path: Path) -> None:
+    created_by_one(Storage(), str(tmp_path / "out"))
+
+
+def test_one_of_many_concurrent_callers_creates_the_file_in_memory() -> None:
+    created_by_one(Storage(), f"memory://{uuid4().hex}")
+
+
+@pytest.mark.s3
+def test_one_of_many_concurrent_callers_creates_the_object(s3_server: SeaweedServer) -> None:
+    created_by_one(Storage(s3_server.endpoint_url), s3_server.make_bucket(f"create-{uuid4().hex[:12]}"), rounds=5)
+
+
+def created_by_one(storage: Storage, directory: str, *, rounds: int = 20, callers: int = 8) -> None:
+    with ThreadPoolExecutor(callers) as threads:
+        for name in range(rounds):
+            uri, start = join(directory, str(name)), Barrier(callers)
+
+            def create(data: bytes, uri: str = uri, start: Barrier = start) -> bool:
+                start.wait()
+                return storage.create(uri, data)
+
+            contents = [f"content {caller} ".encode() * 1000 for caller in range(callers)]
+            created = list(threads.map(create, contents))
+            assert created.count(True) == 1
+            assert storage.read(uri) == contents[created.index(True)]
+
+
+def test_a_reader_never_sees_a_part_of_a_created_file(ability: str, tmp_path: Path) -> None:
+    """Where neither hard links nor exclusive renames exist, it may see an empty file for a moment."""
+    seen: set[int] = set()
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.is_set():
+            seen.update(status.stat().st_size for status in os.scandir(tmp_path) if not status.name.startswith("."))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for name in range(30):
+        Storage().create(str(tmp_path / str(name)), b"x" * 1_000_000)
+    is_over.set()
+    watcher.join()
+    assert seen <= ({0, 1_000_000} if ability == "neither" else {1_000_000})
+
+
+def test_a_link_whose_response_nfs_lost_is_recognised_as_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def link_twice(old: str, new: str) -> None:
+        link(old, new)
+        link(old, new)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    assert Storage().create(str(tmp_path / "lease.json"), b"x") is True
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+def test_a_file_system_that_does_not_sync_directories_is_written_to_with_one_warning(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sync = os.fsync
+
+    def refuse_directories(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    disk._warn_not_synced.cache_clear()
+    monkeypatch.setattr(os, "fsync", refuse_directories)
+    for name in ("a", "b"):
+        Storage().write(str(tmp_path / name), b"x")
+    assert Storage().create(str(tmp_path / "c"), b"x")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "does not sync directories" in caplog.text
+
+
+def test_a_directory_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = os.fsync
+
+    def fail_directories(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fail_directories)
+    with pytest.raises(StorageError, match="Input/output error"):
+        Storage().write(str(tmp_path / "a"), b"x")
+
+
+@pytest.fixture(params=["disk", "memory", pytest.param("s3", marks=pytest.mark.s3)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Storage, str]:
+    """An empty directory on each type of storage that is available to tests."""
+    if request.param == "disk":
+        return Storage(), str(tmp_path / "out")
+    if request.param == "memory":
+        return Storage(), f"memory://{uuid4().hex}/out"
+    server: SeaweedServer = request.getfixturevalue("s3_server")
+    return Storage(server.endpoint_url), f"{server.make_bucket(f'files-{uuid4().hex[:12]}')}/out"
+
+
+def test_a_move_replaces_the_target_and_may_be_repeated(place: tuple[Storage, str]) -> None:
+    storage, root = place
+    source, target = join(root, "_tirazh/staged/a.parquet"), join(root, "a.parquet")
+    storage.write(source, b"new")
+    storage.write(target, b"old")
+    for _ in range(2):
+        storage.move(source, target)
+        assert storage.read(target) == b"new"
+        assert storage.names(join(root, "_tirazh/staged")) == {}
+    # An interruption between the copy and the removal leaves both.
+    storage.write(source, b"new")
+    storage.move(source, target)
+    assert storage.names(root) == {"a.parquet": 3}
+    with pytest.raises(OutputError, match="does not exist"):
+        storage.move(join(root, "none"), join(root, "other"))
+
+
+def test_a_rewritten_file_is_not_the_same_even_with_its_old_modification_time(tmp_path: Path) -> None:
+    """What `rsync -t`, `cp -p` and tar do."""
     path = tmp_path / "a.parquet"
     path.write_bytes(b"0123")
+    os.utime(path, ns=(0, 1))
     (file,) = Storage().walk(str(path))
     assert Storage().is_same(file)
-    os.utime(path, ns=(0, 1))
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:  # the clock of a file system ticks every few milliseconds
+        path.write_bytes(b"3210")
+        os.utime(path, ns=(0, 1))
     assert not Storage().is_same(file)
+
+
+def test_an_object_replaced_by_one_of_the_same_size_is_not_the_same(place: tuple[Storage, str]) -> None:
+    storage, root = place
+    storage.write(join(root, "a.parquet"), b"0123")
+    (file,) = storage.walk(root)
+    assert file.version
+    assert storage.is_same(file)
+    storage.write(join(root, "a.parquet"), b"3210")
+    assert not storage.is_same(file)
+
+
+@pytest.mark.parametrize(
+    ("listed", "now", "is_same"),
+    [
+        ({"generation": "1", "etag": "x"}, {"generation": "2", "etag": "y"}, False),  # GCS
+        ({"generation": "1", "etag": "x"}, {"generation": "1", "etag": "y"}, True),  # GCS: other metadata only
+        ({"etag": "0x8D1"}, {"etag": '"0x8D1"'}, True),  # Azure: quoted in one answer only
+        ({"etag": "0x8D1"}, {"etag": '"0x8D2"', "last_modified": "t"}, False),
+        ({"etag": "0x8D1"}, {}, True),  # nothing to compare but the size
+    ],
+)
+def test_versions_are_compared_where_both_answers_have_one(
+    listed: dict[str, str], now: dict[str, str], is_same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Store:
+        def info(self, uri: str) -> dict[str, object]:
+            return {"size": 4, **now}
+
+    monkeypatch.setattr(Storage, "_filesystem", lambda self, uri: Store())
+    file = StoredFile("gs://bucket/a", "a", 4, filesystem_module._version(listed))
+    assert Storage().is_same(file) is is_same
 
 
 def test_an_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
