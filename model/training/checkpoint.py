@@ -117,10 +117,8 @@ def write_checkpoint(folder: Path, training: TrainingState, *, keep: int, fence:
     Gathering a tensor is a collective operation: while one worker calls this, the others call
     `gather_with_writer`. Raises JobError, and publishes and removes nothing, when `fence` is lost.
     """
-    if fence is not None:
-        fence.check()
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(folder, training.training)
+    _perform(lambda: _remove_left_behind(folder, training.training), fence)
     target = folder / f"step-{training.step:08}-{_short(training.training)}"
     partial = _hidden(target)
     partial.mkdir()

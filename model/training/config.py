@@ -54,11 +54,11 @@ class LoraSettings:
 class Fence(Protocol):
     """The right of a run to write to its output, as its workers see it: a lease's token."""
 
-    def check(self) -> None:
-        """Raise JobError when another run has taken over the output, or may have."""
-
     def guard(self, action: Callable[[], T], *, undo: Callable[[], None] | None = None) -> T:
-        """Check, then perform a write and return its result. Raises JobError as `check` does."""
+        """Perform a write while the run holds its output, and return its result.
+
+        Waits while the lease is only late. Raises JobError when another run has taken over.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ class TrainingConfig:
     """One training run. Every worker must see all paths.
 
     `training` identifies the training: only its own checkpoints are resumed from, kept and
-    exported. The first worker asks the `fence` before it writes; without one it always may.
+    exported. The first worker checks the `fence` before it writes; without one it always may.
     `role_weights` are the loss weights by role. When the file `stop_request` exists, the workers
     finish the current step, write a checkpoint and stop.
     """

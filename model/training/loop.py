@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,11 +35,13 @@ from tirazh.model.training.lora import add_lora
 from tirazh.model.training.sequence_store import SequenceStore
 from tirazh.model.training.zero import STATES, ZeroEngine
 
+T = TypeVar("T")
+
 
 class Training:
     """One worker's part of a training run, loaded and ready to continue from step `start_step`.
 
-    The first worker asks the fence before every write. It raises JobError when another run has
+    The first worker checks the fence before every write. It raises JobError when another run has
     taken over the output, which ends the group; the others only wait for it.
     """
 
@@ -58,10 +60,9 @@ class Training:
         del trained
         self._engine = ZeroEngine(model, config, micro_steps=micro_steps)
         self.start_step = self._resume(new)
-        self._log = None
+        self._log: TrainingLog | None = None
         if self.rank == 0:
-            self._check_fence()
-            self._log = TrainingLog(Path(config.log), start_step=self.start_step)
+            self._log = self._guard(lambda: TrainingLog(Path(config.log), start_step=self.start_step))
 
     def run(self) -> None:
         """Train to the last step, whose checkpoint becomes the exported model.
@@ -172,13 +173,12 @@ class Training:
         return find_checkpoints(Path(self.config.checkpoints), self.config.training)
 
     def _log_entry(self, entry: dict[str, Any]) -> None:
-        if self._log is not None:
-            self._check_fence()
-            self._log.add(entry)
+        log = self._log
+        if log is not None:
+            self._guard(lambda: log.add(entry))
 
-    def _check_fence(self) -> None:
-        if self.config.fence is not None:
-            self.config.fence.check()
+    def _guard(self, write: Callable[[], T]) -> T:
+        return write() if self.config.fence is None else self.config.fence.guard(write)
 
 
 def _build_model(config: TrainingConfig) -> TrainedModel:

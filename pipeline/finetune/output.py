@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from typing import Any
 from tirazh.errors import OutputError
 from tirazh.pipeline.finetune.identity import find_differences, training_id
 from tirazh.pipeline.finetune.work_folder import FORMAT, WorkFolder
-from tirazh.pipeline.output.names import OWN
+from tirazh.pipeline.output.lease_record import parse
+from tirazh.pipeline.output.names import LEASES, OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +104,16 @@ class TrainingOutput:
                 shutil.rmtree(path, ignore_errors=True)
 
     def remove_if_empty(self) -> None:
-        """Remove the directories of a run that was refused, if they hold nothing else."""
-        for folder in (self.trainings, self.own, self.folder):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        """Remove the directories of a run that was refused, if they hold nothing but its released lease."""
+        _remove_empty(self.trainings)
+        leases = self.own / LEASES
+        files = list(leases.iterdir()) if leases.is_dir() else []
+        if len(files) == 1 and [path.name for path in self.own.iterdir()] == [LEASES]:
+            record = parse(files[0].read_bytes())
+            if record is not None and record.released:
+                files[0].unlink()
+        for folder in (leases, self.own, self.folder):
+            _remove_empty(folder)
 
     def _started(self) -> list[dict[str, Any]]:
         """The requests of the trainings whose model is not written, sorted by their directories' names."""
@@ -129,6 +137,11 @@ class TrainingOutput:
         if unknown or (self.own / "plan.json").exists():
             what = unknown[0] if unknown else "another job's plan"
             raise OutputError(f"{self.folder} holds files of other origin ({what}); give another --output")
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it does not exist, or it holds files
+        folder.rmdir()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tirazh.model.checkpoints.writer import sync_directory
 from tirazh.model.training.config import Fence
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.work_folder import FORMAT, write_json
-from tirazh.pipeline.storage.disk import write_disk
+from tirazh.pipeline.storage.disk import move_on_disk, write_disk
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,10 +32,7 @@ class Result:
 
 
 def publish_model(output: TrainingOutput, result: Result, fence: Fence) -> None:
-    """Replace the model in `output`. Raises JobError when the fence is lost.
-
-    It is asked before every single change.
-    """
+    """Replace the model in `output`. Raises JobError when the fence is lost, which is checked before every change."""
     names = sorted(path.name for path in result.exported.iterdir())
     for name in names:
         _sync_file(result.exported / name)
@@ -49,16 +45,14 @@ def publish_model(output: TrainingOutput, result: Result, fence: Fence) -> None:
         lambda: write_disk(str(output.log), result.log),
         lambda: write_disk(str(output.plot), result.plot.encode()),
         lambda: write_json(output.manifest, result.manifest),
-        lambda: sync_directory(output.folder),
         _move(result.exported / output.config.name, output.config),
-        lambda: sync_directory(output.folder),
         output.remove_work_files,
     ):
         fence.guard(change)
 
 
 def _move(source: Path, target: Path) -> Callable[[], None]:
-    return lambda: os.replace(source, target)
+    return lambda: move_on_disk(str(source), str(target))
 
 
 def _remove_shards(folder: Path, *, but: Sequence[str]) -> None:

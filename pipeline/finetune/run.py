@@ -1,7 +1,7 @@
 """Runs a training: writes the data, runs the workers, and exports the last checkpoint.
 
 A run that was killed at any point is resumed by the same request, from what is on disk. Only the
-holder of the output's lease writes: the driver and the first worker ask it before every change.
+holder of the output's lease writes: the driver and the first worker check it before every change.
 """
 
 from __future__ import annotations

@@ -28,13 +28,10 @@ class Fence:
     def __init__(self, checks: int) -> None:
         self.left = checks
 
-    def check(self) -> None:
+    def guard(self, action: Callable[[], T], *, undo: Callable[[], None] | None = None) -> T:
         self.left -= 1
         if self.left < 0:
             raise JobError("another run has taken over")
-
-    def guard(self, action: Callable[[], T], *, undo: Callable[[], None] | None = None) -> T:
-        self.check()
         return action()
 
 

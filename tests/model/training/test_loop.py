@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -30,6 +30,8 @@ from tirazh.model.training.export import export_model
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.log import read_log
 from tirazh.model.training.sequence_store import SequenceStore, StoreWriter
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +131,9 @@ class LogFence:
     log: str
     entries: int
 
-    def check(self) -> None:
+    def guard(self, action: Callable[[], T], *, undo: Callable[[], None] | None = None) -> T:
         if len(read_log(Path(self.log))) >= self.entries:
             raise JobError("another run has taken over")
-
-    def guard(self, action: Callable[[], Any], *, undo: Callable[[], None] | None = None) -> Any:
-        self.check()
         return action()
 
 

@@ -11,6 +11,9 @@ from tirazh.errors import OutputError
 from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.work_folder import FORMAT, write_json
+from tirazh.pipeline.output.lease import hold
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.storage.filesystem import Storage
 
 IDENTITY = {
     "kind": "finetune",
@@ -136,10 +139,17 @@ def test_a_request_whose_values_were_changed_is_refused(output: TrainingOutput) 
 
 
 def test_a_refused_training_run_leaves_no_directory(output: TrainingOutput) -> None:
-    output.work("0" * 32).data.mkdir(parents=True)
-    output.remove_unstarted()
+    with hold(OutputFiles.at(str(output.folder), Storage()), lease_s=60):
+        output.work("0" * 32).data.mkdir(parents=True)
+        output.remove_unstarted()
     output.remove_if_empty()
     assert not output.folder.exists()
+
+
+def test_a_refused_training_run_does_not_remove_the_lease_of_another_run(output: TrainingOutput) -> None:
+    with hold(OutputFiles.at(str(output.folder), Storage()), lease_s=60) as lease:
+        output.remove_if_empty()
+        lease.confirm()
 
 
 def test_a_refused_training_run_removes_nothing_of_a_started_one(output: TrainingOutput) -> None:
