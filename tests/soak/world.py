@@ -19,7 +19,7 @@ from tests.system.tiny_model import write_tiny_model
 
 MAX_PARTS = 64
 PART_ROWS = 8
-BROKEN_EVERY = 5
+BROKEN_EVERY = 9
 DISK_BYTES = 6 * 2**20
 BUCKET = "soak"
 

@@ -58,10 +58,10 @@ def test_duplicate_lost_and_different_rows_are_counted(
 
 
 def test_a_broken_row_counts_as_right_only_with_an_error_and_without_a_completion() -> None:
-    """Every fifth prompt is null."""
-    expected = {f"row-{row}": {"id": f"row-{row}", "completion": str(row), "error": None} for row in range(6)}
-    broken = {"id": "row-5", "completion": None, "error": "column 'prompt' is null"}
-    assert accept_errors([broken], expected) == [expected["row-5"]]
+    """Every ninth prompt is null."""
+    expected = {f"row-{row}": {"id": f"row-{row}", "completion": str(row), "error": None} for row in range(10)}
+    broken = {"id": "row-9", "completion": None, "error": "column 'prompt' is null"}
+    assert accept_errors([broken], expected) == [expected["row-9"]]
     for wrong in ({**broken, "error": None}, {**broken, "completion": "x"}, {**broken, "id": "row-4"}):
         assert accept_errors([wrong], expected) == [wrong]
 
