@@ -54,7 +54,11 @@ def run_finetune(
     started_at = time.monotonic()
     plan = plan_finetune(spec)
     output = TrainingOutput(Path(plan.output))
-    manifest = output.read_manifest(output.find_request(plan.identity(), overwrite=spec.overwrite))
+    saved = output.find_request(plan.identity(), overwrite=spec.overwrite)
+    manifest = output.read_manifest(saved)
+    if saved is not None and spec.overwrite and tell is not None:
+        state = "complete" if manifest is not None else "continued from its last checkpoint"
+        tell(f"--overwrite removes nothing of this training, which is {state}")
     if manifest is not None:
         return manifest
     try:

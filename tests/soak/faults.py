@@ -26,7 +26,8 @@ class Kind:
     `inject` returns a function that removes the cause, or None when there is no target yet.
     `ends_command`: the fault ends the command itself. `kills_command`: by SIGKILL. `kills_replica`:
     replicas of the job die. An outage `lasts` between so many and so many seconds. `early`: it is
-    always injected within seconds of the start of the command.
+    always injected within seconds of the start of the command. `more_parts`: the job is so much longer,
+    because the fault takes a while.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Kind:
     is_outage: bool = False
     lasts: tuple[float, float] = (0.5, 5.0)
     early: bool = False
+    more_parts: int = 0
 
 
 def _nothing() -> None:
@@ -160,34 +162,36 @@ KINDS = {
         Kind("disk: full", 12, ("disk",), _fill_disk, is_outage=True),
         Kind(
             "second writer: clock 5 min ahead",
-            4,
+            3,
             ("disk", "bucket"),
             start_second_writer(300.0),
             ends_command=True,
             kills_command=True,
+            more_parts=20,
         ),
         Kind(
             "second writer: clock 5 min behind",
-            4,
+            3,
             ("disk", "bucket"),
             start_second_writer(-300.0),
             ends_command=True,
             kills_command=True,
+            more_parts=20,
         ),
-        Kind("outage: longer than the lease", 4, ("bucket",), _network("down"), is_outage=True, lasts=_LONG),
+        Kind("outage: longer than the lease", 3, ("bucket",), _network("down"), is_outage=True, lasts=_LONG),
         Kind(
             "outage: overwritten meanwhile",
-            2,
+            1,
             ("bucket",),
             overwrite_meanwhile,
             is_outage=True,
             kills_replica=True,
             lasts=(LEASE_S + 25.0, LEASE_S + 30.0),
         ),
-        Kind("budget: failed, run again", 3, ("budget",), spend_budget, ends_command=True, early=True),
+        Kind("budget: failed, run again", 2, ("budget",), spend_budget, ends_command=True, early=True),
         Kind("compiler: 65 s a kernel", 1, ("compiler",), lambda world, job, fault: _nothing, early=True),
-        Kind("starved: busy loops", 4, ("disk", "ranks", "bucket"), keep_busy, is_outage=True, lasts=(8.0, 20.0)),
-        Kind("starved: CPUs held", 4, ("disk", "bucket"), hold_cpus, is_outage=True, lasts=(8.0, 20.0)),
+        Kind("starved: busy loops", 3, ("disk", "ranks", "bucket"), keep_busy, is_outage=True, lasts=(8.0, 20.0)),
+        Kind("starved: CPUs held", 3, ("disk", "bucket"), hold_cpus, is_outage=True, lasts=(8.0, 20.0)),
     )
 }
 

@@ -94,7 +94,8 @@ def share_out(faults: int, weights: dict[str, int]) -> list[str]:
 
 def choose_parts(faults: list[Fault]) -> int:
     """Return so many parts that some are left when the last fault is injected."""
-    return min(MAX_PARTS, FIRST_PARTS + PARTS_A_FAULT * len(faults))
+    more = sum(KINDS[fault.kind].more_parts for fault in faults)
+    return min(MAX_PARTS, FIRST_PARTS + PARTS_A_FAULT * len(faults) + more)
 
 
 def _run_job(world: World, name: str, place: Place, faults: list[Fault]) -> JobReport:
