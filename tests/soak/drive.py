@@ -86,6 +86,7 @@ class Driver:
             self.report.flaws.append(f"{type(error).__name__}: {error}")
             self.report.left.clear()
         finally:
+            self._take_flaws()
             self.job.end()
             self.report.seconds = time.monotonic() - began
         return self.report
@@ -275,13 +276,18 @@ class Driver:
         code, said = self.job.verify()
         if code != 0:
             self.report.flaws.append(f"verify: {said}")
-        self.report.flaws += self.job.flaws
+        self._take_flaws()
         self._compare()
         if not self.report.flaws:
             self.job.remove_output()
         left = self.job.left_behind() if self.job.has_own_ray else self.world.cluster.wait_until_free()
         if left:
             self.report.flaws.append(f"left behind: {left}")
+
+    def _take_flaws(self) -> None:
+        """Report what the faults found while they were injected."""
+        self.report.flaws += self.job.flaws
+        self.job.flaws.clear()
 
     def _compare(self) -> None:
         expected, rows = self.world.undisturbed[self.job.tensor_parallel], self.job.read_rows()
