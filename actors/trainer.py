@@ -15,12 +15,18 @@ CONFIG = "config"
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """Run one worker. `settings[CONFIG]` is a `tirazh.model.training.config.TrainingConfig`."""
+    """Run one worker. `settings[CONFIG]` is a `tirazh.model.training.config.TrainingConfig`.
+
+    Raises JobError when another run has taken over the output.
+    """
+    config: TrainingConfig = settings[CONFIG]
+    if config.fence is not None:
+        config.fence.guard(lambda: None)  # a group that is started again after a takeover ends at once
+
     import torch
 
     from tirazh.model.training.loop import Training
 
-    config: TrainingConfig = settings[CONFIG]
     if config.device == "cpu":
         torch.set_num_threads(max(1, config.threads))
     Training(config).run()

@@ -69,6 +69,7 @@ def run_group(config: TrainingConfig, group: TrainingGroupConfig) -> None:
         ),
     )
     stop_request = Path(config.stop_request)
+    stop_request.parent.mkdir(parents=True, exist_ok=True)
     stop_request.unlink(missing_ok=True)
     failure = _fit(trainer, stop_request)
     if isinstance(failure, TrainingFailedError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -75,6 +76,19 @@ def write_safetensors(path: Path, sources: Sequence[TensorSource], *, on_bytes: 
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
+
+
+def sync_directory(folder: Path) -> None:
+    """Sync the entries of a directory to disk: a rename must survive a power failure.
+
+    Some network file systems cannot; the files themselves are synced there too.
+    """
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _header(sources: Sequence[TensorSource]) -> bytes:

@@ -1,12 +1,15 @@
-"""Checkpoints of a training run, each a directory like `step-00000500/`.
+"""Checkpoints of a training, each a directory like `step-00000500-5f3c9a01/`.
 
-It holds `state.json` and three safetensors files of unsharded float32 tensors, and gets its final
-name only when it is complete and on disk. Any number of workers can read it, without pickle. Imports
-torch only where tensors are used.
+The name ends with the first 8 hex digits of the training's id, and `state.json` holds all of it: the
+checkpoint of another training in the same directory is neither read nor removed. Three safetensors
+files hold unsharded float32 tensors. A checkpoint gets its final name only when it is complete and
+on disk, and is never replaced. Any number of workers can read it, without pickle. Imports torch only
+where tensors are used.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -15,17 +18,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from tirazh.errors import CheckpointError
 from tirazh.model.checkpoints.files import open_safetensors, read_json
-from tirazh.model.checkpoints.writer import TensorSource, write_safetensors
+from tirazh.model.checkpoints.writer import TensorSource, sync_directory, write_safetensors
+from tirazh.model.training.config import Fence
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 _STATE = "state.json"
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{8})")
+# What a worker that was killed leaves behind: a checkpoint that it was writing, or removing.
+_LEFT_BEHIND = re.compile(r"\.step-\d{8,}-([0-9a-f]{8})\.[0-9a-f]{32}\.partial")
 Gather = Callable[[str, str], "Tensor"]
 
 
@@ -73,19 +80,30 @@ class TrainingCheckpoint:
         return self.folder / f"{state}.safetensors"
 
 
-def find_checkpoints(folder: Path) -> list[TrainingCheckpoint]:
-    """Return every complete checkpoint, the oldest first."""
-    found = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted((TrainingCheckpoint(path, int(match[1])) for match, path in found if match), key=lambda c: c.step)
+def find_checkpoints(folder: Path, training: str) -> list[TrainingCheckpoint]:
+    """Return the complete checkpoints of the training with this id, the oldest first.
+
+    Raises CheckpointError when the state of one of them is damaged.
+    """
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match is not None and match[2] == _short(training):
+            checkpoint = TrainingCheckpoint(path, int(match[1]))
+            if checkpoint.state().get("training") == training:
+                found.append(checkpoint)
+    return sorted(found, key=lambda each: each.step)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingState:
     """What a checkpoint stores.
 
-    `gather(name, state)` returns whole tensors; `scalars` are JSON values.
+    `training` is the training's id, of at least 8 hex digits. `gather(name, state)` returns whole
+    tensors; `scalars` are JSON values.
     """
 
+    training: str
     step: int
     shapes: Mapping[str, tuple[int, ...]]
     states: Sequence[str]
@@ -93,16 +111,26 @@ class TrainingState:
     scalars: Mapping[str, Any]
 
 
-def write_checkpoint(folder: Path, training: TrainingState, *, keep: int) -> None:
-    """Write a checkpoint, then remove all but the newest `keep`.
+def write_checkpoint(folder: Path, training: TrainingState, *, keep: int, fence: Fence | None = None) -> None:
+    """Write a checkpoint, then remove all but the training's newest `keep`.
 
     Gathering a tensor is a collective operation: while one worker calls this, the others call
-    `gather_with_writer`.
+    `gather_with_writer`. Raises JobError, and publishes and removes nothing, when `fence` is lost.
     """
-    target = folder / f"step-{training.step:08}"
-    partial = folder / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)  # left by a worker that was killed while it wrote
-    partial.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _perform(lambda: _remove_left_behind(folder, training.training), fence)
+    target = folder / f"step-{training.step:08}-{_short(training.training)}"
+    partial = _hidden(target)
+    partial.mkdir()
+    try:
+        _write_files(partial, training)
+        _perform(lambda: _publish(partial, target), fence)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _perform(lambda: _remove_older(folder, training.training, keep), fence)
+
+
+def _write_files(partial: Path, training: TrainingState) -> None:
     for state in ("weights", *training.states):
         whole = _Gathered(training.gather, state)
         sources = [
@@ -110,17 +138,54 @@ def write_checkpoint(folder: Path, training: TrainingState, *, keep: int) -> Non
             for name, shape in training.shapes.items()
         ]
         write_safetensors(partial / f"{state}.safetensors", sources, on_bytes=lambda count: None)
-    text = json.dumps({"format": FORMAT, "step": training.step} | dict(training.scalars), indent=1)
+    names = {"format": FORMAT, "training": training.training, "step": training.step}
+    text = json.dumps(names | dict(training.scalars), indent=1)
     with (partial / _STATE).open("w", encoding="utf-8") as file:
         file.write(text)
         # On disk before the rename: after a power cut a named checkpoint must be complete.
         file.flush()
         os.fsync(file.fileno())
-    # A rename cannot replace a directory with files in it.
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    for old in find_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old.folder)
+    sync_directory(partial)
+
+
+def _publish(partial: Path, target: Path) -> None:
+    """Give a complete checkpoint its name. One that exists is of the same training and step, and stays."""
+    try:
+        partial.rename(target)
+    except OSError as error:  # a rename does not replace a directory with files in it
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+    sync_directory(target.parent)
+
+
+def _remove_older(folder: Path, training: str, keep: int) -> None:
+    for old in find_checkpoints(folder, training)[:-keep]:
+        removed = _hidden(old.folder)
+        old.folder.rename(removed)  # first, so that a named checkpoint is never a partial one
+        shutil.rmtree(removed)
+
+
+def _remove_left_behind(folder: Path, training: str) -> None:
+    for path in folder.iterdir():
+        match = _LEFT_BEHIND.fullmatch(path.name)
+        if match is not None and match[1] == _short(training):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _hidden(checkpoint: Path) -> Path:
+    """Return a new temporary name: two runs never write to the same directory."""
+    return checkpoint.with_name(f".{checkpoint.name}.{uuid4().hex}.partial")
+
+
+def _perform(action: Callable[[], None], fence: Fence | None) -> None:
+    if fence is None:
+        action()
+    else:
+        fence.guard(action)
+
+
+def _short(training: str) -> str:
+    return training[:8]
 
 
 def gather_with_writer(training: TrainingState) -> None:

@@ -7,10 +7,13 @@ A token's role selects its loss weight: ROLE_PROMPT (0 by default), ROLE_TEXT fo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from tirazh.model.config import ModelSettings
+
+T = TypeVar("T")
 
 ROLE_PROMPT, ROLE_TEXT, ROLE_COMPLETION = 0, 1, 2
 # The linear layers of a ruGPT-3 that LoRA can adapt.
@@ -48,14 +51,27 @@ class LoraSettings:
     targets: tuple[str, ...]
 
 
+class Fence(Protocol):
+    """The right of a run to write to its output, as its workers see it: a lease's token."""
+
+    def guard(self, action: Callable[[], T], *, undo: Callable[[], None] | None = None) -> T:
+        """Perform a write while the run holds its output, and return its result.
+
+        Waits while the lease is only late. Raises JobError when another run has taken over.
+        """
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingConfig:
     """One training run. Every worker must see all paths.
 
+    `training` identifies the training: only its own checkpoints are resumed from, kept and
+    exported. The first worker checks the `fence` before it writes; without one it always may.
     `role_weights` are the loss weights by role. When the file `stop_request` exists, the workers
     finish the current step, write a checkpoint and stop.
     """
 
+    training: str
     model: str
     model_settings: ModelSettings
     dtype: str
@@ -72,6 +88,7 @@ class TrainingConfig:
     seed: int
     role_weights: tuple[float, float, float]
     optimizer: OptimizerConfig
+    fence: Fence | None = None
     lora: LoraSettings | None = None
     zero_stage: int = 0
     offload: Literal["none", "optimizer", "all"] = "none"

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 Entry = dict[str, Any]
 
@@ -21,7 +22,7 @@ class TrainingLog:
 
     def __init__(self, path: Path, *, start_step: int) -> None:
         kept = [entry for entry in read_log(path) if entry["step"] <= start_step and "stopped" not in entry]
-        partial = path.with_name(f".{path.name}.partial")
+        partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
         partial.write_text("".join(map(_line, kept)), encoding="utf-8")
         partial.rename(path)  # a new inode, by which the driver notices that the workers restarted
         self._file = path.open("a", encoding="utf-8")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,13 @@ from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.load import load_pretrained
 from tirazh.model.training.batch import Microbatch, TrainedModel, build_microbatch
 from tirazh.model.training.batch_order import BatchOrder, num_microbatches, share
-from tirazh.model.training.checkpoint import TrainingState, find_checkpoints, gather_with_writer, write_checkpoint
+from tirazh.model.training.checkpoint import (
+    TrainingCheckpoint,
+    TrainingState,
+    find_checkpoints,
+    gather_with_writer,
+    write_checkpoint,
+)
 from tirazh.model.training.config import TrainingConfig
 from tirazh.model.training.evaluation import label_accuracy, perplexity
 from tirazh.model.training.label_file import LabelFile
@@ -29,9 +35,15 @@ from tirazh.model.training.lora import add_lora
 from tirazh.model.training.sequence_store import SequenceStore
 from tirazh.model.training.zero import STATES, ZeroEngine
 
+T = TypeVar("T")
+
 
 class Training:
-    """One worker's part of a training run, loaded and ready to continue from step `start_step`."""
+    """One worker's part of a training run, loaded and ready to continue from step `start_step`.
+
+    The first worker checks the fence before every write. It raises JobError when another run has
+    taken over the output, which ends the group; the others only wait for it.
+    """
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -48,9 +60,9 @@ class Training:
         del trained
         self._engine = ZeroEngine(model, config, micro_steps=micro_steps)
         self.start_step = self._resume(new)
-        self._log = None
+        self._log: TrainingLog | None = None
         if self.rank == 0:
-            self._log = TrainingLog(Path(config.log), start_step=self.start_step)
+            self._log = self._guard(lambda: TrainingLog(Path(config.log), start_step=self.start_step))
 
     def run(self) -> None:
         """Train to the last step, whose checkpoint becomes the exported model.
@@ -125,6 +137,7 @@ class Training:
 
     def _save(self, step: int) -> None:
         state = TrainingState(
+            training=self.config.training,
             step=step,
             shapes=self._shapes,
             states=STATES,
@@ -132,18 +145,19 @@ class Training:
             scalars=self._engine.scalars(),
         )
         if self.rank == 0:
-            write_checkpoint(Path(self.config.checkpoints), state, keep=self.config.keep_checkpoints)
+            folder, keep = Path(self.config.checkpoints), self.config.keep_checkpoints
+            write_checkpoint(folder, state, keep=keep, fence=self.config.fence)
         else:
             gather_with_writer(state)
         dist.barrier()
 
     def _resume(self, new: Mapping[str, Tensor]) -> int:
-        """Load the newest checkpoint, or the model's own weights and the `new` ones.
+        """Load the training's newest checkpoint, or the model's own weights and the `new` ones.
 
         Returns the number of completed steps. The first worker chooses the checkpoint: on a shared
         disk the others may not see it yet.
         """
-        found = find_checkpoints(Path(self.config.checkpoints))
+        found = self._find_checkpoints() if self.rank == 0 else []
         newest = torch.tensor(found[-1].step if found else 0, device=self._engine.device)
         dist.broadcast(newest, 0)
         step = int(newest)
@@ -151,13 +165,20 @@ class Training:
             base = open_checkpoint(self.config.model, self.config.model_settings)
             self._engine.set_weights(lambda name: new[name] if name in new else base.read(name))
             return 0
-        checkpoint = next(each for each in find_checkpoints(Path(self.config.checkpoints)) if each.step == step)
+        checkpoint = next(each for each in self._find_checkpoints() if each.step == step)
         self._engine.restore(checkpoint.reader(self._shapes, STATES), checkpoint.state())
         return step
 
+    def _find_checkpoints(self) -> list[TrainingCheckpoint]:
+        return find_checkpoints(Path(self.config.checkpoints), self.config.training)
+
     def _log_entry(self, entry: dict[str, Any]) -> None:
-        if self._log is not None:
-            self._log.add(entry)
+        log = self._log
+        if log is not None:
+            self._guard(lambda: log.add(entry))
+
+    def _guard(self, write: Callable[[], T]) -> T:
+        return write() if self.config.fence is None else self.config.fence.guard(write)
 
 
 def _build_model(config: TrainingConfig) -> TrainedModel:

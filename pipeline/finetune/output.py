@@ -1,7 +1,9 @@
 """The output directory of a training run: its file names, and which request its files belong to.
 
-`OUTPUT/` becomes the model; `OUTPUT/_tirazh/` holds `finetune.json` (the request), `data/`
-(sequences), `checkpoints/`, `losses.jsonl`, `losses.svg` and `manifest.json`.
+`OUTPUT/` becomes the model; `OUTPUT/_tirazh/` holds its `finetune.json` (the request), `losses.jsonl`,
+`losses.svg` and `manifest.json`. Until the model is written, everything of a training is in
+`OUTPUT/_tirazh/trainings/<first 8 hex digits of its id>/` (`work_folder.py`): two trainings share no
+file, and a model that the directory holds already stays complete until another one replaces it.
 """
 
 from __future__ import annotations
@@ -9,16 +11,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tirazh.errors import OutputError
-from tirazh.model.tokenizer import TOKENIZER_FILES
+from tirazh.pipeline.finetune.identity import find_differences, training_id
+from tirazh.pipeline.finetune.work_folder import FORMAT, WorkFolder
+from tirazh.pipeline.output.lease_record import parse
 from tirazh.pipeline.output.names import LEASES, OWN
-from tirazh.pipeline.settings import describe_changed
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +34,17 @@ class TrainingOutput:
         return self.folder / OWN
 
     @property
+    def config(self) -> Path:
+        """The last file of an exported model: a directory without it is no model."""
+        return self.folder / "config.json"
+
+    @property
     def request(self) -> Path:
         return self.own / "finetune.json"
 
     @property
-    def checkpoints(self) -> Path:
-        return self.own / "checkpoints"
-
-    @property
     def log(self) -> Path:
         return self.own / "losses.jsonl"
-
-    @property
-    def stop_request(self) -> Path:
-        return self.own / "stop"
 
     @property
     def plot(self) -> Path:
@@ -56,78 +55,78 @@ class TrainingOutput:
         return self.own / "manifest.json"
 
     @property
-    def ray_train(self) -> Path:
-        return self.own / "ray-train"
+    def trainings(self) -> Path:
+        """The directory of the trainings whose model is not written yet."""
+        return self.own / "trainings"
 
-    def data(self, name: str) -> Path:
-        """Return the directory of the sequences `train`, `eval` or `labels`."""
-        return self.own / "data" / name
+    def work(self, training: str) -> WorkFolder:
+        """Return the files of the training with this id."""
+        return WorkFolder(self.trainings / training[:8])
 
     def find_request(self, identity: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
-        """Read the request of this training run, None when it has not started. Changes nothing.
+        """Read the stored request of this training, None when it has not started. Changes nothing.
 
-        Raises OutputError when the directory holds another run's files (unless `overwrite`) or
-        files of other origin.
+        Raises OutputError when the directory holds another training (unless `overwrite`) or files
+        of other origin.
         """
-        request = self._read_request()
-        if request is None:
+        exported = self._read_request(self.request)
+        if exported is not None and self.config.is_file() and not find_differences(exported["identity"], identity):
+            return exported
+        started = self._started()
+        if exported is None and not started:
             self._refuse_other_files()
             return None
-        differences = _differences(request["identity"], identity)
-        if not differences:
-            return request
-        if not overwrite:
+        own = [request for request in started if not find_differences(request["identity"], identity)]
+        others = [request for request in (exported, *started) if request is not None and request not in own]
+        different = [text for each in others if (text := find_differences(each["identity"], identity))]
+        if different and not overwrite:
             raise OutputError(
-                f"{self.folder} holds another training run: {differences}; give --overwrite to remove it first, or "
+                f"{self.folder} holds another training run: {different[0]}; give --overwrite to replace it, or "
                 "another --output"
             )
-        return None
+        return own[0] if own else None
 
-    def read_manifest(self) -> dict[str, Any] | None:
-        """Read the manifest of a completed training run; None when it is not complete."""
-        found = _read_json(self.manifest) if self.manifest.is_file() else None
-        # config.json is the last file of an exported model.
-        return found if (self.folder / "config.json").is_file() else None
-
-    def write_request(self, values: Mapping[str, Any]) -> None:
-        """Write the request. From now on the same request resumes the run."""
-        self._write(self.request, {"format": FORMAT} | dict(values))
-
-    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        self._write(self.manifest, manifest)
+    def read_manifest(self, request: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """Read the manifest of the training with this request; None when its model is not written."""
+        if request is None or not (self.manifest.is_file() and self.config.is_file()):
+            return None
+        found = _read_json(self.manifest)
+        return found if found.get("training") == request["training"] else None
 
     def remove_work_files(self) -> None:
-        """Remove what only a running or resumed training needs: its data, its checkpoints, Ray Train's files."""
-        self.stop_request.unlink(missing_ok=True)
-        for folder in (self.own / "data", self.checkpoints, self.ray_train):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Remove what only running and resumed trainings need: data, checkpoints, Ray Train's files."""
+        shutil.rmtree(self.trainings, ignore_errors=True)
 
-    def clear(self) -> None:
-        """Remove tirazh's files but the lease; config.json first, so that no partial model is ever valid."""
-        names = ["config.json", *TOKENIZER_FILES, "model.safetensors.index.json"]
-        for path in (*(self.folder / name for name in names), *self.folder.glob("model*.safetensors*")):
-            path.unlink(missing_ok=True)
-        for path in self.own.iterdir() if self.own.is_dir() else ():
-            if path.name == LEASES:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+    def remove_unstarted(self) -> None:
+        """Remove the files of trainings without a request: they were refused or killed at their start."""
+        for path in self.trainings.iterdir() if self.trainings.is_dir() else ():
+            if not WorkFolder(path).request.is_file():
+                shutil.rmtree(path, ignore_errors=True)
 
     def remove_if_empty(self) -> None:
-        """Remove the directories of a run that was refused, if they are empty."""
-        shutil.rmtree(self.own / "data", ignore_errors=True)
-        for folder in (self.own, self.folder):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        """Remove the directories of a run that was refused, if they hold nothing but its released lease."""
+        _remove_empty(self.trainings)
+        leases = self.own / LEASES
+        files = list(leases.iterdir()) if leases.is_dir() else []
+        if len(files) == 1 and [path.name for path in self.own.iterdir()] == [LEASES]:
+            record = parse(files[0].read_bytes())
+            if record is not None and record.released:
+                files[0].unlink()
+        for folder in (leases, self.own, self.folder):
+            _remove_empty(folder)
 
-    def _read_request(self) -> dict[str, Any] | None:
-        if not self.request.is_file():
+    def _started(self) -> list[dict[str, Any]]:
+        """The requests of the trainings whose model is not written, sorted by their directories' names."""
+        paths = sorted(self.trainings.iterdir()) if self.trainings.is_dir() else []
+        found = [self._read_request(WorkFolder(path).request) for path in paths]
+        return [request for request in found if request is not None]
+
+    def _read_request(self, path: Path) -> dict[str, Any] | None:
+        if not path.is_file():
             return None
-        values = _read_json(self.request)
-        if values.get("format") != FORMAT or not isinstance(values.get("identity"), dict):
-            raise OutputError(f"{self.request} is damaged or of another version of tirazh; remove {self.folder}")
+        values = _read_json(path)
+        if values.get("format") != FORMAT or values.get("training") != training_id(values):
+            raise OutputError(f"{path} is damaged or of another version of tirazh; remove {self.folder}")
         return values
 
     def _refuse_other_files(self) -> None:
@@ -139,11 +138,10 @@ class TrainingOutput:
             what = unknown[0] if unknown else "another job's plan"
             raise OutputError(f"{self.folder} holds files of other origin ({what}); give another --output")
 
-    def _write(self, path: Path, values: Mapping[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(values, ensure_ascii=False, indent=1), encoding="utf-8")
-        partial.rename(path)
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it does not exist, or it holds files
+        folder.rmdir()
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -152,16 +150,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise OutputError(f"{path} is damaged ({error}); remove it") from error
     return values if isinstance(values, dict) else {}
-
-
-def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describe how two requests differ; an empty string when they are equal."""
-    now = json.loads(json.dumps(now))  # the saved request was JSON, which has lists for tuples
-    other = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
-    if not other:
-        return ""
-    if other == ["model_fingerprint"]:
-        return "the model has other weights now"
-    if other == ["files"]:
-        return "the input files have changed since it started"
-    return describe_changed([name for name in other if name not in ("model_fingerprint", "files", "kind")])

@@ -5,13 +5,14 @@ Reads model headers and Parquet footers only, and writes nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tirazh.errors import RequestError
 from tirazh.model.checkpoints.directory import ModelSummary, describe
-from tirazh.model.config import ModelConfig
+from tirazh.model.config import ModelConfig, ModelSettings
 from tirazh.model.requests import SamplingParams
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.model.training.lora import check_peft
@@ -23,8 +24,12 @@ from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE, GENERATE_TEMPLATE, PromptSource, build_source
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.schema import LABEL
+from tirazh.pipeline.shared_settings import Truncate
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote
+
+# The model settings that are paths.
+_SETTINGS_PATHS = ("deepspeed_config", "tokenizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,27 @@ class FinetunePlan:
     labelled: InputFiles | None
 
     def identity(self) -> dict[str, Any]:
-        """Return what determines the trained weights: settings, model fingerprint, and input files as listed."""
+        """Return what determines the trained weights: settings, model fingerprint, and input files as listed.
+
+        Paths are absolute and defaults are filled in, so that another spelling of a request is the
+        same training.
+        """
+        spec = self.spec
+        settings = {
+            "input": [full_uri(uri) for uri in spec.input],
+            "model": absolute_model(spec.model),
+            "seq_length": self.seq_length,
+            "packing": self.packing,
+            "template": self.source.template.source if spec.has_pairs else None,
+            "truncate": self._truncate if spec.has_pairs else None,
+        }
         files = [[file.uri, file.size, file.version] for file in self.training.files]
-        return self.spec.identity() | {"model_fingerprint": self.model.fingerprint, "files": files}
+        return (
+            spec.identity()
+            | {name: getattr(absolute_settings(spec.model_settings), name) for name in _SETTINGS_PATHS}
+            | settings
+            | {"model_fingerprint": self.model.fingerprint, "files": files}
+        )
 
     def documents(self) -> DocumentMaker:
         """Return the maker of the documents for training and evaluation."""
@@ -91,6 +114,10 @@ class FinetunePlan:
                 )
         return tokens
 
+    @property
+    def _truncate(self) -> Truncate:
+        return self.spec.truncate or ("right" if self.spec.labels else "error")
+
     def _prompt_config(self, *, seq_length: int, room: int) -> PromptConfig:
         spec = self.spec
         return PromptConfig(
@@ -101,7 +128,7 @@ class FinetunePlan:
             needs_text=True,
             head_ids=self.tokenizer.prefix_token_ids,
             head_text="",
-            truncate=spec.truncate or ("right" if spec.labels else "error"),
+            truncate=self._truncate,
             seq_length=seq_length,
             reserved_tokens=room,
             # classify strips white space at the end of a prompt, before the label's space; generate
@@ -158,6 +185,18 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
     )
     plan.label_tokens()
     return plan
+
+
+def absolute_model(model: str) -> str:
+    """Make the path of a model absolute: workers start in another directory."""
+    return model if model == "embedded" else os.path.abspath(os.path.expanduser(model))
+
+
+def absolute_settings(settings: ModelSettings) -> ModelSettings:
+    """Make the paths among the model settings absolute."""
+    named = {name: getattr(settings, name) for name in _SETTINGS_PATHS}
+    paths: dict[str, Any] = {name: absolute_model(path) for name, path in named.items() if path is not None}
+    return replace(settings, **paths)
 
 
 def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:

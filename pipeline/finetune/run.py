@@ -1,6 +1,7 @@
 """Runs a training: writes the data, runs the workers, and exports the last checkpoint.
 
-A run that was killed at any point is resumed by the same request, from what is on disk.
+A run that was killed at any point is resumed by the same request, from what is on disk. Only the
+holder of the output's lease writes: the driver and the first worker check it before every change.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import ray
 
@@ -19,19 +22,21 @@ from tirazh.actors.dtype import resolve_dtype
 from tirazh.actors.training_group import TrainingGroupConfig, refuse_too_many, run_group
 from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
-from tirazh.model.config import ModelSettings
 from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
 from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig
 from tirazh.model.training.export import export_model
 from tirazh.model.training.log import read_log
 from tirazh.pipeline.execution.ray_session import is_cluster, ray_cluster
 from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
+from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.loss_plot import draw_losses
 from tirazh.pipeline.finetune.output import TrainingOutput
-from tirazh.pipeline.finetune.plan import FinetunePlan, plan_finetune
+from tirazh.pipeline.finetune.plan import FinetunePlan, absolute_model, absolute_settings, plan_finetune
 from tirazh.pipeline.finetune.progress import LogFollower, OnTraining
+from tirazh.pipeline.finetune.publish import Result, publish_model
 from tirazh.pipeline.finetune.spec import FinetuneSpec
-from tirazh.pipeline.output.lease import hold
+from tirazh.pipeline.finetune.work_folder import WorkFolder
+from tirazh.pipeline.output.lease import Lease, hold
 from tirazh.pipeline.output.names import OutputFiles
 
 Tell = Callable[[str], None]
@@ -50,7 +55,10 @@ def run_finetune(
     plan = plan_finetune(spec)
     output = TrainingOutput(Path(plan.output))
     saved = output.find_request(plan.identity(), overwrite=spec.overwrite)
-    manifest = output.read_manifest() if saved is not None else None
+    manifest = output.read_manifest(saved)
+    if saved is not None and spec.overwrite and tell is not None:
+        state = "complete" if manifest is not None else "continued from its last checkpoint"
+        tell(f"--overwrite removes nothing of this training, which is {state}")
     if manifest is not None:
         return manifest
     try:
@@ -58,27 +66,43 @@ def run_finetune(
             lease.confirm()
             # Read again: another run may have changed the directory before this one got the lease.
             saved = output.find_request(plan.identity(), overwrite=spec.overwrite)
-            if saved is None:
-                output.clear()
-            with ray_cluster(spec.address, extra_cpus=spec.workers):
-                run = _prepare(plan, output, saved, tell)
+            manifest = output.read_manifest(saved)
+            if manifest is not None:
+                return manifest
+            with _removed_on_refusal(output, lease), ray_cluster(spec.address, extra_cpus=spec.workers):
+                run = _prepare(plan, output, lease, saved, tell)
                 run.train(on_progress, tell)
-            lease.confirm()
             return run.finish(time.monotonic() - started_at)
     except RequestError:
-        if not output.request.exists():
-            output.remove_if_empty()
+        output.remove_if_empty()
         raise
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A training run whose data and request are on disk."""
+@contextmanager
+def _removed_on_refusal(output: TrainingOutput, lease: Lease) -> Iterator[None]:
+    """Remove what a refused request has written, while the lease is held."""
+    try:
+        yield
+    except RequestError:
+        with suppress(JobError):
+            lease.token.guard(output.remove_unstarted)
+        raise
 
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """A training run whose data and request are on disk. `name` is a new one for every run."""
+
+    name: str
     plan: FinetunePlan
     output: TrainingOutput
+    lease: Lease
     request: dict[str, Any]
     device: str
+
+    @property
+    def work(self) -> WorkFolder:
+        return self.output.work(self.request["training"])
 
     def train(self, on_progress: OnTraining | None, tell: Tell | None) -> None:
         """Run the workers until the checkpoint of the last step exists."""
@@ -86,34 +110,50 @@ class _Run:
             return
         spec, total = self.plan.spec, self.request["total_steps"]
         group = TrainingGroupConfig(
-            workers=spec.workers, max_restarts=spec.max_restarts, storage=str(self.output.ray_train)
+            workers=spec.workers, max_restarts=spec.max_restarts, storage=str(self.work.ray_train)
         )
         if tell is not None:
             tell(f"Training {total:,} steps on {spec.workers} x {self.device} in {self.request['dtype']}")
-        with LogFollower(self.output.log, total, on_progress, tell):
+        with LogFollower(self.work.log, total, on_progress, tell):
             run_group(self.training_config(), group)
-        last = read_log(self.output.log)[-1:]
+        self.lease.confirm()
+        last = read_log(self.work.log)[-1:]
         if last and "stopped" in last[0]:
             raise JobError(
                 f"training stopped: {last[0]['stopped']}; a lower --learning-rate, a longer --warmup-steps or "
-                "--dtype float32 may help (remove the output directory first)"
+                "--dtype float32 may help (with --overwrite)"
             )
         if not self._is_trained():
             raise JobError(
-                f"the workers ended without a checkpoint of step {total} in {self.output.checkpoints}; run the same "
+                f"the workers ended without a checkpoint of step {total} in {self.work.checkpoints}; run the same "
                 "command again to resume"
             )
 
     def finish(self, seconds: float) -> dict[str, Any]:
-        """Write the model, the plot and the manifest."""
-        spec, log = self.plan.spec, read_log(self.output.log)
+        """Export the model, and replace the one in the output by it. Returns the manifest."""
+        spec, log = self.plan.spec, read_log(self.work.log)
         base = open_checkpoint(spec.model, spec.model_settings)
-        export_model(self.output.folder, base, self._last(), lora=_lora(spec), dtype=spec.save_dtype)
-        self.output.plot.write_text(draw_losses(log, title=self.output.folder.name), encoding="utf-8")
+        exported = self.work.of_run("export", self.name)
+        self.lease.token.guard(lambda: exported.mkdir(parents=True))
+        export_model(exported, base, self._checkpoints()[-1], lora=_lora(spec), dtype=spec.save_dtype)
+        result = Result(
+            exported=exported,
+            request=self.request,
+            log=self.work.log.read_bytes(),
+            plot=draw_losses(log, title=self.output.folder.name),
+            manifest=self._manifest(log, seconds),
+        )
+        self.lease.confirm()
+        self.lease.settle()
+        publish_model(self.output, result, self.lease.token)
+        return dict(result.manifest)
+
+    def _manifest(self, log: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+        spec = self.plan.spec
         losses = [entry["loss"] for entry in log if "loss" in entry]
-        last_evaluation = next((entry for entry in reversed(log) if "loss" not in entry), {})
+        last_evaluation: dict[str, Any] = next((entry for entry in reversed(log) if "loss" not in entry), {})
         recent = losses[-20:]
-        manifest = {
+        return {
             "kind": spec.kind,
             "spec": spec.to_dict(),
             "fingerprint": spec.fingerprint(),
@@ -126,31 +166,30 @@ class _Run:
             "last_loss": sum(recent) / len(recent),
             "evaluation": {name: value for name, value in last_evaluation.items() if name != "step"},
         } | {name: value for name, value in self.request.items() if name not in ("identity", "format")}
-        self.output.write_manifest(manifest)
-        self.output.remove_work_files()
-        return manifest
 
     def training_config(self) -> TrainingConfig:
         """Return the configuration that every worker receives."""
         spec, total_steps = self.plan.spec, self.request["total_steps"]
         has_eval, has_labels = self.plan.evaluation is not None, self.plan.labelled is not None
         return TrainingConfig(
-            model=_absolute_model(spec.model),
-            model_settings=_absolute_settings(spec.model_settings),
+            training=self.request["training"],
+            model=absolute_model(spec.model),
+            model_settings=absolute_settings(spec.model_settings),
             dtype=self.request["dtype"],
             device=self.device,
-            train_data=str(self.output.data("train")),
-            eval_data=str(self.output.data("eval")) if has_eval else None,
-            label_data=str(self.output.data("labels")) if has_labels else None,
-            checkpoints=str(self.output.checkpoints),
-            log=str(self.output.log),
-            stop_request=str(self.output.stop_request),
+            train_data=str(self.work.data),
+            eval_data=str(self.work.of_run("eval", self.name)) if has_eval else None,
+            label_data=str(self.work.of_run("labels", self.name)) if has_labels else None,
+            checkpoints=str(self.work.checkpoints),
+            log=str(self.work.log),
+            stop_request=str(self.work.of_run("stop", self.name)),
             total_steps=total_steps,
             batch_size=spec.batch_size,
             micro_batch_size=spec.micro_batch_size,
             seed=spec.seed,
             role_weights=(spec.prompt_loss_weight, 1.0, spec.completion_loss_weight),
             optimizer=_optimizer(spec, total_steps),
+            fence=self.lease.token,
             lora=_lora(spec),
             zero_stage=spec.zero_stage,
             offload=spec.offload,
@@ -162,14 +201,16 @@ class _Run:
         )
 
     def _is_trained(self) -> bool:
-        found = find_checkpoints(self.output.checkpoints)
+        found = self._checkpoints()
         return bool(found) and found[-1].step == self.request["total_steps"]
 
-    def _last(self) -> TrainingCheckpoint:
-        return find_checkpoints(self.output.checkpoints)[-1]
+    def _checkpoints(self) -> list[TrainingCheckpoint]:
+        return find_checkpoints(self.work.checkpoints, self.request["training"])
 
 
-def _prepare(plan: FinetunePlan, output: TrainingOutput, saved: dict[str, Any] | None, tell: Tell | None) -> _Run:
+def _prepare(
+    plan: FinetunePlan, output: TrainingOutput, lease: Lease, saved: dict[str, Any] | None, tell: Tell | None
+) -> _Run:
     """Resolve device and dtype, and write the data and the request, or use the `saved` request.
 
     Evaluation data are written every time: they may change between runs.
@@ -180,35 +221,48 @@ def _prepare(plan: FinetunePlan, output: TrainingOutput, saved: dict[str, Any] |
     dtype = saved["dtype"] if saved is not None else resolve_dtype(device) if spec.dtype == "auto" else spec.dtype
     if dtype == "float16" and device == "cpu":
         raise RequestError("--dtype float16 needs GPUs for training; give bfloat16 or float32 on CPUs")
-    _write_evaluation(plan, output)
-    if saved is not None:
-        return _Run(plan, output, saved, device)
-    if tell is not None:
-        tell(f"Reading {plan.training.rows:,} rows ...")
-    corpus = _corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
-    counts = write_corpus(output.data("train"), plan.training.files, plan.storage, plan.documents(), corpus)
-    total = spec.max_steps or max(1, math.ceil(spec.epochs * counts["sequences"] / spec.batch_size))
-    request = {
+    request = saved or {
         "identity": plan.identity(),
         "dtype": dtype,
         "seq_length": plan.seq_length,
         "packing": plan.packing,
-        "total_steps": total,
-    } | counts
-    output.write_request(request)
-    return _Run(plan, output, request, device)
+    }
+    request |= {"training": training_id(request)}
+    lease.announce(request["training"])
+    run = _Run(name=uuid4().hex[:8], plan=plan, output=output, lease=lease, request=request, device=device)
+    lease.token.guard(lambda: run.work.remove_runs(but=run.name))
+    _write_evaluation(run)
+    if saved is None:
+        if tell is not None:
+            tell(f"Reading {plan.training.rows:,} rows ...")
+        _write_data(run)
+    return run
 
 
-def _write_evaluation(plan: FinetunePlan, output: TrainingOutput) -> None:
-    limit = plan.spec.eval_limit
+def _write_data(run: _Run) -> None:
+    """Write the sequences to train on and then the request, which gets their counts."""
+    plan, spec = run.plan, run.plan.spec
+    written, guard = run.work.of_run("train", run.name), run.lease.token.guard
+    corpus = _corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
+    counts = write_corpus(written, plan.training.files, plan.storage, plan.documents(), corpus)
+    total = spec.max_steps or max(1, math.ceil(spec.epochs * counts["sequences"] / spec.batch_size))
+    run.request.update({"total_steps": total} | counts)
+    guard(lambda: run.work.publish_data(written))
+    guard(lambda: run.work.write_request(run.request))
+
+
+def _write_evaluation(run: _Run) -> None:
+    plan, limit = run.plan, run.plan.spec.eval_limit
     if plan.evaluation is not None:
+        folder = run.work.of_run("eval", run.name)
         corpus = _corpus_config(plan, limit=limit, packing=plan.packing, seed=None)
-        write_corpus(output.data("eval"), plan.evaluation.files, plan.storage, plan.documents(), corpus)
+        write_corpus(folder, plan.evaluation.files, plan.storage, plan.documents(), corpus)
     if plan.labelled is not None:
+        folder = run.work.of_run("labels", run.name)
         corpus = _corpus_config(plan, limit=limit, packing="single", seed=None)
         prompts = plan.labelled_prompts()
-        write_corpus(output.data("labels"), plan.labelled.files, plan.storage, prompts, corpus)
-        write_label_file(output.data("labels"), prompts, plan.label_tokens())
+        write_corpus(folder, plan.labelled.files, plan.storage, prompts, corpus)
+        write_label_file(folder, prompts, plan.label_tokens())
 
 
 def _corpus_config(plan: FinetunePlan, *, limit: int | None, packing: str, seed: int | None) -> CorpusConfig:
@@ -259,13 +313,3 @@ def _lora(spec: FinetuneSpec) -> LoraSettings | None:
     return (
         LoraSettings(rank=spec.lora_rank, alpha=spec.lora_alpha, targets=spec.lora_targets) if spec.lora_rank else None
     )
-
-
-def _absolute_settings(settings: ModelSettings) -> ModelSettings:
-    named = {name: getattr(settings, name) for name in ("deepspeed_config", "tokenizer")}
-    return replace(settings, **{name: os.path.abspath(path) for name, path in named.items() if path is not None})
-
-
-def _absolute_model(model: str) -> str:
-    """Make the path absolute: workers start in another directory."""
-    return model if model == "embedded" else os.path.abspath(os.path.expanduser(model))

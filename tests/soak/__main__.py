@@ -29,7 +29,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seed", type=int, default=7, help="seed of the kinds, times and targets of the faults")
     parser.add_argument("--faults", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=60.0, help="start no further job after so many minutes")
+    parser.add_argument("--minutes", type=float, default=90.0, help="start no further job after so many minutes")
     parser.add_argument("--kinds", nargs="+", metavar="PREFIX", help="only kinds whose names begin so")
     parser.add_argument("--output", help="file that receives the table")
     return parser.parse_args()

@@ -9,22 +9,21 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.soak.cluster import is_there, kill
+from tests.soak.comparison import Comparison, accept_errors, compare
 from tests.soak.faults import KINDS, Fault, Heal
-from tests.soak.job import ENDINGS, Comparison, Job, Life, compare
+from tests.soak.job import ENDINGS, Job, Life
 from tests.soak.world import World
 
-# Seconds without a new part or an end after which a job counts as stuck.
-HANG_S = 150.0
 # Seconds that the driver may take to end after a signal.
 _END_S = 30.0
 _POLL_S = 0.05
-_INSPECT_INTERVAL_S = {"disk": 0.1, "ranks": 0.1, "alone": 0.1, "bucket": 0.5}
+_INSPECT_INTERVAL_S = {"bucket": 0.5}
+_INSPECT_DISK_INTERVAL_S = 0.1
 _MAX_LIVES_WITHOUT_PART = 6
-_NOT_OURS = ("internal error", "Traceback", "ray.data", "ray::")
 
 
 @dataclass(slots=True)
@@ -48,13 +47,17 @@ class Outcome:
 
 @dataclass(slots=True)
 class JobReport:
-    """One job with all its faults. `flaws` are sentences; none means success."""
+    """One job with all its faults. `flaws` are sentences; none means success.
+
+    `falsely_killed`: replicas that died although no fault of the job kills any.
+    """
 
     job: Job
     outcomes: list[Outcome] = field(default_factory=list)
     left: list[Fault] = field(default_factory=list)
     comparison: Comparison | None = None
     flaws: list[str] = field(default_factory=list)
+    falsely_killed: int = 0
     seconds: float = 0.0
 
 
@@ -83,6 +86,7 @@ class Driver:
             self.report.flaws.append(f"{type(error).__name__}: {error}")
             self.report.left.clear()
         finally:
+            self._take_flaws()
             self.job.end()
             self.report.seconds = time.monotonic() - began
         return self.report
@@ -196,11 +200,12 @@ class Driver:
         """
         noted = self.job.life.ended is not None
         over = self.job.is_over()
-        if over or time.monotonic() - self._last_inspection > _INSPECT_INTERVAL_S[self.job.place]:
+        interval_s = _INSPECT_INTERVAL_S.get(self.job.place, _INSPECT_DISK_INTERVAL_S)
+        if over or time.monotonic() - self._last_inspection > interval_s:
             self._inspect_output()
         if over and not noted:
             self._check_ending(self.job.life)
-        if not over and time.monotonic() - self._last_progress > HANG_S:
+        if not over and time.monotonic() - self._last_progress > self.job.hang_s:
             self._end_hang()
             return False
         return not over
@@ -210,20 +215,20 @@ class Driver:
         if written is not None:
             if len(written) > len(self._known):
                 self._last_progress = time.monotonic()
-            if len(written) < len(self._known):
+            if len(written) < len(self._known) and not self.job.replaced:
                 self.report.flaws.append(f"{sorted(set(self._known) - set(written))} vanished")
             self._known = written
         return self._known
 
     def _check_ending(self, life: Life, *, by_signal: str = "") -> None:
         """Check for a documented exit code and one sentence."""
-        code, said = life.process.returncode, life.said()
-        if by_signal == "driver: kill -9" and code in (-signal.SIGKILL, 0):
+        code = life.process.returncode
+        if by_signal and KINDS[by_signal].kills_command and code in (-signal.SIGKILL, 0):
             return
-        if code not in ENDINGS or (code != 0 and not _is_sentence(said)):
-            self.report.flaws.append(f"ended with {code}: {' | '.join(said[-4:]) or 'no output'}")
+        if code not in ENDINGS or (code != 0 and not life.has_failed_as(code)):
+            self.report.flaws.append(f"ended with {life.describe()}")
         elif code:
-            self._say(f"{self.job.name}: exit code {code}, {said[0]!r}")
+            self._say(f"{self.job.name}: exit code {code}, {life.said()[0]!r}")
 
     def _start(self) -> None:
         self._parts_at_start = len(self._known)
@@ -243,7 +248,7 @@ class Driver:
 
     def _end_hang(self) -> None:
         self._dump("no progress")
-        self.report.flaws.append(f"stuck: no part and no end for {HANG_S:g} s; see {self._stacks}")
+        self.report.flaws.append(f"stuck: no part and no end for {self.job.hang_s:g} s; see {self._stacks}")
         if self.report.outcomes:
             self.report.outcomes[-1].stuck = True
         self.job.end()
@@ -271,20 +276,31 @@ class Driver:
         code, said = self.job.verify()
         if code != 0:
             self.report.flaws.append(f"verify: {said}")
-        expected = self.world.undisturbed[self.job.tensor_parallel]
-        self.report.comparison = found = compare(self.job.read_rows(), expected, self.job.rows)
-        if (found.found, found.duplicates, found.lost, found.different) != (found.expected, 0, 0, 0):
-            self.report.flaws.append(f"rows: {found}")
+        self._take_flaws()
+        self._compare()
         if not self.report.flaws:
             self.job.remove_output()
-        left = self.job.left_behind() if self.job.place == "alone" else self.world.cluster.wait_until_free()
+        left = self.job.left_behind() if self.job.has_own_ray else self.world.cluster.wait_until_free()
         if left:
             self.report.flaws.append(f"left behind: {left}")
 
+    def _take_flaws(self) -> None:
+        """Report what the faults found while they were injected."""
+        self.report.flaws += self.job.flaws
+        self.job.flaws.clear()
 
-def _is_sentence(said: list[str]) -> bool:
-    """Whether the output is one error sentence of tirazh, without a traceback or a message of Ray."""
-    return len(said) == 1 and said[0].startswith("tirazh: ") and not any(word in said[0] for word in _NOT_OURS)
+    def _compare(self) -> None:
+        expected, rows = self.world.undisturbed[self.job.tensor_parallel], self.job.read_rows()
+        if self.job.place == "budget":
+            rows = accept_errors(rows, expected)
+        found = replace(compare(rows, expected, self.job.rows), mixed=self.job.count_mixed())
+        self.report.comparison = found
+        if (found.found, found.duplicates, found.lost, found.different, found.mixed) != (found.expected, 0, 0, 0, 0):
+            self.report.flaws.append(f"rows: {found}")
+        if not any(KINDS[outcome.fault.kind].kills_replica for outcome in self.report.outcomes):
+            self.report.falsely_killed = self.job.engines_too_many()
+        if self.report.falsely_killed:
+            self.report.flaws.append(f"{self.report.falsely_killed} replicas died, which no fault has killed")
 
 
 def _index(name: str) -> int:

@@ -11,27 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.soak.cluster import Worker, kill
-from tests.soak.job import Job, Place
+from tests.soak.fault import Fault, Heal
+from tests.soak.job import LEASE_S, Job, Place
 from tests.soak.proxy import Mood
+from tests.soak.scarcity import hold_cpus, keep_busy
+from tests.soak.second_command import overwrite_meanwhile, spend_budget, start_second_writer
 from tests.soak.world import World
-
-Heal = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One fault of a plan.
-
-    It is injected `delay_s` after `after_parts` further parts were written (`None`: after the start
-    of the command). An outage lasts `for_s` seconds. `target` in [0, 1) selects one of the possible
-    processes.
-    """
-
-    kind: str
-    after_parts: int | None
-    delay_s: float
-    for_s: float
-    target: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +24,10 @@ class Kind:
     """A kind of fault: its `weight` among all faults, and the `places` of jobs that it applies to.
 
     `inject` returns a function that removes the cause, or None when there is no target yet.
-    `ends_command`: the fault ends the command itself.
+    `ends_command`: the fault ends the command itself. `kills_command`: by SIGKILL. `kills_replica`:
+    replicas of the job die. An outage `lasts` between so many and so many seconds. `early`: it is
+    always injected within seconds of the start of the command. `more_parts`: the job is so much longer,
+    because the fault takes a while.
     """
 
     name: str
@@ -47,7 +35,12 @@ class Kind:
     places: tuple[Place, ...]
     inject: Callable[[World, Job, Fault], Heal | None] = field(repr=False)
     ends_command: bool = False
+    kills_command: bool = False
+    kills_replica: bool = False
     is_outage: bool = False
+    lasts: tuple[float, float] = (0.5, 5.0)
+    early: bool = False
+    more_parts: int = 0
 
 
 def _nothing() -> None:
@@ -147,25 +140,58 @@ def _pick(fault: Fault, targets: list[Worker]) -> Worker:
     return targets[int(fault.target * len(targets))]
 
 
+_LONG = (LEASE_S + 5.0, LEASE_S + 12.0)
 _CLUSTER: tuple[Place, ...] = ("disk", "ranks", "bucket")
 _ANYWHERE: tuple[Place, ...] = (*_CLUSTER, "alone")
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("driver: kill -9", 24, _ANYWHERE, _signal_driver(signal.SIGKILL), ends_command=True),
+        Kind("driver: kill -9", 24, _ANYWHERE, _signal_driver(signal.SIGKILL), ends_command=True, kills_command=True),
         Kind("driver: SIGTERM", 14, _ANYWHERE, _signal_driver(signal.SIGTERM), ends_command=True),
         Kind("driver: SIGINT", 12, _ANYWHERE, _signal_driver(signal.SIGINT), ends_command=True),
-        Kind("replica: kill -9", 26, ("disk", "bucket"), _kill_replica),
-        Kind("rank in a collective: kill -9", 24, ("ranks",), _kill_rank),
-        Kind("rank: SIGSTOP", 10, ("disk", "ranks"), _stop(lambda world: world.cluster.ranks())),
-        Kind("replica: SIGSTOP", 6, ("disk",), _stop(lambda world: world.cluster.replicas())),
-        Kind("worker node: killed", 14, ("disk", "ranks"), _kill_node, is_outage=True),
+        Kind("replica: kill -9", 26, ("disk", "bucket"), _kill_replica, kills_replica=True),
+        Kind("rank in a collective: kill -9", 24, ("ranks",), _kill_rank, kills_replica=True),
+        Kind("rank: SIGSTOP", 10, ("disk", "ranks"), _stop(lambda world: world.cluster.ranks()), kills_replica=True),
+        Kind("replica: SIGSTOP", 6, ("disk",), _stop(lambda world: world.cluster.replicas()), kills_replica=True),
+        Kind("worker node: killed", 14, ("disk", "ranks"), _kill_node, is_outage=True, kills_replica=True),
         Kind("S3 server: killed", 12, ("bucket",), _kill_server, is_outage=True),
         Kind("S3 network: slow", 12, ("bucket",), _network("slow"), is_outage=True),
         Kind("S3 network: cut", 14, ("bucket",), _network("cut"), is_outage=True),
         Kind("S3 network: 503", 12, ("bucket",), _network("503"), is_outage=True),
         Kind("S3 network: SlowDown", 10, ("bucket",), _network("SlowDown"), is_outage=True),
         Kind("disk: full", 12, ("disk",), _fill_disk, is_outage=True),
+        Kind(
+            "second writer: clock 5 min ahead",
+            3,
+            ("disk", "bucket"),
+            start_second_writer(300.0),
+            ends_command=True,
+            kills_command=True,
+            more_parts=20,
+        ),
+        Kind(
+            "second writer: clock 5 min behind",
+            3,
+            ("disk", "bucket"),
+            start_second_writer(-300.0),
+            ends_command=True,
+            kills_command=True,
+            more_parts=20,
+        ),
+        Kind("outage: longer than the lease", 3, ("bucket",), _network("down"), is_outage=True, lasts=_LONG),
+        Kind(
+            "outage: overwritten meanwhile",
+            1,
+            ("bucket",),
+            overwrite_meanwhile,
+            is_outage=True,
+            kills_replica=True,
+            lasts=(LEASE_S + 25.0, LEASE_S + 30.0),
+        ),
+        Kind("budget: failed, run again", 2, ("budget",), spend_budget, ends_command=True, early=True),
+        Kind("compiler: 65 s a kernel", 1, ("compiler",), lambda world, job, fault: _nothing, early=True),
+        Kind("starved: busy loops", 3, ("disk", "ranks", "bucket"), keep_busy, is_outage=True, lasts=(8.0, 20.0)),
+        Kind("starved: CPUs held", 3, ("disk", "bucket"), hold_cpus, is_outage=True, lasts=(8.0, 20.0)),
     )
 }
 
@@ -175,11 +201,11 @@ def sample_fault(kind: str, rng: random.Random) -> Fault:
 
     One in four is injected within seconds of the start of the command.
     """
-    early = rng.random() < 0.25
+    early = rng.random() < 0.25 or KINDS[kind].early
     return Fault(
         kind=kind,
         after_parts=None if early else rng.randrange(0, 4),
         delay_s=rng.uniform(0.2, 7.0) if early else rng.uniform(0.0, 0.8),
-        for_s=rng.uniform(0.5, 5.0),
+        for_s=rng.uniform(*KINDS[kind].lasts),
         target=rng.random(),
     )

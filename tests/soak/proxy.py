@@ -1,4 +1,4 @@
-"""A small HTTP proxy in front of the S3 server that simulates a bad network: slow, cut, 503, SlowDown.
+"""A small HTTP proxy in front of the S3 server that simulates a bad network: slow, cut, 503, SlowDown, down.
 
 It forwards requests one by one with unchanged headers, so that signatures stay valid. One thread,
 one event loop.
@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Literal
 
-Mood = Literal["well", "slow", "cut", "503", "SlowDown"]
+Mood = Literal["well", "slow", "cut", "503", "SlowDown", "down"]
 
 _CHUNK = 64 * 1024
 _SLOW_CHUNK = 2 * 1024
@@ -83,6 +83,8 @@ class Proxy:
             while (request := await _read_head(reader)) is not None:
                 mood = self.mood
                 self.hits += mood != "well"
+                if mood == "down":
+                    break  # every connection is cut before the request reaches the server
                 if mood in _CODES:
                     await self._refuse(reader, writer, request, _CODES[mood])
                     continue

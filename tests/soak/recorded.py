@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.rendezvous import RankPlace
 
-STARTED, ANSWERED = "started", "answered"
+STARTED, ANSWERED, BUILT = "started", "answered", "built"
+# In the environment of a command: the seconds that its clock is wrong, and whether it acts as if on another machine.
+CLOCK_ERROR_S, ELSEWHERE = "SOAK_CLOCK_ERROR_S", "SOAK_ELSEWHERE"
 
 
 def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> Any:
@@ -43,6 +46,7 @@ def build_engine(config: ReplicaConfig, runner: Any, execute: Callable[[Any], An
     notes = (Path(config.model).parent / "engine-notes" / f"{os.getpid()}.log").open("a", buffering=1)
 
     rows: dict[int, str] = {}
+    notes.write(f"{time.time():.3f} {BUILT} {_command_id()}\n")
 
     def note(what: str, row: str) -> None:
         notes.write(f"{time.time():.3f} {what} {row}\n")
@@ -83,7 +87,40 @@ def rows_noted(notes: Path, *, since: float, until: float) -> list[dict[str, set
     return [rows for _, rows in sorted(found, key=lambda each: each[0])]
 
 
+def engines_built(notes: Path, *, since: float) -> Counter[str]:
+    """Return how many engines every command has built since a time (seconds since 1970)."""
+    built: Counter[str] = Counter()
+    for path in notes.glob("*.log"):
+        for line in path.read_text().splitlines():
+            words = line.split(" ")
+            if words[1:2] == [BUILT] and float(words[0]) >= since:
+                built[words[2]] += 1
+    return built
+
+
+def _command_id() -> str:
+    """Return the Ray cluster and the id of the driver that this process works for."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return f"{context.gcs_address}/{context.get_job_id()}"
+
+
+def _move_machine() -> None:
+    """Give this process the wrong clock, and the mark of another machine, that its environment asks for."""
+    error_s, real_time, real_time_ns = float(os.environ.get(CLOCK_ERROR_S, 0)), time.time, time.time_ns
+    if error_s:
+        time.time = lambda: real_time() + error_s
+        time.time_ns = lambda: real_time_ns() + int(error_s * 1e9)
+    if os.environ.get(ELSEWHERE):
+        from tirazh.pipeline.output import process_mark
+
+        assert callable(process_mark._machine)
+        process_mark._machine = lambda: "another machine"
+
+
 def main() -> int:
+    _move_machine()
     from tirazh.jobs import cli
     from tirazh.jobs.interrupts import Interrupted, interruptible
 

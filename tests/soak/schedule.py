@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from tests.soak.drive import Driver, JobReport
-from tests.soak.faults import KINDS, Fault, sample_fault
+from tests.soak.fault import Fault
+from tests.soak.faults import KINDS, sample_fault
 from tests.soak.job import Job, Place, run_undisturbed
 from tests.soak.tally import is_good, table
 from tests.soak.world import MAX_PARTS, World, build_world
@@ -17,6 +18,7 @@ from tests.soak.world import MAX_PARTS, World, build_world
 FAULTS_A_JOB = 5
 PARTS_A_FAULT = 10
 FIRST_PARTS = 8
+_FAULTS_OF_PLACE = {"alone": 3, "budget": 1, "compiler": 1}
 
 
 def run(options: argparse.Namespace, folder: Path) -> int:
@@ -69,7 +71,7 @@ def make_plans(faults: int, kinds: list[str], rng: random.Random, *, can_fill: b
     plans: list[tuple[Place, list[Fault]]] = []
     for place, sampled in by_place.items():
         rng.shuffle(sampled)
-        size = 3 if place == "alone" else FAULTS_A_JOB
+        size = _FAULTS_OF_PLACE.get(place, FAULTS_A_JOB)
         plans += [(place, sampled[first : first + size]) for first in range(0, len(sampled), size)]
     rng.shuffle(plans)
     return plans
@@ -92,7 +94,8 @@ def share_out(faults: int, weights: dict[str, int]) -> list[str]:
 
 def choose_parts(faults: list[Fault]) -> int:
     """Return so many parts that some are left when the last fault is injected."""
-    return min(MAX_PARTS, FIRST_PARTS + PARTS_A_FAULT * len(faults))
+    more = sum(KINDS[fault.kind].more_parts for fault in faults)
+    return min(MAX_PARTS, FIRST_PARTS + PARTS_A_FAULT * len(faults) + more)
 
 
 def _run_job(world: World, name: str, place: Place, faults: list[Fault]) -> JobReport:

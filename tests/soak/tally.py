@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 
-from tests.soak.drive import HANG_S, JobReport, Outcome
+from tests.soak.drive import JobReport, Outcome
 from tests.soak.faults import KINDS
+from tests.soak.job import COMPILER_S, HANG_S, KERNELS
 
 _HEAD = (
     "kind",
@@ -17,6 +18,8 @@ _HEAD = (
     "doubled",
     "lost",
     "different",
+    "mixed",
+    "falsely killed",
     "hangs",
     "recovery",
     "unfinished",
@@ -46,11 +49,12 @@ def table(reports: Sequence[JobReport], *, seed: int, minutes: float, planned: i
             "",
             *lines,
             "",
-            f"Hang: {HANG_S:g} s without a part or an end. Rows are those of the jobs in which the kind occurred; a",
-            "job has several kinds, so that rows of kinds do not add up to those of all. Recovery: the longest time in",
-            "seconds from the fault (of an outage: from its end) to the next part. Unfinished, unwritten: the most",
-            "parts that a command had started and not answered, or answered and not written, when it was ended: a",
-            "resumed run makes them again.",
+            f"Hang: {HANG_S:g} s without a part or an end; {HANG_S + KERNELS * COMPILER_S:g} s with a slow compiler.",
+            "Rows are those of the jobs in which the kind occurred; a job has several kinds, so that rows of kinds do",
+            "not add up to those of all. Mixed: rows in parts of another plan than the output's. Falsely killed:",
+            "replicas that died in jobs whose faults kill none. Recovery: the longest time in s from the fault (of an",
+            "outage: from its end) to the next part. Unfinished, unwritten: the most parts that a command had started",
+            "and not answered, or answered and not written, when it was ended: a resumed run makes them again.",
             "",
             "Flaws:" if flaws else "No flaws.",
             *flaws,
@@ -69,6 +73,8 @@ def _line(kind: str, reports: Sequence[JobReport], outcomes: Sequence[Outcome]) 
         sum(each.duplicates for each in compared),
         sum(each.lost for each in compared),
         sum(each.different for each in compared),
+        sum(each.mixed for each in compared),
+        sum(report.falsely_killed for report in reports),
         sum(outcome.stuck for outcome in outcomes),
         f"{max((outcome.recovery_s for outcome in outcomes), default=0):.1f}",
         _most([outcome.unfinished for outcome in outcomes]),

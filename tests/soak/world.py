@@ -19,6 +19,7 @@ from tests.system.tiny_model import write_tiny_model
 
 MAX_PARTS = 64
 PART_ROWS = 8
+BROKEN_EVERY = 9
 DISK_BYTES = 6 * 2**20
 BUCKET = "soak"
 
@@ -42,6 +43,11 @@ class World:
     @property
     def source(self) -> str:
         return str(self.folder / "prompts.parquet")
+
+    @property
+    def broken_source(self) -> str:
+        """Prompts like those of `source`, of which every `BROKEN_EVERY`-th is null; its rows have the same seeds."""
+        return str(self.folder / "broken" / "prompts.parquet")
 
     @property
     def disk(self) -> Path:
@@ -73,6 +79,8 @@ def build_world(folder: Path, *, seed: int) -> World:
     world.disk.mkdir()
     write_tiny_model(folder / "model")
     write_prompts(Path(world.source), MAX_PARTS * PART_ROWS)
+    Path(world.broken_source).parent.mkdir()
+    write_prompts(Path(world.broken_source), MAX_PARTS * PART_ROWS, broken_every=BROKEN_EVERY)
     world.has_small_disk = _mount(world.disk)
     weed = find_weed()
     if weed is not None:
@@ -87,10 +95,15 @@ def build_world(folder: Path, *, seed: int) -> World:
     return world
 
 
-def write_prompts(path: Path, rows: int) -> None:
-    """Write prompts `row N: xxx` of different lengths; `recorded.py` identifies a row by its number."""
+def write_prompts(path: Path, rows: int, *, broken_every: int = 0) -> None:
+    """Write prompts `row N: xxx` of different lengths; `recorded.py` identifies a row by its number.
+
+    With `broken_every`, the prompt of every so many rows is null, which makes an error of that row.
+    """
     names = [f"row-{row:04d}" for row in range(rows)]
-    prompts = [f"row {row}: {'x' * (row * 7 % 31)}" for row in range(rows)]
+    prompts: list[str | None] = [f"row {row}: {'x' * (row * 7 % 31)}" for row in range(rows)]
+    for row in range(0, rows, broken_every) if broken_every else ():
+        prompts[row] = None
     pq.write_table(pa.table({"id": names, "prompt": prompts}), path, row_group_size=4 * PART_ROWS)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -61,7 +62,16 @@ def undisturbed(command: Command, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def losses(output: Path) -> list[float]:
-    return [entry["loss"] for entry in read_log(output / "_tirazh/losses.jsonl") if "loss" in entry]
+    """The losses of a completed training, or of the one that runs."""
+    logs = [output / "_tirazh/losses.jsonl", *output.glob("_tirazh/trainings/*/losses.jsonl")]
+    return [entry["loss"] for entry in read_log(logs[-1]) if "loss" in entry]
+
+
+def find_newest(output: Path) -> int:
+    """The step of the newest checkpoint of the only training in the output."""
+    (folder,) = output.glob("_tirazh/trainings/*")
+    training = json.loads((folder / "finetune.json").read_text())["training"]
+    return find_checkpoints(folder / "checkpoints", training)[-1].step
 
 
 def wait_for_step(output: Path, step: int) -> None:
@@ -124,14 +134,14 @@ def test_the_same_command_resumes_a_run_whose_driver_was_stopped(
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert "run the same command to resume from the last checkpoint" in err
-        assert find_checkpoints(output / "_tirazh/checkpoints")[-1].step == len(losses(output)), "a step was lost"
+        assert find_newest(output) == len(losses(output)), "a step was lost"
     assert not (output / "config.json").exists()
     done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     side_by_side(f"undisturbed, driver ended by {number.name}", losses(undisturbed), losses(output))
     assert losses(output) == losses(undisturbed)
     assert (output / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
-    assert not (output / "_tirazh/checkpoints").exists()
+    assert not (output / "_tirazh/trainings").exists()
 
 
 @pytest.mark.slow
@@ -174,3 +184,56 @@ def test_a_completed_run_is_not_repeated_and_another_request_is_refused(command:
     assert again.returncode == 0
     assert (undisturbed / "model.safetensors").stat().st_mtime_ns == before
     assert_one_sentence(run_tirazh(*command(undisturbed, seed=6)), exit_code=2, says="--seed differs")
+
+
+@pytest.mark.slow
+def test_the_old_model_stays_readable_until_another_training_replaces_it(
+    command: Command, start: Callable[..., subprocess.Popen[str]], undisturbed: Path, tmp_path: Path
+) -> None:
+    """`--overwrite`: a request that fails, and one that is killed, remove nothing of the last model."""
+    output = tmp_path / "out"
+    shutil.copytree(undisturbed, output)
+    before = model_files(output)
+    refused = run_tirazh(*command(output, seed=6, dtype="float16"), "--overwrite", timeout_s=TIMEOUT_S)
+    assert refused.returncode == 2
+    assert model_files(output) == before
+    process = start(*command(output, seed=6), "--overwrite")
+    wait_until(
+        lambda: any(output.glob("_tirazh/trainings/*/checkpoints/step-*")), timeout_s=TIMEOUT_S, what="a checkpoint"
+    )
+    end(process)
+    assert model_files(output) == before
+    assert run_tirazh(*command(output), timeout_s=TIMEOUT_S).returncode == 0, "the old request is still complete"
+    done = run_tirazh(*command(output, seed=6), "--overwrite", timeout_s=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    assert model_files(output) != before
+    assert not (output / "_tirazh/trainings").exists()
+
+
+@pytest.mark.slow
+def test_a_training_whose_driver_was_stopped_does_not_change_the_one_that_took_over(
+    command: Command, start: Callable[..., subprocess.Popen[str]], undisturbed: Path, tmp_path: Path
+) -> None:
+    """The first driver is stopped for longer than its lease while its workers continue; then it is continued."""
+    output = tmp_path / "out"
+    longer: dict[str, Any] = {"max_steps": STEPS * 20, "lease_s": 4}
+    first = start(*command(output, **longer, seed=6))
+    wait_for_step(output, SAVE_STEPS + 5)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = start(*command(output, lease_s=4), "--overwrite")
+        trainings = output / "_tirazh/trainings"
+        wait_until(lambda: len(list(trainings.glob("*/checkpoints"))) == 2, timeout_s=TIMEOUT_S, what="a checkpoint")
+    finally:
+        first.send_signal(signal.SIGCONT)
+    _, said = first.communicate(timeout=TIMEOUT_S)
+    assert first.returncode == 1
+    assert "no longer holds" in said
+    _, err = second.communicate(timeout=TIMEOUT_S)
+    assert second.returncode == 0, err
+    assert losses(output) == losses(undisturbed)
+    assert model_files(output) == model_files(undisturbed)
+
+
+def model_files(output: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +15,11 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.seaweedfs import SeaweedServer
+from tests.soak.comparison import accept_errors, compare, plan_of
 from tests.soak.faults import KINDS
-from tests.soak.job import compare
+from tests.soak.job import write_slow_compiler
 from tests.soak.proxy import Proxy
+from tests.soak.recorded import CLOCK_ERROR_S, ELSEWHERE, engines_built
 from tests.soak.schedule import make_plans, share_out
 from tirazh.errors import StorageError
 from tirazh.pipeline.storage.filesystem import Storage
@@ -32,7 +36,8 @@ def test_two_hundred_faults_include_every_kind() -> None:
     counts = Counter(share_out(200, {name: kind.weight for name, kind in KINDS.items()}))
     assert counts.total() == 200
     assert set(counts) == set(KINDS)
-    assert min(counts.values()) >= 5
+    assert min(counts.values()) >= 1
+    assert min(counts[name] for name, kind in KINDS.items() if kind.weight >= 6) >= 5
 
 
 @pytest.mark.parametrize(
@@ -50,6 +55,71 @@ def test_duplicate_lost_and_different_rows_are_counted(
 ) -> None:
     result = compare(list(found), dict(ROWS), len(ROWS))
     assert (result.duplicates, result.lost, result.different) == (duplicates, lost, different)
+
+
+def test_a_broken_row_counts_as_right_only_with_an_error_and_without_a_completion() -> None:
+    """Every ninth prompt is null."""
+    expected = {f"row-{row}": {"id": f"row-{row}", "completion": str(row), "error": None} for row in range(10)}
+    broken = {"id": "row-9", "completion": None, "error": "column 'prompt' is null"}
+    assert accept_errors([broken], expected) == [expected["row-9"]]
+    for wrong in ({**broken, "error": None}, {**broken, "completion": "x"}, {**broken, "id": "row-4"}):
+        assert accept_errors([wrong], expected) == [wrong]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "plan"),
+    [
+        ({b"tirazh": b'{"part": 1, "plan_id": "aa", "fingerprint": "bb"}'}, "aa"),
+        ({b"other": b"text", b"tirazh": b'{"part": 1, "fingerprint": "bb"}'}, "bb"),
+        ({b"pandas": b'{"columns": []}'}, ""),
+    ],
+)
+def test_a_footer_names_the_plan(metadata: dict[bytes, bytes], plan: str) -> None:
+    assert plan_of(metadata) == plan
+
+
+def test_the_slow_compiler_compiles_and_answers_at_once_for_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.soak.job.COMPILER_S", 0.5)
+    compiler = str(write_slow_compiler(tmp_path / "cc"))
+    (tmp_path / "a.c").write_text("int main(void) { return 0; }")
+    started = time.monotonic()
+    subprocess.run([compiler, "--version"], check=True, capture_output=True)
+    assert time.monotonic() - started < 0.5 or is_busy()
+    started = time.monotonic()
+    subprocess.run([compiler, str(tmp_path / "a.c"), "-o", str(tmp_path / "a")], check=True)
+    assert time.monotonic() - started >= 0.5
+    subprocess.run([str(tmp_path / "a")], check=True)
+
+
+def is_busy() -> bool:
+    return os.getloadavg()[0] > (os.cpu_count() or 1)
+
+
+def test_a_command_with_a_wrong_clock_acts_as_if_on_another_machine() -> None:
+    script = (
+        "import time; real = time.time(); from tests.soak.recorded import _move_machine; _move_machine(); "
+        "from tirazh.pipeline.output.process_mark import mark_process; "
+        "print(round(time.time() - real), mark_process(1).machine)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        env=os.environ | {CLOCK_ERROR_S: "-300", ELSEWHERE: "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shift, _, machine = done.stdout.strip().partition(" ")
+    assert -300 <= int(shift) < -250
+    assert machine == "another machine"
+
+
+def test_engines_are_counted_for_each_command(tmp_path: Path) -> None:
+    for name, lines in (("1", "5.0 built a\n6.0 started 3"), ("2", "7.0 built a"), ("3", "8.0 built b\n1.0 built c")):
+        (tmp_path / f"{name}.log").write_text(lines)
+    assert engines_built(tmp_path, since=4.0) == {"a": 2, "b": 1}
 
 
 @pytest.fixture

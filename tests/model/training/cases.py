@@ -44,6 +44,7 @@ def training_config(folder: Path, *, config: ModelConfig = SMALL, **changes: Any
         write_tiny_model(model, config=config)
         write_sequences(folder / "train")
     training = TrainingConfig(
+        training="0" * 32,
         model=str(model),
         model_settings=ModelSettings(),
         dtype="float32",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ import torch
 from tests.distributed import RankPool, run_distributed
 from tests.model.tiny import build_engine, run
 from tests.model.training.cases import SMALL, train, training_config
-from tirazh.errors import CheckpointError
+from tirazh.errors import CheckpointError, JobError
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.load import load_pretrained
 from tirazh.model.requests import EngineJob, ScoreRequest
@@ -30,6 +30,8 @@ from tirazh.model.training.export import export_model
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.log import read_log
 from tirazh.model.training.sequence_store import SequenceStore, StoreWriter
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,7 @@ def test_one_worker_resumes_a_run_of_two_at_another_zero_stage(
 
 def keep_first_checkpoint(config: TrainingConfig) -> None:
     """Remove the later checkpoints, as if the workers had been killed after the first."""
-    for checkpoint in find_checkpoints(Path(config.checkpoints))[1:]:
+    for checkpoint in find_checkpoints(Path(config.checkpoints), config.training)[1:]:
         shutil.rmtree(checkpoint.folder)
 
 
@@ -112,11 +114,44 @@ def test_a_training_checkpoint_of_another_model_is_refused(
         alone.run(train, other)
 
 
+def test_checkpoints_of_another_training_are_not_resumed_from(
+    config: TrainingConfig, alone: RankPool, curve: list[float]
+) -> None:
+    """They are of the same model, and of the last step."""
+    alone.run(train, replace(config, training="1" * 32, seed=4))
+    (log,) = alone.run(train, config)
+    assert losses(log) == curve
+    assert [each.step for each in find_checkpoints(Path(config.checkpoints), "1" * 32)] == [3, 6]
+
+
+@dataclass(frozen=True)
+class LogFence:
+    """A fence that is lost once the log has so many entries."""
+
+    log: str
+    entries: int
+
+    def guard(self, action: Callable[[], T], *, undo: Callable[[], None] | None = None) -> T:
+        if len(read_log(Path(self.log))) >= self.entries:
+            raise JobError("another run has taken over")
+        return action()
+
+
+@pytest.mark.parametrize(("entries", "steps", "saved"), [(0, 0, []), (2, 2, []), (3, 3, []), (4, 4, [3])])
+def test_a_fenced_worker_ends_before_its_next_write(
+    entries: int, steps: int, saved: list[int], config: TrainingConfig, alone: RankPool
+) -> None:
+    with pytest.raises(JobError, match="another run has taken over"):
+        alone.run(train, replace(config, fence=LogFence(config.log, entries)))
+    assert len(read_log(Path(config.log))) == steps
+    assert [each.step for each in find_checkpoints(Path(config.checkpoints), config.training)] == saved
+
+
 def test_a_non_finite_loss_ends_the_run_with_a_reason_in_the_log(config: TrainingConfig, alone: RankPool) -> None:
     wild = replace(config, optimizer=OptimizerConfig(learning_rate=1e30, max_grad_norm=0.0))
     (log,) = alone.run(train, wild)
     assert log[-1]["stopped"].startswith("the loss is")
-    assert not [each for each in find_checkpoints(Path(config.checkpoints)) if each.step == 6]
+    assert not [each for each in find_checkpoints(Path(config.checkpoints), config.training) if each.step == 6]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -131,7 +166,7 @@ def test_a_run_that_is_asked_to_stop_loses_no_step(
     done = losses(pool.run(train, config)[0])
     asking.join()
     assert 3 <= len(done) < 150
-    assert [each.step for each in find_checkpoints(Path(config.checkpoints))] == [len(done)]
+    assert [each.step for each in find_checkpoints(Path(config.checkpoints), config.training)] == [len(done)]
     Path(config.stop_request).unlink()
     assert losses(pool.run(train, config)[0]) == losses(whole)
 
@@ -147,12 +182,12 @@ def test_a_run_that_is_asked_to_stop_before_its_first_step_does_nothing(
 ) -> None:
     Path(config.stop_request).touch()
     assert alone.run(train, config) == [[]]
-    assert not find_checkpoints(Path(config.checkpoints))
+    assert not find_checkpoints(Path(config.checkpoints), config.training)
 
 
 def test_only_the_newest_checkpoints_are_kept(config: TrainingConfig, alone: RankPool) -> None:
     alone.run(train, replace(config, save_steps=1, keep_checkpoints=2))
-    assert [each.step for each in find_checkpoints(Path(config.checkpoints))] == [5, 6]
+    assert [each.step for each in find_checkpoints(Path(config.checkpoints), config.training)] == [5, 6]
 
 
 @pytest.mark.parametrize("stage", [0, 3])
@@ -206,7 +241,7 @@ def write_labels(folder: Path) -> str:
 def exported(config: TrainingConfig, folder: Path, dtype: str | None = None) -> Any:
     """Export the last checkpoint and load the exported model."""
     folder.mkdir()
-    last = find_checkpoints(Path(config.checkpoints))[-1]
+    last = find_checkpoints(Path(config.checkpoints), config.training)[-1]
     export_model(folder, open_checkpoint(config.model), last, lora=config.lora, dtype=dtype)
     return load_pretrained(str(folder))
 
@@ -216,7 +251,7 @@ def test_the_last_checkpoint_is_exported_with_the_tokenizer(
 ) -> None:
     alone.run(train, config)
     model = exported(config, tmp_path / "out")
-    checkpoint = find_checkpoints(Path(config.checkpoints))[-1]
+    checkpoint = find_checkpoints(Path(config.checkpoints), config.training)[-1]
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, checkpoint.weight_rows(name, 0, parameter.shape[0])), name
     assert load_tokenizer(str(tmp_path / "out")).size == load_tokenizer(config.model).size
@@ -233,7 +268,7 @@ def test_lora_lowers_the_loss_and_is_merged_into_the_exported_model(
     lora = LoraSettings(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "up_proj"))
     config = replace(config, zero_stage=stage, lora=lora, optimizer=OptimizerConfig(learning_rate=2e-2))
     pair.run(train, config)
-    checkpoint = find_checkpoints(Path(config.checkpoints))[-1]
+    checkpoint = find_checkpoints(Path(config.checkpoints), config.training)[-1]
     assert all(".lora_" in name for name in checkpoint.shapes())
     merged, base = exported(config, tmp_path / "out"), load_pretrained(config.model)
     changed = {name for name, p in merged.named_parameters() if not torch.equal(p, base.get_parameter(name))}
