@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tirazh.errors import RequestError
-from tirazh.jobs.cluster import connect, exit_code, follow, running_like
+from tirazh.jobs.cluster import connect, running_like
+from tirazh.jobs.following import exit_code, follow
 from tirazh.jobs.job_file import spec_from_file
 from tirazh.jobs.submit import job_name, submitted_spec, with_absolute_paths, write_working_dir
 from tirazh.pipeline.spec import GenerateSpec
@@ -108,7 +109,7 @@ def test_a_job_of_another_program_cannot_be_resumed() -> None:
 def test_following_a_log_prints_only_new_text_and_survives_an_outage_of_the_head(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tirazh.jobs.cluster.POLL_S", 0)
+    monkeypatch.setattr("tirazh.jobs.following.POLL_S", 0)
     client: Any = FakeClient([FakeJob("a", "RUNNING")], ["one\n", None, "one\ntwo\n", "one\ntwo\nthree\n"])
     printed: list[str] = []
     assert follow(client, "a", printed.append) == 0
