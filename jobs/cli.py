@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _set_up_logging(getattr(options, "verbose", 0))
             return commands.COMMANDS[options.command](options)
     except TirazhError as error:
-        return _fail(one_sentence(error), _cause(error).exit_code)
+        return _fail("; ".join((one_sentence(error), *_notes(error))), _cause(error).exit_code)
     except Interrupted as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -108,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except Exception as error:  # noqa: BLE001 - the process boundary
-        return _fail(f"internal error: {_first_line(error)}; {_log_traceback(options)}", 1)
+        place = "; ".join(_notes(error)) or _log_traceback(options)
+        return _fail(f"internal error: {_first_line(error)}; {place}", 1)
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
@@ -142,7 +143,8 @@ def one_sentence(error: TirazhError) -> str:
     The result is safe to print: quoted input data may be very long or hold terminal control
     characters.
     """
-    text = " ".join(str(_cause(error)).split())
+    # Redacted before it is cut: the beginning of a secret is not recognised.
+    text = " ".join(redact(str(_cause(error))).split())
     text = text if len(text) <= MAX_MESSAGE_LENGTH else text[:MAX_MESSAGE_LENGTH] + "…"
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
@@ -202,8 +204,13 @@ def _cause(error: TirazhError) -> TirazhError:
     return _cause(cause) if isinstance(cause, TirazhError) else error
 
 
+def _notes(error: BaseException) -> list[str]:
+    """Return where the log of the failed run is, if it is not in its usual place."""
+    return list(getattr(error, "__notes__", []))
+
+
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    lines = redact(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 

@@ -10,11 +10,12 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tirazh.errors import JobError, RequestError, did_you_mean
+from tirazh.errors import JobError, RequestError
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
@@ -97,7 +98,8 @@ def known_jobs(client: JobSubmissionClient) -> Iterator[None]:
             known = [job.submission_id for job in client.list_jobs() if job.submission_id]
         if not known and _OUR_ID.fullmatch(job_id):
             raise JobError(f"{at} knows no job: {FORGOTTEN}") from None
-        hint = did_you_mean(job_id, known)
+        close = get_close_matches(job_id, known, n=1, cutoff=0.9)  # other ids of tirazh are similar
+        hint = f"; did you mean {close[0]}?" if close else ""
         if not hint and _OUR_ID.fullmatch(job_id):
             hint = "; if the cluster's head was restarted since it was submitted, submit the job file again"
         raise RequestError(f"there is no job {job_id} at {at}{hint}") from None

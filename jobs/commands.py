@@ -37,7 +37,8 @@ def run_kind(options: argparse.Namespace) -> int:
         return _show_plan(spec, options)
     from tirazh.jobs.run import run
 
-    with console.only_json(options.json), redirect_library_output(spec.output, wanted=not options.verbose) as stream:
+    redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
+    with console.only_json(options.json), redirected as stream:
         progress = _progress(options, stream)
         with interruptible(progress.interrupted, stream=stream):
             manifest = run(spec, progress)
