@@ -26,7 +26,8 @@ from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
 from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.settings import KINDS, settings_of
-from tirazh.pipeline.storage.secrets import redact
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.secrets import holds_secret, redact
 
 MAX_MESSAGE_LENGTH = 1_000
 CONVERT_DTYPES = ("float32", "bfloat16", "float16")
@@ -165,9 +166,23 @@ def _add_output_flags(group: argparse._ActionsContainer) -> None:
 def _add_output_commands(by_name: dict[str, Parser]) -> None:
     by_name["plan"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
     for name in ("verify", "report"):
-        by_name[name].add_argument("output", metavar="OUTPUT", help="output directory of a job")
-        by_name[name].add_argument("--endpoint-url", help="URL of an S3-compatible server or an Azure emulator")
-    by_name["report"].add_argument("--against", metavar="OUTPUT2", help="output of another run to compare with")
+        by_name[name].add_argument("output", type=_address, metavar="OUTPUT", help="output directory of a job")
+        by_name[name].add_argument(
+            "--endpoint-url", type=_address, help="URL of an S3-compatible server or an Azure emulator"
+        )
+    by_name["report"].add_argument(
+        "--against", type=_address, metavar="OUTPUT2", help="output of another run to compare with"
+    )
+
+
+def _address(text: str) -> str:
+    """An argparse type that refuses an address with a secret, as the specs do."""
+    if holds_secret(text):
+        raise argparse.ArgumentTypeError(
+            f"must hold no password, key or signature, but {show_uri(text)} had one; set the credentials in the "
+            "environment"
+        )
+    return text
 
 
 def _add_convert(parser: Parser) -> None:

@@ -100,6 +100,6 @@ def _refused(error: BaseException, uri: str, use: Use) -> Exception:
 
 def _reason(error: BaseException) -> str:
     """The first line of the library's message, without secrets that it may contain."""
-    text = redact((str(error) or type(error).__name__).strip().splitlines()[0])
+    text = next(iter(redact(str(error)).strip().splitlines()), type(error).__name__)
     text = re.sub(r"\?[^\s\"']*", "", text)
     return text if len(text) <= 200 else text[:200] + "…"
