@@ -30,7 +30,7 @@ def manifest(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rayjob_schema(shared_dir: Path) -> dict[str, Any]:
-    """KubeRay's schema of a RayJob, which refuses every field that it does not name, as the API server's strict mode."""
+    """KubeRay's schema of a RayJob, which refuses every field that it does not name, as the API server does."""
     file = shared_dir / "data/kuberay/ray.io_rayjobs.yaml.gz"
     if not file.is_file():
         pytest.skip(f"needs KubeRay's CRD, which is not in the repository: no file {file}")
