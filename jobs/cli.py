@@ -26,7 +26,8 @@ from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
 from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.settings import KINDS, settings_of
-from tirazh.pipeline.storage.secrets import redact
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.secrets import holds_secret, redact
 
 MAX_MESSAGE_LENGTH = 1_000
 CONVERT_DTYPES = ("float32", "bfloat16", "float16")
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _set_up_logging(getattr(options, "verbose", 0))
             return commands.COMMANDS[options.command](options)
     except TirazhError as error:
-        return _fail(one_sentence(error), _cause(error).exit_code)
+        return _fail("; ".join((one_sentence(error), *_notes(error))), _cause(error).exit_code)
     except Interrupted as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -108,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
     except Exception as error:  # noqa: BLE001 - the process boundary
-        return _fail(f"internal error: {_first_line(error)}; {_log_traceback(options)}", 1)
+        place = "; ".join(_notes(error)) or _log_traceback(options)
+        return _fail(f"internal error: {_first_line(error)}; {place}", 1)
 
 
 def build_parser() -> tuple[Parser, dict[str, Parser]]:
@@ -142,7 +144,8 @@ def one_sentence(error: TirazhError) -> str:
     The result is safe to print: quoted input data may be very long or hold terminal control
     characters.
     """
-    text = " ".join(str(_cause(error)).split())
+    # Redacted before it is cut: the beginning of a secret is not recognised.
+    text = " ".join(redact(str(_cause(error))).split())
     text = text if len(text) <= MAX_MESSAGE_LENGTH else text[:MAX_MESSAGE_LENGTH] + "…"
     return "".join(character if character.isprintable() else "\ufffd" for character in text)
 
@@ -163,9 +166,23 @@ def _add_output_flags(group: argparse._ActionsContainer) -> None:
 def _add_output_commands(by_name: dict[str, Parser]) -> None:
     by_name["plan"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
     for name in ("verify", "report"):
-        by_name[name].add_argument("output", metavar="OUTPUT", help="output directory of a job")
-        by_name[name].add_argument("--endpoint-url", help="URL of an S3-compatible server or an Azure emulator")
-    by_name["report"].add_argument("--against", metavar="OUTPUT2", help="output of another run to compare with")
+        by_name[name].add_argument("output", type=_address, metavar="OUTPUT", help="output directory of a job")
+        by_name[name].add_argument(
+            "--endpoint-url", type=_address, help="URL of an S3-compatible server or an Azure emulator"
+        )
+    by_name["report"].add_argument(
+        "--against", type=_address, metavar="OUTPUT2", help="output of another run to compare with"
+    )
+
+
+def _address(text: str) -> str:
+    """An argparse type that refuses an address with a secret, as the specs do."""
+    if holds_secret(text):
+        raise argparse.ArgumentTypeError(
+            f"must hold no password, key or signature, but {show_uri(text)} had one; set the credentials in the "
+            "environment"
+        )
+    return text
 
 
 def _add_convert(parser: Parser) -> None:
@@ -202,8 +219,13 @@ def _cause(error: TirazhError) -> TirazhError:
     return _cause(cause) if isinstance(cause, TirazhError) else error
 
 
+def _notes(error: BaseException) -> list[str]:
+    """Return where the log of the failed run is, if it is not in its usual place."""
+    return list(getattr(error, "__notes__", []))
+
+
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    lines = redact(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 

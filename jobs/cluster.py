@@ -1,4 +1,4 @@
-"""The job server of a Ray cluster: connect to it, query, follow and stop jobs."""
+"""The job server of a Ray cluster: connect to it, query and stop jobs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tirazh.errors import JobError, RequestError
-from tirazh.jobs.interrupts import Interrupted
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
@@ -22,17 +23,27 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 CONNECT_TIMEOUT_S = 10.0
-POLL_S = 2.0
-# `--follow` gives up after this long without an answer; a head node may restart in the meantime.
-LOST_AFTER_S = 120.0
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
 # These set their own level to INFO when they are imported.
 _VERBOSE_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
-    "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.packaging",  # it warns of the size of the embedded model
 )
+FORGOTTEN = (
+    "the cluster has forgotten its jobs (its head was restarted): submit the job file again; finished parts are kept"
+)
+# The form of the ids that `submit` gives.
+_OUR_ID = re.compile(r"tirazh-.+-[0-9a-f]{6}(?:-\d+)?")
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+
+
+class UnknownJobError(RequestError):
+    """The job server does not know a job; `known_jobs` explains why."""
+
+    def __init__(self, message: str, job_id: str = "") -> None:
+        super().__init__(message)
+        self.job_id = job_id
 
 
 def connect(address: str | None) -> JobSubmissionClient:
@@ -46,7 +57,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     from ray.job_submission import JobSubmissionClient
 
     for name in _VERBOSE_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
     with _answers(url), _without_variables():
         return JobSubmissionClient(url)
 
@@ -72,6 +83,28 @@ def job_logs(client: JobSubmissionClient, job_id: str) -> str:
         return str(client.get_job_logs(job_id))
 
 
+@contextmanager
+def known_jobs(client: JobSubmissionClient) -> Iterator[None]:
+    """Inside the block, explain why the server does not know a job.
+
+    Raises JobError if the server has no jobs at all, so that its head was restarted since this one was
+    submitted, and RequestError otherwise.
+    """
+    try:
+        yield
+    except UnknownJobError as error:
+        job_id, at = error.job_id, show_uri(client.get_address())
+        with _answers(at):
+            known = [job.submission_id for job in client.list_jobs() if job.submission_id]
+        if not known and _OUR_ID.fullmatch(job_id):
+            raise JobError(f"{at} knows no job: {FORGOTTEN}") from None
+        close = get_close_matches(job_id, known, n=1, cutoff=0.9)  # other ids of tirazh are similar
+        hint = f"; did you mean {close[0]}?" if close else ""
+        if not hint and _OUR_ID.fullmatch(job_id):
+            hint = "; if the cluster's head was restarted since it was submitted, submit the job file again"
+        raise RequestError(f"there is no job {job_id} at {at}{hint}") from None
+
+
 def stop_job(client: JobSubmissionClient, job_id: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
     """Stop a job and wait until it has ended. Returns its info; a finished job is left as it is."""
     info = job_info(client, job_id)
@@ -86,40 +119,6 @@ def stop_job(client: JobSubmissionClient, job_id: str, *, timeout_s: float = 60.
         time.sleep(0.5)
         info = job_info(client, job_id)
     return info
-
-
-def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], object]) -> int:
-    """Print a job's log while it runs and return the job's exit code.
-
-    Polls with separate requests, so that a short outage of the head node does not end the command.
-    """
-    printed, last_answer = 0, time.monotonic()
-    try:
-        while True:
-            try:
-                info = job_info(client, job_id)
-                text = job_logs(client, job_id)
-            except (RequestError, JobError):
-                if time.monotonic() - last_answer > LOST_AFTER_S:
-                    raise
-                time.sleep(POLL_S)
-                continue
-            last_answer = time.monotonic()
-            # Ray returns the whole log each time; only its new end is printed.
-            write(text[printed:])
-            printed = len(text)
-            if info["status"] in FINISHED:
-                return exit_code(info)
-            time.sleep(POLL_S)
-    except KeyboardInterrupt:
-        raise Interrupted(f"{job_id} continues on the cluster; `tirazh stop {job_id}` ends it") from None
-
-
-def exit_code(info: dict[str, Any]) -> int:
-    """Return 0 for a job that succeeded, 2 for a wrong request, and 1 for any other end."""
-    if info["status"] == "SUCCEEDED":
-        return 0
-    return 2 if info["driver_exit_code"] == 2 else 1
 
 
 def running_like(client: JobSubmissionClient, name: str) -> tuple[str | None, int]:
@@ -179,16 +178,28 @@ def _answers(url: str, *, job_id: str | None = None) -> Iterator[None]:
     try:
         yield
     except AuthenticationError:
-        raise RequestError(
-            f"the cluster at {show_uri(url)} requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN "
-            "(or RAY_AUTH_TOKEN_PATH)"
-        ) from None
+        raise RequestError(f"the cluster at {show_uri(url)} {_token_problem()}") from None
     except (ConnectionError, requests.exceptions.RequestException):
         raise RequestError(f"no Ray job server answers at {show_uri(url)}") from None
     except RuntimeError as error:
         if job_id and "status code 404" in str(error):
-            raise RequestError(f"there is no job {job_id} at {show_uri(url)}") from None
+            raise UnknownJobError(f"there is no job {job_id} at {show_uri(url)}", job_id) from None
         raise JobError(f"the job server at {show_uri(url)} refused the request: {_last_line(error)}") from None
+
+
+def _token_problem() -> str:
+    """Return the end of the sentence about a refused client: which token Ray found here, if any."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return "requires a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH)"
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "rejected the token in RAY_AUTH_TOKEN: it is another cluster's"
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named or "~/.ray/auth_token").expanduser()
+    if not path.is_file():
+        return (
+            f"requires a token, and {'the file of RAY_AUTH_TOKEN_PATH' if named else 'the file'} {path} does not exist"
+        )
+    return f"rejected the token in {path}: it is another cluster's"
 
 
 def _last_line(error: Exception) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
     from tirazh.jobs.progress import JobProgressDisplay
+    from tirazh.jobs.submit import Submission
 
 CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelSettings))
 
@@ -36,7 +37,8 @@ def run_kind(options: argparse.Namespace) -> int:
         return _show_plan(spec, options)
     from tirazh.jobs.run import run
 
-    with console.only_json(options.json), redirect_library_output(spec.output, wanted=not options.verbose) as stream:
+    redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
+    with console.only_json(options.json), redirected as stream:
         progress = _progress(options, stream)
         with interruptible(progress.interrupted, stream=stream):
             manifest = run(spec, progress)
@@ -99,7 +101,10 @@ def submit(options: argparse.Namespace) -> int:
     """Run `tirazh submit`."""
     from tirazh.jobs.submit import submit as submit_spec
 
-    return _submitted(submit_spec(spec_from_file(options.job), options.address), options)
+    spec = spec_from_file(options.job)
+    if "://" not in spec.output and not options.quiet:
+        console.warn(f"{spec.output} is a local path: it must be on a disk that all machines of the cluster share")
+    return _submitted(submit_spec(spec, options.address), options)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -110,32 +115,39 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Run `tirazh status`."""
-    from tirazh.jobs.cluster import job_info, job_logs
+    """Run `tirazh status`. The exit code is 1 for a failed job."""
+    from tirazh.jobs.cluster import job_info, job_logs, known_jobs
 
     client = _connect(options)
-    info = job_info(client, options.id)
-    console.show_status(info, job_logs(client, options.id), as_json=options.json, quiet=options.quiet)
-    return 0
+    with known_jobs(client):
+        info = job_info(client, options.id)
+        log = job_logs(client, options.id)
+    console.show_status(info, log, as_json=options.json, quiet=options.quiet)
+    return 1 if info["status"] == "FAILED" else 0
 
 
 def logs(options: argparse.Namespace) -> int:
     """Run `tirazh logs`."""
-    from tirazh.jobs.cluster import follow, job_logs
+    from tirazh.jobs.cluster import job_logs, known_jobs
+    from tirazh.jobs.following import follow
 
     client = _connect(options)
-    if options.follow:
-        return follow(client, options.id, console.write)
-    console.write(job_logs(client, options.id))
+    with known_jobs(client):
+        if options.follow:
+            return follow(client, options.id, console.write)
+        console.write(job_logs(client, options.id))
     return 0
 
 
 def stop(options: argparse.Namespace) -> int:
     """Run `tirazh stop`."""
-    from tirazh.jobs.cluster import stop_job
+    from tirazh.jobs.cluster import FINISHED, job_info, known_jobs, stop_job
 
-    info = stop_job(_connect(options), options.id)
-    console.show_status(info, "", as_json=options.json, quiet=options.quiet)
+    client = _connect(options)
+    with known_jobs(client):
+        before = job_info(client, options.id)
+        info = before if before["status"] in FINISHED else stop_job(client, options.id)
+    console.show_stopped(info, was_running=info is not before, as_json=options.json, quiet=options.quiet)
     return 0
 
 
@@ -168,11 +180,13 @@ def _show_plan(spec: JobSpec, options: argparse.Namespace) -> int:
     return 0
 
 
-def _submitted(job_id: str, options: argparse.Namespace) -> int:
-    from tirazh.jobs.cluster import follow
+def _submitted(submission: Submission, options: argparse.Namespace) -> int:
+    from tirazh.jobs.following import follow
 
-    console.show_submitted(job_id, options.address, as_json=options.json, quiet=options.quiet)
-    return follow(_connect(options), job_id, console.write) if options.follow else 0
+    console.show_submitted(submission, options.address, as_json=options.json, quiet=options.quiet)
+    if not options.follow:
+        return 0
+    return follow(_connect(options), submission.job_id, console.write, is_known=True)
 
 
 def _connect(options: argparse.Namespace) -> JobSubmissionClient:

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tirazh.jobs.progress import bytes_text, clock_text
 from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.secrets import redact
 
 if TYPE_CHECKING:
+    from tirazh.jobs.submit import Submission
     from tirazh.model.checkpoints.directory import ModelSummary
     from tirazh.pipeline.execution.metrics import ProgressEvent
     from tirazh.pipeline.output.ledger import Verification
@@ -113,31 +115,56 @@ def show_model(model: ModelSummary, *, output: str, as_json: bool, quiet: bool) 
 
 
 def show_status(info: Mapping[str, Any], log: str, *, as_json: bool, quiet: bool) -> None:
-    """Print a submitted job's status, start time, duration and last log line."""
+    """Print a submitted job's status, start time (UTC), duration and last log line."""
     facts: dict[str, Any] = {"job": info["id"], "status": info["status"].lower()}
     if info["start_time"]:
-        facts["started"] = datetime.fromtimestamp(info["start_time"]).isoformat(sep=" ", timespec="seconds")
+        facts["started"] = f"{datetime.fromtimestamp(info['start_time'], UTC):%Y-%m-%d %H:%M:%SZ}"
     if info["end_time"]:
         facts["took"] = clock_text(info["end_time"] - info["start_time"])
+    if info["driver_exit_code"] is not None:
+        facts["exit_code"] = info["driver_exit_code"]
     last = [line for line in log.splitlines() if line.strip()][-1:]
     if last:
         facts["last_line"] = last[0]
-    elif info["message"]:
-        facts["message"] = info["message"]
+    elif message := next((line for line in info["message"].splitlines() if line.strip()), ""):
+        facts["message"] = redact(message)[:300]
     if not as_json:
         facts = {name.replace("_", " "): value for name, value in facts.items()}
     show_facts(facts, as_json=as_json, quiet=quiet)
 
 
-def show_submitted(job_id: str, address: str | None, *, as_json: bool, quiet: bool) -> None:
+def show_stopped(info: Mapping[str, Any], *, was_running: bool, as_json: bool, quiet: bool) -> None:
+    """Print that a job was stopped, or in one sentence that it had ended before."""
+    if was_running or as_json:
+        show_status({**info, "message": ""}, "", as_json=as_json, quiet=quiet)
+    elif not quiet:
+        took = f" after {clock_text(info['end_time'] - info['start_time'])}" if info["end_time"] else ""
+        end = {"SUCCEEDED": "succeeded", "FAILED": "failed", "STOPPED": "was stopped"}[info["status"]]
+        print(f"{info['id']} has ended already, so there is nothing to stop: it {end}{took}")
+
+
+def show_submitted(submission: Submission, address: str | None, *, as_json: bool, quiet: bool) -> None:
     """Print the id of a submitted job, and without -q the commands to use next."""
+    job_id = submission.job_id
     if as_json:
-        print(json.dumps({"job": job_id}))
-    elif quiet:
+        print(json.dumps({"job": job_id, "was_running": submission.was_running}))
+        return
+    if quiet:
         print(job_id)
+        return
+    at = f" --address {show_uri(address)}" if address else ""
+    if submission.was_running:
+        print(f"{job_id} is already running, so it was not submitted again")
+        if submission.other_settings:
+            print(f"  it keeps its own {', '.join(submission.other_settings)}; stop it first to change them")
     else:
-        at = f" --address {show_uri(address)}" if address else ""
-        print(f"submitted {job_id}\n  tirazh status {job_id}{at}\n  tirazh logs {job_id}{at} --follow")
+        print(f"submitted {job_id}")
+    print(f"  tirazh status {job_id}{at}\n  tirazh logs {job_id}{at} --follow", flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning of one sentence to stderr."""
+    print(f"tirazh: warning: {text}", file=sys.stderr, flush=True)
 
 
 def _rows_text(manifest: Mapping[str, Any], last: ProgressEvent | None) -> str:

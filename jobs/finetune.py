@@ -26,7 +26,8 @@ def run_training(options: argparse.Namespace) -> int:
     from tirazh.jobs.training_progress import TrainingDisplay
     from tirazh.pipeline.finetune.run import run_finetune
 
-    with console.only_json(options.json), redirect_library_output(spec.output, wanted=not options.verbose) as stream:
+    redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
+    with console.only_json(options.json), redirected as stream:
         display = TrainingDisplay("quiet" if options.quiet else None, stream=stream)
         with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display:
             manifest = run_finetune(spec, on_progress=display.show, tell=display.say)

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from tirazh.jobs.given_once import BooleanOnce
 from tirazh.jobs.settings import FINETUNE, KINDS, Setting, not_a_choice, settings_of
 from tirazh.pipeline.settings import SettingGroup
 from tirazh.pipeline.spec import flag_name
@@ -159,7 +160,7 @@ def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     # `type` and not `choices`: argparse's own message for `choices` suggests no nearest value.
     reader = one_of(setting.choices) if setting.choices else _reader(setting)
     if setting.type == "boolean":
-        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        group.add_argument(flag, action=BooleanOnce, default=argparse.SUPPRESS, help=text)
     elif setting.type == "list":
         group.add_argument(
             flag, action="extend", nargs="+", default=argparse.SUPPRESS, metavar=_metavar(setting), help=text

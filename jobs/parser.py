@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.jobs.flags import former_flag, owner_of
+from tirazh.jobs.given_once import StoreOnce
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +21,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False)
+        for name in (None, "store"):
+            self.register("action", name, StoreOnce)
 
     def error(self, message: str) -> NoReturn:
         raise RequestError(_reworded(message, self.prog.split()[-1]))
@@ -36,16 +40,19 @@ def parse(parser: Parser, commands: dict[str, Parser], argv: Sequence[str]) -> a
     options, rest = parser.parse_known_args(argv)
     command = options.command
     if rest:
-        raise RequestError(_unknown(rest[0], command, commands.get(command, parser)))
+        raise RequestError(_unknown(rest[0], command, commands.get(command, parser), argv))
     if command is None:
         raise RequestError(f"no command was named; the commands are {', '.join(commands)}")
     return options
 
 
-def _unknown(text: str, command: str | None, parser: Parser) -> str:
+def _unknown(text: str, command: str | None, parser: Parser, argv: Sequence[str]) -> str:
     """Return the message for an argument that the command does not accept."""
     name = command or "the command line"
     if not text.startswith("-"):
+        flag, value = _values_around(text, argv)
+        if value:
+            return f"{flag} takes one argument: put it in quotes, as in {flag} {shlex.quote(value)}"
         hint = "; did you mean --input?" if "--input" in parser.flags() else ""
         return f"{name} accepts no argument {text!r}{hint}"
     flag = text.split("=", 1)[0]
@@ -58,6 +65,20 @@ def _unknown(text: str, command: str | None, parser: Parser) -> str:
         hint = f"; {normalised} is a flag of `tirazh {owner_of(normalised)}`"
     lists = "tirazh --help" if command is None else f"tirazh {command} --help"
     return f"{name} has no flag {flag}{hint or f'; `{lists}` lists them'}"
+
+
+def _values_around(text: str, argv: Sequence[str]) -> tuple[str, str]:
+    """Return the flag before `text` and the words between this flag and the next, or two empty strings.
+
+    The words are empty if the value of the flag does not end with a comma: then `text` does not belong to it.
+    """
+    at = list(argv).index(text)
+    start = next((index for index in range(at - 1, -1, -1) if argv[index].startswith("--")), None)
+    if start is None or not argv[at - 1].endswith(","):
+        return "", ""
+    end = next((index for index in range(at, len(argv)) if argv[index].startswith("-")), len(argv))
+    flag, _, value = argv[start].partition("=")
+    return flag, " ".join(filter(None, (value, *argv[start + 1 : end])))
 
 
 def _reworded(message: str, command: str) -> str:

@@ -1,4 +1,4 @@
-"""Progress displays: a live bar in a terminal, a line every ten seconds in a log, nothing with -q.
+"""Progress displays: a live line in a terminal, a line every ten seconds in a log, nothing with -q.
 
 Everything is written to stderr: stdout holds only the result.
 """
@@ -9,12 +9,13 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TextIO, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, Self, TextIO, TypeVar
+
+from tirazh.jobs.live_line import LineState, LiveLine, is_plain_terminal
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-
     from tirazh.pipeline.execution.metrics import ProgressEvent
 
 Style = Literal["bar", "lines", "quiet"]
@@ -28,7 +29,7 @@ class Display(ABC, Generic[Event]):
     """Shows progress events and keeps the last one. Subclasses define the text of an event.
 
     Use it as a context manager and pass `show` to the pipeline as the callback. `style` None means
-    a bar when the stream is a terminal and lines otherwise.
+    a bar when the stream is a terminal that can draw a line again, and lines otherwise.
     """
 
     def __init__(
@@ -39,13 +40,13 @@ class Display(ABC, Generic[Event]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream or sys.stderr
-        self.style: Style = style or ("bar" if self._stream.isatty() else "lines")
+        has_bar = self._stream.isatty() and not is_plain_terminal(self._stream)
+        self.style: Style = style or ("bar" if has_bar else "lines")
         self.last: Event | None = None
         self._clock = clock
         self._next_line = clock() + 2.0  # the first line comes early: it shows that the job has started
         self._printed: Event | None = None
-        self._bar: Bar | None = None
-        self._task: Any = None
+        self._bar: LiveLine | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -69,26 +70,31 @@ class Display(ABC, Generic[Event]):
 
     def say(self, text: str) -> None:
         """Print a line of text, unless the display is quiet."""
-        if self.style != "quiet":
-            print(text, file=self._stream, flush=True)
+        if self._bar is not None:
+            self._bar.print_above(text)
+        elif self.style != "quiet":
+            self._print(text)
 
     @abstractmethod
     def describe(self, event: Event) -> str:
         """Return one log line."""
 
     @abstractmethod
-    def bar_state(self, event: Event) -> tuple[int, int | None, list[str]]:
-        """Return the completed units, the total (None: unknown) and the texts after the bar."""
+    def line_state(self, event: Event) -> LineState:
+        """Return what the line in a terminal shows."""
 
     def _print_line(self, event: Event) -> None:
         self._printed = event
-        print(self.describe(event), file=self._stream, flush=True)
+        self._print(self.describe(event))
+
+    def _print(self, text: str) -> None:
+        time_stamp = f"{utc_text()} " if self.style == "lines" else ""
+        print(f"{time_stamp}{text}", file=self._stream, flush=True)
 
     def _update_bar(self, event: Event) -> None:
         if self._bar is None:
-            self._bar, self._task = start_bar(self._stream)
-        completed, total, facts = self.bar_state(event)
-        self._bar.update(self._task, completed=completed, total=total, facts=" · ".join(facts))
+            self._bar = LiveLine(self._stream)
+        self._bar.update(self.line_state(event))
 
 
 class JobProgressDisplay(Display["ProgressEvent"]):
@@ -97,8 +103,15 @@ class JobProgressDisplay(Display["ProgressEvent"]):
     def describe(self, event: ProgressEvent) -> str:
         return describe(event)
 
-    def bar_state(self, event: ProgressEvent) -> tuple[int, int | None, list[str]]:
-        return event.rows_done, event.rows_total or None, _facts(event)
+    def line_state(self, event: ProgressEvent) -> LineState:
+        speed, replicas, *errors = _facts(event)
+        parts = f"{event.parts_done:,}/{event.parts_total:,} parts"
+        return LineState(
+            done=event.rows_done,
+            total=event.rows_total or None,
+            time=_time(event),
+            facts=(*errors, replicas, speed, parts),
+        )
 
     def interrupted(self) -> str:
         """Return the message for a job that was stopped by a signal."""
@@ -116,7 +129,7 @@ class ByteProgress:
     def __init__(self, quiet: bool, *, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._is_quiet = quiet
-        self._is_terminal = self._stream.isatty()
+        self._is_terminal = self._stream.isatty() and not is_plain_terminal(self._stream)
         self._next = time.monotonic() + 1.0
         self._is_open = False
 
@@ -134,7 +147,7 @@ class ByteProgress:
             return
         self._next = now + (0.25 if self._is_terminal else LINE_EVERY_S)
         self._is_open = self._is_terminal
-        start, end = ("\r", "") if self._is_terminal else ("", "\n")
+        start, end = ("\r", "") if self._is_terminal else (f"{utc_text()} ", "\n")
         share = done / total if total else 1.0
         print(f"{start}{share:4.0%} of {bytes_text(total)}", end=end, file=self._stream, flush=True)
 
@@ -149,7 +162,7 @@ def describe(event: ProgressEvent) -> str:
     share = f" ({event.rows_done / event.rows_total:.0%})" if event.rows_total else ""
     rows = f"{event.rows_done:,} of {event.rows_total:,} rows{share}"
     parts = f"{event.parts_done} of {event.parts_total} parts"
-    return " · ".join([rows, parts, *_facts(event)])
+    return " · ".join([rows, parts, *_facts(event), _time(event)])
 
 
 def clock_text(seconds: float) -> str:
@@ -159,11 +172,15 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
 
 
+def utc_text() -> str:
+    """The current time, as log lines begin with it: `2026-11-23T01:30:00Z`."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
 def _facts(event: ProgressEvent) -> list[str]:
     facts = [f"{event.tokens_per_s:,.0f} tokens/s", _count(event.replicas, "replica")]
     if event.error_rows:
         facts.append(_count(event.error_rows, "error"))
-    facts.append(_time(event))
     return facts
 
 
@@ -177,24 +194,3 @@ def _time(event: ProgressEvent) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def start_bar(stream: TextIO) -> tuple[Bar, Any]:
-    """Start a bar on `stream`; returns it and its task.
-
-    The task's field `facts` is the text after the bar.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-
-    bar = Progress(
-        SpinnerColumn(),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[facts]}"),
-        console=Console(file=stream),
-        transient=True,  # the bar disappears at the end, and the summary takes its place
-        refresh_per_second=4,
-    )
-    bar.start()
-    return bar, bar.add_task("rows", total=None, facts="starting")

@@ -12,16 +12,17 @@ import re
 import shutil
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tirazh.errors import JobError, RequestError
-from tirazh.jobs.cluster import connect, job_info, running_like
+from tirazh.jobs.cluster import UnknownJobError, connect, job_info, known_jobs, running_like
 from tirazh.jobs.settings import build_spec
 from tirazh.pipeline.spec import EMBEDDED_MODEL, JobSpec
+from tirazh.pipeline.storage.secrets import redact
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -32,23 +33,33 @@ _PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples")
 # Seconds between SIGTERM and SIGKILL for a job that is stopped: enough to close its replicas.
 _STOP_WAIT_S = "15"
 _AGENT_TIMEOUT_S = 60.0
+# Submitters that choose the same id at the same time try again this often.
+_ATTEMPTS = 5
 
 
-def submit(spec: JobSpec, address: str | None) -> str:
-    """Start the job on the cluster and return its id.
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A job on the cluster. `was_running` is true if this run was submitted before, and not by this call.
 
-    Raises RequestError when it is already running there.
+    `other_settings` names the settings that the running job has with other values.
     """
+
+    job_id: str
+    was_running: bool
+    other_settings: tuple[str, ...] = ()
+
+
+def submit(spec: JobSpec, address: str | None) -> Submission:
+    """Start the job on the cluster, or find the run of it that is already there."""
     return _submit_to(connect(address), with_absolute_paths(spec))
 
 
-def resume(job_id: str, address: str | None) -> str:
-    """Submit a job again with the same settings; finished parts are kept.
-
-    Returns the id of the new run.
-    """
+def resume(job_id: str, address: str | None) -> Submission:
+    """Submit a job again with the same settings, or find its current run; finished parts are kept."""
     client = connect(address)
-    return _submit_to(client, submitted_spec(job_info(client, job_id)))
+    with known_jobs(client):
+        info = job_info(client, job_id)
+    return _submit_to(client, submitted_spec(info))
 
 
 def submitted_spec(info: dict[str, Any]) -> JobSpec:
@@ -103,11 +114,20 @@ def write_working_dir(spec: JobSpec, directory: Path) -> None:
     (directory / "job.yaml").write_text(text, encoding="utf-8")
 
 
-def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> str:
+def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> Submission:
     name = job_name(spec)
-    running, number = running_like(client, name)
-    if running:
-        raise RequestError(f"this job is already running as {running}; `tirazh logs {running} --follow` shows its log")
+    for _ in range(_ATTEMPTS):
+        running, number = running_like(client, name)
+        if running:
+            return Submission(job_id=running, was_running=True, other_settings=_other_settings(client, running, spec))
+        job_id = _start(client, spec, name if number == 1 else f"{name}-{number}")
+        if job_id is not None:
+            return Submission(job_id=job_id, was_running=False)
+    raise JobError(f"the cluster refused {_ATTEMPTS} ids for {name}, as each exists already; submit the job again")
+
+
+def _start(client: JobSubmissionClient, spec: JobSpec, job_id: str) -> str | None:
+    """Submit the job, and return its id. None: another submitter has just used the id."""
     with tempfile.TemporaryDirectory(prefix="tirazh-submit-") as directory:
         write_working_dir(spec, Path(directory))
         return _send(
@@ -115,7 +135,7 @@ def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> str:
             # `python -m tirazh` starts in the working directory, so it runs the package sent along
             # and not one that may be installed on the cluster.
             entrypoint=f"python -m tirazh {spec.kind} --config job.yaml --address auto",
-            submission_id=name if number == 1 else f"{name}-{number}",
+            submission_id=job_id,
             runtime_env={
                 "working_dir": directory,
                 "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S, "PYTHONUNBUFFERED": "1"},
@@ -125,7 +145,7 @@ def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> str:
         )
 
 
-def _send(client: JobSubmissionClient, **job: Any) -> str:
+def _send(client: JobSubmissionClient, **job: Any) -> str | None:
     """Submit, and retry while a head node that has just started has no job agent yet."""
     until = time.monotonic() + _AGENT_TIMEOUT_S
     while True:
@@ -133,9 +153,22 @@ def _send(client: JobSubmissionClient, **job: Any) -> str:
             return str(client.submit_job(**job))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
+            # Ray adds an id only if it is new, so of two submitters at once exactly one gets this answer.
+            if "already exists" in reason:
+                return None
             if "No available agent" not in reason or time.monotonic() > until:
-                raise JobError(f"the cluster did not accept the job: {reason[:300]}") from None
+                raise JobError(f"the cluster did not accept the job: {redact(reason)[:300]}") from None
             time.sleep(1.0)
+
+
+def _other_settings(client: JobSubmissionClient, job_id: str, spec: JobSpec) -> tuple[str, ...]:
+    """Return the names of the settings in which a running job differs from `spec`: it keeps its own until it ends."""
+    try:
+        submitted = json.loads(job_info(client, job_id)["metadata"][JOB_KEY])
+    except (KeyError, ValueError, UnknownJobError):
+        return ()
+    wanted = json.loads(json.dumps(job_text(spec)))
+    return tuple(sorted(name for name in wanted.keys() | submitted.keys() if wanted.get(name) != submitted.get(name)))
 
 
 def _absolute(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tirazh.jobs.live_line import LineState
 from tirazh.jobs.progress import Display, clock_text
 
 if TYPE_CHECKING:
@@ -16,8 +17,9 @@ class TrainingDisplay(Display["TrainingProgress"]):
     def describe(self, event: TrainingProgress) -> str:
         return describe(event)
 
-    def bar_state(self, event: TrainingProgress) -> tuple[int, int | None, list[str]]:
-        return event.step, event.total_steps, _facts(event)
+    def line_state(self, event: TrainingProgress) -> LineState:
+        *facts, time = _facts(event)
+        return LineState(done=event.step, total=event.total_steps, time=time, facts=tuple(facts))
 
     def interrupted(self) -> str:
         """Return the message for a training run that was stopped by a signal."""

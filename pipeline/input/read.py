@@ -18,10 +18,12 @@ from ray.data.block import BlockMetadata
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
+from tirazh.pipeline.input.damage import find_damage
 from tirazh.pipeline.input.overrides import hash_63
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, keep_trying
+from tirazh.pipeline.storage.secrets import redact
 
 _BATCH_ROWS = 8_192
 _BUFFER_BYTES = 1 << 20
@@ -89,7 +91,7 @@ def read_rows(part: Part, storage: Storage) -> pa.Table:
 
     Raises InputError if the file is damaged or too short.
     """
-    with storage.open(part.file.uri) as file, _readable(part):
+    with storage.open(part.file.uri) as file, _readable(part, storage):
         metadata = pq.read_metadata(file)
         groups, skip = _groups_of(metadata, part)
         reading = _how_to_read(metadata, groups, skip + part.rows, is_remote=is_remote(part.file.uri))
@@ -126,7 +128,7 @@ def _how_to_read(metadata: pq.FileMetaData, groups: Sequence[int], rows: int, *,
 
 
 @contextmanager
-def _readable(part: Part) -> Iterator[None]:
+def _readable(part: Part, storage: Storage) -> Iterator[None]:
     """Distinguish a damaged file (InputError) from an outage, which is retried for minutes.
 
     For data that it cannot decode Arrow raises one of its own exceptions, or an OSError without an
@@ -138,9 +140,10 @@ def _readable(part: Part) -> Iterator[None]:
         if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno is not None):
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        place = find_damage(part.file.uri, range(part.start, part.stop), storage)
         raise InputError(
             f"{show_uri(part.file.uri)} is damaged or has changed since the job was planned, at rows {part.start} to "
-            f"{part.stop - 1}: {reason}"
+            f"{part.stop - 1}{f' ({place})' if place else ''}: {redact(reason)}"
         ) from error
 
 

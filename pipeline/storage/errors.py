@@ -15,7 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from tirazh.errors import InputError, OutputError, RequestError, StorageError
-from tirazh.pipeline.storage.secrets import redact
+from tirazh.pipeline.storage.secrets import holds_secret, redact, redact_forms, without_login
 
 Use = Literal["read", "write"]
 
@@ -34,14 +34,15 @@ _NO_RESPONSE = ("Connect", "Timeout", "EndpointConnection", "ServiceRequest", "C
 
 
 def show_uri(uri: str) -> str:
-    """Return `uri` without user name, password and query: safe to print, log and store."""
+    """Return `uri` without user name, password, query, keys and tokens: safe to print, log and store."""
+    uri = without_login(uri)
     if "://" not in uri:
-        return uri
+        return redact_forms(uri) if holds_secret(uri) else uri
     try:
         split = urlsplit(uri)
     except ValueError:  # not a valid URI, so a secret in it cannot be located
         return uri.partition("://")[0] + "://…"
-    return urlunsplit((split.scheme, split.netloc.rpartition("@")[2], split.path, "", ""))
+    return redact_forms(urlunsplit((split.scheme, split.netloc.rpartition("@")[2], split.path, "", "")))
 
 
 @contextmanager
@@ -99,6 +100,6 @@ def _refused(error: BaseException, uri: str, use: Use) -> Exception:
 
 def _reason(error: BaseException) -> str:
     """The first line of the library's message, without secrets that it may contain."""
-    text = redact((str(error) or type(error).__name__).strip().splitlines()[0])
+    text = next(iter(redact(str(error)).strip().splitlines()), type(error).__name__)
     text = re.sub(r"\?[^\s\"']*", "", text)
     return text if len(text) <= 200 else text[:200] + "…"

@@ -27,6 +27,7 @@ class Head:
     gcs_address: str
     directory: Path
     environment: dict[str, str]
+    ports: tuple[int, ...]
 
     def tirazh(
         self, *arguments: str, cwd: Path = REPOSITORY, env: dict[str, str] | None = None
@@ -41,14 +42,28 @@ class Head:
             check=False,
         )
 
+    def follower(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command that runs until its job ends."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tirazh", *arguments, "--address", self.address],
+            cwd=REPOSITORY,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
 
 @contextmanager
-def ray_head(*, num_cpus: int) -> Iterator[Head]:
-    """Start a head node that requires TOKEN, and stop it after the block."""
+def ray_head(*, num_cpus: int, ports: tuple[int, ...] | None = None) -> Iterator[Head]:
+    """Start a head node that requires TOKEN, and stop it after the block.
+
+    `ports` are those of an earlier head that has ended; without them free ones are chosen.
+    """
     bin_first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": bin_first, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     environment.pop("RAY_ADDRESS", None)
-    gcs, dashboard, agent, client = free_ports(4)
+    gcs, dashboard, agent, client = ports = ports or tuple(free_ports(4))
     # The names of the sockets that Ray creates in its directory have a maximum length, so the
     # directory's is short.
     with tempfile.TemporaryDirectory(prefix="tz-", ignore_cleanup_errors=True) as directory:
@@ -58,7 +73,7 @@ def ray_head(*, num_cpus: int) -> Iterator[Head]:
             *("--disable-usage-stats", f"--temp-dir={directory}"),
         )
         with _process(command, environment):
-            head = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", Path(directory), environment)
+            head = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", Path(directory), environment, ports)
             deadline = time.monotonic() + 120
             while "there is no job" not in head.tirazh("status", "nonesuch").stderr:
                 assert time.monotonic() < deadline, "the head did not start"

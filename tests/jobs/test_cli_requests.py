@@ -38,6 +38,22 @@ NEEDED = ["--input", "in.parquet", "--output", "out"]
         ("plan", "plan needs JOB.YAML; see `tirazh plan --help`"),
         ("plan nowhere.yaml", "job file nowhere.yaml does not exist"),
         ("classify", "--labels, --input, --output are missing"),
+        (
+            "classify --labels sport, economics, culture --slots 2",
+            "--labels takes one argument: put it in quotes, as in --labels 'sport, economics, culture'",
+        ),
+        ("classify --labels a,b economics", "classify accepts no argument 'economics'; did you mean --input?"),
+        ("generate --slots 4 --slots 8", "--slots is given twice (4, then 8); give it once"),
+        ("classify --calibrate --no-calibrate", "--calibrate is given twice (True, then False); give it once"),
+        (
+            "verify out --endpoint-url http://a --endpoint-url http://b",
+            "--endpoint-url is given twice (http://a, then http://b); give it once",
+        ),
+        (
+            "verify out --endpoint-url https://a.blob;AccountKey=hunter2",
+            "--endpoint-url must hold no password, key or signature, but https://a.blob;AccountKey=[hidden] had one; "
+            "set the credentials in the environment",
+        ),
         ("submit job.yaml --adress http://x", "submit has no flag --adress; did you mean --address?"),
     ],
 )

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,6 +40,13 @@ def write_job(folder: Path, model: str, *, rows: int, **settings: object) -> Pat
     return folder / "job.yaml"
 
 
+def wait_for(file: Path, head: Head, job_id: str) -> None:
+    deadline = time.monotonic() + 180
+    while not file.exists():
+        assert time.monotonic() < deadline, head.tirazh("logs", job_id).stdout
+        time.sleep(0.5)
+
+
 def test_a_submitted_job_can_be_followed_queried_and_resumed(head: Head, model: str, tmp_path: Path) -> None:
     job = write_job(tmp_path, model, rows=6)
     done = head.tirazh("submit", str(job), "--follow")
@@ -63,22 +71,66 @@ def test_a_refused_job_ends_with_its_own_message_and_exit_code(head: Head, model
     assert done.returncode == 2
     assert "tirazh: " in done.stdout
     assert "'promt'" in done.stdout
+    job_id = re.findall(r"tirazh-out-[0-9a-f]{6}", done.stdout)[0]
+    status = head.tirazh("status", job_id)
+    assert (status.returncode, "failed" in status.stdout) == (1, True)
+    stopped = head.tirazh("stop", job_id)
+    assert (stopped.returncode, stopped.stdout.count("\n")) == (0, 1)
 
 
 def test_a_running_job_is_not_started_twice_and_can_be_stopped(head: Head, model: str, tmp_path: Path) -> None:
     job = write_job(tmp_path, model, rows=3000, max_new_tokens=200)
     job_id = head.tirazh("submit", str(job), "-q").stdout.strip()
     twice = head.tirazh("submit", str(job))
-    assert twice.returncode == 2
-    assert f"already running as {job_id}" in twice.stderr
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "out/_tirazh/plan.json").exists():
-        assert time.monotonic() < deadline, head.tirazh("logs", job_id).stdout
-        time.sleep(0.5)
+    assert twice.returncode == 0, twice.stderr
+    assert f"{job_id} is already running" in twice.stdout
+    wait_for(tmp_path / "out/_tirazh/plan.json", head, job_id)
     stopped = head.tirazh("stop", job_id)
     assert stopped.returncode == 0
     assert "stopped" in stopped.stdout
     assert "run the same command to resume" in head.tirazh("logs", job_id).stdout
+    again = head.tirazh("stop", job_id)
+    assert again.returncode == 0
+    assert again.stdout.startswith(f"{job_id} has ended already, so there is nothing to stop: it was stopped")
+
+
+def test_followers_of_one_job_that_submit_it_at_the_same_time_all_get_its_exit_code(
+    head: Head, model: str, tmp_path: Path
+) -> None:
+    """As the pods of a CronJob: two start at once, and one is killed and started again."""
+    job = write_job(tmp_path, model, rows=400, max_new_tokens=30)
+    with ThreadPoolExecutor(3) as threads:
+        first = [threads.submit(head.tirazh, "submit", str(job), "--follow") for _ in range(2)]
+        follower = head.follower("submit", str(job), "--follow")
+        time.sleep(15)
+        follower.kill()
+        follower.wait()
+        first.append(threads.submit(head.tirazh, "submit", str(job), "--follow"))
+        done = [each.result() for each in first]
+    assert [each.returncode for each in done] == [0, 0, 0], [each.stdout + each.stderr for each in done]
+    ids = {re.findall(r"tirazh-out-[0-9a-f]{6}(?:-\d+)?", each.stdout)[0] for each in done[:2]}
+    assert len(ids) == 1
+    assert sum("submitted" in each.stdout.splitlines()[0] for each in done[:2]) <= 1
+    assert sum(pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")) == 400
+
+
+def test_a_job_of_a_head_that_was_restarted_is_forgotten_and_can_be_submitted_again(model: str, tmp_path: Path) -> None:
+    job = write_job(tmp_path, model, rows=600, max_new_tokens=60)
+    with ray_head(num_cpus=3) as head:
+        job_id = head.tirazh("submit", str(job), "-q").stdout.strip()
+        follower = head.follower("logs", job_id, "--follow")
+        wait_for(tmp_path / "out/_tirazh/plan.json", head, job_id)
+        ports = head.ports
+    with ray_head(num_cpus=3, ports=ports) as head:
+        _, message = follower.communicate(timeout=240)
+        assert follower.returncode == 1
+        assert f"{job_id} is lost: the cluster has forgotten its jobs" in message
+        status = head.tirazh("status", job_id)
+        assert status.returncode == 1
+        assert "submit the job file again; finished parts are kept" in status.stderr
+        done = head.tirazh("submit", str(job), "--follow")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sum(pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")) == 600
 
 
 def test_a_client_with_another_token_is_refused_with_the_name_of_the_variable(head: Head) -> None:

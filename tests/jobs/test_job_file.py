@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import REPOSITORY
 from tirazh.errors import RequestError
 from tirazh.jobs.job_file import spec_from_file
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
@@ -69,7 +73,7 @@ def test_a_labels_file_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: p
             "but this is a generate job"),
         (HEAD + "seed: 1\nseed: 2\n", "job.yaml line 5: duplicate key seed"),
         (HEAD + "top_p: [1\n", "job.yaml is not valid YAML at line 5, column 1: "
-            "expected ',' or ']', but got '<stream end>'"),
+            "did not find expected ',' or ']'"),
         ("input: in.parquet\n", "job.yaml has no kind; add a line kind: classify or kind: generate"),
         ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not 'clasify'; "
             "did you mean classify?"),
@@ -91,3 +95,32 @@ def test_a_missing_job_file_and_a_directory_are_refused(tmp_path: Path) -> None:
         spec_from_file("nowhere.yaml")
     with pytest.raises(RequestError, match=r"is a directory; name a YAML file$"):
         spec_from_file(tmp_path)
+
+
+def test_a_labels_file_of_the_largest_size_is_read_in_seconds(tmp_path: Path) -> None:
+    """PyYAML's own scanner would take minutes on a busy machine."""
+    labels = ", ".join(f"label {number}" for number in range(79_000))
+    path = write(tmp_path, f"kind: classify\ninput: a\noutput: b\nlabels: [{labels}]\n")
+    assert (1 << 20) - 100_000 < path.stat().st_size <= 1 << 20
+    began = time.process_time()
+    spec = spec_from_file(path)
+    assert time.process_time() - began < 10
+    assert isinstance(spec, ClassifySpec)
+    assert len(spec.labels) == 79_000
+
+
+def test_a_job_file_above_one_mebibyte_is_refused(tmp_path: Path) -> None:
+    assert "is larger than 1 MiB" in sentence(tmp_path, HEAD + "#" * (1 << 20))
+
+
+def test_job_files_are_read_the_same_without_libyaml(tmp_path: Path) -> None:
+    path = write(tmp_path, HEAD + "top_k: 7\nstop: [a, 'b: c']\n# end\n")
+    code = (
+        "import sys, yaml\nyaml.__with_libyaml__ = False\nfrom tirazh.jobs.job_file import spec_from_file\n"
+        "from tirazh.jobs import yaml_text\nassert not hasattr(yaml_text, 'CParser')\n"
+        "print(spec_from_file(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(spec_from_file(path))

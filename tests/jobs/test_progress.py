@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -61,7 +62,8 @@ def test_a_log_gets_a_line_every_ten_seconds_and_a_last_one() -> None:
             clock.now = float(second)
             progress.show(event(rows=second))
     lines = stream.getvalue().splitlines()
-    assert [line.split()[0] for line in lines] == ["2", "12", "22", "30"]
+    assert [line.split()[1] for line in lines] == ["2", "12", "22", "30"]
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \d", line) for line in lines)
 
 
 def test_the_last_progress_line_is_not_printed_twice() -> None:
@@ -72,13 +74,14 @@ def test_the_last_progress_line_is_not_printed_twice() -> None:
     assert len(stream.getvalue().splitlines()) == 1
 
 
-def test_a_terminal_gets_one_progress_bar() -> None:
+def test_a_terminal_gets_one_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with JobProgressDisplay(stream=stream) as progress:
         assert progress.style == "bar"
         progress.show(event())
         progress.show(event(rows=300))
-    assert "300/1000" in stream.getvalue()
+    assert "300/1,000 30%" in stream.getvalue()
     assert "2 replicas" in stream.getvalue()
 
 
@@ -94,7 +97,8 @@ def test_an_interrupt_before_the_first_part_says_how_to_start_again() -> None:
     assert JobProgressDisplay("quiet").interrupted().startswith("interrupted before the first part was written")
 
 
-def test_byte_progress_is_shown_in_a_terminal_and_hidden_by_quiet() -> None:
+def test_byte_progress_is_shown_in_a_terminal_and_hidden_by_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
     for stream, quiet, shown in ((Terminal(), False, "\r 50% of 2.0 MiB\n"), (Terminal(), True, "")):
         progress = ByteProgress(quiet, stream=stream)
         progress._next = 0.0
