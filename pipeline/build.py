@@ -6,6 +6,7 @@ The steps are in `plan.py`, `prompts/prepare.py`, `output/plan_file.py`, `output
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +19,20 @@ from tirazh.actors.placement import refuse_impossible
 from tirazh.errors import JobError
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, max_parts_in_flight, run_graph
 from tirazh.pipeline.execution.infer import InferConfig
 from tirazh.pipeline.execution.metrics_client import MetricsClient, start_metrics
+from tirazh.pipeline.execution.node_probe import NodeProbe, Step, make_probe, shared_paths
 from tirazh.pipeline.execution.owner_watch import watching_owners
 from tirazh.pipeline.execution.progress import JobProgress, OnProgress
 from tirazh.pipeline.execution.ray_failures import explained, skipped_sentence
 from tirazh.pipeline.execution.ray_session import (
-    choose_step_cpus,
-    data_settings,
-    freeing_replicas,
     ray_session,
     resolve_device,
     share_threads,
 )
+from tirazh.pipeline.execution.run_resources import RunResources, run_resources
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.output.assemble import OutputLayout
@@ -76,7 +77,7 @@ def run_job(
             # `_SUCCESS` is removed first: readers must not take an output as complete while it
             # changes.
             output.reopen()
-            with ray_session(spec):
+            with ray_session(spec, tell=tell):
                 device = resolve_device(spec)
                 refuse_impossible(ReplicaConfig(model=spec.model, tensor_parallel=spec.tensor_parallel, device=device))
                 plan = plan if plan.dtype != "auto" else with_dtype(plan, resolve_dtype(device))
@@ -84,7 +85,7 @@ def run_job(
                 lease.confirm()
                 write_plan(output, plan)
                 run = _JobRun(spec, plan, prompts, output, device, engine, lease.token)
-                facts |= run.make(remaining, on_progress)
+                facts |= run.make(remaining, on_progress, tell)
 
         def end() -> dict[str, Any]:
             lease.confirm()
@@ -121,12 +122,13 @@ class _JobRun:
     engine: str
     lease: LeaseToken
 
-    def make(self, parts: list[Part], on_progress: OnProgress | None) -> dict[str, Any]:
+    def make(self, parts: list[Part], on_progress: OnProgress | None, tell: Tell | None = None) -> dict[str, Any]:
         """Make `parts` and return facts about the run for the manifest.
 
         Raises JobError for skipped parts.
         """
         metrics = start_metrics()
+        metrics.wait_until_ready()
         progress = JobProgress(
             self.plan, parts, samples=self._samples, max_error_rate=self.spec.max_error_rate, on_progress=on_progress
         )
@@ -136,8 +138,17 @@ class _JobRun:
         )
         settings = data_settings(max_parts_in_flight=max_parts_in_flight(replicas[1], in_flight))
         watched = watching_owners(metrics, timeout_s=self.spec.rank_timeout_s)
-        with settings, explained(metrics), progress.watching(metrics), watched, freeing_replicas():
-            graph = self._graph(parts, metrics, replicas, in_flight)
+        reserved = run_resources(self._replica_config(), replicas, tell=tell)
+        shared = shared_paths(self._probe(parts), needs_gpu=self.device == "cuda")
+        with (
+            settings,
+            explained(metrics),
+            progress.watching(metrics),
+            watched,
+            shared as checked,
+            reserved as resources,
+        ):
+            graph = self._graph(parts, metrics, in_flight, resources, checked)
             with closing(run_graph(graph)) as written:
                 for part in written:
                     progress.add(part)
@@ -145,16 +156,27 @@ class _JobRun:
             raise JobError(skipped_sentence(self.plan, progress.skipped, metrics.death_reasons()))
         return progress.facts() | {"versions": metrics.versions()}
 
-    def _graph(self, parts: list[Part], metrics: MetricsClient, replicas: tuple[int, int], in_flight: int) -> Dataset:
+    def _graph(
+        self,
+        parts: list[Part],
+        metrics: MetricsClient,
+        in_flight: int,
+        resources: RunResources,
+        checked: Callable[[Step], Step],
+    ) -> Dataset:
         return build_graph(
             PartsDatasource(parts, self.output.storage),
-            prompts=PromptStep(self.prompts.config),
-            infer=self._infer_config(metrics),
-            replicas=replicas,
+            prompts=checked(PromptStep(self.prompts.config)),
+            infer=self._infer_config(metrics, resources.replica),
+            replicas=parse_replicas(self.spec.replicas),
             in_flight=in_flight,
-            write=WriteStep(self._write_config()),
-            step_cpus=choose_step_cpus(self.spec),
+            write=checked(WriteStep(self._write_config())),
+            steps=resources.steps,
         )
+
+    def _probe(self, parts: list[Part]) -> NodeProbe:
+        inputs = sorted({part.file.uri for part in parts})
+        return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)
 
     @property
     def _slots(self) -> int:
@@ -164,22 +186,25 @@ class _JobRun:
     def _samples(self) -> int:
         return self.spec.samples if isinstance(self.spec, GenerateSpec) else 1
 
-    def _infer_config(self, metrics: MetricsClient) -> InferConfig:
+    def _replica_config(self) -> ReplicaConfig:
+        return ReplicaConfig(
+            model=self.spec.model,
+            model_settings=self.spec.model_settings,
+            job=self.prompts.engine_job,
+            tensor_parallel=self.spec.tensor_parallel,
+            dtype=self.plan.dtype,
+            device=self.device,
+            slots=self._slots,
+            seq_length=self.plan.seq_length,
+            threads_per_rank=share_threads(self.spec, self.device),
+            engine=self.engine,
+            start_timeout_s=self.spec.start_timeout_s,
+            rank_timeout_s=self.spec.rank_timeout_s,
+        )
+
+    def _infer_config(self, metrics: MetricsClient, replica: ReplicaConfig) -> InferConfig:
         return InferConfig(
-            replica=ReplicaConfig(
-                model=self.spec.model,
-                model_settings=self.spec.model_settings,
-                job=self.prompts.engine_job,
-                tensor_parallel=self.spec.tensor_parallel,
-                dtype=self.plan.dtype,
-                device=self.device,
-                slots=self._slots,
-                seq_length=self.plan.seq_length,
-                threads_per_rank=share_threads(self.spec, self.device),
-                engine=self.engine,
-                start_timeout_s=self.spec.start_timeout_s,
-                rank_timeout_s=self.spec.rank_timeout_s,
-            ),
+            replica=replica,
             sampling=self.prompts.config.sampling,
             samples=self._samples,
             overrides=self.plan.overrides,

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from tirazh.actors.cores import usable_cores
 from tirazh.actors.dtype import resolve_dtype
 from tirazh.actors.training_group import TrainingGroupConfig, refuse_too_many, run_group
 from tirazh.errors import JobError, RequestError
@@ -24,7 +25,8 @@ from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoint
 from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig
 from tirazh.model.training.export import export_model
 from tirazh.model.training.log import read_log
-from tirazh.pipeline.execution.ray_session import is_cluster, ray_cluster
+from tirazh.pipeline.execution.cluster_address import is_cluster
+from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
 from tirazh.pipeline.finetune.loss_plot import draw_losses
 from tirazh.pipeline.finetune.output import TrainingOutput
@@ -60,7 +62,7 @@ def run_finetune(
             saved = output.find_request(plan.identity(), overwrite=spec.overwrite)
             if saved is None:
                 output.clear()
-            with ray_cluster(spec.address, extra_cpus=spec.workers):
+            with ray_cluster(spec.address, extra_cpus=spec.workers, tell=tell):
                 run = _prepare(plan, output, saved, tell)
                 run.train(on_progress, tell)
             lease.confirm()
@@ -234,7 +236,7 @@ def _threads(spec: FinetuneSpec) -> int:
     """
     if spec.threads or is_cluster(spec.address):
         return spec.threads or 1
-    return max(1, len(os.sched_getaffinity(0)) // spec.workers)
+    return max(1, usable_cores() // spec.workers)
 
 
 def _optimizer(spec: FinetuneSpec, total_steps: int) -> OptimizerConfig:
