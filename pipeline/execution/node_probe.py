@@ -89,8 +89,8 @@ class NodeProbe:
                 return (
                     f"input {uri} does not exist on machine {host}; use a disk that all machines of the cluster share"
                 )
-        if self.model != _EMBEDDED and not Path(self.model).is_dir():
-            return f"there is no model directory {self.model} on machine {host}; copy the model to every machine"
+        if self.model != _EMBEDDED and not Path(self.model).exists():
+            return f"there is no model {self.model} on machine {host}; copy the model to every machine"
         return None
 
 
