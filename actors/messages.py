@@ -25,7 +25,8 @@ class ReplicaConfig:
     tokens. `threads_per_rank` 0 divides a node's cores among the replica's ranks on it. `device` is
     "cpu" or "cuda". `engine` is "model", "echo" (no model: what the pipeline alone costs), or
     "module:" and the name of an importable module with the functions of
-    `tirazh.actors.engine_module.EngineModule`, which tests use.
+    `tirazh.actors.engine_module.EngineModule`, which tests use. `run_id` tells the replicas of
+    several runs in one Ray session apart.
     """
 
     model: str
@@ -41,6 +42,7 @@ class ReplicaConfig:
     start_timeout_s: float = 600.0
     rank_timeout_s: float = 60.0
     engine: str = "model"
+    run_id: str = ""
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel", "slots", "seq_length"):

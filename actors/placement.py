@@ -36,7 +36,8 @@ _POLL_S = 1.0
 
 def reserve(config: ReplicaConfig) -> PlacementGroup:
     """Request one bundle per rank; return at once, before they are reserved (see `wait_for`)."""
-    name = f"{_job_prefix()}{ray.get_runtime_context().get_actor_id() or os.getpid()}-{next(_count)}"
+    owner = ray.get_runtime_context().get_actor_id() or os.getpid()
+    name = f"{group_prefix(config.run_id)}{owner}-{next(_count)}"
     # A restarted actor keeps its id and counts from 0 again, so a group of this name is left from
     # before the restart.
     _remove_named(name)
@@ -73,17 +74,23 @@ def wait_for(group: PlacementGroup, config: ReplicaConfig) -> None:
     reason = describe_shortage(config, ray.cluster_resources())
     if reason is None:
         free = {name: ray.available_resources().get(name, 0) for name in bundle(config)}
-        reason = f"a replica needs {_amounts(_needed(config))}, but only {_amounts(free)} were free"
+        reason = f"a replica needs {amounts(_needed(config))}, but only {amounts(free)} were free"
     raise ReplicaError(f"the replica could not start within {config.start_timeout_s:g} s: {reason}")
 
 
-def release_leftovers() -> None:
-    """Free the resources that replicas of this job still hold, and end their ranks. Call it when
-    the run is over."""
-    prefix = _job_prefix()
+def release_leftovers(run_id: str = "") -> None:
+    """Free the resources that replicas of this run still hold, and end their ranks. Call it when
+    the run is over. Replicas of other runs in the same Ray session are left alone."""
+    prefix = group_prefix(run_id)
     for row in placement_group_table().values():
         if row["name"].startswith(prefix) and row["state"] != "REMOVED":
             _remove_named(row["name"])
+
+
+def group_prefix(run_id: str = "") -> str:
+    """Return how the names of a run's placement groups begin. Without a run id, they are the groups
+    of this driver."""
+    return f"tirazh-{run_id or ray.get_runtime_context().get_job_id()}-"
 
 
 def is_growing(status: bytes | None) -> bool:
@@ -107,7 +114,7 @@ def describe_shortage(config: ReplicaConfig, total: Mapping[str, float]) -> str 
         return None
     ranks = f"{config.tensor_parallel} rank" + ("s" if config.tensor_parallel > 1 else "")
     has = {name: total.get(name, 0) for name in needed}
-    return f"a replica of {ranks} needs {_amounts(needed)}, but the cluster has {_amounts(has)}"
+    return f"a replica of {ranks} needs {amounts(needed)}, but the cluster has {amounts(has)}"
 
 
 def _largest(now: Mapping[str, float]) -> dict[str, float]:
@@ -131,10 +138,6 @@ def _strategy(config: ReplicaConfig) -> str:
     return "STRICT_PACK" if fits else "PACK"
 
 
-def _job_prefix() -> str:
-    return f"tirazh-{ray.get_runtime_context().get_job_id()}-"
-
-
 def _remove_named(name: str) -> None:
     try:
         remove_placement_group(get_placement_group(name))
@@ -142,5 +145,6 @@ def _remove_named(name: str) -> None:
         return
 
 
-def _amounts(resources: Mapping[str, float]) -> str:
+def amounts(resources: Mapping[str, float]) -> str:
+    """Return resources in words, such as `2 CPU and 1 GPU`."""
     return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())

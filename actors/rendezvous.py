@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tirazh.actors.cores import usable_cores as usable_cores
 from tirazh.actors.messages import RankLocation
 
 if TYPE_CHECKING:
@@ -115,11 +116,6 @@ def enter(rank_place: RankPlace, *, device: str) -> None:
     """Set this process's environment variables. Call before torch is imported: OpenMP reads its
     variables only once."""
     os.environ.update(environment(rank_place, device=device))
-
-
-def usable_cores() -> int:
-    """Return the number of CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_store(rank_place: RankPlace, *, timeout_s: float) -> TCPStore:

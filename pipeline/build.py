@@ -8,6 +8,7 @@ Ray is connected, and the cluster can hold a replica.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -20,20 +21,20 @@ from tirazh.actors.placement import refuse_impossible
 from tirazh.errors import JobError
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, max_parts_in_flight, run_graph
 from tirazh.pipeline.execution.infer import InferConfig
 from tirazh.pipeline.execution.metrics_client import MetricsClient, start_metrics
+from tirazh.pipeline.execution.node_probe import NodeProbe, Step, make_probe, shared_paths
 from tirazh.pipeline.execution.owner_watch import watching_owners
 from tirazh.pipeline.execution.progress import JobProgress, OnProgress
 from tirazh.pipeline.execution.ray_failures import explained, skipped_sentence
 from tirazh.pipeline.execution.ray_session import (
-    choose_step_cpus,
-    data_settings,
-    freeing_replicas,
     ray_session,
     resolve_device,
     share_threads,
 )
+from tirazh.pipeline.execution.run_resources import RunResources, run_resources
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.output.assemble import OutputLayout
@@ -143,7 +144,7 @@ class _Job:
 
         `state` is that of a stored plan's parts, None for a new plan.
         """
-        with ray_session(self.spec):
+        with ray_session(self.spec, tell=self.tell):
             device = resolve_device(self.spec)
             refuse_impossible(
                 ReplicaConfig(model=self.spec.model, tensor_parallel=self.spec.tensor_parallel, device=device)
@@ -161,7 +162,7 @@ class _Job:
                 )
                 facts = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(state.remaining)}
                 if state.remaining:
-                    facts |= run.make(state.remaining, self.on_progress)
+                    facts |= run.make(state.remaining, self.on_progress, self.tell)
         return plan, self._finish(target, plan, facts, lease)
 
     def _begin(self, target: Target, plan: Plan, lease: Lease) -> Plan:
@@ -214,12 +215,13 @@ class _JobRun:
     lease: LeaseToken
     earlier_errors: int
 
-    def make(self, parts: list[Part], on_progress: OnProgress | None) -> dict[str, Any]:
+    def make(self, parts: list[Part], on_progress: OnProgress | None, tell: Tell | None = None) -> dict[str, Any]:
         """Make `parts` and return facts about the run for the manifest.
 
         Raises JobError for skipped parts.
         """
         metrics = start_metrics()
+        metrics.wait_until_ready()
         progress = JobProgress(
             self.plan,
             parts,
@@ -234,8 +236,17 @@ class _JobRun:
         )
         settings = data_settings(max_parts_in_flight=max_parts_in_flight(replicas[1], in_flight))
         watched = watching_owners(metrics, timeout_s=self.spec.rank_timeout_s)
-        with settings, explained(metrics), progress.watching(metrics), watched, freeing_replicas():
-            graph = self._graph(parts, metrics, replicas, in_flight)
+        reserved = run_resources(self._replica_config(), replicas, tell=tell)
+        shared = shared_paths(self._probe(parts), needs_gpu=self.device == "cuda")
+        with (
+            settings,
+            explained(metrics),
+            progress.watching(metrics),
+            watched,
+            shared as checked,
+            reserved as resources,
+        ):
+            graph = self._graph(parts, metrics, in_flight, resources, checked)
             with closing(run_graph(graph)) as written:
                 for part in written:
                     progress.add(part)
@@ -243,16 +254,27 @@ class _JobRun:
             raise JobError(skipped_sentence(self.plan, progress.skipped, metrics.death_reasons()))
         return progress.facts() | {"versions": metrics.versions()}
 
-    def _graph(self, parts: list[Part], metrics: MetricsClient, replicas: tuple[int, int], in_flight: int) -> Dataset:
+    def _graph(
+        self,
+        parts: list[Part],
+        metrics: MetricsClient,
+        in_flight: int,
+        resources: RunResources,
+        checked: Callable[[Step], Step],
+    ) -> Dataset:
         return build_graph(
             PartsDatasource(parts, self.output.storage),
-            prompts=PromptStep(self.prompts.config),
-            infer=self._infer_config(metrics),
-            replicas=replicas,
+            prompts=checked(PromptStep(self.prompts.config)),
+            infer=self._infer_config(metrics, resources.replica),
+            replicas=parse_replicas(self.spec.replicas),
             in_flight=in_flight,
-            write=WriteStep(self._write_config()),
-            step_cpus=choose_step_cpus(self.spec),
+            write=checked(WriteStep(self._write_config())),
+            steps=resources.steps,
         )
+
+    def _probe(self, parts: list[Part]) -> NodeProbe:
+        inputs = sorted({part.file.uri for part in parts})
+        return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)
 
     @property
     def _slots(self) -> int:
@@ -262,22 +284,25 @@ class _JobRun:
     def _samples(self) -> int:
         return self.spec.samples if isinstance(self.spec, GenerateSpec) else 1
 
-    def _infer_config(self, metrics: MetricsClient) -> InferConfig:
+    def _replica_config(self) -> ReplicaConfig:
+        return ReplicaConfig(
+            model=self.spec.model,
+            model_settings=self.spec.model_settings,
+            job=self.prompts.engine_job,
+            tensor_parallel=self.spec.tensor_parallel,
+            dtype=self.plan.dtype,
+            device=self.device,
+            slots=self._slots,
+            seq_length=self.plan.seq_length,
+            threads_per_rank=share_threads(self.spec, self.device),
+            engine=self.engine,
+            start_timeout_s=self.spec.start_timeout_s,
+            rank_timeout_s=self.spec.rank_timeout_s,
+        )
+
+    def _infer_config(self, metrics: MetricsClient, replica: ReplicaConfig) -> InferConfig:
         return InferConfig(
-            replica=ReplicaConfig(
-                model=self.spec.model,
-                model_settings=self.spec.model_settings,
-                job=self.prompts.engine_job,
-                tensor_parallel=self.spec.tensor_parallel,
-                dtype=self.plan.dtype,
-                device=self.device,
-                slots=self._slots,
-                seq_length=self.plan.seq_length,
-                threads_per_rank=share_threads(self.spec, self.device),
-                engine=self.engine,
-                start_timeout_s=self.spec.start_timeout_s,
-                rank_timeout_s=self.spec.rank_timeout_s,
-            ),
+            replica=replica,
             sampling=self.prompts.config.sampling,
             samples=self._samples,
             overrides=self.plan.overrides,

@@ -5,10 +5,10 @@ Memory is exact; time is an interval, because the speed of the machine is not kn
 
 from __future__ import annotations
 
-import os
 from math import prod
 from typing import Any
 
+from tirazh.actors.cores import usable_cores
 from tirazh.model.config import ModelConfig, expected_shapes
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import GenerateSpec, JobSpec, parse_replicas
@@ -63,7 +63,7 @@ def _seconds(plan: Plan, spec: JobSpec, parameters: int) -> list[float]:
     device = _device(spec)
     replicas = min(parse_replicas(spec.replicas)[1], len(plan.parts))
     ranks = replicas * spec.tensor_parallel
-    units = ranks if device == "cuda" or spec.address else len(os.sched_getaffinity(0))
+    units = ranks if device == "cuda" or spec.address else usable_cores()
     slow, fast = GPU_SPEED if device == "cuda" else CPU_CORE_SPEED
     work = 2 * parameters * plan.estimated_tokens / units
     steps = 0.0

@@ -3,7 +3,7 @@
 Ray Data 2.60 splits or merges blocks unless all of the following conditions hold
 (tests/pipeline/execution/test_graph.py has a test for each): one read task per part;
 `override_num_blocks` equal to the number of parts; `batch_size=None` in all steps; no limit on the
-block size (`ray_session.data_settings`); a CPU step between the read and the actor pool. Without
+block size (`data_settings`); a CPU step between the read and the actor pool. Without
 that step Ray Data fuses both, and the replicas read the files.
 """
 
@@ -16,13 +16,13 @@ import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
+from tirazh.pipeline.execution.data_settings import building
 from tirazh.pipeline.execution.infer import InferConfig, InferStep
+from tirazh.pipeline.execution.run_resources import StepCpus
 from tirazh.pipeline.input.read import PartsDatasource
 
 MAX_IN_FLIGHT_PER_REPLICA = 16
 _WHOLE = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-# Concurrent tasks of a step whose tasks reserve no CPU, so that Ray does not limit them.
-_MAX_UNCOUNTED_TASKS = 4
 # Parts that may wait for the sink besides one per replica, so that an occasional slow write leaves
 # no replica idle.
 _MAX_WAITING = 4
@@ -36,12 +36,12 @@ def build_graph(
     replicas: tuple[int, int],
     in_flight: int,
     write: Callable[[pa.Table], pa.Table],
-    step_cpus: int = 1,
+    steps: StepCpus,
 ) -> Dataset:
     """Build the graph; `run_graph` executes it.
 
     `replicas` are their minimum and maximum number, `in_flight` the parts that one replica processes at
-    once. The graph takes the settings of the current DataContext (`ray_session.data_settings`).
+    once, `steps` the CPUs of the other steps. The graph takes the settings of `data_settings`.
     """
     pool = ActorPoolStrategy(
         min_size=replicas[0],
@@ -49,19 +49,21 @@ def build_graph(
         max_tasks_in_flight_per_actor=in_flight + 1,  # one waits in the actor's queue
         max_concurrent_calls_per_actor=in_flight,
     )
-    step: dict[str, Any] = {"num_cpus": step_cpus, "concurrency": None if step_cpus else _MAX_UNCOUNTED_TASKS}
-    return (
-        ray.data.read_datasource(source, override_num_blocks=source.num_parts, **step)
-        .map_batches(prompts, **_WHOLE, **step)
-        .map_batches(
-            InferStep,
-            fn_constructor_args=(infer,),
-            compute=pool,
-            num_cpus=0,  # the ranks reserve a replica's resources in a placement group
-            **_WHOLE,
+    step: dict[str, Any] = {"num_cpus": steps.num_cpus, "concurrency": min(steps.concurrency, source.num_parts)}
+    with building(steps.strategy):
+        return (
+            ray.data.read_datasource(source, override_num_blocks=source.num_parts, **step)
+            .map_batches(prompts, **_WHOLE, **step)
+            .map_batches(
+                InferStep,
+                fn_constructor_args=(infer,),
+                compute=pool,
+                num_cpus=0,  # the ranks reserve a replica's resources in a placement group
+                scheduling_strategy="SPREAD",
+                **_WHOLE,
+            )
+            .map_batches(write, **_WHOLE, **step)
         )
-        .map_batches(write, **_WHOLE, **step)
-    )
 
 
 def choose_in_flight(part_rows: Sequence[int], *, slots: int, samples: int, replicas: int) -> int:

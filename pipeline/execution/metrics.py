@@ -59,6 +59,17 @@ class MetricsSnapshot:
     replicas: int = 0
     deaths: int = 0
 
+    def not_below(self, earlier: MetricsSnapshot) -> MetricsSnapshot:
+        """This snapshot, with no total below that of an `earlier` one: the actor forgets what it knew
+        when it is restarted. The number of replicas may shrink."""
+        return MetricsSnapshot(
+            requests=max(self.requests, earlier.requests),
+            prompt_tokens=max(self.prompt_tokens, earlier.prompt_tokens),
+            completion_tokens=max(self.completion_tokens, earlier.completion_tokens),
+            replicas=self.replicas,
+            deaths=max(self.deaths, earlier.deaths),
+        )
+
 
 class Metrics:
     """The actor class.

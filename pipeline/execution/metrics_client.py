@@ -15,7 +15,7 @@ from ray.actor import ActorHandle, ActorMethod
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tirazh.errors import TirazhError
+from tirazh.errors import JobError, TirazhError
 from tirazh.model.requests import EngineCounters
 from tirazh.pipeline.execution.metrics import Metrics, MetricsSnapshot
 
@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _OWNER_TIMEOUT_S = 10.0
 _DRIVER_TIMEOUT_S = 5.0
+_START_TIMEOUT_S = 120.0
 T = TypeVar("T")
 
 
@@ -35,6 +36,18 @@ class MetricsClient:
     """
 
     actor: ActorHandle
+
+    def wait_until_ready(self, timeout_s: float = _START_TIMEOUT_S) -> None:
+        """Wait until the actor has started. Raises JobError if the driver's machine cannot run it."""
+        try:
+            ray.get(self.actor.snapshot.remote(), timeout=timeout_s)
+        except GetTimeoutError:
+            reason = f"no answer within {timeout_s:g} s"
+        except RayError as error:
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        else:
+            return
+        raise JobError(f"the process that counts the rows could not start on the driver's machine: {reason}")
 
     def register(self, owner: str) -> None:
         """Register an owner that starts. Waits until the actor has received it."""
@@ -97,8 +110,12 @@ class MetricsClient:
 
 
 def start_metrics() -> MetricsClient:
-    """Start the actor on the driver's node. It ends with the driver."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    """Start the actor on the driver's node, and only there: it lives as long as the driver.
+
+    Returns at once. `wait_until_ready` tells whether it has started.
+    """
+    # With soft=True, Ray 2.60 puts an actor that reserves nothing on any node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return MetricsClient(ray.remote(Metrics).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote())
 
 

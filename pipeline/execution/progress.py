@@ -101,7 +101,8 @@ class JobProgress:
             self.report()
 
     def _poll(self, metrics: MetricsClient) -> None:
-        self.snapshot = metrics.snapshot() or self.snapshot
+        now = metrics.snapshot()
+        self.snapshot = now.not_below(self.snapshot) if now is not None else self.snapshot
         self.most_replicas = max(self.most_replicas, self.snapshot.replicas)
 
     def _event(self) -> ProgressEvent:

@@ -1,71 +1,136 @@
-"""Ray for one job: connects to a cluster or starts Ray on this machine, and configures Ray Data."""
+"""Ray for one job: connects to a cluster, starts Ray on this machine, or shares what is connected."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import socket
 import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.data import DataContext
+from ray.exceptions import RayError
 
-from tirazh.actors.placement import release_leftovers
-from tirazh.errors import JobError, RequestError
-from tirazh.pipeline.execution.backpressure import limit_parts_in_flight
+from tirazh.actors.cores import usable_cores
+from tirazh.errors import RequestError
+from tirazh.pipeline.execution.cluster_address import check_answers, is_cluster, locate
+from tirazh.pipeline.execution.local_ray import start_local
 from tirazh.pipeline.spec import JobSpec, parse_replicas
 
-# Consecutive replicas that may die before they serve until the job fails: one, because a node can
-# be lost.
-_MAX_INIT_DEATHS = 1
+Tell = Callable[[str], None]
 
 
 @contextmanager
-def ray_session(spec: JobSpec) -> Iterator[None]:
+def ray_session(spec: JobSpec, *, tell: Tell | None = None) -> Iterator[None]:
     """Inside the block, Ray is connected, with the resources that the job needs (see `ray_cluster`)."""
     # Each rank reserves a CPU for its lifetime. These come on top of the cores, for the tasks that
     # read and write.
-    with ray_cluster(spec.address, extra_cpus=parse_replicas(spec.replicas)[1] * spec.tensor_parallel):
+    extra_cpus = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
+    with ray_cluster(spec.address, extra_cpus=extra_cpus, tell=tell):
         yield
 
 
 @contextmanager
-def ray_cluster(address: str | None, *, extra_cpus: int) -> Iterator[None]:
+def ray_cluster(address: str | None, *, extra_cpus: int, tell: Tell | None = None) -> Iterator[None]:
     """Inside the block, Ray is connected.
 
-    An existing connection is used and kept. Ray that is started on this machine reports
-    `extra_cpus` CPUs more than the machine has cores, and ends with the block. Raises RequestError
-    if the cluster of --address does not answer, JobError if Ray cannot be started.
+    A connection that the caller has made is used and kept. One that tirazh has made is shared by all
+    runs of this process at the same time, and the last one closes it. Ray that is started on this
+    machine reports `extra_cpus` + 1 CPUs more than the machine has cores. Raises RequestError if the
+    cluster of --address does not answer or if another one is connected, JobError if Ray cannot be
+    started.
     """
-    if ray.is_initialized():
+    connection = _enter(address, extra_cpus, tell)
+    try:
         yield
+    finally:
+        _leave(connection)
+
+
+def is_own_session() -> bool:
+    """Whether Ray was started on this machine by tirazh, for the runs of this process alone."""
+    with _lock:
+        return _current is not None and _current.is_local and ray.is_initialized()
+
+
+@dataclass(slots=True)
+class _Connection:
+    """A connection that tirazh has made. `users` are the runs that use it now."""
+
+    close: Callable[[], None]
+    is_local: bool
+    users: int = 1
+
+
+# Guards `_current`, and is held while Ray starts or stops.
+_lock = threading.RLock()
+_current: _Connection | None = None
+
+
+def _enter(address: str | None, extra_cpus: int, tell: Tell | None) -> _Connection | None:
+    """Connect, or use the existing connection. Returns None for one that the caller has made."""
+    global _current
+    with _lock:
+        if ray.is_initialized():
+            _refuse_another_cluster(address)
+            if _current is not None:
+                _current.users += 1
+            return _current
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        handler = signal.getsignal(signal.SIGTERM)
+        if is_cluster(address):
+            _join(address, quiet)
+            _current = _Connection(ray.shutdown, is_local=False)
+        else:
+            # One CPU more, of which a second run in this process takes shares (see `run_resources`).
+            _current = _Connection(start_local(usable_cores() + extra_cpus + 1, quiet, tell), is_local=True)
+        _restore_sigterm(handler)
+        return _current
+
+
+def _leave(connection: _Connection | None) -> None:
+    global _current
+    if connection is None:
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    handler = signal.getsignal(signal.SIGTERM)
-    if is_cluster(address):
-        _join(address, quiet)
-    else:
-        _start(extra_cpus, quiet)
-    _restore_sigterm(handler)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with _lock:
+        connection.users -= 1
+        if connection.users or connection is not _current:
+            return
+        _current = None
+        connection.close()
 
 
-@contextmanager
-def freeing_replicas() -> Iterator[None]:
-    """At the end of the block, release the replicas' resources; Ray would keep them until the driver ends."""
+def _refuse_another_cluster(address: str | None) -> None:
+    """Raise RequestError if --address names another cluster than the one that this process uses."""
+    if not address or address == "auto":
+        return
+    if not is_cluster(address):
+        return
+    _, _, host, port = locate(address)
+    connected = str(ray.get_runtime_context().gcs_address)
+    connected_host, _, connected_port = connected.rpartition(":")
+    if str(port) == connected_port and _ips(host) & _ips(connected_host.strip("[]")):
+        return
+    raise RequestError(
+        f"--address {address}: this process already uses the Ray cluster at {connected}; leave out --address, or "
+        "call ray.shutdown() first"
+    )
+
+
+def _ips(host: str) -> set[str]:
+    """The addresses of a host. Ray replaces 127.0.0.1 by the machine's own address."""
     try:
-        yield
-    finally:
-        release_leftovers()
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return {host}
+    if any(ip.startswith("127.") or ip == "::1" for ip in found):
+        found |= {str(ray.util.get_node_ip_address()), "127.0.0.1"}
+    return found
 
 
 def resolve_device(spec: JobSpec) -> str:
@@ -80,50 +145,12 @@ def resolve_device(spec: JobSpec) -> str:
     return "cuda" if spec.device == "cuda" or (spec.device == "auto" and gpus >= spec.tensor_parallel) else "cpu"
 
 
-def choose_step_cpus(spec: JobSpec) -> int:
-    """The CPUs that a read, prompt or write task reserves: 1, or 0 if the ranks reserve (nearly) all CPUs.
-
-    In that case a task that needs a CPU would wait forever.
-    """
-    ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
-    return 1 if ray.cluster_resources().get("CPU", 0) >= ranks + 2 else 0
-
-
 def share_threads(spec: JobSpec, device: str) -> int:
     """The CPU threads of one rank; 0 lets the replica decide. Replicas on one machine share its cores."""
     if spec.threads or device != "cpu" or len(ray.nodes()) > 1:
         return spec.threads
     ranks = parse_replicas(spec.replicas)[1] * spec.tensor_parallel
-    return max(1, _cores() // ranks) if ranks > 1 else 0
-
-
-@contextmanager
-def data_settings(*, max_parts_in_flight: int | None = None) -> Iterator[DataContext]:
-    """Inside the block, Ray Data keeps parts whole, prints nothing and limits the parts in flight."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns about fields that are not used here
-        context = DataContext.get_current().copy()
-    if max_parts_in_flight is not None:
-        limit_parts_in_flight(context, max_parts_in_flight)
-    context.target_max_block_size = None  # Ray Data would split a larger block
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # a wrapped TirazhError would not reach the driver
-    context.max_consecutive_actor_init_deaths = _MAX_INIT_DEATHS
-    context.actor_pool_max_upscaling_delta = 1_000  # start all replicas at once, not one after the other
-    logger = logging.getLogger("ray.data")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # failures are raised with their tracebacks; they need not be logged too
-    try:
-        with DataContext.current(context):
-            yield context
-    finally:
-        logger.setLevel(level)
-
-
-def is_cluster(address: str | None) -> bool:
-    """Whether --address or RAY_ADDRESS names a cluster; otherwise Ray is started on this machine."""
-    return bool(address or os.environ.get("RAY_ADDRESS"))
+    return max(1, usable_cores() // ranks) if ranks > 1 else 0
 
 
 def _restore_sigterm(handler: Any) -> None:
@@ -137,46 +164,9 @@ def _restore_sigterm(handler: Any) -> None:
 
 
 def _join(address: str | None, quiet: dict[str, Any]) -> None:
-    if address and address.startswith(("http://", "https://")):
-        raise RequestError(
-            f"--address {address} is the job server of a cluster: submit the job with `tirazh submit`, or give the "
-            "address of the cluster (host:6379, or auto on one of its machines)"
-        )
+    check_answers(address)
     try:
         ray.init(address=address or "auto", **quiet)
-    except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
+    except (ConnectionError, TimeoutError, RuntimeError, ValueError, RayError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RequestError(f"no Ray cluster answers at {address or 'RAY_ADDRESS'}: {reason}") from error
-
-
-def _start(extra_cpus: int, quiet: dict[str, Any]) -> None:
-    try:
-        with _private_token():
-            ray.init(address="local", num_cpus=_cores() + extra_cpus, include_dashboard=False, **quiet)
-    except Exception as error:
-        # Ray 2.60 raises a bare Exception if its node does not start in time, for example on an
-        # overloaded machine.
-        if type(error) is not Exception and not isinstance(error, OSError | RuntimeError | ValueError):
-            raise
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise JobError(f"Ray could not be started on this machine: {reason}") from error
-
-
-@contextmanager
-def _private_token() -> Iterator[None]:
-    """Restrict Ray's token file to this user.
-
-    Ray 2.60 protects the processes that it starts with a token (unless RAY_AUTH_MODE disables it), but
-    creates the token file readable for all users of the machine.
-    """
-    token = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):
-        token.parent.mkdir(mode=0o700, exist_ok=True)
-    yield
-    with suppress(OSError):
-        if token.stat().st_mode & 0o077:
-            token.chmod(0o600)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

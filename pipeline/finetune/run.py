@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import ray
 
+from tirazh.actors.cores import usable_cores
 from tirazh.actors.dtype import resolve_dtype
 from tirazh.actors.training_group import TrainingGroupConfig, refuse_too_many, run_group
 from tirazh.errors import JobError, RequestError
@@ -26,7 +27,8 @@ from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoint
 from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig
 from tirazh.model.training.export import export_model
 from tirazh.model.training.log import read_log
-from tirazh.pipeline.execution.ray_session import is_cluster, ray_cluster
+from tirazh.pipeline.execution.cluster_address import is_cluster
+from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
 from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.loss_plot import draw_losses
@@ -69,7 +71,7 @@ def run_finetune(
             manifest = output.read_manifest(saved)
             if manifest is not None:
                 return manifest
-            with _removed_on_refusal(output, lease), ray_cluster(spec.address, extra_cpus=spec.workers):
+            with _removed_on_refusal(output, lease), ray_cluster(spec.address, extra_cpus=spec.workers, tell=tell):
                 run = _prepare(plan, output, lease, saved, tell)
                 run.train(on_progress, tell)
             return run.finish(time.monotonic() - started_at)
@@ -288,7 +290,7 @@ def _threads(spec: FinetuneSpec) -> int:
     """
     if spec.threads or is_cluster(spec.address):
         return spec.threads or 1
-    return max(1, len(os.sched_getaffinity(0)) // spec.workers)
+    return max(1, usable_cores() // spec.workers)
 
 
 def _optimizer(spec: FinetuneSpec, total_steps: int) -> OptimizerConfig:

@@ -13,8 +13,8 @@ import pytest
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.execution import graph
+from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.graph import build_graph, max_parts_in_flight, run_graph
-from tirazh.pipeline.execution.ray_session import data_settings
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.storage.disk import StoredFile

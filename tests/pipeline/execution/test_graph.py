@@ -17,8 +17,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.execution import graph
+from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, run_graph
-from tirazh.pipeline.execution.ray_session import data_settings
+from tirazh.pipeline.execution.run_resources import StepCpus
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.storage.disk import StoredFile
@@ -63,7 +64,7 @@ def record_write(table: pa.Table) -> pa.Table:
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Part]], list[dict[str, Any]]]]:
     monkeypatch.setattr(graph, "InferStep", FakeStep)
 
-    def run_parts(parts: list[Part], *, step_cpus: int = 1) -> list[dict[str, Any]]:
+    def run_parts(parts: list[Part], *, steps: StepCpus | None = None) -> list[dict[str, Any]]:
         source = PartsDatasource(parts, Storage())
         built = build_graph(
             source,
@@ -72,7 +73,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Part]], list
             replicas=(1, 1),
             in_flight=3,
             write=record_write,
-            step_cpus=step_cpus,
+            steps=steps or StepCpus(),
         )
         return list(run_graph(built))
 
@@ -96,12 +97,18 @@ def test_a_part_stays_one_block_with_its_rows_in_order(
     assert [call["ids"] for call in written] == [list(range(part.start, part.stop)) for part in parts]
 
 
-@pytest.mark.parametrize("step_cpus", [1, 0])
+@pytest.mark.parametrize("has_group", [True, False])
 def test_the_actor_pool_does_not_read_files(
-    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path], step_cpus: int
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path], has_group: bool
 ) -> None:
     """A read task that is fused with the actor pool would run in the process of the actor."""
-    written = run(cut(write_input("a.parquet", id=range(20)), 20, 4), step_cpus=step_cpus)
+    group = placement_group([{"CPU": 1}]) if has_group else None
+    try:
+        steps = StepCpus(group, 0.5, 2) if group else StepCpus()
+        written = run(cut(write_input("a.parquet", id=range(20)), 20, 4), steps=steps)
+    finally:
+        if group:
+            remove_placement_group(group)
     assert len({call["infer_pid"] for call in written}) == 1
     assert not {call["infer_pid"] for call in written} & {call["prompts_pid"] for call in written}
 
@@ -137,7 +144,7 @@ def test_steps_run_when_ranks_reserve_all_cpus(
     everything = placement_group([{"CPU": ray.cluster_resources()["CPU"]}])
     assert everything.wait(30)
     try:
-        assert len(run(cut(write_input("a.parquet", id=range(20)), 20, 4), step_cpus=0)) == 4
+        assert len(run(cut(write_input("a.parquet", id=range(20)), 20, 4))) == 4
     finally:
         remove_placement_group(everything)
 

@@ -7,9 +7,9 @@ import pytest
 import ray
 
 from tirazh.errors import JobError, StorageError
+from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.metrics_client import start_metrics
 from tirazh.pipeline.execution.ray_failures import explained
-from tirazh.pipeline.execution.ray_session import data_settings
 
 pytestmark = pytest.mark.ray
 

@@ -1,0 +1,105 @@
+"""The settings of Ray Data for a run. Runs in several threads of one process may overlap.
+
+Ray Data has one current context for the whole process, and copies it when a graph is built.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from ray.data import DataContext
+
+from tirazh.pipeline.execution.backpressure import limit_parts_in_flight
+
+# Consecutive replicas that may die before they serve until the job fails: one, because a node can
+# be lost.
+_MAX_INIT_DEATHS = 1
+_logger = logging.getLogger("ray.data")
+# Guards the current context of Ray Data and what follows.
+_lock = threading.RLock()
+_active: list[DataContext] = []
+_before: tuple[DataContext, int] | None = None
+_of_this_run: ContextVar[DataContext | None] = ContextVar("tirazh_data_context", default=None)
+
+
+@contextmanager
+def data_settings(*, max_parts_in_flight: int | None = None) -> Iterator[DataContext]:
+    """Inside the block, Ray Data keeps parts whole, prints nothing and limits the parts in flight.
+
+    The caller's settings are restored when no run is left that has changed them.
+    """
+    context = _enter(max_parts_in_flight)
+    token = _of_this_run.set(context)
+    try:
+        yield context
+    finally:
+        _of_this_run.reset(token)
+        _leave(context)
+
+
+@contextmanager
+def building(strategy: Any = None) -> Iterator[None]:
+    """Inside the block, graphs that this thread builds take the settings of its own run. `strategy`:
+    where their tasks run, if that is not left to Ray Data."""
+    with _lock, _without_warnings():
+        own = (_of_this_run.get() or DataContext.get_current()).copy()
+        if strategy is not None:
+            own.scheduling_strategy = own.scheduling_strategy_large_args = strategy
+        before = DataContext._set_current(own)
+        try:
+            yield
+        finally:
+            DataContext._set_current(before)
+
+
+def _enter(max_parts_in_flight: int | None) -> DataContext:
+    global _before
+    with _lock:
+        if _before is None:
+            _before = (DataContext.get_current(), _logger.level)
+            # Failures are raised with their tracebacks; they need not be logged too.
+            _logger.setLevel(logging.CRITICAL)
+        context = _configured(_before[0], max_parts_in_flight)
+        _active.append(context)
+        DataContext._set_current(context)
+        return context
+
+
+def _leave(context: DataContext) -> None:
+    global _before
+    with _lock:
+        _active[:] = [each for each in _active if each is not context]
+        if _active:
+            DataContext._set_current(_active[-1])
+        elif _before is not None:
+            DataContext._set_current(_before[0])
+            _logger.setLevel(_before[1])
+            _before = None
+
+
+def _configured(original: DataContext, max_parts_in_flight: int | None) -> DataContext:
+    with _without_warnings():
+        context = original.copy()
+    if max_parts_in_flight is not None:
+        limit_parts_in_flight(context, max_parts_in_flight)
+    context.target_max_block_size = None  # Ray Data would split a larger block
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # a wrapped TirazhError would not reach the driver
+    context.max_consecutive_actor_init_deaths = _MAX_INIT_DEATHS
+    context.actor_pool_max_upscaling_delta = 1_000  # start all replicas at once, not one after the other
+    return context
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silence Ray's warnings about settings that it will remove."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield

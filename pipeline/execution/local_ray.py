@@ -1,0 +1,148 @@
+"""Starts Ray on this machine, and tries again when it does not start in time.
+
+Ray 2.60 gives its own processes 30 s, which is too short on a machine that is busy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from tirazh.errors import JobError
+
+logger = logging.getLogger(__name__)
+
+_TRIES = 3
+# No try begins later than this after the first one.
+_LAST_TRY_S = 150.0
+_PAUSE_S = 1.0
+_KILL_TIMEOUT_S = 10.0
+_RAY_FILES = str(Path(ray.__file__).parent)
+
+
+def start_local(num_cpus: int, options: dict[str, Any], tell: Callable[[str], None] | None) -> Callable[[], None]:
+    """Start Ray with `num_cpus` CPUs. Returns a function that stops it.
+
+    Raises JobError after three tries. Linux ends Ray's processes together with the thread that has
+    started them, so a thread that may end sooner than Ray does not start it itself.
+    """
+    if threading.current_thread() is threading.main_thread():
+        _start_with_retries(num_cpus, options, tell)
+        return _stop
+    starter = _Starter(lambda: _start_with_retries(num_cpus, options, tell))
+    starter.wait_until_started()
+    return starter.stop
+
+
+def _stop() -> None:
+    ray.shutdown()
+
+
+class _Starter:
+    """A thread that starts Ray and lives until Ray is stopped."""
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        self._start = start
+        self._has_started, self._may_end = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="tirazh-ray", daemon=True).start()
+
+    def wait_until_started(self) -> None:
+        self._has_started.wait()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        try:
+            ray.shutdown()
+        finally:
+            self._may_end.set()
+
+    def _run(self) -> None:
+        try:
+            self._start()
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
+            self._error = error
+            self._may_end.set()
+        self._has_started.set()
+        self._may_end.wait()
+
+
+def _start_with_retries(num_cpus: int, options: dict[str, Any], tell: Callable[[str], None] | None) -> None:
+    first = time.monotonic()
+    for number in range(1, _TRIES + 1):
+        before = _children()
+        try:
+            with _private_token():
+                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+            return
+        except BaseException as error:
+            _clean_up(before)
+            if not _is_failed_start(error):
+                raise
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            if number == _TRIES or isinstance(error, ValueError) or time.monotonic() - first > _LAST_TRY_S:
+                tries = f" ({number} tries)" if number > 1 else ""
+                raise JobError(f"Ray could not be started on this machine{tries}: {reason}") from error
+        sentence = f"Ray did not start in {time.monotonic() - first:.0f} s; trying again ({number + 1} of {_TRIES})"
+        logger.warning("%s: %s", sentence, reason)
+        if tell is not None:
+            tell(sentence)
+        time.sleep(_PAUSE_S)
+
+
+def _is_failed_start(error: BaseException) -> bool:
+    """Ray 2.60 raises a bare Exception if its node does not start in time."""
+    return type(error) is Exception or isinstance(error, OSError | RuntimeError | ValueError)
+
+
+def _clean_up(before: set[int]) -> None:
+    """End what a failed start has left: Ray forgets the processes of a node that did not start in time."""
+    with suppress(Exception):
+        ray.shutdown()
+    left = [
+        process
+        for process in psutil.Process(os.getpid()).children(recursive=True)
+        if process.pid not in before and _is_ray(process)
+    ]
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(left, timeout=_KILL_TIMEOUT_S)
+
+
+def _children() -> set[int]:
+    return {process.pid for process in psutil.Process(os.getpid()).children(recursive=True)}
+
+
+def _is_ray(process: Any) -> bool:
+    """Whether a process is one of Ray's: another thread of the caller may have started others meanwhile."""
+    with suppress(psutil.Error):
+        words = process.cmdline()
+        return any(word.startswith(_RAY_FILES) for word in words) or words[:1] == ["ray::IDLE"]
+    return False
+
+
+@contextmanager
+def _private_token() -> Iterator[None]:
+    """Restrict Ray's token file to this user.
+
+    Ray 2.60 protects the processes that it starts with a token (unless RAY_AUTH_MODE disables it), but
+    creates the token file readable for all users of the machine.
+    """
+    token = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):
+        token.parent.mkdir(mode=0o700, exist_ok=True)
+    yield
+    with suppress(OSError):
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)

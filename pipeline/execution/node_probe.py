@@ -1,0 +1,172 @@
+"""Checks that every machine of a cluster reaches the output, the input and the model of a job.
+
+The driver writes a small file into the output. Each machine must find it there, with the same
+content: a directory of the same name on another disk has another one, or none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tirazh.errors import InputError, RequestError, TirazhError
+from tirazh.pipeline.execution.ray_session import is_own_session
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.filesystem import Storage, is_remote
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_TIMEOUT_S = 30.0
+_MAX_INPUT_FILES = 100
+_EMBEDDED = "embedded"
+# The probes that this process has already checked.
+_checked: set[str] = set()
+
+Step = Callable[[pa.Table], pa.Table]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProbe:
+    """The probe file `uri` and its content, and paths that must exist. Sent to other machines.
+
+    `inputs` are URIs of files, `model` is a directory or a name that needs no directory.
+    """
+
+    storage: Storage
+    output: str
+    uri: str
+    content: str
+    inputs: tuple[str, ...] = ()
+    model: str = _EMBEDDED
+
+    def write(self) -> None:
+        """Write the probe file; the driver does it once."""
+        self.storage.write(self.uri, self.content.encode())
+
+    def remove(self) -> None:
+        """Remove the probe file."""
+        self.storage.remove(self.uri)
+
+    def check_output(self) -> None:
+        """Raise RequestError if this machine does not see the driver's output directory."""
+        if self.content in _checked:
+            return
+        try:
+            found = self.storage.read(self.uri).decode(errors="replace")
+        except InputError:  # there is no such file here
+            found = ""
+        if found != self.content:
+            raise RequestError(
+                f"machine {socket.gethostname()} does not see the files that the driver writes to "
+                f"{show_uri(self.output)}: the output must be on a disk that all machines of the cluster share, or in "
+                "an object store"
+            )
+        _checked.add(self.content)
+
+    def problem(self) -> str | None:
+        """Return a sentence about what this machine does not reach; None if it reaches everything."""
+        host = socket.gethostname()
+        try:
+            self.check_output()
+        except RequestError as error:
+            return str(error)
+        except TirazhError as error:  # no credentials, or no connection to the storage
+            return f"machine {host} cannot read the output: {error}"
+        for uri in self.inputs:
+            if not is_remote(uri) and not os.path.exists(uri):
+                return (
+                    f"input {uri} does not exist on machine {host}; use a disk that all machines of the cluster share"
+                )
+        if self.model != _EMBEDDED and not Path(self.model).exists():
+            return f"there is no model {self.model} on machine {host}; copy the model to every machine"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedStep:
+    """A step of the graph that first checks the output's disk, on machines that have joined later too."""
+
+    probe: NodeProbe
+    step: Step
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        self.probe.check_output()
+        return self.step(table)
+
+
+@contextmanager
+def shared_paths(probe: NodeProbe, *, needs_gpu: bool) -> Iterator[Callable[[Step], Step]]:
+    """Check all machines; inside the block, the function that is yielded adds the check to a step.
+
+    Raises RequestError that names the machine and the path. Does nothing for Ray that tirazh has
+    started on this machine alone.
+    """
+    if is_own_session():
+        yield lambda step: step
+        return
+    probe.write()
+    try:
+        _check_nodes(probe, needs_gpu=needs_gpu)
+        yield lambda step: CheckedStep(replace(probe, inputs=()), step)
+    finally:
+        with suppress(TirazhError):
+            probe.remove()
+
+
+def make_probe(
+    storage: Storage, output: str, own: Callable[[str], str], inputs: Sequence[str], model: str
+) -> NodeProbe:
+    """Make the probe of a run. `own` gives the URI of a file in `_tirazh/`.
+
+    Of many input files, a hundred are looked for.
+    """
+    content = uuid4().hex
+    step = -(-len(inputs) // _MAX_INPUT_FILES) or 1
+    directory = model if model == _EMBEDDED else os.path.abspath(os.path.expanduser(model))
+    return NodeProbe(storage, output, own(f"probe-{content[:8]}"), content, tuple(inputs[::step]), directory)
+
+
+def _check_nodes(probe: NodeProbe, *, needs_gpu: bool, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+    """Ask every other machine that may work for the job. One that does not answer in time is not judged."""
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here and _may_work(node["Resources"])]
+    asked = [_ask(node, probe, needs_gpu=needs_gpu) for node in others]
+    answered, silent = ray.wait(asked, num_returns=len(asked), timeout=timeout_s) if asked else ([], [])
+    for answer in answered:
+        try:
+            problem = ray.get(answer)
+        except RayError as error:
+            logger.warning("a machine could not look for the output: %s", str(error).strip().splitlines()[-1])
+            continue
+        if problem is not None:
+            raise RequestError(problem)
+    if silent:
+        logger.warning("%d machines did not say within %g s whether they see the output", len(silent), timeout_s)
+
+
+def _may_work(resources: dict[str, float]) -> bool:
+    """Whether a machine gets work: a head node often has neither CPUs nor GPUs."""
+    return bool(resources.get("CPU") or resources.get("GPU"))
+
+
+def _ask(node: dict[str, Any], probe: NodeProbe, *, needs_gpu: bool) -> Any:
+    has_ranks = not needs_gpu or bool(node["Resources"].get("GPU"))
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    task = ray.remote(_look).options(num_cpus=0, max_retries=1, scheduling_strategy=there)
+    return task.remote(probe if has_ranks else replace(probe, model=_EMBEDDED))
+
+
+def _look(probe: NodeProbe) -> str | None:
+    return probe.problem()
