@@ -16,6 +16,7 @@ from typing import Any
 
 from tirazh.actors.echo import EchoEngine
 from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.errors import CheckpointError
 from tirazh.model.requests import Completion, GenerateRequest, SamplingParams
@@ -64,7 +65,7 @@ class ObedientEngine(EchoEngine):
         ]
 
 
-def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> ObedientRunner:
+def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> ObedientRunner:
     if config.model == REFUSED_MODEL:
         raise CheckpointError("no model directory refused")
     return ObedientRunner(rank=rank_place.rank, world_size=rank_place.world_size)
