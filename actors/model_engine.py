@@ -62,8 +62,8 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
         prefill_logit_rows=rows.prefill_logits,
         uses_cuda_graphs=uses_graphs,
         overlaps_steps=uses_graphs,
-        on_progress=progress.beat,
     )
+    runner.on_progress = progress.beat
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
     if config.device != "cpu":
         warm_up(runner, config.job, rows)  # compiles the Triton kernels and captures the CUDA graphs

@@ -33,7 +33,10 @@ _DENSE_CHUNK = 128  # longest prefill chunk, in tokens, of a model without windo
 
 
 class ModelRunner:
-    """One rank's model and cache. `num_slots` sequences of at most `max_length` tokens."""
+    """One rank's model and cache. `num_slots` sequences of at most `max_length` tokens.
+
+    `on_progress` is called after every layer and every matmul of logits, unless a CUDA graph runs them.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,6 @@ class ModelRunner:
         prefill_logit_rows: int | None = None,
         uses_cuda_graphs: bool = False,
         overlaps_steps: bool = False,
-        on_progress: Callable[[], object] = lambda: None,
     ) -> None:
         """Allocate the cache and prepare the model.
 
@@ -57,7 +59,6 @@ class ModelRunner:
         `overlaps_steps`: sampled tokens stay on the device for the next step, and the CPU reads
         them while it runs (overlap scheduling). A job switches both on together; tests use
         `overlaps_steps` alone, which works on a CPU.
-        `on_progress` is called after every layer and every matmul of logits that the CPU waits for.
         """
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
@@ -74,7 +75,7 @@ class ModelRunner:
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
         self._uses_cuda_graphs = uses_cuda_graphs
         self._graphs: StepGraphs | None = None
-        self._on_progress = on_progress
+        self.on_progress: Callable[[], object] = lambda: None
 
     @property
     def window_size(self) -> int:
@@ -179,7 +180,7 @@ class ModelRunner:
     def _forward(self, token_ids: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
         """Last hidden states [N, C] of token_ids and positions, int64 [N] on the model's device."""
         base = getattr(self.model, str(self.model.base_model_prefix))
-        step = _ReportingAttention(attention, self._on_progress)
+        step = _ReportingAttention(attention, self.on_progress)
         out = base(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, step=step)
         hidden: Tensor = out.last_hidden_state
         return hidden[0]
@@ -194,7 +195,7 @@ class ModelRunner:
             padded = _padded(chosen, at_a_time) if self._is_padded else chosen
             index = to_device(torch.from_numpy(padded), self.device)
             parts.append(head(hidden_NC[index])[: len(chosen)].float())
-            self._on_progress()
+            self.on_progress()
         if len(parts) == 1:
             return parts[0]
         return torch.cat(parts) if parts else hidden_NC.new_empty((0, 0), dtype=torch.float32)
