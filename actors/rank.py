@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -156,7 +157,7 @@ class Rank:
             rank=rank_place.rank,
             threads=rank_place.threads,
             weight_bytes=engine_module.count_weight_bytes(runner),
-            versions={name: version(name) for name in _VERSIONS_OF},
+            versions={name: version(name) for name in _VERSIONS_OF} | _kernel_versions(),
         )
 
     def _describe_failure(self, error: BaseException) -> RankFailure:
@@ -166,6 +167,15 @@ class Rank:
             reason=reason.strip() or type(error).__name__,
             error=error if isinstance(error, TirazhError) else None,
         )
+
+
+def _kernel_versions() -> dict[str, str]:
+    """Return which kernels run here; nothing for an engine that has not loaded torch."""
+    if "torch" not in sys.modules:
+        return {}
+    from tirazh.model.kernels.build import kernel_versions
+
+    return kernel_versions()
 
 
 async def _read(future: Future[ValueT]) -> ValueT:
