@@ -9,14 +9,14 @@ from ray.exceptions import RayError
 from tirazh.actors.messages import DType
 from tirazh.errors import JobError
 
-_TIMEOUT_S = 300.0
+_TIMEOUT_S = 600.0  # the probe may have to compile a kernel
 
 
 def resolve_dtype(device: str) -> DType:
     """Return the fastest dtype for a device type ("cpu" or "cuda"): "float32", "bfloat16" or
     "float16".
 
-    Raises JobError when the probe fails or takes longer than five minutes.
+    Raises JobError when the probe fails or takes longer than ten minutes.
     """
     task = ray.remote(_probe).options(num_cpus=1, num_gpus=1 if device == "cuda" else 0, max_retries=2)
     try:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.requests import Completion, EngineCounters, GenerateRequest, LabelScores, Request, Result
 
@@ -47,6 +48,9 @@ class EchoEngine:
         self._waiting.extend(zip(ids, requests, strict=True))
         return ids
 
+    def cancel(self, ids: Collection[int]) -> None:
+        self._waiting = deque((request_id, request) for request_id, request in self._waiting if request_id not in ids)
+
     def step(self) -> list[tuple[int, Result]]:
         taken = [self._waiting.popleft() for _ in range(min(self._config.slots, len(self._waiting)))]
         self._execute([request_id for request_id, _ in taken])
@@ -72,7 +76,7 @@ class EchoEngine:
         )
 
 
-def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> EchoRunner:
+def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> EchoRunner:
     return EchoRunner()
 
 

@@ -7,10 +7,11 @@ engine on top of its runner with `build_engine`. `echo.py` is the smallest examp
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from tirazh.actors.messages import ENGINES, MODULE_PREFIX, ReplicaConfig
+from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.requests import EngineCounters, Request, Result
 
@@ -34,6 +35,11 @@ class Engine(Protocol):
         """Queue requests and return their ids, in the same order."""
         ...
 
+    def cancel(self, ids: Collection[int]) -> None:
+        """Give up the requests of these ids, which are unfinished: free what they hold, and never
+        return results for them. All other requests get the results that they get without it."""
+        ...
+
     def step(self) -> list[tuple[int, Result]]:
         """Run one step; return the requests that it finished, as (id, result)."""
         ...
@@ -45,8 +51,12 @@ RunnerT = TypeVar("RunnerT", bound=Runner)
 class EngineModule(Protocol[RunnerT]):
     """The functions of an engine module."""
 
-    def build_runner(self, config: ReplicaConfig, rank_place: RankPlace) -> RunnerT:
-        """Load this rank's share of the model. All ranks of a replica call it at the same time."""
+    def build_runner(self, config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> RunnerT:
+        """Load this rank's share of the model, and run whatever takes longer the first time than
+        later. All ranks of a replica call it at the same time.
+
+        A runner whose steps may take seconds calls `progress.beat` several times in each of them.
+        """
         ...
 
     def count_weight_bytes(self, runner: RunnerT) -> int:

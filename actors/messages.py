@@ -96,8 +96,10 @@ class RankFailure:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReplicaHeartbeat:
-    """Rank 0's heartbeat. `count` grows with every step and every idle round; `is_busy`: requests
-    are unfinished."""
+    """Rank 0's heartbeat. `count` grows with every layer of the model, every step and every idle
+    round; `slowest_s` is the longest time in seconds between two of these. `is_busy`: requests are
+    unfinished, or the other ranks have not answered yet."""
 
     count: int
     is_busy: bool
+    slowest_s: float = 0.0

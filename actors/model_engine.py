@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tirazh.actors import rendezvous
 from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.config import check_split
@@ -19,6 +20,8 @@ from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.host_memory import free_host_bytes
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.engine.scheduler import Scheduler
+from tirazh.model.engine.warm_up import warm_up
+from tirazh.model.kernels.build import KERNELS, prepare_kernels
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.step import Step, step_rows
 from tirazh.model.tensor_parallel import agree_on_least, connect, shard_model, weight_bytes
@@ -26,11 +29,15 @@ from tirazh.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
+_BFLOAT16_ONLY = "linear"  # the kernel that no other dtype uses
 
-def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> ModelRunner:
-    """Load this rank's shard of the model and compute the job's shared prefix. All ranks do this
-    together."""
+
+def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> ModelRunner:
+    """Compile the kernels, load this rank's shard of the model, compute the job's shared prefix and
+    run a step of every shape. All ranks do this together."""
     torch.set_num_threads(rank_place.threads)
+    if config.device == "cpu":
+        prepare_kernels([name for name in KERNELS if name != _BFLOAT16_ONLY or config.dtype == "bfloat16"])
     checkpoint = open_checkpoint(config.model, config.model_settings)
     check_split(checkpoint.model.num_attention_heads, rank_place.world_size)
     if rank_place.world_size > 1:
@@ -61,7 +68,12 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> ModelRunner:
         uses_cuda_graphs=uses_graphs,
         overlaps_steps=uses_graphs,
     )
+    runner.on_progress = progress.beat
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
+    if config.device != "cpu":
+        warm_up(runner, config.job, rows)  # compiles the Triton kernels and captures the CUDA graphs
+    progress.restart()
+    warm_up(runner, config.job, rows)
     return runner
 
 

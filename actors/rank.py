@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
@@ -21,6 +22,7 @@ from tirazh.actors import rendezvous
 from tirazh.actors.engine_module import EngineModule, RunnerT, load_engine_module
 from tirazh.actors.garbage import collect_rarely
 from tirazh.actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig, ReplicaHeartbeat
+from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.actors.serving import EngineLoop
 from tirazh.errors import ReplicaError, TirazhError
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _VERSIONS_OF = ("torch", "deepspeed", "transformers", "ray")
 
+ValueT = TypeVar("ValueT")
+
 
 class Rank:
     """One rank. All methods are async, so Ray runs several calls at once. Never restarted, see
@@ -43,6 +47,7 @@ class Rank:
         self._config = config
         self._rank = rank
         self._store: TCPStore | None = None
+        self._progress = ProgressCounter()
         self._loop: Future[EngineLoop] = Future()
         self._ready: Future[RankReady | RankFailure] = Future()
         self._ended: Future[RankFailure] = Future()
@@ -65,16 +70,16 @@ class Rank:
     async def start(self, rank_place: RankPlace) -> RankReady | RankFailure:
         """Load this rank's weights and start to serve. Returns once it serves, or why it cannot."""
         threading.Thread(target=self._run_engine_thread, args=(rank_place,), name="engine", daemon=True).start()
-        return await asyncio.wrap_future(self._ready)
+        return await _read(self._ready)
 
     async def watch(self) -> RankFailure:
         """Return why this rank has stopped, as soon as it has; does not return while it works."""
-        return await asyncio.shield(asyncio.wrap_future(self._ended))
+        return await _read(self._ended)
 
     async def run(self, requests: Sequence[Request]) -> list[Result]:
         """On rank 0: run requests; several calls share the slots. Returns results in the order of
-        the requests."""
-        loop = await asyncio.wrap_future(self._loop)
+        the requests. A call that is cancelled gives up its own requests only."""
+        loop = await _read(self._loop)
         return await asyncio.wrap_future(loop.submit(requests))
 
     async def heartbeat(self) -> ReplicaHeartbeat:
@@ -83,7 +88,7 @@ class Rank:
 
     async def counters(self) -> EngineCounters:
         """On rank 0: return the engine's totals."""
-        loop = await asyncio.wrap_future(self._loop)
+        loop = await _read(self._loop)
         return loop.engine.counters
 
     def _run_engine_thread(self, rank_place: RankPlace) -> None:
@@ -103,7 +108,7 @@ class Rank:
         rendezvous.enter(rank_place, device=self._config.device)
         engine_module = load_engine_module(self._config.engine)
         if rank_place.world_size == 1:
-            runner = engine_module.build_runner(self._config, rank_place)
+            runner = engine_module.build_runner(self._config, rank_place, self._progress)
             self._lead(engine_module, runner, runner.execute, rank_place, idle=lambda: None)
         else:
             self._serve_together(engine_module, rank_place)
@@ -111,11 +116,13 @@ class Rank:
     def _serve_together(self, engine_module: EngineModule[RunnerT], rank_place: RankPlace) -> None:
         from tirazh.actors.step_channel import StepChannel, follow, on_all_ranks
 
-        timeout_s = self._config.start_timeout_s
+        # The watcher's limit may grow to the greater of the two (`watch.py`). A rank that waits for a
+        # slow one must not give up before the watcher does.
+        timeout_s = 2 * max(self._config.start_timeout_s, self._config.rank_timeout_s)
         rendezvous.join(rank_place, device=self._config.device, timeout_s=timeout_s, store=self._store)
-        runner = engine_module.build_runner(self._config, rank_place)
+        runner = engine_module.build_runner(self._config, rank_place, self._progress)
         rendezvous.wait_for_all()
-        channel = StepChannel[Any](timeout_s=self._config.rank_timeout_s)
+        channel = StepChannel[Any](timeout_s=timeout_s)
         if rank_place.rank == 0:
             execute = on_all_ranks(runner.execute, channel)
             self._lead(engine_module, runner, execute, rank_place, idle=lambda: channel.send(None))
@@ -135,6 +142,7 @@ class Rank:
         """Build the engine on rank 0 and serve it. `execute` runs a step on every rank."""
         loop = EngineLoop(
             engine_module.build_engine(self._config, runner, execute),
+            progress=self._progress,
             idle=idle,
             idle_interval_s=self._config.rank_timeout_s / 4,
         )
@@ -149,7 +157,7 @@ class Rank:
             rank=rank_place.rank,
             threads=rank_place.threads,
             weight_bytes=engine_module.count_weight_bytes(runner),
-            versions={name: version(name) for name in _VERSIONS_OF},
+            versions={name: version(name) for name in _VERSIONS_OF} | _kernel_versions(),
         )
 
     def _describe_failure(self, error: BaseException) -> RankFailure:
@@ -159,3 +167,17 @@ class Rank:
             reason=reason.strip() or type(error).__name__,
             error=error if isinstance(error, TirazhError) else None,
         )
+
+
+def _kernel_versions() -> dict[str, str]:
+    """Return which kernels run here; nothing for an engine that has not loaded torch."""
+    if "torch" not in sys.modules:
+        return {}
+    from tirazh.model.kernels.build import kernel_versions
+
+    return kernel_versions()
+
+
+async def _read(future: Future[ValueT]) -> ValueT:
+    """Wait for a future that several calls read: a call that is cancelled must not cancel it."""
+    return await asyncio.shield(asyncio.wrap_future(future))

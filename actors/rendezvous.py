@@ -184,11 +184,21 @@ def extensions_dir() -> Path:
     versions = f"py{sys.version_info.major}{sys.version_info.minor}-" + "-".join(
         f"{name}{version(name)}" for name in ("torch", "deepspeed")
     )
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for folder in (cache / "tirazh", Path(tempfile.gettempdir()) / f"tirazh-{os.getuid()}"):
+    for folder in (*_user_cache(), Path(tempfile.gettempdir()) / f"tirazh-{os.getuid()}"):
         home = folder / "torch_extensions" / versions
         with contextlib.suppress(OSError):
             home.mkdir(parents=True, exist_ok=True)
             (home / BUILD_LOCK_NAME).touch()
             return home
     return home
+
+
+def _user_cache() -> list[Path]:
+    """Return tirazh's directory in the user's cache. There is none for a user without HOME who is
+    not in the password file, as in containers that run with an arbitrary user id."""
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if cache:
+        return [Path(cache, "tirazh")]
+    with contextlib.suppress(RuntimeError):
+        return [Path.home() / ".cache" / "tirazh"]
+    return []

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, TaskCancelledError
 from ray.util.placement_group import remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -98,7 +98,11 @@ class Replica:
         starts = [rank.start.remote(rank_place) for rank, rank_place in zip(self._ranks, rank_places, strict=True)]
         self.ready = self._gather(starts, "load the model")
         self._watcher = Watcher(
-            self._ranks, self.locations, timeout_s=self.config.rank_timeout_s, on_failure=_weakly(self._end)
+            self._ranks,
+            self.locations,
+            timeout_s=self.config.rank_timeout_s,
+            ceiling_s=self.config.start_timeout_s,
+            on_failure=_weakly(self._end),
         )
 
     def _make_rank(self, rank: int) -> RankHandle:
@@ -135,11 +139,17 @@ class Replica:
             raise outcome.error or ReplicaError(f"rank {rank} of the replica could not {doing}: {outcome.reason}")
 
     async def _call(self, method_of: Callable[[RankHandle], RemoteMethod[ResultT]], *arguments: object) -> ResultT:
-        """Call a method of rank 0."""
+        """Call a method of rank 0. Where this call is cancelled, so is rank 0's."""
         if self._failure.done():
             raise ReplicaError(self._failure.result())
+        call = method_of(self._ranks[0]).remote(*arguments)
         try:
-            return await method_of(self._ranks[0]).remote(*arguments)
+            return await call
+        except asyncio.CancelledError:
+            ray.cancel(call)
+            raise
+        except TaskCancelledError as error:
+            raise asyncio.CancelledError(str(error)) from None
         except RayError:
             raise ReplicaError(await self._explain()) from None
 

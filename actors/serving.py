@@ -14,36 +14,55 @@ from typing import cast
 
 from tirazh.actors.engine_module import Engine
 from tirazh.actors.messages import ReplicaHeartbeat
+from tirazh.actors.progress import ProgressCounter
 from tirazh.errors import ReplicaError
 from tirazh.model.requests import Request, Result
 
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One caller's requests, and the results that exist so far."""
+    """One caller's requests, and the results that exist so far.
+
+    A caller may cancel `future` at any time until it has its results.
+    """
 
     requests: Sequence[Request]
     future: Future[list[Result]]
     results: list[Result | None]
     num_missing: int
 
+    def end(self, error: ReplicaError | None) -> None:
+        """Give the caller its results, or an error, unless it has cancelled the call."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            self.future.set_result(cast("list[Result]", self.results))
+        else:
+            self.future.set_exception(error)
+
 
 class EngineLoop:
     """Runs an engine until it fails or is stopped. Call `submit` from any thread, `serve` in one.
 
-    `idle` is called whenever `idle_interval_s` has passed without work.
+    A caller gives its call up by cancelling the future that `submit` returns. The engine then drops
+    the call's requests before its next step; other calls are not affected. `idle` is called
+    whenever `idle_interval_s` has passed without work. `progress` is the counter to which the
+    engine's steps report.
     """
 
-    def __init__(self, engine: Engine, *, idle: Callable[[], None], idle_interval_s: float) -> None:
+    def __init__(
+        self, engine: Engine, *, progress: ProgressCounter, idle: Callable[[], None], idle_interval_s: float
+    ) -> None:
         self.engine = engine
+        self._progress = progress
         self._idle = idle
         self._idle_interval_s = idle_interval_s
-        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()  # new and cancelled calls; None: stop
         self._open: set[_Call] = set()
         self._waiting: dict[int, tuple[_Call, int]] = {}  # request id: its call, and its index there
         self._lock = threading.Lock()  # guards `_open` and `_has_ended`
         self._has_ended = False
-        self._num_rounds = 0
+        self._is_idling = False
 
     def submit(self, requests: Sequence[Request]) -> Future[list[Result]]:
         """Queue requests. The future gives their results in order, or ReplicaError when the engine
@@ -59,13 +78,18 @@ class EngineLoop:
             if self._has_ended:
                 raise ReplicaError("the engine of this replica has ended")
             self._open.add(call)
+        call.future.add_done_callback(lambda future: self._inbox.put(call) if future.cancelled() else None)
         self._inbox.put(call)
         return call.future
 
     def heartbeat(self) -> ReplicaHeartbeat:
-        """Return the number of rounds so far and whether requests are unfinished. May be called
-        from any thread."""
-        return ReplicaHeartbeat(count=self._num_rounds, is_busy=bool(self._open))
+        """Return how much is done so far and whether something is expected of the ranks. May be
+        called from any thread."""
+        return ReplicaHeartbeat(
+            count=self._progress.count,
+            is_busy=bool(self._open) or self._is_idling,
+            slowest_s=self._progress.slowest_s,
+        )
 
     def stop(self) -> None:
         """Let `serve` return after its current step."""
@@ -75,23 +99,33 @@ class EngineLoop:
         """Run until `stop`. Whatever ends it, every unfinished call gets an error."""
         try:
             while self._take_calls():
+                self._progress.begin()
                 if self.engine.has_work:
                     for request_id, result in self.engine.step():
                         self._deliver(request_id, result)
                 else:
-                    self._idle()
-                self._num_rounds += 1
+                    self._pass_idle_time()
+                self._progress.beat()
         finally:
             self._fail_open_calls()
 
+    def _pass_idle_time(self) -> None:
+        self._is_idling = True
+        self._idle()
+        self._is_idling = False
+
     def _take_calls(self) -> bool:
-        """Hand all calls that have arrived to the engine; wait for some while it has no work.
-        False: stop."""
-        calls = self._arrived_calls()
-        owners = [(call, index) for call in calls if call is not None for index in range(len(call.requests))]
+        """Hand all calls that have arrived to the engine, and take back those that were cancelled;
+        wait for some while it has no work. False: stop."""
+        arrived = self._arrived_calls()
+        cancelled = {call for call in arrived if call is not None and call.future.cancelled()}
+        calls = [call for call in arrived if call is not None and call not in cancelled]
+        owners = [(call, index) for call in calls for index in range(len(call.requests))]
         ids = self.engine.add([call.requests[index] for call, index in owners]) if owners else []
         self._waiting.update(zip(ids, owners, strict=True))
-        return None not in calls
+        if cancelled:
+            self._drop(cancelled)
+        return None not in arrived
 
     def _arrived_calls(self) -> list[_Call | None]:
         calls: list[_Call | None] = []
@@ -103,6 +137,15 @@ class EngineLoop:
         except queue.Empty:
             return calls
 
+    def _drop(self, cancelled: set[_Call]) -> None:
+        ids = {request_id for request_id, (call, _) in self._waiting.items() if call in cancelled}
+        for request_id in ids:
+            del self._waiting[request_id]
+        if ids:
+            self.engine.cancel(ids)
+        with self._lock:
+            self._open -= cancelled
+
     def _deliver(self, request_id: int, result: Result) -> None:
         call, index = self._waiting.pop(request_id)
         call.results[index] = result
@@ -110,11 +153,11 @@ class EngineLoop:
         if not call.num_missing:
             with self._lock:
                 self._open.discard(call)
-            call.future.set_result(cast("list[Result]", call.results))
+            call.end(None)
 
     def _fail_open_calls(self) -> None:
         with self._lock:
             self._has_ended = True
             calls, self._open = self._open, set()
         for call in calls:
-            call.future.set_exception(ReplicaError("the engine ended before these requests were finished"))
+            call.end(ReplicaError("the engine ended before these requests were finished"))

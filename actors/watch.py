@@ -1,7 +1,9 @@
 """Watch over a replica: notice that a rank has died, has stopped or makes no progress, by its
 heartbeats.
 
-The watcher is a thread of the process that owns the replica.
+Progress is a layer of the model, a step or an idle round. A rank that works slowly must not be ended,
+so the limit follows what was measured (`limit_s`). The watcher is a thread of the process that owns
+the replica.
 """
 
 from __future__ import annotations
@@ -24,25 +26,51 @@ ResultT = TypeVar("ResultT")
 _GRACE_S = 1.0
 
 
-class StallClock:
-    """Measures for how long rank 0 has had work but made no step. `now` is in seconds of any one
-    clock."""
+# A machine may become this many times slower than it was at its slowest, and its ranks still count
+# as working.
+SLOWDOWN = 10
 
-    def __init__(self, now: float) -> None:
-        self._since = now
+
+def limit_s(*, timeout_s: float, ceiling_s: float, slowest_s: float) -> float:
+    """Return the seconds without progress after which a rank counts as stuck.
+
+    They are `timeout_s` (--rank-timeout-s), or `SLOWDOWN` times `slowest_s`, the longest time that a
+    layer or step took so far, where that is longer; but above `timeout_s` never more than
+    `ceiling_s` (--start-timeout-s).
+    """
+    return max(timeout_s, min(SLOWDOWN * slowest_s, ceiling_s))
+
+
+class StallClock:
+    """Measures for how long rank 0 has had work but made no progress. `now` is in seconds of any
+    one clock.
+
+    Of the time between two observations at most `max_gap_s` counts: where the watching process
+    itself was stopped or got no CPU time, it does not know what the rank did meanwhile.
+    """
+
+    def __init__(self, now: float, *, max_gap_s: float = float("inf")) -> None:
+        self.stalled_s = 0.0
+        self.slowest_s = 0.0
+        self._max_gap_s = max_gap_s
+        self._observed = now
         self._count = -1
 
     def observe(self, heartbeat: ReplicaHeartbeat | None, now: float) -> float:
         """Return the seconds without progress. `heartbeat` None: the rank has not answered yet."""
-        if heartbeat is not None and (heartbeat.count != self._count or not heartbeat.is_busy):
-            self._count, self._since = heartbeat.count, now
-        return now - self._since
+        self.stalled_s += min(now - self._observed, self._max_gap_s)
+        self._observed = now
+        if heartbeat is not None:
+            self.slowest_s = heartbeat.slowest_s
+            if heartbeat.count != self._count or not heartbeat.is_busy:
+                self._count, self.stalled_s = heartbeat.count, 0.0
+        return self.stalled_s
 
 
 class Watcher:
     """Calls `on_failure(reason)` once, from its own thread, when the replica can no longer work.
 
-    `timeout_s` is the longest time that rank 0 may take for a step.
+    `timeout_s` and `ceiling_s` define the longest time without progress, see `limit_s`.
     """
 
     def __init__(
@@ -51,11 +79,12 @@ class Watcher:
         locations: Sequence[RankLocation],
         *,
         timeout_s: float,
+        ceiling_s: float,
         on_failure: Callable[[str], None],
     ) -> None:
         self._ranks = ranks
         self._locations = locations
-        self._timeout_s = timeout_s
+        self._timeout_s, self._ceiling_s = timeout_s, ceiling_s
         self._on_failure = on_failure
         self._ends = [rank.watch.remote() for rank in ranks]
         self._is_closed = threading.Event()
@@ -73,7 +102,8 @@ class Watcher:
 
     def _watch(self) -> None:
         poll_s = min(1.0, self._timeout_s / 4)
-        clock, request = StallClock(time.monotonic()), self._ranks[0].heartbeat.remote()
+        clock = StallClock(time.monotonic(), max_gap_s=2 * poll_s)
+        request = self._ranks[0].heartbeat.remote()
         while not self._is_closed.is_set():
             ended, _ = ray.wait(self._ends, num_returns=1, timeout=poll_s)
             if self._is_closed.is_set():
@@ -84,9 +114,22 @@ class Watcher:
             answer = self._read(request) if answered else None
             request = self._ranks[0].heartbeat.remote() if answered else request
             heartbeat = answer if isinstance(answer, ReplicaHeartbeat) else None
-            if clock.observe(heartbeat, time.monotonic()) > self._timeout_s:
-                return self._on_failure(f"{self._locations[0]} has work but made no step for {self._timeout_s:g} s")
+            clock.observe(heartbeat, time.monotonic())
+            limit = limit_s(timeout_s=self._timeout_s, ceiling_s=self._ceiling_s, slowest_s=clock.slowest_s)
+            if clock.stalled_s > limit:
+                return self._on_failure(self._describe_stall(limit, clock.slowest_s))
         return None
+
+    def _describe_stall(self, limit: float, slowest_s: float) -> str:
+        """Say that rank 0 is stuck, where the limit comes from, and which ranks do not answer."""
+        origin = f"--rank-timeout-s is {self._timeout_s:g}"
+        if limit > self._timeout_s:
+            origin += f", and its slowest layer or step so far took {slowest_s:.3g} s"
+        requests = [rank.heartbeat.remote() for rank in self._ranks]
+        answered, _ = ray.wait(requests, num_returns=len(requests), timeout=_GRACE_S)
+        silent = [str(self._locations[rank]) for rank, request in enumerate(requests) if request not in answered]
+        stopped = f"; no answer comes from {' and '.join(silent)}" if silent else ""
+        return f"{self._locations[0]} has work but made no progress for {limit:.3g} s ({origin}){stopped}"
 
     def _find_reason(self) -> str:
         """Describe the rank that ended first: a dead process rather than one that only lost a

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -108,6 +108,15 @@ class BatchEngine:
         self.scheduler.add(valid)
         return ids
 
+    def cancel(self, ids: Collection[int]) -> None:
+        """Give up unfinished requests: those that wait are dropped, those that run free their slots.
+        No results are returned for them, and no other request's result changes."""
+        self.scheduler.cancel(ids)
+        for sequence in itertools.chain.from_iterable(pending.sequences() for pending in self._pending):
+            if sequence.id in ids:
+                sequence.is_finished = True
+        self._results = [(id, result) for id, result in self._results if id not in ids]
+
     def step(self) -> list[tuple[int, Result]]:
         """Run one forward pass; return what has finished, as (id, result)."""
         self._totals.prompt_tokens += self.scheduler.admit()
@@ -176,13 +185,14 @@ class BatchEngine:
         else:
             self.scheduler.mark_dirty(slot)
             result = LabelScores(logprobs=(), error="the model produced non-finite label scores for this prompt")
-        self._end(slot, sequence, result)
+        if not sequence.is_finished:  # it may have been cancelled since the step was launched
+            self._end(slot, sequence, result)
 
     def _take_token(self, slot: int, sequence: ActiveSequence, token: int) -> None:
         """Append a sequence's next token, and end the sequence where the token ends it."""
         sequence.num_pending -= 1
         if sequence.is_finished:
-            return  # the step was launched before the CPU knew of the end: its token is dropped
+            return  # the step was launched before the sequence ended or was cancelled: its token is dropped
         if token == NO_TOKEN:
             self.scheduler.mark_dirty(slot)
             error = "the model produced non-finite logits for this prompt"

@@ -33,6 +33,12 @@ class PendingStep:
         """Start to copy the log-probabilities of the labels' tokens for each owner: float64 [R, P]."""
         self._scores = owners, PendingCopy(terms_RP)
 
+    def sequences(self) -> Iterator[ActiveSequence]:
+        """Yield the sequences for which there is a token or scores."""
+        for expected in (self._tokens, self._scores):
+            if expected is not None:
+                yield from (sequence for _, sequence in expected[0])
+
     def tokens(self) -> Iterator[tuple[int, ActiveSequence, int]]:
         """Yield slot, sequence and its token."""
         yield from _each(self._tokens)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,10 @@ _DENSE_CHUNK = 128  # longest prefill chunk, in tokens, of a model without windo
 
 
 class ModelRunner:
-    """One rank's model and cache. `num_slots` sequences of at most `max_length` tokens."""
+    """One rank's model and cache. `num_slots` sequences of at most `max_length` tokens.
+
+    `on_progress` is called after every layer and every matmul of logits, unless a CUDA graph runs them.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class ModelRunner:
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
         self._uses_cuda_graphs = uses_cuda_graphs
         self._graphs: StepGraphs | None = None
+        self.on_progress: Callable[[], object] = lambda: None
 
     @property
     def window_size(self) -> int:
@@ -94,14 +98,35 @@ class ModelRunner:
         self.cache.prefix = cache.to_prefix()
         self._graphs = None  # graphs captured so far read another prefix, or none
 
-    @torch.inference_mode()
     def execute(self, step: Step) -> Tensor:
         """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's
         device."""
+        return self._execute(step, self.cache)
+
+    def warm_up(self, build_steps: Callable[[KVCache], Iterable[Step]], *, num_slots: int) -> None:
+        """Run steps whose results are not used, and leave the cache as it was before.
+
+        `build_steps` yields the steps, given the cache in which they run: one of its own with
+        `num_slots` slots, or where CUDA graphs are captured, which hold the addresses of the cache,
+        the runner's. In that case no sequence may be in it.
+        """
+        cache = self.cache
+        if not self._uses_cuda_graphs:
+            cache = self._new_cache(num_slots, min(self.max_length, self.window_size + 1))
+            cache.prefix = self.cache.prefix
+        used: set[int] = set()
+        for step in build_steps(cache):
+            self._execute(step, cache)
+            used |= {segment.slot for segment in step.segments}
+        if cache is self.cache:
+            cache.start([FreshSlot(slot, uses_prefix=False, must_zero=True) for slot in sorted(used)])
+
+    @torch.inference_mode()
+    def _execute(self, step: Step, cache: KVCache) -> Tensor:
         if not self._is_padded:
             step = step.without_padding()
         run = self._forward_by_graph if self._uses_cuda_graphs else self._forward_eagerly
-        hidden_NC = run(step, self.cache)
+        hidden_NC = run(step, cache)
         return self._logits(hidden_NC, step.logit_rows, self._logit_rows[step.phase])
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
@@ -155,7 +180,8 @@ class ModelRunner:
     def _forward(self, token_ids: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
         """Last hidden states [N, C] of token_ids and positions, int64 [N] on the model's device."""
         base = getattr(self.model, str(self.model.base_model_prefix))
-        out = base(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, step=attention)
+        step = _ReportingAttention(attention, self.on_progress)
+        out = base(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, step=step)
         hidden: Tensor = out.last_hidden_state
         return hidden[0]
 
@@ -169,12 +195,25 @@ class ModelRunner:
             padded = _padded(chosen, at_a_time) if self._is_padded else chosen
             index = to_device(torch.from_numpy(padded), self.device)
             parts.append(head(hidden_NC[index])[: len(chosen)].float())
+            self.on_progress()
         if len(parts) == 1:
             return parts[0]
         return torch.cat(parts) if parts else hidden_NC.new_empty((0, 0), dtype=torch.float32)
 
     def _new_cache(self, num_slots: int, max_length: int) -> KVCache:
         return KVCache(self.shapes, num_slots=num_slots, max_length=max_length, dtype=self.dtype, device=self.device)
+
+
+class _ReportingAttention:
+    """The attention of a step that reports every layer."""
+
+    def __init__(self, attention: StepAttention, on_layer: Callable[[], object]) -> None:
+        self._attention, self._on_layer = attention, on_layer
+
+    def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
+        out_NHD = self._attention.attend(layer, q_NHD, k_NKD, v_NKD, scale)
+        self._on_layer()
+        return out_NHD
 
 
 def _prefix_steps(token_ids: tuple[int, ...], *, window: int, num_rows: int) -> Iterator[Step]:

@@ -10,7 +10,7 @@ token, does not depend on the rows beside it. Pure Python and NumPy, no torch: t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from tirazh.model.engine.admission import Admission
@@ -80,7 +80,7 @@ class Scheduler:
         self.slots: list[ActiveSequence | None] = [None] * config.num_slots
         self._window_size = window_size
         self._admission = admission
-        self._prefill_rows = _prefill_rows(config, window_size, self.trie)
+        self._prefill_rows = rows_of_prefill(config.prefill_rows, window_size, self.trie)
         self._waiting: deque[ActiveSequence] = deque()
         self._fresh: list[FreshSlot] = []
         self._dirty_slots: set[int] = set()  # slots whose cache holds NaN of an earlier sequence
@@ -107,6 +107,17 @@ class Scheduler:
         end."""
         sequences = [self._new_sequence(id, request) for id, request in requests]
         self._waiting.extend(sorted(sequences, key=lambda s: (-s.num_remaining, -len(s.prompt))))
+
+    def cancel(self, ids: Collection[int]) -> None:
+        """Drop the sequences with these ids, whether they wait or run. Call it between two steps."""
+        self._waiting = deque(sequence for sequence in self._waiting if sequence.id not in ids)
+        for slot, sequence in enumerate(self.slots):
+            if sequence is not None and sequence.id in ids:
+                sequence.is_finished = True
+                has_run = sequence.num_cached > sequence.num_shared
+                if has_run and (sequence.num_pending or not sequence.new_tokens):
+                    self.mark_dirty(slot)  # its latest logits are unread, so nothing has shown that they are finite
+                self.release(slot, sequence)
 
     def admit(self) -> int:
         """Give free slots to waiting sequences, in their order. Returns the prompt tokens of those
@@ -194,9 +205,8 @@ class Scheduler:
         return sequence
 
 
-def _prefill_rows(config: EngineConfig, window_size: int, trie: LabelTrie | None) -> int:
-    """Return the rows of a prefill step. A prompt's last chunk and its label trie share one step,
-    so it holds both."""
-    longest_chunk = min(window_size, config.prefill_rows)
-    needed = longest_chunk + (trie.num_nodes if trie else 0)
-    return max(config.prefill_rows, -(-needed // ROW_MULTIPLE) * ROW_MULTIPLE)
+def rows_of_prefill(least: int, window_size: int, trie: LabelTrie | None) -> int:
+    """Return the rows of a prefill step, `least` or more. A prompt's last chunk and its label trie
+    share one step, so it holds both."""
+    needed = min(window_size, least) + (trie.num_nodes if trie else 0)
+    return max(least, -(-needed // ROW_MULTIPLE) * ROW_MULTIPLE)

@@ -1,9 +1,9 @@
 """Compiles a kernel's C source for this machine, once, and loads it.
 
 A kernel is one C file that includes only headers of this folder and of the C library, so compiling
-takes some seconds and needs nothing but a C compiler. The shared library is cached in the user's
-cache directory under a fingerprint of source, compiler, options and CPU. Without a compiler,
-callers use torch: slower, but just as exact.
+takes some seconds and needs nothing but a C compiler (`compiler.py`). The shared library is kept in
+the user's cache directory (`cache.py`) under a fingerprint of everything that decides its code.
+Without a compiler, callers use torch: slower, but just as exact.
 """
 
 from __future__ import annotations
@@ -13,106 +13,129 @@ import functools
 import hashlib
 import logging
 import os
-import shlex
-import shutil
-import stat
-import subprocess
-import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
 
+from tirazh.model.kernels import cache, compiler
+
 logger = logging.getLogger(__name__)
 
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-fPIC", "-std=gnu11", "-shared")
-_TIMEOUT_S = 120.0
 ELEMENT_TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # endings of the kernels' function names
 OFF_SWITCH = "TIRAZH_KERNELS"  # "off" in the environment: run without compiled kernels
+_FOLDER = Path(__file__).parent
+KERNELS = tuple(sorted(path.stem for path in _FOLDER.glob("*.c")))
+_BEAT_S = 0.5
+_TORCH = "torch"
+_lock = threading.Lock()  # what is asked of the compiler and of the cache is asked once, by the first thread
+_loaded: dict[str, str] = {}  # of every kernel asked for: the fingerprint it was loaded under, or "torch"
 
 
 @functools.cache
 def load_kernel(name: str) -> ctypes.CDLL | None:
     """Load the compiled `name`.c of this folder; None, with one warning, if it cannot be compiled
     or loaded."""
+    _loaded[name] = _TORCH
     if os.environ.get(OFF_SWITCH) == "off":
         return None
-    source = Path(__file__).with_name(f"{name}.c")
     try:
-        return ctypes.CDLL(str(_compiled(source)))
-    except (OSError, subprocess.SubprocessError) as error:
-        output = getattr(error, "stderr", None) or str(error)
-        reason = " ".join(str(output).split())[:300]
+        with _lock:
+            command, folder = compiler.find_compiler(), cache.cache_folder()
+            fingerprint = _fingerprint(name, command)
+        library = _load(folder, name, f"{name}-{fingerprint}", command)
+    except OSError as error:
+        reason = " ".join(str(error).split())[:300]
         logger.warning("kernel %s cannot be compiled on this machine, slower torch code runs instead: %s", name, reason)
         return None
+    _loaded[name] = fingerprint
+    return library
 
 
-def _compiled(source: Path) -> Path:
-    """Path of the shared library, which is compiled if it is not cached yet.
+def prepare_kernels(names: Iterable[str] | None = None, beat: Callable[[], object] = lambda: None) -> None:
+    """Compile and load kernels before the first step needs them; `names` of C files, None for all.
 
-    Raises OSError or SubprocessError.
+    Different kernels are compiled at the same time, on as many cores as there are. Of the processes
+    of a machine one compiles, the others wait for it. Meanwhile `beat` is called at least once a
+    second, in this thread. A kernel that cannot be compiled costs one warning, as in `load_kernel`.
     """
-    compiler = _compiler()
-    folder = _cache_folder()
-    target = folder / f"{source.stem}-{_fingerprint(source, compiler)}.so"
-    if target.is_file():
-        return target
-    with tempfile.TemporaryDirectory(dir=folder) as workplace:
-        made = Path(workplace) / target.name
-        command = [*compiler, *_FLAGS, str(source), "-o", str(made), *_openmp(), "-lm"]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
-        made.replace(target)  # atomic, so that processes which compile it at the same time do not disturb each other
-    return target
+    wanted = KERNELS if names is None else tuple(dict.fromkeys(names))
+    if not wanted:
+        return
+    with ThreadPoolExecutor(min(len(wanted), _num_cores()), "tirazh-kernels") as threads:
+        running = {threads.submit(load_kernel, name) for name in wanted}
+        while running:
+            done, running = wait(running, timeout=_BEAT_S)
+            beat()
+            for each in done:
+                each.result()
 
 
-def _compiler() -> list[str]:
-    asked = shlex.split(os.environ.get("CC", ""))
-    if asked:
-        return asked
-    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if found is None:
-        raise FileNotFoundError("no C compiler is installed (cc, gcc or clang)")
-    return [found]
+def kernel_versions() -> dict[str, str]:
+    """Which code the kernels asked for so far run, for a record of the libraries that made a result.
+
+    One entry, "kernels": the compiler and a fingerprint of compiler, options, CPU and sources, or
+    "torch", followed by the kernels that torch replaces if those are only some. Empty before the
+    first `load_kernel`.
+    """
+    if not _loaded:
+        return {}
+    missing = sorted(name for name, fingerprint in _loaded.items() if fingerprint == _TORCH)
+    if len(missing) == len(_loaded):
+        return {"kernels": _TORCH}
+    compiled = sorted(_loaded.items() - {(name, _TORCH) for name in missing})
+    short = hashlib.sha256(repr(compiled).encode()).hexdigest()[:12]
+    text = f"{compiler.describe_compiler(compiler.find_compiler())}, {short}"
+    return {"kernels": text + (f"; torch for {', '.join(missing)}" if missing else "")}
 
 
-def _openmp() -> list[str]:
-    """Torch's own OpenMP library, so that the kernels and torch share one thread pool."""
-    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    return [str(found[0])] if found else []
+def _num_cores() -> int:
+    """Cores that this process may use, where the system says so (Linux)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _fingerprint(source: Path, compiler: list[str]) -> str:
-    """Hash of everything the library depends on: source, compiler, options and this CPU's
-    instructions."""
-    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=_TIMEOUT_S).stdout
-    texts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
-    parts = [*texts, version, repr((_FLAGS, _openmp())).encode(), _cpu().encode()]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
-
-
-def _cpu() -> str:
+def _load(folder: Path, name: str, stem: str, command: tuple[str, ...]) -> ctypes.CDLL:
+    """Load a library from the cache, into which it is compiled if need be. Raises OSError."""
+    path = _cached_or_compiled(folder, name, stem, command)
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return torch.backends.cpu.get_cpu_capability()
-    return "\n".join(sorted({line for line in lines if line.startswith(("model", "vendor_id", "flags"))}))
+        library = ctypes.CDLL(str(path))
+    except OSError:  # removed in the meantime, or made for another system: once more
+        path.unlink(missing_ok=True)
+        library = ctypes.CDLL(str(_cached_or_compiled(folder, name, stem, command)))
+    if not has_exact_arithmetic(library):
+        raise compiler.CompilerError(f"{command[0]} compiles NaN, infinity or sums inexactly (is it a wrapper script?)")
+    return library
 
 
-def _cache_folder() -> Path:
-    """A directory that only this user can write to, because its contents are executed."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(base) / "tirazh" / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        info = folder.stat()
-        is_ours = info.st_uid == os.geteuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        if is_ours and os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    return _process_folder()
+def _cached_or_compiled(folder: Path, name: str, stem: str, command: tuple[str, ...]) -> Path:
+    found = cache.find_library(folder, stem)
+    if found is not None:
+        return found
+    limit_s = compiler.COMPILE_LIMIT_S
+    with cache.build_lock(folder, name, limit_s):
+        found = cache.find_library(folder, stem)  # perhaps the process that held the lock compiled it
+        if found is not None:
+            return found
+        source = _FOLDER / f"{name}.c"
+        logger.info("compiling kernel %s for this machine", name)
+        return cache.add_library(
+            folder, stem, lambda made: compiler.run_compiler(compiler.compile_command(command, source, made), limit_s)
+        )
 
 
-@functools.cache
-def _process_folder() -> Path:
-    """A temporary directory of this process, for users without a trustworthy cache directory."""
-    return Path(tempfile.mkdtemp(prefix="tirazh-kernels-"))
+def has_exact_arithmetic(library: ctypes.CDLL) -> bool:
+    """Whether a library's code keeps NaN, infinity and the order of additions.
+
+    Options hidden in a wrapper script of the compiler may have given them up.
+    """
+    values = (float("nan"), float("inf"), 1e8)
+    check = getattr(library, "keeps_arithmetic", None)
+    return check is not None and bool(check(*map(ctypes.c_float, values)))
+
+
+def _fingerprint(name: str, command: tuple[str, ...]) -> str:
+    """Hash of everything a library depends on: source, headers, compiler, options, and this CPU."""
+    texts = [path.read_bytes() for path in (_FOLDER / f"{name}.c", *sorted(_FOLDER.glob("*.h")))]
+    return hashlib.sha256(b"\0".join([*texts, compiler.identity(command).encode()])).hexdigest()[:24]

@@ -222,6 +222,13 @@ INLINE ivec pair_bf16(vec even, vec odd) {
 }
 #endif
 
+/* Whether the compiler's options keep NaN, infinity and the order of additions: called with NaN,
+   infinity and 1e8 when the library is loaded. */
+int keeps_arithmetic(float nan, float infinity, float big) {
+    const float beside = big + 1.0f; /* 1e8 again, rounded; an optimiser that reorders makes the difference 1 */
+    return nan != nan && infinity > 3.4e38f && infinity - infinity != 0 && beside - big == 0;
+}
+
 #define NAME_(a, b) a##_##b
 #define NAME(a, b) NAME_(a, b)
 

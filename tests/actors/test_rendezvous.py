@@ -3,12 +3,15 @@ fixed."""
 
 from __future__ import annotations
 
+import pwd
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tirazh.actors.messages import RankLocation
-from tirazh.actors.rendezvous import assign_ranks, environment, open_store, shared_memory_names
+from tirazh.actors.rendezvous import BUILD_LOCK_NAME, assign_ranks, environment, open_store, shared_memory_names
 
 
 def locations(*nodes: str, cores: int = 8) -> list[RankLocation]:
@@ -69,3 +72,18 @@ def test_two_replicas_on_one_host_have_different_ports_and_shared_memory_names()
     assert stores[0].port != stores[1].port
     names = [shared_memory_names(replace(rank_place, port=store.port)) for store in stores]
     assert not set(names[0]) & set(names[1])
+
+
+def test_a_user_without_a_home_gets_a_directory_for_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers may run with a user id that is not in the password file, and without HOME."""
+
+    def find_nobody(uid: int) -> Any:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr(pwd, "getpwuid", find_nobody)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = Path(environment(assign_ranks(locations("1"))[0], device="cpu")["TORCH_EXTENSIONS_DIR"])
+    assert folder.is_relative_to(tmp_path)
+    assert (folder / BUILD_LOCK_NAME).exists()

@@ -4,12 +4,13 @@ forever."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from tests.actors.fakes import prompt
+from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.serving import EngineLoop
 from tirazh.errors import ReplicaError
 from tirazh.model.requests import Completion, EngineCounters, Request, Result
@@ -35,6 +36,9 @@ class ReversingEngine:
         self.added += zip(ids, requests, strict=True)
         self.sizes_of_adds.append(len(requests))
         return ids
+
+    def cancel(self, ids: Collection[int]) -> None:
+        self.added = [(request_id, request) for request_id, request in self.added if request_id not in ids]
 
     def step(self) -> list[tuple[int, Result]]:
         request_id, request = self.added.pop()
@@ -63,7 +67,10 @@ def serving(loop: EngineLoop) -> Iterator[None]:
 
 def make_loop(idle_interval_s: float = 5.0) -> tuple[EngineLoop, ReversingEngine, list[None]]:
     engine, idled = ReversingEngine(), list[None]()
-    return EngineLoop(engine, idle=lambda: idled.append(None), idle_interval_s=idle_interval_s), engine, idled
+    loop = EngineLoop(
+        engine, progress=ProgressCounter(), idle=lambda: idled.append(None), idle_interval_s=idle_interval_s
+    )
+    return loop, engine, idled
 
 
 def tokens_of(results: list[Result]) -> list[int]:
@@ -96,7 +103,7 @@ def test_every_step_advances_the_heartbeat() -> None:
 
 def test_an_idle_loop_calls_idle_again_and_again() -> None:
     alive = threading.Event()
-    loop = EngineLoop(ReversingEngine(), idle=alive.set, idle_interval_s=0.01)
+    loop = EngineLoop(ReversingEngine(), progress=ProgressCounter(), idle=alive.set, idle_interval_s=0.01)
     with serving(loop):
         assert alive.wait(10)
 
@@ -109,3 +116,63 @@ def test_when_the_engine_fails_every_caller_gets_an_error() -> None:
             waiting.result(10)
         with pytest.raises(ReplicaError, match="has ended"):
             loop.submit([prompt(1)])
+
+
+def test_waiting_for_other_ranks_is_work_and_waiting_for_calls_is_not() -> None:
+    """Rank 0 sends an idle step to the other ranks. One that is stopped never takes it."""
+    has_sent, may_end = threading.Event(), threading.Event()
+
+    def send_idle_step() -> None:
+        has_sent.set()
+        may_end.wait(10)
+
+    loop = EngineLoop(ReversingEngine(), progress=ProgressCounter(), idle=send_idle_step, idle_interval_s=0.01)
+    assert not loop.heartbeat().is_busy
+    with serving(loop):
+        assert has_sent.wait(10)
+        assert loop.heartbeat().is_busy
+        may_end.set()
+
+
+def test_a_cancelled_call_takes_its_requests_from_the_engine_and_leaves_the_others() -> None:
+    loop, engine, _ = make_loop()
+    first, cancelled, last = (loop.submit([prompt(n), prompt(n + 1)]) for n in (1, 3, 5))
+    assert loop._take_calls()
+    assert cancelled.cancel()
+    assert loop._take_calls()
+    assert [request.prompt_token_ids for _, request in engine.added] == [(1,), (2,), (5,), (6,)]
+    with serving(loop):
+        assert (tokens_of(first.result(10)), tokens_of(last.result(10))) == ([1, 2], [5, 6])
+    assert not loop.heartbeat().is_busy
+
+
+def test_a_call_that_is_cancelled_before_the_engine_has_it_is_never_run() -> None:
+    loop, engine, _ = make_loop()
+    cancelled, other = loop.submit([prompt(13)]), loop.submit([prompt(2)])
+    cancelled.cancel()
+    with serving(loop):
+        assert tokens_of(other.result(10)) == [2]
+    assert engine.sizes_of_adds == [1]
+
+
+def test_a_call_that_is_cancelled_while_its_last_result_is_computed_ends_nothing() -> None:
+    loop, engine, _ = make_loop()
+    cancelled, step = loop.submit([prompt(1)]), engine.step
+
+    def step_and_cancel() -> list[tuple[int, Result]]:
+        cancelled.cancel()
+        return step()
+
+    engine.step = step_and_cancel  # type: ignore[method-assign]
+    with serving(loop):
+        assert tokens_of(loop.submit([prompt(2)]).result(10)) == [2]
+
+
+def test_a_cancelled_call_gets_no_error_when_the_engine_fails() -> None:
+    loop, _, _ = make_loop()
+    waiting, cancelled = loop.submit([prompt(13)]), loop.submit([prompt(1)])
+    loop._take_calls()
+    cancelled.cancel()
+    with serving(loop), pytest.raises(ReplicaError, match="before these requests were finished"):
+        waiting.result(10)
+    assert cancelled.cancelled()

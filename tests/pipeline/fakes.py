@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tirazh.actors.echo import EchoEngine, EchoRunner, count_weight_bytes
 from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.errors import CheckpointError
 from tirazh.model.requests import GenerateRequest, LabelScores, Request, Result
@@ -68,7 +69,7 @@ def _holds(prompt: tuple[int, ...], label: tuple[int, ...]) -> bool:
     return any(prompt[start : start + len(label)] == label for start in range(len(prompt)))
 
 
-def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> EchoRunner:
+def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> EchoRunner:
     if (Path(config.model) / "refuse").exists():
         raise CheckpointError("the weights of this model are not what its config says")
     return EchoRunner()

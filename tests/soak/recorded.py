@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.actors.messages import ReplicaConfig
+from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 
 STARTED, ANSWERED, BUILT = "started", "answered", "built"
@@ -24,10 +25,10 @@ STARTED, ANSWERED, BUILT = "started", "answered", "built"
 CLOCK_ERROR_S, ELSEWHERE = "SOAK_CLOCK_ERROR_S", "SOAK_ELSEWHERE"
 
 
-def build_runner(config: ReplicaConfig, rank_place: RankPlace) -> Any:
+def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> Any:
     from tirazh.actors import model_engine
 
-    return model_engine.build_runner(config, rank_place)
+    return model_engine.build_runner(config, rank_place, progress)
 
 
 def count_weight_bytes(runner: Any) -> int:
