@@ -36,6 +36,8 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
             mask = mask[None] if squeeze and mask.dim() == 3 else mask
         out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scale)
         return (out[0], lse[0]) if squeeze else (out, lse)
+    if q.dtype == torch.float16:  # its largest number is 65,504: a score overflows before it is scaled
+        q, k = q.float(), k.float()
     scores = (q @ k.transpose(-1, -2)).float() * scale
     if mask is not None:
         scores = scores + mask

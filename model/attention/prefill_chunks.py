@@ -10,14 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tirazh.model.attention.chunk_table import MASK_UNIT, ChunkTable
 from tirazh.model.attention.kv_cache import LayerCache
 from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.attention.masked import additive_mask
 from tirazh.model.attention.segment_context import SegmentContext
 from tirazh.model.attention.tree_masks import tree_mask
 from tirazh.model.kernels.tables import ChunkRow
-
-_MASK_UNIT = 32  # the C kernel reads masks whose queries are padded to a multiple of this (MASK_UNIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,9 @@ class PrefillChunks:
         self._masks: dict[int, Tensor] = {}
 
     @functools.cached_property
-    def table(self) -> tuple[Tensor, Tensor]:
-        """The C kernel's table, int64 [chunks, fields of ChunkRow], and all masks of trees,
-        float32, concatenated."""
-        masks = [torch.zeros(0)]
+    def table(self) -> ChunkTable:
+        """The C kernel's table of the chunks and their masks."""
+        masks: list[Tensor] = []
         rows: list[ChunkRow] = []
         num_mask_elements = 0
         for chunk in self.chunks:
@@ -71,10 +69,10 @@ class PrefillChunks:
                 mask = _kernel_mask(chunk.visible)
                 # A stride of 0 makes all heads share one mask.
                 row = row._replace(mask_at=num_mask_elements, mask_head=mask.stride(0) if len(mask) > 1 else 0)
-                masks.append(mask.flatten())
+                masks.append(mask)
                 num_mask_elements += mask.numel()
             rows.append(row)
-        return torch.tensor(rows), torch.cat(masks)
+        return ChunkTable(rows, masks)
 
     def mask(self, index: int, like: Tensor) -> Tensor:
         """Additive mask of chunk `index` for torch, [1 or H, T, num_kept + T]; made once for all
@@ -114,6 +112,6 @@ def _kernel_mask(visible: Tensor) -> Tensor:
     """Additive float32 [1 or H, keys, padded T]: the C kernel has queries in the lanes of vectors,
     so they are last."""
     heads, length, num_keys = visible.shape
-    mask = torch.zeros(heads, num_keys, -(-length // _MASK_UNIT) * _MASK_UNIT)
+    mask = torch.zeros(heads, num_keys, -(-length // MASK_UNIT) * MASK_UNIT)
     mask[:, :, :length].masked_fill_(~visible.transpose(1, 2), -torch.inf)
     return mask

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from tirazh.model.attention.segment_context import SegmentContext
 from tirazh.model.step import Step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DecodeRows:
     """Row i of a decode step is in slot `slots[i]` (-1: idle), and its key goes to index `ends[i]`
     of the slot's keys.
@@ -28,6 +29,30 @@ class DecodeRows:
     slots: Tensor
     ends: Tensor
     longest: int
+    _fitting: set[tuple[int, int]] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def check(self, num_slots: int, capacity: int) -> None:
+        """Raise ValueError if a row is outside a cache of `num_slots` slots of `capacity` keys each.
+
+        A kernel would write there. The layers of a step share the rows, so a cache of the same size
+        costs nothing the second time.
+        """
+        if (num_slots, capacity) in self._fitting:
+            return
+        slots, ends = self.slots.numpy(), self.ends.numpy()
+        if not slots.shape == ends.shape == (slots.size,) or not slots.dtype == ends.dtype == np.int64:
+            raise ValueError(
+                f"slots and ends must be int64 [N], got {slots.dtype} {slots.shape}, {ends.dtype} {ends.shape}"
+            )
+        is_active = slots >= 0
+        is_inside = (slots >= -1) & (slots < num_slots) & (ends >= 0) & (ends < min(capacity, self.longest))
+        if not (is_inside | (slots == -1)).all():
+            row = int((~is_inside & is_active | (slots < -1)).argmax())
+            raise ValueError(
+                f"row {row} of a decode step goes to key {ends[row]} of slot {slots[row]}, "
+                f"but there are {num_slots} slots of {capacity} keys, and no row was to have more than {self.longest}"
+            )
+        self._fitting.add((num_slots, capacity))
 
 
 @dataclass(frozen=True)

@@ -62,15 +62,17 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Tens
 
 def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
     """Sample by the compiled kernel, after penalties. logits_RV: float32 on a CPU, each row
-    contiguous. Raises MemoryError."""
+    contiguous. Raises MemoryError, and ValueError for other logits."""
     kernel = load_kernel("sampling")
     assert kernel is not None
-    assert logits_RV.dtype == torch.float32
-    assert logits_RV.shape[0] == len(rows)
+    if logits_RV.dtype != torch.float32 or len(logits_RV) != len(rows) or logits_RV.stride(1) != 1:
+        raise ValueError(
+            f"the logits of {len(rows)} rows must be float32, got {logits_RV.dtype} {list(logits_RV.shape)}"
+        )
     num_rows, num_tokens = logits_RV.shape
     params = [row.params for row in rows]
     temperatures = np.array([each.temperature for each in params], np.float32)
-    top_ks = np.array([min(each.top_k, num_tokens) for each in params], np.int64)
+    top_ks = np.array([min(max(each.top_k, 0), num_tokens) for each in params], np.int64)
     top_ps = np.array([each.top_p for each in params], np.float64)
     chances = np.array([uniform(row.seed, row.num_new) if row.params.temperature else 0 for row in rows], np.float64)
     tokens = np.empty(num_rows, np.int64)

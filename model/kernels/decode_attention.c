@@ -155,7 +155,7 @@ int NAME(decode_attention, KIND)(
     int failed = 0;
 #pragma omp parallel num_threads(num_threads)
     {
-        float *scores = aligned_alloc(64, (size_t)padded * sizeof(float));
+        float *scores = allocate(padded);
         if (!scores) {
 #pragma omp atomic write
             failed = 1;

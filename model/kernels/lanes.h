@@ -32,6 +32,13 @@ typedef uint16_t bf16_lanes __attribute__((vector_size(2 * LANES)));
 #define UNROLLED _Pragma("GCC unroll 16") /* so that a lane's index becomes a constant */
 #endif
 
+/* `words` words of 32 bits, aligned for cache lines, tiles and vectors; NULL if there is no memory. The
+   size is rounded up, because C11 allows only multiples of the alignment. */
+static __attribute__((noinline, unused)) void *allocate(int64_t words) {
+    enum { ALIGNMENT = 64 };
+    return aligned_alloc(ALIGNMENT, ((size_t)words * sizeof(int32_t) / ALIGNMENT + 1) * ALIGNMENT);
+}
+
 INLINE vec broadcast(float x) { return x - (vec){0}; }
 
 INLINE float add_lanes(vec v) {

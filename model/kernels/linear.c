@@ -149,8 +149,7 @@ int linear_bf16(const linear_arguments *a, int num_threads) {
 #pragma omp parallel num_threads(num_threads)
     {
         const int64_t num_pairs = (MIN(c.rows, a->num_rows) + PAIRED_ROWS - 1) / PAIRED_ROWS;
-        const size_t num_sums = (size_t)(c.panels * num_pairs * SUMS);
-        float *sums = aligned_alloc(64, num_sums * sizeof(float));
+        float *sums = allocate(c.panels * num_pairs * SUMS);
         int64_t number = 0, next;
         if (sums) {
             configure_tiles();

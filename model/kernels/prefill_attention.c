@@ -20,7 +20,6 @@
 
 #define MOST_KEYS 128 /* of a block */
 #define MASK_UNIT 32  /* a mask has its queries padded to a multiple of this */
-#define ALIGNMENT 64
 
 /* The columns of the table `chunks`: those of `ChunkRow` in tables.py, which says what they mean (a
    test compares). */
@@ -28,11 +27,6 @@ enum { SLOT, ROW, LENGTH, PREFIX_COUNT, CLOSE_AT, KEPT, NUM_OWN, IS_KEPT, MASK_A
 
 /* The ranges of keys that a chunk's queries see, in this order. */
 enum { PREFIX, CACHED, OWN, NUM_RANGES };
-
-/* `words` words of 32 bits, aligned for tiles and vectors; NULL if there is no memory. */
-static void *allocate(int64_t words) {
-    return aligned_alloc(ALIGNMENT, ((size_t)words * sizeof(int32_t) / ALIGNMENT + 1) * ALIGNMENT);
-}
 
 /* The variants of the matmul. */
 #define VARIANT float
@@ -161,8 +155,11 @@ INLINE void NAME(load_queries, VARIANT)(const ELEMENT *q, int64_t q_row, int64_t
                 const ELEMENT *query = q + (c * LANES + i) * q_row + w * PER_WORD;
                 rows[i] = (ivec){0};
                 if (c * LANES + i >= count) continue;
-#if PER_WORD == 2
+#ifdef IS_TILED
                 memcpy(&rows[i], query, sizeof rows[i]);
+#elif PER_WORD == 2
+                if (w + LANES <= dim / PER_WORD) memcpy(&rows[i], query, sizeof rows[i]);
+                else memcpy(&rows[i], query, sizeof rows[i] / 2); /* D is a multiple of 16: half a vector is left */
 #else
                 rows[i] = (ivec)LOAD(query);
 #endif

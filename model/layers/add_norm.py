@@ -33,6 +33,7 @@ def _can_compile(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> bool:
     tensors = (hidden, update, norm.weight, norm.bias)
     is_uniform = all(x.device.type == "cpu" and x.dtype == hidden.dtype and x.dtype in ELEMENT_TYPES for x in tensors)
     is_whole = hidden.shape == update.shape and hidden.shape[-1] % _SIZE_UNIT == 0
+    is_whole = is_whole and norm.weight.shape == norm.bias.shape == hidden.shape[-1:]
     return is_uniform and is_whole and load_kernel("add_norm") is not None
 
 

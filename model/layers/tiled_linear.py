@@ -34,7 +34,8 @@ class TiledLinear(nn.Module):
         """Pack the weight [out, in], bfloat16, for which `can_tile` must hold; `bias` [out]."""
         super().__init__()
         kernel = load_kernel("linear")
-        assert kernel is not None
+        if kernel is None or not can_tile(weight):
+            raise ValueError(f"no weight to multiply in tiles: {weight.dtype} {list(weight.shape)}")
         weight = weight.detach().contiguous()
         self.out_features, self.in_features = weight.shape
         packed = weight.new_empty(-(-self.out_features // _PANEL) * _PANEL, self.in_features)
@@ -50,11 +51,11 @@ class TiledLinear(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] to [..., out], bfloat16. Raises MemoryError."""
+        """[..., in] to [..., out], bfloat16. Raises MemoryError, and ValueError for other inputs."""
         kernel = load_kernel("linear")
         assert kernel is not None
-        assert x.dtype == torch.bfloat16
-        assert x.shape[-1] == self.in_features
+        if x.dtype != torch.bfloat16 or x.shape[-1] != self.in_features:
+            raise ValueError(f"the input must be bfloat16 [..., {self.in_features}], got {x.dtype} {list(x.shape)}")
         x = x.contiguous()
         out = x.new_empty(*x.shape[:-1], self.out_features)
         bias = None if self.bias is None else self.bias.data_ptr()

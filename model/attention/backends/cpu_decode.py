@@ -32,7 +32,7 @@ def attend_compiled(
 
     Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; an idle row holds zeros and
     minus infinity.
-    Raises MemoryError.
+    Raises MemoryError, and ValueError for rows outside the cache.
     """
     kernel = load_kernel("decode_attention")
     assert kernel is not None
@@ -40,13 +40,7 @@ def attend_compiled(
     num_kv_heads = k_NKD.shape[1]
     q_NHD, k_NKD, v_NKD = (x if x.stride(2) == 1 else x.contiguous() for x in (q_NHD, k_NKD, v_NKD))
     out_NHD, lse_NH = q_NHD.new_empty(q_NHD.shape), torch.empty(num_rows, num_heads)
-    # The kernel checks nothing, so what it relies on is checked here.
-    assert cache_k.stride() == cache_v.stride()
-    assert cache_k.stride()[2:] == (dim, 1)
-    assert k_NKD.shape == v_NKD.shape == (num_rows, cache_k.shape[1], dim)
-    assert rows.slots.shape == rows.ends.shape == (num_rows,)
-    assert rows.longest <= cache_k.shape[2]
-    assert cache_k.dtype == cache_v.dtype == k_NKD.dtype == v_NKD.dtype == q_NHD.dtype
+    _check(q_NHD, k_NKD, v_NKD, cache_k, cache_v, rows)
     strided = [_strided(x) for x in (q_NHD, k_NKD, v_NKD)]
     failed = getattr(kernel, f"decode_attention_{ELEMENT_TYPES[q_NHD.dtype]}")(
         *(argument for group in strided for argument in group),
@@ -62,6 +56,25 @@ def attend_compiled(
     if failed:
         raise MemoryError(f"no memory for the attention scores of {rows.longest} keys")
     return out_NHD, lse_NH
+
+
+def _check(q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache_k: Tensor, cache_v: Tensor, rows: DecodeRows) -> None:
+    """Raise ValueError unless everything holds that the kernel relies on; it checks nothing."""
+    num_rows, num_heads, dim = q_NHD.shape
+    num_slots, num_kv_heads, capacity, _ = cache_k.shape
+    fits = (
+        cache_k.shape == cache_v.shape
+        and cache_k.stride() == cache_v.stride()
+        and cache_k.stride()[2:] == (dim, 1)
+        and k_NKD.shape == v_NKD.shape == (num_rows, num_kv_heads, dim)
+        and num_heads % num_kv_heads == 0
+        and cache_k.dtype == cache_v.dtype == k_NKD.dtype == v_NKD.dtype == q_NHD.dtype
+        and len(rows.slots) == num_rows
+    )
+    if not fits:
+        shapes = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q_NHD, k_NKD, v_NKD, cache_k, cache_v, rows.slots))
+        raise ValueError(f"queries, keys, values, caches and rows of a decode step do not fit together: {shapes}")
+    rows.check(num_slots, capacity)
 
 
 def _strided(x_NHD: Tensor) -> tuple[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]:

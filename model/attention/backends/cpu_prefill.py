@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from tirazh.model.attention.backends.interface import HeadType
+from tirazh.model.attention.chunk_table import ChunkLimits, ChunkTable
 from tirazh.model.attention.kv_cache import LayerCache, PrefixKV
 from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.attention.prefill_chunks import PrefillChunks
 from tirazh.model.config import SparsePattern
 from tirazh.model.kernels.build import ELEMENT_TYPES, load_kernel
-from tirazh.model.kernels.tables import ChunkRow, column
+from tirazh.model.kernels.tables import ChunkRow
 
 _HEAD_DIM_UNIT = 16
 
@@ -47,19 +48,22 @@ def attend_compiled(
 
     Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; rows of no chunk hold zeros
     and minus infinity.
-    Raises MemoryError.
+    Raises MemoryError, and ValueError for chunks outside the cache.
     """
-    table, masks = chunks.table
-    is_sparse = cache.shape.kind is LayerKind.SPARSE
-    closing = (cache.global_starts_H, cache.shape.sparse_pattern.global_size) if is_sparse else None
-    return _call(q_NHD, k_NKD, v_NKD, (cache.k, cache.v), table, scale, prefix=prefix, masks=masks, closing=closing)
+    closing = cache if cache.shape.kind is LayerKind.SPARSE else None
+    return _call(q_NHD, k_NKD, v_NKD, (cache.k, cache.v), chunks.table, scale, prefix=prefix, closing=closing)
 
 
 def attend_prefix(q_NHD: Tensor, prefix: PrefixKV, scale: float) -> tuple[Tensor, Tensor]:
     """Every row over all keys of the shared prefix [K, P, D]. Returns as `attend_compiled`."""
-    table = torch.tensor([ChunkRow(slot=0, row=0, length=len(q_NHD), prefix_count=prefix.k.shape[1])])
+    table = _prefix_table(len(q_NHD), prefix.k.shape[1])
     no_keys = q_NHD.new_empty(0, len(prefix.k), q_NHD.shape[2])
     return _call(q_NHD, no_keys, no_keys, (prefix.k[None], prefix.v[None]), table, scale, prefix=prefix)
+
+
+@functools.lru_cache(maxsize=64)
+def _prefix_table(num_rows: int, num_prefix: int) -> ChunkTable:
+    return ChunkTable([ChunkRow(slot=0, row=0, length=num_rows, prefix_count=num_prefix)])
 
 
 def attend_windows(
@@ -73,17 +77,17 @@ def attend_windows(
     """
     table = _window_table(len(q_THD), pattern)
     # Every window is a slot of its own; all slots are the same memory, of which later windows see more.
-    retained_k, retained_v = (x.expand(len(table), -1, -1, -1) for x in retained)
+    retained_k, retained_v = (x.expand(len(table.rows), -1, -1, -1) for x in retained)
     return _call(q_THD, k_THD, v_THD, (retained_k, retained_v), table, scale)[0]
 
 
 @functools.lru_cache(maxsize=64)
-def _window_table(length: int, pattern: SparsePattern) -> Tensor:
+def _window_table(length: int, pattern: SparsePattern) -> ChunkTable:
     rows = []
     for index, start in enumerate(range(0, length, pattern.window_size)):
         size = min(pattern.window_size, length - start)
         rows.append(ChunkRow(slot=index, row=start, length=size, kept=index * pattern.global_size, num_own=size))
-    return torch.tensor(rows)
+    return ChunkTable(rows)
 
 
 _POINTERS = "q new_k new_v prefix_k prefix_v cache_k cache_v out lse chunks starts masks"
@@ -108,34 +112,37 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
     k: Tensor,
     v: Tensor,
     cache: tuple[Tensor, Tensor],
-    table: Tensor,
+    table: ChunkTable,
     scale: float,
     *,
     prefix: PrefixKV | None = None,
-    masks: Tensor | None = None,
-    closing: tuple[Tensor, int] | None = None,
+    closing: LayerCache | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the kernel.
 
-    `cache`: keys and values, [S, K, C, D] each; `closing`: where every head's global tokens begin
-    in a window, int64 [K], and their number.
+    `cache`: keys and values, [S, K, C, D] each; `closing`: the sparse layer whose windows may be
+    closed.
     """
     kernel = load_kernel("prefill_attention")
     assert kernel is not None
     q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
-    _check(q, k, v, cache, table, prefix)
+    starts, global_size = None, 0
+    if closing is not None:
+        starts, global_size = closing.global_starts_H, closing.shape.sparse_pattern.global_size
+    _check(q, k, v, cache, table, prefix, starts)
+    table.check(_limits(q, k, cache[0], prefix, closing))
     cache_k, cache_v = cache
     prefix_k, prefix_v = prefix or (None, None)
-    starts, global_size = closing or (None, 0)
     out = q.new_zeros(q.shape)
     lse = torch.full(q.shape[:2], -torch.inf)
     num_kv_heads, dim = k.shape[1:]
     arguments = KernelArguments(
         # The fields' order, which a test compares with the kernel's source.
-        *(_address(x) for x in (q, k, v, prefix_k, prefix_v, cache_k, cache_v, out, lse, table, starts, masks)),
+        *(_address(x) for x in (q, k, v, prefix_k, prefix_v, cache_k, cache_v, out, lse)),
+        *(_address(x) for x in (table.rows, starts, table.masks)),
         *(stride for x in (q, k, v, cache_k) for stride in x.stride()[:2]),
         prefix_head=0 if prefix_k is None else prefix_k.stride(0),
-        num_chunks=len(table),
+        num_chunks=len(table.rows),
         num_kv_heads=num_kv_heads,
         group=q.shape[1] // num_kv_heads,
         dim=dim,
@@ -148,22 +155,41 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
     return out, lse
 
 
-def _check(
-    q: Tensor, k: Tensor, v: Tensor, cache: tuple[Tensor, Tensor], table: Tensor, prefix: PrefixKV | None
-) -> None:
-    """Assert what the kernel relies on without checking it."""
-    num_kv_heads, dim = k.shape[1:]
-    assert table.is_contiguous()
-    assert k.shape == v.shape
-    assert q.shape[1] % num_kv_heads == 0
-    for x in (*cache, *(prefix or ())):
-        assert x.shape[-3] == num_kv_heads
-        assert x.stride()[-2:] == (dim, 1) or 0 in x.shape
-        assert x.dtype == q.dtype
-    assert cache[0].stride() == cache[1].stride()
-    assert prefix is None or prefix.k.stride() == prefix.v.stride()
+def _limits(q: Tensor, k: Tensor, cache_k: Tensor, prefix: PrefixKV | None, closing: LayerCache | None) -> ChunkLimits:
+    reach = 0
+    if closing is not None and closing.shape.global_starts:
+        reach = max(closing.shape.global_starts) + closing.shape.sparse_pattern.global_size
     num_prefix = prefix.k.shape[1] if prefix else 0
-    assert set(table[:, column(ChunkRow, "prefix_count")].tolist()) <= {0, num_prefix}
+    return ChunkLimits(len(q), len(k), q.shape[1], len(cache_k), cache_k.shape[2], num_prefix, reach)
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cache: tuple[Tensor, Tensor],
+    table: ChunkTable,
+    prefix: PrefixKV | None,
+    starts: Tensor | None,
+) -> None:
+    """Raise ValueError unless the tensors have the form that the kernel relies on; it checks nothing."""
+    num_kv_heads, dim = k.shape[1:]
+    stored = (*cache, *(prefix or ()))
+    fits = (
+        k.shape == v.shape
+        and q.shape[2] == dim
+        and dim % _HEAD_DIM_UNIT == 0
+        and q.shape[1] % num_kv_heads == 0
+        and all(x.shape[-3] == num_kv_heads and x.shape[-1] == dim and x.dtype == q.dtype for x in stored)
+        and k.dtype == v.dtype == q.dtype
+        and all(x.stride()[-2:] == (dim, 1) or 0 in x.shape for x in stored)
+        and (cache[0].shape, cache[0].stride()) == (cache[1].shape, cache[1].stride())
+        and (prefix is None or (prefix.k.shape, prefix.k.stride()) == (prefix.v.shape, prefix.v.stride()))
+        and (starts is None or len(starts) == num_kv_heads)
+    )
+    if not fits:
+        shapes = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q, k, v, *stored))
+        raise ValueError(f"queries, keys, values, caches and prefix of a prefill step do not fit together: {shapes}")
 
 
 def _address(x: Tensor | None) -> int | None:

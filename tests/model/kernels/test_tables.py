@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tirazh.model.attention import prefill_chunks
+from tirazh.model.attention import chunk_table
 from tirazh.model.attention.backends.cpu_prefill import KernelArguments
 from tirazh.model.kernels import build
 from tirazh.model.kernels.tables import ChunkRow, DecodeRow, RunRow, TileRow, column
@@ -53,7 +53,7 @@ def test_the_c_structure_has_the_fields_of_the_ctypes_structure(
 def test_python_and_c_pad_masks_alike() -> None:
     found = re.search(r"#define MASK_UNIT (\d+)", without_comments("prefill_attention.c"))
     assert found
-    assert int(found[1]) == prefill_chunks._MASK_UNIT
+    assert int(found[1]) == chunk_table.MASK_UNIT
 
 
 def test_triton_names_every_column_that_it_reads() -> None:
