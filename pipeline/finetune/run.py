@@ -7,7 +7,6 @@ holder of the output's lease writes: the driver and the first worker check it be
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
