@@ -19,7 +19,7 @@ def main(architecture: str, tests: list[str]) -> int:
     print(versions)
     if "torch" in versions:
         return 1
-    return int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow and not gpu", *tests]))
+    return int(pytest.main(["-q", "-x", "-s", "-p", "no:cacheprovider", "-m", "not slow and not gpu", *tests]))
 
 
 if __name__ == "__main__":
