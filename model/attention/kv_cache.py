@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
+import platform
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tirazh.errors import RequestError
 from tirazh.model.attention.layer_shape import LayerKind, LayerShape
 from tirazh.model.step import FreshSlot
 from tirazh.model.transfer import to_device
@@ -30,6 +33,10 @@ from tirazh.model.transfer import to_device
 # number of vectors (16 floats), the keys masked out behind a row's end change no bit of the row; a
 # partial vector does.
 _VECTOR = 16
+
+# MAP_NORESERVE, which Python names from 3.13 on; its number is the same on these machines.
+_IS_COMMON_LINUX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+_NO_RESERVATION = getattr(mmap, "MAP_NORESERVE", 0x4000 if _IS_COMMON_LINUX else 0)
 
 
 class PrefixKV(NamedTuple):
@@ -69,8 +76,7 @@ class LayerCache:
         self, shape: LayerShape, num_slots: int, max_length: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.shape = shape
-        capacity = -(-shape.capacity(max_length) // _VECTOR) * _VECTOR
-        size = (num_slots, shape.num_heads, capacity, shape.head_dim)
+        size = (num_slots, shape.num_heads, _padded_capacity(shape, max_length), shape.head_dim)
         self.k = _zeros(size, dtype, device)
         self.v = _zeros(size, dtype, device)
         starts = shape.global_starts or ()
@@ -188,12 +194,21 @@ class KVCache:
         )
 
     def bytes_taken(self, length: int) -> int:
-        """Bytes of memory that a slot on a CPU occupies once it has held `length` tokens: whole
-        pages of every head."""
+        """Bytes of memory that a slot on a CPU occupies once it has held `length` tokens, on average
+        over slots and heads.
+
+        Memory is occupied in whole pages. Where a head's keys are no multiple of a page, they begin
+        anywhere in a page that their size allows, and reach into one page more.
+        """
+        if not length:
+            return 0
         total = 0
         for shape, num_layers in self._layers_per_shape.items():
-            head_bytes = shape.capacity(length) * shape.head_dim * self.dtype.itemsize
-            total += num_layers * 2 * shape.num_heads * -(-head_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+            token_bytes = shape.head_dim * self.dtype.itemsize
+            most = _padded_capacity(shape, self.max_length) * token_bytes
+            unit = math.gcd(most, mmap.PAGESIZE)
+            used = -(-shape.capacity(length) * token_bytes // unit) * unit
+            total += num_layers * 2 * shape.num_heads * min(most, used + mmap.PAGESIZE - unit)
         return total
 
     def to_prefix(self) -> PrefixCache:
@@ -222,13 +237,29 @@ class KVCache:
         return self._prefix_length(slot) // self.window_size if self.window_size else 0
 
 
+def _padded_capacity(shape: LayerShape, max_length: int) -> int:
+    """Tokens that a slot has space for: those of a sequence of `max_length` tokens, in whole vectors."""
+    return -(-shape.capacity(max_length) // _VECTOR) * _VECTOR
+
+
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros. On a CPU a page takes memory only when it is first written: most slots never grow to
-    their capacity."""
+    their capacity.
+
+    Raises RequestError if the system refuses the address space.
+    """
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
     num_bytes = max(1, math.prod(size) * dtype.itemsize)
-    pages = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Without a reservation, or a mapping larger than the machine's memory would be refused.
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVATION
+    try:
+        pages = mmap.mmap(-1, num_bytes, flags=flags)
+    except OSError as error:
+        raise RequestError(
+            f"the system refuses {num_bytes / 2**30:,.1f} GiB of address space for the KV cache of {size[0]:,} slots "
+            f"({error.strerror}): use fewer --slots, or allow it (vm.overcommit_memory, ulimit -v)"
+        ) from error
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         # Huge pages of 2 MB would occupy, and zero, a slot's whole capacity for its first few tokens.
         with contextlib.suppress(OSError):

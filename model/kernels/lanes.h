@@ -81,7 +81,7 @@ INLINE vec exp2_lanes(vec x) {
     p = p * r + broadcast(2.4022120e-1f);
     p = p * r + broadcast(6.9314697e-1f);
     p = p * r + broadcast(1.0f); /* 2^0 is exactly 1 */
-    vec power = (vec)(((ivec)shifted << 23) + 0x3f800000);
+    vec power = (vec)(((ulanes)shifted << 23) + 0x3f800000u); /* unsigned: lanes of low x overflow and are dropped */
     return (vec)((ivec)(p * power) & ~is_low);
 }
 

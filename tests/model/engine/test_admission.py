@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -117,9 +118,25 @@ def test_an_engine_runs_as_many_sequences_as_fit_and_gets_the_same_rows(size: in
 
 
 def test_bytes_that_a_slot_takes_are_whole_pages() -> None:
-    shapes = [LayerShape(3, 64), LayerShape(3, 64), LayerShape(2, 16)]
-    cache = KVCache(shapes, num_slots=1, max_length=300, dtype=torch.float32, device=torch.device("cpu"))
+    shapes = [LayerShape(3, 64), LayerShape(3, 64), LayerShape(2, 32)]
+    cache = KVCache(shapes, num_slots=1, max_length=512, dtype=torch.float32, device=torch.device("cpu"))
     assert cache.bytes_taken(0) == 0
     assert cache.bytes_taken(1) == (2 * 3 + 2) * 2 * PAGE
     assert cache.bytes_taken(17) == (2 * 3 * 2 + 2) * 2 * PAGE
-    assert cache.bytes_taken(300) >= cache.bytes_kept(300)
+    assert cache.bytes_taken(512) == cache.bytes_kept(512)
+
+
+@pytest.mark.parametrize("dim", [16, 48, 64, 80, 100])
+@pytest.mark.parametrize("length", [1, 40, 200, 511, 1000])
+def test_bytes_that_a_slot_takes_are_right_for_heads_that_share_pages(dim: int, length: int) -> None:
+    """Counted page by page over a whole number of slots, whose heads begin everywhere in a page."""
+    num_slots, heads, max_length = PAGE, 2, 1000
+    shapes = [LayerShape(heads, dim)]
+    cache = KVCache(shapes, num_slots=1, max_length=max_length, dtype=torch.bfloat16, device=torch.device("cpu"))
+    head_bytes = cache.layers[0].k.stride(1) * 2
+    pages: set[int] = set()
+    begins = np.arange(num_slots * heads, dtype=np.int64) * head_bytes
+    for begin, end in zip((begins // PAGE).tolist(), ((begins + length * dim * 2 - 1) // PAGE).tolist(), strict=True):
+        pages.update(range(begin, end + 1))
+    really = 2 * len(pages) * PAGE  # keys and values
+    assert really <= num_slots * cache.bytes_taken(length) <= 1.2 * really
