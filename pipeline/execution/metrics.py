@@ -13,8 +13,13 @@ from dataclasses import dataclass
 
 from ray.actor import ActorHandle
 
+from tirazh.actors.watch import limit_s
 from tirazh.errors import TirazhError
 from tirazh.model.requests import EngineCounters
+
+# The driver asks for silent owners twice as often. Where this process was stopped or got no CPU time
+# for longer, the heartbeats that it missed may still be waiting for it.
+_MAX_GAP_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +88,8 @@ class Metrics:
         self._serving: dict[str, str] = {}
         self._in_flight: dict[str, set[int]] = {}
         self._last_heartbeats: dict[str, tuple[float, ActorHandle]] = {}
+        self._longest_silence_s = 0.0  # between two heartbeats of an owner that was alive
+        self._last_asked = time.monotonic()
         self._deaths: Counter[int] = Counter()
         self._reasons: dict[int, str] = {}
         self._num_deaths = 0
@@ -94,6 +101,8 @@ class Metrics:
 
         A known one has been restarted after its process died unreported.
         """
+        if owner in self._last_heartbeats:  # the time that its restart took is no silence
+            self._last_heartbeats[owner] = (time.monotonic(), self._last_heartbeats[owner][1])
         # A process that is killed cannot report its death; its parts are still recorded here.
         if self._in_flight.get(owner) or owner in self._serving:
             self.replica_died(owner, "the process that held the replica died")
@@ -105,17 +114,27 @@ class Metrics:
 
     def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None) -> None:
         """Record that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving."""
-        self._last_heartbeats[owner] = (time.monotonic(), actor)
+        now = time.monotonic()
+        if owner in self._last_heartbeats:
+            self._longest_silence_s = max(self._longest_silence_s, now - self._last_heartbeats[owner][0])
+        self._last_heartbeats[owner] = (now, actor)
         if replica is not None:
             self._serving[owner] = replica
 
-    def take_silent_owners(self, timeout_s: float) -> list[ActorHandle]:
-        """Return the owners without a heartbeat for `timeout_s`.
+    def take_silent_owners(self, timeout_s: float, ceiling_s: float = 0.0) -> list[ActorHandle]:
+        """Return the owners without a heartbeat for `timeout_s`, or up to `ceiling_s` where heartbeats
+        were late before (`limit_s`).
 
         Each is returned once until its next heartbeat.
         """
         now = time.monotonic()
-        silent = [owner for owner, (last, _) in self._last_heartbeats.items() if now - last > timeout_s]
+        missed_s = max(0.0, now - self._last_asked - _MAX_GAP_S)
+        self._last_asked = now
+        self._last_heartbeats = {
+            owner: (min(last + missed_s, now), actor) for owner, (last, actor) in self._last_heartbeats.items()
+        }
+        limit = limit_s(timeout_s=timeout_s, ceiling_s=ceiling_s, slowest_s=self._longest_silence_s)
+        silent = [owner for owner, (last, _) in self._last_heartbeats.items() if now - last >= limit]
         # The entry is removed, so that an owner is killed once, and not again while it restarts.
         return [self._last_heartbeats.pop(owner)[1] for owner in silent]
 

@@ -88,9 +88,10 @@ class MetricsClient:
         """The number of replicas that died while they worked on `part`."""
         return await _wait_async(self.actor.deaths_of, part, default=0)
 
-    def take_silent_owners(self, timeout_s: float) -> list[ActorHandle]:
-        """Handles of the owners without a heartbeat for `timeout_s`, each once until its next heartbeat."""
-        return _wait(self.actor.take_silent_owners, timeout_s, default=[])
+    def take_silent_owners(self, timeout_s: float, ceiling_s: float = 0.0) -> list[ActorHandle]:
+        """Handles of the owners without a heartbeat for `timeout_s`, or up to `ceiling_s` where heartbeats were
+        late before, each once until its next heartbeat."""
+        return _wait(self.actor.take_silent_owners, timeout_s, ceiling_s, default=[])
 
     def snapshot(self) -> MetricsSnapshot | None:
         """The totals of the run."""

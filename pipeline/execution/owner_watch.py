@@ -23,11 +23,14 @@ logger = logging.getLogger(__name__)
 
 _MAX_POLL_INTERVAL_S = 5.0
 _JOIN_TIMEOUT_S = 5.0
+# On a machine without free CPU time heartbeats are late. A silence ten times as long as any before is
+# waited for, up to this many timeouts.
+_MAX_TIMEOUTS = 10
 
 
 @contextmanager
 def watching_owners(metrics: MetricsClient, *, timeout_s: float) -> Iterator[None]:
-    """Inside the block, kill every owner without a heartbeat for `timeout_s`.
+    """Inside the block, kill every owner without a heartbeat for `timeout_s`, or longer where they were late before.
 
     At its end kill all owners that are left: a stopped process does not notice that its work is done.
     """
@@ -45,8 +48,10 @@ def watching_owners(metrics: MetricsClient, *, timeout_s: float) -> Iterator[Non
 
 def _watch(metrics: MetricsClient, timeout_s: float, done: threading.Event) -> None:
     while not done.wait(min(_MAX_POLL_INTERVAL_S, timeout_s / 4)):
-        for actor in metrics.take_silent_owners(timeout_s):
-            logger.error("a replica's process sent no heartbeat for %g s and is restarted", timeout_s)
+        for actor in metrics.take_silent_owners(timeout_s, _MAX_TIMEOUTS * timeout_s):
+            logger.error(
+                "a replica's process sent no heartbeat for at least %g s (--rank-timeout-s) and is restarted", timeout_s
+            )
             # Ray restarts the actor and submits its parts again.
             _kill(actor, no_restart=False)
 

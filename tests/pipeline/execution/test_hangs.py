@@ -84,7 +84,10 @@ def test_the_process_that_owns_a_replica_is_restarted(
 @pytest.mark.parametrize(
     ("order", "reason"),
     [
-        (STOPPING, rf"rank 0 .* has work but made no step for {TIMEOUT_S:g} s"),
+        (
+            STOPPING,
+            rf"rank 0 .* has work but made no progress for {TIMEOUT_S:g} s \(--rank-timeout-s is 3\); no answer .*",
+        ),
         (DEADLY_TO_THE_OWNER, "the process that held the replica died"),
     ],
     ids=["a rank that stops each time", "a process that dies each time"],

@@ -17,6 +17,17 @@ def metrics() -> Metrics:
     return metrics
 
 
+class Clock:
+    now = 0.0
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Let the test set the time that `time.monotonic` returns."""
+    clock = Clock()
+    monkeypatch.setattr("tirazh.pipeline.execution.metrics.time.monotonic", lambda: clock.now)
+    return clock
+
+
 def test_the_death_of_a_replica_counts_against_the_parts_in_flight(metrics: Metrics) -> None:
     for part in (1, 2, 3):
         metrics.part_started("owner", part)
@@ -52,6 +63,44 @@ def test_a_silent_owner_is_returned_once_until_its_next_heartbeat(metrics: Metri
     metrics.heartbeat("owner", "handle", "replica")
     time.sleep(0.01)
     assert metrics.take_silent_owners(0.001) == ["handle"]
+
+
+def test_an_owner_whose_heartbeats_were_late_before_gets_more_time(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = set_clock(monkeypatch)
+    for clock.now in (0.0, 1.0, 21.0):  # twenty seconds late once
+        metrics.heartbeat("owner", "handle", "replica")
+    for clock.now in range(22, 221):
+        assert metrics.take_silent_owners(60.0, 600.0) == []
+    clock.now = 221.0
+    assert metrics.take_silent_owners(60.0, 600.0) == ["handle"]
+
+
+def test_time_in_which_the_actor_itself_did_not_run_is_no_silence(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = set_clock(monkeypatch)
+    metrics.heartbeat("owner", "handle", "replica")
+    metrics.take_silent_owners(60.0)
+    clock.now = 3600.0
+    assert metrics.take_silent_owners(60.0) == []
+    for clock.now in range(3601, 3650):
+        assert metrics.take_silent_owners(60.0) == []
+    clock.now = 3651.0
+    assert metrics.take_silent_owners(60.0) == ["handle"]
+
+
+def test_the_time_that_a_restart_takes_is_no_silence(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = set_clock(monkeypatch)
+    metrics.heartbeat("owner", "handle", "replica")
+    clock.now = 50.0
+    metrics.register("owner")
+    for clock.now in (51.0, 52.0):
+        metrics.heartbeat("owner", "handle", "replica")
+    for clock.now in range(53, 114, 5):
+        silent = metrics.take_silent_owners(60.0, 600.0)
+    assert silent == ["handle"]
 
 
 def test_a_restarted_actor_learns_from_heartbeats_which_replicas_serve() -> None:
