@@ -41,7 +41,7 @@ from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.failure import explaining_failure
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import Lease, LeaseToken, Tell, hold
-from tirazh.pipeline.output.ledger import finish, finished_manifest, receipt_settings
+from tirazh.pipeline.output.ledger import facts_of_last_run, finish, finished_manifest, receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.notices import notices
 from tirazh.pipeline.output.plan_file import Target, choose_target, write_plan
@@ -135,7 +135,7 @@ class _Job:
         lease.confirm()
         lease.announce(target.plan.id)
         repair(state, target.plan, GuardedOutput(target.output, lease.token))
-        facts = {"seconds": 0.0, "resumed_parts": len(target.plan.parts)}
+        facts = facts_of_last_run(target.plan, target.output)
         return target.plan, self._finish(target, target.plan, facts, lease)
 
     def _make_and_finish(self, target: Target, lease: Lease, state: OutputState | None) -> tuple[Plan, dict[str, Any]]:

@@ -104,7 +104,7 @@ SHARED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     },
     "overwrite": {
         "default": False,
-        "help": "if the output directory belongs to a different job, delete that job's files first",
+        "help": "if the output directory belongs to a different job, replace that job's output",
     },
 }
 

@@ -153,6 +153,19 @@ def _remove_leftovers(plan: Plan, output: GuardedOutput) -> None:
         output.remove(uri)
 
 
+def facts_of_last_run(plan: Plan, output: OutputFiles) -> dict[str, Any]:
+    """Facts for the manifest of a run that makes no part: those of the last run that made some, if it has a manifest.
+
+    The parts of that run are still the ones that the manifest describes.
+    """
+    manifest = read_manifest(output) or {}
+    nothing = {"seconds": 0.0, "resumed_parts": len(plan.parts)}
+    if manifest.get("plan_id") != plan.id or not isinstance(manifest.get("versions"), dict):
+        return nothing
+    names = ("seconds", "resumed_parts", "tokens_per_s", "replicas", "replica_deaths", "versions")
+    return nothing | {name: manifest[name] for name in names if name in manifest}
+
+
 def build_manifest(
     plan: Plan, receipts: Sequence[Receipt], spec: JobSpec, facts: dict[str, Any], *, output: str
 ) -> dict[str, Any]:

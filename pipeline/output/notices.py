@@ -1,4 +1,4 @@
-"""One line for each setting of a run that has no effect, or an unexpected one, on an output that exists."""
+"""What a user has to know about a run on an output that exists: settings without effect, and damaged parts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from tirazh.pipeline.output.state import OutputState
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import ClassifySpec, JobSpec
 from tirazh.pipeline.storage.errors import show_uri
+
+_SHOWN = 3
 
 
 def notices(target: Target, state: OutputState | None, new_plan: Plan, spec: JobSpec) -> list[str]:
@@ -32,6 +34,10 @@ def notices(target: Target, state: OutputState | None, new_plan: Plan, spec: Job
             f"--part-rows {spec.part_rows} has no effect: {place} was started with parts of {_rows_text(target.plan)} "
             "rows, which this run keeps"
         )
+    if state is not None and state.damaged:
+        names = ", ".join(state.damaged[:_SHOWN]) + (", …" if len(state.damaged) > _SHOWN else "")
+        parts = "1 part is" if len(state.damaged) == 1 else f"{len(state.damaged):,} parts are"
+        lines.append(f"{parts} damaged (no complete file, or not the file of its receipt), and made again: {names}")
     if state is not None and state.rescored and isinstance(spec, ClassifySpec):
         what = f"--gold-column {spec.gold_column}" if spec.gold_column else "without --gold-column"
         lines.append(f"{what}: {state.rescored:,} finished parts are scored again from their files")

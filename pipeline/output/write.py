@@ -62,8 +62,15 @@ class WriteStep:
         if schema.ROW_ERROR not in table.column_names:
             return summary_row(part)
         config = self.config
-        done = assemble(table, config.layout, cached_tokenizer(config.tokenizer_dir))
-        data = to_parquet(done, footer={"part": part, "rows": done.num_rows, "plan_id": config.plan_id})
+        try:
+            done = assemble(table, config.layout, cached_tokenizer(config.tokenizer_dir))
+            data = to_parquet(done, footer={"part": part, "rows": done.num_rows, "plan_id": config.plan_id})
+        except pa.ArrowException as error:
+            name = part_name(part, config.total_parts, config.plan_id)
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            raise JobError(
+                f"the results of {name} ({table.num_rows} rows) cannot be written as Parquet: {reason}"
+            ) from error
         receipt = self._store(part, done.num_rows, data)
         return summary_row(part, rows=receipt.rows, errors=receipt.errors, written=True)
 

@@ -17,9 +17,9 @@ from tests.fuzz.mutations import mutants
 from tirazh.jobs.settings import build_spec
 from tirazh.pipeline.output.ledger import verify
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.plan_file import claim_output, read_plan, write_plan
+from tirazh.pipeline.output.plan_file import choose_target, read_plan, write_plan
+from tirazh.pipeline.output.receipt import Receipt
 from tirazh.pipeline.output.report import write_report
-from tirazh.pipeline.output.write import Receipt
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -48,7 +48,9 @@ def out(unfinished: Path, tmp_path: Path) -> Path:
 
 
 CHANGES: dict[str, Any] = {
-    "an unknown format": {"format": 2},
+    "an unknown format": {"format": 3},
+    "an earlier format": {"format": 1},
+    "another plan id": {"plan_id": "0" * 32},
     "a format that is a list": {"format": [1]},
     "an empty list of files": {"files": []},
     "files that are numbers": {"files": [1, 2]},
@@ -87,7 +89,7 @@ def resume_and_verify(out: Path, unfinished: Path) -> None:
     plan = read_plan(output)
     assert plan is not None
     paths = {"input": str(unfinished / "in.parquet"), "output": str(out), "model": str(plan.identity["model"])}
-    claim_output(
+    choose_target(
         output, plan_job(build_spec("classify", {**paths, "labels": "a,b", "dtype": "float32"})), overwrite=False
     )
     verify(str(out))

@@ -129,7 +129,7 @@ def test_outputs_with_unusual_names_are_written_and_resumed(name: str, spec: Cla
     pq.write_table(pa.table({"text": TEXTS}), folder / "a.parquet")
     spec = replace(spec, output=str(folder.parent / name), part_rows=1)
     run_job(spec)
-    (Path(spec.output) / "part-00001-of-00003.parquet").unlink()
+    next(path for path in Path(spec.output).iterdir() if path.name.startswith("part-00001-of-00003")).unlink()
     run_job(spec)
     assert verify(spec.output).problems == ()
 

@@ -47,10 +47,11 @@ def cut(output: OutputFiles, uri: str) -> None:
     output.storage.write(uri, output.storage.read(uri)[:-7])
 
 
+MISSING = "a part is missing"
 DAMAGES: dict[str, Callable[[OutputFiles], None]] = {
     "a part is shorter": lambda output: cut(output, output.part(part(output, 1))),
     "a part is empty": lambda output: output.storage.write(output.part(part(output, 1)), b""),
-    "a part is missing": lambda output: output.storage.remove(output.part(part(output, 1))),
+    MISSING: lambda output: output.storage.remove(output.part(part(output, 1))),
     "a part is that of another part": lambda output: output.storage.write(
         output.part(part(output, 1)), output.storage.read(output.part(part(output, 0))) + b" "
     ),
@@ -70,8 +71,10 @@ def test_a_damaged_part_is_made_again_by_the_same_command(
     DAMAGES[damage](finished)
     if not success:
         finished.storage.remove(finished.part("_SUCCESS"))
-    run_job(make_spec(output=finished.directory))
+    lines: list[str] = []
+    run_job(make_spec(output=finished.directory), tell=lines.append)
     assert made == [1]
+    assert [line.rpartition(": ")[2] for line in lines] == [name for name in [sorted(before)[1]] if damage != MISSING]
     assert {name: finished.storage.read(finished.part(name)) for name in finished.parts()} == before
     assert verify(finished.directory).problems == ()
 

@@ -255,3 +255,10 @@ def test_readers_of_the_directory_see_only_the_data(write_config: WriteConfig, t
         "duckdb-like glob": lambda: sum(pq.read_table(path).num_rows for path in Path(out).glob("*.parquet")),
     }
     assert read[reader]() == 3
+
+
+def test_results_that_parquet_cannot_hold_are_reported_with_their_part(write_config: WriteConfig) -> None:
+    columns = pa.schema({"text": pa.string(), "topic": pa.int8()})
+    step = WriteStep(replace(write_config, layout=replace(CLASSIFY, columns=columns)))
+    with pytest.raises(JobError, match=r"the results of part-00001-of-00003-ffffffff\.parquet \(3 rows\) cannot be"):
+        step(scored())
