@@ -171,7 +171,7 @@ def assert_all_is_there(output: OutputFiles) -> None:
     assert verify(output.directory).problems == ()
     assert output.is_complete()
     assert output.storage.names(output.own()).keys() == {"manifest.json", "report.html", "plan.json"}
-    assert len(epochs(output)) <= 2  # the earlier one stays if the run crashed while it released the lease
+    assert epochs(output)  # of earlier runs too, if a run crashed while it released the lease
     assert len(output.receipts()) == PARTS
     assert all(not name.startswith(".") for name in output.storage.names(output.directory))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.output.test_lease import ELSEWHERE, enter, leave_lease, newest
+from tests.pipeline.output.lease_files import ELSEWHERE, enter, leave_lease, newest
 from tirazh.errors import JobError, StorageError
 from tirazh.pipeline.output import fence
 from tirazh.pipeline.output.lease import Lease, LeaseToken

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,17 @@ from uuid import uuid4
 
 import pytest
 
+from tests.pipeline.output.lease_files import ELSEWHERE, enter, leave_lease, newest
 from tests.seaweedfs import SeaweedServer
 from tirazh.errors import JobError, OutputError, StorageError
 from tirazh.pipeline.output import lease as lease_module
 from tirazh.pipeline.output.lease import Lease, hold
-from tirazh.pipeline.output.lease_record import FormerHolder, LeaseRecord, epochs, parse, read_epoch
+from tirazh.pipeline.output.lease_record import epochs
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.process_mark import ProcessMark, clock_name, mark_process
-from tirazh.pipeline.storage.clock import CLOCK
+from tirazh.pipeline.output.process_mark import ProcessMark, mark_process
 from tirazh.pipeline.storage.filesystem import Storage
 
 SOON_S = 1.5
-ELSEWHERE = ProcessMark(host="gpu-3", machine="another", pid=4711, started="1")
 
 
 @pytest.fixture(autouse=True)
@@ -63,43 +62,6 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     yield process
     process.kill()
     process.wait()
-
-
-def leave_lease(
-    output: OutputFiles,
-    process: ProcessMark,
-    *,
-    epoch: int = 1,
-    lease_s: float = 60.0,
-    renewals: int = 0,
-    plan_id: str | None = None,
-    former: tuple[FormerHolder, ...] = (),
-) -> LeaseRecord:
-    """Write the file of an epoch as `process` would."""
-    now = time.time()
-    record = LeaseRecord(
-        epoch=epoch,
-        token=uuid4().hex,
-        process=process,
-        job=None,
-        plan_id=plan_id,
-        lease_s=lease_s,
-        settle_s=lease_s,
-        since=now - 300,
-        renewed=now,
-        clock=clock_name() if process.is_here else "another clock",
-        renewed_at=CLOCK.since_boot(),
-        renewals=renewals,
-        former=former,
-    )
-    output.storage.write(output.lease_file(epoch), record.to_json())
-    return record
-
-
-def newest(output: OutputFiles) -> LeaseRecord:
-    record = parse(read_epoch(output, max(epochs(output))))
-    assert record is not None
-    return record
 
 
 def test_a_second_run_is_refused_at_once_and_the_owner_is_named(output: OutputFiles) -> None:
@@ -318,11 +280,6 @@ def test_a_release_that_is_overtaken_never_removes_the_lease_of_another_run(
     assert newest(on_disk) == others[-1]
 
 
-def enter(output: OutputFiles, lease_s: float = 60.0) -> Lease:
-    """Hold a lease without releasing it, as a run that is killed does."""
-    return lease_module._take(output, lease_s, None)
-
-
 def test_a_removed_lease_file_is_a_lost_lease(on_disk: OutputFiles) -> None:
     with hold(on_disk, lease_s=60) as lease:
         on_disk.storage.remove(on_disk.leases, recursive=True)
@@ -405,82 +362,3 @@ def test_the_owner_of_a_lease_is_named_with_the_id_of_its_submitted_job(
         hold(on_disk, lease_s=60),
     ):
         pass
-
-
-# What a successor waits for before it removes files of other plans for the last time.
-
-
-class Slept:
-    """Counts the seconds of `CLOCK.sleep` instead of waiting."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seconds = 0.0
-        monkeypatch.setattr(CLOCK, "sleep", self.add)
-
-    def add(self, seconds: float) -> None:
-        self.seconds += seconds
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
-    return Slept(monkeypatch)
-
-
-DEAD = replace(mark_process(os.getpid()), started="1")
-
-
-@pytest.mark.parametrize(
-    ("former_plan", "waits"), [("another", True), (None, True), ("own", False)], ids=["another", "unknown", "the same"]
-)
-def test_a_successor_waits_for_late_writes_of_another_plan(
-    former_plan: str | None, waits: bool, on_disk: OutputFiles, slept: Slept
-) -> None:
-    leave_lease(on_disk, DEAD, plan_id=former_plan, lease_s=40.0)
-    messages: list[str] = []
-    with hold(on_disk, lease_s=30.0, tell=messages.append) as lease:
-        lease.announce("own")
-        lease.settle()
-        assert slept.seconds == pytest.approx(40.0 if waits else 0.0, abs=5.0)
-        assert len(messages) == waits
-        slept.seconds = 0.0
-        lease.settle()
-        assert slept.seconds == 0 or not waits
-
-
-def test_a_run_that_ended_well_is_not_waited_for_and_an_interrupted_one_is(on_disk: OutputFiles, slept: Slept) -> None:
-    with hold(on_disk, lease_s=60) as lease:
-        lease.announce("another")
-    with hold(on_disk, lease_s=60) as lease:
-        lease.announce("own")
-        lease.settle()
-        assert slept.seconds == 0
-    with suppress(KeyboardInterrupt), hold(on_disk, lease_s=60) as lease:
-        lease.announce("another")
-        raise KeyboardInterrupt
-    with hold(on_disk, lease_s=60) as lease:
-        lease.announce("own")
-        lease.settle()
-        assert slept.seconds == pytest.approx(60, abs=5)
-
-
-def test_late_writes_of_the_holder_before_the_last_one_are_waited_for_too(on_disk: OutputFiles, slept: Slept) -> None:
-    """A (another plan) is taken over by B (own plan), which is killed at once and followed by C (own plan)."""
-    for plan, settles in (("another", False), ("own", False), ("own", True)):
-        lease = enter(on_disk)
-        lease.announce(plan)
-        if settles:
-            lease.settle()
-            assert slept.seconds == pytest.approx(60, abs=5)
-        kill(on_disk, lease)
-    slept.seconds = 0.0
-    with hold(on_disk, lease_s=60) as last:  # nothing is left to wait for
-        last.announce("own")
-        last.settle()
-        assert slept.seconds == 0
-
-
-def kill(output: OutputFiles, lease: Lease) -> None:
-    """End a run as SIGKILL does: nothing is released, and its process is gone."""
-    lease._is_released.set()
-    record = newest(output)
-    output.storage.write(output.lease_file(record.epoch), replace(record, process=DEAD).to_json())
