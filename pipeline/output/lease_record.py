@@ -25,9 +25,9 @@ _MAX_HISTORY = 64
 class FormerHolder:
     """A holder of an earlier epoch.
 
-    `plan_id` is None if that run had not yet announced its plan. `may_write` is whether a write that it began
-    before it lost the lease may still be on its way: it did not end well, and no later holder has waited for
-    the end of such writes.
+    `plan_id` is None if that run had not yet announced its plan, and so had written nothing of it, or if its
+    record cannot be read. `may_write` is whether a write that it began before it lost the lease may still be on
+    its way: it did not end well, and no later holder has waited for the end of such writes.
     """
 
     epoch: int
@@ -84,7 +84,9 @@ class LeaseRecord:
 
     def holders(self) -> tuple[FormerHolder, ...]:
         """The earlier holders and this one, as its successor sees them."""
-        last = FormerHolder(epoch=self.epoch, plan_id=self.plan_id, may_write=not self.writes_ended)
+        last = FormerHolder(
+            epoch=self.epoch, plan_id=self.plan_id, may_write=not self.writes_ended and self.plan_id is not None
+        )
         return (*self.former, last)[-_MAX_HISTORY:]
 
     def settled(self) -> LeaseRecord:

@@ -112,7 +112,7 @@ class OutputFiles:
 
         Only disks have them; object stores upload files whole.
         """
-        directories = () if is_remote(self.directory) else (self.directory, self.own(), self.own(RECEIPTS))
+        directories = () if is_remote(self.directory) else (self.directory, self.own(), self.own(RECEIPTS), self.leases)
         return [
             join(directory, name)
             for directory in directories

@@ -36,7 +36,9 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
 
 
 @pytest.mark.parametrize(
-    ("former_plan", "waits"), [("another", True), (None, True), ("own", False)], ids=["another", "unknown", "the same"]
+    ("former_plan", "waits"),
+    [("another", True), ("own", False), (None, False)],
+    ids=["another plan", "the same plan", "it had announced none, so it had written nothing"],
 )
 def test_a_successor_waits_for_late_writes_of_another_plan(
     former_plan: str | None, waits: bool, on_disk: OutputFiles, slept: Slept
@@ -83,3 +85,12 @@ def test_late_writes_of_the_holder_before_the_last_one_are_waited_for_too(on_dis
         last.announce("own")
         last.settle()
         assert slept.seconds == 0
+
+
+def test_a_successor_waits_if_the_record_of_the_former_holder_cannot_be_read(on_disk: OutputFiles) -> None:
+    on_disk.storage.write(on_disk.lease_file(1), b"{")
+    with hold(on_disk, lease_s=0.3) as lease:
+        lease.announce("own")
+        assert [holder.may_write for holder in lease._record.former] == [True]
+        lease.settle()
+        assert [holder.may_write for holder in lease._record.former] == [False]

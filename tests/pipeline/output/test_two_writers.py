@@ -306,6 +306,22 @@ def test_a_part_that_was_caught_in_a_retry_arrives_after_the_takeover(b: str, th
         run_schedule(jobs, a="x", b=b, stop_a=stop_a, stop_b=stop_b, then=then, last=b)
 
 
+@pytest.mark.parametrize("last", ["x", "y"])
+def test_a_late_commit_record_of_another_job_promotes_nothing(last: str, jobs: Jobs) -> None:
+    """A's `_SUCCESS` arrives in the staged output of B, which was killed before its parts were there."""
+    start = prepared(jobs, "z")
+    with scheduled(World(lambda: None)) as world:
+        alone = world.start(jobs["x"].run)
+        alone.advance()
+    made = [uri for kind, uri in alone.operations if kind in CHANGES]
+    stop_a = next(at for at, uri in enumerate(made) if uri.endswith("staged/_SUCCESS"))
+    start.restore()
+    at_changes, _ = stops_of_second(jobs, "x", "y", stop_a)
+    for stop_b in at_changes:
+        start.restore()
+        run_schedule(jobs, a="x", b="y", stop_a=stop_a, stop_b=stop_b, then="b dies", last=last)
+
+
 def test_a_write_that_is_later_than_every_bound_is_removed_by_its_own_writer(jobs: Jobs) -> None:
     """The one assumption, violated: A is stopped in the middle of a write for longer than its successor waits.
 
