@@ -91,6 +91,9 @@ def _remove_old(output: GuardedOutput, plan: Plan) -> None:
 
 
 def _each(action: Callable[[str], None], names: Collection[str]) -> None:
-    if names:
-        with ThreadPoolExecutor(_THREADS) as threads:
-            list(threads.map(action, sorted(names)))
+    if len(names) < 2:
+        for name in names:
+            action(name)
+        return
+    with ThreadPoolExecutor(_THREADS) as threads:
+        list(threads.map(action, sorted(names)))

@@ -111,8 +111,8 @@ def repair(state: OutputState, plan: Plan, output: GuardedOutput) -> None:
 
 def _each(action: Callable[[Any], Any], items: Sequence[Any], threads: int) -> list[tuple[Any, Any]]:
     """(item, result) of the action for every item, in order; several items at once."""
-    if not items:
-        return []
+    if len(items) < 2:
+        return [(item, action(item)) for item in items]
     with ThreadPoolExecutor(threads) as pool:
         return list(zip(items, pool.map(action, items), strict=True))
 
