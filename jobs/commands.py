@@ -62,9 +62,9 @@ def plan(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Run `tirazh verify`."""
-    from tirazh.pipeline.output.ledger import verify as verify_output
+    from tirazh.pipeline.output.verify import verify as verify_output
 
-    found = verify_output(options.output, endpoint_url=options.endpoint_url)
+    found = verify_output(options.output, endpoint_url=options.endpoint_url, skip_input=options.skip_input)
     return console.show_verification(found, as_json=options.json, quiet=options.quiet)
 
 

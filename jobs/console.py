@@ -16,7 +16,7 @@ from tirazh.pipeline.storage.errors import show_uri
 if TYPE_CHECKING:
     from tirazh.model.checkpoints.directory import ModelSummary
     from tirazh.pipeline.execution.metrics import ProgressEvent
-    from tirazh.pipeline.output.ledger import Verification
+    from tirazh.pipeline.output.verify import Verification
 
 
 @contextmanager
@@ -82,8 +82,8 @@ def show_verification(found: Verification, *, as_json: bool, quiet: bool) -> int
     if as_json:
         print(json.dumps(asdict(found) | {"is_whole": found.is_whole}, ensure_ascii=False, indent=2))
     elif not quiet:
-        for problem in found.problems:
-            print(problem)
+        for line in (*found.problems, *(f"note: {note}" for note in found.notes)):
+            print(line)
         verdict = "OK" if found.is_whole else "FAILED"
         rows = f"{found.rows:,}/{found.rows_expected:,} rows"
         print(f"{verdict}: {rows}, {found.parts:,}/{found.parts_expected:,} parts verified in {found.output}")

@@ -207,7 +207,9 @@ def test_another_job_is_refused_and_the_differing_settings_are_named(
         choose_target(output, plan_job(generate(temperature=0.5, seed=3)), overwrite=False)
 
 
-def test_an_input_file_with_another_number_of_rows_is_refused(write_input: Write, generate: MakeSpec, output: OutputFiles) -> None:
+def test_an_input_file_with_another_number_of_rows_is_refused(
+    write_input: Write, generate: MakeSpec, output: OutputFiles
+) -> None:
     write_news(write_input)
     write_plan(output, plan_job(generate()))
     path = write_input("1.parquet", prompt=["another"])

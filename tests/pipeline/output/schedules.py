@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tirazh.errors import JobError
-from tirazh.pipeline.output import ledger, promotion, state
 from tirazh.pipeline.output import lease as lease_module
+from tirazh.pipeline.output import ledger, promotion, state
 from tirazh.pipeline.output.lease import Lease
 from tirazh.pipeline.output.process_mark import ProcessMark
 from tirazh.pipeline.storage.clock import CLOCK

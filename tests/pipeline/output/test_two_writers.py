@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,19 +22,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.pipeline.output.schedules import CHANGES, Crash, World, Writer, scheduled
 from tests.pipeline.without_ray import _with_scores, run_without_ray
-from tests.seaweedfs import SeaweedServer
 from tirazh.errors import JobError, OutputError
 from tirazh.pipeline import build
 from tirazh.pipeline.build import _JobRun, run_job
 from tirazh.pipeline.input.read import read_part
-from tirazh.pipeline.output.ledger import verify
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.output.write import WriteStep
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.prompts.encode import PromptStep
