@@ -91,11 +91,16 @@ def show_verification(found: Verification, *, as_json: bool, quiet: bool) -> int
 
 
 def show_plan(plan: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
-    """Print what a job would do: files, rows, parts, tokens, the model, memory and time."""
-    facts = {name: value for name, value in plan.items() if value not in (None, [])}
-    if not as_json:
-        facts = {name.removesuffix("_s").replace("_", " "): _value_text(name, value) for name, value in facts.items()}
-    show_facts(facts, as_json=as_json, quiet=quiet)
+    """Print what a job would do: files, rows, parts, tokens, the model, memory, time, and its output."""
+    if as_json:
+        show_facts(plan, as_json=True, quiet=quiet)
+        return
+    given = {name: value for name, value in plan.items() if value not in (None, []) and name != "notes"}
+    facts = {name.removesuffix("_s").replace("_", " "): _value_text(name, value) for name, value in given.items()}
+    show_facts(facts, as_json=False, quiet=quiet)
+    if not quiet:
+        for note in plan.get("notes", ()):
+            print(f"note: {note}")
 
 
 def show_model(model: ModelSummary, *, output: str, as_json: bool, quiet: bool) -> None:

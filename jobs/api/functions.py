@@ -121,8 +121,9 @@ def plan(kind: Literal["generate"], **settings: Unpack[GenerateSettings]) -> Job
 def plan(kind: Literal["classify", "generate"], **settings: Any) -> JobPlan:
     """Check a job without starting it, and estimate its parts, tokens, memory and time.
 
-    Reads the headers of the model's files and the footers of the input files. Starts no Ray and
-    loads no weights.
+    Reads the headers of the model's files and the footers of the input files, and looks at the output: whether
+    the job would start it, resume it, find it complete or replace it. Starts no Ray, loads no weights and
+    changes nothing.
 
         tirazh.plan("generate", input="prompts.parquet", output="completions")
 
@@ -141,9 +142,10 @@ def plan(kind: Literal["classify", "generate"], **settings: Any) -> JobPlan:
         spec = build_spec(kind, values)
         from tirazh.pipeline.estimate import estimate
         from tirazh.pipeline.plan import plan_job
+        from tirazh.pipeline.preview import preview
 
         planned = plan_job(spec)
-        return JobPlan(planned.summary() | estimate(planned, spec))
+        return JobPlan(planned.summary() | estimate(planned, spec) | preview(spec, planned))
 
 
 def verify(

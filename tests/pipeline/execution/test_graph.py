@@ -19,8 +19,8 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.execution import graph
 from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, run_graph
 from tirazh.pipeline.execution.ray_session import data_settings
+from tirazh.pipeline.input.datasource import PartsDatasource
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.filesystem import Storage
 
