@@ -130,13 +130,13 @@ class _Job:
             return self._make_and_finish(target, lease, None)
         state = survey(target.plan, target.output, receipt_settings(self.spec))
         self._tell_notices(target, state)
+        lease.announce(target.plan.id)
         with explaining_failure(GuardedOutput(target.output, lease.token), target.plan, self.spec):
             # The rows of earlier runs count, so a job that failed by its error rate fails again, without Ray.
             self._check_budget(state.errors, state.rows)
         if state.remaining:
             return self._make_and_finish(target, lease, state)
         lease.confirm()
-        lease.announce(target.plan.id)
         repair(state, target.plan, GuardedOutput(target.output, lease.token))
         facts = facts_of_last_run(target.plan, target.output)
         return target.plan, self._finish(target, target.plan, facts, lease)

@@ -108,8 +108,8 @@ def finish(
     guarded.write(output.own(MANIFEST), to_sealed_json(manifest))
     # `_SUCCESS` must be the last write: readers take an output with it as complete. It is there already if
     # only the manifest was made again, and that write was then the last one.
-    if not keep_trying(output.is_complete):
-        guarded.write(output.part(SUCCESS), b"")
+    if keep_trying(output.completed_plan) != plan.id:
+        guarded.write(output.part(SUCCESS), plan.id.encode())
     return manifest
 
 

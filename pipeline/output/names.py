@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tirazh.errors import OutputError
+from tirazh.errors import InputError, OutputError
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote, join
 
@@ -100,6 +100,16 @@ class OutputFiles:
     def is_complete(self) -> bool:
         """Whether `_SUCCESS` tells readers that the output is complete."""
         return SUCCESS in self.storage.names(self.directory)
+
+    def completed_plan(self) -> str | None:
+        """The id of the plan whose run wrote `_SUCCESS`, or None if there is none.
+
+        It tells a staged output that is complete from one in which a late write of another job's run arrived.
+        """
+        try:
+            return self.storage.read(self.part(SUCCESS)).decode(errors="replace").strip()
+        except InputError:
+            return None
 
     def temporary_files(self) -> list[str]:
         """The URIs of temporary files that killed runs left.

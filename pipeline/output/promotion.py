@@ -34,14 +34,17 @@ _THREADS = 4
 def pending_plan(output: OutputFiles) -> Plan | None:
     """The plan of a complete staged output whose promotion has not ended, or None.
 
-    A staged output whose plan cannot be read is never promoted; a later run discards it.
+    A staged output whose plan cannot be read, or is not the one that `_SUCCESS` names, is never promoted; a later
+    run discards it.
     """
-    if not output.staged.is_complete():
+    completed = output.staged.completed_plan()
+    if completed is None:
         return None
     try:
-        return read_plan(output.staged) or read_plan(output)
+        plan = read_plan(output.staged) or read_plan(output)
     except OutputError:
         return None
+    return plan if plan is not None and plan.id == completed else None
 
 
 def promote(output: GuardedOutput, plan: Plan) -> None:
@@ -62,7 +65,7 @@ def promote(output: GuardedOutput, plan: Plan) -> None:
         for name in (MANIFEST, REPORT, PLAN):
             if name in own:
                 output.move(staged.own(name), files.own(name))
-        output.write(files.part(SUCCESS), b"")
+        output.write(files.part(SUCCESS), plan.id.encode())
     # Without its commit record the rest of the staged output is not promoted again.
     output.remove(staged.part(SUCCESS))
     discard_staged(output)

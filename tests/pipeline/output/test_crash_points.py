@@ -32,6 +32,7 @@ from tirazh.pipeline.output.names import OutputFiles, receipt_name
 from tirazh.pipeline.output.receipt import Receipt
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.spec import ClassifySpec
+from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.filesystem import Storage, is_remote
 
 PARTS = 3
@@ -47,6 +48,10 @@ class Crash(BaseException):
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     run_without_ray(monkeypatch)
+    # `crashing_at` stands for a disk that loses what was not synced; waiting for the real one would take minutes.
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    # A run waits for late writes of a dead one (`Lease.settle`), which a single process cannot make.
+    monkeypatch.setattr(CLOCK, "sleep", lambda seconds: None)
     monkeypatch.setattr(lease_module, "RACE_WINDOW_S", 0.0)
 
 

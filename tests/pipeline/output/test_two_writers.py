@@ -118,6 +118,19 @@ def jobs(tmp_path: Path, model_dir: Path) -> Iterator[Jobs]:
     MemoryFileSystem.pseudo_dirs[:] = [""]
 
 
+@pytest.fixture
+def jobs_on_disk(tmp_path: Path, model_dir: Path) -> Iterator[Jobs]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield make_jobs(str(tmp_path / "out"), Storage(), tmp_path, model_dir, patch)
+
+
+@pytest.fixture
+def jobs_on_s3(s3_server: SeaweedServer, tmp_path: Path, model_dir: Path) -> Iterator[Jobs]:
+    directory = f"{s3_server.make_bucket('two-writers')}/out"
+    with pytest.MonkeyPatch.context() as patch:
+        yield make_jobs(directory, Storage(s3_server.endpoint_url), tmp_path, model_dir, patch)
+
+
 def assert_a_reader_sees_one_plan(output: OutputFiles) -> None:
     """By names alone, so that it can be asked after every operation."""
     if output.is_complete():
@@ -268,3 +281,99 @@ def test_a_reader_never_sees_rows_of_two_plans_in_some_schedules(case: str, jobs
 @pytest.mark.parametrize("case", CASES)
 def test_a_reader_never_sees_rows_of_two_plans_in_all_schedules(case: str, jobs: Jobs) -> None:
     assert explore(jobs, case) > 500
+
+
+# The schedules of the review, by name.
+
+
+@pytest.mark.parametrize("then", ["b dies", "a lands", "a ends"])
+@pytest.mark.parametrize("b", ["y", "x changed"])
+def test_a_part_that_was_caught_in_a_retry_arrives_after_the_takeover(b: str, then: str, jobs: Jobs) -> None:
+    """The job was replaced by one with other labels, or by the same one after its input changed."""
+    start = prepared(jobs, None)
+    with scheduled(World(lambda: None)) as world:
+        alone = world.start(jobs["x"].run)
+        alone.advance()
+    made = [uri for kind, uri in alone.operations if kind in CHANGES]
+    stop_a = next(at for at, uri in enumerate(made) if "part-00001" in uri)
+    start.restore()
+    at_changes, around = stops_of_second(jobs, "x", b, stop_a)
+    for stop_b in (*at_changes, *around):
+        start.restore()
+        run_schedule(jobs, a="x", b=b, stop_a=stop_a, stop_b=stop_b, then=then, last=b)
+
+
+def test_a_write_that_is_later_than_every_bound_is_removed_by_its_own_writer(jobs: Jobs) -> None:
+    """The one assumption, violated: A is stopped in the middle of a write for longer than its successor waits.
+
+    For a moment a reader sees a part too many; A's second look at the lease removes it.
+    """
+    prepared(jobs, None)
+    with scheduled(World(lambda: None), are_writes_bounded=False) as world:
+        first = world.start(jobs["x"].run)
+        first.advance(
+            lambda: first.pending is not None and first.pending[0] == "create" and ".parquet" in first.pending[1]
+        )
+        late = first.pending
+        assert late is not None
+        second = world.start(jobs["y"].run)
+        second.advance()
+        assert assert_whole(jobs.output, jobs) == "y"
+        first.step()
+        assert late[1].rpartition("/")[2] in jobs.output.parts()
+        first.advance()
+        assert isinstance(first.result, JobError)
+    assert assert_whole(jobs.output, jobs) == "y"
+
+
+# Schedules drawn at random, with up to three interruptions, on real storage.
+
+
+def run_drawn(jobs: Jobs, names: list[str], steps: list[tuple[int, int, bool]]) -> None:
+    """`steps`: (writer, operations, whether it is then killed). Whoever is left goes on to its end."""
+    with scheduled(World(lambda: assert_a_reader_sees_one_plan(jobs.output))) as world:
+        writers: list[Writer] = []
+        for writer, operations, dies in steps:
+            if writer >= len(writers):
+                if len(writers) == len(names):
+                    continue
+                writers.append(world.start(jobs[names[len(writers)]].run))
+            chosen = writers[min(writer, len(writers) - 1)]
+            end = len(chosen.operations) + operations
+            chosen.advance(lambda chosen=chosen, end=end: len(chosen.operations) >= end)
+            if dies and not chosen.is_over:
+                chosen.kill()
+        for each in writers:
+            each.advance()
+            assert_only_expected(each)
+        last = world.start(jobs[names[-1]].run)
+        last.advance()
+        assert isinstance(last.result, dict), repr(last.result)
+    assert assert_whole(jobs.output, jobs) == names[-1]
+
+
+DRAWN = {
+    "names": st.lists(st.sampled_from(["x", "y", "z", "x changed"]), min_size=2, max_size=3),
+    "steps": st.lists(st.tuples(st.integers(0, 2), st.integers(1, 120), st.booleans()), min_size=2, max_size=5),
+}
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(**DRAWN)
+def test_random_schedules_of_up_to_three_runs_on_a_disk(
+    jobs_on_disk: Jobs, names: list[str], steps: list[tuple[int, int, bool]]
+) -> None:
+    jobs_on_disk.output.storage.remove(jobs_on_disk.output.directory, recursive=True)
+    run_drawn(jobs_on_disk, names, steps)
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+@pytest.mark.timeout(1800)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(**DRAWN)
+def test_random_schedules_of_up_to_three_runs_in_an_object_store(
+    jobs_on_s3: Jobs, names: list[str], steps: list[tuple[int, int, bool]]
+) -> None:
+    jobs_on_s3.output.storage.remove(jobs_on_s3.output.directory, recursive=True)
+    run_drawn(jobs_on_s3, names, steps)
