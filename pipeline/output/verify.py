@@ -141,7 +141,8 @@ class _Check:
             problems += _check_manifest(manifest, self.plan, receipts)
         if SUCCESS in sizes:
             problems += self._check_report()
-            problems += [f"{SUCCESS} is not empty, so tirazh did not write it"] if sizes[SUCCESS] else []
+            named = self.files.storage.read(self.files.part(SUCCESS))
+            problems += [f"{SUCCESS} does not name the plan of this output"] if named != self.plan.id.encode() else []
         if self.current_input is not None:
             differences = first_differences(existing, [each.difference for each in checked])
             more = self.current_input.describe(differences)

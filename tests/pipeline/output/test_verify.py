@@ -170,7 +170,10 @@ DAMAGES: dict[str, tuple[Callable[[Job], object], str]] = {
         lambda job: job.own(f"receipts/{job.parts[0].stem}.json").write_text("[]"),
         "is damaged (TypeError)",
     ),
-    "success with content": (lambda job: (job.output / "_SUCCESS").write_text("yes"), "_SUCCESS is not empty"),
+    "success of another plan": (
+        lambda job: (job.output / "_SUCCESS").write_text("0" * 32),
+        "_SUCCESS does not name the plan of this output",
+    ),
 }
 
 
