@@ -170,6 +170,11 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
         by_name[name].add_argument(
             "--endpoint-url", type=_address, help="URL of an S3-compatible server or an Azure emulator"
         )
+    by_name["verify"].add_argument(
+        "--skip-input",
+        action="store_true",
+        help="do not compare the output with the current input, e.g. because it was archived",
+    )
     by_name["report"].add_argument(
         "--against", type=_address, metavar="OUTPUT2", help="output of another run to compare with"
     )

@@ -64,9 +64,9 @@ def plan(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Run `tirazh verify`."""
-    from tirazh.pipeline.output.ledger import verify as verify_output
+    from tirazh.pipeline.output.verify import verify as verify_output
 
-    found = verify_output(options.output, endpoint_url=options.endpoint_url)
+    found = verify_output(options.output, endpoint_url=options.endpoint_url, skip_input=options.skip_input)
     return console.show_verification(found, as_json=options.json, quiet=options.quiet)
 
 
@@ -173,10 +173,12 @@ def demo(options: argparse.Namespace) -> int:
 def _show_plan(spec: JobSpec, options: argparse.Namespace) -> int:
     from tirazh.pipeline.estimate import estimate
     from tirazh.pipeline.plan import plan_job
+    from tirazh.pipeline.preview import preview
 
     with console.only_json(options.json):
         plan = plan_job(spec)
-    console.show_plan(plan.summary() | estimate(plan, spec), as_json=options.json, quiet=options.quiet)
+        facts = plan.summary() | estimate(plan, spec) | preview(spec, plan)
+    console.show_plan(facts, as_json=options.json, quiet=options.quiet)
     return 0
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tirazh.jobs.submit import Submission
     from tirazh.model.checkpoints.directory import ModelSummary
     from tirazh.pipeline.execution.metrics import ProgressEvent
-    from tirazh.pipeline.output.ledger import Verification
+    from tirazh.pipeline.output.verify import Verification
 
 
 @contextmanager
@@ -84,8 +84,8 @@ def show_verification(found: Verification, *, as_json: bool, quiet: bool) -> int
     if as_json:
         print(json.dumps(asdict(found) | {"is_whole": found.is_whole}, ensure_ascii=False, indent=2))
     elif not quiet:
-        for problem in found.problems:
-            print(problem)
+        for line in (*found.problems, *(f"note: {note}" for note in found.notes)):
+            print(line)
         verdict = "OK" if found.is_whole else "FAILED"
         rows = f"{found.rows:,}/{found.rows_expected:,} rows"
         print(f"{verdict}: {rows}, {found.parts:,}/{found.parts_expected:,} parts verified in {found.output}")
@@ -93,11 +93,16 @@ def show_verification(found: Verification, *, as_json: bool, quiet: bool) -> int
 
 
 def show_plan(plan: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
-    """Print what a job would do: files, rows, parts, tokens, the model, memory and time."""
-    facts = {name: value for name, value in plan.items() if value not in (None, [])}
-    if not as_json:
-        facts = {name.removesuffix("_s").replace("_", " "): _value_text(name, value) for name, value in facts.items()}
-    show_facts(facts, as_json=as_json, quiet=quiet)
+    """Print what a job would do: files, rows, parts, tokens, the model, memory, time, and its output."""
+    if as_json:
+        show_facts(plan, as_json=True, quiet=quiet)
+        return
+    given = {name: value for name, value in plan.items() if value not in (None, []) and name != "notes"}
+    facts = {name.removesuffix("_s").replace("_", " "): _value_text(name, value) for name, value in given.items()}
+    show_facts(facts, as_json=False, quiet=quiet)
+    if not quiet:
+        for note in plan.get("notes", ()):
+            print(f"note: {note}")
 
 
 def show_model(model: ModelSummary, *, output: str, as_json: bool, quiet: bool) -> None:

@@ -35,8 +35,8 @@ from tirazh.pipeline.execution.ray_session import (
     share_threads,
 )
 from tirazh.pipeline.execution.run_resources import RunResources, run_resources
+from tirazh.pipeline.input.datasource import PartsDatasource
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.failure import explaining_failure
@@ -54,6 +54,7 @@ from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
 from tirazh.pipeline.storage.filesystem import keep_trying
+from tirazh.pipeline.unused_settings import unused_settings
 
 
 def run_job(
@@ -62,13 +63,15 @@ def run_job(
     """Run the job, or what remains of it, and return its manifest.
 
     `tell` receives sentences about waits during which there is no progress, and about settings that have no
-    effect on an output that exists. `engine` is `ReplicaConfig.engine`. Raises RequestError before anything
+    effect. `engine` is `ReplicaConfig.engine`. Raises RequestError before anything
     is changed, JobError if the work fails or another run holds the output. Finished parts are kept.
     """
     plan = plan_job(spec)
     prompts = set_up_prompts(spec, plan)
     output = OutputFiles(plan.job.storage, plan.job.output)
     job = _Job(spec, plan, prompts, output, engine, on_progress, tell or (lambda text: None))
+    for line in unused_settings(spec, plan):
+        job.tell(line)
     if pending_plan(output) is None:
         manifest = job.find_finished(choose_target(output, plan, overwrite=spec.overwrite))
         if manifest is not None:

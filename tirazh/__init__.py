@@ -53,14 +53,14 @@ if TYPE_CHECKING:
     from tirazh.jobs.api.results import JobPlan, Manifest, TrainingManifest
     from tirazh.model.config import ModelSettings
     from tirazh.model.load import load_pretrained
-    from tirazh.pipeline.output.ledger import Verification
+    from tirazh.pipeline.output.verify import Verification
 else:  # hidden from type checkers, which would take any name for one that exists
     _MODULES = {
         **dict.fromkeys(("classify", "finetune", "generate", "plan", "report", "verify"), "tirazh.jobs.api.functions"),
         **dict.fromkeys(("JobPlan", "Manifest", "TrainingManifest"), "tirazh.jobs.api.results"),
         "ModelSettings": "tirazh.model.config",
         "load_pretrained": "tirazh.model.load",
-        "Verification": "tirazh.pipeline.output.ledger",
+        "Verification": "tirazh.pipeline.output.verify",
     }
 
     def __getattr__(name: str) -> object:

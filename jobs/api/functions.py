@@ -18,7 +18,7 @@ from tirazh.jobs.run import run
 from tirazh.jobs.settings import build_finetune_spec, build_spec
 
 if TYPE_CHECKING:
-    from tirazh.pipeline.output.ledger import Verification
+    from tirazh.pipeline.output.verify import Verification
 
 
 @documented("classify", ClassifySettings)
@@ -121,8 +121,9 @@ def plan(kind: Literal["generate"], **settings: Unpack[GenerateSettings]) -> Job
 def plan(kind: Literal["classify", "generate"], **settings: Any) -> JobPlan:
     """Check a job without starting it, and estimate its parts, tokens, memory and time.
 
-    Reads the headers of the model's files and the footers of the input files. Starts no Ray and
-    loads no weights.
+    Reads the headers of the model's files and the footers of the input files, and looks at the output: whether
+    the job would start it, resume it, find it complete or replace it. Starts no Ray, loads no weights and
+    changes nothing.
 
         tirazh.plan("generate", input="prompts.parquet", output="completions")
 
@@ -141,30 +142,35 @@ def plan(kind: Literal["classify", "generate"], **settings: Any) -> JobPlan:
         spec = build_spec(kind, values)
         from tirazh.pipeline.estimate import estimate
         from tirazh.pipeline.plan import plan_job
+        from tirazh.pipeline.preview import preview
 
         planned = plan_job(spec)
-        return JobPlan(planned.summary() | estimate(planned, spec))
+        return JobPlan(planned.summary() | estimate(planned, spec) | preview(spec, planned))
 
 
-def verify(output: str | os.PathLike[str], *, endpoint_url: str | None = None) -> Verification:
+def verify(
+    output: str | os.PathLike[str], *, endpoint_url: str | None = None, skip_input: bool = False
+) -> Verification:
     """Check that every input row is in an output exactly once and that every file is intact.
 
-    Reads every file of the output completely.
+    Reads every file of the output completely. Lists the input, and compares files that were written again
+    with the output row by row.
 
     Args:
         output: directory that `classify` or `generate` wrote.
         endpoint_url: address of an S3-compatible server or an Azure emulator.
+        skip_input: do not compare the output with the current input, e.g. because it was archived.
 
     Returns:
         The numbers of rows and parts, expected and found, and `problems`, one sentence each.
-        `is_whole` is true when there are none.
+        `is_whole` is true when there are none. `notes` are sentences about what is no problem.
 
     Raises:
         OutputError: the directory holds no job's output.
     """
-    from tirazh.pipeline.output.ledger import verify as verify_output
+    from tirazh.pipeline.output.verify import verify as verify_output
 
-    return verify_output(os.fspath(output), endpoint_url=endpoint_url)
+    return verify_output(os.fspath(output), endpoint_url=endpoint_url, skip_input=skip_input)
 
 
 def report(

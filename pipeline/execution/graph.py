@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from tirazh.pipeline.execution.data_settings import building
 from tirazh.pipeline.execution.infer import InferConfig, InferStep
 from tirazh.pipeline.execution.run_resources import StepCpus
-from tirazh.pipeline.input.read import PartsDatasource
+from tirazh.pipeline.input.datasource import PartsDatasource
 
 MAX_IN_FLIGHT_PER_REPLICA = 16
 _WHOLE = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}

@@ -1,4 +1,4 @@
-"""Reads the input part by part: a Ray Data source with exactly one read task and one block per part.
+"""Reads the rows of one part from its input file.
 
 All columns are read unchanged, and two are added: the part's index, and a key of each row. The key
 depends only on the file's path below the input and on the row's number in the file.
@@ -6,15 +6,12 @@ depends only on the file's path below the input and on the row's number in the f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ray.data import Datasource, ReadTask
-from ray.data.block import BlockMetadata
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
@@ -36,40 +33,16 @@ _MAX_UNUSED_BYTES = 32 << 20
 _MAX_BUFFER_BYTES = 8 << 20
 
 
-class PartsDatasource(Datasource):  # type: ignore[misc]
-    """The Ray Data source of the parts that remain to be made."""
-
-    def __init__(self, parts: Sequence[Part], storage: Storage) -> None:
-        super().__init__()
-        self._parts = parts
-        self._storage = storage
-
-    @property
-    def num_parts(self) -> int:
-        """The number of parts, and so of read tasks."""
-        return len(self._parts)
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        """Return one task per part, regardless of `parallelism`."""
-        return [self._read_task(part) for part in self._parts]
-
-    def _read_task(self, part: Part) -> ReadTask:
-        metadata = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(partial(_read_block, part, self._storage), metadata)
-
-
 def read_part(part: Part, storage: Storage) -> pa.Table:
     """Read the rows of `part`, with the columns `schema.PART` and `schema.ROW_KEY` added.
 
     Raises InputError if the file has changed since the job was planned, or if it is damaged.
     """
     if not keep_trying(lambda: storage.is_same(part.file)):
-        raise InputError(f"{show_uri(part.file.uri)} has changed since the job was planned; choose another --output")
+        raise InputError(
+            f"{show_uri(part.file.uri)} has changed since the job was planned; run the same command again, which "
+            "compares it with the finished rows"
+        )
     table = keep_trying(lambda: read_rows(part, storage))
     keys = [row_key(part.file.key, row) for row in range(part.start, part.stop)]
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
@@ -79,11 +52,6 @@ def read_part(part: Part, storage: Storage) -> pa.Table:
 def row_key(file_key: str, row: int) -> int:
     """The key of a row. It does not depend on the cut into parts or on where the input is stored."""
     return hash_63(f"{file_key}\n{row}")
-
-
-def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
-    # One table: Ray Data would concatenate several, which takes twice the memory.
-    yield read_part(part, storage)
 
 
 def read_rows(part: Part, storage: Storage) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The end of a job: receipts, manifest and `_SUCCESS`; and the verification of an output.
+"""The end of a job: receipts, manifest and `_SUCCESS`.
 
 Everything is derived from the files themselves. The plan lists the parts that must exist, and a part's
 receipt describes its file.
@@ -6,57 +6,31 @@ receipt describes its file.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from tirazh.errors import InputError, JobError, OutputError
+from tirazh.errors import InputError, JobError
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import Lease
 from tirazh.pipeline.output.names import FAILURE, MANIFEST, RECEIPTS, REPORT, SUCCESS, OutputFiles, receipt_name
-from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.quality import quality
-from tirazh.pipeline.output.receipt import FOOTER_KEY, Receipt, ReceiptSettings
+from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings
 from tirazh.pipeline.output.report import render
+from tirazh.pipeline.output.seal import read_sealed_json, to_sealed_json
 from tirazh.pipeline.output.state import survey
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import ClassifySpec, JobSpec
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import Storage, keep_trying
+from tirazh.pipeline.storage.filesystem import keep_trying
 
 # Receipts are small, so reading them from an object store is bound by latency, not by bandwidth.
 _THREADS = 16
-_SHOWN = 3
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Verification:
-    """The result of `verify`.
-
-    `problems` are sentences; without any, every input row is there exactly once.
-    """
-
-    output: str
-    parts: int
-    parts_expected: int
-    rows: int
-    rows_expected: int
-    problems: tuple[str, ...]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether no problem was found."""
-        return not self.problems
 
 
 def receipt_settings(spec: JobSpec) -> ReceiptSettings:
@@ -131,7 +105,7 @@ def finish(
         lease.settle()
     _remove_leftovers(plan, guarded)
     guarded.write(output.own(REPORT), render(manifest).encode())
-    guarded.write(output.own(MANIFEST), json.dumps(manifest, ensure_ascii=False, indent=1).encode())
+    guarded.write(output.own(MANIFEST), to_sealed_json(manifest))
     # `_SUCCESS` must be the last write: readers take an output with it as complete. It is there already if
     # only the manifest was made again, and that write was then the last one.
     if keep_trying(output.completed_plan) != plan.id:
@@ -177,6 +151,16 @@ def build_manifest(
     return {
         "kind": spec.kind,
         "output": show_uri(output),
+        **describe_parts(plan, receipts),
+        **facts,
+        "versions": {"python": platform.python_version(), **_versions(), **facts.get("versions", {})},
+        "spec": spec.to_dict(),  # contains no secrets: a spec refuses them
+    }
+
+
+def describe_parts(plan: Plan, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """The values of the manifest that follow from the plan and the receipts of all its parts."""
+    return {
         "rows": sum(receipt.rows for receipt in receipts),
         "errors": sum(receipt.errors for receipt in receipts),
         "prompt_tokens": sum(receipt.prompt_tokens for receipt in receipts),
@@ -184,13 +168,10 @@ def build_manifest(
         "estimated_tokens": plan.estimated_tokens,
         "num_parts": len(receipts),
         **quality(receipts),
-        **facts,
         "dtype": plan.dtype,
         "plan_id": plan.id,
         "fingerprint": plan.fingerprint,
         "model_fingerprint": plan.model_fingerprint,
-        "versions": {"python": platform.python_version(), **_versions(), **facts.get("versions", {})},
-        "spec": spec.to_dict(),  # contains no secrets: a spec refuses them
         "parts": [
             {"name": part.name, "input": show_uri(part.file.uri), "start": part.start, "stop": part.stop}
             | {name: value for name, value in asdict(receipt).items() if name in _PART_FACTS}
@@ -205,10 +186,9 @@ _PART_FACTS = ("rows", "errors", "prompt_tokens", "completion_tokens", "file_byt
 def read_manifest(output: OutputFiles) -> dict[str, Any] | None:
     """Read the manifest of a finished job, or return None if there is none or it is damaged."""
     try:
-        manifest = json.loads(output.storage.read(output.own(MANIFEST)))
-    except (InputError, ValueError, RecursionError):
+        return read_sealed_json(output.storage.read(output.own(MANIFEST)))
+    except (InputError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) else None
 
 
 def finished_manifest(plan: Plan, output: OutputFiles, settings: ReceiptSettings) -> dict[str, Any] | None:
@@ -236,70 +216,6 @@ def finished_manifest(plan: Plan, output: OutputFiles, settings: ReceiptSettings
     )
     has_report = REPORT in output.storage.names(output.own())
     return manifest if is_scored and has_counts and is_same and has_report else None
-
-
-def verify(output: str, endpoint_url: str | None = None) -> Verification:
-    """Check that every input row is in `output` exactly once and that every file is unchanged.
-
-    Reads all parts completely. Raises OutputError for a directory that is not the output of a job.
-    """
-    files = OutputFiles.at(output, Storage(endpoint_url))
-    plan = read_plan(files)
-    if plan is None:
-        raise OutputError(f"{show_uri(files.directory)} is not the output of a job: it has no _tirazh/plan.json")
-    problems = [f"{name} is not a file of this job" for name in files.foreign()]
-    names = {part.name for part in plan.parts}
-    problems += [f"{name} belongs to another job" for name in sorted(files.parts()) if name not in names]
-    missing = {part.index for part in unfinished(plan, files)}
-    existing = [part for part in plan.parts if part.index not in missing]
-    # Each thread holds a whole part file in memory.
-    with ThreadPoolExecutor(_THREADS // 4) as threads:
-        found = list(threads.map(lambda part: _verify_part(part, plan, files), existing))
-    if missing:
-        lacking = [part.name for part in plan.parts if part.index in missing]
-        problems.append(f"{len(lacking)} of {len(plan.parts)} parts are missing: {_first_names(lacking)}")
-    problems += [problem for _, problem in found if problem is not None]
-    if not problems and not files.is_complete():
-        problems.append("all parts exist, but _SUCCESS does not: the job stopped before its last step; run it again")
-    return Verification(
-        output=output,
-        parts=len(existing),
-        parts_expected=len(plan.parts),
-        rows=sum(rows for rows, _ in found),
-        rows_expected=plan.rows,
-        problems=tuple(problems),
-    )
-
-
-def _verify_part(part: Part, plan: Plan, output: OutputFiles) -> tuple[int, str | None]:
-    """Return the number of rows in one part file, and the problem with it, if there is one."""
-    try:
-        receipt = Receipt.from_json(output.storage.read(output.receipt(part.name)))
-    except InputError:
-        return 0, f"{part.name} has no receipt in _tirazh/receipts"
-    except (ValueError, KeyError, TypeError):
-        return 0, f"the receipt of {part.name} is damaged"
-    data = output.storage.read(output.part(part.name))
-    if len(data) != receipt.file_bytes or hashlib.sha256(data).hexdigest() != receipt.sha256:
-        return 0, f"{part.name} is damaged or was changed: its SHA-256 does not match its receipt"
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(data))
-    except pa.ArrowException as error:
-        return 0, f"{part.name} is not a Parquet file: {error}"
-    footer = json.loads((metadata.metadata or {}).get(FOOTER_KEY, b"{}"))
-    if footer.get("part") != part.index or footer.get("plan_id") != plan.id:
-        return 0, f"{part.name} contains the rows of another part (part {footer.get('part')})"
-    if metadata.num_rows != part.rows:
-        return metadata.num_rows, f"{part.name} has {metadata.num_rows} rows instead of {part.rows}"
-    written = metadata.schema.to_arrow_schema()
-    if written.names[: len(plan.schema)] != plan.schema.names:
-        return metadata.num_rows, f"{part.name} does not have all columns of the input"
-    return metadata.num_rows, None
-
-
-def _first_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _versions() -> dict[str, str]:

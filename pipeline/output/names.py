@@ -74,6 +74,10 @@ class OutputFiles:
         names = self.storage.names(self.directory)
         return {name: size for name, size in names.items() if _PART.fullmatch(name)}
 
+    def is_part_name(self, name: str) -> bool:
+        """Whether `name` is the name of a part file, of any job."""
+        return _PART.fullmatch(name) is not None
+
     def foreign(self) -> list[str]:
         """The names of visible files that are not parts; readers of the directory would take them for data."""
         names = self.storage.names(self.directory)

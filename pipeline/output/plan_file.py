@@ -21,6 +21,7 @@ from tirazh.pipeline.output.changed_input import continue_plan
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
 from tirazh.pipeline.output.names import PLAN, OutputFiles
+from tirazh.pipeline.output.seal import to_sealed_json
 from tirazh.pipeline.plan import Plan, PlannedFile
 from tirazh.pipeline.settings import describe_changed
 from tirazh.pipeline.storage.disk import StoredFile
@@ -124,7 +125,7 @@ def write_plan(output: OutputFiles, plan: Plan, token: LeaseToken | None = None)
     `token` is the lease under which it is written; None only for an output that no other run can see. Raises
     OutputError if the stored plan is that of another job.
     """
-    data = json.dumps(_to_json(plan), ensure_ascii=False, indent=1).encode()
+    data = to_sealed_json(plan_values(plan))
     if GuardedOutput(output, token).create(output.own(PLAN), data):
         return plan
     stored = keep_trying(lambda: read_plan(output))
@@ -153,7 +154,8 @@ def _difference(stored: Plan, plan: Plan) -> str | None:
     return None
 
 
-def _to_json(plan: Plan) -> dict[str, Any]:
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """The values of plan.json, without its checksum."""
     return {
         "format": FORMAT,
         "plan_id": plan.id,

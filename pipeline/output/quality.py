@@ -8,6 +8,12 @@ from typing import Any
 
 from tirazh.pipeline.output.receipt import Receipt
 
+# Every name that `quality` may return.
+QUALITY_FACTS = (
+    *("error_kinds", "abstained", "labels", "mean_confidence"),
+    *("gold_rows", "accuracy", "macro_f1"),
+)
+
 
 def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
     """Compute label counts and mean confidence and, with gold labels, accuracy and macro-F1.

@@ -10,6 +10,7 @@ from typing import Any
 from tirazh.errors import InputError, OutputError
 from tirazh.pipeline.output.names import FAILURE, MANIFEST, REPORT, OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.seal import seal_page
 from tirazh.pipeline.output.unfinished import describe_unfinished, read_failure
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
@@ -84,7 +85,7 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
         _counts("Errors", facts.get("error_kinds", {})),
         _settings(facts["spec"]),
     ]
-    return _page(title, sections)
+    return _page(title, sections, facts["plan_id"])
 
 
 def render(manifest: Mapping[str, Any], *, against: Mapping[str, Any] | None = None) -> str:
@@ -98,14 +99,15 @@ def render(manifest: Mapping[str, Any], *, against: Mapping[str, Any] | None = N
         _counts("Errors", manifest.get("error_kinds", {})),
         _settings(manifest["spec"]),
     ]
-    return _page(title, sections)
+    return _page(title, sections, manifest["plan_id"])
 
 
-def _page(title: str, sections: Iterable[str]) -> str:
-    return (
+def _page(title: str, sections: Iterable[str], plan_id: str) -> str:
+    page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
         f"<h1>{escape(title)}</h1>{''.join(sections)}</html>"
     )
+    return seal_page(page, plan_id)
 
 
 def _settings(spec: Mapping[str, Any]) -> str:

@@ -15,11 +15,11 @@ import pytest
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.mutations import mutants
 from tirazh.jobs.settings import build_spec
-from tirazh.pipeline.output.ledger import verify
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import choose_target, read_plan, write_plan
 from tirazh.pipeline.output.receipt import Receipt
 from tirazh.pipeline.output.report import write_report
+from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.storage.filesystem import Storage
 

@@ -10,7 +10,7 @@ import pytest
 from tirazh.jobs import console
 from tirazh.jobs.submit import Submission
 from tirazh.pipeline.execution.metrics import ProgressEvent
-from tirazh.pipeline.output.ledger import Verification
+from tirazh.pipeline.output.verify import Verification
 
 MANIFEST: dict[str, Any] = {
     **{"kind": "classify", "output": "/out", "rows": 1000, "errors": 2, "error_kinds": {"empty text": 2}},

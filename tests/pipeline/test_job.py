@@ -17,7 +17,7 @@ from tests.seaweedfs import SeaweedServer
 from tirazh.errors import CheckpointError, JobError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.execution.metrics import ProgressEvent
-from tirazh.pipeline.output.ledger import verify
+from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]

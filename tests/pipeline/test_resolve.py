@@ -73,7 +73,13 @@ def test_a_storage_is_made_once_per_entry_point() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Storage":
                 makers.append(path.relative_to(folder).as_posix())
-    assert sorted(makers) == ["finetune/plan.py", "output/ledger.py", "output/report.py", "resolve.py"]
+    assert sorted(makers) == [
+        "finetune/plan.py",
+        "output/report.py",
+        "output/verify.py",
+        "output/verify.py",
+        "resolve.py",
+    ]
 
 
 def test_inputs_and_output_become_absolute(tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

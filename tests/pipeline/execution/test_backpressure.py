@@ -15,8 +15,8 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.execution import graph
 from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.graph import build_graph, max_parts_in_flight, run_graph
+from tirazh.pipeline.input.datasource import PartsDatasource
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.filesystem import Storage
 

@@ -20,8 +20,8 @@ from tirazh.pipeline.execution import graph
 from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, run_graph
 from tirazh.pipeline.execution.run_resources import StepCpus
+from tirazh.pipeline.input.datasource import PartsDatasource
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.input.read import PartsDatasource
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.filesystem import Storage
 

@@ -15,7 +15,7 @@ import pytest
 from tests.pipeline.fakes import DEADLY_TO_THE_OWNER, SLOW, STOPPING, children_of, owner_pids
 from tirazh.errors import JobError
 from tirazh.pipeline.build import run_job
-from tirazh.pipeline.output.ledger import verify
+from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.spec import GenerateSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]

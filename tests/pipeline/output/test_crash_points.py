@@ -28,9 +28,9 @@ from tirazh.errors import OutputError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.output import lease as lease_module
 from tirazh.pipeline.output.lease_record import epochs, parse, read_epoch
-from tirazh.pipeline.output.ledger import verify
 from tirazh.pipeline.output.names import OutputFiles, receipt_name
 from tirazh.pipeline.output.receipt import Receipt
+from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.filesystem import Storage, is_remote

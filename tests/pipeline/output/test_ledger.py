@@ -15,11 +15,12 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.columns import added_columns
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.output.assemble import OutputLayout
-from tirazh.pipeline.output.ledger import finish, unfinished, verify
+from tirazh.pipeline.output.ledger import finish, unfinished
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import write_plan
 from tirazh.pipeline.output.receipt import ReceiptSettings
 from tirazh.pipeline.output.report import render, write_report
+from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan, plan_job
 from tirazh.pipeline.spec import ClassifySpec

@@ -118,7 +118,7 @@ def stored_plan(spec: ClassifySpec, folder: Path) -> str:
         "size": status.st_size,
         "version": f"{status.st_mtime_ns}-{status.st_ctime_ns}",
     }
-    text = STORED_PLAN
+    text = STORED_PLAN.removesuffix("\n}") + ',\n "content_sha256": "<content_sha256>"\n}'
     for name, value in values.items():
         text = text.replace(f"<{name}>", str(value))
     plan = json.loads(text.replace("<", "").replace(">", ""))
@@ -128,7 +128,9 @@ def stored_plan(spec: ClassifySpec, folder: Path) -> str:
     content = {name: plan[name] for name in names}
     content["files"] = [[key, uri, size, version, cuts] for uri, key, size, version, cuts in plan["files"]]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return text.replace("<plan_id>", hashlib.sha256(canonical.encode()).hexdigest()[:32])
+    text = text.replace("<plan_id>", hashlib.sha256(canonical.encode()).hexdigest()[:32])
+    before_checksum = text[: text.index(',\n "content_sha256"')] + "\n}"
+    return text.replace("<content_sha256>", hashlib.sha256(before_checksum.encode()).hexdigest())
 
 
 def test_a_plan_is_stored_with_the_bytes_of_its_format(spec: ClassifySpec, tmp_path: Path) -> None:

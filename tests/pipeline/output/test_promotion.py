@@ -10,9 +10,9 @@ import pytest
 from tests.pipeline.output.conftest import MakeSpec
 from tirazh.errors import JobError, OutputError, RequestError
 from tirazh.pipeline.build import _JobRun, run_job
-from tirazh.pipeline.output.ledger import verify
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.storage.filesystem import Storage
 
 pytestmark = pytest.mark.usefixtures("no_ray")

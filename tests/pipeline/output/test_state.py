@@ -11,10 +11,11 @@ import pytest
 
 from tests.pipeline.output.conftest import MakeSpec
 from tirazh.pipeline.build import _JobRun, run_job
-from tirazh.pipeline.output.ledger import receipt_settings, verify
+from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.state import survey
+from tirazh.pipeline.output.verify import verify
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 

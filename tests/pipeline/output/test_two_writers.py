@@ -29,9 +29,9 @@ from tirazh.errors import JobError, OutputError
 from tirazh.pipeline import build
 from tirazh.pipeline.build import _JobRun, run_job
 from tirazh.pipeline.input.read import read_part
-from tirazh.pipeline.output.ledger import verify
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.output.write import WriteStep
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.prompts.encode import PromptStep

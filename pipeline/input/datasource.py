@@ -1,0 +1,47 @@
+"""The Ray Data source of a job: exactly one read task and one block per part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.input.read import read_part
+from tirazh.pipeline.storage.filesystem import Storage
+
+
+class PartsDatasource(Datasource):  # type: ignore[misc]
+    """The Ray Data source of the parts that remain to be made."""
+
+    def __init__(self, parts: Sequence[Part], storage: Storage) -> None:
+        super().__init__()
+        self._parts = parts
+        self._storage = storage
+
+    @property
+    def num_parts(self) -> int:
+        """The number of parts, and so of read tasks."""
+        return len(self._parts)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """Return one task per part, regardless of `parallelism`."""
+        return [self._read_task(part) for part in self._parts]
+
+    def _read_task(self, part: Part) -> ReadTask:
+        metadata = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=None, exec_stats=None)
+        return ReadTask(partial(_read_block, part, self._storage), metadata)
+
+
+def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
+    # One table: Ray Data would concatenate several, which takes twice the memory.
+    yield read_part(part, storage)

@@ -1,0 +1,94 @@
+"""Compares the input of an output with the input as it is now: by listing, and rewritten files row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tirazh.errors import InputError
+from tirazh.pipeline.input.changes import InputChanges, compare_inputs, list_remaining
+from tirazh.pipeline.input.footers import read_footers
+from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.output.changed_input import compare_part
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.storage.disk import StoredFile
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.filesystem import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentInput:
+    """The input of `plan` as it is now. `changes` are those since it was planned."""
+
+    plan: Plan
+    storage: Storage
+    changes: InputChanges
+
+    @classmethod
+    def of(cls, plan: Plan, storage: Storage) -> CurrentInput:
+        """List the input that the plan names. A file without rows is not counted as added."""
+        now = list_remaining(storage, plan.identity["input"])
+        changes = compare_inputs((planned.file for planned in plan.files), now)
+        limit = plan.identity["limit"]
+        # With --limit the files behind the last row that was taken are not part of the job.
+        added = () if limit is not None and plan.rows >= limit else changes.added
+        added = tuple(file for file in added if _count_rows(storage, file) != 0)
+        return cls(plan, storage, InputChanges(changes.touched, changes.changed, changes.removed, added))
+
+    def compare(self, part: Part, data: bytes) -> str | None:
+        """Compare a part file with its rows in the input, if their file was written again.
+
+        `data` are the bytes of the part file. Returns a clause that says what differs, or None.
+        """
+        if all(file.uri != part.file.uri for file in self.changes.rewritten):
+            return None
+        return compare_part(part, self.plan.schema, self.storage, data)
+
+    def describe(self, differences: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """Return (problems, notes): sentences about the changes.
+
+        `differences` has the clause of `compare` for the URIs of the files whose rows differ.
+        """
+        problems, notes = [], []
+        for file in self.changes.removed:
+            problems.append(
+                f"the input file {show_uri(file.uri)} has been removed since the job was planned (archived inputs are "
+                "not compared with --skip-input)"
+            )
+        for file in self.changes.rewritten:
+            difference = differences.get(file.uri) or self._other_length(file)
+            if difference is not None:
+                problems.append(f"the input file {show_uri(file.uri)} has changed since the job ran: {difference}")
+            else:
+                notes.append(f"the input file {show_uri(file.uri)} was written again with the same rows")
+        for file in self.changes.added:
+            problems.append(
+                f"the input file {show_uri(file.uri)} was added since the job was planned: its rows are not in this "
+                "output"
+            )
+        return problems, notes
+
+    def _other_length(self, file: StoredFile) -> str | None:
+        planned = next(each.cuts[-1] for each in self.plan.files if each.file.uri == file.uri)
+        rows = _count_rows(self.storage, file)
+        if rows == planned or (self.plan.identity["limit"] is not None and (rows or 0) > planned):
+            return None
+        return "it cannot be read" if rows is None else f"it has {rows:,} rows instead of {planned:,}"
+
+
+def first_differences(parts: Sequence[Part], clauses: Sequence[str | None]) -> dict[str, str]:
+    """The first clause of every input file, by its URI."""
+    found: dict[str, str] = {}
+    for part, clause in zip(parts, clauses, strict=True):
+        if clause is not None:
+            found.setdefault(part.file.uri, clause)
+    return found
+
+
+def _count_rows(storage: Storage, file: StoredFile) -> int | None:
+    """The number of rows of a file; None if it cannot be read."""
+    try:
+        (footer,) = read_footers(storage, [file], text_columns=())
+    except InputError:
+        return None
+    return footer.rows
