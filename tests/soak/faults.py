@@ -26,7 +26,8 @@ class Kind:
     `inject` returns a function that removes the cause, or None when there is no target yet.
     `ends_command`: the fault ends the command itself. `kills_command`: by SIGKILL. `kills_replica`:
     replicas of the job die. An outage `lasts` between so many and so many seconds. `early`: it is
-    always injected within seconds of the start of the command. `more_parts`: the job is so much longer,
+    always, or never, injected within seconds of the start of the command. `is_last`: no other fault
+    follows in its job. `more_parts`: the job is so much longer,
     because the fault takes a while.
     """
 
@@ -39,7 +40,8 @@ class Kind:
     kills_replica: bool = False
     is_outage: bool = False
     lasts: tuple[float, float] = (0.5, 5.0)
-    early: bool = False
+    early: bool | None = None
+    is_last: bool = False
     more_parts: int = 0
 
 
@@ -187,6 +189,8 @@ KINDS = {
             is_outage=True,
             kills_replica=True,
             lasts=(LEASE_S + 25.0, LEASE_S + 30.0),
+            early=False,
+            is_last=True,
         ),
         Kind("budget: failed, run again", 2, ("budget",), spend_budget, ends_command=True, early=True),
         Kind("compiler: 65 s a kernel", 1, ("compiler",), lambda world, job, fault: _nothing, early=True),
@@ -199,12 +203,13 @@ KINDS = {
 def sample_fault(kind: str, rng: random.Random) -> Fault:
     """Sample a fault of this kind.
 
-    One in four is injected within seconds of the start of the command.
+    One in four is injected within seconds of the start of the command, unless its kind is always or never.
     """
-    early = rng.random() < 0.25 or KINDS[kind].early
+    chosen, is_early = KINDS[kind].early, rng.random() < 0.25
+    early = is_early if chosen is None else chosen
     return Fault(
         kind=kind,
-        after_parts=None if early else rng.randrange(0, 4),
+        after_parts=None if early else rng.randrange(1 if chosen is False else 0, 4),
         delay_s=rng.uniform(0.2, 7.0) if early else rng.uniform(0.0, 0.8),
         for_s=rng.uniform(*KINDS[kind].lasts),
         target=rng.random(),

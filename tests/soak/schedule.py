@@ -72,7 +72,8 @@ def make_plans(faults: int, kinds: list[str], rng: random.Random, *, can_fill: b
     for place, sampled in by_place.items():
         rng.shuffle(sampled)
         size = _FAULTS_OF_PLACE.get(place, FAULTS_A_JOB)
-        plans += [(place, sampled[first : first + size]) for first in range(0, len(sampled), size)]
+        for first in range(0, len(sampled), size):
+            plans.append((place, sorted(sampled[first : first + size], key=lambda fault: KINDS[fault.kind].is_last)))
     rng.shuffle(plans)
     return plans
 

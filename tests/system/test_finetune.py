@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,7 @@ def test_a_training_whose_driver_was_stopped_does_not_change_the_one_that_took_o
     first = start(*command(output, **longer, seed=6))
     wait_for_step(output, SAVE_STEPS + 5)
     first.send_signal(signal.SIGSTOP)
+    time.sleep(longer["lease_s"] + 1)  # a run that has renewed its lease in time is alive, and the second is refused
     try:
         second = start(*command(output, lease_s=4), "--overwrite")
         trainings = output / "_tirazh/trainings"

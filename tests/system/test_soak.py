@@ -32,6 +32,14 @@ def test_the_seed_determines_kinds_times_and_targets_of_the_faults() -> None:
     assert plans[0] == plans[1] != plans[2]
 
 
+def test_no_fault_follows_one_after_which_another_command_runs() -> None:
+    plans = [
+        faults for seed in range(20) for _, faults in make_plans(200, list(KINDS), random.Random(seed), can_fill=True)
+    ]
+    assert all(not KINDS[fault.kind].is_last for faults in plans for fault in faults[:-1])
+    assert any(KINDS[faults[-1].kind].is_last for faults in plans)
+
+
 def test_two_hundred_faults_include_every_kind() -> None:
     counts = Counter(share_out(200, {name: kind.weight for name, kind in KINDS.items()}))
     assert counts.total() == 200
