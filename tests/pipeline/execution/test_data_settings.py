@@ -33,6 +33,6 @@ def test_a_graph_takes_the_settings_of_the_run_of_its_thread() -> None:
         thread = threading.Thread(target=second_run)
         thread.start()
         thread.join()
-        with building("SPREAD"):
+        with building():
             assert DataContext.get_current().get_config("run") == "first"
         assert own.get_config("run") == "first"

@@ -14,13 +14,10 @@ from tirazh.pipeline.execution.group_watch import telling_of_waits, wait_sentenc
 DEADLINE_S = 60.0
 
 
-def test_the_sentence_names_replicas_and_steps() -> None:
+def test_the_sentence_names_the_replicas_and_what_is_free() -> None:
     replica = {"name": "tirazh-run-actor-0", "bundles": {0: {"CPU": 1.0, "GPU": 1.0}, 1: {"CPU": 1.0, "GPU": 1.0}}}
-    steps = {"name": "tirazh-run-steps", "bundles": {0: {"CPU": 1.0}}}
-    free, total = {"GPU": 0.0}, {"CPU": 4.0, "GPU": 2.0}
-    assert wait_sentence([replica, replica, steps], 75.2, free, total) == (
-        "2 replicas wait for 2 CPU and 2 GPU each and the steps that read and write wait for 1 CPU, for 75 s so far; "
-        "free in the cluster: 0 of 4 CPU and 0 of 2 GPU"
+    assert wait_sentence([replica, replica], 75.2, {"GPU": 0.0}, {"CPU": 4.0, "GPU": 2.0}) == (
+        "2 replicas wait for 2 CPU and 2 GPU each, for 75 s so far; free in the cluster: 0 of 4 CPU and 0 of 2 GPU"
     )
 
 

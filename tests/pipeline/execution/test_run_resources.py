@@ -14,7 +14,6 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 from tests.conftest import REPOSITORY
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import reserve
-from tirazh.pipeline.execution import run_resources as module
 from tirazh.pipeline.execution.run_resources import StepCpus, run_resources
 
 REPLICA = ReplicaConfig(model="none", engine="echo")
@@ -48,7 +47,9 @@ long = threading.Thread(target=job, args=("long", 400))
 long.start()
 short.join()
 long.join()
-assert [(manifests[name]["rows"], manifests[name]["replica_deaths"]) for name in ("short", "long")] == [(60, 0), (400, 0)]
+assert {name: (each["rows"], each["replica_deaths"]) for name, each in manifests.items()} == {
+    "short": (60, 0), "long": (400, 0)
+}
 assert not ray.is_initialized()
 """
 
@@ -71,10 +72,10 @@ def state(name: str) -> str:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
 def test_the_end_of_a_run_frees_its_own_groups_alone() -> None:
-    with holding(1), run_resources(REPLICA, (1, 1)) as first:
+    with holding(1), run_resources(REPLICA, replicas=1) as first:
         kept = reserve(first.replica)
         assert kept.wait(TIMEOUT_S)
-        with run_resources(REPLICA, (1, 1)) as second:
+        with run_resources(REPLICA, replicas=1) as second:
             assert second.replica.run_id != first.replica.run_id
             assert reserve(second.replica).wait(TIMEOUT_S)
         rows = [row for row in placement_group_table().values() if row["state"] == "CREATED"]
@@ -85,22 +86,10 @@ def test_the_end_of_a_run_frees_its_own_groups_alone() -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
-def test_steps_have_a_cpu_of_their_own_besides_the_replica() -> None:
-    with run_resources(REPLICA, (1, 1)) as resources:
-        assert resources.steps.group is not None
-        assert resources.steps.concurrency * resources.steps.num_cpus == 1
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_local")
-def test_steps_reserve_nothing_where_only_a_replica_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SETTLE_S", 1.0)
-    told: list[str] = []
-    total = ray.cluster_resources()["CPU"]
-    with holding(total - 1), run_resources(REPLICA, (1, 1), tell=told.append) as resources:
-        assert resources.steps == StepCpus()
+def test_steps_reserve_no_cpu_in_a_session_that_others_use() -> None:
+    with holding(ray.cluster_resources()["CPU"] - 1), run_resources(REPLICA, replicas=3) as resources:
+        assert resources.steps == StepCpus(num_cpus=0, concurrency=12)
         assert reserve(resources.replica).wait(TIMEOUT_S)
-    assert told == [f"1 of {total:g} CPUs are free: the steps that read and write run without CPUs of their own"]
 
 
 @pytest.mark.ray
