@@ -239,7 +239,7 @@ class _JobRun:
         )
         settings = data_settings(max_parts_in_flight=max_parts_in_flight(replicas[1], in_flight))
         watched = watching_owners(metrics, timeout_s=self.spec.rank_timeout_s)
-        reserved = run_resources(self._replica_config(), replicas, tell=tell)
+        reserved = run_resources(self._replica_config(), replicas=replicas[1], tell=tell)
         shared = shared_paths(self._probe(parts), needs_gpu=self.device == "cuda")
         with (
             settings,

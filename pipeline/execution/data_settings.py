@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 from ray.data import DataContext
 
@@ -44,14 +43,10 @@ def data_settings(*, max_parts_in_flight: int | None = None) -> Iterator[DataCon
 
 
 @contextmanager
-def building(strategy: Any = None) -> Iterator[None]:
-    """Inside the block, graphs that this thread builds take the settings of its own run. `strategy`:
-    where their tasks run, if that is not left to Ray Data."""
-    with _lock, _without_warnings():
-        own = (_of_this_run.get() or DataContext.get_current()).copy()
-        if strategy is not None:
-            own.scheduling_strategy = own.scheduling_strategy_large_args = strategy
-        before = DataContext._set_current(own)
+def building() -> Iterator[None]:
+    """Inside the block, graphs that this thread builds take the settings of its own run."""
+    with _lock:
+        before = DataContext._set_current(_of_this_run.get() or DataContext.get_current())
         try:
             yield
         finally:
@@ -84,7 +79,8 @@ def _leave(context: DataContext) -> None:
 
 
 def _configured(original: DataContext, max_parts_in_flight: int | None) -> DataContext:
-    with _without_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray warns about fields that are not used here
         context = original.copy()
     if max_parts_in_flight is not None:
         limit_parts_in_flight(context, max_parts_in_flight)
@@ -95,11 +91,3 @@ def _configured(original: DataContext, max_parts_in_flight: int | None) -> DataC
     context.max_consecutive_actor_init_deaths = _MAX_INIT_DEATHS
     context.actor_pool_max_upscaling_delta = 1_000  # start all replicas at once, not one after the other
     return context
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Silence Ray's warnings about settings that it will remove."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield

@@ -26,6 +26,7 @@ _WHOLE = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True
 # Parts that may wait for the sink besides one per replica, so that an occasional slow write leaves
 # no replica idle.
 _MAX_WAITING = 4
+_NO_CPUS = StepCpus()
 
 
 def build_graph(
@@ -36,7 +37,7 @@ def build_graph(
     replicas: tuple[int, int],
     in_flight: int,
     write: Callable[[pa.Table], pa.Table],
-    steps: StepCpus,
+    steps: StepCpus = _NO_CPUS,
 ) -> Dataset:
     """Build the graph; `run_graph` executes it.
 
@@ -50,7 +51,7 @@ def build_graph(
         max_concurrent_calls_per_actor=in_flight,
     )
     step: dict[str, Any] = {"num_cpus": steps.num_cpus, "concurrency": min(steps.concurrency, source.num_parts)}
-    with building(steps.strategy):
+    with building():
         return (
             ray.data.read_datasource(source, override_num_blocks=source.num_parts, **step)
             .map_batches(prompts, **_WHOLE, **step)
@@ -59,7 +60,6 @@ def build_graph(
                 fn_constructor_args=(infer,),
                 compute=pool,
                 num_cpus=0,  # the ranks reserve a replica's resources in a placement group
-                scheduling_strategy="SPREAD",
                 **_WHOLE,
             )
             .map_batches(write, **_WHOLE, **step)

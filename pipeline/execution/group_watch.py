@@ -72,18 +72,12 @@ class _Watch:
 def wait_sentence(
     groups: list[Mapping[str, Any]], waited_s: float, free: Mapping[str, float], total: Mapping[str, float]
 ) -> str:
-    """Name who waits, for what and for how long, and what is free in the cluster."""
-    replicas = [group for group in groups if not group["name"].endswith("-steps")]
-    steps = [group for group in groups if group["name"].endswith("-steps")]
-    who = []
-    if replicas:
-        number = "a replica waits" if len(replicas) == 1 else f"{len(replicas)} replicas wait"
-        who.append(f"{number} for {amounts(_needed(replicas[0]))}{'' if len(replicas) == 1 else ' each'}")
-    if steps:
-        who.append(f"the steps that read and write wait for {amounts(_needed(steps[0]))}")
-    names = sorted({name for group in groups for name in _needed(group)})
-    has = " and ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in names)
-    return f"{' and '.join(who)}, for {waited_s:.0f} s so far; free in the cluster: {has}"
+    """Say how many replicas wait, for what and for how long, and what is free in the cluster."""
+    needed = _needed(groups[0])
+    who = "a replica waits" if len(groups) == 1 else f"{len(groups)} replicas wait"
+    each = "" if len(groups) == 1 else " each"
+    has = " and ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in needed)
+    return f"{who} for {amounts(needed)}{each}, for {waited_s:.0f} s so far; free in the cluster: {has}"
 
 
 def _needed(group: Mapping[str, Any]) -> dict[str, float]:

@@ -69,7 +69,7 @@ class NodeProbe:
             found = ""
         if found != self.content:
             raise RequestError(
-                f"machine {socket.gethostname()} does not see the files that the driver writes to "
+                f"{_machine()} does not see the files that the driver writes to "
                 f"{show_uri(self.output)}: the output must be on a disk that all machines of the cluster share, or in "
                 "an object store"
             )
@@ -77,20 +77,18 @@ class NodeProbe:
 
     def problem(self) -> str | None:
         """Return a sentence about what this machine does not reach; None if it reaches everything."""
-        host = socket.gethostname()
+        machine = _machine()
         try:
             self.check_output()
         except RequestError as error:
             return str(error)
         except TirazhError as error:  # no credentials, or no connection to the storage
-            return f"machine {host} cannot read the output: {error}"
+            return f"{machine} cannot read the output: {error}"
         for uri in self.inputs:
             if not is_remote(uri) and not os.path.exists(uri):
-                return (
-                    f"input {uri} does not exist on machine {host}; use a disk that all machines of the cluster share"
-                )
+                return f"input {uri} does not exist on {machine}; use a disk that all machines of the cluster share"
         if self.model != _EMBEDDED and not Path(self.model).exists():
-            return f"there is no model {self.model} on machine {host}; copy the model to every machine"
+            return f"there is no model {self.model} on {machine}; copy the model to every machine"
         return None
 
 
@@ -166,6 +164,11 @@ def _ask(node: dict[str, Any], probe: NodeProbe, *, needs_gpu: bool) -> Any:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     task = ray.remote(_look).options(num_cpus=0, max_retries=1, scheduling_strategy=there)
     return task.remote(probe if has_ranks else replace(probe, model=_EMBEDDED))
+
+
+def _machine() -> str:
+    address = f" ({ray.util.get_node_ip_address()})" if ray.is_initialized() else ""
+    return f"machine {socket.gethostname()}{address}"
 
 
 def _look(probe: NodeProbe) -> str | None:

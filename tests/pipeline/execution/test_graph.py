@@ -97,18 +97,12 @@ def test_a_part_stays_one_block_with_its_rows_in_order(
     assert [call["ids"] for call in written] == [list(range(part.start, part.stop)) for part in parts]
 
 
-@pytest.mark.parametrize("has_group", [True, False])
+@pytest.mark.parametrize("num_cpus", [1, 0])
 def test_the_actor_pool_does_not_read_files(
-    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path], has_group: bool
+    run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path], num_cpus: int
 ) -> None:
     """A read task that is fused with the actor pool would run in the process of the actor."""
-    group = placement_group([{"CPU": 1}]) if has_group else None
-    try:
-        steps = StepCpus(group, 0.5, 2) if group else StepCpus()
-        written = run(cut(write_input("a.parquet", id=range(20)), 20, 4), steps=steps)
-    finally:
-        if group:
-            remove_placement_group(group)
+    written = run(cut(write_input("a.parquet", id=range(20)), 20, 4), steps=StepCpus(num_cpus=num_cpus))
     assert len({call["infer_pid"] for call in written}) == 1
     assert not {call["infer_pid"] for call in written} & {call["prompts_pid"] for call in written}
 

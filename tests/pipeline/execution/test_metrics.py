@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
-from tirazh.pipeline.execution.metrics import Metrics
+from tirazh.pipeline.execution.metrics import Metrics, MetricsSnapshot
 
 
 @pytest.fixture
@@ -108,3 +109,8 @@ def test_a_restarted_actor_learns_from_heartbeats_which_replicas_serve() -> None
     metrics.heartbeat("owner", "handle", "replica")
     metrics.heartbeat("starting", "its handle", None)
     assert metrics.snapshot().replicas == 1
+
+
+def test_totals_never_go_backwards_when_the_actor_was_restarted() -> None:
+    earlier = MetricsSnapshot(requests=40, prompt_tokens=7, completion_tokens=9, replicas=2, deaths=1)
+    assert MetricsSnapshot(requests=3, replicas=1).not_below(earlier) == replace(earlier, replicas=1)
