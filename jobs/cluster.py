@@ -50,7 +50,8 @@ def connect(address: str | None) -> JobSubmissionClient:
     """Connect to the job server at a URL such as `http://head:8265`.
 
     Ray reads the token from the environment (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH).
-    Raises RequestError within seconds when the server does not answer.
+    Raises JobError within seconds when the server does not answer, which a later try may find running, and
+    RequestError for a wrong address or token.
     """
     url = _server_url(address)
     _check_reachable(url)
@@ -149,14 +150,15 @@ def _server_url(address: str | None) -> str:
 
 
 def _check_reachable(url: str) -> None:
-    """Raise RequestError when no TCP connection is possible; Ray's own client would wait for minutes."""
+    """Raise JobError when no TCP connection is possible; Ray's own client would wait for minutes."""
     try:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "", port), timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        reason = str(getattr(error, "strerror", None) or error)
-        raise RequestError(f"no Ray job server answers at {show_uri(url)} ({reason})") from None
+    except ValueError as error:
+        raise RequestError(f"no Ray job server can be at {show_uri(url)}: {error}") from None
+    except OSError as error:
+        raise JobError(f"no Ray job server answers at {show_uri(url)} ({error.strerror or error})") from None
 
 
 @contextmanager
@@ -180,7 +182,7 @@ def _answers(url: str, *, job_id: str | None = None) -> Iterator[None]:
     except AuthenticationError:
         raise RequestError(f"the cluster at {show_uri(url)} {_token_problem()}") from None
     except (ConnectionError, requests.exceptions.RequestException):
-        raise RequestError(f"no Ray job server answers at {show_uri(url)}") from None
+        raise JobError(f"no Ray job server answers at {show_uri(url)}") from None
     except RuntimeError as error:
         if job_id and "status code 404" in str(error):
             raise UnknownJobError(f"there is no job {job_id} at {show_uri(url)}", job_id) from None

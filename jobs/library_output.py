@@ -115,7 +115,7 @@ def _keep_of_failure(log: Path, output: str, endpoint_url: str | None, name: str
 
 
 def _write(output: str, endpoint_url: str | None, name: str, text: str) -> str:
-    """Write a log to OUTPUT/_tirazh/logs and return its place. "": the job has not begun, so there is no `_tirazh`.
+    """Write a log to OUTPUT/_tirazh/logs and return its place. "": the job has not started, so there is no `_tirazh`.
 
     Raises OSError and StorageError.
     """

@@ -38,7 +38,7 @@ class Head:
             env=self.environment | (env or {}),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
 
@@ -72,13 +72,22 @@ def ray_head(*, num_cpus: int, ports: tuple[int, ...] | None = None) -> Iterator
             *(f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}"),
             *("--disable-usage-stats", f"--temp-dir={directory}"),
         )
-        with _process(command, environment):
-            head = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", Path(directory), environment, ports)
-            deadline = time.monotonic() + 120
-            while "there is no job" not in head.tirazh("status", "nonesuch").stderr:
-                assert time.monotonic() < deadline, "the head did not start"
-                time.sleep(1)
+        head = Head(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", Path(directory), environment, ports)
+        # Ray gives up after 30 seconds, which a busy machine may exceed.
+        with ExitStack() as stack:
+            started = (_is_ready(head, stack.enter_context(_process(command, environment))) for _ in range(4))
+            assert any(started), "the head did not start"
             yield head
+
+
+def _is_ready(head: Head, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the job server answers. Returns False if the process ends before."""
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if "there is no job" in head.tirazh("status", "nonesuch").stderr:
+            return True
+        time.sleep(1)
+    return False
 
 
 @contextmanager
@@ -100,10 +109,10 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def _process(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[None]:
+def _process(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(timeout=60)

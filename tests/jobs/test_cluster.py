@@ -41,7 +41,7 @@ def write_job(folder: Path, model: str, *, rows: int, **settings: object) -> Pat
 
 
 def wait_for(file: Path, head: Head, job_id: str) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while not file.exists():
         assert time.monotonic() < deadline, head.tirazh("logs", job_id).stdout
         time.sleep(0.5)
@@ -94,11 +94,12 @@ def test_a_running_job_is_not_started_twice_and_can_be_stopped(head: Head, model
     assert again.stdout.startswith(f"{job_id} has ended already, so there is nothing to stop: it was stopped")
 
 
+@pytest.mark.timeout(1_200)
 def test_followers_of_one_job_that_submit_it_at_the_same_time_all_get_its_exit_code(
     head: Head, model: str, tmp_path: Path
 ) -> None:
     """As the pods of a CronJob: two start at once, and one is killed and started again."""
-    job = write_job(tmp_path, model, rows=400, max_new_tokens=30)
+    job = write_job(tmp_path, model, rows=60, max_new_tokens=8)
     with ThreadPoolExecutor(3) as threads:
         first = [threads.submit(head.tirazh, "submit", str(job), "--follow") for _ in range(2)]
         follower = head.follower("submit", str(job), "--follow")
@@ -110,19 +111,20 @@ def test_followers_of_one_job_that_submit_it_at_the_same_time_all_get_its_exit_c
     assert [each.returncode for each in done] == [0, 0, 0], [each.stdout + each.stderr for each in done]
     ids = {re.findall(r"tirazh-out-[0-9a-f]{6}(?:-\d+)?", each.stdout)[0] for each in done[:2]}
     assert len(ids) == 1
-    assert sum("submitted" in each.stdout.splitlines()[0] for each in done[:2]) <= 1
-    assert sum(pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")) == 400
+    assert sum(each.stdout.startswith("submitted") for each in done[:2]) <= 1
+    assert sum(pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")) == 60
 
 
+@pytest.mark.timeout(1_200)
 def test_a_job_of_a_head_that_was_restarted_is_forgotten_and_can_be_submitted_again(model: str, tmp_path: Path) -> None:
-    job = write_job(tmp_path, model, rows=600, max_new_tokens=60)
+    job = write_job(tmp_path, model, rows=100, max_new_tokens=60)
     with ray_head(num_cpus=3) as head:
         job_id = head.tirazh("submit", str(job), "-q").stdout.strip()
         follower = head.follower("logs", job_id, "--follow")
         wait_for(tmp_path / "out/_tirazh/plan.json", head, job_id)
         ports = head.ports
     with ray_head(num_cpus=3, ports=ports) as head:
-        _, message = follower.communicate(timeout=240)
+        _, message = follower.communicate(timeout=600)
         assert follower.returncode == 1
         assert f"{job_id} is lost: the cluster has forgotten its jobs" in message
         status = head.tirazh("status", job_id)
@@ -130,7 +132,7 @@ def test_a_job_of_a_head_that_was_restarted_is_forgotten_and_can_be_submitted_ag
         assert "submit the job file again; finished parts are kept" in status.stderr
         done = head.tirazh("submit", str(job), "--follow")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sum(pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")) == 600
+    assert sum(pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")) == 100
 
 
 def test_a_client_with_another_token_is_refused_with_the_name_of_the_variable(head: Head) -> None:

@@ -295,17 +295,22 @@ def test_the_exit_code_of_a_followed_job_is_that_of_its_driver(status: str, driv
     assert exit_code({"status": status, "driver_exit_code": driver}) == code
 
 
-def test_an_address_without_a_job_server_is_refused() -> None:
+def test_a_job_server_that_does_not_answer_is_no_wrong_request() -> None:
+    """So that a scheduler tries again later."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(RequestError, match=rf"^no Ray job server answers at http://127\.0\.0\.1:{port} \("):
+    with pytest.raises(JobError, match=rf"^no Ray job server answers at http://127\.0\.0\.1:{port} \("):
         connect(f"http://user:secret@127.0.0.1:{port}/")
 
 
 @pytest.mark.parametrize(
     ("address", "says"),
-    [(None, "--address is missing"), ("ray://head:10001", "must be the http:// URL"), ("http://", "no Ray job")],
+    [
+        (None, "--address is missing"),
+        ("ray://head:10001", "must be the http:// URL"),
+        ("http://head:port", "no Ray job server can be"),
+    ],
 )
 def test_an_invalid_address_of_a_job_server_is_refused(
     address: str | None, says: str, monkeypatch: pytest.MonkeyPatch

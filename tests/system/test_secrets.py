@@ -36,6 +36,9 @@ ENVIRONMENT = {
     "AZURE_STORAGE_SAS_TOKEN": f"sv=2024&sig={PLANTED}",
     "HF_TOKEN": PLANTED,
     "MY_API_KEY": PLANTED,
+    "PGPASSWORD": f"{PLANTED}-of-a-database",
+    "GITHUB_PAT": f"{PLANTED}-of-github",
+    "KAGGLE_KEY": f"{PLANTED}-of-kaggle",
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": PLANTED * 2,
 }
@@ -96,6 +99,9 @@ def test_the_message_about_refused_storage_holds_no_key(
         *(("--input", URI), ("--output", URI), ("--model", URI), ("--input", SIGNED)),
         ("--output", f"az://c/x?sig={PLANTED}"),
         ("--endpoint-url", f"http://me:{PLANTED}@minio:9000"),
+        ("--endpoint-url", f"https://{PLANTED}@minio:9000"),
+        ("--endpoint-url", f"https://account.blob.core.windows.net;AccountKey={PLANTED}"),
+        ("--endpoint-url", f"DefaultEndpointsProtocol=https;AccountName=a;AccountKey={PLANTED}"),
         ("--address", f"ray://me:{PLANTED}@head:10001"),
     ],
 )

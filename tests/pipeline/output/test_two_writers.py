@@ -22,9 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.pipeline.output.schedules import CHANGES, Crash, World, Writer, scheduled
 from tests.pipeline.without_ray import _with_scores, run_without_ray
+from tests.seaweedfs import SeaweedServer
 from tirazh.errors import JobError, OutputError
 from tirazh.pipeline import build
 from tirazh.pipeline.build import _JobRun, run_job
