@@ -13,6 +13,7 @@ from tests.pipeline.without_ray import run_without_ray
 from tirazh.pipeline.output import lease as lease_module
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.spec import ClassifySpec
+from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.filesystem import Storage
 
 MakeSpec = Callable[..., ClassifySpec]
@@ -23,6 +24,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `run_job` make parts in this process; the first label always wins."""
     run_without_ray(monkeypatch)
     monkeypatch.setattr(lease_module, "RACE_WINDOW_S", 0.0)
+    monkeypatch.setattr(CLOCK, "sleep", lambda seconds: None)  # no late writes of a killed run have to be waited for
 
 
 @pytest.fixture
