@@ -175,7 +175,8 @@ class _Check:
         try:
             metadata, _ = read_footer(data)
         except ValueError as error:
-            return _CheckedPart(0, None, f"{part.name} is damaged or was changed: {error}")
+            problem = self._check_receipt(part, data)[1]
+            return _CheckedPart(0, None, problem or f"{part.name} is damaged or was changed: {error}")
         receipt, problem = self._check_receipt(part, data)
         names = metadata.schema.to_arrow_schema().names
         if problem is None and names[: len(self.plan.schema)] != self.plan.schema.names:
