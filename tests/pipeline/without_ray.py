@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from tirazh.pipeline import schema
-from tirazh.pipeline.build import _JobRun
 from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
+from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.write import WriteStep
 from tirazh.pipeline.prompts.encode import PromptStep
 
@@ -23,7 +23,7 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     label always wins.
     """
 
-    def make(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
+    def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
         prompts, write = PromptStep(self.prompts.config), WriteStep(self._write_config())
         progress = JobProgress(
             self.plan,
@@ -31,17 +31,17 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
             samples=1,
             max_error_rate=self.spec.max_error_rate,
             earlier_errors=self.earlier_errors,
-            on_progress=on_progress,
+            on_progress=self.on_progress,
         )
         for part in parts:
             (written,) = write(_with_scores(prompts(read_part(part, self.output.storage)))).to_pylist()
             progress.add(written)
         return {}
 
-    monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec: nullcontext())
+    monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec, tell: nullcontext())
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
-    monkeypatch.setattr(_JobRun, "make", make)
+    monkeypatch.setattr(JobRun, "make", make)
 
 
 def _with_scores(table: pa.Table) -> pa.Table:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.pipeline.output.conftest import MakeSpec
 from tirazh.errors import JobError, OutputError, RequestError
-from tirazh.pipeline.build import _JobRun, run_job
+from tirazh.pipeline.build import run_job
+from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.verify import verify
@@ -73,14 +74,14 @@ def test_an_overwrite_that_fails_leaves_the_old_output_and_is_resumed(
     finished: OutputFiles, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = visible(finished)
-    make = _JobRun.make
+    make = JobRun.make
 
-    def failing(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
-        make(self, parts[:2], on_progress)
+    def failing(self: JobRun, parts: list[Any]) -> dict[str, Any]:
+        make(self, parts[:2])
         raise JobError("the cluster is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_JobRun, "make", failing)
+        patch.setattr(JobRun, "make", failing)
         with pytest.raises(JobError):
             run_job(other(make_spec, finished))
     assert visible(finished) == before
@@ -96,11 +97,11 @@ def test_an_overwrite_that_fails_leaves_the_old_output_and_is_resumed(
 def test_an_overwrite_by_a_third_job_discards_the_staged_parts_of_the_second(
     finished: OutputFiles, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
+    def failing(self: JobRun, parts: list[Any]) -> dict[str, Any]:
         raise JobError("the cluster is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_JobRun, "make", failing)
+        patch.setattr(JobRun, "make", failing)
         with pytest.raises(JobError):
             run_job(other(make_spec, finished))
     manifest = run_job(other(make_spec, finished, abstain_below=0.8))

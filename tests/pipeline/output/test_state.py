@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.pipeline.output.conftest import MakeSpec
-from tirazh.pipeline.build import _JobRun, run_job
+from tirazh.pipeline.build import run_job
+from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
@@ -30,13 +31,13 @@ def finished(make_spec: MakeSpec, job_output: OutputFiles) -> OutputFiles:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The parts that later runs make."""
     indices: list[int] = []
-    make = _JobRun.make
+    make = JobRun.make
 
-    def recording(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
+    def recording(self: JobRun, parts: list[Any]) -> dict[str, Any]:
         indices.extend(part.index for part in parts)
-        return make(self, parts, on_progress)
+        return make(self, parts)
 
-    monkeypatch.setattr(_JobRun, "make", recording)
+    monkeypatch.setattr(JobRun, "make", recording)
     return indices
 
 

@@ -30,8 +30,9 @@ from tests.pipeline.without_ray import _with_scores, run_without_ray
 from tests.seaweedfs import SeaweedServer
 from tirazh.errors import JobError, OutputError
 from tirazh.pipeline import build
-from tirazh.pipeline.build import _JobRun, run_job
+from tirazh.pipeline.build import run_job
 from tirazh.pipeline.input.read import read_part
+from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.verify import verify
@@ -101,13 +102,13 @@ def make_jobs(directory: str, storage: Storage, folder: Path, model_dir: Path, p
     by_spec = {id(job.spec): job for job in made.values()}
     run_without_ray(patch)
 
-    def make(self: _JobRun, parts: list[Any], on_progress: Any) -> dict[str, Any]:
+    def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
         write = WriteStep(self._write_config())
         for part in parts:
             write(by_plan[self.plan.id].tables[part.index])
         return {}
 
-    patch.setattr(_JobRun, "make", make)
+    patch.setattr(JobRun, "make", make)
     patch.setattr(build, "plan_job", lambda job_spec: by_spec[id(job_spec)].plan)
     patch.setattr(build, "set_up_prompts", lambda job_spec, plan: by_spec[id(job_spec)].prompts)
     return Jobs(OutputFiles(storage, directory), made)

@@ -1,0 +1,172 @@
+"""Makes parts of a plan on Ray: the configurations of all steps, the graph, and its end.
+
+Ray is connected and the request is known to be possible; `build.py` sees to both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from ray.data import Dataset
+
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.errors import JobError
+from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.execution.data_settings import data_settings
+from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, max_parts_in_flight, run_graph
+from tirazh.pipeline.execution.infer import InferConfig
+from tirazh.pipeline.execution.metrics_client import MetricsClient, start_metrics
+from tirazh.pipeline.execution.node_probe import NodeProbe, Step, make_probe, shared_paths
+from tirazh.pipeline.execution.owner_watch import watching_owners
+from tirazh.pipeline.execution.progress import JobProgress, OnProgress
+from tirazh.pipeline.execution.ray_failures import explained, skipped_sentence
+from tirazh.pipeline.execution.ray_session import (
+    share_threads,
+)
+from tirazh.pipeline.execution.run_resources import RunResources, run_resources
+from tirazh.pipeline.input.datasource import PartsDatasource
+from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.output.assemble import OutputLayout
+from tirazh.pipeline.output.lease import LeaseToken, Tell
+from tirazh.pipeline.output.ledger import receipt_settings
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.write import WriteConfig, WriteStep
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.prompts.encode import PromptStep
+from tirazh.pipeline.prompts.prepare import PreparedPrompts
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRun:
+    """Everything that is known once Ray is connected; builds the configurations of the steps from it.
+
+    `earlier_errors` are the rows with an error in parts that exist already.
+    """
+
+    spec: JobSpec
+    plan: Plan
+    prompts: PreparedPrompts
+    output: OutputFiles
+    device: str
+    engine: str
+    lease: LeaseToken
+    earlier_errors: int
+    on_progress: OnProgress | None
+    tell: Tell | None
+
+    def make(self, parts: list[Part]) -> dict[str, Any]:
+        """Make `parts` and return facts about the run for the manifest.
+
+        Raises JobError for skipped parts.
+        """
+        metrics = start_metrics()
+        metrics.wait_until_ready()
+        progress = JobProgress(
+            self.plan,
+            parts,
+            samples=self._samples,
+            max_error_rate=self.spec.max_error_rate,
+            earlier_errors=self.earlier_errors,
+            on_progress=self.on_progress,
+        )
+        replicas = parse_replicas(self.spec.replicas)
+        in_flight = choose_in_flight(
+            [part.rows for part in parts], slots=self._slots, samples=self._samples, replicas=replicas[1]
+        )
+        settings = data_settings(max_parts_in_flight=max_parts_in_flight(replicas[1], in_flight))
+        watched = watching_owners(metrics, timeout_s=self.spec.rank_timeout_s)
+        reserved = run_resources(self._replica_config(), replicas=replicas[1], tell=self.tell)
+        shared = shared_paths(self._probe(parts), needs_gpu=self.device == "cuda")
+        with (
+            settings,
+            explained(metrics),
+            progress.watching(metrics),
+            watched,
+            shared as checked,
+            reserved as resources,
+        ):
+            graph = self._graph(parts, metrics, in_flight, resources, checked)
+            with closing(run_graph(graph)) as written:
+                for part in written:
+                    progress.add(part)
+        if progress.skipped:
+            raise JobError(skipped_sentence(self.plan, progress.skipped, metrics.death_reasons()))
+        return progress.facts() | {"versions": metrics.versions()}
+
+    def _graph(
+        self,
+        parts: list[Part],
+        metrics: MetricsClient,
+        in_flight: int,
+        resources: RunResources,
+        checked: Callable[[Step], Step],
+    ) -> Dataset:
+        return build_graph(
+            PartsDatasource(parts, self.output.storage),
+            prompts=checked(PromptStep(self.prompts.config)),
+            infer=self._infer_config(metrics, resources.replica),
+            replicas=parse_replicas(self.spec.replicas),
+            in_flight=in_flight,
+            write=checked(WriteStep(self._write_config())),
+            steps=resources.steps,
+        )
+
+    def _probe(self, parts: list[Part]) -> NodeProbe:
+        inputs = sorted({part.file.uri for part in parts})
+        return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)
+
+    @property
+    def _slots(self) -> int:
+        return self.spec.slots_on(self.device)
+
+    @property
+    def _samples(self) -> int:
+        return self.spec.samples if isinstance(self.spec, GenerateSpec) else 1
+
+    def _replica_config(self) -> ReplicaConfig:
+        return ReplicaConfig(
+            model=self.spec.model,
+            model_settings=self.spec.model_settings,
+            job=self.prompts.engine_job,
+            tensor_parallel=self.spec.tensor_parallel,
+            dtype=self.plan.dtype,
+            device=self.device,
+            slots=self._slots,
+            seq_length=self.plan.seq_length,
+            threads_per_rank=share_threads(self.spec, self.device),
+            engine=self.engine,
+            start_timeout_s=self.spec.start_timeout_s,
+            rank_timeout_s=self.spec.rank_timeout_s,
+        )
+
+    def _infer_config(self, metrics: MetricsClient, replica: ReplicaConfig) -> InferConfig:
+        return InferConfig(
+            replica=replica,
+            sampling=self.prompts.config.sampling,
+            samples=self._samples,
+            overrides=self.plan.overrides,
+            calibration_ids=self.prompts.calibration_ids,
+            metrics=metrics,
+        )
+
+    def _write_config(self) -> WriteConfig:
+        classify = self.spec if isinstance(self.spec, ClassifySpec) else None
+        return WriteConfig(
+            output=self.output,
+            layout=OutputLayout(
+                columns=self.plan.schema,
+                added=added_columns(self.spec),
+                labels=tuple(classify.labels) if classify else (),
+                samples=self._samples,
+                abstain_below=classify.abstain_below if classify else 0.0,
+            ),
+            plan_id=self.plan.id,
+            total_parts=len(self.plan.parts),
+            tokenizer_dir=self.prompts.config.tokenizer_dir,
+            receipts=receipt_settings(self.spec),
+            lease=self.lease,
+        )
