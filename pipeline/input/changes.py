@@ -105,10 +105,16 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
         return f"its columns have other types ({next(iter(str(error).splitlines()), '')[:100]})"
     if current.num_rows != finished.num_rows:
         return f"it has {current.num_rows} rows instead of {finished.num_rows} from row {part.start} on"
-    for name in columns.names:
-        row = _first_difference(current.column(name), finished.column(name))
+    found = find_differing_value(current, finished)
+    return f"row {part.start + found[0]} differs in column {found[1]!r}" if found is not None else None
+
+
+def find_differing_value(left: pa.Table, right: pa.Table) -> tuple[int, str] | None:
+    """The first (row, column) in which two tables of equal columns and lengths differ, None if they are equal."""
+    for name in left.column_names:
+        row = _first_difference(left.column(name), right.column(name))
         if row is not None:
-            return f"row {part.start + row} differs in column {name!r}"
+            return row, name
     return None
 
 

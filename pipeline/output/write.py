@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tirazh.actors.garbage import collect_rarely
 from tirazh.errors import InputError, JobError
 from tirazh.pipeline import schema
+from tirazh.pipeline.input.changes import find_differing_value
 from tirazh.pipeline.input.parts import part_name
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.guarded import GuardedOutput
@@ -28,8 +29,9 @@ from tirazh.pipeline.prompts.encode import cached_tokenizer
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
 
-# A damaged file under the name of a part is removed and the part written again. It was read at the start
-# of the run, so more than one such file means that the storage does not keep what is written to it.
+# A file under the name of a part that is damaged, or was made from other input rows, is removed and the part
+# written again. All files were read at the start of the run, so more than one such file means that the storage
+# does not keep what is written to it.
 _ATTEMPTS = 3
 
 
@@ -87,12 +89,31 @@ class WriteStep:
             try:
                 receipt = make_receipt(stored, config.receipts)
                 check_belongs(receipt, part=part, rows=rows, plan_id=config.plan_id)
+                if not is_new:
+                    _check_input_columns(stored, data, config.layout.columns.names)
             except ValueError:
                 output.remove(uri)
                 continue
             output.write(config.output.receipt(name), receipt.to_json())
             return receipt
         raise JobError(f"{show_uri(uri)} is damaged each time it is written; check the storage, and run the job again")
+
+
+def _check_input_columns(stored: bytes, made: bytes, names: list[str]) -> None:
+    """Raise ValueError unless a stored part file has the same input rows as the one that this run has made.
+
+    A run that continues on a rewritten input file keeps the plan. A late write of the former holder may then
+    have other rows under the same name.
+    """
+    if stored == made:
+        return
+    try:
+        tables = [pq.read_table(pa.BufferReader(data), columns=names) for data in (stored, made)]
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ValueError(f"its rows cannot be read ({type(error).__name__})") from error
+    found = find_differing_value(*tables)
+    if found is not None:
+        raise ValueError(f"row {found[0]} differs from the input in column {found[1]!r}")
 
 
 def _read(output: OutputFiles, uri: str) -> bytes | None:

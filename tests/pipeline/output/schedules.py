@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tirazh.errors import JobError
+from tirazh.pipeline.output import changed_input, ledger, promotion, state
 from tirazh.pipeline.output import lease as lease_module
-from tirazh.pipeline.output import ledger, promotion, state
 from tirazh.pipeline.output.lease import Lease
 from tirazh.pipeline.output.process_mark import ProcessMark
 from tirazh.pipeline.storage.clock import CLOCK
@@ -94,6 +94,7 @@ class Writer(threading.Thread):
         except BaseException as error:  # noqa: BLE001 - kept for the test
             self.result = error
         self.pending = None
+        del self.world.writer_of[threading.get_ident()]  # another thread may get the same number
         self._has_stopped.release()
 
 
@@ -168,7 +169,7 @@ def scheduled(world: World, *, are_writes_bounded: bool = True) -> Iterator[Worl
         for clock in ("monotonic", "since_boot"):
             patch.setattr(CLOCK, clock, lambda: world.now)
         patch.setattr(CLOCK, "sleep", world.sleep)
-        for module in (ledger, promotion, state):
+        for module in (changed_input, ledger, promotion, state):
             patch.setattr(module, "ThreadPoolExecutor", InlineExecutor)
         patch.setattr(lease_module, "RACE_WINDOW_S", 0.0)
         patch.setattr(lease_module, "_POLL_EVERY_S", 61.0)

@@ -15,6 +15,7 @@ from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.seal import read_sealed_json
 from tirazh.pipeline.output.state import survey
 from tirazh.pipeline.output.verify import verify
 
@@ -121,7 +122,7 @@ def test_a_finished_output_is_scored_again_for_another_gold_column(
     accuracies = []
     for column in ("topic", "desk", None, "topic"):
         manifest = run_job(make_spec(output=finished.directory, gold_column=column), tell=lines.append)
-        assert json.loads(finished.storage.read(finished.own("manifest.json"))) == manifest
+        assert read_sealed_json(finished.storage.read(finished.own("manifest.json"))) == manifest
         accuracies.append(manifest.get("accuracy"))
     assert accuracies == [1.0, 0.5, None, 1.0]
     assert made == []
