@@ -166,6 +166,7 @@ class JobRun:
             ),
             plan_id=self.plan.id,
             total_parts=len(self.plan.parts),
+            input_versions=[part.file.version for part in self.plan.parts],
             tokenizer_dir=self.prompts.config.tokenizer_dir,
             receipts=receipt_settings(self.spec),
             lease=self.lease,

@@ -35,12 +35,15 @@ class CurrentInput:
         added = tuple(file for file in added if _count_rows(storage, file) != 0)
         return cls(plan, storage, InputChanges(changes.touched, changes.changed, changes.removed, added))
 
-    def compare(self, part: Part, data: bytes) -> str | None:
+    def compare(self, part: Part, data: bytes, input_version: str) -> str | None:
         """Compare a part file with its rows in the input, if their file was written again.
 
-        `data` are the bytes of the part file. Returns a clause that says what differs, or None.
+        `data` are the bytes of the part file, which was made from `input_version` of the input file. Returns a
+        clause that says what differs, or None.
         """
-        if all(file.uri != part.file.uri for file in self.changes.rewritten):
+        is_rewritten = any(file.uri == part.file.uri for file in self.changes.rewritten)
+        is_gone = any(file.uri == part.file.uri for file in self.changes.removed)
+        if is_gone or (not is_rewritten and input_version == part.file.version):
             return None
         return compare_part(part, self.plan.schema, self.storage, data)
 
@@ -61,6 +64,12 @@ class CurrentInput:
                 problems.append(f"the input file {show_uri(file.uri)} has changed since the job ran: {difference}")
             else:
                 notes.append(f"the input file {show_uri(file.uri)} was written again with the same rows")
+        rewritten = {file.uri for file in self.changes.rewritten}
+        problems += [
+            f"rows of the output are not those of the input file {show_uri(uri)}: {difference}"
+            for uri, difference in differences.items()
+            if uri not in rewritten
+        ]
         for file in self.changes.added:
             problems.append(
                 f"the input file {show_uri(file.uri)} was added since the job was planned: its rows are not in this "

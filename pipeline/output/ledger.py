@@ -180,7 +180,7 @@ def describe_parts(plan: Plan, receipts: Sequence[Receipt]) -> dict[str, Any]:
     }
 
 
-_PART_FACTS = ("rows", "errors", "prompt_tokens", "completion_tokens", "file_bytes", "sha256")
+_PART_FACTS = ("rows", "errors", "prompt_tokens", "completion_tokens", "file_bytes", "sha256", "input_version")
 
 
 def read_manifest(output: OutputFiles) -> dict[str, Any] | None:
@@ -204,11 +204,15 @@ def finished_manifest(plan: Plan, output: OutputFiles, settings: ReceiptSettings
         if manifest is None or manifest["plan_id"] != plan.id:
             return None
         sizes = {part["name"]: part["file_bytes"] for part in manifest["parts"]}
+        versions = {part["name"]: part["input_version"] for part in manifest["parts"]}
         is_scored = manifest["spec"].get("gold_column") == settings.gold_column
         has_counts = all(isinstance(manifest[name], int) for name in ("rows", "errors"))
     except (KeyError, TypeError, AttributeError):
         return None
     names = {part.name for part in plan.parts}
+    # The parts of rewritten files have been compared with their rows (`changed_input.continue_plan`).
+    if plan.stored_id is None and versions != {part.name: part.file.version for part in plan.parts}:
+        return None
     is_same = (
         sizes.keys() == names
         and sizes == output.parts()

@@ -29,10 +29,12 @@ class Receipt:
     `plan_id` is the id of the plan that the file belongs to. `labels` counts the rows of every label; rows
     with a null label (abstained) are counted under "". `confusion` counts rows by (gold label, label) for
     `gold_column`; it is empty without --gold-column.
+    `input_version` is that of the input file whose rows the part was made from.
     """
 
     part: int
     plan_id: str
+    input_version: str
     rows: int
     errors: int
     prompt_tokens: int
@@ -72,14 +74,15 @@ class ReceiptSettings:
 
 
 def read_footer(data: bytes) -> tuple[pq.FileMetaData, dict[str, Any]]:
-    """Return the Parquet metadata of a part file, and what tirazh wrote in it: `part`, `rows`, `plan_id`.
+    """Return the Parquet metadata of a part file, and what tirazh wrote in it: `part`, `rows`, `plan_id`
+    and `input_version`.
 
     Raises ValueError, with the reason, for bytes that are not a part file.
     """
     try:
         metadata = pq.read_metadata(pa.BufferReader(data))
         footer = json.loads((metadata.metadata or {})[FOOTER_KEY])
-        return metadata, {name: footer[name] for name in ("part", "rows", "plan_id")}
+        return metadata, {name: footer[name] for name in ("part", "rows", "plan_id", "input_version")}
     except KeyError as error:
         raise ValueError("its footer was not written by this version of tirazh") from error
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
@@ -106,6 +109,7 @@ def make_receipt(data: bytes, settings: ReceiptSettings) -> Receipt:
         return Receipt(
             part=footer["part"],
             plan_id=footer["plan_id"],
+            input_version=footer["input_version"],
             rows=table.num_rows,
             errors=table.num_rows - errors.null_count,
             prompt_tokens=_sum(table, prefix + schema.PROMPT_TOKENS),

@@ -9,6 +9,7 @@ from typing import Any
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.output.changed_input import compare_part
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.names import OutputFiles, receipt_name
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belongs, make_receipt
@@ -27,9 +28,9 @@ class OutputState:
 
     `receipts` are those of the intact parts, by index. Those in `unsaved` have to be written: the stored one
     is missing, damaged, or counts another gold column. `damaged` are names of part files that are not what
-    their receipt says, or not complete files. `orphaned` are names of parts that have a receipt and no file.
-    `remaining` are the parts to make, in order: damaged or without a file. `rescored` is the number
-    of unsaved receipts that replace one with another gold column.
+    their receipt says, not complete files, or made from other input rows. `orphaned` are names of parts that
+    have a receipt and no file. `remaining` are the parts to make, in order: damaged or without a file.
+    `rescored` is the number of unsaved receipts that replace one with another gold column.
     """
 
     receipts: dict[int, Receipt]
@@ -68,6 +69,8 @@ def survey(plan: Plan, output: OutputFiles, settings: ReceiptSettings) -> Output
     for part in existing:
         receipt = stored[part]
         if receipt is not None and receipt.file_bytes != sizes[part.name]:
+            damaged.append(part)
+        elif receipt is not None and not _has_current_rows(receipt, part, plan, output):
             damaged.append(part)
         elif receipt is not None and receipt.gold_column == settings.gold_column:
             found[part.index] = receipt
@@ -127,6 +130,17 @@ def _read_receipt(part: Part, plan: Plan, output: OutputFiles, names: Collection
     except (InputError, ValueError, KeyError, TypeError):
         return None
     return receipt
+
+
+def _has_current_rows(receipt: Receipt, part: Part, plan: Plan, output: OutputFiles) -> bool:
+    """Whether a part was made from the present version of its input file, or from the same rows."""
+    if receipt.input_version == part.file.version:
+        return True
+    try:
+        data = keep_trying(lambda: output.storage.read(output.part(part.name)))
+        return compare_part(part, plan.schema, output.storage, data) is None
+    except InputError:  # the input file was archived after its parts were finished
+        return True
 
 
 def _make_receipt(

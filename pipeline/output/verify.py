@@ -184,8 +184,8 @@ class _Check:
         if problem is None and names[: len(self.plan.schema)] != self.plan.schema.names:
             problem = f"{part.name} does not have all columns of the input"
         difference = None
-        if problem is None and self.current_input is not None:
-            difference = self.current_input.compare(part, data)
+        if problem is None and receipt is not None and self.current_input is not None:
+            difference = self.current_input.compare(part, data, receipt.input_version)
         return _CheckedPart(metadata.num_rows, receipt if problem is None else None, problem, difference)
 
     def _check_receipt(self, part: Part, data: bytes) -> tuple[Receipt | None, str | None]:

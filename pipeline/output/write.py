@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +41,15 @@ class WriteConfig:
     """What the sink needs besides the rows.
 
     `output` is the directory that the parts are written to, `lease` that of the job's output, checked before
-    every write. It is None only for an output that no other run can see.
+    every write. It is None only for an output that no other run can see. `input_versions` has, for every
+    part, the version of the input file that this run reads.
     """
 
     output: OutputFiles
     layout: OutputLayout
     plan_id: str
     total_parts: int
+    input_versions: Sequence[str]
     tokenizer_dir: str
     receipts: ReceiptSettings
     lease: LeaseToken | None = None
@@ -66,7 +69,7 @@ class WriteStep:
         config = self.config
         try:
             done = assemble(table, config.layout, cached_tokenizer(config.tokenizer_dir))
-            data = to_parquet(done, footer={"part": part, "rows": done.num_rows, "plan_id": config.plan_id})
+            data = to_parquet(done, footer=self._footer(part, done.num_rows))
         except pa.ArrowException as error:
             name = part_name(part, config.total_parts, config.plan_id)
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
@@ -75,6 +78,10 @@ class WriteStep:
             ) from error
         receipt = self._store(part, done.num_rows, data)
         return summary_row(part, rows=receipt.rows, errors=receipt.errors, written=True)
+
+    def _footer(self, part: int, rows: int) -> dict[str, Any]:
+        version = self.config.input_versions[part]
+        return {"part": part, "rows": rows, "plan_id": self.config.plan_id, "input_version": version}
 
     def _store(self, part: int, rows: int, data: bytes) -> Receipt:
         """Create the part file and write its receipt, which describes the file that is stored."""

@@ -55,6 +55,7 @@ def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
             layout=layout,
             plan_id=plan.id,
             total_parts=3,
+            input_versions=[part.file.version for part in plan.parts],
             tokenizer_dir=str(model_dir),
             receipts=ReceiptSettings(prefix="", gold_column="topic"),
         )

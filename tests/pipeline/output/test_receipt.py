@@ -16,7 +16,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belongs, make_receipt
 from tirazh.pipeline.output.write import to_parquet
 
-FOOTER = {"part": 3, "rows": 2, "plan_id": "0" * 32}
+FOOTER = {"part": 3, "rows": 2, "plan_id": "0" * 32, "input_version": "7"}
 PLAIN = ReceiptSettings(prefix="", gold_column=None)
 
 

@@ -44,6 +44,7 @@ def write_config(tmp_path: Path, model_dir: Path) -> WriteConfig:
         layout=CLASSIFY,
         plan_id="f" * 32,
         total_parts=3,
+        input_versions=["1", "2", "3"],
         tokenizer_dir=str(model_dir),
         receipts=ReceiptSettings(prefix="", gold_column="topic"),
     )
@@ -149,7 +150,7 @@ def test_a_part_is_one_file_with_its_receipt(write_config: WriteConfig, tmp_path
     path = tmp_path / "out/part-00001-of-00003-ffffffff.parquet"
     metadata = pq.read_metadata(path)
     assert metadata.row_group(0).column(0).compression == "ZSTD"
-    assert json.loads(metadata.metadata[b"tirazh"]) == {"plan_id": "f" * 32, "part": 1, "rows": 3}
+    assert json.loads(metadata.metadata[b"tirazh"]) == {"plan_id": "f" * 32, "part": 1, "rows": 3, "input_version": "2"}
     receipt = Receipt.from_json((tmp_path / "out/_tirazh/receipts/part-00001-of-00003-ffffffff.json").read_bytes())
     assert (receipt.rows, receipt.errors, receipt.prompt_tokens) == (3, 1, 7)
     assert receipt.file_bytes == path.stat().st_size
@@ -181,7 +182,7 @@ def other_bytes(config: WriteConfig) -> bytes:
     """A file of the same part with other bytes: another machine may differ in the last bits of a float."""
     table = assemble(scored(), config.layout, cached_tokenizer(config.tokenizer_dir))
     changed = table.set_column(3, "confidence", pa.array([0.75, 0.5, None], pa.float32()))
-    return to_parquet(changed, footer={"part": 1, "rows": 3, "plan_id": config.plan_id})
+    return to_parquet(changed, footer={"part": 1, "rows": 3, "plan_id": config.plan_id, "input_version": "2"})
 
 
 def test_a_part_that_another_task_has_written_stays_and_the_receipt_describes_it(write_config: WriteConfig) -> None:
