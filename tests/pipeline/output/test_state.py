@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.pipeline.output.conftest import MakeSpec
@@ -15,9 +17,11 @@ from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.receipt import ReceiptSettings, make_receipt, read_footer
 from tirazh.pipeline.output.seal import read_sealed_json
 from tirazh.pipeline.output.state import survey
 from tirazh.pipeline.output.verify import verify
+from tirazh.pipeline.output.write import to_parquet
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
@@ -79,6 +83,26 @@ def test_a_damaged_part_is_made_again_by_the_same_command(
     assert made == [1]
     assert [line.rpartition(": ")[2] for line in lines] == [name for name in [sorted(before)[1]] if damage != MISSING]
     assert {name: finished.storage.read(finished.part(name)) for name in finished.parts()} == before
+    assert verify(finished.directory).problems == ()
+
+
+@pytest.mark.parametrize("has_other_rows", [True, False], ids=["other rows", "the same rows"])
+def test_a_part_of_another_version_of_the_input_counts_if_its_rows_are_those_of_the_input(
+    finished: OutputFiles, make_spec: MakeSpec, made: list[int], has_other_rows: bool
+) -> None:
+    """The input was replaced by an earlier version while the job was resumed, and is now what it was before."""
+    name = part(finished, 1)
+    data = finished.storage.read(finished.part(name))
+    table, footer = pq.read_table(pa.BufferReader(data)), read_footer(data)[1] | {"input_version": "earlier"}
+    if has_other_rows:
+        table = table.set_column(0, "text", pa.array(["earlier"] * 10, pa.string()))
+    stored = to_parquet(table, footer=footer)
+    receipt = make_receipt(stored, ReceiptSettings(prefix="", gold_column=None))
+    finished.storage.write(finished.part(name), stored)
+    finished.storage.write(finished.receipt(name), receipt.to_json())
+    finished.storage.remove(finished.part("_SUCCESS"))
+    run_job(make_spec(output=finished.directory))
+    assert made == ([1] if has_other_rows else [])
     assert verify(finished.directory).problems == ()
 
 

@@ -185,6 +185,19 @@ def other_bytes(config: WriteConfig) -> bytes:
     return to_parquet(changed, footer={"part": 1, "rows": 3, "plan_id": config.plan_id, "input_version": "2"})
 
 
+def test_a_stored_part_that_was_made_from_other_input_rows_is_replaced(write_config: WriteConfig) -> None:
+    """A run that continues on a rewritten input keeps its plan, and a former holder may write late."""
+    output, name = write_config.output, "part-00001-of-00003-ffffffff.parquet"
+    table = assemble(scored(), write_config.layout, cached_tokenizer(write_config.tokenizer_dir))
+    other = table.set_column(0, "text", pa.array(["a", "other", None], pa.string()))
+    footer = {"part": 1, "rows": 3, "plan_id": write_config.plan_id, "input_version": "1"}
+    output.storage.write(output.part(name), to_parquet(other, footer=footer))
+    WriteStep(write_config)(scored())
+    stored = pq.read_table(pa.BufferReader(output.storage.read(output.part(name))))
+    assert stored.column("text").to_pylist() == scored().column("text").to_pylist()
+    assert Receipt.from_json(output.storage.read(output.receipt(name))).input_version == "2"
+
+
 def test_a_part_that_another_task_has_written_stays_and_the_receipt_describes_it(write_config: WriteConfig) -> None:
     output, name = write_config.output, "part-00001-of-00003-ffffffff.parquet"
     stored = other_bytes(write_config)
