@@ -52,7 +52,8 @@ def full_uri(uri: str) -> str:
     """Normalise `uri` so that it is valid in every process of a cluster: local paths become absolute.
 
     A scheme with two names gets one of them, and a slash at the end is removed.
-    Raises RequestError for an unknown scheme, which would otherwise be taken for a relative path.
+    Raises RequestError for an unknown scheme, which would otherwise be taken for a relative path, and for an
+    address without a bucket.
     """
     if uri.startswith("file://"):
         uri = uri.removeprefix("file://")
@@ -61,6 +62,8 @@ def full_uri(uri: str) -> str:
     if not is_remote(uri):
         return os.path.abspath(os.path.expanduser(uri))
     scheme, _, rest = uri.partition("://")
+    if not rest.strip("/"):
+        raise RequestError(f"{uri} names no bucket; give an address such as {scheme}://bucket/path")
     return f"{_ALIASES.get(scheme, scheme)}://{rest.rstrip('/')}"
 
 

@@ -15,6 +15,7 @@ import pytest
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.mutations import mutants
 from tests.fuzz.tables import WRITERS, parquet, run_without_inference, valid_table
+from tirazh.pipeline.input.parts import part_name
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.spec import JobSpec
 
@@ -229,7 +230,7 @@ def test_a_file_with_an_unusual_name_is_read_and_no_other_file_appears(
     path.write_bytes(parquet(valid_table()))
     before = sorted(os.listdir(tmp_path))
     plan = plan_job(job())
-    assert {part.name for part in plan.parts} <= {f"part-{n:05d}-of-{len(plan.parts):05d}.parquet" for n in range(9)}
+    assert {part.name for part in plan.parts} <= {part_name(n, len(plan.parts), plan.id) for n in range(9)}
     assert attempt("file names", name, lambda: run_without_inference(job())) == ""
     assert sorted(os.listdir(tmp_path)) == before
 
