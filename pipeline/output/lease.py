@@ -46,8 +46,18 @@ _JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray passes the id of a submitte
 class Lease:
     """A held lease. A thread renews it until it is released or lost."""
 
-    def __init__(self, output: OutputFiles, record: LeaseRecord, *, is_certain: bool, tell: Tell | None = None) -> None:
+    def __init__(
+        self,
+        output: OutputFiles,
+        record: LeaseRecord,
+        *,
+        is_certain: bool,
+        wait_s: float = 0.0,
+        tell: Tell | None = None,
+    ) -> None:
+        """`wait_s` is how long writes of former holders may be on their way: their `settle_s`."""
         self._record = record
+        self._wait_s = wait_s
         self._tell = tell
         self._taken_at = CLOCK.monotonic()
         self._confirmable_at = self._taken_at + (0.0 if is_certain else RACE_WINDOW_S)
@@ -82,12 +92,12 @@ class Lease:
         """Wait until no write of a former holder with another plan can be on its way.
 
         To be called before files of other plans are removed for the last time. Such a holder passed its check
-        before this run took the lease, and a write takes less than `settle_s`. Returns at once if the former
+        before this run took the lease, and a write takes less than its `settle_s`. Returns at once if the former
         holders released the lease or had the same plan. Raises JobError if the lease is lost.
         """
         record = self._record
         late = {holder.plan_id for holder in record.former if holder.may_write}
-        left_s = max(0.0, self._taken_at + record.settle_s - CLOCK.monotonic())
+        left_s = max(0.0, self._taken_at + self._wait_s - CLOCK.monotonic())
         if late and left_s and (late != {record.plan_id} or None in late):
             if self._tell is not None:
                 self._tell(f"waiting {left_s:.0f} s for the end of writes of a run that lost this output")
@@ -175,7 +185,13 @@ def _take(output: OutputFiles, lease_s: float, tell: Tell | None) -> Lease:
         # has just created.
         if is_created or _is_ours(output, record):
             if LeaseToken(output, record.epoch, record.token, lease_s).is_held:
-                return Lease(output, record, is_certain=is_created and not is_remote(output.directory), tell=tell)
+                return Lease(
+                    output,
+                    record,
+                    is_certain=is_created and not is_remote(output.directory),
+                    wait_s=former.settle_s if former is not None else lease_s,
+                    tell=tell,
+                )
 
 
 def _is_ours(output: OutputFiles, record: LeaseRecord) -> bool:
