@@ -87,8 +87,9 @@ def test_a_bad_request_prints_one_sentence_and_writes_nothing(
     monkeypatch.chdir(folder)
     before = sorted(folder.rglob("*"))
     flags, says = CASES[name]
-    given = ["--input", "good.parquet", "--output", "out", "--model", "model"]
-    code = main(["finetune", *given, *flags])
+    given = {"--input": "good.parquet", "--output": "out", "--model": "model"}
+    others = [text for flag, value in given.items() if flag not in flags for text in (flag, value)]
+    code = main(["finetune", *others, *flags])
     shown = capsys.readouterr()
     assert (code, shown.out) == (2, "")
     assert len(shown.err.splitlines()) == 1
