@@ -17,7 +17,7 @@ from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.graph import build_graph, max_parts_in_flight, run_graph
 from tirazh.pipeline.input.datasource import PartsDatasource
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.storage.disk import StoredFile
+from tirazh.pipeline.storage.disk import StoredFile, disk_version
 from tirazh.pipeline.storage.filesystem import Storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
@@ -47,7 +47,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, write_input: Callable[..., Path]) -> 
     """The rows that a graph with a slow sink returns about its parts."""
     path = write_input("a.parquet", id=range(PARTS))
     status = path.stat()
-    file = StoredFile(str(path), path.name, status.st_size, str(status.st_mtime_ns))
+    file = StoredFile(str(path), path.name, status.st_size, disk_version(status))
     source = PartsDatasource([Part(i, PARTS, file, i, i + 1) for i in range(PARTS)], Storage())
     monkeypatch.setattr(graph, "InferStep", FastStep)
     with data_settings(max_parts_in_flight=max_parts_in_flight(1, IN_FLIGHT)):

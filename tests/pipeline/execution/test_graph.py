@@ -22,7 +22,7 @@ from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, run_g
 from tirazh.pipeline.execution.run_resources import StepCpus
 from tirazh.pipeline.input.datasource import PartsDatasource
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.storage.disk import StoredFile
+from tirazh.pipeline.storage.disk import StoredFile, disk_version
 from tirazh.pipeline.storage.filesystem import Storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
@@ -83,7 +83,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Part]], list
 
 def cut(path: Path, rows: int, number: int) -> list[Part]:
     status = path.stat()
-    file = StoredFile(str(path), path.name, status.st_size, str(status.st_mtime_ns))
+    file = StoredFile(str(path), path.name, status.st_size, disk_version(status))
     return [Part(i, number, file, rows * i // number, rows * (i + 1) // number) for i in range(number)]
 
 
