@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from tirazh.pipeline.build import run_job
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.seal import read_sealed_json
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -44,7 +44,7 @@ def test_overwrite_replaces_the_output_of_another_job(finished: OutputFiles, mak
     assert not before & set(finished.parts())
     assert verify(finished.directory).problems == ()
     assert finished.storage.names(finished.staged.directory) == {}
-    assert json.loads(finished.storage.read(finished.own("manifest.json"))) == manifest
+    assert read_sealed_json(finished.storage.read(finished.own("manifest.json"))) == manifest
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_overwrite_replaces_the_output_of_another_job(finished: OutputFiles, mak
 def test_an_overwrite_that_cannot_start_leaves_the_output_as_it_is(
     finished: OutputFiles, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
-    def failing(*arguments: Any) -> None:
+    def failing(*arguments: Any, **options: Any) -> None:
         raise error
 
     before = visible(finished)
