@@ -48,9 +48,9 @@ def training(output: TrainingOutput, token: LeaseToken, **changes: Any) -> Itera
         )
         write_checkpoint(work.checkpoints, state, keep=STEPS, fence=token)
         yield
-    newest = find_checkpoints(work.checkpoints, made["training"])[-1]
     exported = work.of_run("export", token.token[:8])
-    exported.mkdir(parents=True)
+    token.guard(lambda: exported.mkdir(parents=True))
+    newest = find_checkpoints(work.checkpoints, made["training"])[-1]
     for name in ("config.json", "model.safetensors"):
         (exported / name).write_text(f"{newest.weight_rows('w', 0, 1)[0, 0]:g}")
     manifest = {"training": made["training"]}
