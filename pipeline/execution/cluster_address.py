@@ -18,7 +18,7 @@ from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from tirazh.errors import RequestError
 from tirazh.pipeline.execution.cluster_token import ClusterToken, find_token, rejection
 
-ANSWER_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 30.0
 _CLIENT_SCHEME = "ray://"
 _LOCAL = "local"
 _POLL_S = 0.2
