@@ -23,7 +23,6 @@ from tirazh.pipeline.output.quality import quality
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings
 from tirazh.pipeline.output.report import render
 from tirazh.pipeline.output.seal import read_sealed_json, to_sealed_json
-from tirazh.pipeline.output.state import survey
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import ClassifySpec, JobSpec
 from tirazh.pipeline.storage.errors import show_uri
@@ -42,11 +41,6 @@ def unfinished(plan: Plan, output: OutputFiles) -> list[Part]:
     """The parts without a file. Takes one listing and opens no file."""
     existing = output.parts()
     return [part for part in plan.parts if part.name not in existing]
-
-
-def remaining_parts(plan: Plan, output: OutputFiles, spec: JobSpec) -> list[Part]:
-    """The parts that a run of `spec` would make: those without a file, and those whose file is damaged."""
-    return survey(plan, output, receipt_settings(spec)).remaining
 
 
 def read_receipts(plan: Plan, output: OutputFiles, parts: Iterable[Part]) -> list[Receipt]:
