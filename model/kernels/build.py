@@ -13,6 +13,7 @@ import functools
 import hashlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -100,13 +101,30 @@ def _load(folder: Path, name: str, stem: str, command: tuple[str, ...]) -> ctype
     """Load a library from the cache, into which it is compiled if need be. Raises OSError."""
     path = _cached_or_compiled(folder, name, stem, command)
     try:
-        library = ctypes.CDLL(str(path))
+        library = _open(path)
     except OSError:  # removed in the meantime, or made for another system: once more
         path.unlink(missing_ok=True)
-        library = ctypes.CDLL(str(_cached_or_compiled(folder, name, stem, command)))
+        library = _open(_cached_or_compiled(folder, name, stem, command))
     if not has_exact_arithmetic(library):
         raise compiler.CompilerError(f"{command[0]} compiles NaN, infinity or sums inexactly (is it a wrapper script?)")
     return library
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """Load a shared library and keep this thread's floating-point mode. Raises OSError.
+
+    GCC before version 13 links start-up code into libraries made with `-ffast-math`; it makes the
+    thread that loads one, and all threads it starts later, flush subnormal numbers to zero.
+    """
+    kept = _keeps_subnormals()
+    library = ctypes.CDLL(str(path))
+    if kept and not _keeps_subnormals():
+        torch.set_flush_denormal(False)
+    return library
+
+
+def _keeps_subnormals() -> bool:
+    return sys.float_info.min / 2 > 0
 
 
 def _cached_or_compiled(folder: Path, name: str, stem: str, command: tuple[str, ...]) -> Path:

@@ -124,6 +124,19 @@ def test_a_wrapper_script_cannot_give_up_exact_arithmetic(
     assert "NaN" in record.message
 
 
+@pytest.mark.parametrize("option", ["-ffast-math", "-funsafe-math-optimizations"])
+def test_loading_a_kernel_does_not_make_the_process_flush_subnormal_numbers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    """GCC before 13 links code into such libraries that changes the mode of the thread that loads them."""
+    for script in (f'exec {CC} {option} "$@"', f'exec {CC} "$@" {option}'):
+        monkeypatch.setenv("CC", str(wrapper(tmp_path, script)))
+        forget()
+        load()
+        assert sys.float_info.min / 2 > 0
+    assert libraries(folder)
+
+
 @pytest.mark.parametrize(
     ("text", "other"),
     [
