@@ -95,37 +95,58 @@ def make_receipt(data: bytes, settings: ReceiptSettings) -> Receipt:
     Raises ValueError, with the reason, for bytes that are not a complete part file.
     """
     metadata, footer = read_footer(data)
-    names = metadata.schema.to_arrow_schema().names
-    prefix = settings.prefix
-    # The added columns are the last five. Those of the input may have any names.
-    is_classify = len(names) >= len(schema.classify_fields()) and names[-5] == prefix + schema.LABEL
-    wanted = (schema.LABEL, schema.CONFIDENCE) if is_classify else (schema.COMPLETION_TOKENS,)
-    gold = settings.gold_column if is_classify else None
-    columns = [prefix + name for name in (*wanted, schema.PROMPT_TOKENS, schema.ERROR)]
+    wanted = _columns(metadata.schema.to_arrow_schema().names, settings)
     try:
-        table = pq.read_table(pa.BufferReader(data), columns=[*columns, *([gold] if gold else [])])
-        errors = table.column(prefix + schema.ERROR)
-        kinds = Counter(error for error in errors.to_pylist() if error is not None)
-        return Receipt(
-            part=footer["part"],
-            plan_id=footer["plan_id"],
-            input_version=footer["input_version"],
-            rows=table.num_rows,
-            errors=table.num_rows - errors.null_count,
-            prompt_tokens=_sum(table, prefix + schema.PROMPT_TOKENS),
-            completion_tokens=0 if is_classify else _sum(table, prefix + schema.COMPLETION_TOKENS),
-            file_bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            # Messages may contain numbers of the row, so their count is bounded. They are sorted for
-            # reproducible bytes.
-            error_kinds=dict(sorted(kinds.most_common(20))),
-            labels=_count_labels(table, prefix) if is_classify else {},
-            gold_column=gold,
-            confusion=_confusion(table, prefix, gold) if gold else [],
-            confidence_sum=float(_sum(table, prefix + schema.CONFIDENCE)) if is_classify else 0.0,
-        )
+        return describe_part(pq.read_table(pa.BufferReader(data), columns=wanted), data, footer, settings)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(f"its rows cannot be read ({type(error).__name__})") from error
+
+
+def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings: ReceiptSettings) -> Receipt:
+    """Make the receipt of a part from its table and the file that was made from it.
+
+    It equals `make_receipt(data, settings)`, without decoding the file again. `footer` is what
+    `read_footer` returns for the file.
+    """
+    prefix = settings.prefix
+    is_classify = _is_classify(table.column_names, prefix)
+    gold = settings.gold_column if is_classify else None
+    errors = table.column(prefix + schema.ERROR)
+    kinds = Counter(error for error in errors.drop_null().to_pylist())
+    return Receipt(
+        part=footer["part"],
+        plan_id=footer["plan_id"],
+        input_version=footer["input_version"],
+        rows=table.num_rows,
+        errors=table.num_rows - errors.null_count,
+        prompt_tokens=_sum(table, prefix + schema.PROMPT_TOKENS),
+        completion_tokens=0 if is_classify else _sum(table, prefix + schema.COMPLETION_TOKENS),
+        file_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        # Messages may contain numbers of the row, so their count is bounded. They are sorted for
+        # reproducible bytes.
+        error_kinds=dict(sorted(kinds.most_common(20))),
+        labels=_count_labels(table, prefix) if is_classify else {},
+        gold_column=gold,
+        confusion=_confusion(table, prefix, gold) if gold else [],
+        confidence_sum=float(_sum(table, prefix + schema.CONFIDENCE)) if is_classify else 0.0,
+    )
+
+
+def _columns(names: list[str], settings: ReceiptSettings) -> list[str]:
+    """The columns of a part file that its receipt is made from."""
+    is_classify = _is_classify(names, settings.prefix)
+    own = (schema.LABEL, schema.CONFIDENCE) if is_classify else (schema.COMPLETION_TOKENS,)
+    columns = [settings.prefix + name for name in (*own, schema.PROMPT_TOKENS, schema.ERROR)]
+    return [settings.gold_column, *columns] if is_classify and settings.gold_column else columns
+
+
+def _is_classify(names: list[str], prefix: str) -> bool:
+    """Whether the last five columns, which are the added ones, are those of classify.
+
+    The columns of the input may have any names.
+    """
+    return prefix + schema.LABEL in names[-5:]
 
 
 def check_belongs(receipt: Receipt, *, part: int, rows: int, plan_id: str) -> None:

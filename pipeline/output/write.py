@@ -2,7 +2,7 @@
 
 It runs as a CPU task of Ray Data. A part is created and never replaced: if its file exists already,
 because another task made the same part or because the response to our own write was lost, the stored file
-counts. The receipt (rows, tokens, errors, SHA-256) is written after the file, from its bytes.
+counts. The receipt (rows, tokens, errors, SHA-256) is written after the file and describes what is stored.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.receipt import FOOTER_KEY, Receipt, ReceiptSettings, check_belongs, make_receipt
+from tirazh.pipeline.output.receipt import (
+    FOOTER_KEY,
+    Receipt,
+    ReceiptSettings,
+    check_belongs,
+    describe_part,
+    make_receipt,
+)
 from tirazh.pipeline.prompts.encode import cached_tokenizer
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
@@ -69,23 +76,28 @@ class WriteStep:
         config = self.config
         try:
             done = assemble(table, config.layout, cached_tokenizer(config.tokenizer_dir))
-            data = to_parquet(done, footer=self._footer(part, done.num_rows))
+            footer = self._footer(part, done.num_rows)
+            data = to_parquet(done, footer=footer)
         except pa.ArrowException as error:
             name = part_name(part, config.total_parts, config.plan_id)
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
             raise JobError(
                 f"the results of {name} ({table.num_rows} rows) cannot be written as Parquet: {reason}"
             ) from error
-        receipt = self._store(part, done.num_rows, data)
+        receipt = self._store(describe_part(done, data, footer, config.receipts), data)
         return summary_row(part, rows=receipt.rows, errors=receipt.errors, written=True)
 
     def _footer(self, part: int, rows: int) -> dict[str, Any]:
         version = self.config.input_versions[part]
         return {"part": part, "rows": rows, "plan_id": self.config.plan_id, "input_version": version}
 
-    def _store(self, part: int, rows: int, data: bytes) -> Receipt:
-        """Create the part file and write its receipt, which describes the file that is stored."""
+    def _store(self, made: Receipt, data: bytes) -> Receipt:
+        """Create the part file from `data` and write its receipt, which describes the file that is stored.
+
+        `made` is the receipt of `data`. Another one is returned if the part was stored already.
+        """
         config = self.config
+        part, rows = made.part, made.rows
         name = part_name(part, config.total_parts, config.plan_id)
         output, uri = GuardedOutput(config.output, config.lease), config.output.part(name)
         for _ in range(_ATTEMPTS):
@@ -94,7 +106,7 @@ class WriteStep:
             if stored is None:  # removed in between, by the next holder of the lease or by hand
                 continue
             try:
-                receipt = make_receipt(stored, config.receipts)
+                receipt = made if is_new else make_receipt(stored, config.receipts)
                 check_belongs(receipt, part=part, rows=rows, plan_id=config.plan_id)
                 if not is_new:
                     _check_input_columns(stored, data, config.layout.columns.names)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.pipeline import schema
-from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belongs, make_receipt
+from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belongs, describe_part, make_receipt
 from tirazh.pipeline.output.write import to_parquet
 
 FOOTER = {"part": 3, "rows": 2, "plan_id": "0" * 32, "input_version": "7"}
@@ -107,3 +107,30 @@ def test_a_receipt_belongs_to_one_part_of_one_plan(change: dict[str, object]) ->
             rows=2,
             plan_id="0" * 32,
         )
+
+
+CONFIDENCES = st.none() | st.floats(0, 1, width=32)
+TOPICS = st.none() | st.text(max_size=3)
+
+
+@given(st.data(), st.integers(0, 40), st.booleans())
+def test_a_receipt_made_from_the_table_equals_that_made_from_the_file(
+    data: st.DataObject, rows: int, is_classify: bool
+) -> None:
+    """A new part is described from memory; one that another task has stored is decoded."""
+
+    def column(values: st.SearchStrategy[object]) -> list[object]:
+        return data.draw(st.lists(values, min_size=rows, max_size=rows))
+
+    table = classified(topic=["a", "b"]) if is_classify else generated(topic=["a", "b"])
+    drawn = {schema.LABEL: TOPICS, schema.CONFIDENCE: CONFIDENCES, schema.ERROR: TOPICS, "topic": TOPICS}
+    counts = dict.fromkeys((schema.PROMPT_TOKENS, schema.COMPLETION_TOKENS), st.none() | st.integers(0, 2**31 - 1))
+    table = pa.table(
+        [pa.array(column((drawn | counts).get(field.name, st.none())), field.type) for field in table.schema],
+        schema=table.schema,
+    )
+    if data.draw(st.booleans()):
+        table = table.set_column(0, "topic", table.column("topic").dictionary_encode())
+    for settings in (PLAIN, ReceiptSettings(prefix="", gold_column="topic")):
+        file = to_parquet(table, footer=FOOTER)
+        assert describe_part(table, file, FOOTER, settings) == make_receipt(file, settings)
