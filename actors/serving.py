@@ -57,7 +57,8 @@ class EngineLoop:
         self._progress = progress
         self._idle = idle
         self._idle_interval_s = idle_interval_s
-        self._inbox: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()  # new and cancelled calls; None: stop
+        # New calls, and the futures of cancelled ones; None: stop.
+        self._inbox: queue.SimpleQueue[_Call | Future[list[Result]] | None] = queue.SimpleQueue()
         self._open: set[_Call] = set()
         self._waiting: dict[int, tuple[_Call, int]] = {}  # request id: its call, and its index there
         self._lock = threading.Lock()  # guards `_open` and `_has_ended`
@@ -78,7 +79,9 @@ class EngineLoop:
             if self._has_ended:
                 raise ReplicaError("the engine of this replica has ended")
             self._open.add(call)
-        call.future.add_done_callback(lambda future: self._inbox.put(call) if future.cancelled() else None)
+        # The callback must not refer to the call, which refers to the future: such a cycle keeps the
+        # requests and results of all calls in memory until the garbage collector runs.
+        call.future.add_done_callback(lambda future: self._inbox.put(future) if future.cancelled() else None)
         self._inbox.put(call)
         return call.future
 
@@ -117,9 +120,9 @@ class EngineLoop:
     def _take_calls(self) -> bool:
         """Hand all calls that have arrived to the engine, and take back those that were cancelled;
         wait for some while it has no work. False: stop."""
-        arrived = self._arrived_calls()
-        cancelled = {call for call in arrived if call is not None and call.future.cancelled()}
-        calls = [call for call in arrived if call is not None and call not in cancelled]
+        arrived = self._arrivals()
+        calls = [call for call in arrived if isinstance(call, _Call) and not call.future.cancelled()]
+        cancelled = {future for future in arrived if isinstance(future, Future)}
         owners = [(call, index) for call in calls for index in range(len(call.requests))]
         ids = self.engine.add([call.requests[index] for call, index in owners]) if owners else []
         self._waiting.update(zip(ids, owners, strict=True))
@@ -127,24 +130,24 @@ class EngineLoop:
             self._drop(cancelled)
         return None not in arrived
 
-    def _arrived_calls(self) -> list[_Call | None]:
-        calls: list[_Call | None] = []
+    def _arrivals(self) -> list[_Call | Future[list[Result]] | None]:
+        arrived: list[_Call | Future[list[Result]] | None] = []
         try:
             if not self.engine.has_work:
-                calls.append(self._inbox.get(timeout=self._idle_interval_s))
+                arrived.append(self._inbox.get(timeout=self._idle_interval_s))
             while True:
-                calls.append(self._inbox.get_nowait())
+                arrived.append(self._inbox.get_nowait())
         except queue.Empty:
-            return calls
+            return arrived
 
-    def _drop(self, cancelled: set[_Call]) -> None:
-        ids = {request_id for request_id, (call, _) in self._waiting.items() if call in cancelled}
+    def _drop(self, cancelled: set[Future[list[Result]]]) -> None:
+        ids = {request_id for request_id, (call, _) in self._waiting.items() if call.future in cancelled}
         for request_id in ids:
             del self._waiting[request_id]
         if ids:
             self.engine.cancel(ids)
         with self._lock:
-            self._open -= cancelled
+            self._open = {call for call in self._open if call.future not in cancelled}
 
     def _deliver(self, request_id: int, result: Result) -> None:
         call, index = self._waiting.pop(request_id)

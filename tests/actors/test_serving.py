@@ -3,7 +3,10 @@ forever."""
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -92,6 +95,34 @@ def test_calls_that_arrive_together_are_given_to_the_engine_together() -> None:
         assert (tokens_of(first.result(10)), tokens_of(second.result(10))) == ([1, 2], [3])
     assert engine.sizes_of_adds == [3]
     assert not loop.heartbeat().is_busy
+
+
+class Requests(list[Request]):
+    """A list that a weak reference can refer to."""
+
+
+def test_finished_and_cancelled_calls_leave_memory_without_the_garbage_collector() -> None:
+    """Ranks collect garbage rarely (`garbage.py`), so a reference cycle would keep the rows of many parts."""
+    loop, _, _ = make_loop(idle_interval_s=0.02)
+    gc.disable()
+    try:
+        with serving(loop):
+            calls = []
+            for number in range(6):
+                requests = Requests([prompt(number)] * 3)
+                calls.append(weakref.ref(requests))
+                future = loop.submit(requests)
+                if number % 2:
+                    assert len(future.result(10)) == 3
+                else:
+                    future.cancel()
+            del requests, future
+            deadline = time.monotonic() + 10
+            while any(call() is not None for call in calls) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert [call() for call in calls] == [None] * 6
+    finally:
+        gc.enable()
 
 
 def test_every_step_advances_the_heartbeat() -> None:
