@@ -32,7 +32,7 @@ _CPUS_PER_FURTHER_RANK = 0.01
 class StepCpus:
     """The CPUs that a task of a step reserves, and how many tasks of a step run at once."""
 
-    num_cpus: int = 0
+    num_cpus: float = 0
     concurrency: int = _TASKS_PER_REPLICA
 
 
@@ -60,7 +60,7 @@ def run_resources(replica: ReplicaConfig, *, replicas: int, tell: Tell | None = 
         replica = replace(replica, run_id=run_id)
         steps = StepCpus(concurrency=_TASKS_PER_REPLICA * replicas)
         if is_own_session() and is_only_run:
-            steps = StepCpus(num_cpus=1, concurrency=usable_cores())
+            steps = own_session_steps(usable_cores())
         elif is_own_session():
             replica = replace(replica, cpus_per_rank=_CPUS_PER_FURTHER_RANK)
         try:
@@ -69,6 +69,15 @@ def run_resources(replica: ReplicaConfig, *, replicas: int, tell: Tell | None = 
         finally:
             if ray.is_initialized():
                 release_leftovers(run_id)
+
+
+def own_session_steps(cores: int) -> StepCpus:
+    """The CPUs of steps in a session that tirazh has started, which has one CPU more than `cores` for them.
+
+    At most `cores` tasks run at once, of all steps together: each is a process with libraries of its own.
+    About half a CPU always remains for the ranks of a further run.
+    """
+    return StepCpus(num_cpus=round(1 + 0.5 / cores, 4), concurrency=cores)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group, placement_group_table, rem
 from tests.conftest import REPOSITORY
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import reserve
-from tirazh.pipeline.execution.run_resources import StepCpus, run_resources
+from tirazh.pipeline.execution.run_resources import StepCpus, own_session_steps, run_resources
 
 REPLICA = ReplicaConfig(model="none", engine="echo")
 TIMEOUT_S = 60
@@ -90,6 +90,13 @@ def test_steps_reserve_no_cpu_in_a_session_that_others_use() -> None:
     with holding(ray.cluster_resources()["CPU"] - 1), run_resources(REPLICA, replicas=3) as resources:
         assert resources.steps == StepCpus(num_cpus=0, concurrency=12)
         assert reserve(resources.replica).wait(TIMEOUT_S)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8, 64, 192])
+def test_on_its_own_machine_a_run_uses_all_cores_for_steps_and_leaves_a_share_to_another_run(cores: int) -> None:
+    steps, available = own_session_steps(cores), cores + 1
+    assert available // steps.num_cpus == steps.concurrency == cores
+    assert available - cores * steps.num_cpus > 0.4
 
 
 @pytest.mark.ray
