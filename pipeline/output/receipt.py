@@ -112,7 +112,7 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
     is_classify = _is_classify(table.column_names, prefix)
     gold = settings.gold_column if is_classify else None
     errors = table.column(prefix + schema.ERROR)
-    kinds = Counter(error for error in errors.drop_null().to_pylist())
+    kinds = Counter(error for error in errors.to_pylist() if error is not None)
     return Receipt(
         part=footer["part"],
         plan_id=footer["plan_id"],
