@@ -10,7 +10,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import psutil
 import ray
 
 from tirazh.errors import JobError
+from tirazh.pipeline.execution.start_priority import raised_priority
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +84,9 @@ def _start_with_retries(num_cpus: int, options: dict[str, Any], tell: Callable[[
     for number in range(1, _TRIES + 1):
         before = _children()
         try:
-            with _private_token():
+            # Only after a start that was too slow: it is not for a job to run before others.
+            quickly = raised_priority(partial(_started_since, before)) if number > 1 else nullcontext()
+            with quickly, _private_token():
                 ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
             return
         except BaseException as error:
@@ -109,15 +113,17 @@ def _clean_up(before: set[int]) -> None:
     """End what a failed start has left: Ray forgets the processes of a node that did not start in time."""
     with suppress(Exception):
         ray.shutdown()
-    left = [
-        process
-        for process in psutil.Process(os.getpid()).children(recursive=True)
-        if process.pid not in before and _is_ray(process)
-    ]
+    left = _started_since(before)
     for process in left:
         with suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(left, timeout=_KILL_TIMEOUT_S)
+
+
+def _started_since(before: set[int]) -> list[psutil.Process]:
+    """Ray's processes on this machine that are children of this process and not in `before`."""
+    children = psutil.Process(os.getpid()).children(recursive=True)
+    return [process for process in children if process.pid not in before and _is_ray(process)]
 
 
 def _children() -> set[int]:
