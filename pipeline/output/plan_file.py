@@ -142,6 +142,8 @@ def _difference(stored: Plan, plan: Plan) -> str | None:
     """
     names = sorted(set(stored.identity) | set(plan.identity))
     changed = [name for name in names if stored.identity.get(name) != plan.identity.get(name)]
+    if "input" in changed and _named_files(stored) == _named_files(plan):
+        changed.remove("input")  # the same files, named otherwise: a directory instead of a glob pattern
     # A stored dtype is decided, and "auto" accepts it.
     if plan.dtype not in ("auto", stored.dtype):
         changed.append("dtype")
@@ -152,6 +154,10 @@ def _difference(stored: Plan, plan: Plan) -> str | None:
     if stored.examples_sha256 != plan.examples_sha256:
         return "the --examples file has changed"
     return None
+
+
+def _named_files(plan: Plan) -> set[tuple[str, str]]:
+    return {(planned.file.uri, planned.file.key) for planned in plan.files}
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:

@@ -190,3 +190,15 @@ def test_an_added_file_that_takes_the_limit_does_not_look_like_a_removal(spec: C
     (line,) = run(limited)
     assert "0.parquet was added" in line
     assert texts(limited) == ALL_TEXTS[:6]
+
+
+def test_the_same_files_named_otherwise_are_the_same_input(spec: ClassifySpec) -> None:
+    """A directory, a glob pattern, and the files one by one."""
+    before = make_unfinished(spec, 1)
+    directory = spec.input[0]
+    for named in ((f"{directory}/*.parquet",), (f"{directory}/a.parquet", f"{directory}/b.parquet"), (directory,)):
+        assert run(replace(spec, input=named)) == []
+        assert {name: parts(spec)[name] for name in before} == before
+        assert not verify(spec.output).problems
+    with pytest.raises(OutputError, match=r"another job: --input differs"):
+        run(replace(spec, input=(f"{directory}/a.parquet",)))
