@@ -106,7 +106,9 @@ def _transport_type(arrow_type: _Type) -> _Type:
 
 def _widen(arrow_type: _Type) -> _Type:
     if pa.types.is_dictionary(arrow_type) and arrow_type.index_type.bit_width < _MIN_INDEX_BITS:
-        return pa.dictionary(pa.int32(), arrow_type.value_type, arrow_type.ordered)
+        # Inside of lists and structs polars reads only dictionaries with unsigned indices, such as it writes itself.
+        index = pa.int32() if pa.types.is_signed_integer(arrow_type.index_type) else pa.uint32()
+        return pa.dictionary(index, arrow_type.value_type, arrow_type.ordered)
     return arrow_type
 
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.file_metadata import adapt_metadata
 from tirazh.pipeline.input.arrow_types import restore, with_metadata
 from tirazh.pipeline.input.planned_schema import public_metadata
 from tirazh.pipeline.labels import decide
-from tirazh.pipeline.output.file_metadata import adapt_metadata
 
 _CHUNK_ENTRIES = 1 << 20
 
@@ -86,10 +86,10 @@ def _probabilities(
     for start in range(0, len(chances), rows):
         wanted = has_result[start : start + rows]
         values = chances[start : start + rows][wanted]
-        fields = [names.take(np.tile(np.arange(len(labels)), len(values))), pa.array(values.ravel())]
+        fields: list[Any] = [names.take(np.tile(np.arange(len(labels)), len(values))), pa.array(values.ravel())]
         entries = pa.StructArray.from_arrays(fields, [schema.LABEL, schema.PROBABILITY])
         offsets: Any = pa.array(np.concatenate([[0], np.cumsum(wanted * len(labels))]), pa.int32())
-        chunks.append(pa.ListArray.from_arrays(offsets, entries, mask=~wanted))
+        chunks.append(pa.ListArray.from_arrays(offsets, entries, mask=pa.array(~wanted)))
     return pa.chunked_array(chunks)
 
 
