@@ -31,6 +31,19 @@ def planned_type(arrow_type: _Type) -> _Type:
     return _rebuild(arrow_type, _widen)
 
 
+def storable(table: pa.Table) -> pa.Table:
+    """Return the table with dictionaries whose values are no views: pyarrow cannot write those of polars as Parquet."""
+
+    def change(inner: _Type) -> _Type:
+        if not pa.types.is_dictionary(inner):
+            return inner
+        return pa.dictionary(inner.index_type, _without_view(inner.value_type), inner.ordered)
+
+    fields = [field.with_type(_rebuild(field.type, change)) for field in table.schema]
+    columns = [_convert(column, field.type) for column, field in zip(table.columns, fields, strict=True)]
+    return pa.Table.from_arrays(columns, schema=with_metadata(fields, table.schema.metadata))
+
+
 def to_transport(table: pa.Table) -> pa.Table:
     """Return the table with the types in which Ray 2.60 can send it: views become plain strings and bytes.
 

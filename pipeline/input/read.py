@@ -17,6 +17,7 @@ from tirazh.errors import InputError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.arrow_types import READ_OPTIONS, to_transport
 from tirazh.pipeline.input.damage import find_damage
+from tirazh.pipeline.input.int96 import refuse_nanoseconds
 from tirazh.pipeline.input.overrides import hash_63
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.storage.errors import show_uri
@@ -77,7 +78,10 @@ def read_rows(part: Part, storage: Storage) -> pa.Table:
                 break
         if left:
             raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
-        return to_transport(pa.Table.from_batches(batches))
+        table = pa.Table.from_batches(batches)
+        exact = pq.ParquetFile(file, metadata=metadata, **reading)
+        refuse_nanoseconds(table, exact, groups, _groups_of(metadata, part)[1], part.file.uri)
+        return to_transport(table)
 
 
 def _how_to_read(metadata: pq.FileMetaData, groups: Sequence[int], rows: int, *, is_remote: bool) -> dict[str, Any]:
