@@ -18,10 +18,7 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
     """Raise InputError for a column that is missing, has the wrong type, occurs twice, or has the
     name of one that the job adds.
     """
-    # Arrow allows repeated names, but then a column cannot be selected by its name.
-    repeated = next((name for name, count in Counter(columns.names).items() if count > 1), None)
-    if repeated is not None:
-        raise InputError(f"the input has several columns {repeated!r}; rename all but one")
+    _check_names(columns, spec)
     if isinstance(spec, ClassifySpec):
         check_text_column(columns, spec.text_column, flag="--text-column")
         if spec.gold_column is not None:
@@ -30,10 +27,30 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
         check_text_column(columns, spec.prompt_column, flag="--prompt-column")
     if spec.template is not None:
         _check_template(columns, spec, source)
+
+
+def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
+    # Arrow allows repeated names, but then a column cannot be selected by its name.
+    repeated = next((name for name, count in Counter(columns.names).items() if count > 1), None)
+    if repeated is not None:
+        raise InputError(f"the input has several columns {repeated!r}; rename all but one")
+    # Spark and DuckDB do not distinguish upper and lower case; Spark then reads no column at all.
+    names: dict[str, str] = {}
+    for name in columns.names:
+        other = names.setdefault(name.lower(), name)
+        if other != name:
+            raise InputError(
+                f"the input has the columns {other!r} and {name!r}, which differ only in case; Spark and DuckDB could "
+                "not read the output; rename one of them"
+            )
     for name in added_columns(spec).names:
-        if name in columns.names:
-            raise InputError(f"the input already has a column {name!r}; rename the added columns with --prefix tirazh_")
-    reserved = next((name for name in columns.names if name.startswith(schema.RESERVED)), None)
+        found = names.get(name.lower())
+        if found is not None:
+            case = "" if found == name else f", which Spark and DuckDB do not distinguish from the added {name!r}"
+            raise InputError(
+                f"the input already has a column {found!r}{case}; rename the added columns with --prefix tirazh_"
+            )
+    reserved = next((name for name in columns.names if name.lower().startswith(schema.RESERVED)), None)
     if reserved is not None:
         raise InputError(
             f"column {reserved!r}: names that begin with {schema.RESERVED} are reserved for tirazh; rename the column"
@@ -48,8 +65,16 @@ def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> 
     if not variables:
         raise InputError("--template uses no column, so every prompt would be the same")
     for name in variables:
-        if pa.types.is_nested(columns.field(name).type) or is_binary(columns.field(name).type):
+        if not _has_text(columns.field(name).type):
             raise InputError(f"--template uses column {name!r}, which holds {columns.field(name).type}, not text")
+
+
+def _has_text(arrow_type: pa.DataType) -> bool:
+    """Whether the values have a form as text that a user would expect."""
+    if isinstance(arrow_type, pa.BaseExtensionType):
+        return isinstance(arrow_type, pa.UuidType) or _has_text(arrow_type.storage_type)
+    values = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
+    return not (pa.types.is_nested(values) or is_binary(values))
 
 
 def added_columns(spec: JobSpec) -> pa.Schema:

@@ -17,6 +17,7 @@ COMPLETION_TOKENS = "completion_tokens"
 LABEL = "label"
 CONFIDENCE = "confidence"
 PROBABILITIES = "probabilities"
+PROBABILITY = "probability"
 ERROR = "error"
 
 # The prefix of the columns that exist only between the steps of a running job; reserved, so no
@@ -61,11 +62,16 @@ def generate_fields(samples: int) -> list[pa.Field[Any]]:
 
 
 def classify_fields() -> list[pa.Field[Any]]:
-    """The columns that `classify` adds, in order."""
+    """The columns that `classify` adds, in order.
+
+    `probabilities` has one entry for each label, in the order of the labels. It is no map, which
+    Hugging Face datasets cannot read.
+    """
+    entry = pa.struct([pa.field(LABEL, pa.string()), pa.field(PROBABILITY, pa.float32())])
     return [
         pa.field(LABEL, pa.string()),
         pa.field(CONFIDENCE, pa.float32()),
-        pa.field(PROBABILITIES, pa.map_(pa.string(), pa.float32())),
+        pa.field(PROBABILITIES, pa.list_(entry)),
         pa.field(PROMPT_TOKENS, pa.int32()),
         pa.field(ERROR, pa.string()),
     ]

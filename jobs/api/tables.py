@@ -55,8 +55,10 @@ def _parquet_bytes(table: object) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from tirazh.pipeline.input.arrow_types import storable
+
     try:
-        arrow = pa.table(table)
+        arrow = storable(pa.table(table))
     except (pa.ArrowException, TypeError) as error:
         raise InputError(
             f"the {type(table).__name__} given as input is no table that Arrow can read: {error}"
@@ -68,8 +70,26 @@ def _parquet_bytes(table: object) -> bytes:
         )
     # The name is the hash of these bytes, so they must not depend on the time or the process.
     sink = io.BytesIO()
-    pq.write_table(arrow, sink, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+    try:
+        pq.write_table(arrow, sink, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the table given as input cannot be written as Parquet{_unwritable(arrow)}: {error}"
+        ) from error
     return sink.getvalue()
+
+
+def _unwritable(table: Any) -> str:
+    """Names the first column that cannot be written; empty if each can be by itself."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for field in table.schema:
+        try:
+            pq.ParquetWriter(io.BytesIO(), pa.schema([field])).close()
+        except pa.ArrowException:
+            return f" because of its column {field.name!r} ({field.type})"
+    return ""
 
 
 def _input_directory(output: Any) -> str:

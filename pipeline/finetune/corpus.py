@@ -21,6 +21,7 @@ from tirazh.model.training.config import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.sequence_store import StoreWriter
 from tirazh.pipeline.finetune.packing import PACKERS
+from tirazh.pipeline.input.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.encode import PromptWriter
 from tirazh.pipeline.storage.disk import StoredFile
@@ -237,8 +238,8 @@ def _read_batches(
     for file in files:
         with storage.open(file.uri) as opened:
             try:
-                batches = pq.ParquetFile(opened).iter_batches(batch_size=_BATCH_ROWS, columns=list(columns))
-                for batch in batches:
+                parquet = pq.ParquetFile(opened, **READ_OPTIONS)
+                for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
                     table = pa.Table.from_batches([batch if left is None else batch.slice(0, left)])
                     values = [values_of(table.column(name)) for name in columns]
                     yield file, [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]

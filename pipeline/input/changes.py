@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError
+from tirazh.pipeline.input.arrow_types import comparable, restore
 from tirazh.pipeline.input.files import list_inputs
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_rows
@@ -97,7 +98,7 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
         missing = next((name for name in columns.names if name not in current.column_names), None)
         if missing is not None:
             return f"it no longer has the column {missing!r}"
-        current = current.select(columns.names).cast(columns)
+        current = restore(current, columns)
         finished = finished.select(columns.names)
     except InputError as error:
         return str(error).removeprefix(f"{show_uri(part.file.uri)} ")
@@ -110,7 +111,11 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
 
 
 def find_differing_value(left: pa.Table, right: pa.Table) -> tuple[int, str] | None:
-    """The first (row, column) in which two tables of equal columns and lengths differ, None if they are equal."""
+    """The first (row, column) in which two tables of equal columns and lengths differ, None if they are equal.
+
+    Values are compared, not encodings: a dictionary is equal to its values. Raises ValueError for types whose values
+    cannot be equal.
+    """
     for name in left.column_names:
         row = _first_difference(left.column(name), right.column(name))
         if row is not None:
@@ -118,11 +123,14 @@ def find_differing_value(left: pa.Table, right: pa.Table) -> tuple[int, str] | N
     return None
 
 
-def _first_difference(current: Any, finished: Any) -> int | None:
-    if current.equals(finished):
+def _first_difference(current: pa.ChunkedArray[Any], finished: pa.ChunkedArray[Any]) -> int | None:
+    now, before = comparable(current), comparable(finished)
+    if now.type != before.type:
+        raise ValueError(f"{current.type} instead of {finished.type}")
+    if now.equals(before):
         return None
-    # Arrow's comparison never takes two NaN for equal, at any depth; their representations are.
-    for row, (now, before) in enumerate(zip(current, finished, strict=True)):
-        if not now.equals(before) and repr(now) != repr(before):
-            return row
-    return None
+    # Parquet may write a NaN with the bits of another NaN.
+    now, before = comparable(current, floats_as_text=True), comparable(finished, floats_as_text=True)
+    return next(
+        (row for row, (left, right) in enumerate(zip(now, before, strict=True)) if not left.equals(right)), None
+    )

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import TirazhError
+from tirazh.pipeline.input.arrow_types import READ_OPTIONS
 from tirazh.pipeline.storage.filesystem import Storage
 
 _BATCH_ROWS = 256
@@ -44,7 +45,7 @@ def _find(file: IO[bytes], rows: range) -> str:
 
 def _rows_that_decode(file: IO[bytes], metadata: pq.FileMetaData, group: int, column: str) -> int | None:
     """Return how many rows of a column chunk were decoded before it failed, or None if all were."""
-    parquet = pq.ParquetFile(file, metadata=metadata, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+    parquet = pq.ParquetFile(file, metadata=metadata, buffer_size=_BUFFER_BYTES, pre_buffer=False, **READ_OPTIONS)
     read = 0
     try:
         for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=[column]):

@@ -13,6 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, did_you_mean
+from tirazh.pipeline.input.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.parquet_schema import read_elements
+from tirazh.pipeline.input.planned_schema import planned_schema
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
@@ -35,7 +38,7 @@ class RowGroup:
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """The footer of one input file. `schema` has no metadata."""
+    """The footer of one input file. `schema` is that of its columns in the output (`planned_schema`)."""
 
     file: StoredFile
     schema: pa.Schema
@@ -89,7 +92,9 @@ def check_text_column(schema: pa.Schema, name: str, *, flag: str) -> None:
 
 
 def is_string(arrow_type: pa.DataType) -> bool:
-    """Whether the Arrow type is text, dictionary-encoded or not."""
+    """Whether the Arrow type is text, also as JSON or dictionary-encoded."""
+    if isinstance(arrow_type, pa.JsonType):
+        return is_string(arrow_type.storage_type)
     values = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
     return bool(pa.types.is_string(values) or pa.types.is_large_string(values) or pa.types.is_string_view(values))
 
@@ -106,17 +111,21 @@ def is_binary(arrow_type: pa.DataType) -> bool:
 def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str]) -> Footer:
     tail = _fetch(storage, file)
     try:
-        metadata = pq.read_metadata(pa.BufferReader(tail))
+        parquet = pq.ParquetFile(pa.BufferReader(tail), **READ_OPTIONS)
+        metadata = parquet.metadata
         groups = tuple(_row_group(metadata.row_group(index), text_columns) for index in range(metadata.num_row_groups))
-        schema = metadata.schema.to_arrow_schema().remove_metadata()
         # A damaged footer may still parse, with impossible values.
         if any(min(group.rows, group.text_bytes, group.all_bytes) < 0 for group in groups):
             raise ValueError("it has a negative number of rows or bytes")
-        # pandas and Spark store metadata that differs between files of the same schema.
-        return Footer(file, pa.schema([field.remove_metadata() for field in schema]), groups)
+        return Footer(file, planned_schema(parquet.schema_arrow, read_elements(tail)), groups)
+    except pa.ArrowNotImplementedError as error:
+        raise InputError(f"{show_uri(file.uri)} has a column that pyarrow cannot read: {_first_line(error)}") from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
-        raise InputError(f"{show_uri(file.uri)} has a damaged Parquet footer: {reason}") from error
+        raise InputError(f"{show_uri(file.uri)} has a damaged Parquet footer: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]
 
 
 def _fetch(storage: Storage, file: StoredFile) -> bytes:

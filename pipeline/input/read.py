@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
+from tirazh.pipeline.input.arrow_types import READ_OPTIONS, to_transport
 from tirazh.pipeline.input.damage import find_damage
+from tirazh.pipeline.input.int96 import refuse_nanoseconds
 from tirazh.pipeline.input.overrides import hash_63
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.storage.errors import show_uri
@@ -63,7 +65,7 @@ def read_rows(part: Part, storage: Storage) -> pa.Table:
         metadata = pq.read_metadata(file)
         groups, skip = _groups_of(metadata, part)
         reading = _how_to_read(metadata, groups, skip + part.rows, is_remote=is_remote(part.file.uri))
-        parquet = pq.ParquetFile(file, metadata=metadata, **reading)
+        parquet = pq.ParquetFile(file, metadata=metadata, **reading, **READ_OPTIONS)
         # Streamed: the part may be a small share of a row group that does not fit in memory.
         batches, left = [], part.rows
         for batch in parquet.iter_batches(batch_size=min(_BATCH_ROWS, skip + part.rows), row_groups=groups):
@@ -76,7 +78,10 @@ def read_rows(part: Part, storage: Storage) -> pa.Table:
                 break
         if left:
             raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
-        return _transportable(pa.Table.from_batches(batches))
+        table = pa.Table.from_batches(batches)
+        exact = pq.ParquetFile(file, metadata=metadata, **reading)
+        refuse_nanoseconds(table, exact, groups, _groups_of(metadata, part)[1], part.file.uri)
+        return to_transport(table)
 
 
 def _how_to_read(metadata: pq.FileMetaData, groups: Sequence[int], rows: int, *, is_remote: bool) -> dict[str, Any]:
@@ -113,29 +118,6 @@ def _readable(part: Part, storage: Storage) -> Iterator[None]:
             f"{show_uri(part.file.uri)} is damaged or has changed since the job was planned, at rows {part.start} to "
             f"{part.stop - 1}{f' ({place})' if place else ''}: {redact(reason)}"
         ) from error
-
-
-def _transportable(table: pa.Table) -> pa.Table:
-    """Replace types that Ray 2.60 cannot send between processes: views become plain strings and bytes.
-
-    The sink restores the original type of every column.
-    """
-    fields = [field.with_type(_without_views(field.type)) for field in table.schema]
-    return table.cast(pa.schema(fields))
-
-
-def _without_views(arrow_type: pa.DataType) -> pa.DataType:
-    if pa.types.is_string_view(arrow_type):
-        return pa.large_string()
-    if pa.types.is_binary_view(arrow_type):
-        return pa.large_binary()
-    if pa.types.is_struct(arrow_type):
-        return pa.struct([field.with_type(_without_views(field.type)) for field in arrow_type.fields])
-    if pa.types.is_list(arrow_type):
-        return pa.list_(arrow_type.value_field.with_type(_without_views(arrow_type.value_type)))
-    if pa.types.is_large_list(arrow_type):
-        return pa.large_list(arrow_type.value_field.with_type(_without_views(arrow_type.value_type)))
-    return arrow_type
 
 
 def _groups_of(metadata: pq.FileMetaData, part: Part) -> tuple[list[int], int]:

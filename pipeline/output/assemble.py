@@ -8,10 +8,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.file_metadata import adapt_metadata
+from tirazh.pipeline.input.arrow_types import restore, with_metadata
+from tirazh.pipeline.input.planned_schema import public_metadata
 from tirazh.pipeline.labels import decide
+
+_CHUNK_ENTRIES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,18 +37,21 @@ class OutputLayout:
 
     @property
     def schema(self) -> pa.Schema:
-        """The schema of every output file."""
-        return pa.schema([*self.columns, *self.added])
+        """The schema of every output file, with its metadata."""
+        metadata = adapt_metadata(public_metadata(self.columns), self.added)
+        return with_metadata([*self.columns, *self.added], metadata)
 
 
 def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.Table:
     """Build the output table of one part, without the columns that only the steps use."""
     # The order of the added columns is that of `layout.added`, which `schema.py` defines.
     added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
-    # The cast restores the types that `input/read.py` replaced for the transport through Ray.
-    kept = table.select(layout.columns.names).cast(layout.columns)
-    arrays = [*kept.columns, *(pa.array(column, field.type) for column, field in zip(added, layout.added, strict=True))]
-    return pa.Table.from_arrays(arrays, schema=layout.schema).combine_chunks()
+    kept = restore(table, layout.columns).combine_chunks()
+    arrays = [
+        column if isinstance(column, pa.ChunkedArray) else pa.array(column, field.type)
+        for column, field in zip(added, layout.added, strict=True)
+    ]
+    return pa.Table.from_arrays([*kept.columns, *arrays], schema=layout.schema)
 
 
 def _labels(table: pa.Table, layout: OutputLayout) -> list[Any]:
@@ -51,16 +60,37 @@ def _labels(table: pa.Table, layout: OutputLayout) -> list[Any]:
     good = [row for row, score in enumerate(scores) if score is not None]
     labels: list[str | None] = [None] * table.num_rows
     confidence: list[float | None] = [None] * table.num_rows
-    probabilities: list[list[tuple[str, float]] | None] = [None] * table.num_rows
+    chances = np.zeros((table.num_rows, len(layout.labels)), np.float32)
     if good:
         decided = decide(np.array([scores[row] for row in good]), abstain_below=layout.abstain_below)
+        chances[good] = decided.probabilities
         for index, row in enumerate(good):
             chosen = int(decided.chosen[index])
             labels[row] = layout.labels[chosen] if chosen >= 0 else None
             confidence[row] = float(decided.confidence[index])
-            values = map(float, decided.probabilities[index])
-            probabilities[row] = list(zip(layout.labels, values, strict=True))
+    probabilities = _probabilities(chances, layout.labels, np.isin(np.arange(table.num_rows), good))
     return [labels, confidence, probabilities, table.column(schema.NUM_PROMPT_IDS).to_pylist(), errors]
+
+
+def _probabilities(
+    chances: NDArray[np.float32], labels: Sequence[str], has_result: NDArray[np.bool_]
+) -> pa.ChunkedArray[Any]:
+    """The column `probabilities` of probabilities [N, L]; null where `has_result` [N] is false.
+
+    It is made from buffers, in chunks: as Python objects a thousand labels would take a hundred times the memory, and
+    the labels of all rows together may be too long for the offsets of one array.
+    """
+    rows = max(1, _CHUNK_ENTRIES // len(labels))
+    names = pa.array(labels, pa.string())
+    chunks = []
+    for start in range(0, len(chances), rows):
+        wanted = has_result[start : start + rows]
+        values = chances[start : start + rows][wanted]
+        fields: list[Any] = [names.take(np.tile(np.arange(len(labels)), len(values))), pa.array(values.ravel())]
+        entries = pa.StructArray.from_arrays(fields, [schema.LABEL, schema.PROBABILITY])
+        offsets: Any = pa.array(np.concatenate([[0], np.cumsum(wanted * len(labels))]), pa.int32())
+        chunks.append(pa.ListArray.from_arrays(offsets, entries, mask=pa.array(~wanted)))
+    return pa.chunked_array(chunks)
 
 
 def _completions(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> list[Any]:

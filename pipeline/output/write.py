@@ -21,6 +21,7 @@ from tirazh.errors import InputError, JobError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.changes import find_differing_value
 from tirazh.pipeline.input.parts import part_name
+from tirazh.pipeline.input.planned_schema import columns_without_statistics, copy_parquet_types
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
@@ -77,7 +78,7 @@ class WriteStep:
         try:
             done = assemble(table, config.layout, cached_tokenizer(config.tokenizer_dir))
             footer = self._footer(part, done.num_rows)
-            data = to_parquet(done, footer=footer)
+            data = to_parquet(done, footer=footer, columns=config.layout.columns)
         except pa.ArrowException as error:
             name = part_name(part, config.total_parts, config.plan_id)
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
@@ -147,12 +148,26 @@ def summary_row(part: int, *, rows: int = 0, errors: int = 0, written: bool = Fa
     return pa.table({"part": [part], "rows": [rows], "errors": [errors], "written": [written]})
 
 
-def to_parquet(table: pa.Table, *, footer: dict[str, Any]) -> bytes:
+def to_parquet(table: pa.Table, *, footer: dict[str, Any], columns: pa.Schema | None = None) -> bytes:
     """Serialise the table as zstd Parquet with `footer` in its metadata.
 
-    Equal tables give equal bytes.
+    `columns` is the planned schema of the input columns, with the logical types that Arrow cannot write. Equal
+    tables give equal bytes.
     """
-    table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer, sort_keys=True)})
+    metadata = {**(table.schema.metadata or {}), FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()}
+    table = table.replace_schema_metadata(metadata)
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+    pq.write_table(table, sink, compression="zstd", write_statistics=_statistics(table.schema, columns))
+    return copy_parquet_types(sink.getvalue(), columns) if columns is not None else sink.getvalue()
+
+
+def _statistics(schema: pa.Schema, columns: pa.Schema | None) -> bool | list[str]:
+    """The paths of the columns whose minimum and maximum are written; True for all."""
+    without = columns_without_statistics(columns) if columns is not None else frozenset()
+    if not without:
+        return True
+    sink = io.BytesIO()
+    pq.ParquetWriter(sink, schema).close()
+    written = pq.read_metadata(sink).schema
+    paths = [written.column(index).path for index in range(len(written))]
+    return [path for path in paths if not any(path == name or path.startswith(f"{name}.") for name in without)]

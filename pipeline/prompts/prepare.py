@@ -19,6 +19,7 @@ from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column
+from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
@@ -119,7 +120,12 @@ def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) 
     for column in (*config.columns.values(), schema.LABEL):
         check_text_column(table.schema, column, flag=f"in --examples {show_uri(spec.examples)}")
     shots = []
-    for number, row in enumerate(table.to_pylist(), start=1):
+    names = list(dict.fromkeys((*config.columns.values(), schema.LABEL)))
+    for number, values in enumerate(zip(*(values_of(table.column(name)) for name in names), strict=True), start=1):
+        row = dict(zip(names, values, strict=True))
+        broken = next((name for name in names if isinstance(row[name], BrokenText)), None)
+        if broken is not None:
+            raise InputError(f"--examples, row {number}: column {broken!r} {row[broken].reason}")
         label = row[schema.LABEL]
         if label not in spec.labels:
             raise InputError(f"--examples, row {number}: {label!r} is not one of the labels {', '.join(spec.labels)}")
