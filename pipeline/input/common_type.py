@@ -1,7 +1,7 @@
 """Finds the one Arrow type that keeps every value of several types, as readers of many files unify them.
 
 The result does not depend on the order of the types, except for what has no meaning for values: the order of
-a struct's fields, names inside lists and maps, the spelling of UTC, and metadata are those of the first.
+a struct's fields, names inside lists and maps, and metadata are those of the first.
 Widening never loses a value: int64 and float64 give float64, and a value that float64 cannot hold fails when
 it is cast (`conform.py`).
 """
@@ -146,8 +146,10 @@ def _common_time(types: Sequence[Any]) -> pa.DataType | None:
 def _common_timestamp(types: Sequence[Any]) -> pa.DataType | None:
     if not _all(types, [pa.types.is_timestamp]):
         return None
-    zones = {"UTC" if each.tz in _UTC else each.tz for each in types}
-    return pa.timestamp(_finest(types), types[0].tz) if len(zones) == 1 else None
+    zones = {each.tz for each in types}
+    if len(zones) > 1:
+        zones = {"UTC" if zone in _UTC else zone for zone in zones}
+    return pa.timestamp(_finest(types), zones.pop()) if len(zones) == 1 else None
 
 
 def _common_duration(types: Sequence[Any]) -> pa.DataType | None:

@@ -56,7 +56,10 @@ def _cast(column: pa.ChunkedArray[Any], field: pa.Field[Any], file: StoredFile, 
 
 
 def _cast_exactly(column: pa.ChunkedArray[Any], arrow_type: pa.DataType) -> Any:
-    return column.cast(arrow_type, safe=True)
+    result = column.cast(arrow_type, safe=True)
+    # Arrow 26 makes invalid lists where it casts a nested list of nulls to the same type.
+    result.validate()
+    return result
 
 
 def _first_failure(column: pa.ChunkedArray[Any], arrow_type: pa.DataType) -> int:
