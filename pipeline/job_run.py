@@ -106,7 +106,7 @@ class JobRun:
         checked: Callable[[Step], Step],
     ) -> Dataset:
         return build_graph(
-            PartsDatasource(parts, self.output.storage),
+            PartsDatasource(parts, self.output.storage, self.plan.schema),
             prompts=checked(PromptStep(self.prompts.config)),
             infer=self._infer_config(metrics, resources.replica),
             replicas=parse_replicas(self.spec.replicas),

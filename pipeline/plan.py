@@ -23,7 +23,7 @@ from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
 from tirazh.pipeline.columns import check_columns, override_columns
 from tirazh.pipeline.input.files import list_inputs, would_read
-from tirazh.pipeline.input.footers import Footer, check_same_schema, read_footers
+from tirazh.pipeline.input.footers import Footer, read_footers
 from tirazh.pipeline.input.parts import (
     Part,
     RowCost,
@@ -35,6 +35,7 @@ from tirazh.pipeline.input.parts import (
     take_rows,
 )
 from tirazh.pipeline.input.planned_schema import with_metadata_of
+from tirazh.pipeline.input.unify import count_directory_text, unify
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of
 from tirazh.pipeline.spec import GenerateSpec, JobSpec
@@ -55,7 +56,8 @@ class PlannedFile:
 class Plan:
     """Everything about a job that is decided before it starts.
 
-    `schema` is that of the input. `overrides` are the input columns that set a row's own sampling
+    `schema` has the columns of the input, unified over its files, and `unified` sentences about that.
+    `overrides` are the input columns that set a row's own sampling
     parameters. `dtype` is "auto" until the job starts. `resolved` is None in a plan read from
     plan.json. `stored_id` is the id of a stored plan whose parts this plan continues although the
     versions of its input files differ; None otherwise.
@@ -71,6 +73,7 @@ class Plan:
     overrides: tuple[str, ...]
     files: tuple[PlannedFile, ...]
     estimated_tokens: int
+    unified: tuple[str, ...] = ()
     resolved: ResolvedJob | None = None
     stored_id: str | None = None
 
@@ -153,12 +156,16 @@ def plan_job(spec: JobSpec) -> Plan:
     _refuse_output_in_input(job)
     files = list_inputs(job.storage, job.inputs)
     footers = read_footers(job.storage, files, text_columns=job.source.columns.values())
-    schemas = [(show_uri(footer.file.uri), footer.schema) for footer in footers]
-    columns = with_metadata_of(check_same_schema(footers), schemas)
-    check_columns(columns, spec, job.source)
     taken = take_rows(footers, spec.limit)
     if not taken:
         raise InputError(f"the input has no rows: all of its {len(files)} files are empty tables")
+    # A conflict behind --limit is found now, not when the whole input is run. The columns are those of the
+    # files that are taken, which the plan id names.
+    unify(footers)
+    unified = unify(taken)
+    columns = with_metadata_of(unified.schema, [(show_uri(footer.file.uri), footer.schema) for footer in taken])
+    check_columns(columns, spec, job.source)
+    taken = count_directory_text(taken, columns, job.source.columns.values())
     cost = _row_cost(spec)
     return Plan(
         identity=job.identity,
@@ -171,6 +178,7 @@ def plan_job(spec: JobSpec) -> Plan:
         overrides=override_columns(columns) if spec.kind == "generate" else (),
         files=tuple(_cut(taken, spec, cost)),
         estimated_tokens=count_tokens(taken, cost),
+        unified=unified.lines,
         resolved=job,
     )
 

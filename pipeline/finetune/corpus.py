@@ -22,6 +22,7 @@ from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.sequence_store import StoreWriter
 from tirazh.pipeline.finetune.packing import PACKERS
 from tirazh.pipeline.input.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.conform import conform
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.encode import PromptWriter
 from tirazh.pipeline.storage.disk import StoredFile
@@ -30,6 +31,16 @@ from tirazh.pipeline.storage.filesystem import Storage
 
 _BATCH_ROWS = 4_096
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InputFiles:
+    """Files, their columns, the total number of their rows, and sentences about columns that were unified."""
+
+    files: tuple[StoredFile, ...]
+    columns: pa.Schema
+    rows: int
+    unified: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +177,9 @@ def encode_prompt(writer: PromptWriter, variables: Row, *, room: int) -> list[in
 
 
 def write_corpus(
-    folder: Path, files: Sequence[StoredFile], storage: Storage, maker: DocumentMaker, config: CorpusConfig
+    folder: Path, inputs: InputFiles, storage: Storage, maker: DocumentMaker, config: CorpusConfig
 ) -> dict[str, int]:
-    """Write the sequences of `files` to the new directory `folder`.
+    """Write the sequences of `inputs` to the new directory `folder`.
 
     Returns the counts of rows, skipped rows, documents, tokens and sequences. Raises InputError
     when no row, or too few rows, can be used.
@@ -176,7 +187,7 @@ def write_corpus(
     rows = skipped = 0
     first_reason = ""
     with StoreWriter(folder) as writer:
-        for file, batch in _read_batches(files, storage, maker.columns, config.limit):
+        for file, batch in _read_batches(inputs, storage, maker.columns, config.limit):
             for offset, made in enumerate(maker.make(batch)):
                 if isinstance(made, RowError):
                     skipped += 1
@@ -189,7 +200,7 @@ def write_corpus(
             raise InputError(
                 f"{skipped} of {rows} rows cannot be used, the first of them {first_reason}"
                 if skipped
-                else f"{show_uri(files[0].uri)} has no rows"
+                else f"{show_uri(inputs.files[0].uri)} has no rows"
             )
         order = range(len(writer.lengths))
         if config.seed is not None:
@@ -199,7 +210,7 @@ def write_corpus(
         sequences = PACKERS[config.packing](writer.lengths, order, config.seq_length)
         if not sequences:
             raise InputError(
-                f"{show_uri(files[0].uri)} holds a single token, so there is nothing to predict; give more text"
+                f"{show_uri(inputs.files[0].uri)} holds a single token, so there is nothing to predict; give more text"
             )
         counts = {"rows": rows, "skipped": skipped}
         writer.finish(sequences, **counts, first_skipped=first_reason)
@@ -231,16 +242,22 @@ def _text(row: Row, column: str) -> str | RowError:
 
 
 def _read_batches(
-    files: Sequence[StoredFile], storage: Storage, columns: Sequence[str], limit: int | None
+    inputs: InputFiles, storage: Storage, columns: Sequence[str], limit: int | None
 ) -> Iterator[tuple[StoredFile, list[Row]]]:
     """Yield the rows of the files in order, up to `_BATCH_ROWS` at a time and at most `limit` in total."""
     left = limit
-    for file in files:
+    wanted = pa.schema([inputs.columns.field(name) for name in columns])
+    for file in inputs.files:
+        first = 0
         with storage.open(file.uri) as opened:
             try:
                 parquet = pq.ParquetFile(opened, **READ_OPTIONS)
-                for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
+                # Columns of directories, and of other files, are not in this one.
+                stored = [name for name in columns if name in parquet.schema_arrow.names]
+                for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=stored):
                     table = pa.Table.from_batches([batch if left is None else batch.slice(0, left)])
+                    table = conform(table, wanted, file, first)
+                    first += table.num_rows
                     values = [values_of(table.column(name)) for name in columns]
                     yield file, [dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True)]
                     left = None if left is None else left - table.num_rows

@@ -16,29 +16,27 @@ from tirazh.model.config import ModelConfig, ModelSettings
 from tirazh.model.requests import SamplingParams
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.model.training.lora import check_peft
-from tirazh.pipeline.finetune.corpus import DocumentMaker, LabelledPromptMaker, PairMaker, TextMaker, label_words
+from tirazh.pipeline.finetune.corpus import (
+    DocumentMaker,
+    InputFiles,
+    LabelledPromptMaker,
+    PairMaker,
+    TextMaker,
+    label_words,
+)
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.input.files import list_inputs
-from tirazh.pipeline.input.footers import check_same_schema, check_text_column, read_footers
+from tirazh.pipeline.input.footers import check_text_column, read_footers
+from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE, GENERATE_TEMPLATE, PromptSource, build_source
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.schema import LABEL
 from tirazh.pipeline.shared_settings import Truncate
-from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote
 
 # The model settings that are paths.
 _SETTINGS_PATHS = ("deepspeed_config", "tokenizer")
-
-
-@dataclass(frozen=True, slots=True)
-class InputFiles:
-    """Files with one schema, and the total number of their rows."""
-
-    files: tuple[StoredFile, ...]
-    columns: Any  # pa.Schema
-    rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +200,8 @@ def absolute_settings(settings: ModelSettings) -> ModelSettings:
 def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
     files = list_inputs(storage, list(map(full_uri, inputs)))
     footers = read_footers(storage, files, text_columns=())
-    return InputFiles(tuple(files), check_same_schema(footers), sum(footer.rows for footer in footers))
+    unified = unify(footers)
+    return InputFiles(tuple(files), unified.schema, sum(footer.rows for footer in footers), unified.lines)
 
 
 def _prompt_source(spec: FinetuneSpec) -> PromptSource:

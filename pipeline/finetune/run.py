@@ -235,6 +235,8 @@ def _prepare(
     _write_evaluation(run)
     if saved is None:
         if tell is not None:
+            for line in plan.training.unified:
+                tell(line)
             tell(f"Reading {plan.training.rows:,} rows ...")
         _write_data(run)
     return run
@@ -245,7 +247,7 @@ def _write_data(run: _Run) -> None:
     plan, spec = run.plan, run.plan.spec
     written, guard = run.work.of_run("train", run.name), run.lease.token.guard
     corpus = _corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
-    counts = write_corpus(written, plan.training.files, plan.storage, plan.documents(), corpus)
+    counts = write_corpus(written, plan.training, plan.storage, plan.documents(), corpus)
     total = spec.max_steps or max(1, math.ceil(spec.epochs * counts["sequences"] / spec.batch_size))
     run.request.update({"total_steps": total} | counts)
     guard(lambda: run.work.publish_data(written))
@@ -257,12 +259,12 @@ def _write_evaluation(run: _Run) -> None:
     if plan.evaluation is not None:
         folder = run.work.of_run("eval", run.name)
         corpus = _corpus_config(plan, limit=limit, packing=plan.packing, seed=None)
-        write_corpus(folder, plan.evaluation.files, plan.storage, plan.documents(), corpus)
+        write_corpus(folder, plan.evaluation, plan.storage, plan.documents(), corpus)
     if plan.labelled is not None:
         folder = run.work.of_run("labels", run.name)
         corpus = _corpus_config(plan, limit=limit, packing="single", seed=None)
         prompts = plan.labelled_prompts()
-        write_corpus(folder, plan.labelled.files, plan.storage, prompts, corpus)
+        write_corpus(folder, plan.labelled, plan.storage, prompts, corpus)
         write_label_file(folder, prompts, plan.label_tokens())
 
 

@@ -40,7 +40,7 @@ def storable(table: pa.Table) -> pa.Table:
         return pa.dictionary(inner.index_type, _without_view(inner.value_type), inner.ordered)
 
     fields = [field.with_type(_rebuild(field.type, change)) for field in table.schema]
-    columns = [_convert(column, field.type) for column, field in zip(table.columns, fields, strict=True)]
+    columns = [convert(column, field.type) for column, field in zip(table.columns, fields, strict=True)]
     return pa.Table.from_arrays(columns, schema=with_metadata(fields, table.schema.metadata))
 
 
@@ -50,7 +50,7 @@ def to_transport(table: pa.Table) -> pa.Table:
     `restore` is the reverse.
     """
     fields = [field.with_type(_transport_type(field.type)) for field in table.schema]
-    columns = [_convert(column, field.type) for column, field in zip(table.columns, fields, strict=True)]
+    columns = [convert(column, field.type) for column, field in zip(table.columns, fields, strict=True)]
     return pa.Table.from_arrays(columns, schema=with_metadata(fields, table.schema.metadata))
 
 
@@ -66,7 +66,7 @@ def restore(table: pa.Table, columns: pa.Schema) -> pa.Table:
     The values are those that `to_transport` returned. Raises ArrowException for a column of another type that cannot be
     cast.
     """
-    arrays = [_convert(table.column(field.name), field.type) for field in columns]
+    arrays = [convert(table.column(field.name), field.type) for field in columns]
     return pa.Table.from_arrays(arrays, schema=columns)
 
 
@@ -81,7 +81,7 @@ def comparable(column: pa.ChunkedArray[Any], *, floats_as_text: bool = False) ->
     if not floats_as_text:
         storage = _rebuild(storage, lambda inner: _BITS.get(inner, inner))
     plain = _rebuild(storage, _decoded)
-    return _convert(_retype(column, storage), _transport_type(plain))
+    return convert(_retype(column, storage), _transport_type(plain))
 
 
 def _decoded(arrow_type: _Type) -> _Type:
@@ -97,7 +97,7 @@ _BITS: dict[pa.DataType, pa.DataType] = {
 }
 
 
-def _convert(column: pa.ChunkedArray[Any], target: pa.DataType) -> pa.ChunkedArray[Any]:
+def convert(column: pa.ChunkedArray[Any], target: pa.DataType) -> pa.ChunkedArray[Any]:
     """Cast a column to `target`. Where only names, nullability or extensions differ, the buffers are kept.
 
     Arrow has no casts between some extension types and their storage, nor to fields that are not nullable.

@@ -94,11 +94,7 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
     column 'text'", with the row's number in the file. The version of the file is not checked.
     """
     try:
-        current = read_rows(part, storage)
-        missing = next((name for name in columns.names if name not in current.column_names), None)
-        if missing is not None:
-            return f"it no longer has the column {missing!r}"
-        current = restore(current, columns)
+        current = restore(read_rows(part, storage, columns), columns)
         finished = finished.select(columns.names)
     except InputError as error:
         return str(error).removeprefix(f"{show_uri(part.file.uri)} ")

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
@@ -16,12 +17,16 @@ from tirazh.pipeline.storage.filesystem import Storage
 
 
 class PartsDatasource(Datasource):  # type: ignore[misc]
-    """The Ray Data source of the parts that remain to be made."""
+    """The Ray Data source of the parts that remain to be made.
 
-    def __init__(self, parts: Sequence[Part], storage: Storage) -> None:
+    `columns` are those of the whole input, None for those of each file.
+    """
+
+    def __init__(self, parts: Sequence[Part], storage: Storage, columns: pa.Schema | None = None) -> None:
         super().__init__()
         self._parts = parts
         self._storage = storage
+        self._columns = columns
 
     @property
     def num_parts(self) -> int:
@@ -35,13 +40,15 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         """Return one task per part, regardless of `parallelism`."""
-        return [self._read_task(part) for part in self._parts]
+        # One copy for all tasks: a wide schema is larger than the rest of a task.
+        columns = ray.put(self._columns) if self._columns is not None else None
+        return [self._read_task(part, columns) for part in self._parts]
 
-    def _read_task(self, part: Part) -> ReadTask:
+    def _read_task(self, part: Part, columns: ray.ObjectRef[pa.Schema] | None) -> ReadTask:
         metadata = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(partial(_read_block, part, self._storage), metadata)
+        return ReadTask(partial(_read_block, part, self._storage, columns), metadata)
 
 
-def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
+def _read_block(part: Part, storage: Storage, columns: ray.ObjectRef[pa.Schema] | None) -> Iterable[pa.Table]:
     # One table: Ray Data would concatenate several, which takes twice the memory.
-    yield read_part(part, storage)
+    yield read_part(part, storage, ray.get(columns) if columns is not None else None)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from tirazh.errors import InputError, did_you_mean
+from tirazh.pipeline.input.hive import partition_of
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote
@@ -28,7 +29,7 @@ def list_inputs(storage: Storage, inputs: Sequence[str]) -> list[StoredFile]:
     files: dict[str, StoredFile] = {}
     for uri in inputs:
         for file in sorted(_list_one(storage, uri), key=lambda file: file.uri):
-            files.setdefault(file.uri, file)
+            files.setdefault(file.uri, replace(file, partition=partition_of(file.uri, file.key)))
     for file in files.values():
         if any("\ud800" <= character <= "\udfff" for character in file.uri):  # surrogates: bytes that are not UTF-8
             raise InputError(f"the input file {file.uri!r} has a name that is not UTF-8; rename it")

@@ -61,22 +61,6 @@ def read_footers(storage: Storage, files: Sequence[StoredFile], *, text_columns:
         return list(threads.map(lambda file: _read_footer(storage, file, wanted), files))
 
 
-def check_same_schema(footers: Sequence[Footer]) -> pa.Schema:
-    """Return the schema of all files.
-
-    Raises InputError with the first file that differs, and how it differs.
-    """
-    first = footers[0]
-    for other in footers[1:]:
-        if other.schema.equals(first.schema):
-            continue
-        raise InputError(
-            f"{show_uri(other.file.uri)} has a different schema than {show_uri(first.file.uri)}: "
-            f"{_difference(first.schema, other.schema)}"
-        )
-    return first.schema
-
-
 def check_text_column(schema: pa.Schema, name: str, *, flag: str) -> None:
     """Raise InputError unless column `name` exists, once, and contains strings.
 
@@ -147,16 +131,3 @@ def _row_group(group: pq.RowGroupMetaData, text_columns: frozenset[str]) -> RowG
         if column.path_in_schema in text_columns:
             text_bytes += column.total_uncompressed_size
     return RowGroup(group.num_rows, text_bytes, group.total_byte_size)
-
-
-def _difference(first: pa.Schema, other: pa.Schema) -> str:
-    missing = [name for name in first.names if name not in other.names]
-    added = [name for name in other.names if name not in first.names]
-    if missing:
-        return f"column {missing[0]!r} is missing"
-    if added:
-        return f"column {added[0]!r} is additional"
-    for field in other:
-        if len(first.get_all_field_indices(field.name)) == 1 and field.type != first.field(field.name).type:
-            return f"column {field.name!r} is {field.type}, not {first.field(field.name).type}"
-    return "its columns are in a different order"

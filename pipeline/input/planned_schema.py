@@ -46,26 +46,46 @@ def planned_schema(columns: pa.Schema, elements: Sequence[SchemaElement]) -> pa.
 
 
 def with_metadata_of(columns: pa.Schema, files: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
-    """Return `columns`, the schema of all files, with the metadata of the first of `files` (names and schemas).
+    """Return `columns`, the schema of all files, with the metadata of `files` (names and schemas).
 
-    Raises InputError if a file's metadata says that equal bytes mean other values than in the first file.
+    Columns have the metadata of the first file that says something about them. Raises InputError if a file says
+    that equal bytes of a column mean other values than in an earlier file.
     """
     name, first = files[0]
-    before = _meanings(first)
-    for other, schema in files[1:]:
-        # Most files have the same metadata.
-        now = before if schema.metadata == first.metadata else _meanings(schema)
-        column = next((key for key in {**before, **now} if before.get(key) != now.get(key)), None)
-        if column is not None:
-            raise InputError(
-                f"{other} and {name} have the same columns with other meanings: {column} is not stored in the same way "
-                "in both; write one of them again, or run a job for each"
-            )
+    calendars = _calendars(first)
+    types: dict[str, object] = {}
+    metadata_of: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    last = None
+    for other, schema in files:
+        # Most files have the metadata and columns of the file before.
+        if last is not None and schema.equals(last, check_metadata=True):
+            continue
+        last = schema
+        if _calendars(schema) != calendars:
+            raise _other_meaning(other, name, "the calendar of dates")
+        stored = _stored(schema)
+        for field in schema:
+            if pa.types.is_null(field.type):
+                continue
+            if types.setdefault(field.name, stored.get(field.name)) != stored.get(field.name):
+                raise _other_meaning(other, origins[field.name], f"column {field.name!r}")
+            origins.setdefault(field.name, other)
+            metadata_of.setdefault(field.name, field.metadata)
     fields = []
     for field in columns:
-        own: Any = first.field(field.name).metadata if field.name in first.names else None
+        own = metadata_of.get(field.name)
         fields.append(field.with_metadata(own) if own and not field.metadata else field)
-    return with_metadata(fields, first.metadata)
+    kept = {column: found for column, found in types.items() if found is not None and column in columns.names}
+    metadata = public_metadata(columns) | ({_KEY: json.dumps(kept).encode()} if kept else {})
+    return with_metadata(fields, metadata)
+
+
+def _other_meaning(file: str, other: str, what: str) -> InputError:
+    return InputError(
+        f"{file} and {other} have the same columns with other meanings: {what} is not stored in the same way in both; "
+        "write one of them again, or run a job for each"
+    )
 
 
 def copy_parquet_types(file: bytes, columns: pa.Schema) -> bytes:
@@ -140,7 +160,5 @@ def _stored(columns: pa.Schema) -> Mapping[str, Mapping[str, tuple[str, str]]]:
     return found
 
 
-def _meanings(schema: pa.Schema) -> dict[str, object]:
-    metadata = schema.metadata or {}
-    found: dict[str, object] = {f"column {name!r}": types for name, types in _stored(schema).items()}
-    return found | {f"the calendar ({key.decode()})": True for key in _CALENDARS if key in metadata}
+def _calendars(schema: pa.Schema) -> frozenset[bytes]:
+    return frozenset(key for key in _CALENDARS if key in (schema.metadata or {}))

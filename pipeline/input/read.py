@@ -1,7 +1,7 @@
 """Reads the rows of one part from its input file.
 
-All columns are read unchanged, and two are added: the part's index, and a key of each row. The key
-depends only on the file's path below the input and on the row's number in the file.
+The rows get the columns of the whole input (`conform.py`), and two are added: the part's index, and a key
+of each row. The key depends only on the file's path below the input and on the row's number in the file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.arrow_types import READ_OPTIONS, to_transport
+from tirazh.pipeline.input.conform import conform
 from tirazh.pipeline.input.damage import find_damage
 from tirazh.pipeline.input.int96 import refuse_nanoseconds
 from tirazh.pipeline.input.overrides import hash_63
@@ -35,17 +36,18 @@ _MAX_UNUSED_BYTES = 32 << 20
 _MAX_BUFFER_BYTES = 8 << 20
 
 
-def read_part(part: Part, storage: Storage) -> pa.Table:
+def read_part(part: Part, storage: Storage, columns: pa.Schema | None = None) -> pa.Table:
     """Read the rows of `part`, with the columns `schema.PART` and `schema.ROW_KEY` added.
 
-    Raises InputError if the file has changed since the job was planned, or if it is damaged.
+    `columns` are those of the whole input, None for those of the file. Raises InputError if the file has changed
+    since the job was planned, if it is damaged, or if a value does not go into the columns.
     """
     if not keep_trying(lambda: storage.is_same(part.file)):
         raise InputError(
             f"{show_uri(part.file.uri)} has changed since the job was planned; run the same command again, which "
             "compares it with the finished rows"
         )
-    table = keep_trying(lambda: read_rows(part, storage))
+    table = keep_trying(lambda: read_rows(part, storage, columns))
     keys = [row_key(part.file.key, row) for row in range(part.start, part.stop)]
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
     return table.append_column(schema.ROW_KEY, pa.array(keys, pa.int64()))
@@ -56,10 +58,11 @@ def row_key(file_key: str, row: int) -> int:
     return hash_63(f"{file_key}\n{row}")
 
 
-def read_rows(part: Part, storage: Storage) -> pa.Table:
+def read_rows(part: Part, storage: Storage, columns: pa.Schema | None = None) -> pa.Table:
     """Read the rows of `part` from the current file, whatever its version.
 
-    Raises InputError if the file is damaged or too short.
+    `columns` are those of the whole input, None for those of the file. Raises InputError if the file is damaged
+    or too short, or if a value does not go into the columns.
     """
     with storage.open(part.file.uri) as file, _readable(part, storage):
         metadata = pq.read_metadata(file)
@@ -81,7 +84,7 @@ def read_rows(part: Part, storage: Storage) -> pa.Table:
         table = pa.Table.from_batches(batches)
         exact = pq.ParquetFile(file, metadata=metadata, **reading)
         refuse_nanoseconds(table, exact, groups, _groups_of(metadata, part)[1], part.file.uri)
-        return to_transport(table)
+        return to_transport(conform(table, columns, part.file, part.start) if columns is not None else table)
 
 
 def _how_to_read(metadata: pq.FileMetaData, groups: Sequence[int], rows: int, *, is_remote: bool) -> dict[str, Any]:

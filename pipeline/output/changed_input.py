@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.changes import InputChanges, compare_inputs, find_difference
+from tirazh.pipeline.input.footers import read_footers
 from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.input.unify import difference_from
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.storage.disk import StoredFile
@@ -61,7 +63,7 @@ def continue_plan(stored: Plan, plan: Plan, output: OutputFiles) -> Continuation
     refusal = (
         _refuse_added(changes, output)
         or _refuse_removed(changes, parts, existing)
-        or _refuse_schema(stored, plan)
+        or _refuse_schema(changes, stored, plan, storage)
         or _refuse_rewritten(changes, stored, plan)
         or _refuse_rows([part for part in continued.parts if part.file.uri in current], continued, output, existing)
     )
@@ -124,10 +126,20 @@ def _refuse_removed(
     return None
 
 
-def _refuse_schema(stored: Plan, plan: Plan) -> str | None:
+def _refuse_schema(changes: InputChanges, stored: Plan, plan: Plan, storage: Storage) -> str | None:
+    """Files that were added may have other columns: they have no part in this output. Others may not."""
     if stored.schema.equals(plan.schema):
         return None
-    return f"the columns of the input have changed since the job started; {_OR_OVERWRITE}"
+    for footer in read_footers(storage, changes.rewritten, text_columns=()):
+        difference = difference_from(footer, stored.schema)
+        if difference is not None:
+            return (
+                f"the columns of the input file {show_uri(footer.file.uri)} have changed since the job started: "
+                f"{difference}; {_OR_OVERWRITE}"
+            )
+    if stored.overrides != plan.overrides:
+        return f"the columns that set sampling parameters have changed since the job started; {_OR_OVERWRITE}"
+    return None
 
 
 def _refuse_rewritten(changes: InputChanges, stored: Plan, plan: Plan) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from tirazh.errors import InputError, OutputError
 from tirazh.pipeline.input.changes import compare_inputs
+from tirazh.pipeline.input.hive import Partition
 from tirazh.pipeline.output.changed_input import continue_plan
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
@@ -175,12 +176,13 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "columns": {field.name: str(field.type) for field in plan.schema},
         "arrow_schema": base64.b64encode(plan.schema.serialize().to_pybytes()).decode(),
         "overrides": list(plan.overrides),
+        "unified": list(plan.unified),
         "rows": plan.rows,
         "parts": len(plan.parts),
         "estimated_tokens": plan.estimated_tokens,
         "files": [
-            [planned.file.uri, planned.file.key, planned.file.size, planned.file.version, list(planned.cuts)]
-            for planned in plan.files
+            [file.uri, file.key, file.size, file.version, [list(pair) for pair in file.partition], list(cuts)]
+            for file, cuts in ((planned.file, planned.cuts) for planned in plan.files)
         ],
     }
 
@@ -199,12 +201,17 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
         seq_length=values["seq_length"],
         schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["arrow_schema"]))),
         overrides=tuple(values["overrides"]),
+        unified=tuple(values["unified"]),
         files=tuple(
-            PlannedFile(StoredFile(uri, key, size, version), tuple(cuts))
-            for uri, key, size, version, cuts in values["files"]
+            PlannedFile(StoredFile(uri, key, size, version, _partition(pairs)), tuple(cuts))
+            for uri, key, size, version, pairs, cuts in values["files"]
         ),
         estimated_tokens=values["estimated_tokens"],
     )
     if plan.id != values["plan_id"]:
         raise ValueError("its plan id is not that of its content")
     return plan
+
+
+def _partition(pairs: Sequence[Sequence[Any]]) -> Partition:
+    return tuple((name, value) for name, value in pairs)

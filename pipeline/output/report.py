@@ -97,6 +97,7 @@ def render(manifest: Mapping[str, Any], *, against: Mapping[str, Any] | None = N
         _table(heads, [row for row in facts if any(row[1:])]),
         _label_table(manifest.get("labels", {}), (against or {}).get("labels", {}), heads),
         _counts("Errors", manifest.get("error_kinds", {})),
+        _sentences("Columns of the input", manifest.get("unified_columns", [])),
         _settings(manifest["spec"]),
     ]
     return _page(title, sections, manifest["plan_id"])
@@ -140,6 +141,10 @@ def _label_table(labels: Mapping[str, int], other: Mapping[str, int], heads: Seq
 
 def _counts(title: str, counts: Mapping[str, int]) -> str:
     return f"<h2>{title}</h2>" + _table(["", "rows"], [(k, f"{v:,}") for k, v in counts.items()]) if counts else ""
+
+
+def _sentences(title: str, sentences: Sequence[str]) -> str:
+    return f"<h2>{title}</h2>" + "".join(f"<p>{escape(each)}</p>" for each in sentences) if sentences else ""
 
 
 def _share(count: int, total: int) -> str:

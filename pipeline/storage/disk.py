@@ -23,13 +23,15 @@ class StoredFile:
 
     `key` is its path below the directory that the user named, so it does not depend on where the
     input is stored. `version` changes with the file: on a disk the modification and the change time,
-    in a store the entity tag or the generation. `size` is in bytes.
+    in a store the entity tag or the generation. `size` is in bytes. `partition` are the columns that the
+    file's directories stand for, with their values (see `input/hive.py`).
     """
 
     uri: str
     key: str
     size: int
     version: str
+    partition: tuple[tuple[str, str | None], ...] = ()
 
 
 def is_hidden(key: str) -> bool:

@@ -34,7 +34,8 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
             on_progress=self.on_progress,
         )
         for part in parts:
-            (written,) = write(_with_scores(prompts(read_part(part, self.output.storage)))).to_pylist()
+            rows = read_part(part, self.output.storage, self.plan.schema)
+            (written,) = write(_with_scores(prompts(rows))).to_pylist()
             progress.add(written)
         return {}
 

@@ -39,7 +39,7 @@ def planned(folder: Path, model: str, columns: dict[str, Any], **settings: Any) 
 def written(plan: FinetunePlan, folder: Path, **changes: Any) -> tuple[SequenceStore, dict[str, int]]:
     values: dict[str, Any] = {"packing": "single", "seq_length": plan.seq_length, "limit": None, "seed": None}
     corpus = CorpusConfig(**(values | {"max_error_rate": plan.spec.max_error_rate} | changes))
-    counts = write_corpus(folder / "store", plan.training.files, plan.storage, plan.documents(), corpus)
+    counts = write_corpus(folder / "store", plan.training, plan.storage, plan.documents(), corpus)
     return SequenceStore(folder / "store"), counts
 
 
@@ -147,7 +147,7 @@ def test_labelled_rows_become_prompts_with_space_for_a_label(model: str, tmp_pat
     assert plan.labelled is not None
     maker = plan.labelled_prompts()
     corpus = CorpusConfig(packing="single", seq_length=64, limit=None, seed=None, max_error_rate=0.0)
-    write_corpus(tmp_path / "labels", plan.labelled.files, plan.storage, maker, corpus)
+    write_corpus(tmp_path / "labels", plan.labelled, plan.storage, maker, corpus)
     write_label_file(tmp_path / "labels", maker, plan.label_tokens())
     labels, store = LabelFile.read(tmp_path / "labels"), SequenceStore(tmp_path / "labels")
     assert labels.gold == (0, 1)

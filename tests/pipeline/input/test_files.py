@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.files import list_inputs, would_read
-from tirazh.pipeline.input.footers import check_same_schema, check_text_column, read_footers
+from tirazh.pipeline.input.footers import check_text_column, read_footers
 from tirazh.pipeline.input.read import row_key
+from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.storage.filesystem import Storage
 
 Write = Callable[..., Path]
@@ -147,33 +147,6 @@ def test_a_truncated_file_is_named_in_the_error(write_input: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "difference"),
-    [
-        ({"text": ["x"]}, "column 'id' is missing"),
-        ({"text": ["x"], "id": [1], "url": ["u"]}, "column 'url' is additional"),
-        ({"text": ["x"], "id": ["1"]}, "column 'id' is string, not int64"),
-        ({"id": [1], "text": ["x"]}, "a different order"),
-    ],
-    ids=["missing", "new", "type", "order"],
-)
-def test_a_file_with_a_different_schema_is_named_in_the_error(
-    write_input: Write, columns: dict[str, list[object]], difference: str
-) -> None:
-    write_input("a.parquet", text=["x"], id=[1])
-    root = write_input("b.parquet", **columns).parent
-    footers = read_footers(Storage(), list_inputs(Storage(), [str(root)]), text_columns=["text"])
-    with pytest.raises(InputError, match=f"b.parquet has a different schema than .*a.parquet: .*{difference}"):
-        check_same_schema(footers)
-
-
-def test_pandas_metadata_does_not_count_as_a_different_schema(write_input: Write) -> None:
-    root = write_input("a.parquet", text=["x"]).parent
-    pq.write_table(pa.table({"text": ["y"]}).replace_schema_metadata({"pandas": "{}"}), root / "b.parquet")
-    footers = read_footers(Storage(), list_inputs(Storage(), [str(root)]), text_columns=["text"])
-    assert check_same_schema(footers) == pa.schema({"text": pa.string()})
-
-
-@pytest.mark.parametrize(
     "arrow_type", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str
 )
 def test_a_text_column_may_have_any_string_type(arrow_type: pa.DataType) -> None:
@@ -194,4 +167,4 @@ def test_ten_thousand_files_are_listed_and_their_footers_read_in_seconds(write_i
     for number in range(1, 10_000):
         os.link(first, first.parent / f"{number}.parquet")
     files = list_inputs(Storage(), [str(first.parent)])
-    assert len(check_same_schema(read_footers(Storage(), files, text_columns=["text"]))) == 1
+    assert len(unify(read_footers(Storage(), files, text_columns=["text"])).schema) == 1

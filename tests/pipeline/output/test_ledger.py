@@ -62,7 +62,7 @@ def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
     )
     write_plan(output, plan)
     for part in plan.parts:
-        step(answer(read_part(part, output.storage)))
+        step(answer(read_part(part, output.storage, plan.schema)))
     finish(plan, output, spec, {"seconds": 2.0})
     return plan, output
 
