@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
+from tirazh.pipeline.input.batches import read_batches
 from tirazh.pipeline.input.damage import find_damage
 from tirazh.pipeline.input.overrides import hash_63
 from tirazh.pipeline.input.parts import Part
@@ -22,7 +23,6 @@ from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, keep_trying
 from tirazh.pipeline.storage.secrets import redact
 
-_BATCH_ROWS = 8_192
 _BUFFER_BYTES = 1 << 20
 # In an object store every read is a request, which takes about as long as the transfer of several
 # MiB. Row groups of up to this size (compressed) are fetched at once, in a few large requests; of
@@ -65,16 +65,8 @@ def read_rows(part: Part, storage: Storage) -> pa.Table:
         reading = _how_to_read(metadata, groups, skip + part.rows, is_remote=is_remote(part.file.uri))
         parquet = pq.ParquetFile(file, metadata=metadata, **reading)
         # Streamed: the part may be a small share of a row group that does not fit in memory.
-        batches, left = [], part.rows
-        for batch in parquet.iter_batches(batch_size=min(_BATCH_ROWS, skip + part.rows), row_groups=groups):
-            rows = batch.slice(skip, left)
-            skip = max(0, skip - batch.num_rows)
-            left -= rows.num_rows
-            if rows.num_rows:
-                batches.append(rows)
-            if not left:
-                break
-        if left:
+        batches = list(read_batches(parquet, groups, skip=skip, rows=part.rows, row_bytes=part.row_bytes))
+        if sum(batch.num_rows for batch in batches) < part.rows:
             raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
         return _transportable(pa.Table.from_batches(batches))
 
@@ -104,15 +96,24 @@ def _readable(part: Part, storage: Storage) -> Iterator[None]:
     """
     try:
         yield
+    except pa.ArrowNotImplementedError as error:
+        raise InputError(
+            f"rows {part.start} to {part.stop - 1} of {show_uri(part.file.uri)} cannot be read with pyarrow "
+            f"{pa.__version__}, which does not support something in them ({_first_line(error)}); the file may be whole: "
+            "write it again with simpler columns or encodings"
+        ) from error
     except (pa.ArrowException, OSError) as error:
         if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno is not None):
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         place = find_damage(part.file.uri, range(part.start, part.stop), storage)
         raise InputError(
             f"{show_uri(part.file.uri)} is damaged or has changed since the job was planned, at rows {part.start} to "
-            f"{part.stop - 1}{f' ({place})' if place else ''}: {redact(reason)}"
+            f"{part.stop - 1}{f' ({place})' if place else ''}: {_first_line(error)}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return redact(next(iter(str(error).splitlines()), type(error).__name__)[:200])
 
 
 def _transportable(table: pa.Table) -> pa.Table:

@@ -173,7 +173,14 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "parts": len(plan.parts),
         "estimated_tokens": plan.estimated_tokens,
         "files": [
-            [planned.file.uri, planned.file.key, planned.file.size, planned.file.version, list(planned.cuts)]
+            [
+                planned.file.uri,
+                planned.file.key,
+                planned.file.size,
+                planned.file.version,
+                list(planned.cuts),
+                planned.row_bytes,
+            ]
             for planned in plan.files
         ],
     }
@@ -194,8 +201,8 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
         schema=pa.ipc.read_schema(pa.py_buffer(base64.b64decode(values["arrow_schema"]))),
         overrides=tuple(values["overrides"]),
         files=tuple(
-            PlannedFile(StoredFile(uri, key, size, version), tuple(cuts))
-            for uri, key, size, version, cuts in values["files"]
+            PlannedFile(StoredFile(uri, key, size, version), tuple(cuts), row_bytes)
+            for uri, key, size, version, cuts, row_bytes in values["files"]
         ),
         estimated_tokens=values["estimated_tokens"],
     )
