@@ -18,17 +18,24 @@ _TOLERANCE = 2
 
 
 def read_batches(
-    parquet: pq.ParquetFile, groups: Sequence[int], *, skip: int, rows: int, row_bytes: int
+    parquet: pq.ParquetFile,
+    groups: Sequence[int],
+    *,
+    skip: int,
+    rows: int,
+    row_bytes: int,
+    only: Sequence[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the `rows` rows behind the first `skip` of the row groups `groups`, or fewer if they end before.
 
-    `row_bytes` is the estimated size of a decoded row, 0 if it is unknown. Raises what pyarrow raises; its
+    `row_bytes` is the estimated size of a decoded row, 0 if it is unknown; `only` are the columns that are read,
+    None for all. Raises what pyarrow raises; its
     ArrowNotImplementedError (nested columns of more than 2 GiB in one batch) only for a batch of one row.
     """
     size, done = _first_size(row_bytes, skip + rows), 0
     while done < rows:
         try:
-            for batch, start in _batches_from(parquet, groups, skip + done, size):
+            for batch, start in _batches_from(parquet, groups, skip + done, size, only):
                 wanted = batch.slice(start, rows - done)
                 done += wanted.num_rows
                 if wanted.num_rows:
@@ -58,7 +65,7 @@ def _size_after(batch: pa.RecordBatch, size: int) -> int:
 
 
 def _batches_from(
-    parquet: pq.ParquetFile, groups: Sequence[int], skip: int, size: int
+    parquet: pq.ParquetFile, groups: Sequence[int], skip: int, size: int, only: Sequence[str] | None
 ) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Yield the batches of `groups`, and for each the number of its rows that belong to the first `skip` rows.
 
@@ -68,6 +75,7 @@ def _batches_from(
     while left and skip >= (rows := parquet.metadata.row_group(left[0]).num_rows):
         skip -= rows
         del left[0]
-    for batch in parquet.iter_batches(batch_size=size, row_groups=left):
+    columns = None if only is None else list(only)
+    for batch in parquet.iter_batches(batch_size=size, row_groups=left, columns=columns):
         yield batch, min(skip, batch.num_rows)
         skip = max(0, skip - batch.num_rows)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
@@ -18,8 +20,12 @@ from tirazh.pipeline.storage.filesystem import Storage
 class PartsDatasource(Datasource):  # type: ignore[misc]
     """The Ray Data source of the parts that remain to be made."""
 
-    def __init__(self, parts: Sequence[Part], storage: Storage) -> None:
+    def __init__(
+        self, parts: Sequence[Part], storage: Storage, repetitions: Mapping[int, NDArray[np.int32]] | None = None
+    ) -> None:
+        """`repetitions` are those of the rows of each part, by its index; 0 for parts that it lacks."""
         super().__init__()
+        self._repetitions = repetitions or {}
         self._parts = parts
         self._storage = storage
 
@@ -39,9 +45,9 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
 
     def _read_task(self, part: Part) -> ReadTask:
         metadata = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(partial(_read_block, part, self._storage), metadata)
+        return ReadTask(partial(_read_block, part, self._storage, self._repetitions.get(part.index)), metadata)
 
 
-def _read_block(part: Part, storage: Storage) -> Iterable[pa.Table]:
+def _read_block(part: Part, storage: Storage, repetitions: NDArray[np.int32] | None) -> Iterable[pa.Table]:
     # One table: Ray Data would concatenate several, which takes twice the memory.
-    yield read_part(part, storage)
+    yield read_part(part, storage, repetitions)

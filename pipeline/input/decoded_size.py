@@ -7,7 +7,7 @@ chance, so the same input gives the same sizes everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tirazh.errors import InputError
+from tirazh.pipeline.input.damage import is_unsupported
 from tirazh.pipeline.input.footers import Footer, RowGroup
 from tirazh.pipeline.storage.filesystem import Storage
 
 _FILES = 8
-_GROUPS = 2  # of each file
+_GROUPS = 3  # of each file
 _THREADS = 4
 # A column chunk of up to this many bytes (uncompressed) is read as a whole, as dictionary and indices;
 # otherwise the first rows of the row group are.
@@ -51,11 +51,13 @@ def with_decoded_sizes(storage: Storage, footers: Sequence[Footer], *, text_colu
     A file that cannot be read keeps the sizes of its footer; the job that reads it says why.
     """
     chosen = _choose([index for index, footer in enumerate(footers) if footer.coded_columns], footers)
+    texts = frozenset(text_columns)
     with ThreadPoolExecutor(_THREADS) as threads:
-        sampled = list(threads.map(lambda index: _sample(storage, footers[index], frozenset(text_columns)), chosen))
-    samples = {index: sample for index, sample in zip(chosen, sampled, strict=True) if sample.rows}
-    pooled = _add(list(samples.values()))
-    return [_decoded(footer, samples.get(index, pooled)) for index, footer in enumerate(footers)]
+        samples = dict(
+            zip(chosen, threads.map(lambda index: _sample(storage, footers[index], texts), chosen), strict=True)
+        )
+    pooled = _add([sample for groups in samples.values() for sample in groups.values()])
+    return [_decoded(footer, samples.get(index, {}), pooled) for index, footer in enumerate(footers)]
 
 
 def _choose(candidates: Sequence[int], footers: Sequence[Footer]) -> list[int]:
@@ -63,19 +65,22 @@ def _choose(candidates: Sequence[int], footers: Sequence[Footer]) -> list[int]:
     if len(candidates) <= _FILES:
         return list(candidates)
     largest = max(candidates, key=lambda index: sum(group.coded_bytes for group in footers[index].row_groups))
-    others = [candidates[len(candidates) * number // (_FILES - 1)] for number in range(_FILES - 1)]
-    return sorted({largest, *others})
+    others = [index for index in candidates if index != largest]
+    return sorted([largest, *(others[len(others) * number // (_FILES - 1)] for number in range(_FILES - 1))])
 
 
-def _sample(storage: Storage, footer: Footer, text_columns: frozenset[str]) -> _Sample:
+def _sample(storage: Storage, footer: Footer, text_columns: frozenset[str]) -> dict[int, _Sample]:
+    """Measure a few row groups of a file: by their indices."""
     groups = [index for index, group in enumerate(footer.row_groups) if group.rows and group.coded_bytes]
-    chosen = sorted({groups[len(groups) * number // _GROUPS] for number in range(_GROUPS)}) if groups else []
-    try:
-        with storage.open(footer.file.uri) as file:
+    chosen = {groups[len(groups) * number // _GROUPS] for number in range(_GROUPS)} if groups else set()
+    with storage.open(footer.file.uri) as file:
+        try:
             metadata = pq.read_metadata(file)
-            return _add([_sample_group(file, metadata, index, footer, text_columns) for index in chosen])
-    except (InputError, pa.ArrowException, OSError, ValueError):
-        return _Sample(0, 0, 0)
+            return {index: _sample_group(file, metadata, index, footer, text_columns) for index in sorted(chosen)}
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+                raise  # an outage; for data that it cannot decode pyarrow raises an OSError without errno
+            return {}
 
 
 def _sample_group(
@@ -96,17 +101,20 @@ def _measure_whole(file: Any, metadata: pq.FileMetaData, group: int, columns: Se
     """The decoded bytes of whole column chunks. Empty if pyarrow cannot read their encoding as a dictionary."""
     if not columns:
         return {}
-    parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=list(columns), pre_buffer=False)
+    parquet = pq.ParquetFile(file, metadata=metadata, read_dictionary=list(columns), pre_buffer=True)
     try:
         table = parquet.read_row_group(group, columns=list(columns))
-    except pa.ArrowException:
-        return {}
+    except (pa.ArrowException, OSError) as error:
+        if is_unsupported(error):
+            return {}
+        raise
     return {name: sum(map(decoded_bytes, table.column(name).chunks)) for name in columns}
 
 
 def _measure_first(
     file: Any, metadata: pq.FileMetaData, group: int, columns: Sequence[str], rows: int
 ) -> dict[str, float]:
+    """The decoded bytes of whole column chunks, after the first rows."""
     if not columns:
         return {}
     parquet = pq.ParquetFile(file, metadata=metadata, buffer_size=1 << 20, pre_buffer=False)
@@ -130,7 +138,8 @@ def decoded_bytes(array: pa.Array[Any]) -> int:
     """The bytes of an array of Arrow, with a dictionary written out."""
     if not isinstance(array, pa.DictionaryArray):
         return int(array.nbytes)
-    lengths = pc.fill_null(pc.binary_length(array.dictionary), 0)
+    values: Any = array.dictionary
+    lengths = pc.fill_null(pc.binary_length(values), 0)
     return int(pc.sum(lengths.take(array.indices)).as_py() or 0) + 4 * len(array)
 
 
@@ -142,10 +151,15 @@ def _add(samples: Sequence[_Sample]) -> _Sample:
     )
 
 
-def _decoded(footer: Footer, sample: _Sample) -> Footer:
-    if not footer.coded_columns or not sample.rows:
+def _decoded(footer: Footer, samples: Mapping[int, _Sample], pooled: _Sample) -> Footer:
+    """The footer with decoded sizes: of its sampled row groups by their samples, of the others by those of the file,
+    of a file without samples by those of the input.
+    """
+    rest = _add(list(samples.values())) if samples else pooled
+    if not footer.coded_columns or not rest.rows:
         return footer
-    return replace(footer, row_groups=tuple(_decoded_group(group, sample) for group in footer.row_groups))
+    groups = enumerate(footer.row_groups)
+    return replace(footer, row_groups=tuple(_decoded_group(group, samples.get(index, rest)) for index, group in groups))
 
 
 def _decoded_group(group: RowGroup, sample: _Sample) -> RowGroup:

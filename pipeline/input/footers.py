@@ -174,7 +174,7 @@ def _row_group(metadata: pq.FileMetaData, index: int, text_columns: frozenset[st
 
 def _width(metadata: pq.FileMetaData, column: int, physical_type: str) -> int:
     if physical_type == "FIXED_LEN_BYTE_ARRAY":
-        return int(metadata.schema.column(column).length)
+        return metadata.schema.column(column).length or 0
     return _WIDTHS.get(physical_type, 0)
 
 

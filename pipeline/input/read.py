@@ -1,7 +1,7 @@
 """Reads the rows of one part from its input file.
 
-All columns are read unchanged, and two are added: the part's index, and a key of each row. The key
-depends only on the file's path below the input and on the row's number in the file.
+All columns are read unchanged, and two are added: the part's index, and the repetition of each row
+(`repetitions.py`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.batches import read_batches
-from tirazh.pipeline.input.damage import find_damage
-from tirazh.pipeline.input.overrides import hash_63
+from tirazh.pipeline.input.damage import find_damage, is_unsupported
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, keep_trying
@@ -33,10 +34,11 @@ _MAX_UNUSED_BYTES = 32 << 20
 _MAX_BUFFER_BYTES = 8 << 20
 
 
-def read_part(part: Part, storage: Storage) -> pa.Table:
-    """Read the rows of `part`, with the columns `schema.PART` and `schema.ROW_KEY` added.
+def read_part(part: Part, storage: Storage, repetitions: NDArray[np.int32] | None = None) -> pa.Table:
+    """Read the rows of `part`, with the columns `schema.PART` and `schema.REPETITION` added.
 
-    Raises InputError if the file has changed since the job was planned, or if it is damaged.
+    `repetitions` are those of its rows, None if all are 0. Raises InputError if the file has changed since the
+    job was planned, or if it is damaged.
     """
     if not keep_trying(lambda: storage.is_same(part.file)):
         raise InputError(
@@ -44,34 +46,32 @@ def read_part(part: Part, storage: Storage) -> pa.Table:
             "compares it with the finished rows"
         )
     table = keep_trying(lambda: read_rows(part, storage))
-    keys = [row_key(part.file.key, row) for row in range(part.start, part.stop)]
+    if repetitions is None:
+        repetitions = np.zeros(part.rows, np.int32)
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
-    return table.append_column(schema.ROW_KEY, pa.array(keys, pa.int64()))
+    return table.append_column(schema.REPETITION, pa.array(repetitions, pa.int32()))
 
 
-def row_key(file_key: str, row: int) -> int:
-    """The key of a row. It does not depend on the cut into parts or on where the input is stored."""
-    return hash_63(f"{file_key}\n{row}")
-
-
-def read_rows(part: Part, storage: Storage) -> pa.Table:
-    """Read the rows of `part` from the current file, whatever its version.
+def read_rows(part: Part, storage: Storage, only: Sequence[str] | None = None) -> pa.Table:
+    """Read the rows of `part` from the current file, whatever its version; only the columns `only`, if given.
 
     Raises InputError if the file is damaged or too short.
     """
     with storage.open(part.file.uri) as file, _readable(part, storage):
         metadata = pq.read_metadata(file)
         groups, skip = _groups_of(metadata, part)
-        reading = _how_to_read(metadata, groups, skip + part.rows, is_remote=is_remote(part.file.uri))
+        reading = _how_to_read(metadata, groups, skip + part.rows, only, is_remote=is_remote(part.file.uri))
         parquet = pq.ParquetFile(file, metadata=metadata, **reading)
         # Streamed: the part may be a small share of a row group that does not fit in memory.
-        batches = list(read_batches(parquet, groups, skip=skip, rows=part.rows, row_bytes=part.row_bytes))
+        batches = list(read_batches(parquet, groups, skip=skip, rows=part.rows, row_bytes=part.row_bytes, only=only))
         if sum(batch.num_rows for batch in batches) < part.rows:
             raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
         return _transportable(pa.Table.from_batches(batches))
 
 
-def _how_to_read(metadata: pq.FileMetaData, groups: Sequence[int], rows: int, *, is_remote: bool) -> dict[str, Any]:
+def _how_to_read(
+    metadata: pq.FileMetaData, groups: Sequence[int], rows: int, only: Sequence[str] | None, *, is_remote: bool
+) -> dict[str, Any]:
     """Choose how pyarrow reads the first `rows` rows of `groups`: how many requests, and how much memory.
 
     Without a read buffer of bounded size, a column chunk is read into memory as a whole.
@@ -79,7 +79,8 @@ def _how_to_read(metadata: pq.FileMetaData, groups: Sequence[int], rows: int, *,
     if not is_remote or not groups:
         return {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}
     chosen = [metadata.row_group(index) for index in groups]
-    size = sum(group.column(index).total_compressed_size for group in chosen for index in range(group.num_columns))
+    columns = [group.column(index) for group in chosen for index in range(group.num_columns)]
+    size = sum(column.total_compressed_size for column in columns if only is None or column.path_in_schema in only)
     unused = size * (1 - rows / max(1, sum(group.num_rows for group in chosen)))
     if size <= _MAX_FETCHED_BYTES and unused <= _MAX_UNUSED_BYTES:
         return {"buffer_size": 0, "pre_buffer": True}
@@ -96,15 +97,15 @@ def _readable(part: Part, storage: Storage) -> Iterator[None]:
     """
     try:
         yield
-    except pa.ArrowNotImplementedError as error:
-        raise InputError(
-            f"rows {part.start} to {part.stop - 1} of {show_uri(part.file.uri)} cannot be read with pyarrow "
-            f"{pa.__version__}, which does not support something in them ({_first_line(error)}); the file may be whole: "
-            "write it again with simpler columns or encodings"
-        ) from error
     except (pa.ArrowException, OSError) as error:
         if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno is not None):
             raise
+        if is_unsupported(error):
+            raise InputError(
+                f"rows {part.start} to {part.stop - 1} of {show_uri(part.file.uri)} cannot be read with pyarrow "
+                f"{pa.__version__}, which does not support something in them ({_first_line(error)}); the file may be "
+                "whole: write it again with simpler columns or encodings"
+            ) from error
         place = find_damage(part.file.uri, range(part.start, part.stop), storage)
         raise InputError(
             f"{show_uri(part.file.uri)} is damaged or has changed since the job was planned, at rows {part.start} to "
