@@ -33,6 +33,7 @@ from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.lease import LeaseToken, Tell
 from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.repeated_rows import repetitions_of
 from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.encode import PromptStep
@@ -63,6 +64,7 @@ class JobRun:
 
         Raises JobError for skipped parts.
         """
+        repetitions = repetitions_of(self.plan, parts, self.prompts.config, self.output, self.tell)
         metrics = start_metrics()
         metrics.wait_until_ready()
         progress = JobProgress(
@@ -89,7 +91,8 @@ class JobRun:
             shared as checked,
             reserved as resources,
         ):
-            graph = self._graph(parts, metrics, in_flight, resources, checked)
+            source = PartsDatasource(parts, self.output.storage, self.plan.schema, repetitions)
+            graph = self._graph(source, metrics, in_flight, resources, checked)
             with closing(run_graph(graph)) as written:
                 for part in written:
                     progress.add(part)
@@ -99,14 +102,14 @@ class JobRun:
 
     def _graph(
         self,
-        parts: list[Part],
+        source: PartsDatasource,
         metrics: MetricsClient,
         in_flight: int,
         resources: RunResources,
         checked: Callable[[Step], Step],
     ) -> Dataset:
         return build_graph(
-            PartsDatasource(parts, self.output.storage, self.plan.schema),
+            source,
             prompts=checked(PromptStep(self.prompts.config)),
             infer=self._infer_config(metrics, resources.replica),
             replicas=parse_replicas(self.spec.replicas),

@@ -22,6 +22,7 @@ from tirazh.errors import InputError, OutputError
 from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
 from tirazh.pipeline.columns import check_columns, override_columns
+from tirazh.pipeline.input.decoded_size import with_decoded_sizes
 from tirazh.pipeline.input.files import list_inputs, would_read
 from tirazh.pipeline.input.footers import Footer, read_footers
 from tirazh.pipeline.input.parts import (
@@ -46,10 +47,15 @@ from tirazh.pipeline.storage.filesystem import join
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """An input file and the row numbers where its parts start, followed by the end of the last part."""
+    """An input file and the row numbers where its parts start, followed by the end of the last part.
+
+    `row_bytes` is the estimated size of a decoded row, in bytes, 0 if it is unknown. A reader chooses its
+    batches by it; nothing that is written depends on it.
+    """
 
     file: StoredFile
     cuts: tuple[int, ...]
+    row_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +123,11 @@ class Plan:
     def parts(self) -> list[Part]:
         """All parts, in input order."""
         total = sum(len(planned.cuts) - 1 for planned in self.files)
-        ranges = ((planned.file, *ends) for planned in self.files for ends in pairwise(planned.cuts))
-        return [Part(index, total, file, start, stop, self.id) for index, (file, start, stop) in enumerate(ranges)]
+        ranges = ((planned, *ends) for planned in self.files for ends in pairwise(planned.cuts))
+        return [
+            Part(index, total, planned.file, start, stop, self.id, planned.row_bytes)
+            for index, (planned, start, stop) in enumerate(ranges)
+        ]
 
     @property
     def rows(self) -> int:
@@ -155,7 +164,8 @@ def plan_job(spec: JobSpec) -> Plan:
     # Checked before the input is listed, which may take long.
     _refuse_output_in_input(job)
     files = list_inputs(job.storage, job.inputs)
-    footers = read_footers(job.storage, files, text_columns=job.source.columns.values())
+    texts = tuple(job.source.columns.values())
+    footers = read_footers(job.storage, files, text_columns=texts)
     taken = take_rows(footers, spec.limit)
     if not taken:
         raise InputError(f"the input has no rows: all of its {len(files)} files are empty tables")
@@ -165,7 +175,7 @@ def plan_job(spec: JobSpec) -> Plan:
     unified = unify(taken)
     columns = with_metadata_of(unified.schema, [(show_uri(footer.file.uri), footer.schema) for footer in taken])
     check_columns(columns, spec, job.source)
-    taken = count_directory_text(taken, columns, job.source.columns.values())
+    taken = count_directory_text(with_decoded_sizes(job.storage, taken, text_columns=texts), columns, texts)
     cost = _row_cost(spec)
     return Plan(
         identity=job.identity,
@@ -197,6 +207,7 @@ def _cut(footers: Sequence[Footer], spec: JobSpec, cost: RowCost) -> list[Planne
                 if spec.part_rows
                 else cut_by_tokens(footer.row_groups, part_tokens, cost)
             ),
+            footer.row_bytes,
         )
         for footer in footers
     ]

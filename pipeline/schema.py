@@ -24,7 +24,7 @@ ERROR = "error"
 # input column may use it.
 RESERVED = "__tirazh_"
 PART = RESERVED + "part"
-ROW_KEY = RESERVED + "row_key"
+REPETITION = RESERVED + "repetition"
 PROMPT_IDS = RESERVED + "prompt_ids"
 NUM_PROMPT_IDS = RESERVED + "num_prompt_ids"
 ROW_SEED = RESERVED + "row_seed"

@@ -221,7 +221,7 @@ def _append_results(
         errors[row] = next((result.error for result in samples if result.error is not None), None)
         answers[row] = list(samples) if errors[row] is None else None
     counts = pa.array([None if ids is None else len(ids) for ids in table.column(schema.PROMPT_IDS).to_pylist()])
-    table = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY, schema.ROW_ERROR])
+    table = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.REPETITION, schema.ROW_ERROR])
     table = table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
     table = table.append_column(schema.NUM_PROMPT_IDS, counts.cast(pa.int32()))
     columns = _label_columns(answers, priors) if config.sampling is None else _completion_columns(answers)

@@ -15,6 +15,12 @@ _BATCH_ROWS = 256
 _BUFFER_BYTES = 1 << 20
 
 
+def is_unsupported(error: Exception) -> bool:
+    """Whether pyarrow has raised `error` for something in a file that it does not implement; the file may be whole."""
+    # The encodings that its decoders lack are reported by an OSError.
+    return isinstance(error, pa.ArrowNotImplementedError) or "not yet implemented" in str(error).lower()
+
+
 def find_damage(uri: str, rows: range, storage: Storage) -> str:
     """Return `row group 2 of 3, column 'text', from row 128`, or "" if every column can be decoded by itself.
 

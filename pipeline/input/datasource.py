@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
+from numpy.typing import NDArray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
@@ -19,11 +21,19 @@ from tirazh.pipeline.storage.filesystem import Storage
 class PartsDatasource(Datasource):  # type: ignore[misc]
     """The Ray Data source of the parts that remain to be made.
 
-    `columns` are those of the whole input, None for those of each file.
+    `columns` are those of the whole input, None for those of each file. `repetitions` are those of the rows of each
+    part, by its index; 0 for parts that it lacks.
     """
 
-    def __init__(self, parts: Sequence[Part], storage: Storage, columns: pa.Schema | None = None) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        storage: Storage,
+        columns: pa.Schema | None = None,
+        repetitions: Mapping[int, NDArray[np.int32]] | None = None,
+    ) -> None:
         super().__init__()
+        self._repetitions = repetitions or {}
         self._parts = parts
         self._storage = storage
         self._columns = columns
@@ -46,9 +56,12 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
 
     def _read_task(self, part: Part, columns: ray.ObjectRef[pa.Schema] | None) -> ReadTask:
         metadata = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(partial(_read_block, part, self._storage, columns), metadata)
+        repetitions = self._repetitions.get(part.index)
+        return ReadTask(partial(_read_block, part, self._storage, columns, repetitions), metadata)
 
 
-def _read_block(part: Part, storage: Storage, columns: ray.ObjectRef[pa.Schema] | None) -> Iterable[pa.Table]:
+def _read_block(
+    part: Part, storage: Storage, columns: ray.ObjectRef[pa.Schema] | None, repetitions: NDArray[np.int32] | None
+) -> Iterable[pa.Table]:
     # One table: Ray Data would concatenate several, which takes twice the memory.
-    yield read_part(part, storage, ray.get(columns) if columns is not None else None)
+    yield read_part(part, storage, ray.get(columns) if columns is not None else None, repetitions)

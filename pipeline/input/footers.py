@@ -27,22 +27,44 @@ _FIRST_GUESS = 1 << 16
 _THREADS = 16
 
 
+# Bytes of a value in Arrow, by the physical type of Parquet.
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
+_REPEATS = frozenset({"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"})
+
+
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """`text_bytes` are those of the columns in the prompt, `all_bytes` those of all columns; both uncompressed."""
+    """`text_bytes` are those of the columns in the prompt, `all_bytes` those of all columns; both decoded.
+
+    `coded_text_bytes` and `coded_bytes` are the shares of both that are not known from the footer: those of
+    texts whose encoding stores what repeats once. They are counted as they are stored, uncompressed;
+    `decoded_size.py` replaces them by the decoded bytes.
+    """
 
     rows: int
     text_bytes: int
     all_bytes: int
+    coded_text_bytes: int = 0
+    coded_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """The footer of one input file. `schema` is that of its columns in the output (`planned_schema`)."""
+    """The footer of one input file.
+
+    `schema` is that of its columns in the output (`planned_schema`). `coded_columns` are the paths of the columns in
+    `RowGroup.coded_bytes`.
+    """
 
     file: StoredFile
     schema: pa.Schema
     row_groups: tuple[RowGroup, ...]
+    coded_columns: tuple[str, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """The decoded bytes of a row, in the row group with the widest rows."""
+        return max((group.all_bytes // group.rows for group in self.row_groups if group.rows), default=0)
 
     @property
     def rows(self) -> int:
@@ -97,11 +119,12 @@ def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str
     try:
         parquet = pq.ParquetFile(pa.BufferReader(tail), **READ_OPTIONS)
         metadata = parquet.metadata
-        groups = tuple(_row_group(metadata.row_group(index), text_columns) for index in range(metadata.num_row_groups))
+        coded: dict[str, None] = {}  # in the order of the schema
+        groups = tuple(_row_group(metadata, index, text_columns, coded) for index in range(metadata.num_row_groups))
         # A damaged footer may still parse, with impossible values.
         if any(min(group.rows, group.text_bytes, group.all_bytes) < 0 for group in groups):
             raise ValueError("it has a negative number of rows or bytes")
-        return Footer(file, planned_schema(parquet.schema_arrow, read_elements(tail)), groups)
+        return Footer(file, planned_schema(parquet.schema_arrow, read_elements(tail)), groups, tuple(coded))
     except pa.ArrowNotImplementedError as error:
         raise InputError(f"{show_uri(file.uri)} has a column that pyarrow cannot read: {_first_line(error)}") from error
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -124,10 +147,26 @@ def _fetch(storage: Storage, file: StoredFile) -> bytes:
     return tail if needed <= len(tail) else storage.read_tail(file, needed)
 
 
-def _row_group(group: pq.RowGroupMetaData, text_columns: frozenset[str]) -> RowGroup:
-    text_bytes = 0
-    for index in range(group.num_columns):
-        column = group.column(index)
-        if column.path_in_schema in text_columns:
-            text_bytes += column.total_uncompressed_size
-    return RowGroup(group.num_rows, text_bytes, group.total_byte_size)
+def _row_group(metadata: pq.FileMetaData, index: int, text_columns: frozenset[str], coded: dict[str, None]) -> RowGroup:
+    """Sum up the columns of a row group, and add the paths of those of unknown size to `coded`."""
+    group = metadata.row_group(index)
+    texts = total = coded_texts = coded_total = 0
+    for number in range(group.num_columns):
+        column = group.column(number)
+        stored, path = column.total_uncompressed_size, column.path_in_schema
+        if stored < 0:
+            raise ValueError(f"column {path!r} has a negative number of bytes")
+        size = max(stored, column.num_values * _width(metadata, number, column.physical_type))
+        is_coded = column.physical_type == "BYTE_ARRAY" and not _REPEATS.isdisjoint(column.encodings)
+        if is_coded:
+            coded[path] = None
+        total, coded_total = total + size, coded_total + size * is_coded
+        if path in text_columns:
+            texts, coded_texts = texts + size, coded_texts + size * is_coded
+    return RowGroup(group.num_rows, texts, max(total, group.total_byte_size), coded_texts, coded_total)
+
+
+def _width(metadata: pq.FileMetaData, column: int, physical_type: str) -> int:
+    if physical_type == "FIXED_LEN_BYTE_ARRAY":
+        return metadata.schema.column(column).length or 0
+    return _WIDTHS.get(physical_type, 0)

@@ -23,7 +23,7 @@ def refuse_nanoseconds(table: pa.Table, parquet: pq.ParquetFile, groups: Sequenc
     `table` has the rows of `groups` from row `first` on, with microseconds; `parquet` reads INT96 as nanoseconds. Only
     INT96 columns are read again.
     """
-    names = int96_columns(parquet.metadata)
+    names = [name for name in int96_columns(parquet.metadata) if name in table.column_names]
     if not names:
         return
     row = -first

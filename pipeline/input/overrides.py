@@ -42,13 +42,14 @@ def row_sampling(values: Mapping[str, Any], sampling: SamplingParams) -> Samplin
     return _with_values(sampling, own) if own else sampling
 
 
-def row_seed(values: Mapping[str, Any], *, job_seed: int, row_key: int) -> int:
-    """The 63-bit seed of a row: from its own seed, or else from the job's seed and the row's key in the input."""
-    # A row's own seed does not depend on the job's seed or on the row's position, so the row can be
-    # reproduced alone.
+def row_seed(values: Mapping[str, Any], *, job_seed: int, content: str, repetition: int) -> int:
+    """The 63-bit seed of a row: from its own seed, or else from the job's seed, the row's content and its
+    repetition (`repetitions.py`). Neither depends on the file that the row is in.
+    """
+    # A row's own seed does not depend on the job's seed or on its content, so the row can be reproduced alone.
     if SEED in values:
         return hash_63(f"row {_convert(SEED, values[SEED])}")
-    return hash_63(f"job {job_seed} {row_key}")
+    return hash_63(f"job {job_seed} {repetition} {content}")
 
 
 def sample_seed(seed: int, sample: int) -> int:

@@ -35,7 +35,8 @@ MAX_PART_TEXT_BYTES = 64 << 20
 class Part:
     """Rows `start` to `stop` (exclusive) of one input file; they go to the output file `name`.
 
-    `plan_id` is the id of the plan that cut it, or empty for a part of no plan.
+    `plan_id` is the id of the plan that cut it, or empty for a part of no plan. `row_bytes` is the estimated
+    size of a decoded row of the file, in bytes, 0 if it is unknown.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Part:
     start: int
     stop: int
     plan_id: str = ""
+    row_bytes: int = 0
 
     @property
     def rows(self) -> int:
@@ -143,4 +145,5 @@ def _num_splits(group: RowGroup, tokens: int, part_tokens: int) -> int:
 
 def _shorten(group: RowGroup, rows: int) -> RowGroup:
     share = rows / group.rows
-    return RowGroup(rows, math.ceil(group.text_bytes * share), math.ceil(group.all_bytes * share))
+    sizes = (group.text_bytes, group.all_bytes, group.coded_text_bytes, group.coded_bytes)
+    return RowGroup(rows, *(math.ceil(size * share) for size in sizes))

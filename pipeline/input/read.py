@@ -1,7 +1,7 @@
 """Reads the rows of one part from its input file.
 
-The rows get the columns of the whole input (`conform.py`), and two are added: the part's index, and a key
-of each row. The key depends only on the file's path below the input and on the row's number in the file.
+The rows get the columns of the whole input (`conform.py`), and two are added: the part's index, and the
+repetition of each row (`repetitions.py`).
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.arrow_types import READ_OPTIONS, to_transport
+from tirazh.pipeline.input.batches import read_batches
 from tirazh.pipeline.input.conform import conform
-from tirazh.pipeline.input.damage import find_damage
+from tirazh.pipeline.input.damage import find_damage, is_unsupported
 from tirazh.pipeline.input.int96 import refuse_nanoseconds
-from tirazh.pipeline.input.overrides import hash_63
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, keep_trying
 from tirazh.pipeline.storage.secrets import redact
 
-_BATCH_ROWS = 8_192
 _BUFFER_BYTES = 1 << 20
 # In an object store every read is a request, which takes about as long as the transfer of several
 # MiB. Row groups of up to this size (compressed) are fetched at once, in a few large requests; of
@@ -36,11 +37,17 @@ _MAX_UNUSED_BYTES = 32 << 20
 _MAX_BUFFER_BYTES = 8 << 20
 
 
-def read_part(part: Part, storage: Storage, columns: pa.Schema | None = None) -> pa.Table:
-    """Read the rows of `part`, with the columns `schema.PART` and `schema.ROW_KEY` added.
+def read_part(
+    part: Part,
+    storage: Storage,
+    columns: pa.Schema | None = None,
+    repetitions: NDArray[np.int32] | None = None,
+) -> pa.Table:
+    """Read the rows of `part`, with the columns `schema.PART` and `schema.REPETITION` added.
 
-    `columns` are those of the whole input, None for those of the file. Raises InputError if the file has changed
-    since the job was planned, if it is damaged, or if a value does not go into the columns.
+    `columns` are those of the whole input, None for those of the file. `repetitions` are those of its rows, None if
+    all are 0. Raises InputError if the file has changed since the job was planned, if it is damaged, or if a value
+    does not go into the columns.
     """
     if not keep_trying(lambda: storage.is_same(part.file)):
         raise InputError(
@@ -48,18 +55,16 @@ def read_part(part: Part, storage: Storage, columns: pa.Schema | None = None) ->
             "compares it with the finished rows"
         )
     table = keep_trying(lambda: read_rows(part, storage, columns))
-    keys = [row_key(part.file.key, row) for row in range(part.start, part.stop)]
+    if repetitions is None:
+        repetitions = np.zeros(part.rows, np.int32)
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
-    return table.append_column(schema.ROW_KEY, pa.array(keys, pa.int64()))
+    return table.append_column(schema.REPETITION, pa.array(repetitions, pa.int32()))
 
 
-def row_key(file_key: str, row: int) -> int:
-    """The key of a row. It does not depend on the cut into parts or on where the input is stored."""
-    return hash_63(f"{file_key}\n{row}")
-
-
-def read_rows(part: Part, storage: Storage, columns: pa.Schema | None = None) -> pa.Table:
-    """Read the rows of `part` from the current file, whatever its version.
+def read_rows(
+    part: Part, storage: Storage, columns: pa.Schema | None = None, only: Sequence[str] | None = None
+) -> pa.Table:
+    """Read the rows of `part` from the current file, whatever its version; only the columns `only`, if given.
 
     `columns` are those of the whole input, None for those of the file. Raises InputError if the file is damaged
     or too short, or if a value does not go into the columns.
@@ -67,27 +72,24 @@ def read_rows(part: Part, storage: Storage, columns: pa.Schema | None = None) ->
     with storage.open(part.file.uri) as file, _readable(part, storage):
         metadata = pq.read_metadata(file)
         groups, skip = _groups_of(metadata, part)
-        reading = _how_to_read(metadata, groups, skip + part.rows, is_remote=is_remote(part.file.uri))
+        reading = _how_to_read(metadata, groups, skip + part.rows, only, is_remote=is_remote(part.file.uri))
         parquet = pq.ParquetFile(file, metadata=metadata, **reading, **READ_OPTIONS)
         # Streamed: the part may be a small share of a row group that does not fit in memory.
-        batches, left = [], part.rows
-        for batch in parquet.iter_batches(batch_size=min(_BATCH_ROWS, skip + part.rows), row_groups=groups):
-            rows = batch.slice(skip, left)
-            skip = max(0, skip - batch.num_rows)
-            left -= rows.num_rows
-            if rows.num_rows:
-                batches.append(rows)
-            if not left:
-                break
-        if left:
+        batches = list(read_batches(parquet, groups, skip=skip, rows=part.rows, row_bytes=part.row_bytes, only=only))
+        if sum(batch.num_rows for batch in batches) < part.rows:
             raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
         table = pa.Table.from_batches(batches)
         exact = pq.ParquetFile(file, metadata=metadata, **reading)
         refuse_nanoseconds(table, exact, groups, _groups_of(metadata, part)[1], part.file.uri)
-        return to_transport(conform(table, columns, part.file, part.start) if columns is not None else table)
+        if columns is not None:
+            wanted = columns if only is None else pa.schema([columns.field(name) for name in only])
+            table = conform(table, wanted, part.file, part.start)
+        return to_transport(table)
 
 
-def _how_to_read(metadata: pq.FileMetaData, groups: Sequence[int], rows: int, *, is_remote: bool) -> dict[str, Any]:
+def _how_to_read(
+    metadata: pq.FileMetaData, groups: Sequence[int], rows: int, only: Sequence[str] | None, *, is_remote: bool
+) -> dict[str, Any]:
     """Choose how pyarrow reads the first `rows` rows of `groups`: how many requests, and how much memory.
 
     Without a read buffer of bounded size, a column chunk is read into memory as a whole.
@@ -95,7 +97,8 @@ def _how_to_read(metadata: pq.FileMetaData, groups: Sequence[int], rows: int, *,
     if not is_remote or not groups:
         return {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}
     chosen = [metadata.row_group(index) for index in groups]
-    size = sum(group.column(index).total_compressed_size for group in chosen for index in range(group.num_columns))
+    columns = [group.column(index) for group in chosen for index in range(group.num_columns)]
+    size = sum(column.total_compressed_size for column in columns if only is None or column.path_in_schema in only)
     unused = size * (1 - rows / max(1, sum(group.num_rows for group in chosen)))
     if size <= _MAX_FETCHED_BYTES and unused <= _MAX_UNUSED_BYTES:
         return {"buffer_size": 0, "pre_buffer": True}
@@ -115,12 +118,21 @@ def _readable(part: Part, storage: Storage) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if not isinstance(error, pa.ArrowException) and (type(error) is not OSError or error.errno is not None):
             raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        if is_unsupported(error):
+            raise InputError(
+                f"rows {part.start} to {part.stop - 1} of {show_uri(part.file.uri)} cannot be read with pyarrow "
+                f"{pa.__version__}, which does not support something in them ({_first_line(error)}); the file may be "
+                "whole: write it again with simpler columns or encodings"
+            ) from error
         place = find_damage(part.file.uri, range(part.start, part.stop), storage)
         raise InputError(
             f"{show_uri(part.file.uri)} is damaged or has changed since the job was planned, at rows {part.start} to "
-            f"{part.stop - 1}{f' ({place})' if place else ''}: {redact(reason)}"
+            f"{part.stop - 1}{f' ({place})' if place else ''}: {_first_line(error)}"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return redact(next(iter(str(error).splitlines()), type(error).__name__)[:200])
 
 
 def _groups_of(metadata: pq.FileMetaData, part: Part) -> tuple[list[int], int]:

@@ -181,8 +181,16 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "parts": len(plan.parts),
         "estimated_tokens": plan.estimated_tokens,
         "files": [
-            [file.uri, file.key, file.size, file.version, [list(pair) for pair in file.partition], list(cuts)]
-            for file, cuts in ((planned.file, planned.cuts) for planned in plan.files)
+            [
+                planned.file.uri,
+                planned.file.key,
+                planned.file.size,
+                planned.file.version,
+                [list(pair) for pair in planned.file.partition],
+                list(planned.cuts),
+                planned.row_bytes,
+            ]
+            for planned in plan.files
         ],
     }
 
@@ -203,8 +211,8 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
         overrides=tuple(values["overrides"]),
         unified=tuple(values["unified"]),
         files=tuple(
-            PlannedFile(StoredFile(uri, key, size, version, _partition(pairs)), tuple(cuts))
-            for uri, key, size, version, pairs, cuts in values["files"]
+            PlannedFile(StoredFile(uri, key, size, version, _partition(pairs)), tuple(cuts), row_bytes)
+            for uri, key, size, version, pairs, cuts, row_bytes in values["files"]
         ),
         estimated_tokens=values["estimated_tokens"],
     )

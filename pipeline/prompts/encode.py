@@ -19,6 +19,7 @@ from tirazh.model.requests import SamplingParams
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.overrides import check_override, override_rows, row_sampling, row_seed
+from tirazh.pipeline.input.repetitions import content_of
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import Truncate
@@ -161,14 +162,27 @@ class PromptStep:
         rows = [dict(zip(self.config.columns, values, strict=True)) for values in zip(*columns, strict=True)]
         overrides = override_rows(table, self.config.overrides)
         ids, errors = _write_prompts(writer, rows, overrides)
-        keys: list[Any] = table.column(schema.ROW_KEY).to_pylist()
-        seeds = [
-            row_seed(values, job_seed=self.config.seed, row_key=key) if error is None and self.config.sampling else 0
-            for values, key, error in zip(overrides, keys, errors, strict=True)
-        ]
+        seeds = self._seeds(table, rows, overrides, errors)
         table = table.append_column(schema.PROMPT_IDS, pa.array(ids, pa.list_(pa.int32())))
         table = table.append_column(schema.ROW_SEED, pa.array(seeds, pa.int64()))
         return table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
+
+    def _seeds(
+        self,
+        table: pa.Table,
+        rows: Sequence[Mapping[str, Any]],
+        overrides: Sequence[Mapping[str, Any]],
+        errors: Sequence[str | None],
+    ) -> list[int]:
+        if self.config.sampling is None:
+            return [0] * len(rows)
+        repetitions: list[Any] = table.column(schema.REPETITION).to_pylist()
+        return [
+            row_seed(values, job_seed=self.config.seed, content=content_of(row.values()), repetition=repetition)
+            if error is None
+            else 0
+            for row, values, repetition, error in zip(rows, overrides, repetitions, errors, strict=True)
+        ]
 
 
 def _write_prompts(

@@ -51,7 +51,7 @@ def run_without_inference(spec: JobSpec) -> None:
     layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=labels, samples=1, abstain_below=0.0)
     for part in plan.parts[:4]:
         table = PromptStep(prompts.config)(read_part(part, Storage(), plan.schema))
-        result = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY])
+        result = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.REPETITION])
         nulls = pa.nulls(table.num_rows)
         result = result.append_column(schema.NUM_PROMPT_IDS, nulls.cast(pa.int32()))
         if labels:

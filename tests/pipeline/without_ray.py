@@ -49,5 +49,5 @@ def _with_scores(table: pa.Table) -> pa.Table:
     prompts = table.column(schema.PROMPT_IDS).to_pylist()
     counts = pa.array([None if ids is None else len(ids) for ids in prompts], pa.int32())
     scores = pa.array([None if ids is None else LOGPROBS for ids in prompts], pa.list_(pa.float64()))
-    table = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.ROW_KEY])
+    table = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.REPETITION])
     return table.append_column(schema.NUM_PROMPT_IDS, counts).append_column(schema.LABEL_LOGPROBS, scores)

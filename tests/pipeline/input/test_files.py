@@ -12,7 +12,6 @@ import pytest
 from tirazh.errors import InputError
 from tirazh.pipeline.input.files import list_inputs, would_read
 from tirazh.pipeline.input.footers import check_text_column, read_footers
-from tirazh.pipeline.input.read import row_key
 from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -63,12 +62,6 @@ def test_files_of_one_name_in_several_inputs_have_different_keys(write_input: Wr
     assert keys(m1, deep) == ["in/m1/data.parquet", "x/m1/data.parquet"]
     assert keys(m1, m2, deep.parent.parent) == ["in/m1/data.parquet", "m2/data.parquet", "x/m1/data.parquet"]
     assert keys(m1, other) == ["data.parquet", "other.parquet"], "names that differ stay as they are"
-
-
-def test_rows_of_two_files_of_one_name_have_different_seeds(write_input: Write) -> None:
-    files = [write_input(f"{month}/data.parquet", text=["x"] * 5) for month in ("m1", "m2")]
-    listed = list_inputs(Storage(), list(map(str, files)))
-    assert len({row_key(file.key, row) for file in listed for row in range(5)}) == 10
 
 
 @pytest.mark.parametrize(

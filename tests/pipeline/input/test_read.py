@@ -70,7 +70,7 @@ def part_of(path: Path, start: int, stop: int, *, prefix: str = "s3://bucket") -
 
 
 def rows_of(part: Part) -> pa.Table:
-    return read_part(part, Storage()).drop_columns([schema.PART, schema.ROW_KEY])
+    return read_part(part, Storage()).drop_columns([schema.PART, schema.REPETITION])
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, ROWS), (ROWS - 100, ROWS), (0, 100), (300, 301)])

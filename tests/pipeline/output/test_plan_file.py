@@ -83,7 +83,8 @@ STORED_PLAN = """{
     4,
     8,
     10
-   ]
+   ],
+   <row_bytes>
   ]
  ]
 }"""
@@ -114,6 +115,7 @@ def stored_plan(spec: ClassifySpec, folder: Path) -> str:
         "model_fingerprint": describe(spec.model, spec.model_settings).fingerprint,
         "examples_sha256": hashlib.sha256((folder / "few.parquet").read_bytes()).hexdigest(),
         "estimated_tokens": plan_job(spec).estimated_tokens,
+        "row_bytes": plan_job(spec).files[0].row_bytes,
         "arrow_schema": ARROW_SCHEMA,
         "size": status.st_size,
         "version": f"{status.st_mtime_ns}-{status.st_ctime_ns}",
@@ -126,7 +128,7 @@ def stored_plan(spec: ClassifySpec, folder: Path) -> str:
     text = text.replace("<fingerprint>", hashlib.sha256(identity.encode()).hexdigest()[:16])
     names = ("identity", "model_fingerprint", "examples_sha256", "dtype", "seq_length", "overrides")
     content = {name: plan[name] for name in names}
-    content["files"] = [[key, uri, size, version, cuts] for uri, key, size, version, cuts in plan["files"]]
+    content["files"] = [[key, uri, size, version, cuts] for uri, key, size, version, cuts, _ in plan["files"]]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     text = text.replace("<plan_id>", hashlib.sha256(canonical.encode()).hexdigest()[:32])
     before_checksum = text[: text.index(',\n "content_sha256"')] + "\n}"

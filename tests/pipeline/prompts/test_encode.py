@@ -52,10 +52,13 @@ def generate(**settings: Any) -> GenerateSpec:
     return GenerateSpec(input=("in",), output="out", **{"max_new_tokens": 8} | settings)
 
 
-def run_step(prepared: PreparedPrompts, **columns: list[Any]) -> pa.Table:
+def run_step(prepared: PreparedPrompts, *, repetitions: list[int] | None = None, **columns: list[Any]) -> pa.Table:
     length = len(next(iter(columns.values())))
-    keys = {schema.PART: pa.array([0] * length, pa.int32()), schema.ROW_KEY: pa.array(range(length), pa.int64())}
-    return PromptStep(prepared.config)(pa.table({**columns, **keys}))
+    added = {
+        schema.PART: pa.array([0] * length, pa.int32()),
+        schema.REPETITION: pa.array(repetitions or [0] * length, pa.int32()),
+    }
+    return PromptStep(prepared.config)(pa.table({**columns, **added}))
 
 
 def prompts_of(table: pa.Table, tokenizer: Tokenizer) -> list[str | None]:
@@ -232,10 +235,32 @@ def test_invalid_sampling_parameters_of_a_row_are_row_errors(prepare: Prepare) -
 
 
 def test_rows_with_the_same_seed_column_have_the_same_randomness(prepare: Prepare) -> None:
-    table = run_step(prepare(generate(), overrides=("seed",)), prompt=["a"] * 4, seed=[7, 7, None, None])
+    prepared = prepare(generate(), overrides=("seed",))
+    table = run_step(prepared, prompt=["a"] * 4, seed=[7, 7, None, None], repetitions=[0, 1, 2, 3])
     own, same, third, fourth = table.column(schema.ROW_SEED).to_pylist()
     assert own == same
     assert len({own, third, fourth}) == 3
+
+
+def seeds_of(prepared: PreparedPrompts, **columns: list[Any]) -> list[Any]:
+    return list(run_step(prepared, **columns).column(schema.ROW_SEED).to_pylist())
+
+
+def test_the_seed_of_a_row_depends_on_its_prompt_and_its_repetition_only(prepare: Prepare) -> None:
+    prepared = prepare(generate())
+    first, second = seeds_of(prepared, prompt=["a", "b"])
+    assert seeds_of(prepared, prompt=["b", "c", "a"])[::2] == [second, first]
+    assert seeds_of(prepared, prompt=["a", "a"], repetitions=[0, 1])[0] == first
+    assert len(set(seeds_of(prepared, prompt=["a", "a", "b", "b"], repetitions=[0, 1, 0, 1]))) == 4
+
+
+def test_columns_that_the_prompt_does_not_use_do_not_change_the_seed(prepare: Prepare) -> None:
+    prepared = prepare(generate(template="{{ topic }} {{ style }}"))
+    plain = seeds_of(prepared, topic=["новости"], style=["кратко"])
+    assert plain == seeds_of(prepared, topic=["новости"], style=["кратко"], id=[17])
+    assert plain != seeds_of(prepared, topic=["новости "], style=["кратко"])
+    # The same prompt out of other values draws other numbers.
+    assert seeds_of(prepared, topic=["а б"], style=["в"]) != seeds_of(prepared, topic=["а"], style=["б в"])
 
 
 def test_the_seed_of_the_job_changes_every_row(prepare: Prepare) -> None:

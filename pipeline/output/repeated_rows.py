@@ -1,0 +1,63 @@
+"""Numbers the rows of equal content before a job makes rows that draw random numbers.
+
+It reads the prompt columns of the whole input once, up to the last part that is to be made. A resume does it again,
+and takes the rows of a finished part from its file if the input file has been archived since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tirazh.errors import InputError
+from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.input.read import read_rows
+from tirazh.pipeline.input.repetitions import count_repetitions
+from tirazh.pipeline.output.lease import Tell
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.prompts.encode import PromptConfig
+from tirazh.pipeline.storage.filesystem import keep_trying
+
+_MANY_ROWS = 1_000_000
+
+
+def repetitions_of(
+    plan: Plan, remaining: Sequence[Part], config: PromptConfig, output: OutputFiles, tell: Tell | None = None
+) -> dict[int, NDArray[np.int32]]:
+    """The repetitions of the rows of the input by the index of their part (`count_repetitions`).
+
+    Empty for a job that draws no random numbers. `remaining` are the parts that are to be made. Raises InputError
+    for a damaged input.
+    """
+    if not draws(config) or not remaining:
+        return {}
+    parts = plan.parts[: max(part.index for part in remaining) + 1]
+    if tell is not None and parts[-1].index and (rows := sum(part.rows for part in parts)) >= _MANY_ROWS:
+        tell(f"reading the prompts of {rows:,} rows once, to number those that repeat")
+    unfinished = {part.index for part in remaining}
+    columns = list(dict.fromkeys(config.columns.values()))
+    read = partial(_read, schema=plan.schema, columns=columns, unfinished=unfinished, output=output)
+    return count_repetitions(parts, columns, read)
+
+
+def draws(config: PromptConfig) -> bool:
+    """Whether a row may draw random numbers: greedy decoding and classification never do."""
+    return config.sampling is not None and (config.sampling.temperature > 0 or "temperature" in config.overrides)
+
+
+def _read(
+    part: Part, *, schema: pa.Schema, columns: Sequence[str], unfinished: set[int], output: OutputFiles
+) -> pa.Table:
+    try:
+        return keep_trying(lambda: read_rows(part, output.storage, schema, only=columns))
+    except InputError:
+        if part.index in unfinished:
+            raise
+        data = keep_trying(lambda: output.storage.read(output.part(part.name)))
+        return pq.read_table(pa.BufferReader(data), columns=list(columns))
