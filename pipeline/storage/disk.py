@@ -1,4 +1,4 @@
-"""Files on local disks: listing them, and writing them atomically."""
+"""Files on local disks: their versions, and writing them atomically."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ class StoredFile:
     version: str
 
 
-def is_hidden(key: str) -> bool:
-    """Whether readers of a directory skip this file: a name on its path begins with `_` or `.`."""
-    return any(name.startswith(("_", ".")) for name in key.split("/"))
-
-
 def disk_version(status: os.stat_result) -> str:
     """The version of a file on a disk: the times of its last modification and of its last change, in nanoseconds.
 
@@ -44,28 +39,6 @@ def disk_version(status: os.stat_result) -> str:
     number is left out: network mounts number the same file differently on different machines.
     """
     return f"{status.st_mtime_ns}-{status.st_ctime_ns}"
-
-
-def walk_disk(directory: str) -> list[StoredFile]:
-    """List the visible files below `directory`, or `directory` itself if it is a file, unsorted.
-
-    Raises OSError.
-    """
-    status = os.stat(directory)
-    if not os.path.isdir(directory):
-        return [StoredFile(directory, os.path.basename(directory), status.st_size, disk_version(status))]
-    files, waiting = [], [directory]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith(("_", ".")):
-                    continue
-                if entry.is_dir():
-                    waiting.append(entry.path)
-                else:
-                    status, key = entry.stat(), os.path.relpath(entry.path, directory)
-                    files.append(StoredFile(entry.path, key, status.st_size, disk_version(status)))
-    return files
 
 
 def write_disk(path: str, data: bytes) -> None:

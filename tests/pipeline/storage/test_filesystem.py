@@ -23,6 +23,7 @@ from tirazh.pipeline.storage import filesystem as filesystem_module
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, join, keep_trying
+from tirazh.pipeline.storage.patterns import Pattern
 
 
 def test_a_write_replaces_an_existing_file(tmp_path: Path) -> None:
@@ -341,7 +342,7 @@ def test_object_storage_lists_reads_and_writes(s3_server: SeaweedServer) -> None
     assert sorted(file.key for file in storage.walk(root)) == ["b.parquet", "deep/a.parquet"]
     assert storage.names(root) == {"b.parquet": 10, "_SUCCESS": 10}
     assert storage.directories(root) == {"deep", "_hidden"}
-    assert storage.glob(f"{root}/*.parquet") == [f"{root}/b.parquet"]
+    assert [file.uri for file in storage.list_matching(Pattern(f"{root}/*.parquet")).files] == [f"{root}/b.parquet"]
     (file,) = storage.walk(join(root, "b.parquet"))
     assert (file.uri, file.key, file.size) == (join(root, "b.parquet"), "b.parquet", 10)
     assert storage.read_tail(file, 4) == b"6789"
