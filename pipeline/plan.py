@@ -22,7 +22,7 @@ from tirazh.errors import InputError, OutputError
 from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
 from tirazh.pipeline.columns import check_columns, override_columns
-from tirazh.pipeline.input.files import list_inputs, would_read
+from tirazh.pipeline.input.files import find_inputs, would_read
 from tirazh.pipeline.input.footers import Footer, check_same_schema, read_footers
 from tirazh.pipeline.input.parts import (
     Part,
@@ -55,7 +55,8 @@ class Plan:
     """Everything about a job that is decided before it starts.
 
     `schema` is that of the input. `overrides` are the input columns that set a row's own sampling
-    parameters. `dtype` is "auto" until the job starts. `resolved` is None in a plan read from
+    parameters. `passed_over` are sentences about files of the input that are not read. `dtype` is "auto" until the
+    job starts. `resolved` is None in a plan read from
     plan.json. `stored_id` is the id of a stored plan whose parts this plan continues although the
     versions of its input files differ; None otherwise.
     """
@@ -70,6 +71,7 @@ class Plan:
     overrides: tuple[str, ...]
     files: tuple[PlannedFile, ...]
     estimated_tokens: int
+    passed_over: tuple[str, ...] = ()
     resolved: ResolvedJob | None = None
     stored_id: str | None = None
 
@@ -150,13 +152,13 @@ def plan_job(spec: JobSpec) -> Plan:
     check_split(job.model.num_attention_heads, spec.tensor_parallel)
     # Checked before the input is listed, which may take long.
     _refuse_output_in_input(job)
-    files = list_inputs(job.storage, job.inputs)
-    footers = read_footers(job.storage, files, text_columns=job.source.columns.values())
+    found = find_inputs(job.storage, job.inputs)
+    footers = read_footers(job.storage, found.files, text_columns=job.source.columns.values())
     columns = check_same_schema(footers)
     check_columns(columns, spec, job.source)
     taken = take_rows(footers, spec.limit)
     if not taken:
-        raise InputError(f"the input has no rows: all of its {len(files)} files are empty tables")
+        raise InputError(f"the input has no rows: all of its {len(found.files)} files are empty tables")
     cost = _row_cost(spec)
     return Plan(
         identity=job.identity,
@@ -169,6 +171,7 @@ def plan_job(spec: JobSpec) -> Plan:
         overrides=override_columns(columns) if spec.kind == "generate" else (),
         files=tuple(_cut(taken, spec, cost)),
         estimated_tokens=count_tokens(taken, cost),
+        passed_over=found.notes,
         resolved=job,
     )
 

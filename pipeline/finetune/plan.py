@@ -18,7 +18,7 @@ from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.model.training.lora import check_peft
 from tirazh.pipeline.finetune.corpus import DocumentMaker, LabelledPromptMaker, PairMaker, TextMaker, label_words
 from tirazh.pipeline.finetune.spec import FinetuneSpec
-from tirazh.pipeline.input.files import list_inputs
+from tirazh.pipeline.input.files import find_inputs
 from tirazh.pipeline.input.footers import check_same_schema, check_text_column, read_footers
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE, GENERATE_TEMPLATE, PromptSource, build_source
@@ -34,11 +34,12 @@ _SETTINGS_PATHS = ("deepspeed_config", "tokenizer")
 
 @dataclass(frozen=True, slots=True)
 class InputFiles:
-    """Files with one schema, and the total number of their rows."""
+    """Files with one schema, the total number of their rows, and sentences about files that are not read."""
 
     files: tuple[StoredFile, ...]
     columns: Any  # pa.Schema
     rows: int
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +201,9 @@ def absolute_settings(settings: ModelSettings) -> ModelSettings:
 
 
 def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
-    files = list_inputs(storage, list(map(full_uri, inputs)))
-    footers = read_footers(storage, files, text_columns=())
-    return InputFiles(tuple(files), check_same_schema(footers), sum(footer.rows for footer in footers))
+    found = find_inputs(storage, list(map(full_uri, inputs)))
+    footers = read_footers(storage, found.files, text_columns=())
+    return InputFiles(found.files, check_same_schema(footers), sum(footer.rows for footer in footers), found.notes)
 
 
 def _prompt_source(spec: FinetuneSpec) -> PromptSource:

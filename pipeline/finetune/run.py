@@ -235,6 +235,9 @@ def _prepare(
     _write_evaluation(run)
     if saved is None:
         if tell is not None:
+            for files in filter(None, (plan.training, plan.evaluation, plan.labelled)):
+                for line in files.passed_over:
+                    tell(line)
             tell(f"Reading {plan.training.rows:,} rows ...")
         _write_data(run)
     return run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.listing import PassedOver
+from tirazh.pipeline.storage.secrets import redact_forms
 
 NO_SUFFIX = "their names do not end with .parquet, .pq or .parq; a pattern such as 'DIR/*' reads Parquet of any name"
 NOT_PARQUET = "they are not Parquet"
@@ -33,6 +33,6 @@ def _named(names: Sequence[str]) -> str:
 
 def _shown(uri: str) -> str:
     """The name of a file, on one line and in characters that every terminal shows."""
-    name = show_uri(uri).rpartition("/")[2]
+    name = redact_forms(uri.rpartition("/")[2])
     name = name if name.isprintable() else repr(name)[1:-1]
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"

@@ -160,6 +160,7 @@ def describe_parts(plan: Plan, receipts: Sequence[Receipt]) -> dict[str, Any]:
         "prompt_tokens": sum(receipt.prompt_tokens for receipt in receipts),
         "completion_tokens": sum(receipt.completion_tokens for receipt in receipts),
         "estimated_tokens": plan.estimated_tokens,
+        "passed_over": list(plan.passed_over),
         "num_parts": len(receipts),
         **quality(receipts),
         "dtype": plan.dtype,

@@ -169,6 +169,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "columns": {field.name: str(field.type) for field in plan.schema},
         "arrow_schema": base64.b64encode(plan.schema.serialize().to_pybytes()).decode(),
         "overrides": list(plan.overrides),
+        "passed_over": list(plan.passed_over),
         "rows": plan.rows,
         "parts": len(plan.parts),
         "estimated_tokens": plan.estimated_tokens,
@@ -198,6 +199,7 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
             for uri, key, size, version, cuts in values["files"]
         ),
         estimated_tokens=values["estimated_tokens"],
+        passed_over=tuple(values["passed_over"]),
     )
     if plan.id != values["plan_id"]:
         raise ValueError("its plan id is not that of its content")

@@ -49,8 +49,9 @@ def show_uri(uri: str) -> str:
     login, _, host = split.netloc.rpartition("@")
     place = f"{login}@{host}" if login == ANONYMOUS else host
     # Keys of objects may hold `?` and `#`; secrets come as parameters.
-    more = uri[uri.index(split.path, len(split.scheme) + 3 + len(split.netloc)) + len(split.path) :]
-    return redact_forms(urlunsplit((split.scheme, place, split.path, "", ""))) + (more if "=" not in more else "")
+    more = re.search(r"[?#].*", uri, re.DOTALL) if split.scheme in (*_EXTRAS, "memory") else None
+    end = more[0] if more is not None and not re.search(r"[?&#][\w.-]+=", more[0]) else ""
+    return redact_forms(urlunsplit((split.scheme, place, split.path, "", "")) + end)
 
 
 @contextmanager
