@@ -81,9 +81,10 @@ class TableCheck:
 
     def _refusal(self, uri: str, log: TableLog) -> InputError:
         place = f"input {show_uri(uri)} {'is' if uri == log.root else 'has files of'}"
-        name = "a table" if uri == log.root else f"the table {show_uri(log.root)}"
+        article = "an" if log.kind == ICEBERG else "a"
+        name = f"{article} {log.kind} table" if uri == log.root else f"the {log.kind} table {show_uri(log.root)}"
         return InputError(
-            f"{place} {name} of {log.kind}, whose log ({_log_name(log)}) decides which files hold rows; write its rows "
+            f"{place} {name}, whose log ({_log_name(log)}) decides which files hold rows; write its rows "
             f"to Parquet files and give those: {self._command(log)}"
         )
 

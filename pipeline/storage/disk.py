@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 from dataclasses import dataclass
-from functools import cache
 from uuid import uuid4
 
 from tirazh.pipeline.storage.exclusive_rename import rename_without_replacing
@@ -15,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 # Some network file systems refuse to open or to sync a directory; the file itself is synced.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
+_CANNOT_SYNC |= {errno.EISDIR}  # of open
+_warned: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +156,15 @@ def _sync_directory(directory: str) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
-        _warn_not_synced(os.stat(directory or ".").st_dev, directory, error.strerror or "refused")
+        _warn_not_synced(directory or ".", error.strerror or "refused")
 
 
-@cache
-def _warn_not_synced(device: int, directory: str, reason: str) -> None:
+def _warn_not_synced(directory: str, reason: str) -> None:
+    """Warn once for each file system."""
+    device = os.stat(directory).st_dev
+    if device in _warned:
+        return
+    _warned.add(device)
     logger.warning(
         "the file system of %s does not sync directories (%s): after a power failure the last files may be missing",
         directory,

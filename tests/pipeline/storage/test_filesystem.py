@@ -116,7 +116,7 @@ def test_a_link_whose_response_nfs_lost_is_recognised_as_our_own(
     assert Storage().create(str(tmp_path / "lease.json"), b"x") is True
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.EPERM])
 def test_a_file_system_that_does_not_sync_directories_is_written_to_with_one_warning(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -127,11 +127,12 @@ def test_a_file_system_that_does_not_sync_directories_is_written_to_with_one_war
             raise OSError(number, os.strerror(number))
         sync(handle)
 
-    disk._warn_not_synced.cache_clear()
+    disk._warned.clear()
     monkeypatch.setattr(os, "fsync", refuse_directories)
-    for name in ("a", "b"):
+    for name in ("a", "new/b"):
         Storage().write(str(tmp_path / name), b"x")
-    assert Storage().create(str(tmp_path / "c"), b"x")
+    assert Storage().create(str(tmp_path / "leases/c"), b"x")
+    Storage().move(str(tmp_path / "a"), str(tmp_path / "moved/a"))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "does not sync directories" in caplog.text
 
