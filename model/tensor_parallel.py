@@ -242,6 +242,7 @@ def _build_lock() -> Iterator[None]:
         yield
         return
     with lock.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        (folder / "lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system without locks: torch's own lock file remains
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            (folder / "lock").unlink(missing_ok=True)
         yield

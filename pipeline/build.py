@@ -43,15 +43,16 @@ def run_job(
 ) -> dict[str, Any]:
     """Run the job, or what remains of it, and return its manifest.
 
-    `tell` receives sentences about waits during which there is no progress, about columns of the input that
-    were unified, and about settings that have no effect. `engine` is `ReplicaConfig.engine`. Raises RequestError
-    before anything is changed, JobError if the work fails or another run holds the output. Finished parts are kept.
+    `tell` receives sentences about waits during which there is no progress, about files of the input that are not
+    read, about columns that were unified, and about settings that have no effect. `engine` is `ReplicaConfig.engine`.
+    Raises RequestError before anything is changed, JobError if the work fails or another run holds the output.
+    Finished parts are kept.
     """
     plan = plan_job(spec)
     prompts = set_up_prompts(spec, plan)
     output = OutputFiles(plan.job.storage, plan.job.output)
     job = _Job(spec, plan, prompts, output, engine, on_progress, tell or (lambda text: None))
-    for line in (*plan.unified, *unused_settings(spec, plan)):
+    for line in (*plan.passed_over, *plan.unified, *unused_settings(spec, plan)):
         job.tell(line)
     if pending_plan(output) is None:
         manifest = job.find_finished(choose_target(output, plan, overwrite=spec.overwrite))

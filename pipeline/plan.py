@@ -23,7 +23,7 @@ from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
 from tirazh.pipeline.columns import check_columns, override_columns
 from tirazh.pipeline.input.decoded_size import with_decoded_sizes
-from tirazh.pipeline.input.files import list_inputs, would_read
+from tirazh.pipeline.input.files import find_inputs, would_read
 from tirazh.pipeline.input.footers import Footer, read_footers
 from tirazh.pipeline.input.parts import (
     Part,
@@ -63,8 +63,9 @@ class Plan:
     """Everything about a job that is decided before it starts.
 
     `schema` has the columns of the input, unified over its files, and `unified` sentences about that.
-    `overrides` are the input columns that set a row's own sampling
-    parameters. `dtype` is "auto" until the job starts. `resolved` is None in a plan read from
+    `passed_over` are sentences about files of the input that are not read. `overrides` are the input
+    columns that set a row's own sampling parameters. `dtype` is "auto" until the job starts. `resolved`
+    is None in a plan read from
     plan.json. `stored_id` is the id of a stored plan whose parts this plan continues although the
     versions of its input files differ; None otherwise.
     """
@@ -80,6 +81,7 @@ class Plan:
     files: tuple[PlannedFile, ...]
     estimated_tokens: int
     unified: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
     resolved: ResolvedJob | None = None
     stored_id: str | None = None
 
@@ -163,12 +165,12 @@ def plan_job(spec: JobSpec) -> Plan:
     check_split(job.model.num_attention_heads, spec.tensor_parallel)
     # Checked before the input is listed, which may take long.
     _refuse_output_in_input(job)
-    files = list_inputs(job.storage, job.inputs)
+    found = find_inputs(job.storage, job.inputs)
     texts = tuple(job.source.columns.values())
-    footers = read_footers(job.storage, files, text_columns=texts)
+    footers = read_footers(job.storage, found.files, text_columns=texts)
     taken = take_rows(footers, spec.limit)
     if not taken:
-        raise InputError(f"the input has no rows: all of its {len(files)} files are empty tables")
+        raise InputError(f"the input has no rows: all of its {len(found.files)} files are empty tables")
     # A conflict behind --limit is found now, not when the whole input is run. The columns are those of the
     # files that are taken, which the plan id names.
     unify(footers)
@@ -189,6 +191,7 @@ def plan_job(spec: JobSpec) -> Plan:
         files=tuple(_cut(taken, spec, cost)),
         estimated_tokens=count_tokens(taken, cost),
         unified=unified.lines,
+        passed_over=found.notes,
         resolved=job,
     )
 

@@ -30,7 +30,7 @@ def preview(spec: JobSpec, plan: Plan) -> dict[str, Any]:
     """
     output = OutputFiles(plan.job.storage, plan.job.output)
     facts: dict[str, Any] = {"output": spec.output, "held_by": _holder(output)}
-    notes = [*plan.unified, *unused_settings(spec, plan)]
+    notes = [*plan.passed_over, *plan.unified, *unused_settings(spec, plan)]
     if pending_plan(output) is not None:
         would = "complete the replacement of another job's output, which an earlier run with --overwrite started"
         return facts | {"output_state": "unfinished", "would": would, "finished_parts": None, "notes": notes}

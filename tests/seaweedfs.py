@@ -20,6 +20,7 @@ from botocore.config import Config
 
 ACCESS_KEY = "testkey"
 SECRET_KEY = "testsecret"
+PUBLIC_BUCKET = "public-news"  # may be read without credentials
 START_TIMEOUT_S = 60.0
 GRPC_OFFSET = 10_000  # SeaweedFS opens a gRPC port at this offset from every port
 
@@ -100,7 +101,7 @@ class SeaweedServer:
 
     def _command(self) -> list[str]:
         users = self.directory / "s3.json"
-        users.write_text(json.dumps({"identities": [_identity()]}))
+        users.write_text(json.dumps({"identities": [_identity(), _anonymous()]}))
         return [
             *(self.weed, "server", f"-dir={self.directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-master.port={self.master}", f"-volume.port={self.volume}", f"-filer.port={self.filer}"),
@@ -122,6 +123,11 @@ def _identity() -> dict[str, object]:
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
+
+
+def _anonymous() -> dict[str, object]:
+    """What the server allows without credentials: reading one bucket."""
+    return {"name": "anonymous", "actions": [f"Read:{PUBLIC_BUCKET}", f"List:{PUBLIC_BUCKET}"]}
 
 
 def _free_ports(count: int) -> list[int]:

@@ -35,12 +35,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class InputFiles:
-    """Files, their columns, the total number of their rows, and sentences about columns that were unified."""
+    """Files, their columns, the total number of their rows, and and sentences about what was unified or not read."""
 
     files: tuple[StoredFile, ...]
     columns: pa.Schema
     rows: int
-    unified: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

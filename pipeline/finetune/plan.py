@@ -25,7 +25,7 @@ from tirazh.pipeline.finetune.corpus import (
     label_words,
 )
 from tirazh.pipeline.finetune.spec import FinetuneSpec
-from tirazh.pipeline.input.files import list_inputs
+from tirazh.pipeline.input.files import find_inputs
 from tirazh.pipeline.input.footers import check_text_column, read_footers
 from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
@@ -198,10 +198,11 @@ def absolute_settings(settings: ModelSettings) -> ModelSettings:
 
 
 def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
-    files = list_inputs(storage, list(map(full_uri, inputs)))
-    footers = read_footers(storage, files, text_columns=())
+    found = find_inputs(storage, list(map(full_uri, inputs)))
+    footers = read_footers(storage, found.files, text_columns=())
     unified = unify(footers)
-    return InputFiles(tuple(files), unified.schema, sum(footer.rows for footer in footers), unified.lines)
+    rows = sum(footer.rows for footer in footers)
+    return InputFiles(found.files, unified.schema, rows, (*found.notes, *unified.lines))
 
 
 def _prompt_source(spec: FinetuneSpec) -> PromptSource:

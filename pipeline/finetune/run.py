@@ -235,8 +235,9 @@ def _prepare(
     _write_evaluation(run)
     if saved is None:
         if tell is not None:
-            for line in plan.training.unified:
-                tell(line)
+            for files in filter(None, (plan.training, plan.evaluation, plan.labelled)):
+                for line in files.notes:
+                    tell(line)
             tell(f"Reading {plan.training.rows:,} rows ...")
         _write_data(run)
     return run

@@ -161,6 +161,7 @@ def describe_parts(plan: Plan, receipts: Sequence[Receipt]) -> dict[str, Any]:
         "completion_tokens": sum(receipt.completion_tokens for receipt in receipts),
         "estimated_tokens": plan.estimated_tokens,
         "unified_columns": list(plan.unified),
+        "passed_over": list(plan.passed_over),
         "num_parts": len(receipts),
         **quality(receipts),
         "dtype": plan.dtype,

@@ -177,6 +177,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "arrow_schema": base64.b64encode(plan.schema.serialize().to_pybytes()).decode(),
         "overrides": list(plan.overrides),
         "unified": list(plan.unified),
+        "passed_over": list(plan.passed_over),
         "rows": plan.rows,
         "parts": len(plan.parts),
         "estimated_tokens": plan.estimated_tokens,
@@ -215,6 +216,7 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
             for uri, key, size, version, pairs, cuts, row_bytes in values["files"]
         ),
         estimated_tokens=values["estimated_tokens"],
+        passed_over=tuple(values["passed_over"]),
     )
     if plan.id != values["plan_id"]:
         raise ValueError("its plan id is not that of its content")

@@ -1,4 +1,4 @@
-"""Files on local disks: listing them, and writing them atomically."""
+"""Files on local disks: their versions, and writing them atomically."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import logging
 import os
 from dataclasses import dataclass
-from functools import cache
 from uuid import uuid4
 
 from tirazh.pipeline.storage.exclusive_rename import rename_without_replacing
@@ -15,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 # Some network file systems refuse to open or to sync a directory; the file itself is synced.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
+_CANNOT_SYNC |= {errno.EISDIR}  # of open
+_warned: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,6 @@ class StoredFile:
     partition: tuple[tuple[str, str | None], ...] = ()
 
 
-def is_hidden(key: str) -> bool:
-    """Whether readers of a directory skip this file: a name on its path begins with `_` or `.`."""
-    return any(name.startswith(("_", ".")) for name in key.split("/"))
-
-
 def disk_version(status: os.stat_result) -> str:
     """The version of a file on a disk: the times of its last modification and of its last change, in nanoseconds.
 
@@ -46,28 +42,6 @@ def disk_version(status: os.stat_result) -> str:
     number is left out: network mounts number the same file differently on different machines.
     """
     return f"{status.st_mtime_ns}-{status.st_ctime_ns}"
-
-
-def walk_disk(directory: str) -> list[StoredFile]:
-    """List the visible files below `directory`, or `directory` itself if it is a file, unsorted.
-
-    Raises OSError.
-    """
-    status = os.stat(directory)
-    if not os.path.isdir(directory):
-        return [StoredFile(directory, os.path.basename(directory), status.st_size, disk_version(status))]
-    files, waiting = [], [directory]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith(("_", ".")):
-                    continue
-                if entry.is_dir():
-                    waiting.append(entry.path)
-                else:
-                    status, key = entry.stat(), os.path.relpath(entry.path, directory)
-                    files.append(StoredFile(entry.path, key, status.st_size, disk_version(status)))
-    return files
 
 
 def write_disk(path: str, data: bytes) -> None:
@@ -184,11 +158,15 @@ def _sync_directory(directory: str) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
-        _warn_not_synced(os.stat(directory or ".").st_dev, directory, error.strerror or "refused")
+        _warn_not_synced(directory or ".", error.strerror or "refused")
 
 
-@cache
-def _warn_not_synced(device: int, directory: str, reason: str) -> None:
+def _warn_not_synced(directory: str, reason: str) -> None:
+    """Warn once for each file system."""
+    device = os.stat(directory).st_dev
+    if device in _warned:
+        return
+    _warned.add(device)
     logger.warning(
         "the file system of %s does not sync directories (%s): after a power failure the last files may be missing",
         directory,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from tirazh.errors import InputError, OutputError, RequestError, StorageError
-from tirazh.pipeline.storage.secrets import holds_secret, redact, redact_forms, without_login
+from tirazh.pipeline.storage.secrets import ANONYMOUS, holds_secret, redact, redact_forms, without_login
 
 Use = Literal["read", "write"]
 
@@ -30,11 +30,15 @@ _VENDOR_ERRORS = (
 )
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "DefaultCredentials")
+_LONGEST_REASON = 300
 _NO_RESPONSE = ("Connect", "Timeout", "EndpointConnection", "ServiceRequest", "ConnectionClosed", "Transport", "DNS")
 
 
 def show_uri(uri: str) -> str:
-    """Return `uri` without user name, password, query, keys and tokens: safe to print, log and store."""
+    """Return `uri` without user name, password, query, keys and tokens: safe to print, log and store.
+
+    The name of access without credentials, `s3://anonymous@bucket`, is no secret and stays.
+    """
     uri = without_login(uri)
     if "://" not in uri:
         return redact_forms(uri) if holds_secret(uri) else uri
@@ -42,7 +46,12 @@ def show_uri(uri: str) -> str:
         split = urlsplit(uri)
     except ValueError:  # not a valid URI, so a secret in it cannot be located
         return uri.partition("://")[0] + "://…"
-    return redact_forms(urlunsplit((split.scheme, split.netloc.rpartition("@")[2], split.path, "", "")))
+    login, _, host = split.netloc.rpartition("@")
+    place = f"{login}@{host}" if login == ANONYMOUS else host
+    # Keys of objects may hold `?` and `#`; secrets come as parameters.
+    more = re.search(r"[?#].*", uri, re.DOTALL) if split.scheme in (*_EXTRAS, "memory") else None
+    end = more[0] if more is not None and not re.search(r"[?&#][\w.-]+=", more[0]) else ""
+    return redact_forms(urlunsplit((split.scheme, place, split.path, "", "")) + end)
 
 
 @contextmanager
@@ -77,7 +86,7 @@ def _explain(error: BaseException, uri: str, use: Use) -> Exception:
             return wrong_request(f"{place}: the bucket does not exist")
         return wrong_request(f"{place} does not exist")
     if any(word in name for word in _NO_CREDENTIALS) or "credentials" in str(error).lower():
-        return StorageError(f"{place}: the environment has no credentials, or they are invalid")
+        return StorageError(f"{place}: the environment has no credentials, or they are invalid{_anonymous(uri, use)}")
     if isinstance(error, PermissionError) or name == "ClientAuthenticationError":
         return _refused(error, uri, use)
     if isinstance(error, (TimeoutError, ConnectionError)) or any(word in name for word in _NO_RESPONSE):
@@ -93,13 +102,24 @@ def _explain(error: BaseException, uri: str, use: Use) -> Exception:
 
 def _refused(error: BaseException, uri: str, use: Use) -> Exception:
     if "://" in uri:
-        return StorageError(f"{show_uri(uri)}: the storage refused to {use} ({_reason(error)}); check the credentials")
+        return StorageError(
+            f"{show_uri(uri)}: the storage refused to {use} ({_reason(error)}); check the credentials"
+            f"{_anonymous(uri, use)}"
+        )
     wrong_request = InputError if use == "read" else OutputError
     return wrong_request(f"{uri} cannot be {'read' if use == 'read' else 'written'}: permission denied")
 
 
+def _anonymous(uri: str, use: Use) -> str:
+    """How to read a public bucket, if the address does not say so already."""
+    scheme, _, rest = show_uri(uri).partition("://")
+    if use != "read" or scheme not in ("s3", "gs") or rest.startswith(f"{ANONYMOUS}@"):
+        return ""
+    return f"; a public bucket is read as {scheme}://{ANONYMOUS}@{rest}"
+
+
 def _reason(error: BaseException) -> str:
-    """The first line of the library's message, without secrets that it may contain."""
-    text = next(iter(redact(str(error)).strip().splitlines()), type(error).__name__)
+    """The library's message on one line, without secrets that it may contain, and not longer than 300 characters."""
+    text = " ".join(redact(str(error)).split()) or type(error).__name__
     text = re.sub(r"\?[^\s\"']*", "", text)
-    return text if len(text) <= 200 else text[:200] + "…"
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "…"

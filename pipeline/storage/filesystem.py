@@ -7,7 +7,6 @@ upload. Every failure is one sentence (`storage/errors.py`).
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -15,32 +14,34 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any, TypeVar
-from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
-from tirazh.errors import RequestError, StorageError
+from tirazh.errors import StorageError
+from tirazh.pipeline.storage.addresses import AS_ANONYMOUS, SCHEMES, local_path, store_address
 from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.disk import (
     StoredFile,
     create_on_disk,
     disk_version,
-    is_hidden,
     move_on_disk,
-    walk_disk,
     write_disk,
 )
-from tirazh.pipeline.storage.errors import one_sentence, show_uri
+from tirazh.pipeline.storage.errors import one_sentence
+from tirazh.pipeline.storage.listing import (
+    Listing,
+    key_below,
+    list_disk,
+    match_disk,
+    select_below,
+    select_matching,
+)
+from tirazh.pipeline.storage.options import store_options
+from tirazh.pipeline.storage.patterns import Pattern, has_wildcard
 
 T = TypeVar("T")
 
-SCHEMES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
-# Other names of a scheme, for the same objects.
-_ALIASES = {"s3a": "s3", "gcs": "gs"}
-_SHOWN_SCHEMES = "local paths, s3://, gs:// and az://"
-_CONNECT_TIMEOUT_S = 3
-_READ_TIMEOUT_S = 30
 _CONTACT_TIMEOUT_S = 20
 _UPLOAD_TIMEOUT_S = 30.0
 _SLOWEST_UPLOAD = 512 << 10  # bytes per second
@@ -51,20 +52,11 @@ _S3_ATTEMPTS = 2  # of s3fs, with up to 3 attempts of botocore each: a dead addr
 def full_uri(uri: str) -> str:
     """Normalise `uri` so that it is valid in every process of a cluster: local paths become absolute.
 
-    A scheme with two names gets one of them, and a slash at the end is removed.
-    Raises RequestError for an unknown scheme, which would otherwise be taken for a relative path, and for an
-    address without a bucket.
+    A scheme with two names gets one of them, in lower case, and a slash at the end is removed. Raises RequestError
+    for an unknown scheme, which would otherwise be taken for a relative path, and for an address without a bucket.
     """
-    if uri.startswith("file://"):
-        uri = uri.removeprefix("file://")
-    if not is_remote(uri) and (match := re.match(r"([a-zA-Z][\w+.-]*)://", uri)):
-        raise RequestError(f"{show_uri(uri)}: the scheme {match[1]}:// is not supported; use {_SHOWN_SCHEMES}")
-    if not is_remote(uri):
-        return os.path.abspath(os.path.expanduser(uri))
-    scheme, _, rest = uri.partition("://")
-    if not rest.strip("/"):
-        raise RequestError(f"{uri} names no bucket; give an address such as {scheme}://bucket/path")
-    return f"{_ALIASES.get(scheme, scheme)}://{rest.rstrip('/')}"
+    path = local_path(uri)
+    return path if path is not None else store_address(uri)
 
 
 def is_remote(uri: str) -> bool:
@@ -88,19 +80,46 @@ class Storage:
     endpoint_url: str | None = None
 
     def walk(self, directory: str) -> list[StoredFile]:
-        """List the files below `directory`, or `directory` itself if it is a file, unsorted.
+        """The files of `list_below`."""
+        return self.list_below(directory).files
+
+    def list_below(self, directory: str) -> Listing:
+        """List the visible files below `directory`, or `directory` itself if it is a file.
 
         Files and directories whose names begin with `_` or `.` are skipped. Raises InputError if
         `directory` does not exist.
         """
         with one_sentence(directory, "read"):
-            return walk_disk(directory) if not is_remote(directory) else self._walk_store(directory)
+            if not is_remote(directory):
+                return list_disk(directory)
+            found = self._find(directory)
+            if not found:
+                raise FileNotFoundError(directory)
+            return select_below(directory, found)
 
-    def glob(self, pattern: str) -> list[str]:
-        """The URIs that match `pattern`."""
-        with one_sentence(pattern, "read"):
-            filesystem = self._filesystem(pattern)
-            return [self._with_scheme(pattern, path) for path in filesystem.glob(pattern)]
+    def list_matching(self, pattern: Pattern) -> Listing:
+        """List the files that `pattern` matches, and the visible ones below directories that it matches.
+
+        Takes one request per page of the directory before the first wildcard, of the names that begin like the
+        pattern, whatever the number of matches. Without a match the listing is empty.
+        """
+        with one_sentence(pattern.text, "read"):
+            if is_remote(pattern.text):
+                return select_matching(pattern, self._find(pattern.base, pattern.beginning))
+            return match_disk(pattern)
+
+    def names_in(self, directory: str) -> list[str]:
+        """The names of the files directly in `directory`; empty if it does not exist.
+
+        In a store it takes one request without any check of the connection, which an earlier call has made.
+        """
+        with one_sentence(directory, "read"):
+            if not is_remote(directory):
+                return os.listdir(directory) if os.path.isdir(directory) else []
+            parent, _, name = directory.rpartition("/")
+            found = self._find(parent, f"{name}/", is_known=True)
+            names = (file.uri.removeprefix(f"{directory}/") for file in found)
+            return [name for name in names if "/" not in name]
 
     def names(self, directory: str) -> dict[str, int]:
         """Name → size in bytes of the files directly in `directory`; empty if it does not exist."""
@@ -115,7 +134,7 @@ class Storage:
             filesystem = self._filesystem(directory)
             _check_connection(filesystem, directory)
             try:
-                found = filesystem.ls(directory, detail=True)
+                found = filesystem.ls(_path(directory), detail=True)
             except FileNotFoundError as error:
                 if is_remote(directory) and "bucket" in str(error).lower():
                     raise
@@ -123,7 +142,8 @@ class Storage:
             return {
                 entry["name"].rstrip("/").rpartition("/")[2]: entry.get("size") or 0
                 for entry in found
-                if entry["type"] == entry_type and entry["name"].rstrip("/") != filesystem._strip_protocol(directory)
+                if entry["type"] == entry_type
+                and entry["name"].rstrip("/") != filesystem._strip_protocol(_path(directory))
             }
 
     def is_same(self, file: StoredFile) -> bool:
@@ -135,7 +155,7 @@ class Storage:
             if not is_remote(file.uri):
                 status = os.stat(file.uri)
                 return (status.st_size, disk_version(status)) == (file.size, file.version)
-            info = self._filesystem(file.uri).info(file.uri)
+            info = self._filesystem(file.uri).info(_path(file.uri))
             versions = _versions(info)
             return info["size"] == file.size and (not versions or not file.version or file.version in versions)
 
@@ -149,23 +169,29 @@ class Storage:
             else:
                 # No cache: the Parquet reader interleaves reads of several columns and buffers each
                 # of them.
-                with self._filesystem(uri).open(uri, "rb", cache_type="none") as file:
+                with self._filesystem(uri).open(_path(uri), "rb", cache_type="none") as file:
                     yield file
 
     def read(self, uri: str) -> bytes:
         """Read a whole file."""
         with one_sentence(uri, "read"):
-            return bytes(self._filesystem(uri).cat_file(uri))
+            return bytes(self._filesystem(uri).cat_file(_path(uri)))
+
+    def read_head(self, file: StoredFile, size: int) -> bytes:
+        """Read the first `size` bytes of `file`, or all of a smaller file, in one request."""
+        return self._read_range(file, 0, min(size, file.size))
 
     def read_tail(self, file: StoredFile, size: int) -> bytes:
         """Read the last `size` bytes of `file`, or all of a smaller file, in one request."""
+        return self._read_range(file, max(0, file.size - size), file.size)
+
+    def _read_range(self, file: StoredFile, start: int, stop: int) -> bytes:
         with one_sentence(file.uri, "read"):
-            start = max(0, file.size - size)
             if is_remote(file.uri):
-                return bytes(self._filesystem(file.uri).cat_file(file.uri, start=start, end=file.size))
+                return bytes(self._filesystem(file.uri).cat_file(_path(file.uri), start=start, end=stop))
             with open(file.uri, "rb") as opened:
                 opened.seek(start)
-                return opened.read()
+                return opened.read(stop - start)
 
     def write(self, uri: str, data: bytes) -> None:
         """Write a file atomically; it replaces an existing one."""
@@ -212,10 +238,10 @@ class Storage:
             try:
                 _copy(filesystem, uri, target)
             except FileNotFoundError:
-                if not filesystem.exists(target):
+                if not filesystem.exists(_path(target)):
                     raise
                 return
-            filesystem.rm_file(uri)
+            filesystem.rm_file(_path(uri))
 
     def remove(self, uri: str, *, recursive: bool = False) -> None:
         """Delete a file, or with `recursive` a directory. Does nothing if it does not exist."""
@@ -223,50 +249,46 @@ class Storage:
             try:
                 if not is_remote(uri) and recursive:
                     shutil.rmtree(uri)
-                else:
-                    self._filesystem(uri).rm(uri, recursive=recursive)
+                elif not recursive:
+                    self._filesystem(uri).rm_file(_path(uri))
+                elif not has_wildcard(uri):
+                    self._filesystem(uri).rm(_path(uri), recursive=True)
+                else:  # fsspec would remove what the name matches, taken for a pattern
+                    for file in self._find(uri):
+                        self._filesystem(uri).rm_file(_path(file.uri))
             except FileNotFoundError:
                 return
 
-    def _walk_store(self, directory: str) -> list[StoredFile]:
+    def _find(self, directory: str, beginning: str = "", *, is_known: bool = False) -> list[StoredFile]:
+        """All files in a store whose paths below `directory` begin with `beginning`, or `directory` if it is a file.
+
+        `is_known` says that the connection was checked before.
+        """
         filesystem = self._filesystem(directory)
-        _check_connection(filesystem, directory)
-        found = filesystem.find(directory, detail=True)
-        if not found:
-            raise FileNotFoundError(directory)
+        if not is_known:
+            _check_connection(filesystem, directory)
+        found = filesystem.find(_path(directory), detail=True, **({"prefix": beginning} if beginning else {}))
+        if isinstance(found, list):  # adlfs answers so for a single file
+            found = {path: filesystem.info(path) for path in found}
         files = []
         for path, info in found.items():
-            uri = self._with_scheme(directory, path)
-            key = uri.removeprefix(directory).lstrip("/") or uri.rpartition("/")[2]
-            if not is_hidden(key) and not path.endswith("/"):
-                files.append(StoredFile(uri, key, info["size"] or 0, _version(info)))
+            uri = _address(path, directory)
+            is_wanted = uri == directory or uri.startswith(join(directory, beginning))
+            # Programs that need directories in a store make empty objects for them.
+            is_marker = path.endswith(("/", "_$folder$")) or info.get("type") == "directory"
+            if is_wanted and not is_marker:
+                files.append(StoredFile(uri, key_below(directory, uri), info["size"] or 0, _version(info)))
         return files
-
-    def _with_scheme(self, like: str, path: str) -> str:
-        scheme, _, _ = like.partition("://")
-        return f"{scheme}://{path.lstrip('/')}" if is_remote(like) else path
 
     def _filesystem(self, uri: str) -> Any:
         if not is_remote(uri):
             return fsspec.filesystem("file")
         scheme = uri.partition("://")[0]
         # fsspec caches listings by default, which would hide parts that other processes write.
-        filesystem = fsspec.filesystem(scheme, use_listings_cache=False, **self._options(scheme))
-        if scheme in ("s3", "s3a"):
+        filesystem = fsspec.filesystem(scheme, use_listings_cache=False, **store_options(uri, self.endpoint_url))
+        if scheme == "s3":
             filesystem.retries = _S3_ATTEMPTS
         return filesystem
-
-    def _options(self, scheme: str) -> dict[str, Any]:
-        if scheme in ("s3", "s3a"):
-            return _s3_options(self.endpoint_url)
-        if scheme in ("gs", "gcs"):
-            # gcsfs probes for a type of bucket that is not used here; without gRPC access the probe
-            # hangs for a minute.
-            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-            return {"endpoint_url": self.endpoint_url} if self.endpoint_url else {}
-        if scheme in ("az", "abfs", "abfss"):
-            return _azure_options(self.endpoint_url)
-        return {}
 
 
 def keep_trying(action: Callable[[], T], *, for_s: float = 180.0) -> T:
@@ -285,6 +307,17 @@ def keep_trying(action: Callable[[], T], *, for_s: float = 180.0) -> T:
         wait_s = min(wait_s * 2, 30.0)
 
 
+def _path(uri: str) -> str:
+    """`uri` as fsspec takes it: without the name that asks for access without credentials."""
+    return uri.replace(f"://{AS_ANONYMOUS}", "://", 1) if uri.startswith(("s3://", "gs://")) else uri
+
+
+def _address(path: str, like: str) -> str:
+    """The URI of a path that fsspec has found below the URI `like`."""
+    scheme = like.partition("://")[0]
+    return f"{scheme}://{AS_ANONYMOUS if _path(like) != like else ''}{path.lstrip('/')}"
+
+
 def _check_connection(filesystem: Any, uri: str) -> None:
     """Send one small request with a deadline.
 
@@ -292,31 +325,7 @@ def _check_connection(filesystem: Any, uri: str) -> None:
     accepted; the call that follows reports problems with `uri` itself.
     """
     if isinstance(filesystem, AsyncFileSystem):
-        sync(filesystem.loop, filesystem._exists, join(uri, ".contact"), timeout=_CONTACT_TIMEOUT_S)
-
-
-def _s3_options(endpoint_url: str | None) -> dict[str, Any]:
-    # botocore and s3fs both retry. By default an unreachable address fails only after minutes, as
-    # the retries multiply.
-    config = {
-        "connect_timeout": _CONNECT_TIMEOUT_S,
-        "read_timeout": _READ_TIMEOUT_S,
-        "retries": {"total_max_attempts": 3, "mode": "standard"},
-        "request_checksum_calculation": "when_required",  # older S3-compatible servers refuse checksum trailers
-        "response_checksum_validation": "when_required",
-    }
-    return {"config_kwargs": config} | ({"endpoint_url": endpoint_url} if endpoint_url else {})
-
-
-def _azure_options(endpoint_url: str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"connection_timeout": _CONNECT_TIMEOUT_S, "read_timeout": _READ_TIMEOUT_S}
-    account, key = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME"), os.environ.get("AZURE_STORAGE_ACCOUNT_KEY")
-    if endpoint_url and account and key and "AZURE_STORAGE_CONNECTION_STRING" not in os.environ:
-        scheme = urlsplit(endpoint_url).scheme
-        options["connection_string"] = (
-            f"DefaultEndpointsProtocol={scheme};AccountName={account};AccountKey={key};BlobEndpoint={endpoint_url};"
-        )
-    return options
+        sync(filesystem.loop, filesystem._exists, join(_path(uri), ".contact"), timeout=_CONTACT_TIMEOUT_S)
 
 
 def _upload(filesystem: Any, uri: str, data: bytes, **options: Any) -> None:
@@ -325,18 +334,18 @@ def _upload(filesystem: Any, uri: str, data: bytes, **options: Any) -> None:
     A request that is given up must end soon: a run that has lost its output may have sent it.
     """
     if not isinstance(filesystem, AsyncFileSystem):
-        filesystem.pipe_file(uri, data, **options)
+        filesystem.pipe_file(_path(uri), data, **options)
         return
     timeout_s = _UPLOAD_TIMEOUT_S + len(data) / _SLOWEST_UPLOAD
-    sync(filesystem.loop, filesystem._pipe_file, uri, data, timeout=timeout_s, **options)
+    sync(filesystem.loop, filesystem._pipe_file, _path(uri), data, timeout=timeout_s, **options)
 
 
 def _copy(filesystem: Any, uri: str, target: str) -> None:
     """Copy a file inside its store, without downloading it where the store can."""
     if uri.startswith(("az://", "abfs://", "abfss://")):  # adlfs starts a copy and does not wait for its end
-        _upload(filesystem, target, bytes(filesystem.cat_file(uri)))
+        _upload(filesystem, target, bytes(filesystem.cat_file(_path(uri))))
     else:
-        filesystem.cp_file(uri, target)
+        filesystem.cp_file(_path(uri), _path(target))
 
 
 def _s3_code(error: OSError) -> str | None:

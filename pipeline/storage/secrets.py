@@ -14,6 +14,8 @@ from urllib.parse import quote, quote_plus, urlsplit
 from tirazh.pipeline.storage.secret_names import SHORTEST_SECRET, secret_values
 
 HIDDEN = "[hidden]"
+# A user name that is none: `s3://anonymous@bucket` is read without credentials.
+ANONYMOUS = "anonymous"
 # A line of a secret of several lines is replaced by itself, too, if it is at least this long.
 _LONG_LINE = 16
 
@@ -54,7 +56,10 @@ _FIELDS = re.compile(
     r"\\?[\"']?\s*[:=]\s*)(\\?\"(?:[^\"\\]|\\.){6,}\"|'[^']{6,}'|[^\s\"'<>,;&{}()\[\]]{6,})"
 )
 # A login in an address. Its password may hold a slash; a number before the slash is a port.
-_LOGIN = re.compile(r"(\w[\w+.-]{0,15}://)(?:[^/\s\"'<>@\[]{0,200}:(?!\d+/)[^\s\"'<>@]{0,200}|[^/\s\"'<>@]{0,200})@")
+_LOGIN = re.compile(
+    rf"(\w[\w+.-]{{0,15}}://)(?!{ANONYMOUS}@)"
+    r"(?:[^/\s\"'<>@\[]{0,200}:(?!\d+/)[^\s\"'<>@]{0,200}|[^/\s\"'<>@]{0,200})@"
+)
 # A login before `host:port`, without a scheme.
 _HOST_LOGIN = re.compile(r"(?<![\w/.-])[\w.-]{1,64}:[^\s/@:\"']{1,200}@(?=[\w.-]{1,200}:\d)")
 _BARE_LOGIN = re.compile(r"[^/\s@:]+:[^/\s@]+@\S")
@@ -75,7 +80,7 @@ def holds_secret(uri: str) -> bool:
     except ValueError:  # not a valid URI; the code that opens it reports that
         return bool(_LOGIN.search(uri)) or bool(_PARAMETERS.search(uri))
     login = split.netloc.rpartition("@")[0]
-    has_password = ":" in login or bool(login and split.scheme not in _CONTAINER_SCHEMES)
+    has_password = ":" in login or bool(login not in ("", ANONYMOUS) and split.scheme not in _CONTAINER_SCHEMES)
     return has_password or bool(re.match(r"[^/\[]*:(?!\d+/)[^@]*@", uri.partition("://")[2])) or _in_parameters(uri)
 
 

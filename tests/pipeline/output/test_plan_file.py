@@ -69,6 +69,7 @@ STORED_PLAN = """{
  },
  "arrow_schema": "<arrow_schema>",
  "overrides": [],
+ "passed_over": [],
  "rows": 10,
  "parts": 3,
  "estimated_tokens": <estimated_tokens>,

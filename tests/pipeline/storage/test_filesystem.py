@@ -23,6 +23,7 @@ from tirazh.pipeline.storage import filesystem as filesystem_module
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, join, keep_trying
+from tirazh.pipeline.storage.patterns import Pattern
 
 
 def test_a_write_replaces_an_existing_file(tmp_path: Path) -> None:
@@ -115,7 +116,7 @@ def test_a_link_whose_response_nfs_lost_is_recognised_as_our_own(
     assert Storage().create(str(tmp_path / "lease.json"), b"x") is True
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF, errno.EPERM])
 def test_a_file_system_that_does_not_sync_directories_is_written_to_with_one_warning(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -126,11 +127,12 @@ def test_a_file_system_that_does_not_sync_directories_is_written_to_with_one_war
             raise OSError(number, os.strerror(number))
         sync(handle)
 
-    disk._warn_not_synced.cache_clear()
+    disk._warned.clear()
     monkeypatch.setattr(os, "fsync", refuse_directories)
-    for name in ("a", "b"):
+    for name in ("a", "new/b"):
         Storage().write(str(tmp_path / name), b"x")
-    assert Storage().create(str(tmp_path / "c"), b"x")
+    assert Storage().create(str(tmp_path / "leases/c"), b"x")
+    Storage().move(str(tmp_path / "a"), str(tmp_path / "moved/a"))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "does not sync directories" in caplog.text
 
@@ -341,7 +343,7 @@ def test_object_storage_lists_reads_and_writes(s3_server: SeaweedServer) -> None
     assert sorted(file.key for file in storage.walk(root)) == ["b.parquet", "deep/a.parquet"]
     assert storage.names(root) == {"b.parquet": 10, "_SUCCESS": 10}
     assert storage.directories(root) == {"deep", "_hidden"}
-    assert storage.glob(f"{root}/*.parquet") == [f"{root}/b.parquet"]
+    assert [file.uri for file in storage.list_matching(Pattern(f"{root}/*.parquet")).files] == [f"{root}/b.parquet"]
     (file,) = storage.walk(join(root, "b.parquet"))
     assert (file.uri, file.key, file.size) == (join(root, "b.parquet"), "b.parquet", 10)
     assert storage.read_tail(file, 4) == b"6789"
