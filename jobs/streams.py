@@ -6,6 +6,7 @@ and the reader of a pipe may have gone away. A job is run all the same.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import os
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 STDERR = 2
+# Signs that tirazh itself prints, for terminals without Unicode. Data is written as escapes.
+_PLAIN_SIGNS = {"·": "|", "–": "-", "—": "-", "━": "=", "…": "...", "→": "->", "×": "x"}
+_ERRORS = "tirazh.plain_signs"
 _STREAMS = ((0, "stdin"), (1, "stdout"), (STDERR, "stderr"))
 
 
@@ -61,13 +65,14 @@ def tolerant_stream(descriptor: int, *, like: TextIO, goes_on: bool = True) -> T
 
     After an error the rest is dropped; with `goes_on`, the next text is tried again.
     """
+    codecs.register_error(_ERRORS, _replace_signs)
     raw = _Output(descriptor, goes_on=goes_on)
     buffer = io.BufferedWriter(raw)
     is_unbuffered = bool(getattr(like, "write_through", False))
     return io.TextIOWrapper(
         buffer,
         encoding=like.encoding or "utf-8",
-        errors="backslashreplace",
+        errors=_ERRORS,
         line_buffering=is_unbuffered or goes_on or raw.isatty(),
         write_through=is_unbuffered,
     )
@@ -127,3 +132,11 @@ def _descriptor_of(stream: TextIO) -> int | None:
         return stream.fileno()
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _replace_signs(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    escaped = (_PLAIN_SIGNS.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in missing)
+    return "".join(escaped), error.end

@@ -20,7 +20,10 @@ def leave_working_directory() -> None:
     Python puts it first for `python -m`, and an empty entry of PYTHONPATH means it, too. A file json.py or a
     directory torch/ of somebody's project would be imported instead of the real one.
     """
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except OSError:  # it was deleted
+        here = ""
     named = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if here in (os.path.dirname(os.path.dirname(os.path.abspath(__file__))), *map(os.path.abspath, named)):
         return

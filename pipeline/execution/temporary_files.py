@@ -64,7 +64,7 @@ def _problem(directory: Path) -> str:
 
 
 def _other(default: Path, problem: str) -> Path:
-    for name in ("/tmp", "/var/tmp", "/dev/shm", os.getcwd()):
+    for name in ("/tmp", "/var/tmp", "/dev/shm"):
         if not _problem(Path(name)):
             return Path(name)
     raise RequestError(

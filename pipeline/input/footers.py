@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, did_you_mean
+from tirazh.pipeline.input.column_chunks import check_column_chunks
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
@@ -107,6 +108,7 @@ def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str
     tail = _fetch(storage, file)
     try:
         metadata = pq.read_metadata(pa.BufferReader(tail))
+        check_column_chunks(metadata, tail)
         groups = tuple(_row_group(metadata.row_group(index), text_columns) for index in range(metadata.num_row_groups))
         schema = metadata.schema.to_arrow_schema().remove_metadata()
         # A damaged footer may still parse, with impossible values.
