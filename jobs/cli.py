@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # --help and --version
         return end.code if isinstance(end.code, int) else 0
     except OSError as error:
-        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+        return _fail(_os_error(error), 1)
     except Exception as error:  # noqa: BLE001 - the process boundary
         place = "; ".join(_notes(error)) or _log_traceback(options)
         return _fail(f"internal error: {_first_line(error)}; {place}", 1)
@@ -241,6 +241,12 @@ def _cause(error: TirazhError) -> TirazhError:
 def _notes(error: BaseException) -> list[str]:
     """Return where the log of the failed run is, if it is not in its usual place."""
     return list(getattr(error, "__notes__", []))
+
+
+def _os_error(error: OSError) -> str:
+    if not os.path.exists(os.curdir):
+        return "the working directory does not exist any more: change to another one, or name absolute paths"
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
 
 
 def _first_line(error: Exception) -> str:

@@ -95,8 +95,8 @@ class PromptTemplate:
         self._length = len(source)
         tree = _parse(self._environment, source)
         self._uses = _check(tree, source)
-        self._segments = _plain_segments(tree)
         self._columns = rename_columns(tree)
+        self._segments = _plain_segments(tree, self._columns)
         self._template = self._environment.from_string(tree)
 
     def __reduce__(self) -> tuple[type[PromptTemplate], tuple[str]]:
@@ -187,13 +187,15 @@ def _check_printed(output: nodes.Output, source: str) -> None:
             )
 
 
-def _plain_segments(tree: nodes.Template) -> list[tuple[bool, str]]:
-    """Split the template into (True, variable) and (False, text); empty if it contains anything else."""
+def _plain_segments(tree: nodes.Template, columns: Mapping[str, str]) -> list[tuple[bool, str]]:
+    """Split the template into (True, column) and (False, text); empty if it contains anything else.
+
+    `columns` are the columns by their names in the tree.
+    """
     segments: list[tuple[bool, str]] = []
     for node in (node for part in tree.body for node in (part.nodes if isinstance(part, nodes.Output) else [part])):
-        column = column_of(node)
-        if column is not None:
-            segments.append((True, column))
+        if isinstance(node, nodes.Name):
+            segments.append((True, columns[node.name]))
         elif isinstance(node, nodes.TemplateData):
             segments.append((False, node.data))
         else:
