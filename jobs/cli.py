@@ -25,7 +25,9 @@ from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
 from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
 from tirazh.jobs.parser import Parser, parse
+from tirazh.jobs.python_settings import ignore_error_warnings, restart_with_docstrings
 from tirazh.jobs.settings import KINDS, settings_of
+from tirazh.jobs.streams import STDERR, keep_write_errors, open_missing_streams, write_error
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import holds_secret, redact
 
@@ -58,25 +60,26 @@ SUMMARIES = {
     "resume": "submit a stopped or failed job again; it resumes from its finished parts",
     "demo": "classify and continue sample texts on this machine with the embedded model",
 }
+# Commands whose result is more than what they print.
+WRITING_COMMANDS = ("classify", "generate", "finetune", "report", "convert", "submit", "stop", "resume", "demo")
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 
 
 def run() -> NoReturn:
     """Run the command as a process of its own.
 
-    Silences the shutdown output of libraries, which takes some seconds, and ignores signals once
-    the result is printed: a finished job must not end as a killed one.
+    Works without standard streams. Silences the shutdown output of libraries, which takes some seconds, and
+    ignores signals once the result is printed: a finished job must not end as a killed one.
     """
+    restart_with_docstrings()
+    open_missing_streams()
+    keep_write_errors()
+    ignore_error_warnings()
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    null = os.open(os.devnull, os.O_WRONLY)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(null, sys.stdout.fileno())
-    sys.stderr.flush()
-    os.dup2(null, sys.stderr.fileno())
+    code = _check_printed(sys.argv[1:], code)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)
     sys.exit(code)
 
 
@@ -107,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # --help and --version
         return end.code if isinstance(end.code, int) else 0
     except OSError as error:
-        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 1)
+        return _fail(_os_error(error), 1)
     except Exception as error:  # noqa: BLE001 - the process boundary
         place = "; ".join(_notes(error)) or _log_traceback(options)
         return _fail(f"internal error: {_first_line(error)}; {place}", 1)
@@ -218,6 +221,17 @@ def _fail(message: str, exit_code: int) -> int:
     return exit_code
 
 
+def _check_printed(arguments: Sequence[str], code: int) -> int:
+    """Return the exit code. If the result could not be printed, say so; it is 1 if what is printed is all of it."""
+    error = write_error(sys.stdout)
+    if error is None or isinstance(error, BrokenPipeError):  # the reader, such as `head`, has ended
+        return code
+    is_kept = arguments[:1] and arguments[0] in WRITING_COMMANDS and not {"--json", "--dry-run"} & set(arguments)
+    what = "the summary could not be printed, but the command has done its work" if is_kept and not code else "the result could not be printed"
+    reason = f"standard output: {error.strerror or error}"
+    return _fail(f"{what}: {reason}", code if is_kept else code or 1)
+
+
 def _cause(error: TirazhError) -> TirazhError:
     """Return the original error of a worker, which Ray re-raises as a class of its own."""
     cause = getattr(error, "cause", None)
@@ -227,6 +241,12 @@ def _cause(error: TirazhError) -> TirazhError:
 def _notes(error: BaseException) -> list[str]:
     """Return where the log of the failed run is, if it is not in its usual place."""
     return list(getattr(error, "__notes__", []))
+
+
+def _os_error(error: OSError) -> str:
+    if not os.path.exists(os.curdir):
+        return "the working directory does not exist any more: change to another one, or name absolute paths"
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
 
 
 def _first_line(error: Exception) -> str:

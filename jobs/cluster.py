@@ -196,7 +196,7 @@ def _token_problem() -> str:
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "rejected the token in RAY_AUTH_TOKEN: it is another cluster's"
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named or "~/.ray/auth_token").expanduser()
+    path = Path(os.path.expanduser(named or "~/.ray/auth_token"))
     if not path.is_file():
         return (
             f"requires a token, and {'the file of RAY_AUTH_TOKEN_PATH' if named else 'the file'} {path} does not exist"

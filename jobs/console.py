@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tirazh.jobs.progress import bytes_text, clock_text
+from tirazh.jobs.streams import write_error
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
@@ -34,9 +35,10 @@ def only_json(wanted: bool) -> Iterator[None]:
 
 
 def write(text: str) -> None:
-    """Write text to stdout unchanged."""
+    """Write text to stdout unchanged. Raises OSError, so that a log is not followed for a reader that has gone away."""
     sys.stdout.write(text)
-    sys.stdout.flush()
+    if error := write_error(sys.stdout):
+        raise error
 
 
 def say(text: str) -> None:
@@ -47,7 +49,7 @@ def say(text: str) -> None:
 def show_facts(facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
     """Print names and values, one pair on each line, with aligned values."""
     if as_json:
-        print(json.dumps(dict(facts), ensure_ascii=False, indent=2, default=str))
+        _print_json(dict(facts))
     elif not quiet:
         width = max((len(name) for name in facts), default=0)
         for name, value in facts.items():
@@ -82,7 +84,7 @@ def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as
 def show_verification(found: Verification, *, as_json: bool, quiet: bool) -> int:
     """Print a verification. Returns the exit code: 0 when there are no problems, else 1."""
     if as_json:
-        print(json.dumps(asdict(found) | {"is_whole": found.is_whole}, ensure_ascii=False, indent=2))
+        _print_json(asdict(found) | {"is_whole": found.is_whole})
     elif not quiet:
         for line in (*found.problems, *(f"note: {note}" for note in found.notes)):
             print(line)
@@ -170,6 +172,12 @@ def show_submitted(submission: Submission, address: str | None, *, as_json: bool
 def warn(text: str) -> None:
     """Print a warning of one sentence to stderr."""
     print(f"tirazh: warning: {text}", file=sys.stderr, flush=True)
+
+
+def _print_json(facts: Mapping[str, Any]) -> None:
+    # An escape that the stream makes of a character that its encoding does not have is not JSON.
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(facts, ensure_ascii=not is_unicode, indent=2, default=str))
 
 
 def _rows_text(manifest: Mapping[str, Any], last: ProgressEvent | None) -> str:

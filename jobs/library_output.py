@@ -18,11 +18,11 @@ from typing import TextIO
 
 from tirazh.errors import RequestError, TirazhError
 from tirazh.jobs.interrupts import Interrupted
+from tirazh.jobs.streams import STDERR, tolerant_stream
 from tirazh.pipeline.output.names import OWN
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
-STDERR = 2
 LOGS = "logs"
 # Bytes of the end of the log that are kept.
 MAX_LOG_BYTES = 16 << 20
@@ -48,7 +48,7 @@ def redirect_library_output(output: str, *, endpoint_url: str | None = None, wan
     os.close(handle)
     log, name = Path(path), f"{began:%Y%m%d-%H%M%S}-{os.getpid()}.log"
     try:
-        with open(terminal, "w", encoding=sys.stderr.encoding, errors="replace", closefd=False) as stream:
+        with tolerant_stream(terminal, like=sys.stderr) as stream:
             yield stream
     except BaseException as error:
         if not isinstance(error, (RequestError, Interrupted, KeyboardInterrupt)):

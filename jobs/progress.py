@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Literal, Self, TextIO, TypeVar
 
 from tirazh.jobs.live_line import LineState, LiveLine, is_plain_terminal
+from tirazh.jobs.streams import open_null
 
 if TYPE_CHECKING:
     from tirazh.pipeline.execution.metrics import ProgressEvent
@@ -39,7 +40,7 @@ class Display(ABC, Generic[Event]):
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = stream or sys.stderr or open_null()
         has_bar = self._stream.isatty() and not is_plain_terminal(self._stream)
         self.style: Style = style or ("bar" if has_bar else "lines")
         self.last: Event | None = None
@@ -127,7 +128,7 @@ class ByteProgress:
     """Shows the share of processed bytes: one updated line in a terminal, new lines in a log."""
 
     def __init__(self, quiet: bool, *, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = stream or sys.stderr or open_null()
         self._is_quiet = quiet
         self._is_terminal = self._stream.isatty() and not is_plain_terminal(self._stream)
         self._next = time.monotonic() + 1.0

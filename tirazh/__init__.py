@@ -11,7 +11,6 @@ cheap: other names are loaded on first use.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from tirazh.errors import (
     CheckpointError,
@@ -24,6 +23,7 @@ from tirazh.errors import (
     TirazhError,
 )
 
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING: until `__main__` has run, few modules may be imported
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",

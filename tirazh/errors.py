@@ -17,7 +17,6 @@ They cross process boundaries, so they must pickle: the message is the only posi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class TirazhError(Exception):
@@ -68,5 +67,18 @@ def did_you_mean(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
 
     `prefix` is shown before the choice: the directory of a file name, for example.
     """
-    close = get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+    close = closest(word, choices)
+    return f"; did you mean {prefix}{close}?" if close else ""
+
+
+def closest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that `word` was probably meant to be: one that differs in case, spaces and signs only, or is similar."""
+    from difflib import get_close_matches
+
+    all_choices = list(choices)
+    same = [choice for choice in all_choices if _letters(choice) and _letters(choice) == _letters(word)]
+    return next(iter(same or get_close_matches(word, all_choices, n=1)), None)
+
+
+def _letters(word: str) -> str:
+    return "".join(filter(str.isalnum, word)).casefold()

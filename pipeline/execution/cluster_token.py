@@ -61,7 +61,7 @@ def _stored_token() -> tuple[str | None, str]:
     named = os.environ.get(TOKEN_PATH)
     if named:
         return _read_named(named), f"{TOKEN_PATH} ({named})"
-    default = Path.home() / ".ray" / "auth_token"
+    default = Path(os.path.expanduser("~"), ".ray", "auth_token")  # Path.home() raises for a user without one
     try:
         return default.read_text(encoding="utf-8").strip() or None, str(default)
     except (OSError, ValueError):

@@ -19,7 +19,10 @@ import psutil
 import ray
 
 from tirazh.errors import JobError
+from tirazh.pipeline.execution.home_directory import complete_environment
 from tirazh.pipeline.execution.start_priority import raised_priority
+from tirazh.pipeline.execution.temporary_files import ray_directories
+from tirazh.pipeline.execution.worker_imports import job_config, safe_search_path
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +37,11 @@ _RAY_FILES = str(Path(ray.__file__).parent)
 def start_local(num_cpus: int, options: dict[str, Any], tell: Callable[[str], None] | None) -> Callable[[], None]:
     """Start Ray with `num_cpus` CPUs. Returns a function that stops it.
 
-    Raises JobError after three tries. Linux ends Ray's processes together with the thread that has
+    Raises RequestError if there is no directory for Ray's files, JobError after three tries. Linux ends Ray's processes together with the thread that has
     started them, so a thread that may end sooner than Ray does not start it itself.
     """
+    complete_environment(os.environ)
+    options = options | ray_directories(tell)
     if threading.current_thread() is threading.main_thread():
         _start_with_retries(num_cpus, options, tell)
         return _stop
@@ -86,8 +91,14 @@ def _start_with_retries(num_cpus: int, options: dict[str, Any], tell: Callable[[
         try:
             # Only after a start that was too slow: it is not for a job to run before others.
             quickly = raised_priority(partial(_started_since, before)) if number > 1 else nullcontext()
-            with quickly, _private_token():
-                ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **options)
+            with quickly, _private_token(), safe_search_path():
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    job_config=job_config(),
+                    **options,
+                )
             return
         except BaseException as error:
             _clean_up(before)

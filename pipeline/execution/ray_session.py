@@ -19,6 +19,7 @@ from tirazh.actors.cores import usable_cores
 from tirazh.errors import RequestError
 from tirazh.pipeline.execution.cluster_address import check_answers, is_cluster, locate
 from tirazh.pipeline.execution.local_ray import start_local
+from tirazh.pipeline.execution.worker_imports import job_config
 from tirazh.pipeline.spec import JobSpec, parse_replicas
 
 Tell = Callable[[str], None]
@@ -166,7 +167,10 @@ def _restore_sigterm(handler: Any) -> None:
 def _join(address: str | None, quiet: dict[str, Any]) -> None:
     check_answers(address)
     try:
-        ray.init(address=address or "auto", **quiet)
+        # The server of a ray:// client makes the job itself, without the client's working directory.
+        is_client = (address or os.environ.get("RAY_ADDRESS", "")).startswith("ray://")
+        job = {} if is_client else {"job_config": job_config()}
+        ray.init(address=address or "auto", **job, **quiet)
     except (ConnectionError, TimeoutError, RuntimeError, ValueError, RayError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RequestError(f"no Ray cluster answers at {address or 'RAY_ADDRESS'}: {reason}") from error

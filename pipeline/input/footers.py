@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, did_you_mean
 from tirazh.pipeline.input.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.column_chunks import check_column_chunks
 from tirazh.pipeline.input.parquet_schema import read_elements
 from tirazh.pipeline.input.planned_schema import planned_schema
 from tirazh.pipeline.storage.disk import StoredFile
@@ -119,6 +120,7 @@ def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str
     try:
         parquet = pq.ParquetFile(pa.BufferReader(tail), **READ_OPTIONS)
         metadata = parquet.metadata
+        check_column_chunks(metadata, tail)
         coded: dict[str, None] = {}  # in the order of the schema
         groups = tuple(_row_group(metadata, index, text_columns, coded) for index in range(metadata.num_row_groups))
         # A damaged footer may still parse, with impossible values.

@@ -1,6 +1,6 @@
 """Prompt templates: a small and safe subset of Jinja.
 
-A template may contain variables, conditions on them, constants and a few filters. Attributes, items,
+A template may contain columns, conditions on them, constants and a few filters. Attributes, other items,
 calls, loops and imports are refused, because the template may come from an untrusted YAML file. The
 cost per row is bounded in advance by limits on the template's length and depth and on the number of
 characters that it could produce.
@@ -17,7 +17,8 @@ from jinja2.exceptions import TemplateError, TemplateSyntaxError, UndefinedError
 from jinja2.filters import do_default, do_lower, do_title, do_trim, do_truncate, do_upper
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tirazh.errors import InputError, RequestError, RowError, did_you_mean
+from tirazh.errors import InputError, RequestError, RowError, closest
+from tirazh.pipeline.prompts.template_columns import column_of, meant_column, rename_columns, written
 
 MAX_SOURCE_CHARACTERS = 1 << 16
 MAX_RENDERED_CHARACTERS = 16 << 20
@@ -52,11 +53,27 @@ _ALLOWED = (
 )
 
 
+class _NullColumnError(UndefinedError):
+    """A null is printed. `alias` is the name that the column has in the compiled template."""
+
+    def __init__(self, alias: str) -> None:
+        super().__init__(alias)
+        self.alias = alias
+
+
 class _Null(Undefined):
     """A null value: false in a condition, replaced by the filter `default`, an error if it is printed."""
 
+    def __init__(self, hint: str | None = None, obj: Any = None, name: str | None = None, exc: Any = None) -> None:
+        super().__init__(hint, obj, name, exc=_NullColumnError)
+
+    @property
+    def _undefined_message(self) -> str:
+        """The only argument of the exception that Jinja raises for an operation on the value."""
+        return str(self._undefined_name)
+
     def __str__(self) -> str:
-        raise UndefinedError(f"column {self._undefined_name!r} is null")
+        raise _NullColumnError(self._undefined_message)
 
 
 class PromptTemplate:
@@ -77,16 +94,17 @@ class PromptTemplate:
         self._environment.globals = {}
         self._length = len(source)
         tree = _parse(self._environment, source)
-        self._uses = _check(tree)
-        self._segments = _plain_segments(tree)
-        self._template = self._environment.from_string(source)
+        self._uses = _check(tree, source)
+        self._columns = rename_columns(tree)
+        self._segments = _plain_segments(tree, self._columns)
+        self._template = self._environment.from_string(tree)
 
     def __reduce__(self) -> tuple[type[PromptTemplate], tuple[str]]:
         return PromptTemplate, (self.source,)
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The variables that the template uses, in order of appearance."""
+        """The columns that the template uses, in order of appearance."""
         return tuple(self._uses)
 
     def render(self, values: Mapping[str, Any]) -> str:
@@ -99,7 +117,7 @@ class PromptTemplate:
             _check_length(
                 self._length + sum(len(text) * times for text, times in uses if isinstance(text, str | bytes))
             )
-            text = self._join(present) if self._segments else self._template.render(present)
+            text = self._join(present) if self._segments else self._render(present)
             _check_length(len(text))
         except UndefinedError as error:
             raise RowError(str(error)) from None
@@ -108,6 +126,14 @@ class PromptTemplate:
                 error if isinstance(error, RowError) else RowError(f"the template cannot be rendered: {error}")
             ) from None
         return text
+
+    def _render(self, present: Mapping[str, Any]) -> str:
+        try:
+            return self._template.render(
+                {alias: present[column] for alias, column in self._columns.items() if column in present}
+            )
+        except _NullColumnError as error:
+            raise UndefinedError(f"column {self._columns[error.alias]!r} is null") from None
 
     def _join(self, present: Mapping[str, Any]) -> str:
         """Render a template without conditions and filters: as Jinja does, but ten times as fast."""
@@ -121,38 +147,55 @@ def check_variables(variables: Collection[str], columns: Collection[str]) -> Non
     """Raise InputError for a variable that is not a column of the input."""
     for name in variables:
         if name not in columns:
-            hint = did_you_mean(name, columns) or f"; the columns are {', '.join(columns)}"
-            raise InputError(f"--template uses {name!r}, which is not a column of the input{hint}")
+            close = closest(name, columns)
+            hint = f"did you mean {written(close)}?" if close else f"the columns are {', '.join(columns)}"
+            raise InputError(f"--template uses {name!r}, which is not a column of the input; {hint}")
 
 
-def _check(tree: nodes.Template) -> dict[str, int]:
-    """Count the uses of each variable. Raises RequestError for a node that a template may not contain."""
+def _check(tree: nodes.Template, source: str) -> dict[str, int]:
+    """Count the uses of each column. Raises RequestError for a node that a template may not contain."""
     uses: Counter[str] = Counter()
     replaces = 0
     for node in _descend(tree):
-        if not isinstance(node, _ALLOWED):
+        column = column_of(node)
+        if column is not None:
+            uses[column] += 1
+        elif not isinstance(node, _ALLOWED):
             raise RequestError(
                 f"--template, line {node.lineno}: {_describe(node)} is not allowed; a template may use columns, "
-                f"conditions and the filters {', '.join(_FILTERS)}"
+                f"conditions and the filters {', '.join(_FILTERS)}{meant_column(source, node.lineno)}"
             )
         if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
             raise RequestError(f"--template: unknown filter {node.name!r}; the filters are {', '.join(_FILTERS)}")
         if isinstance(node, nodes.Test) and node.name not in _TESTS:
             raise RequestError(f"--template: unknown test {node.name!r}; the tests are {', '.join(_TESTS)}")
-        if isinstance(node, nodes.Name):
-            uses[node.name] += 1
+        if isinstance(node, nodes.Output):
+            _check_printed(node, source)
         replaces += isinstance(node, nodes.Filter) and node.name == "replace"
     if replaces > MAX_REPLACES:
         raise RequestError(f"--template uses the filter replace {replaces} times; at most {MAX_REPLACES} are allowed")
     return dict(uses)
 
 
-def _plain_segments(tree: nodes.Template) -> list[tuple[bool, str]]:
-    """Split the template into (True, variable) and (False, text); empty if it contains anything else."""
+def _check_printed(output: nodes.Output, source: str) -> None:
+    """Raise RequestError for a number, true, false or none that is printed: it is taken for a column of this name."""
+    for node in output.nodes:
+        if isinstance(node, nodes.Const) and not isinstance(node.value, str):
+            raise RequestError(
+                f"--template, line {node.lineno}: a constant ({node.value}) is printed; write it without braces"
+                f"{meant_column(source, node.lineno)}"
+            )
+
+
+def _plain_segments(tree: nodes.Template, columns: Mapping[str, str]) -> list[tuple[bool, str]]:
+    """Split the template into (True, column) and (False, text); empty if it contains anything else.
+
+    `columns` are the columns by their names in the tree.
+    """
     segments: list[tuple[bool, str]] = []
     for node in (node for part in tree.body for node in (part.nodes if isinstance(part, nodes.Output) else [part])):
         if isinstance(node, nodes.Name):
-            segments.append((True, node.name))
+            segments.append((True, columns[node.name]))
         elif isinstance(node, nodes.TemplateData):
             segments.append((False, node.data))
         else:
@@ -168,7 +211,8 @@ def _parse(environment: ImmutableSandboxedEnvironment, source: str) -> nodes.Tem
         source.encode()
         return environment.parse(source)
     except TemplateSyntaxError as error:
-        raise RequestError(f"--template, line {error.lineno}: {error.message}") from None
+        hint = meant_column(source, error.lineno)
+        raise RequestError(f"--template, line {error.lineno}: {error.message}{hint}") from None
     except RecursionError:
         raise _too_deep() from None
     except ValueError as error:
@@ -184,7 +228,8 @@ def _descend(tree: nodes.Node) -> Iterator[nodes.Node]:
         if depth > MAX_DEPTH:
             raise _too_deep()
         yield node
-        waiting += [(child, depth + 1) for child in reversed(list(node.iter_child_nodes()))]
+        if column_of(node) is None:  # `row` and the name in `row["name"]` are no columns of their own
+            waiting += [(child, depth + 1) for child in reversed(list(node.iter_child_nodes()))]
 
 
 def _too_deep() -> RequestError:
@@ -199,7 +244,7 @@ def _check_length(characters: int) -> None:
 def _describe(node: nodes.Node) -> str:
     names = {
         "Getattr": "attribute access (.)",
-        "Getitem": "item access ([ ])",
+        "Getitem": 'item access ([ ]), except row["column"],',
         "Call": "a call",
         "For": "a loop",
     }

@@ -1,0 +1,82 @@
+"""The columns of a template: `{{ title }}`, and `{{ row["Text news"] }}` for a name that Jinja cannot read.
+
+Both become the same node with a short name of our own, so that no column name means anything to Jinja: not `self`,
+which it replaces by an object, and not one with a space.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from jinja2 import nodes
+from jinja2.visitor import NodeTransformer
+
+ROW = "row"
+_TAG = re.compile(r"\{\{[-+]?\s*(.*?)\s*[-+]?\}\}|\{%[-+]?\s*(?:if|elif)\s+(.*?)\s*[-+]?%\}", re.DOTALL)
+_NOT_IN_A_NAME = re.compile(r"""["'\[\]{}()=<>~\n]|(?:^|\s)(?:and|or|not|in|is|if|else)(?:\s|$)""")
+_LONGEST_NAME = 100
+
+
+def written(column: str) -> str:
+    """How a template names a column: `title` or `row["Text news"]`."""
+    is_plain = column.isidentifier() and column not in _RESERVED
+    return column if is_plain else f"{ROW}[{json.dumps(column, ensure_ascii=False)}]"
+
+
+def column_of(node: nodes.Node) -> str | None:
+    """The column that a node names, or None."""
+    if isinstance(node, nodes.Name):
+        return str(node.name)
+    is_item = isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and node.node.name == ROW
+    if is_item and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+        return str(node.arg.value)
+    return None
+
+
+def rename_columns(tree: nodes.Template) -> dict[str, str]:
+    """Give every column in the tree a short name. Returns the columns by these names."""
+    renamer = _Renamer()
+    renamer.visit(tree)
+    return {alias: column for column, alias in renamer.aliases.items()}
+
+
+def meant_column(source: str, line: int | None) -> str:
+    """A clause about a tag on `line` that is no expression, but may be the name of a column; else ""."""
+    for name, at in _possible_names(source):
+        if line is None or at == line:
+            return f"; if {name!r} is a column, write {{{{ {written(name)} }}}}"
+    return ""
+
+
+class _Renamer(NodeTransformer):
+    def __init__(self) -> None:
+        self.aliases: dict[str, str] = {}
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:
+        return self._renamed(node)
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        return self._renamed(node)
+
+    def _renamed(self, node: nodes.Name | nodes.Getitem) -> nodes.Node:
+        column = column_of(node)
+        if column is None:
+            return node
+        alias = self.aliases.setdefault(column, f"c{len(self.aliases)}")
+        return nodes.Name(alias, "load", lineno=node.lineno)
+
+
+def _possible_names(source: str) -> Iterator[tuple[str, int]]:
+    for tag in _TAG.finditer(source):
+        name = (tag[1] or tag[2] or "").split("|")[0].strip()
+        is_name = name and len(name) <= _LONGEST_NAME and any(map(str.isalnum, name))
+        if is_name and written(name) != name and not _NOT_IN_A_NAME.search(name):
+            yield name, source.count("\n", 0, tag.start()) + 1
+
+
+# Words of Jinja's expressions, and its constants.
+_RESERVED = frozenset(
+    ("and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None", ROW)
+)
