@@ -13,6 +13,7 @@ from typing import Any
 
 from tirazh.errors import CheckpointError
 from tirazh.model.checkpoints.contents import Contents, ForeignModel
+from tirazh.model.checkpoints.declared import notice_code, refuse_sparsity
 from tirazh.model.checkpoints.files import open_weights
 from tirazh.model.checkpoints.tensors import LazyTensor, TensorSlice
 
@@ -27,18 +28,20 @@ def open_transformers(folder: Path, values: Mapping[str, Any]) -> Contents:
             f"{folder} needs code of its own for its model_type {values['model_type']} (auto_map in config.json), "
             "which transformers does not have; code in a model directory is never run, so use another model"
         )
-    stored, files = open_weights(folder)
+    refuse_sparsity(values, folder / "config.json")
+    weights = open_weights(folder)
     tensors = {
         name: LazyTensor(slices=(TensorSlice(tensor=tensor, start=0, stop=tensor.shape[0]),))
-        for name, tensor in stored.items()
+        for name, tensor in weights.stored.items()
         if tensor.shape
     }
     return Contents(
         kind="transformers",
         folder=folder,
-        files=files,
+        files=weights.files,
         description=ForeignModel(values=values),
         tensors=lambda _: tensors,
+        notices=(*weights.notices, *notice_code(values, folder / "config.json")),
     )
 
 

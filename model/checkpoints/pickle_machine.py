@@ -197,9 +197,16 @@ class _Machine:
 
 
 def _key(value: Any) -> Any:
-    """Return a key that is hashed in constant time; any other object is represented by a new one."""
-    is_small = isinstance(value, int) and abs(value) < _MAX_ELEMENTS
-    return value if isinstance(value, str) or is_small else Inert()
+    """Return a key that is hashed in constant time; other objects are represented by new ones.
+
+    Raises ValueError for numbers and nested tuples, which can be chosen so that hashing them takes
+    for ever: transformers reads the same file with torch.
+    """
+    if isinstance(value, int) and abs(value) >= _MAX_ELEMENTS:
+        raise ValueError("a key of its dictionaries is an excessive number")
+    if isinstance(value, list | tuple) and any(isinstance(item, list | tuple | dict) for item in value):
+        raise ValueError("a key of its dictionaries is nested")
+    return value if isinstance(value, str | int) else Inert()
 
 
 def _find(name: str) -> Any:
@@ -224,11 +231,15 @@ def _call(function: Any, arguments: Any) -> Any:
         raise ValueError("its pickle calls something that is not a function")
     name = function.name
     if _INERT_CALLS.match(name):
+        if name.endswith(("bytearray", "bytes")) and any(isinstance(argument, int) for argument in arguments):
+            raise ValueError(f"its pickle asks for a {name.rpartition('.')[2]} of a chosen size")
         return _INERT
     if name in _DICTS:
         return _dict(arguments)
     if _LISTS.match(name):
         items = arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ()
+        if name.endswith("set"):
+            return [_key(item) for item in items]
         return tuple(items) if name.endswith(("Size", "tuple")) else list(items)
     if name == "torch._tensor._rebuild_from_type_v2" and len(arguments) == 4:
         inner = arguments[0]
