@@ -21,7 +21,7 @@ from tirazh.model.checkpoints.contents import Contents, ForeignModel
 from tirazh.model.checkpoints.declared import check_config, refuse_adapter
 from tirazh.model.checkpoints.files import has_weights, others_found, read_json
 from tirazh.model.checkpoints.gpt2 import is_plain_gpt2, open_gpt2
-from tirazh.model.checkpoints.hugging_face import open_transformers
+from tirazh.model.checkpoints.hugging_face import check_foreign, open_transformers
 from tirazh.model.checkpoints.native import open_native
 from tirazh.model.checkpoints.port import open_port
 from tirazh.model.checkpoints.rank_files import find_rank_files
@@ -126,11 +126,15 @@ def resolve_model(name: str) -> str:
 
 
 def describe(path: str, settings: ModelSettings = _NO_SETTINGS) -> ModelSummary:
-    """Summarise a model without reading its weights; imports torch for torch pickles only.
+    """Summarise a model without reading its weights, and check that all of them are there.
 
-    Raises CheckpointError.
+    Imports torch and transformers for a model that is not a ruGPT-3, and torch alone where copies of
+    tensors must be compared. Raises CheckpointError.
     """
     checkpoint = open_checkpoint(path, settings)
+    notices = checkpoint.notices
+    if checkpoint.config is None:
+        notices += check_foreign(checkpoint.path)
     return ModelSummary(
         config=checkpoint.config,
         kind=checkpoint.kind,
@@ -139,7 +143,7 @@ def describe(path: str, settings: ModelSettings = _NO_SETTINGS) -> ModelSummary:
         weight_bytes=checkpoint.weight_bytes,
         positions=checkpoint.model.max_position_embeddings,
         num_attention_heads=checkpoint.model.num_attention_heads,
-        notices=checkpoint.notices,
+        notices=notices,
     )
 
 

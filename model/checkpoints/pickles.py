@@ -50,7 +50,10 @@ def open_pickle(path: Path) -> PickledFile:
     values = file.value
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a {_kind(values)}, not a dictionary of weights")
-    weights = next((values[key] for key in ("module", "model") if isinstance(values.get(key), dict)), values)
+    named = [key for key in ("module", "model") if isinstance(values.get(key), dict)]
+    if len(named) > 1:
+        raise CheckpointError(f"{path} holds weights under `module` and under `model`; save it again with one of them")
+    weights = values[named[0]] if named else values
     stored: dict[str, StoredTensor] = {}
     for name, tensor in _flatten(weights, path):
         if name in stored:

@@ -14,7 +14,7 @@ from tirazh.errors import CheckpointError
 
 _SHOWN = 3
 _BUFFERS = re.compile(
-    r"(^|\.)((attn|attention|self_attn)\.(masked_)?bias|masked_bias|position_ids|num_batches_tracked"
+    r"(^|\.)((attn|attention|self_attn)\.(masked_)?bias|masked_bias|position_ids|num_batches_tracked|_extra_state"
     r"|rotary_emb\.(inv_freq|cos_cached|sin_cached|original_inv_freq))$"
 )
 _LAYER = re.compile(r"(^|\.)(h|layers?|blocks?)\.\d+\.")

@@ -116,19 +116,19 @@ def test_foreign_models_keep_their_tensor_names(tmp_path: Path) -> None:
         ({"num_attention_heads": None}, (2048, None)),
     ],
 )
-def test_summary_of_a_foreign_model_has_the_positions_and_heads_of_its_config(
+def test_a_foreign_model_has_the_positions_and_heads_of_its_config(
     tmp_path: Path, change: dict[str, object], expected: tuple[int | None, int | None]
 ) -> None:
     folder = write_llama(tmp_path / "llama")
     change_json(folder / "config.json", **change)
-    summary = describe(str(folder))
-    assert (summary.positions, summary.num_attention_heads) == expected
+    model = open_checkpoint(str(folder)).model
+    assert (model.max_position_embeddings, model.num_attention_heads) == expected
 
 
 @pytest.mark.parametrize("change", [{"activation_function": "relu"}, {"n_inner": 64}])
 def test_a_gpt2_with_other_arithmetic_is_left_to_transformers(tmp_path: Path, change: dict[str, object]) -> None:
     folder = write_gpt2(tmp_path / "m", random_weights(TINY_DENSE), **change)
-    assert describe(str(folder)).kind == "transformers"
+    assert open_checkpoint(str(folder)).kind == "transformers"
 
 
 @pytest.mark.parametrize("write", [write_native, write_gpt2, lambda f, w: write_port(f, w, TINY)])
