@@ -138,6 +138,7 @@ def open_weights(folder: Path) -> Weights:
     chosen = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if chosen is None:
         raise CheckpointError(f"no weights in {folder}; looked for {', '.join(WEIGHT_FILES)}{others_found(folder)}")
+    files: tuple[Path, ...]
     if chosen in SINGLE_FILES:
         stored, files = _open_file(folder / chosen), (folder / chosen,)
     else:
@@ -211,7 +212,9 @@ def refuse_pointer(path: Path) -> None:
     """Raise CheckpointError when a file is a pointer of Git LFS: the file itself was never downloaded."""
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise CheckpointError(f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull` in the directory")
+            raise CheckpointError(
+                f"{path} is a pointer of Git LFS, not the weights; run `git lfs pull` in the directory"
+            )
 
 
 def open_safetensors(path: Path) -> dict[str, StoredTensor]:

@@ -105,7 +105,9 @@ def _flatten(
             f"{path} nests its weights more than {_MAX_DEPTH} levels deep ({prefix[:60]}…); no model does"
         )
     if id(weights) in walk.seen:
-        raise CheckpointError(f"{path} holds the same dictionary twice among its weights ({prefix[:60]}); no model does")
+        raise CheckpointError(
+            f"{path} holds the same dictionary twice among its weights ({prefix[:60]}); no model does"
+        )
     walk.seen.add(id(weights))
     walk.entries += len(weights)
     if walk.entries > _MAX_ENTRIES:
@@ -126,8 +128,7 @@ def _flatten(
 def _stored(file: TorchFile, name: str, tensor: TensorRef | OtherTensor) -> StoredTensor:
     """Return the tensor if it is a plain one and the file holds all of its elements. Raises CheckpointError."""
     if isinstance(tensor, OtherTensor) or not file.holds(tensor):
-        is_other = isinstance(tensor, OtherTensor)
-        what = f"is {tensor.what}" if is_other else "claims more elements than the file holds"
+        what = f"is {tensor.what}" if isinstance(tensor, OtherTensor) else "claims more elements than the file holds"
         raise CheckpointError(
             f"{file.path}: tensor {name[:100]} {what}; weights must be plain tensors, so save it again"
         )

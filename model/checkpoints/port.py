@@ -52,4 +52,5 @@ def open_port(folder: Path, values: Mapping[str, Any]) -> Contents:
 
 
 def _pattern(values: Mapping[str, Any], path: Path) -> SparsePattern:
-    return SparsePattern(**{name: whole_number(values, key, path) for name, key in _PATTERN_KEYS.items()})
+    sizes: dict[str, Any] = {name: whole_number(values, key, path) for name, key in _PATTERN_KEYS.items()}
+    return SparsePattern(**sizes)
