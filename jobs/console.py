@@ -113,12 +113,17 @@ def show_model(model: ModelSummary, *, output: str, as_json: bool, quiet: bool) 
     if model.config is not None:
         facts |= {"config": model.config.to_dict()}
     facts["tokenizer"] = model.tokenizer_dir
+    if as_json and model.notices:
+        facts["notes"] = list(model.notices)
     if not as_json:
         config = facts.pop("config", {})
         facts["weight bytes"] = bytes_text(facts.pop("weight_bytes"))
         facts["tokenizer"] = facts["tokenizer"] or "none; use this directory with --tokenizer"
         facts |= {name.replace("_", " "): value for name, value in config.items() if name != "sparse_pattern"}
     show_facts(facts, as_json=as_json, quiet=quiet)
+    if not quiet and not as_json:
+        for note in model.notices:
+            print(f"note: {note}")
 
 
 def show_status(info: Mapping[str, Any], log: str, *, as_json: bool, quiet: bool) -> None:

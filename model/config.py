@@ -22,6 +22,8 @@ def checked_sparse_mode(value: object, place: str) -> SparseMode:
     for mode in SPARSE_MODES:
         if value == mode:
             return mode
+    if value is None:
+        raise CheckpointError(f"{place} is missing; it must be one of {', '.join(SPARSE_MODES)}")
     hint = did_you_mean(str(value), SPARSE_MODES)
     raise CheckpointError(f"{place} must be one of {', '.join(SPARSE_MODES)}, not {value!r}{hint}")
 

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def convert(
 ) -> ModelSummary:
     """Write the model in `source` to the new directory `target`, with its tokenizer if it has one.
 
+    Returns the summary of the new directory, with the notices about `source`.
+
     Args:
         settings: what the checkpoint does not say about itself.
         dtype: dtype of the new files: float32, float16, bfloat16, float64, or None to keep the stored one.
@@ -61,7 +64,7 @@ def convert(
     _check_target(folder, sum(tensor.num_bytes for tensor in sources))
     with _removed_on_failure(folder):
         write_model(folder, checkpoint, sources, max_shard_bytes=max_shard_bytes, progress=progress)
-    return describe(str(folder))
+    return replace(describe(str(folder)), notices=checkpoint.notices)
 
 
 def write_model(

@@ -7,10 +7,12 @@ instead.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from tirazh.errors import CheckpointError, RequestError, did_you_mean
+from tirazh.errors import RequestError, did_you_mean
 from tirazh.model.checkpoints.directory import EMBEDDED_DIR, Checkpoint, open_checkpoint, resolve_model
+from tirazh.model.checkpoints.hugging_face import load_foreign
 from tirazh.model.config import ModelConfig, ModelSettings
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["EMBEDDED_DIR", "load_pretrained", "resolve_model"]
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _NO_SETTINGS = ModelSettings()
@@ -47,6 +51,8 @@ def load_pretrained(
         raise RequestError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}{hint}")
     target = _device(device)
     checkpoint = open_checkpoint(path, settings)
+    for line in checkpoint.notices:
+        logger.warning("%s", line)
     as_dtype: torch.dtype = getattr(torch, dtype)
     if checkpoint.config is None:
         return _load_transformers(checkpoint, as_dtype, target)
@@ -87,16 +93,4 @@ def _fill(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, devic
 
 
 def _load_transformers(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path, dtype=dtype, trust_remote_code=False, local_files_only=True
-        )
-    except (ValueError, OSError, KeyError, RuntimeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(
-            f"transformers cannot load {checkpoint.path} as a causal language model: {reason}"
-        ) from error
-    network: nn.Module = model.to(device).eval()
-    return network
+    return load_foreign(checkpoint.path, dtype).to(device).eval()

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tirazh.errors import RequestError
+from tirazh.model.checkpoints.hugging_face import load_foreign
 from tirazh.model.config import ModelConfig, check_split
 
 if TYPE_CHECKING:
@@ -197,9 +198,7 @@ def _plain_linear(weight: Any, bias: Any) -> nn.Linear:
 
 def _shard_foreign(path: str, dtype: str, device: str, tp_size: int) -> nn.Module:
     """Load a foreign causal LM with transformers (never remote code) and shard it."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), local_files_only=True)
+    model: Any = load_foreign(path, getattr(torch, dtype))
     for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
         count = getattr(model.config, name, None)
         if count and count % tp_size:

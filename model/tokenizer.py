@@ -16,7 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from tirazh.errors import CheckpointError
-from tirazh.model.checkpoints.files import read_json
+from tirazh.model.checkpoints.files import check_encoding, read_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -117,6 +117,9 @@ def _open(folder: Path) -> tokenizers.Tokenizer:
             f"no tokenizer in {folder}: neither tokenizer.json nor vocab.json with merges.txt; give a tokenizer "
             "directory with --tokenizer"
         )
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            check_encoding(folder / name)
     try:
         rust = tokenizers.Tokenizer.from_file(str(whole)) if whole.is_file() else _byte_level(folder)
         if not rust.get_vocab(with_added_tokens=True):

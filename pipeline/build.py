@@ -110,6 +110,7 @@ class _Job:
     def _complete(self, target: Target, lease: Lease) -> tuple[Plan, dict[str, Any]]:
         """Make what is missing in the target and finish it; return its plan and its manifest."""
         if not target.is_stored:
+            self._tell_notices(target, None)
             return self._make_and_finish(target, lease, None)
         state = survey(target.plan, target.output, receipt_settings(self.spec))
         self._tell_notices(target, state)

@@ -44,7 +44,7 @@ def _describe(target: Target, output: OutputFiles, spec: JobSpec, plan: Plan) ->
     if not target.is_stored:
         would = _replacement(output) if target.is_staged else "start a new output"
         name = "another job" if target.is_staged else "new"
-        return {"output_state": name, "would": would, "finished_parts": 0}, []
+        return {"output_state": name, "would": would, "finished_parts": 0}, notices(target, None, plan, spec)
     total = len(target.plan.parts)
     settings = receipt_settings(spec)
     if not target.is_staged and finished_manifest(target.plan, target.output, settings) is not None:

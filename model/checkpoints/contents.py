@@ -1,8 +1,8 @@
 """What a format's reader finds in a model directory, before the user's settings are applied.
 
-A directory describes its model in one of three ways: completely (`ModelConfig`), by the shapes of
-its weights alone (`WeightSizes`), or as a model of another architecture (`ForeignModel`).
-`settings.resolve` handles all three.
+A directory describes its model in one of four ways: completely (`ModelConfig`), completely but for its
+sparsity (`UnknownSparsity`), by the shapes of its weights alone (`WeightSizes`), or as a model of another
+architecture (`ForeignModel`). `settings.resolve` handles all four.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.model.checkpoints.tensors import LazyTensor
-from tirazh.model.config import ModelConfig
+from tirazh.model.config import ModelConfig, SparsePattern
 
 _POSITION_KEYS = ("max_position_embeddings", "n_positions")
 _HEAD_KEYS = ("num_attention_heads", "n_head")
@@ -33,6 +33,18 @@ class WeightSizes:
     max_position_embeddings: int
     num_ranks: int
     folders: tuple[Path, ...]
+    tie_word_embeddings: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnknownSparsity:
+    """A model whose config.json does not say which of its layers are sparse.
+
+    `config` is right in everything else. `pattern` is the sparse pattern, if config.json gives one.
+    """
+
+    config: ModelConfig
+    pattern: SparsePattern | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,14 +77,16 @@ class Contents:
     """The contents of a model directory. `kind` names the format; `files` hold the weights.
 
     `tensors` returns the lazy tensors by name for the resolved configuration; it raises
-    CheckpointError when one is missing.
+    CheckpointError when one is missing. `notices` are sentences for the user about what the directory
+    says besides.
     """
 
     kind: str
     folder: Path
     files: tuple[Path, ...]
-    description: ModelConfig | WeightSizes | ForeignModel
+    description: ModelConfig | UnknownSparsity | WeightSizes | ForeignModel
     tensors: Callable[[ModelConfig | ForeignModel], Mapping[str, LazyTensor]]
+    notices: tuple[str, ...] = ()
 
 
 def _first_count(values: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:

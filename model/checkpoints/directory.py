@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import CheckpointError, did_you_mean
 from tirazh.model.checkpoints.contents import Contents, ForeignModel
-from tirazh.model.checkpoints.files import has_weights, read_json
+from tirazh.model.checkpoints.declared import check_config, refuse_adapter
+from tirazh.model.checkpoints.files import has_weights, others_found, read_json
 from tirazh.model.checkpoints.gpt2 import is_plain_gpt2, open_gpt2
-from tirazh.model.checkpoints.hugging_face import open_transformers
+from tirazh.model.checkpoints.hugging_face import check_foreign, open_transformers
 from tirazh.model.checkpoints.native import open_native
 from tirazh.model.checkpoints.port import open_port
 from tirazh.model.checkpoints.rank_files import find_rank_files
@@ -49,7 +50,8 @@ class ModelSummary:
 
     `config` is None for a model that is not a ruGPT-3 (kind "transformers"). `weight_bytes` is the
     size of the tensors as stored. `positions` (the longest sequence, in tokens) and
-    `num_attention_heads` are None when the config.json of such a model does not give them.
+    `num_attention_heads` are None when the config.json of such a model does not give them. `notices`
+    are sentences for the user about what the directory holds besides the model.
     """
 
     config: ModelConfig | None
@@ -59,6 +61,7 @@ class ModelSummary:
     weight_bytes: int
     positions: int | None
     num_attention_heads: int | None
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,7 @@ class Checkpoint:
     tensors: Mapping[str, LazyTensor]
     files: tuple[Path, ...]
     tokenizer_dir: str | None
+    notices: tuple[str, ...] = ()
 
     @property
     def config(self) -> ModelConfig | None:
@@ -122,11 +126,15 @@ def resolve_model(name: str) -> str:
 
 
 def describe(path: str, settings: ModelSettings = _NO_SETTINGS) -> ModelSummary:
-    """Summarise a model without reading its weights; imports torch for torch pickles only.
+    """Summarise a model without reading its weights, and check that all of them are there.
 
-    Raises CheckpointError.
+    Imports torch and transformers for a model that is not a ruGPT-3, and torch alone where copies of
+    tensors must be compared. Raises CheckpointError.
     """
     checkpoint = open_checkpoint(path, settings)
+    notices = checkpoint.notices
+    if checkpoint.config is None:
+        notices += check_foreign(checkpoint.path)
     return ModelSummary(
         config=checkpoint.config,
         kind=checkpoint.kind,
@@ -135,6 +143,7 @@ def describe(path: str, settings: ModelSettings = _NO_SETTINGS) -> ModelSummary:
         weight_bytes=checkpoint.weight_bytes,
         positions=checkpoint.model.max_position_embeddings,
         num_attention_heads=checkpoint.model.num_attention_heads,
+        notices=notices,
     )
 
 
@@ -161,15 +170,18 @@ def open_checkpoint(path: str, settings: ModelSettings = _NO_SETTINGS) -> Checkp
         tensors=tensors,
         files=contents.files,
         tokenizer_dir=_tokenizer_dir(folder, settings),
+        notices=contents.notices,
     )
 
 
 def _open(folder: Path) -> Contents:
+    refuse_adapter(folder)
+    has_config = (folder / "config.json").is_file()
     # Weights under Hugging Face's names win: a converted model may lie beside the original's ranks.
-    ranks = None if has_weights(folder) else find_rank_files(folder)
+    ranks = None if has_config and has_weights(folder) else find_rank_files(folder)
     if ranks is not None:
         return open_rugpts(folder, ranks)
-    if not (folder / "config.json").is_file():
+    if not has_config:
         raise CheckpointError(_nothing_found(folder))
     values = read_json(folder / "config.json")
     model_type = values.get("model_type")
@@ -178,6 +190,7 @@ def _open(folder: Path) -> Contents:
     # The type becomes a part of a path when transformers' folders are searched.
     if not re.fullmatch(r"[\w.+-]{1,100}", model_type, re.ASCII):
         raise CheckpointError(f"{folder / 'config.json'}: {model_type[:40]!r} is not a model_type")
+    check_config(values, folder / "config.json")
     opener = open_gpt2 if is_plain_gpt2(values) else _OPENERS.get(model_type, open_transformers)
     return _naming_config(folder, opener, values)
 
@@ -199,7 +212,8 @@ def _existing_folder(path: str) -> Path:
     if "://" in path:
         raise CheckpointError(f"{path} is not a local directory; copy the model to a disk that every machine sees")
     if folder.is_file():
-        raise CheckpointError(f"{folder} is a file; give the directory that holds the checkpoint")
+        what = "a GGUF file of llama.cpp, which is not read" if folder.suffix == ".gguf" else "a file"
+        raise CheckpointError(f"{folder} is {what}; give the directory that holds the checkpoint")
     if not folder.is_dir():
         siblings = [child.name for child in folder.parent.iterdir()] if folder.parent.is_dir() else []
         hint = did_you_mean(folder.name, siblings)
@@ -212,7 +226,8 @@ def _nothing_found(folder: Path) -> str:
         return f"{folder} holds ZeRO-3 shards; merge them first with the zero_to_fp32.py that DeepSpeed puts there"
     return (
         f"no checkpoint in {folder}; looked for config.json with safetensors or .bin weights, "
-        "latest_checkpointed_iteration.txt, mp_rank_00_model_states.pt and mp_rank_00/model_optim_rng.pt"
+        f"latest_checkpointed_iteration.txt, mp_rank_00_model_states.pt and mp_rank_00/model_optim_rng.pt"
+        f"{others_found(folder)}"
     )
 
 

@@ -11,8 +11,11 @@ from typing import Any
 
 from tirazh.errors import CheckpointError
 from tirazh.model.checkpoints.contents import Contents
-from tirazh.model.checkpoints.files import open_weights, positive_number, whole_number
+from tirazh.model.checkpoints.declared import check_activation, read_flag
+from tirazh.model.checkpoints.files import Weights, open_weights, positive_number, whole_number
+from tirazh.model.checkpoints.heads import HEAD, with_stored_head
 from tirazh.model.checkpoints.tensors import LazyTensor, StoredTensor, whole
+from tirazh.model.checkpoints.unused import check_unused, named
 from tirazh.model.config import ModelConfig, SparsePattern, checked_sparse_mode, expected_shapes
 
 
@@ -22,9 +25,7 @@ def open_native(folder: Path, values: Mapping[str, Any]) -> Contents:
     Raises CheckpointError.
     """
     config = _read_config(values, folder / "config.json")
-    stored, files = open_weights(folder)
-    tensors = same_names(config, stored, folder)
-    return Contents(kind="tirazh", folder=folder, files=files, description=config, tensors=lambda _: tensors)
+    return same_names("tirazh", config, open_weights(folder), folder)
 
 
 def config_fields(config: ModelConfig) -> dict[str, Any]:
@@ -57,17 +58,29 @@ def check_width(values: Mapping[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: intermediate_size must be {4 * hidden}, four times hidden_size")
 
 
-def same_names(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> dict[str, LazyTensor]:
-    """Return the model's tensors from files that store them under tirazh's names.
+def same_names(kind: str, config: ModelConfig, weights: Weights, folder: Path) -> Contents:
+    """Return the contents of a directory that stores its tensors under tirazh's names.
 
     Raises CheckpointError when tensors are missing, or belong to more layers than the config has.
     """
+    stored = weights.stored
+    config, notices = with_stored_head(config, stored, "model.embed_tokens.weight", str(folder))
+    tensors = _tensors(config, stored, folder)
+    unused = check_unused(str(folder), stored.keys() - {HEAD} - tensors.keys())
+    return Contents(
+        kind=kind,
+        folder=folder,
+        files=weights.files,
+        description=config,
+        tensors=lambda _: tensors,
+        notices=(*weights.notices, *notices, *unused),
+    )
+
+
+def _tensors(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> dict[str, LazyTensor]:
     missing = [name for name in expected_shapes(config) if name not in stored]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(
-            f"{folder} has no tensor {missing[0]}{more}, though config.json requires it; copy it again"
-        )
+        raise CheckpointError(f"{folder} has no tensor {named(missing)}, though config.json requires it; copy it again")
     if f"model.layers.{config.num_layers}.input_layernorm.weight" in stored:
         raise CheckpointError(
             f"{folder} holds more layers than config.json says ({config.num_layers}); correct config.json"
@@ -82,6 +95,7 @@ def _read_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
     if values.get("sparse_mode") != "none" and pattern is None:
         raise CheckpointError(f"{path}: sparse_pattern is missing, though sparse_mode is {values.get('sparse_mode')!r}")
     check_width(values, path)
+    check_activation(values, path)
     sizes = ("hidden_size", "num_attention_heads", "vocab_size", "max_position_embeddings")
     try:
         return ModelConfig(
@@ -90,7 +104,7 @@ def _read_config(values: Mapping[str, Any], path: Path) -> ModelConfig:
             sparse_mode=checked_sparse_mode(values.get("sparse_mode"), f"{path}: sparse_mode"),
             sparse_pattern=SparsePattern(**(pattern or {})),
             layout_groups=whole_number({"sparse_layout_groups": 1} | dict(values), "sparse_layout_groups", path),
-            tie_word_embeddings=bool(values.get("tie_word_embeddings", True)),
+            tie_word_embeddings=read_flag(values, "tie_word_embeddings", default=True, path=path),
             layer_norm_eps=positive_number(values, "layer_norm_eps", 1e-5, path),
         )
     except TypeError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +24,13 @@ _MEGATRON_FILE = "model_optim_rng.pt"
 class RankFiles:
     """The weight files of one checkpoint in rank order.
 
-    `kind` is the layout, `folder` where the files were found.
+    `kind` is the layout, `folder` where the files were found. `notices` name other checkpoints there.
     """
 
     kind: Literal["rugpts", "megatron"]
     folder: Path
     files: tuple[Path, ...]
+    notices: tuple[str, ...] = ()
 
 
 def find_rank_files(root: Path) -> RankFiles | None:
@@ -37,10 +38,13 @@ def find_rank_files(root: Path) -> RankFiles | None:
 
     Raises CheckpointError for a tracker file without its checkpoint, and for missing ranks.
     """
-    for folder in (root, *_tracked(root)):
-        found = _ranks_in(folder)
-        if found is not None:
-            return found
+    folders = [folder for folder in dict.fromkeys((root, *_tracked(root))) if _holds_ranks(folder)]
+    if folders:
+        found = _ranks_in(folders[0])
+        assert found is not None
+        others = ", ".join(map(str, folders[1:]))
+        line = f"{root}: the checkpoint is read from {found.files[0]}; that of {others}, which a tracker names, is not"
+        return replace(found, notices=(line,)) if others else found
     tracker = next((root / name for name in TRACKERS if (root / name).is_file()), None)
     if tracker is None:
         return None
@@ -51,12 +55,20 @@ def find_rank_files(root: Path) -> RankFiles | None:
 
 
 def _tracked(root: Path) -> list[Path]:
-    """Return the directories that a tracker file may mean, by DeepSpeed's and by Megatron's naming."""
+    """Return the directories that the tracker files may mean, by DeepSpeed's and by Megatron's naming."""
+    folders = []
     for name in TRACKERS:
         if (root / name).is_file():
             word = _tracker_word(root / name)
-            return [root / word, *([root / f"iter_{int(word):07d}"] if word.isdecimal() else [])]
-    return []
+            folders += [root / word, *([root / f"iter_{int(word):07d}"] if word.isdecimal() else [])]
+    return folders
+
+
+def _holds_ranks(folder: Path) -> bool:
+    return folder.is_dir() and any(
+        _RANK_FILE.fullmatch(path.name) or (_RANK_FOLDER.fullmatch(path.name) and (path / _MEGATRON_FILE).is_file())
+        for path in folder.iterdir()
+    )
 
 
 def _tracker_word(tracker: Path) -> str:

@@ -2,7 +2,7 @@
 
 A ru-gpts checkpoint holds neither the number of attention heads nor anything about sparsity. They
 are taken from, in this order: the user's settings, `model_args.json` and `deepspeed_config.json`
-beside the checkpoint, a preset. A checkpoint whose sparse mode is given nowhere is refused: run
+beside the checkpoint, a preset. Some copies of the community port do not give their sparsity either. A checkpoint whose sparse mode is given nowhere is refused: run
 dense by accident, such a model still writes text, at four times the perplexity. All other
 directories describe themselves; a setting may repeat that, never contradict it.
 """
@@ -10,12 +10,12 @@ directories describe themselves; a setting may repeat that, never contradict it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tirazh.errors import CheckpointError
-from tirazh.model.checkpoints.contents import Contents, ForeignModel, WeightSizes
+from tirazh.model.checkpoints.contents import Contents, ForeignModel, UnknownSparsity, WeightSizes
 from tirazh.model.checkpoints.files import read_json, whole_number
 from tirazh.model.checkpoints.pattern import read_pattern
 from tirazh.model.config import (
@@ -44,16 +44,15 @@ def resolve(settings: ModelSettings, contents: Contents) -> ModelConfig | Foreig
             return config
         case WeightSizes() as sizes:
             return _complete(sizes, settings, contents.folder)
+        case UnknownSparsity() as known:
+            return _complete_sparsity(known, settings, contents.folder)
         case ForeignModel() as model:
             _refuse_inapplicable(model, settings, contents.folder)
             return model
 
 
 def _complete(sizes: WeightSizes, settings: ModelSettings, folder: Path) -> ModelConfig:
-    args_path = _first_file(sizes.folders, "model_args.json")
-    args = {} if args_path is None else read_json(args_path)
-    preset = None if settings.preset is None else PRESETS[settings.preset]
-    sources = _Sources(settings, args, args_path, preset, folder)
+    sources = _sources(sizes.folders, settings, folder)
     sources.check_sizes(sizes)
     mode = sources.sparse_mode()
     num_heads, layout_groups = sources.num_attention_heads(), sources.layout_groups()
@@ -65,9 +64,39 @@ def _complete(sizes: WeightSizes, settings: ModelSettings, folder: Path) -> Mode
             sparse_mode=mode,
             sparse_pattern=pattern,
             layout_groups=layout_groups or sizes.num_ranks,
+            tie_word_embeddings=sizes.tie_word_embeddings,
         )
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from None
+
+
+def _complete_sparsity(known: UnknownSparsity, settings: ModelSettings, folder: Path) -> ModelConfig:
+    """Return the config with the sparsity that the settings or the files beside it give."""
+    sources = _sources((folder,), settings, folder)
+    sources.check_sizes(known.config)
+    mode = sources.sparse_mode()
+    given = settings.deepspeed_config is None and known.pattern is not None
+    pattern = known.pattern if given else None
+    if mode != "none" and pattern is None:
+        pattern = _find_pattern((folder,), settings, mode)
+    try:
+        config = replace(
+            known.config,
+            sparse_mode=mode,
+            sparse_pattern=(pattern or SparsePattern()) if mode != "none" else SparsePattern(),
+            layout_groups=sources.layout_groups() or 1,
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error}") from None
+    _refuse_contradictions(config, replace(settings, sparse_mode=None, preset=None, deepspeed_config=None), folder)
+    return config
+
+
+def _sources(folders: Sequence[Path], settings: ModelSettings, folder: Path) -> _Sources:
+    args_path = _first_file(folders, "model_args.json")
+    args = {} if args_path is None else read_json(args_path)
+    preset = None if settings.preset is None else PRESETS[settings.preset]
+    return _Sources(settings, args, args_path, preset, folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +109,7 @@ class _Sources:
     preset: Preset | None
     folder: Path
 
-    def check_sizes(self, sizes: WeightSizes) -> None:
+    def check_sizes(self, sizes: WeightSizes | ModelConfig) -> None:
         """Raise CheckpointError when `model_args.json` or the preset is about a model of other sizes."""
         claims: list[tuple[str, Mapping[str, Any]]] = [(str(self.args_path), self.args)]
         if self.preset is not None:

@@ -19,6 +19,7 @@ from tirazh.model.config import ModelConfig, expected_shapes
 if TYPE_CHECKING:
     from torch import Tensor
 
+_COMPARED_BYTES = 8 << 20
 ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 Bounds = tuple[tuple[int, int], ...]
 
@@ -147,6 +148,32 @@ def third(tensors: Iterable[StoredTensor], index: int, *, is_transposed: bool = 
             )
         slices.append(TensorSlice(tensor=tensor, start=index * rows // 3, stop=(index + 1) * rows // 3))
     return LazyTensor(slices=tuple(slices), is_transposed=is_transposed)
+
+
+def stored_names(tensors: Mapping[str, LazyTensor]) -> set[str]:
+    """Return the names, as stored, of all tensors from which the model's are made."""
+    return {part.tensor.name for tensor in tensors.values() for part in tensor.slices}
+
+
+def same_values(first: LazyTensor, second: LazyTensor) -> bool:
+    """Return whether two tensors have the same shape and values; reads both, some MiB at a time.
+
+    Values of different dtypes are compared as float32; tensors of no plain dtype are never the same.
+    """
+    if first.shape != second.shape or not {first.dtype, second.dtype} <= set(ITEM_SIZES):
+        return False
+    if 0 in first.shape:
+        return True
+    row_bytes = max(first.num_bytes, second.num_bytes) // first.shape[0]
+    rows = max(1, _COMPARED_BYTES // max(row_bytes, 1))
+    for start in range(0, first.shape[0], rows):
+        stop = min(start + rows, first.shape[0])
+        parts = [tensor.read(0, start, stop) for tensor in (first, second)]
+        if first.dtype != second.dtype:
+            parts = [part.float() for part in parts]
+        if not bool((parts[0] == parts[1]).all()):
+            return False
+    return True
 
 
 def check_tensors(tensors: Mapping[str, LazyTensor], config: ModelConfig) -> None:

@@ -54,6 +54,9 @@ def run_finetune(
     """
     started_at = time.monotonic()
     plan = plan_finetune(spec)
+    if tell is not None:
+        for line in plan.model.notices:
+            tell(line)
     output = TrainingOutput(Path(plan.output))
     saved = output.find_request(plan.identity(), overwrite=spec.overwrite)
     manifest = output.read_manifest(saved)

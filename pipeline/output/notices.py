@@ -1,4 +1,4 @@
-"""What a user has to know about a run on an output that exists: settings without effect, and damaged parts."""
+"""What a user has to know about a run: what the model directory holds besides, settings without effect, damaged parts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ _SHOWN = 3
 
 
 def notices(target: Target, state: OutputState | None, new_plan: Plan, spec: JobSpec) -> list[str]:
-    """The lines about a run that resumes `target`; `new_plan` is what its settings alone would give.
+    """The lines about a run, most of them if it resumes `target`; `new_plan` is what its settings alone would give.
 
     `state` is None for a complete output in which nothing has to be done.
     """
+    about_model = list(new_plan.model.notices) if new_plan.model is not None else []
     if not target.is_stored:
-        return []
-    lines = list(target.lines)
+        return about_model
+    lines = [*about_model, *target.lines]
     place = show_uri(target.output.directory)
     if spec.overwrite and not target.is_staged:
         remaining = len(state.remaining) if state is not None else 0

@@ -124,7 +124,7 @@ def _(tmp: Path) -> Path:
     return write_port(tmp / "m", WEIGHTS, TINY, sparse_mode="alternate")
 
 
-@CASES.add("port without a sparse mode", "sparse_mode must be one of")
+@CASES.add("port without a sparse mode", "give --sparse-mode (none, all, alternating, top_bottom; none means dense)")
 def _(tmp: Path) -> Path:
     folder = write_port(tmp / "m", WEIGHTS, TINY)
     change_json(folder / "config.json", sparse_mode=None)
@@ -141,7 +141,10 @@ def _(tmp: Path) -> Path:
     return write_gpt2(tmp / "m", random_weights(TINY_DENSE), n_layer=1)
 
 
-@CASES.add("fewer layers than the config says", "has no tensor model.layers.2.input_layernorm.weight and 15 more")
+@CASES.add(
+    "fewer layers than the config says",
+    "model.layers.2.post_attention_layernorm.weight and 13 more, though config.json requires it",
+)
 def _(tmp: Path) -> Path:
     return write_native(tmp / "m", WEIGHTS, num_hidden_layers=3)
 
