@@ -50,6 +50,7 @@ class ModelSummary:
     `config` is None for a model that is not a ruGPT-3 (kind "transformers"). `weight_bytes` is the
     size of the tensors as stored. `positions` (the longest sequence, in tokens) and
     `num_attention_heads` are None when the config.json of such a model does not give them.
+    `foreign` holds the values of such a model's config.json.
     """
 
     config: ModelConfig | None
@@ -59,6 +60,7 @@ class ModelSummary:
     weight_bytes: int
     positions: int | None
     num_attention_heads: int | None
+    foreign: ForeignModel | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +137,7 @@ def describe(path: str, settings: ModelSettings = _NO_SETTINGS) -> ModelSummary:
         weight_bytes=checkpoint.weight_bytes,
         positions=checkpoint.model.max_position_embeddings,
         num_attention_heads=checkpoint.model.num_attention_heads,
+        foreign=checkpoint.model if isinstance(checkpoint.model, ForeignModel) else None,
     )
 
 

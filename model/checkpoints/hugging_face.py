@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.errors import CheckpointError
+from tirazh.model.architectures import check_family
 from tirazh.model.checkpoints.contents import Contents, ForeignModel
 from tirazh.model.checkpoints.files import open_weights
 from tirazh.model.checkpoints.tensors import LazyTensor, TensorSlice
@@ -27,6 +28,7 @@ def open_transformers(folder: Path, values: Mapping[str, Any]) -> Contents:
             f"{folder} needs code of its own for its model_type {values['model_type']} (auto_map in config.json), "
             "which transformers does not have; code in a model directory is never run, so use another model"
         )
+    check_family(values)
     stored, files = open_weights(folder)
     tensors = {
         name: LazyTensor(slices=(TensorSlice(tensor=tensor, start=0, stop=tensor.shape[0]),))
