@@ -105,9 +105,7 @@ FAMILIES: tuple[ModelFamily, ...] = (
     ModelFamily(model_type="glm", title="GLM-4", unsplit=_FUSED),
     ModelFamily(model_type="glm4", title="GLM-4-0414", unsplit=_FUSED),
     ModelFamily(model_type="nemotron", title="Nemotron, Minitron", unsplit=_UNTESTED),
-    ModelFamily(
-        model_type="exaone4", title="EXAONE 4", unsplit=_UNTESTED, note="sliding window"
-    ),
+    ModelFamily(model_type="exaone4", title="EXAONE 4", unsplit=_UNTESTED, note="sliding window"),
     ModelFamily(model_type="seed_oss", title="Seed-OSS", unsplit=_UNTESTED),
     ModelFamily(model_type="ernie4_5", title="ERNIE 4.5, dense", unsplit=_UNTESTED),
     ModelFamily(model_type="hunyuan_v1_dense", title="HunYuan, dense", unsplit=_UNTESTED),

@@ -69,9 +69,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "llama": _like_llama("LlamaConfig"),
     "llama, linear RoPE": _like_llama("LlamaConfig", **_rope("linear", factor=4.0)),
     "llama, llama3 RoPE": _like_llama("LlamaConfig", **_rope("llama3", **_LLAMA3)),
-    "llama, yarn RoPE": _like_llama(
-        "LlamaConfig", **_rope("yarn", factor=4.0, original_max_position_embeddings=64)
-    ),
+    "llama, yarn RoPE": _like_llama("LlamaConfig", **_rope("yarn", factor=4.0, original_max_position_embeddings=64)),
     "arcee": _like_llama("ArceeConfig"),
     "mistral": _like_llama("MistralConfig", **_WINDOWS),
     "ministral": _like_llama("MinistralConfig", head_dim=16, **_WINDOWS),
