@@ -20,6 +20,7 @@ from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.host_memory import free_host_bytes
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.engine.scheduler import Scheduler
+from tirazh.model.engine.self_check import SelfCheck
 from tirazh.model.engine.warm_up import warm_up
 from tirazh.model.kernels.build import KERNELS, prepare_kernels
 from tirazh.model.layers.packed_linear import pack_linears
@@ -33,8 +34,9 @@ _BFLOAT16_ONLY = "linear"  # the kernel that no other dtype uses
 
 
 def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> ModelRunner:
-    """Compile the kernels, load this rank's shard of the model, compute the job's shared prefix and
-    run a step of every shape. All ranks do this together."""
+    """Compile the kernels, load this rank's shard of the model, compute the job's shared prefix,
+    compare a foreign model with transformers and run a step of every shape. All ranks do this
+    together."""
     torch.set_num_threads(rank_place.threads)
     if config.device == "cpu":
         prepare_kernels([name for name in KERNELS if name != _BFLOAT16_ONLY or config.dtype == "bfloat16"])
@@ -42,9 +44,11 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     check_split(checkpoint.model.num_attention_heads, rank_place.world_size)
     if rank_place.world_size > 1:
         connect_ranks(rank_place, device=config.device)
+    self_check = SelfCheck(config.seq_length)
     model = shard_model(
         checkpoint.config,
         checkpoint,
+        on_loaded=self_check.record,
         dtype=config.dtype,
         device=config.device,
         tp_rank=rank_place.rank,
@@ -52,7 +56,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     )
     rows = step_rows(config.device, hidden_size(model))
     # CUDA graphs and overlap scheduling are not implemented for tensor parallelism.
-    uses_graphs = rank_place.world_size == 1 and can_capture_graphs(model)
+    uses_graphs = rank_place.world_size == 1 and can_capture_graphs(model, config.seq_length)
     pack_linears(model, rows=rows.decode)
     slots = min(config.slots, slots_that_fit(model, config.seq_length))
     if rank_place.world_size > 1:
@@ -70,6 +74,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     )
     runner.on_progress = progress.beat
     runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
+    self_check.compare(runner, rows)
     if config.device != "cpu":
         warm_up(runner, config.job, rows)  # compiles the Triton kernels and captures the CUDA graphs
     progress.restart()

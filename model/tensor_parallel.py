@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tirazh.errors import RequestError
+from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.hugging_face import load_foreign
 from tirazh.model.config import ModelConfig, check_split
 
@@ -54,19 +55,20 @@ def shard_model(
     device: str,
     tp_rank: int,
     tp_size: int,
+    on_loaded: Callable[[nn.Module], object] = lambda _: None,
 ) -> nn.Module:
     """Build rank `tp_rank`'s shard of the model, ready to run; every rank returns the complete `.logits`.
 
     With tp_size > 1 the process group must exist, and all ranks call this together, preferably
     after `connect`. With `config` None the checkpoint is a foreign model of transformers, which is
-    read whole before it is sharded. Raises RequestError when the model cannot be sharded over
-    `tp_size` ranks.
+    read whole before it is sharded; `on_loaded` then gets it whole.
+    Raises RequestError when the model cannot be sharded over `tp_size` ranks.
     """
     check_split(None if config is None else config.num_attention_heads, tp_size)
     if tp_size > 1:
         connect(may_share_memory=False)
     if config is None:
-        return _shard_foreign(checkpoint.path, dtype, device, tp_size)
+        return _shard_foreign(checkpoint.path, dtype, device, tp_size, on_loaded)
     model = _build_without_memory(config)
     model.add_module("model", _init_inference(model.model, dtype, tp_size))
     _fill(model, checkpoint, tp_rank, device)
@@ -196,19 +198,24 @@ def _plain_linear(weight: Any, bias: Any) -> nn.Linear:
     return linear
 
 
-def _shard_foreign(path: str, dtype: str, device: str, tp_size: int) -> nn.Module:
+def _shard_foreign(
+    path: str, dtype: str, device: str, tp_size: int, on_loaded: Callable[[nn.Module], object]
+) -> nn.Module:
     """Load a foreign causal LM with transformers (never remote code) and shard it."""
     model: Any = load_foreign(path, getattr(torch, dtype))
-    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
-        count = getattr(model.config, name, None)
-        if count and count % tp_size:
-            raise RequestError(f"{path}: {name} is {count}, which --tensor-parallel {tp_size} does not divide")
-    prefix = model.base_model_prefix
-    try:
-        setattr(model, prefix, _init_inference(model.base_model, dtype, tp_size))
-    except AssertionError as error:  # how AutoTP reports an unsupported model
-        raise RequestError(f"{path}: DeepSpeed cannot shard this model ({error}); use --tensor-parallel 1") from error
-    _use_plain_linears(model)
+    check_tensor_parallel(model.config.to_dict(), tp_size)
+    if tp_size == 1:
+        model = model.to(device)
+    on_loaded(model.requires_grad_(False).eval())
+    if tp_size > 1:
+        prefix = model.base_model_prefix
+        try:
+            setattr(model, prefix, _init_inference(model.base_model, dtype, tp_size))
+        except AssertionError as error:  # how AutoTP reports an unsupported model
+            raise RequestError(
+                f"{path}: DeepSpeed cannot shard this model ({error}); use --tensor-parallel 1"
+            ) from error
+        _use_plain_linears(model)
     network: nn.Module = model.to(device).requires_grad_(False).eval()
     return network
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from tirazh.actors.messages import DType
 from tirazh.errors import InputError, OutputError
+from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
 from tirazh.pipeline.columns import check_columns, override_columns
@@ -163,6 +164,8 @@ def plan_job(spec: JobSpec) -> Plan:
     """
     job = resolve_job(spec)
     check_split(job.model.num_attention_heads, spec.tensor_parallel)
+    if job.model.foreign is not None:
+        check_tensor_parallel(job.model.foreign.values, spec.tensor_parallel)
     # Checked before the input is listed, which may take long.
     _refuse_output_in_input(job)
     found = find_inputs(job.storage, job.inputs)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tirazh.errors import RequestError
+from tirazh.model.architectures import longest_exact_sequence
 from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
 from tirazh.pipeline.prompts.source import PromptSource, prompt_source
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
@@ -58,7 +59,9 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
 def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
     """The sequence length in tokens. Raises RequestError if the model's context length is smaller."""
     if model.positions is not None and (spec.seq_length or 0) > model.positions:
-        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {model.positions} positions")
+        exact = longest_exact_sequence(model.foreign.values) if model.foreign is not None else None
+        why = "" if exact is None else f" that run exactly: {exact.reason}"
+        raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {model.positions} positions{why}")
     return spec.seq_length or model.positions or _DEFAULT_SEQ_LENGTH
 
 

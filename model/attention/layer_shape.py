@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from tirazh.model.config import SparsePattern
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionRules:
+    """What a dense layer of a transformers model asks of attention besides causality.
+
+    `window`: a query sees the last `window` keys only, its own included (sliding-window attention).
+    `softcap`: scores s, scaled but not yet masked, become softcap * tanh(s / softcap).
+    """
+
+    window: int | None = None
+    softcap: float | None = None
+
+    def within(self, max_length: int) -> AttentionRules:
+        """Return the rules for sequences of at most `max_length` tokens: without a window that
+        holds them whole."""
+        holds_all = self.window is not None and self.window >= max_length
+        return replace(self, window=None) if holds_all else self
+
+
+NO_RULES = AttentionRules()
 
 
 class LayerKind(Enum):
@@ -24,13 +45,15 @@ class LayerShape:
     `head_dim` elements each.
 
     A sparse layer also has a `pattern` and, for each of its heads, the token offset within a window
-    at which the head's global tokens begin (`global_starts`). Both are None in a dense layer.
+    at which the head's global tokens begin (`global_starts`). Both are None in a dense layer, which
+    may have `rules` instead. A layer with a sliding window still keeps all tokens.
     """
 
     num_heads: int
     head_dim: int
     pattern: SparsePattern | None = None
     global_starts: tuple[int, ...] | None = None
+    rules: AttentionRules = NO_RULES
 
     @property
     def kind(self) -> LayerKind:

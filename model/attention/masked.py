@@ -14,11 +14,14 @@ def additive_mask(visible: Tensor, like: Tensor) -> Tensor:
     return zeros.masked_fill(~visible, -torch.inf).to(like.device)
 
 
-def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def attention_with_lse(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Attention and the log-sum-exp of its scores.
 
     q [..., H, T, D], k and v [..., K, S, D] with H a multiple of K; mask bool or additive,
-    broadcast to [..., H, T, S].
+    broadcast to [..., H, T, S]. With `softcap` the scaled scores are limited by a tanh before the
+    mask is added (Gemma 2, arXiv 2408.00118).
     Returns [..., H, T, D] and float32 [..., H, T].
     """
     groups = q.shape[-3] // k.shape[-3]
@@ -28,7 +31,7 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
         mask = additive_mask(mask, q)
     # A private operation of torch, because no public one returns the log-sum-exp; on a CPU it does
     # not take float16.
-    if q.device.type == "cpu" and q.dtype != torch.float16:
+    if q.device.type == "cpu" and q.dtype != torch.float16 and softcap is None:
         squeeze = q.dim() == 3
         if squeeze:
             q, k, v = q[None], k[None], v[None]
@@ -39,6 +42,8 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tens
     if q.dtype == torch.float16:  # its largest number is 65,504: a score overflows before it is scaled
         q, k = q.float(), k.float()
     scores = (q @ k.transpose(-1, -2)).float() * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is not None:
         scores = scores + mask
     lse = torch.logsumexp(scores, dim=-1)

@@ -44,7 +44,7 @@ def tree_mask(context: SegmentContext, parents: Parents, cache: LayerCache) -> T
     if shape.kind is LayerKind.DENSE:
         return torch.cat([before, ancestor_mask(parents)], dim=2)
     start = context.segment.start
-    tree_positions = start + _depths(parents)
+    tree_positions = start + depths(parents)
     open_positions = torch.arange(start - context.num_open, start)
     starts_H = cache.global_starts_H.cpu()
     keys = torch.cat([open_positions, tree_positions])
@@ -63,12 +63,13 @@ def leaves_window(context: SegmentContext, parents: Parents, cache: LayerCache) 
         return False
     window = cache.shape.sparse_pattern.window_size
     last = context.segment.start - 1
-    deepest = last + 1 + int(_depths(parents).max())
+    deepest = last + 1 + int(depths(parents).max())
     return last // window != deepest // window
 
 
 @functools.lru_cache(maxsize=4)
-def _depths(parents: Parents) -> Tensor:
+def depths(parents: Parents) -> Tensor:
+    """How many tokens of the tree are between each of its tokens and the prompt, int64 [T]."""
     depths: list[int] = []
     for parent in parents:
         depths.append(0 if parent < 0 else depths[parent] + 1)

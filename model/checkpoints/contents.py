@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tirazh.model.architectures import longest_exact_sequence
 from tirazh.model.checkpoints.tensors import LazyTensor
 from tirazh.model.config import ModelConfig, SparsePattern
 
@@ -59,8 +60,11 @@ class ForeignModel:
 
     @property
     def max_position_embeddings(self) -> int | None:
-        """The longest sequence in tokens; None when config.json does not give it."""
-        return _first_count(self.values, _POSITION_KEYS)
+        """The longest sequence in tokens that runs exactly; None when config.json does not give it."""
+        positions, exact = _first_count(self.values, _POSITION_KEYS), longest_exact_sequence(self.values)
+        if exact is None:
+            return positions
+        return exact.num_tokens if positions is None else min(positions, exact.num_tokens)
 
     @property
     def num_attention_heads(self) -> int | None:

@@ -50,8 +50,9 @@ class ModelSummary:
 
     `config` is None for a model that is not a ruGPT-3 (kind "transformers"). `weight_bytes` is the
     size of the tensors as stored. `positions` (the longest sequence, in tokens) and
-    `num_attention_heads` are None when the config.json of such a model does not give them. `notices`
-    are sentences for the user about what the directory holds besides the model.
+    `num_attention_heads` are None when the config.json of such a model does not give them. `foreign`
+    holds the values of such a model's config.json. `notices` are sentences for the user about what the
+    directory holds besides the model.
     """
 
     config: ModelConfig | None
@@ -62,6 +63,7 @@ class ModelSummary:
     positions: int | None
     num_attention_heads: int | None
     notices: tuple[str, ...] = ()
+    foreign: ForeignModel | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,7 @@ def describe(path: str, settings: ModelSettings = _NO_SETTINGS) -> ModelSummary:
         positions=checkpoint.model.max_position_embeddings,
         num_attention_heads=checkpoint.model.num_attention_heads,
         notices=notices,
+        foreign=checkpoint.model if isinstance(checkpoint.model, ForeignModel) else None,
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import CheckpointError
+from tirazh.model.architectures import check_family
 from tirazh.model.checkpoints.contents import Contents, ForeignModel
 from tirazh.model.checkpoints.declared import notice_code, refuse_sparsity
 from tirazh.model.checkpoints.files import open_weights
@@ -38,6 +39,7 @@ def open_transformers(folder: Path, values: Mapping[str, Any]) -> Contents:
             f"{folder} needs code of its own for its model_type {values['model_type']} (auto_map in config.json), "
             "which transformers does not have; code in a model directory is never run, so use another model"
         )
+    check_family(values)
     refuse_sparsity(values, folder / "config.json")
     weights = open_weights(folder)
     for key in _LAYER_COUNTS:  # transformers would build them, one by one

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from tirazh.model.attention.backends.choose import build_attention, choose_backend, head_types
 from tirazh.model.attention.backends.interface import CapturableBackend, HeadType, StepAttention
 from tirazh.model.attention.kv_cache import KVCache
-from tirazh.model.attention.layer_shape import LayerKind, LayerShape
+from tirazh.model.attention.layer_shape import NO_RULES
 from tirazh.model.attention.step_attention import ATTENTION_NAME
 from tirazh.model.attention.step_layout import append_step
+from tirazh.model.engine.network import LogitsHead, check_length, hidden_size, layer_shapes, run_base
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.engine.step_graph import StepGraphs
 from tirazh.model.layers.packed_linear import rows_are_independent
 from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Step, chunk_length
 from tirazh.model.transfer import to_device
+
+__all__ = ["ModelRunner", "can_capture_graphs", "hidden_size", "layer_shapes", "slots_that_fit"]
 
 _DENSE_CHUNK = 128  # longest prefill chunk, in tokens, of a model without windows
 
@@ -59,7 +62,9 @@ class ModelRunner:
         `overlaps_steps`: sampled tokens stay on the device for the next step, and the CPU reads
         them while it runs (overlap scheduling). A job switches both on together; tests use
         `overlaps_steps` alone, which works on a CPU.
+        Raises CheckpointError for a model that cannot be run exactly, or not at `max_length`.
         """
+        check_length(model, max_length)
         self.model = model.eval()
         self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
         weight = next(model.parameters())
@@ -69,7 +74,8 @@ class ModelRunner:
         self._logit_rows = {"decode": logit_rows, "prefill": logit_rows}
         if self._is_padded and prefill_logit_rows:
             self._logit_rows["prefill"] = prefill_logit_rows
-        self.shapes = layer_shapes(model)
+        self.shapes = [replace(shape, rules=shape.rules.within(max_length)) for shape in layer_shapes(model)]
+        self._head = LogitsHead(model)
         self.cache = self._new_cache(num_slots, max_length)
         self.overlaps_steps = overlaps_steps
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
@@ -103,20 +109,28 @@ class ModelRunner:
         device."""
         return self._execute(step, self.cache)
 
-    def warm_up(self, build_steps: Callable[[KVCache], Iterable[Step]], *, num_slots: int) -> None:
-        """Run steps whose results are not used, and leave the cache as it was before.
+    def warm_up(
+        self,
+        build_steps: Callable[[KVCache], Iterable[Step]],
+        *,
+        num_slots: int,
+        max_length: int | None = None,
+        read: Callable[[Tensor], object] = lambda _: None,
+    ) -> None:
+        """Run steps that belong to no job, and leave the cache as it was before.
 
         `build_steps` yields the steps, given the cache in which they run: one of its own with
-        `num_slots` slots, or where CUDA graphs are captured, which hold the addresses of the cache,
-        the runner's. In that case no sequence may be in it.
+        `num_slots` slots of `max_length` tokens (default: one more than a window), or where CUDA
+        graphs are captured, which hold the addresses of the cache, the runner's. In that case no
+        sequence may be in it. `read` gets the logits of each step.
         """
         cache = self.cache
         if not self._uses_cuda_graphs:
-            cache = self._new_cache(num_slots, min(self.max_length, self.window_size + 1))
+            cache = self._new_cache(num_slots, max_length or min(self.max_length, self.window_size + 1))
             cache.prefix = self.cache.prefix
         used: set[int] = set()
         for step in build_steps(cache):
-            self._execute(step, cache)
+            read(self._execute(step, cache))
             used |= {segment.slot for segment in step.segments}
         if cache is self.cache:
             cache.start([FreshSlot(slot, uses_prefix=False, must_zero=True) for slot in sorted(used)])
@@ -179,22 +193,17 @@ class ModelRunner:
 
     def _forward(self, token_ids: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
         """Last hidden states [N, C] of token_ids and positions, int64 [N] on the model's device."""
-        base = getattr(self.model, str(self.model.base_model_prefix))
-        step = _ReportingAttention(attention, self.on_progress)
-        out = base(input_ids=token_ids[None], position_ids=positions[None], use_cache=False, step=step)
-        hidden: Tensor = out.last_hidden_state
-        return hidden[0]
+        return run_base(self.model, token_ids, positions, _ReportingAttention(attention, self.on_progress))
 
     def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64], at_a_time: int) -> Tensor:
         """Logits of some rows, `at_a_time` in one matmul; padded to that where a matmul's bits
         depend on its shape."""
-        head: nn.Module = self.model.get_output_embeddings()  # type: ignore[operator]
         parts: list[Tensor] = []
         for first in range(0, len(rows), at_a_time):
             chosen = rows[first : first + at_a_time]
             padded = _padded(chosen, at_a_time) if self._is_padded else chosen
             index = to_device(torch.from_numpy(padded), self.device)
-            parts.append(head(hidden_NC[index])[: len(chosen)].float())
+            parts.append(self._head(hidden_NC[index])[: len(chosen)].float())
             self.on_progress()
         if len(parts) == 1:
             return parts[0]
@@ -237,18 +246,16 @@ def _tokens_and_positions(step: Step) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(step.token_ids), torch.from_numpy(step.positions)
 
 
-def can_capture_graphs(model: nn.Module) -> bool:
+def can_capture_graphs(model: nn.Module, max_length: int = sys.maxsize) -> bool:
     """Whether the steps of a whole model can be CUDA graphs: it is on a GPU, and a capturable
-    backend takes its heads."""
+    backend takes its heads and knows all that its layers ask of attention for sequences of at most
+    `max_length` tokens."""
     weight = next(model.parameters())
+    if not weight.is_cuda or any(shape.rules.within(max_length) != NO_RULES for shape in layer_shapes(model)):
+        return False
     heads = {HeadType(weight.dtype, weight.device, shape.head_dim) for shape in layer_shapes(model)}
     phases: tuple[Phase, ...] = ("prefill", "decode")
-    return weight.is_cuda and all(isinstance(choose_backend(heads, phase), CapturableBackend) for phase in phases)
-
-
-def hidden_size(model: nn.Module) -> int:
-    """Hidden size of a transformers causal LM."""
-    return int(model.get_input_embeddings().embedding_dim)  # type: ignore[operator]
+    return all(isinstance(choose_backend(heads, phase), CapturableBackend) for phase in phases)
 
 
 def slots_that_fit(model: nn.Module, max_length: int) -> int:
@@ -263,25 +270,6 @@ def slots_that_fit(model: nn.Module, max_length: int) -> int:
     num_elements = sum(2 * s.capacity(max_length) * s.num_heads * s.head_dim for s in layer_shapes(model))
     free_bytes, _ = torch.cuda.mem_get_info(weight.device)
     return max(1, int(0.9 * free_bytes) // (num_elements * weight.element_size()))
-
-
-def layer_shapes(model: nn.Module) -> list[LayerShape]:
-    """The cache shape of every attention layer of a transformers causal LM, with the heads of this
-    rank."""
-    projections = ("k_proj", "qkv_proj")
-    attentions: list[Any] = [
-        m for m in model.modules() if hasattr(m, "layer_idx") and any(hasattr(m, name) for name in projections)
-    ]
-    return [_layer_shape(attention) for attention in sorted(attentions, key=lambda a: int(a.layer_idx))]
-
-
-def _layer_shape(attention: Any) -> LayerShape:
-    fused = getattr(attention, "qkv_proj", None)
-    size = attention.k_proj.weight.shape[0] if fused is None else fused.out_features // 3
-    num_heads = size // attention.head_dim
-    if getattr(attention, "kind", None) is LayerKind.SPARSE:
-        return LayerShape(num_heads, attention.head_dim, attention.pattern, tuple(attention.global_starts))
-    return LayerShape(num_heads, attention.head_dim)
 
 
 def _capturable_backend(cache: KVCache, phase: Phase) -> CapturableBackend:

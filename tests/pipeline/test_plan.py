@@ -160,7 +160,7 @@ def test_a_foreign_model_is_checked_by_the_positions_and_heads_of_its_config(
     foreign.mkdir()
     for name in ("tokenizer.json", "model.safetensors"):
         (foreign / name).symlink_to(model_dir / name)
-    (foreign / "config.json").write_text('{"model_type": "gpt_neo", "n_positions": 128, "n_head": 4}')
+    (foreign / "config.json").write_text('{"model_type": "gpt_neox", "n_positions": 128, "n_head": 4}')
     write_input("a.parquet", prompt=["x"])
     plan = plan_job(generate(model=str(foreign)))
     assert plan.model is not None
@@ -169,6 +169,25 @@ def test_a_foreign_model_is_checked_by_the_positions_and_heads_of_its_config(
         plan_job(generate(model=str(foreign), seq_length=256))
     with pytest.raises(RequestError, match="--tensor-parallel 3 does not divide the model's 4 attention heads"):
         plan_job(generate(model=str(foreign), tensor_parallel=3))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tensor_parallel", "message"),
+    [
+        ("gptj", 1, "a model of model_type gptj cannot be run: its code computes attention by itself"),
+        ("olmo2", 2, "a model of model_type olmo2 cannot be split over --tensor-parallel 2 ranks"),
+    ],
+)
+def test_a_model_that_the_engine_cannot_run_is_refused(
+    generate: MakeSpec, model_dir: Path, tmp_path: Path, model_type: str, tensor_parallel: int, message: str
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    for name in ("tokenizer.json", "model.safetensors"):
+        (foreign / name).symlink_to(model_dir / name)
+    (foreign / "config.json").write_text(f'{{"model_type": "{model_type}", "num_attention_heads": 4}}')
+    with pytest.raises(RequestError, match=message):  # before the input is listed
+        plan_job(generate(model=str(foreign), tensor_parallel=tensor_parallel))
 
 
 def test_an_output_inside_the_input_is_refused(write_input: Write, generate: MakeSpec, tmp_path: Path) -> None:

@@ -1,14 +1,19 @@
-"""Chooses the attention backend."""
+"""Chooses the attention backend: one for all layers of a model, and another for those of its layers that have a
+sliding window or a softcap."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
+from torch import Tensor
+
 from tirazh.model.attention.backends.cpu import CpuBackend
 from tirazh.model.attention.backends.gpu import GpuBackend
 from tirazh.model.attention.backends.interface import AttentionBackend, HeadType, StepAttention
 from tirazh.model.attention.backends.plain import PlainBackend
+from tirazh.model.attention.backends.ruled import RuledAttention
 from tirazh.model.attention.kv_cache import KVCache
+from tirazh.model.attention.layer_shape import NO_RULES
 from tirazh.model.attention.step_layout import StepLayout
 from tirazh.model.step import Phase
 
@@ -27,5 +32,19 @@ def head_types(cache: KVCache) -> set[HeadType]:
 
 
 def build_attention(layout: StepLayout, cache: KVCache) -> StepAttention:
-    """The attention of a step, by the fastest backend that takes the heads of the cache."""
-    return choose_backend(head_types(cache), layout.step.phase).build(layout, cache)
+    """The attention of a step, by the fastest backend that takes the heads of the cache; no kernel
+    knows a sliding window or a softcap, so torch computes layers that have one."""
+    fast = choose_backend(head_types(cache), layout.step.phase).build(layout, cache)
+    if all(layer.shape.rules == NO_RULES for layer in cache.layers):
+        return fast
+    return _ByLayer(cache, fast, RuledAttention(layout, cache))
+
+
+class _ByLayer:
+    """Passes every layer to the attention that knows its rules."""
+
+    def __init__(self, cache: KVCache, fast: StepAttention, ruled: StepAttention) -> None:
+        self._of_layer = [fast if layer.shape.rules == NO_RULES else ruled for layer in cache.layers]
+
+    def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
+        return self._of_layer[layer].attend(layer, q_NHD, k_NKD, v_NKD, scale)

@@ -1,0 +1,152 @@
+"""Compares the engine with a model's own forward pass when a model of transformers is loaded.
+
+Two prompts run in the engine side by side: a short one, and one that is longer than the sliding
+windows of the model's layers. The logits behind their last token, behind a token that is decoded and
+those in a label trie are compared with the logits that transformers computes for each prompt alone,
+before the model is sharded and its weights are packed. A ruGPT-3 is not checked: it has golden tests.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tirazh.errors import CheckpointError
+from tirazh.model.engine.label_trie import LabelTrie
+from tirazh.model.engine.network import is_own, model_type, trace_layers
+from tirazh.model.engine.runner import ModelRunner
+from tirazh.model.engine.scheduler import rows_of_prefill
+from tirazh.model.engine.sequences import StepBuilder
+from tirazh.model.step import FreshSlot, Step, StepRows, chunk_length
+
+logger = logging.getLogger(__name__)
+
+# The root mean square of the differences, in units of the logits' standard deviation. An engine that
+# does what the model does is about a hundred times better in float32, and five times in narrower dtypes.
+TOLERANCE = {torch.float32: 2e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+_SHORT, _LONG, _BEYOND_WINDOW = 6, 40, 9  # tokens
+_NUM_DECODED = 2
+# A prompt longer than `_LONG` is skipped where it would take long: about 10 s on two CPU cores, 1 GB.
+_MAX_PRODUCTS, _MAX_SCORES = 1e12, 2e8
+
+
+class SelfCheck:
+    """Two prompts with the logits that a model computes for them without the engine."""
+
+    def __init__(self, max_length: int) -> None:
+        """`max_length`: the most tokens of a sequence of the job; no prompt is longer."""
+        self._max_length = max_length
+        self._expected: list[tuple[tuple[int, ...], Tensor]] = []  # float32 [1 + decoded, vocab] each
+
+    @torch.inference_mode()
+    def record(self, model: nn.Module) -> None:
+        """Keep the logits of a model that is whole and as it was loaded. Raises CheckpointError for
+        one that the engine cannot run."""
+        if is_own(model):
+            return
+        for length in self._lengths(model):
+            tokens = tuple((7919 * i + 13) % int(model.config.vocab_size) for i in range(length))  # type: ignore[union-attr, arg-type, operator]
+            model.set_attn_implementation("eager")  # type: ignore[operator]
+            token_ids = torch.tensor([tokens], device=next(model.parameters()).device)
+            logits = model(input_ids=token_ids, use_cache=False).logits[0, -1 - _NUM_DECODED :]
+            self._expected.append((tokens, logits.float().cpu()))
+
+    def compare(self, runner: ModelRunner, rows: StepRows) -> None:
+        """Run the prompts in the engine. All ranks of a replica call this together.
+
+        Raises CheckpointError, which names model_type and difference, where the logits differ.
+        """
+        kept = self._expected[-runner.num_slots :]
+        if not kept:
+            return
+        run = _PromptRun([tokens for tokens, _ in kept], rows, runner.window_size)
+        longest = max(len(tokens) for tokens, _ in kept)
+        runner.warm_up(lambda _: run.steps(), num_slots=len(kept), max_length=longest, read=run.take)
+        for own, (tokens, expected) in zip(run.logits, kept, strict=True):
+            # The tokens that are decoded are in the trie as well.
+            self._check(runner, len(tokens), torch.stack(own), torch.cat([expected, expected[1:]]))
+
+    def _lengths(self, model: nn.Module) -> list[int]:
+        windows = [shape.rules.window or 0 for shape in trace_layers(model)]
+        longest = max(_LONG, max((w for w in windows if w < self._max_length), default=0) + _BEYOND_WINDOW)
+        num_weights = sum(weight.numel() for weight in model.parameters())
+        num_heads = int(getattr(model.config, "num_attention_heads", 1))  # type: ignore[arg-type]
+        if longest > _LONG and (num_weights * longest > _MAX_PRODUCTS or num_heads * longest**2 > _MAX_SCORES):
+            logger.info("the sliding windows of this model are too long to be compared with transformers at its start")
+            longest = _LONG
+        lengths = sorted({min(length, self._max_length) for length in (_SHORT, longest)})
+        return [length for length in lengths if length > _NUM_DECODED]
+
+    def _check(self, runner: ModelRunner, num_tokens: int, own: Tensor, expected: Tensor) -> None:
+        tolerance = TOLERANCE[runner.dtype]
+        spread = expected.std(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+        difference = float(((own - expected).square().mean(dim=-1).sqrt() / spread).max())
+        if not difference <= tolerance:
+            raise CheckpointError(
+                f"model_type {model_type(runner.model)} cannot be run: on a prompt of {num_tokens} tokens the "
+                f"engine's logits differ from those of transformers by {difference:.2g} of their spread, and "
+                f"{tolerance:g} is allowed"
+            )
+
+
+class _PromptRun:
+    """The steps in which prompts run side by side, and the logits that belong to each of them.
+
+    A prompt's last two tokens run twice: in a label trie behind the others, beside a token that they
+    must not see, and in a decode step each.
+    """
+
+    def __init__(self, prompts: Sequence[tuple[int, ...]], rows: StepRows, window: int) -> None:
+        self._prompts, self._rows, self._window = prompts, rows, window
+        self.logits: list[list[Tensor]] = [[] for _ in prompts]
+        self._readers: list[int | None] = []  # of every row of logits in the current step, the prompt
+
+    def take(self, logits_RV: Tensor) -> None:
+        """Take the logits of the current step."""
+        for prompt, row in zip(self._readers, logits_RV.cpu(), strict=True):
+            if prompt is not None:
+                self.logits[prompt].append(row)
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps; `take` is called after each."""
+        done = [0] * len(self._prompts)
+        while any(count < len(prompt) - _NUM_DECODED for count, prompt in zip(done, self._prompts, strict=True)):
+            yield self._prefill(done)
+        for index in range(_NUM_DECODED):
+            builder = StepBuilder("decode", self._rows.decode)
+            for slot, prompt in enumerate(self._prompts):
+                position = len(prompt) - _NUM_DECODED + index
+                builder.add(slot, (prompt[position],), position)
+                builder.request_logits(slot, 1)
+            self._readers = list(range(len(self._prompts)))
+            yield builder.build(())
+
+    def _prefill(self, done: list[int]) -> Step:
+        """The next chunk of every prompt that has one, as many as fit; counts them as done."""
+        num_rows = rows_of_prefill(self._rows.prefill, self._window, _trie(self._prompts[0]))
+        builder = StepBuilder("prefill", num_rows)
+        fresh, self._readers = [], []
+        for slot, prompt in enumerate(self._prompts):
+            left = len(prompt) - _NUM_DECODED - done[slot]
+            length = min(left, chunk_length(done[slot], window=self._window, max_length=self._rows.prefill))
+            is_last, trie = length == left, _trie(prompt)
+            if not length or not builder.has_room(length + trie.num_nodes):
+                continue
+            if not done[slot]:
+                fresh.append(FreshSlot(slot, uses_prefix=False))
+            builder.add(slot, prompt[done[slot] : done[slot] + length], done[slot])
+            done[slot] += length
+            if is_last:
+                builder.add_trie(slot, trie, done[slot])
+                builder.request_logits(slot, 1 + trie.num_nodes)
+                self._readers += [slot, slot, None, slot]
+        return builder.build(tuple(fresh))
+
+
+def _trie(prompt: tuple[int, ...]) -> LabelTrie:
+    """The last two tokens of a prompt, one behind the other, and beside the first of them another."""
+    first, second = prompt[-_NUM_DECODED:]
+    return LabelTrie(token_ids=(first, prompt[0], second), parents=(-1, -1, 0), depths=(0, 0, 1), paths=())
