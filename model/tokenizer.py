@@ -33,6 +33,7 @@ __all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer"]
 _CONTROL_NAMES = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", END_OF_TEXT)
 # A text of one token in most vocabularies, which changes nothing in what is decoded after it.
 _ANCHOR = "a"
+_UNKNOWN = "\U0010ffff"  # a character that no vocabulary holds
 # What transformers' clean_up_tokenization replaces, in its order.
 _CLEAN_UPS = (
     *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'")),
@@ -52,7 +53,7 @@ class Tokenizer:
     punctuation, as the tokenizer's files ask. `mark_ids` are the tokens of marks (`marked`).
     """
 
-    rust: tokenizers.Tokenizer
+    rust: tokenizers.Tokenizer = field(repr=False)
     size: int
     end_token_ids: tuple[int, ...]
     pad_token_id: int
@@ -95,8 +96,9 @@ class Tokenizer:
             rust.encode_special_tokens = True
             flags = {token.content: token for token in rust.get_added_tokens_decoder().values()}
             rust.add_tokens([_mark(mark, flags.get(name)) for mark, name in key])
-            ids = {rust.token_to_id(mark): self.control_tokens[name] for mark, name in key}
-            self._marked[key] = replace(self, rust=rust, mark_ids=ids, _marked={})
+            ids = {mark: rust.token_to_id(mark) for mark, _ in key}
+            mark_ids = {token: self.control_tokens[name] for mark, name in key if (token := ids[mark]) is not None}
+            self._marked[key] = replace(self, rust=rust, mark_ids=mark_ids, _marked={})
         return self._marked[key]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -138,8 +140,8 @@ class Tokenizer:
 def load_tokenizer(directory: str | None, model: str | None = None) -> Tokenizer:
     """Load the tokenizer of a directory.
 
-    `model` is the directory of the model where it is another one; its files name end tokens too.
-    Raises CheckpointError when there is no tokenizer, or it cannot be read.
+    `model` is the directory of the model, whose files name end tokens too (default: the same
+    directory). Raises CheckpointError when there is no tokenizer, or it cannot be read.
     """
     if directory is None:
         raise CheckpointError("the model directory has no tokenizer; give a tokenizer directory with --tokenizer")
@@ -150,15 +152,17 @@ def load_tokenizer(directory: str | None, model: str | None = None) -> Tokenizer
     controls = _control_tokens(rust)
     rust.encode_special_tokens = True
     size = max(rust.get_vocab(with_added_tokens=True).values()) + 1
-    ends = _end_ids(rust, size, settings, (folder, *([] if model is None else [Path(os.path.expanduser(model))])))
-    unknown = getattr(rust.model, "unk_token", None)  # stands for any unknown text, so it is not removed
+    model_folder = folder if model is None else Path(os.path.expanduser(model))
+    has_config = (model_folder / "config.json").is_file()
+    ends = _end_ids(rust, size, settings, model_folder if has_config else folder)
+    unknown = {token.id for token in rust.model.tokenize(_UNKNOWN)}  # stand for text, so they are not removed
     cleans_up = settings.values.get("clean_up_tokenization_spaces") is True
     return Tokenizer(
         rust=rust,
         size=size,
         end_token_ids=ends,
         pad_token_id=_pad_id(rust, settings, ends),
-        control_ids=frozenset(token for name, token in controls.items() if name != unknown),
+        control_ids=frozenset(controls.values()) - unknown,
         prefix_token_ids=_prefix_ids(rust),
         control_tokens=controls,
         # transformers does not do it for BPE, where the spaces before punctuation are the text's own.
@@ -209,28 +213,25 @@ def _prefix_ids(rust: tokenizers.Tokenizer) -> tuple[int, ...]:
     return tuple(encoding.ids[:number])
 
 
-def _end_ids(
-    rust: tokenizers.Tokenizer, size: int, settings: TokenizerSettings, folders: Sequence[Path]
-) -> tuple[int, ...]:
-    """The ids that end a completion: the tokenizer's and those of the model's generation_config.json or,
+def _end_ids(rust: tokenizers.Tokenizer, size: int, settings: TokenizerSettings, folder: Path) -> tuple[int, ...]:
+    """The ids that end a completion: the tokenizer's, and those of the model's generation_config.json or,
     without one, of its config.json. Names that are usual for such a token count where there are none.
 
     `<|endoftext|>` ends a text of ruGPT-3 XL, whatever a copy of its tokenizer says.
     """
-    configs = [optional_json(folder / "config.json") for folder in folders]
-    is_own = all(str(config.get("model_type", "rugpt3")).startswith("rugpt3") for config in configs)
+    config = optional_json(folder / "config.json")
+    is_own = str(config.get("model_type", "rugpt3")).startswith("rugpt3")
     names = [END_OF_TEXT if is_own else None, settings.name_of("eos_token")]
     ids = [token for name in names if name is not None and (token := rust.token_to_id(name)) is not None]
-    for folder, config in zip(folders, configs, strict=True):
-        generation = folder / "generation_config.json"
-        ids += _listed_ids((optional_json(generation) if generation.is_file() else config).get("eos_token_id"))
+    generation = folder / "generation_config.json"
+    ids += _listed_ids((optional_json(generation) if generation.is_file() else config).get("eos_token_id"))
     ids = [token for token in dict.fromkeys(ids) if token < size]
     for name in (END_OF_TEXT, "</s>"):
         if not ids and (token := rust.token_to_id(name)) is not None:
             ids = [token]
     if not ids:
         raise CheckpointError(
-            f"the tokenizer in {folders[0]} has no end-of-text token ({END_OF_TEXT}, </s> or an eos_token); give "
+            f"the tokenizer in {folder} has no end-of-text token ({END_OF_TEXT}, </s> or an eos_token); give "
             "another with --tokenizer"
         )
     return tuple(ids)
@@ -238,7 +239,7 @@ def _end_ids(
 
 def _listed_ids(value: Any) -> list[int]:
     """The ids of `eos_token_id`, a number or a list; values of other types do not count."""
-    ids = value if isinstance(value, list) else [value]
+    ids: list[Any] = value if isinstance(value, list) else [value]
     return [token for token in ids if isinstance(token, int) and not isinstance(token, bool) and token >= 0]
 
 

@@ -28,6 +28,8 @@ from tirazh.pipeline.spec import Truncate
 # No token has more characters. A text that is too long even so is cut or refused before it is
 # tokenised.
 MAX_TOKEN_CHARACTERS = 128
+# The end of a prompt on which the tokens of its completion may depend.
+_CONTEXT_CHARACTERS = 256
 # Cutting a text can change the tokens around the cut, so the result may still be too long.
 _TRUNCATION_ATTEMPTS = 8
 
@@ -74,7 +76,8 @@ class PromptWriter:
         template = self.config.template
         if not template.marks or not holds_any(row, template.marks):
             return self
-        marks = choose_marks(template.source, tuple(template.marks), self.config.head_text + "".join(map(str, row.values())))
+        taken = self.config.head_text + "".join(map(str, row.values()))
+        marks = choose_marks(template.source, tuple(template.marks), taken)
         if marks is None:
             raise RowError("the row contains all private-use characters that may stand for control tokens")
         head = self.config.head_text.translate({ord(template.marks[name]): mark for name, mark in marks.items()})
@@ -102,6 +105,15 @@ class PromptWriter:
         ids = self._marked_tokenizer.encode_many([self.config.head_text + text for text in rendered])
         head, first = self.config.head_ids, self._tokenizer.prefix_token_ids
         return [rest if head and head == first == tuple(rest[: len(head)]) else [*head, *rest] for rest in ids]
+
+    def encode_completion(self, rendered: str, completion: str) -> list[int]:
+        """Return the tokens of a completion of a rendered prompt: those of the whole text less those of the
+        prompt, or its own where the prompt's last tokens would be others in the whole text."""
+        end = rendered[-_CONTEXT_CHARACTERS:]
+        head, whole = self._marked_tokenizer.encode_many([end, end + completion])
+        if whole[: len(head)] == head:
+            return whole[len(head) :]
+        return self._tokenizer.encode(completion)
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         """Return the row with its text cut to a bounded number of characters, and its rendered prompt.

@@ -9,7 +9,7 @@ depend on a row, the end of each prompt is checked.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenizers import decoders
 
@@ -17,7 +17,7 @@ from tirazh.errors import RequestError, RowError
 from tirazh.model.tokenizer import Tokenizer
 
 # Endings of every class of characters that tokenizers treat differently.
-PROMPT_ENDS = ("А", "я", "z", "7", "»", "-", ":", ")", ".", "é", "漢", "\U0001f642", "\u2603", "\u0301")
+_PROMPT_ENDS = ("я", "z", "7", "»", "-", ":", ")", ".", "é", "漢", "\U0001f642", "\u2603", "\u0301")
 # More labels than these are compared after one prompt only; a tokenizer that depends on the prompt shows
 # it with any of them.
 _MAX_COMPARED = 64
@@ -47,8 +47,8 @@ class LabelBoundary:
             self._known[end] = tuple(encode_pairs(tokenizer.encode_many, end, self.words)) == self.ids
         if not self._known[end]:
             raise RowError(
-                f"after a prompt that ends with {end[-12:]!r} the labels have other tokens than after other prompts; let "
-                "--template end with fixed text"
+                f"after a prompt that ends with {end[-12:]!r} the labels have other tokens than after other prompts; "
+                "let --template end with fixed text"
             )
 
 
@@ -82,17 +82,25 @@ def encode_labels(labels: Mapping[str, str], encode: Encode, prompt: str) -> tup
 
 
 def find_boundary(
-    labels: Mapping[str, str], ids: Sequence[Ids], tokenizer: Tokenizer, *, ends_with_row: bool
+    labels: Mapping[str, str],
+    ids: Sequence[Ids],
+    tokenizer: Tokenizer,
+    *,
+    encode: Encode,
+    fill: Callable[[str], str],
+    ends_with_row: bool,
 ) -> LabelBoundary | None:
     """Return what to check in every row; None where the labels' tokens are the same after any prompt.
 
-    `ends_with_row`: a prompt may end with a row's own text.
+    `encode` tokenises rendered prompts, `fill` renders one with a text. `ends_with_row`: a prompt may end
+    with a row's own text, and not with that of the template.
     """
-    if not ends_with_row:
-        return None
     words = tuple(labels.values())[:_MAX_COMPARED]
-    num_characters = _FAR if _joins_words(tokenizer) else _NEAR
-    return LabelBoundary(words, tuple(ids[: len(words)]), num_characters)
+    checked = LabelBoundary(words, tuple(ids[: len(words)]), _FAR)
+    if ends_with_row:
+        return checked if _joins_words(tokenizer) else replace(checked, num_characters=_NEAR)
+    is_same = all(tuple(encode_pairs(encode, fill(end), words)) == checked.ids for end in _PROMPT_ENDS)
+    return None if is_same else checked
 
 
 def end_tokens(labels: Collection[Ids], tokenizer: Tokenizer, control_ids: Collection[int] = ()) -> Ids:

@@ -20,7 +20,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
-from tirazh.pipeline.prompts.label_tokens import PROMPT_ENDS, encode_labels, end_tokens, find_boundary
+from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens, find_boundary
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
@@ -61,10 +61,11 @@ def prepare_prompts(
     """
     config = _config_without_examples(spec, tokenizer, source)
     config = replace(config, tokenizer_dir=tokenizer_dir, seq_length=seq_length, overrides=tuple(overrides))
-    labels, ends = (), ()
+    labels: tuple[tuple[int, ...], ...] = ()
+    ends: tuple[int, ...] = ()
     if isinstance(spec, ClassifySpec):
         config, labels = with_labels(config, tokenizer, spec.labels)
-        ends = end_tokens(labels, tokenizer, [tokenizer.control_tokens[name] for name in config.template.marks])
+        ends = label_ends(config, tokenizer, labels)
     config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
     writer = PromptWriter(config, tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
@@ -94,11 +95,23 @@ def with_labels(
     Raises RequestError for labels without tokens or with equal ones.
     """
     writer = PromptWriter(config, tokenizer)
-    ids = encode_labels(labels, writer.encode, _fill(writer, PROMPT_ENDS[0]))
+    ids = encode_labels(labels, writer.encode, _fill(writer, PROBE_TEXTS[0]))
     # Labels are scored after the prompt, so the longest one must fit.
     config = replace(config, reserved_tokens=max(map(len, ids)))
-    ends_with_row = config.template.source.rstrip().endswith("}")
-    return replace(config, boundary=find_boundary(labels, ids, tokenizer, ends_with_row=ends_with_row)), ids
+    boundary = find_boundary(
+        labels,
+        ids,
+        tokenizer,
+        encode=writer.encode,
+        fill=lambda text: _fill(writer, text),
+        ends_with_row=config.template.source.rstrip().endswith("}"),
+    )
+    return replace(config, boundary=boundary), ids
+
+
+def label_ends(config: PromptConfig, tokenizer: Tokenizer, labels: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the tokens that end a label; empty where the labels' ends are not scored."""
+    return end_tokens(labels, tokenizer, [tokenizer.control_tokens[name] for name in config.template.marks])
 
 
 def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: PromptSource) -> PromptConfig:
