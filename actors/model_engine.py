@@ -21,6 +21,7 @@ from tirazh.model.engine.host_memory import free_host_bytes
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.engine.self_check import SelfCheck
+from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.engine.warm_up import warm_up
 from tirazh.model.kernels.build import KERNELS, prepare_kernels
 from tirazh.model.layers.packed_linear import pack_linears
@@ -94,10 +95,13 @@ def count_weight_bytes(runner: ModelRunner) -> int:
     return weight_bytes(runner.model)
 
 
-def build_engine(config: ReplicaConfig, runner: ModelRunner, execute: Callable[[Step], Tensor]) -> BatchEngine:
+def build_engine(
+    config: ReplicaConfig, runner: ModelRunner, execute: Callable[[Step], Tensor | SlicedLogits]
+) -> BatchEngine:
     """Build scheduler and engine on rank 0; `execute` runs a step on every rank and returns rank
     0's logits."""
-    tokenizer = load_tokenizer(open_checkpoint(config.model, config.model_settings).tokenizer_dir)
+    checkpoint = open_checkpoint(config.model, config.model_settings)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_dir, checkpoint.path)
     rows = step_rows(config.device, hidden_size(runner.model))
     vocab_size = int(runner.model.config.vocab_size)  # type: ignore[union-attr, arg-type]
     engine_config = EngineConfig(
@@ -105,13 +109,14 @@ def build_engine(config: ReplicaConfig, runner: ModelRunner, execute: Callable[[
         max_length=runner.max_length,
         num_tokens=min(tokenizer.size, vocab_size),
         end_token_ids=tokenizer.end_token_ids,
+        control_names={token: name for name, token in tokenizer.control_tokens.items()},
         prefill_rows=rows.prefill,
         decode_rows=rows.decode,
     )
     scheduler = Scheduler(
         engine_config, config.job, window_size=runner.window_size, admission=_admission(config, runner)
     )
-    return BatchEngine(runner, scheduler, execute=execute, decode=tokenizer.decode)
+    return BatchEngine(runner, scheduler, execute=execute, decode=tokenizer.decode_completion)
 
 
 def _admission(config: ReplicaConfig, runner: ModelRunner) -> Admission | None:

@@ -137,7 +137,7 @@ def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the token ids for config.json. Raises CheckpointError for a damaged tokenizer."""
     if checkpoint.tokenizer_dir is None:
         return {}
-    tokenizer = load_tokenizer(checkpoint.tokenizer_dir)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_dir, checkpoint.path)
     ends = list(tokenizer.end_token_ids)
     return {"eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": tokenizer.pad_token_id}
 

@@ -100,10 +100,12 @@ Result = Completion | LabelScores
 class EngineJob:
     """What all requests of a job share: the tokens with which (nearly) every prompt begins, whose
     keys and values are computed and stored once, and the tokens of the labels. A prompt that does
-    not begin with the prefix runs too."""
+    not begin with the prefix runs too. With `label_ends` a label's score holds one term more: that one
+    of these tokens follows it."""
 
     prefix_token_ids: tuple[int, ...] = ()
     labels: tuple[tuple[int, ...], ...] = ()
+    label_ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

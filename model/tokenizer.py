@@ -1,34 +1,45 @@
 """Encodes and decodes text with the Rust `tokenizers` library; needs neither torch nor transformers.
 
 Reads `tokenizer.json`, or `vocab.json` with `merges.txt` as the byte-level BPE of GPT-2 and the
-ru-gpts models. The name of a control token in a user's text is encoded as ordinary text.
+ru-gpts models (`tokenizer_files.py`). The name of a control token in a user's text is encoded as
+ordinary text; `Tokenizer.marked` is for texts that contain control tokens on purpose.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import AddedToken, decoders, models
 
 from tirazh.errors import CheckpointError
-from tirazh.model.checkpoints.files import check_encoding, read_json
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
+from tirazh.model.checkpoints.files import check_encoding
+from tirazh.model.tokenizer_files import (
+    END_OF_TEXT,
+    TOKENIZER_FILES,
+    TokenizerSettings,
+    open_rust,
+    optional_json,
+    read_settings,
 )
-_END_OF_TEXT = "<|endoftext|>"
-# Control tokens in every vocabulary that has them; those of ru-gpts are not marked as special.
-_CONTROL_NAMES = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", _END_OF_TEXT)
+
+__all__ = ["TOKENIZER_FILES", "Tokenizer", "load_tokenizer"]
+
+# Control tokens in every vocabulary that has them, unless its files say otherwise; those of ru-gpts are
+# not marked as special.
+_CONTROL_NAMES = ("<pad>", "<s>", "</s>", "<unk>", "<mask>", END_OF_TEXT)
+# A text of one token in most vocabularies, which changes nothing in what is decoded after it.
+_ANCHOR = "a"
+_UNKNOWN = "\U0010ffff"  # a character that no vocabulary holds
+# What transformers' clean_up_tokenization replaces, in its order.
+_CLEAN_UPS = (
+    *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'")),
+    *((" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +47,23 @@ class Tokenizer:
     """A tokenizer and its special ids.
 
     `size` is the number of token ids; the padded vocabulary of a model may be larger.
-    `end_token_ids` end a completion. `prefix_token_ids` are the tokens that the model was trained
-    to see before every text (none in the GPT-2 family); `encode` does not add them.
+    `end_token_ids` end a completion. `control_tokens` are the ids of the control tokens by name;
+    `control_ids` are those that no user's text is encoded to and that are not decoded.
+    `prefix_token_ids` are the tokens that the model was trained to see before every text (none in the
+    GPT-2 family); `encode` does not add them. `cleans_up`: decoded text loses the spaces before
+    punctuation, as the tokenizer's files ask. `mark_ids` are the tokens of marks (`marked`).
     """
 
-    rust: tokenizers.Tokenizer
+    rust: tokenizers.Tokenizer = field(repr=False)
     size: int
     end_token_ids: tuple[int, ...]
     pad_token_id: int
     control_ids: frozenset[int]
     prefix_token_ids: tuple[int, ...] = ()
+    control_tokens: Mapping[str, int] = field(default_factory=dict)
+    cleans_up: bool = False
+    mark_ids: Mapping[int, int] = field(default_factory=dict)
+    _marked: dict[tuple[tuple[str, str], ...], Tokenizer] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def end_token_id(self) -> int:
@@ -59,13 +77,51 @@ class Tokenizer:
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode many texts in one call of the library."""
         encodings = self.rust.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [self._without_controls(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
+        encoded = [self._without_controls(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
+        if not self.mark_ids:
+            return encoded
+        return [[self.mark_ids.get(token, token) for token in ids] for ids in encoded]
+
+    def marked(self, marks: Mapping[str, str]) -> Tokenizer:
+        """Return the same tokenizer for texts in which marks stand for control tokens.
+
+        `marks` maps each mark, a text that nothing else in a text contains, to the name of its control
+        token. A mark is split off and encoded as the name would be by the model's own tools; the name
+        itself is still encoded as text.
+        """
+        if not marks:
+            return self
+        key = tuple(sorted(marks.items()))
+        if key not in self._marked:
+            rust = tokenizers.Tokenizer.from_str(self.rust.to_str())
+            rust.encode_special_tokens = True
+            flags = {token.content: token for token in rust.get_added_tokens_decoder().values()}
+            rust.add_tokens([_mark(mark, flags.get(name)) for mark, name in key])
+            ids = {mark: rust.token_to_id(mark) for mark, _ in key}
+            mark_ids = {token: self.control_tokens[name] for mark, name in key if (token := ids[mark]) is not None}
+            self._marked[key] = replace(self, rust=rust, mark_ids=mark_ids, _marked={})
+        return self._marked[key]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids. Skips control tokens and ids of `size` or more."""
+        """Decode the tokens of a whole text. Skips control tokens and ids of `size` or more."""
         kept = [token for token in ids if token < self.size and token not in self.control_ids]
         text: str = self.rust.decode(kept, skip_special_tokens=True)
+        if self.cleans_up:
+            for old, new in _CLEAN_UPS:
+                text = text.replace(old, new)
         return text
+
+    def decode_completion(self, ids: Sequence[int]) -> str:
+        """Decode tokens that continue a text: the text of both less the first one.
+
+        It differs from `decode` where a tokenizer drops the space at the beginning of a text
+        (SentencePiece, WordPiece).
+        """
+        if isinstance(self.rust.decoder, decoders.ByteLevel):
+            return self.decode(ids)
+        anchor = self.encode(_ANCHOR)
+        before, text = self.decode(anchor), self.decode([*anchor, *ids])
+        return text[len(before) :] if text.startswith(before) else self.decode(ids)
 
     def _without_controls(self, text: str, ids: list[int]) -> list[int]:
         """Return `ids` without control tokens.
@@ -82,35 +138,40 @@ class Tokenizer:
         return [token for token in ids if token not in self.control_ids]
 
 
-def load_tokenizer(directory: str | None) -> Tokenizer:
+def load_tokenizer(directory: str | None, model: str | None = None) -> Tokenizer:
     """Load the tokenizer of a directory.
 
-    Raises CheckpointError when there is none, or it cannot be read.
+    `model` is the directory of the model, whose files name end tokens too (default: the same
+    directory). Raises CheckpointError when there is no tokenizer, or it cannot be read.
     """
     if directory is None:
         raise CheckpointError("the model directory has no tokenizer; give a tokenizer directory with --tokenizer")
     folder = Path(os.path.expanduser(directory))
-    rust = _open(folder)
+    rust, settings = _open(folder)
     rust.no_padding()
     rust.no_truncation()
+    controls = _control_tokens(rust)
     rust.encode_special_tokens = True
-    settings = _optional_json(folder / "tokenizer_config.json")
-    ends = _end_ids(rust, folder, settings)
-    added = rust.get_added_tokens_decoder()
-    names = {*_CONTROL_NAMES, *(token.content for token in added.values() if token.special)}
-    unknown = getattr(rust.model, "unk_token", None)  # stands for any unknown text, so it is not removed
-    ids = (rust.token_to_id(name) for name in names if name != unknown)
+    size = max(rust.get_vocab(with_added_tokens=True).values()) + 1
+    model_folder = folder if model is None else Path(os.path.expanduser(model))
+    has_config = (model_folder / "config.json").is_file()
+    ends = _end_ids(rust, size, settings, model_folder if has_config else folder)
+    unknown = {token.id for token in rust.model.tokenize(_UNKNOWN)}  # stand for text, so they are not removed
+    cleans_up = settings.values.get("clean_up_tokenization_spaces") is True
     return Tokenizer(
         rust=rust,
-        size=max(rust.get_vocab(with_added_tokens=True).values()) + 1,
+        size=size,
         end_token_ids=ends,
         pad_token_id=_pad_id(rust, settings, ends),
-        control_ids=frozenset(token for token in ids if token is not None),
-        prefix_token_ids=tuple(rust.encode("").ids),
+        control_ids=frozenset(controls.values()) - unknown,
+        prefix_token_ids=_prefix_ids(rust),
+        control_tokens=controls,
+        # transformers does not do it for BPE, where the spaces before punctuation are the text's own.
+        cleans_up=cleans_up and not isinstance(rust.model, models.BPE),
     )
 
 
-def _open(folder: Path) -> tokenizers.Tokenizer:
+def _open(folder: Path) -> tuple[tokenizers.Tokenizer, TokenizerSettings]:
     whole, vocab, merges = (folder / name for name in TOKENIZER_FILES[:3])
     if not whole.is_file() and not (vocab.is_file() and merges.is_file()):
         raise CheckpointError(
@@ -121,10 +182,11 @@ def _open(folder: Path) -> tokenizers.Tokenizer:
         if (folder / name).is_file():
             check_encoding(folder / name)
     try:
-        rust = tokenizers.Tokenizer.from_file(str(whole)) if whole.is_file() else _byte_level(folder)
+        settings = read_settings(folder)
+        rust = open_rust(folder, settings)
         if not rust.get_vocab(with_added_tokens=True):
             raise ValueError("it has no tokens")
-        return rust
+        return rust, settings
     except CheckpointError:
         raise
     except BaseException as error:
@@ -138,55 +200,65 @@ def _open(folder: Path) -> tokenizers.Tokenizer:
         ) from error
 
 
-def _byte_level(folder: Path) -> tokenizers.Tokenizer:
-    """Build GPT-2's tokenizer from its two files, with the tokens that fine-tuned models append."""
-    settings = _optional_json(folder / "tokenizer_config.json")
-    rust = tokenizers.Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-    has_prefix_space = bool(settings.get("add_prefix_space", False))
-    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=has_prefix_space)
-    rust.decoder = decoders.ByteLevel()
-    added = {str(name): int(token) for name, token in _optional_json(folder / "added_tokens.json").items()}
-    for token, entry in dict(settings.get("added_tokens_decoder") or {}).items():
-        added[str(entry["content"])] = int(token)
-    for name, token in sorted(added.items(), key=lambda item: item[1]):
-        if rust.token_to_id(name) is None:
-            rust.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False)])
-        if rust.token_to_id(name) != token:
-            raise CheckpointError(
-                f"the tokenizer in {folder} gives {name} the id {token}, but its vocabulary makes it "
-                f"{rust.token_to_id(name)}; copy it again, or give another with --tokenizer"
-            )
-    return rust
+def _control_tokens(rust: tokenizers.Tokenizer) -> dict[str, int]:
+    """The control tokens by name: the special ones, and the usual names that are not added as other tokens."""
+    added = {token.content: token.special for token in rust.get_added_tokens_decoder().values()}
+    names = [name for name, is_special in added.items() if is_special]
+    names += [name for name in _CONTROL_NAMES if name not in added]
+    return {name: token for name in names if (token := rust.token_to_id(name)) is not None}
 
 
-def _end_ids(rust: tokenizers.Tokenizer, folder: Path, settings: dict[str, Any]) -> tuple[int, ...]:
-    for name in (_END_OF_TEXT, _token_name(settings.get("eos_token")), "</s>"):
-        if name is not None and (token := rust.token_to_id(name)) is not None:
-            return (token,)
-    for config in ("generation_config.json", "config.json"):
-        value = _optional_json(folder / config).get("eos_token_id")
-        ids = value if isinstance(value, list) else [value]
-        if ids and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in ids):
-            return tuple(ids)
-    raise CheckpointError(
-        f"the tokenizer in {folder} has no end-of-text token ({_END_OF_TEXT}, </s> or an eos_token); give another "
-        "with --tokenizer"
-    )
+def _prefix_ids(rust: tokenizers.Tokenizer) -> tuple[int, ...]:
+    """The special tokens that the tokenizer puts before a text. Those that it puts behind one (an end
+    token) are left out: a prompt goes on."""
+    encoding = rust.encode(_ANCHOR)
+    is_special: list[int] = encoding.special_tokens_mask
+    number = next((index for index, mask in enumerate(is_special) if not mask), 0)
+    return tuple(encoding.ids[:number])
 
 
-def _pad_id(rust: tokenizers.Tokenizer, settings: dict[str, Any], ends: Sequence[int]) -> int:
+def _end_ids(rust: tokenizers.Tokenizer, size: int, settings: TokenizerSettings, folder: Path) -> tuple[int, ...]:
+    """The ids that end a completion: the tokenizer's, and those of the model's generation_config.json or,
+    without one, of its config.json. Names that are usual for such a token count where there are none.
+
+    `<|endoftext|>` ends a text of ruGPT-3 XL, whatever a copy of its tokenizer says.
+    """
+    config = optional_json(folder / "config.json")
+    is_own = str(config.get("model_type", "rugpt3")).startswith("rugpt3")
+    names = [END_OF_TEXT if is_own else None, settings.name_of("eos_token")]
+    ids = [token for name in names if name is not None and (token := rust.token_to_id(name)) is not None]
+    generation = folder / "generation_config.json"
+    ids += _listed_ids((optional_json(generation) if generation.is_file() else config).get("eos_token_id"))
+    ids = [token for token in dict.fromkeys(ids) if token < size]
+    for name in (END_OF_TEXT, "</s>"):
+        if not ids and (token := rust.token_to_id(name)) is not None:
+            ids = [token]
+    if not ids:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has no end-of-text token ({END_OF_TEXT}, </s> or an eos_token); give "
+            "another with --tokenizer"
+        )
+    return tuple(ids)
+
+
+def _listed_ids(value: Any) -> list[int]:
+    """The ids of `eos_token_id`, a number or a list; values of other types do not count."""
+    ids: list[Any] = value if isinstance(value, list) else [value]
+    return [token for token in ids if isinstance(token, int) and not isinstance(token, bool) and token >= 0]
+
+
+def _pad_id(rust: tokenizers.Tokenizer, settings: TokenizerSettings, ends: Sequence[int]) -> int:
     """Prefer the name `<pad>` to the settings: those of a published copy of ru-gpts' tokenizer say `</s>`."""
-    for name in ("<pad>", _token_name(settings.get("pad_token"))):
+    for name in ("<pad>", settings.name_of("pad_token")):
         if name is not None and (token := rust.token_to_id(name)) is not None:
             return int(token)
     return ends[0]
 
 
-def _token_name(value: Any) -> str | None:
-    """Return the token that a setting names: a string, or an object with `content`."""
-    content = value.get("content") if isinstance(value, dict) else value
-    return content if isinstance(content, str) else None
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def _mark(mark: str, token: AddedToken | None) -> AddedToken:
+    """An added token that is split off a text as `token` would be."""
+    if token is None:
+        return AddedToken(mark, normalized=False)
+    return AddedToken(
+        mark, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip, normalized=token.normalized
+    )

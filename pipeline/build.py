@@ -14,6 +14,7 @@ from typing import Any
 from tirazh.actors.dtype import resolve_dtype
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
+from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import (
@@ -188,7 +189,7 @@ def set_up_prompts(spec: JobSpec, plan: Plan) -> PreparedPrompts:
     directory = plan.job.model.tokenizer_dir
     return prepare_prompts(
         spec,
-        load_tokenizer(directory),
+        load_tokenizer(directory, resolve_model(spec.model)),
         plan.job.source,
         tokenizer_dir=directory or "",
         seq_length=plan.seq_length,

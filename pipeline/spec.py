@@ -7,7 +7,6 @@ control where and how fast the job runs, and may change when it is resumed.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 from tirazh.actors.messages import DType
 from tirazh.errors import RequestError
 from tirazh.model.requests import SamplingParams
+from tirazh.pipeline.label_checks import check_labels
 from tirazh.pipeline.schema import Kind
 from tirazh.pipeline.settings import (
     Spec,
@@ -22,7 +22,6 @@ from tirazh.pipeline.settings import (
     check_fraction,
     check_int64,
     check_seconds,
-    check_two_labels,
     flag_name,
     is_required,
     setting,
@@ -221,20 +220,6 @@ class GenerateSpec(JobSpec):
 
 
 SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": GenerateSpec}
-
-
-def check_labels(labels: Mapping[str, str]) -> None:
-    """Raise RequestError for fewer than two labels, an empty label, and empty or repeated words."""
-    check_two_labels(labels)
-    for label, words in labels.items():
-        if not label.strip() or not words.strip():
-            raise RequestError(f"--labels contains an empty label or empty words ({label!r}: {words!r})")
-    counts = Counter(words.strip() for words in labels.values())
-    repeated = next((words for words, count in counts.items() if count > 1), None)
-    if repeated is not None:
-        raise RequestError(
-            f"--labels uses the words {repeated!r} for more than one label; give each label its own words"
-        )
 
 
 def parse_replicas(text: str) -> tuple[int, int]:

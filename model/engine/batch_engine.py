@@ -18,11 +18,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tirazh.model.engine.label_scoring import sum_terms, token_logprobs
+from tirazh.model.engine.label_scoring import sliced_token_logprobs, sum_terms, token_logprobs
 from tirazh.model.engine.pending_step import PendingStep
 from tirazh.model.engine.sampling import NO_TOKEN, RowState, sample
 from tirazh.model.engine.scheduler import LogitsReader, ScheduledStep, Scheduler
 from tirazh.model.engine.sequences import ActiveSequence
+from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.engine.stop_strings import find_stop
 from tirazh.model.requests import (
     Completion,
@@ -47,7 +48,7 @@ class StepRunner(Protocol):
     @property
     def overlaps_steps(self) -> bool: ...
 
-    def execute(self, step: Step) -> Tensor: ...
+    def execute(self, step: Step) -> Tensor | SlicedLogits: ...
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None: ...
 
@@ -70,7 +71,7 @@ class BatchEngine:
         runner: StepRunner,
         scheduler: Scheduler,
         *,
-        execute: Callable[[Step], Tensor] | None = None,
+        execute: Callable[[Step], Tensor | SlicedLogits] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
         """The runner must already hold the job's shared prefix. `execute` runs a step on every rank
@@ -143,22 +144,28 @@ class BatchEngine:
         if to_sample:
             self._sample(to_sample, logits_RV)
 
-    def _score(self, readers: list[LogitsReader], logits_RV: Tensor) -> None:
+    def _score(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
         """Score the labels of prompts that this step has completed, and free their slots."""
-        trie = self.scheduler.trie
+        trie, num_tokens = self.scheduler.trie, self.scheduler.config.num_tokens
         assert trie is not None
-        parts = [logits_RV[reader.rows] for reader in readers]
-        # Copying the logits is avoided where all of them are used: a vocabulary's row is large.
-        scored_RV = logits_RV if sum(map(len, parts)) == len(logits_RV) else torch.cat(parts)
-        terms = token_logprobs(scored_RV[:, : self.scheduler.config.num_tokens], trie)
+        if isinstance(logits_RV, SlicedLogits):
+            terms = sliced_token_logprobs(logits_RV, [reader.rows.start for reader in readers], trie, num_tokens)
+        else:
+            parts = [logits_RV[reader.rows] for reader in readers]
+            # Copying the logits is avoided where all of them are used: a vocabulary's row is large.
+            scored_RV = logits_RV if sum(map(len, parts)) == len(logits_RV) else torch.cat(parts)
+            terms = token_logprobs(scored_RV[:, :num_tokens], trie)
         self._pending[-1].expect_scores([reader.owner for reader in readers], terms)
         for reader in readers:
             self.scheduler.release(reader.slot, reader.sequence)
 
-    def _sample(self, readers: list[LogitsReader], logits_RV: Tensor) -> None:
+    def _sample(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
         """Sample the next token of each reader; the token may stay on the device for the next step."""
         rows = [reader.rows.start for reader in readers]
-        chosen_RV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[rows]
+        if isinstance(logits_RV, SlicedLogits):
+            chosen_RV = torch.cat([logits_RV[row : row + 1] for row in rows])
+        else:
+            chosen_RV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[rows]
         states = [_row_state(reader.sequence) for reader in readers]
         tokens_R = sample(chosen_RV, states, self.scheduler.config.num_tokens)
         if self.runner.overlaps_steps:
@@ -197,12 +204,18 @@ class BatchEngine:
             self.scheduler.mark_dirty(slot)
             error = "the model produced non-finite logits for this prompt"
             self._end(slot, sequence, _failed(sequence.request, error))
-        elif token in self.scheduler.config.end_token_ids:
+        elif self._ends_completion(sequence.request, token):
             self._end(slot, sequence, Completion(token_ids=tuple(sequence.new_tokens), finish_reason="stop"))
         else:
             sequence.new_tokens.append(token)
             self._totals.completion_tokens += 1
             self._end_if_complete(slot, sequence)
+
+    def _ends_completion(self, request: Request, token: int) -> bool:
+        """Whether a token is an end token, or the control token that a stop string names."""
+        assert isinstance(request, GenerateRequest)
+        config, stop = self.scheduler.config, request.sampling.stop
+        return token in config.end_token_ids or (bool(stop) and config.control_names.get(token) in stop)
 
     def _end_if_complete(self, slot: int, sequence: ActiveSequence) -> None:
         """End a sequence at a stop string or at its greatest length."""

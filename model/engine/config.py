@@ -3,7 +3,8 @@ steps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,7 +15,8 @@ class EngineConfig:
     A prefill step has `prefill_rows` rows, a decode step `decode_rows`. Both fix the shapes of
     matmuls and with them the rounding of results, so they do not depend on `num_slots`. Token ids
     from `num_tokens` on pad the vocabulary and are never produced. `end_token_ids` end a
-    completion.
+    completion. `control_names` are the names of control tokens by id: a stop string that is such a
+    name ends a completion at the token, which has no text of its own.
     """
 
     num_slots: int
@@ -23,3 +25,4 @@ class EngineConfig:
     end_token_ids: tuple[int, ...]
     prefill_rows: int
     decode_rows: int
+    control_names: Mapping[int, str] = field(default_factory=dict)

@@ -1,9 +1,11 @@
 """Scores of all labels of a job, computed in the same forward pass as the prompt.
 
-A label's log-likelihood is the sum over its tokens of log P(token | prompt, earlier tokens). The
-label trie runs behind the prompt with tree attention: each node attends to the prompt and to its
-ancestors only.
-Legend: R rows of logits, V vocabulary, S prompts, P label tokens (of all labels together).
+A label's log-likelihood is the sum over its tokens of log P(token | prompt, earlier tokens). Where one
+label begins another, that sum alone would never let the longer one win; each label's then also holds the
+logarithm of the probability that one of the trie's `ends` follows it. The label trie runs behind the prompt
+with tree attention: each node attends to the prompt and to its ancestors only.
+Legend: R rows of logits, V vocabulary, S prompts, P terms: a prompt's label tokens, one label's behind
+another's, and behind them the labels' ends, if they are scored.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tirazh.model.engine.label_trie import LabelTrie
+from tirazh.model.engine.sliced_logits import SlicedLogits
 
 _LOGSUMEXP_ROWS = 32
 
@@ -30,11 +33,10 @@ def label_logprobs(logits_RV: Tensor, trie: LabelTrie) -> list[float]:
 
 
 def token_logprobs(logits_RV: Tensor, trie: LabelTrie) -> Tensor:
-    """Return the log-probability of every token of every label, for several prompts.
+    """Return all terms of the labels' log-likelihoods, for several prompts.
 
     logits_RV: float32 [S * (1 + nodes), V], the rows of each prompt as in `label_logprobs`. Returns
-    float64 [S, P] on the device of the logits, without waiting for that device; labels follow one
-    another along P.
+    float64 [S, P] on the device of the logits, without waiting for that device.
     """
     num_rows = 1 + trie.num_nodes
     nodes_P, tokens_P = _token_indices(trie, logits_RV.device)
@@ -42,7 +44,38 @@ def token_logprobs(logits_RV: Tensor, trie: LabelTrie) -> Tensor:
     rows_SP = first_S[:, None] + nodes_P
     # Only P of the V values of a row are needed: logsumexp reads the vocabulary once, log_softmax
     # would also write it.
-    return logits_RV[rows_SP, tokens_P].double() - _logsumexp(logits_RV).double()[rows_SP]
+    sums_R = _logsumexp(logits_RV).double()
+    terms_SP = logits_RV[rows_SP, tokens_P].double() - sums_R[rows_SP]
+    if not trie.ends:
+        return terms_SP
+    leaves_SL = first_S[:, None] + _leaf_rows(trie, logits_RV.device)
+    ends_R = _logsumexp(logits_RV[:, _end_columns(trie, logits_RV.device)]).double() - sums_R
+    return torch.cat([terms_SP, ends_R[leaves_SL]], dim=1)
+
+
+def sliced_token_logprobs(logits: SlicedLogits, first_rows: Sequence[int], trie: LabelTrie, num_tokens: int) -> Tensor:
+    """Return the same as `token_logprobs` for logits that are not held all at once.
+
+    `first_rows` are the rows of the prompts' last tokens; columns from `num_tokens` on are ignored.
+    """
+    nodes_P, tokens_P = _token_indices(trie, torch.device("cpu"))
+    first_S = torch.tensor(first_rows)
+    rows_SP = first_S[:, None] + nodes_P
+    tokens_SP = tokens_P.expand_as(rows_SP)
+    leaves_SL = first_S[:, None] + _leaf_rows(trie, torch.device("cpu"))
+    terms_SP = torch.empty(rows_SP.shape, dtype=torch.float64)
+    ends_SL = torch.empty(leaves_SL.shape, dtype=torch.float64)
+    for first, all_RV in logits.slices():
+        part_RV = all_RV[:, :num_tokens]
+        is_here = (rows_SP >= first) & (rows_SP < first + len(part_RV))
+        rows, tokens = (values[is_here].to(part_RV.device) for values in (rows_SP - first, tokens_SP))
+        sums_R = _logsumexp(part_RV).double()
+        terms_SP[is_here] = (part_RV[rows, tokens].double() - sums_R[rows]).cpu()
+        if trie.ends:
+            ends_R = _logsumexp(part_RV[:, _end_columns(trie, part_RV.device)]).double() - sums_R
+            is_here = (leaves_SL >= first) & (leaves_SL < first + len(part_RV))
+            ends_SL[is_here] = ends_R[(leaves_SL[is_here] - first).to(part_RV.device)].cpu()
+    return torch.cat([terms_SP, ends_SL], dim=1)
 
 
 def _logsumexp(logits_RV: Tensor) -> Tensor:
@@ -57,16 +90,28 @@ def _logsumexp(logits_RV: Tensor) -> Tensor:
 
 
 def sum_terms(logprobs: Sequence[float], trie: LabelTrie) -> list[float]:
-    """Return the log-likelihood of every label, given the P log-probabilities of the labels'
-    tokens."""
+    """Return the log-likelihood of every label, given the P terms of one prompt."""
     terms = iter(logprobs)
-    return [sum(itertools.islice(terms, len(path))) for path in trie.paths]
+    scores = [sum(itertools.islice(terms, len(path))) for path in trie.paths]
+    return [score + end for score, end in zip(scores, terms, strict=True)] if trie.ends else scores
 
 
 @functools.lru_cache(maxsize=4)
 def _token_indices(trie: LabelTrie, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the rows (within one prompt) and columns of the logits that predict the labels'
-    tokens: int64 [P] each."""
+    tokens: int64 [label tokens] each."""
     nodes = torch.tensor([node + 1 for path in trie.paths for node, _ in path])
     tokens = torch.tensor([token for path in trie.paths for _, token in path])
     return nodes.to(device), tokens.to(device)
+
+
+@functools.lru_cache(maxsize=4)
+def _leaf_rows(trie: LabelTrie, device: torch.device) -> Tensor:
+    """Return the rows (within one prompt) of the logits behind the labels: int64 [labels or 0]."""
+    return torch.tensor([leaf + 1 for leaf in trie.leaves], dtype=torch.int64).to(device)
+
+
+@functools.lru_cache(maxsize=4)
+def _end_columns(trie: LabelTrie, device: torch.device) -> Tensor:
+    """Return the columns of the tokens that end a label: int64 [ends]."""
+    return torch.tensor(trie.ends, dtype=torch.int64).to(device)

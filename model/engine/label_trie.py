@@ -2,6 +2,7 @@
 
 The nodes of the trie run behind the last prompt token with tree attention (`label_scoring.py`). A
 label's last token is no node: its log-probability is read from the logits of the token before it.
+Where the labels' ends are scored too, it is one, because what follows it is read from its logits.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tirazh.errors import RequestError
+from tirazh.model.requests import EngineJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +20,16 @@ class LabelTrie:
 
     `token_ids[i]` continues node `parents[i]` (-1: the prompt). `depths[i]` is the number of nodes
     between node i and the prompt. `paths[l]` lists label l's tokens as (node whose logits predict
-    the token, -1 for the prompt's last token; token id).
+    the token, -1 for the prompt's last token; token id). Where a label's end is scored, that is that
+    one of the tokens `ends` follows it, `leaves[l]` is the node of label l's last token.
     """
 
     token_ids: tuple[int, ...]
     parents: tuple[int, ...]
     depths: tuple[int, ...]
     paths: tuple[tuple[tuple[int, int], ...], ...]
+    ends: tuple[int, ...] = ()
+    leaves: tuple[int, ...] = ()
 
     @property
     def num_nodes(self) -> int:
@@ -37,16 +42,16 @@ class LabelTrie:
         return 1 + max(self.depths, default=-1)
 
 
-def build_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
-    """Merge the labels' tokens into a trie. Raises RequestError for an empty label and for two
-    equal labels."""
+def build_trie(labels: Sequence[Sequence[int]], ends: Sequence[int] = ()) -> LabelTrie:
+    """Merge the labels' tokens into a trie that scores also their ends, if there are any. Raises
+    RequestError for an empty label and for two equal labels."""
     nodes: dict[tuple[int, ...], int] = {(): -1}
     token_ids: list[int] = []
     paths = []
     for label in labels:
         if not label:
             raise RequestError("a label has no tokens")
-        for end in range(1, len(label)):
+        for end in range(1, len(label) + bool(ends)):
             key = tuple(label[:end])
             if key not in nodes:
                 nodes[key] = len(token_ids)
@@ -56,4 +61,11 @@ def build_trie(labels: Sequence[Sequence[int]]) -> LabelTrie:
         raise RequestError("two labels have the same tokens")
     keys = sorted((key for key in nodes if key), key=lambda key: nodes[key])
     parents = tuple(nodes[key[:-1]] for key in keys)
-    return LabelTrie(tuple(token_ids), parents, tuple(len(key) - 1 for key in keys), tuple(paths))
+    leaves = tuple(nodes[tuple(label)] for label in labels) if ends else ()
+    depths = tuple(len(key) - 1 for key in keys)
+    return LabelTrie(tuple(token_ids), parents, depths, tuple(paths), tuple(ends), leaves)
+
+
+def job_trie(job: EngineJob, num_tokens: int) -> LabelTrie:
+    """Build the trie of a job's labels for a model with `num_tokens` token ids. Raises RequestError."""
+    return build_trie(job.labels, [token for token in job.label_ends if token < num_tokens])

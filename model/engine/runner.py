@@ -25,6 +25,7 @@ from tirazh.model.attention.step_attention import ATTENTION_NAME
 from tirazh.model.attention.step_layout import append_step
 from tirazh.model.engine.network import LogitsHead, check_length, hidden_size, layer_shapes, run_base
 from tirazh.model.engine.sequences import StepBuilder
+from tirazh.model.engine.sliced_logits import SlicedLogits, rows_at_once
 from tirazh.model.engine.step_graph import StepGraphs
 from tirazh.model.layers.packed_linear import rows_are_independent
 from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Step, chunk_length
@@ -84,6 +85,12 @@ class ModelRunner:
         self.on_progress: Callable[[], object] = lambda: None
 
     @property
+    def vocab_size(self) -> int:
+        """Columns of the logits."""
+        head: Any = self.model.get_output_embeddings()  # type: ignore[operator]
+        return int(getattr(head, "out_features", 0) or head.weight.shape[0])
+
+    @property
     def window_size(self) -> int:
         """Tokens of a window of the sparse pattern; prompts are prefilled in chunks that end where
         windows do."""
@@ -104,9 +111,9 @@ class ModelRunner:
         self.cache.prefix = cache.to_prefix()
         self._graphs = None  # graphs captured so far read another prefix, or none
 
-    def execute(self, step: Step) -> Tensor:
+    def execute(self, step: Step) -> Tensor | SlicedLogits:
         """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's
-        device."""
+        device; of many rows such that must be read before the next step."""
         return self._execute(step, self.cache)
 
     def warm_up(
@@ -136,12 +143,16 @@ class ModelRunner:
             cache.start([FreshSlot(slot, uses_prefix=False, must_zero=True) for slot in sorted(used)])
 
     @torch.inference_mode()
-    def _execute(self, step: Step, cache: KVCache) -> Tensor:
+    def _execute(self, step: Step, cache: KVCache) -> Tensor | SlicedLogits:
         if not self._is_padded:
             step = step.without_padding()
         run = self._forward_by_graph if self._uses_cuda_graphs else self._forward_eagerly
         hidden_NC = run(step, cache)
-        return self._logits(hidden_NC, step.logit_rows, self._logit_rows[step.phase])
+        rows, at_a_time = step.logit_rows, self._logit_rows[step.phase]
+        most = rows_at_once(self.vocab_size, at_a_time)
+        if len(rows) <= most:
+            return self._logits(hidden_NC, rows, at_a_time)
+        return SlicedLogits(len(rows), most, lambda first, end: self._logits(hidden_NC, rows[first:end], at_a_time))
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
         """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are
@@ -195,6 +206,7 @@ class ModelRunner:
         """Last hidden states [N, C] of token_ids and positions, int64 [N] on the model's device."""
         return run_base(self.model, token_ids, positions, _ReportingAttention(attention, self.on_progress))
 
+    @torch.inference_mode()
     def _logits(self, hidden_NC: Tensor, rows: NDArray[np.int64], at_a_time: int) -> Tensor:
         """Logits of some rows, `at_a_time` in one matmul; padded to that where a matmul's bits
         depend on its shape."""

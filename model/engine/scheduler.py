@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.label_trie import LabelTrie, build_trie
+from tirazh.model.engine.label_trie import LabelTrie, job_trie
 from tirazh.model.engine.prefill_packing import build_prefill_step
 from tirazh.model.engine.sequences import ActiveSequence, StepBuilder, build_decode_step
 from tirazh.model.engine.validation import find_problem, num_shared_tokens
@@ -76,7 +76,7 @@ class Scheduler:
         """`window_size` is the runner's. `admission` limits how many sequences run where slots
         allocate memory as they grow. Raises RequestError for labels that are empty or equal."""
         self.config, self.job = config, job
-        self.trie: LabelTrie | None = build_trie(job.labels) if job.labels else None
+        self.trie: LabelTrie | None = job_trie(job, config.num_tokens) if job.labels else None
         self.slots: list[ActiveSequence | None] = [None] * config.num_slots
         self._window_size = window_size
         self._admission = admission

@@ -27,7 +27,7 @@ def warm_up(runner: ModelRunner, job: EngineJob, rows: StepRows) -> None:
 
     The runner must already hold the prefix. All ranks of a replica call this together.
     """
-    trie = build_trie(job.labels) if job.labels else None
+    trie = build_trie(job.labels, job.label_ends) if job.labels else None
     steps = functools.partial(_steps, trie=trie, rows=rows, window=runner.window_size, max_length=runner.max_length)
     runner.warm_up(steps, num_slots=max(2, min(runner.num_slots, rows.decode)))
 

@@ -45,7 +45,7 @@ def label_accuracy(
 
     `store` holds the prompts, in the order of `gold`.
     """
-    trie = build_trie(labels.token_ids)
+    trie = build_trie(labels.token_ids, labels.ends)
     # Every prompt is run once per branch, so fewer prompts fit into a microbatch.
     count = len(labels.names)
     confusion = torch.zeros(count, count, dtype=torch.float64)  # [gold, predicted]

@@ -14,11 +14,13 @@ _NAME = "labels.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelFile:
-    """`gold[i]` is the index in `names` of the gold label of the store's sequence i."""
+    """`gold[i]` is the index in `names` of the gold label of the store's sequence i. `ends` are the tokens
+    that end a label, where the labels' ends are scored."""
 
     names: tuple[str, ...]
     token_ids: tuple[tuple[int, ...], ...]
     gold: tuple[int, ...]
+    ends: tuple[int, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write the file beside the store in `folder`."""
@@ -29,4 +31,5 @@ class LabelFile:
         """Read the file beside the store in `folder`."""
         values = json.loads((folder / _NAME).read_text(encoding="utf-8"))
         token_ids = tuple(tuple(ids) for ids in values["token_ids"])
-        return cls(names=tuple(values["names"]), token_ids=token_ids, gold=tuple(values["gold"]))
+        names, gold, ends = (tuple(values[name]) for name in ("names", "gold", "ends"))
+        return cls(names=names, token_ids=token_ids, gold=gold, ends=ends)

@@ -1,7 +1,7 @@
 """Builds the training data: rows become documents, and documents become sequences on disk.
 
 Prompts are encoded as `classify` and `generate` encode them: the prompt by itself, then the
-completion. So the model is trained on the tokens that it will see.
+completion, as it continues the prompt. So the model is trained on the tokens that it will see.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tirazh.pipeline.input.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.conform import conform
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.encode import PromptWriter
+from tirazh.pipeline.prompts.label_tokens import label_words
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
@@ -105,8 +106,10 @@ class PairMaker:
             variables = {name: row[column] for name, column in self.writer.config.columns.items()}
             if all(value is None for value in variables.values()):
                 return _text_document(self.tokenizer.encode(text), self.tokenizer)
-            completion = [*self.tokenizer.encode(self._words(text)), self.tokenizer.end_token_id]
-            prompt = encode_prompt(self.writer, variables, room=len(completion))
+            writer = self.writer.for_row(variables)
+            row, rendered = writer.prepare(variables)
+            completion = [*writer.encode_completion(rendered, self._words(text)), self.tokenizer.end_token_id]
+            prompt = writer.fit(row, writer.encode([rendered])[0], len(completion))
         except RowError as error:
             return error
         if len(prompt) + len(completion) > self.writer.config.seq_length:
@@ -165,13 +168,9 @@ class CorpusConfig:
     max_error_rate: float
 
 
-def label_words(words: str) -> str:
-    """Return a label's words as they continue a prompt: after one space."""
-    return " " + words.strip()
-
-
 def encode_prompt(writer: PromptWriter, variables: Row, *, room: int) -> list[int]:
     """Encode one row's prompt, truncated so that `room` more tokens fit. Raises RowError."""
+    writer = writer.for_row(variables)
     row, rendered = writer.prepare(variables)
     return writer.fit(row, writer.encode([rendered])[0], room)
 
@@ -221,10 +220,12 @@ def write_corpus(
     }
 
 
-def write_label_file(folder: Path, maker: LabelledPromptMaker, token_ids: Sequence[Sequence[int]]) -> None:
-    """Write the labels beside the prompts that `maker` made."""
+def write_label_file(
+    folder: Path, maker: LabelledPromptMaker, token_ids: Sequence[Sequence[int]], ends: Sequence[int] = ()
+) -> None:
+    """Write the labels beside the prompts that `maker` made; `ends` are the tokens that end a label."""
     ids = tuple(tuple(label) for label in token_ids)
-    LabelFile(names=tuple(maker.labels), token_ids=ids, gold=tuple(maker.gold)).write(folder)
+    LabelFile(names=tuple(maker.labels), token_ids=ids, gold=tuple(maker.gold), ends=tuple(ends)).write(folder)
 
 
 def _text_document(ids: list[int], tokenizer: Tokenizer) -> Document:

@@ -11,24 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tirazh.errors import RequestError
-from tirazh.model.checkpoints.directory import ModelSummary, describe
+from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
 from tirazh.model.config import ModelConfig, ModelSettings
 from tirazh.model.requests import SamplingParams
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.model.training.lora import check_peft
-from tirazh.pipeline.finetune.corpus import (
-    DocumentMaker,
-    InputFiles,
-    LabelledPromptMaker,
-    PairMaker,
-    TextMaker,
-    label_words,
-)
+from tirazh.pipeline.finetune.corpus import DocumentMaker, InputFiles, LabelledPromptMaker, PairMaker, TextMaker
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.input.files import find_inputs
 from tirazh.pipeline.input.footers import check_text_column, read_footers
 from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
+from tirazh.pipeline.prompts.prepare import label_ends, mark_template, with_labels
 from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE, GENERATE_TEMPLATE, PromptSource, build_source
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.schema import LABEL
@@ -94,23 +88,26 @@ class FinetunePlan:
     def labelled_prompts(self) -> LabelledPromptMaker:
         """Return the maker of the prompts whose gold label is known."""
         assert self.spec.labels is not None
-        room = max(map(len, self.label_tokens()))
-        writer = PromptWriter(self._prompt_config(seq_length=self.seq_length, room=room), self.tokenizer)
-        return LabelledPromptMaker(writer, _label_column(self.spec), tuple(self.spec.labels))
+        config, _ = self._with_labels()
+        return LabelledPromptMaker(
+            PromptWriter(config, self.tokenizer), _label_column(self.spec), tuple(self.spec.labels)
+        )
 
-    def label_tokens(self) -> list[list[int]]:
+    def label_tokens(self) -> tuple[tuple[int, ...], ...]:
         """Return the tokens of every label's words.
 
         Raises RequestError when two labels have the same tokens.
         """
-        labels = self.spec.labels or {}
-        tokens = self.tokenizer.encode_many([label_words(words) for words in labels.values()])
-        for label, ids in zip(labels, tokens, strict=True):
-            if not ids or tokens.count(ids) > 1:
-                raise RequestError(
-                    f"--labels: the words of {label!r} have the same tokens as another label's; give other words"
-                )
-        return tokens
+        return self._with_labels()[1] if self.spec.labels else ()
+
+    def label_ends(self) -> tuple[int, ...]:
+        """Return the tokens that end a label; empty where the labels' ends are not scored."""
+        config, labels = self._with_labels()
+        return label_ends(config, self.tokenizer, labels)
+
+    def _with_labels(self) -> tuple[PromptConfig, tuple[tuple[int, ...], ...]]:
+        config = self._prompt_config(seq_length=self.seq_length, room=0)
+        return with_labels(config, self.tokenizer, self.spec.labels or {})
 
     @property
     def _truncate(self) -> Truncate:
@@ -120,7 +117,7 @@ class FinetunePlan:
         spec = self.spec
         return PromptConfig(
             tokenizer_dir="",
-            template=self.source.template,
+            template=mark_template(self.source.template, self.tokenizer),
             columns=self.source.columns,
             text_variable=self.source.text_variable,
             needs_text=True,
@@ -151,7 +148,7 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
     model = describe(spec.model, spec.model_settings)
     if model.config is None:
         raise RequestError(f"--model {spec.model} is not a ruGPT-3, which finetune needs; give another model")
-    tokenizer = load_tokenizer(model.tokenizer_dir)
+    tokenizer = load_tokenizer(model.tokenizer_dir, resolve_model(spec.model))
     if tokenizer.size > model.config.vocab_size:
         raise RequestError(
             f"the tokenizer has {tokenizer.size} tokens, but the model's vocabulary only {model.config.vocab_size}; "

@@ -269,7 +269,7 @@ def _write_evaluation(run: _Run) -> None:
         corpus = _corpus_config(plan, limit=limit, packing="single", seed=None)
         prompts = plan.labelled_prompts()
         write_corpus(folder, plan.labelled, plan.storage, prompts, corpus)
-        write_label_file(folder, prompts, plan.label_tokens())
+        write_label_file(folder, prompts, plan.label_tokens(), plan.label_ends())
 
 
 def _corpus_config(plan: FinetunePlan, *, limit: int | None, packing: str, seed: int | None) -> CorpusConfig:

@@ -14,13 +14,13 @@ from typing import Literal
 from tirazh.actors.messages import DType
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.model.training.config import LORA_TARGETS
+from tirazh.pipeline.label_checks import check_labels
 from tirazh.pipeline.settings import (
     Spec,
     check_at_least,
     check_fraction,
     check_int64,
     check_seconds,
-    check_two_labels,
     flag_name,
     setting,
 )
@@ -222,7 +222,7 @@ class FinetuneSpec(Spec):
         if self.label_input and not self.labels:
             raise RequestError("--label-input needs --labels, the labels to choose from")
         if self.labels is not None:
-            check_two_labels(self.labels)
+            check_labels(self.labels)
         if self.labels and not (self.completion_column or self.label_input):
             raise RequestError(
                 "--labels needs --completion-column to train on labels, or --label-input to evaluate them"

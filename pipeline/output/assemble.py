@@ -100,7 +100,7 @@ def _completions(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) ->
     texts = [
         None
         if row_ids is None
-        else [tokenizer.decode(sample)[:end] for sample, end in zip(row_ids, row_ends, strict=True)]
+        else [tokenizer.decode_completion(sample)[:end] for sample, end in zip(row_ids, row_ends, strict=True)]
         for row_ids, row_ends in zip(ids, ends, strict=True)
     ]
     failed = ["error"] * layout.samples

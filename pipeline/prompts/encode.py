@@ -7,7 +7,7 @@ column and continues without tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,12 +21,16 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.input.overrides import check_override, override_rows, row_sampling, row_seed
 from tirazh.pipeline.input.repetitions import content_of
 from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
+from tirazh.pipeline.prompts.label_tokens import LabelBoundary
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import Truncate
 
 # No token has more characters. A text that is too long even so is cut or refused before it is
 # tokenised.
 MAX_TOKEN_CHARACTERS = 128
+# The end of a prompt on which the tokens of its completion may depend.
+_CONTEXT_CHARACTERS = 256
 # Cutting a text can change the tokens around the cut, so the result may still be too long.
 _TRUNCATION_ATTEMPTS = 8
 
@@ -39,6 +43,7 @@ class PromptConfig:
     maps the template's variables to input columns, `text_variable` is the one that may be
     truncated, and `needs_text` makes a row without that text an error, whatever the template
     renders. `reserved_tokens` stay free behind a truncated prompt. `sampling` is None for classify.
+    `boundary` checks the end of prompts where the labels' tokens may depend on it.
     """
 
     tokenizer_dir: str
@@ -54,6 +59,7 @@ class PromptConfig:
     sampling: SamplingParams | None
     seed: int
     overrides: tuple[str, ...]
+    boundary: LabelBoundary | None = None
 
 
 class PromptWriter:
@@ -62,21 +68,53 @@ class PromptWriter:
     def __init__(self, config: PromptConfig, tokenizer: Tokenizer) -> None:
         self.config = config
         self._tokenizer = tokenizer
+        marks = {mark: name for name, mark in config.template.marks.items()}
+        self._marked_tokenizer = tokenizer.marked(marks)
+
+    def for_row(self, row: Mapping[str, Any]) -> PromptWriter:
+        """The writer for a row: this one, unless the row contains a mark that stands for a control token of
+        the template. Raises RowError."""
+        template = self.config.template
+        if not template.marks or not holds_any(row, template.marks):
+            return self
+        taken = self.config.head_text + "".join(map(str, row.values()))
+        marks = choose_marks(template.source, tuple(template.marks), taken)
+        if marks is None:
+            raise RowError("the row contains all private-use characters that may stand for control tokens")
+        head = self.config.head_text.translate({ord(template.marks[name]): mark for name, mark in marks.items()})
+        config = replace(self.config, template=PromptTemplate(template.source, marks), head_text=head)
+        return PromptWriter(config, self._tokenizer)
 
     def render(self, row: Mapping[str, Any]) -> str:
         """Render the prompt's text after its head. Raises RowError."""
         text = self.config.template.render(row)
+        if self.config.sampling is not None:
+            return text
         # A label follows after one space, so a classify prompt must not end in white space (YAML
         # texts do).
-        return text.rstrip() if self.config.sampling is None else text
+        text = text.rstrip()
+        if self.config.boundary is not None:
+            self.config.boundary.check(text, self._marked_tokenizer)
+        return text
 
     def encode(self, rendered: Sequence[str]) -> list[list[int]]:
         """Tokenise rendered texts, each with the prompt's head before it.
 
-        Prompts may be of any length.
+        Prompts may be of any length. The tokens that a model sees before every text are not doubled
+        where the template itself begins with them.
         """
-        ids = self._tokenizer.encode_many([self.config.head_text + text for text in rendered])
-        return [[*self.config.head_ids, *rest] for rest in ids]
+        ids = self._marked_tokenizer.encode_many([self.config.head_text + text for text in rendered])
+        head, first = self.config.head_ids, self._tokenizer.prefix_token_ids
+        return [rest if head and head == first == tuple(rest[: len(head)]) else [*head, *rest] for rest in ids]
+
+    def encode_completion(self, rendered: str, completion: str) -> list[int]:
+        """Return the tokens of a completion of a rendered prompt: those of the whole text less those of the
+        prompt, or its own where the prompt's last tokens would be others in the whole text."""
+        end = rendered[-_CONTEXT_CHARACTERS:]
+        head, whole = self._marked_tokenizer.encode_many([end, end + completion])
+        if whole[: len(head)] == head:
+            return whole[len(head) :]
+        return self._tokenizer.encode(completion)
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         """Return the row with its text cut to a bounded number of characters, and its rendered prompt.
@@ -193,7 +231,7 @@ def _write_prompts(
     Tokenises all rows in one call.
     """
     config = writer.config
-    ready: dict[int, tuple[Mapping[str, Any], str, int]] = {}
+    ready: dict[int, tuple[PromptWriter, Mapping[str, Any], str, int]] = {}
     ids: list[list[int] | None] = [None] * len(rows)
     errors: list[str | None] = [None] * len(rows)
     for index, (row, values) in enumerate(zip(rows, overrides, strict=True)):
@@ -202,13 +240,15 @@ def _write_prompts(
             if config.sampling is not None and values:
                 check_override(values, config.sampling, seq_length=config.seq_length)
                 reserved = row_sampling(values, config.sampling).max_new_tokens
-            ready[index] = (*writer.prepare(row), reserved)
+            own = writer.for_row(row)
+            ready[index] = (own, *own.prepare(row), reserved)
         except RowError as error:
             errors[index] = str(error)
-    encoded = writer.encode([rendered for _, rendered, _ in ready.values()])
-    for (index, (row, _, reserved)), prompt in zip(ready.items(), encoded, strict=True):
+    common = iter(writer.encode([rendered for own, _, rendered, _ in ready.values() if own is writer]))
+    for index, (own, row, rendered, reserved) in ready.items():
+        prompt = next(common) if own is writer else own.encode([rendered])[0]
         try:
-            ids[index] = writer.fit(row, prompt, reserved)
+            ids[index] = own.fit(row, prompt, reserved)
         except RowError as error:
             errors[index] = str(error)
     return ids, errors

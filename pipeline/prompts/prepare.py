@@ -6,7 +6,6 @@ CPU tasks make prompts by the resulting `PromptConfig`, replicas receive the `En
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,8 +19,11 @@ from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column
 from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
+from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens, find_boundary
 from tirazh.pipeline.prompts.source import PromptSource
+from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.storage.errors import show_uri
 
@@ -58,9 +60,13 @@ def prepare_prompts(
     row's own sampling parameters. Raises RequestError or InputError for settings that no row can
     satisfy.
     """
-    labels = _label_tokens(spec, tokenizer)
-    config = _config_without_examples(spec, tokenizer, source, labels)
+    config = _config_without_examples(spec, tokenizer, source)
     config = replace(config, tokenizer_dir=tokenizer_dir, seq_length=seq_length, overrides=tuple(overrides))
+    labels: tuple[tuple[int, ...], ...] = ()
+    ends: tuple[int, ...] = ()
+    if isinstance(spec, ClassifySpec):
+        config, labels = with_labels(config, tokenizer, spec.labels)
+        ends = label_ends(config, tokenizer, labels)
     config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
     writer = PromptWriter(config, tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
@@ -70,20 +76,52 @@ def prepare_prompts(
         (calibration,) = writer.encode([_fill(writer, "")])
         if not calibration:
             raise RequestError("--calibrate needs a template that contains more than the text itself")
-    return PreparedPrompts(config, EngineJob(prefix_token_ids=prefix, labels=labels), tuple(calibration))
+    job = EngineJob(prefix_token_ids=prefix, labels=labels, label_ends=ends)
+    return PreparedPrompts(config, job, tuple(calibration))
 
 
-def _config_without_examples(
-    spec: JobSpec, tokenizer: Tokenizer, source: PromptSource, labels: Sequence[Sequence[int]]
-) -> PromptConfig:
+def mark_template(template: PromptTemplate, tokenizer: Tokenizer) -> PromptTemplate:
+    """Make the names of control tokens that a template prints control tokens. Raises RequestError."""
+    marks = choose_marks(template.source, tokenizer.control_tokens)
+    if marks is None:
+        raise RequestError("--template contains too many private-use characters beside control tokens; remove them")
+    return PromptTemplate(template.source, marks) if marks else template
+
+
+def with_labels(
+    config: PromptConfig, tokenizer: Tokenizer, labels: Mapping[str, str]
+) -> tuple[PromptConfig, tuple[tuple[int, ...], ...]]:
+    """Return the tokens of every label, and the configuration of prompts before which there is space for them.
+
+    Raises RequestError for labels without tokens or with equal ones.
+    """
+    writer = PromptWriter(config, tokenizer)
+    ids = encode_labels(labels, writer.encode, _fill(writer, PROBE_TEXTS[0]))
+    # Labels are scored after the prompt, so the longest one must fit.
+    config = replace(config, reserved_tokens=max(map(len, ids)))
+    boundary = find_boundary(
+        labels,
+        ids,
+        tokenizer,
+        encode=writer.encode,
+        fill=lambda text: _fill(writer, text),
+        ends_with_row=config.template.source.rstrip().endswith("}"),
+    )
+    return replace(config, boundary=boundary), ids
+
+
+def label_ends(config: PromptConfig, tokenizer: Tokenizer, labels: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the tokens that end a label; empty where the labels' ends are not scored."""
+    return end_tokens(labels, tokenizer, [tokenizer.control_tokens[name] for name in config.template.marks])
+
+
+def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: PromptSource) -> PromptConfig:
+    reserved, sampling, seed = 0, None, 0
     if isinstance(spec, GenerateSpec):
         reserved, sampling, seed = spec.max_new_tokens, spec.sampling, spec.seed
-    else:
-        # Labels are scored after the prompt, so the longest one must fit.
-        reserved, sampling, seed = max(map(len, labels)), None, 0
     return PromptConfig(
         tokenizer_dir="",
-        template=source.template,
+        template=mark_template(source.template, tokenizer),
         columns=source.columns,
         text_variable=source.text_variable,
         needs_text=isinstance(spec, ClassifySpec) or source.is_default,
@@ -96,20 +134,6 @@ def _config_without_examples(
         seed=seed,
         overrides=(),
     )
-
-
-def _label_tokens(spec: JobSpec, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
-    """The tokens of each label's words as they continue a prompt: after one space."""
-    if not isinstance(spec, ClassifySpec):
-        return ()
-    tokens = [tuple(ids) for ids in tokenizer.encode_many([" " + words.strip() for words in spec.labels.values()])]
-    counts = Counter(tokens)
-    for label, ids in zip(spec.labels, tokens, strict=True):
-        if not ids or counts[ids] > 1:
-            raise RequestError(
-                f"--labels: the words of {label!r} have the same tokens as another label's; give other words"
-            )
-    return tuple(tokens)
 
 
 def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) -> str:
@@ -129,8 +153,11 @@ def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) 
         label = row[schema.LABEL]
         if label not in spec.labels:
             raise InputError(f"--examples, row {number}: {label!r} is not one of the labels {', '.join(spec.labels)}")
+        variables = {name: row[column] for name, column in config.columns.items()}
+        if holds_any({**variables, schema.LABEL: spec.labels[label]}, config.template.marks):
+            raise InputError(f"--examples, row {number} contains a private-use character; remove it")
         try:
-            prompt = config.template.render({name: row[column] for name, column in config.columns.items()})
+            prompt = config.template.render(variables)
         except RowError as error:
             raise InputError(f"--examples, row {number}: {error}") from None
         shots.append(f"{prompt.rstrip()} {spec.labels[label].strip()}")
@@ -153,7 +180,8 @@ def _add_examples(config: PromptConfig, tokenizer: Tokenizer, examples: str) -> 
     if not examples:
         return config
     as_text = PromptWriter(replace(config, head_text=examples + BETWEEN_EXAMPLES), tokenizer)
-    as_ids = replace(config, head_ids=(*config.head_ids, *tokenizer.encode(examples)), head_text=BETWEEN_EXAMPLES)
+    (head_ids,) = PromptWriter(config, tokenizer).encode([examples])
+    as_ids = replace(config, head_ids=tuple(head_ids), head_text=BETWEEN_EXAMPLES)
     probes = _probes(as_text)
     # A tokenizer that merges the line breaks with the following text gives different tokens for one
     # of the probes.

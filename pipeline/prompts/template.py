@@ -18,6 +18,7 @@ from jinja2.filters import do_default, do_lower, do_title, do_trim, do_truncate,
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tirazh.errors import InputError, RequestError, RowError, closest
+from tirazh.pipeline.prompts.control_marks import mark_literals
 from tirazh.pipeline.prompts.template_columns import column_of, meant_column, rename_columns, written
 
 MAX_SOURCE_CHARACTERS = 1 << 16
@@ -82,12 +83,13 @@ class PromptTemplate:
     It is pickled as its source text and compiled again in the process that loads it.
     """
 
-    def __init__(self, source: str) -> None:
-        """Compile `source`.
+    def __init__(self, source: str, marks: Mapping[str, str] | None = None) -> None:
+        """Compile `source`, with the names that are keys of `marks` replaced by their marks where the
+        template itself prints them (`control_marks.py`).
 
         Raises RequestError for a syntax error and for anything that is not allowed.
         """
-        self.source = source
+        self.source, self.marks = source, dict(marks or {})
         self._environment = ImmutableSandboxedEnvironment(undefined=_Null, autoescape=False)
         self._environment.filters = dict(_FILTERS)
         self._environment.tests = dict(_TESTS)
@@ -96,11 +98,12 @@ class PromptTemplate:
         tree = _parse(self._environment, source)
         self._uses = _check(tree, source)
         self._columns = rename_columns(tree)
+        mark_literals(tree, self.marks)
         self._segments = _plain_segments(tree, self._columns)
         self._template = self._environment.from_string(tree)
 
-    def __reduce__(self) -> tuple[type[PromptTemplate], tuple[str]]:
-        return PromptTemplate, (self.source,)
+    def __reduce__(self) -> tuple[type[PromptTemplate], tuple[str, dict[str, str]]]:
+        return PromptTemplate, (self.source, self.marks)
 
     @property
     def variables(self) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ def test_the_config_gives_the_end_token_of_an_unusual_vocabulary(tmp_path: Path)
     assert load_tokenizer(str(folder)).end_token_ids == (7, 8)
     write_json(folder / "tokenizer_config.json", {"eos_token": {"content": "<END>"}, "pad_token": "[PAD]"})
     tokenizer = load_tokenizer(str(folder))
-    assert (tokenizer.end_token_ids, tokenizer.pad_token_id) == ((261,), 262)
+    assert (tokenizer.end_token_ids, tokenizer.pad_token_id) == ((261, 7, 8), 262)
 
 
 def test_decoding_skips_control_tokens_and_padded_ids(tiny: Tokenizer) -> None:
@@ -105,18 +105,17 @@ def test_decoding_skips_control_tokens_and_padded_ids(tiny: Tokenizer) -> None:
     assert tiny.decode(ids) == "hello"
 
 
-def test_tokens_added_to_the_vocabulary_are_control_tokens(tmp_path: Path) -> None:
-    folder = write_bpe(tmp_path / "bpe", added_tokens_decoder={"261": {"content": "<|user|>"}, "1": {"content": "<s>"}})
-    write_json(folder / "added_tokens.json", {"<|bot|>": 262})
-    tokenizer = load_tokenizer(str(folder))
+def test_special_tokens_added_to_the_vocabulary_are_control_tokens(tmp_path: Path) -> None:
+    added = {"261": {"content": "<|user|>", "special": True}, "262": {"content": "<|bot|>", "special": True}}
+    tokenizer = load_tokenizer(str(write_bpe(tmp_path / "bpe", added_tokens_decoder=added)))
     assert tokenizer.size == 263
     assert tokenizer.decode([261, *tokenizer.encode("да"), 262]) == "да"
     assert tokenizer.control_ids.isdisjoint(tokenizer.encode("<|user|> <|bot|>"))
 
 
 def test_the_name_of_a_control_token_is_merged_like_other_text(tmp_path: Path) -> None:
-    folder = write_bpe(tmp_path / "bpe", merges=("< |",), added_tokens_decoder={"262": {"content": "<|user|>"}})
-    tokenizer = load_tokenizer(str(folder))
+    added = {"262": {"content": "<|user|>", "special": True}}
+    tokenizer = load_tokenizer(str(write_bpe(tmp_path / "bpe", merges=("< |",), added_tokens_decoder=added)))
     assert [tokenizer.rust.id_to_token(token) for token in tokenizer.encode("<|user|>")] == ["<|", *"user|>"]
 
 

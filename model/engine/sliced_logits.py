@@ -1,0 +1,42 @@
+"""Logits of more rows than are held at once: a label trie of thousands of nodes would take gigabytes.
+
+Legend: R rows of logits, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+_MAX_BYTES = 128 << 20  # of float32 logits that exist at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class SlicedLogits:
+    """Float32 logits [R, V] that are computed when they are read, and before the next step runs.
+
+    `compute(first, end)` returns those of rows `first` to `end`. The bits of a row do not depend on the
+    rows that are computed with it.
+    """
+
+    num_rows: int
+    rows_at_once: int
+    compute: Callable[[int, int], Tensor]
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self.compute(rows.start, rows.stop)
+
+    def slices(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield all logits as (first row, float32 [some rows, V])."""
+        for first in range(0, self.num_rows, self.rows_at_once):
+            yield first, self.compute(first, min(first + self.rows_at_once, self.num_rows))
+
+
+def rows_at_once(vocab_size: int, multiple: int) -> int:
+    """How many rows of logits are held at once: a multiple of `multiple`, at least that."""
+    return max(1, _MAX_BYTES // (4 * vocab_size) // multiple) * multiple
