@@ -110,6 +110,19 @@ def convert(column: pa.ChunkedArray[Any], target: pa.DataType) -> pa.ChunkedArra
     return _retype(column, target)
 
 
+def field_names(arrow_type: _Type) -> list[str]:
+    """The names of all fields of structs in a type, at any depth. `convert` goes by their places alone."""
+    found: list[str] = []
+
+    def look(inner: _Type) -> _Type:
+        if pa.types.is_struct(inner):
+            found.extend(field.name for field in inner.fields)
+        return inner
+
+    _rebuild(_storage_type(arrow_type), look)
+    return found
+
+
 def _transport_type(arrow_type: _Type) -> _Type:
     # Arrow cannot cast list views back, and Ray sends them as they are, only more slowly.
     if _contains(arrow_type, lambda inner: pa.types.is_list_view(inner) or pa.types.is_large_list_view(inner)):

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.arrow_types import convert
+from tirazh.pipeline.input.arrow_types import convert, field_names
 from tirazh.pipeline.input.hive import constant_column
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
@@ -57,7 +57,12 @@ def _cast(column: pa.ChunkedArray[Any], field: pa.Field[Any], file: StoredFile, 
 
 
 def _cast_exactly(column: pa.ChunkedArray[Any], arrow_type: pa.DataType) -> Any:
-    result = convert(column, arrow_type)
+    try:
+        result = column.cast(arrow_type, safe=True)
+    except pa.ArrowNotImplementedError:  # between extension types, and to fields that are not nullable
+        if field_names(column.type) != field_names(arrow_type):
+            raise
+        result = convert(column, arrow_type)
     # Arrow 26 makes invalid lists where it casts a nested list of nulls to the same type.
     result.validate()
     return result

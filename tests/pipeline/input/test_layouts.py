@@ -29,7 +29,7 @@ STEMS = ("a", "b", "ab", "_a", ".b", "имя", "a b", "x=1", "[ab]", "a*", "?", 
 PATTERNS = ("*", "*/*", "**/*", "**", "*.parquet", "**/*.parquet", "a*", "[ab]*", "?", "*/a*", "x=*", "**/a/*", "[!a]*")
 
 names = st.builds(lambda stem, suffix: stem + suffix, st.sampled_from(STEMS), st.sampled_from(SUFFIXES))
-directories = st.lists(st.sampled_from([*STEMS, "day=1", "_tmp"]), max_size=2)
+directories = st.lists(st.sampled_from([*STEMS, "day=1", "_tmp"]), max_size=2, unique=True)  # no column twice
 paths = st.builds(lambda above, name: "/".join([*above, name]), directories, names)
 layouts = st.dictionaries(paths, st.sampled_from(CONTENTS), min_size=1, max_size=8)
 

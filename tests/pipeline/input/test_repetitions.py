@@ -45,7 +45,7 @@ def rows_of(inputs: Sequence[Path | str], part_rows: int = 3) -> list[Row]:
     """(prompt, id, repetition) of every row, in the order of the input."""
     parts = parts_of(inputs, part_rows)
     counted = count_repetitions(parts, ["prompt"], partial(read_rows, storage=STORAGE, only=["prompt"]))
-    tables = [read_part(part, STORAGE, counted.get(part.index)) for part in parts]
+    tables = [read_part(part, STORAGE, repetitions=counted.get(part.index)) for part in parts]
     return [(row["prompt"], row.get("id"), row[REPETITION]) for table in tables for row in table.to_pylist()]
 
 
