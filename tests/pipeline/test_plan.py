@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tirazh.errors import CheckpointError, InputError, OutputError, RequestError
 from tirazh.pipeline.output.names import OutputFiles
@@ -153,14 +154,19 @@ def test_a_tensor_parallel_size_that_does_not_divide_the_heads_is_refused(
         plan_job(generate(tensor_parallel=3))
 
 
+def write_foreign(folder: Path, model_dir: Path, model_type: str) -> Path:
+    """A tiny model of transformers with 128 positions and 4 heads, and the tokenizer of `model_dir`."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 300}
+    config = AutoConfig.for_model(model_type, num_attention_heads=4, max_position_embeddings=128, rotary_dim=2, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    (folder / "tokenizer.json").symlink_to(model_dir / "tokenizer.json")
+    return folder
+
+
 def test_a_foreign_model_is_checked_by_the_positions_and_heads_of_its_config(
     write_input: Write, generate: MakeSpec, model_dir: Path, tmp_path: Path
 ) -> None:
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    for name in ("tokenizer.json", "model.safetensors"):
-        (foreign / name).symlink_to(model_dir / name)
-    (foreign / "config.json").write_text('{"model_type": "gpt_neox", "n_positions": 128, "n_head": 4}')
+    foreign = write_foreign(tmp_path / "foreign", model_dir, "gpt_neox")
     write_input("a.parquet", prompt=["x"])
     plan = plan_job(generate(model=str(foreign)))
     assert plan.model is not None
@@ -181,11 +187,7 @@ def test_a_foreign_model_is_checked_by_the_positions_and_heads_of_its_config(
 def test_a_model_that_the_engine_cannot_run_is_refused(
     generate: MakeSpec, model_dir: Path, tmp_path: Path, model_type: str, tensor_parallel: int, message: str
 ) -> None:
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    for name in ("tokenizer.json", "model.safetensors"):
-        (foreign / name).symlink_to(model_dir / name)
-    (foreign / "config.json").write_text(f'{{"model_type": "{model_type}", "num_attention_heads": 4}}')
+    foreign = write_foreign(tmp_path / "foreign", model_dir, model_type)
     with pytest.raises(RequestError, match=message):  # before the input is listed
         plan_job(generate(model=str(foreign), tensor_parallel=tensor_parallel))
 
