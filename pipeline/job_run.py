@@ -33,11 +33,11 @@ from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.lease import LeaseToken, Tell
 from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.repeated_rows import repetitions_of
 from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
+from tirazh.pipeline.prompts.repeated_rows import repetitions_of
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
 
 

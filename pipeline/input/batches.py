@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 BATCH_BYTES = 32 << 20
 MAX_BATCH_ROWS = 8_192
-# Reading goes on with smaller batches after one that is larger than this many times BATCH_BYTES.
+# Reading continues with smaller batches after one that is larger than this many times BATCH_BYTES.
 _TOLERANCE = 2
 
 

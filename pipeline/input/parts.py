@@ -1,6 +1,7 @@
 """Cuts the input into parts: row ranges of one file, each with about the same amount of work.
 
-The cuts depend only on footers and settings, so they are the same on every machine and in every run.
+The cuts depend only on footers, the sample of `decoded_size.py` and settings, so they are the same on every
+machine and in every run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MAX_PART_ROWS = 16_384
 # below 16 GiB or if a part would not fit in memory.
 MIN_PARTS_OF_A_GROUP = 16
 MAX_DECODED_BYTES = 16 << 30
-MAX_PART_BYTES = 512 << 20
+MAX_PART_BYTES = 512 << 20  # decoded, on average over a row group
 # The tokens of a text are Python lists of integers, ten times its size: 64 MiB of text take 0.6 GB
 # in each step.
 MAX_PART_TEXT_BYTES = 64 << 20

@@ -35,7 +35,7 @@ def count_repetitions(
     """The repetition of every row, by the index of its part; parts in which all are 0 are left out.
 
     `parts` are all parts from the beginning of the input, in its order, `columns` those of the content, and
-    `read` returns them for a part. Every part is read once; up to 32 bytes a row are held.
+    `read` returns them for a part. Every part is read once; about 40 bytes a row are held.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
         hashes = list(threads.map(lambda part: _hashes(read(part), columns), parts))

@@ -1,4 +1,4 @@
-"""Estimates of memory (exact) and time (an interval) before a job starts."""
+"""Estimates of memory (exact), time (an interval) and tokens (of decoded texts) before a job starts."""
 
 from __future__ import annotations
 
@@ -50,3 +50,15 @@ def test_ranks_divide_the_cache_and_slots_multiply_it(
     assert figures[0]["rank_cache_bytes"] == 2 * figures[1]["rank_cache_bytes"]
     low, high = figures[0]["time_s"]
     assert 0 < low < high
+
+
+def test_texts_that_a_dictionary_stores_once_count_by_their_length_in_every_row(
+    model_dir: Path, write_input: Callable[..., Path]
+) -> None:
+    text = "Однажды утром редактор открыл газету. " * 20
+    path = write_input("a.parquet", prompt=[text] * 400)
+    plan = plan_job(
+        GenerateSpec(input=(str(path),), output=str(path.parent.parent / "out"), model=str(model_dir), max_new_tokens=1)
+    )
+    assert plan.estimated_tokens == pytest.approx(400 * (len(text.encode()) / 4 + 2), rel=0.05)
+    assert plan.parts[0].row_bytes == pytest.approx(len(text.encode()), rel=0.05)
