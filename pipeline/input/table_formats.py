@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tirazh.errors import InputError
+from tirazh.errors import InputError, TirazhError
 from tirazh.pipeline.input.conversions import python, quoted
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, join
@@ -67,7 +67,7 @@ class TableCheck:
 
     def _look_into(self, directory: str) -> TableLog | None:
         if is_remote(directory):
-            names = [name for name in _LOOKED_FOR_IN_STORES if self.storage.names_in(join(directory, name))]
+            names = [name for name in _LOOKED_FOR_IN_STORES if self._names_in(join(directory, name))]
         else:
             names = [name for name in LOG_DIRECTORIES if os.path.isdir(join(directory, name))]
         if names:
@@ -76,8 +76,15 @@ class TableCheck:
 
     def _iceberg_versions(self, directory: str) -> list[str]:
         """The names of the metadata files of an Iceberg table, the newest one last."""
-        names = self.storage.names_in(join(directory, ICEBERG_DIRECTORY))
+        names = self._names_in(join(directory, ICEBERG_DIRECTORY))
         return sorted(filter(lambda name: is_iceberg_log(f"{ICEBERG_DIRECTORY}/{name}"), names), key=iceberg_version)
+
+    def _names_in(self, directory: str) -> list[str]:
+        """The names of the files in a directory; none if it may not be listed, which only the input itself must."""
+        try:
+            return self.storage.names_in(directory)
+        except TirazhError:
+            return []
 
     def _refusal(self, uri: str, log: TableLog) -> InputError:
         place = f"input {show_uri(uri)} {'is' if uri == log.root else 'has files of'}"

@@ -13,8 +13,11 @@ from tirazh.pipeline.storage.exclusive_rename import rename_without_replacing
 logger = logging.getLogger(__name__)
 
 # Some network file systems refuse to open or to sync a directory; the file itself is synced.
-_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
-_CANNOT_SYNC |= {errno.EISDIR}  # of open
+_CANNOT_SYNC = {
+    *(errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF),
+    *(errno.EACCES, errno.EPERM, errno.EISDIR),
+}
+# The devices that this process has warned about.
 _warned: set[int] = set()
 
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from tirazh.errors import InputError
+from tirazh.errors import InputError, StorageError
 from tirazh.pipeline.input.files import find_inputs
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -68,6 +68,17 @@ def test_files_beside_a_table_are_read(place: str) -> None:
     write(place, f"t/{LOGS['Delta']}", "t/a.parquet", "other/b.parquet", "other/metadata/notes.json")
     for named in ("other", "other/b.parquet", "o*/*.parquet", "*/b.parquet"):
         assert [file.uri for file in find_inputs(Storage(), [f"{place}/{named}"]).files] == [f"{place}/other/b.parquet"]
+
+
+def test_directories_above_that_may_not_be_listed_are_no_tables(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An access policy may allow the prefix of the input alone."""
+
+    def refuse(storage: Storage, directory: str) -> list[str]:
+        raise StorageError(f"{directory}: the storage refused to read")
+
+    write(place, "day/a.parquet")
+    monkeypatch.setattr(Storage, "names_in", refuse)
+    assert len(find_inputs(Storage(), [f"{place}/day/*.parquet"]).files) == 1
 
 
 def test_the_newest_version_of_an_iceberg_table_is_in_the_command(place: str) -> None:
