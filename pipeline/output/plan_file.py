@@ -142,6 +142,9 @@ def _difference(stored: Plan, plan: Plan) -> str | None:
     """
     names = sorted(set(stored.identity) | set(plan.identity))
     changed = [name for name in names if stored.identity.get(name) != plan.identity.get(name)]
+    # A directory and a pattern that match the same files are the same input.
+    if "input" in changed and _files(stored) == _files(plan):
+        changed.remove("input")
     # A stored dtype is decided, and "auto" accepts it.
     if plan.dtype not in ("auto", stored.dtype):
         changed.append("dtype")
@@ -152,6 +155,10 @@ def _difference(stored: Plan, plan: Plan) -> str | None:
     if stored.examples_sha256 != plan.examples_sha256:
         return "the --examples file has changed"
     return None
+
+
+def _files(plan: Plan) -> list[str]:
+    return [planned.file.uri for planned in plan.files]
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:
