@@ -248,7 +248,9 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _os_error(error: OSError) -> str:
-    if not os.path.exists(os.curdir):
+    try:
+        os.getcwd()
+    except OSError:
         return "the working directory does not exist any more: change to another one, or name absolute paths"
     hint = "; set TMPDIR to a directory that can be written to" if "temporary directory" in str(error) else ""
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{hint}"
