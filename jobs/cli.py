@@ -227,7 +227,11 @@ def _check_printed(arguments: Sequence[str], code: int) -> int:
     if error is None or isinstance(error, BrokenPipeError):  # the reader, such as `head`, has ended
         return code
     is_kept = arguments[:1] and arguments[0] in WRITING_COMMANDS and not {"--json", "--dry-run"} & set(arguments)
-    what = "the summary could not be printed, but the command has done its work" if is_kept and not code else "the result could not be printed"
+    what = (
+        "the summary could not be printed, but the command has done its work"
+        if is_kept and not code
+        else "the result could not be printed"
+    )
     reason = f"standard output: {error.strerror or error}"
     return _fail(f"{what}: {reason}", code if is_kept else code or 1)
 
@@ -244,9 +248,12 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _os_error(error: OSError) -> str:
-    if not os.path.exists(os.curdir):
+    try:
+        os.getcwd()
+    except OSError:
         return "the working directory does not exist any more: change to another one, or name absolute paths"
-    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    hint = "; set TMPDIR to a directory that can be written to" if "temporary directory" in str(error) else ""
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}{hint}"
 
 
 def _first_line(error: Exception) -> str:

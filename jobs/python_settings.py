@@ -1,4 +1,4 @@
-"""Settings of Python from the environment under which Ray and other libraries do not work, and what is done about them."""
+"""Settings of Python with which Ray and other libraries do not work, and what is done about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPTIMIZE, _WARNINGS = "PYTHONOPTIMIZE", "PYTHONWARNINGS"
 
 def restart_with_docstrings() -> None:
     """Start the command again without PYTHONOPTIMIZE=2, which removes the docstrings that Ray reads."""
-    if sys.flags.optimize > 1 and os.environ.pop(_OPTIMIZE, None):
+    if sys.flags.optimize > 1 and os.environ.pop(_OPTIMIZE, ""):
         os.execv(sys.executable, sys.orig_argv)
 
 

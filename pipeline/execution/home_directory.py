@@ -36,16 +36,16 @@ def complete_environment(environment: MutableMapping[str, str]) -> None:
     if home is None:
         environment["HOME"] = str(private_directory())
         return
-    if os.access(home, os.W_OK | os.X_OK):
+    if _can_be_written(home):
         return
     private = private_directory()
-    if not os.access(home / ".cache", os.W_OK | os.X_OK):
+    if not _can_be_written(home / ".cache"):
         for name, folder in _CACHES.items():
             environment.setdefault(name, str(private / folder))
     is_protected = environment.get(_AUTH_MODE, "token").lower() == "token"
     if is_protected and not environment.get(_TOKEN) and not environment.get(_TOKEN_PATH):
         token = home / ".ray" / "auth_token"
-        if not os.access(token, os.R_OK) and not os.access(token.parent, os.W_OK | os.X_OK):
+        if not os.access(token, os.R_OK) and not _can_be_written(token.parent):
             environment[_TOKEN_PATH] = str(_write_token(private / "auth_token"))
 
 
@@ -68,6 +68,15 @@ def _home() -> Path | None:
     except RuntimeError:
         return None
     return home if home.is_absolute() and home.is_dir() else None
+
+
+def _can_be_written(directory: Path) -> bool:
+    """Whether a file can be made there. What `os.access` says is not true for root and for network disks."""
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return True
+    except OSError:
+        return False
 
 
 def _has_name() -> bool:

@@ -31,14 +31,16 @@ _TRIES = 3
 _LAST_TRY_S = 150.0
 _PAUSE_S = 1.0
 _KILL_TIMEOUT_S = 10.0
+_BUSY = "; the machine is probably busy: run the same command again when it is less so"
 _RAY_FILES = str(Path(ray.__file__).parent)
 
 
 def start_local(num_cpus: int, options: dict[str, Any], tell: Callable[[str], None] | None) -> Callable[[], None]:
     """Start Ray with `num_cpus` CPUs. Returns a function that stops it.
 
-    Raises RequestError if there is no directory for Ray's files, JobError after three tries. Linux ends Ray's processes together with the thread that has
-    started them, so a thread that may end sooner than Ray does not start it itself.
+    Raises RequestError if there is no directory for Ray's files, JobError after three tries. Linux ends Ray's
+    processes together with the thread that has started them, so a thread that may end sooner than Ray does not start
+    it itself.
     """
     complete_environment(os.environ)
     options = options | ray_directories(tell)
@@ -107,7 +109,8 @@ def _start_with_retries(num_cpus: int, options: dict[str, Any], tell: Callable[[
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             if number == _TRIES or isinstance(error, ValueError) or time.monotonic() - first > _LAST_TRY_S:
                 tries = f" ({number} tries)" if number > 1 else ""
-                raise JobError(f"Ray could not be started on this machine{tries}: {reason}") from error
+                hint = _BUSY if "timed out" in reason else ""
+                raise JobError(f"Ray could not be started on this machine{tries}: {reason}{hint}") from error
         sentence = f"Ray did not start in {time.monotonic() - first:.0f} s; trying again ({number + 1} of {_TRIES})"
         logger.warning("%s: %s", sentence, reason)
         if tell is not None:

@@ -157,8 +157,8 @@ def _difference(stored: Plan, plan: Plan) -> str | None:
     return None
 
 
-def _named_files(plan: Plan) -> set[tuple[str, str]]:
-    return {(planned.file.uri, planned.file.key) for planned in plan.files}
+def _named_files(plan: Plan) -> set[str]:
+    return {planned.file.uri for planned in plan.files}
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:

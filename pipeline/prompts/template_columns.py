@@ -29,10 +29,10 @@ def column_of(node: nodes.Node) -> str | None:
     """The column that a node names, or None."""
     if isinstance(node, nodes.Name):
         return str(node.name)
-    is_item = isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and node.node.name == ROW
-    if is_item and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
-        return str(node.arg.value)
-    return None
+    if not isinstance(node, nodes.Getitem) or not isinstance(node.arg, nodes.Const):
+        return None
+    is_item = isinstance(node.node, nodes.Name) and node.node.name == ROW and isinstance(node.arg.value, str)
+    return str(node.arg.value) if is_item else None
 
 
 def rename_columns(tree: nodes.Template) -> dict[str, str]:

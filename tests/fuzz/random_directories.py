@@ -16,7 +16,16 @@ _DIRECTORIES = (
     *("a", "b", "новости", "with space", "day=1", "day=2", "day=__HIVE_DEFAULT_PARTITION__", "a%2Fb=1", "[x]", "x*"),
     *("_hidden", ".hidden", "_delta_log", "metadata", ".hoodie", "_temporary", "part.parquet"),
 )
-_FILES = ("a.parquet", "b.parquet", "A.parquet", "ё.parquet", "a b.parquet", "[x].parquet", "a*b.parquet", "c.snappy.parquet")
+_FILES = (
+    "a.parquet",
+    "b.parquet",
+    "A.parquet",
+    "ё.parquet",
+    "a b.parquet",
+    "[x].parquet",
+    "a*b.parquet",
+    "c.snappy.parquet",
+)
 _OTHER_FILES = {
     "_SUCCESS": b"",
     "README.md": b"# text\n",
@@ -29,7 +38,9 @@ _OTHER_FILES = {
     "00000000000000000000.json": b'{"commitInfo": {}}\n',
     "notes.txt": "текст\n".encode(),
 }
-_KINDS = ("file", "file", "file", "directory", "directory", "other", "link", "loop", "broken", "empty", "no suffix")
+_KINDS = ("file", "file", "file", "file", "directory", "directory", "other", "other", "link", "no suffix")
+# Most of these end a job with one sentence, so only some directories have them.
+_HARMFUL_KINDS = ("loop", "broken", "empty")
 _MAX_DEPTH = 3
 
 
@@ -41,7 +52,8 @@ def make_directory(seed: int, root: Path) -> dict[str, int]:
     outside = root.parent / f"{root.name}-elsewhere"
     outside.mkdir()
     write_rows(outside / "linked.parquet", 2)
-    _fill(rng, root, outside, rows, depth=0, is_visible=True)
+    kinds = (*_KINDS, rng.choice(_HARMFUL_KINDS)) if rng.random() < 0.3 else _KINDS
+    _fill(rng, root, outside, rows, kinds, is_visible=True)
     return rows
 
 
@@ -49,15 +61,18 @@ def write_rows(path: Path, count: int) -> None:
     pq.write_table(pa.table({"text": [f"текст {number}" for number in range(count)]}), path)
 
 
-def _fill(rng: random.Random, folder: Path, outside: Path, rows: dict[str, int], *, depth: int, is_visible: bool) -> None:
+def _fill(
+    rng: random.Random, folder: Path, outside: Path, rows: dict[str, int], kinds: tuple[str, ...], *, is_visible: bool
+) -> None:
+    depth = len(folder.relative_to(outside.parent).parts)
     for _ in range(rng.randrange(1, 6)):
-        kind = rng.choice(_KINDS)
-        if kind == "directory" and depth < _MAX_DEPTH:
+        kind = rng.choice(kinds)
+        if kind == "directory" and depth <= _MAX_DEPTH:
             path = folder / rng.choice(_DIRECTORIES)
             if not os.path.lexists(path):
                 path.mkdir()
                 is_shown = is_visible and not path.name.startswith(("_", "."))
-                _fill(rng, path, outside, rows, depth=depth + 1, is_visible=is_shown)
+                _fill(rng, path, outside, rows, kinds, is_visible=is_shown)
         elif kind == "file":
             path = folder / rng.choice(_FILES)
             if not os.path.lexists(path):
@@ -65,7 +80,7 @@ def _fill(rng: random.Random, folder: Path, outside: Path, rows: dict[str, int],
                 write_rows(path, count)
                 if is_visible:
                     rows[str(path)] = count
-        else:
+        elif kind != "directory":
             _add(rng, kind, folder, outside)
 
 

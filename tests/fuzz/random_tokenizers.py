@@ -14,7 +14,18 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 _WORDS = ("спорт", "экономика", "sport", "news", "the", "он", "a", "не", "ing", ".", ",", "1", "2", "ё", "it")
 _LETTERS = sorted({letter for word in _WORDS for letter in word} | set("абвгдежзийклмнопрстуфхцчшщъыьэюя xyz"))
 TEXTS = (
-    *("спорт", " спорт", "  он  не ", "The sport, it's news.", "СПОРТ ё e\u0301", "a\nb\tc", "", " ", "1 2  12", "xyz?"),
+    *(
+        "спорт",
+        " спорт",
+        "  он  не ",
+        "The sport, it's news.",
+        "СПОРТ ё e\u0301",
+        "a\nb\tc",
+        "",
+        " ",
+        "1 2  12",
+        "xyz?",
+    ),
     *("новости: экономика", "🏴 он", "sport.sport ,sport", "ｆｕｌｌ", "a" * 60),
 )
 

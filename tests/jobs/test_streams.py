@@ -39,7 +39,7 @@ def test_no_file_takes_the_place_of_a_missing_stream(tmp_path: Path) -> None:
         f"file = open({str(tmp_path / 'file')!r}, 'w'); print('to nobody', flush=True); os.write(2, b'to nobody')\n"
         "sys.exit(file.fileno() < 3)"
     )
-    command = f"exec {sys.executable} -c \"$0\" <&- >&- 2>&-"
+    command = f'exec {sys.executable} -c "$0" <&- >&- 2>&-'
     done = subprocess.run(["bash", "-c", command, code], cwd=REPOSITORY, check=False)
     assert done.returncode == 0
     assert (tmp_path / "file").read_text() == ""
@@ -100,5 +100,7 @@ def test_a_pipe_that_does_not_block_gets_all_of_a_long_text() -> None:
 def test_json_for_a_terminal_without_unicode_is_still_json() -> None:
     code = "from tirazh.jobs.console import show_facts; show_facts({'метка': 'ещё 🏴'}, as_json=True, quiet=False)"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:backslashreplace"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, check=True
+    )
     assert json.loads(done.stdout) == {"метка": "ещё 🏴"}

@@ -79,6 +79,49 @@ def test_an_unknown_column_is_refused_with_a_suggestion() -> None:
         check_variables(("zzz",), ["title", "text"])
 
 
+def test_any_name_of_a_column_can_be_written() -> None:
+    template = PromptTemplate("""{{ row["Text news"]|upper }} {{ row['it"s'] }} {{ row["2024"] }} {{ row }}""")
+    assert template.variables == ("Text news", 'it"s', "2024", "row")
+    assert template.render({"Text news": "a", 'it"s': 1, "2024": 2, "row": 3}) == "A 1 2 3"
+    with pytest.raises(RowError, match="column 'Text news' is null"):
+        template.render({"Text news": None})
+
+
+@pytest.mark.parametrize("name", ["self", "loop", "range", "context", "environment", "caller", "c0", "class", "items"])
+def test_a_column_with_a_name_of_jinja_or_python_is_a_column(name: str) -> None:
+    for source in (f"{{{{ {name} }}}}", f'{{{{ row["{name}"]|trim }}}}'):
+        assert PromptTemplate(source).render({name: "текст"}) == "текст"
+        with pytest.raises(RowError, match=f"column '{name}' is null"):
+            PromptTemplate(source).render({})
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        *(("{{ Text news }}", "Text news"), ("{{ news-text|trim }}", "news-text"), ("{{ a.b }}", "a.b")),
+        *(("a\n{{ x }}{% if Заголовок статьи %}b{% endif %}", "Заголовок статьи"), ("{{ 2024 }}", "2024")),
+    ],
+)
+def test_the_error_about_a_name_says_how_to_write_it(source: str, name: str) -> None:
+    with pytest.raises(RequestError, match="--template, line") as caught:
+        PromptTemplate(source)
+    assert str(caught.value).endswith(f'if {name!r} is a column, write {{{{ row["{name}"] }}}}')
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "says"), [("TEXT", "text", "text"), ("text_news", "Text news", 'row["Text news"]')]
+)
+def test_a_column_that_differs_in_case_and_signs_is_suggested(name: str, column: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_variables((name,), ["id", column])
+    assert str(caught.value).endswith(f"did you mean {says}?")
+
+
+def test_an_operation_on_a_null_names_the_column() -> None:
+    with pytest.raises(RowError, match="column 'n' is null"):
+        PromptTemplate("{% if n < 1 %}x{% endif %}").render({"n": None})
+
+
 def test_a_prompt_that_would_become_too_long_is_a_row_error() -> None:
     grow = "|replace('a','" + "a" * 1000 + "')"
     with pytest.raises(RowError, match="characters"):
