@@ -232,3 +232,9 @@ def test_a_foreign_model_with_missing_tensors_is_refused_when_planned_and_when_l
 def test_a_foreign_tensor_of_another_shape_is_refused_with_both_shapes(tmp_path: Path) -> None:
     folder = add_tensors(write_llama(tmp_path / "m"), **{"model.norm.weight": torch.ones(16)})
     assert "holds model.norm.weight with the shape [16], but config.json requires [32]" in refusal(folder)
+
+
+def test_a_foreign_weight_of_integers_is_refused(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "m")
+    add_tensors(folder, **{"model.layers.0.mlp.up_proj.weight": torch.ones(64, 32, dtype=torch.int8)})
+    assert "model.layers.0.mlp.up_proj.weight is stored as I8" in refusal(folder)
