@@ -38,7 +38,7 @@ from tirazh.model.checkpoints.directory import describe
 from tirazh.model.load import load_pretrained
 
 TOKENS = torch.arange(40).reshape(2, 20)
-RELAXED = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+RELAXED = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 WEIGHTS = random_weights(TINY, dtype=torch.float32)
 DENSE = random_weights(TINY_DENSE, dtype=torch.float32)
 KINDS: dict[str, Callable[[Path], Path]] = {
