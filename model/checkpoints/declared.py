@@ -95,8 +95,8 @@ def refuse_sparsity(values: Mapping[str, Any], path: Path) -> None:
     """Raise CheckpointError when a model whose kind is dense says that it is sparse."""
     if values.get("sparse_mode") not in (None, "none"):
         raise CheckpointError(
-            f"{path} says sparse_mode {str(values['sparse_mode'])[:40]!r}, but its model_type {values['model_type']} is "
-            "dense and would give far worse text; convert the original checkpoint with `tirazh convert`"
+            f"{path} says sparse_mode {str(values['sparse_mode'])[:40]!r}, but a model_type of {values['model_type']} "
+            "is dense and would give far worse text; convert the original checkpoint with `tirazh convert`"
         )
 
 

@@ -226,7 +226,7 @@ def open_safetensors(path: Path) -> dict[str, StoredTensor]:
                 name: _stored(path, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({error}); copy it again") from error
+        raise CheckpointError(f"{path} is truncated or damaged ({str(error)[:200]}); copy it again") from error
 
 
 def _stored(path: Path, name: str, shape: tuple[int, ...], code: str) -> StoredTensor:

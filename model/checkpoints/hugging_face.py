@@ -18,9 +18,9 @@ from tirazh.errors import CheckpointError
 from tirazh.model.architectures import check_family
 from tirazh.model.checkpoints.contents import Contents, ForeignModel
 from tirazh.model.checkpoints.declared import notice_code, refuse_sparsity
-from tirazh.model.checkpoints.files import open_weights
-from tirazh.model.checkpoints.tensors import LazyTensor, TensorSlice
-from tirazh.model.checkpoints.unused import check_unused, named
+from tirazh.model.checkpoints.files import Weights, open_weights
+from tirazh.model.checkpoints.tensors import ITEM_SIZES, LazyTensor, TensorSlice
+from tirazh.model.checkpoints.unused import check_unused, is_buffer, named
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,7 @@ def open_transformers(folder: Path, values: Mapping[str, Any]) -> Contents:
     check_family(values)
     refuse_sparsity(values, folder / "config.json")
     weights = open_weights(folder)
+    _check_dtypes(weights)
     for key in _LAYER_COUNTS:  # transformers would build them, one by one
         count = values.get(key)
         if isinstance(count, int) and count > len(weights.stored):
@@ -59,6 +60,16 @@ def open_transformers(folder: Path, values: Mapping[str, Any]) -> Contents:
         tensors=lambda _: tensors,
         notices=(*weights.notices, *notice_code(values, folder / "config.json")),
     )
+
+
+def _check_dtypes(weights: Weights) -> None:
+    """Raise CheckpointError for a weight of another dtype, which transformers would cast without its scales."""
+    for name, tensor in weights.stored.items():
+        if tensor.dtype not in ITEM_SIZES and not is_buffer(name):
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name[:100]} is stored as {tensor.dtype}; weights must be one of "
+                f"{', '.join(ITEM_SIZES)} (quantised checkpoints are not supported)"
+            )
 
 
 def load_foreign(path: str, dtype: torch.dtype) -> nn.Module:

@@ -229,7 +229,10 @@ def _call(function: Any, arguments: Any) -> Any:
         return _INERT
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
         raise ValueError("its pickle calls something that is not a function")
-    name = function.name
+    return _result(function.name, arguments)
+
+
+def _result(name: str, arguments: tuple[Any, ...]) -> Any:
     if _INERT_CALLS.match(name):
         if name.endswith(("bytearray", "bytes")) and any(isinstance(argument, int) for argument in arguments):
             raise ValueError(f"its pickle asks for a {name.rpartition('.')[2]} of a chosen size")

@@ -23,7 +23,7 @@ from tirazh.model.checkpoints.torch_file import TorchFile, open_torch_file
 
 _DAMAGED = (
     *(RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
-    *(MemoryError, OverflowError, NotImplementedError, struct.error, zipfile.BadZipFile),
+    *(MemoryError, OverflowError, struct.error, zipfile.BadZipFile),
 )
 # State dicts are flat, or nested like their modules; anything beyond these is an attack.
 _MAX_DEPTH = 16

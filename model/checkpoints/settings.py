@@ -2,9 +2,10 @@
 
 A ru-gpts checkpoint holds neither the number of attention heads nor anything about sparsity. They
 are taken from, in this order: the user's settings, `model_args.json` and `deepspeed_config.json`
-beside the checkpoint, a preset. Some copies of the community port do not give their sparsity either. A checkpoint whose sparse mode is given nowhere is refused: run
-dense by accident, such a model still writes text, at four times the perplexity. All other
-directories describe themselves; a setting may repeat that, never contradict it.
+beside the checkpoint, a preset. Some copies of the community port do not give their sparsity
+either. A checkpoint whose sparse mode is given nowhere is refused: run dense by accident, such a
+model still writes text, at four times the perplexity. All other directories describe themselves; a
+setting may repeat that, never contradict it.
 """
 
 from __future__ import annotations

@@ -59,9 +59,7 @@ class TorchFile:
             return torch.empty(tensor.size, dtype=dtype)[tuple(slice(*bounds) for bounds in box)]
         start, num_bytes = self.spans[tensor.storage.key]
         mapped = torch.UntypedStorage.from_file(str(self.path), shared=False, nbytes=self.path.stat().st_size)
-        view = torch.empty(
-            0, dtype=dtype
-        ).set_(
+        view = torch.empty(0, dtype=dtype).set_(
             mapped[start : start + num_bytes], tensor.offset, tensor.size, tensor.stride
         )
         part: Tensor = view[tuple(slice(*bounds) for bounds in box)]

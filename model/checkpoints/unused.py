@@ -36,12 +36,17 @@ _MEANINGFUL: dict[str, tuple[str, str]] = {
 }
 
 
+def is_buffer(name: str) -> bool:
+    """Return whether a tensor is a buffer that transformers once saved, and that holds no knowledge."""
+    return _BUFFERS.search(name) is not None
+
+
 def check_unused(place: str, names: Iterable[str]) -> tuple[str, ...]:
     """Return the notice about unused tensors, if one is due; `place` is the directory or file.
 
     Raises CheckpointError for tensors without which the model would give other answers.
     """
-    unknown = sorted(name for name in names if not _BUFFERS.search(name))
+    unknown = sorted(name for name in names if not is_buffer(name))
     for pattern, (what, remedy) in _MEANINGFUL.items():
         found = [name for name in unknown if re.search(pattern, name)]
         if found:

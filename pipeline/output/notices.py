@@ -1,4 +1,4 @@
-"""What a user has to know about a run: what the model directory holds besides, settings without effect, damaged parts."""
+"""What a user has to know about a run: what else the model directory holds, settings without effect, damaged parts."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tirazh.errors import CheckpointError
-from tirazh.model.checkpoints.directory import open_checkpoint
+from tirazh.model.checkpoints.directory import describe, open_checkpoint
 
 Make = Callable[[Path], Path]
 
@@ -37,3 +37,12 @@ class Cases(dict[str, tuple[Make, str]]):
 
 def truncated(path: Path, keep: float) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+
+
+def refusal(folder: Path) -> str:
+    """Return the one sentence with which a directory is refused when a job is planned."""
+    with pytest.raises(CheckpointError) as caught:
+        describe(str(folder))
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+    return str(caught.value)
