@@ -32,6 +32,7 @@ ALLOWED = {
 }
 # Modules of `model` that load no torch, so that `pipeline` may import them.
 TORCH_FREE = {
+    "tirazh.model.architectures",
     "tirazh.model.checkpoints.directory",
     "tirazh.model.config",
     "tirazh.model.requests",
@@ -46,6 +47,7 @@ TORCH_FREE = {
 }
 PLAIN = (
     "actors/messages.py",
+    "model/architectures.py",
     "model/config.py",
     "model/requests.py",
     "model/training/log.py",

@@ -24,6 +24,7 @@ from tirazh.model.attention.backends.interface import StepAttention
 from tirazh.model.attention.layer_shape import AttentionRules, LayerShape
 
 ATTENTION_NAME = "tirazh"
+TRACED_NAME = "tirazh-traced"
 
 # Arguments that change nothing here: the engine knows the positions, and no caller asks for weights.
 _HARMLESS = {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
@@ -58,7 +59,7 @@ _running: ContextVar[StepAttention | AttentionTrace | None] = ContextVar("runnin
 
 @contextmanager
 def attending(step: StepAttention | AttentionTrace) -> Iterator[None]:
-    """Inside, attention of models with the implementation `ATTENTION_NAME` is that of `step`."""
+    """Inside, attention of models with one of our implementations is that of `step`."""
     token = _running.set(step)
     try:
         yield
@@ -66,16 +67,11 @@ def attending(step: StepAttention | AttentionTrace) -> Iterator[None]:
         _running.reset(token)
 
 
-def _engine_mask(
-    *_: Any, mask_function: Callable[..., Tensor], use_vmap: bool = False, **__: Any
-) -> _TracedMask | None:
-    """What transformers calls for a mask: none in a step, since what a row sees is part of the step.
+def _traced_mask(*_: Any, mask_function: Callable[..., Tensor], use_vmap: bool = False, **__: Any) -> _TracedMask:
+    """What transformers calls for the mask of a model that is traced.
 
-    While a model is traced, the window that the mask stands for. Raises CheckpointError for a mask
-    that is neither causal nor a sliding window.
+    Raises CheckpointError for a mask that is neither causal nor a sliding window.
     """
-    if not isinstance(_running.get(), AttentionTrace):
-        return None
     if use_vmap:
         raise CheckpointError("the model adds to its causal mask, which the engine cannot do")
     windows = {_window_at(mask_function, query) for query in (_FAR_QUERY, _FAR_QUERY + 37)}
@@ -152,4 +148,7 @@ def _rules(
 
 
 AttentionInterface.register(ATTENTION_NAME, _engine_attention)
-AttentionMaskInterface.register(ATTENTION_NAME, _engine_mask)
+AttentionInterface.register(TRACED_NAME, _engine_attention)
+# Without a function for masks under `ATTENTION_NAME`, models make none in a step: what a row sees is
+# part of the step.
+AttentionMaskInterface.register(TRACED_NAME, _traced_mask)

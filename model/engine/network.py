@@ -19,7 +19,7 @@ from tirazh.errors import CheckpointError
 from tirazh.model.architectures import longest_exact_sequence
 from tirazh.model.attention.backends.interface import StepAttention
 from tirazh.model.attention.layer_shape import LayerKind, LayerShape
-from tirazh.model.attention.step_attention import ATTENTION_NAME, AttentionTrace, attending
+from tirazh.model.attention.step_attention import ATTENTION_NAME, TRACED_NAME, AttentionTrace, attending
 
 _traced: WeakKeyDictionary[nn.Module, list[LayerShape]] = WeakKeyDictionary()
 
@@ -71,12 +71,14 @@ def trace_layers(model: Any) -> list[LayerShape]:
     """The shapes of a model of transformers as it is now, by running it. Raises as `layer_shapes`."""
     trace = AttentionTrace()
     device = model.get_input_embeddings().weight.device
-    model.set_attn_implementation(ATTENTION_NAME)
+    model.set_attn_implementation(TRACED_NAME)
     positions = torch.arange(2, device=device)
     try:
         run_base(model, torch.zeros_like(positions), positions, trace)
     except CheckpointError as error:
         raise CheckpointError(f"model_type {model_type(model)} cannot be run: {error}") from None
+    finally:
+        model.set_attn_implementation(ATTENTION_NAME)
     expected = int(model.config.get_text_config().num_hidden_layers)
     if sorted(trace.shapes) != list(range(expected)):
         raise CheckpointError(

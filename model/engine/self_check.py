@@ -48,7 +48,7 @@ class SelfCheck:
         if is_own(model):
             return
         for length in self._lengths(model):
-            tokens = tuple((7919 * i + 13) % int(model.config.vocab_size) for i in range(length))  # type: ignore[union-attr, arg-type, operator]
+            tokens = tuple((7919 * i + 13) % int(model.config.vocab_size) for i in range(length))  # type: ignore[union-attr, arg-type]
             model.set_attn_implementation("eager")  # type: ignore[operator]
             token_ids = torch.tensor([tokens], device=next(model.parameters()).device)
             logits = model(input_ids=token_ids, use_cache=False).logits[0, -1 - _NUM_DECODED :]
@@ -73,7 +73,7 @@ class SelfCheck:
         windows = [shape.rules.window or 0 for shape in trace_layers(model)]
         longest = max(_LONG, max((w for w in windows if w < self._max_length), default=0) + _BEYOND_WINDOW)
         num_weights = sum(weight.numel() for weight in model.parameters())
-        num_heads = int(getattr(model.config, "num_attention_heads", 1))  # type: ignore[arg-type]
+        num_heads = int(getattr(model.config, "num_attention_heads", 1))
         if longest > _LONG and (num_weights * longest > _MAX_PRODUCTS or num_heads * longest**2 > _MAX_SCORES):
             logger.info("the sliding windows of this model are too long to be compared with transformers at its start")
             longest = _LONG
