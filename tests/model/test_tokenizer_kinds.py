@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,23 @@ from hypothesis import strategies as st
 from tests.model.tokenizer_examples import KINDS, SPECIAL, Example, write_example
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 
-WORDS = ["спорт", " New York", "экономика", "[TAG]", " ", "\n", "x7", "«é»", "漢", ".", " it's", "ЁЖ", "e\u0301", "☃", "▁"]
+WORDS = [
+    "спорт",
+    " New York",
+    "экономика",
+    "[TAG]",
+    " ",
+    "\n",
+    "x7",
+    "«é»",
+    "漢",
+    ".",
+    " it's",
+    "ЁЖ",
+    "e\u0301",
+    "☃",
+    "▁",
+]
 texts = st.lists(st.sampled_from(WORDS), max_size=8).map("".join)
 SEEDS = range(3)
 
