@@ -96,7 +96,7 @@ class Tokenizer:
             rust = tokenizers.Tokenizer.from_str(self.rust.to_str())
             rust.encode_special_tokens = True
             flags = {token.content: token for token in rust.get_added_tokens_decoder().values()}
-            rust.add_tokens([_mark(mark, flags.get(name)) for mark, name in key])
+            rust.add_tokens([_mark(mark, flags.get(name), rust.normalizer) for mark, name in key])
             ids = {mark: rust.token_to_id(mark) for mark, _ in key}
             mark_ids = {token: self.control_tokens[name] for mark, name in key if (token := ids[mark]) is not None}
             self._marked[key] = replace(self, rust=rust, mark_ids=mark_ids, _marked={})
@@ -255,10 +255,11 @@ def _pad_id(rust: tokenizers.Tokenizer, settings: TokenizerSettings, ends: Seque
     return ends[0]
 
 
-def _mark(mark: str, token: AddedToken | None) -> AddedToken:
+def _mark(mark: str, token: AddedToken | None, normalizer: Any) -> AddedToken:
     """An added token that is split off a text as `token` would be."""
     if token is None:
         return AddedToken(mark, normalized=False)
-    return AddedToken(
-        mark, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip, normalized=token.normalized
-    )
+    # Some normalisers remove a private-use character or put a space before it: there a mark is split off first.
+    survives = normalizer is None or normalizer.normalize_str(mark) == mark
+    flags = {name: getattr(token, name) for name in ("single_word", "lstrip", "rstrip")}
+    return AddedToken(mark, normalized=token.normalized and survives, **flags)

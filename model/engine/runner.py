@@ -152,7 +152,8 @@ class ModelRunner:
         most = rows_at_once(self.vocab_size, at_a_time)
         if len(rows) <= most:
             return self._logits(hidden_NC, rows, at_a_time)
-        return SlicedLogits(len(rows), most, lambda first, end: self._logits(hidden_NC, rows[first:end], at_a_time))
+        some = max(1, most // 4 // at_a_time) * at_a_time
+        return SlicedLogits(len(rows), some, lambda first, end: self._logits(hidden_NC, rows[first:end], at_a_time))
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
         """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are

@@ -43,9 +43,9 @@ class LabelBoundary:
     def check(self, prompt: str, tokenizer: Tokenizer) -> None:
         """Raise RowError for a prompt after which the labels have other tokens."""
         end = prompt[-self.num_characters :]
-        if end not in self._known:
+        if end and end not in self._known:
             self._known[end] = tuple(encode_pairs(tokenizer.encode_many, end, self.words)) == self.ids
-        if not self._known[end]:
+        if end and not self._known[end]:
             raise RowError(
                 f"after a prompt that ends with {end[-12:]!r} the labels have other tokens than after other prompts; "
                 "let --template end with fixed text"

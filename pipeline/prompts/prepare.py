@@ -68,7 +68,7 @@ def prepare_prompts(
         config, labels = with_labels(config, tokenizer, spec.labels)
         ends = label_ends(config, tokenizer, labels)
     config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
-    writer = PromptWriter(config, tokenizer)
+    writer = PromptWriter(replace(config, boundary=None), tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
     _check_capacity(config, len(prefix))
     calibration: Sequence[int] = ()
@@ -179,14 +179,14 @@ def _add_examples(config: PromptConfig, tokenizer: Tokenizer, examples: str) -> 
     """
     if not examples:
         return config
-    as_text = PromptWriter(replace(config, head_text=examples + BETWEEN_EXAMPLES), tokenizer)
+    as_text = replace(config, head_text=examples + BETWEEN_EXAMPLES)
     (head_ids,) = PromptWriter(config, tokenizer).encode([examples])
     as_ids = replace(config, head_ids=tuple(head_ids), head_text=BETWEEN_EXAMPLES)
-    probes = _probes(as_text)
     # A tokenizer that merges the line breaks with the following text gives different tokens for one
     # of the probes.
-    is_same = as_text.encode(probes) == PromptWriter(as_ids, tokenizer).encode(probes)
-    return as_ids if is_same else as_text.config
+    by_text, by_ids = (PromptWriter(replace(each, boundary=None), tokenizer) for each in (as_text, as_ids))
+    probes = _probes(by_text)
+    return as_ids if by_text.encode(probes) == by_ids.encode(probes) else as_text
 
 
 def _probes(writer: PromptWriter) -> list[str]:

@@ -90,7 +90,10 @@ class PromptTemplate:
         Raises RequestError for a syntax error and for anything that is not allowed.
         """
         self.source, self.marks = source, dict(marks or {})
-        self._environment = ImmutableSandboxedEnvironment(undefined=_Null, autoescape=False)
+        # A chat format's last line break counts; that of a YAML block does not.
+        self._environment = ImmutableSandboxedEnvironment(
+            undefined=_Null, autoescape=False, keep_trailing_newline=bool(self.marks)
+        )
         self._environment.filters = dict(_FILTERS)
         self._environment.tests = dict(_TESTS)
         self._environment.globals = {}

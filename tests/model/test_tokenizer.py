@@ -212,3 +212,55 @@ def test_the_published_tokenizer_agrees_with_transformers(shared_dir: Path, news
     texts = [*ODD_TEXTS, *news]
     assert rugpt3.encode_many(texts) == theirs(texts)["input_ids"]
     assert [rugpt3.decode(ids) for ids in rugpt3.encode_many(texts)] == texts
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_an_added_token_is_one_token_and_visible_unless_it_is_special(tmp_path: Path, special: bool) -> None:
+    added = {"261": {"content": "[TAG]", "special": special, "normalized": True}}
+    tokenizer = load_tokenizer(str(write_bpe(tmp_path / "bpe", added_tokens_decoder=added)))
+    assert (261 in tokenizer.encode("x[TAG]y")) is not special
+    assert tokenizer.decode([261, *tokenizer.encode("да")]) == ("да" if special else "[TAG]да")
+
+
+def test_special_tokens_map_counts_only_without_added_tokens_decoder(tmp_path: Path) -> None:
+    folder = write_bpe(tmp_path / "bpe", eos_token="<s>")
+    write_json(folder / "special_tokens_map.json", {"eos_token": {"content": "<mask>"}})
+    write_json(folder / "config.json", {"model_type": "gpt2"})
+    assert load_tokenizer(str(folder)).end_token_ids == (4,)
+    write_bpe(folder, eos_token="<s>", added_tokens_decoder={})
+    assert load_tokenizer(str(folder)).end_token_ids == (1,)
+
+
+@pytest.mark.parametrize(
+    ("generation", "config", "ends"),
+    [(None, None, (2,)), (1, 4, (2, 1)), ([1, 4], None, (2, 1, 4)), (None, [4, 2], (2, 4)), (9_999, None, (2,))],
+)
+def test_the_ends_are_those_of_the_tokenizer_and_of_the_generation_config(
+    tmp_path: Path, generation: Any, config: Any, ends: tuple[int, ...]
+) -> None:
+    folder = write_bpe(tmp_path / "bpe", extra=("<|endoftext|>",), eos_token="</s>")
+    write_json(folder / "config.json", {"model_type": "gpt2", "eos_token_id": config})
+    if generation is not None:
+        write_json(folder / "generation_config.json", {"eos_token_id": generation})
+    assert load_tokenizer(str(folder)).end_token_ids == ends
+
+
+def test_the_end_tokens_of_a_model_count_with_the_tokenizer_of_another_directory(tmp_path: Path) -> None:
+    folder, model = write_bpe(tmp_path / "bpe", eos_token="</s>"), tmp_path / "model"
+    model.mkdir()
+    write_json(model / "config.json", {"model_type": "gpt2", "eos_token_id": 4})
+    assert load_tokenizer(str(folder), str(model)).end_token_ids == (2, 4)
+
+
+def test_a_bos_token_is_the_prefix_where_the_settings_ask_for_it(tmp_path: Path) -> None:
+    assert load_tokenizer(str(write_bpe(tmp_path / "a", bos_token="<s>"))).prefix_token_ids == ()
+    folder = write_bpe(tmp_path / "b", bos_token="<s>", add_bos_token=True)
+    assert load_tokenizer(str(folder)).prefix_token_ids == (1,)
+
+
+def test_the_end_token_of_a_template_is_not_put_before_a_prompt(tmp_path: Path) -> None:
+    rust = tokenizers.Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "a": 2}, []))
+    rust.add_special_tokens(["<s>", "</s>"])
+    rust.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+    rust.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(str(tmp_path)).prefix_token_ids == (0,)

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.model.tokenizer_examples import KINDS, SPECIAL, Example, write_example
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 
-WORDS = ["спорт", " New York", "экономика", "[TAG]", " ", "\n", "x7", "«é»", "漢", ".", " it's", "ЁЖ", "e\u0301", "☃", "▁"]
+WORDS = [
+    "спорт",
+    " New York",
+    "экономика",
+    "[TAG]",
+    " ",
+    "\n",
+    "x7",
+    "«é»",
+    "漢",
+    ".",
+    " it's",
+    "ЁЖ",
+    "e\u0301",
+    "☃",
+    "▁",
+]
 texts = st.lists(st.sampled_from(WORDS), max_size=8).map("".join)
-SEEDS = range(6)
+SEEDS = range(3)
 
 
 @pytest.fixture(scope="module", params=[(kind, seed) for kind in KINDS for seed in SEEDS], ids=str)
@@ -35,7 +50,7 @@ def theirs(example: Example) -> Any:
     return AutoTokenizer.from_pretrained(str(example.folder))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(text=texts)
 def test_a_prompt_has_transformers_ids(example: Example, ours: Tokenizer, theirs: Any, text: str) -> None:
     right = theirs(text).input_ids
@@ -43,14 +58,14 @@ def test_a_prompt_has_transformers_ids(example: Example, ours: Tokenizer, theirs
     assert [*ours.prefix_token_ids, *ours.encode(text)] == right
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(text=texts)
 def test_decoded_text_is_transformers(ours: Tokenizer, theirs: Any, text: str) -> None:
     ids = theirs(text).input_ids
     assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(parts=st.lists(st.sampled_from([*WORDS, *SPECIAL]), max_size=8))
 def test_marks_are_encoded_as_transformers_encodes_control_tokens(
     ours: Tokenizer, theirs: Any, parts: list[str]
@@ -61,13 +76,15 @@ def test_marks_are_encoded_as_transformers_encodes_control_tokens(
     assert ours.marked(marks).encode(marked) == theirs("".join(parts), add_special_tokens=False).input_ids
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(prompt=texts, completion=st.lists(st.integers(5, 140), max_size=6))
 def test_a_completion_is_what_the_whole_text_has_more_than_the_prompt(
     ours: Tokenizer, theirs: Any, prompt: str, completion: list[int]
 ) -> None:
-    start = theirs(prompt + "спорт", add_special_tokens=False).input_ids
+    start = theirs(prompt + " спорт", add_special_tokens=False).input_ids
     before = theirs.decode(start, skip_special_tokens=True)
+    assume(before)
+    completion = [token for token in completion if token < ours.size]
     whole = theirs.decode([*start, *completion], skip_special_tokens=True)
     assert before + ours.decode_completion(completion) == whole
 

@@ -22,6 +22,7 @@ from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.scheduler import Scheduler
+from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, Result, SamplingParams
 from tirazh.model.step import Step
@@ -106,7 +107,7 @@ def greedy_requests(prompts: Sequence[Sequence[int]], sampling: SamplingParams =
 
 
 class RecordingRunner:
-    """Executes steps, and records every step with its logits."""
+    """Executes steps, and records every step with its logits, unless they are computed in slices."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
@@ -114,9 +115,9 @@ class RecordingRunner:
         self.store_tokens = runner.store_tokens
         self.seen: list[tuple[Step, Tensor]] = []
 
-    def execute(self, step: Step) -> Tensor:
+    def execute(self, step: Step) -> Tensor | SlicedLogits:
         logits_RV = self.runner.execute(step)
-        self.seen.append((step, logits_RV.clone()))
+        self.seen.append((step, logits_RV.clone() if isinstance(logits_RV, Tensor) else torch.empty(0)))
         return logits_RV
 
 

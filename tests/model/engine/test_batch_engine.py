@@ -99,6 +99,18 @@ def test_a_completion_ends_at_an_end_token_without_it(model: RuGPT3ForCausalLM, 
     assert result == Completion(token_ids=tokens[: tokens.index(end)], finish_reason="stop")
 
 
+def test_a_stop_string_that_names_a_control_token_ends_a_completion_there(
+    model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]
+) -> None:
+    tokens = naive[8]
+    end = next(index for index in range(1, len(tokens)) if tokens[index] not in tokens[:index])
+    settings = {"control_names": {tokens[end]: "</s>"}, "decode": lambda ids: ""}
+    asked = [*greedy_requests([PROMPTS[8]], greedy(stop=("</s>",))), *greedy_requests([PROMPTS[8]], greedy())]
+    stopped, other = run(build_engine(model, **settings), asked)
+    assert (stopped.token_ids, stopped.finish_reason, stopped.text_end) == (tokens[:end], "stop", None)
+    assert other.token_ids == tokens
+
+
 def test_an_end_token_as_first_token_gives_an_empty_completion(
     model: RuGPT3ForCausalLM, naive: list[tuple[int, ...]]
 ) -> None:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.errors import RequestError
-from tirazh.model.engine.label_trie import LabelTrie, build_trie
+from tirazh.model.engine.label_trie import LabelTrie, build_trie, job_trie
+from tirazh.model.requests import EngineJob
 
 labels_strategy = st.lists(
     st.lists(st.integers(0, 4), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12, unique=True
@@ -42,6 +43,16 @@ def test_a_label_may_be_a_prefix_of_another_label() -> None:
     trie = build_trie([(1,), (1, 2)])
     assert picture(trie) == "prompt\n  1"
     assert trie.paths == (((-1, 1),), ((-1, 1), (0, 2)))
+
+
+def test_with_ends_the_last_token_of_every_label_is_a_node() -> None:
+    trie = build_trie([(1,), (1, 2)], ends=(7,))
+    assert picture(trie) == "prompt\n  1\n    2"
+    assert (trie.leaves, trie.height) == ((0, 1), 2)
+
+
+def test_ends_that_a_model_never_produces_are_left_out() -> None:
+    assert job_trie(EngineJob(labels=((1,), (1, 2)), label_ends=(3, 50)), 50).ends == (3,)
 
 
 @given(labels_strategy)

@@ -109,3 +109,24 @@ def test_prompts_and_their_label_tries_are_computed_in_one_step(model: RuGPT3For
     engine = build_engine(model, job=EngineJob(labels=LABELS))
     run(engine, [ScoreRequest(prompt_token_ids=prompt) for prompt in random_prompts([5, 6, 7])])
     assert engine.counters.steps == 1
+
+
+def test_the_ends_of_labels_are_scored_like_one_more_token(model: RuGPT3ForCausalLM) -> None:
+    """Also where the trie crosses a window's end, and with thousands of rows of logits in slices."""
+    ends, prompts = (3, 21), random_prompts(AROUND_WINDOWS)
+    engine = build_engine(model, job=EngineJob(labels=LABELS, label_ends=(*ends, NUM_TOKENS + 1)))
+    for prompt, result in zip(prompts, run(engine, [ScoreRequest(prompt_token_ids=p) for p in prompts]), strict=True):
+        wanted = []
+        for label, score in zip(LABELS, forward_scores(model, prompt, LABELS), strict=True):
+            last = full_logits(model, prompt + label)[-1, :NUM_TOKENS].log_softmax(-1)
+            wanted.append(score + float(last[list(ends)].logsumexp(0)))
+        assert result.logprobs == pytest.approx(wanted, abs=1e-4)
+
+
+def test_logits_in_slices_give_the_same_bits(model: RuGPT3ForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = random_prompts(AROUND_WINDOWS)
+    job = EngineJob(labels=LABELS, label_ends=(3, 21))
+    requests = [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
+    whole = run(build_engine(model, job=job), requests)
+    monkeypatch.setattr("tirazh.model.engine.runner.rows_at_once", lambda vocab_size, multiple: multiple)
+    assert run(build_engine(model, job=job), requests) == whole
