@@ -34,7 +34,7 @@ from tirazh.pipeline.input.parts import (
     part_name,
     take_rows,
 )
-from tirazh.pipeline.input.planned_schema import with_metadata_of
+from tirazh.pipeline.input.planned_schema import refuse_unwritable, with_metadata_of
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of
 from tirazh.pipeline.spec import GenerateSpec, JobSpec
@@ -153,9 +153,12 @@ def plan_job(spec: JobSpec) -> Plan:
     _refuse_output_in_input(job)
     files = list_inputs(job.storage, job.inputs)
     footers = read_footers(job.storage, files, text_columns=job.source.columns.values())
-    schemas = [(show_uri(footer.file.uri), footer.schema) for footer in footers]
+    # A file without rows says nothing about how values are stored.
+    filled = [footer for footer in footers if footer.rows] or footers
+    schemas = [(show_uri(footer.file.uri), footer.schema) for footer in filled]
     columns = with_metadata_of(check_same_schema(footers), schemas)
     check_columns(columns, spec, job.source)
+    refuse_unwritable(columns)
     taken = take_rows(footers, spec.limit)
     if not taken:
         raise InputError(f"the input has no rows: all of its {len(files)} files are empty tables")

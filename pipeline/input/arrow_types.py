@@ -6,11 +6,13 @@ send between processes. The *comparable* type is what two columns of the same va
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 # Every reader of input files takes these options. Spark writes timestamps as INT96 by default. As nanoseconds, which is
 # the default of pyarrow, those before 1677 and after 2262 would wrap around, and Spark could not read the output.
@@ -29,6 +31,21 @@ def planned_type(arrow_type: _Type) -> _Type:
     indices can count.
     """
     return _rebuild(arrow_type, _widen)
+
+
+def unwritable_column(columns: pa.Schema) -> str | None:
+    """The name of the first column that pyarrow cannot write as Parquet; None if it can write all."""
+    if _is_writable(columns):
+        return None
+    return next((field.name for field in columns if not _is_writable(pa.schema([field]))), None)
+
+
+def _is_writable(columns: pa.Schema) -> bool:
+    try:
+        pq.ParquetWriter(io.BytesIO(), columns).close()
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def storable(table: pa.Table) -> pa.Table:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.arrow_types import planned_type, with_metadata
+from tirazh.pipeline.input.arrow_types import planned_type, unwritable_column, with_metadata
 from tirazh.pipeline.input.parquet_schema import Annotation, SchemaElement, columns_of, read_elements, with_elements
 
 # A key of the schema's metadata, only in plan.json: for every column that needs it, the position of a node in the
@@ -51,21 +51,27 @@ def with_metadata_of(columns: pa.Schema, files: Sequence[tuple[str, pa.Schema]])
     Raises InputError if a file's metadata says that equal bytes mean other values than in the first file.
     """
     name, first = files[0]
-    before = _meanings(first)
     for other, schema in files[1:]:
-        # Most files have the same metadata.
-        now = before if schema.metadata == first.metadata else _meanings(schema)
-        column = next((key for key in {**before, **now} if before.get(key) != now.get(key)), None)
-        if column is not None:
+        differing = _other_meaning(first, schema, columns)
+        if differing is not None:
             raise InputError(
-                f"{other} and {name} have the same columns with other meanings: {column} is not stored in the same way "
-                "in both; write one of them again, or run a job for each"
+                f"{other} and {name} have the same columns with other meanings: {differing} is not stored in the same "
+                "way in both; write one of them again, or run a job for each"
             )
     fields = []
     for field in columns:
-        own: Any = first.field(field.name).metadata if field.name in first.names else None
+        own: Any = first.field(field.name).metadata if first.names.count(field.name) == 1 else None
         fields.append(field.with_metadata(own) if own and not field.metadata else field)
     return with_metadata(fields, first.metadata)
+
+
+def refuse_unwritable(columns: pa.Schema) -> None:
+    """Raise InputError for a column that can be read from Parquet but not written."""
+    name = unwritable_column(columns)
+    if name is not None:
+        raise InputError(
+            f"column {name!r} holds {columns.field(name).type}, which cannot be written as Parquet; leave it out"
+        )
 
 
 def copy_parquet_types(file: bytes, columns: pa.Schema) -> bytes:
@@ -140,7 +146,20 @@ def _stored(columns: pa.Schema) -> Mapping[str, Mapping[str, tuple[str, str]]]:
     return found
 
 
-def _meanings(schema: pa.Schema) -> dict[str, object]:
-    metadata = schema.metadata or {}
-    found: dict[str, object] = {f"column {name!r}": types for name, types in _stored(schema).items()}
-    return found | {f"the calendar ({key.decode()})": True for key in _CALENDARS if key in metadata}
+def _other_meaning(first: pa.Schema, other: pa.Schema, columns: pa.Schema) -> str | None:
+    """What equal bytes mean differently in two files; None if nothing does."""
+    before, now = first.metadata or {}, other.metadata or {}
+    if before == now:  # as in most files
+        return None
+    types = _stored(first), _stored(other)
+    for name in {**types[0], **types[1]}:
+        # A column that is empty, or has another type, in one of the files is cast to that of the other.
+        is_same = all(_type_of(name, schema) == _type_of(name, columns) for schema in (first, other))
+        if is_same and types[0].get(name) != types[1].get(name):
+            return f"column {name!r}"
+    calendar = next((key for key in _CALENDARS if (key in before) != (key in now)), None)
+    return None if calendar is None else f"the calendar ({calendar.decode()})"
+
+
+def _type_of(name: str, columns: pa.Schema) -> pa.DataType | None:
+    return columns.field(name).type if columns.names.count(name) == 1 else None
