@@ -123,7 +123,8 @@ def _convert(column: pa.ChunkedArray[Any], target: pa.DataType) -> pa.ChunkedArr
         return column
     storage, wanted = _storage_type(column.type), _storage_type(target)
     if _layout(storage) != _layout(wanted):
-        column = _retype(column, storage).cast(wanted)
+        # A cast never makes a field required, even of the same values; so it is done without required fields.
+        column = _retype(column, _nullable(storage)).cast(_nullable(wanted))
     return _retype(column, target)
 
 
@@ -188,16 +189,25 @@ _LISTS: dict[int, Callable[[pa.Field[Any]], _Type]] = {
 }
 
 
-def _rebuild(arrow_type: _Type, change: _Change) -> _Type:
-    """Apply `change` to the types inside `arrow_type`, then to the type itself. Fields keep all else."""
+def _nullable(arrow_type: _Type) -> _Type:
+    return _rebuild(arrow_type, lambda inner: inner, is_nullable=True)
+
+
+def _rebuild(arrow_type: _Type, change: _Change, *, is_nullable: bool = False) -> _Type:
+    """Apply `change` to the types inside `arrow_type`, then to the type itself. Fields keep all else.
+
+    With `is_nullable` no field but the keys of maps is required.
+    """
 
     def inside(field: pa.Field[Any]) -> pa.Field[Any]:
-        return field.with_type(_rebuild(field.type, change))
+        same = field.with_type(_rebuild(field.type, change, is_nullable=is_nullable))
+        return same.with_nullable(True) if is_nullable else same
 
     if pa.types.is_struct(arrow_type):
         arrow_type = pa.struct([inside(field) for field in arrow_type.fields])
     elif pa.types.is_map(arrow_type):
-        arrow_type = pa.map_(inside(arrow_type.key_field), inside(arrow_type.item_field), arrow_type.keys_sorted)
+        key = inside(arrow_type.key_field).with_nullable(False)
+        arrow_type = pa.map_(key, inside(arrow_type.item_field), arrow_type.keys_sorted)
     elif pa.types.is_fixed_size_list(arrow_type):
         arrow_type = pa.list_(inside(arrow_type.value_field), arrow_type.list_size)
     elif arrow_type.id in _LISTS:
