@@ -7,7 +7,7 @@ send between processes. The *comparable* type is what two columns of the same va
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,18 @@ def with_metadata(fields: Iterable[pa.Field[Any]], metadata: Mapping[bytes, byte
     """The schema of `fields` with `metadata`; none if it is empty."""
     values: Any = dict(metadata or {}) or None
     return pa.schema(list(fields), values)
+
+
+def read_together(columns: pa.Schema, groups: Sequence[int]) -> list[list[int]]:
+    """Which row groups pyarrow may read as one.
+
+    Dictionaries inside of lists and structs are combined by pyarrow as it reads several row groups. Together they may
+    have more values than their small indices can count, so each row group is read by itself.
+    """
+    has_inner = any(
+        pa.types.is_nested(field.type) and _contains(field.type, pa.types.is_dictionary) for field in columns
+    )
+    return [[group] for group in groups] if has_inner else [list(groups)]
 
 
 def restore(table: pa.Table, columns: pa.Schema) -> pa.Table:

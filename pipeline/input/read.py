@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.arrow_types import READ_OPTIONS, to_transport
+from tirazh.pipeline.input.arrow_types import READ_OPTIONS, read_together, to_transport
 from tirazh.pipeline.input.damage import find_damage
 from tirazh.pipeline.input.int96 import refuse_nanoseconds
 from tirazh.pipeline.input.overrides import hash_63
@@ -68,7 +68,12 @@ def read_rows(part: Part, storage: Storage) -> pa.Table:
         parquet = pq.ParquetFile(file, metadata=metadata, **reading, **READ_OPTIONS)
         # Streamed: the part may be a small share of a row group that does not fit in memory.
         batches, left = [], part.rows
-        for batch in parquet.iter_batches(batch_size=min(_BATCH_ROWS, skip + part.rows), row_groups=groups):
+        size = min(_BATCH_ROWS, skip + part.rows)
+        for batch in (
+            batch
+            for together in read_together(parquet.schema_arrow, groups)
+            for batch in parquet.iter_batches(batch_size=size, row_groups=together)
+        ):
             rows = batch.slice(skip, left)
             skip = max(0, skip - batch.num_rows)
             left -= rows.num_rows
