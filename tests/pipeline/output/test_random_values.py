@@ -46,7 +46,7 @@ def test_every_column_is_read_from_the_output_as_from_the_input(
         for field, name in zip(before.schema, table.column_names, strict=True):
             other = after.schema.field(name)
             assert other.type == planned_type(field.type)
-            assert (other.nullable, other.metadata) == (field.nullable, field.metadata)
+            assert (other.nullable, other.metadata or {}) == (field.nullable, field.metadata or {})
             assert comparable(after.column(name)).equals(comparable(before.column(name)))
         assert (after.schema.metadata or {}).items() >= (before.schema.metadata or {}).items()
         for name in table.column_names:
