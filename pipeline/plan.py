@@ -36,7 +36,7 @@ from tirazh.pipeline.input.parts import (
     part_name,
     take_rows,
 )
-from tirazh.pipeline.input.planned_schema import with_metadata_of
+from tirazh.pipeline.input.planned_schema import refuse_unwritable, with_metadata_of
 from tirazh.pipeline.input.unify import count_directory_text, unify
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of
@@ -180,6 +180,7 @@ def plan_job(spec: JobSpec) -> Plan:
     unified = unify(taken)
     columns = with_metadata_of(unified.schema, [(show_uri(footer.file.uri), footer.schema) for footer in taken])
     check_columns(columns, spec, job.source)
+    refuse_unwritable(columns)
     taken = count_directory_text(with_decoded_sizes(job.storage, taken, text_columns=texts), columns, texts)
     cost = _row_cost(spec)
     return Plan(

@@ -55,7 +55,7 @@ def _parquet_bytes(table: object) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tirazh.pipeline.input.arrow_types import storable
+    from tirazh.pipeline.input.arrow_types import storable, unwritable_column
 
     try:
         arrow = storable(pa.table(table))
@@ -73,23 +73,10 @@ def _parquet_bytes(table: object) -> bytes:
     try:
         pq.write_table(arrow, sink, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
     except pa.ArrowException as error:
-        raise InputError(
-            f"the table given as input cannot be written as Parquet{_unwritable(arrow)}: {error}"
-        ) from error
+        name = unwritable_column(arrow.schema)
+        column = f" because of its column {name!r} ({arrow.schema.field(name).type})" if name is not None else ""
+        raise InputError(f"the table given as input cannot be written as Parquet{column}: {error}") from error
     return sink.getvalue()
-
-
-def _unwritable(table: Any) -> str:
-    """Names the first column that cannot be written; empty if each can be by itself."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for field in table.schema:
-        try:
-            pq.ParquetWriter(io.BytesIO(), pa.schema([field])).close()
-        except pa.ArrowException:
-            return f" because of its column {field.name!r} ({field.type})"
-    return ""
 
 
 def _input_directory(output: Any) -> str:

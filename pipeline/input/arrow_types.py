@@ -6,11 +6,13 @@ send between processes. The *comparable* type is what two columns of the same va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 # Every reader of input files takes these options. Spark writes timestamps as INT96 by default. As nanoseconds, which is
 # the default of pyarrow, those before 1677 and after 2262 would wrap around, and Spark could not read the output.
@@ -29,6 +31,21 @@ def planned_type(arrow_type: _Type) -> _Type:
     indices can count.
     """
     return _rebuild(arrow_type, _widen)
+
+
+def unwritable_column(columns: pa.Schema) -> str | None:
+    """The name of the first column that pyarrow cannot write as Parquet; None if it can write all."""
+    if _is_writable(columns):
+        return None
+    return next((field.name for field in columns if not _is_writable(pa.schema([field]))), None)
+
+
+def _is_writable(columns: pa.Schema) -> bool:
+    try:
+        pq.ParquetWriter(io.BytesIO(), columns).close()
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def storable(table: pa.Table) -> pa.Table:
@@ -58,6 +75,18 @@ def with_metadata(fields: Iterable[pa.Field[Any]], metadata: Mapping[bytes, byte
     """The schema of `fields` with `metadata`; none if it is empty."""
     values: Any = dict(metadata or {}) or None
     return pa.schema(list(fields), values)
+
+
+def read_together(columns: pa.Schema, groups: Sequence[int]) -> list[list[int]]:
+    """Which row groups pyarrow may read as one.
+
+    Dictionaries inside of lists and structs are combined by pyarrow as it reads several row groups. Together they may
+    have more values than their small indices can count, so each row group is read by itself.
+    """
+    has_inner = any(
+        pa.types.is_nested(field.type) and _contains(field.type, pa.types.is_dictionary) for field in columns
+    )
+    return [[group] for group in groups] if has_inner else [list(groups)]
 
 
 def restore(table: pa.Table, columns: pa.Schema) -> pa.Table:
@@ -106,7 +135,8 @@ def convert(column: pa.ChunkedArray[Any], target: pa.DataType) -> pa.ChunkedArra
         return column
     storage, wanted = _storage_type(column.type), _storage_type(target)
     if _layout(storage) != _layout(wanted):
-        column = _retype(column, storage).cast(wanted)
+        # A cast never makes a field required, even of the same values; so it is done without required fields.
+        column = _retype(column, _nullable(storage)).cast(_nullable(wanted))
     return _retype(column, target)
 
 
@@ -184,16 +214,25 @@ _LISTS: dict[int, Callable[[pa.Field[Any]], _Type]] = {
 }
 
 
-def _rebuild(arrow_type: _Type, change: _Change) -> _Type:
-    """Apply `change` to the types inside `arrow_type`, then to the type itself. Fields keep all else."""
+def _nullable(arrow_type: _Type) -> _Type:
+    return _rebuild(arrow_type, lambda inner: inner, is_nullable=True)
+
+
+def _rebuild(arrow_type: _Type, change: _Change, *, is_nullable: bool = False) -> _Type:
+    """Apply `change` to the types inside `arrow_type`, then to the type itself. Fields keep all else.
+
+    With `is_nullable` no field but the keys of maps is required.
+    """
 
     def inside(field: pa.Field[Any]) -> pa.Field[Any]:
-        return field.with_type(_rebuild(field.type, change))
+        same = field.with_type(_rebuild(field.type, change, is_nullable=is_nullable))
+        return same.with_nullable(True) if is_nullable else same
 
     if pa.types.is_struct(arrow_type):
         arrow_type = pa.struct([inside(field) for field in arrow_type.fields])
     elif pa.types.is_map(arrow_type):
-        arrow_type = pa.map_(inside(arrow_type.key_field), inside(arrow_type.item_field), arrow_type.keys_sorted)
+        key = inside(arrow_type.key_field).with_nullable(False)
+        arrow_type = pa.map_(key, inside(arrow_type.item_field), arrow_type.keys_sorted)
     elif pa.types.is_fixed_size_list(arrow_type):
         arrow_type = pa.list_(inside(arrow_type.value_field), arrow_type.list_size)
     elif arrow_type.id in _LISTS:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tirazh.pipeline.input.arrow_types import read_together
+
 BATCH_BYTES = 32 << 20
 MAX_BATCH_ROWS = 8_192
 # Reading continues with smaller batches after one that is larger than this many times BATCH_BYTES.
@@ -76,6 +78,7 @@ def _batches_from(
         skip -= rows
         del left[0]
     columns = None if only is None else list(only)
-    for batch in parquet.iter_batches(batch_size=size, row_groups=left, columns=columns):
-        yield batch, min(skip, batch.num_rows)
-        skip = max(0, skip - batch.num_rows)
+    for together in read_together(parquet.schema_arrow, left):
+        for batch in parquet.iter_batches(batch_size=size, row_groups=together, columns=columns):
+            yield batch, min(skip, batch.num_rows)
+            skip = max(0, skip - batch.num_rows)

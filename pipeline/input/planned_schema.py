@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.arrow_types import planned_type, with_metadata
+from tirazh.pipeline.input.arrow_types import planned_type, unwritable_column, with_metadata
 from tirazh.pipeline.input.parquet_schema import Annotation, SchemaElement, columns_of, read_elements, with_elements
 
 # A key of the schema's metadata, only in plan.json: for every column that needs it, the position of a node in the
@@ -66,7 +66,8 @@ def with_metadata_of(columns: pa.Schema, files: Sequence[tuple[str, pa.Schema]])
             raise _other_meaning(other, name, "the calendar of dates")
         stored = _stored(schema)
         for field in schema:
-            if pa.types.is_null(field.type):
+            # A column that is empty, or has another type, in this file is cast to that of the others.
+            if field.type != _type_of(field.name, columns):
                 continue
             if types.setdefault(field.name, stored.get(field.name)) != stored.get(field.name):
                 raise _other_meaning(other, origins[field.name], f"column {field.name!r}")
@@ -86,6 +87,15 @@ def _other_meaning(file: str, other: str, what: str) -> InputError:
         f"{file} and {other} have the same columns with other meanings: {what} is not stored in the same way in both; "
         "write one of them again, or run a job for each"
     )
+
+
+def refuse_unwritable(columns: pa.Schema) -> None:
+    """Raise InputError for a column that can be read from Parquet but not written."""
+    name = unwritable_column(columns)
+    if name is not None:
+        raise InputError(
+            f"column {name!r} holds {columns.field(name).type}, which cannot be written as Parquet; leave it out"
+        )
 
 
 def copy_parquet_types(file: bytes, columns: pa.Schema) -> bytes:
@@ -162,3 +172,7 @@ def _stored(columns: pa.Schema) -> Mapping[str, Mapping[str, tuple[str, str]]]:
 
 def _calendars(schema: pa.Schema) -> frozenset[bytes]:
     return frozenset(key for key in _CALENDARS if key in (schema.metadata or {}))
+
+
+def _type_of(name: str, columns: pa.Schema) -> pa.DataType | None:
+    return columns.field(name).type if columns.names.count(name) == 1 else None

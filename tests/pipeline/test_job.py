@@ -219,6 +219,10 @@ def test_input_columns_keep_their_types_through_ray(
         "pairs": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int8())),
         "time": pa.array([1, None], pa.timestamp("ns", "UTC")),
         "nothing": pa.nulls(2),
+        "id": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"a" * 16, None], pa.binary(16))),
+        "json": pa.ExtensionArray.from_storage(pa.json_(), pa.array(["{}", None])),
+        "half": pa.array([1.5, None], pa.float16()),
+        "duration": pa.array([1, None], pa.duration("us")),
     }
     path = write_input("a.parquet", **columns)
     run(classify())

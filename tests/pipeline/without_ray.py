@@ -35,7 +35,7 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         for part in parts:
             rows = read_part(part, self.output.storage, self.plan.schema)
-            (written,) = write(_with_scores(prompts(rows))).to_pylist()
+            (written,) = write(with_scores(prompts(rows))).to_pylist()
             progress.add(written)
         return {}
 
@@ -45,7 +45,8 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JobRun, "make", make)
 
 
-def _with_scores(table: pa.Table) -> pa.Table:
+def with_scores(table: pa.Table) -> pa.Table:
+    """Replace the prompts of a part by what the model would return."""
     prompts = table.column(schema.PROMPT_IDS).to_pylist()
     counts = pa.array([None if ids is None else len(ids) for ids in prompts], pa.int32())
     scores = pa.array([None if ids is None else LOGPROBS for ids in prompts], pa.list_(pa.float64()))
