@@ -34,6 +34,7 @@ from tirazh.pipeline.input.parts import (
     part_name,
     take_rows,
 )
+from tirazh.pipeline.input.ranges import range_reader
 from tirazh.pipeline.input.unify import count_directory_text, unify
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of
@@ -158,10 +159,10 @@ def plan_job(spec: JobSpec) -> Plan:
     taken = take_rows(footers, spec.limit)
     if not taken:
         raise InputError(f"the input has no rows: all of its {len(files)} files are empty tables")
-    # A conflict behind --limit is found now, not when the whole input is run. The columns are those of the
-    # files that are taken, which the plan id names.
-    unify(footers)
-    unified = unify(taken)
+    # The columns are those of the files that are taken, which the plan id names.
+    unified = unify(taken, range_reader(job.storage))
+    if spec.limit is not None:
+        unify(footers)  # finds a conflict behind the limit before the whole input is run
     columns = unified.schema
     check_columns(columns, spec, job.source)
     taken = count_directory_text(taken, columns, job.source.columns.values())

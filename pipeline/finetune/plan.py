@@ -27,6 +27,7 @@ from tirazh.pipeline.finetune.corpus import (
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.input.files import list_inputs
 from tirazh.pipeline.input.footers import check_text_column, read_footers
+from tirazh.pipeline.input.ranges import range_reader
 from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE, GENERATE_TEMPLATE, PromptSource, build_source
@@ -200,7 +201,7 @@ def absolute_settings(settings: ModelSettings) -> ModelSettings:
 def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
     files = list_inputs(storage, list(map(full_uri, inputs)))
     footers = read_footers(storage, files, text_columns=())
-    unified = unify(footers)
+    unified = unify(footers, range_reader(storage))
     return InputFiles(tuple(files), unified.schema, sum(footer.rows for footer in footers), unified.lines)
 
 
