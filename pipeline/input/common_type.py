@@ -81,7 +81,7 @@ def widens_to(source: pa.DataType, target: pa.DataType) -> bool:
 def _without_encoding(arrow_type: Any) -> pa.DataType:
     if pa.types.is_dictionary(arrow_type):
         arrow_type = arrow_type.value_type
-    return arrow_type.storage_type if isinstance(arrow_type, pa.BaseExtensionType) else arrow_type  # type: ignore[no-any-return]
+    return arrow_type.storage_type if isinstance(arrow_type, pa.BaseExtensionType) else arrow_type
 
 
 def _all(types: Sequence[pa.DataType], tests: Sequence[_Test]) -> bool:
