@@ -199,7 +199,7 @@ def _check_directory_values(footers: Sequence[Footer], field: pa.Field[Any]) -> 
             continue
         try:
             constant_column(partition[field.name], 1, field.type)
-        except (pa.ArrowException, NotImplementedError) as error:
+        except pa.ArrowException as error:
             raise InputError(
                 f"{show_uri(footer.file.uri)} does not have column {field.name!r}, which is {_short(field.type)} in "
                 f"other files, and the value {partition[field.name]!r} of its directory is not; rename the directory"
