@@ -37,6 +37,7 @@ from tirazh.pipeline.input.parts import (
     take_rows,
 )
 from tirazh.pipeline.input.planned_schema import refuse_unwritable, with_metadata_of
+from tirazh.pipeline.input.ranges import range_reader
 from tirazh.pipeline.input.unify import count_directory_text, unify
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of
@@ -174,10 +175,10 @@ def plan_job(spec: JobSpec) -> Plan:
     taken = take_rows(footers, spec.limit)
     if not taken:
         raise InputError(f"the input has no rows: all of its {len(found.files)} files are empty tables")
-    # A conflict behind --limit is found now, not when the whole input is run. The columns are those of the
-    # files that are taken, which the plan id names.
-    unify(footers)
-    unified = unify(taken)
+    # The columns are those of the files that are taken, which the plan id names.
+    unified = unify(taken, range_reader(job.storage))
+    if spec.limit is not None:
+        unify(footers)  # finds a conflict behind the limit before the whole input is run
     columns = with_metadata_of(unified.schema, [(show_uri(footer.file.uri), footer.schema) for footer in taken])
     check_columns(columns, spec, job.source)
     refuse_unwritable(columns)

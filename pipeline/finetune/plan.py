@@ -20,6 +20,7 @@ from tirazh.pipeline.finetune.corpus import DocumentMaker, InputFiles, LabelledP
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.input.files import find_inputs
 from tirazh.pipeline.input.footers import check_text_column, read_footers
+from tirazh.pipeline.input.ranges import range_reader
 from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.prepare import label_ends, mark_template, with_labels
@@ -197,7 +198,7 @@ def absolute_settings(settings: ModelSettings) -> ModelSettings:
 def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
     found = find_inputs(storage, list(map(full_uri, inputs)))
     footers = read_footers(storage, found.files, text_columns=())
-    unified = unify(footers)
+    unified = unify(footers, range_reader(storage))
     rows = sum(footer.rows for footer in footers)
     return InputFiles(found.files, unified.schema, rows, (*found.notes, *unified.lines))
 

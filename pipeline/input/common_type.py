@@ -64,6 +64,26 @@ def common_field(fields: Sequence[pa.Field[Any]], *, may_be_missing: bool = Fals
     return fields[0].with_type(joined).with_nullable(is_nullable)
 
 
+def widens_to(source: pa.DataType, target: pa.DataType) -> bool:
+    """Whether `target` may be the common type of a column that one file has as `source`.
+
+    How text, bytes and repeated values are encoded does not matter, nor the unit of a timestamp: an exact cast
+    decides about each value.
+    """
+    source, target = _without_encoding(source), _without_encoding(target)
+    for family in (_STRINGS, _BINARIES):
+        if _all([source, target], family):
+            return True
+    joined = common_type([target, source])  # in this order, which is that of a struct's fields
+    return joined is not None and (joined == target or pa.types.is_timestamp(joined))
+
+
+def _without_encoding(arrow_type: Any) -> pa.DataType:
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    return arrow_type.storage_type if isinstance(arrow_type, pa.BaseExtensionType) else arrow_type
+
+
 def _all(types: Sequence[pa.DataType], tests: Sequence[_Test]) -> bool:
     return all(any(test(each) for test in tests) for each in types)
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.arrow_types import convert, field_names
+from tirazh.pipeline.input.common_type import widens_to
 from tirazh.pipeline.input.hive import constant_column
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
@@ -21,8 +22,8 @@ def conform(table: pa.Table, columns: pa.Schema, file: StoredFile, first_row: in
     """Return the rows of `table` with the columns and types of `columns`.
 
     `table` has rows of `file` from `first_row` on, with the columns of that file. A column that it lacks has the
-    value of its directory, or null. Raises InputError for a value that cannot be cast exactly, and for a column
-    that `columns` does not have.
+    value of its directory, or null. Raises InputError for a value that cannot be cast exactly, for a column
+    that `columns` does not have, and for one of a type that was not planned.
     """
     if not file.partition and table.schema.equals(columns):
         return table
@@ -44,21 +45,28 @@ def conform(table: pa.Table, columns: pa.Schema, file: StoredFile, first_row: in
 def _cast(column: pa.ChunkedArray[Any], field: pa.Field[Any], file: StoredFile, first_row: int) -> Any:
     if column.type == field.type:
         return column
+    if not widens_to(column.type, field.type):
+        raise InputError(
+            f"{show_uri(file.uri)} has column {field.name!r} as {column.type}, and not as {field.type}, as when the "
+            "job was planned"
+        )
     try:
         return _cast_exactly(column, field.type)
     except pa.ArrowException as error:
         row = _first_failure(column, field.type)
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise InputError(
-            f"{show_uri(file.uri)}, column {field.name!r}, row {first_row + row}: the files of the input have this "
-            f"column as several types, and this value cannot become {field.type} without a change "
-            f"({redact(reason)}); write the column with one type in all files"
+            f"{show_uri(file.uri)} has a value in column {field.name!r}, row {first_row + row}, that cannot become "
+            f"{field.type} without a change ({redact(reason)}); the files have this column as several types: write it "
+            "as one in all files"
         ) from error
 
 
 def _cast_exactly(column: pa.ChunkedArray[Any], arrow_type: pa.DataType) -> Any:
+    if pa.types.is_dictionary(arrow_type) and not pa.types.is_dictionary(column.type):
+        column = column.cast(arrow_type.value_type)  # Arrow 26 makes no dictionary of a view
     try:
-        result = column.cast(arrow_type, safe=True)
+        result: Any = column.cast(arrow_type, safe=True)
     except pa.ArrowNotImplementedError:  # between extension types, and to fields that are not nullable
         if field_names(column.type) != field_names(arrow_type):
             raise

@@ -14,9 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.common_type import common_field, common_type
+from tirazh.pipeline.input.common_type import common_field, common_type, widens_to
 from tirazh.pipeline.input.footers import Footer
 from tirazh.pipeline.input.hive import constant_column, partition_names, partition_type
+from tirazh.pipeline.input.ranges import RangeReader, fits, may_overflow
 from tirazh.pipeline.storage.errors import show_uri
 
 _ORDER = "that of the first file is kept"
@@ -34,22 +35,27 @@ class UnifiedColumns:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Files of one schema. `first` is the first of them."""
+    """Files of one schema."""
 
     schema: pa.Schema
-    first: Footer
-    files: int
+    footers: tuple[Footer, ...]
+
+    @property
+    def first(self) -> str:
+        """The URI of the first file, as it is shown."""
+        return show_uri(self.footers[0].file.uri)
 
 
-def unify(footers: Sequence[Footer]) -> UnifiedColumns:
+def unify(footers: Sequence[Footer], read_ranges: RangeReader | None = None) -> UnifiedColumns:
     """Return the columns that hold the rows of all files.
 
+    `read_ranges` finds values that a widened type does not hold; without it they are found when they are read.
     Raises InputError, naming file and column, for types that have nothing in common, and for a column that
     occurs twice in a file.
     """
     with_rows = [footer for footer in footers if footer.rows] or footers[:1]
     groups = _group(with_rows)
-    merged = groups[0].schema if len(groups) == 1 else _merge(groups)
+    merged = groups[0].schema if len(groups) == 1 else _merge(groups, read_ranges)
     partitions, partition_lines = _partition_columns(with_rows, merged)
     lines = [*_describe(groups, merged), *partition_lines]
     schema = pa.schema([*merged, *partitions], metadata=_shared_metadata(with_rows, is_one=len(groups) == 1))
@@ -63,9 +69,10 @@ def difference_from(footer: Footer, columns: pa.Schema) -> str | None:
         if field.name not in columns.names:
             return f"column {field.name!r} is new"
         known = columns.field(field.name)
-        joined = common_field([known, field])
-        if joined is None or not joined.equals(known):
+        if not widens_to(field.type, known.type):
             return f"column {field.name!r} is {_short(field.type)}, not {_short(known.type)}"
+        if field.nullable and not known.nullable:
+            return f"column {field.name!r} may be null"
     missing = next((field.name for field in columns if field.name not in names and not field.nullable), None)
     return f"column {missing!r} is missing" if missing is not None else None
 
@@ -106,15 +113,15 @@ def _group(footers: Sequence[Footer]) -> list[_Group]:
         if last is None or not footer.schema.equals(groups[last][0].schema):
             last = tuple((field.name, field.type, field.nullable) for field in footer.schema)
         groups.setdefault(last, []).append(footer)
-    return [_Group(files[0].schema, files[0], len(files)) for files in groups.values()]
+    return [_Group(files[0].schema, tuple(files)) for files in groups.values()]
 
 
-def _merge(groups: Sequence[_Group]) -> pa.Schema:
+def _merge(groups: Sequence[_Group], read_ranges: RangeReader | None) -> pa.Schema:
     by_name: dict[str, list[tuple[pa.Field[Any], _Group]]] = {}
     for group in groups:
         if len(set(group.schema.names)) < len(group.schema):
             name = next(name for name in group.schema.names if group.schema.names.count(name) > 1)
-            raise InputError(f"{show_uri(group.first.file.uri)} has several columns {name!r}; rename all but one")
+            raise InputError(f"{group.first} has several columns {name!r}; rename all but one")
         for field in group.schema:
             by_name.setdefault(field.name, []).append((field, group))
     merged = []
@@ -122,7 +129,7 @@ def _merge(groups: Sequence[_Group]) -> pa.Schema:
         joined = common_field([field for field, _ in found], may_be_missing=len(found) < len(groups))
         if joined is None:
             raise _conflict(found)
-        merged.append(joined)
+        merged.append(_checked(joined, found, read_ranges) if read_ranges is not None else joined)
     return pa.schema(merged)
 
 
@@ -132,12 +139,34 @@ def _conflict(found: Sequence[tuple[pa.Field[Any], _Group]]) -> InputError:
     last = next(end for end in range(1, len(types)) if common_type(types[: end + 1]) is None)
     other = next((index for index in range(last) if common_type([types[index], types[last]]) is None), 0)
     name = found[0][0].name
-    uris = [show_uri(group.first.file.uri) for _, group in found]
     return InputError(
-        f"{uris[last]} has column {name!r} as {_short(types[last])}, and {uris[other]} has it as "
+        f"{found[last][1].first} has column {name!r} as {_short(types[last])}, and {found[other][1].first} has it as "
         f"{_short(types[other])}: no type keeps the values of both; write the column with one type, or select files "
         "that agree with a pattern"
     )
+
+
+def _checked(
+    joined: pa.Field[Any], found: Sequence[tuple[pa.Field[Any], _Group]], read_ranges: RangeReader
+) -> pa.Field[Any]:
+    """The field, or one with microseconds for a timestamp that nanoseconds cannot hold.
+
+    Raises InputError for integers that the common type, a float, does not hold exactly.
+    """
+    for field, group in found:
+        if not may_overflow(field.type, joined.type):
+            continue
+        for footer, bounds in zip(group.footers, read_ranges(group.footers, field.name), strict=True):
+            if bounds is None or fits(bounds, field.type, joined.type):
+                continue
+            if pa.types.is_timestamp(joined.type):
+                return joined.with_type(pa.timestamp("us", joined.type.tz))
+            raise InputError(
+                f"{show_uri(footer.file.uri)} has column {field.name!r} as {field.type} with values up to "
+                f"{max(bounds, key=abs)}, which {joined.type}, its type in other files, does not hold exactly; write "
+                "the column with one type"
+            )
+    return joined
 
 
 def _partition_columns(footers: Sequence[Footer], merged: pa.Schema) -> tuple[list[pa.Field[Any]], list[str]]:
@@ -170,7 +199,7 @@ def _check_directory_values(footers: Sequence[Footer], field: pa.Field[Any]) -> 
             continue
         try:
             constant_column(partition[field.name], 1, field.type)
-        except (pa.ArrowException, NotImplementedError) as error:
+        except pa.ArrowException as error:
             raise InputError(
                 f"{show_uri(footer.file.uri)} does not have column {field.name!r}, which is {_short(field.type)} in "
                 f"other files, and the value {partition[field.name]!r} of its directory is not; rename the directory"
@@ -210,7 +239,7 @@ def _change(field: pa.Field[Any], groups: Sequence[_Group]) -> str | None:
             continue
         else:
             kind = _short(group.schema.field(field.name).type)
-        counts[kind] = counts.get(kind, 0) + group.files
+        counts[kind] = counts.get(kind, 0) + len(group.footers)
     if not counts:
         return None
     found = ", ".join(f"{kind} in {_files(count)}" for kind, count in counts.items())

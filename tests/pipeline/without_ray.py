@@ -41,6 +41,7 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec, tell: nullcontext())
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
+    monkeypatch.setattr("tirazh.pipeline.build.resolve_dtype", lambda device: "float32")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
     monkeypatch.setattr(JobRun, "make", make)
 

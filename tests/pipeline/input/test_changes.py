@@ -106,7 +106,7 @@ def test_the_same_rows_in_another_file_are_not_a_difference(write_input: Write) 
         ({"text": ["a", "", "c", "d"]}, "row 1 differs in column 'text'"),
         ({"number": [0.5, 1.0, None, -1.0]}, "row 1 differs in column 'number'"),
         ({"list": [[1.0, math.nan], None, [], [2.5]]}, "row 3 differs in column 'list'"),
-        ({"text": [b"\xff", b"", b"c", b"d"]}, "column 'text', row 0: the files of the input"),
+        ({"text": [b"\xff", b"", b"c", b"d"]}, "has column 'text' as binary, and not as string"),
         ({"day": None}, "row 0 differs in column 'day'"),
     ],
 )

@@ -134,7 +134,7 @@ def test_other_columns_and_other_numbers_of_rows_are_refused(spec: ClassifySpec)
     for name in "ab":
         columns = {"text": [f"{name}{row}" for row in range(4)], "more": range(4)}
         pq.write_table(pa.table(columns), input_file(spec, f"{name}.parquet"))
-    with pytest.raises(OutputError, match="the columns of the input have changed"):
+    with pytest.raises(OutputError, match=r"the columns of the input file .*a\.parquet have changed"):
         run(spec)
 
 

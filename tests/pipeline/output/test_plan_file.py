@@ -69,6 +69,7 @@ STORED_PLAN = """{
  },
  "arrow_schema": "<arrow_schema>",
  "overrides": [],
+ "unified": [],
  "passed_over": [],
  "rows": 10,
  "parts": 3,
@@ -79,6 +80,7 @@ STORED_PLAN = """{
    "a.parquet",
    <size>,
    "<version>",
+   [],
    [
     0,
     4,
@@ -129,7 +131,7 @@ def stored_plan(spec: ClassifySpec, folder: Path) -> str:
     text = text.replace("<fingerprint>", hashlib.sha256(identity.encode()).hexdigest()[:16])
     names = ("identity", "model_fingerprint", "examples_sha256", "dtype", "seq_length", "overrides")
     content = {name: plan[name] for name in names}
-    content["files"] = [[key, uri, size, version, cuts] for uri, key, size, version, cuts, _ in plan["files"]]
+    content["files"] = [[key, uri, size, version, cuts] for uri, key, size, version, _, cuts, _ in plan["files"]]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     text = text.replace("<plan_id>", hashlib.sha256(canonical.encode()).hexdigest()[:32])
     before_checksum = text[: text.index(',\n "content_sha256"')] + "\n}"
