@@ -11,6 +11,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,7 +123,7 @@ class ModelRunner:
         *,
         num_slots: int,
         max_length: int | None = None,
-        read: Callable[[Tensor], object] = lambda _: None,
+        read: Callable[[Tensor], object] | None = None,
     ) -> None:
         """Run steps that belong to no job, and leave the cache as it was before.
 
@@ -137,7 +138,9 @@ class ModelRunner:
             cache.prefix = self.cache.prefix
         used: set[int] = set()
         for step in build_steps(cache):
-            read(self._execute(step, cache))
+            logits = self._execute(step, cache)
+            if read is not None:
+                read(logits if isinstance(logits, Tensor) else torch.cat([some for _, some in logits.slices()]))
             used |= {segment.slot for segment in step.segments}
         if cache is self.cache:
             cache.start([FreshSlot(slot, uses_prefix=False, must_zero=True) for slot in sorted(used)])
