@@ -37,7 +37,7 @@ from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
-from tirazh.pipeline.prompts.repeated_rows import repetitions_of
+from tirazh.pipeline.repeated_rows import repetitions_of
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
 
 

@@ -24,8 +24,8 @@ from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
 from tirazh.pipeline.columns import check_columns, override_columns
 from tirazh.pipeline.input.decoded_size import with_decoded_sizes
-from tirazh.pipeline.input.files import find_inputs, would_read
 from tirazh.pipeline.input.footers import Footer, read_footers
+from tirazh.pipeline.input.listing.files import find_inputs, would_read
 from tirazh.pipeline.input.parts import (
     Part,
     RowCost,
@@ -36,8 +36,8 @@ from tirazh.pipeline.input.parts import (
     part_name,
     take_rows,
 )
-from tirazh.pipeline.input.planned_schema import refuse_unwritable, with_metadata_of
 from tirazh.pipeline.input.ranges import range_reader
+from tirazh.pipeline.input.schemas.planned_schema import refuse_unwritable, with_metadata_of
 from tirazh.pipeline.input.unify import count_directory_text, unify
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of

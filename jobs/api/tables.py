@@ -55,7 +55,7 @@ def _parquet_bytes(table: object) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tirazh.pipeline.input.arrow_types import storable, unwritable_column
+    from tirazh.pipeline.input.schemas.arrow_types import storable, unwritable_column
 
     try:
         arrow = storable(pa.table(table))

@@ -18,8 +18,8 @@ from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.model.training.lora import check_peft
 from tirazh.pipeline.finetune.corpus import DocumentMaker, InputFiles, LabelledPromptMaker, PairMaker, TextMaker
 from tirazh.pipeline.finetune.spec import FinetuneSpec
-from tirazh.pipeline.input.files import find_inputs
 from tirazh.pipeline.input.footers import check_text_column, read_footers
+from tirazh.pipeline.input.listing.files import find_inputs
 from tirazh.pipeline.input.ranges import range_reader
 from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tirazh.pipeline.input.arrow_types import read_together
+from tirazh.pipeline.input.schemas.arrow_types import read_together
 
 BATCH_BYTES = 32 << 20
 MAX_BATCH_ROWS = 8_192

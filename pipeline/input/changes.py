@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.arrow_types import comparable, restore
-from tirazh.pipeline.input.files import list_inputs
+from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_rows
+from tirazh.pipeline.input.schemas.arrow_types import comparable, restore
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage

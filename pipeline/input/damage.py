@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import TirazhError
-from tirazh.pipeline.input.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
 from tirazh.pipeline.storage.filesystem import Storage
 
 _BATCH_ROWS = 256

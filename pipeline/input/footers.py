@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, did_you_mean
-from tirazh.pipeline.input.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.column_chunks import check_column_chunks
-from tirazh.pipeline.input.parquet_schema import read_elements
-from tirazh.pipeline.input.planned_schema import planned_schema
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.schemas.parquet_schema import read_elements
+from tirazh.pipeline.input.schemas.planned_schema import planned_schema
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage

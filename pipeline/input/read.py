@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.arrow_types import READ_OPTIONS, to_transport
 from tirazh.pipeline.input.batches import read_batches
-from tirazh.pipeline.input.conform import conform
 from tirazh.pipeline.input.damage import find_damage, is_unsupported
-from tirazh.pipeline.input.int96 import refuse_nanoseconds
 from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, to_transport
+from tirazh.pipeline.input.schemas.conform import conform
+from tirazh.pipeline.input.schemas.int96 import refuse_nanoseconds
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, keep_trying
 from tirazh.pipeline.storage.secrets import redact

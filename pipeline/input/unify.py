@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.common_type import common_field, common_type, widens_to
 from tirazh.pipeline.input.footers import Footer
-from tirazh.pipeline.input.hive import constant_column, partition_names, partition_type
 from tirazh.pipeline.input.ranges import RangeReader, fits, may_overflow
+from tirazh.pipeline.input.schemas.common_type import common_field, common_type, widens_to
+from tirazh.pipeline.input.schemas.hive import constant_column, partition_names, partition_type
 from tirazh.pipeline.storage.errors import show_uri
 
 _ORDER = "that of the first file is kept"

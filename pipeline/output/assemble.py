@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.file_metadata import adapt_metadata
-from tirazh.pipeline.input.arrow_types import restore, with_metadata
-from tirazh.pipeline.input.planned_schema import public_metadata
+from tirazh.pipeline.input.schemas.arrow_types import restore, with_metadata
+from tirazh.pipeline.input.schemas.planned_schema import public_metadata
 from tirazh.pipeline.labels import decide
 
 _CHUNK_ENTRIES = 1 << 20

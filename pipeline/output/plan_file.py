@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from tirazh.errors import InputError, OutputError
 from tirazh.pipeline.input.changes import compare_inputs
-from tirazh.pipeline.input.hive import Partition
+from tirazh.pipeline.input.schemas.hive import Partition
 from tirazh.pipeline.output.changed_input import continue_plan
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken

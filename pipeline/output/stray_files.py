@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tirazh.pipeline.input.files import PARQUET_SUFFIXES
+from tirazh.pipeline.input.listing.files import PARQUET_SUFFIXES
 from tirazh.pipeline.output.names import OWN, STAGED, SUCCESS, OutputFiles
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.storage.filesystem import join

@@ -21,7 +21,7 @@ from tirazh.errors import InputError, JobError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.changes import find_differing_value
 from tirazh.pipeline.input.parts import part_name
-from tirazh.pipeline.input.planned_schema import columns_without_statistics, copy_parquet_types
+from tirazh.pipeline.input.schemas.planned_schema import columns_without_statistics, copy_parquet_types
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken

@@ -13,11 +13,11 @@ from ray._private.arrow_serialization import _arrow_table_reduce
 from tests.pipeline.without_ray import with_scores
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.footers import check_same_schema, read_footers
 from tirazh.pipeline.input.parts import Part, cut_evenly
-from tirazh.pipeline.input.planned_schema import with_metadata_of
 from tirazh.pipeline.input.read import read_part
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.schemas.planned_schema import with_metadata_of
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.write import to_parquet
 from tirazh.pipeline.storage.filesystem import Storage

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from tirazh.pipeline.input.arrow_types import restore
+from tirazh.pipeline.input.schemas.arrow_types import restore
 
 ZONES = (None, "UTC", "Europe/Moscow", "+03:00", "MSK")
 INT64 = st.integers(-(2**63) + 1, 2**63 - 1)
@@ -118,7 +118,7 @@ def _array(values: list[Any], arrow_type: pa.DataType) -> pa.Array[Any]:
 
 
 def _plain(arrow_type: Any) -> Any:
-    from tirazh.pipeline.input.arrow_types import _rebuild, _storage_type
+    from tirazh.pipeline.input.schemas.arrow_types import _rebuild, _storage_type
 
     storage = _storage_type(arrow_type)
     return _rebuild(storage, lambda inner: inner.value_type if pa.types.is_dictionary(inner) else inner)

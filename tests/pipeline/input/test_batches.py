@@ -95,7 +95,7 @@ class PickyFile:
 
     def __init__(self, parquet: pq.ParquetFile, most: int) -> None:
         self._parquet, self._most = parquet, most
-        self.metadata = parquet.metadata
+        self.metadata, self.schema_arrow = parquet.metadata, parquet.schema_arrow
 
     def iter_batches(self, *, batch_size: int, row_groups: list[int], columns: list[str] | None) -> Any:
         if batch_size > self._most:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.changes import at_current_versions, compare_inputs, find_difference, list_remaining
-from tirazh.pipeline.input.files import list_inputs
+from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.storage.disk import StoredFile

@@ -10,7 +10,7 @@ import pytest
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.damage import find_damage
-from tirazh.pipeline.input.files import list_inputs
+from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.storage.filesystem import Storage

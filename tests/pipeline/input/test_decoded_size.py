@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tirazh.pipeline.input import decoded_size, parts
 from tirazh.pipeline.input.decoded_size import with_decoded_sizes
-from tirazh.pipeline.input.files import list_inputs
 from tirazh.pipeline.input.footers import Footer, read_footers
+from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.input.parts import RowCost, cut_by_tokens
 from tirazh.pipeline.storage.filesystem import Storage
 

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tirazh.pipeline.input.files import list_inputs
 from tirazh.pipeline.input.footers import read_footers
+from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.input.parts import Part, cut_evenly
 from tirazh.pipeline.input.read import read_part, read_rows
 from tirazh.pipeline.input.repetitions import content_of, count_repetitions, number_equal

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.seaweedfs import SeaweedServer
-from tirazh.pipeline.input.files import find_inputs
+from tirazh.pipeline.input.listing.files import find_inputs
 from tirazh.pipeline.storage.filesystem import Storage
 
 _FILES = 1_200  # two pages of a listing

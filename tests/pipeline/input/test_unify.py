@@ -9,7 +9,7 @@ import pytest
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.footers import Footer, RowGroup
-from tirazh.pipeline.input.hive import Partition
+from tirazh.pipeline.input.schemas.hive import Partition
 from tirazh.pipeline.input.unify import count_directory_text, difference_from, unify
 from tirazh.pipeline.storage.disk import StoredFile
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.files import list_inputs
 from tirazh.pipeline.input.footers import read_footers
+from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_rows
 from tirazh.pipeline.input.unify import unify

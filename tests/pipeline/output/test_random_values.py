@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.pipeline.passing_through import pass_through, read_input, read_output
 from tests.pipeline.random_columns import tables
 from tirazh.model.tokenizer import Tokenizer
-from tirazh.pipeline.input.arrow_types import comparable, planned_type
+from tirazh.pipeline.input.schemas.arrow_types import comparable, planned_type
 
 ROWS = 6
 

@@ -33,7 +33,7 @@ def encode(model_dir: Path, tokenizer: Tokenizer) -> Encode:
         prepared = prepare_prompts(
             spec, tokenizer, prompt_source(spec), tokenizer_dir=str(model_dir), seq_length=256, overrides=()
         )
-        table = pa.table({"prompt": [prompt], schema.PART: [0], schema.ROW_KEY: [0]})
+        table = pa.table({"prompt": [prompt], schema.PART: [0], schema.REPETITION: [0]})
         ids: list[int] = PromptStep(prepared.config)(table).column(schema.PROMPT_IDS)[0].as_py()
         return ids
 

@@ -50,7 +50,7 @@ def our_prompts(folder: Path, template: str, rows: list[str]) -> tuple[list[tupl
     prepared = prepare_prompts(
         spec, load_tokenizer(str(folder)), prompt_source(spec), tokenizer_dir=str(folder), seq_length=128
     )
-    table = pa.table({"text": rows, schema.PART: [0] * len(rows), schema.ROW_KEY: range(len(rows))})
+    table = pa.table({"text": rows, schema.PART: [0] * len(rows), schema.REPETITION: range(len(rows))})
     made = PromptStep(prepared.config)(table)
     assert made.column(schema.ROW_ERROR).to_pylist() == [None] * len(rows)
     return [tuple(ids) for ids in made.column(schema.PROMPT_IDS).to_pylist()], prepared.engine_job

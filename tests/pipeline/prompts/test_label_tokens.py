@@ -30,7 +30,7 @@ def prepare(folder: str, labels: dict[str, str], template: str) -> PreparedPromp
 
 
 def step(prepared: PreparedPrompts, rows: list[str]) -> pa.Table:
-    table = pa.table({"text": rows, schema.PART: [0] * len(rows), schema.ROW_KEY: range(len(rows))})
+    table = pa.table({"text": rows, schema.PART: [0] * len(rows), schema.REPETITION: range(len(rows))})
     return PromptStep(prepared.config)(table)
 
 

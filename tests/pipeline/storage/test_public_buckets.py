@@ -10,8 +10,8 @@ import pytest
 
 from tests.seaweedfs import PUBLIC_BUCKET, SeaweedServer
 from tirazh.errors import StorageError
-from tirazh.pipeline.input.files import list_inputs
 from tirazh.pipeline.input.footers import read_footers
+from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.storage.errors import one_sentence
 from tirazh.pipeline.storage.filesystem import Storage
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.conversions import convert_directory, convert_file, text_format
+from tirazh.pipeline.input.listing.conversions import convert_directory, convert_file, text_format
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from tirazh.errors import InputError, did_you_mean
-from tirazh.pipeline.input.hive import partition_of
-from tirazh.pipeline.input.passed_over import LINK_TO_FILE, NO_SUFFIX, NOT_PARQUET, say_passed_over
-from tirazh.pipeline.input.table_formats import TableCheck
-from tirazh.pipeline.input.without_parquet import is_parquet, no_parquet, refuse_text_file
+from tirazh.pipeline.input.listing.passed_over import LINK_TO_FILE, NO_SUFFIX, NOT_PARQUET, say_passed_over
+from tirazh.pipeline.input.listing.table_formats import TableCheck
+from tirazh.pipeline.input.listing.without_parquet import is_parquet, no_parquet, refuse_text_file
+from tirazh.pipeline.input.schemas.hive import partition_of
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.conform import conform
+from tirazh.pipeline.input.schemas.conform import conform
 from tirazh.pipeline.storage.disk import StoredFile
 
 FILE = StoredFile("/in/a.parquet", "a.parquet", 1, "v")

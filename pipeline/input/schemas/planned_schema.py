@@ -15,8 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.arrow_types import planned_type, unwritable_column, with_metadata
-from tirazh.pipeline.input.parquet_schema import Annotation, SchemaElement, columns_of, read_elements, with_elements
+from tirazh.pipeline.input.schemas.arrow_types import planned_type, unwritable_column, with_metadata
+from tirazh.pipeline.input.schemas.parquet_schema import (
+    Annotation,
+    SchemaElement,
+    columns_of,
+    read_elements,
+    with_elements,
+)
 
 # A key of the schema's metadata, only in plan.json: for every column that needs it, the position of a node in the
 # column, and the node's logical type.
@@ -46,7 +52,7 @@ def planned_schema(columns: pa.Schema, elements: Sequence[SchemaElement]) -> pa.
 
 
 def with_metadata_of(columns: pa.Schema, files: Sequence[tuple[str, pa.Schema]]) -> pa.Schema:
-    """Return `columns`, the schema of all files, with the metadata of `files` (names and schemas).
+    """Return `columns`, the schema of all files, with the metadata of their fields in `files` (names and schemas).
 
     Columns have the metadata of the first file that says something about them. Raises InputError if a file says
     that equal bytes of a column mean other values than in an earlier file.
@@ -66,13 +72,13 @@ def with_metadata_of(columns: pa.Schema, files: Sequence[tuple[str, pa.Schema]])
             raise _other_meaning(other, name, "the calendar of dates")
         stored = _stored(schema)
         for field in schema:
+            metadata_of.setdefault(field.name, field.metadata)
             # A column that is empty, or has another type, in this file is cast to that of the others.
             if field.type != _type_of(field.name, columns):
                 continue
             if types.setdefault(field.name, stored.get(field.name)) != stored.get(field.name):
                 raise _other_meaning(other, origins[field.name], f"column {field.name!r}")
             origins.setdefault(field.name, other)
-            metadata_of.setdefault(field.name, field.metadata)
     fields = []
     for field in columns:
         own = metadata_of.get(field.name)

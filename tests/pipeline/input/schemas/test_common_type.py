@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tirazh.pipeline.input.common_type import common_field, common_type
+from tirazh.pipeline.input.schemas.common_type import common_field, common_type
 
 STRUCT = pa.struct([pa.field("a", pa.int32()), pa.field("b", pa.string(), nullable=False)])
 SMALL: list[pa.DataType] = [pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int16(), pa.string())]

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.arrow_types import convert, field_names
-from tirazh.pipeline.input.common_type import widens_to
-from tirazh.pipeline.input.hive import constant_column
+from tirazh.pipeline.input.schemas.arrow_types import convert, field_names
+from tirazh.pipeline.input.schemas.common_type import widens_to
+from tirazh.pipeline.input.schemas.hive import constant_column
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact

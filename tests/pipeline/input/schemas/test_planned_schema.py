@@ -11,8 +11,8 @@ import pytest
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.footers import Footer, read_footers
-from tirazh.pipeline.input.parquet_schema import Annotation, read_elements, with_elements
-from tirazh.pipeline.input.planned_schema import copy_parquet_types, public_metadata, with_metadata_of
+from tirazh.pipeline.input.schemas.parquet_schema import Annotation, read_elements, with_elements
+from tirazh.pipeline.input.schemas.planned_schema import copy_parquet_types, public_metadata, with_metadata_of
 from tirazh.pipeline.storage.filesystem import Storage
 
 # As parquet.thrift has them: a converted type is a number, a logical type a union.
@@ -73,7 +73,7 @@ def test_files_of_two_calendars_of_spark_are_refused(tmp_path: Path) -> None:
 def test_the_metadata_of_the_first_file_is_kept() -> None:
     first = pa.schema([pa.field("a", pa.int8(), metadata={"unit": "kg"})], {"owner": "us"})
     other = pa.schema([pa.field("a", pa.int8())], {"owner": "them"})
-    kept = with_metadata_of(pa.schema([pa.field("a", pa.int64())]), [("a", first), ("b", other)])
+    kept = with_metadata_of(pa.schema([pa.field("a", pa.int64())], {"owner": "us"}), [("a", first), ("b", other)])
     assert kept.equals(
         pa.schema([pa.field("a", pa.int64(), metadata={"unit": "kg"})], {"owner": "us"}), check_metadata=True
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tirazh.pipeline.input.arrow_types import comparable, planned_type, restore, storable, to_transport
+from tirazh.pipeline.input.schemas.arrow_types import comparable, planned_type, restore, storable, to_transport
 
 NESTED = pa.struct(
     [

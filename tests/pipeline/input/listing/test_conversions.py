@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.conversions import convert_directory, convert_file, text_format
-from tirazh.pipeline.input.files import find_inputs
+from tirazh.pipeline.input.listing.conversions import convert_directory, convert_file, text_format
+from tirazh.pipeline.input.listing.files import find_inputs
 from tirazh.pipeline.storage.filesystem import Storage
 
 Row = dict[str, Any]

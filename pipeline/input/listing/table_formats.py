@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tirazh.errors import InputError, TirazhError
-from tirazh.pipeline.input.conversions import python, quoted
+from tirazh.pipeline.input.listing.conversions import python, quoted
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, join
 from tirazh.pipeline.storage.listing import Listing

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from tirazh.errors import InputError, StorageError
-from tirazh.pipeline.input.files import find_inputs
+from tirazh.pipeline.input.listing.files import find_inputs
 from tirazh.pipeline.storage.filesystem import Storage
 
 LOGS = {

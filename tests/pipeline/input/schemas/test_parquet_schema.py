@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tirazh.pipeline.input.parquet_schema import Annotation, columns_of, read_elements, with_elements
+from tirazh.pipeline.input.schemas.parquet_schema import Annotation, columns_of, read_elements, with_elements
 
 ENUM = Annotation(converted=b"\x08", logical=b"\x4c\x00\x00")
 

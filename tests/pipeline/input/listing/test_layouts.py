@@ -19,7 +19,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.files import InputListing, find_inputs
+from tirazh.pipeline.input.listing.files import InputListing, find_inputs
 from tirazh.pipeline.storage.filesystem import Storage
 
 PARQUET = b"PAR1" + bytes(20) + b"PAR1"

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.files import list_inputs, would_read
 from tirazh.pipeline.input.footers import check_text_column, read_footers
+from tirazh.pipeline.input.listing.files import list_inputs, would_read
 from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.storage.filesystem import Storage
 

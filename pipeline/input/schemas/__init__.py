@@ -1,0 +1,1 @@
+"""Columns of the input: their Arrow types, logical types and metadata, and the columns of directories."""
