@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
@@ -40,15 +39,13 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         """Return one task per part, regardless of `parallelism`."""
-        # One copy for all tasks: a wide schema is larger than the rest of a task.
-        columns = ray.put(self._columns) if self._columns is not None else None
-        return [self._read_task(part, columns) for part in self._parts]
+        return [self._read_task(part) for part in self._parts]
 
-    def _read_task(self, part: Part, columns: ray.ObjectRef[pa.Schema] | None) -> ReadTask:
+    def _read_task(self, part: Part) -> ReadTask:
         metadata = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(partial(_read_block, part, self._storage, columns), metadata)
+        return ReadTask(partial(_read_block, part, self._storage, self._columns), metadata)
 
 
-def _read_block(part: Part, storage: Storage, columns: ray.ObjectRef[pa.Schema] | None) -> Iterable[pa.Table]:
+def _read_block(part: Part, storage: Storage, columns: pa.Schema | None) -> Iterable[pa.Table]:
     # One table: Ray Data would concatenate several, which takes twice the memory.
-    yield read_part(part, storage, ray.get(columns) if columns is not None else None)
+    yield read_part(part, storage, columns)
