@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 from numpy.typing import NDArray
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
@@ -50,18 +49,16 @@ class PartsDatasource(Datasource):  # type: ignore[misc]
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         """Return one task per part, regardless of `parallelism`."""
-        # One copy for all tasks: a wide schema is larger than the rest of a task.
-        columns = ray.put(self._columns) if self._columns is not None else None
-        return [self._read_task(part, columns) for part in self._parts]
+        return [self._read_task(part) for part in self._parts]
 
-    def _read_task(self, part: Part, columns: ray.ObjectRef[pa.Schema] | None) -> ReadTask:
+    def _read_task(self, part: Part) -> ReadTask:
         metadata = BlockMetadata(num_rows=part.rows, size_bytes=None, input_files=None, exec_stats=None)
         repetitions = self._repetitions.get(part.index)
-        return ReadTask(partial(_read_block, part, self._storage, columns, repetitions), metadata)
+        return ReadTask(partial(_read_block, part, self._storage, self._columns, repetitions), metadata)
 
 
 def _read_block(
-    part: Part, storage: Storage, columns: ray.ObjectRef[pa.Schema] | None, repetitions: NDArray[np.int32] | None
+    part: Part, storage: Storage, columns: pa.Schema | None, repetitions: NDArray[np.int32] | None
 ) -> Iterable[pa.Table]:
     # One table: Ray Data would concatenate several, which takes twice the memory.
-    yield read_part(part, storage, ray.get(columns) if columns is not None else None, repetitions)
+    yield read_part(part, storage, columns, repetitions)

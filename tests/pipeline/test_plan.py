@@ -288,31 +288,6 @@ def test_the_same_job_resumes_its_output(
     assert (target.output, target.plan.id, target.is_stored) == (output, plan.id, True)
 
 
-def test_a_pattern_that_matches_the_files_of_the_directory_is_the_same_input(
-    write_input: Write, generate: MakeSpec, output: OutputFiles
-) -> None:
-    write_news(write_input)
-    plan = plan_job(generate())
-    write_plan(output, plan)
-    pattern = plan_job(generate(input=(f"{generate().input[0]}/*.parquet",)))
-    assert pattern.id != plan.id
-    assert choose_target(output, pattern, overwrite=False).plan.id == plan.id
-    assert write_plan(output, pattern).id == plan.id
-
-
-def test_fewer_files_by_another_pattern_are_another_input(
-    write_input: Write, generate: MakeSpec, output: OutputFiles
-) -> None:
-    write_news(write_input)
-    plan = plan_job(generate())
-    write_plan(output, plan)
-    first = plan_job(generate(input=(plan.files[0].file.uri,)))
-    assert len(first.files) < len(plan.files)
-    with pytest.raises(OutputError, match="another job: --input differs"):
-        choose_target(output, first, overwrite=False)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
 def test_files_that_tirazh_did_not_write_are_never_removed(
     write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path, overwrite: bool
 ) -> None:
