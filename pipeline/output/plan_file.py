@@ -30,8 +30,8 @@ from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
 
 # Increase it when an older version could misread the file.
-FORMAT = 2
-_EARLIER_FORMATS = (1,)
+FORMAT = 3
+_EARLIER_FORMATS = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)

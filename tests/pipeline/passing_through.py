@@ -13,11 +13,13 @@ from ray._private.arrow_serialization import _arrow_table_reduce
 from tests.pipeline.without_ray import with_scores
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.footers import check_same_schema, read_footers
+from tirazh.pipeline.input.footers import read_footers
 from tirazh.pipeline.input.parts import Part, cut_evenly
+from tirazh.pipeline.input.ranges import range_reader
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.schemas.planned_schema import with_metadata_of
+from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.write import to_parquet
 from tirazh.pipeline.storage.filesystem import Storage
@@ -30,7 +32,7 @@ def pass_through(path: Path, output: Path, tokenizer: Tokenizer, *, part_rows: i
     storage = Storage()
     (file,) = storage.walk(str(path))
     (footer,) = read_footers(storage, [file], text_columns=())
-    columns = with_metadata_of(check_same_schema([footer]), [(file.uri, footer.schema)])
+    columns = with_metadata_of(unify([footer], range_reader(storage)).schema, [(file.uri, footer.schema)])
     layout = OutputLayout(
         columns=columns, added=pa.schema(schema.classify_fields()), labels=LABELS, samples=1, abstain_below=0.0
     )
@@ -38,7 +40,7 @@ def pass_through(path: Path, output: Path, tokenizer: Tokenizer, *, part_rows: i
     output.mkdir(exist_ok=True)
     written = []
     for index, (start, stop) in enumerate(pairwise(cuts)):
-        table = transported(read_part(Part(index, len(cuts) - 1, file, start, stop), storage))
+        table = transported(read_part(Part(index, len(cuts) - 1, file, start, stop), storage, columns))
         table = table.append_column(schema.PROMPT_IDS, pa.array([[1]] * table.num_rows, pa.list_(pa.int32())))
         table = table.append_column(schema.ROW_SEED, pa.array([0] * table.num_rows, pa.int64()))
         table = table.append_column(schema.ROW_ERROR, pa.nulls(table.num_rows, pa.string()))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pipeline.without_ray import _with_scores, run_without_ray
+from tests.pipeline.without_ray import with_scores, run_without_ray
 from tirazh.pipeline import build
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.input import changes as input_changes
@@ -77,7 +77,7 @@ def make_jobs(directory: str, storage: Storage, folder: Path, model_dir: Path, p
         plan = plan_job(job_spec)
         prompts = build.set_up_prompts(job_spec, plan)
         step = PromptStep(prompts.config)
-        tables = [_with_scores(step(read_part(part, storage, plan.schema))) for part in plan.parts]
+        tables = [with_scores(step(read_part(part, storage, plan.schema))) for part in plan.parts]
         made[name] = Job(job_spec, plan, prompts, TEXTS[texts], tables)
     # Every job was planned with a version of the file of its own. A run may continue the stored plan of another.
     by_version = {job.plan.files[0].file.version: job for job in made.values()}

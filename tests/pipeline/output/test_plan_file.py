@@ -25,7 +25,7 @@ ARROW_SCHEMA = (
 )
 # Format 2, in this order; the values in angle brackets depend on the machine.
 STORED_PLAN = """{
- "format": 2,
+ "format": 3,
  "plan_id": "<plan_id>",
  "fingerprint": "<fingerprint>",
  "identity": {
