@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.pipeline.without_ray import with_scores, run_without_ray
+from tests.pipeline.without_ray import run_without_ray, with_scores
 from tirazh.pipeline import build
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.input import changes as input_changes
