@@ -97,7 +97,7 @@ def damage_tensor(folder: Path, data: st.DataObject) -> None:
         case "head":
             tensors[data.draw(st.sampled_from(("score.weight", "output_layer.weight")))] = tensor.clone()
         case "layer":
-            tensors[name.replace(".0.", ".9.").replace(".1.", ".9.")] = tensor + 1 if ".0." in name else tensor
+            tensors[name.replace(".0.", ".9.").replace(".1.", ".9.")] = tensor + 1 if ".0." in name else tensor.clone()
         case "shorten":
             tensors[name] = tensor[:-1].clone()
         case "cast":
