@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 STDERR = 2
-# Signs that tirazh itself prints, for terminals without Unicode. Data is written as escapes.
+# Characters that tirazh itself prints, for terminals without Unicode. Data is written as escapes.
 _PLAIN_SIGNS = {"·": "|", "–": "-", "—": "-", "━": "=", "…": "...", "→": "->", "×": "x"}
 _ERRORS = "tirazh.plain_signs"
 _STREAMS = ((0, "stdin"), (1, "stdout"), (STDERR, "stderr"))

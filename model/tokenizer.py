@@ -210,7 +210,7 @@ def _control_tokens(rust: tokenizers.Tokenizer) -> dict[str, int]:
 
 def _prefix_ids(rust: tokenizers.Tokenizer) -> tuple[int, ...]:
     """The special tokens that the tokenizer puts before a text. Those that it puts behind one (an end
-    token) are left out: a prompt goes on."""
+    token) are left out, because a completion follows the prompt."""
     encoding = rust.encode(_ANCHOR)
     is_special: list[int] = encoding.special_tokens_mask
     number = next((index for index, mask in enumerate(is_special) if not mask), 0)

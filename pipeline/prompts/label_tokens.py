@@ -120,7 +120,7 @@ def end_tokens(labels: Collection[Ids], tokenizer: Tokenizer, control_ids: Colle
 
 
 def _joins_words(tokenizer: Tokenizer) -> bool:
-    """Whether a token of the vocabulary goes on behind a space."""
+    """Whether a token of the vocabulary continues a text behind a space."""
     vocabulary: Mapping[str, int] = tokenizer.rust.get_vocab(with_added_tokens=False)
     spaces = "".join(_SPACES)
     return any(space in name.lstrip(spaces) for name in vocabulary for space in _SPACES)

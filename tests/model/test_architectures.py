@@ -17,7 +17,7 @@ from tirazh.model.architectures import (
     check_tensor_parallel,
     longest_exact_sequence,
 )
-from tirazh.model.checkpoints.directory import describe
+from tirazh.model.checkpoints.directory import describe, open_checkpoint
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
 SPLIT = [family.model_type for family in FAMILIES if family.unsplit is None]
@@ -98,7 +98,7 @@ def test_the_limit_is_what_planning_takes_for_the_positions_of_the_model(tmp_pat
     }
     (tmp_path / "config.json").write_text(json.dumps(values))
     _write_weights(tmp_path)
-    assert describe(str(tmp_path)).positions == 64
+    assert open_checkpoint(str(tmp_path)).model.max_position_embeddings == 64
 
 
 def test_a_refused_model_is_refused_when_its_directory_is_opened(tmp_path: Path) -> None:

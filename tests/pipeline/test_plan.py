@@ -288,6 +288,7 @@ def test_the_same_job_resumes_its_output(
     assert (target.output, target.plan.id, target.is_stored) == (output, plan.id, True)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
 def test_files_that_tirazh_did_not_write_are_never_removed(
     write_input: Write, generate: MakeSpec, output: OutputFiles, tmp_path: Path, overwrite: bool
 ) -> None:

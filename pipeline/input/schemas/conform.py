@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.schemas.arrow_types import convert, field_names
+from tirazh.pipeline.input.schemas.arrow_types import convert, field_names, planned_type
 from tirazh.pipeline.input.schemas.common_type import widens_to
 from tirazh.pipeline.input.schemas.hive import constant_column
 from tirazh.pipeline.storage.disk import StoredFile
@@ -45,6 +45,8 @@ def conform(table: pa.Table, columns: pa.Schema, file: StoredFile, first_row: in
 def _cast(column: pa.ChunkedArray[Any], field: pa.Field[Any], file: StoredFile, first_row: int) -> Any:
     if column.type == field.type:
         return column
+    if planned_type(column.type) == field.type:
+        return convert(column, field.type)
     if not widens_to(column.type, field.type):
         raise InputError(
             f"{show_uri(file.uri)} has column {field.name!r} as {column.type}, and not as {field.type}, as when the "

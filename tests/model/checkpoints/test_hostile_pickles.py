@@ -34,7 +34,9 @@ for path in sorted(Path(sys.argv[2]).iterdir()):
         found = f"read {len(open_pickle(path).tensors)} tensors"
     except CheckpointError as error:
         found = str(error)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # `ru_maxrss` would begin at the memory of the process that has started this one.
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0])
     print(json.dumps([path.stem, found, time.process_time() - started, peak]), flush=True)
 """
 

@@ -87,7 +87,7 @@ def make_jobs(directory: str, storage: Storage, folder: Path, model_dir: Path, p
     patch.setattr(
         input_changes,
         "read_rows",
-        lambda part, storage: _rows(by_version[part.file.version].texts, part.start, part.stop),
+        lambda part, storage, columns: _rows(by_version[part.file.version].texts, part.start, part.stop),
     )
 
     def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
