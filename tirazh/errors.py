@@ -72,7 +72,7 @@ def did_you_mean(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
 
 
 def closest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` was probably meant to be: it differs in case, spaces and punctuation only, or is similar."""
+    """The choice that `word` was probably meant to be: it differs in case and punctuation only, or is similar."""
     from difflib import get_close_matches
 
     all_choices = list(choices)

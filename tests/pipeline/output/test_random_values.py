@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 
 from tests.pipeline.passing_through import pass_through, read_input, read_output
@@ -40,7 +40,10 @@ def test_every_column_is_read_from_the_output_as_from_the_input(
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "in.parquet")
-        pq.write_table(table, path, **options)
+        try:
+            pq.write_table(table, path, **options)
+        except pa.ArrowNotImplementedError:  # some slices of nested views
+            reject()
         files = pass_through(path, Path(folder, "out"), tokenizer, part_rows=part_rows)
         before, after = read_input(path), read_output(files)
         for field, name in zip(before.schema, table.column_names, strict=True):
