@@ -8,6 +8,8 @@ progress to stderr.
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import logging
 import os
 import signal
@@ -80,7 +82,11 @@ def run() -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     code = _check_printed(sys.argv[1:], code)
     os.dup2(os.open(os.devnull, os.O_WRONLY), STDERR)
-    sys.exit(code)
+    logging.shutdown()
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    # Not `sys.exit`: Ray's C++ threads may end the process with another exit code while Python shuts down.
+    os._exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

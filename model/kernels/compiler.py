@@ -25,9 +25,9 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-# Enough for a compiler on a network share and a machine under load: it usually takes 1 to 3 s a kernel.
+# Enough for a compiler on a network share and a machine under load: it usually takes 1 to 3 s a kernel. A question,
+# such as for its version, may take as long where starting it is what is slow.
 COMPILE_LIMIT_S = 300.0
-_QUESTION_LIMIT_S = 60.0
 OPTIONS = ("-O3", "-march=native", "-fPIC", "-std=gnu11", "-shared")
 # What a wrapper script may have put before our options is taken back.
 LAST_OPTIONS = ("-fno-fast-math", "-fno-finite-math-only", "-fno-unsafe-math-optimizations", "-fsigned-zeros")
@@ -116,7 +116,7 @@ def _identity(compiler: tuple[str, ...], options: tuple[str, ...]) -> str:
 
 def _answer(command: tuple[str, ...]) -> str:
     """What the compiler prints. Run in `/`, because clang prints its working directory."""
-    return run_compiler(command, _QUESTION_LIMIT_S, folder="/")
+    return run_compiler(command, COMPILE_LIMIT_S, folder="/")
 
 
 def run_compiler(command: Sequence[str], limit_s: float, folder: str | None = None) -> str:
@@ -170,5 +170,5 @@ def _without_proc() -> str:
     """The same on macOS, from `sysctl`."""
     texts = [platform.processor(), torch.backends.cpu.get_cpu_capability()]
     with contextlib.suppress(OSError):
-        texts.append(run_compiler(("sysctl", "machdep.cpu", "hw.optional"), _QUESTION_LIMIT_S))
+        texts.append(run_compiler(("sysctl", "machdep.cpu", "hw.optional"), COMPILE_LIMIT_S))
     return "\n".join(texts)
