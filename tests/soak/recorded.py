@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tirazh.actors.messages import ReplicaConfig
@@ -112,10 +111,6 @@ def _move_machine() -> None:
     """Give this process the wrong clock, and the mark of another machine, that its environment asks for."""
     error_s, real_time, real_time_ns = float(os.environ.get(CLOCK_ERROR_S, 0)), time.time, time.time_ns
     if error_s:
-        # grpc passes deadlines of this clock to its C core, which has the right one.
-        import grpc._channel
-
-        grpc._channel.time = SimpleNamespace(time=real_time)
         time.time = lambda: real_time() + error_s
         time.time_ns = lambda: real_time_ns() + int(error_s * 1e9)
     if os.environ.get(ELSEWHERE):
