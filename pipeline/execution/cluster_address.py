@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import grpc
@@ -114,12 +115,19 @@ def _refusal(error: Any, shown: str, token: ClusterToken) -> str | None:
 
 
 def _within(limit_s: float, ask: Callable[[], str | None]) -> str | None:
-    """Call `ask` in a thread, so that this one still handles signals. Returns its answer."""
-    answers: list[str | None] = []
-    thread = threading.Thread(target=lambda: answers.append(ask()), name="tirazh-address", daemon=True)
+    """Call `ask` in a thread, so that this one still handles signals. Returns its answer, or raises its exception."""
+    answer: Future[str | None] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
+            answer.set_exception(error)
+
+    thread = threading.Thread(target=run, name="tirazh-address", daemon=True)
     thread.start()
     waited = 0.0
     while thread.is_alive() and waited < limit_s:
         thread.join(_POLL_S)
         waited += _POLL_S
-    return answers[0] if answers else f"no answer within {limit_s:.0f} s"
+    return answer.result() if answer.done() else f"no answer within {limit_s:.0f} s"

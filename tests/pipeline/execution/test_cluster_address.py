@@ -124,3 +124,11 @@ def test_a_token_file_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPat
     (tmp_path / "missing").touch()
     with pytest.raises(RequestError, match="which is empty"):
         find_token()
+
+
+def test_an_error_of_the_question_itself_is_not_taken_for_a_silent_cluster() -> None:
+    def ask() -> str | None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cluster_address._within(30.0, ask)
