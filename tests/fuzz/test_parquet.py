@@ -217,7 +217,7 @@ NAMES = [
         "[x].parquet",
     ),
     *("a;rm -rf ~.parquet", "$(id).parquet", "-rf.parquet", "a\nb.parquet", "\x1b[31m.parquet", "\u202e.parquet"),
-    *("date=..%2F..%2Fetc/a.parquet", "label=spam/a.parquet", "text=../a.parquet", "e\u0301.parquet", "CON.parquet"),
+    *("date=..%2F..%2Fetc/a.parquet", "kind=spam/a.parquet", "text=../a.parquet", "e\u0301.parquet", "CON.parquet"),
 ]
 
 
