@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import struct
 import subprocess
 import sys
 
@@ -65,7 +66,10 @@ def _refusal(reader: pq.ParquetReader, group: int, column: int) -> str:
 def _usual_refusal() -> str:
     """What the reader says about a chunk that is not damaged."""
     stream = io.BytesIO()
-    pq.write_table(pa.table({"text": ["a"]}), stream)
+    # From buffers: to make an array of Python values, pyarrow imports pandas, which takes 45 MB.
+    buffers = [None, pa.py_buffer(struct.pack("<ii", 0, 1)), pa.py_buffer(b"a")]
+    column = pa.Array.from_buffers(pa.string(), 1, buffers)
+    pq.write_table(pa.Table.from_arrays([column], names=["text"]), stream)
     metadata = pq.read_metadata(pa.BufferReader(stream.getvalue()))
     return _refusal(pq.ParquetFile(pa.BufferReader(b"PAR1"), metadata=metadata, pre_buffer=False).reader, 0, 0)
 

@@ -22,11 +22,11 @@ from tirazh.pipeline.storage.filesystem import Storage
 
 _FILES = 8
 _GROUPS = 3  # of each file
-_THREADS = 4
+_THREADS = 2  # each holds the dictionary of a column chunk
 # A column chunk of up to this many bytes (uncompressed) is read as a whole, as dictionary and indices;
 # otherwise the first rows of the row group are.
 _MAX_CHUNK_BYTES = 4 << 20
-_MAX_CELLS = 4 << 20
+_MAX_CELLS = 1 << 18
 _FIRST_ROWS = 1_024
 _FIRST_CELLS = 1 << 16
 _FIRST_BYTES = 16 << 20
@@ -56,6 +56,7 @@ def with_decoded_sizes(storage: Storage, footers: Sequence[Footer], *, text_colu
         samples = dict(
             zip(chosen, threads.map(lambda index: _sample(storage, footers[index], texts), chosen), strict=True)
         )
+    pa.default_memory_pool().release_unused()  # the driver keeps little in memory, and runs as long as the job
     pooled = _add([sample for groups in samples.values() for sample in groups.values()])
     return [_decoded(footer, samples.get(index, {}), pooled) for index, footer in enumerate(footers)]
 
@@ -139,7 +140,7 @@ def decoded_bytes(array: pa.Array[Any]) -> int:
     if not isinstance(array, pa.DictionaryArray):
         return int(array.nbytes)
     values: Any = array.dictionary
-    lengths = pc.fill_null(pc.binary_length(values), 0)
+    lengths = pc.binary_length(values)
     return int(pc.sum(lengths.take(array.indices)).as_py() or 0) + 4 * len(array)
 
 
