@@ -22,7 +22,7 @@ from tirazh.pipeline.input.damage import find_damage, is_unsupported
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, to_transport
 from tirazh.pipeline.input.schemas.conform import conform
-from tirazh.pipeline.input.schemas.int96 import refuse_nanoseconds
+from tirazh.pipeline.input.schemas.int96 import int96_columns, refuse_nanoseconds
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, keep_trying
 from tirazh.pipeline.storage.secrets import redact
@@ -79,8 +79,9 @@ def read_rows(
         if sum(batch.num_rows for batch in batches) < part.rows:
             raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
         table = pa.Table.from_batches(batches)
-        exact = pq.ParquetFile(file, metadata=metadata, **reading)
-        refuse_nanoseconds(table, exact, groups, _groups_of(metadata, part)[1], part.file.uri)
+        if int96_columns(metadata):
+            exact = pq.ParquetFile(file, metadata=metadata, **reading)
+            refuse_nanoseconds(table, exact, groups, skip, part.file.uri)
         if columns is not None:
             wanted = columns if only is None else pa.schema([columns.field(name) for name in only])
             table = conform(table, wanted, part.file, part.start)
