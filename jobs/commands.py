@@ -171,13 +171,13 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _show_plan(spec: JobSpec, options: argparse.Namespace) -> int:
+    from tirazh.pipeline.dry_run import dry_run
     from tirazh.pipeline.estimate import estimate
     from tirazh.pipeline.plan import plan_job
-    from tirazh.pipeline.preview import preview
 
     with console.only_json(options.json):
         plan = plan_job(spec)
-        facts = plan.summary() | estimate(plan, spec) | preview(spec, plan)
+        facts = plan.summary() | estimate(plan, spec) | dry_run(spec, plan)
     console.show_plan(facts, as_json=options.json, quiet=options.quiet)
     return 0
 

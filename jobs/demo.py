@@ -16,7 +16,7 @@ from tirazh.errors import OutputError
 from tirazh.jobs.progress import JobProgressDisplay, clock_text
 from tirazh.jobs.run import run
 from tirazh.jobs.settings import build_spec
-from tirazh.pipeline.schema import COMPLETION, CONFIDENCE, LABEL
+from tirazh.pipeline.schema import COMPLETION, CONFIDENCE, LABEL, PROMPT
 from tirazh.pipeline.spec import JobSpec
 
 DATA = Path(__file__).resolve().parent / "demo_data"
@@ -147,7 +147,7 @@ def _round_robin() -> Callable[[dict[str, Any]], int]:
 
 
 def _completions(rows: Rows) -> str:
-    return "\n".join(f"  {row['prompt']} → {_shortened(row[COMPLETION] or '', 80)}" for row in rows) + "\n"
+    return "\n".join(f"  {row[PROMPT]} → {_shortened(row[COMPLETION] or '', 80)}" for row in rows) + "\n"
 
 
 def _what_next(folder: Path) -> str:

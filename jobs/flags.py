@@ -108,9 +108,12 @@ FORMER_TRAINING_FLAGS = {
     "--hidden-dropout": "leave it out: there is no dropout",
 }
 
-_METAVARS = {"integer": "N", "number": "X", "labels": "LABELS"}
+_METAVARS = {"integer": "N", "number": "X", "labels": "LABELS", "structure": "YAML"}
 _GROUPS: dict[SettingGroup, str] = {
     "result": "options that define the output (rerunning with the same values resumes)",
+    "prompts": "options that make prompts",
+    "constraints": "options of constrained decoding",
+    "quality": "options of data quality",
     "evaluation": "evaluation options (safe to change on resume)",
     "execution": "execution options (safe to change on resume)",
 }
@@ -120,7 +123,8 @@ def add_setting_flags(parser: argparse.ArgumentParser, kind: str) -> None:
     """Add one flag for each setting of the kind, in the groups that the settings belong to."""
     settings = settings_of(kind).values()
     required = parser.add_argument_group("required (or set in the job file)")
-    groups = {name: parser.add_argument_group(title) for name, title in _GROUPS.items()}
+    used = {setting.group for setting in settings}
+    groups = {name: parser.add_argument_group(title) for name, title in _GROUPS.items() if name in used}
     for setting in settings:
         add_flag(required if setting.is_required else groups[setting.group], setting)
     named = [flag_name(setting.name) + " " + _metavar(setting) for setting in settings if setting.is_required]

@@ -14,11 +14,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.jobs.labels import read_labels
+from tirazh.jobs.structures import read_structure
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.settings import SettingGroup, Spec
 from tirazh.pipeline.spec import SPECS, JobSpec, flag_name, is_required
 
-SettingType = Literal["string", "integer", "number", "boolean", "list", "labels"]
+SettingType = Literal["string", "integer", "number", "boolean", "list", "labels", "structure"]
 FINETUNE = "finetune"
 KINDS: dict[str, type[Spec]] = {**SPECS, FINETUNE: FinetuneSpec}
 _TYPES: dict[Any, SettingType] = {str: "string", int: "integer", float: "number", bool: "boolean"}
@@ -48,7 +49,7 @@ def settings_of(kind: str) -> dict[str, Setting]:
     for field in sorted(fields(spec), key=lambda field: field.name in shared):
         settings[field.name] = Setting(
             name=field.name,
-            type=_type_of(hints[field.name]),
+            type="structure" if field.metadata["structure"] else _type_of(hints[field.name]),
             is_required=is_required(field),
             is_identity=field.metadata["identity"],
             group=field.metadata["group"],
@@ -80,6 +81,8 @@ def check_value(setting: Setting, value: Any, *, place: str = "") -> Any:
     """
     if setting.type == "labels":
         return read_labels(value, place=place)
+    if setting.type == "structure":
+        return read_structure(setting.name, value, place=place)
     if setting.type == "list":
         return _string_list(setting, value, place)
     if isinstance(value, os.PathLike):

@@ -19,6 +19,14 @@ CONFIDENCE = "confidence"
 PROBABILITIES = "probabilities"
 PROBABILITY = "probability"
 ERROR = "error"
+SAMPLE = "sample"
+PROMPT = "prompt"
+SEED = "seed"
+LOGPROB = "logprob"
+NUM_TOKENS = "num_tokens"
+BITS_PER_CHARACTER = "bits_per_character"
+KEPT = "kept"
+DROP_REASONS = "drop_reasons"
 
 # The prefix of the columns that exist only between the steps of a running job; reserved, so no
 # input column may use it.

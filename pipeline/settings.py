@@ -18,9 +18,10 @@ from tirazh.model.config import ModelSettings
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import holds_secret
 
-# Groups of `--help`: settings that define the result (and so the job's identity), settings of
-# evaluation and reports, and settings of execution, which may change when a job is resumed.
-SettingGroup = Literal["result", "evaluation", "execution"]
+# Groups of `--help`: settings that define the result (and so the job's identity), among them those of
+# prompts, constrained decoding and data quality; settings of evaluation and reports; and settings of
+# execution, which may change when a job is resumed.
+SettingGroup = Literal["result", "prompts", "constraints", "quality", "evaluation", "execution"]
 # The value of --model that names the model shipped with tirazh; it is not a path.
 EMBEDDED_MODEL = "embedded"
 
@@ -33,17 +34,26 @@ def setting(
     group: SettingGroup | None = None,
     choices: tuple[str, ...] | None = None,
     path: bool = False,
+    structure: bool = False,
 ) -> Any:
     """Declare a spec field.
 
     `help` is the text of `--help`. `identity` marks a setting that defines the result. `group` is the
     group of `--help` (default: "result" for an identity setting, else "execution"). `choices` are the
-    allowed values. `path` marks a setting that holds paths or URIs of files.
+    allowed values. `path` marks a setting that holds paths or URIs of files, `structure` one whose value is any
+    JSON value: YAML in a flag or a job file, or the path of a YAML or JSON file that holds it.
     """
     shown_in = group or ("result" if identity else "execution")
     return field(
         default=default,
-        metadata={"help": help, "identity": identity, "group": shown_in, "choices": choices or (), "path": path},
+        metadata={
+            "help": help,
+            "identity": identity,
+            "group": shown_in,
+            "choices": choices or (),
+            "path": path,
+            "structure": structure,
+        },
     )
 
 

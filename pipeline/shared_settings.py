@@ -114,7 +114,7 @@ SHARED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def shared_setting(name: str, *, more: str = "") -> Any:
+def shared_setting(name: str, *, more: str = "", **changed: Any) -> Any:
     """Declare the spec field of the shared setting `name`. `more` is appended to its help text."""
     declared = dict(SHARED_SETTINGS[name])
-    return setting(**declared | {"help": declared["help"] + more})
+    return setting(**declared | {"help": declared["help"] + more} | changed)

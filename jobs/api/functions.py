@@ -140,12 +140,12 @@ def plan(kind: Literal["classify", "generate"], **settings: Any) -> JobPlan:
     """
     with table_as_file(settings) as values:
         spec = build_spec(kind, values)
+        from tirazh.pipeline.dry_run import dry_run
         from tirazh.pipeline.estimate import estimate
         from tirazh.pipeline.plan import plan_job
-        from tirazh.pipeline.preview import preview
 
         planned = plan_job(spec)
-        return JobPlan(planned.summary() | estimate(planned, spec) | preview(spec, planned))
+        return JobPlan(planned.summary() | estimate(planned, spec) | dry_run(spec, planned))
 
 
 def verify(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, Required, TypedDict
+from typing import Any, Literal, Protocol, Required, TypedDict
 
 from tirazh.model.config import SparseMode
 
 Path = str | os.PathLike[str]
 Paths = Path | Sequence[Path]
+Structure = Any  # a JSON value, YAML text, or the path of a file that holds one
 Labels = Path | Sequence[str] | Mapping[str, str | None]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 SaveDType = Literal["float32", "bfloat16", "float16"]
@@ -56,7 +57,6 @@ class SharedSettings(TypedDict, total=False):
 class RowJobSettings(SharedSettings, total=False):
     """Settings of the jobs that add columns to rows: classify and generate."""
 
-    input: Required[Paths | ArrowTable]
     prefix: str
     replicas: str | int
     tensor_parallel: int
@@ -69,6 +69,7 @@ class RowJobSettings(SharedSettings, total=False):
 class ClassifySettings(RowJobSettings, total=False):
     """Settings of `tirazh.classify`."""
 
+    input: Required[Paths | ArrowTable]
     text_column: str
     labels: Required[Labels]
     examples: Path | None
@@ -80,6 +81,7 @@ class ClassifySettings(RowJobSettings, total=False):
 class GenerateSettings(RowJobSettings, total=False):
     """Settings of `tirazh.generate`."""
 
+    input: Paths | ArrowTable
     prompt_column: str
     max_new_tokens: int
     temperature: float
@@ -88,8 +90,32 @@ class GenerateSettings(RowJobSettings, total=False):
     repetition_penalty: float
     no_repeat_ngram_size: int
     stop: str | Sequence[str]
+    min_p: float
+    min_new_tokens: int
+    frequency_penalty: float
+    presence_penalty: float
+    logit_bias: Structure
+    bad_words: str | Sequence[str]
     samples: int
+    samples_as: Literal["rows", "lists"]
+    keep: str | Sequence[str]
     seed: int
+    vary: Structure
+    rows: int | None
+    per_cell: int | None
+    examples: Path | None
+    shots: int
+    schema: Structure
+    schema_column: str | None
+    regex: str | None
+    choices: str | Sequence[str]
+    filters: Structure
+    pii: str | Sequence[str]
+    dedup: Structure
+    against: Paths
+    accepted: int | None
+    max_attempts: int
+    dropped: Literal["separate", "inline"]
 
 
 class FinetuneSettings(SharedSettings, total=False):

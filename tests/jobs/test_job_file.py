@@ -78,7 +78,7 @@ def test_a_labels_file_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: p
         ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not 'clasify'; "
             "did you mean classify?"),
         ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not ['a']"),
-        ("kind: generate\n", "--input, --output are missing"),
+        ("kind: classify\n", "--labels, --input, --output are missing"),
         ("- a\n- b\n", "job.yaml must be a mapping of settings (input: ..., output: ...)"),
         ("", "job.yaml is empty"),
         (b"kind: \xff\xfe\n", "job file job.yaml is not UTF-8 text"),

@@ -12,12 +12,12 @@ import pytest
 from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import InputError
 from tirazh.pipeline.build import run_job
+from tirazh.pipeline.dry_run import dry_run
 from tirazh.pipeline.input.listing.files import find_inputs, list_inputs, would_read
 from tirazh.pipeline.input.listing.passed_over import NO_SUFFIX, say_passed_over
 from tirazh.pipeline.output import lease as lease_module
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.plan import plan_job
-from tirazh.pipeline.preview import preview
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
 from tirazh.pipeline.storage.listing import PassedOver
@@ -46,7 +46,7 @@ def test_a_job_says_and_stores_what_it_passed_over(
         dtype="float32",
     )
     line = f"2 files were passed over: b, c.parquet.gzip ({NO_SUFFIX})"
-    assert preview(spec, plan_job(spec))["notes"] == [line]
+    assert dry_run(spec, plan_job(spec))["notes"] == [line]
     told: list[str] = []
     manifest = run_job(spec, tell=told.append)
     assert (manifest["rows"], manifest["passed_over"], told[0]) == (1, [line], line)

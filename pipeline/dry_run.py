@@ -21,7 +21,7 @@ from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.unused_settings import unused_settings
 
 
-def preview(spec: JobSpec, plan: Plan) -> dict[str, Any]:
+def dry_run(spec: JobSpec, plan: Plan) -> dict[str, Any]:
     """Return what the run would find and do; `plan` is one that `plan_job` returned.
 
     `output_state` is "new", "unfinished", "complete" or "another job" (to be replaced), `would` a sentence,

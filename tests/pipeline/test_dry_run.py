@@ -16,10 +16,10 @@ from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import OutputError
 from tirazh.jobs.cli import main
 from tirazh.pipeline.build import run_job
+from tirazh.pipeline.dry_run import dry_run
 from tirazh.pipeline.output.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.plan import plan_job
-from tirazh.pipeline.preview import preview
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -39,10 +39,10 @@ def spec(
     )
 
 
-def preview_of(spec: ClassifySpec) -> dict[str, Any]:
+def dry_run_of(spec: ClassifySpec) -> dict[str, Any]:
     before = tree(Path(spec.output))
-    found = preview(spec, plan_job(spec))
-    assert tree(Path(spec.output)) == before, "a preview changes nothing"
+    found = dry_run(spec, plan_job(spec))
+    assert tree(Path(spec.output)) == before, "a dry run changes nothing"
     return found
 
 
@@ -58,21 +58,21 @@ def make_unfinished(spec: ClassifySpec) -> None:
 
 
 def test_a_new_output(spec: ClassifySpec) -> None:
-    found = preview_of(spec)
+    found = dry_run_of(spec)
     assert (found["output_state"], found["would"], found["held_by"]) == ("new", "start a new output", None)
     assert not Path(spec.output).exists()
 
 
 def test_an_unfinished_output(spec: ClassifySpec) -> None:
     make_unfinished(spec)
-    found = preview_of(spec)
+    found = dry_run_of(spec)
     assert (found["output_state"], found["finished_parts"]) == ("unfinished", 2)
     assert found["would"] == "resume: 2 of 3 parts (6 of 10 rows) are finished"
 
 
 def test_a_complete_output(spec: ClassifySpec) -> None:
     run_job(spec)
-    found = preview_of(replace(spec, overwrite=True, part_rows=5))
+    found = dry_run_of(replace(spec, overwrite=True, part_rows=5))
     assert (found["output_state"], found["would"]) == ("complete", "do nothing: the output is complete")
     assert found["notes"][0].startswith("--overwrite has nothing to replace")
     assert found["notes"][1].startswith("--part-rows 5 has no effect")
@@ -81,19 +81,19 @@ def test_a_complete_output(spec: ClassifySpec) -> None:
 def test_only_the_last_step_is_missing(spec: ClassifySpec) -> None:
     run_job(spec)
     (Path(spec.output) / "_SUCCESS").unlink()
-    assert preview_of(spec)["would"].startswith("make no part: all are finished")
+    assert dry_run_of(spec)["would"].startswith("make no part: all are finished")
 
 
 def test_the_output_of_another_job(spec: ClassifySpec) -> None:
     run_job(spec)
     other = replace(spec, calibrate=True, template="News: {{ text }}")
-    with pytest.raises(OutputError) as of_preview:
-        preview_of(other)
+    with pytest.raises(OutputError) as of_dry_run:
+        dry_run_of(other)
     with pytest.raises(OutputError) as of_run:
         run_job(other)
-    assert str(of_preview.value) == str(of_run.value)
-    assert "another job: --calibrate, --template differ" in str(of_preview.value)
-    found = preview_of(replace(other, overwrite=True))
+    assert str(of_dry_run.value) == str(of_run.value)
+    assert "another job: --calibrate, --template differ" in str(of_dry_run.value)
+    found = dry_run_of(replace(other, overwrite=True))
     assert found["output_state"] == "another job"
     assert found["would"].startswith("replace the output of another job (10 rows, complete) once the new output is")
 
@@ -102,22 +102,22 @@ def test_files_that_tirazh_did_not_write(spec: ClassifySpec) -> None:
     Path(spec.output).mkdir()
     (Path(spec.output) / "mine.csv").write_text("x")
     with pytest.raises(OutputError, match=r"contains files that tirazh did not write \(mine.csv\)"):
-        preview_of(spec)
+        dry_run_of(spec)
 
 
 def test_an_output_that_another_run_holds(spec: ClassifySpec) -> None:
     make_unfinished(spec)
     output = OutputFiles(Storage(), spec.output)
     with hold(output, lease_s=60.0):
-        assert f"process {os.getpid()} on " in str(preview(spec, plan_job(spec))["held_by"])
-    assert preview_of(spec)["held_by"] is None
+        assert f"process {os.getpid()} on " in str(dry_run(spec, plan_job(spec))["held_by"])
+    assert dry_run_of(spec)["held_by"] is None
 
 
 def test_a_changed_input(spec: ClassifySpec, write_input: Callable[..., Path]) -> None:
     make_unfinished(spec)
     os.utime(Path(spec.input[0]) / "a.parquet", (1, 1))
     write_input("b.parquet", text=["new"])
-    found = preview_of(spec)
+    found = dry_run_of(spec)
     assert found["finished_parts"] == 2
     assert "written again since the job started; the rows of the finished parts are the same" in found["notes"][0]
     assert "b.parquet was added since the job started and is not in this output" in found["notes"][1]
