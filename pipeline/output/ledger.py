@@ -21,7 +21,7 @@ from tirazh.pipeline.output.lease import Lease
 from tirazh.pipeline.output.names import FAILURE, MANIFEST, RECEIPTS, REPORT, SUCCESS, OutputFiles, receipt_name
 from tirazh.pipeline.output.quality import quality
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings
-from tirazh.pipeline.output.report import render
+from tirazh.pipeline.output.report import pages_of
 from tirazh.pipeline.output.seal import read_sealed_json, to_sealed_json
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import ClassifySpec, JobSpec
@@ -98,7 +98,8 @@ def finish(
     if lease is not None:
         lease.settle()
     _remove_leftovers(plan, guarded)
-    guarded.write(output.own(REPORT), render(manifest).encode())
+    for name, page in pages_of(manifest, output).items():
+        guarded.write(output.own(name), page)
     guarded.write(output.own(MANIFEST), to_sealed_json(manifest))
     # `_SUCCESS` must be the last write: readers take an output with it as complete. It is there already if
     # only the manifest was made again, and that write was then the last one.

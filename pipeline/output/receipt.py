@@ -20,6 +20,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.input.texts import values_of
 
 FOOTER_KEY = b"tirazh"
+_REASONS = (schema.FINISH_REASON, schema.FINISH_REASONS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +29,8 @@ class Receipt:
 
     `plan_id` is the id of the plan that the file belongs to. `labels` counts the rows of every label; rows
     with a null label (abstained) are counted under "". `confusion` counts rows by (gold label, label) for
-    `gold_column`; it is empty without --gold-column.
+    `gold_column`; it is empty without --gold-column. `finish_reasons` counts completions, and
+    `completion_lengths` rows by the tokens of their completions, in ranges such as "9-16".
     `input_version` is that of the input file whose rows the part was made from.
     """
 
@@ -46,6 +48,8 @@ class Receipt:
     gold_column: str | None = None
     confusion: list[tuple[str, str, int]] = field(default_factory=list)
     confidence_sum: float = 0.0
+    finish_reasons: dict[str, int] = field(default_factory=dict)
+    completion_lengths: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
@@ -130,14 +134,18 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
         gold_column=gold,
         confusion=_confusion(table, prefix, gold) if gold else [],
         confidence_sum=float(_sum(table, prefix + schema.CONFIDENCE)) if is_classify else 0.0,
+        finish_reasons={} if is_classify else _count_reasons(table, prefix),
+        completion_lengths={} if is_classify else _count_lengths(table, prefix),
     )
 
 
 def _columns(names: list[str], settings: ReceiptSettings) -> list[str]:
     """The columns of a part file that its receipt is made from."""
-    is_classify = _is_classify(names, settings.prefix)
-    own = (schema.LABEL, schema.CONFIDENCE) if is_classify else (schema.COMPLETION_TOKENS,)
-    columns = [settings.prefix + name for name in (*own, schema.PROMPT_TOKENS, schema.ERROR)]
+    prefix = settings.prefix
+    is_classify = _is_classify(names, prefix)
+    reasons = next((name for name in _REASONS if prefix + name in names), schema.FINISH_REASON)
+    own = (schema.LABEL, schema.CONFIDENCE) if is_classify else (schema.COMPLETION_TOKENS, reasons)
+    columns = [prefix + name for name in (*own, schema.PROMPT_TOKENS, schema.ERROR)]
     return [settings.gold_column, *columns] if is_classify and settings.gold_column else columns
 
 
@@ -159,6 +167,25 @@ def check_belongs(receipt: Receipt, *, part: int, rows: int, plan_id: str) -> No
 
 def _sum(table: pa.Table, name: str) -> Any:
     return pc.sum(table.column(name)).as_py() or 0
+
+
+def _count_reasons(table: pa.Table, prefix: str) -> dict[str, int]:
+    name = next(prefix + name for name in _REASONS if prefix + name in table.column_names)
+    reasons: Any = table.column(name)
+    if pa.types.is_list(reasons.type):
+        reasons = pc.list_flatten(reasons)
+    return dict(sorted(Counter(reason for reason in reasons.to_pylist() if reason is not None).items()))
+
+
+def _count_lengths(table: pa.Table, prefix: str) -> dict[str, int]:
+    """Count rows by the tokens of their completions; the upper ends of the ranges are powers of two."""
+    tokens = [count for count in table.column(prefix + schema.COMPLETION_TOKENS).to_pylist() if count is not None]
+    ranges = Counter(0 if count == 0 else max(1, (count - 1).bit_length()) for count in tokens)
+    return {_length_range(power): ranges[power] for power in sorted(ranges)}
+
+
+def _length_range(power: int) -> str:
+    return "0" if power == 0 else "1-2" if power == 1 else f"{2 ** (power - 1) + 1}-{2**power}"
 
 
 def _good_labels(table: pa.Table, prefix: str) -> list[tuple[int, str]]:
