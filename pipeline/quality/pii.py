@@ -1,0 +1,198 @@
+"""Masks personal data: e-mail addresses, telephone numbers, bank cards, Russian documents and IP addresses.
+
+A find is replaced with its kind, such as `<email>`. Every pattern is bounded, so its time is linear in the text.
+Standard library only, so that a spec can check its kinds.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tirazh.errors import RequestError, did_you_mean
+from tirazh.pipeline.quality.checksums import is_card, is_inn, is_snils
+
+_GAP = "[ \u00a0\u2009\u202f‑–-]"
+_BREAK = "[ \u00a0\u2009\u202f]"
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', flags=re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """`patterns` find candidates, of which the group `value`, or all of it, is replaced if `is_valid` says so.
+
+    A text with fewer than `digits` digits, or without `sign`, has none.
+    """
+
+    patterns: tuple[re.Pattern[str], ...]
+    digits: int
+    sign: str = ""
+    is_valid: Callable[[str], bool] = lambda found: True
+
+
+def _compiled(*patterns: str) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(pattern, flags=re.IGNORECASE) for pattern in patterns)
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    # `Bad::Face` in a program is a valid IPv6 address too.
+    return ":" not in text or (len([group for group in text.split(":") if group]) >= 3 and not text.isalpha())
+
+
+def _has_phone_length(text: str) -> bool:
+    return 8 <= sum(map(str.isdigit, text)) <= 15
+
+
+def _is_series(text: str) -> bool:
+    """Whether the first four digits can be a region and the year of the form of a Russian passport (1997 to 2035)."""
+    digits = "".join(filter(str.isdigit, text))
+    return digits[:2] != "00" and not 35 < int(digits[2:4]) < 97
+
+
+# In the order in which they are applied: what has a checksum goes before what looks like a telephone number.
+_KINDS: dict[str, _Kind] = {
+    "email": _Kind(
+        _compiled(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?!\w)"),
+        digits=0,
+        sign="@",
+    ),
+    "ip": _Kind(
+        _compiled(
+            r"(?<![\w.])(?:(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(?!\w|\.\w)",
+            r"(?<![\w:.])[0-9a-f:]{6,39}(?![\w:])",
+        ),
+        digits=1,
+        is_valid=_is_ip,
+    ),
+    "card": _Kind(
+        _compiled(rf"(?<![\w+])(?<![0-9]{_GAP})[2-6][0-9](?:{_GAP}?[0-9]){{11,17}}(?!\w)(?!{_GAP}[0-9])"),
+        digits=13,
+        is_valid=is_card,
+    ),
+    "snils": _Kind(
+        _compiled(
+            rf"(?<![\w+-])[0-9]{{3}}{_GAP}[0-9]{{3}}{_GAP}[0-9]{{3}}{_GAP}[0-9]{{2}}(?!\w|-[0-9])",
+            r"(?<!\w)снилс[^0-9\n]{0,20}(?P<value>[0-9]{11})(?!\w)",
+        ),
+        digits=11,
+        is_valid=is_snils,
+    ),
+    "inn": _Kind(
+        _compiled(
+            r"(?<![\w+])[0-9]{12}(?!\w)",
+            r"(?<!\w)(?:инн|inn)[^0-9\n]{0,20}(?P<value>[0-9]{10}|[0-9]{12})(?!\w)",
+        ),
+        digits=10,
+        is_valid=is_inn,
+    ),
+    "passport": _Kind(
+        _compiled(
+            rf"(?:паспорт|сери[яию]|passport)[^0-9\n]{{0,40}}(?P<value>[0-9]{{2}}{_GAP}?[0-9]{{2}},?{_BREAK}?"
+            rf"(?:№|n|номер|no\.?)?{_BREAK}?[0-9]{{6}})(?!\w)",
+            rf"(?<!\w)(?<![0-9]{_GAP})[0-9]{{2}}{_BREAK}[0-9]{{2}}{_BREAK}(?:№{_BREAK}?)?[0-9]{{6}}(?!\w|{_GAP}[0-9])",
+            rf"(?<!\w)[0-9]{{4}}{_BREAK}?№{_BREAK}?[0-9]{{6}}(?!\w)",
+            rf"(?:паспорт|passport)[^0-9\n]{{0,40}}(?P<value>[0-9]{{2}}{_BREAK}?(?:№{_BREAK}?)?[0-9]{{7}})(?!\w)",
+        ),
+        digits=9,
+        is_valid=_is_series,
+    ),
+    "phone": _Kind(
+        _compiled(
+            rf"(?<![\w+])(?<![0-9]{_GAP})(?:\+7|8|7){_GAP}?\(?[3489][0-9]{{2}}\)?{_GAP}?[0-9]{{3}}{_GAP}?[0-9]{{2}}{_GAP}?"
+            rf"[0-9]{{2}}(?!\w)(?!{_GAP}[0-9])",
+            rf"\([0-9]{{3,5}}\){_BREAK}?[0-9]{{1,3}}-[0-9]{{2}}-[0-9]{{2}}(?!\w|-[0-9])",
+            r"(?<![\w+])\+[1-9][0-9 \u00a0().‑–-]{6,22}[0-9](?!\w)",
+            rf"(?<![\w-])(?:\([2-9][0-9]{{2}}\){_BREAK}?|[2-9][0-9]{{2}}[.-])[2-9][0-9]{{2}}[.-][0-9]{{4}}(?!\w|[.-][0-9])",
+        ),
+        digits=7,
+        is_valid=lambda found: found[0] != "+" or _has_phone_length(found),
+    ),
+}
+PII_KINDS = ("email", "phone", "card", "snils", "inn", "passport", "ip")
+
+
+def parse_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Check the setting `pii` and return its kinds in the order in which they are applied. Raises RequestError."""
+    for kind in kinds:
+        if kind not in _KINDS:
+            close = did_you_mean(kind, PII_KINDS) or f"; the kinds are {', '.join(PII_KINDS)}"
+            raise RequestError(f"--pii: there is no kind {kind!r}{close}")
+    return tuple(kind for kind in _KINDS if kind in kinds)
+
+
+def mask_texts(texts: Sequence[str | None], kinds: Sequence[str]) -> tuple[list[str | None], dict[str, int]]:
+    """Mask the kinds (see `parse_kinds`) in each text; returns the texts and the number of masks of each kind."""
+    counts = dict.fromkeys(kinds, 0)
+    return [None if text is None else _mask(text, kinds, counts) for text in texts], counts
+
+
+def mask_json_strings(texts: Sequence[str | None], kinds: Sequence[str]) -> tuple[list[str | None], dict[str, int]]:
+    """As `mask_texts`, for texts in JSON: they stay JSON, because only their strings are masked.
+
+    A text that is not JSON is masked as a whole.
+    """
+    counts = dict.fromkeys(kinds, 0)
+
+    def mask_literal(found: re.Match[str]) -> str:
+        value = json.loads(found[0], strict=False)
+        masked = _mask(value, kinds, counts)
+        return found[0] if masked == value else json.dumps(masked, ensure_ascii=False)
+
+    def mask_one(text: str) -> str:
+        if not _may_contain(text, kinds):
+            return text
+        return _JSON_STRING.sub(mask_literal, text) if _is_json(text) else _mask(text, kinds, counts)
+
+    return [None if text is None else mask_one(text) for text in texts], counts
+
+
+def _may_contain(text: str, kinds: Sequence[str]) -> bool:
+    digits = _digits(text)
+    return any(digits >= _KINDS[kind].digits and _KINDS[kind].sign in text for kind in kinds)
+
+
+def _mask(text: str, kinds: Sequence[str], counts: dict[str, int]) -> str:
+    """Mask until nothing is found: a mask may end what hid its neighbour. Each mask removes digits or an @."""
+    while _may_contain(text, kinds):
+        before = text
+        for kind in kinds:
+            text = _mask_kind(text, kind, counts)
+        if text == before:
+            break
+    return text
+
+
+def _mask_kind(text: str, name: str, counts: dict[str, int]) -> str:
+    kind = _KINDS[name]
+    if kind.sign not in text or _digits(text) < kind.digits:
+        return text
+
+    def replace(found: re.Match[str]) -> str:
+        value = found["value"] if "value" in found.re.groupindex else found[0]
+        if not kind.is_valid(value):
+            return found[0]
+        counts[name] += 1
+        return f"{found[0][: len(found[0]) - len(value)]}<{name}>"  # a value ends its match
+
+    for pattern in kind.patterns:
+        text = pattern.sub(replace, text)
+    return text
+
+
+def _digits(text: str) -> int:
+    return sum(map(text.count, "0123456789"))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
