@@ -23,7 +23,7 @@ from tirazh.pipeline.quality.contamination import EvaluationSet
 from tirazh.pipeline.quality.expression import check_expression, is_true
 from tirazh.pipeline.quality.measures import Sample, fails, too_many_bits
 from tirazh.pipeline.quality.pii import mask_json_strings, mask_texts, parse_kinds
-from tirazh.pipeline.quality.rules import CONTAMINATED, ERROR, EXPRESSION, Rule, parse_filters
+from tirazh.pipeline.quality.rules import CONTAMINATED, EMPTY, ERROR, EXPRESSION, Rule, parse_filters
 from tirazh.pipeline.quality.words import Words
 
 # A slice of a table is judged at once: bounds for the memory of its arrays, about 60 bytes a character.
@@ -72,7 +72,7 @@ class QualityConfig:
     def reasons(self) -> tuple[str, ...]:
         """Every reason that a row can get, in the order in which a row's reasons are listed."""
         contaminated = (CONTAMINATED,) if self.evaluation is not None else ()
-        return (ERROR, *(rule.reason for rule in self.rules), *contaminated)
+        return (ERROR, EMPTY, *(rule.reason for rule in self.rules), *contaminated)
 
 
 def quality_config(
@@ -119,8 +119,8 @@ def quality_config(
 def judge(table: pa.Table, config: QualityConfig) -> tuple[pa.Table, list[list[str]]]:
     """Return the table with personal data masked, and for each row the reasons to drop it ([]: it passes).
 
-    Rules judge the masked texts. A row with an error, or without a completion, has the one reason `error`. This is
-    `mask_table` followed by `drop_reasons`; who needs the number of masks calls the two.
+    Rules judge the masked texts. A row with an error has the one reason `error`, one without text the one reason
+    `empty`. This is `mask_table` followed by `drop_reasons`; who needs the number of masks calls the two.
     """
     masked, _ = mask_table(table, config)
     return masked, drop_reasons(masked, config)
@@ -148,10 +148,10 @@ def drop_reasons(table: pa.Table, config: QualityConfig) -> list[list[str]]:
     """For each row of a masked table the reasons to drop it, in the order of `QualityConfig.reasons`."""
     reasons: list[list[str]] = []
     for part in _slices(table, config):
-        is_error = _is_error(part, config)
-        rows: list[list[str]] = [[ERROR] if broken else [] for broken in is_error]
+        rows = _without_text(part, config)
+        is_judged = np.fromiter((not found for found in rows), np.bool_, len(rows))
         for reason, failing in _failing(part, config):
-            for row in np.flatnonzero(failing & ~is_error):
+            for row in np.flatnonzero(failing & is_judged):
                 rows[row].append(reason)
         reasons += rows
     return reasons
@@ -209,13 +209,15 @@ def _slices(table: pa.Table, config: QualityConfig) -> Iterator[pa.Table]:
         yield table.slice(first)
 
 
-def _is_error(table: pa.Table, config: QualityConfig) -> Mask:
-    texts = _texts(table.column(config.completion))
-    failed = np.fromiter((text is None for text in texts), np.bool_, len(texts))
-    if config.error_column in table.column_names:
-        errors = table.column(config.error_column).is_valid()
-        failed |= np.asarray(errors.to_numpy(), np.bool_)
-    return failed
+def _without_text(table: pa.Table, config: QualityConfig) -> list[list[str]]:
+    """[`error`] for each row with an error or without a completion, [`empty`] for each without text, else []."""
+    completions = _texts(table.column(config.completion))
+    errors = table.column(config.error_column) if config.error_column in table.column_names else None
+    failed = errors.is_valid().to_pylist() if errors is not None else [False] * table.num_rows
+    return [
+        [ERROR] if has_failed or completion is None else [EMPTY] if not text.strip() else []
+        for has_failed, completion, text in zip(failed, completions, text_of(table, config), strict=True)
+    ]
 
 
 def _string_fields(spec: QualitySpec, columns: pa.Schema) -> dict[str, bool]:

@@ -48,7 +48,7 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     # `Bad::Face` in a program is a valid IPv6 address too.
-    return ":" not in text or (len([group for group in text.split(":") if group]) >= 3 and not text.isalpha())
+    return ":" not in text or (len([group for group in text.split(":") if group]) >= 3 and any(map(str.isdigit, text)))
 
 
 def _has_phone_length(text: str) -> bool:
@@ -56,9 +56,9 @@ def _has_phone_length(text: str) -> bool:
 
 
 def _is_series(text: str) -> bool:
-    """Whether the first four digits can be a region and the year of the form of a Russian passport (1997 to 2035)."""
+    """Whether ten digits begin with a region and the year of the form (1997 to 2035), as in a Russian passport."""
     digits = "".join(filter(str.isdigit, text))
-    return digits[:2] != "00" and not 35 < int(digits[2:4]) < 97
+    return len(digits) != 10 or (digits[:2] != "00" and not 35 < int(digits[2:4]) < 97)
 
 
 # In the order in which they are applied: what has a checksum goes before what looks like a telephone number.
@@ -77,7 +77,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     "card": _Kind(
         _compiled(
-            r"(?<![\w+])[2-6][0-9]{12,18}(?!\w)",
+            r"(?<![\w+])[2-6][0-9]{14,15}(?!\w)",
             rf"(?<![\w+])[2-6][0-9]{{3}}(?:{_GAP}[0-9]{{4}}){{3}}{_GAP}[0-9]{{1,3}}(?!\w)",
             rf"(?<![\w+])[2-6][0-9]{{3}}(?:{_GAP}[0-9]{{4}}){{3}}(?!\w)",
             rf"(?<![\w+])3[47][0-9]{{2}}{_GAP}[0-9]{{6}}{_GAP}[0-9]{{5}}(?!\w)",
@@ -110,8 +110,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     "phone": _Kind(
         _compiled(
-            rf"(?<![\w+])(?<![0-9]{_GAP})(?:\+7|8|7){_GAP}?\(?[3489][0-9]{{2}}\)?{_GAP}?[0-9]{{3}}{_GAP}?[0-9]{{2}}{_GAP}?"
-            rf"[0-9]{{2}}(?!\w)(?!{_GAP}[0-9])",
+            rf"(?<![\w+])(?:\+7|8|7){_GAP}?\(?[3489][0-9]{{2}}\)?{_GAP}?[0-9]{{3}}{_GAP}?[0-9]{{2}}{_GAP}?[0-9]{{2}}(?!\w)",
             rf"\([0-9]{{3,5}}\){_BREAK}?[0-9]{{1,3}}-[0-9]{{2}}-[0-9]{{2}}(?!\w|-[0-9])",
             r"(?<![\w+])\+[1-9][0-9 \u00a0().‑–-]{6,22}[0-9](?!\w)",
             rf"(?<![\w-])(?:\([2-9][0-9]{{2}}\){_BREAK}?|[2-9][0-9]{{2}}[.-])[2-9][0-9]{{2}}[.-][0-9]{{4}}(?!\w|[.-][0-9])",

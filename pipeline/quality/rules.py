@@ -14,7 +14,7 @@ from tirazh.errors import RequestError, did_you_mean
 from tirazh.pipeline.quality.arguments import OF_THE_ROW, RULES, shown
 from tirazh.pipeline.quality.presets import PRESETS
 
-ERROR, CONTAMINATED = "error", "contaminated"
+ERROR, EMPTY, CONTAMINATED = "error", "empty", "contaminated"
 EXPRESSION = "expression"
 MAX_RULES = 200
 _REASON = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
@@ -111,7 +111,7 @@ def _expression(item: Mapping[str, Any]) -> Rule:
             f"--filters: the expression {shown(text)} needs a name, which becomes its reason: at most 64 letters, "
             f"digits, '_', '.' and '-'; not {shown(name)}"
         )
-    if name in RULES or name in (ERROR, CONTAMINATED):
+    if name in RULES or name in (ERROR, EMPTY, CONTAMINATED):
         raise RequestError(f"--filters: an expression cannot have the name {name}, which is the reason of a rule")
     return Rule(EXPRESSION, text, None, name)
 
