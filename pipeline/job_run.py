@@ -119,7 +119,7 @@ class JobRun:
         )
 
     def _probe(self, parts: list[Part]) -> NodeProbe:
-        inputs = sorted({part.file.uri for part in parts})
+        inputs = sorted({part.file.uri for part in parts if part.crossing is None})
         return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)
 
     @property
