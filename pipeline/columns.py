@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,7 +14,7 @@ from tirazh.pipeline.input.footers import check_text_column, is_binary
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.prompts.template_columns import written
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 
 
 def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
@@ -25,6 +26,8 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
         check_text_column(columns, spec.text_column, flag="--text-column")
         if spec.gold_column is not None:
             check_text_column(columns, spec.gold_column, flag="--gold-column")
+    elif isinstance(spec, ScoreSpec):
+        check_text_column(columns, spec.text_column, flag="--text-column")
     elif isinstance(spec, GenerateSpec) and spec.template is None:
         if spec.vary is not None and spec.prompt_column not in columns.names:
             raise RequestError(
@@ -102,7 +105,11 @@ def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> 
     check_variables(variables, columns.names, where="a name of --vary" if is_crossing else "a column of the input")
     if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
         raise InputError(f"--template does not use the text column {spec.text_column!r}")
-    if not variables:
+    if isinstance(spec, ScoreSpec) and spec.text_column in variables:
+        raise InputError(
+            f"--template uses the text column {spec.text_column!r}, but is the context before the text; remove it"
+        )
+    if not variables and not isinstance(spec, ScoreSpec):
         raise InputError("--template uses no column, so every prompt would be the same")
     for name in variables:
         if not _has_text(columns.field(name).type):
@@ -119,8 +126,13 @@ def _has_text(arrow_type: pa.DataType) -> bool:
 
 def added_columns(spec: JobSpec) -> pa.Schema:
     """The columns that the job adds to those of the input, with their prefix, in order."""
-    added = schema.generate_fields(spec.samples) if isinstance(spec, GenerateSpec) else schema.classify_fields()
-    return pa.schema([field.with_name(spec.prefix + field.name) for field in added])
+    return pa.schema([field.with_name(spec.prefix + field.name) for field in _fields(spec)])
+
+
+def _fields(spec: JobSpec) -> list[pa.Field[Any]]:
+    if isinstance(spec, GenerateSpec):
+        return schema.generate_fields(spec.samples)
+    return schema.score_fields() if isinstance(spec, ScoreSpec) else schema.classify_fields()
 
 
 def override_columns(columns: pa.Schema) -> tuple[str, ...]:

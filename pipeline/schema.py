@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-Kind = Literal["classify", "generate"]
+Kind = Literal["classify", "generate", "score"]
 
 COMPLETION = "completion"
 COMPLETIONS = "completions"
@@ -23,6 +23,7 @@ SAMPLE = "sample"
 PROMPT = "prompt"
 SEED = "seed"
 LOGPROB = "logprob"
+LOGPROBS = "logprobs"
 NUM_TOKENS = "num_tokens"
 BITS_PER_CHARACTER = "bits_per_character"
 KEPT = "kept"
@@ -39,16 +40,25 @@ ROW_SEED = RESERVED + "row_seed"
 COMPLETION_IDS = RESERVED + "completion_ids"
 TEXT_ENDS = RESERVED + "text_ends"
 REASONS = RESERVED + "reasons"
+COMPLETION_LOGPROBS = RESERVED + "completion_logprobs"
+NUM_CONTEXT_IDS = RESERVED + "num_context_ids"
+NUM_CHARACTERS = RESERVED + "num_characters"
+TEXT_LOGPROB = RESERVED + "text_logprob"
+NUM_TEXT_IDS = RESERVED + "num_text_ids"
 LABEL_LOGPROBS = RESERVED + "label_logprobs"
 ROW_ERROR = RESERVED + "error"
 
 # Per-row overrides of `generate`: a numeric input column with such a name sets the value of its row.
 OVERRIDES: dict[str, type[int] | type[float]] = {
     "max_new_tokens": int,
+    "min_new_tokens": int,
     "temperature": float,
     "top_k": int,
     "top_p": float,
+    "min_p": float,
     "repetition_penalty": float,
+    "frequency_penalty": float,
+    "presence_penalty": float,
     "seed": int,
 }
 
@@ -56,15 +66,27 @@ OVERRIDES: dict[str, type[int] | type[float]] = {
 def generate_fields(samples: int) -> list[pa.Field[Any]]:
     """The columns that `generate` adds, in order.
 
-    With several samples, texts and finish reasons are lists.
+    With several samples, texts, finish reasons and log-probabilities are lists.
     """
     texts = pa.field(COMPLETION, pa.string()) if samples == 1 else pa.field(COMPLETIONS, pa.list_(pa.string()))
     reasons = pa.field(FINISH_REASON, pa.string()) if samples == 1 else pa.field(FINISH_REASONS, pa.list_(pa.string()))
+    logprobs = pa.field(LOGPROB, pa.float64()) if samples == 1 else pa.field(LOGPROBS, pa.list_(pa.float64()))
     return [
         texts,
         reasons,
         pa.field(PROMPT_TOKENS, pa.int32()),
         pa.field(COMPLETION_TOKENS, pa.int32()),
+        logprobs,
+        pa.field(ERROR, pa.string()),
+    ]
+
+
+def score_fields() -> list[pa.Field[Any]]:
+    """The columns that `score` adds, in order."""
+    return [
+        pa.field(LOGPROB, pa.float64()),
+        pa.field(NUM_TOKENS, pa.int32()),
+        pa.field(BITS_PER_CHARACTER, pa.float64()),
         pa.field(ERROR, pa.string()),
     ]
 

@@ -52,7 +52,7 @@ def _of_generate(spec: GenerateSpec, plan: Plan) -> Iterator[str]:
         yield f"--prompt-column has no effect: the template does not use the column {spec.prompt_column!r}"
     if spec.temperature or "temperature" in plan.overrides:
         return
-    defaults = {"seed": (0,), "top_k": (0,), "top_p": (0.0, 1.0)}
+    defaults = {"seed": (0,), "top_k": (0,), "top_p": (0.0, 1.0), "min_p": (0.0,)}
     unused = [flag_name(name) for name, values in defaults.items() if getattr(spec, name) not in values]
     if unused:
         have = "has" if len(unused) == 1 else "have"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class OutputLayout:
 
     `columns` is the schema of the input. `added` are the added fields with their prefix, in the
     order of `schema.py`. `labels` are those of classify, in the order of their scores; empty for
-    generate.
+    generate and score.
     """
 
     columns: pa.Schema
@@ -45,7 +46,10 @@ class OutputLayout:
 def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.Table:
     """Build the output table of one part, without the columns that only the steps use."""
     # The order of the added columns is that of `layout.added`, which `schema.py` defines.
-    added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
+    if schema.TEXT_LOGPROB in table.column_names:
+        added = _text_scores(table)
+    else:
+        added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
     kept = restore(table, layout.columns).combine_chunks()
     arrays = [
         column if isinstance(column, pa.ChunkedArray) else pa.array(column, field.type)
@@ -106,9 +110,21 @@ def _completions(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) ->
     failed = ["error"] * layout.samples
     reasons = [failed if row is None else row for row in table.column(schema.REASONS).to_pylist()]
     counts = [None if row is None else sum(map(len, row)) for row in ids]
+    logprobs: list[Any] = table.column(schema.COMPLETION_LOGPROBS).to_pylist()
     if layout.samples == 1:
-        texts, reasons = _first(texts), _first(reasons)
-    return [texts, reasons, table.column(schema.NUM_PROMPT_IDS).to_pylist(), counts, errors]
+        texts, reasons, logprobs = _first(texts), _first(reasons), _first(logprobs)
+    return [texts, reasons, table.column(schema.NUM_PROMPT_IDS).to_pylist(), counts, logprobs, errors]
+
+
+def _text_scores(table: pa.Table) -> list[Any]:
+    logprobs: list[Any] = table.column(schema.TEXT_LOGPROB).to_pylist()
+    lengths: list[Any] = table.column(schema.NUM_CHARACTERS).to_pylist()
+    bits = [
+        None if logprob is None or not length else -logprob / math.log(2) / length
+        for logprob, length in zip(logprobs, lengths, strict=True)
+    ]
+    errors = table.column(schema.ROW_ERROR).to_pylist()
+    return [logprobs, table.column(schema.NUM_TEXT_IDS).to_pylist(), bits, errors]
 
 
 def _first(rows: Sequence[Sequence[Any] | None]) -> list[Any]:

@@ -18,9 +18,16 @@ import pyarrow.parquet as pq
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.texts import values_of
+from tirazh.pipeline.schema import Kind
 
 FOOTER_KEY = b"tirazh"
 _REASONS = (schema.FINISH_REASON, schema.FINISH_REASONS)
+# The columns of each kind that a receipt is made from, beside the errors.
+_OWN_COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "classify": (schema.LABEL, schema.CONFIDENCE, schema.PROMPT_TOKENS),
+    "generate": (schema.COMPLETION_TOKENS, schema.PROMPT_TOKENS),
+    "score": (schema.NUM_TOKENS,),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +120,8 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
     `read_footer` returns for the file.
     """
     prefix = settings.prefix
-    is_classify = _is_classify(table.column_names, prefix)
+    kind = _kind(table.column_names, prefix)
+    is_classify = kind == "classify"
     gold = settings.gold_column if is_classify else None
     errors = table.column(prefix + schema.ERROR)
     kinds = Counter(error for error in errors.to_pylist() if error is not None)
@@ -123,8 +131,8 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
         input_version=footer["input_version"],
         rows=table.num_rows,
         errors=table.num_rows - errors.null_count,
-        prompt_tokens=_sum(table, prefix + schema.PROMPT_TOKENS),
-        completion_tokens=0 if is_classify else _sum(table, prefix + schema.COMPLETION_TOKENS),
+        prompt_tokens=_sum(table, prefix + (schema.NUM_TOKENS if kind == "score" else schema.PROMPT_TOKENS)),
+        completion_tokens=_sum(table, prefix + schema.COMPLETION_TOKENS) if kind == "generate" else 0,
         file_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         # Messages may contain numbers of the row, so their count is bounded. They are sorted for
@@ -134,27 +142,27 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
         gold_column=gold,
         confusion=_confusion(table, prefix, gold) if gold else [],
         confidence_sum=float(_sum(table, prefix + schema.CONFIDENCE)) if is_classify else 0.0,
-        finish_reasons={} if is_classify else _count_reasons(table, prefix),
-        completion_lengths={} if is_classify else _count_lengths(table, prefix),
+        finish_reasons=_count_reasons(table, prefix) if kind == "generate" else {},
+        completion_lengths=_count_lengths(table, prefix) if kind == "generate" else {},
     )
 
 
 def _columns(names: list[str], settings: ReceiptSettings) -> list[str]:
     """The columns of a part file that its receipt is made from."""
-    prefix = settings.prefix
-    is_classify = _is_classify(names, prefix)
-    reasons = next((name for name in _REASONS if prefix + name in names), schema.FINISH_REASON)
-    own = (schema.LABEL, schema.CONFIDENCE) if is_classify else (schema.COMPLETION_TOKENS, reasons)
-    columns = [prefix + name for name in (*own, schema.PROMPT_TOKENS, schema.ERROR)]
-    return [settings.gold_column, *columns] if is_classify and settings.gold_column else columns
+    kind = _kind(names, settings.prefix)
+    reasons = [name for name in _REASONS if settings.prefix + name in names] if kind == "generate" else []
+    columns = [settings.prefix + name for name in (*_OWN_COLUMNS[kind], *reasons, schema.ERROR)]
+    return [settings.gold_column, *columns] if kind == "classify" and settings.gold_column else columns
 
 
-def _is_classify(names: list[str], prefix: str) -> bool:
-    """Whether the last five columns, which are the added ones, are those of classify.
+def _kind(names: list[str], prefix: str) -> Kind:
+    """The kind of job that wrote a part, by its last columns, which are the added ones.
 
     The columns of the input may have any names.
     """
-    return prefix + schema.LABEL in names[-5:]
+    if prefix + schema.LABEL in names[-5:]:
+        return "classify"
+    return "score" if prefix + schema.BITS_PER_CHARACTER in names[-4:] else "generate"
 
 
 def check_belongs(receipt: Receipt, *, part: int, rows: int, plan_id: str) -> None:

@@ -42,8 +42,8 @@ class PromptConfig:
     A prompt is `head_ids`, followed by the tokens of `head_text` + the rendered template. `columns`
     maps the template's variables to input columns, `text_variable` is the one that may be
     truncated, `content_columns` are columns outside of the prompt on which a row's random numbers depend too, and
-    `needs_text` makes a row without that text an error, whatever the template
-    renders. `reserved_tokens` stay free behind a truncated prompt. `sampling` is None for classify.
+    `needs_text` makes a row without that text an error, whatever the template renders. `reserved_tokens` stay free
+    behind a truncated prompt. `sampling` is None for classify and score.
     `boundary` checks the end of prompts where the labels' tokens may depend on it.
     """
 
@@ -112,11 +112,15 @@ class PromptWriter:
     def encode_completion(self, rendered: str, completion: str) -> list[int]:
         """Return the tokens of a completion of a rendered prompt: those of the whole text less those of the
         prompt, or its own where the prompt's last tokens would be others in the whole text."""
+        ids = self.tokens_behind(rendered, completion)
+        return self._tokenizer.encode(completion) if ids is None else ids
+
+    def tokens_behind(self, rendered: str, completion: str) -> list[int] | None:
+        """Return the tokens of the whole text less those of the prompt; None where the prompt's last tokens
+        would be others in the whole text."""
         end = rendered[-_CONTEXT_CHARACTERS:]
         head, whole = self._marked_tokenizer.encode_many([end, end + completion])
-        if whole[: len(head)] == head:
-            return whole[len(head) :]
-        return self._tokenizer.encode(completion)
+        return whole[len(head) :] if whole[: len(head)] == head else None
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         """Return the row with its text cut to a bounded number of characters, and its rendered prompt.
@@ -155,14 +159,14 @@ class PromptWriter:
         for _ in range(_TRUNCATION_ATTEMPTS):
             if keep <= 0:
                 break
-            part = self._take_tokens(text, text_ids, keep)
+            part = self.take_tokens(text, text_ids, keep)
             (ids,) = self.encode([self.render({**row, self.config.text_variable: part})])
             if len(ids) <= most:
                 return ids
             keep -= len(ids) - most
         raise RowError(f"the prompt has {len(ids)} tokens even with its text truncated; at most {most} fit")
 
-    def _take_tokens(self, text: str, text_ids: Sequence[int], keep: int) -> str:
+    def take_tokens(self, text: str, text_ids: Sequence[int], keep: int) -> str:
         """The first or last `keep` tokens of `text` as text, without a character that the cut would break."""
         is_left = self.config.truncate == "left"
         part = self._tokenizer.decode(text_ids[-keep:] if is_left else text_ids[:keep])

@@ -22,9 +22,11 @@ from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens, find_boundary
+from tirazh.pipeline.prompts.sampled_tokens import with_tokens
+from tirazh.pipeline.prompts.score_texts import shared_context
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import PromptTemplate
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 from tirazh.pipeline.storage.errors import show_uri
 
 BETWEEN_EXAMPLES = "\n\n"
@@ -67,6 +69,8 @@ def prepare_prompts(
     if isinstance(spec, ClassifySpec):
         config, labels = with_labels(config, tokenizer, spec.labels)
         ends = label_ends(config, tokenizer, labels)
+    if isinstance(spec, ScoreSpec):
+        return _prepare_texts(config, tokenizer)
     config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
     writer = PromptWriter(replace(config, boundary=None), tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
@@ -78,6 +82,17 @@ def prepare_prompts(
             raise RequestError("--calibrate needs a template that contains more than the text itself")
     job = EngineJob(prefix_token_ids=prefix, labels=labels, label_ends=ends)
     return PreparedPrompts(config, job, tuple(calibration))
+
+
+def _prepare_texts(config: PromptConfig, tokenizer: Tokenizer) -> PreparedPrompts:
+    try:
+        prefix = shared_context(config, tokenizer, PROBE_TEXTS)
+    except RowError as error:
+        raise RequestError(
+            f"no text can be scored: {error}; give a shorter --template or a larger --seq-length"
+        ) from None
+    job = EngineJob(prefix_token_ids=prefix if len(prefix) >= MIN_SHARED_TOKENS else ())
+    return PreparedPrompts(config, job, ())
 
 
 def mark_template(template: PromptTemplate, tokenizer: Tokenizer) -> PromptTemplate:
@@ -118,7 +133,8 @@ def label_ends(config: PromptConfig, tokenizer: Tokenizer, labels: Sequence[tupl
 def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: PromptSource) -> PromptConfig:
     reserved, sampling, seed = 0, None, 0
     if isinstance(spec, GenerateSpec):
-        reserved, sampling, seed = spec.max_new_tokens, spec.sampling, spec.seed
+        reserved, seed = spec.max_new_tokens, spec.seed
+        sampling = with_tokens(spec, tokenizer)
     return PromptConfig(
         tokenizer_dir="",
         template=mark_template(source.template, tokenizer),
