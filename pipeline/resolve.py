@@ -79,6 +79,8 @@ def _identity(spec: JobSpec, source: PromptSource, model: ModelSummary, seq_leng
     if isinstance(spec, GenerateSpec):
         # With a template it names only the text that may be truncated.
         values["prompt_column"] = source.text_column
+        if spec.samples == 1:  # a single sample is a row in both
+            values["samples_as"] = "rows"
     if model.config is not None:
         config = model.config
         values |= {

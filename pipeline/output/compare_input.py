@@ -45,7 +45,7 @@ class CurrentInput:
         is_gone = any(file.uri == part.file.uri for file in self.changes.removed)
         if is_gone or (not is_rewritten and input_version == part.file.version):
             return None
-        return compare_part(part, self.plan.schema, self.storage, data)
+        return compare_part(part, self.plan, self.storage, data)
 
     def describe(self, differences: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """Return (problems, notes): sentences about the changes.
