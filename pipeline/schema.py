@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ DROP_REASONS = "drop_reasons"
 RESERVED = "__tirazh_"
 PART = RESERVED + "part"
 REPETITION = RESERVED + "repetition"
+PROMPT_TEXT = RESERVED + "prompt_text"
 PROMPT_IDS = RESERVED + "prompt_ids"
 NUM_PROMPT_IDS = RESERVED + "num_prompt_ids"
 ROW_SEED = RESERVED + "row_seed"
@@ -57,10 +59,15 @@ OVERRIDES: dict[str, type[int] | type[float]] = {
 }
 
 
-def generate_fields(samples: int, *, as_lists: bool = False) -> list[pa.Field[Any]]:
+# What `generate` writes on request (`keep`).
+KEEPABLE: dict[str, pa.DataType] = {PROMPT: pa.string(), SEED: pa.int64()}
+
+
+def generate_fields(samples: int, *, as_lists: bool = False, keep: Collection[str] = ()) -> list[pa.Field[Any]]:
     """The columns that `generate` adds, in order.
 
     With several samples a row has the number of its sample, or lists of texts and finish reasons if `as_lists`.
+    `keep` are the names in `KEEPABLE` that are written, too.
     """
     has_lists = as_lists and samples > 1
     texts = pa.field(COMPLETIONS, pa.list_(pa.string())) if has_lists else pa.field(COMPLETION, pa.string())
@@ -68,6 +75,7 @@ def generate_fields(samples: int, *, as_lists: bool = False) -> list[pa.Field[An
     number = [pa.field(SAMPLE, pa.int32())] if samples > 1 and not as_lists else []
     return [
         *number,
+        *(pa.field(name, arrow_type) for name, arrow_type in KEEPABLE.items() if name in keep),
         texts,
         reasons,
         pa.field(PROMPT_TOKENS, pa.int32()),

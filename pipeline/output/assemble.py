@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.file_metadata import adapt_metadata
+from tirazh.pipeline.input.overrides import sample_seed
 from tirazh.pipeline.input.schemas.arrow_types import restore, with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import public_metadata
 from tirazh.pipeline.labels import decide
@@ -28,7 +29,7 @@ class OutputLayout:
     `columns` is the schema of the input. `added` are the added fields with their prefix, in the
     order of `schema.py`. `labels` are those of classify, in the order of their scores; empty for
     generate. A row of the input has `samples` results, which are one row of the output or, if `rows_per_input_row`
-    is not 1, as many rows.
+    is not 1, as many rows. `keep` are the names of the columns in `schema.KEEPABLE` that are written.
     """
 
     columns: pa.Schema
@@ -37,6 +38,7 @@ class OutputLayout:
     samples: int
     abstain_below: float
     rows_per_input_row: int = 1
+    keep: tuple[str, ...] = ()
 
     @property
     def schema(self) -> pa.Schema:
@@ -122,7 +124,27 @@ def _completions(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) ->
     if not has_lists:
         texts, reasons = _first(texts), _first(reasons)
     numbers = [table.column(schema.SAMPLE_NUMBER)] if schema.SAMPLE_NUMBER in table.column_names else []
-    return [*numbers, texts, reasons, table.column(schema.NUM_PROMPT_IDS).to_pylist(), counts, errors]
+    return [
+        *numbers,
+        *_kept(table, layout.keep),
+        texts,
+        reasons,
+        table.column(schema.NUM_PROMPT_IDS).to_pylist(),
+        counts,
+        errors,
+    ]
+
+
+def _kept(table: pa.Table, keep: Sequence[str]) -> list[Any]:
+    """The columns of `schema.KEEPABLE` that are written, in its order."""
+    columns: list[Any] = [table.column(schema.PROMPT_TEXT)] if schema.PROMPT in keep else []
+    if schema.SEED in keep:
+        seeds = table.column(schema.ROW_SEED).to_pylist()
+        has_numbers = schema.SAMPLE_NUMBER in table.column_names
+        samples: list[Any] = table.column(schema.SAMPLE_NUMBER).to_pylist() if has_numbers else [0] * len(seeds)
+        pairs = zip(seeds, samples, strict=True)
+        columns.append([None if seed is None else sample_seed(seed, sample) for seed, sample in pairs])
+    return columns
 
 
 def _first(rows: Sequence[Sequence[Any] | None]) -> list[Any]:
