@@ -106,7 +106,7 @@ def make_receipt(data: bytes, settings: ReceiptSettings) -> Receipt:
     Raises ValueError, with the reason, for bytes that are not a complete part file.
     """
     metadata, footer = read_footer(data)
-    wanted = _columns(metadata.schema.to_arrow_schema().names, settings)
+    wanted = receipt_columns(metadata.schema.to_arrow_schema().names, settings)
     try:
         return describe_part(pq.read_table(pa.BufferReader(data), columns=wanted), data, footer, settings)
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -114,7 +114,7 @@ def make_receipt(data: bytes, settings: ReceiptSettings) -> Receipt:
 
 
 def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings: ReceiptSettings) -> Receipt:
-    """Make the receipt of a part from its table and the file that was made from it.
+    """Make the receipt of a part from its `receipt_columns` and the file that was made from it.
 
     It equals `make_receipt(data, settings)`, without decoding the file again. `footer` is what
     `read_footer` returns for the file.
@@ -147,7 +147,7 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
     )
 
 
-def _columns(names: list[str], settings: ReceiptSettings) -> list[str]:
+def receipt_columns(names: list[str], settings: ReceiptSettings) -> list[str]:
     """The columns of a part file that its receipt is made from."""
     kind = _kind(names, settings.prefix)
     reasons = [name for name in _REASONS if settings.prefix + name in names] if kind == "generate" else []

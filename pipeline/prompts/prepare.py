@@ -131,10 +131,10 @@ def label_ends(config: PromptConfig, tokenizer: Tokenizer, labels: Sequence[tupl
 
 
 def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: PromptSource) -> PromptConfig:
-    reserved, sampling, seed = 0, None, 0
+    reserved, sampling, seed, keeps_text = 0, None, 0, False
     if isinstance(spec, GenerateSpec):
         reserved, seed = spec.max_new_tokens, spec.seed
-        sampling = with_tokens(spec, tokenizer)
+        sampling, keeps_text = with_tokens(spec, tokenizer), schema.PROMPT in spec.keep
     return PromptConfig(
         tokenizer_dir="",
         template=mark_template(source.template, tokenizer),
@@ -150,6 +150,7 @@ def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: Prompt
         sampling=sampling,
         seed=seed,
         overrides=(),
+        keeps_text=keeps_text,
     )
 
 

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from tirazh.model.requests import Completion, GenerateRequest
 from tirazh.pipeline import schema
+from tirazh.pipeline.execution.infer import InferConfig, _append_results, _requests
 from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.write import WriteStep
 from tirazh.pipeline.prompts.encode import PromptStep
+from tirazh.pipeline.repeated_rows import repetitions_of
 
 LOGPROBS = [-0.223, -1.609]
+Answer = Callable[[Sequence[Any]], Sequence[Any]]
 
 
-def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patch `run_job` to make the parts of a two-label classify job in this process; the first
-    label always wins.
+def echo_seeds(requests: Sequence[GenerateRequest]) -> list[Completion]:
+    """Completions of two tokens that follow from the request's seed alone."""
+    return [
+        Completion(token_ids=[40 + request.seed % 50, 40 + request.seed // 50 % 50], finish_reason="length")
+        for request in requests
+    ]
+
+
+def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds) -> None:
+    """Patch `run_job` to make parts in this process. `answer` returns the results of the requests of a generate
+    job; of a two-label classify job the first label always wins.
     """
 
     def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
@@ -28,14 +41,17 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         progress = JobProgress(
             self.plan,
             parts,
-            samples=1,
+            samples=self._samples,
             max_error_rate=self.spec.max_error_rate,
             earlier_errors=self.earlier_errors,
             on_progress=self.on_progress,
         )
+        repetitions = repetitions_of(self.plan, parts, self.prompts.config, self.output)
         for part in parts:
-            rows = read_part(part, self.output.storage, self.plan.schema)
-            (written,) = write(with_scores(prompts(rows))).to_pylist()
+            rows = read_part(part, self.output.storage, self.plan.schema, repetitions.get(part.index))
+            table = prompts(rows)
+            scored = with_scores(table) if self.spec.kind == "classify" else with_answers(self, table, answer)
+            (written,) = write(scored).to_pylist()
             progress.add(written)
         return {}
 
@@ -44,6 +60,14 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tirazh.pipeline.build.resolve_dtype", lambda device: "float32")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
     monkeypatch.setattr(JobRun, "make", make)
+
+
+def with_answers(run: JobRun, table: pa.Table, answer: Answer) -> pa.Table:
+    """The table of a part as the inference step returns it."""
+    config: InferConfig = run._infer_config(None, None)  # type: ignore[arg-type]
+    good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
+    requests = _requests(table.take(good), config) if good else []
+    return _append_results(table, good, answer(requests) if requests else [], config, None)
 
 
 def with_scores(table: pa.Table) -> pa.Table:
