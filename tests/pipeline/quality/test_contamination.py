@@ -48,10 +48,11 @@ def test_planted_runs_of_fifteen_words_are_all_found_with_their_row(news_dir: Pa
     assert sum(flagged) <= 0.04 * len(train)  # boilerplate that both halves share
     hosts = [text.split() for text, is_flagged in zip(train, flagged, strict=True) if not is_flagged]
     chance = random.Random(18)
+    long = [place for place, text in enumerate(held_out) if len(text.split()) > 70]
     for length in (15, 30, 60):
         planted, sources = [], []
         for host in hosts[:25]:
-            source = chance.choice([place for place, text in enumerate(held_out) if len(text.split()) > 70])
+            source = chance.choice(long)
             words = held_out[source].split()
             start, at = chance.randrange(len(words) - length), chance.randrange(len(host))
             planted.append(" ".join([*host[:at], *words[start : start + length], *host[at:]]))
@@ -108,11 +109,11 @@ def test_evaluation_sets_that_cannot_be_used_are_refused(tmp_path: Path, monkeyp
     short = written(tmp_path, "short.parquet", title=["Короткий заголовок"])
     numbers = written(tmp_path, "numbers.parquet", number=[1])
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(RequestError, match="no text of .*short.parquet has 13 words"):
+    with pytest.raises(RequestError, match=r"no text of .*short\.parquet has 13 words"):
         evaluation_of(short)
-    with pytest.raises(InputError, match="numbers.parquet has no column of text"):
+    with pytest.raises(InputError, match=r"numbers\.parquet has no column of text"):
         evaluation_of(numbers)
-    with pytest.raises(InputError, match="broken.parquet cannot be read"):
+    with pytest.raises(InputError, match=r"broken\.parquet cannot be read"):
         evaluation_of(str(tmp_path / "broken.parquet"))
     with pytest.raises(InputError, match="missing"):
         evaluation_of(str(tmp_path / "missing.parquet"))

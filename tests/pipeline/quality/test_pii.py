@@ -141,10 +141,9 @@ def test_checksums(check: Callable[[str], bool], valid: list[str], wrong: list[s
     assert not any(map(check, wrong))
 
 
-PIECES = st.sampled_from(
-    ["8 916 123-45-67", "+7", "4111111111111111", "4111 1111", "a@b.ru", "@", "1.2.3.4", "паспорт", "45 08 123456", "ИНН ",
-     "7707083893", "112-233-445 95", "1", "-", " ", "(", ")", "\\n", '"', "::", "ab:", "\n", "№"]
-)  # fmt: skip
+WHOLE = ("8 916 123-45-67", "4111111111111111", "a@b.ru", "1.2.3.4", "45 08 123456", "7707083893", "112-233-445 95")
+PARTS = ("+7", "4111 1111", "@", "паспорт", "ИНН ", "1", "-", " ", "(", ")", "\\n", '"', "::", "ab:", "\n", "№")
+PIECES = st.sampled_from(WHOLE + PARTS)
 
 
 @given(st.lists(st.one_of(PIECES, st.text(max_size=4)), max_size=14).map("".join))
