@@ -64,7 +64,7 @@ def _is_series(text: str) -> bool:
 # In the order in which they are applied: what has a checksum goes before what looks like a telephone number.
 _KINDS: dict[str, _Kind] = {
     "email": _Kind(
-        _compiled(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?!\w)"),
+        _compiled(r"(?<!\w)(?<!\w[.+'-])\w[\w.+'-]{0,63}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?!\w)"),
         hint=re.compile("@"),
     ),
     "ip": _Kind(
@@ -87,24 +87,24 @@ _KINDS: dict[str, _Kind] = {
     "snils": _Kind(
         _compiled(
             rf"(?<![\w+-])[0-9]{{3}}{_GAP}[0-9]{{3}}{_GAP}[0-9]{{3}}{_GAP}[0-9]{{2}}(?!\w|-[0-9])",
-            r"(?<!\w)снилс[^0-9\n]{0,20}(?P<value>[0-9]{11})(?!\w)",
+            r"(?<!\w)снилс[^0-9\n<]{0,20}(?P<value>[0-9]{11})(?!\w)",
         ),
         is_valid=is_snils,
     ),
     "inn": _Kind(
         _compiled(
             r"(?<![\w+])[0-9]{12}(?!\w)",
-            r"(?<!\w)(?:инн|inn)[^0-9\n]{0,20}(?P<value>[0-9]{10}|[0-9]{12})(?!\w)",
+            r"(?<!\w)(?:инн|inn)[^0-9\n<]{0,20}(?P<value>[0-9]{10}|[0-9]{12})(?!\w)",
         ),
         is_valid=is_inn,
     ),
     "passport": _Kind(
         _compiled(
-            rf"(?:паспорт|сери[яию]|passport)[^0-9\n]{{0,40}}(?P<value>[0-9]{{2}}{_GAP}?[0-9]{{2}},?{_BREAK}?"
+            rf"(?:паспорт|сери[яию]|passport)[^0-9\n<]{{0,40}}(?P<value>[0-9]{{2}}{_GAP}?[0-9]{{2}},?{_BREAK}?"
             rf"(?:№|n|номер|no\.?)?{_BREAK}?[0-9]{{6}})(?!\w)",
             rf"(?<!\w)(?<![0-9]{_GAP})[0-9]{{2}}{_BREAK}[0-9]{{2}}{_BREAK}(?:№{_BREAK}?)?[0-9]{{6}}(?!\w|{_GAP}[0-9])",
             rf"(?<!\w)[0-9]{{4}}{_BREAK}?№{_BREAK}?[0-9]{{6}}(?!\w)",
-            rf"(?:паспорт|passport)[^0-9\n]{{0,40}}(?P<value>[0-9]{{2}}{_BREAK}?(?:№{_BREAK}?)?[0-9]{{7}})(?!\w)",
+            rf"(?:паспорт|passport)[^0-9\n<]{{0,40}}(?P<value>[0-9]{{2}}{_BREAK}?(?:№{_BREAK}?)?[0-9]{{7}})(?!\w)",
         ),
         is_valid=_is_series,
     ),
