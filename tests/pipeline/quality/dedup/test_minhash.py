@@ -41,6 +41,25 @@ def test_the_bytes_of_signatures_are_frozen() -> None:
     assert hashlib.sha256(to_bands(found).astype("<u8").tobytes()).hexdigest() == "8f22873d0405aa7ad0fb62cb804ab6099b0a1f3f24ae60302b1e1da84d84ff51"
 
 
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_arithmetic_is_this(text: str) -> None:
+    """The same numbers in Python's integers, for whoever has to write it again."""
+    hashes = []
+    for start in range(len(text) - 11):
+        value = 0
+        for character in text[start : start + 12]:
+            value = (value * 0x9FB21C651E98DF25 + ord(character) + 1) % 2**64
+        hashes.append(((value ^ value >> 32) * 0xD6E8FEB86659FD93 % 2**64) >> 32)
+    minima = [min(value * int(multiplier) % 2**32 for value in hashes) for multiplier in module._MULTIPLIERS]
+    assert minhash([text])[0].tolist() == [_mixed(value) & 255 for value in minima]
+
+
+def _mixed(value: int) -> int:
+    value = (value ^ value >> 16) * 0x85EBCA6B % 2**32
+    value = (value ^ value >> 13) * 0xC2B2AE35 % 2**32
+    return value ^ value >> 16
+
+
 def test_a_band_is_a_number_of_its_seven_bytes() -> None:
     found = minhash(TEXTS)
     bands = to_bands(found)
