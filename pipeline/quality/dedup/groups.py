@@ -35,13 +35,12 @@ class Groups:
 def group_rows(values: npt.NDArray[np.uint64], positions: Positions, *, first_own: int = 0) -> Groups:
     """Group the rows at `positions` (int64 [rows], ascending) by `values`, uint64 [rows] or [rows, 2].
 
-    Groups without a position of `first_own` or above are left out. The result does not depend on the order in
-    which the groups are found: only their members matter.
+    Groups without a position of `first_own` or above are left out.
     """
     # Sorts are stable, so that positions ascend within a group.
-    order = np.argsort(values, kind="stable") if values.ndim == 1 else np.lexsort((values[:, 0], values[:, 1]))
-    ordered = values[order].reshape(len(order), -1)
-    is_same = (ordered[1:] == ordered[:-1]).all(axis=1)
+    columns = values.reshape(len(values), values.shape[1] if values.ndim == 2 else 1)
+    order = np.lexsort(columns.T)
+    is_same = (columns[order[1:]] == columns[order[:-1]]).all(axis=1)
     in_group = np.zeros(len(order), np.bool_)
     in_group[1:] |= is_same
     in_group[:-1] |= is_same
