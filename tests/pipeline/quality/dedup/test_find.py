@@ -80,6 +80,7 @@ def test_a_chain_of_small_changes_keeps_rows_that_differ_from_every_other_that_s
     words = [f"слово{number}" for number in range(80)]
     rows = [" ".join(words[start : start + 40]) for start in range(0, 41, 2)]
     dropped = by_row(find(write_parts(tmp_path, rows)))
+    assert dropped == slowly(rows)
     assert len(dropped) >= 10
     staying = [row for row in range(len(rows)) if row not in dropped]
     assert len(staying) >= 4
