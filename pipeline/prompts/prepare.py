@@ -18,6 +18,9 @@ from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column
+from tirazh.pipeline.input.listing.conversions import is_text_file
+from tirazh.pipeline.input.listing.without_parquet import PARQUET_MAGIC
+from tirazh.pipeline.input.text_files.tables import parse_table
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
@@ -183,6 +186,8 @@ def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) 
 
 
 def _parse_examples(uri: str, data: bytes) -> pa.Table:
+    if is_text_file(uri) and not data.startswith(PARQUET_MAGIC):
+        return parse_table(data, uri)
     try:
         return pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:

@@ -18,8 +18,9 @@ from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote
 
+PARQUET_MAGIC = b"PAR1"
 # Parquet files begin with these bytes; those with an encrypted footer with the second ones.
-_MAGICS = (b"PAR1", b"PARE")
+_MAGICS = (PARQUET_MAGIC, b"PARE")
 _HEAD = 64
 
 

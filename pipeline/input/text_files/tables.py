@@ -36,9 +36,14 @@ def read_table(storage: Storage, file: StoredFile) -> pa.Table:
 # The parts of one file are often read by one process, one after the other.
 @lru_cache(maxsize=1)
 def _read(storage: Storage, file: StoredFile) -> pa.Table:
-    name = show_uri(file.uri)
-    text = _decode(_decompress(storage.read(file.uri), file.uri), name)
-    kind = text_format(file.uri, text[:_HEAD].encode())
+    return parse_table(storage.read(file.uri), file.uri)
+
+
+def parse_table(data: bytes, uri: str) -> pa.Table:
+    """Parse the content of the text file `uri`. Raises InputError, with the line, as `read_table`."""
+    name = show_uri(uri)
+    text = _decode(_decompress(data, uri), name)
+    kind = text_format(uri, text[:_HEAD].encode())
     if kind == "txt":
         return pa.table({TEXT: pa.array([line.rstrip("\r") for line in _lines(text)], pa.string())})
     if kind in ("csv", "tsv"):
