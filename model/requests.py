@@ -53,6 +53,15 @@ class SamplingParams:
                 raise RequestError(f"{rule}, not {value}")
 
 
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a completion must be (constrained decoding): JSON that follows the JSON Schema `text`, a match of the
+    regular expression `text`, or one of the texts in the JSON list `text`."""
+
+    kind: Literal["schema", "regex", "choices"]
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateRequest:
     """A completion to generate. `seed` (64 bits, derived from job seed, input row and sample) fixes
@@ -61,6 +70,7 @@ class GenerateRequest:
     prompt_token_ids: Sequence[int]
     sampling: SamplingParams
     seed: int
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +87,7 @@ Request = GenerateRequest | ScoreRequest
 class Completion:
     """`token_ids` are the new tokens, without the end token. `text_end` is the length in characters
     to which a stop string cuts the decoded text; None without a stop string. `error` says why the
-    row could not be run."""
+    row could not be run, or, where the finish reason is not "error", what is wrong with the completion."""
 
     token_ids: Sequence[int]
     finish_reason: FinishReason

@@ -212,12 +212,25 @@ static int64_t choose_token(
     return sample_from_list(w, n, chance * total);
 }
 
+/* Sets the logits of tokens whose bit in `mask` is 0 to minus infinity. */
+static void apply_mask(float *logits, int64_t count, const uint32_t *mask) {
+    for (int64_t first = 0; first < count; first += 32) {
+        const uint32_t allowed = mask[first / 32];
+        if (allowed == UINT32_MAX) continue;
+        const int64_t n = MIN(32, count - first);
+        for (int64_t i = 0; i < n; i++)
+            logits[first + i] = allowed >> i & 1 ? logits[first + i] : -INFINITY;
+    }
+}
+
 /* Logits [R, row_stride], of which the first `count` of each row are tokens; the other arrays [R].
+   `masks` points to one bit a token for every row, or is null for a row in which all are allowed.
    `tokens` receives each row's token, -1 if its logits are not finite. Returns 0, or 1 if there is
    no memory. */
 int choose_tokens(
-    const float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const float *temperatures,
-    const int64_t *top_ks, const double *top_ps, const double *chances, int64_t *tokens, int num_threads) {
+    float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const uint32_t *const *masks,
+    const float *temperatures, const int64_t *top_ks, const double *top_ps, const double *chances, int64_t *tokens,
+    int num_threads) {
     int failed = 0;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -240,10 +253,12 @@ int choose_tokens(
             failed = 1;
         }
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t row = 0; row < num_rows; row++)
+        for (int64_t row = 0; row < num_rows; row++) {
+            if (masks[row]) apply_mask(logits + row * row_stride, count, masks[row]);
             if (buffer)
                 tokens[row] = choose_token(
                     logits + row * row_stride, count, temperatures[row], top_ks[row], top_ps[row], chances[row], &w);
+        }
         free(buffer);
     }
     return failed;
