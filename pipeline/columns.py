@@ -6,8 +6,9 @@ from collections import Counter
 
 import pyarrow as pa
 
-from tirazh.errors import InputError
+from tirazh.errors import InputError, RequestError
 from tirazh.pipeline import schema
+from tirazh.pipeline.constraints.fields import fields_of
 from tirazh.pipeline.input.footers import check_text_column, is_binary
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import check_variables
@@ -25,6 +26,8 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
             check_text_column(columns, spec.gold_column, flag="--gold-column")
     elif isinstance(spec, GenerateSpec) and spec.template is None:
         check_text_column(columns, spec.prompt_column, flag="--prompt-column")
+    if isinstance(spec, GenerateSpec) and spec.schema_column is not None:
+        check_text_column(columns, spec.schema_column, flag="--schema-column")
     if spec.template is not None:
         _check_template(columns, spec, source)
 
@@ -36,6 +39,7 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
         raise InputError(f"the input has several columns {repeated!r}; rename all but one")
     # Spark and DuckDB do not distinguish upper and lower case; Spark then reads no column at all.
     names: dict[str, str] = {}
+    own: dict[str, str] = {}
     for name in columns.names:
         other = names.setdefault(name.lower(), name)
         if other != name:
@@ -44,6 +48,12 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
                 "not read the output; rename one of them"
             )
     for name in added_columns(spec).names:
+        other = own.setdefault(name.lower(), name)
+        if other is not name:
+            raise RequestError(
+                f"--schema: the property {name.removeprefix(spec.prefix)!r} has the name of another added column; "
+                "rename the property"
+            )
         found = names.get(name.lower())
         if found is not None:
             case = "" if found == name else f", which Spark and DuckDB do not distinguish from the added {name!r}"
@@ -80,6 +90,8 @@ def _has_text(arrow_type: pa.DataType) -> bool:
 def added_columns(spec: JobSpec) -> pa.Schema:
     """The columns that the job adds to those of the input, with their prefix, in order."""
     added = schema.generate_fields(spec.samples) if isinstance(spec, GenerateSpec) else schema.classify_fields()
+    if isinstance(spec, GenerateSpec):
+        added += [pa.field(field.name, field.type.arrow) for field in fields_of(spec)]
     return pa.schema([field.with_name(spec.prefix + field.name) for field in added])
 
 

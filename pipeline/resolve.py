@@ -12,6 +12,7 @@ from typing import Any
 from tirazh.errors import RequestError
 from tirazh.model.architectures import longest_exact_sequence
 from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
+from tirazh.pipeline.constraints.settings import schema_text
 from tirazh.pipeline.prompts.source import PromptSource, prompt_source
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.storage.filesystem import Storage, full_uri
@@ -79,6 +80,8 @@ def _identity(spec: JobSpec, source: PromptSource, model: ModelSummary, seq_leng
     if isinstance(spec, GenerateSpec):
         # With a template it names only the text that may be truncated.
         values["prompt_column"] = source.text_column
+        # As text, because the order of its properties is that of the completions.
+        values["schema"] = None if spec.schema is None else schema_text(spec.schema)
     if model.config is not None:
         config = model.config
         values |= {

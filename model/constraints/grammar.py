@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from tirazh.model.constraints.grammar_text import GrammarError, grammar_text
+from tirazh.model.constraints.grammar_text import grammar_text
+from tirazh.model.constraints.schema_text import GrammarError
 from tirazh.model.requests import Constraint
 
 _MAX_GRAMMARS = 1024  # compiled constraints that are kept

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tirazh.errors import RequestError
 from tirazh.model.constraints.grammar import Grammars
-from tirazh.model.constraints.grammar_text import GrammarError
+from tirazh.model.constraints.schema_text import GrammarError
 from tirazh.model.engine.sequences import ActiveSequence, Slots
 from tirazh.model.engine.token_masks import PendingMasks, TokenMasks
 from tirazh.model.requests import Completion, GenerateRequest, Request

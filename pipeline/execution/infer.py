@@ -29,6 +29,7 @@ from tirazh.actors.replica import Replica
 from tirazh.errors import ReplicaError, RequestError
 from tirazh.model.requests import (
     Completion,
+    Constraint,
     GenerateRequest,
     LabelScores,
     Request,
@@ -37,6 +38,7 @@ from tirazh.model.requests import (
     ScoreRequest,
 )
 from tirazh.pipeline import schema
+from tirazh.pipeline.constraints.rows import row_constraints
 from tirazh.pipeline.execution.metrics_client import MetricsClient
 from tirazh.pipeline.input.overrides import override_rows, row_sampling, sample_seed
 from tirazh.pipeline.labels import calibrate
@@ -51,7 +53,8 @@ _START_RETRY_S = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
-    """What the step needs besides the rows. `sampling` is None for classify."""
+    """What the step needs besides the rows. `sampling` is None for classify. `constraint` is what all completions
+    follow; with `schema_column` each row's own schema instead."""
 
     replica: ReplicaConfig
     sampling: SamplingParams | None
@@ -59,6 +62,8 @@ class InferConfig:
     overrides: tuple[str, ...]
     calibration_ids: tuple[int, ...]
     metrics: MetricsClient
+    constraint: Constraint | None = None
+    schema_column: str | None = None
 
 
 class InferStep:
@@ -198,11 +203,15 @@ def _requests(table: pa.Table, config: InferConfig) -> list[Request]:
         return [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
     seeds: list[Any] = table.column(schema.ROW_SEED).to_pylist()
     overrides = override_rows(table, config.overrides)
+    constraints = row_constraints(table, config.constraint, config.schema_column)
     return [
         GenerateRequest(
-            prompt_token_ids=prompt, sampling=row_sampling(values, config.sampling), seed=sample_seed(seed, sample)
+            prompt_token_ids=prompt,
+            sampling=row_sampling(values, config.sampling),
+            seed=sample_seed(seed, sample),
+            constraint=constraint,
         )
-        for prompt, seed, values in zip(prompts, seeds, overrides, strict=True)
+        for prompt, seed, values, constraint in zip(prompts, seeds, overrides, constraints, strict=True)
         for sample in range(config.samples)
     ]
 
@@ -219,7 +228,9 @@ def _append_results(
     for index, row in enumerate(good):
         samples = results[index * config.samples : (index + 1) * config.samples]
         errors[row] = next((result.error for result in samples if result.error is not None), None)
-        answers[row] = list(samples) if errors[row] is None else None
+        # A completion with something wrong is kept beside its error; a row that could not be run has none.
+        has_failed = any(result.error is not None and _is_missing(result) for result in samples)
+        answers[row] = None if has_failed else list(samples)
     counts = pa.array([None if ids is None else len(ids) for ids in table.column(schema.PROMPT_IDS).to_pylist()])
     table = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.REPETITION, schema.ROW_ERROR])
     table = table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
@@ -228,6 +239,10 @@ def _append_results(
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table
+
+
+def _is_missing(result: Result) -> bool:
+    return not isinstance(result, Completion) or result.finish_reason == "error"
 
 
 def _label_columns(

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.constraints.fields import SchemaField, fill_fields
 from tirazh.pipeline.file_metadata import adapt_metadata
 from tirazh.pipeline.input.schemas.arrow_types import restore, with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import public_metadata
 from tirazh.pipeline.labels import decide
 
 _CHUNK_ENTRIES = 1 << 20
+_TEXTS, _ERRORS = 0, 4  # the places of these columns of generate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +28,7 @@ class OutputLayout:
 
     `columns` is the schema of the input. `added` are the added fields with their prefix, in the
     order of `schema.py`. `labels` are those of classify, in the order of their scores; empty for
-    generate.
+    generate. `fields` are those of a JSON Schema that generate's completions follow.
     """
 
     columns: pa.Schema
@@ -34,6 +36,7 @@ class OutputLayout:
     labels: tuple[str, ...]
     samples: int
     abstain_below: float
+    fields: tuple[SchemaField, ...] = ()
 
     @property
     def schema(self) -> pa.Schema:
@@ -46,9 +49,12 @@ def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.
     """Build the output table of one part, without the columns that only the steps use."""
     # The order of the added columns is that of `layout.added`, which `schema.py` defines.
     added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
+    if layout.fields:
+        added[_ERRORS], fields = fill_fields(added[_TEXTS], added[_ERRORS], layout.fields)
+        added += fields
     kept = restore(table, layout.columns).combine_chunks()
     arrays = [
-        column if isinstance(column, pa.ChunkedArray) else pa.array(column, field.type)
+        column if isinstance(column, pa.ChunkedArray | pa.Array) else pa.array(column, field.type)
         for column, field in zip(added, layout.added, strict=True)
     ]
     return pa.Table.from_arrays([*kept.columns, *arrays], schema=layout.schema)

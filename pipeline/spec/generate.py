@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tirazh.errors import RequestError
 from tirazh.model.requests import SamplingParams
+from tirazh.pipeline.constraints.settings import check_constraint_settings
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
 from tirazh.pipeline.shared_settings import shared_setting
 from tirazh.pipeline.spec.job import JobSpec
@@ -169,6 +170,7 @@ class GenerateSpec(JobSpec):
         if any(not text for text in self.stop):
             raise RequestError("--stop must not be an empty string")
         check_int64("seed", self.seed)
+        check_constraint_settings(self)
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values

@@ -17,6 +17,7 @@ from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.constrained import ConstrainedDecoding
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.scheduler import Scheduler
+from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.load import EMBEDDED_DIR, load_pretrained
 from tirazh.model.requests import Completion, Constraint, EngineJob, GenerateRequest, SamplingParams
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
@@ -26,7 +27,9 @@ NEVER = 1 << 20  # a run of forced tokens that is never reached: every token is 
 
 @functools.cache
 def embedded_model() -> nn.Module:
-    return load_pretrained("embedded")
+    model = load_pretrained("embedded")
+    pack_linears(model, rows=64)
+    return model
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.model.constrained_engine import embedded_tokenizer, grammars, of_choices, of_regex, of_schema
 from tirazh.model.constraints import grammar as grammar_module
 from tirazh.model.constraints.grammar import Grammar
-from tirazh.model.constraints.grammar_text import MAX_DEPTH, GrammarError, tightened
+from tirazh.model.constraints.schema_text import MAX_DEPTH, GrammarError, tightened
 from tirazh.model.requests import Constraint
 
 BOUNDED = {"type": "object", "properties": {"s": {"type": "string", "minLength": 2, "maxLength": 6}}}
@@ -112,7 +112,8 @@ def test_a_letter_may_be_cut_into_its_bytes(letter: str) -> None:
     single = {tokens.decode_bytes([token]): token for token in range(tokens.vocab_size)}
     state = grammars().compiled(of_regex(letter + "{2,3}")).start()
     state.take([single[bytes([byte])] for byte in (letter * 2).encode()])
-    assert state.error is None and state.is_accepting
+    assert state.error is None
+    assert state.is_accepting
 
 
 def test_a_regular_expression_matches_the_whole_completion() -> None:
@@ -187,7 +188,8 @@ def test_a_grammar_that_has_met_its_bound_starts_again_for_each_completion(monke
             state.matcher.compute_bitmask()
             assert not state.matcher.is_error() or state.recover()
             state.take([token])
-        assert state.is_complete and state.error is None
+        assert state.is_complete
+        assert state.error is None
     assert renewed, "the bound was never met, so this test shows nothing"
 
 
