@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tirazh.errors import InputError, RequestError
 from tirazh.pipeline import schema
+from tirazh.pipeline.constraints.fields import fields_of
 from tirazh.pipeline.input.footers import check_text_column, is_binary
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import check_variables
@@ -37,6 +38,8 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
                 f"'{' '.join(f'{{{{ {name} }}}}' for name in columns.names[:3])}'"
             )
         check_text_column(columns, spec.prompt_column, flag="--prompt-column")
+    if isinstance(spec, GenerateSpec) and spec.schema_column is not None:
+        check_text_column(columns, spec.schema_column, flag="--schema-column")
     if spec.template is not None:
         _check_template(columns, spec, source)
 
@@ -80,6 +83,7 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
         raise InputError(f"the input has several columns {repeated!r}; rename all but one")
     # Spark and DuckDB do not distinguish upper and lower case; Spark then reads no column at all.
     names: dict[str, str] = {}
+    own: dict[str, str] = {}
     for name in columns.names:
         other = names.setdefault(name.lower(), name)
         if other != name:
@@ -88,6 +92,12 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
                 "not read the output; rename one of them"
             )
     for name in added_columns(spec, columns).names:
+        other = own.setdefault(name.lower(), name)
+        if other is not name:
+            raise RequestError(
+                f"--schema: the property {name.removeprefix(spec.prefix)!r} has the name of another added column; "
+                "rename the property"
+            )
         found = names.get(name.lower())
         if found is not None:
             case = "" if found == name else f", which Spark and DuckDB do not distinguish from the added {name!r}"
@@ -134,7 +144,8 @@ def added_columns(spec: JobSpec, columns: pa.Schema = _NO_COLUMNS) -> pa.Schema:
 def _fields(spec: JobSpec, columns: pa.Schema) -> list[pa.Field[Any]]:
     if isinstance(spec, GenerateSpec):
         keep = kept_columns(spec, columns)
-        return schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists", keep=keep)
+        added = schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists", keep=keep)
+        return [*added, *(pa.field(field.name, field.type.arrow) for field in fields_of(spec))]
     return schema.score_fields() if isinstance(spec, ScoreSpec) else schema.classify_fields()
 
 

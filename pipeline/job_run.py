@@ -15,6 +15,8 @@ from ray.data import Dataset
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import JobError
 from tirazh.pipeline.columns import added_columns, kept_columns
+from tirazh.pipeline.constraints.fields import fields_of
+from tirazh.pipeline.constraints.settings import job_constraint
 from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, max_parts_in_flight, run_graph
 from tirazh.pipeline.execution.infer import InferConfig
@@ -152,6 +154,7 @@ class JobRun:
         )
 
     def _infer_config(self, metrics: MetricsClient, replica: ReplicaConfig) -> InferConfig:
+        generate = self.spec if isinstance(self.spec, GenerateSpec) else None
         return InferConfig(
             replica=replica,
             sampling=self.prompts.config.sampling,
@@ -160,6 +163,8 @@ class JobRun:
             overrides=self.plan.overrides,
             calibration_ids=self.prompts.calibration_ids,
             metrics=metrics,
+            constraint=job_constraint(generate) if generate else None,
+            schema_column=generate.schema_column if generate else None,
         )
 
     def _write_config(self) -> WriteConfig:
@@ -174,6 +179,7 @@ class JobRun:
                 rows_per_input_row=self.plan.rows_per_input_row,
                 keep=kept_columns(self.spec, self.plan.schema) if isinstance(self.spec, GenerateSpec) else (),
                 abstain_below=classify.abstain_below if classify else 0.0,
+                fields=fields_of(self.spec) if isinstance(self.spec, GenerateSpec) else (),
             ),
             plan_id=self.plan.id,
             total_parts=len(self.plan.parts),

@@ -20,9 +20,12 @@ import pyarrow as pa
 from tirazh.actors.messages import DType
 from tirazh.errors import InputError, OutputError
 from tirazh.model.architectures import check_tensor_parallel
-from tirazh.model.checkpoints.directory import ModelSummary
+from tirazh.model.checkpoints.directory import ModelSummary, resolve_model
 from tirazh.model.config import check_split
+from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.columns import check_columns, check_vary, override_columns
+from tirazh.pipeline.constraints.check import check_constraint
+from tirazh.pipeline.constraints.settings import used_setting
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.input.crossed import footer_of
 from tirazh.pipeline.input.decoded_size import with_decoded_sizes
@@ -202,6 +205,8 @@ def plan_job(spec: JobSpec) -> Plan:
     columns = with_metadata_of(unified.schema, [(show_uri(footer.file.uri), footer.schema) for footer in taken])
     check_columns(columns, spec, job.source)
     refuse_unwritable(columns)
+    if isinstance(spec, GenerateSpec) and used_setting(spec) is not None:
+        check_constraint(spec, load_tokenizer(job.model.tokenizer_dir, resolve_model(spec.model)))
     taken = count_directory_text(with_decoded_sizes(job.storage, taken, text_columns=texts), columns, texts)
     cost = _row_cost(spec)
     return Plan(

@@ -244,13 +244,26 @@ void sum_logits(
     for (int64_t row = 0; row < num_rows; row++) log_sums[row] = log_sum(logits + row * row_stride, count);
 }
 
+/* Sets the logits of tokens whose bit in `mask` is 0 to minus infinity. */
+static void apply_mask(float *logits, int64_t count, const uint32_t *mask) {
+    for (int64_t first = 0; first < count; first += 32) {
+        const uint32_t allowed = mask[first / 32];
+        if (allowed == UINT32_MAX) continue;
+        const int64_t n = MIN(32, count - first);
+        for (int64_t i = 0; i < n; i++)
+            logits[first + i] = allowed >> i & 1 ? logits[first + i] : -INFINITY;
+    }
+}
+
 /* Logits [R, row_stride], of which the first `count` of each row are tokens; the other arrays [R].
+   `masks` points to one bit a token for every row, or is null for a row in which all are allowed.
    `tokens` receives each row's token, -1 if its logits are not finite, `log_sums` the same as from
-   `sum_logits`, computed while the row is in the cache. Returns 0, or 1 if there is no memory. */
+   `sum_logits` before the mask, computed while the row is in the cache. Returns 0, or 1 if there is
+   no memory. */
 int choose_tokens(
-    const float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const float *temperatures,
-    const float *min_ps, const int64_t *top_ks, const double *top_ps, const double *chances, int64_t *tokens,
-    double *log_sums, int num_threads) {
+    float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const uint32_t *const *masks,
+    const float *temperatures, const float *min_ps, const int64_t *top_ks, const double *top_ps,
+    const double *chances, int64_t *tokens, double *log_sums, int num_threads) {
     int failed = 0;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -275,8 +288,9 @@ int choose_tokens(
 #pragma omp for schedule(dynamic, 1)
         for (int64_t row = 0; row < num_rows; row++)
             if (buffer) {
-                const float *own = logits + row * row_stride;
+                float *own = logits + row * row_stride;
                 log_sums[row] = log_sum(own, count);
+                if (masks[row]) apply_mask(own, count, masks[row]);
                 tokens[row] = choose_token(
                     own, count, temperatures[row], min_ps[row], top_ks[row], top_ps[row], chances[row], &w);
             }

@@ -29,6 +29,7 @@ from tirazh.actors.replica import Replica
 from tirazh.errors import ReplicaError, RequestError
 from tirazh.model.requests import (
     Completion,
+    Constraint,
     GenerateRequest,
     LabelScores,
     Request,
@@ -39,6 +40,7 @@ from tirazh.model.requests import (
     TextScoreRequest,
 )
 from tirazh.pipeline import schema
+from tirazh.pipeline.constraints.rows import row_constraints
 from tirazh.pipeline.execution.metrics_client import MetricsClient
 from tirazh.pipeline.input.overrides import override_rows, row_sampling, sample_seed
 from tirazh.pipeline.labels import calibrate
@@ -56,6 +58,7 @@ class InferConfig:
     """What the step needs besides the rows. `sampling` is None for classify and score.
 
     With `samples_as_rows` a sample that fails takes only its own row out, not the other samples of the input row.
+    `constraint` is what all completions follow; with `schema_column` each row's own schema instead.
     """
 
     replica: ReplicaConfig
@@ -65,6 +68,8 @@ class InferConfig:
     calibration_ids: tuple[int, ...]
     metrics: MetricsClient
     samples_as_rows: bool = False
+    constraint: Constraint | None = None
+    schema_column: str | None = None
 
 
 class InferStep:
@@ -210,11 +215,15 @@ def _requests(table: pa.Table, config: InferConfig) -> list[Request]:
         ]
     seeds: list[Any] = table.column(schema.ROW_SEED).to_pylist()
     overrides = override_rows(table, config.overrides)
+    constraints = row_constraints(table, config.constraint, config.schema_column)
     return [
         GenerateRequest(
-            prompt_token_ids=prompt, sampling=row_sampling(values, config.sampling), seed=sample_seed(seed, sample)
+            prompt_token_ids=prompt,
+            sampling=row_sampling(values, config.sampling),
+            seed=sample_seed(seed, sample),
+            constraint=constraint,
         )
-        for prompt, seed, values in zip(prompts, seeds, overrides, strict=True)
+        for prompt, seed, values, constraint in zip(prompts, seeds, overrides, constraints, strict=True)
         for sample in range(config.samples)
     ]
 
@@ -232,7 +241,9 @@ def _append_results(
         samples = results[index * config.samples : (index + 1) * config.samples]
         if not config.samples_as_rows:
             errors[row] = next((result.error for result in samples if result.error is not None), None)
-        answers[row] = list(samples) if errors[row] is None else None
+        # A completion with something wrong is kept beside its error; a row that could not be run has none.
+        has_failed = any(result.error is not None and _is_missing(result) for result in samples)
+        answers[row] = None if has_failed and not config.samples_as_rows else list(samples)
     counts = pa.array([None if ids is None else len(ids) for ids in table.column(schema.PROMPT_IDS).to_pylist()])
     table = table.drop_columns([schema.PROMPT_IDS, schema.REPETITION, schema.ROW_ERROR])
     table = table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
@@ -246,6 +257,10 @@ def _append_results(
     return table
 
 
+def _is_missing(result: Result) -> bool:
+    return not isinstance(result, Completion) or result.finish_reason == "error"
+
+
 def _label_columns(
     answers: Sequence[list[LabelScores] | None], priors: Sequence[float] | None
 ) -> dict[str, pa.Array[Any]]:
@@ -256,11 +271,11 @@ def _label_columns(
 
 
 def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str, pa.Array[Any]]:
-    """The columns `schema.PER_SAMPLE`; the values of a sample with an error are null but for its error."""
+    """The columns `schema.PER_SAMPLE`; the values of a sample that could not be run are null but for its error."""
 
     def collect(arrow_type: pa.DataType, value: Callable[[Completion], Any]) -> pa.Array[Any]:
         rows = [
-            None if answer is None else [None if each.error is not None else value(each) for each in answer]
+            None if answer is None else [None if _is_missing(each) else value(each) for each in answer]
             for answer in answers
         ]
         return pa.array(rows, pa.list_(arrow_type))

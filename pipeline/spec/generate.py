@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tirazh.errors import RequestError
 from tirazh.model.requests import SamplingParams
+from tirazh.pipeline.constraints.settings import check_constraint_settings
 from tirazh.pipeline.crossing.declaration import check_rows
 from tirazh.pipeline.quality.dedup.config import check_dedup
 from tirazh.pipeline.quality.pii import parse_kinds
@@ -188,6 +189,7 @@ class GenerateSpec(JobSpec):
         check_logit_bias(self.logit_bias)
         check_bad_words(self.bad_words)
         check_keep(self.keep)
+        check_constraint_settings(self)
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values

@@ -64,7 +64,7 @@ def test_a_row_is_followed_by_its_other_samples_and_keeps_its_columns(spec: Gene
     manifest = run_job(spec)
     rows = rows_of(spec)
     assert list(rows[0]) == [
-        *("prompt", "id", "sample", "completion", "finish_reason", "prompt_tokens", "completion_tokens", "error"),
+        *("prompt", "id", "sample", "completion", "finish_reason", "prompt_tokens", "completion_tokens", "logprob", "error"),
     ]
     assert [(row["id"], row["sample"]) for row in rows] == [(i, s) for i in range(5) for s in range(SAMPLES)]
     assert [row["prompt"] for row in rows[:4]] == ["a", "a", "a", "b"]
