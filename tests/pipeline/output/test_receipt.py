@@ -29,7 +29,7 @@ def classified(prefix: str = "", **columns: list[str]) -> pa.Table:
 
 def generated(**columns: list[str]) -> pa.Table:
     added = pa.schema(schema.generate_fields(1))
-    values = [["a", None], ["stop", "error"], [7, None], [3, None], [None, "too long"]]
+    values = [["a", None], ["stop", "error"], [7, None], [3, None], [-1.5, None], [None, "too long"]]
     arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
     return pa.table([*map(pa.array, columns.values()), *arrays], names=[*columns, *added.names])
 
@@ -51,6 +51,15 @@ def test_a_receipt_of_generate_counts_tokens_and_errors_whatever_the_input_colum
     receipt = make_receipt(to_parquet(table, footer=FOOTER), PLAIN)
     assert (receipt.completion_tokens, receipt.prompt_tokens, receipt.labels) == (3, 7, {})
     assert receipt.error_kinds == {"too long": 1}
+
+
+def test_a_receipt_of_score_counts_the_tokens_of_texts() -> None:
+    added = pa.schema(schema.score_fields())
+    values = [[-3.0, None], [4, None], [0.5, None], [None, "too long"]]
+    arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
+    table = pa.table([pa.array(["x", "y"]), *arrays], names=["label", *added.names])
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), PLAIN)
+    assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.labels) == (4, 0, 1, {})
 
 
 def test_a_receipt_finds_the_added_columns_by_their_prefix() -> None:
