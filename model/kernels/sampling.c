@@ -70,10 +70,8 @@ static float find_highest(const float *logits, int64_t count) {
     return highest;
 }
 
-/* The logarithm of the sum of exp(logit) over `count` logits; NaN when the highest is not finite. */
-static double log_sum(const float *logits, int64_t count) {
-    const float highest = find_highest(logits, count);
-    if (!isfinite(highest)) return NAN;
+/* The sum of exp(logit - highest) over `count` logits. */
+static double sum_exp(const float *logits, int64_t count, float highest) {
     double total = 0;
     for (int64_t first = 0; first < count; first += LEAST_BLOCK) {
         const int64_t end = MIN(first + LEAST_BLOCK, count);
@@ -87,7 +85,7 @@ static double log_sum(const float *logits, int64_t count) {
         }
         total += add_lanes(sum);
     }
-    return highest + log(total);
+    return total;
 }
 
 /* Weights exp((logit - highest) / temperature), 0 where they are below `floor`, padded with 0 to a whole
@@ -216,15 +214,20 @@ static int64_t sample_from_list(const workspace *w, int64_t n, double target) {
 
 static int64_t choose_token(
     const float *logits, int64_t count, float temperature, float min_p, int64_t top_k, double top_p, double chance,
-    workspace *w) {
+    workspace *w, double *log_sum) {
     const float highest = find_highest(logits, count);
+    *log_sum = NAN;
     if (!isfinite(highest)) return -1;
+    /* At temperature 1 the weights' own sum is the sum of the exponentials. */
+    const int is_plain = temperature == 1 && min_p == 0;
+    if (!is_plain) *log_sum = highest + log(sum_exp(logits, count, highest));
     if (temperature == 0) {
         int64_t i = 0;
         while (logits[i] != highest) i++;
         return i;
     }
     double total = weigh(logits, count, highest, temperature, min_p, w);
+    if (is_plain) *log_sum = highest + log(total);
     const int has_nucleus = top_p > 0 && top_p < 1;
     if (!top_k && !has_nucleus) return sample_from_all(w, count, chance * total);
     /* All tokens lighter than this together weigh less than what nucleus sampling drops, so they
@@ -234,6 +237,12 @@ static int64_t choose_token(
     if (top_k) n = keep(w, n, find_limit(w, n, top_k, INFINITY), &total);
     if (has_nucleus) n = keep(w, n, find_limit(w, n, n + 1, top_p * total), &total);
     return sample_from_list(w, n, chance * total);
+}
+
+/* The logarithm of the sum of exp(logit) of one row; NaN if its highest logit is not finite. */
+static double log_sum(const float *logits, int64_t count) {
+    const float highest = find_highest(logits, count);
+    return isfinite(highest) ? highest + log(sum_exp(logits, count, highest)) : NAN;
 }
 
 /* `log_sums` [R] receives the logarithm of the sum of exp(logit) of each row of logits [R, row_stride],
@@ -289,10 +298,15 @@ int choose_tokens(
         for (int64_t row = 0; row < num_rows; row++)
             if (buffer) {
                 float *own = logits + row * row_stride;
-                log_sums[row] = log_sum(own, count);
-                if (masks[row]) apply_mask(own, count, masks[row]);
+                double unmasked = 0;
+                if (masks[row]) {
+                    unmasked = log_sum(own, count);
+                    apply_mask(own, count, masks[row]);
+                }
                 tokens[row] = choose_token(
-                    own, count, temperatures[row], min_ps[row], top_ks[row], top_ps[row], chances[row], &w);
+                    own, count, temperatures[row], min_ps[row], top_ks[row], top_ps[row], chances[row], &w,
+                    log_sums + row);
+                if (masks[row]) log_sums[row] = unmasked;
             }
         free(buffer);
     }

@@ -91,9 +91,8 @@ def _prepare_texts(config: PromptConfig, tokenizer: Tokenizer) -> PreparedPrompt
     try:
         prefix = shared_context(config, tokenizer, PROBE_TEXTS)
     except RowError as error:
-        raise RequestError(
-            f"no text can be scored: {error}; give a shorter --template or a larger --seq-length"
-        ) from None
+        hint = "give a shorter --template or a larger --seq-length"
+        raise RequestError(f"no text can be scored: {error}; {hint}") from None
     job = EngineJob(prefix_token_ids=prefix if len(prefix) >= MIN_SHARED_TOKENS else ())
     return PreparedPrompts(config, job, ())
 

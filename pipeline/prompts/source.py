@@ -49,7 +49,7 @@ def prompt_source(spec: JobSpec) -> PromptSource:
 
 def _score_source(spec: ScoreSpec) -> PromptSource:
     """The template gives the context alone; the text, a variable that no template can use, follows it."""
-    context = PromptTemplate(spec.template or "")
+    context = PromptTemplate(spec.template or "", keeps_newline=True)
     columns = {name: name for name in context.variables} | {spec.text_column: spec.text_column}
     return PromptSource(context, columns, spec.text_column, is_default=not spec.template)
 

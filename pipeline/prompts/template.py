@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from jinja2 import Undefined, nodes
@@ -83,16 +84,16 @@ class PromptTemplate:
     It is pickled as its source text and compiled again in the process that loads it.
     """
 
-    def __init__(self, source: str, marks: Mapping[str, str] | None = None) -> None:
+    def __init__(self, source: str, marks: Mapping[str, str] | None = None, *, keeps_newline: bool = False) -> None:
         """Compile `source`, with the names that are keys of `marks` replaced by their marks where the
-        template itself prints them (`control_marks.py`).
+        template itself prints them (`control_marks.py`). `keeps_newline`: a line break at its end counts.
 
         Raises RequestError for a syntax error and for anything that is not allowed.
         """
-        self.source, self.marks = source, dict(marks or {})
+        self.source, self.marks, self._keeps_newline = source, dict(marks or {}), keeps_newline
         # A chat format's last line break counts; that of a YAML block does not.
         self._environment = ImmutableSandboxedEnvironment(
-            undefined=_Null, autoescape=False, keep_trailing_newline=bool(self.marks)
+            undefined=_Null, autoescape=False, keep_trailing_newline=keeps_newline or bool(self.marks)
         )
         self._environment.filters = dict(_FILTERS)
         self._environment.tests = dict(_TESTS)
@@ -105,8 +106,8 @@ class PromptTemplate:
         self._segments = _plain_segments(tree, self._columns)
         self._template = self._environment.from_string(tree)
 
-    def __reduce__(self) -> tuple[type[PromptTemplate], tuple[str, dict[str, str]]]:
-        return PromptTemplate, (self.source, self.marks)
+    def __reduce__(self) -> tuple[Callable[[], PromptTemplate], tuple[()]]:
+        return partial(PromptTemplate, self.source, self.marks, keeps_newline=self._keeps_newline), ()
 
     @property
     def variables(self) -> tuple[str, ...]:

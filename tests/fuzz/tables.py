@@ -60,6 +60,7 @@ def run_without_inference(spec: JobSpec) -> None:
             result = result.append_column(schema.COMPLETION_IDS, nulls.cast(pa.list_(pa.list_(pa.int32()))))
             result = result.append_column(schema.TEXT_ENDS, nulls.cast(pa.list_(pa.int32())))
             result = result.append_column(schema.REASONS, nulls.cast(pa.list_(pa.string())))
+            result = result.append_column(schema.COMPLETION_LOGPROBS, nulls.cast(pa.list_(pa.float64())))
         to_parquet(assemble(result, layout, load_tokenizer(str(spec.model))), footer={})
 
 

@@ -78,7 +78,8 @@ def reference(asked: GenerateRequest, num_tokens: int) -> list[int]:
         logits_V = full_logits(embedded_model(), [*asked.prompt_token_ids, *taken])[-1]
         masked_V = torch.full_like(logits_V, -torch.inf)
         masked_V[allowed] = logits_V[allowed]
-        (token,) = sample(masked_V[None], [RowState(asked.sampling, asked.seed, (), index)], len(logits_V)).tolist()
+        states = [RowState(asked.sampling, asked.seed, None, index)]
+        (token,) = sample(masked_V[None], states, len(logits_V)).tokens.tolist()
         if token in ends:
             break
         taken.append(token)
