@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.footers import check_text_column, is_binary
+from tirazh.pipeline.input.footers import check_text_column
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import check_variables
+from tirazh.pipeline.prompts.variable_types import check_variable
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
 _NO_COLUMNS = pa.schema([])
@@ -67,16 +68,11 @@ def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> 
     if not variables:
         raise InputError("--template uses no column, so every prompt would be the same")
     for name in variables:
-        if not _has_text(columns.field(name).type):
-            raise InputError(f"--template uses column {name!r}, which holds {columns.field(name).type}, not text")
-
-
-def _has_text(arrow_type: pa.DataType) -> bool:
-    """Whether the values have a form as text that a user would expect."""
-    if isinstance(arrow_type, pa.BaseExtensionType):
-        return isinstance(arrow_type, pa.UuidType) or _has_text(arrow_type.storage_type)
-    values = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
-    return not (pa.types.is_nested(values) or is_binary(values))
+        check_variable(source.template, name, columns.field(name).type)
+    if not source.text_variable and spec.truncate in ("left", "right"):
+        raise InputError(
+            f"--truncate {spec.truncate} shortens a text, but the template only goes over lists, which are never cut"
+        )
 
 
 def added_columns(spec: JobSpec, columns: pa.Schema = _NO_COLUMNS) -> pa.Schema:

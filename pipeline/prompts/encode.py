@@ -21,7 +21,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.input.overrides import check_override, override_rows, row_sampling, row_seed
 from tirazh.pipeline.input.repetitions import content_of
 from tirazh.pipeline.input.texts import BrokenText, values_of
-from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
+from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any, texts_of
 from tirazh.pipeline.prompts.label_tokens import LabelBoundary
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import Truncate
@@ -79,7 +79,7 @@ class PromptWriter:
         template = self.config.template
         if not template.marks or not holds_any(row, template.marks):
             return self
-        taken = self.config.head_text + "".join(map(str, row.values()))
+        taken = self.config.head_text + "".join(texts_of([*row.values()]))
         marks = choose_marks(template.source, tuple(template.marks), taken)
         if marks is None:
             raise RowError("the row contains all private-use characters that may stand for control tokens")
@@ -185,6 +185,8 @@ class PromptWriter:
         return text[len(text) - length :] if is_left else text[:length]
 
     def _bound_text(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self.config.text_variable:  # the template has lists only
+            return row
         column, value = self.config.columns[self.config.text_variable], row[self.config.text_variable]
         if self.config.needs_text and value is None:
             raise RowError(f"column {column!r} is null")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -196,8 +195,8 @@ def _probes(writer: PromptWriter) -> list[str]:
 
 
 def _fill(writer: PromptWriter, text: str) -> str:
-    values: Mapping[str, Any] = dict.fromkeys(writer.config.columns, text)
-    return writer.render(values)
+    template = writer.config.template
+    return writer.render({name: template.probe(name, text) for name in writer.config.columns})
 
 
 def _shared_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ class PromptSource:
 
     @property
     def text_column(self) -> str:
-        """The column whose text may be truncated; empty for a template without variables, which is refused later."""
+        """The column whose text may be truncated; empty for a template without variables, and for one of lists only."""
         return self.columns.get(self.text_variable, "")
 
 
@@ -50,7 +50,8 @@ def build_source(template: str | None, *, text_column: str, default: str) -> Pro
         return PromptSource(PromptTemplate(default), {DEFAULT_VARIABLE: text_column}, DEFAULT_VARIABLE, is_default=True)
     compiled = PromptTemplate(template)
     variables = compiled.variables
-    # Without the text column the first variable may be truncated. `check_columns` refuses a
+    # Without the text column the first variable that is a text may be truncated. `check_columns` refuses a
     # template without variables.
-    text_variable = text_column if text_column in variables else next(iter(variables), "")
+    texts = [name for name in variables if name in compiled.printed]
+    text_variable = text_column if text_column in texts else next(iter(texts), "")
     return PromptSource(compiled, {name: name for name in variables}, text_variable)

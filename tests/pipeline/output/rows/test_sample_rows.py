@@ -21,6 +21,7 @@ from tirazh.model.requests import Completion
 from tirazh.pipeline import schema
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.execution.progress import ProgressEvent
+from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.receipt import ReceiptSettings, make_receipt
 from tirazh.pipeline.output.rows import sample_rows as module
 from tirazh.pipeline.output.rows.sample_rows import sample_rows
@@ -102,8 +103,8 @@ def run_and_name(spec: GenerateSpec) -> str:
 
 
 def test_a_sample_that_fails_is_an_error_of_its_own_row(spec: GenerateSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(requests: Any) -> list[Completion]:
-        good = echo_seeds(requests)
+    def answer(run: JobRun, requests: Any) -> list[Completion]:
+        good = echo_seeds(run, requests)
         good[4] = Completion(token_ids=(), finish_reason="error", error="not finite")
         return good
 
