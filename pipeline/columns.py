@@ -9,6 +9,7 @@ import pyarrow as pa
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column
+from tirazh.pipeline.prompts.shots import EXAMPLES
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.prompts.variable_types import check_variable
@@ -61,7 +62,8 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
 
 
 def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
-    variables = source.template.variables
+    _check_examples(columns, spec, source)
+    variables = tuple(source.columns)
     check_variables(variables, columns.names)
     if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
         raise InputError(f"--template does not use the text column {spec.text_column!r}")
@@ -72,6 +74,23 @@ def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> 
     if not source.text_variable and spec.truncate in ("left", "right"):
         raise InputError(
             f"--truncate {spec.truncate} shortens a text, but the template only goes over lists, which are never cut"
+        )
+
+
+def _check_examples(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
+    """Raise InputError for a template that uses `examples` without --examples, or the other way round."""
+    if not isinstance(spec, GenerateSpec):
+        return
+    is_used = EXAMPLES in source.template.variables
+    if spec.examples is None and is_used and EXAMPLES not in columns.names:
+        raise InputError(f"--template uses {EXAMPLES!r}; give --examples FILE.parquet and --shots K, which draw them")
+    if spec.examples is not None and EXAMPLES in columns.names:
+        raise InputError(
+            f"the input has a column {EXAMPLES!r}, which with --examples is the name of each row's examples; rename it"
+        )
+    if spec.examples is not None and not is_used:
+        raise InputError(
+            "--template does not use the examples; go over them with {% for example in examples %}…{% endfor %}"
         )
 
 

@@ -22,7 +22,7 @@ def unused_settings(spec: JobSpec, plan: Plan) -> list[str]:
 
 
 def _of_all_jobs(spec: JobSpec, plan: Plan) -> Iterator[str]:
-    examples = spec.examples if isinstance(spec, ClassifySpec) else None
+    examples = spec.examples if isinstance(spec, ClassifySpec | GenerateSpec) else None
     named = [*spec.input, spec.output, *([examples] if examples is not None else [])]
     if spec.endpoint_url is not None and not any(is_remote(full_uri(uri)) for uri in named):
         yield "--endpoint-url has no effect: input and output are local paths"

@@ -23,6 +23,7 @@ from tirazh.pipeline.input.repetitions import content_of
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any, texts_of
 from tirazh.pipeline.prompts.label_tokens import LabelBoundary
+from tirazh.pipeline.prompts.shots import EXAMPLES, Shots
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import Truncate
 
@@ -44,7 +45,7 @@ class PromptConfig:
     truncated, and `needs_text` makes a row without that text an error, whatever the template
     renders. `reserved_tokens` stay free behind a truncated prompt. `sampling` is None for classify.
     `boundary` checks the end of prompts where the labels' tokens may depend on it. `keeps_text` adds the text of
-    every prompt behind its head.
+    every prompt behind its head. `shots` are the examples from which every row draws its own.
     """
 
     tokenizer_dir: str
@@ -62,6 +63,7 @@ class PromptConfig:
     overrides: tuple[str, ...]
     boundary: LabelBoundary | None = None
     keeps_text: bool = False
+    shots: Shots | None = None
 
 
 class PromptWriter:
@@ -251,6 +253,8 @@ def _write_prompts(
                     reserved = row_sampling(values, config.sampling).max_new_tokens
                 content = content_of(row.values())
                 prompt.seed = row_seed(values, job_seed=config.seed, content=content, repetition=repetitions[index])
+                if config.shots is not None:
+                    row = {**row, EXAMPLES: config.shots.draw([*row.values()], prompt.seed)}
             own = writer.for_row(row)
             ready[index] = (own, *own.prepare(row), reserved)
         except RowError as error:

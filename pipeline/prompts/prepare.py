@@ -21,6 +21,7 @@ from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens, find_boundary
+from tirazh.pipeline.prompts.shots import EXAMPLES, load_shots
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
@@ -66,6 +67,9 @@ def prepare_prompts(
     if isinstance(spec, ClassifySpec):
         config, labels = with_labels(config, tokenizer, spec.labels)
         ends = label_ends(config, tokenizer, labels)
+    if isinstance(spec, GenerateSpec) and spec.examples is not None and examples is not None:
+        shots = load_shots(spec.examples, examples, spec.shots, config.template, config.columns)
+        config = replace(config, shots=shots)
     config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
     writer = PromptWriter(replace(config, boundary=None), tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
@@ -196,7 +200,8 @@ def _probes(writer: PromptWriter) -> list[str]:
 
 def _fill(writer: PromptWriter, text: str) -> str:
     template = writer.config.template
-    return writer.render({name: template.probe(name, text) for name in writer.config.columns})
+    names = [*writer.config.columns, *([EXAMPLES] if writer.config.shots is not None else [])]
+    return writer.render({name: template.probe(name, text) for name in names})
 
 
 def _shared_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:

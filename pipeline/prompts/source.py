@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tirazh.pipeline.prompts.shots import EXAMPLES
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
@@ -34,13 +35,16 @@ class PromptSource:
 def prompt_source(spec: JobSpec) -> PromptSource:
     """Compile the job's own template or the default one of its kind. Raises RequestError."""
     if isinstance(spec, GenerateSpec):
-        return build_source(spec.template, text_column=spec.prompt_column, default=GENERATE_TEMPLATE)
+        drawn = (EXAMPLES,) if spec.examples is not None else ()
+        return build_source(spec.template, text_column=spec.prompt_column, default=GENERATE_TEMPLATE, drawn=drawn)
     assert isinstance(spec, ClassifySpec)
     return build_source(spec.template, text_column=spec.text_column, default=CLASSIFY_TEMPLATE)
 
 
-def build_source(template: str | None, *, text_column: str, default: str) -> PromptSource:
+def build_source(template: str | None, *, text_column: str, default: str, drawn: Sequence[str] = ()) -> PromptSource:
     """Compile `template`, whose variables are column names, or `default`, whose variable is the text.
+
+    The variables `drawn` are no columns.
 
     Raises RequestError for a template that is not allowed.
     """
@@ -49,7 +53,7 @@ def build_source(template: str | None, *, text_column: str, default: str) -> Pro
     if template is None or template == spelled_out:
         return PromptSource(PromptTemplate(default), {DEFAULT_VARIABLE: text_column}, DEFAULT_VARIABLE, is_default=True)
     compiled = PromptTemplate(template)
-    variables = compiled.variables
+    variables = [name for name in compiled.variables if name not in drawn]
     # Without the text column the first variable that is a text may be truncated. `check_columns` refuses a
     # template without variables.
     texts = [name for name in variables if name in compiled.printed]
