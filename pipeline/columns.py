@@ -11,10 +11,12 @@ import pyarrow as pa
 from tirazh.errors import InputError, RequestError
 from tirazh.pipeline import schema
 from tirazh.pipeline.constraints.fields import fields_of
-from tirazh.pipeline.input.footers import check_text_column, is_binary
+from tirazh.pipeline.input.footers import check_text_column
+from tirazh.pipeline.prompts.shots import EXAMPLES
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.prompts.template_columns import written
+from tirazh.pipeline.prompts.variable_types import check_variable
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 
 _NO_COLUMNS = pa.schema([])
@@ -112,7 +114,8 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
 
 
 def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
-    variables = source.template.variables
+    _check_examples(columns, spec, source)
+    variables = source.template.variables if isinstance(spec, ScoreSpec) else tuple(source.columns)
     is_crossing = isinstance(spec, GenerateSpec) and spec.vary is not None
     check_variables(variables, columns.names, where="a name of --vary" if is_crossing else "a column of the input")
     if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
@@ -124,16 +127,28 @@ def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> 
     if not variables and not isinstance(spec, ScoreSpec):
         raise InputError("--template uses no column, so every prompt would be the same")
     for name in variables:
-        if not _has_text(columns.field(name).type):
-            raise InputError(f"--template uses column {name!r}, which holds {columns.field(name).type}, not text")
+        check_variable(source.template, name, columns.field(name).type)
+    if not source.text_variable and spec.truncate in ("left", "right"):
+        raise InputError(
+            f"--truncate {spec.truncate} shortens a text, but the template only goes over lists, which are never cut"
+        )
 
 
-def _has_text(arrow_type: pa.DataType) -> bool:
-    """Whether the values have a form as text that a user would expect."""
-    if isinstance(arrow_type, pa.BaseExtensionType):
-        return isinstance(arrow_type, pa.UuidType) or _has_text(arrow_type.storage_type)
-    values = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
-    return not (pa.types.is_nested(values) or is_binary(values))
+def _check_examples(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
+    """Raise InputError for a template that uses `examples` without --examples, or the other way round."""
+    if not isinstance(spec, GenerateSpec):
+        return
+    is_used = EXAMPLES in source.template.variables
+    if spec.examples is None and is_used and EXAMPLES not in columns.names:
+        raise InputError(f"--template uses {EXAMPLES!r}; give --examples FILE.parquet and --shots K, which draw them")
+    if spec.examples is not None and EXAMPLES in columns.names:
+        raise InputError(
+            f"the input has a column {EXAMPLES!r}, which with --examples is the name of each row's examples; rename it"
+        )
+    if spec.examples is not None and not is_used:
+        raise InputError(
+            "--template does not use the examples; go over them with {% for example in examples %}…{% endfor %}"
+        )
 
 
 def added_columns(spec: JobSpec, columns: pa.Schema = _NO_COLUMNS) -> pa.Schema:

@@ -47,8 +47,10 @@ def repetitions_of(
 
 
 def draws(config: PromptConfig) -> bool:
-    """Whether a row may draw random numbers: greedy decoding and classification never do."""
-    return config.sampling is not None and (config.sampling.temperature > 0 or "temperature" in config.overrides)
+    """Whether a row may draw random numbers: classification never does, nor greedy decoding without --shots."""
+    if config.sampling is None:
+        return False
+    return config.shots is not None or config.sampling.temperature > 0 or "temperature" in config.overrides
 
 
 def _read(part: Part, *, plan: Plan, columns: Sequence[str], unfinished: set[int], output: OutputFiles) -> pa.Table:

@@ -45,7 +45,7 @@ class ResolvedJob:
 def resolve_job(spec: JobSpec) -> ResolvedJob:
     """Resolve the spec's names. Raises RequestError, InputError or CheckpointError."""
     storage = Storage(spec.endpoint_url)
-    examples = spec.examples if isinstance(spec, ClassifySpec) else None
+    examples = spec.examples if isinstance(spec, ClassifySpec | GenerateSpec) else None
     source, model = prompt_source(spec), describe(spec.model, spec.model_settings)
     seq_length = _sequence_length(spec, model)
     crossing = _crossing(spec, storage)

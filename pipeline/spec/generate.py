@@ -16,7 +16,7 @@ from tirazh.pipeline.sampling_checks import check_bad_words, check_logit_bias
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
 from tirazh.pipeline.shared_settings import shared_setting
 from tirazh.pipeline.spec.job import JobSpec
-from tirazh.pipeline.spec.row_settings import check_keep
+from tirazh.pipeline.spec.row_settings import check_examples, check_keep
 
 SamplesAs = Literal["rows", "lists"]
 Dropped = Literal["separate", "inline"]
@@ -190,6 +190,7 @@ class GenerateSpec(JobSpec):
         check_bad_words(self.bad_words)
         check_keep(self.keep)
         check_constraint_settings(self)
+        check_examples(self.examples, self.shots, has_template=self.template is not None)
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values
