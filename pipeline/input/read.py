@@ -21,10 +21,13 @@ from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.declaration import MAX_ROWS
 from tirazh.pipeline.input.batches import read_batches
 from tirazh.pipeline.input.damage import find_damage, is_unsupported
+from tirazh.pipeline.input.listing.conversions import is_text_file
+from tirazh.pipeline.input.listing.without_parquet import is_parquet
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, to_transport, with_metadata, without_columns
 from tirazh.pipeline.input.schemas.conform import conform
 from tirazh.pipeline.input.schemas.int96 import int96_columns, refuse_nanoseconds
+from tirazh.pipeline.input.text_files.tables import read_table
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, keep_trying
 from tirazh.pipeline.storage.secrets import redact
@@ -72,6 +75,8 @@ def read_rows(
     """
     if part.crossing is not None:
         return _read_crossed(part, part.crossing, storage, columns, only)
+    if is_text_file(part.file.uri) and not is_parquet(storage, part.file):
+        return _read_text_rows(part, storage, columns, only)
     with storage.open(part.file.uri) as file, _readable(part, storage):
         metadata = pq.read_metadata(file)
         groups, skip = _groups_of(metadata, part)
@@ -107,6 +112,19 @@ def _read_crossed(
             [*read.columns, *table.columns], schema=with_metadata([*read.schema, *table.schema], read.schema.metadata)
         )
     return table if only is None else table.select(list(only))
+
+
+def _read_text_rows(part: Part, storage: Storage, columns: pa.Schema | None, only: Sequence[str] | None) -> pa.Table:
+    table = read_table(storage, part.file)
+    if table.num_rows < part.stop:
+        raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
+    table = table.slice(part.start, part.rows)
+    if only is not None:
+        table = table.select([name for name in only if name in table.column_names])
+    if columns is not None:
+        wanted = columns if only is None else pa.schema([columns.field(name) for name in only])
+        table = conform(table, wanted, part.file, part.start)
+    return to_transport(table)
 
 
 def _repetitions(part: Part, of_file: NDArray[np.int32] | None) -> NDArray[np.int32]:

@@ -11,6 +11,7 @@ from tirazh.pipeline.shared_settings import EMBEDDED_MODEL, Truncate
 from tirazh.pipeline.spec.classify import ClassifySpec
 from tirazh.pipeline.spec.generate import GenerateSpec
 from tirazh.pipeline.spec.job import ADDRESSES, JobSpec, parse_replicas
+from tirazh.pipeline.spec.score import ScoreSpec
 
 __all__ = [
     "ADDRESSES",
@@ -19,10 +20,11 @@ __all__ = [
     "ClassifySpec",
     "GenerateSpec",
     "JobSpec",
+    "ScoreSpec",
     "Truncate",
     "flag_name",
     "is_required",
     "parse_replicas",
 ]
 
-SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": GenerateSpec}
+SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": GenerateSpec, "score": ScoreSpec}

@@ -8,9 +8,14 @@ from typing import Any, Literal
 from tirazh.errors import RequestError
 from tirazh.model.requests import SamplingParams
 from tirazh.pipeline.crossing.declaration import check_rows
+from tirazh.pipeline.quality.dedup.config import check_dedup
+from tirazh.pipeline.quality.pii import parse_kinds
+from tirazh.pipeline.quality.rules import parse_filters
+from tirazh.pipeline.sampling_checks import check_bad_words, check_logit_bias
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
 from tirazh.pipeline.shared_settings import shared_setting
 from tirazh.pipeline.spec.job import JobSpec
+from tirazh.pipeline.spec.row_settings import check_keep
 
 SamplesAs = Literal["rows", "lists"]
 Dropped = Literal["separate", "inline"]
@@ -170,6 +175,9 @@ class GenerateSpec(JobSpec):
         if any(not text for text in self.stop):
             raise RequestError("--stop must not be an empty string")
         check_int64("seed", self.seed)
+        parse_filters(self.filters)
+        parse_kinds(self.pii)
+        check_dedup(self.dedup)
         check_rows(
             self.vary,
             rows=self.rows,
@@ -177,6 +185,9 @@ class GenerateSpec(JobSpec):
             has_input=bool(self.input),
             accepted=self.accepted,
         )
+        check_logit_bias(self.logit_bias)
+        check_bad_words(self.bad_words)
+        check_keep(self.keep)
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values
@@ -195,13 +206,18 @@ class GenerateSpec(JobSpec):
 
     @property
     def sampling(self) -> SamplingParams:
-        """The job's sampling parameters. A row may override single values (`schema.OVERRIDES`)."""
+        """The job's sampling parameters, without those that need a tokenizer (`prompts/sampled_tokens.py`). A row
+        may override single values (`schema.OVERRIDES`)."""
         return SamplingParams(
             max_new_tokens=self.max_new_tokens,
+            min_new_tokens=self.min_new_tokens,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
             no_repeat_ngram_size=self.no_repeat_ngram_size,
             stop=self.stop,
         )
