@@ -34,7 +34,7 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
     elif isinstance(spec, ScoreSpec):
         check_text_column(columns, spec.text_column, flag="--text-column")
     elif isinstance(spec, GenerateSpec) and spec.template is None:
-        if spec.vary is not None and spec.prompt_column not in columns.names:
+        if spec.vary is not None and spec.prompt_column not in columns.names and not spec.input:
             raise RequestError(
                 "--vary needs a --template that uses its names, such as "
                 f"'{' '.join(f'{{{{ {name} }}}}' for name in columns.names[:3])}'"
@@ -46,8 +46,12 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
         _check_template(columns, spec, source)
 
 
-def check_vary(names: Sequence[str], spec: JobSpec) -> None:
-    """Raise RequestError for a name of --vary that cannot be a template variable and a column of the output."""
+def check_vary(names: Sequence[str], spec: JobSpec, columns: pa.Schema | None = None) -> None:
+    """Raise RequestError for a name of --vary that cannot be a template variable and a column of the output.
+
+    `columns` are those of the input that is crossed with the values.
+    """
+    of_input = {name.lower(): name for name in columns.names} if columns is not None else {}
     added = {name.lower(): name for name in added_columns(spec).names}
     seen: dict[str, str] = {}
     for name in names:
@@ -60,6 +64,10 @@ def check_vary(names: Sequence[str], spec: JobSpec) -> None:
             raise RequestError(
                 "--vary cannot vary the seed: all rows of a cell would have the same one; rows of a cell draw "
                 "different random numbers by themselves"
+            )
+        if name.lower() in of_input:
+            raise RequestError(
+                f"--vary names {name!r}, and the input has a column {of_input[name.lower()]!r}; rename one of them"
             )
         if name.lower() in added:
             raise RequestError(
@@ -116,13 +124,18 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
 def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
     _check_examples(columns, spec, source)
     variables = source.template.variables if isinstance(spec, ScoreSpec) else tuple(source.columns)
-    is_crossing = isinstance(spec, GenerateSpec) and spec.vary is not None
-    check_variables(variables, columns.names, where="a name of --vary" if is_crossing else "a column of the input")
+    varied = tuple(spec.vary or ()) if isinstance(spec, GenerateSpec) else ()
+    places = ["a column of the input"] * bool(spec.input) + ["a name of --vary"] * bool(varied)
+    check_variables(variables, columns.names, where=" or ".join(places))
     if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
         raise InputError(f"--template does not use the text column {spec.text_column!r}")
     if isinstance(spec, ScoreSpec) and spec.text_column in variables:
         raise InputError(
             f"--template uses the text column {spec.text_column!r}, but is the context before the text; remove it"
+        )
+    if varied and variables and spec.input and set(variables) <= set(varied):
+        raise RequestError(
+            "--template uses only names of --vary and no column of the input; leave --input out, or use a column"
         )
     if not variables and not isinstance(spec, ScoreSpec):
         raise InputError("--template uses no column, so every prompt would be the same")

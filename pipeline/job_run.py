@@ -126,7 +126,7 @@ class JobRun:
         return ScoreTextStep(config) if isinstance(self.spec, ScoreSpec) else PromptStep(config)
 
     def _probe(self, parts: list[Part]) -> NodeProbe:
-        inputs = sorted({part.file.uri for part in parts if part.crossing is None})
+        inputs = sorted({part.file.uri for part in parts if part.has_file})
         return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)
 
     @property
