@@ -18,6 +18,10 @@ FAILURE = "failure.json"
 RECEIPTS = "receipts"
 STAGED = "staged"
 LEASES = "leases"
+STEPS = "steps"
+DROPPED = "_dropped"
+JUDGED = "judged"
+SIGNATURES = "signatures"
 # `parts.part_name`. Outputs of earlier versions have parts without the digits of a plan id.
 _PART = re.compile(r"part-\d{5,}-of-\d{5,}(-[0-9a-f]{8})?\.parquet")
 # The names of temporary files that `storage/disk.py` writes beside the final ones.

@@ -9,16 +9,21 @@ from __future__ import annotations
 from tirazh.pipeline.settings import flag_name, is_required
 from tirazh.pipeline.shared_settings import EMBEDDED_MODEL, Truncate
 from tirazh.pipeline.spec.classify import ClassifySpec
+from tirazh.pipeline.spec.filter import FilterSpec
 from tirazh.pipeline.spec.generate import GenerateSpec
 from tirazh.pipeline.spec.job import ADDRESSES, JobSpec, parse_replicas
+from tirazh.pipeline.spec.steps import Step, StepsSpec
 
 __all__ = [
     "ADDRESSES",
     "EMBEDDED_MODEL",
     "SPECS",
     "ClassifySpec",
+    "FilterSpec",
     "GenerateSpec",
     "JobSpec",
+    "Step",
+    "StepsSpec",
     "Truncate",
     "flag_name",
     "is_required",
