@@ -101,6 +101,7 @@ _NAMES: dict[pa.DataType, tuple[str, str]] = {
     pa.string(): ("string", "string"),
     pa.int32(): ("int32", "integer"),
     pa.float32(): ("float32", "float"),
+    pa.bool_(): ("bool", "boolean"),
 }
 _ADAPT: dict[bytes, _Adapt] = {
     b"pandas": _without_range,

@@ -40,6 +40,9 @@ from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.repeated_rows import repetitions_of
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
 
+# Wraps the step that makes prompts.
+AroundPrompts = Callable[[Step], Step]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRun:
@@ -58,6 +61,7 @@ class JobRun:
     earlier_errors: int
     on_progress: OnProgress | None
     tell: Tell | None
+    around_prompts: AroundPrompts | None = None
 
     def make(self, parts: list[Part]) -> dict[str, Any]:
         """Make `parts` and return facts about the run for the manifest.
@@ -110,13 +114,17 @@ class JobRun:
     ) -> Dataset:
         return build_graph(
             source,
-            prompts=checked(PromptStep(self.prompts.config)),
+            prompts=checked(self._prompt_step()),
             infer=self._infer_config(metrics, resources.replica),
             replicas=parse_replicas(self.spec.replicas),
             in_flight=in_flight,
             write=checked(WriteStep(self._write_config())),
             steps=resources.steps,
         )
+
+    def _prompt_step(self) -> Step:
+        step = PromptStep(self.prompts.config)
+        return step if self.around_prompts is None else self.around_prompts(step)
 
     def _probe(self, parts: list[Part]) -> NodeProbe:
         inputs = sorted({part.file.uri for part in parts})

@@ -31,7 +31,7 @@ class FilterSpec(Spec):
     pii: tuple[str, ...] = _as_in_generate("pii")
     dedup: Any = _as_in_generate("dedup")  # noqa: RUF009 - a field() call
     against: tuple[str, ...] = _as_in_generate("against")
-    dropped: Dropped = _as_in_generate("dropped")
+    dropped: Dropped = _as_in_generate("dropped")  # noqa: RUF009
 
     def __post_init__(self) -> None:
         self.check_choices()

@@ -50,7 +50,7 @@ class StepsSpec(Spec):
             raise RequestError(f"a job has 1 to {MAX_STEPS} steps, not {len(self.steps)}")
         check_names([step.name for step in self.steps])
         if isinstance(self.steps[0].spec, FilterSpec):
-            raise RequestError(f"step {self.steps[0].name!r}: a filter cannot be the first step: it has no rows to read")
+            raise RequestError(f"step {self.steps[0].name!r}: a filter cannot be the first step, which reads the input")
         for step in self.steps[:-1]:
             if isinstance(step.spec, FilterSpec) and step.spec.dropped == "inline":
                 raise RequestError(

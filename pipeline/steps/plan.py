@@ -1,0 +1,212 @@
+"""Plans a job of several steps before anything starts: every step is checked with the columns that it will read.
+
+The first step is planned as a job of its own. The columns of the others follow from the steps before them, so
+that a wrong template in the last step is found at once, and not after hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from tirazh.errors import OutputError, RequestError
+from tirazh.model.architectures import check_tensor_parallel
+from tirazh.model.config import check_split
+from tirazh.pipeline import schema
+from tirazh.pipeline.build import set_up_prompts
+from tirazh.pipeline.columns import added_columns, check_columns, override_columns
+from tirazh.pipeline.input.listing.files import would_read
+from tirazh.pipeline.input.parts import part_name
+from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.plan_file import choose_target, job_difference, read_plan
+from tirazh.pipeline.plan import Plan, plan_job
+from tirazh.pipeline.resolve import resolve_job
+from tirazh.pipeline.settings import fingerprint_of
+from tirazh.pipeline.spec import FilterSpec, GenerateSpec, JobSpec, StepsSpec
+from tirazh.pipeline.steps.directories import step_output
+from tirazh.pipeline.steps.filtering.columns import FilterColumns, filter_columns
+from tirazh.pipeline.steps.passed_errors import ErrorColumn
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.filesystem import Storage, full_uri, join
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStep:
+    """A step that was checked.
+
+    `number` counts from 1. `output` is the URI of its output directory. `spec` is None for the last pass of a job
+    that ends with a step of another kind: it selects the columns. `plan` is that of a step with a model; of all
+    but the first it has no files yet. `errors` are the columns with the errors of the steps before it. `filter` is
+    what a filter step reads and writes.
+    """
+
+    number: int
+    name: str
+    output: str
+    spec: JobSpec | FilterSpec | None
+    columns: pa.Schema
+    errors: tuple[ErrorColumn, ...]
+    plan: Plan | None = None
+    filter: FilterColumns | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its output is that of the job."""
+        return self.filter is not None and self.filter.is_last
+
+
+def plan_steps(spec: StepsSpec) -> list[PlannedStep]:
+    """Check all steps of a job. Reads no rows and writes nothing.
+
+    Raises RequestError or one of its subclasses, with the name of the step.
+    """
+    storage, output = Storage(spec.endpoint_url), full_uri(spec.output)
+    _refuse_output_in_input(spec, output)
+    steps: list[PlannedStep] = []
+    errors: tuple[ErrorColumn, ...] = ()
+    texts = _Texts()
+    for number, step in enumerate(spec.steps, start=1):
+        with _named(step.name):
+            before = steps[-1].columns if steps else None
+            if isinstance(step.spec, JobSpec):
+                planned = _plan_model_step(number, step.name, step.spec, before, errors)
+                errors = (*errors, ErrorColumn(step.spec.prefix + schema.ERROR, step.name))
+                texts = texts.after(step.spec)
+            else:
+                assert before is not None, "a filter is never the first step"
+                is_last = number == len(spec.steps)
+                directory = output if is_last else step_output(output, number, step.name)
+                chosen = filter_columns(
+                    before,
+                    step.spec,
+                    errors=errors,
+                    text_column=texts.text,
+                    prompt_column=texts.prompt,
+                    asked=spec.columns,
+                    is_last=is_last,
+                )
+                planned = PlannedStep(
+                    number=number,
+                    name=step.name,
+                    output=directory,
+                    spec=step.spec,
+                    columns=chosen.kept_schema(before),
+                    errors=errors,
+                    filter=chosen,
+                )
+        steps.append(planned)
+    if not steps[-1].is_last:
+        steps.append(_last_pass(spec, steps[-1], errors, output))
+    _refuse_other_jobs(spec, steps, storage)
+    return steps
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The columns with the completion and the prompt of the last generate step so far."""
+
+    text: str | None = None
+    prompt: str | None = None
+
+    def after(self, spec: JobSpec) -> _Texts:
+        if not isinstance(spec, GenerateSpec):
+            return self
+        prompt = spec.prefix + schema.PROMPT if schema.PROMPT in spec.keep else None
+        return _Texts(spec.prefix + schema.COMPLETION, prompt)
+
+
+def _plan_model_step(
+    number: int, name: str, spec: JobSpec, before: pa.Schema | None, errors: tuple[ErrorColumn, ...]
+) -> PlannedStep:
+    plan = plan_job(spec) if before is None else plan_columns(spec, before)
+    set_up_prompts(spec, plan)
+    return PlannedStep(
+        number=number,
+        name=name,
+        output=full_uri(spec.output),
+        spec=spec,
+        columns=pa.schema([*plan.schema, *added_columns(spec)]),
+        errors=errors,
+        plan=plan,
+    )
+
+
+def plan_columns(spec: JobSpec, columns: pa.Schema) -> Plan:
+    """Plan a job whose input does not exist yet, from the columns that it will have: a plan without files.
+
+    Raises RequestError, InputError or CheckpointError, as `plan_job` does.
+    """
+    job = resolve_job(spec)
+    check_split(job.model.num_attention_heads, spec.tensor_parallel)
+    if job.model.foreign is not None:
+        check_tensor_parallel(job.model.foreign.values, spec.tensor_parallel)
+    check_columns(columns, spec, job.source)
+    return Plan(
+        identity=job.identity,
+        fingerprint=fingerprint_of(job.identity),
+        model_fingerprint=job.model.fingerprint,
+        examples_sha256=None,
+        dtype=spec.dtype,
+        seq_length=job.seq_length,
+        schema=columns,
+        overrides=override_columns(columns) if spec.kind == "generate" else (),
+        files=(),
+        estimated_tokens=0,
+        resolved=job,
+    )
+
+
+def _last_pass(spec: StepsSpec, before: PlannedStep, errors: tuple[ErrorColumn, ...], output: str) -> PlannedStep:
+    chosen = filter_columns(
+        before.columns, None, errors=errors, text_column=None, prompt_column=None, asked=spec.columns, is_last=True
+    )
+    return PlannedStep(
+        number=before.number + 1,
+        name="output",
+        output=output,
+        spec=None,
+        columns=chosen.kept_schema(before.columns),
+        errors=errors,
+        filter=chosen,
+    )
+
+
+def _refuse_other_jobs(spec: StepsSpec, steps: list[PlannedStep], storage: Storage) -> None:
+    """Raise OutputError if a directory of the job has the files of a job with other settings."""
+    for step in steps:
+        if step.plan is None or spec.overwrite:
+            continue
+        with _named(step.name):
+            files = OutputFiles(storage, step.output)
+            if step.plan.files:
+                choose_target(files, step.plan, overwrite=False)
+                continue
+            stored = read_plan(files)
+            difference = job_difference(stored, step.plan) if stored is not None else None
+            if difference is not None:
+                raise OutputError(
+                    f"{show_uri(files.directory)} contains the output of another job: {difference}; give --overwrite "
+                    "to replace it once the new output is complete, or another --output"
+                )
+
+
+def _refuse_output_in_input(spec: StepsSpec, output: str) -> None:
+    first = spec.steps[0].spec
+    for uri in map(full_uri, first.input if isinstance(first, JobSpec) else ()):
+        if would_read(uri, join(output, part_name(0, 1, ""))):
+            raise OutputError(
+                f"output {show_uri(output)} lies inside the input {show_uri(uri)}, so the next run would read its own "
+                "results; choose an output directory outside of the input"
+            )
+
+
+@contextmanager
+def _named(step: str) -> Iterator[None]:
+    """Put the name of the step before the message of a RequestError."""
+    try:
+        yield
+    except RequestError as error:
+        raise type(error)(f"step {step!r}: {error}") from None
