@@ -10,8 +10,9 @@ from typing import Any
 
 from tirazh.errors import RequestError
 from tirazh.jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
+from tirazh.jobs.steps_file import STEPS, build_steps_spec
 from tirazh.jobs.yaml_text import load_yaml, read_text
-from tirazh.pipeline.spec import SPECS, JobSpec
+from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +43,32 @@ def read_job_file(path: str | os.PathLike[str]) -> JobFile:
         raise RequestError(f"{name} must be a mapping of settings (input: ..., output: ...)")
     values = {str(key): value for key, value in content.items()}
     kind = values.pop("kind", None)
-    if kind is not None and kind not in tuple(KINDS):
-        raise RequestError(f"{name} line {lines['kind']}: kind {not_a_choice(kind, tuple(KINDS))}")
+    if kind is None and "steps" in values:
+        kind = STEPS
+    if kind is not None and kind not in (*KINDS, STEPS):
+        raise RequestError(f"{name} line {lines['kind']}: kind {not_a_choice(kind, (*KINDS, STEPS))}")
     return JobFile(path=name, kind=kind, values=_with_labels_beside(values, Path(path)), lines=lines)
 
 
-def spec_from_file(path: str | os.PathLike[str]) -> JobSpec:
-    """Build the spec of a job file of classify or generate. Raises RequestError."""
-    job = read_job_file(path)
+def spec_from_file(path: str | os.PathLike[str]) -> JobSpec | StepsSpec:
+    """Build the spec of a job file over rows: of any kind but finetune. Raises RequestError."""
+    return spec_of(read_job_file(path))
+
+
+def spec_of(job: JobFile, given: Mapping[str, Any] | None = None) -> JobSpec | StepsSpec:
+    """Build the spec of a job file that was read; `given` are settings that override those of the file."""
+    given = given or {}
+
+    def place(name: str) -> str:
+        return "" if name in given else job.place(name)
+
     if job.kind is None:
-        raise RequestError(f"{job.path} has no kind; add a line kind: {' or kind: '.join(SPECS)}")
+        raise RequestError(f"{job.path} has no kind; add a line kind: {' or kind: '.join((*SPECS, STEPS))}")
     if job.kind == FINETUNE:
         raise RequestError(f"{job.path} is a job of kind finetune; run `tirazh finetune --config {job.path}`")
-    return build_spec(job.kind, job.values, place=job.place)
+    if job.kind == STEPS:
+        return build_steps_spec(dict(job.values) | given, place=place)
+    return build_spec(job.kind, dict(job.values) | given, place=place)
 
 
 def _with_labels_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -34,6 +34,9 @@ Place = Callable[[str], str]
 
 def build_steps_spec(values: Mapping[str, Any], *, place: Place = lambda name: "") -> StepsSpec:
     """Build the spec of a job of several steps. Raises RequestError, with the step's name, for a wrong setting."""
+    from tirazh.pipeline.steps.directories import place_steps
+    from tirazh.pipeline.steps.implied import with_filters
+
     output = _output(values, place)
     steps = values.get("steps")
     if not isinstance(steps, list | tuple) or not all(isinstance(step, Mapping) for step in steps):
@@ -44,14 +47,18 @@ def build_steps_spec(values: Mapping[str, Any], *, place: Place = lambda name: "
     defaults |= {name: values[name] for name in _SHARED if values.get(name) is not None}
     built: list[Step] = []
     for number, (step, kind) in enumerate(zip(steps, kinds, strict=True), start=1):
-        built.append(_build_step(step, kind, number, defaults, output, built, place))
+        built.append(_build_step(step, kind, number, defaults, output, place))
     own = settings_of("classify")  # the types of the shared settings
     shared = {
         name: check_value(own[name], values[name], place=place(name))
         for name in _SHARED
         if values.get(name) is not None
     }
-    return StepsSpec(output=output, steps=tuple(built), columns=_columns(values, place), **shared)
+    try:
+        placed = place_steps(with_filters(built), output)
+        return StepsSpec(output=output, steps=placed, columns=_columns(values, place), **shared)
+    except RequestError as error:
+        raise RequestError(f"{place('steps')}{error}") from None
 
 
 def _output(values: Mapping[str, Any], place: Place) -> str:
@@ -95,11 +102,8 @@ def _build_step(
     number: int,
     defaults: Mapping[str, Any],
     output: str,
-    earlier: list[Step],
     place: Place,
 ) -> Step:
-    from tirazh.pipeline.steps.directories import step_output
-
     name = str(step["name"])
     given = {key: value for key, value in step.items() if key not in ("name", "kind")}
     where = f"{place('steps')}step {name!r}: "
@@ -115,9 +119,8 @@ def _build_step(
     try:
         if kind == FILTER:
             return Step(name, build_filter_spec(common | given))
-        paths: dict[str, Any] = {"output": step_output(output, number, name)}
-        if number > 1:
-            paths["input"] = step_output(output, number - 1, earlier[-1].name)
+        # `place_steps` gives every step its own directories.
+        paths = {"output": output, **({"input": output} if number > 1 else {})}
         return Step(name, build_spec(kind, {"prefix": f"{name}_"} | common | given | paths))
     except RequestError as error:
         raise RequestError(f"{where}{error}") from None

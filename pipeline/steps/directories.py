@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from tirazh.pipeline.output.names import OWN, STEPS
+from tirazh.pipeline.spec import JobSpec, Step
 from tirazh.pipeline.storage.filesystem import join
 
 
 def step_output(output: str, number: int, name: str) -> str:
     """`OUTPUT/_tirazh/steps/02-body`, the output directory of step `number` (from 1)."""
     return join(output, OWN, STEPS, f"{number:02d}-{name}")
+
+
+def place_steps(steps: Sequence[Step], output: str) -> tuple[Step, ...]:
+    """Give the steps with a model their output directories, and all but the first one the input: the step before."""
+    placed = []
+    for number, step in enumerate(steps, start=1):
+        spec = step.spec
+        if isinstance(spec, JobSpec):
+            spec = replace(spec, output=step_output(output, number, step.name))
+            if number > 1:
+                spec = replace(spec, input=(step_output(output, number - 1, steps[number - 2].name),))
+        placed.append(Step(step.name, spec))
+    return tuple(placed)

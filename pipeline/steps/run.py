@@ -7,7 +7,7 @@ step to the output itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,21 +45,31 @@ def run_steps(
     steps = plan_steps(spec)
     storage = Storage(spec.endpoint_url)
     output = OutputFiles(storage, steps[-1].output)
-    if not spec.overwrite:
-        for step in steps:
-            if step.filter is not None:
-                refuse_another_job(OutputFiles(storage, step.output), step_identity(spec, step))
+    refuse_other_outputs(spec, steps, storage)
     with hold(output, lease_s=spec.lease_s, tell=tell) as lease, ExitStack() as session:
         run = _Run(spec, steps, storage, lease, session, on_progress, tell, engine)
         return run.all_steps()
 
 
+def refuse_other_outputs(spec: StepsSpec, steps: Sequence[PlannedStep], storage: Storage) -> None:
+    """Raise OutputError if a filter step would write into the output of a job with other settings."""
+    if spec.overwrite:
+        return
+    for step in steps:
+        if step.filter is not None:
+            refuse_another_job(OutputFiles(storage, step.output), step_identity(spec, step))
+
+
 def step_identity(spec: StepsSpec, step: PlannedStep) -> dict[str, Any]:
     """What defines the rows of a filter step, besides those of the step before."""
+    filter_spec = step.spec if isinstance(step.spec, FilterSpec) else None
+    masked = (
+        [step.filter.text_column] if step.filter is not None and filter_spec is not None and filter_spec.pii else []
+    )
     if step.is_last:
-        return spec.identity()
-    assert isinstance(step.spec, FilterSpec), "the last pass alone has no spec"
-    return {"name": step.name, **step.spec.identity()}
+        return spec.identity() | {"masked_columns": masked}
+    assert filter_spec is not None, "the last pass alone has no spec"
+    return {"name": step.name, **filter_spec.identity(), "masked_columns": masked}
 
 
 @dataclass(frozen=True, slots=True)
