@@ -41,13 +41,20 @@ def read_job_file(path: str | os.PathLike[str]) -> JobFile:
     content, lines = load_yaml(read_text(Path(path), what="job file"), name=name)
     if not isinstance(content, Mapping):
         raise RequestError(f"{name} must be a mapping of settings (input: ..., output: ...)")
+    return job_of(content, path=name, lines=lines)
+
+
+def job_of(content: Mapping[Any, Any], *, path: str = "the job", lines: Mapping[str, int] | None = None) -> JobFile:
+    """Return the job of a mapping with the keys of a job file. Raises RequestError for an unknown kind."""
+    lines = dict(lines or {})
     values = {str(key): value for key, value in content.items()}
     kind = values.pop("kind", None)
-    if kind is None and "steps" in values:
+    if kind is None and STEPS in values:
         kind = STEPS
     if kind is not None and kind not in (*KINDS, STEPS):
-        raise RequestError(f"{name} line {lines['kind']}: kind {not_a_choice(kind, (*KINDS, STEPS))}")
-    return JobFile(path=name, kind=kind, values=_with_labels_beside(values, Path(path)), lines=lines)
+        place = f"{path} line {lines['kind']}" if lines else path
+        raise RequestError(f"{place}: kind {not_a_choice(kind, (*KINDS, STEPS))}")
+    return JobFile(path=path, kind=kind, values=_with_labels_beside(values, Path(path)), lines=lines)
 
 
 def spec_from_file(path: str | os.PathLike[str]) -> JobSpec | StepsSpec:
@@ -55,9 +62,9 @@ def spec_from_file(path: str | os.PathLike[str]) -> JobSpec | StepsSpec:
     return spec_of(read_job_file(path))
 
 
-def spec_of(job: JobFile, given: Mapping[str, Any] | None = None) -> JobSpec | StepsSpec:
+def spec_of(job: JobFile, given: dict[str, Any] | None = None) -> JobSpec | StepsSpec:
     """Build the spec of a job file that was read; `given` are settings that override those of the file."""
-    given = given or {}
+    given = {} if given is None else given
 
     def place(name: str) -> str:
         return "" if name in given else job.place(name)
@@ -67,12 +74,16 @@ def spec_of(job: JobFile, given: Mapping[str, Any] | None = None) -> JobSpec | S
     if job.kind == FINETUNE:
         raise RequestError(f"{job.path} is a job of kind finetune; run `tirazh finetune --config {job.path}`")
     if job.kind == STEPS:
-        return build_steps_spec(dict(job.values) | given, place=place)
-    return build_spec(job.kind, dict(job.values) | given, place=place)
+        return build_steps_spec(job.values | given, place=place)
+    return build_spec(job.kind, job.values | given, place=place)
 
 
 def _with_labels_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Find a labels file that exists beside the job file but not in the current directory."""
+    steps = values.get(STEPS)
+    if isinstance(steps, list):
+        named = [_with_labels_beside(dict(step), path) if isinstance(step, Mapping) else step for step in steps]
+        return values | {STEPS: named}
     labels = values.get("labels")
     # os.path.exists returns False for a comma-separated list that is too long for a file name;
     # Path.exists raises.

@@ -1,4 +1,4 @@
-"""The filter step that a generate job implies: `filters`, `pii`, `dedup` and `against` are settings of its completions."""
+"""The filter step behind a generate job that has quality settings, which are about its completions."""
 
 from __future__ import annotations
 

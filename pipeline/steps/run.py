@@ -63,9 +63,8 @@ def refuse_other_outputs(spec: StepsSpec, steps: Sequence[PlannedStep], storage:
 def step_identity(spec: StepsSpec, step: PlannedStep) -> dict[str, Any]:
     """What defines the rows of a filter step, besides those of the step before."""
     filter_spec = step.spec if isinstance(step.spec, FilterSpec) else None
-    masked = (
-        [step.filter.text_column] if step.filter is not None and filter_spec is not None and filter_spec.pii else []
-    )
+    has_masks = filter_spec is not None and bool(filter_spec.pii)
+    masked = [step.filter.text_column] if step.filter is not None and has_masks else []
     if step.is_last:
         return spec.identity() | {"masked_columns": masked}
     assert filter_spec is not None, "the last pass alone has no spec"

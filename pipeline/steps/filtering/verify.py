@@ -98,9 +98,9 @@ def _check_part(part: Part, files: OutputFiles, plan: Plan) -> _Checked:
     try:
         receipt = FilterReceipt.from_json(files.storage.read(files.receipt(part.name)))
         kept = _read(files.part(part.name), receipt.sha256, files)
-        dropped = (
-            _read(dropped_file(files, part.name), receipt.dropped_sha256, files) if receipt.dropped_sha256 else None
-        )
+        dropped = None
+        if receipt.dropped_sha256:
+            dropped = _read(dropped_file(files, part.name), receipt.dropped_sha256, files)
         rows = kept.num_rows + (dropped.num_rows if dropped is not None else 0)
         if (receipt.plan_id, receipt.part, receipt.input_sha256) != (plan.id, part.index, part.file.version):
             raise ValueError("its receipt is that of another part")
@@ -137,7 +137,7 @@ def _difference(
     masked = plan.identity.get("masked_columns", [])
     for table, rows in pairs:
         names = [name for name in table.column_names if name in source.column_names and name not in masked]
-        found = find_differing_value(table.select(names), source.select(names).take(pa.array(rows)))
+        found = find_differing_value(table.select(names), source.select(names).take(rows))
         if found is not None:
             return f"row {found[0]} differs from the step before in column {found[1]!r}"
     return None
