@@ -3,9 +3,9 @@
     manifest = tirazh.classify(input="news/*.parquet", output="labelled", labels=["art", "sport"])
 
 `classify`, `generate` and `finetune` take the settings of the commands of the same names, `run` a job
-file of any kind. `plan` checks a job without starting it, `verify` and `report` examine an output, and `load_pretrained`
-returns a model as a PyTorch module. Errors are subclasses of `TirazhError`. Importing tirazh is
-cheap: other names are loaded on first use.
+file of any kind. `plan` checks a job without starting it, `verify` and `report` examine an output,
+and `load_pretrained` returns a model as a PyTorch module. Errors are subclasses of `TirazhError`.
+Importing tirazh is cheap: other names are loaded on first use.
 """
 
 from __future__ import annotations

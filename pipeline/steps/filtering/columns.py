@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -89,7 +89,7 @@ def filter_columns(
         check_text_column(before, chosen.text_column, flag="text_column")
     _refuse_taken(before, chosen)
     if is_last:
-        names = chosen.full_schema(before).names
+        names = replace(chosen, asked=()).kept_schema(before).names
         for name in asked:
             if name not in names:
                 hint = did_you_mean(name, names) or f"; the columns are {', '.join(names)}"
