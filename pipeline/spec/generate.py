@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from tirazh.errors import RequestError
 from tirazh.model.requests import SamplingParams
+from tirazh.pipeline.quality.pii import parse_kinds
+from tirazh.pipeline.quality.rules import parse_filters
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
 from tirazh.pipeline.shared_settings import shared_setting
 from tirazh.pipeline.spec.job import JobSpec
@@ -169,6 +171,8 @@ class GenerateSpec(JobSpec):
         if any(not text for text in self.stop):
             raise RequestError("--stop must not be an empty string")
         check_int64("seed", self.seed)
+        parse_filters(self.filters)
+        parse_kinds(self.pii)
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values

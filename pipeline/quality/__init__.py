@@ -1,0 +1,1 @@
+"""Judges the rows that were generated: filters, masks of personal data, contamination."""
