@@ -22,6 +22,7 @@ STEPS = "steps"
 DROPPED = "_dropped"
 JUDGED = "judged"
 SIGNATURES = "signatures"
+DUPLICATES = "duplicates.parquet"
 # `parts.part_name`. Outputs of earlier versions have parts without the digits of a plan id.
 _PART = re.compile(r"part-\d{5,}-of-\d{5,}(-[0-9a-f]{8})?\.parquet")
 # The names of temporary files that `storage/disk.py` writes beside the final ones.
@@ -51,6 +52,15 @@ class OutputFiles:
     def receipt(self, part_name: str) -> str:
         """The URI of a part's receipt, which is written after the part file."""
         return self.own(RECEIPTS, receipt_name(part_name))
+
+    def signatures(self, part_name: str) -> str:
+        """The URI of the side file of a part: the signatures of its rows, for `dedup`."""
+        return self.own(SIGNATURES, part_name)
+
+    @property
+    def duplicates(self) -> str:
+        """The URI of the list of rows that were dropped as duplicates."""
+        return self.own(DUPLICATES)
 
     @property
     def leases(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tirazh.errors import RequestError
 from tirazh.model.requests import SamplingParams
+from tirazh.pipeline.quality.dedup.config import check_dedup
 from tirazh.pipeline.quality.pii import parse_kinds
 from tirazh.pipeline.quality.rules import parse_filters
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
@@ -173,6 +174,7 @@ class GenerateSpec(JobSpec):
         check_int64("seed", self.seed)
         parse_filters(self.filters)
         parse_kinds(self.pii)
+        check_dedup(self.dedup)
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values
