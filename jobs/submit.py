@@ -22,7 +22,9 @@ from tirazh.errors import JobError, RequestError
 from tirazh.jobs.cluster import UnknownJobError, connect, job_info, known_jobs, running_like
 from tirazh.jobs.settings import build_spec
 from tirazh.jobs.steps_file import STEPS, build_steps_spec
-from tirazh.pipeline.spec import EMBEDDED_MODEL, FilterSpec, JobSpec, Step, StepsSpec
+from tirazh.pipeline.crossing.load import send_small_lists
+from tirazh.pipeline.spec import EMBEDDED_MODEL, FilterSpec, GenerateSpec, JobSpec, Step, StepsSpec
+from tirazh.pipeline.storage.filesystem import Storage
 from tirazh.pipeline.storage.secrets import redact
 
 if TYPE_CHECKING:
@@ -85,7 +87,10 @@ def job_name(spec: JobSpec | StepsSpec) -> str:
 
 
 def with_absolute_paths(spec: JobSpec | StepsSpec) -> JobSpec | StepsSpec:
-    """Return the spec with absolute local paths, which mean the same file on a shared disk of the cluster."""
+    """Return the spec with absolute local paths, which mean the same file on a shared disk of the cluster.
+
+    Short lists of `vary` in local files become part of the spec.
+    """
     if isinstance(spec, StepsSpec):
         steps = tuple(Step(step.name, _step_with_absolute_paths(step.spec)) for step in spec.steps)
         return replace(spec, output=_absolute(spec.output), steps=steps)
@@ -100,6 +105,8 @@ def _step_with_absolute_paths(spec: JobSpec | FilterSpec) -> JobSpec | FilterSpe
 
 def _job_with_absolute_paths(spec: JobSpec) -> JobSpec:
     changes: dict[str, Any] = {"input": tuple(_absolute(path) for path in spec.input)}
+    if isinstance(spec, GenerateSpec) and spec.vary is not None:
+        changes["vary"] = send_small_lists(spec.vary, Storage(spec.endpoint_url))
     for name in _PATH_FIELDS:
         value = getattr(spec, name, None)
         if value is not None and value != EMBEDDED_MODEL:

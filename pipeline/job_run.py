@@ -127,7 +127,7 @@ class JobRun:
         return step if self.around_prompts is None else self.around_prompts(step)
 
     def _probe(self, parts: list[Part]) -> NodeProbe:
-        inputs = sorted({part.file.uri for part in parts})
+        inputs = sorted({part.file.uri for part in parts if part.crossing is None})
         return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)
 
     @property

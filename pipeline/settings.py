@@ -94,10 +94,10 @@ class Spec:
         """Return the fingerprint of the identity. Equal fingerprints mean the same job."""
         return fingerprint_of(self.identity())
 
-    def check_paths(self, *, addresses: Collection[str]) -> None:
+    def check_paths(self, *, addresses: Collection[str], needs_input: bool = True) -> None:
         """Raise RequestError for a missing input or output, and for texts that `check_texts` refuses."""
         settings = self.to_dict()
-        if not settings["input"]:
+        if needs_input and not settings["input"]:
             raise RequestError("no input was given; pass --input with at least one file, directory or glob")
         if not settings["output"]:
             raise RequestError("no output directory was given; pass --output")

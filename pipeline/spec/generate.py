@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tirazh.errors import RequestError
 from tirazh.model.requests import SamplingParams
+from tirazh.pipeline.crossing.declaration import check_rows
 from tirazh.pipeline.quality.dedup.config import check_dedup
 from tirazh.pipeline.quality.pii import parse_kinds
 from tirazh.pipeline.quality.rules import parse_filters
@@ -175,6 +176,13 @@ class GenerateSpec(JobSpec):
         parse_filters(self.filters)
         parse_kinds(self.pii)
         check_dedup(self.dedup)
+        check_rows(
+            self.vary,
+            rows=self.rows,
+            per_cell=self.per_cell,
+            has_input=bool(self.input),
+            accepted=self.accepted,
+        )
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values
@@ -185,6 +193,11 @@ class GenerateSpec(JobSpec):
     @property
     def kind(self) -> Literal["generate"]:
         return "generate"
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether the rows come from files; with `vary` they are made from its values."""
+        return self.vary is None
 
     @property
     def sampling(self) -> SamplingParams:
