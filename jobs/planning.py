@@ -13,7 +13,7 @@ def plan_facts(spec: JobSpec | StepsSpec) -> dict[str, Any]:
     from tirazh.pipeline.estimate import estimate
     from tirazh.pipeline.plan import plan_job
     from tirazh.pipeline.steps.dry_run import dry_run_steps
-    from tirazh.pipeline.steps.implied import steps_of
+    from tirazh.pipeline.steps.expand import steps_of
 
     steps = steps_of(spec)
     if steps is not None:

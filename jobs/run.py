@@ -13,7 +13,7 @@ def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay) -> dict[str, An
     """Run the job to its end and return its manifest. Raises TirazhError."""
     require_docstrings()
     from tirazh.pipeline.build import run_job
-    from tirazh.pipeline.steps.implied import steps_of
+    from tirazh.pipeline.steps.expand import steps_of
     from tirazh.pipeline.steps.run import run_steps
 
     steps = steps_of(spec)

@@ -35,7 +35,6 @@ Place = Callable[[str], str]
 def build_steps_spec(values: Mapping[str, Any], *, place: Place = lambda name: "") -> StepsSpec:
     """Build the spec of a job of several steps. Raises RequestError, with the step's name, for a wrong setting."""
     from tirazh.pipeline.steps.directories import place_steps
-    from tirazh.pipeline.steps.implied import with_filters
 
     output = _output(values, place)
     steps = values.get("steps")
@@ -55,7 +54,7 @@ def build_steps_spec(values: Mapping[str, Any], *, place: Place = lambda name: "
         if values.get(name) is not None
     }
     try:
-        placed = place_steps(with_filters(built), output)
+        placed = place_steps(built, output)
         return StepsSpec(output=output, steps=placed, columns=_columns(values, place), **shared)
     except RequestError as error:
         raise RequestError(f"{place('steps')}{error}") from None

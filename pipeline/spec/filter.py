@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tirazh.errors import RequestError
+from tirazh.pipeline.quality.dedup.config import check_dedup
+from tirazh.pipeline.quality.pii import parse_kinds
+from tirazh.pipeline.quality.rules import parse_filters
 from tirazh.pipeline.settings import Spec, setting
 from tirazh.pipeline.spec.generate import Dropped, GenerateSpec
 
@@ -35,6 +38,9 @@ class FilterSpec(Spec):
 
     def __post_init__(self) -> None:
         self.check_choices()
+        parse_filters(self.filters)
+        parse_kinds(self.pii)
+        check_dedup(self.dedup)
         if not self.has_rules:
             raise RequestError("a filter step needs at least one of filters, pii, dedup and against")
 

@@ -13,23 +13,25 @@ from tirazh.pipeline.storage.errors import show_uri
 
 # Left out of the summary of a step: its own manifest has them.
 _LEFT_OUT = ("parts", "spec", "versions", "steps")
+_TOKENS = ("prompt_tokens", "completion_tokens")
 
 
 def describe_steps(
-    spec: StepsSpec, step: PlannedStep, facts: Mapping[str, Any], before: Sequence[Mapping[str, Any]]
+    spec: StepsSpec, step: PlannedStep, facts: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The manifest of a filter step; that of the last step describes the whole job.
 
-    `facts` are those of its own rows, `before` the manifests of the steps before it. Tokens and seconds are sums over
-    all steps.
+    `facts` are those of its own rows, `before` the manifests of the steps before it, by their names. Tokens and seconds
+    are sums over all steps.
     """
-    summaries = [{name: value for name, value in each.items() if name not in _LEFT_OUT} for each in before]
-    for summary, named in zip(summaries, spec.steps, strict=False):
-        summary["name"] = named.name
-    seconds = sum(each.get("own_seconds", each["seconds"]) for each in before) + facts["seconds"]
-    tokens = {name: sum(_own(each, name) for each in before) for name in ("prompt_tokens", "completion_tokens")}
+    summaries = [
+        {"name": name} | {key: value for key, value in each.items() if key not in _LEFT_OUT}
+        for name, each in before.items()
+    ]
+    seconds = sum(each.get("own_seconds", each["seconds"]) for each in before.values()) + facts["seconds"]
+    tokens = {name: sum(int(each.get(name) or 0) for each in before.values()) for name in _TOKENS}
     total = sum(tokens.values())
-    versions = {name: text for each in before for name, text in each.get("versions", {}).items()}
+    versions = {name: text for each in before.values() for name, text in each.get("versions", {}).items()}
     return {
         "kind": spec.kind if step.is_last else "filter",
         "output": show_uri(step.output),
@@ -38,15 +40,11 @@ def describe_steps(
         "own_seconds": facts["seconds"],
         "seconds": round(seconds, 3) if step.is_last else facts["seconds"],
         "tokens_per_s": round(total / seconds, 1) if seconds and step.is_last else 0.0,
-        "error_kinds": _error_kinds(before) if step.is_last else {},
+        "error_kinds": _error_kinds(list(before.values())) if step.is_last else {},
         "versions": {"python": platform.python_version(), "tirazh": version("tirazh"), **versions},
         "steps": summaries if step.is_last else [],
         "spec": spec.to_dict(),  # contains no secrets: a spec refuses them
     }
-
-
-def _own(manifest: Mapping[str, Any], name: str) -> int:
-    return int(manifest.get(name) or 0)
 
 
 def _error_kinds(before: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -27,7 +27,9 @@ from tirazh.pipeline.resolve import resolve_job
 from tirazh.pipeline.settings import fingerprint_of
 from tirazh.pipeline.spec import FilterSpec, GenerateSpec, JobSpec, StepsSpec
 from tirazh.pipeline.steps.directories import step_output
-from tirazh.pipeline.steps.filtering.columns import FilterColumns, filter_columns
+from tirazh.pipeline.steps.expand import expand
+from tirazh.pipeline.steps.filtering.columns import FilterColumns, TextColumns, filter_columns
+from tirazh.pipeline.steps.filtering.quality import Rules, prepare_rules
 from tirazh.pipeline.steps.passed_errors import ErrorColumn
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, join
@@ -40,7 +42,7 @@ class PlannedStep:
     `number` counts from 1. `output` is the URI of its output directory. `spec` is None for the last pass of a job
     that ends with a step of another kind: it selects the columns. `plan` is that of a step with a model; of all
     but the first it has no files yet. `errors` are the columns with the errors of the steps before it. `filter` is
-    what a filter step reads and writes.
+    what a filter step reads and writes, and `rules` how it judges.
     """
 
     number: int
@@ -51,6 +53,7 @@ class PlannedStep:
     errors: tuple[ErrorColumn, ...]
     plan: Plan | None = None
     filter: FilterColumns | None = None
+    rules: Rules | None = None
 
     @property
     def is_last(self) -> bool:
@@ -67,25 +70,26 @@ def plan_steps(spec: StepsSpec) -> list[PlannedStep]:
     _refuse_output_in_input(spec, output)
     steps: list[PlannedStep] = []
     errors: tuple[ErrorColumn, ...] = ()
-    texts = _Texts()
-    for number, step in enumerate(spec.steps, start=1):
+    generate: GenerateSpec | None = None
+    expanded = expand(spec)
+    for number, step in enumerate(expanded.steps, start=1):
         with _named(step.name):
             before = steps[-1].columns if steps else None
             if isinstance(step.spec, JobSpec):
                 planned = _plan_model_step(number, step.name, step.spec, before, errors)
                 errors = (*errors, ErrorColumn(step.spec.prefix + schema.ERROR, step.name))
-                texts = texts.after(step.spec)
+                generate = step.spec if isinstance(step.spec, GenerateSpec) else generate
             else:
                 assert before is not None, "a filter is never the first step"
-                is_last = number == len(spec.steps)
+                is_last = number == len(expanded.steps)
                 directory = output if is_last else step_output(output, number, step.name)
                 chosen = filter_columns(
                     before,
                     step.spec,
                     errors=errors,
-                    text_column=texts.text,
-                    prompt_column=texts.prompt,
+                    texts=_texts_of(generate, before),
                     asked=spec.columns,
+                    hidden=expanded.hidden,
                     is_last=is_last,
                 )
                 planned = PlannedStep(
@@ -96,26 +100,34 @@ def plan_steps(spec: StepsSpec) -> list[PlannedStep]:
                     columns=chosen.kept_schema(before),
                     errors=errors,
                     filter=chosen,
+                    rules=_rules(step.spec, before, chosen, generate, storage),
                 )
         steps.append(planned)
     if not steps[-1].is_last:
-        steps.append(_last_pass(spec, steps[-1], errors, output))
+        steps.append(_last_pass(spec, steps[-1], errors, output, expanded.hidden))
     _refuse_other_jobs(spec, steps, storage)
     return steps
 
 
-@dataclass(frozen=True, slots=True)
-class _Texts:
-    """The columns with the completion and the prompt of the last generate step so far."""
+def _texts_of(generate: GenerateSpec | None, columns: pa.Schema) -> TextColumns:
+    if generate is None:
+        return TextColumns()
+    prompt = generate.prefix + schema.PROMPT
+    return TextColumns(generate.prefix + schema.COMPLETION, prompt if prompt in columns.names else None)
 
-    text: str | None = None
-    prompt: str | None = None
 
-    def after(self, spec: JobSpec) -> _Texts:
-        if not isinstance(spec, GenerateSpec):
-            return self
-        prompt = spec.prefix + schema.PROMPT if schema.PROMPT in spec.keep else None
-        return _Texts(spec.prefix + schema.COMPLETION, prompt)
+def _rules(
+    spec: FilterSpec, columns: pa.Schema, chosen: FilterColumns, generate: GenerateSpec | None, storage: Storage
+) -> Rules:
+    assert chosen.text_column is not None, "`filter_columns` refuses a filter without a text"
+    return prepare_rules(
+        spec,
+        columns,
+        storage,
+        generate=generate,
+        text_column=chosen.text_column,
+        prompt_column=chosen.prompt_column,
+    )
 
 
 def _plan_model_step(
@@ -159,9 +171,17 @@ def plan_columns(spec: JobSpec, columns: pa.Schema) -> Plan:
     )
 
 
-def _last_pass(spec: StepsSpec, before: PlannedStep, errors: tuple[ErrorColumn, ...], output: str) -> PlannedStep:
+def _last_pass(
+    spec: StepsSpec, before: PlannedStep, errors: tuple[ErrorColumn, ...], output: str, hidden: tuple[str, ...]
+) -> PlannedStep:
     chosen = filter_columns(
-        before.columns, None, errors=errors, text_column=None, prompt_column=None, asked=spec.columns, is_last=True
+        before.columns,
+        None,
+        errors=errors,
+        texts=TextColumns(),
+        asked=spec.columns,
+        hidden=hidden,
+        is_last=True,
     )
     return PlannedStep(
         number=before.number + 1,

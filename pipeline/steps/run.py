@@ -24,13 +24,15 @@ from tirazh.pipeline.spec import FilterSpec, JobSpec, StepsSpec, parse_replicas
 from tirazh.pipeline.steps.filtering.finish import describe_filtered, finish_filtered, finished_filter
 from tirazh.pipeline.steps.filtering.part import FilterConfig
 from tirazh.pipeline.steps.filtering.plan import plan_filter, refuse_another_job, remove_other_parts, store_plan
-from tirazh.pipeline.steps.filtering.quality import Rules
 from tirazh.pipeline.steps.filtering.run import make_parts, remove_judged, survey_filtered
 from tirazh.pipeline.steps.filtering.source import parse
 from tirazh.pipeline.steps.manifest import describe_steps
 from tirazh.pipeline.steps.passed_errors import PassErrors
 from tirazh.pipeline.steps.plan import PlannedStep, plan_steps
 from tirazh.pipeline.storage.filesystem import Storage, keep_trying
+
+# The manifests of the steps that are finished, by their names, in order.
+_Manifests = Mapping[str, Mapping[str, Any]]
 
 
 def run_steps(
@@ -62,13 +64,12 @@ def refuse_other_outputs(spec: StepsSpec, steps: Sequence[PlannedStep], storage:
 
 def step_identity(spec: StepsSpec, step: PlannedStep) -> dict[str, Any]:
     """What defines the rows of a filter step, besides those of the step before."""
-    filter_spec = step.spec if isinstance(step.spec, FilterSpec) else None
-    has_masks = filter_spec is not None and bool(filter_spec.pii)
-    masked = [step.filter.text_column] if step.filter is not None and has_masks else []
+    masked = list(step.rules.masked_columns) if step.rules is not None else []
+    more = {"masked_columns": masked, "against_content": list(step.rules.content) if step.rules is not None else []}
     if step.is_last:
-        return spec.identity() | {"masked_columns": masked}
-    assert filter_spec is not None, "the last pass alone has no spec"
-    return {"name": step.name, **filter_spec.identity(), "masked_columns": masked}
+        return spec.identity() | more
+    assert isinstance(step.spec, FilterSpec), "the last pass alone has no spec"
+    return {"name": step.name, **step.spec.identity(), **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +86,21 @@ class _Run:
     engine: str
 
     def all_steps(self) -> dict[str, Any]:
-        manifests: list[Mapping[str, Any]] = []
+        manifests: dict[str, Mapping[str, Any]] = {}
         for index, step in enumerate(self.steps):
             if not keep_trying(OutputFiles(self.storage, step.output).is_complete):
                 self._connect()
             if isinstance(step.spec, JobSpec):
-                manifests.append(self._run_model(step, step.spec))
+                manifest = self._run_model(step, step.spec)
             else:
                 source = OutputFiles(self.storage, self.steps[index - 1].output)
-                manifests.append(self._run_filter(step, source, manifests))
-        return dict(manifests[-1])
+                manifest = self._run_filter(step, source, manifests)
+            manifests[step.name] = manifest
+        return manifest
 
     def _connect(self) -> None:
         """Connect Ray once for all steps that are left."""
-        specs = self.spec.model_steps
+        specs = [step.spec for step in self.steps if isinstance(step.spec, JobSpec)]
         extra = max(parse_replicas(spec.replicas)[1] * spec.tensor_parallel for spec in specs)
         self.session.enter_context(ray_cluster(self.spec.address, extra_cpus=extra, tell=self.tell))
 
@@ -108,12 +110,13 @@ class _Run:
             spec, on_progress=self._report(step), tell=self._tell(step), engine=self.engine, around_prompts=around
         )
 
-    def _run_filter(self, step: PlannedStep, source: OutputFiles, before: list[Mapping[str, Any]]) -> dict[str, Any]:
+    def _run_filter(self, step: PlannedStep, source: OutputFiles, before: _Manifests) -> dict[str, Any]:
         assert step.filter is not None, "a step without a model filters or selects rows"
         files = OutputFiles(self.storage, step.output)
         output = GuardedOutput(files, self.lease.token)
-        first = self.storage.read(source.part(before[-1]["parts"][0]["name"]))
-        plan = plan_filter(step_identity(self.spec, step), parse(first).schema, before[-1], source)
+        manifest = list(before.values())[-1]
+        first = parse(keep_trying(lambda: self.storage.read(source.part(manifest["parts"][0]["name"]))))
+        plan = plan_filter(step_identity(self.spec, step), first.schema, manifest, source)
         finished, state = finished_filter(plan, output), survey_filtered(plan, files)
         if finished is not None and not state.remaining:
             return finished
@@ -124,15 +127,14 @@ class _Run:
         config = FilterConfig(
             output=files,
             columns=step.filter,
-            rules=Rules() if isinstance(step.spec, FilterSpec) else None,
+            rules=step.rules,
             lease=self.lease.token,
         )
         receipts, seconds = make_parts(plan, survey_filtered(plan, files), config, self._report(step))
         self.lease.settle()
         remove_other_parts(output, plan)
         facts = describe_filtered(plan, receipts) | {"seconds": round(seconds, 3)}
-        manifest = describe_steps(self.spec, step, facts, before)
-        done = finish_filtered(output, plan, manifest)
+        done = finish_filtered(output, plan, describe_steps(self.spec, step, facts, before))
         remove_judged(plan, output)
         return done
 

@@ -14,6 +14,14 @@ from tirazh.pipeline.spec import FilterSpec
 from tirazh.pipeline.steps.passed_errors import ErrorColumn
 
 
+@dataclass(frozen=True, slots=True)
+class TextColumns:
+    """The columns with the completion and the prompt of the last generate step; None where there is none."""
+
+    text: str | None = None
+    prompt: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterColumns:
     """What a filter step reads and writes.
@@ -64,24 +72,25 @@ def filter_columns(
     spec: FilterSpec | None,
     *,
     errors: Sequence[ErrorColumn],
-    text_column: str | None,
-    prompt_column: str | None,
+    texts: TextColumns,
     asked: Sequence[str],
+    hidden: Sequence[str],
     is_last: bool,
 ) -> FilterColumns:
     """Check the columns of a filter step; `spec` is None for one that only selects columns.
 
-    `before` are the columns of the step before it. `text_column` and `prompt_column` are those of the last generate
-    step, if there is one. Raises InputError for a column that does not exist and for a name that is taken.
+    `before` are the columns of the step before it. `texts` are those of the last generate step.
+    Raises InputError for a column that does not exist and for a name that is taken.
     """
     chosen = FilterColumns(
         asked=tuple(asked) if is_last else (),
+        hidden=tuple(hidden) if is_last else (),
         errors=tuple(errors),
         is_last=is_last,
         judges=spec is not None,
         is_inline=spec is not None and spec.dropped == "inline",
-        text_column=(spec.text_column or text_column) if spec is not None else None,
-        prompt_column=(spec.prompt_column or prompt_column) if spec is not None else None,
+        text_column=(spec.text_column or texts.text) if spec is not None else None,
+        prompt_column=(spec.prompt_column or texts.prompt) if spec is not None else None,
     )
     if spec is not None:
         if chosen.text_column is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tirazh.pipeline.output.names import DROPPED, JUDGED, SIGNATURES, OutputFiles
+from tirazh.pipeline.output.names import DROPPED, JUDGED, OutputFiles
 from tirazh.pipeline.storage.filesystem import join
 
 
@@ -19,8 +19,3 @@ def dropped_file(output: OutputFiles, part_name: str) -> str:
 def judged_file(output: OutputFiles, part_name: str) -> str:
     """The URI of a part whose rows are judged, while duplicates are not known yet. Removed at the end."""
     return output.own(JUDGED, part_name)
-
-
-def signature_file(output: OutputFiles, part_name: str) -> str:
-    """The URI of the signatures of a part, which later jobs compare with (`against`)."""
-    return output.own(SIGNATURES, part_name)

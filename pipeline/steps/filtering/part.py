@@ -7,6 +7,7 @@ created whole or not at all, and depends on the plan alone; so a task may be rep
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,17 +21,20 @@ from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.receipt import FOOTER_KEY
 from tirazh.pipeline.output.write import to_parquet
 from tirazh.pipeline.steps.filtering.columns import FilterColumns
-from tirazh.pipeline.steps.filtering.files import dropped_file, judged_file, signature_file
-from tirazh.pipeline.steps.filtering.quality import Rules
+from tirazh.pipeline.steps.filtering.files import dropped_file, judged_file
+from tirazh.pipeline.steps.filtering.quality import Judged, Rules
 from tirazh.pipeline.steps.filtering.receipt import FilterReceipt
 from tirazh.pipeline.steps.filtering.source import parse, read_source
 from tirazh.pipeline.steps.filtering.verdicts import Verdict, split
+from tirazh.pipeline.steps.passed_errors import first_errors
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
 
 _JUDGED_REASONS = schema.RESERVED + schema.DROP_REASONS
+_MASKED = "masked"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,22 +51,25 @@ class FilterConfig:
         return GuardedOutput(self.output, self.lease)
 
 
-def judge_part(part: Part, config: FilterConfig) -> None:
+def judge_part(config: FilterConfig, part: Part) -> None:
     """Judge the rows of a part, and store them with their reasons and their signatures."""
     assert config.rules is not None, "rows are judged by rules"
-    table, reasons = config.rules.judge(read_source(part, config.output.storage), config.columns)
-    footer = _footer(part)
-    signatures = config.rules.signatures(table, config.columns)
-    _store(config, signature_file(config.output, part.name), signatures)
-    judged = table.append_column(_JUDGED_REASONS, pa.array(reasons, pa.list_(pa.string())))
-    _store(config, judged_file(config.output, part.name), to_parquet(judged, footer=footer, columns=table.schema))
+    judged = config.rules.judge(read_source(part, config.output.storage))
+    has_error = [error is not None for error in first_errors(judged.table, config.columns.errors).to_pylist()]
+    signatures = config.rules.signatures(judged, has_error)
+    _store(config, config.output.signatures(part.name), signatures)
+    table = judged.table.append_column(_JUDGED_REASONS, pa.array(judged.reasons, pa.list_(pa.string())))
+    footer = _footer(part) | {_MASKED: judged.masked}
+    data = to_parquet(table, footer=footer, columns=judged.table.schema)
+    _store(config, judged_file(config.output, part.name), data)
 
 
-def write_part(item: tuple[Part, dict[int, str]], config: FilterConfig) -> FilterReceipt:
+def write_part(config: FilterConfig, item: tuple[Part, dict[int, str]]) -> FilterReceipt:
     """Write the files of a part and its receipt. `item` has the part and why rows of it are duplicates."""
     part, duplicates = item
-    table, reasons = _judged(part, config)
-    reasons = [[*row, duplicates[number]] if number in duplicates else row for number, row in enumerate(reasons)]
+    judged = _judged(part, config)
+    table = judged.table
+    reasons = [[*row, duplicates[number]] if number in duplicates else row for number, row in enumerate(judged.reasons)]
     verdict = split(table, reasons, config.columns)
     footer = _footer(part)
     dropped = to_parquet(verdict.dropped, footer=footer, columns=table.schema) if verdict.dropped.num_rows else b""
@@ -71,18 +78,18 @@ def write_part(item: tuple[Part, dict[int, str]], config: FilterConfig) -> Filte
     if dropped:
         _store(config, dropped_file(config.output, part.name), dropped)
     _store(config, config.output.part(part.name), kept)
-    receipt = _receipt(part, verdict, kept, dropped)
+    receipt = _receipt(part, verdict, kept, dropped, judged.masked)
     config.guarded.write(config.output.receipt(part.name), receipt.to_json())
     return receipt
 
 
-def _judged(part: Part, config: FilterConfig) -> tuple[pa.Table, list[list[str]]]:
+def _judged(part: Part, config: FilterConfig) -> Judged:
     """The rows of a part and their reasons: as they were stored, or judged now."""
     if config.rules is None:
         table = read_source(part, config.output.storage)
-        return table, [[] for _ in range(table.num_rows)]
+        return Judged(table, [[] for _ in range(table.num_rows)], {})
     if not config.rules.needs_all_parts:
-        return config.rules.judge(read_source(part, config.output.storage), config.columns)
+        return config.rules.judge(read_source(part, config.output.storage))
     uri = judged_file(config.output, part.name)
     try:
         table = parse(keep_trying(lambda: config.output.storage.read(uri)))
@@ -90,7 +97,14 @@ def _judged(part: Part, config: FilterConfig) -> tuple[pa.Table, list[list[str]]
         config.guarded.remove(uri)
         raise JobError(f"{show_uri(uri)} is damaged; run the same command again, which makes it again") from error
     reasons: list[Any] = table.column(_JUDGED_REASONS).to_pylist()
-    return table.drop_columns([_JUDGED_REASONS]), reasons
+    masked = json.loads((table.schema.metadata or {})[FOOTER_KEY])[_MASKED]
+    return Judged(_without_own(table), reasons, masked)
+
+
+def _without_own(table: pa.Table) -> pa.Table:
+    """The table of a judged file as it was, without what was added to it."""
+    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key != FOOTER_KEY}
+    return table.drop_columns([_JUDGED_REASONS]).replace_schema_metadata(metadata or None)
 
 
 def _store(config: FilterConfig, uri: str, data: bytes) -> None:
@@ -110,7 +124,7 @@ def _footer(part: Part) -> dict[str, Any]:
     return {"part": part.index, "rows": part.rows, "plan_id": part.plan_id, "input_version": part.file.version}
 
 
-def _receipt(part: Part, verdict: Verdict, kept: bytes, dropped: bytes) -> FilterReceipt:
+def _receipt(part: Part, verdict: Verdict, kept: bytes, dropped: bytes, masked: dict[str, int]) -> FilterReceipt:
     return FilterReceipt(
         part=part.index,
         plan_id=part.plan_id,
@@ -124,4 +138,5 @@ def _receipt(part: Part, verdict: Verdict, kept: bytes, dropped: bytes) -> Filte
         dropped_sha256=hashlib.sha256(dropped).hexdigest() if dropped else "",
         not_kept=verdict.not_kept,
         reasons=verdict.reasons,
+        masked=masked,
     )

@@ -65,6 +65,7 @@ def store_plan(output: GuardedOutput, plan: Plan) -> None:
     if stored is not None and stored.id == plan.id:
         return
     remove_other_parts(output, plan)
+    output.remove(output.files.duplicates)
     output.remove(output.files.own(PLAN))
     write_plan(output.files, plan, output.token)
 

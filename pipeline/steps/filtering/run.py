@@ -9,19 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from tirazh.errors import InputError
 from tirazh.pipeline.execution.metrics import ProgressEvent
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.guarded import GuardedOutput
-from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.names import JUDGED, SIGNATURES, OutputFiles
 from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.quality.dedup.duplicates import Duplicates
+from tirazh.pipeline.quality.dedup.find import find_duplicates
+from tirazh.pipeline.quality.dedup.side_file import SideFile
+from tirazh.pipeline.quality.dedup.tasks import Run, is_ray_connected, run_here, run_on_ray
 from tirazh.pipeline.steps.filtering.files import dropped_directory, judged_file
 from tirazh.pipeline.steps.filtering.part import FilterConfig, judge_part, write_part
 from tirazh.pipeline.steps.filtering.receipt import FilterReceipt
-from tirazh.pipeline.steps.filtering.tasks import run_tasks
 from tirazh.pipeline.storage.filesystem import keep_trying
 
 
@@ -62,9 +64,10 @@ def make_parts(
 
     report()
     if state.remaining:
-        duplicates = _find_duplicates(plan, config)
-        items = [(part, duplicates.get(part.index, {})) for part in state.remaining]
-        for receipt in run_tasks(partial(write_part, config=config), items):
+        run = run_on_ray if is_ray_connected() else run_here
+        duplicates = _find_duplicates(plan, config, run)
+        items = [(part, _reasons(duplicates, part)) for part in state.remaining]
+        for receipt in run(write_part, config, items):
             receipts[receipt.part] = receipt
             report()
     return [receipts[part.index] for part in plan.parts], time.monotonic() - start
@@ -76,18 +79,26 @@ def remove_judged(plan: Plan, output: GuardedOutput) -> None:
         output.remove(judged_file(output.files, part.name))
 
 
-def _find_duplicates(plan: Plan, config: FilterConfig) -> Mapping[int, dict[int, str]]:
-    """The reasons of the rows that are duplicates, by part and number of the row; judges all parts first."""
-    if config.rules is None or not config.rules.needs_all_parts:
-        return {}
-    missing = [part for part in plan.parts if not _is_judged(part, config.output)]
-    for _ in run_tasks(partial(judge_part, config=config), missing):
+def _find_duplicates(plan: Plan, config: FilterConfig, run: Run) -> Duplicates:
+    """Judge all parts that are not judged yet, find the rows that are duplicates, and store their list."""
+    if config.rules is None or config.rules.dedup is None:
+        return Duplicates({})
+    output, storage = config.output, config.output.storage
+    judged = keep_trying(lambda: storage.names(output.own(JUDGED)))
+    signed = keep_trying(lambda: storage.names(output.own(SIGNATURES)))
+    missing = [part for part in plan.parts if part.name not in judged or part.name not in signed]
+    for _ in run(judge_part, config, missing):
         pass
-    return {}
+    side_files = [SideFile(part.index, output.signatures(part.name)) for part in plan.parts]
+    found = find_duplicates(side_files, config.rules.dedup, storage=storage, against=config.rules.against)
+    config.guarded.write(output.duplicates, found.to_bytes())
+    return found
 
 
-def _is_judged(part: Part, output: OutputFiles) -> bool:
-    return False
+def _reasons(duplicates: Duplicates, part: Part) -> dict[int, str]:
+    """Why rows of a part are duplicates, by their numbers."""
+    dropped = duplicates.of(part.index)
+    return dict(zip(dropped.rows.tolist(), dropped.names, strict=True))
 
 
 def _read_receipt(part: Part, output: OutputFiles) -> FilterReceipt | None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from tirazh.errors import InputError, TirazhError
+from tirazh.pipeline import schema
 from tirazh.pipeline.input.changes import find_differing_value
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.ledger import read_manifest
@@ -134,9 +135,10 @@ def _difference(
         pairs.append((dropped, numbers[~is_kept]))
     if sum(table.num_rows for table, _ in pairs) != source.num_rows or any(len(n) != t.num_rows for t, n in pairs):
         return "kept and dropped rows are not all rows of the step before"
-    masked = plan.identity.get("masked_columns", [])
+    # The errors of the last step become those of the job, with the names of their steps.
+    changed = [*plan.identity.get("masked_columns", []), schema.ERROR]
     for table, rows in pairs:
-        names = [name for name in table.column_names if name in source.column_names and name not in masked]
+        names = [name for name in table.column_names if name in source.column_names and name not in changed]
         found = find_differing_value(table.select(names), source.select(names).take(rows))
         if found is not None:
             return f"row {found[0]} differs from the step before in column {found[1]!r}"

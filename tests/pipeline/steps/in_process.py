@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,6 +17,7 @@ from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.write import WriteStep
 from tirazh.pipeline.repeated_rows import repetitions_of
+from tirazh.pipeline.steps.filtering import run as filtering
 
 
 class KilledError(BaseException):
@@ -38,6 +40,15 @@ class InProcess:
         self.kill_after -= 1
         if self.kill_after < 0:
             raise KilledError
+
+    def counting(self, task: Callable[..., Any]) -> Callable[..., Any]:
+        """The task of a filter step, which counts as a part."""
+
+        def run(*arguments: Any) -> Any:
+            self.part_made()
+            return task(*arguments)
+
+        return run
 
     def make(self, run: JobRun, parts: list[Any]) -> dict[str, Any]:
         progress = JobProgress(
@@ -80,5 +91,8 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.resolve_dtype", lambda device: "float32")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
+    for name in ("judge_part", "write_part"):
+        task = getattr(filtering, name)
+        monkeypatch.setattr(filtering, name, process.counting(task))
     monkeypatch.setattr(JobRun, "make", lambda run, parts: process.make(run, parts))
     return process

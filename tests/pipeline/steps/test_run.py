@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.pipeline.steps.in_process import InProcess, KilledError, run_in_process
+from tests.pipeline.steps.in_process import InProcess, KilledError
 from tirazh.errors import InputError, OutputError, RequestError
 from tirazh.jobs.steps_file import build_steps_spec
 from tirazh.pipeline.execution.metrics import ProgressEvent
@@ -19,11 +19,6 @@ from tirazh.pipeline.steps.verify import verify_output
 
 Write = Callable[..., Path]
 LABELS = {"sport": "спорт", "economics": "экономика"}
-
-
-@pytest.fixture
-def process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
-    return run_in_process(monkeypatch)
 
 
 @pytest.fixture
@@ -114,7 +109,7 @@ def test_a_second_run_makes_nothing(process: InProcess, job: Callable[..., dict[
     assert (hashes(tmp_path / "out"), process.made) == (before, made)
 
 
-@pytest.mark.parametrize("parts", range(9))
+@pytest.mark.parametrize("parts", range(12))
 def test_a_run_that_is_killed_anywhere_is_completed_by_the_same_command(
     parts: int, process: InProcess, job: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
