@@ -33,7 +33,10 @@ Shares = npt.NDArray[np.float64]
 
 # A Cyrillic text with more of its letters from other Slavic alphabets than this is not Russian; a Latin text with more
 # letters beyond A–Z is not English. One foreign name in a title stays below.
-_FOREIGN_IN_CYRILLIC, _FOREIGN_IN_LATIN = 0.02, 0.05
+_FOREIGN_IN_CYRILLIC, _FOREIGN_IN_LATIN = 0.03, 0.08
+# Russian news is full of Latin names, English news has hardly any Cyrillic ones. Half of the letters are Cyrillic in
+# 97.6 % of the first four words of N+1's articles, a quarter in 99.5 %.
+_CYRILLIC_IN_RUSSIAN, _LATIN_IN_ENGLISH = 0.25, 0.5
 _CLOSERS = " \t\n\"'»”“’)]}*_"
 _TERMINALS = (".", "!", "?", "…", "。", "！", "？")
 _PLACEHOLDER = (
@@ -79,7 +82,8 @@ def too_many_bits(limit: float, logprobs: pa.ChunkedArray[Any], texts: list[str]
 def languages_of(sample: Sample) -> npt.NDArray[np.int64]:
     """The position in `LANGUAGES` of each text's language, by its script.
 
-    `ru`: most letters are Cyrillic, and hardly any belongs to another Slavic alphabet. `en`: the same with A–Z.
+    `ru`: a quarter of the letters are Cyrillic, and hardly any of those belongs to another Slavic alphabet. `en`: of
+    the others, those in which half of the letters are Latin, and hardly any of those is beyond A–Z.
     `other`: everything else, texts without letters included. Bulgarian, and German with few umlauts, are missed.
     """
     characters = sample.characters
@@ -88,8 +92,10 @@ def languages_of(sample: Sample) -> npt.NDArray[np.int64]:
     cyrillic, latin = characters.sums(cyrillic_letters), characters.count(LATIN)
     not_russian = characters.sums(foreign & cyrillic_letters)
     not_english = characters.sums(foreign & ~cyrillic_letters)
-    is_russian = (2 * cyrillic > sample.letters) & (not_russian <= _FOREIGN_IN_CYRILLIC * cyrillic)
-    is_english = (2 * latin > sample.letters) & (not_english <= _FOREIGN_IN_LATIN * latin)
+    is_cyrillic = (cyrillic > 0) & (cyrillic >= _CYRILLIC_IN_RUSSIAN * sample.letters)
+    is_russian = is_cyrillic & (not_russian <= _FOREIGN_IN_CYRILLIC * cyrillic)
+    is_latin = ~is_cyrillic & (latin > _LATIN_IN_ENGLISH * sample.letters)
+    is_english = is_latin & (not_english <= _FOREIGN_IN_LATIN * latin)
     order = {name: position for position, name in enumerate(LANGUAGES)}
     return np.where(is_russian, order["ru"], np.where(is_english, order["en"], order["other"]))
 
