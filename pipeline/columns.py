@@ -43,13 +43,13 @@ def check_vary(names: Sequence[str], spec: JobSpec) -> None:
     for name in names:
         if written(name) != name:
             raise RequestError(
-                f"--vary: {name!r} cannot be a variable of a template; choose a name of letters, digits and _ that does "
-                "not begin with a digit and is no word of Jinja"
+                f"--vary: {name!r} cannot be a variable of a template; choose a name of letters, digits and _ that "
+                "does not begin with a digit and is no word of Jinja"
             )
         if name == schema.SEED:
             raise RequestError(
-                "--vary cannot vary the seed: all rows of a cell would have the same one; rows of a cell draw different "
-                "random numbers by themselves"
+                "--vary cannot vary the seed: all rows of a cell would have the same one; rows of a cell draw "
+                "different random numbers by themselves"
             )
         if name.lower() in added:
             raise RequestError(

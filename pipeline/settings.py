@@ -98,7 +98,8 @@ class Spec:
         """Raise RequestError for a missing input or output, and for texts that `check_texts` refuses."""
         settings = self.to_dict()
         if needs_input and not settings["input"]:
-            raise RequestError("no input was given; pass --input with at least one file, directory or glob")
+            or_vary = ", or --vary" if "vary" in settings else ""
+            raise RequestError(f"no input was given; pass --input with at least one file, directory or glob{or_vary}")
         if not settings["output"]:
             raise RequestError("no output directory was given; pass --output")
         check_texts(settings, addresses=addresses)

@@ -115,7 +115,7 @@ class Draws:
 
     def to_json(self) -> dict[str, Any]:
         """The layout as JSON values."""
-        return {"rows": self.rows, "seed": self.seed}
+        return {"rows": self.rows, "job_seed": self.seed}
 
 
 def layout_from_json(stored: dict[str, Any]) -> Layout:
@@ -123,7 +123,7 @@ def layout_from_json(stored: dict[str, Any]) -> Layout:
     if "per_cell" in stored:
         return EveryCell(stored["per_cell"])
     if "rows" in stored:
-        return Draws(stored["rows"], stored["seed"])
+        return Draws(stored["rows"], stored["job_seed"])
     return Attempts(np.array(stored["first"], np.int64), np.array(stored["counts"], np.int64))
 
 

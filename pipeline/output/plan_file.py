@@ -195,7 +195,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             ]
             for planned in plan.files
         ],
-        "crossing": plan.crossing.to_json() if plan.crossing is not None else None,
+        **({} if plan.crossing is None else {"crossing": plan.crossing.to_json()}),
     }
 
 
@@ -220,7 +220,7 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
         ),
         estimated_tokens=values["estimated_tokens"],
         passed_over=tuple(values["passed_over"]),
-        crossing=Crossing.from_json(values["crossing"]) if values["crossing"] is not None else None,
+        crossing=Crossing.from_json(values["crossing"]) if "crossing" in values else None,
     )
     if plan.crossing is not None and [plan.crossing.digest] != [planned.file.version for planned in plan.files]:
         raise ValueError("its crossing is not that of its parts")

@@ -17,7 +17,8 @@ DEFAULT_VARIABLE = "text"
 class PromptSource:
     """`columns` maps the template's variables to input columns; `text_variable` may be truncated.
 
-    `content_columns` are columns outside of the prompt on which a row's random numbers depend too. `is_default` tells whether the template is the default one, spelled out or not.
+    `content_columns` are columns outside of the prompt on which a row's random numbers depend too.
+    `is_default` tells whether the template is the default one, spelled out or not.
     """
 
     template: PromptTemplate
