@@ -119,7 +119,10 @@ def _has_text(arrow_type: pa.DataType) -> bool:
 
 def added_columns(spec: JobSpec) -> pa.Schema:
     """The columns that the job adds to those of the input, with their prefix, in order."""
-    added = schema.generate_fields(spec.samples) if isinstance(spec, GenerateSpec) else schema.classify_fields()
+    if isinstance(spec, GenerateSpec):
+        added = schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists")
+    else:
+        added = schema.classify_fields()
     return pa.schema([field.with_name(spec.prefix + field.name) for field in added])
 
 

@@ -41,6 +41,10 @@ TEXT_ENDS = RESERVED + "text_ends"
 REASONS = RESERVED + "reasons"
 LABEL_LOGPROBS = RESERVED + "label_logprobs"
 ROW_ERROR = RESERVED + "error"
+SAMPLE_ERRORS = RESERVED + "sample_errors"
+SAMPLE_NUMBER = RESERVED + "sample_number"
+# Columns of which a row has a list with the value of each of its samples.
+PER_SAMPLE = (COMPLETION_IDS, TEXT_ENDS, REASONS, SAMPLE_ERRORS)
 
 # Per-row overrides of `generate`: a numeric input column with such a name sets the value of its row.
 OVERRIDES: dict[str, type[int] | type[float]] = {
@@ -53,14 +57,17 @@ OVERRIDES: dict[str, type[int] | type[float]] = {
 }
 
 
-def generate_fields(samples: int) -> list[pa.Field[Any]]:
+def generate_fields(samples: int, *, as_lists: bool = False) -> list[pa.Field[Any]]:
     """The columns that `generate` adds, in order.
 
-    With several samples, texts and finish reasons are lists.
+    With several samples a row has the number of its sample, or lists of texts and finish reasons if `as_lists`.
     """
-    texts = pa.field(COMPLETION, pa.string()) if samples == 1 else pa.field(COMPLETIONS, pa.list_(pa.string()))
-    reasons = pa.field(FINISH_REASON, pa.string()) if samples == 1 else pa.field(FINISH_REASONS, pa.list_(pa.string()))
+    has_lists = as_lists and samples > 1
+    texts = pa.field(COMPLETIONS, pa.list_(pa.string())) if has_lists else pa.field(COMPLETION, pa.string())
+    reasons = pa.field(FINISH_REASONS, pa.list_(pa.string())) if has_lists else pa.field(FINISH_REASON, pa.string())
+    number = [pa.field(SAMPLE, pa.int32())] if samples > 1 and not as_lists else []
     return [
+        *number,
         texts,
         reasons,
         pa.field(PROMPT_TOKENS, pa.int32()),
