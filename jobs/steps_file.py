@@ -117,7 +117,10 @@ def _build_step(
     }
     try:
         if kind == FILTER:
-            return Step(name, build_filter_spec(common | given))
+            spec = build_filter_spec(common | given)
+            if not spec.has_rules:
+                raise RequestError("a filter step needs at least one of filters, pii, dedup and against")
+            return Step(name, spec)
         # `place_steps` gives every step its own directories.
         paths = {"output": output, **({"input": output} if number > 1 else {})}
         return Step(name, build_spec(kind, {"prefix": f"{name}_"} | common | given | paths))

@@ -16,6 +16,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.tokenizer import load_tokenizer
+from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import (
     ray_session,
@@ -46,16 +47,18 @@ def run_job(
     tell: Tell | None = None,
     engine: str = "model",
     around_prompts: AroundPrompts | None = None,
+    crossing: Crossing | None = None,
 ) -> dict[str, Any]:
     """Run the job, or what remains of it, and return its manifest.
 
     `tell` receives sentences about waits during which there is no progress, about files of the input that are not
     read, about columns that were unified, and about settings that have no effect. `engine` is `ReplicaConfig.engine`.
     `around_prompts` wraps the step that makes prompts: a job of several steps passes on rows with an error.
+    `crossing` has the rows of `vary`, where they are chosen attempts.
     Raises RequestError before anything is changed, JobError if the work fails or another run holds the output.
     Finished parts are kept.
     """
-    plan = plan_job(spec)
+    plan = plan_job(spec, crossing)
     prompts = set_up_prompts(spec, plan)
     output = OutputFiles(plan.job.storage, plan.job.output)
     job = _Job(spec, plan, prompts, output, engine, on_progress, tell or (lambda text: None), around_prompts)

@@ -12,12 +12,13 @@ from tirazh.pipeline.spec.classify import ClassifySpec
 from tirazh.pipeline.spec.filter import FilterSpec
 from tirazh.pipeline.spec.generate import GenerateSpec
 from tirazh.pipeline.spec.job import ADDRESSES, JobSpec, parse_replicas
-from tirazh.pipeline.spec.steps import Step, StepsSpec
+from tirazh.pipeline.spec.steps import Accepted, Step, StepsSpec
 
 __all__ = [
     "ADDRESSES",
     "EMBEDDED_MODEL",
     "SPECS",
+    "Accepted",
     "ClassifySpec",
     "FilterSpec",
     "GenerateSpec",

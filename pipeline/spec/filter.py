@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tirazh.errors import RequestError
 from tirazh.pipeline.quality.dedup.config import check_dedup
 from tirazh.pipeline.quality.pii import parse_kinds
 from tirazh.pipeline.quality.rules import parse_filters
@@ -41,8 +40,6 @@ class FilterSpec(Spec):
         parse_filters(self.filters)
         parse_kinds(self.pii)
         check_dedup(self.dedup)
-        if not self.has_rules:
-            raise RequestError("a filter step needs at least one of filters, pii, dedup and against")
 
     @property
     def kind(self) -> Literal["filter"]:

@@ -13,6 +13,7 @@ from tirazh.pipeline.quality.pii import parse_kinds
 from tirazh.pipeline.quality.rules import parse_filters
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
 from tirazh.pipeline.shared_settings import shared_setting
+from tirazh.pipeline.spec.acceptance import check_accepted
 from tirazh.pipeline.spec.job import JobSpec
 
 SamplesAs = Literal["rows", "lists"]
@@ -176,6 +177,17 @@ class GenerateSpec(JobSpec):
         parse_filters(self.filters)
         parse_kinds(self.pii)
         check_dedup(self.dedup)
+        check_accepted(
+            self.accepted,
+            self.max_attempts,
+            vary=self.vary,
+            others={
+                "--samples": self.samples > 1,
+                "--per-cell": self.per_cell is not None,
+                "--limit": self.limit is not None,
+                "--dropped inline": self.dropped == "inline",
+            },
+        )
         check_rows(
             self.vary,
             rows=self.rows,

@@ -20,11 +20,23 @@ _NOT_OF_A_STEP = ("input", "output", "address")
 
 
 @dataclass(frozen=True, slots=True)
+class Accepted:
+    """Every cell of a crossing shall have `rows` rows that pass, of at most `max_attempts` times as many attempts."""
+
+    rows: int
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """One step. The spec of a step with a model has the input and the output that the step really uses."""
+    """One step. The spec of a step with a model has the input and the output that the step really uses.
+
+    `accepted` is that of the generate step before a filter.
+    """
 
     name: str
     spec: JobSpec | FilterSpec
+    accepted: Accepted | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +99,7 @@ class StepsSpec(Spec):
         steps = [{"name": step.name, **step.spec.identity()} for step in self.steps]
         for step in steps:
             step.pop("output", None)
+            step.pop("max_attempts", None)  # with more attempts the job goes on
         return {"kind": self.kind, "steps": steps, "columns": list(self.columns)}
 
 

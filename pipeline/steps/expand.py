@@ -12,7 +12,7 @@ from typing import Any
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.quality.rules import parse_filters
-from tirazh.pipeline.spec import FilterSpec, GenerateSpec, JobSpec, Step, StepsSpec
+from tirazh.pipeline.spec import Accepted, FilterSpec, GenerateSpec, JobSpec, Step, StepsSpec
 from tirazh.pipeline.spec.filter import QUALITY_SETTINGS
 from tirazh.pipeline.steps.directories import place_steps
 
@@ -55,8 +55,10 @@ def _with_filters(steps: Sequence[Step]) -> list[Step]:
     for step in steps:
         chosen = _quality(step.spec) if isinstance(step.spec, GenerateSpec) else {}
         if isinstance(step.spec, GenerateSpec) and chosen:
-            split.append(Step(step.name, replace(step.spec, **_defaults())))
-            split.append(Step(f"{step.name}_{FILTER}", FilterSpec(**chosen)))
+            accepted = _accepted(step.spec)
+            rows: dict[str, Any] = {} if accepted is None else {"accepted": None, "max_attempts": 1, "per_cell": 1}
+            split.append(Step(step.name, replace(step.spec, **_defaults(), **rows)))
+            split.append(Step(f"{step.name}_{FILTER}", FilterSpec(**chosen), accepted))
         else:
             split.append(step)
     return split
@@ -80,10 +82,17 @@ def _with_prompts(steps: list[Step]) -> tuple[list[Step], tuple[str, ...]]:
     return steps, tuple(hidden)
 
 
+def _accepted(spec: GenerateSpec) -> Accepted | None:
+    if spec.accepted is None:
+        return None
+    return Accepted(spec.accepted, spec.max_attempts)
+
+
 def _quality(spec: GenerateSpec) -> dict[str, Any]:
     """The quality settings of a generate job, for its filter step; empty if nothing is asked for."""
     values = {name: getattr(spec, name) for name in QUALITY_SETTINGS}
-    return values if any(values[name] for name in QUALITY_SETTINGS if name != "dropped") else {}
+    is_asked = spec.accepted is not None or any(values[name] for name in QUALITY_SETTINGS if name != "dropped")
+    return values if is_asked else {}
 
 
 def _defaults() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -25,8 +25,8 @@ from tirazh.pipeline.output.plan_file import choose_target, job_difference, read
 from tirazh.pipeline.plan import Plan, plan_job
 from tirazh.pipeline.resolve import resolve_job
 from tirazh.pipeline.settings import fingerprint_of
-from tirazh.pipeline.spec import FilterSpec, GenerateSpec, JobSpec, StepsSpec
-from tirazh.pipeline.steps.directories import step_output
+from tirazh.pipeline.spec import Accepted, FilterSpec, GenerateSpec, JobSpec, StepsSpec
+from tirazh.pipeline.steps.directories import round_output, step_output
 from tirazh.pipeline.steps.expand import expand
 from tirazh.pipeline.steps.filtering.columns import FilterColumns, TextColumns, filter_columns
 from tirazh.pipeline.steps.filtering.quality import Rules, prepare_rules
@@ -42,7 +42,8 @@ class PlannedStep:
     `number` counts from 1. `output` is the URI of its output directory. `spec` is None for the last pass of a job
     that ends with a step of another kind: it selects the columns. `plan` is that of a step with a model; of all
     but the first it has no files yet. `errors` are the columns with the errors of the steps before it. `filter` is
-    what a filter step reads and writes, and `rules` how it judges.
+    what a filter step reads and writes, and `rules` how it judges. `accepted`
+    is set in both steps whose rows are attempts: generate and its filter.
     """
 
     number: int
@@ -54,6 +55,7 @@ class PlannedStep:
     plan: Plan | None = None
     filter: FilterColumns | None = None
     rules: Rules | None = None
+    accepted: Accepted | None = None
 
     @property
     def is_last(self) -> bool:
@@ -77,6 +79,8 @@ def plan_steps(spec: StepsSpec) -> list[PlannedStep]:
             before = steps[-1].columns if steps else None
             if isinstance(step.spec, JobSpec):
                 planned = _plan_model_step(number, step.name, step.spec, before, errors)
+                following = expanded.steps[number : number + 1]
+                planned = replace(planned, accepted=next((each.accepted for each in following), None))
                 errors = (*errors, ErrorColumn(step.spec.prefix + schema.ERROR, step.name))
                 generate = step.spec if isinstance(step.spec, GenerateSpec) else generate
             else:
@@ -101,6 +105,7 @@ def plan_steps(spec: StepsSpec) -> list[PlannedStep]:
                     errors=errors,
                     filter=chosen,
                     rules=_rules(step.spec, before, chosen, generate, storage),
+                    accepted=step.accepted,
                 )
         steps.append(planned)
     if not steps[-1].is_last:
@@ -200,8 +205,9 @@ def _refuse_other_jobs(spec: StepsSpec, steps: list[PlannedStep], storage: Stora
         if step.plan is None or spec.overwrite:
             continue
         with _named(step.name):
-            files = OutputFiles(storage, step.output)
-            if step.plan.files:
+            directory = step.output if step.accepted is None else round_output(step.output, 1)
+            files = OutputFiles(storage, directory)
+            if step.plan.files and step.accepted is None:
                 choose_target(files, step.plan, overwrite=False)
                 continue
             stored = read_plan(files)

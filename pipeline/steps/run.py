@@ -13,19 +13,32 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from tirazh.errors import JobError
 from tirazh.pipeline.build import run_job
+from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.execution.metrics import ProgressEvent
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import Lease, Tell, hold
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.spec import FilterSpec, JobSpec, StepsSpec, parse_replicas
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.spec import Accepted, FilterSpec, GenerateSpec, JobSpec, StepsSpec, parse_replicas
+from tirazh.pipeline.steps.accepted.cells import write_cells
+from tirazh.pipeline.steps.accepted.final import describe_cells, items_of, plan_final, shortage
+from tirazh.pipeline.steps.accepted.run import Rounds
 from tirazh.pipeline.steps.filtering.finish import describe_filtered, finish_filtered, finished_filter
 from tirazh.pipeline.steps.filtering.part import FilterConfig
 from tirazh.pipeline.steps.filtering.plan import plan_filter, refuse_another_job, remove_other_parts, store_plan
-from tirazh.pipeline.steps.filtering.run import make_parts, remove_judged, survey_filtered
-from tirazh.pipeline.steps.filtering.source import parse
+from tirazh.pipeline.steps.filtering.run import (
+    FilterState,
+    MakeParts,
+    part_writer,
+    remove_judged,
+    run_parts,
+    survey_filtered,
+)
+from tirazh.pipeline.steps.filtering.source import parse, source_files
 from tirazh.pipeline.steps.manifest import describe_steps
 from tirazh.pipeline.steps.passed_errors import PassErrors
 from tirazh.pipeline.steps.plan import PlannedStep, plan_steps
@@ -33,6 +46,7 @@ from tirazh.pipeline.storage.filesystem import Storage, keep_trying
 
 # The manifests of the steps that are finished, by their names, in order.
 _Manifests = Mapping[str, Mapping[str, Any]]
+_Writer = Callable[[FilterState, FilterConfig], MakeParts]
 
 
 def run_steps(
@@ -49,6 +63,8 @@ def run_steps(
     output = OutputFiles(storage, steps[-1].output)
     refuse_other_outputs(spec, steps, storage)
     with hold(output, lease_s=spec.lease_s, tell=tell) as lease, ExitStack() as session:
+        # One name for all plans of the job: writes of an earlier run of the same job do no harm.
+        lease.announce(spec.fingerprint())
         run = _Run(spec, steps, storage, lease, session, on_progress, tell, engine)
         return run.all_steps()
 
@@ -88,15 +104,77 @@ class _Run:
     def all_steps(self) -> dict[str, Any]:
         manifests: dict[str, Mapping[str, Any]] = {}
         for index, step in enumerate(self.steps):
+            if step.accepted is not None and step.filter is None:
+                continue  # its filter makes its rounds
             if not keep_trying(OutputFiles(self.storage, step.output).is_complete):
                 self._connect()
-            if isinstance(step.spec, JobSpec):
+            if step.accepted is not None:
+                manifest = self._run_accepted(self.steps[index - 1], step, step.accepted, manifests)
+            elif isinstance(step.spec, JobSpec):
                 manifest = self._run_model(step, step.spec)
             else:
                 source = OutputFiles(self.storage, self.steps[index - 1].output)
                 manifest = self._run_filter(step, source, manifests)
             manifests[step.name] = manifest
+        self._refuse_shortage(manifests)
         return manifest
+
+    def _refuse_shortage(self, manifests: Mapping[str, Any]) -> None:
+        """Raise JobError if cells have fewer accepted rows than wanted; everything is written."""
+        for step in self.steps:
+            if step.accepted is not None and step.name in manifests:
+                reason = shortage(manifests[step.name], step.accepted, OutputFiles(self.storage, self.steps[-1].output))
+                if reason is not None:
+                    raise JobError(reason)
+
+    def _run_accepted(
+        self, generate: PlannedStep, step: PlannedStep, accepted: Accepted, manifests: dict[str, Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Make rounds of attempts, and write the accepted rows of every cell."""
+        assert isinstance(generate.spec, GenerateSpec) and generate.plan is not None and step.rules is not None  # noqa: PT018
+        assert step.filter is not None and generate.plan.crossing is not None, "attempts are rows of a crossing"  # noqa: PT018
+        identity = step_identity(self.spec, step)
+        rounds = Rounds(
+            spec=generate.spec,
+            plan=generate.plan,
+            crossing=generate.plan.crossing,
+            accepted=accepted,
+            rules=step.rules,
+            columns=step.filter,
+            identity=identity,
+            storage=self.storage,
+            lease=self.lease.token,
+            run_round=partial(self._run_round, generate),
+        )
+        files = OutputFiles(self.storage, step.output)
+        output = GuardedOutput(files, self.lease.token)
+        existing = rounds.existing()
+        if existing:
+            final = plan_final(identity, existing, accepted, generate.spec.part_rows)
+            finished = finished_filter(final.plan, output)
+            is_enough = finished is not None and accepted.max_attempts <= finished["max_attempts"]
+            if finished is not None and is_enough and not survey_filtered(final.plan, files).remaining:
+                return finished
+        done = rounds.complete(existing)
+        final = plan_final(identity, done.rounds, accepted, generate.spec.part_rows)
+        made = {f"{generate.name} round {number}": each.manifest for number, each in enumerate(done.rounds, start=1)}
+        facts = describe_cells(done.rounds, done.progress, accepted) | {"max_attempts": accepted.max_attempts}
+        manifest = self._write_filtered(
+            step,
+            final.plan,
+            {**manifests, **made},
+            lambda state, config: (
+                lambda run: run(write_cells, config, items_of(final, state.remaining, done.duplicates, accepted))
+            ),
+            facts,
+        )
+        rounds.remove_judged(done.rounds)
+        rounds.remove_other_rounds(done.rounds)
+        return manifest
+
+    def _run_round(self, step: PlannedStep, spec: GenerateSpec, crossing: Crossing, number: int) -> dict[str, Any]:
+        report = self._report(replace(step, name=f"{step.name}, round {number}"))
+        return run_job(spec, on_progress=report, tell=self._tell(step), engine=self.engine, crossing=crossing)
 
     def _connect(self) -> None:
         """Connect Ray once for all steps that are left."""
@@ -112,31 +190,33 @@ class _Run:
 
     def _run_filter(self, step: PlannedStep, source: OutputFiles, before: _Manifests) -> dict[str, Any]:
         assert step.filter is not None, "a step without a model filters or selects rows"
-        files = OutputFiles(self.storage, step.output)
-        output = GuardedOutput(files, self.lease.token)
         manifest = list(before.values())[-1]
         first = parse(keep_trying(lambda: self.storage.read(source.part(manifest["parts"][0]["name"]))))
-        plan = plan_filter(step_identity(self.spec, step), first.schema, manifest, source)
-        finished, state = finished_filter(plan, output), survey_filtered(plan, files)
-        if finished is not None and not state.remaining:
+        files = OutputFiles(self.storage, step.output)
+        plan = plan_filter(step_identity(self.spec, step), first.schema, manifest, source_files(manifest, source))
+        finished = finished_filter(plan, GuardedOutput(files, self.lease.token))
+        if finished is not None and not survey_filtered(plan, files).remaining:
             return finished
+        done = self._write_filtered(step, plan, before, lambda state, config: part_writer(plan, state, config), {})
+        remove_judged(plan, GuardedOutput(files, self.lease.token))
+        return done
+
+    def _write_filtered(
+        self, step: PlannedStep, plan: Plan, before: _Manifests, writer: _Writer, more: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Make the missing parts of a filter step and complete its output. `more` are facts for its manifest."""
+        assert step.filter is not None, "a step without a model filters or selects rows"
+        files = OutputFiles(self.storage, step.output)
         self.lease.confirm()
-        self.lease.announce(plan.id)
-        output = replace(output, token=self.lease.token)
+        output = GuardedOutput(files, self.lease.token)
         store_plan(output, plan)
-        config = FilterConfig(
-            output=files,
-            columns=step.filter,
-            rules=step.rules,
-            lease=self.lease.token,
-        )
-        receipts, seconds = make_parts(plan, survey_filtered(plan, files), config, self._report(step))
+        config = FilterConfig(output=files, columns=step.filter, rules=step.rules, lease=self.lease.token)
+        state = survey_filtered(plan, files)
+        receipts, seconds = run_parts(plan, state, self._report(step), writer(state, config))
         self.lease.settle()
         remove_other_parts(output, plan)
-        facts = describe_filtered(plan, receipts) | {"seconds": round(seconds, 3)}
-        done = finish_filtered(output, plan, describe_steps(self.spec, step, facts, before))
-        remove_judged(plan, output)
-        return done
+        facts = describe_filtered(plan, receipts) | more | {"seconds": round(seconds, 3)}
+        return finish_filtered(output, plan, describe_steps(self.spec, step, facts, before))
 
     def _report(self, step: PlannedStep) -> OnProgress | None:
         """Pass events on with the number and the name of their step."""

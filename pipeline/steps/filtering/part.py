@@ -56,8 +56,9 @@ def judge_part(config: FilterConfig, part: Part) -> None:
     assert config.rules is not None, "rows are judged by rules"
     judged = config.rules.judge(read_source(part, config.output.storage))
     has_error = [error is not None for error in first_errors(judged.table, config.columns.errors).to_pylist()]
-    signatures = config.rules.signatures(judged, has_error)
-    _store(config, config.output.signatures(part.name), signatures)
+    if config.rules.dedup is not None:
+        signatures = config.rules.signatures(judged, has_error)
+        _store(config, config.output.signatures(part.name), signatures)
     table = judged.table.append_column(_JUDGED_REASONS, pa.array(judged.reasons, pa.list_(pa.string())))
     footer = _footer(part) | {_MASKED: judged.masked}
     data = to_parquet(table, footer=footer, columns=judged.table.schema)
@@ -70,7 +71,13 @@ def write_part(config: FilterConfig, item: tuple[Part, dict[int, str]]) -> Filte
     judged = _judged(part, config)
     table = judged.table
     reasons = [[*row, duplicates[number]] if number in duplicates else row for number, row in enumerate(judged.reasons)]
-    verdict = split(table, reasons, config.columns)
+    return store_part(config, part, Judged(table, reasons, judged.masked))
+
+
+def store_part(config: FilterConfig, part: Part, judged: Judged) -> FilterReceipt:
+    """Write the kept and the dropped rows of a part, and its receipt."""
+    table = judged.table
+    verdict = split(table, judged.reasons, config.columns)
     footer = _footer(part)
     dropped = to_parquet(verdict.dropped, footer=footer, columns=table.schema) if verdict.dropped.num_rows else b""
     kept = to_parquet(verdict.kept, footer=footer, columns=table.schema)
@@ -90,7 +97,12 @@ def _judged(part: Part, config: FilterConfig) -> Judged:
         return Judged(table, [[] for _ in range(table.num_rows)], {})
     if not config.rules.needs_all_parts:
         return config.rules.judge(read_source(part, config.output.storage))
-    uri = judged_file(config.output, part.name)
+    return read_judged(config.output, part.name, config)
+
+
+def read_judged(output: OutputFiles, name: str, config: FilterConfig) -> Judged:
+    """Read a part that was judged, `name`. Raises JobError if it is damaged."""
+    uri = judged_file(output, name)
     try:
         table = parse(keep_trying(lambda: config.output.storage.read(uri)))
     except (pa.ArrowException, OSError, ValueError) as error:

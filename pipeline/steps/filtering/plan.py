@@ -11,16 +11,17 @@ from tirazh.errors import OutputError
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.names import JUDGED, OWN, PLAN, RECEIPTS, SIGNATURES, OutputFiles, receipt_name
 from tirazh.pipeline.output.plan_file import read_plan, write_plan
-from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.plan import Plan, PlannedFile
 from tirazh.pipeline.settings import describe_changed, fingerprint_of
 from tirazh.pipeline.steps.filtering.files import dropped_directory
-from tirazh.pipeline.steps.filtering.source import source_files
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import join, keep_trying
 
 
-def plan_filter(identity: dict[str, Any], columns: pa.Schema, manifest: Mapping[str, Any], source: OutputFiles) -> Plan:
-    """Plan a filter step. `manifest` is that of the finished step before it, whose output is `source`."""
+def plan_filter(
+    identity: dict[str, Any], columns: pa.Schema, manifest: Mapping[str, Any], files: tuple[PlannedFile, ...]
+) -> Plan:
+    """Plan a filter step over `files`. `manifest` is that of the finished step before it."""
     return Plan(
         identity=identity,
         fingerprint=fingerprint_of(identity),
@@ -30,7 +31,7 @@ def plan_filter(identity: dict[str, Any], columns: pa.Schema, manifest: Mapping[
         seq_length=0,
         schema=columns,
         overrides=(),
-        files=source_files(manifest, source),
+        files=files,
         estimated_tokens=0,
     )
 

@@ -7,7 +7,7 @@ The part files, `_SUCCESS` and the lease follow the same rules as those of a job
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tirazh.errors import InputError
@@ -50,10 +50,29 @@ def survey_filtered(plan: Plan, output: OutputFiles) -> FilterState:
     return FilterState(receipts, [part for part in plan.parts if part.index not in receipts])
 
 
-def make_parts(
-    plan: Plan, state: FilterState, config: FilterConfig, on_progress: OnProgress | None
+MakeParts = Callable[[Run], Iterator[FilterReceipt]]
+
+
+def part_writer(plan: Plan, state: FilterState, config: FilterConfig) -> MakeParts:
+    """Judges and writes the remaining parts, each of one part of the step before."""
+
+    def make(run: Run) -> Iterator[FilterReceipt]:
+        duplicates = _find_duplicates(plan, config)
+        yield from run(write_part, config, [(part, _reasons(duplicates, part)) for part in state.remaining])
+
+    return make
+
+
+def run_parts(
+    plan: Plan,
+    state: FilterState,
+    on_progress: OnProgress | None,
+    make: MakeParts,
 ) -> tuple[list[FilterReceipt], float]:
-    """Make the remaining parts. Returns the receipts of all parts, in order, and the seconds that it took."""
+    """Make the remaining parts. Returns the receipts of all parts, in order, and the seconds that it took.
+
+    `make` yields the receipts of the remaining parts; it gets what runs tasks.
+    """
     start = time.monotonic()
     receipts = dict(state.receipts)
     resumed = sum(receipt.input_rows for receipt in receipts.values())
@@ -64,10 +83,7 @@ def make_parts(
 
     report()
     if state.remaining:
-        run = run_on_ray if is_ray_connected() else run_here
-        duplicates = _find_duplicates(plan, config, run)
-        items = [(part, _reasons(duplicates, part)) for part in state.remaining]
-        for receipt in run(write_part, config, items):
+        for receipt in make(run_on_ray if is_ray_connected() else run_here):
             receipts[receipt.part] = receipt
             report()
     return [receipts[part.index] for part in plan.parts], time.monotonic() - start
@@ -79,20 +95,27 @@ def remove_judged(plan: Plan, output: GuardedOutput) -> None:
         output.remove(judged_file(output.files, part.name))
 
 
-def _find_duplicates(plan: Plan, config: FilterConfig, run: Run) -> Duplicates:
+def _find_duplicates(plan: Plan, config: FilterConfig) -> Duplicates:
     """Judge all parts that are not judged yet, find the rows that are duplicates, and store their list."""
     if config.rules is None or config.rules.dedup is None:
         return Duplicates({})
     output, storage = config.output, config.output.storage
-    judged = keep_trying(lambda: storage.names(output.own(JUDGED)))
-    signed = keep_trying(lambda: storage.names(output.own(SIGNATURES)))
-    missing = [part for part in plan.parts if part.name not in judged or part.name not in signed]
-    for _ in run(judge_part, config, missing):
-        pass
+    judge_parts(plan, config)
     side_files = [SideFile(part.index, output.signatures(part.name)) for part in plan.parts]
     found = find_duplicates(side_files, config.rules.dedup, storage=storage, against=config.rules.against)
     config.guarded.write(output.duplicates, found.to_bytes())
     return found
+
+
+def judge_parts(plan: Plan, config: FilterConfig) -> None:
+    """Judge the parts that are not judged yet."""
+    output, storage = config.output, config.output.storage
+    done = set(keep_trying(lambda: storage.names(output.own(JUDGED))))
+    if config.rules is not None and config.rules.dedup is not None:
+        done &= keep_trying(lambda: storage.names(output.own(SIGNATURES))).keys()
+    run: Run = run_on_ray if is_ray_connected() else run_here
+    for _ in run(judge_part, config, [part for part in plan.parts if part.name not in done]):
+        pass
 
 
 def _reasons(duplicates: Duplicates, part: Part) -> dict[int, str]:

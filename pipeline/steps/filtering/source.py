@@ -35,14 +35,19 @@ def source_files(manifest: Mapping[str, Any], output: OutputFiles) -> tuple[Plan
 
 
 def read_source(part: Part, storage: Storage) -> pa.Table:
-    """Read the rows of a part of the step before, with its exact types and metadata.
+    """Read the rows of a part of the step before, as `read_file` does."""
+    return read_file(part.file, storage)
+
+
+def read_file(file: StoredFile, storage: Storage) -> pa.Table:
+    """Read a part file of the step before, with its exact types and metadata.
 
     Raises JobError if the file is no longer the one that was planned.
     """
-    data = keep_trying(lambda: storage.read(part.file.uri))
-    if hashlib.sha256(data).hexdigest() != part.file.version:
+    data = keep_trying(lambda: storage.read(file.uri))
+    if hashlib.sha256(data).hexdigest() != file.version:
         raise JobError(
-            f"{show_uri(part.file.uri)} was changed while the job ran; run the same command again, which makes it again"
+            f"{show_uri(file.uri)} was changed while the job ran; run the same command again, which makes it again"
         )
     return parse(data)
 
@@ -52,8 +57,3 @@ def parse(data: bytes) -> pa.Table:
     file = pq.ParquetFile(pa.BufferReader(data), **READ_OPTIONS)
     columns = planned_schema(file.schema_arrow, read_elements(data))
     return restore(file.read(), columns)
-
-
-def source_schema(part: Part, storage: Storage) -> pa.Schema:
-    """The columns of a part of the step before."""
-    return read_source(part, storage).schema
