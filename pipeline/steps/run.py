@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from tirazh.errors import JobError
+from tirazh.errors import JobError, OutputError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.execution.metrics import ProgressEvent
@@ -22,10 +22,11 @@ from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import Lease, Tell, hold
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import Accepted, FilterSpec, GenerateSpec, JobSpec, StepsSpec, parse_replicas
 from tirazh.pipeline.steps.accepted.cells import write_cells
-from tirazh.pipeline.steps.accepted.final import describe_cells, items_of, plan_final, shortage
+from tirazh.pipeline.steps.accepted.final import choose_cells_per_part, describe_cells, items_of, plan_final, shortage
 from tirazh.pipeline.steps.accepted.run import Rounds
 from tirazh.pipeline.steps.filtering.finish import describe_filtered, finish_filtered, finished_filter
 from tirazh.pipeline.steps.filtering.part import FilterConfig
@@ -88,6 +89,13 @@ def step_identity(spec: StepsSpec, step: PlannedStep) -> dict[str, Any]:
     return {"name": step.name, **step.spec.identity(), **more}
 
 
+def _stored_plan(output: OutputFiles) -> Plan | None:
+    try:
+        return read_plan(output)
+    except OutputError:  # --overwrite replaces it
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
     """A run under the lease of the job's output. Ray is started when the first step needs it."""
@@ -148,15 +156,16 @@ class _Run:
         )
         files = OutputFiles(self.storage, step.output)
         output = GuardedOutput(files, self.lease.token)
+        per_part = choose_cells_per_part(_stored_plan(files), accepted, generate.spec.part_rows)
         existing = rounds.existing()
         if existing:
-            final = plan_final(identity, existing, accepted, generate.spec.part_rows)
+            final = plan_final(identity, existing, accepted, per_part)
             finished = finished_filter(final.plan, output)
             is_enough = finished is not None and accepted.max_attempts <= finished["max_attempts"]
             if finished is not None and is_enough and not survey_filtered(final.plan, files).remaining:
                 return finished
         done = rounds.complete(existing)
-        final = plan_final(identity, done.rounds, accepted, generate.spec.part_rows)
+        final = plan_final(identity, done.rounds, accepted, per_part)
         made = {f"{generate.name} round {number}": each.manifest for number, each in enumerate(done.rounds, start=1)}
         facts = describe_cells(done.rounds, done.progress, accepted) | {"max_attempts": accepted.max_attempts}
         manifest = self._write_filtered(

@@ -35,8 +35,8 @@ def first_accepted(cells_R: Counts, passes_R: NDArray[np.bool_], *, wanted: int)
     order = np.argsort(cells_R, kind="stable")
     cells, passes = cells_R[order], passes_R[order]
     starts = np.flatnonzero(np.diff(cells, prepend=-1))
-    before = np.cumsum(passes) - passes  # rows that pass before each row, over all cells
-    base: Counts = np.repeat(before[starts], np.diff(np.append(starts, len(cells)))) if len(cells) else before
+    before: Counts = np.cumsum(passes) - passes  # rows that pass before each row, over all cells
+    base = np.repeat(before[starts], np.diff(np.append(starts, len(cells)))) if len(cells) else before
     chosen = np.zeros(len(cells_R), np.bool_)
     chosen[order] = passes & (before - base < wanted)
     return chosen

@@ -15,7 +15,7 @@ from tirazh.pipeline.quality.dedup.duplicates import Duplicates
 from tirazh.pipeline.spec import Accepted
 from tirazh.pipeline.steps.accepted.cells import CellRows, cell_files, cell_slices
 from tirazh.pipeline.steps.accepted.rounds import Progress, Round, Slice
-from tirazh.pipeline.steps.filtering.plan import plan_filter
+from tirazh.pipeline.steps.filtering.plan import LAYOUT, plan_filter
 from tirazh.pipeline.steps.filtering.source import read_file, source_files
 from tirazh.pipeline.storage.errors import show_uri
 
@@ -32,16 +32,21 @@ class FinalRows:
     slices: list[tuple[Slice, ...]]
 
 
-def plan_final(
-    identity: Mapping[str, Any], rounds: Sequence[Round], accepted: Accepted, part_rows: int | None
-) -> FinalRows:
-    """Plan the final parts of `rounds`. The cells of a part follow from the settings alone."""
-    per_part = max(1, (part_rows or _PART_ROWS) // accepted.rows)
+def plan_final(identity: Mapping[str, Any], rounds: Sequence[Round], accepted: Accepted, per_part: int) -> FinalRows:
+    """Plan the final parts of `rounds`, with the rows of `per_part` cells in each."""
     slices = cell_slices(rounds, per_part)
     first = rounds[0]
     columns = read_file(source_files(first.manifest, first.output)[0].file, first.output.storage).schema
-    more = {"accepted": accepted.rows, "cells_per_part": per_part}
-    return FinalRows(plan_filter({**identity, **more}, columns, first.manifest, cell_files(slices)), slices)
+    layout = {LAYOUT: {"accepted": accepted.rows, "cells_per_part": per_part}}
+    return FinalRows(plan_filter({**identity, **layout}, columns, first.manifest, cell_files(slices)), slices)
+
+
+def choose_cells_per_part(stored: Plan | None, accepted: Accepted, part_rows: int | None) -> int:
+    """The number of cells in a final part: that of the stored plan, or about `part_rows` accepted rows."""
+    layout = stored.identity.get(LAYOUT) if stored is not None else None
+    if layout is not None and layout["accepted"] == accepted.rows:
+        return int(layout["cells_per_part"])
+    return max(1, (part_rows or _PART_ROWS) // accepted.rows)
 
 
 def items_of(final: FinalRows, parts: Sequence[Any], duplicates: Duplicates, accepted: Accepted) -> list[CellRows]:

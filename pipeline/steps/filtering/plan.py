@@ -17,6 +17,8 @@ from tirazh.pipeline.steps.filtering.files import dropped_directory
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import join, keep_trying
 
+LAYOUT = "layout"
+
 
 def plan_filter(
     identity: dict[str, Any], columns: pa.Schema, manifest: Mapping[str, Any], files: tuple[PlannedFile, ...]
@@ -43,7 +45,8 @@ def refuse_another_job(output: OutputFiles, identity: Mapping[str, Any]) -> None
         output.refuse_foreign()
         difference = "its plan is missing" if output.parts() else None
     else:
-        names = sorted(set(stored.identity) | set(identity))
+        # How final parts are cut does not make another job.
+        names = sorted((set(stored.identity) | set(identity)) - {LAYOUT})
         changed = [name for name in names if stored.identity.get(name) != identity.get(name)]
         difference = describe_changed(changed) if changed else None
     if difference is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -37,14 +37,21 @@ class _Checked:
     problem: str | None
 
 
-def verify_filtered(files: OutputFiles, plan: Plan, source: Mapping[str, str]) -> Verification:
-    """Check the output `files` of a filter step. `source` has the SHA-256 of the parts of the step before by name.
+def verify_filtered(
+    files: OutputFiles, plan: Plan, source: Mapping[str, str], read: Callable[[Part], pa.Table] | None = None
+) -> Verification:
+    """Check the output `files` of a filter step. `source` has the versions of the files that it should be made from.
 
-    Reads all rows of both steps.
+    `read` reads the rows that a part is made from; by default they are a part of the step before. Reads all rows of
+    both steps.
     """
     existing = files.parts()
+
+    def check(part: Part) -> _Checked:
+        return _check_part(part, files, plan, read or (lambda each: read_source(each, files.storage)))
+
     with ThreadPoolExecutor(_THREADS) as threads:
-        checked = list(threads.map(lambda part: _check_part(part, files, plan), plan.parts))
+        checked = list(threads.map(check, plan.parts))
     problems = [each.problem for each in checked if each.problem is not None]
     problems += _check_source(plan, source) + _check_names(plan, files)
     receipts = [each.receipt for each in checked if each.receipt is not None and each.problem is None]
@@ -95,7 +102,7 @@ def _check_end(plan: Plan, files: OutputFiles, receipts: Sequence[FilterReceipt]
     return problems
 
 
-def _check_part(part: Part, files: OutputFiles, plan: Plan) -> _Checked:
+def _check_part(part: Part, files: OutputFiles, plan: Plan, read: Callable[[Part], pa.Table]) -> _Checked:
     try:
         receipt = FilterReceipt.from_json(files.storage.read(files.receipt(part.name)))
         kept = _read(files.part(part.name), receipt.sha256, files)
@@ -105,7 +112,7 @@ def _check_part(part: Part, files: OutputFiles, plan: Plan) -> _Checked:
         rows = kept.num_rows + (dropped.num_rows if dropped is not None else 0)
         if (receipt.plan_id, receipt.part, receipt.input_sha256) != (plan.id, part.index, part.file.version):
             raise ValueError("its receipt is that of another part")
-        difference = _difference(read_source(part, files.storage), kept, dropped, receipt, plan)
+        difference = _difference(read(part), kept, dropped, receipt, plan)
     except InputError:
         return _Checked(0, None, f"{part.name}, its dropped rows or its receipt is missing")
     except TirazhError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -10,14 +10,39 @@ import pyarrow as pa
 import pytest
 
 from tests.pipeline.fakes import FakeEngine
-from tirazh.model.requests import Result
-from tirazh.pipeline.execution.infer import _append_results, _requests
+from tirazh.model.requests import Completion, GenerateRequest, Request, Result
+from tirazh.model.tokenizer import load_tokenizer
+from tirazh.pipeline.execution.infer import InferConfig, _append_results, _requests
 from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.write import WriteStep
 from tirazh.pipeline.repeated_rows import repetitions_of
 from tirazh.pipeline.steps.filtering import run as filtering
+
+Answer = Callable[[Sequence[Request], InferConfig], Sequence[Result]]
+
+
+def _echo(requests: Sequence[Request], config: InferConfig) -> list[Result]:
+    engine = FakeEngine(config.replica, lambda step: None)
+    ids, answers = engine.add(requests), dict[int, Result]()
+    while engine.has_work:
+        answers |= dict(engine.step())
+    return [answers[each] for each in ids]
+
+
+def answer_with_seeds(model: str) -> Answer:
+    """Completions that are the digits of the row's seed."""
+    tokenizer = load_tokenizer(model)
+
+    def answer(requests: Sequence[Request], config: InferConfig) -> list[Result]:
+        texts = [str(request.seed) for request in requests if isinstance(request, GenerateRequest)]
+        return [
+            Completion(token_ids=tuple(tokenizer.encode(text)), finish_reason="stop", text_end=len(text))
+            for text in texts
+        ]
+
+    return answer
 
 
 class KilledError(BaseException):
@@ -33,6 +58,7 @@ class InProcess:
     def __init__(self) -> None:
         self.made: dict[str, int] = {}
         self.kill_after: int | None = None
+        self.answer: Answer = _echo
 
     def part_made(self) -> None:
         if self.kill_after is None:
@@ -74,13 +100,9 @@ class InProcess:
         config = run._infer_config(None, run._replica_config())  # type: ignore[arg-type]
         good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
         requests = _requests(table.take(good), config) if good else []
-        engine = FakeEngine(config.replica, lambda step: None)
-        ids, answers = engine.add(requests), dict[int, Result]()
-        while engine.has_work:
-            answers |= dict(engine.step())
         name = run.output.directory.rpartition("/")[2]
         self.made[name] = self.made.get(name, 0) + len(requests)
-        return _append_results(table, good, [answers[each] for each in ids], config, None)
+        return _append_results(table, good, self.answer(requests, config), config, None)
 
 
 def run_in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
