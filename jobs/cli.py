@@ -52,6 +52,7 @@ SUMMARIES = {
     "generate": "generate a completion for every prompt",
     "score": "compute the log-likelihood of every text, in nats and in bits per character",
     "finetune": "train a model further on texts, or on prompts with completions",
+    "run": "run a job file of any kind, also one of several steps",
     "plan": "show the parts, tokens, memory and time of a job without starting it",
     "verify": "check that every input row is in the output exactly once and every file is intact",
     "report": "write the HTML report again, or compare with another run",
@@ -65,7 +66,7 @@ SUMMARIES = {
 }
 # Commands whose result is more than what they print.
 WRITING_COMMANDS = (
-    *("classify", "generate", "score", "finetune", "report", "convert", "submit", "stop", "resume", "demo"),
+    *("classify", "generate", "score", "finetune", "run", "report", "convert", "submit", "stop", "resume", "demo"),
 )
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 
@@ -141,11 +142,12 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     for kind in KINDS:
         add_setting_flags(by_name[kind], kind)
         _add_run_flags(by_name[kind])
+    _add_run(by_name["run"])
     _add_output_commands(by_name)
     _add_convert(by_name["convert"])
     _add_cluster_commands(by_name)
     by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
-    for name in ("plan", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
+    for name in ("run", "plan", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
         _add_output_flags(by_name[name])
     return parser, by_name
 
@@ -167,6 +169,12 @@ def _add_run_flags(parser: Parser) -> None:
     group.add_argument("--config", metavar="JOB.YAML", help="job file with these settings; flags override it")
     group.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
     _add_output_flags(group)
+
+
+def _add_run(parser: Parser) -> None:
+    parser.add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
+    add_flag(parser, settings_of("classify")["address"])
+    parser.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
 
 
 def _add_output_flags(group: argparse._ActionsContainer) -> None:

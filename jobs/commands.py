@@ -15,11 +15,11 @@ from tirazh.jobs import console
 from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
-from tirazh.jobs.job_file import read_job_file, spec_from_file
+from tirazh.jobs.job_file import read_job_file, spec_from_file, spec_of
 from tirazh.jobs.library_output import redirect_library_output
-from tirazh.jobs.settings import build_spec
+from tirazh.jobs.settings import FINETUNE, build_spec
 from tirazh.model.config import ModelSettings
-from tirazh.pipeline.spec import JobSpec
+from tirazh.pipeline.spec import JobSpec, StepsSpec
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -32,7 +32,19 @@ CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelSettings))
 
 def run_kind(options: argparse.Namespace) -> int:
     """Run `tirazh classify`, `tirazh generate` or `tirazh score`."""
-    spec = spec_from_options(options.command, options)
+    return _run_spec(spec_from_options(options.command, options), options)
+
+
+def run_file(options: argparse.Namespace) -> int:
+    """Run `tirazh run`: a job file of any kind."""
+    job = read_job_file(options.job)
+    if job.kind == FINETUNE:
+        options.config = options.job
+        return run_training(options)
+    return _run_spec(spec_of(job, {"address": options.address} if "address" in options else {}), options)
+
+
+def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
     if options.dry_run:
         return _show_plan(spec, options)
     from tirazh.jobs.run import run
@@ -53,7 +65,7 @@ def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
         return build_spec(kind, given)
     job = read_job_file(options.config)
     if job.kind not in (None, kind):
-        raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh {job.kind} --config {job.path}`")
+        raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh run {job.path}`")
     return build_spec(kind, job.values | given, place=lambda name: "" if name in given else job.place(name))
 
 
@@ -64,7 +76,7 @@ def plan(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Run `tirazh verify`."""
-    from tirazh.pipeline.output.verify import verify as verify_output
+    from tirazh.pipeline.steps.verify import verify_output
 
     found = verify_output(options.output, endpoint_url=options.endpoint_url, skip_input=options.skip_input)
     return console.show_verification(found, as_json=options.json, quiet=options.quiet)
@@ -170,14 +182,11 @@ def demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show_plan(spec: JobSpec, options: argparse.Namespace) -> int:
-    from tirazh.pipeline.dry_run import dry_run
-    from tirazh.pipeline.estimate import estimate
-    from tirazh.pipeline.plan import plan_job
+def _show_plan(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
+    from tirazh.jobs.planning import plan_facts
 
     with console.only_json(options.json):
-        plan = plan_job(spec)
-        facts = plan.summary() | estimate(plan, spec) | dry_run(spec, plan)
+        facts = plan_facts(spec)
     console.show_plan(facts, as_json=options.json, quiet=options.quiet)
     return 0
 
@@ -208,6 +217,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "generate": run_kind,
     "score": run_kind,
     "finetune": run_training,
+    "run": run_file,
     "plan": plan,
     "verify": verify,
     "report": report,

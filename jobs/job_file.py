@@ -10,9 +10,10 @@ from typing import Any
 
 from tirazh.errors import RequestError
 from tirazh.jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
+from tirazh.jobs.steps_file import STEPS, build_steps_spec
 from tirazh.jobs.yaml_text import load_yaml, read_text
 from tirazh.pipeline.crossing.declaration import parse_file
-from tirazh.pipeline.spec import SPECS, JobSpec
+from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,26 +42,49 @@ def read_job_file(path: str | os.PathLike[str]) -> JobFile:
     content, lines = load_yaml(read_text(Path(path), what="job file"), name=name)
     if not isinstance(content, Mapping):
         raise RequestError(f"{name} must be a mapping of settings (input: ..., output: ...)")
+    return job_of(content, path=name, lines=lines)
+
+
+def job_of(content: Mapping[Any, Any], *, path: str = "the job", lines: Mapping[str, int] | None = None) -> JobFile:
+    """Return the job of a mapping with the keys of a job file. Raises RequestError for an unknown kind."""
+    lines = dict(lines or {})
     values = {str(key): value for key, value in content.items()}
     kind = values.pop("kind", None)
-    if kind is not None and kind not in tuple(KINDS):
-        raise RequestError(f"{name} line {lines['kind']}: kind {not_a_choice(kind, tuple(KINDS))}")
-    return JobFile(path=name, kind=kind, values=_with_files_beside(values, Path(path)), lines=lines)
+    if kind is None and STEPS in values:
+        kind = STEPS
+    if kind is not None and kind not in (*KINDS, STEPS):
+        place = f"{path} line {lines['kind']}" if lines else path
+        raise RequestError(f"{place}: kind {not_a_choice(kind, (*KINDS, STEPS))}")
+    return JobFile(path=path, kind=kind, values=_with_files_beside(values, Path(path)), lines=lines)
 
 
-def spec_from_file(path: str | os.PathLike[str]) -> JobSpec:
-    """Build the spec of a job file of classify or generate. Raises RequestError."""
-    job = read_job_file(path)
+def spec_from_file(path: str | os.PathLike[str]) -> JobSpec | StepsSpec:
+    """Build the spec of a job file over rows: of any kind but finetune. Raises RequestError."""
+    return spec_of(read_job_file(path))
+
+
+def spec_of(job: JobFile, given: dict[str, Any] | None = None) -> JobSpec | StepsSpec:
+    """Build the spec of a job file that was read; `given` are settings that override those of the file."""
+    given = {} if given is None else given
+
+    def place(name: str) -> str:
+        return "" if name in given else job.place(name)
+
     if job.kind is None:
-        raise RequestError(f"{job.path} has no kind; add a line kind: {' or kind: '.join(SPECS)}")
+        raise RequestError(f"{job.path} has no kind; add a line kind: {' or kind: '.join((*SPECS, STEPS))}")
     if job.kind == FINETUNE:
         raise RequestError(f"{job.path} is a job of kind finetune; run `tirazh finetune --config {job.path}`")
-    return build_spec(job.kind, job.values, place=job.place)
+    if job.kind == STEPS:
+        return build_steps_spec(job.values | given, place=place)
+    return build_spec(job.kind, job.values | given, place=place)
 
 
 def _with_files_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Find a labels file, and lists of `vary`, that exist beside the job file but not in the current directory."""
     found = dict(values)
+    steps = values.get(STEPS)
+    if isinstance(steps, list):
+        found[STEPS] = [_with_files_beside(dict(step), path) if isinstance(step, Mapping) else step for step in steps]
     for name in ("labels", "vary"):
         if isinstance(values.get(name), str):
             found[name] = _beside(values[name], path)

@@ -107,19 +107,21 @@ class JobProgressDisplay(Display["ProgressEvent"]):
     def line_state(self, event: ProgressEvent) -> LineState:
         speed, replicas, *errors = _facts(event)
         parts = f"{event.parts_done:,}/{event.parts_total:,} parts"
+        step = (event.step,) if event.step else ()
         return LineState(
             done=event.rows_done,
             total=event.rows_total or None,
             time=_time(event),
-            facts=(*errors, replicas, speed, parts),
+            facts=(*step, *errors, replicas, speed, parts),
         )
 
     def interrupted(self) -> str:
         """Return the message for a job that was stopped by a signal."""
         if self.last is None or not self.last.parts_total:
             return "interrupted before the first part was written; run the same command to start again"
+        step = f"in {self.last.step}, " if self.last.step else ""
         return (
-            f"interrupted: {self.last.parts_done} of {self.last.parts_total} parts are written; "
+            f"interrupted: {step}{self.last.parts_done} of {self.last.parts_total} parts are written; "
             "run the same command to resume"
         )
 
@@ -163,7 +165,8 @@ def describe(event: ProgressEvent) -> str:
     share = f" ({event.rows_done / event.rows_total:.0%})" if event.rows_total else ""
     rows = f"{event.rows_done:,} of {event.rows_total:,} rows{share}"
     parts = f"{event.parts_done} of {event.parts_total} parts"
-    return " · ".join([rows, parts, *_facts(event), _time(event)])
+    step = [event.step] if event.step else []
+    return " · ".join([*step, rows, parts, *_facts(event), _time(event)])
 
 
 def clock_text(seconds: float) -> str:

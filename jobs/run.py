@@ -1,4 +1,4 @@
-"""Runs one classify or generate job in this process, for the command line and the Python functions."""
+"""Runs one job over rows in this process, for the command line and the Python functions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from typing import Any
 
 from tirazh.jobs.progress import JobProgressDisplay
 from tirazh.jobs.python_settings import require_docstrings
-from tirazh.pipeline.spec import JobSpec
+from tirazh.pipeline.spec import JobSpec, StepsSpec
 
 
-def run(spec: JobSpec, progress: JobProgressDisplay) -> dict[str, Any]:
+def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay) -> dict[str, Any]:
     """Run the job to its end and return its manifest. Raises TirazhError."""
     require_docstrings()
     from tirazh.pipeline.build import run_job
+    from tirazh.pipeline.steps.expand import steps_of
+    from tirazh.pipeline.steps.run import run_steps
 
+    steps = steps_of(spec)
     with progress:
+        if steps is not None:
+            return run_steps(steps, on_progress=progress.show, tell=progress.say)
+        assert isinstance(spec, JobSpec), "a job of one step has a model"
         return dict(run_job(spec, on_progress=progress.show, tell=progress.say))

@@ -17,11 +17,14 @@ from tirazh.jobs.labels import read_labels
 from tirazh.jobs.structures import read_structure
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.settings import SettingGroup, Spec
-from tirazh.pipeline.spec import SPECS, JobSpec, flag_name, is_required
+from tirazh.pipeline.spec import SPECS, FilterSpec, JobSpec, flag_name, is_required
 
 SettingType = Literal["string", "integer", "number", "boolean", "list", "labels", "structure"]
 FINETUNE = "finetune"
+FILTER = "filter"
 KINDS: dict[str, type[Spec]] = {**SPECS, FINETUNE: FinetuneSpec}
+# The kinds that a step of a job may have.
+STEP_KINDS: dict[str, type[Spec]] = {**SPECS, FILTER: FilterSpec}
 _TYPES: dict[Any, SettingType] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _ARTICLES = {"string": "a string", "integer": "an integer", "number": "a number", "boolean": "true or false"}
 
@@ -82,7 +85,7 @@ class Setting:
 
 def settings_of(kind: str) -> dict[str, Setting]:
     """Return every setting of a kind by name: first its own, then those that all jobs over rows share."""
-    spec = KINDS[kind]
+    spec = (KINDS | STEP_KINDS)[kind]
     hints = get_type_hints(spec)
     shared = {field.name for field in fields(JobSpec)} if kind in SPECS else set()
     settings = {}
@@ -112,6 +115,11 @@ def build_spec(kind: str, values: Mapping[str, Any], *, place: Callable[[str], s
 def build_finetune_spec(values: Mapping[str, Any], *, place: Callable[[str], str] = lambda name: "") -> FinetuneSpec:
     """Build a checked spec of finetune, as `build_spec` does."""
     return FinetuneSpec(**_checked(FINETUNE, values, place))
+
+
+def build_filter_spec(values: Mapping[str, Any], *, place: Callable[[str], str] = lambda name: "") -> FilterSpec:
+    """Build a checked spec of a filter step, as `build_spec` does."""
+    return FilterSpec(**_checked(FILTER, values, place))
 
 
 def check_value(setting: Setting, value: Any, *, place: str = "") -> Any:

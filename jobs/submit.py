@@ -21,8 +21,9 @@ import yaml
 from tirazh.errors import JobError, RequestError
 from tirazh.jobs.cluster import UnknownJobError, connect, job_info, known_jobs, running_like
 from tirazh.jobs.settings import build_spec
+from tirazh.jobs.steps_file import STEPS, build_steps_spec
 from tirazh.pipeline.crossing.load import send_small_lists
-from tirazh.pipeline.spec import EMBEDDED_MODEL, GenerateSpec, JobSpec
+from tirazh.pipeline.spec import EMBEDDED_MODEL, FilterSpec, GenerateSpec, JobSpec, Step, StepsSpec
 from tirazh.pipeline.storage.filesystem import Storage
 from tirazh.pipeline.storage.secrets import redact
 
@@ -51,7 +52,7 @@ class Submission:
     other_settings: tuple[str, ...] = ()
 
 
-def submit(spec: JobSpec, address: str | None) -> Submission:
+def submit(spec: JobSpec | StepsSpec, address: str | None) -> Submission:
     """Start the job on the cluster, or find the run of it that is already there."""
     return _submit_to(connect(address), with_absolute_paths(spec))
 
@@ -64,7 +65,7 @@ def resume(job_id: str, address: str | None) -> Submission:
     return _submit_to(client, submitted_spec(info))
 
 
-def submitted_spec(info: dict[str, Any]) -> JobSpec:
+def submitted_spec(info: dict[str, Any]) -> JobSpec | StepsSpec:
     """Return the spec that a job was submitted with.
 
     Raises RequestError when another program submitted it.
@@ -73,10 +74,11 @@ def submitted_spec(info: dict[str, Any]) -> JobSpec:
     if text is None:
         raise RequestError(f"{info['id']} was not submitted by tirazh, so it cannot be resumed")
     values = json.loads(text)
-    return build_spec(values.pop("kind"), values)
+    kind = values.pop("kind")
+    return build_steps_spec(values) if kind == STEPS else build_spec(kind, values)
 
 
-def job_name(spec: JobSpec) -> str:
+def job_name(spec: JobSpec | StepsSpec) -> str:
     """Return `tirazh-<name of the output>-<hash>`; the same job with the same output has the same name."""
     last = spec.output.rstrip("/").rsplit("/", 1)[-1]
     slug = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:40] or "job"
@@ -84,11 +86,24 @@ def job_name(spec: JobSpec) -> str:
     return f"tirazh-{slug}-{digest}"
 
 
-def with_absolute_paths(spec: JobSpec) -> JobSpec:
+def with_absolute_paths(spec: JobSpec | StepsSpec) -> JobSpec | StepsSpec:
     """Return the spec with absolute local paths, which mean the same file on a shared disk of the cluster.
 
     Short lists of `vary` in local files become part of the spec.
     """
+    if isinstance(spec, StepsSpec):
+        steps = tuple(Step(step.name, _step_with_absolute_paths(step.spec)) for step in spec.steps)
+        return replace(spec, output=_absolute(spec.output), steps=steps)
+    return _job_with_absolute_paths(spec)
+
+
+def _step_with_absolute_paths(spec: JobSpec | FilterSpec) -> JobSpec | FilterSpec:
+    if isinstance(spec, JobSpec):
+        return _job_with_absolute_paths(spec)
+    return replace(spec, against=tuple(map(_absolute, spec.against)))
+
+
+def _job_with_absolute_paths(spec: JobSpec) -> JobSpec:
     changes: dict[str, Any] = {"input": tuple(_absolute(path) for path in spec.input)}
     if isinstance(spec, GenerateSpec) and spec.vary is not None:
         changes["vary"] = send_small_lists(spec.vary, Storage(spec.endpoint_url))
@@ -99,20 +114,21 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
     return replace(spec, **changes)
 
 
-def job_text(spec: JobSpec) -> dict[str, Any]:
+def job_text(spec: JobSpec | StepsSpec) -> dict[str, Any]:
     """Return the settings that have a value, without `address`: the receiving cluster runs the job."""
     settings = {name: value for name, value in spec.to_dict().items() if value is not None}
     settings.pop("address", None)
     return settings
 
 
-def write_working_dir(spec: JobSpec, directory: Path) -> None:
+def write_working_dir(spec: JobSpec | StepsSpec, directory: Path) -> None:
     """Write the package and job.yaml to `directory`.
 
     The embedded weights are included only if the job uses them.
     """
     ignored = ["__pycache__", "*.pyc", ".*"]
-    if spec.model != EMBEDDED_MODEL:
+    specs = [spec] if isinstance(spec, JobSpec) else spec.model_steps
+    if all(each.model != EMBEDDED_MODEL for each in specs):
         ignored.append("embedded")
     # In a source tree the folders of the package are symbolic links: copytree follows them and
     # copies the files.
@@ -121,7 +137,7 @@ def write_working_dir(spec: JobSpec, directory: Path) -> None:
     (directory / "job.yaml").write_text(text, encoding="utf-8")
 
 
-def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> Submission:
+def _submit_to(client: JobSubmissionClient, spec: JobSpec | StepsSpec) -> Submission:
     name = job_name(spec)
     for _ in range(_ATTEMPTS):
         running, number = running_like(client, name)
@@ -133,7 +149,7 @@ def _submit_to(client: JobSubmissionClient, spec: JobSpec) -> Submission:
     raise JobError(f"the cluster refused {_ATTEMPTS} ids for {name}, as each exists already; submit the job again")
 
 
-def _start(client: JobSubmissionClient, spec: JobSpec, job_id: str) -> str | None:
+def _start(client: JobSubmissionClient, spec: JobSpec | StepsSpec, job_id: str) -> str | None:
     """Submit the job, and return its id. None: another submitter has just used the id."""
     with tempfile.TemporaryDirectory(prefix="tirazh-submit-") as directory:
         write_working_dir(spec, Path(directory))
@@ -141,7 +157,7 @@ def _start(client: JobSubmissionClient, spec: JobSpec, job_id: str) -> str | Non
             client,
             # `python -m tirazh` starts in the working directory, so it runs the package sent along
             # and not one that may be installed on the cluster.
-            entrypoint=f"python -m tirazh {spec.kind} --config job.yaml --address auto",
+            entrypoint="python -m tirazh run job.yaml --address auto",
             submission_id=job_id,
             runtime_env={
                 "working_dir": directory,
@@ -168,7 +184,7 @@ def _send(client: JobSubmissionClient, **job: Any) -> str | None:
             time.sleep(1.0)
 
 
-def _other_settings(client: JobSubmissionClient, job_id: str, spec: JobSpec) -> tuple[str, ...]:
+def _other_settings(client: JobSubmissionClient, job_id: str, spec: JobSpec | StepsSpec) -> tuple[str, ...]:
     """Return the names of the settings in which a running job differs from `spec`: it keeps its own until it ends."""
     try:
         submitted = json.loads(job_info(client, job_id)["metadata"][JOB_KEY])

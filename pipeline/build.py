@@ -16,12 +16,13 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.tokenizer import load_tokenizer
+from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import (
     ray_session,
     resolve_device,
 )
-from tirazh.pipeline.job_run import JobRun
+from tirazh.pipeline.job_run import AroundPrompts, JobRun
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.failure import explaining_failure
 from tirazh.pipeline.output.guarded import GuardedOutput
@@ -40,19 +41,27 @@ from tirazh.pipeline.unused_settings import unused_settings
 
 
 def run_job(
-    spec: JobSpec, *, on_progress: OnProgress | None = None, tell: Tell | None = None, engine: str = "model"
+    spec: JobSpec,
+    *,
+    on_progress: OnProgress | None = None,
+    tell: Tell | None = None,
+    engine: str = "model",
+    around_prompts: AroundPrompts | None = None,
+    crossing: Crossing | None = None,
 ) -> dict[str, Any]:
     """Run the job, or what remains of it, and return its manifest.
 
     `tell` receives sentences about waits during which there is no progress, about files of the input that are not
     read, about columns that were unified, and about settings that have no effect. `engine` is `ReplicaConfig.engine`.
+    `around_prompts` wraps the step that makes prompts: a job of several steps passes on rows with an error.
+    `crossing` has the rows of `vary`, where they are chosen attempts.
     Raises RequestError before anything is changed, JobError if the work fails or another run holds the output.
     Finished parts are kept.
     """
-    plan = plan_job(spec)
+    plan = plan_job(spec, crossing)
     prompts = set_up_prompts(spec, plan)
     output = OutputFiles(plan.job.storage, plan.job.output)
-    job = _Job(spec, plan, prompts, output, engine, on_progress, tell or (lambda text: None))
+    job = _Job(spec, plan, prompts, output, engine, on_progress, tell or (lambda text: None), around_prompts)
     for line in (*plan.passed_over, *plan.unified, *unused_settings(spec, plan)):
         job.tell(line)
     if pending_plan(output) is None:
@@ -74,6 +83,7 @@ class _Job:
     engine: str
     on_progress: OnProgress | None
     tell: Tell
+    around_prompts: AroundPrompts | None
 
     def find_finished(self, target: Target) -> dict[str, Any] | None:
         """The manifest of an output in which nothing is left to do, else None.
@@ -157,6 +167,7 @@ class _Job:
                         earlier_errors=state.errors,
                         on_progress=self.on_progress,
                         tell=self.tell,
+                        around_prompts=self.around_prompts,
                     )
                     facts |= run.make(state.remaining)
         return plan, self._finish(target, plan, facts, lease)

@@ -43,6 +43,9 @@ from tirazh.pipeline.prompts.score_texts import ScoreTextStep
 from tirazh.pipeline.repeated_rows import repetitions_of
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec, parse_replicas
 
+# Wraps the step that makes prompts.
+AroundPrompts = Callable[[Step], Step]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRun:
@@ -61,6 +64,7 @@ class JobRun:
     earlier_errors: int
     on_progress: OnProgress | None
     tell: Tell | None
+    around_prompts: AroundPrompts | None = None
 
     def make(self, parts: list[Part]) -> dict[str, Any]:
         """Make `parts` and return facts about the run for the manifest.
@@ -123,7 +127,8 @@ class JobRun:
 
     def _prompt_step(self) -> Step:
         config = self.prompts.config
-        return ScoreTextStep(config) if isinstance(self.spec, ScoreSpec) else PromptStep(config)
+        step = ScoreTextStep(config) if isinstance(self.spec, ScoreSpec) else PromptStep(config)
+        return step if self.around_prompts is None else self.around_prompts(step)
 
     def _probe(self, parts: list[Part]) -> NodeProbe:
         inputs = sorted({part.file.uri for part in parts if part.has_file})

@@ -189,12 +189,15 @@ class Plan:
         }
 
 
-def plan_job(spec: JobSpec) -> Plan:
+def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     """Inspect the model, list the input, read its footers and cut it into parts.
 
+    `crossing` replaces that of the spec: it has the same lists and other rows of each cell.
     Raises RequestError or one of its subclasses (CheckpointError, InputError, OutputError).
     """
     job = resolve_job(spec)
+    if crossing is not None:
+        job = replace(job, crossing=crossing)
     check_split(job.model.num_attention_heads, spec.tensor_parallel)
     if job.model.foreign is not None:
         check_tensor_parallel(job.model.foreign.values, spec.tensor_parallel)

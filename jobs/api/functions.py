@@ -13,12 +13,15 @@ from tirazh.jobs.api.keywords import ClassifySettings, FinetuneSettings, Generat
 from tirazh.jobs.api.results import JobPlan, Manifest, TrainingManifest
 from tirazh.jobs.api.signature import documented
 from tirazh.jobs.api.tables import table_as_file
+from tirazh.jobs.job_file import job_of, spec_from_file, spec_of
+from tirazh.jobs.planning import plan_facts
 from tirazh.jobs.progress import JobProgressDisplay, Style
-from tirazh.jobs.run import run
+from tirazh.jobs.run import run as run_spec
 from tirazh.jobs.settings import build_finetune_spec, build_spec
 
 if TYPE_CHECKING:
     from tirazh.pipeline.output.verify import Verification
+    from tirazh.pipeline.spec import JobSpec, StepsSpec
 
 
 @documented("classify", ClassifySettings)
@@ -144,6 +147,30 @@ def finetune(*, progress: Style = "quiet", **settings: Unpack[FinetuneSettings])
         return TrainingManifest(run_finetune(spec, on_progress=display.show, tell=display.say))
 
 
+def run(job: str | os.PathLike[str] | Mapping[str, Any], *, progress: Style = "quiet") -> Manifest:
+    """Run a job file over rows, or a mapping with the same keys: of one step, or of several.
+
+    The call returns when every part is written. Calling it again resumes: finished parts of all steps are kept, and a
+    finished job returns its manifest at once.
+
+        tirazh.run("job.yaml")
+        tirazh.run({"kind": "steps", "output": "out", "input": "topics.parquet", "steps": [...]})
+
+    Args:
+        job: path of a job file, or its content.
+        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds; on
+            stderr.
+
+    Returns:
+        The manifest of the finished job. Of a job of several steps it has a summary of each in `steps`.
+
+    Raises:
+        RequestError: a setting, a model, the input or the output cannot be used. Nothing was started.
+        JobError: the job was started and failed. Finished parts are kept.
+    """
+    return Manifest(run_spec(_spec_of(job), JobProgressDisplay(progress)))
+
+
 @overload
 def plan(kind: Literal["classify"], **settings: Unpack[ClassifySettings]) -> JobPlan: ...
 @overload
@@ -171,13 +198,7 @@ def plan(kind: Literal["classify", "generate", "score"], **settings: Any) -> Job
         RequestError: the job cannot run as it is.
     """
     with table_as_file(settings) as values:
-        spec = build_spec(kind, values)
-        from tirazh.pipeline.dry_run import dry_run
-        from tirazh.pipeline.estimate import estimate
-        from tirazh.pipeline.plan import plan_job
-
-        planned = plan_job(spec)
-        return JobPlan(planned.summary() | estimate(planned, spec) | dry_run(spec, planned))
+        return JobPlan(plan_facts(build_spec(kind, values)))
 
 
 def verify(
@@ -200,7 +221,7 @@ def verify(
     Raises:
         OutputError: the directory holds no job's output.
     """
-    from tirazh.pipeline.output.verify import verify as verify_output
+    from tirazh.pipeline.steps.verify import verify_output
 
     return verify_output(os.fspath(output), endpoint_url=endpoint_url, skip_input=skip_input)
 
@@ -230,6 +251,12 @@ def report(
     return write_report(os.fspath(output), against=other, endpoint_url=endpoint_url)
 
 
+def _spec_of(job: str | os.PathLike[str] | Mapping[str, Any]) -> JobSpec | StepsSpec:
+    if not isinstance(job, Mapping):
+        return spec_from_file(job)
+    return spec_of(job_of(job))
+
+
 def _run(kind: str, settings: Mapping[str, Any], progress: Style) -> dict[str, Any]:
     with table_as_file(settings) as values:
-        return run(build_spec(kind, values), JobProgressDisplay(progress))
+        return run_spec(build_spec(kind, values), JobProgressDisplay(progress))

@@ -27,7 +27,8 @@ class ProgressEvent:
     """The progress of a job.
 
     `rows_done` includes `rows_resumed`, the rows of earlier runs. Tokens and errors are those of
-    this run. `elapsed_s` counts from its start.
+    this run. `elapsed_s` counts from its start. `step` says which step of a job of several steps it is, such as
+    "step 2 of 4: body".
     """
 
     rows_done: int
@@ -40,6 +41,7 @@ class ProgressEvent:
     completion_tokens: int
     replicas: int
     elapsed_s: float
+    step: str = ""
 
     @property
     def tokens_per_s(self) -> float:

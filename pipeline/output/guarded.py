@@ -52,5 +52,9 @@ class GuardedOutput:
         """Remove `_SUCCESS`; called before anything that readers see changes."""
         self.remove(self.files.part(SUCCESS))
 
+    def mark_complete(self, plan_id: str) -> None:
+        """Write `_SUCCESS`, which names the plan; the last write of a run."""
+        self.write(self.files.part(SUCCESS), plan_id.encode())
+
     def _guard(self, action: Callable[[], T], undo: Callable[[], None] | None = None) -> T:
         return keep_trying(action) if self.token is None else self.token.guard(action, undo=undo)

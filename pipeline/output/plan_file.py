@@ -22,7 +22,7 @@ from tirazh.pipeline.input.schemas.hive import Partition
 from tirazh.pipeline.output.changed_input import continue_plan
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
-from tirazh.pipeline.output.names import PLAN, OutputFiles
+from tirazh.pipeline.output.names import PLAN, STEPS, OutputFiles
 from tirazh.pipeline.output.seal import to_sealed_json
 from tirazh.pipeline.plan import Plan, PlannedFile
 from tirazh.pipeline.settings import describe_changed
@@ -93,8 +93,9 @@ def _compare(output: OutputFiles, plan: Plan, *, overwrite: bool) -> tuple[Plan 
             raise
         return None, str(error)
     if stored is not None:
-        return stored, _difference(stored, plan)
-    return None, "its plan is missing" if output.parts() else None
+        return stored, job_difference(stored, plan)
+    holds_steps = STEPS in output.storage.directories(output.own())
+    return None, "its plan is missing" if output.parts() or holds_steps else None
 
 
 def read_plan(output: OutputFiles) -> Plan | None:
@@ -132,12 +133,12 @@ def write_plan(output: OutputFiles, plan: Plan, token: LeaseToken | None = None)
         return plan
     stored = keep_trying(lambda: read_plan(output))
     files = [] if stored is None else [planned.file for planned in stored.files]
-    if stored is None or _difference(stored, plan) or compare_inputs(files, [each.file for each in plan.files]):
+    if stored is None or job_difference(stored, plan) or compare_inputs(files, [each.file for each in plan.files]):
         raise OutputError(f"{show_uri(output.directory)} has just been taken by another job; choose another --output")
     return stored
 
 
-def _difference(stored: Plan, plan: Plan) -> str | None:
+def job_difference(stored: Plan, plan: Plan) -> str | None:
     """Describe how `plan` differs from the stored plan; None if both are of the same job.
 
     The files of the input are compared afterwards (`changed_input.py`).

@@ -9,18 +9,24 @@ from __future__ import annotations
 from tirazh.pipeline.settings import flag_name, is_required
 from tirazh.pipeline.shared_settings import EMBEDDED_MODEL, Truncate
 from tirazh.pipeline.spec.classify import ClassifySpec
+from tirazh.pipeline.spec.filter import FilterSpec
 from tirazh.pipeline.spec.generate import GenerateSpec
 from tirazh.pipeline.spec.job import ADDRESSES, JobSpec, parse_replicas
 from tirazh.pipeline.spec.score import ScoreSpec
+from tirazh.pipeline.spec.steps import Accepted, Step, StepsSpec
 
 __all__ = [
     "ADDRESSES",
     "EMBEDDED_MODEL",
     "SPECS",
+    "Accepted",
     "ClassifySpec",
+    "FilterSpec",
     "GenerateSpec",
     "JobSpec",
     "ScoreSpec",
+    "Step",
+    "StepsSpec",
     "Truncate",
     "flag_name",
     "is_required",

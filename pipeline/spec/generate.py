@@ -15,6 +15,7 @@ from tirazh.pipeline.quality.rules import parse_filters
 from tirazh.pipeline.sampling_checks import check_bad_words, check_logit_bias
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
 from tirazh.pipeline.shared_settings import shared_setting
+from tirazh.pipeline.spec.acceptance import check_accepted
 from tirazh.pipeline.spec.job import JobSpec
 from tirazh.pipeline.spec.row_settings import check_examples, check_keep
 
@@ -179,6 +180,17 @@ class GenerateSpec(JobSpec):
         parse_filters(self.filters)
         parse_kinds(self.pii)
         check_dedup(self.dedup)
+        check_accepted(
+            self.accepted,
+            self.max_attempts,
+            vary=self.vary,
+            others={
+                "--samples": self.samples > 1,
+                "--per-cell": self.per_cell is not None,
+                "--limit": self.limit is not None,
+                "--dropped inline": self.dropped == "inline",
+            },
+        )
         check_rows(
             self.vary,
             rows=self.rows,

@@ -33,6 +33,7 @@ FLAGS = {
     "--offload --output --overwrite --packing --preset --prompt-column --prompt-loss-weight "
     "--save-dtype --save-steps --seed --seq-length --sparse-mode --template --text-column "
     "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
+    "run": "--address --dry-run",
     "plan": "",
     "verify": "--endpoint-url --skip-input",
     "report": "--against --endpoint-url",

@@ -1,0 +1,55 @@
+"""The manifest of a job of several steps: the rows of its output, and a summary of every step."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from tirazh.pipeline.spec import StepsSpec
+from tirazh.pipeline.steps.plan import PlannedStep
+from tirazh.pipeline.storage.errors import show_uri
+
+# Left out of the summary of a step: its own manifest has them.
+_LEFT_OUT = ("parts", "spec", "versions", "steps")
+_TOKENS = ("prompt_tokens", "completion_tokens")
+
+
+def describe_steps(
+    spec: StepsSpec, step: PlannedStep, facts: Mapping[str, Any], before: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The manifest of a filter step; that of the last step describes the whole job.
+
+    `facts` are those of its own rows, `before` the manifests of the steps before it, by their names. Tokens and seconds
+    are sums over all steps.
+    """
+    summaries = [
+        {"name": name} | {key: value for key, value in each.items() if key not in _LEFT_OUT}
+        for name, each in before.items()
+    ]
+    seconds = sum(each.get("own_seconds", each["seconds"]) for each in before.values()) + facts["seconds"]
+    tokens = {name: sum(int(each.get(name) or 0) for each in before.values()) for name in _TOKENS}
+    total = sum(tokens.values())
+    versions = {name: text for each in before.values() for name, text in each.get("versions", {}).items()}
+    return {
+        "kind": spec.kind if step.is_last else "filter",
+        "output": show_uri(step.output),
+        **facts,
+        **(tokens if step.is_last else dict.fromkeys(tokens, 0)),
+        "own_seconds": facts["seconds"],
+        "seconds": round(seconds, 3) if step.is_last else facts["seconds"],
+        "tokens_per_s": round(total / seconds, 1) if seconds and step.is_last else 0.0,
+        "error_kinds": _error_kinds(list(before.values())) if step.is_last else {},
+        "versions": {"python": platform.python_version(), "tirazh": version("tirazh"), **versions},
+        "steps": summaries if step.is_last else [],
+        "spec": spec.to_dict(),  # contains no secrets: a spec refuses them
+    }
+
+
+def _error_kinds(before: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The kinds of errors of the last step that counts them: it passes on those of the steps before."""
+    for manifest in reversed(before):
+        if manifest.get("kind") != "filter":
+            return dict(manifest.get("error_kinds", {}))
+    return {}
