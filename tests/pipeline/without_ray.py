@@ -24,7 +24,7 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """
 
     def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
-        prompts, write = PromptStep(self.prompts.config), WriteStep(self._write_config())
+        prompts, write = PromptStep(self.prompts.config), WriteStep(self.write_config())
         progress = JobProgress(
             self.plan,
             parts,
