@@ -33,6 +33,7 @@ FLAGS = {
     "--save-dtype --save-steps --seed --seq-length --sparse-mode --template --text-column "
     "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
     "plan": "",
+    "preview": "--rows",
     "verify": "--endpoint-url --skip-input",
     "report": "--against --endpoint-url",
     "convert": "--deepspeed-config --dtype --fix-sparsity-layout --num-attention-heads --preset --sparse-mode "
