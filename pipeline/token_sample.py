@@ -20,8 +20,8 @@ from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptStep
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
 
-# Of one place of the input at most so much text is tokenised (a MiB takes about a second), but always one row.
-_TEXT_BYTES_OF_A_PLACE = 96 << 10
+# Of one place of the input at most so much text is tokenised (a million takes about a second), but always one row.
+_CHARACTERS_OF_A_PLACE = 64_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,9 +58,10 @@ def measure_tokens(plan: Plan, prompts: PreparedPrompts) -> TokenSample:
     config = prompts.config
     columns = list(dict.fromkeys([*config.columns.values(), *config.overrides]))
     sample = read_sample(plan.parts, plan.job.storage, plan.schema, columns)
-    tables = [_short(table, list(config.columns.values())) for _, table in sample]
-    # Every place stands for the same share of the input, however many of its rows were taken.
-    weights = np.concatenate([np.full(table.num_rows, 1 / len(tables) / table.num_rows) for table in tables])
+    tables = [_short(place.table, config) for place in sample]
+    # A place stands for its share of the input, however many of its rows were taken.
+    shares = zip(sample, tables, strict=True)
+    weights = np.concatenate([np.full(table.num_rows, place.share / table.num_rows) for place, table in shares])
     rows = _encode(pa.concat_tables(tables), config)
     return _summed(rows, weights, prompts.engine_job.prefix_token_ids)
 
@@ -82,14 +83,19 @@ def _summed(rows: Sequence[_Row], weights_N: Any, prefix: tuple[int, ...]) -> To
     ]
     return TokenSample(
         rows=len(rows),
-        prompt_tokens=float(np.dot(weights_N, lengths)),
-        shared_tokens=float(np.dot(weights_N, shared)),
+        prompt_tokens=_mean(weights_N, lengths),
+        shared_tokens=_mean(weights_N, shared),
         longest_own=max(length - common for length, common in zip(lengths, shared, strict=True)),
-        cut=float(np.dot(weights_N, [row.is_cut for row in rows])),
-        failed=float(np.dot(weights_N, [row.error is not None for row in rows])),
-        too_long=float(np.dot(weights_N, [row.is_too_long for row in rows])),
+        cut=_mean(weights_N, [row.is_cut for row in rows]),
+        failed=_mean(weights_N, [row.error is not None for row in rows]),
+        too_long=_mean(weights_N, [row.is_too_long for row in rows]),
         error=next((row.error for row in rows if row.error is not None), None),
     )
+
+
+def _mean(weights_N: Any, values: Sequence[float]) -> float:
+    # Rounded, so that equal values have exactly that mean.
+    return round(float(np.dot(weights_N, values)), 9)
 
 
 def _encode(table: pa.Table, config: PromptConfig) -> list[_Row]:
@@ -117,11 +123,10 @@ def _prompts(table: pa.Table, config: PromptConfig) -> tuple[list[Any], list[Any
     return done.column(schema.PROMPT_IDS).to_pylist(), done.column(schema.ROW_ERROR).to_pylist()
 
 
-def _short(table: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """The first rows of the table whose texts are of a bounded size together; at least one."""
-    sizes = np.zeros(table.num_rows)
-    for name in dict.fromkeys(columns):
-        values = table.column(name).to_pylist()
-        sizes += [len(value) if isinstance(value, str | bytes) else 8 for value in values]
-    count = int(np.searchsorted(np.cumsum(sizes), _TEXT_BYTES_OF_A_PLACE, side="right"))
+def _short(table: pa.Table, config: PromptConfig) -> pa.Table:
+    """Some rows of the table whose prompts have a bounded number of characters together; at least one."""
+    sizes = np.full(table.num_rows, len(config.head_text) + len(config.template.source))
+    for name in dict.fromkeys(config.columns.values()):
+        sizes += [len(value) if isinstance(value, str | bytes) else 8 for value in table.column(name).to_pylist()]
+    count = int(np.searchsorted(np.cumsum(sizes), _CHARACTERS_OF_A_PLACE, side="right"))
     return take_evenly(table, max(1, count))

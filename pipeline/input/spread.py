@@ -6,7 +6,7 @@ Nothing of it depends on chance, so the same plan gives the same rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, pairwise
 
@@ -26,6 +26,15 @@ _MAX_SKIPPED_BYTES = 4 << 20
 _FEW_ROWS = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Rows taken from one place of the input: `table`, from `part`, which stands for `share` of all rows."""
+
+    part: Part
+    share: float
+    table: pa.Table
+
+
 def spread_rows(parts: Sequence[Part], count: int) -> list[Part]:
     """At most `count` rows in equal distances, each as a part of one row that keeps the index of its part."""
     total = sum(part.rows for part in parts)
@@ -41,13 +50,11 @@ def row_numbers(parts: Sequence[Part], rows: Sequence[Part]) -> list[int]:
     return [first[row.index] + row.start - starts[row.index] for row in rows]
 
 
-def read_sample(
-    parts: Sequence[Part], storage: Storage, schema: pa.Schema, columns: Sequence[str]
-) -> list[tuple[Part, pa.Table]]:
-    """Rows from at most `PLACES` places of the input, each place for the same share of the rows.
+def read_sample(parts: Sequence[Part], storage: Storage, schema: pa.Schema, columns: Sequence[str]) -> list[Place]:
+    """Rows from at most `PLACES` places of the input, in order; every place stands for about as many rows.
 
     Reads only `columns`, of at most a few MiB a place. An input of up to `PLACES` × `ROWS_OF_A_PLACE` rows is read
-    whole if its rows are small. Returns for every place the part that was read and the rows taken from it, in order.
+    whole if its rows are small.
     """
     files = _whole_files(parts)
     total = sum(file.rows for file in files)
@@ -57,7 +64,7 @@ def read_sample(
     for first, end in pairwise(ends):
         run = _run(files, storage, first, end)
         table = keep_trying(partial(read_rows, run, storage, schema, list(columns)))
-        sample.append((run, take_evenly(table, ROWS_OF_A_PLACE)))
+        sample.append(Place(run, (end - first) / total, take_evenly(table, ROWS_OF_A_PLACE)))
     return sample
 
 
