@@ -11,6 +11,7 @@ from typing import Any
 from tirazh.errors import RequestError
 from tirazh.jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
 from tirazh.jobs.yaml_text import load_yaml, read_text
+from tirazh.pipeline.crossing.declaration import parse_file
 from tirazh.pipeline.spec import SPECS, JobSpec
 
 
@@ -44,7 +45,7 @@ def read_job_file(path: str | os.PathLike[str]) -> JobFile:
     kind = values.pop("kind", None)
     if kind is not None and kind not in tuple(KINDS):
         raise RequestError(f"{name} line {lines['kind']}: kind {not_a_choice(kind, tuple(KINDS))}")
-    return JobFile(path=name, kind=kind, values=_with_labels_beside(values, Path(path)), lines=lines)
+    return JobFile(path=name, kind=kind, values=_with_files_beside(values, Path(path)), lines=lines)
 
 
 def spec_from_file(path: str | os.PathLike[str]) -> JobSpec:
@@ -57,11 +58,30 @@ def spec_from_file(path: str | os.PathLike[str]) -> JobSpec:
     return build_spec(job.kind, job.values, place=job.place)
 
 
-def _with_labels_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Find a labels file that exists beside the job file but not in the current directory."""
-    labels = values.get("labels")
+def _with_files_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Find a labels file, and lists of `vary`, that exist beside the job file but not in the current directory."""
+    found = dict(values)
+    for name in ("labels", "vary"):
+        if isinstance(values.get(name), str):
+            found[name] = _beside(values[name], path)
+    if isinstance(values.get("vary"), Mapping):
+        found["vary"] = {name: _list_beside(value, path) for name, value in values["vary"].items()}
+    return found
+
+
+def _list_beside(value: Any, path: Path) -> Any:
+    """A value of `vary` with its file found: `FILE`, `FILE#COLUMN` or `{values: FILE, …}`."""
+    if isinstance(value, Mapping) and isinstance(value.get("values"), str):
+        return {**value, "values": _list_beside(value["values"], path)}
+    file = parse_file(value) if isinstance(value, str) else None
+    if file is None:
+        return value
+    column = value[len(file.uri) :]
+    return _beside(file.uri, path) + column
+
+
+def _beside(name: str, path: Path) -> str:
     # os.path.exists returns False for a comma-separated list that is too long for a file name;
     # Path.exists raises.
-    if isinstance(labels, str) and not os.path.exists(labels) and os.path.isfile(path.parent / labels):
-        return values | {"labels": str(path.parent / labels)}
-    return values
+    beside = path.parent / name
+    return str(beside) if not os.path.exists(name) and os.path.isfile(beside) else name

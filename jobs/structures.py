@@ -30,6 +30,8 @@ def read_structure(name: str, value: Any, *, place: str = "") -> Any:
 
 
 def _plain(name: str, value: Any, place: str) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, Mapping):
         return {_key(name, key, place): _plain(name, item, place) for key, item in value.items()}
     if isinstance(value, list | tuple):

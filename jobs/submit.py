@@ -21,7 +21,9 @@ import yaml
 from tirazh.errors import JobError, RequestError
 from tirazh.jobs.cluster import UnknownJobError, connect, job_info, known_jobs, running_like
 from tirazh.jobs.settings import build_spec
-from tirazh.pipeline.spec import EMBEDDED_MODEL, JobSpec
+from tirazh.pipeline.crossing.load import send_small_lists
+from tirazh.pipeline.spec import EMBEDDED_MODEL, GenerateSpec, JobSpec
+from tirazh.pipeline.storage.filesystem import Storage
 from tirazh.pipeline.storage.secrets import redact
 
 if TYPE_CHECKING:
@@ -83,8 +85,13 @@ def job_name(spec: JobSpec) -> str:
 
 
 def with_absolute_paths(spec: JobSpec) -> JobSpec:
-    """Return the spec with absolute local paths, which mean the same file on a shared disk of the cluster."""
+    """Return the spec with absolute local paths, which mean the same file on a shared disk of the cluster.
+
+    Short lists of `vary` in local files become part of the spec.
+    """
     changes: dict[str, Any] = {"input": tuple(_absolute(path) for path in spec.input)}
+    if isinstance(spec, GenerateSpec) and spec.vary is not None:
+        changes["vary"] = send_small_lists(spec.vary, Storage(spec.endpoint_url))
     for name in _PATH_FIELDS:
         value = getattr(spec, name, None)
         if value is not None and value != EMBEDDED_MODEL:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pyarrow as pa
 
-from tirazh.errors import InputError
+from tirazh.errors import InputError, RequestError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column, is_binary
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import check_variables
+from tirazh.pipeline.prompts.template_columns import written
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
 
@@ -24,9 +26,46 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
         if spec.gold_column is not None:
             check_text_column(columns, spec.gold_column, flag="--gold-column")
     elif isinstance(spec, GenerateSpec) and spec.template is None:
+        if spec.vary is not None and spec.prompt_column not in columns.names:
+            raise RequestError(
+                "--vary needs a --template that uses its names, such as "
+                f"'{' '.join(f'{{{{ {name} }}}}' for name in columns.names[:3])}'"
+            )
         check_text_column(columns, spec.prompt_column, flag="--prompt-column")
     if spec.template is not None:
         _check_template(columns, spec, source)
+
+
+def check_vary(names: Sequence[str], spec: JobSpec) -> None:
+    """Raise RequestError for a name of --vary that cannot be a template variable and a column of the output."""
+    added = {name.lower(): name for name in added_columns(spec).names}
+    seen: dict[str, str] = {}
+    for name in names:
+        if written(name) != name:
+            raise RequestError(
+                f"--vary: {name!r} cannot be a variable of a template; choose a name of letters, digits and _ that "
+                "does not begin with a digit and is no word of Jinja"
+            )
+        if name == schema.SEED:
+            raise RequestError(
+                "--vary cannot vary the seed: all rows of a cell would have the same one; rows of a cell draw "
+                "different random numbers by themselves"
+            )
+        if name.lower() in added:
+            raise RequestError(
+                f"--vary names {name!r}, and the job adds a column {added[name.lower()]!r}; rename it, or the added "
+                "columns with --prefix tirazh_"
+            )
+        if name.lower().startswith(schema.RESERVED):
+            raise RequestError(
+                f"--vary names {name!r}: names that begin with {schema.RESERVED} are reserved; rename it"
+            )
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise RequestError(
+                f"--vary has the names {other!r} and {name!r}, which differ only in case; Spark and DuckDB could not "
+                "read the output; rename one of them"
+            )
 
 
 def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
@@ -59,7 +98,8 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
 
 def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
     variables = source.template.variables
-    check_variables(variables, columns.names)
+    is_crossing = isinstance(spec, GenerateSpec) and spec.vary is not None
+    check_variables(variables, columns.names, where="a name of --vary" if is_crossing else "a column of the input")
     if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
         raise InputError(f"--template does not use the text column {spec.text_column!r}")
     if not variables:

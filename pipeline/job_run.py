@@ -132,7 +132,7 @@ class JobRun:
     def _probe(self, parts: list[Part]) -> NodeProbe:
         from tirazh.pipeline.execution.node_probe import make_probe
 
-        inputs = sorted({part.file.uri for part in parts})
+        inputs = sorted({part.file.uri for part in parts if part.crossing is None})
         return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)
 
     @property

@@ -22,7 +22,9 @@ from tirazh.errors import InputError, OutputError
 from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
-from tirazh.pipeline.columns import check_columns, override_columns
+from tirazh.pipeline.columns import check_columns, check_vary, override_columns
+from tirazh.pipeline.crossing.crossing import Crossing
+from tirazh.pipeline.input.crossed import footer_of
 from tirazh.pipeline.input.decoded_size import with_decoded_sizes
 from tirazh.pipeline.input.footers import Footer, read_footers
 from tirazh.pipeline.input.listing.files import find_inputs, would_read
@@ -67,9 +69,9 @@ class Plan:
     `schema` has the columns of the input, unified over its files, and `unified` sentences about that.
     `passed_over` are sentences about files of the input that are not read. `overrides` are the input
     columns that set a row's own sampling parameters. `dtype` is "auto" until the job starts. `resolved`
-    is None in a plan read from
-    plan.json. `stored_id` is the id of a stored plan whose parts this plan continues although the
-    versions of its input files differ; None otherwise.
+    is None in a plan read from plan.json. `crossing` has the rows of a job without input files.
+    `stored_id` is the id of a stored plan whose parts this plan continues although the versions of its input
+    files differ; None otherwise.
     """
 
     identity: dict[str, Any]
@@ -85,6 +87,7 @@ class Plan:
     unified: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     resolved: ResolvedJob | None = None
+    crossing: Crossing | None = None
     stored_id: str | None = None
 
     @property
@@ -129,7 +132,7 @@ class Plan:
         total = sum(len(planned.cuts) - 1 for planned in self.files)
         ranges = ((planned, *ends) for planned in self.files for ends in pairwise(planned.cuts))
         return [
-            Part(index, total, planned.file, start, stop, self.id, planned.row_bytes)
+            Part(index, total, planned.file, start, stop, self.id, planned.row_bytes, self.crossing)
             for index, (planned, start, stop) in enumerate(ranges)
         ]
 
@@ -142,7 +145,8 @@ class Plan:
         sizes = [part.rows for part in self.parts]
         return {
             "kind": self.identity["kind"],
-            "files": len(self.files),
+            "files": len(self.files) if self.crossing is None else 0,
+            **(self.crossing.summary() if self.crossing is not None else {}),
             "rows": self.rows,
             "parts": len(sizes),
             "rows_per_part": f"{min(sizes)}–{max(sizes)}",
@@ -169,12 +173,11 @@ def plan_job(spec: JobSpec) -> Plan:
         check_tensor_parallel(job.model.foreign.values, spec.tensor_parallel)
     # Checked before the input is listed, which may take long.
     _refuse_output_in_input(job)
-    found = find_inputs(job.storage, job.inputs)
     texts = tuple(job.source.columns.values())
-    footers = read_footers(job.storage, found.files, text_columns=texts)
+    footers, passed_over = _read_footers(spec, job, texts)
     taken = take_rows(footers, spec.limit)
     if not taken:
-        raise InputError(f"the input has no rows: all of its {len(found.files)} files are empty tables")
+        raise InputError(f"the input has no rows: all of its {len(footers)} files are empty tables")
     # The columns are those of the files that are taken, which the plan id names.
     unified = unify(taken, range_reader(job.storage))
     if spec.limit is not None:
@@ -196,9 +199,19 @@ def plan_job(spec: JobSpec) -> Plan:
         files=tuple(_cut(taken, spec, cost)),
         estimated_tokens=count_tokens(taken, cost),
         unified=unified.lines,
-        passed_over=found.notes,
+        passed_over=passed_over,
         resolved=job,
+        crossing=job.crossing,
     )
+
+
+def _read_footers(spec: JobSpec, job: ResolvedJob, text_columns: Sequence[str]) -> tuple[list[Footer], tuple[str, ...]]:
+    """The footers of the input, and sentences about files that are not read."""
+    if job.crossing is not None:
+        check_vary(job.crossing.names, spec)
+        return [footer_of(job.crossing, limit=spec.limit, text_columns=text_columns)], ()
+    found = find_inputs(job.storage, job.inputs)
+    return read_footers(job.storage, found.files, text_columns=text_columns), found.notes
 
 
 def _row_cost(spec: JobSpec) -> RowCost:

@@ -32,10 +32,10 @@ def repetitions_of(
 ) -> dict[int, NDArray[np.int32]]:
     """The repetitions of the rows of the input by the index of their part (`count_repetitions`).
 
-    Empty for a job that draws no random numbers. `remaining` are the parts that are to be made. Raises InputError
-    for a damaged input.
+    Empty for a job that draws no random numbers, and for a crossing, which knows them. `remaining` are the parts that
+    are to be made. Raises InputError for a damaged input.
     """
-    if not draws(config) or not remaining:
+    if not draws(config) or not remaining or plan.crossing is not None:
         return {}
     parts = plan.parts[: max(part.index for part in remaining) + 1]
     if tell is not None and parts[-1].index and (rows := sum(part.rows for part in parts)) >= _MANY_ROWS:

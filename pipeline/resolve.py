@@ -12,6 +12,8 @@ from typing import Any
 from tirazh.errors import RequestError
 from tirazh.model.architectures import longest_exact_sequence
 from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
+from tirazh.pipeline.crossing.crossing import Crossing
+from tirazh.pipeline.crossing.load import load_crossing
 from tirazh.pipeline.prompts.source import PromptSource, prompt_source
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.storage.filesystem import Storage, full_uri
@@ -22,7 +24,7 @@ _DEFAULT_SEQ_LENGTH = 2048
 @dataclass(frozen=True, kw_only=True)
 class ResolvedJob:
     """`inputs` and `output` are absolute paths and URIs; `examples` is the content of the few-shot
-    Parquet file, if there is one; `seq_length` is in tokens.
+    Parquet file, if there is one; `seq_length` is in tokens. `crossing` has the rows of `vary`.
 
     `identity` is the identity of the job: that of the spec with every default filled in. Specs that
     give the same rows of the same input have the same identity, however they are written.
@@ -36,6 +38,7 @@ class ResolvedJob:
     model: ModelSummary
     seq_length: int
     identity: dict[str, Any]
+    crossing: Crossing | None = None
 
 
 def resolve_job(spec: JobSpec) -> ResolvedJob:
@@ -44,6 +47,7 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
     examples = spec.examples if isinstance(spec, ClassifySpec) else None
     source, model = prompt_source(spec), describe(spec.model, spec.model_settings)
     seq_length = _sequence_length(spec, model)
+    crossing = _crossing(spec, storage)
     return ResolvedJob(
         storage=storage,
         inputs=tuple(map(full_uri, spec.input)),
@@ -52,7 +56,23 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
         model=model,
         examples=storage.read(full_uri(examples)) if examples is not None else None,
         seq_length=seq_length,
-        identity=_identity(spec, source, model, seq_length),
+        identity=_identity(spec, source, model, seq_length, crossing),
+        crossing=crossing,
+    )
+
+
+def _crossing(spec: JobSpec, storage: Storage) -> Crossing | None:
+    """The rows of --vary. With --accepted every cell has as many as there may be attempts."""
+    if not isinstance(spec, GenerateSpec) or spec.vary is None:
+        return None
+    attempts = None if spec.accepted is None else spec.accepted * spec.max_attempts
+    return load_crossing(
+        spec.vary,
+        rows=spec.rows,
+        per_cell=spec.per_cell or attempts,
+        seed=spec.seed,
+        limit=spec.limit,
+        storage=storage,
     )
 
 
@@ -65,7 +85,9 @@ def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
     return spec.seq_length or model.positions or _DEFAULT_SEQ_LENGTH
 
 
-def _identity(spec: JobSpec, source: PromptSource, model: ModelSummary, seq_length: int) -> dict[str, Any]:
+def _identity(
+    spec: JobSpec, source: PromptSource, model: ModelSummary, seq_length: int, crossing: Crossing | None
+) -> dict[str, Any]:
     """The identity of the spec with the defaults that come from the kind of job or from the model.
 
     The dtype is not in it: it is decided when the job starts, and the plan has it.
@@ -79,6 +101,8 @@ def _identity(spec: JobSpec, source: PromptSource, model: ModelSummary, seq_leng
     if isinstance(spec, GenerateSpec):
         # With a template it names only the text that may be truncated.
         values["prompt_column"] = source.text_column
+        # The values themselves: a list is the same in a file, under another name and in the job file.
+        values["vary"] = crossing.identity() if crossing is not None else None
     if model.config is not None:
         config = model.config
         values |= {

@@ -94,11 +94,12 @@ class Spec:
         """Return the fingerprint of the identity. Equal fingerprints mean the same job."""
         return fingerprint_of(self.identity())
 
-    def check_paths(self, *, addresses: Collection[str]) -> None:
+    def check_paths(self, *, addresses: Collection[str], needs_input: bool = True) -> None:
         """Raise RequestError for a missing input or output, and for texts that `check_texts` refuses."""
         settings = self.to_dict()
-        if not settings["input"]:
-            raise RequestError("no input was given; pass --input with at least one file, directory or glob")
+        if needs_input and not settings["input"]:
+            or_vary = ", or --vary" if "vary" in settings else ""
+            raise RequestError(f"no input was given; pass --input with at least one file, directory or glob{or_vary}")
         if not settings["output"]:
             raise RequestError("no output directory was given; pass --output")
         check_texts(settings, addresses=addresses)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tirazh.pipeline.crossing.crossing import Crossing
+from tirazh.pipeline.crossing.layouts import Draws
+from tirazh.pipeline.crossing.load import files_of
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, flag_name, parse_replicas
 from tirazh.pipeline.storage.filesystem import full_uri, is_remote
@@ -22,6 +25,8 @@ def unused_settings(spec: JobSpec, plan: Plan) -> list[str]:
 def _of_all_jobs(spec: JobSpec, plan: Plan) -> Iterator[str]:
     examples = spec.examples if isinstance(spec, ClassifySpec) else None
     named = [*spec.input, spec.output, *([examples] if examples is not None else [])]
+    if isinstance(spec, GenerateSpec) and spec.vary is not None:
+        named += files_of(spec.vary)
     if spec.endpoint_url is not None and not any(is_remote(full_uri(uri)) for uri in named):
         yield "--endpoint-url has no effect: input and output are local paths"
     most = parse_replicas(spec.replicas)[1]
@@ -39,6 +44,8 @@ def _of_the_model(spec: JobSpec, plan: Plan) -> Iterator[str]:
 
 
 def _of_generate(spec: GenerateSpec, plan: Plan) -> Iterator[str]:
+    if plan.crossing is not None:
+        yield from _of_the_crossing(plan, plan.crossing)
     # The column's default cannot be told from the same name given by the user.
     is_used = spec.template is None or spec.prompt_column in plan.job.source.columns.values()
     if not is_used and spec.prompt_column != "prompt":
@@ -52,6 +59,17 @@ def _of_generate(spec: GenerateSpec, plan: Plan) -> Iterator[str]:
         yield f"{', '.join(unused)} {have} no effect with --temperature 0, which is greedy decoding"
     if spec.samples > 1:
         yield f"--samples {spec.samples} with --temperature 0 gives the same completion {spec.samples} times"
+
+
+def _of_the_crossing(plan: Plan, crossing: Crossing) -> Iterator[str]:
+    used = {*plan.job.source.columns.values(), *plan.overrides}
+    unused = [name for name in crossing.names if name not in used]
+    if unused:
+        are, values = ("is", "its values") if len(unused) == 1 else ("are", "their values")
+        yield f"--vary: {', '.join(unused)} {are} not used by the template; {values} only become columns"
+    weighted = [each.name for each in crossing.lists if each.weights is not None]
+    if weighted and not isinstance(crossing.layout, Draws):
+        yield f"--vary: the weights of {', '.join(weighted)} have no effect with --per-cell, which makes every cell"
 
 
 def _of_classify(spec: ClassifySpec) -> Iterator[str]:

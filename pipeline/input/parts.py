@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.input.footers import Footer, RowGroup
 from tirazh.pipeline.storage.disk import StoredFile
 
@@ -36,6 +37,8 @@ MAX_PART_TEXT_BYTES = 64 << 20
 class Part:
     """Rows `start` to `stop` (exclusive) of one input file; they go to the output file `name`.
 
+    With a `crossing` they are its rows, and `file` only names it (`crossed.py`).
+
     `plan_id` is the id of the plan that cut it, or empty for a part of no plan. `row_bytes` is the estimated
     size of a decoded row of the file, in bytes, 0 if it is unknown.
     """
@@ -47,6 +50,7 @@ class Part:
     stop: int
     plan_id: str = ""
     row_bytes: int = 0
+    crossing: Crossing | None = field(default=None, compare=False, repr=False)
 
     @property
     def rows(self) -> int:

@@ -1,4 +1,4 @@
-"""Reads the rows of one part from its input file.
+"""Reads the rows of one part from its input file, or makes those of a crossing.
 
 The rows get the columns of the whole input (`conform.py`), and two are added: the part's index, and the
 repetition of each row (`repetitions.py`).
@@ -46,17 +46,17 @@ def read_part(
     """Read the rows of `part`, with the columns `schema.PART` and `schema.REPETITION` added.
 
     `columns` are those of the whole input, None for those of the file. `repetitions` are those of its rows, None if
-    all are 0. Raises InputError if the file has changed since the job was planned, if it is damaged, or if a value
-    does not go into the columns.
+    all are 0, and for a crossing, which knows them. Raises InputError if the file has changed since the job was
+    planned, if it is damaged, or if a value does not go into the columns.
     """
-    if not keep_trying(lambda: storage.is_same(part.file)):
+    if part.crossing is None and not keep_trying(lambda: storage.is_same(part.file)):
         raise InputError(
             f"{show_uri(part.file.uri)} has changed since the job was planned; run the same command again, which "
             "compares it with the finished rows"
         )
     table = keep_trying(lambda: read_rows(part, storage, columns))
     if repetitions is None:
-        repetitions = np.zeros(part.rows, np.int32)
+        repetitions = _repetitions(part)
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
     return table.append_column(schema.REPETITION, pa.array(repetitions, pa.int32()))
 
@@ -69,6 +69,8 @@ def read_rows(
     `columns` are those of the whole input, None for those of the file. Raises InputError if the file is damaged
     or too short, or if a value does not go into the columns.
     """
+    if part.crossing is not None:
+        return to_transport(part.crossing.rows(part.start, part.stop, only))
     with storage.open(part.file.uri) as file, _readable(part, storage):
         metadata = pq.read_metadata(file)
         groups, skip = _groups_of(metadata, part)
@@ -86,6 +88,12 @@ def read_rows(
             wanted = columns if only is None else pa.schema([columns.field(name) for name in only])
             table = conform(table, wanted, part.file, part.start)
         return to_transport(table)
+
+
+def _repetitions(part: Part) -> NDArray[np.int32]:
+    if part.crossing is not None:
+        return part.crossing.repetitions(part.start, part.stop)
+    return np.zeros(part.rows, np.int32)
 
 
 def _how_to_read(

@@ -26,7 +26,12 @@ class CurrentInput:
 
     @classmethod
     def of(cls, plan: Plan, storage: Storage) -> CurrentInput:
-        """List the input that the plan names. A file without rows is not counted as added."""
+        """List the input that the plan names. A file without rows is not counted as added.
+
+        A crossing is in the plan itself, so nothing of it can have changed.
+        """
+        if plan.crossing is not None:
+            return cls(plan, storage, compare_inputs((), ()))
         now = list_remaining(storage, plan.identity["input"])
         changes = compare_inputs((planned.file for planned in plan.files), now)
         limit = plan.identity["limit"]
@@ -36,14 +41,16 @@ class CurrentInput:
         return cls(plan, storage, InputChanges(changes.touched, changes.changed, changes.removed, added))
 
     def compare(self, part: Part, data: bytes, input_version: str) -> str | None:
-        """Compare a part file with its rows in the input, if their file was written again.
+        """Compare a part file with its rows in the input, if their file was written again, or if they are made of
+        --vary.
 
         `data` are the bytes of the part file, which was made from `input_version` of the input file. Returns a
         clause that says what differs, or None.
         """
         is_rewritten = any(file.uri == part.file.uri for file in self.changes.rewritten)
         is_gone = any(file.uri == part.file.uri for file in self.changes.removed)
-        if is_gone or (not is_rewritten and input_version == part.file.version):
+        is_same = not is_rewritten and input_version == part.file.version
+        if is_gone or (is_same and part.crossing is None):
             return None
         return compare_part(part, self.plan.schema, self.storage, data)
 

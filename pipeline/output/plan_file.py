@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError, OutputError
+from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.input.changes import compare_inputs
 from tirazh.pipeline.input.schemas.hive import Partition
 from tirazh.pipeline.output.changed_input import continue_plan
@@ -193,6 +194,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             ]
             for planned in plan.files
         ],
+        **({} if plan.crossing is None else {"crossing": plan.crossing.to_json()}),
     }
 
 
@@ -217,7 +219,10 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
         ),
         estimated_tokens=values["estimated_tokens"],
         passed_over=tuple(values["passed_over"]),
+        crossing=Crossing.from_json(values["crossing"]) if "crossing" in values else None,
     )
+    if plan.crossing is not None and [plan.crossing.digest] != [planned.file.version for planned in plan.files]:
+        raise ValueError("its crossing is not that of its parts")
     if plan.id != values["plan_id"]:
         raise ValueError("its plan id is not that of its content")
     return plan

@@ -41,7 +41,8 @@ class PromptConfig:
 
     A prompt is `head_ids`, followed by the tokens of `head_text` + the rendered template. `columns`
     maps the template's variables to input columns, `text_variable` is the one that may be
-    truncated, and `needs_text` makes a row without that text an error, whatever the template
+    truncated, `content_columns` are columns outside of the prompt on which a row's random numbers depend too, and
+    `needs_text` makes a row without that text an error, whatever the template
     renders. `reserved_tokens` stay free behind a truncated prompt. `sampling` is None for classify.
     `boundary` checks the end of prompts where the labels' tokens may depend on it.
     """
@@ -60,6 +61,7 @@ class PromptConfig:
     seed: int
     overrides: tuple[str, ...]
     boundary: LabelBoundary | None = None
+    content_columns: tuple[str, ...] = ()
 
 
 class PromptWriter:
@@ -215,11 +217,11 @@ class PromptStep:
         if self.config.sampling is None:
             return [0] * len(rows)
         repetitions: list[Any] = table.column(schema.REPETITION).to_pylist()
+        more = [values_of(table.column(name)) for name in self.config.content_columns]
+        contents = (content_of([*row.values(), *rest]) for row, *rest in zip(rows, *more, strict=True))
         return [
-            row_seed(values, job_seed=self.config.seed, content=content_of(row.values()), repetition=repetition)
-            if error is None
-            else 0
-            for row, values, repetition, error in zip(rows, overrides, repetitions, errors, strict=True)
+            row_seed(values, job_seed=self.config.seed, content=content, repetition=repetition) if error is None else 0
+            for content, values, repetition, error in zip(contents, overrides, repetitions, errors, strict=True)
         ]
 
 

@@ -123,6 +123,7 @@ def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: Prompt
         tokenizer_dir="",
         template=mark_template(source.template, tokenizer),
         columns=source.columns,
+        content_columns=source.content_columns,
         text_variable=source.text_variable,
         needs_text=isinstance(spec, ClassifySpec) or source.is_default,
         head_ids=tokenizer.prefix_token_ids,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
@@ -17,6 +17,7 @@ DEFAULT_VARIABLE = "text"
 class PromptSource:
     """`columns` maps the template's variables to input columns; `text_variable` may be truncated.
 
+    `content_columns` are columns outside of the prompt on which a row's random numbers depend too.
     `is_default` tells whether the template is the default one, spelled out or not.
     """
 
@@ -24,6 +25,7 @@ class PromptSource:
     columns: Mapping[str, str]
     text_variable: str
     is_default: bool = False
+    content_columns: tuple[str, ...] = ()
 
     @property
     def text_column(self) -> str:
@@ -34,7 +36,11 @@ class PromptSource:
 def prompt_source(spec: JobSpec) -> PromptSource:
     """Compile the job's own template or the default one of its kind. Raises RequestError."""
     if isinstance(spec, GenerateSpec):
-        return build_source(spec.template, text_column=spec.prompt_column, default=GENERATE_TEMPLATE)
+        source = build_source(spec.template, text_column=spec.prompt_column, default=GENERATE_TEMPLATE)
+        # Cells that differ only in names that the template does not use have the same prompt, and still draw other
+        # random numbers.
+        unused = set(spec.vary or ()) - set(source.columns.values())
+        return replace(source, content_columns=tuple(sorted(unused)))
     assert isinstance(spec, ClassifySpec)
     return build_source(spec.template, text_column=spec.text_column, default=CLASSIFY_TEMPLATE)
 

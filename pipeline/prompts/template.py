@@ -149,13 +149,15 @@ class PromptTemplate:
         return "".join([str(present[text]) if is_name else text for is_name, text in self._segments])
 
 
-def check_variables(variables: Collection[str], columns: Collection[str]) -> None:
-    """Raise InputError for a variable that is not a column of the input."""
+def check_variables(
+    variables: Collection[str], columns: Collection[str], *, where: str = "a column of the input"
+) -> None:
+    """Raise InputError for a variable that is not a column of the input, or not `where` the columns come from."""
     for name in variables:
         if name not in columns:
             close = closest(name, columns)
             hint = f"did you mean {written(close)}?" if close else f"the columns are {', '.join(columns)}"
-            raise InputError(f"--template uses {name!r}, which is not a column of the input; {hint}")
+            raise InputError(f"--template uses {name!r}, which is not {where}; {hint}")
 
 
 def _check(tree: nodes.Template, source: str) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tirazh.errors import RequestError
 from tirazh.model.requests import SamplingParams
+from tirazh.pipeline.crossing.declaration import check_rows
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
 from tirazh.pipeline.shared_settings import shared_setting
 from tirazh.pipeline.spec.job import JobSpec
@@ -169,6 +170,13 @@ class GenerateSpec(JobSpec):
         if any(not text for text in self.stop):
             raise RequestError("--stop must not be an empty string")
         check_int64("seed", self.seed)
+        check_rows(
+            self.vary,
+            rows=self.rows,
+            per_cell=self.per_cell,
+            has_input=bool(self.input),
+            accepted=self.accepted,
+        )
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values
@@ -179,6 +187,11 @@ class GenerateSpec(JobSpec):
     @property
     def kind(self) -> Literal["generate"]:
         return "generate"
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether the rows come from files; with `vary` they are made from its values."""
+        return self.vary is None
 
     @property
     def sampling(self) -> SamplingParams:

@@ -58,7 +58,7 @@ class JobSpec(Spec):
     overwrite: bool = shared_setting("overwrite")
 
     def __post_init__(self) -> None:
-        self.check_paths(addresses=ADDRESSES)
+        self.check_paths(addresses=ADDRESSES, needs_input=self.needs_input)
         self._check_numbers()
         if self.prefix and not re.fullmatch(r"\w+", self.prefix):
             raise RequestError(f"--prefix may contain only letters, digits and _, not {self.prefix!r}")
@@ -80,6 +80,11 @@ class JobSpec(Spec):
     @property
     def kind(self) -> Kind:
         raise TypeError("JobSpec cannot be run; use ClassifySpec or GenerateSpec")
+
+    @property
+    def needs_input(self) -> bool:
+        """Whether the rows come from files."""
+        return True
 
     @property
     def chosen_truncate(self) -> Truncate:
