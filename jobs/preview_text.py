@@ -26,7 +26,8 @@ def shorten(text: str, most: int) -> str:
 
 
 def _row_text(made: Mapping[str, Any], preview: Mapping[str, Any]) -> str:
-    lines = [f"row {made['row']:,} of {preview['input_rows']:,}, {made['input']}"]
+    cell = ", ".join(f"{name}: {value}" for name, value in (made.get("cell") or {}).items())
+    lines = [_printable(f"row {made['row']:,} of {preview['input_rows']:,}, {cell or made['input']}")]
     # A row without a prompt has an error, which is among its columns.
     fields: list[tuple[str, Any]] = [] if made["prompt"] is None else [("prompt", shorten(made["prompt"], MAX_PROMPT))]
     for output in made["output"]:
@@ -46,8 +47,12 @@ def _value_text(value: Any) -> str:
         text = _list_text(value)
     else:
         text = str(value)
-    # A text may hold control characters of a terminal.
-    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in shorten(text, MAX_TEXT))
+    return _printable(shorten(text, MAX_TEXT))
+
+
+def _printable(text: str) -> str:
+    """The text without control characters of a terminal."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
 
 
 def _list_text(values: Sequence[Any]) -> str:

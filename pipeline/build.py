@@ -176,7 +176,7 @@ class _Job:
             return finish(plan, target.output, self.spec, facts, lease=lease, published_at=self.output.directory)
 
     def _check_budget(self, errors: int, answered: int) -> None:
-        ErrorBudget(self.spec.max_error_rate, self.plan.rows).check(errors=errors, answered=answered)
+        ErrorBudget(self.spec.max_error_rate, self.plan.output_rows).check(errors=errors, answered=answered)
 
     def _tell_notices(self, target: Target, state: OutputState | None) -> None:
         for line in notices(target, state, self.plan, self.spec):

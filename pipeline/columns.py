@@ -15,6 +15,8 @@ from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.prompts.template_columns import written
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 
+_NO_COLUMNS = pa.schema([])
+
 
 def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
     """Raise InputError for a column that is missing, has the wrong type, occurs twice, or has the
@@ -82,7 +84,7 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
                 f"the input has the columns {other!r} and {name!r}, which differ only in case; Spark and DuckDB could "
                 "not read the output; rename one of them"
             )
-    for name in added_columns(spec).names:
+    for name in added_columns(spec, columns).names:
         found = names.get(name.lower())
         if found is not None:
             case = "" if found == name else f", which Spark and DuckDB do not distinguish from the added {name!r}"
@@ -117,10 +119,31 @@ def _has_text(arrow_type: pa.DataType) -> bool:
     return not (pa.types.is_nested(values) or is_binary(values))
 
 
-def added_columns(spec: JobSpec) -> pa.Schema:
-    """The columns that the job adds to those of the input, with their prefix, in order."""
-    added = schema.generate_fields(spec.samples) if isinstance(spec, GenerateSpec) else schema.classify_fields()
+def added_columns(spec: JobSpec, columns: pa.Schema = _NO_COLUMNS) -> pa.Schema:
+    """The columns that the job adds to `columns`, those of the input, with their prefix, in order."""
+    if isinstance(spec, GenerateSpec):
+        keep = kept_columns(spec, columns)
+        added = schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists", keep=keep)
+    else:
+        added = schema.classify_fields()
     return pa.schema([field.with_name(spec.prefix + field.name) for field in added])
+
+
+def kept_columns(spec: GenerateSpec, columns: pa.Schema) -> tuple[str, ...]:
+    """The names in --keep that the input does not have already: as its prompts, or as the seeds of its rows."""
+    has = {schema.PROMPT: _has_prompts(spec, columns), schema.SEED: _has_seeds(spec, columns)}
+    return tuple(name for name in schema.KEEPABLE if name in spec.keep and not has[name])
+
+
+def _has_prompts(spec: GenerateSpec, columns: pa.Schema) -> bool:
+    name = spec.prefix + schema.PROMPT
+    return name in columns.names and spec.template is None and spec.prompt_column == name
+
+
+def _has_seeds(spec: GenerateSpec, columns: pa.Schema) -> bool:
+    # The samples of a row have seeds of their own, which its column does not have.
+    is_row = spec.samples == 1 or spec.samples_as == "lists"
+    return not spec.prefix and is_row and schema.SEED in override_columns(columns)
 
 
 def override_columns(columns: pa.Schema) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def _describe(target: Target, output: OutputFiles, spec: JobSpec, plan: Plan) ->
     state = survey(target.plan, target.output, settings)
     finished = total - len(state.remaining)
     would = (
-        f"resume: {finished:,} of {total:,} parts ({state.rows:,} of {target.plan.rows:,} rows) are finished"
+        f"resume: {finished:,} of {total:,} parts ({state.rows:,} of {target.plan.output_rows:,} rows) are finished"
         if state.remaining
         else "make no part: all are finished, and only the last step is missing"
     )
@@ -68,7 +68,7 @@ def _replacement(output: OutputFiles) -> str:
         stored = read_plan(output)
     except OutputError:
         stored = None
-    rows = f" ({stored.rows:,} rows, {'complete' if output.is_complete() else 'unfinished'})" if stored else ""
+    rows = f" ({stored.output_rows:,} rows, {'complete' if output.is_complete() else 'unfinished'})" if stored else ""
     return f"replace the output of another job{rows} once the new output is complete; until then it stays readable"
 
 

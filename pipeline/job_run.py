@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import JobError
-from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.columns import added_columns, kept_columns
 from tirazh.pipeline.execution.infer import InferConfig
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.assemble import OutputLayout
@@ -166,6 +166,7 @@ class JobRun:
             replica=replica,
             sampling=self.prompts.config.sampling,
             samples=self._samples,
+            samples_as_rows=self.plan.rows_per_input_row > 1,
             overrides=self.plan.overrides,
             calibration_ids=self.prompts.calibration_ids,
             metrics=metrics,
@@ -178,9 +179,11 @@ class JobRun:
             output=self.output,
             layout=OutputLayout(
                 columns=self.plan.schema,
-                added=added_columns(self.spec),
+                added=added_columns(self.spec, self.plan.schema),
                 labels=tuple(classify.labels) if classify else (),
                 samples=self._samples,
+                rows_per_input_row=self.plan.rows_per_input_row,
+                keep=kept_columns(self.spec, self.plan.schema) if isinstance(self.spec, GenerateSpec) else (),
                 abstain_below=classify.abstain_below if classify else 0.0,
             ),
             plan_id=self.plan.id,

@@ -138,7 +138,23 @@ class Plan:
 
     @property
     def rows(self) -> int:
+        """The rows of the input."""
         return sum(planned.cuts[-1] - planned.cuts[0] for planned in self.files)
+
+    @property
+    def rows_per_input_row(self) -> int:
+        """How many rows of the output a row of the input has: its samples, where they are rows."""
+        has_rows = self.identity.get("samples_as") == "rows"
+        return int(self.identity["samples"]) if has_rows else 1
+
+    @property
+    def output_rows(self) -> int:
+        """The rows of the output."""
+        return self.rows * self.rows_per_input_row
+
+    def output_rows_of(self, part: Part) -> int:
+        """The rows of the file of a part."""
+        return part.rows * self.rows_per_input_row
 
     def summary(self) -> dict[str, Any]:
         """The plan in figures, for the console and for `--json`."""
@@ -148,6 +164,7 @@ class Plan:
             "files": len(self.files) if self.crossing is None else 0,
             **(self.crossing.summary() if self.crossing is not None else {}),
             "rows": self.rows,
+            "output_rows": self.output_rows,
             "parts": len(sizes),
             "rows_per_part": f"{min(sizes)}–{max(sizes)}",
             "estimated_tokens": self.estimated_tokens,

@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tirazh.errors import InputError
@@ -20,6 +19,7 @@ from tirazh.pipeline.input.read import read_rows
 from tirazh.pipeline.input.repetitions import count_repetitions
 from tirazh.pipeline.output.lease import Tell
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.rows.source_rows import read_source_rows
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.encode import PromptConfig
 from tirazh.pipeline.storage.filesystem import keep_trying
@@ -42,7 +42,7 @@ def repetitions_of(
         tell(f"reading the prompts of {rows:,} rows once, to number those that repeat")
     unfinished = {part.index for part in remaining}
     columns = list(dict.fromkeys(config.columns.values()))
-    read = partial(_read, schema=plan.schema, columns=columns, unfinished=unfinished, output=output)
+    read = partial(_read, plan=plan, columns=columns, unfinished=unfinished, output=output)
     return count_repetitions(parts, columns, read)
 
 
@@ -51,13 +51,11 @@ def draws(config: PromptConfig) -> bool:
     return config.sampling is not None and (config.sampling.temperature > 0 or "temperature" in config.overrides)
 
 
-def _read(
-    part: Part, *, schema: pa.Schema, columns: Sequence[str], unfinished: set[int], output: OutputFiles
-) -> pa.Table:
+def _read(part: Part, *, plan: Plan, columns: Sequence[str], unfinished: set[int], output: OutputFiles) -> pa.Table:
     try:
-        return keep_trying(lambda: read_rows(part, output.storage, schema, only=columns))
+        return keep_trying(lambda: read_rows(part, output.storage, plan.schema, only=columns))
     except InputError:
         if part.index in unfinished:
             raise
         data = keep_trying(lambda: output.storage.read(output.part(part.name)))
-        return pq.read_table(pa.BufferReader(data), columns=list(columns))
+        return read_source_rows(data, columns, plan.rows_per_input_row, plan.identity.get("prefix", ""))

@@ -103,6 +103,8 @@ def _identity(
         values["prompt_column"] = source.text_column
         # The values themselves: a list is the same in a file, under another name and in the job file.
         values["vary"] = crossing.identity() if crossing is not None else None
+        if spec.samples == 1:  # a single sample is a row in both
+            values["samples_as"] = "rows"
     if model.config is not None:
         config = model.config
         values |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ DROP_REASONS = "drop_reasons"
 RESERVED = "__tirazh_"
 PART = RESERVED + "part"
 REPETITION = RESERVED + "repetition"
+PROMPT_TEXT = RESERVED + "prompt_text"
 PROMPT_IDS = RESERVED + "prompt_ids"
 NUM_PROMPT_IDS = RESERVED + "num_prompt_ids"
 ROW_SEED = RESERVED + "row_seed"
@@ -41,6 +43,10 @@ TEXT_ENDS = RESERVED + "text_ends"
 REASONS = RESERVED + "reasons"
 LABEL_LOGPROBS = RESERVED + "label_logprobs"
 ROW_ERROR = RESERVED + "error"
+SAMPLE_ERRORS = RESERVED + "sample_errors"
+SAMPLE_NUMBER = RESERVED + "sample_number"
+# Columns of which a row has a list with the value of each of its samples.
+PER_SAMPLE = (COMPLETION_IDS, TEXT_ENDS, REASONS, SAMPLE_ERRORS)
 
 # Per-row overrides of `generate`: a numeric input column with such a name sets the value of its row.
 OVERRIDES: dict[str, type[int] | type[float]] = {
@@ -53,14 +59,23 @@ OVERRIDES: dict[str, type[int] | type[float]] = {
 }
 
 
-def generate_fields(samples: int) -> list[pa.Field[Any]]:
+# What `generate` writes on request (`keep`).
+KEEPABLE: dict[str, pa.DataType] = {PROMPT: pa.string(), SEED: pa.int64()}
+
+
+def generate_fields(samples: int, *, as_lists: bool = False, keep: Collection[str] = ()) -> list[pa.Field[Any]]:
     """The columns that `generate` adds, in order.
 
-    With several samples, texts and finish reasons are lists.
+    With several samples a row has the number of its sample, or lists of texts and finish reasons if `as_lists`.
+    `keep` are the names in `KEEPABLE` that are written, too.
     """
-    texts = pa.field(COMPLETION, pa.string()) if samples == 1 else pa.field(COMPLETIONS, pa.list_(pa.string()))
-    reasons = pa.field(FINISH_REASON, pa.string()) if samples == 1 else pa.field(FINISH_REASONS, pa.list_(pa.string()))
+    has_lists = as_lists and samples > 1
+    texts = pa.field(COMPLETIONS, pa.list_(pa.string())) if has_lists else pa.field(COMPLETION, pa.string())
+    reasons = pa.field(FINISH_REASONS, pa.list_(pa.string())) if has_lists else pa.field(FINISH_REASON, pa.string())
+    number = [pa.field(SAMPLE, pa.int32())] if samples > 1 and not as_lists else []
     return [
+        *number,
+        *(pa.field(name, arrow_type) for name, arrow_type in KEEPABLE.items() if name in keep),
         texts,
         reasons,
         pa.field(PROMPT_TOKENS, pa.int32()),

@@ -85,7 +85,8 @@ def find_last_run(plan: Plan, spec: JobSpec) -> LastRun | None:
         seconds, rate = float(manifest["seconds"]), float(manifest["tokens_per_s"])
         answered = manifest["rows"] - manifest["errors"]
         samples = spec.samples if isinstance(spec, GenerateSpec) else 1
-        mean = manifest["completion_tokens"] / (answered * samples) if answered else None
+        # A row of the output has one sample, or the lists of all.
+        mean = manifest["completion_tokens"] * plan.rows_per_input_row / (answered * samples) if answered else None
     except (KeyError, TypeError, ValueError):
         return None
     if seconds <= 0 or rate <= 0:

@@ -176,6 +176,11 @@ class JobPlan(Result):
         return int(self["rows"])
 
     @property
+    def output_rows(self) -> int:
+        """Output rows: one for each sample of an input row."""
+        return int(self["output_rows"])
+
+    @property
     def parts(self) -> int:
         """Output files."""
         return int(self["parts"])

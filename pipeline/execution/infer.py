@@ -54,7 +54,10 @@ _START_RETRY_S = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
-    """What the step needs besides the rows. `sampling` is None for classify, `metrics` without Ray (a preview)."""
+    """What the step needs besides the rows. `sampling` is None for classify, `metrics` without Ray (a preview).
+
+    With `samples_as_rows` a sample that fails takes only its own row out, not the other samples of the input row.
+    """
 
     replica: ReplicaConfig
     sampling: SamplingParams | None
@@ -62,6 +65,7 @@ class InferConfig:
     overrides: tuple[str, ...]
     calibration_ids: tuple[int, ...]
     metrics: MetricsClient | None
+    samples_as_rows: bool = False
 
 
 class InferStep:
@@ -220,7 +224,7 @@ def make_requests(table: pa.Table, config: InferConfig) -> list[Request]:
 def append_results(
     table: pa.Table, good: Sequence[int], results: Sequence[Result], config: InferConfig, priors: Sequence[float] | None
 ) -> pa.Table:
-    """Replace prompts and seeds in the part's table by the results.
+    """Replace the prompts in the part's table by the results.
 
     `good` are the rows that were sent.
     """
@@ -228,10 +232,11 @@ def append_results(
     answers: list[list[Any] | None] = [None] * table.num_rows
     for index, row in enumerate(good):
         samples = results[index * config.samples : (index + 1) * config.samples]
-        errors[row] = next((result.error for result in samples if result.error is not None), None)
+        if not config.samples_as_rows:
+            errors[row] = next((result.error for result in samples if result.error is not None), None)
         answers[row] = list(samples) if errors[row] is None else None
     counts = pa.array([None if ids is None else len(ids) for ids in table.column(schema.PROMPT_IDS).to_pylist()])
-    table = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.REPETITION, schema.ROW_ERROR])
+    table = table.drop_columns([schema.PROMPT_IDS, schema.REPETITION, schema.ROW_ERROR])
     table = table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
     table = table.append_column(schema.NUM_PROMPT_IDS, counts.cast(pa.int32()))
     columns = _label_columns(answers, priors) if config.sampling is None else _completion_columns(answers)
@@ -250,12 +255,19 @@ def _label_columns(
 
 
 def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str, pa.Array[Any]]:
+    """The columns `schema.PER_SAMPLE`; the values of a sample with an error are null but for its error."""
+
     def collect(arrow_type: pa.DataType, value: Callable[[Completion], Any]) -> pa.Array[Any]:
-        rows = [None if answer is None else [value(completion) for completion in answer] for answer in answers]
+        rows = [
+            None if answer is None else [None if each.error is not None else value(each) for each in answer]
+            for answer in answers
+        ]
         return pa.array(rows, pa.list_(arrow_type))
 
+    errors = [None if answer is None else [completion.error for completion in answer] for answer in answers]
     return {
         schema.COMPLETION_IDS: collect(pa.list_(pa.int32()), lambda completion: list(completion.token_ids)),
         schema.TEXT_ENDS: collect(pa.int32(), lambda completion: completion.text_end),
         schema.REASONS: collect(pa.string(), lambda completion: completion.finish_reason),
+        schema.SAMPLE_ERRORS: pa.array(errors, pa.list_(pa.string())),
     }

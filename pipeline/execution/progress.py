@@ -21,9 +21,9 @@ _EVERY_S = 1.0
 class JobProgress:
     """Combines the parts that are written with the counters of the replicas.
 
-    `earlier_errors` are the rows with an error in the parts of earlier runs: the error budget holds for all
-    runs of a job together. `snapshot` are the latest counters received. `skipped` are the indices of the
-    parts that were skipped.
+    `samples` are the requests for a row of the input. `earlier_errors` are the rows with an error in the parts of
+    earlier runs: the error budget holds for all runs of a job together. `snapshot` are the latest counters received.
+    `skipped` are the indices of the parts that were skipped.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class JobProgress:
         on_progress: OnProgress | None,
     ) -> None:
         self._plan = plan
-        self._samples = samples
-        self._budget = ErrorBudget(max_error_rate, plan.rows)
+        self._requests_per_row = max(1, samples // plan.rows_per_input_row)
+        self._budget = ErrorBudget(max_error_rate, plan.output_rows)
         self._earlier_errors = earlier_errors
         self._on_progress = on_progress
         self._start = time.monotonic()
-        self._rows_left = sum(part.rows for part in remaining)
-        self._rows_resumed = plan.rows - self._rows_left
+        self._rows_left = sum(map(plan.output_rows_of, remaining))
+        self._rows_resumed = plan.output_rows - self._rows_left
         self._parts_done = len(plan.parts) - len(remaining)
         self.rows_written = self.errors = 0
         self.skipped: list[int] = []
@@ -108,10 +108,10 @@ class JobProgress:
     def _event(self) -> ProgressEvent:
         # The rows of a replica that died are counted twice, so the count is limited to the rows
         # that exist. It is never below the number of rows written.
-        rows = max(self.rows_written, min(self.snapshot.requests // self._samples, self._rows_left))
+        rows = max(self.rows_written, min(self.snapshot.requests // self._requests_per_row, self._rows_left))
         return ProgressEvent(
             rows_done=self._rows_resumed + rows,
-            rows_total=self._plan.rows,
+            rows_total=self._plan.output_rows,
             rows_resumed=self._rows_resumed,
             parts_done=self._parts_done,
             parts_total=len(self._plan.parts),

@@ -5,14 +5,17 @@ Nothing of it depends on chance, so the same plan gives the same rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_rows
 from tirazh.pipeline.storage.filesystem import Storage, keep_trying
@@ -24,6 +27,9 @@ _BYTES_OF_A_PLACE = 1 << 20
 # Behind the beginning of its row group a place costs the decoding of the rows before it.
 _MAX_SKIPPED_BYTES = 4 << 20
 _FEW_ROWS = 16
+# Rows of a crossing of which those with the rarest values are chosen.
+_CANDIDATES = 512
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +74,35 @@ def read_sample(parts: Sequence[Part], storage: Storage, schema: pa.Schema, colu
     return sample
 
 
+def spread_cells(parts: Sequence[Part], crossing: Crossing, count: int) -> list[Part]:
+    """At most `count` rows of a crossing, each as a part of one row, in which the values of all lists occur about as
+    often as each other."""
+    total = sum(part.rows for part in parts)
+    numbers = _scattered(total, max(count, _CANDIDATES))
+    values = [crossing.rows(number, number + 1).to_pylist()[0] for number in numbers]
+    seen: Counter[tuple[str, Any]] = Counter()
+    left = dict(zip(numbers, values, strict=True))
+    chosen: list[int] = []
+    for _ in range(min(count, len(numbers))):
+        chosen.append(min(left, key=lambda number: sum(seen[item] for item in left[number].items())))
+        seen.update(left.pop(chosen[-1]).items())
+    return [_row_at(parts, number) for number in sorted(chosen)]
+
+
 def take_evenly(table: pa.Table, most: int) -> pa.Table:
-    """At most `most` rows of the table in equal distances."""
+    """At most `most` rows of the table, spread over it."""
     if table.num_rows <= most:
         return table
-    return table.take(pa.array([table.num_rows * index // most for index in range(most)], pa.int64()))
+    return table.take(pa.array(sorted(_scattered(table.num_rows, most)), pa.int64()))
+
+
+def _scattered(total: int, most: int) -> list[int]:
+    """At most `most` different numbers below `total`, spread evenly but not periodically: an input whose rows repeat
+    some values in turn would show only a few of them at equal distances. Each further number lies in one of the largest
+    gaps (multiples of the golden ratio modulo 1)."""
+    if total <= most:
+        return list(range(total))
+    return list(dict.fromkeys(int(total * (index * _GOLDEN % 1)) for index in range(most)))
 
 
 def _whole_files(parts: Sequence[Part]) -> list[Part]:
@@ -93,7 +123,7 @@ def _run(files: Sequence[Part], storage: Storage, first: int, end: int) -> Part:
         origin = (first + end) // 2 - row.start  # the number in the input of the file's row 0
         return replace(file, start=max(file.start, first - origin), stop=min(file.stop, end - origin))
     start = row.start
-    if start * max(1, file.row_bytes) > _MAX_SKIPPED_BYTES:
+    if file.crossing is None and start * max(1, file.row_bytes) > _MAX_SKIPPED_BYTES:
         start = _start_of_group(file, start, storage)
     return replace(file, start=start, stop=min(file.stop, start + wanted))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.file_metadata import adapt_metadata
+from tirazh.pipeline.input.overrides import sample_seed
 from tirazh.pipeline.input.schemas.arrow_types import restore, with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import public_metadata
 from tirazh.pipeline.labels import decide
+from tirazh.pipeline.output.rows.sample_rows import sample_rows
 
 _CHUNK_ENTRIES = 1 << 20
 
@@ -26,7 +28,8 @@ class OutputLayout:
 
     `columns` is the schema of the input. `added` are the added fields with their prefix, in the
     order of `schema.py`. `labels` are those of classify, in the order of their scores; empty for
-    generate.
+    generate. A row of the input has `samples` results, which are one row of the output or, if `rows_per_input_row`
+    is not 1, as many rows. `keep` are the names of the columns in `schema.KEEPABLE` that are written.
     """
 
     columns: pa.Schema
@@ -34,6 +37,8 @@ class OutputLayout:
     labels: tuple[str, ...]
     samples: int
     abstain_below: float
+    rows_per_input_row: int = 1
+    keep: tuple[str, ...] = ()
 
     @property
     def schema(self) -> pa.Schema:
@@ -42,8 +47,17 @@ class OutputLayout:
         return with_metadata([*self.columns, *self.added], metadata)
 
 
+def assemble_rows(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> Iterator[pa.Table]:
+    """Yield the output tables of one part, in order: a single one unless every sample is a row of its own."""
+    if layout.rows_per_input_row == 1:
+        yield assemble(table, layout, tokenizer)
+        return
+    for rows in sample_rows(table, layout.rows_per_input_row):
+        yield assemble(rows, layout, tokenizer)
+
+
 def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.Table:
-    """Build the output table of one part, without the columns that only the steps use."""
+    """Build the output table of rows that are output rows already, without the columns that only the steps use."""
     # The order of the added columns is that of `layout.added`, which `schema.py` defines.
     added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
     kept = restore(table, layout.columns).combine_chunks()
@@ -103,12 +117,34 @@ def _completions(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) ->
         else [tokenizer.decode_completion(sample)[:end] for sample, end in zip(row_ids, row_ends, strict=True)]
         for row_ids, row_ends in zip(ids, ends, strict=True)
     ]
-    failed = ["error"] * layout.samples
+    has_lists = layout.samples > 1 and layout.rows_per_input_row == 1
+    failed = ["error"] * (layout.samples if has_lists else 1)
     reasons = [failed if row is None else row for row in table.column(schema.REASONS).to_pylist()]
     counts = [None if row is None else sum(map(len, row)) for row in ids]
-    if layout.samples == 1:
+    if not has_lists:
         texts, reasons = _first(texts), _first(reasons)
-    return [texts, reasons, table.column(schema.NUM_PROMPT_IDS).to_pylist(), counts, errors]
+    numbers = [table.column(schema.SAMPLE_NUMBER)] if schema.SAMPLE_NUMBER in table.column_names else []
+    return [
+        *numbers,
+        *_kept(table, layout.keep),
+        texts,
+        reasons,
+        table.column(schema.NUM_PROMPT_IDS).to_pylist(),
+        counts,
+        errors,
+    ]
+
+
+def _kept(table: pa.Table, keep: Sequence[str]) -> list[Any]:
+    """The columns of `schema.KEEPABLE` that are written, in its order."""
+    columns: list[Any] = [table.column(schema.PROMPT_TEXT)] if schema.PROMPT in keep else []
+    if schema.SEED in keep:
+        seeds = table.column(schema.ROW_SEED).to_pylist()
+        has_numbers = schema.SAMPLE_NUMBER in table.column_names
+        samples: list[Any] = table.column(schema.SAMPLE_NUMBER).to_pylist() if has_numbers else [0] * len(seeds)
+        pairs = zip(seeds, samples, strict=True)
+        columns.append([None if seed is None else sample_seed(seed, sample) for seed, sample in pairs])
+    return columns
 
 
 def _first(rows: Sequence[Sequence[Any] | None]) -> list[Any]:

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.changes import InputChanges, compare_inputs, find_difference
@@ -20,6 +19,7 @@ from tirazh.pipeline.input.footers import read_footers
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.unify import difference_from
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.rows.source_rows import read_source_rows
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
@@ -163,7 +163,7 @@ def _refuse_rows(parts: Sequence[Part], plan: Plan, output: OutputFiles, existin
     """Compare the finished ones of `parts`, which are at the current versions, with the rows of their files."""
 
     def compare(part: Part) -> str | None:
-        return compare_part(part, plan.schema, output.storage, keep_trying(lambda: output.storage.read(uri(part))))
+        return compare_part(part, plan, output.storage, keep_trying(lambda: output.storage.read(uri(part))))
 
     def uri(part: Part) -> str:
         return output.part(part.name)
@@ -179,14 +179,19 @@ def _refuse_rows(parts: Sequence[Part], plan: Plan, output: OutputFiles, existin
     return None
 
 
-def compare_part(part: Part, columns: pa.Schema, storage: Storage, data: bytes) -> str | None:
+def compare_part(part: Part, plan: Plan, storage: Storage, data: bytes) -> str | None:
     """Compare the rows that a part file has kept with the current rows of its input file.
 
     `data` are the bytes of the part file. Returns a clause that says what differs, or None. A damaged part
     is not compared: it will be made again.
     """
+    columns = plan.schema
     try:
-        finished = pq.read_table(pa.BufferReader(data), columns=columns.names)
+        finished = read_source_rows(data, columns.names, plan.rows_per_input_row, plan.identity.get("prefix", ""))
+    except pa.ArrowInvalid:
+        return None
+    except ValueError as error:
+        return f"its part is not whole ({error})"
     except (pa.ArrowException, OSError, KeyError):
         return None
     return keep_trying(lambda: find_difference(part, columns, storage, finished))

@@ -52,7 +52,7 @@ class CurrentInput:
         is_same = not is_rewritten and input_version == part.file.version
         if is_gone or (is_same and part.crossing is None):
             return None
-        return compare_part(part, self.plan.schema, self.storage, data)
+        return compare_part(part, self.plan, self.storage, data)
 
     def describe(self, differences: Mapping[str, str]) -> tuple[list[str], list[str]]:
         """Return (problems, notes): sentences about the changes.

@@ -93,7 +93,7 @@ def finish(
                 f"{receipt.file_bytes} of its receipt); run the same command again, which makes it again"
             )
     manifest = build_manifest(plan, receipts, spec, facts, output=published_at or output.directory)
-    ErrorBudget(spec.max_error_rate, plan.rows).check(errors=manifest["errors"], answered=manifest["rows"])
+    ErrorBudget(spec.max_error_rate, plan.output_rows).check(errors=manifest["errors"], answered=manifest["rows"])
     guarded = GuardedOutput(output, lease.token if lease else None)
     if lease is not None:
         lease.settle()
@@ -163,6 +163,8 @@ def describe_parts(plan: Plan, receipts: Sequence[Receipt]) -> dict[str, Any]:
         "unified_columns": list(plan.unified),
         "passed_over": list(plan.passed_over),
         "num_parts": len(receipts),
+        "input_rows": plan.rows,
+        "rows_per_input_row": plan.rows_per_input_row,
         **quality(receipts),
         "dtype": plan.dtype,
         "plan_id": plan.id,

@@ -31,8 +31,8 @@ from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
 
 # Increase it when an older version could misread the file.
-FORMAT = 3
-_EARLIER_FORMATS = (1, 2)
+FORMAT = 4
+_EARLIER_FORMATS = (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +180,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "unified": list(plan.unified),
         "passed_over": list(plan.passed_over),
         "rows": plan.rows,
+        "rows_per_input_row": plan.rows_per_input_row,
         "parts": len(plan.parts),
         "estimated_tokens": plan.estimated_tokens,
         "files": [

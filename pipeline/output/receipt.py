@@ -95,7 +95,7 @@ def make_receipt(data: bytes, settings: ReceiptSettings) -> Receipt:
     Raises ValueError, with the reason, for bytes that are not a complete part file.
     """
     metadata, footer = read_footer(data)
-    wanted = _columns(metadata.schema.to_arrow_schema().names, settings)
+    wanted = receipt_columns(metadata.schema.to_arrow_schema().names, settings)
     try:
         return describe_part(pq.read_table(pa.BufferReader(data), columns=wanted), data, footer, settings)
     except (pa.ArrowException, OSError, KeyError) as error:
@@ -103,7 +103,7 @@ def make_receipt(data: bytes, settings: ReceiptSettings) -> Receipt:
 
 
 def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings: ReceiptSettings) -> Receipt:
-    """Make the receipt of a part from its table and the file that was made from it.
+    """Make the receipt of a part from its `receipt_columns` and the file that was made from it.
 
     It equals `make_receipt(data, settings)`, without decoding the file again. `footer` is what
     `read_footer` returns for the file.
@@ -133,7 +133,7 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
     )
 
 
-def _columns(names: list[str], settings: ReceiptSettings) -> list[str]:
+def receipt_columns(names: list[str], settings: ReceiptSettings) -> list[str]:
     """The columns of a part file that its receipt is made from."""
     is_classify = _is_classify(names, settings.prefix)
     own = (schema.LABEL, schema.CONFIDENCE) if is_classify else (schema.COMPLETION_TOKENS,)

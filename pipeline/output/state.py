@@ -126,7 +126,7 @@ def _read_receipt(part: Part, plan: Plan, output: OutputFiles, names: Collection
         return None
     try:
         receipt = Receipt.from_json(keep_trying(lambda: output.storage.read(output.receipt(part.name))))
-        check_belongs(receipt, part=part.index, rows=part.rows, plan_id=plan.id)
+        check_belongs(receipt, part=part.index, rows=plan.output_rows_of(part), plan_id=plan.id)
     except (InputError, ValueError, KeyError, TypeError):
         return None
     return receipt
@@ -138,7 +138,7 @@ def _has_current_rows(receipt: Receipt, part: Part, plan: Plan, output: OutputFi
         return True
     try:
         data = keep_trying(lambda: output.storage.read(output.part(part.name)))
-        return compare_part(part, plan.schema, output.storage, data) is None
+        return compare_part(part, plan, output.storage, data) is None
     except InputError:  # the input file was archived after its parts were finished
         return True
 
@@ -149,7 +149,7 @@ def _make_receipt(
     """The receipt of a part from its file; None if the file is damaged, or not that of the stored receipt."""
     try:
         receipt = make_receipt(keep_trying(lambda: output.storage.read(output.part(part.name))), settings)
-        check_belongs(receipt, part=part.index, rows=part.rows, plan_id=plan.id)
+        check_belongs(receipt, part=part.index, rows=plan.output_rows_of(part), plan_id=plan.id)
     except (InputError, ValueError):
         return None
     return receipt if stored is None or stored.sha256 == receipt.sha256 else None

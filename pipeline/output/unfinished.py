@@ -29,7 +29,7 @@ def describe_unfinished(plan: Plan, output: OutputFiles) -> dict[str, Any]:
         "output": show_uri(output.directory),
         "plan_id": plan.id,
         "rows": sum(receipt.rows for receipt in receipts),
-        "rows_total": plan.rows,
+        "rows_total": plan.output_rows,
         "num_parts": len(receipts),
         "parts_total": len(plan.parts),
         "errors": sum(receipt.errors for receipt in receipts),

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from tirazh.errors import InputError, OutputError, StorageError
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.compare_input import CurrentInput, first_differences
@@ -19,6 +21,7 @@ from tirazh.pipeline.output.names import MANIFEST, OWN, PLAN, RECEIPTS, REPORT, 
 from tirazh.pipeline.output.plan_file import plan_values, read_plan
 from tirazh.pipeline.output.quality import QUALITY_FACTS
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belongs, make_receipt, read_footer
+from tirazh.pipeline.output.rows.source_rows import read_source_rows
 from tirazh.pipeline.output.seal import check_page, read_sealed_json
 from tirazh.pipeline.output.stray_files import find_stray_files
 from tirazh.pipeline.plan import Plan
@@ -156,7 +159,7 @@ class _Check:
             parts=len(existing),
             parts_expected=len(self.plan.parts),
             rows=sum(each.rows for each in checked),
-            rows_expected=self.plan.rows,
+            rows_expected=self.plan.output_rows,
             problems=tuple(problems),
             notes=tuple(notes),
         )
@@ -183,10 +186,21 @@ class _Check:
         names = metadata.schema.to_arrow_schema().names
         if problem is None and names[: len(self.plan.schema)] != self.plan.schema.names:
             problem = f"{part.name} does not have all columns of the input"
+        problem = problem or self._check_samples(part, data)
         difference = None
         if problem is None and receipt is not None and self.current_input is not None:
             difference = self.current_input.compare(part, data, receipt.input_version)
         return _CheckedPart(metadata.num_rows, receipt if problem is None else None, problem, difference)
+
+    def _check_samples(self, part: Part, data: bytes) -> str | None:
+        """What is wrong with the order of the samples of a part whose samples are rows, or None."""
+        if self.plan.rows_per_input_row == 1:
+            return None
+        try:
+            read_source_rows(data, self.plan.schema.names, self.plan.rows_per_input_row, self.plan.identity["prefix"])
+        except (ValueError, KeyError, OSError, pa.ArrowException) as error:
+            return f"{part.name} does not have the samples 0 to {self.plan.rows_per_input_row - 1} of each row: {error}"
+        return None
 
     def _check_receipt(self, part: Part, data: bytes) -> tuple[Receipt | None, str | None]:
         """The receipt of a part, and the problem with it or with the part's bytes, if there is one."""
@@ -208,7 +222,7 @@ class _Check:
         if made.to_json() != stored:
             return receipt, f"the receipt of {part.name} is damaged or was changed"
         try:
-            check_belongs(receipt, part=part.index, rows=part.rows, plan_id=self.plan.id)
+            check_belongs(receipt, part=part.index, rows=self.plan.output_rows_of(part), plan_id=self.plan.id)
         except ValueError as error:
             return receipt, f"{part.name} {str(error).removeprefix('it ')}"
         return receipt, None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.input.changes import find_differing_value
 from tirazh.pipeline.input.parts import part_name
 from tirazh.pipeline.input.schemas.planned_schema import columns_without_statistics, copy_parquet_types
-from tirazh.pipeline.output.assemble import OutputLayout, assemble
+from tirazh.pipeline.output.assemble import OutputLayout, assemble_rows
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
 from tirazh.pipeline.output.names import OutputFiles
@@ -33,6 +33,7 @@ from tirazh.pipeline.output.receipt import (
     check_belongs,
     describe_part,
     make_receipt,
+    receipt_columns,
 )
 from tirazh.pipeline.prompts.encode import cached_tokenizer
 from tirazh.pipeline.storage.errors import show_uri
@@ -76,17 +77,26 @@ class WriteStep:
             return summary_row(part)
         config = self.config
         try:
-            done = assemble(table, config.layout, cached_tokenizer(config.tokenizer_dir))
-            footer = self._footer(part, done.num_rows)
-            data = to_parquet(done, footer=footer, columns=config.layout.columns)
+            footer = self._footer(part, table.num_rows * config.layout.rows_per_input_row)
+            kept: list[pa.Table] = []
+            data = tables_to_parquet(
+                self._rows(table, kept), config.layout.schema, footer=footer, columns=config.layout.columns
+            )
         except pa.ArrowException as error:
             name = part_name(part, config.total_parts, config.plan_id)
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
             raise JobError(
                 f"the results of {name} ({table.num_rows} rows) cannot be written as Parquet: {reason}"
             ) from error
-        receipt = self._store(describe_part(done, data, footer, config.receipts), data)
+        receipt = self._store(describe_part(pa.concat_tables(kept), data, footer, config.receipts), data)
         return summary_row(part, rows=receipt.rows, errors=receipt.errors, written=True)
+
+    def _rows(self, table: pa.Table, kept: list[pa.Table]) -> Iterator[pa.Table]:
+        """The output rows of a part; `kept` receives the columns of its receipt."""
+        layout, tokenizer = self.config.layout, cached_tokenizer(self.config.tokenizer_dir)
+        for rows in assemble_rows(table, layout, tokenizer):
+            kept.append(rows.select(receipt_columns(rows.column_names, self.config.receipts)))
+            yield rows
 
     def _footer(self, part: int, rows: int) -> dict[str, Any]:
         version = self.config.input_versions[part]
@@ -154,10 +164,20 @@ def to_parquet(table: pa.Table, *, footer: dict[str, Any], columns: pa.Schema | 
     `columns` is the planned schema of the input columns, with the logical types that Arrow cannot write. Equal
     tables give equal bytes.
     """
-    metadata = {**(table.schema.metadata or {}), FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()}
-    table = table.replace_schema_metadata(metadata)
+    return tables_to_parquet([table], table.schema, footer=footer, columns=columns)
+
+
+def tables_to_parquet(
+    tables: Iterable[pa.Table], arrow_schema: pa.Schema, *, footer: dict[str, Any], columns: pa.Schema | None = None
+) -> bytes:
+    """Serialise tables of `arrow_schema` as `to_parquet` does, each as a row group of its own."""
+    metadata = {**(arrow_schema.metadata or {}), FOOTER_KEY: json.dumps(footer, sort_keys=True).encode()}
+    arrow_schema = arrow_schema.with_metadata(metadata)
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_statistics=_statistics(table.schema, columns))
+    statistics = _statistics(arrow_schema, columns)
+    with pq.ParquetWriter(sink, arrow_schema, compression="zstd", write_statistics=statistics) as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(metadata))
     return copy_parquet_types(sink.getvalue(), columns) if columns is not None else sink.getvalue()
 
 

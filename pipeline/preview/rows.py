@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from tirazh.actors.local_replica import LocalReplica
 from tirazh.errors import RequestError
@@ -16,8 +17,8 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.execution.infer import InferConfig, append_results, make_requests
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_part
-from tirazh.pipeline.input.spread import row_numbers, spread_rows
-from tirazh.pipeline.output.assemble import OutputLayout, assemble
+from tirazh.pipeline.input.spread import row_numbers, spread_cells, spread_rows
+from tirazh.pipeline.output.assemble import OutputLayout, assemble_rows
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptStep, cached_tokenizer
@@ -52,24 +53,25 @@ def choose_rows(plan: Plan, config: PromptConfig, output: OutputFiles, count: in
 
     Raises InputError for an input that cannot be read.
     """
-    rows = spread_rows(plan.parts, count)
-    is_counted = not draws(config) or plan.rows <= MAX_COUNTED_ROWS
-    repetitions = _repetitions(plan, rows, config, output) if is_counted else [0] * len(rows)
-    tables = [
-        read_part(row, output.storage, plan.schema, np.array([repetition], np.int32))
-        for row, repetition in zip(rows, repetitions, strict=True)
-    ]
+    if plan.crossing is not None:
+        rows = spread_cells(plan.parts, plan.crossing, count)
+    else:
+        rows = spread_rows(plan.parts, count)
+    is_counted = not draws(config) or plan.crossing is not None or plan.rows <= MAX_COUNTED_ROWS
+    repetitions = _repetitions(plan, rows, config, output) if is_counted else {}
+    tables = [read_part(row, output.storage, plan.schema, repetitions.get(row)) for row in rows]
     table = PromptStep(config)(pa.concat_tables(tables))
     return ChosenRows(table, row_numbers(plan.parts, rows), rows, is_counted)
 
 
-def _repetitions(plan: Plan, rows: Sequence[Part], config: PromptConfig, output: OutputFiles) -> list[int]:
-    """The repetition of each row in the whole input (`count_repetitions`)."""
+def _repetitions(
+    plan: Plan, rows: Sequence[Part], config: PromptConfig, output: OutputFiles
+) -> dict[Part, NDArray[np.int32]]:
+    """The repetition of each row in the whole input, where it is not 0 or known without counting (`repetitions_of`)."""
     by_index = {part.index: part for part in plan.parts}
     counted = repetitions_of(plan, [by_index[row.index] for row in rows], config, output)
-    return [
-        int(counted[row.index][row.start - by_index[row.index].start]) if row.index in counted else 0 for row in rows
-    ]
+    first = {row: row.start - by_index[row.index].start for row in rows if row.index in counted}
+    return {row: counted[row.index][start : start + 1] for row, start in first.items()}
 
 
 def requests_of(chosen: ChosenRows, config: InferConfig) -> list[Request]:
@@ -78,6 +80,7 @@ def requests_of(chosen: ChosenRows, config: InferConfig) -> list[Request]:
 
 
 def make_rows(
+    plan: Plan,
     chosen: ChosenRows,
     requests: Sequence[Request],
     replica: LocalReplica,
@@ -98,11 +101,14 @@ def make_rows(
     prompts = chosen.table.column(schema.PROMPT_IDS).to_pylist()
     made = []
     for index, (number, part, ids) in enumerate(zip(chosen.numbers, chosen.parts, prompts, strict=True)):
-        done = assemble(table.slice(index, 1), layout, tokenizer)
+        done = pa.concat_tables(assemble_rows(table.slice(index, 1).combine_chunks(), layout, tokenizer))
         made.append(
             {
                 "row": number,
-                "input": show_uri(part.file.uri),
+                "input": show_uri(part.file.uri) if plan.crossing is None else None,
+                "cell": None
+                if plan.crossing is None
+                else table.slice(index, 1).select(plan.crossing.names).to_pylist()[0],
                 "prompt": None if ids is None else tokenizer.decode(ids),
                 "output": done.to_pylist(),
             }

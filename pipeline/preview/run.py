@@ -83,7 +83,7 @@ def _make(
     run: JobRun, chosen: ChosenRows, requests: Sequence[Request], replica: LocalReplica, infer: InferConfig
 ) -> dict[str, Any]:
     layout = run.write_config().layout
-    made = make_rows(chosen, requests, replica, infer, layout, run.prompts.config.tokenizer_dir)
+    made = make_rows(run.plan, chosen, requests, replica, infer, layout, run.prompts.config.tokenizer_dir)
     return {"kind": run.spec.kind, "rows": made, "added_columns": layout.added.names, "input_rows": run.plan.rows}
 
 

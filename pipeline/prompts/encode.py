@@ -44,7 +44,8 @@ class PromptConfig:
     truncated, `content_columns` are columns outside of the prompt on which a row's random numbers depend too, and
     `needs_text` makes a row without that text an error, whatever the template
     renders. `reserved_tokens` stay free behind a truncated prompt. `sampling` is None for classify.
-    `boundary` checks the end of prompts where the labels' tokens may depend on it.
+    `boundary` checks the end of prompts where the labels' tokens may depend on it. `keeps_text` adds the text of
+    every prompt behind its head.
     """
 
     tokenizer_dir: str
@@ -62,6 +63,7 @@ class PromptConfig:
     overrides: tuple[str, ...]
     boundary: LabelBoundary | None = None
     content_columns: tuple[str, ...] = ()
+    keeps_text: bool = False
 
 
 class PromptWriter:
@@ -138,17 +140,27 @@ class PromptWriter:
 
         Only the row's text is truncated, never the rest of the template. Raises RowError.
         """
+        return self.fit_text(row, "", ids, reserved_tokens)[1]
+
+    def fit_text(
+        self, row: Mapping[str, Any], rendered: str, ids: list[int], reserved_tokens: int
+    ) -> tuple[str, list[int]]:
+        """Return the rendered prompt and its tokens `ids`, truncated as `fit` does. Raises RowError."""
         is_strict = self.config.truncate == "error"
         # Without truncation a prompt may take the space of its completion, except for one token.
         free = 1 if is_strict and self.config.sampling is not None else reserved_tokens
         most = self.config.seq_length - free
         if len(ids) <= most:
-            return ids
+            return rendered, ids
         if is_strict:
             raise RowError(f"the prompt has {len(ids)} tokens; at most {most} fit")
         return self._truncate(row, ids, most)
 
-    def _truncate(self, row: Mapping[str, Any], ids: list[int], most: int) -> list[int]:
+    def readable(self, rendered: str) -> str:
+        """The rendered prompt with the names of control tokens instead of their marks."""
+        return rendered.translate({ord(mark): name for name, mark in self.config.template.marks.items()})
+
+    def _truncate(self, row: Mapping[str, Any], ids: list[int], most: int) -> tuple[str, list[int]]:
         text = str(row[self.config.text_variable])
         text_ids = self._tokenizer.encode(text)
         keep = len(text_ids) - (len(ids) - most)
@@ -156,9 +168,10 @@ class PromptWriter:
             if keep <= 0:
                 break
             part = self._take_tokens(text, text_ids, keep)
-            (ids,) = self.encode([self.render({**row, self.config.text_variable: part})])
+            rendered = self.render({**row, self.config.text_variable: part})
+            (ids,) = self.encode([rendered])
             if len(ids) <= most:
-                return ids
+                return rendered, ids
             keep -= len(ids) - most
         raise RowError(f"the prompt has {len(ids)} tokens even with its text truncated; at most {most} fit")
 
@@ -201,59 +214,67 @@ class PromptStep:
         columns = [values_of(table.column(name)) for name in self.config.columns.values()]
         rows = [dict(zip(self.config.columns, values, strict=True)) for values in zip(*columns, strict=True)]
         overrides = override_rows(table, self.config.overrides)
-        ids, errors = _write_prompts(writer, rows, overrides)
-        seeds = self._seeds(table, rows, overrides, errors)
-        table = table.append_column(schema.PROMPT_IDS, pa.array(ids, pa.list_(pa.int32())))
-        table = table.append_column(schema.ROW_SEED, pa.array(seeds, pa.int64()))
-        return table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
+        prompts = _write_prompts(writer, rows, overrides, self._draws(table))
+        table = table.append_column(schema.PROMPT_IDS, pa.array([each.ids for each in prompts], pa.list_(pa.int32())))
+        table = table.append_column(schema.ROW_SEED, pa.array([each.seed for each in prompts], pa.int64()))
+        if self.config.keeps_text:
+            table = table.append_column(schema.PROMPT_TEXT, pa.array([each.text for each in prompts], pa.string()))
+        return table.append_column(schema.ROW_ERROR, pa.array([each.error for each in prompts], pa.string()))
 
-    def _seeds(
-        self,
-        table: pa.Table,
-        rows: Sequence[Mapping[str, Any]],
-        overrides: Sequence[Mapping[str, Any]],
-        errors: Sequence[str | None],
-    ) -> list[int]:
-        if self.config.sampling is None:
-            return [0] * len(rows)
-        repetitions: list[Any] = table.column(schema.REPETITION).to_pylist()
+    def _draws(self, table: pa.Table) -> list[tuple[int, list[Any]]]:
+        """For every row its repetition, and its values outside of the prompt on which its random numbers depend."""
         more = [values_of(table.column(name)) for name in self.config.content_columns]
-        contents = (content_of([*row.values(), *rest]) for row, *rest in zip(rows, *more, strict=True))
-        return [
-            row_seed(values, job_seed=self.config.seed, content=content, repetition=repetition) if error is None else 0
-            for content, values, repetition, error in zip(contents, overrides, repetitions, errors, strict=True)
-        ]
+        repetitions = table.column(schema.REPETITION).to_pylist()
+        return [(number, list(rest)) for number, *rest in zip(repetitions, *more, strict=True)]
+
+
+@dataclass(slots=True)
+class _Prompt:
+    """The prompt of a row: its seed, its tokens or its error, and its text if that is kept."""
+
+    seed: int | None = None
+    ids: list[int] | None = None
+    text: str | None = None
+    error: str | None = None
 
 
 def _write_prompts(
-    writer: PromptWriter, rows: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, Any]]
-) -> tuple[list[list[int] | None], list[str | None]]:
-    """Return tokens and errors of all rows; each row has exactly one of the two.
+    writer: PromptWriter,
+    rows: Sequence[Mapping[str, Any]],
+    overrides: Sequence[Mapping[str, Any]],
+    draws: Sequence[tuple[int, Sequence[Any]]],
+) -> list[_Prompt]:
+    """Return the prompts of all rows. Tokenises all rows in one call.
 
-    Tokenises all rows in one call.
+    `draws` has for every row its repetition and its values in `content_columns`.
     """
     config = writer.config
     ready: dict[int, tuple[PromptWriter, Mapping[str, Any], str, int]] = {}
-    ids: list[list[int] | None] = [None] * len(rows)
-    errors: list[str | None] = [None] * len(rows)
-    for index, (row, values) in enumerate(zip(rows, overrides, strict=True)):
+    prompts = [_Prompt() for _ in rows]
+    for index, (row, values, prompt) in enumerate(zip(rows, overrides, prompts, strict=True)):
         try:
             reserved = config.reserved_tokens
-            if config.sampling is not None and values:
-                check_override(values, config.sampling, seq_length=config.seq_length)
-                reserved = row_sampling(values, config.sampling).max_new_tokens
+            if config.sampling is not None:
+                if values:
+                    check_override(values, config.sampling, seq_length=config.seq_length)
+                    reserved = row_sampling(values, config.sampling).max_new_tokens
+                repetition, rest = draws[index]
+                content = content_of([*row.values(), *rest])
+                prompt.seed = row_seed(values, job_seed=config.seed, content=content, repetition=repetition)
             own = writer.for_row(row)
             ready[index] = (own, *own.prepare(row), reserved)
         except RowError as error:
-            errors[index] = str(error)
+            prompt.error = str(error)
     common = iter(writer.encode([rendered for own, _, rendered, _ in ready.values() if own is writer]))
     for index, (own, row, rendered, reserved) in ready.items():
-        prompt = next(common) if own is writer else own.encode([rendered])[0]
+        ids, prompt = next(common) if own is writer else own.encode([rendered])[0], prompts[index]
         try:
-            ids[index] = own.fit(row, prompt, reserved)
+            rendered, prompt.ids = own.fit_text(row, rendered, ids, reserved)
         except RowError as error:
-            errors[index] = str(error)
-    return ids, errors
+            prompt.error = str(error)
+        else:
+            prompt.text = own.readable(rendered) if config.keeps_text else None
+    return prompts
 
 
 @lru_cache(maxsize=2)

@@ -116,9 +116,10 @@ def label_ends(config: PromptConfig, tokenizer: Tokenizer, labels: Sequence[tupl
 
 
 def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: PromptSource) -> PromptConfig:
-    reserved, sampling, seed = 0, None, 0
+    reserved, sampling, seed, keeps_text = 0, None, 0, False
     if isinstance(spec, GenerateSpec):
         reserved, sampling, seed = spec.max_new_tokens, spec.sampling, spec.seed
+        keeps_text = schema.PROMPT in spec.keep
     return PromptConfig(
         tokenizer_dir="",
         template=mark_template(source.template, tokenizer),
@@ -134,6 +135,7 @@ def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: Prompt
         sampling=sampling,
         seed=seed,
         overrides=(),
+        keeps_text=keeps_text,
     )
 
 

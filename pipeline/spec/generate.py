@@ -11,6 +11,7 @@ from tirazh.pipeline.crossing.declaration import check_rows
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
 from tirazh.pipeline.shared_settings import shared_setting
 from tirazh.pipeline.spec.job import JobSpec
+from tirazh.pipeline.spec.row_settings import check_keep
 
 SamplesAs = Literal["rows", "lists"]
 Dropped = Literal["separate", "inline"]
@@ -177,6 +178,7 @@ class GenerateSpec(JobSpec):
             has_input=bool(self.input),
             accepted=self.accepted,
         )
+        check_keep(self.keep)
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values

@@ -79,5 +79,5 @@ def test_the_synthetic_tutorial_runs(news: list[dict[str, str]], tmp_path: Path)
     write_table(tmp_path / "texts-selected.parquet", {"text": [row["text"] for row in news]})
     write_table(tmp_path / "prompts.parquet", {"prompt": ["Учёные обнаружили, что"]})
     run_tutorial(TUTORIALS / "synthetic.md", tmp_path)
-    assert [len(samples) for samples in pq.read_table(tmp_path / "texts")["completions"].to_pylist()] == [4, 4, 4]
+    assert pq.read_table(tmp_path / "texts")["sample"].to_pylist() == [0, 1, 2, 3] * 3
     assert pq.read_table(tmp_path / "out").num_rows == 1

@@ -107,6 +107,15 @@ def test_the_tokens_of_a_plan_are_within_five_percent_of_those_that_a_run_counts
     assert planned["estimated_tokens"] == pytest.approx(counted.prompt_tokens + counted.completion_tokens, rel=0.05)
 
 
+def test_the_tokens_of_a_crossing_of_varied_lists_are_within_five_percent(spec: GenerateSpec) -> None:
+    lists = {"topic": texts(40, longest=30), "style": texts(10, longest=8)}
+    job = replace(spec, input=(), vary=lists, per_cell=10, template="Тема: {{ topic }}\n{{ style }}\nТекст:")
+    planned, counted = describe_job(job), counters_of(job)
+    assert planned["sampled_rows"] < planned["rows"] == 4_000
+    assert planned["prompt_tokens"] == pytest.approx(counted.prompt_tokens, rel=0.05)
+    assert planned["estimated_tokens"] == pytest.approx(counted.prompt_tokens + counted.completion_tokens, rel=0.05)
+
+
 def test_tokens_of_the_shared_prefix_are_told_apart(spec: GenerateSpec, write_input: Callable[..., Path]) -> None:
     write_input("a.parquet", text=["x"] * 40)
     job = replace(spec, template="Экономика и спорт. " * 5 + "{{ text }}")

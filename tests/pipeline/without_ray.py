@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tirazh.model.tokenizer import load_tokenizer
+from tirazh.model.requests import Completion, GenerateRequest
 from tirazh.pipeline import schema
+from tirazh.pipeline.execution.infer import InferConfig, append_results, make_requests
 from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.job_run import JobRun
@@ -18,13 +20,20 @@ from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.repeated_rows import repetitions_of
 
 LOGPROBS = [-0.223, -1.609]
+Answer = Callable[[Sequence[Any]], Sequence[Any]]
 
 
-def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Patch `run_job` to make the parts of a job in this process.
+def echo_seeds(requests: Sequence[GenerateRequest]) -> list[Completion]:
+    """Completions of two tokens that follow from the request's seed alone."""
+    return [
+        Completion(token_ids=[40 + request.seed % 50, 40 + request.seed // 50 % 50], finish_reason="length")
+        for request in requests
+    ]
 
-    In a classify job with two labels the first one always wins. The completions of a generate job are the digits of
-    the row's seed.
+
+def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds) -> None:
+    """Patch `run_job` to make parts in this process. `answer` returns the results of the requests of a generate
+    job; of a two-label classify job the first label always wins.
     """
 
     def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
@@ -41,9 +50,8 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         for part in parts:
             rows = read_part(part, self.output.storage, self.plan.schema, repetitions.get(part.index))
             table = prompts(rows)
-            is_classify = self.prompts.config.sampling is None
-            answered = with_scores(table) if is_classify else with_seeds(table, self.prompts.config.tokenizer_dir)
-            (written,) = write(answered).to_pylist()
+            scored = with_scores(table) if self.spec.kind == "classify" else with_answers(self, table, answer)
+            (written,) = write(scored).to_pylist()
             progress.add(written)
         return {}
 
@@ -54,24 +62,12 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(JobRun, "make", make)
 
 
-def with_seeds(table: pa.Table, tokenizer_dir: str) -> pa.Table:
-    """Replace the prompts of a part by completions that are the seeds of the rows."""
-    tokenizer = load_tokenizer(tokenizer_dir)
-    prompts = table.column(schema.PROMPT_IDS).to_pylist()
-    seeds = table.column(schema.ROW_SEED).to_pylist()
-    texts = [None if ids is None else str(seed) for ids, seed in zip(prompts, seeds, strict=True)]
-    answers: dict[str, pa.Array[Any]] = {
-        schema.NUM_PROMPT_IDS: pa.array([None if ids is None else len(ids) for ids in prompts], pa.int32()),
-        schema.COMPLETION_IDS: pa.array(
-            [None if text is None else [tokenizer.encode(text)] for text in texts], pa.list_(pa.list_(pa.int32()))
-        ),
-        schema.TEXT_ENDS: pa.array([None if text is None else [len(text)] for text in texts], pa.list_(pa.int32())),
-        schema.REASONS: pa.array([None if text is None else ["length"] for text in texts], pa.list_(pa.string())),
-    }
-    table = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.REPETITION])
-    for name, column in answers.items():
-        table = table.append_column(name, column)
-    return table
+def with_answers(run: JobRun, table: pa.Table, answer: Answer) -> pa.Table:
+    """The table of a part as the inference step returns it."""
+    config: InferConfig = run.infer_config(None, None)  # type: ignore[arg-type]
+    good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
+    requests = make_requests(table.take(good), config) if good else []
+    return append_results(table, good, answer(requests) if requests else [], config, None)
 
 
 def with_scores(table: pa.Table) -> pa.Table:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tirazh.pipeline.crossing.load import load_crossing
 from tirazh.pipeline.input import spread
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.input.spread import read_sample, row_numbers, spread_rows
+from tirazh.pipeline.input.spread import read_sample, row_numbers, spread_cells, spread_rows, take_evenly
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -45,6 +48,31 @@ def test_rows_are_different_in_order_and_at_equal_distances(sizes: list[list[int
     assert not gaps or max(gaps) - min(gaps) <= 1
     assert 0 <= numbers[0] <= total // len(chosen)
     assert total - 1 - total // len(chosen) <= numbers[-1] < total
+
+
+@given(st.integers(1, 500), st.integers(1, 200))
+def test_rows_that_are_taken_are_different_and_spread(total: int, most: int) -> None:
+    taken = take_evenly(pa.table({"n": range(total)}), most)["n"].to_pylist()
+    assert taken == sorted(set(taken))
+    assert len(taken) <= most
+    assert len(taken) >= min(total, most) * 0.6
+    assert max(after - before for before, after in pairwise([0, *taken, total])) <= 2.7 * max(1, total / most) + 1
+
+
+def test_rows_that_repeat_some_values_in_turn_are_taken_alike() -> None:
+    taken = take_evenly(pa.table({"n": [number % 10 for number in range(640)]}), 64)["n"].to_pylist()
+    assert set(taken) == set(range(10))
+
+
+def test_of_a_crossing_rows_of_different_values_are_chosen(tmp_path: Path) -> None:
+    lists: dict[str, Any] = {"topic": [f"topic {n}" for n in range(20)], "style": list("abcde")}
+    crossing = load_crossing(lists, rows=None, per_cell=20, seed=0, limit=None, storage=Storage())
+    parts = [replace(part, crossing=crossing) for part in parts_of((file_named("vary:x"), [0, 700, 2_000]))]
+    chosen = spread_cells(parts, crossing, 8)
+    rows = [crossing.rows(number, number + 1).to_pylist()[0] for number in row_numbers(parts, chosen)]
+    assert len({row["topic"] for row in rows}) == 8
+    assert {row["style"] for row in rows} == set("abcde")
+    assert chosen == spread_cells(parts, crossing, 8)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ ARROW_SCHEMA = (
 )
 # Format 2, in this order; the values in angle brackets depend on the machine.
 STORED_PLAN = """{
- "format": 3,
+ "format": 4,
  "plan_id": "<plan_id>",
  "fingerprint": "<fingerprint>",
  "identity": {
@@ -72,6 +72,7 @@ STORED_PLAN = """{
  "unified": [],
  "passed_over": [],
  "rows": 10,
+ "rows_per_input_row": 1,
  "parts": 3,
  "estimated_tokens": <estimated_tokens>,
  "files": [
@@ -110,7 +111,7 @@ def spec(write_input: Callable[..., Path], tmp_path: Path, model_dir: Path) -> C
 
 
 def stored_plan(spec: ClassifySpec, folder: Path) -> str:
-    """The file of format 2 for `spec`; values are computed without the code under test."""
+    """The file of format 4 for `spec`; values are computed without the code under test."""
     status = (folder / "in/a.parquet").stat()
     values: dict[str, Any] = {
         "folder": folder,

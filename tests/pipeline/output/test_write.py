@@ -108,7 +108,7 @@ def test_generate_adds_its_columns(tokenizer: Tokenizer) -> None:
 
 
 def test_several_samples_are_lists_and_a_stop_string_cuts_its_own(tokenizer: Tokenizer) -> None:
-    layout = replace(GENERATE, added=pa.schema(schema.generate_fields(2)), samples=2)
+    layout = replace(GENERATE, added=pa.schema(schema.generate_fields(2, as_lists=True)), samples=2)
     good, failed = assemble(completed(2), layout, tokenizer).to_pylist()
     text = tokenizer.decode([66, 67, 68])
     assert good["completions"] == [text, text[:2]]

@@ -78,19 +78,45 @@ def test_rows_of_the_same_prompt_differ(generate: GenerateSpec) -> None:
     assert first not in others
 
 
+@pytest.fixture
+def vary(settings: dict[str, Any]) -> GenerateSpec:
+    lists = {"topic": ["спорт", "наука", "еда"], "style": ["news", "blog"]}
+    return GenerateSpec(
+        **settings | {"input": ()},
+        vary=lists,
+        per_cell=5,
+        template="{{ topic }}, {{ style }}:",
+        max_new_tokens=12,
+        samples=2,
+    )
+
+
+def test_a_preview_of_a_crossing_shows_rows_of_different_cells(vary: GenerateSpec) -> None:
+    found = preview_job(vary, rows=6)
+    cells = [tuple(made["cell"].values()) for made in found["rows"]]
+    assert len(set(cells)) == 6
+    assert [len(made["output"]) for made in found["rows"]] == [2] * 6  # a row for each sample
+    rows = preview_job(vary, rows=30)["rows"]
+    assert [made["row"] for made in rows] == list(range(30))
+    assert [made["output"] for made in found["rows"]] == [rows[made["row"]]["output"] for made in found["rows"]]
+    assert len({output["completion"] for made in rows for output in made["output"]}) > 50
+    assert found["forecast"]["mean_completion_tokens"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("kind", ["generate", "classify"])
+@pytest.mark.parametrize("kind", ["generate", "classify", "vary"])
 def test_the_rows_are_bit_equal_to_those_of_a_job_on_ray(
     kind: str, request: pytest.FixtureRequest, ray_local: None
 ) -> None:
     spec: JobSpec = request.getfixturevalue(kind)
     before = preview_job(spec)
     values = {name: value for name, value in spec.to_dict().items() if name != "kind" and value is not None}
-    made = getattr(tirazh, kind)(**values)
+    made = (tirazh.classify if kind == "classify" else tirazh.generate)(**values)
     written = [row for part in made.parts for row in pq.read_table(Path(made.output) / part["name"]).to_pylist()]
-    assert [row for each in before["rows"] for row in each["output"]] == [
-        written[each["row"]] for each in before["rows"]
+    count = spec.samples if isinstance(spec, GenerateSpec) else 1
+    assert [each["output"] for each in before["rows"]] == [
+        written[count * each["row"] : count * (each["row"] + 1)] for each in before["rows"]
     ]
     assert preview_job(spec)["rows"] == before["rows"]  # the same beside a finished output
 
