@@ -66,7 +66,7 @@ def plan(options: argparse.Namespace) -> int:
 def preview(options: argparse.Namespace) -> int:
     """Run `tirazh preview`. The rows are printed as soon as they are made, the forecast after them."""
     spec = spec_from_file(options.job)
-    from tirazh.jobs.preview_text import preview_text
+    from tirazh.jobs.terminal.preview_text import preview_text
     from tirazh.pipeline.preview.run import preview_job
 
     is_text = not options.json and not options.quiet

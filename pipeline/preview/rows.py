@@ -109,7 +109,7 @@ def make_rows(
                 "cell": None
                 if plan.crossing is None
                 else table.slice(index, 1).select(plan.crossing.names).to_pylist()[0],
-                "prompt": None if ids is None else tokenizer.decode(ids),
+                schema.PROMPT: None if ids is None else tokenizer.decode(ids),
                 "output": done.to_pylist(),
             }
         )

@@ -137,7 +137,7 @@ def _mean_completion(made: Sequence[dict[str, Any]], spec: JobSpec) -> float | N
     if not isinstance(spec, GenerateSpec):
         return None
     name = spec.prefix + schema.COMPLETION_TOKENS
-    totals = [sum(row.get(name) or 0 for row in each["output"]) for each in made if each["prompt"] is not None]
+    totals = [sum(row.get(name) or 0 for row in each["output"]) for each in made if each[schema.PROMPT] is not None]
     return fmean(totals) / spec.samples if totals else None
 
 

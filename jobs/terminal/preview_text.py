@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tirazh.pipeline.schema import LABEL, PROBABILITY
+from tirazh.pipeline.schema import LABEL, PROBABILITY, PROMPT
 
 MAX_PROMPT, MAX_TEXT = 400, 2_000  # characters that are shown
 _MAX_LABELS = 4
@@ -29,7 +29,9 @@ def _row_text(made: Mapping[str, Any], preview: Mapping[str, Any]) -> str:
     cell = ", ".join(f"{name}: {value}" for name, value in (made.get("cell") or {}).items())
     lines = [_printable(f"row {made['row']:,} of {preview['input_rows']:,}, {cell or made['input']}")]
     # A row without a prompt has an error, which is among its columns.
-    fields: list[tuple[str, Any]] = [] if made["prompt"] is None else [("prompt", shorten(made["prompt"], MAX_PROMPT))]
+    fields: list[tuple[str, Any]] = []
+    if made[PROMPT] is not None:
+        fields.append((PROMPT, shorten(made[PROMPT], MAX_PROMPT)))
     for output in made["output"]:
         fields += [(name, output[name]) for name in preview["added_columns"] if output[name] is not None]
     width = max((len(name) for name, _ in fields), default=0)

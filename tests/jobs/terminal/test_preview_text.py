@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tirazh.jobs.preview_text import preview_text, shorten
+from tirazh.jobs.terminal.preview_text import preview_text, shorten
 
 
 def text_of(prompt: str | None, *outputs: dict[str, Any]) -> list[str]:
