@@ -9,9 +9,7 @@ from tirazh.pipeline.spec import JobSpec, StepsSpec
 
 def plan_facts(spec: JobSpec | StepsSpec) -> dict[str, Any]:
     """Plan the job and look at its output, without starting anything. Raises RequestError."""
-    from tirazh.pipeline.dry_run import dry_run
-    from tirazh.pipeline.estimate import estimate
-    from tirazh.pipeline.plan import plan_job
+    from tirazh.pipeline.describe import describe_job
     from tirazh.pipeline.steps.dry_run import dry_run_steps
     from tirazh.pipeline.steps.expand import steps_of
 
@@ -19,5 +17,4 @@ def plan_facts(spec: JobSpec | StepsSpec) -> dict[str, Any]:
     if steps is not None:
         return dry_run_steps(steps)
     assert isinstance(spec, JobSpec), "a job of one step has a model"
-    plan = plan_job(spec)
-    return plan.summary() | estimate(plan, spec) | dry_run(spec, plan)
+    return describe_job(spec)

@@ -4,6 +4,8 @@ log-likelihoods.
 It is an async class in Ray Data's actor pool. Each part is one call, and several calls are in
 flight, so that the end of one part and the start of the next share engine steps. If the replica
 fails, this process ends with it; Ray then restarts the actor and repeats its parts.
+
+Importing this module loads no Ray: `make_requests` and `append_results` also serve `tirazh preview`.
 """
 
 from __future__ import annotations
@@ -17,15 +19,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow as pa
-import ray
 
 from tirazh.actors.garbage import collect_rarely
 from tirazh.actors.messages import ReplicaConfig
-from tirazh.actors.replica import Replica
 from tirazh.errors import ReplicaError, RequestError
 from tirazh.model.requests import (
     Completion,
@@ -41,9 +41,12 @@ from tirazh.model.requests import (
 )
 from tirazh.pipeline import schema
 from tirazh.pipeline.constraints.rows import row_constraints
-from tirazh.pipeline.execution.metrics_client import MetricsClient
 from tirazh.pipeline.input.overrides import override_rows, row_sampling, sample_seed
 from tirazh.pipeline.labels import calibrate
+
+if TYPE_CHECKING:
+    from tirazh.actors.replica import Replica
+    from tirazh.pipeline.execution.metrics_client import MetricsClient
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,8 @@ _START_RETRY_S = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
-    """What the step needs besides the rows. `sampling` is None for classify and score.
+    """What the step needs besides the rows. `sampling` is None for classify and score, `metrics` without Ray (a
+    preview).
 
     With `samples_as_rows` a sample that fails takes only its own row out, not the other samples of the input row.
     `constraint` is what all completions follow; with `schema_column` each row's own schema instead.
@@ -66,7 +70,7 @@ class InferConfig:
     samples: int
     overrides: tuple[str, ...]
     calibration_ids: tuple[int, ...]
-    metrics: MetricsClient
+    metrics: MetricsClient | None
     samples_as_rows: bool = False
     constraint: Constraint | None = None
     schema_column: str | None = None
@@ -76,6 +80,9 @@ class InferStep:
     """One replica, and the parts in flight on it."""
 
     def __init__(self, config: InferConfig) -> None:
+        import ray
+
+        assert config.metrics is not None, "only a preview has no metrics actor"
         collect_rarely()
         self._config = config
         self._metrics = config.metrics
@@ -100,6 +107,8 @@ class InferStep:
         """Register with the metrics actor, then send heartbeats; the driver kills owners that stop
         sending them.
         """
+        import ray
+
         self._metrics.register(self._owner)
         actor = ray.get_runtime_context().current_actor
 
@@ -114,6 +123,8 @@ class InferStep:
 
         If that fails while other replicas serve, retry until resources become available.
         """
+        from tirazh.actors.replica import Replica
+
         while True:
             try:
                 replica = Replica(self._config.replica)
@@ -154,7 +165,7 @@ class InferStep:
 
     async def _infer(self, table: pa.Table) -> pa.Table:
         good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
-        requests = _requests(table.take(good), self._config) if good else []
+        requests = make_requests(table.take(good), self._config) if good else []
         pushing = asyncio.ensure_future(self._push_counters())
         try:
             results = await self._serving.run(requests) if requests else []
@@ -163,7 +174,7 @@ class InferStep:
         finally:
             pushing.cancel()
         await self._push()
-        return _append_results(table, good, results, self._config, self._priors)
+        return append_results(table, good, results, self._config, self._priors)
 
     async def _score_empty_text(self) -> list[float]:
         """The log-likelihoods of the labels after an empty text. Every replica computes the same bits."""
@@ -202,7 +213,7 @@ def _skip(table: pa.Table) -> pa.Table:
     return table.slice(0, 1).select([schema.PART])
 
 
-def _requests(table: pa.Table, config: InferConfig) -> list[Request]:
+def make_requests(table: pa.Table, config: InferConfig) -> list[Request]:
     """One request per row, or `samples` per row for generate: rows in order, the samples of a row together."""
     prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
     if config.sampling is None:
@@ -228,7 +239,7 @@ def _requests(table: pa.Table, config: InferConfig) -> list[Request]:
     ]
 
 
-def _append_results(
+def append_results(
     table: pa.Table, good: Sequence[int], results: Sequence[Result], config: InferConfig, priors: Sequence[float] | None
 ) -> pa.Table:
     """Replace the prompts in the part's table by the results.

@@ -46,7 +46,8 @@ class PromptConfig:
     `needs_text` makes a row without that text an error, whatever the template renders. `reserved_tokens` stay free
     behind a truncated prompt. `sampling` is None for classify and score. `boundary` checks the end of prompts where
     the labels' tokens may depend on it. `keeps_text` adds the text of every prompt behind its head. `shots` are the
-    examples from which every row draws its own.
+    examples from which every row draws its own. `scores_text` marks the configuration of score
+    (`score_texts.py`).
     """
 
     tokenizer_dir: str
@@ -66,6 +67,7 @@ class PromptConfig:
     content_columns: tuple[str, ...] = ()
     keeps_text: bool = False
     shots: Shots | None = None
+    scores_text: bool = False
 
 
 class PromptWriter:

@@ -97,7 +97,7 @@ def _prepare_texts(config: PromptConfig, tokenizer: Tokenizer) -> PreparedPrompt
         hint = "give a shorter --template or a larger --seq-length"
         raise RequestError(f"no text can be scored: {error}; {hint}") from None
     job = EngineJob(prefix_token_ids=prefix if len(prefix) >= MIN_SHARED_TOKENS else ())
-    return PreparedPrompts(config, job, ())
+    return PreparedPrompts(replace(config, scores_text=True), job, ())
 
 
 def mark_template(template: PromptTemplate, tokenizer: Tokenizer) -> PromptTemplate:

@@ -16,7 +16,6 @@ from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline import schema
-from tirazh.pipeline.build import set_up_prompts
 from tirazh.pipeline.columns import added_columns
 from tirazh.pipeline.constraints.fields import fields_of
 from tirazh.pipeline.constraints.settings import job_constraint
@@ -24,6 +23,7 @@ from tirazh.pipeline.execution.infer import InferConfig, _append_results, _reque
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.plan import plan_job
+from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.spec import GenerateSpec
 

@@ -66,15 +66,15 @@ def _no_ray(monkeypatch: pytest.MonkeyPatch, engines: Engines) -> None:
     """Let `run_job` make its parts in this process."""
 
     def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
-        write, config = WriteStep(self._write_config()), self._infer_config(None, self._replica_config())  # type: ignore[arg-type]
+        write, config = WriteStep(self.write_config()), self.infer_config(None, self.replica_config(threads=1))  # type: ignore[arg-type]
         progress = JobProgress(
             self.plan, parts, samples=self._samples, max_error_rate=0.5, earlier_errors=0, on_progress=None
         )
         for part in parts:
-            table: Any = self._prompt_step()(read_part(part, self.output.storage, self.plan.schema))  # type: ignore[arg-type]
+            table: Any = self.prompt_step()(read_part(part, self.output.storage, self.plan.schema))  # type: ignore[arg-type]
             good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
-            results = engines.run(config.replica, infer._requests(table.take(good), config) if good else [])
-            (written,) = write(infer._append_results(table, good, results, config, None)).to_pylist()
+            results = engines.run(config.replica, infer.make_requests(table.take(good), config) if good else [])
+            (written,) = write(infer.append_results(table, good, results, config, None)).to_pylist()
             progress.add(written)
         return {}
 

@@ -15,7 +15,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.requests import Completion, GenerateRequest
 from tirazh.pipeline import schema
-from tirazh.pipeline.execution.infer import InferConfig, _append_results, _requests
+from tirazh.pipeline.execution.infer import InferConfig, append_results, make_requests
 from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.job_run import JobRun
@@ -39,7 +39,7 @@ def with_the_model(run: JobRun, requests: Sequence[Any]) -> list[Any]:
     """The results of the job's own model, on one thread of this process."""
     from tests.model.tiny import run as run_engine
 
-    return run_engine(_engine_of(replace(run._replica_config(), model=resolve_model(run.spec.model))), requests)
+    return run_engine(_engine_of(replace(run.replica_config(threads=1), model=resolve_model(run.spec.model))), requests)
 
 
 @lru_cache(maxsize=4)
@@ -59,7 +59,7 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds
     """
 
     def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
-        prompts, write = PromptStep(self.prompts.config), WriteStep(self._write_config())
+        prompts, write = PromptStep(self.prompts.config), WriteStep(self.write_config())
         progress = JobProgress(
             self.plan,
             parts,
@@ -87,10 +87,10 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds
 
 def with_answers(run: JobRun, table: pa.Table, answer: Answer) -> pa.Table:
     """The table of a part as the inference step returns it."""
-    config: InferConfig = run._infer_config(None, None)  # type: ignore[arg-type]
+    config: InferConfig = run.infer_config(None, None)  # type: ignore[arg-type]
     good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
-    requests = _requests(table.take(good), config) if good else []
-    return _append_results(table, good, answer(run, requests) if requests else [], config, None)
+    requests = make_requests(table.take(good), config) if good else []
+    return append_results(table, good, answer(run, requests) if requests else [], config, None)
 
 
 def with_scores(table: pa.Table) -> pa.Table:

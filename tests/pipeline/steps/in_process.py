@@ -86,7 +86,7 @@ class InProcess:
             on_progress=run.on_progress,
         )
         repetitions = repetitions_of(run.plan, parts, run.prompts.config, run.output, run.tell)
-        prompts, write = run._prompt_step(), WriteStep(run._write_config())
+        prompts, write = run.prompt_step(), WriteStep(run.write_config())
         for part in parts:
             self.part_made()
             rows = read_part(part, run.output.storage, run.plan.schema, repetitions.get(part.index))
@@ -97,7 +97,7 @@ class InProcess:
     def _infer(self, run: JobRun, table: pa.Table) -> pa.Table:
         from tirazh.pipeline import schema
 
-        config = run._infer_config(None, run._replica_config())  # type: ignore[arg-type]
+        config = run.infer_config(None, run.replica_config(threads=1))  # type: ignore[arg-type]
         good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
         requests = _requests(table.take(good), config) if good else []
         name = run.output.directory.rpartition("/")[2]
