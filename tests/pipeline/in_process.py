@@ -19,7 +19,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.columns import added_columns
 from tirazh.pipeline.constraints.fields import fields_of
 from tirazh.pipeline.constraints.settings import job_constraint
-from tirazh.pipeline.execution.infer import InferConfig, _append_results, _requests
+from tirazh.pipeline.execution.infer import InferConfig, append_results, make_requests
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.plan import plan_job
@@ -57,11 +57,11 @@ def run_in_process(spec: GenerateSpec) -> pa.Table:
         table = PromptStep(prompts.config)(read_part(part, plan.job.storage, plan.schema))
         errors = table.column(schema.ROW_ERROR).to_pylist()
         good = [row for row, error in enumerate(errors) if error is None]
-        ids = engine.add(_requests(table.take(good), config))
+        ids = engine.add(make_requests(table.take(good), config))
         found: dict[int, Any] = {}
         while engine.has_work:
             found.update(engine.step())
-        table = _append_results(table, good, [found[id] for id in ids], config, None)
+        table = append_results(table, good, [found[id] for id in ids], config, None)
         tables.append(assemble(table, layout, load_tokenizer(prompts.config.tokenizer_dir)))
     return pa.concat_tables(tables)
 
