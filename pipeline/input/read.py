@@ -51,8 +51,8 @@ def read_part(
     """Read the rows of `part`, with the columns `schema.PART` and `schema.REPETITION` added.
 
     `columns` are those of the whole input, None for those of the file. `repetitions` are those of its rows in the file,
-    None if all are 0. Raises InputError if the file has changed since the job was
-    planned, if it is damaged, or if a value does not go into the columns.
+    None if all are 0. Raises InputError if the file has changed since the job was planned, if it is damaged, or if a
+    value does not go into the columns.
     """
     if part.has_file and not keep_trying(lambda: storage.is_same(part.file)):
         raise InputError(
