@@ -131,6 +131,6 @@ def _sentence(message: str) -> str:
     """The library's message on one line, without its drawings of the place."""
     if message.startswith("NoExtension"):
         return "no text can follow it"
-    lines = [line.strip() for line in message.split("\n   1 |")[0].splitlines()]
+    lines = [line.strip() for line in message.split("\n   1 |")[0].split("<backtrace>")[0].splitlines()]
     kept = [line for line in lines if line.strip("^~ ") and line != "<non-verbose/>"]
     return " ".join(kept).rpartition("(in regex): ")[2][:300]
