@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tirazh.jobs.progress import bytes_text, clock_text
-from tirazh.jobs.streams import write_error
+from tirazh.jobs.terminal.streams import write_error
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 

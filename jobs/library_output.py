@@ -18,7 +18,7 @@ from typing import TextIO
 
 from tirazh.errors import RequestError, TirazhError
 from tirazh.jobs.interrupts import Interrupted
-from tirazh.jobs.streams import STDERR, tolerant_stream
+from tirazh.jobs.terminal.streams import STDERR, tolerant_stream
 from tirazh.pipeline.output.names import OWN
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact

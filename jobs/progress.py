@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Literal, Self, TextIO, TypeVar
 
-from tirazh.jobs.live_line import LineState, LiveLine, is_plain_terminal
-from tirazh.jobs.streams import open_null
+from tirazh.jobs.terminal.live_line import LineState, LiveLine, is_plain_terminal
+from tirazh.jobs.terminal.streams import open_null
 
 if TYPE_CHECKING:
     from tirazh.pipeline.execution.metrics import ProgressEvent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tirazh.jobs.live_line import LineState
 from tirazh.jobs.progress import Display, clock_text
+from tirazh.jobs.terminal.live_line import LineState
 
 if TYPE_CHECKING:
     from tirazh.pipeline.finetune.progress import TrainingProgress

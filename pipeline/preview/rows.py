@@ -58,7 +58,7 @@ def choose_rows(plan: Plan, config: PromptConfig, output: OutputFiles, count: in
         rows = spread_cells(plan.parts, plan.crossing, count)
     else:
         rows = spread_rows(plan.parts, count)
-    is_counted = not draws(config) or plan.crossing is not None or plan.rows <= MAX_COUNTED_ROWS
+    is_counted = not draws(config) or not plan.has_files or plan.rows <= MAX_COUNTED_ROWS
     repetitions = _repetitions(plan, rows, config, output) if is_counted else {}
     tables = [read_part(row, output.storage, plan.schema, repetitions.get(row)) for row in rows]
     table = choose_prompt_step(config)(pa.concat_tables(tables))
@@ -71,7 +71,7 @@ def _repetitions(
     """The repetition of each row in the whole input, where it is not 0 or known without counting (`repetitions_of`)."""
     by_index = {part.index: part for part in plan.parts}
     counted = repetitions_of(plan, [by_index[row.index] for row in rows], config, output)
-    first = {row: row.start - by_index[row.index].start for row in rows if row.index in counted}
+    first = {row: row.of_file.start - by_index[row.index].of_file.start for row in rows if row.index in counted}
     return {row: counted[row.index][start : start + 1] for row, start in first.items()}
 
 
@@ -106,7 +106,7 @@ def make_rows(
         made.append(
             {
                 "row": number,
-                "input": show_uri(part.file.uri) if plan.crossing is None else None,
+                "input": show_uri(part.file.uri) if part.has_file else None,
                 "cell": None
                 if plan.crossing is None
                 else table.slice(index, 1).select(plan.crossing.names).to_pylist()[0],

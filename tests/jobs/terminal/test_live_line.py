@@ -14,7 +14,7 @@ import termios
 import pytest
 
 from tests.conftest import REPOSITORY
-from tirazh.jobs.live_line import LineState, fit
+from tirazh.jobs.terminal.live_line import LineState, fit
 
 PROGRAM = """
 import sys, time

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tirazh.jobs.streams import tolerant_stream, write_error
+from tirazh.jobs.terminal.streams import tolerant_stream, write_error
 
 CLOSED = ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
@@ -35,7 +35,7 @@ def test_a_command_without_standard_streams_ends_with_its_exit_code(closed: str,
 def test_no_file_takes_the_place_of_a_missing_stream(tmp_path: Path) -> None:
     """Else what is printed would be written into that file."""
     code = (
-        "import os, sys; from tirazh.jobs.streams import *; open_missing_streams(); keep_write_errors()\n"
+        "import os, sys; from tirazh.jobs.terminal.streams import *; open_missing_streams(); keep_write_errors()\n"
         f"file = open({str(tmp_path / 'file')!r}, 'w'); print('to nobody', flush=True); os.write(2, b'to nobody')\n"
         "sys.exit(file.fileno() < 3)"
     )
@@ -91,7 +91,9 @@ def test_a_stream_keeps_its_first_error_and_goes_on() -> None:
 
 def test_a_pipe_that_does_not_block_gets_all_of_a_long_text() -> None:
     """Another program that shares the pipe may have made it so; a plain stream would raise BlockingIOError."""
-    code = "import os, sys; from tirazh.jobs.streams import *; os.set_blocking(1, False); keep_write_errors()\n"
+    code = (
+        "import os, sys; from tirazh.jobs.terminal.streams import *; os.set_blocking(1, False); keep_write_errors()\n"
+    )
     code += "sys.stdout.write('x' * 1_000_000); sys.stdout.flush()"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, check=True)
     assert len(done.stdout) == 1_000_000
