@@ -14,7 +14,16 @@ from dataclasses import dataclass, replace
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
-from tirazh.model.requests import Completion, EngineCounters, GenerateRequest, LabelScores, Request, Result
+from tirazh.model.requests import (
+    Completion,
+    EngineCounters,
+    GenerateRequest,
+    LabelScores,
+    Request,
+    Result,
+    TextScore,
+    TextScoreRequest,
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,7 +38,7 @@ class EchoRunner:
 
 class EchoEngine:
     """Answers every request within one step: a prompt with its own first tokens, labels with equal
-    probabilities."""
+    probabilities. Every token has the log-probability -1."""
 
     def __init__(self, config: ReplicaConfig, execute: Callable[[list[int]], object]) -> None:
         self.counters = EngineCounters()
@@ -61,7 +70,10 @@ class EchoEngine:
     def _answer(self, request: Request) -> Result:
         if isinstance(request, GenerateRequest):
             tokens = tuple(request.prompt_token_ids)[: request.sampling.max_new_tokens]
-            return Completion(token_ids=tokens, finish_reason="length")
+            return Completion(token_ids=tokens, finish_reason="length", logprob=-float(len(tokens)))
+        if isinstance(request, TextScoreRequest):
+            scored = max(0, len(request.token_ids) - request.num_context)
+            return TextScore(logprob=-float(scored), num_tokens=scored)
         labels = max(1, len(self._config.job.labels))
         return LabelScores(logprobs=(-math.log(labels),) * labels)
 

@@ -31,7 +31,7 @@ CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelSettings))
 
 
 def run_kind(options: argparse.Namespace) -> int:
-    """Run `tirazh classify` or `tirazh generate`."""
+    """Run `tirazh classify`, `tirazh generate` or `tirazh score`."""
     return _run_spec(spec_from_options(options.command, options), options)
 
 
@@ -215,6 +215,7 @@ def _progress(options: argparse.Namespace, stream: TextIO) -> JobProgressDisplay
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "classify": run_kind,
     "generate": run_kind,
+    "score": run_kind,
     "finetune": run_training,
     "run": run_file,
     "plan": plan,

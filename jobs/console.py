@@ -78,6 +78,8 @@ def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as
         facts["speed"] = _speed(manifest, last)
     facts["output"] = manifest["output"]
     facts["report"] = f"{manifest['output']}/_tirazh/report.html"
+    if manifest.get("responses"):
+        facts["responses"] = manifest["responses"]
     show_facts(facts, as_json=False, quiet=quiet)
 
 

@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.jobs.flags import former_flag, owner_of
 from tirazh.jobs.given_once import StoreOnce
+from tirazh.jobs.other_names import OTHER_NAMES
+from tirazh.pipeline.settings import flag_name
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,7 +62,9 @@ def _unknown(text: str, command: str | None, parser: Parser, argv: Sequence[str]
     normalised = "--" + flag.lstrip("-").replace("_", "-").lower()
     if former_flag(normalised, command) is not None and normalised not in parser.flags():
         return f"{name} has no flag {flag}; {former_flag(normalised, command)}"
-    hint = did_you_mean(normalised, parser.flags())
+    other_name = OTHER_NAMES.get(normalised.removeprefix("--").replace("-", "_"), "")
+    is_known = flag_name(other_name) in parser.flags()
+    hint = f"; did you mean {flag_name(other_name)}?" if is_known else did_you_mean(normalised, parser.flags())
     if normalised not in parser.flags() and owner_of(normalised):
         hint = f"; {normalised} is a flag of `tirazh {owner_of(normalised)}`"
     lists = "tirazh --help" if command is None else f"tirazh {command} --help"

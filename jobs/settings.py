@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.jobs.labels import read_labels
+from tirazh.jobs.other_names import OTHER_NAMES
 from tirazh.jobs.structures import read_structure
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.settings import SettingGroup, Spec
@@ -44,7 +45,7 @@ class Setting:
 
 
 def settings_of(kind: str) -> dict[str, Setting]:
-    """Return every setting of a kind by name: first its own, then those that classify and generate share."""
+    """Return every setting of a kind by name: first its own, then those that all jobs over rows share."""
     spec = (KINDS | STEP_KINDS)[kind]
     hints = get_type_hints(spec)
     shared = {field.name for field in fields(JobSpec)} if kind in SPECS else set()
@@ -64,7 +65,7 @@ def settings_of(kind: str) -> dict[str, Setting]:
 
 
 def build_spec(kind: str, values: Mapping[str, Any], *, place: Callable[[str], str] = lambda name: "") -> JobSpec:
-    """Build a checked spec of classify or generate from values of flags, YAML or Python.
+    """Build a checked spec of a job over rows from values of flags, YAML or Python.
 
     `place` returns where a setting was read ("job.yaml line 3: "), for messages. Raises
     RequestError for an unknown name, a value of the wrong type and a missing setting.
@@ -114,7 +115,10 @@ def unknown_setting(kind: str, name: str) -> str:
     for other in KINDS:
         if name not in own and name in settings_of(other):
             return f"{name} is a setting of kind: {other}, but this is a {kind} job"
-    return f"{kind} has no setting {name!r}{did_you_mean(name.replace('-', '_'), own)}"
+    wanted = name.replace("-", "_")
+    other_name = OTHER_NAMES.get(wanted.lower())
+    hint = f"; did you mean {other_name}?" if other_name in own else did_you_mean(wanted, own)
+    return f"{kind} has no setting {name!r}{hint}"
 
 
 def not_a_choice(value: Any, choices: tuple[str, ...]) -> str:

@@ -8,40 +8,76 @@ from typing import Literal
 
 from tirazh.errors import RequestError
 
+MAX_BIAS = 100.0  # as in OpenAI's API, where it amounts to a ban or a command
 FinishReason = Literal["stop", "length", "error"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
-    """How tokens are sampled, applied in the order of the original ru-gpts code: repetition penalty
-    and n-gram ban, temperature, top_k, top_p (nucleus), sampling. Temperature 0 is greedy. Raises
-    RequestError for values out of range."""
+    """How tokens are sampled. Temperature 0 is greedy. Raises RequestError for values out of range.
+
+    The order is that of the original ru-gpts code, and where it has no such setting that of vLLM: logit
+    bias, repetition penalty, frequency and presence penalty, bans (n-grams, bad words, the ends of a
+    completion before `min_new_tokens`), temperature, min_p, top_k, top_p (nucleus), sampling.
+
+    `min_p`: only tokens whose probability after temperature is at least this part of the greatest one
+    (Nguyen et al. 2024). `frequency_penalty` and `presence_penalty` count the tokens of the completion so
+    far, without the prompt, as OpenAI and vLLM define them; `repetition_penalty` also counts those of the
+    prompt (Keskar et al. 2019, CTRL). `logit_bias`: (token id, number) pairs. `bad_words`: token
+    sequences whose last token is banned where the completion ends with all before it, as in vLLM.
+    """
 
     max_new_tokens: int = 64
+    min_new_tokens: int = 0
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
     @property
     def reads_history(self) -> bool:
         """Whether the choice of a token depends on the earlier tokens directly, not only through
         the logits."""
-        return self.repetition_penalty != 1.0 or self.no_repeat_ngram_size > 0
+        return (
+            self.repetition_penalty != 1.0
+            or self.no_repeat_ngram_size > 0
+            or self.frequency_penalty != 0
+            or self.presence_penalty != 0
+            or any(len(word) > 1 for word in self.bad_words)
+        )
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether single logits are changed before a token is chosen."""
+        return bool(self.min_new_tokens or self.logit_bias or self.bad_words) or self.reads_history
 
     def __post_init__(self) -> None:
         checks = (
             (self.max_new_tokens >= 1, "max_new_tokens must be at least 1", self.max_new_tokens),
+            (self.min_new_tokens >= 0, "min_new_tokens must be 0 (off) or more", self.min_new_tokens),
+            (
+                self.min_new_tokens <= self.max_new_tokens,
+                f"min_new_tokens must be at most max_new_tokens ({self.max_new_tokens})",
+                self.min_new_tokens,
+            ),
             (0 <= self.temperature < float("inf"), "temperature must be 0 or more", self.temperature),
             (self.top_k >= 0, "top_k must be 0 (off) or more", self.top_k),
             (0 <= self.top_p <= 1, "top_p must be between 0 and 1", self.top_p),
+            (0 <= self.min_p <= 1, "min_p must be between 0 and 1", self.min_p),
             (
                 0 < self.repetition_penalty < float("inf"),
                 "repetition_penalty must be above 0",
                 self.repetition_penalty,
             ),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty must be between -2 and 2", self.frequency_penalty),
+            (-2 <= self.presence_penalty <= 2, "presence_penalty must be between -2 and 2", self.presence_penalty),
             (
                 self.no_repeat_ngram_size >= 0,
                 "no_repeat_ngram_size must be 0 (off) or more",
@@ -51,6 +87,11 @@ class SamplingParams:
         for is_good, rule, value in checks:
             if not is_good:
                 raise RequestError(f"{rule}, not {value}")
+        for _, bias in self.logit_bias:
+            if not -MAX_BIAS <= bias <= MAX_BIAS:
+                raise RequestError(f"logit_bias must hold numbers between -100 and 100, not {bias}")
+        if not all(self.bad_words):
+            raise RequestError("bad_words must hold texts of at least one token")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,18 +111,38 @@ class ScoreRequest:
     prompt_token_ids: Sequence[int]
 
 
-Request = GenerateRequest | ScoreRequest
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextScoreRequest:
+    """A text whose log-likelihood is computed, behind its context.
+
+    `token_ids` are the tokens of both. The first `num_context` of them, at least one, are not scored: the
+    model needs a token before the first one that it predicts.
+    """
+
+    token_ids: Sequence[int]
+    num_context: int
+
+    @property
+    def prompt_token_ids(self) -> Sequence[int]:
+        """The tokens that the model reads: all but the last one, behind which nothing is predicted."""
+        return self.token_ids[:-1]
+
+
+Request = GenerateRequest | ScoreRequest | TextScoreRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
     """`token_ids` are the new tokens, without the end token. `text_end` is the length in characters
-    to which a stop string cuts the decoded text; None without a stop string. `error` says why the
-    row could not be run."""
+    to which a stop string cuts the decoded text; None without a stop string. `logprob` is the natural
+    logarithm of the probability of `token_ids` and of the end token, if the model produced one: the sum
+    over these tokens under the model's own logits, that is at temperature 1, before bias, penalties and
+    bans. `error` says why the row could not be run."""
 
     token_ids: Sequence[int]
     finish_reason: FinishReason
     text_end: int | None = None
+    logprob: float | None = None
     error: str | None = None
 
 
@@ -93,7 +154,17 @@ class LabelScores:
     error: str | None = None
 
 
-Result = Completion | LabelScores
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextScore:
+    """`logprob`: natural logarithm of P(text | context), the sum over the text's `num_tokens` tokens; None
+    with an error."""
+
+    logprob: float | None
+    num_tokens: int
+    error: str | None = None
+
+
+Result = Completion | LabelScores | TextScore
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,7 +14,9 @@ from tirazh.pipeline.input.footers import check_text_column, is_binary
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.prompts.template_columns import written
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
+
+_NO_COLUMNS = pa.schema([])
 
 
 def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
@@ -25,6 +28,8 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
         check_text_column(columns, spec.text_column, flag="--text-column")
         if spec.gold_column is not None:
             check_text_column(columns, spec.gold_column, flag="--gold-column")
+    elif isinstance(spec, ScoreSpec):
+        check_text_column(columns, spec.text_column, flag="--text-column")
     elif isinstance(spec, GenerateSpec) and spec.template is None:
         if spec.vary is not None and spec.prompt_column not in columns.names:
             raise RequestError(
@@ -82,7 +87,7 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
                 f"the input has the columns {other!r} and {name!r}, which differ only in case; Spark and DuckDB could "
                 "not read the output; rename one of them"
             )
-    for name in added_columns(spec).names:
+    for name in added_columns(spec, columns).names:
         found = names.get(name.lower())
         if found is not None:
             case = "" if found == name else f", which Spark and DuckDB do not distinguish from the added {name!r}"
@@ -102,7 +107,11 @@ def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> 
     check_variables(variables, columns.names, where="a name of --vary" if is_crossing else "a column of the input")
     if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
         raise InputError(f"--template does not use the text column {spec.text_column!r}")
-    if not variables:
+    if isinstance(spec, ScoreSpec) and spec.text_column in variables:
+        raise InputError(
+            f"--template uses the text column {spec.text_column!r}, but is the context before the text; remove it"
+        )
+    if not variables and not isinstance(spec, ScoreSpec):
         raise InputError("--template uses no column, so every prompt would be the same")
     for name in variables:
         if not _has_text(columns.field(name).type):
@@ -117,13 +126,33 @@ def _has_text(arrow_type: pa.DataType) -> bool:
     return not (pa.types.is_nested(values) or is_binary(values))
 
 
-def added_columns(spec: JobSpec) -> pa.Schema:
-    """The columns that the job adds to those of the input, with their prefix, in order."""
+def added_columns(spec: JobSpec, columns: pa.Schema = _NO_COLUMNS) -> pa.Schema:
+    """The columns that the job adds to `columns`, those of the input, with their prefix, in order."""
+    return pa.schema([field.with_name(spec.prefix + field.name) for field in _fields(spec, columns)])
+
+
+def _fields(spec: JobSpec, columns: pa.Schema) -> list[pa.Field[Any]]:
     if isinstance(spec, GenerateSpec):
-        added = schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists")
-    else:
-        added = schema.classify_fields()
-    return pa.schema([field.with_name(spec.prefix + field.name) for field in added])
+        keep = kept_columns(spec, columns)
+        return schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists", keep=keep)
+    return schema.score_fields() if isinstance(spec, ScoreSpec) else schema.classify_fields()
+
+
+def kept_columns(spec: GenerateSpec, columns: pa.Schema) -> tuple[str, ...]:
+    """The names in --keep that the input does not have already: as its prompts, or as the seeds of its rows."""
+    has = {schema.PROMPT: _has_prompts(spec, columns), schema.SEED: _has_seeds(spec, columns)}
+    return tuple(name for name in schema.KEEPABLE if name in spec.keep and not has[name])
+
+
+def _has_prompts(spec: GenerateSpec, columns: pa.Schema) -> bool:
+    name = spec.prefix + schema.PROMPT
+    return name in columns.names and spec.template is None and spec.prompt_column == name
+
+
+def _has_seeds(spec: GenerateSpec, columns: pa.Schema) -> bool:
+    # The samples of a row have seeds of their own, which its column does not have.
+    is_row = spec.samples == 1 or spec.samples_as == "lists"
+    return not spec.prefix and is_row and schema.SEED in override_columns(columns)
 
 
 def override_columns(columns: pa.Schema) -> tuple[str, ...]:

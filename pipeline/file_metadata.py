@@ -100,6 +100,7 @@ def _without_bounds(geo: _Json, added: pa.Schema) -> None:
 _NAMES: dict[pa.DataType, tuple[str, str]] = {
     pa.string(): ("string", "string"),
     pa.int32(): ("int32", "integer"),
+    pa.int64(): ("int64", "long"),
     pa.float32(): ("float32", "float"),
     pa.bool_(): ("bool", "boolean"),
 }

@@ -14,7 +14,7 @@ from ray.data import Dataset
 
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import JobError
-from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.columns import added_columns, kept_columns
 from tirazh.pipeline.execution.data_settings import data_settings
 from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, max_parts_in_flight, run_graph
 from tirazh.pipeline.execution.infer import InferConfig
@@ -37,8 +37,9 @@ from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
+from tirazh.pipeline.prompts.score_texts import ScoreTextStep
 from tirazh.pipeline.repeated_rows import repetitions_of
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec, parse_replicas
 
 # Wraps the step that makes prompts.
 AroundPrompts = Callable[[Step], Step]
@@ -123,7 +124,8 @@ class JobRun:
         )
 
     def _prompt_step(self) -> Step:
-        step = PromptStep(self.prompts.config)
+        config = self.prompts.config
+        step: Step = ScoreTextStep(config) if isinstance(self.spec, ScoreSpec) else PromptStep(config)
         return step if self.around_prompts is None else self.around_prompts(step)
 
     def _probe(self, parts: list[Part]) -> NodeProbe:
@@ -171,10 +173,11 @@ class JobRun:
             output=self.output,
             layout=OutputLayout(
                 columns=self.plan.schema,
-                added=added_columns(self.spec),
+                added=added_columns(self.spec, self.plan.schema),
                 labels=tuple(classify.labels) if classify else (),
                 samples=self._samples,
                 rows_per_input_row=self.plan.rows_per_input_row,
+                keep=kept_columns(self.spec, self.plan.schema) if isinstance(self.spec, GenerateSpec) else (),
                 abstain_below=classify.abstain_below if classify else 0.0,
             ),
             plan_id=self.plan.id,

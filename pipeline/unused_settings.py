@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tirazh.pipeline.columns import kept_columns
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.layouts import Draws
 from tirazh.pipeline.crossing.load import files_of
 from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.schema import KEEPABLE
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, flag_name, parse_replicas
 from tirazh.pipeline.storage.filesystem import full_uri, is_remote
 
@@ -50,9 +52,12 @@ def _of_generate(spec: GenerateSpec, plan: Plan) -> Iterator[str]:
     is_used = spec.template is None or spec.prompt_column in plan.job.source.columns.values()
     if not is_used and spec.prompt_column != "prompt":
         yield f"--prompt-column has no effect: the template does not use the column {spec.prompt_column!r}"
+    kept = kept_columns(spec, plan.schema)
+    for name in (name for name in KEEPABLE if name in spec.keep and name not in kept):
+        yield f"--keep {name} has no effect: the input already has the column {name!r} that the rows are made of"
     if spec.temperature or "temperature" in plan.overrides:
         return
-    defaults = {"seed": (0,), "top_k": (0,), "top_p": (0.0, 1.0)}
+    defaults = {"seed": (0,), "top_k": (0,), "top_p": (0.0, 1.0), "min_p": (0.0,)}
     unused = [flag_name(name) for name, values in defaults.items() if getattr(spec, name) not in values]
     if unused:
         have = "has" if len(unused) == 1 else "have"

@@ -2,8 +2,8 @@
 
     manifest = tirazh.classify(input="news/*.parquet", output="labelled", labels=["art", "sport"])
 
-`classify`, `generate` and `finetune` take the settings of the commands of the same names, `run` a job
-file of any kind. `plan` checks a job without starting it, `verify` and `report` examine an output,
+`classify`, `generate`, `score` and `finetune` take the settings of the commands of the same names, `run`
+a job file of any kind. `plan` checks a job without starting it, `verify` and `report` examine an output,
 and `load_pretrained` returns a model as a PyTorch module. Errors are subclasses of `TirazhError`.
 Importing tirazh is cheap: other names are loaded on first use.
 """
@@ -46,11 +46,12 @@ __all__ = [
     "plan",
     "report",
     "run",
+    "score",
     "verify",
 ]
 
 if TYPE_CHECKING:
-    from tirazh.jobs.api.functions import classify, finetune, generate, plan, report, run, verify
+    from tirazh.jobs.api.functions import classify, finetune, generate, plan, report, run, score, verify
     from tirazh.jobs.api.results import JobPlan, Manifest, TrainingManifest
     from tirazh.model.config import ModelSettings
     from tirazh.model.load import load_pretrained
@@ -58,7 +59,8 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, which would take any name for one that exists
     _MODULES = {
         **dict.fromkeys(
-            ("classify", "finetune", "generate", "plan", "report", "run", "verify"), "tirazh.jobs.api.functions"
+            ("classify", "finetune", "generate", "plan", "report", "run", "score", "verify"),
+            "tirazh.jobs.api.functions",
         ),
         **dict.fromkeys(("JobPlan", "Manifest", "TrainingManifest"), "tirazh.jobs.api.results"),
         "ModelSettings": "tirazh.model.config",

@@ -72,12 +72,38 @@ def did_you_mean(word: str, choices: Iterable[str], *, prefix: str = "") -> str:
 
 
 def closest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that `word` was probably meant to be: it differs in case and punctuation only, or is similar."""
+    """The choice that `word` was probably meant to be: it differs in case and punctuation only, is at most two edits
+    away, has the same beginning, or `word` is short for it (`bf16` for `bfloat16`)."""
     from difflib import get_close_matches
 
     all_choices = list(choices)
     same = [choice for choice in all_choices if _letters(choice) and _letters(choice) == _letters(word)]
-    return next(iter(same or get_close_matches(word, all_choices, n=1)), None)
+    similar = [choice for choice in get_close_matches(word, all_choices, n=3) if _is_near(word, choice)]
+    return next(iter(same or similar), None)
+
+
+def _is_near(word: str, choice: str) -> bool:
+    rest = iter(choice)
+    is_short_for_it = word[:1] == choice[:1] and all(letter in rest for letter in word)
+    shorter, longer = sorted((len(word), len(choice)))
+    common = next((i for i in range(shorter) if word[i] != choice[i]), shorter)
+    has_its_beginning = 3 * common >= 2 * longer
+    return is_short_for_it or has_its_beginning or _edits(word, choice) <= 2
+
+
+def _edits(word: str, choice: str) -> int:
+    """The fewest letters to insert, remove or replace, or neighbours to swap, that make one text the other."""
+    before: list[int] = []
+    last = list(range(len(choice) + 1))
+    for i, letter in enumerate(word, start=1):
+        row = [i]
+        for j, other in enumerate(choice, start=1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == choice[j - 2] and word[i - 2] == other:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before, last = last, row
+    return last[-1]
 
 
 def _letters(word: str) -> str:

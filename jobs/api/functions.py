@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from tirazh.jobs.api.keywords import ClassifySettings, FinetuneSettings, GenerateSettings
+from tirazh.jobs.api.keywords import ClassifySettings, FinetuneSettings, GenerateSettings, ScoreSettings
 from tirazh.jobs.api.results import JobPlan, Manifest, TrainingManifest
 from tirazh.jobs.api.signature import documented
 from tirazh.jobs.api.tables import table_as_file
@@ -86,6 +86,36 @@ def generate(*, progress: Style = "quiet", **settings: Unpack[GenerateSettings])
     return Manifest(_run("generate", settings, progress))
 
 
+@documented("score", ScoreSettings)
+def score(*, progress: Style = "quiet", **settings: Unpack[ScoreSettings]) -> Manifest:
+    """Compute the log-likelihood of every text of some Parquet files or of a table in memory.
+
+    The call returns when every part is written. Calling it again with the same settings resumes:
+    finished parts are kept, and a finished job returns its manifest at once.
+
+        tirazh.score(input="texts.parquet", output="scored", text_column="text")
+
+    `input` may be a `polars.DataFrame`, a `pyarrow.Table` or another table with the Arrow C stream
+    interface, of at most 256 MiB. It is written to `_NAME-input/table-HASH.parquet` beside the
+    output directory NAME. HASH depends on the content, so that the same table resumes the same job.
+    Remove that directory together with the output.
+
+    Args:
+        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds; on
+            stderr.
+        **settings: the options of `tirazh score`, with _ for -.
+
+    Returns:
+        The manifest of the finished job.
+
+    Raises:
+        RequestError: a setting, the model, the input or the output cannot be used. Nothing was
+            started.
+        JobError: the job was started and failed. Finished parts are kept.
+    """
+    return Manifest(_run("score", settings, progress))
+
+
 @documented("finetune", FinetuneSettings)
 def finetune(*, progress: Style = "quiet", **settings: Unpack[FinetuneSettings]) -> TrainingManifest:
     """Train a model further on texts, or on prompts with their completions.
@@ -145,7 +175,9 @@ def run(job: str | os.PathLike[str] | Mapping[str, Any], *, progress: Style = "q
 def plan(kind: Literal["classify"], **settings: Unpack[ClassifySettings]) -> JobPlan: ...
 @overload
 def plan(kind: Literal["generate"], **settings: Unpack[GenerateSettings]) -> JobPlan: ...
-def plan(kind: Literal["classify", "generate"], **settings: Any) -> JobPlan:
+@overload
+def plan(kind: Literal["score"], **settings: Unpack[ScoreSettings]) -> JobPlan: ...
+def plan(kind: Literal["classify", "generate", "score"], **settings: Any) -> JobPlan:
     """Check a job without starting it, and estimate its parts, tokens, memory and time.
 
     Reads the headers of the model's files and the footers of the input files, and looks at the output: whether
@@ -178,7 +210,7 @@ def verify(
     with the output row by row.
 
     Args:
-        output: directory that `classify` or `generate` wrote.
+        output: directory that `classify`, `generate` or `score` wrote.
         endpoint_url: address of an S3-compatible server or an Azure emulator.
         skip_input: do not compare the output with the current input, e.g. because it was archived.
 
@@ -203,7 +235,7 @@ def report(
     """Write the HTML report of a finished job again, or compare the job with another one.
 
     Args:
-        output: directory that `classify` or `generate` wrote.
+        output: directory that `classify`, `generate` or `score` wrote.
         against: output directory of the job to compare with.
         endpoint_url: address of an S3-compatible server or an Azure emulator.
 

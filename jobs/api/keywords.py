@@ -55,7 +55,7 @@ class SharedSettings(TypedDict, total=False):
 
 
 class RowJobSettings(SharedSettings, total=False):
-    """Settings of the jobs that add columns to rows: classify and generate."""
+    """Settings of the jobs that add columns to rows: classify, generate and score."""
 
     prefix: str
     replicas: str | int
@@ -116,6 +116,13 @@ class GenerateSettings(RowJobSettings, total=False):
     accepted: int | None
     max_attempts: int
     dropped: Literal["separate", "inline"]
+
+
+class ScoreSettings(RowJobSettings, total=False):
+    """Settings of `tirazh.score`."""
+
+    input: Required[Paths | ArrowTable]
+    text_column: str
 
 
 class FinetuneSettings(SharedSettings, total=False):

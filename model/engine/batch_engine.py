@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tirazh.model.engine.label_scoring import sliced_token_logprobs, sum_terms, token_logprobs
+from tirazh.model.engine.logprobs import text_logprobs
 from tirazh.model.engine.pending_step import PendingStep
 from tirazh.model.engine.sampling import NO_TOKEN, RowState, sample
 from tirazh.model.engine.scheduler import LogitsReader, ScheduledStep, Scheduler
@@ -33,6 +34,9 @@ from tirazh.model.requests import (
     LabelScores,
     Request,
     Result,
+    ScoreRequest,
+    TextScore,
+    TextScoreRequest,
 )
 from tirazh.model.step import Step
 
@@ -102,10 +106,12 @@ class BatchEngine:
         for request in requests:
             ids.append(next(self._ids))
             error = self.scheduler.find_problem(request)
-            if error is None:
-                valid.append((ids[-1], request))
-            else:
+            if error is not None:
                 self._finish(ids[-1], _failed(request, error))
+            elif isinstance(request, TextScoreRequest) and len(request.token_ids) <= request.num_context:
+                self._finish(ids[-1], TextScore(logprob=0.0, num_tokens=0))  # an empty text is certain
+            else:
+                valid.append((ids[-1], request))
         self.scheduler.add(valid)
         return ids
 
@@ -137,11 +143,12 @@ class BatchEngine:
         logits_RV = self._execute(scheduled.step)
         self._totals.steps += 1
         self._pending.append(PendingStep())
-        to_sample = [reader for reader in scheduled.readers if reader.is_sampled]
-        to_score = [reader for reader in scheduled.readers if not reader.is_sampled]
-        if to_score:
+        readers = scheduled.readers
+        if to_score := [reader for reader in readers if isinstance(reader.request, ScoreRequest)]:
             self._score(to_score, logits_RV)
-        if to_sample:
+        if texts := [reader for reader in readers if isinstance(reader.request, TextScoreRequest)]:
+            self._score_texts(texts, logits_RV)
+        if to_sample := [reader for reader in readers if isinstance(reader.request, GenerateRequest)]:
             self._sample(to_sample, logits_RV)
 
     def _score(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
@@ -159,6 +166,16 @@ class BatchEngine:
         for reader in readers:
             self.scheduler.release(reader.slot, reader.sequence)
 
+    def _score_texts(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
+        """Score the tokens of texts that this step has read, and free the slots of those that are read."""
+        num_tokens = self.scheduler.config.num_tokens
+        logprobs_R = text_logprobs(logits_RV, [(each.rows, each.targets) for each in readers], num_tokens)
+        counts = [each.rows.stop - each.rows.start for each in readers]
+        self._pending[-1].expect_texts([reader.owner for reader in readers], counts, logprobs_R)
+        for reader in readers:
+            if not reader.sequence.num_to_prefill:
+                self.scheduler.release(reader.slot, reader.sequence)
+
     def _sample(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
         """Sample the next token of each reader; the token may stay on the device for the next step."""
         rows = [reader.rows.start for reader in readers]
@@ -167,10 +184,10 @@ class BatchEngine:
         else:
             chosen_RV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[rows]
         states = [_row_state(reader.sequence) for reader in readers]
-        tokens_R = sample(chosen_RV, states, self.scheduler.config.num_tokens)
+        sampled = sample(chosen_RV, states, self.scheduler.config.num_tokens)
         if self.runner.overlaps_steps:
-            self.runner.store_tokens([reader.slot for reader in readers], tokens_R)
-        self._pending[-1].expect_tokens([reader.owner for reader in readers], tokens_R)
+            self.runner.store_tokens([reader.slot for reader in readers], sampled.tokens)
+        self._pending[-1].expect_tokens([reader.owner for reader in readers], sampled.tokens, sampled.logprobs)
         for reader in readers:
             self.scheduler.expect_token(reader.slot)
 
@@ -182,8 +199,10 @@ class BatchEngine:
             pending = self._pending.popleft()
             for slot, sequence, terms in pending.scores():
                 self._take_scores(slot, sequence, terms)
-            for slot, sequence, token in pending.tokens():
-                self._take_token(slot, sequence, token)
+            for slot, sequence, logprobs in pending.texts():
+                self._take_text(slot, sequence, logprobs)
+            for slot, sequence, token, logprob in pending.tokens():
+                self._take_token(slot, sequence, token, logprob)
 
     def _take_scores(self, slot: int, sequence: ActiveSequence, terms: Sequence[float]) -> None:
         assert self.scheduler.trie is not None
@@ -195,7 +214,21 @@ class BatchEngine:
         if not sequence.is_finished:  # it may have been cancelled since the step was launched
             self._end(slot, sequence, result)
 
-    def _take_token(self, slot: int, sequence: ActiveSequence, token: int) -> None:
+    def _take_text(self, slot: int, sequence: ActiveSequence, logprobs: Sequence[float]) -> None:
+        """Add the log-probabilities of a text's next tokens, in their order whatever the chunks are."""
+        if sequence.is_finished:
+            return
+        for logprob in logprobs:
+            sequence.logprob += logprob
+        sequence.num_scored += len(logprobs)
+        assert isinstance(sequence.request, TextScoreRequest)
+        if not math.isfinite(sequence.logprob):
+            self.scheduler.mark_dirty(slot)
+            self._end(slot, sequence, _failed(sequence.request, "the model produced non-finite logits for this text"))
+        elif sequence.num_scored == len(sequence.request.token_ids) - sequence.request.num_context:
+            self._end(slot, sequence, TextScore(logprob=sequence.logprob, num_tokens=sequence.num_scored))
+
+    def _take_token(self, slot: int, sequence: ActiveSequence, token: int, logprob: float) -> None:
         """Append a sequence's next token, and end the sequence where the token ends it."""
         sequence.num_pending -= 1
         if sequence.is_finished:
@@ -204,10 +237,14 @@ class BatchEngine:
             self.scheduler.mark_dirty(slot)
             error = "the model produced non-finite logits for this prompt"
             self._end(slot, sequence, _failed(sequence.request, error))
-        elif self._ends_completion(sequence.request, token):
-            self._end(slot, sequence, Completion(token_ids=tuple(sequence.new_tokens), finish_reason="stop"))
+            return
+        sequence.logprob += logprob
+        if self._ends_completion(sequence.request, token):
+            self._end(slot, sequence, _completed(sequence, "stop"))
         else:
             sequence.new_tokens.append(token)
+            if sequence.edits is not None:
+                sequence.edits.append(token)
             self._totals.completion_tokens += 1
             self._end_if_complete(slot, sequence)
 
@@ -221,10 +258,11 @@ class BatchEngine:
         """End a sequence at a stop string or at its greatest length."""
         assert isinstance(sequence.request, GenerateRequest)
         stop, tokens = sequence.request.sampling.stop, sequence.new_tokens
-        text_end = find_stop(tokens, stop, self._decode) if stop else None
+        least = sequence.request.sampling.min_new_tokens
+        text_end = find_stop(tokens, stop, self._decode, min_new_tokens=least) if stop else None
         if text_end is not None or len(tokens) >= sequence.max_new_tokens:
             reason: FinishReason = "length" if text_end is None else "stop"
-            self._end(slot, sequence, Completion(token_ids=tuple(tokens), finish_reason=reason, text_end=text_end))
+            self._end(slot, sequence, _completed(sequence, reason, text_end))
 
     def _end(self, slot: int, sequence: ActiveSequence, result: Result) -> None:
         self.scheduler.release(slot, sequence)
@@ -239,11 +277,18 @@ class BatchEngine:
 def _row_state(sequence: ActiveSequence) -> RowState:
     request = sequence.request
     assert isinstance(request, GenerateRequest)
-    history = sequence.token_ids if sequence.reads_history else ()
-    return RowState(request.sampling, request.seed, history, sequence.num_new)
+    return RowState(request.sampling, request.seed, sequence.edits, sequence.num_new)
+
+
+def _completed(sequence: ActiveSequence, reason: FinishReason, text_end: int | None = None) -> Completion:
+    return Completion(
+        token_ids=tuple(sequence.new_tokens), finish_reason=reason, text_end=text_end, logprob=sequence.logprob
+    )
 
 
 def _failed(request: Request, error: str) -> Result:
     if isinstance(request, GenerateRequest):
         return Completion(token_ids=(), finish_reason="error", error=error)
+    if isinstance(request, TextScoreRequest):
+        return TextScore(logprob=None, num_tokens=0, error=error)
     return LabelScores(logprobs=(), error=error)

@@ -15,12 +15,11 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tirazh.model.engine.label_trie import LabelTrie
+from tirazh.model.engine.logprobs import logsumexp
 from tirazh.model.engine.sliced_logits import SlicedLogits
-
-_LOGSUMEXP_ROWS = 32
 
 
 def label_logprobs(logits_RV: Tensor, trie: LabelTrie) -> list[float]:
@@ -44,12 +43,12 @@ def token_logprobs(logits_RV: Tensor, trie: LabelTrie) -> Tensor:
     rows_SP = first_S[:, None] + nodes_P
     # Only P of the V values of a row are needed: logsumexp reads the vocabulary once, log_softmax
     # would also write it.
-    sums_R = _logsumexp(logits_RV).double()
+    sums_R = logsumexp(logits_RV).double()
     terms_SP = logits_RV[rows_SP, tokens_P].double() - sums_R[rows_SP]
     if not trie.ends:
         return terms_SP
     leaves_SL = first_S[:, None] + _leaf_rows(trie, logits_RV.device)
-    ends_R = _logsumexp(logits_RV[:, _end_columns(trie, logits_RV.device)]).double() - sums_R
+    ends_R = logsumexp(logits_RV[:, _end_columns(trie, logits_RV.device)]).double() - sums_R
     return torch.cat([terms_SP, ends_R[leaves_SL]], dim=1)
 
 
@@ -69,24 +68,13 @@ def sliced_token_logprobs(logits: SlicedLogits, first_rows: Sequence[int], trie:
         part_RV = all_RV[:, :num_tokens]
         is_here = (rows_SP >= first) & (rows_SP < first + len(part_RV))
         rows, tokens = (values[is_here].to(part_RV.device) for values in (rows_SP - first, tokens_SP))
-        sums_R = _logsumexp(part_RV).double()
+        sums_R = logsumexp(part_RV).double()
         terms_SP[is_here] = (part_RV[rows, tokens].double() - sums_R[rows]).cpu()
         if trie.ends:
-            ends_R = _logsumexp(part_RV[:, _end_columns(trie, part_RV.device)]).double() - sums_R
+            ends_R = logsumexp(part_RV[:, _end_columns(trie, part_RV.device)]).double() - sums_R
             is_here = (leaves_SL >= first) & (leaves_SL < first + len(part_RV))
             ends_SL[is_here] = ends_R[(leaves_SL[is_here] - first).to(part_RV.device)].cpu()
     return torch.cat([terms_SP, ends_SL], dim=1)
-
-
-def _logsumexp(logits_RV: Tensor) -> Tensor:
-    """Return float32 [R]. Each call of torch gets the same number of rows: with another number it
-    may add in another order, and a row's last bits would depend on its neighbours."""
-    sums = []
-    for part_RV in logits_RV.split(_LOGSUMEXP_ROWS):
-        missing = _LOGSUMEXP_ROWS - len(part_RV)
-        filled_RV = nn.functional.pad(part_RV, (0, 0, 0, missing)) if missing else part_RV
-        sums.append(filled_RV.logsumexp(dim=-1)[: len(part_RV)])
-    return torch.cat(sums)
 
 
 def sum_terms(logprobs: Sequence[float], trie: LabelTrie) -> list[float]:

@@ -6,6 +6,7 @@ step runs.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,11 +24,18 @@ class PendingStep:
 
     def __init__(self) -> None:
         self._tokens: tuple[Owners, PendingCopy] | None = None
+        self._logprobs: PendingCopy | None = None
+        self._texts: tuple[Owners, Sequence[int], PendingCopy] | None = None
         self._scores: tuple[Owners, PendingCopy] | None = None
 
-    def expect_tokens(self, owners: Owners, tokens_R: Tensor) -> None:
-        """Start to copy one sampled token for each owner: int64 [R]."""
-        self._tokens = owners, PendingCopy(tokens_R)
+    def expect_tokens(self, owners: Owners, tokens_R: Tensor, logprobs_R: Tensor) -> None:
+        """Start to copy one sampled token and its log-probability for each owner: int64 and float64 [R]."""
+        self._tokens, self._logprobs = (owners, PendingCopy(tokens_R)), PendingCopy(logprobs_R)
+
+    def expect_texts(self, owners: Owners, counts: Sequence[int], logprobs_R: Tensor) -> None:
+        """Start to copy the log-probabilities of `counts[i]` tokens for owner i, one owner's behind
+        another's: float64 [R]."""
+        self._texts = owners, counts, PendingCopy(logprobs_R)
 
     def expect_scores(self, owners: Owners, terms_RP: Tensor) -> None:
         """Start to copy the log-probabilities of the labels' tokens for each owner: float64 [R, P]."""
@@ -35,13 +43,23 @@ class PendingStep:
 
     def sequences(self) -> Iterator[ActiveSequence]:
         """Yield the sequences for which there is a token or scores."""
-        for expected in (self._tokens, self._scores):
+        for expected in (self._tokens, self._scores, self._texts):
             if expected is not None:
                 yield from (sequence for _, sequence in expected[0])
 
-    def tokens(self) -> Iterator[tuple[int, ActiveSequence, int]]:
-        """Yield slot, sequence and its token."""
-        yield from _each(self._tokens)
+    def tokens(self) -> Iterator[tuple[int, ActiveSequence, int, float]]:
+        """Yield slot, sequence, its token and the token's log-probability."""
+        if self._tokens is not None and self._logprobs is not None:
+            for (slot, sequence, token), logprob in zip(_each(self._tokens), self._logprobs.read(), strict=True):
+                yield slot, sequence, token, logprob
+
+    def texts(self) -> Iterator[tuple[int, ActiveSequence, list[float]]]:
+        """Yield slot, sequence and the log-probabilities of its text's next tokens."""
+        if self._texts is not None:
+            owners, counts, copy = self._texts
+            logprobs = iter(copy.read())
+            for (slot, sequence), count in zip(owners, counts, strict=True):
+                yield slot, sequence, list(itertools.islice(logprobs, count))
 
     def scores(self) -> Iterator[tuple[int, ActiveSequence, list[float]]]:
         """Yield slot, sequence and the log-probabilities of its label tokens."""

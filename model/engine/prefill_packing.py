@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tirazh.model.engine.label_trie import LabelTrie
 from tirazh.model.engine.sequences import ActiveSequence, Slots, StepBuilder
-from tirazh.model.requests import GenerateRequest
+from tirazh.model.requests import ScoreRequest, TextScoreRequest
 from tirazh.model.step import chunk_length
 
 
@@ -31,14 +31,16 @@ def build_prefill_step(
     chunks = [_next_chunks(sequence, num_rows, trie, window=window, max_chunk=max_chunk) for _, sequence in waiting]
     counts = best_filling([[chunk.end_row for chunk in each] for each in chunks], num_rows)
     for (slot, sequence), chunks_of_prompt, count in zip(waiting, chunks, counts, strict=True):
-        start = sequence.num_cached
+        start, is_text = sequence.num_cached, isinstance(sequence.request, TextScoreRequest)
         for chunk in chunks_of_prompt[:count]:
             builder.add(slot, sequence.prompt[start : start + chunk.length], start)
             start += chunk.length
             if chunk.trie:
                 builder.add_trie(slot, chunk.trie, start)
-            if start == len(sequence.prompt):
+            if start == len(sequence.prompt) and not is_text:
                 builder.request_logits(slot, 1 + chunk.num_tree_tokens)
+        if is_text and start > max(sequence.num_cached, sequence.first_scored_row):
+            builder.request_logits(slot, start - max(sequence.num_cached, sequence.first_scored_row))
     return builder
 
 
@@ -68,7 +70,7 @@ def _next_chunks(
     while start < len(sequence.prompt):
         length = min(len(sequence.prompt) - start, chunk_length(start, window=window, max_length=max_chunk))
         start += length
-        is_scored = start == len(sequence.prompt) and not isinstance(sequence.request, GenerateRequest)
+        is_scored = start == len(sequence.prompt) and isinstance(sequence.request, ScoreRequest)
         tree = trie if is_scored else None
         end_row += length + (tree.num_nodes if tree else 0)
         if end_row > num_rows:

@@ -1,6 +1,6 @@
 """Sampling: from logits to the next token, in the order of the original ru-gpts code.
 
-Repetition penalty and n-gram ban; division by temperature; top-k; top-p (nucleus sampling);
+Bias, penalties and bans; division by temperature; min-p; top-k; top-p (nucleus sampling);
 sampling. A row's token depends on its own logits, its seed and its number of tokens, never on its
 neighbours, so a row gets the same tokens alone and in any batch. On a CPU a compiled kernel
 (`kernels/sampling.c`) samples all rows at once, elsewhere torch does.
@@ -12,11 +12,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from tirazh.model.engine.logit_edits import LogitEdits
+from tirazh.model.engine.logprobs import log_sums
 from tirazh.model.kernels.build import load_kernel
 from tirazh.model.requests import SamplingParams
 from tirazh.model.transfer import to_device
@@ -27,13 +31,22 @@ _MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class RowState:
-    """What a row's next token depends on besides its logits. `token_ids`: prompt and completion,
-    read only where `params.reads_history`; `num_new`: tokens of the completion so far."""
+    """What a row's next token depends on besides its logits. `edits` are None where
+    `params.edits_logits` is false; `num_new`: tokens of the completion so far."""
 
     params: SamplingParams
     seed: int
-    token_ids: Sequence[int]
+    edits: LogitEdits | None
     num_new: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The next token of R rows. `tokens`: int64 [R]; `logprobs`: float64 [R], the natural logarithm of
+    each token's probability under the logits as the model gave them (temperature 1, before all edits)."""
+
+    tokens: Tensor
+    logprobs: Tensor
 
 
 def uniform(seed: int, counter: int) -> float:
@@ -44,25 +57,35 @@ def uniform(seed: int, counter: int) -> float:
 
 
 @torch.inference_mode()
-def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Tensor:
-    """Sample the next token of every row: int64 [R] on the device of the logits, without waiting
-    for that device.
+def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Sampled:
+    """Sample the next token of every row, on the device of the logits, without waiting for that device.
 
     logits_RV: float32 [R, V]; may be changed in place. Ids from `num_tokens` on pad the vocabulary
     and are never sampled. A row whose greatest logit is not finite (NaN, or infinite by overflow)
     gets `NO_TOKEN`.
     """
     logits_RV = logits_RV[:, :num_tokens]
-    for index, row in enumerate(rows):
-        _penalise(logits_RV[index], row)
+    edited = [index for index, row in enumerate(rows) if row.edits is not None]
+    untouched_EV = logits_RV[edited] if edited else None
+    for index in edited:
+        _edit(logits_RV[index], rows[index])
     if logits_RV.device.type == "cpu" and logits_RV.stride(1) == 1 and load_kernel("sampling") is not None:
-        return choose_compiled(logits_RV, rows)
-    return choose_together(logits_RV, rows)
+        tokens_R, sums_R = choose_compiled(logits_RV, rows)
+    else:
+        tokens_R, sums_R = choose_together(logits_RV, rows), log_sums(logits_RV)
+    columns_R1 = tokens_R.clamp(min=0)[:, None]
+    values_R = logits_RV.gather(1, columns_R1)[:, 0].double()
+    if untouched_EV is not None:
+        at = to_device(torch.tensor(edited), logits_RV.device)
+        values_R[at] = untouched_EV.gather(1, columns_R1[at])[:, 0].double()
+        sums_R[at] = log_sums(untouched_EV)
+    return Sampled(tokens_R, values_R - sums_R)
 
 
-def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
-    """Sample by the compiled kernel, after penalties. logits_RV: float32 on a CPU, each row
-    contiguous. Raises MemoryError, and ValueError for other logits."""
+def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> tuple[Tensor, Tensor]:
+    """Sample by the compiled kernel, after edits. Returns the tokens, int64 [R], and `log_sums` of these
+    logits, float64 [R]. logits_RV: float32 on a CPU, each row contiguous. Raises MemoryError, and
+    ValueError for other logits."""
     kernel = load_kernel("sampling")
     assert kernel is not None
     if logits_RV.dtype != torch.float32 or len(logits_RV) != len(rows) or logits_RV.stride(1) != 1:
@@ -74,21 +97,22 @@ def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
     temperatures = np.array([each.temperature for each in params], np.float32)
     top_ks = np.array([min(max(each.top_k, 0), num_tokens) for each in params], np.int64)
     top_ps = np.array([each.top_p for each in params], np.float64)
+    min_ps = np.array([each.min_p for each in params], np.float32)
     chances = np.array([uniform(row.seed, row.num_new) if row.params.temperature else 0 for row in rows], np.float64)
-    tokens = np.empty(num_rows, np.int64)
+    tokens, sums = np.empty(num_rows, np.int64), np.empty(num_rows, np.float64)
     failed = kernel.choose_tokens(
         ctypes.c_void_p(logits_RV.data_ptr()),
         *map(ctypes.c_int64, (logits_RV.stride(0), num_rows, num_tokens)),
-        *(ctypes.c_void_p(x.ctypes.data) for x in (temperatures, top_ks, top_ps, chances, tokens)),
+        *(ctypes.c_void_p(x.ctypes.data) for x in (temperatures, min_ps, top_ks, top_ps, chances, tokens, sums)),
         ctypes.c_int(torch.get_num_threads()),
     )
     if failed:
         raise MemoryError(f"no memory to sort {num_tokens} tokens")
-    return torch.from_numpy(tokens)
+    return torch.from_numpy(tokens), torch.from_numpy(sums)
 
 
 def choose_together(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
-    """Sample by torch on any device, after penalties."""
+    """Sample by torch on any device, after edits. Returns int64 [R]."""
     highest_R, token_R = logits_RV.max(dim=-1)
     is_finite_R = highest_R.isfinite()
     sampled = [index for index, row in enumerate(rows) if row.params.temperature]
@@ -101,28 +125,31 @@ def choose_together(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
     return torch.where(is_finite_R, token_R, NO_TOKEN)
 
 
-def _penalise(logits_V: Tensor, row: RowState) -> None:
-    if row.params.repetition_penalty != 1.0:
-        seen = to_device(torch.tensor(sorted(set(row.token_ids))), logits_V.device)
-        values = logits_V[seen]
-        penalty = row.params.repetition_penalty
-        logits_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
-    banned = _banned_tokens(row.token_ids, row.params.no_repeat_ngram_size)
+def _edit(logits_V: Tensor, row: RowState) -> None:
+    """Apply a row's edits in place, in the order that `SamplingParams` gives."""
+    edits, params = row.edits, row.params
+    assert edits is not None
+
+    def on_device(values: NDArray[Any]) -> Tensor:
+        return to_device(torch.from_numpy(values), logits_V.device)
+
+    if edits.bias is not None:
+        ids, values = edits.bias
+        logits_V[on_device(ids)] += on_device(values)
+    if edits.seen is not None:
+        seen = on_device(edits.seen.ids)
+        old, penalty = logits_V[seen], params.repetition_penalty
+        logits_V[seen] = torch.where(old > 0, old / penalty, old * penalty)
+    if edits.generated is not None:
+        counts = on_device(edits.generated.counts)
+        logits_V[on_device(edits.generated.ids)] -= params.frequency_penalty * counts + params.presence_penalty
+    banned = edits.banned(row.num_new)
     if banned:
         logits_V[to_device(torch.tensor(banned), logits_V.device)] = -torch.inf
 
 
-def _banned_tokens(token_ids: Sequence[int], size: int) -> list[int]:
-    """Return the tokens that would repeat an n-gram of `size` tokens."""
-    if size == 0 or len(token_ids) < size:
-        return []
-    ids = list(token_ids)
-    tail = ids[len(ids) - size + 1 :]
-    return sorted({ids[i + size - 1] for i in range(len(ids) - size + 1) if ids[i : i + size - 1] == tail})
-
-
 def _sample_nucleus(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
-    """Return int64 [R]: keep top_k and the nucleus of each row, then look its random number up in
+    """Return int64 [R]: keep min_p, top_k and the nucleus of each row, then look its random number up in
     the cumulative sum of the weights (inverse transform sampling)."""
     num_tokens, device = logits_RV.shape[1], logits_RV.device
     params = [row.params for row in rows]
@@ -133,7 +160,9 @@ def _sample_nucleus(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
     ranks = torch.arange(num_tokens, device=device)
     kept_RV, ids_RV = logits_RV.sort(dim=-1, descending=True, stable=True)
     scaled_RV = kept_RV.double() / column([each.temperature for each in params])
-    weight_RV = torch.exp(scaled_RV - scaled_RV[:, :1])
+    weight_RV = torch.exp(scaled_RV - scaled_RV[:, :1])  # the greatest is 1
+    if any(each.min_p for each in params):
+        weight_RV = torch.where(weight_RV >= column([each.min_p for each in params]), weight_RV, 0.0)
     weight_RV = torch.where(ranks < column([each.top_k or num_tokens for each in params]), weight_RV, 0.0)
     sum_RV = weight_RV.cumsum(1)
     nucleus = column([each.top_p if 0 < each.top_p < 1 else 2.0 for each in params])

@@ -10,14 +10,16 @@ token, does not depend on the rows beside it. Pure Python and NumPy, no torch: t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.label_trie import LabelTrie, job_trie
+from tirazh.model.engine.logit_edits import LogitEdits
 from tirazh.model.engine.prefill_packing import build_prefill_step
 from tirazh.model.engine.sequences import ActiveSequence, StepBuilder, build_decode_step
+from tirazh.model.engine.stop_strings import ending_ids
 from tirazh.model.engine.validation import find_problem, num_shared_tokens
 from tirazh.model.requests import EngineJob, GenerateRequest, Request
 from tirazh.model.step import FreshSlot, Step
@@ -50,9 +52,14 @@ class LogitsReader:
         return self.slot, self.sequence
 
     @property
-    def is_sampled(self) -> bool:
-        """Whether the result is a sampled token, and not label scores."""
-        return isinstance(self.sequence.request, GenerateRequest)
+    def targets(self) -> Sequence[int]:
+        """The tokens that the rows predict, of a text that is scored. Valid until the next step is scheduled."""
+        return self.sequence.targets(self.rows.stop - self.rows.start)
+
+    @property
+    def request(self) -> Request:
+        """The request of the sequence, whose kind tells what the logits are read for."""
+        return self.sequence.request
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +173,7 @@ class Scheduler:
 
     def _new_sequence(self, id: int, request: Request) -> ActiveSequence:
         prompt = tuple(request.prompt_token_ids)
-        shared, max_new_tokens = num_shared_tokens(prompt, self.job), 0
+        shared, max_new_tokens = num_shared_tokens(request, self.job), 0
         if isinstance(request, GenerateRequest):
             max_new_tokens = min(request.sampling.max_new_tokens, self.config.max_length - len(prompt))
         return ActiveSequence(id, request, prompt, max_new_tokens, num_shared=shared, num_cached=shared)
@@ -176,6 +183,9 @@ class Scheduler:
         self._fresh.append(FreshSlot(slot, sequence.num_shared > 0, must_zero=slot in self._dirty_slots))
         self._dirty_slots.discard(slot)
         self.slots[slot] = sequence
+        if isinstance(sequence.request, GenerateRequest) and sequence.request.sampling.edits_logits:
+            params = sequence.request.sampling
+            sequence.edits = LogitEdits(params, sequence.prompt, ending_ids(params.stop, self.config))
 
     def _should_prefill(self) -> bool:
         """Whether the next step is a prefill step: the decode step would not be full, and either

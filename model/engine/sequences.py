@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tirazh.model.engine.label_trie import LabelTrie
-from tirazh.model.requests import GenerateRequest, Request
+from tirazh.model.engine.logit_edits import LogitEdits
+from tirazh.model.requests import GenerateRequest, Request, TextScoreRequest
 from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Segment, Step
 
 
@@ -23,7 +24,9 @@ class ActiveSequence:
     `num_cached` prompt tokens are in the KV cache or in the step being built; the first
     `num_shared` of them belong to the job's shared prefix. `admission_number` orders sequences by
     when they got their slot. `num_pending` tokens have been sampled, but the CPU has not read them
-    from the device yet (overlap scheduling).
+    from the device yet (overlap scheduling). `edits` are None before the sequence has a slot, and where
+    its settings change no logits. `logprob` is the sum over the tokens read so far; of a text that is
+    scored, these are `num_scored`.
     """
 
     id: int
@@ -36,6 +39,9 @@ class ActiveSequence:
     new_tokens: list[int] = field(default_factory=list)
     num_pending: int = 0
     is_finished: bool = False
+    edits: LogitEdits | None = None
+    logprob: float = 0.0
+    num_scored: int = 0
 
     @property
     def num_to_prefill(self) -> int:
@@ -85,9 +91,16 @@ class ActiveSequence:
         return PLACEHOLDER if self.num_pending else self.new_tokens[-1]
 
     @property
-    def token_ids(self) -> list[int]:
-        """Prompt and completion, without pending tokens."""
-        return [*self.prompt, *self.new_tokens]
+    def first_scored_row(self) -> int:
+        """The first prompt token behind which logits are read, of a text that is scored: that before the
+        text."""
+        assert isinstance(self.request, TextScoreRequest)
+        return self.request.num_context - 1
+
+    def targets(self, num_rows: int) -> Sequence[int]:
+        """The tokens that the last `num_rows` cached tokens predict, of a text that is scored."""
+        assert isinstance(self.request, TextScoreRequest)
+        return self.request.token_ids[self.num_cached - num_rows + 1 : self.num_cached + 1]
 
 
 Slots = Sequence[ActiveSequence | None]

@@ -1,5 +1,5 @@
-/* Sampling the next token of some rows of logits on a CPU: temperature, top_k, top_p, random
-   choice, in this order.
+/* Sampling the next token of some rows of logits on a CPU: temperature, min_p, top_k, top_p, random
+   choice, in this order; and for log-probabilities the sum over a row's exponentials.
 
    One thread samples one row's token and reads that row alone. Weights are floats, their sums
    doubles. The tokens to keep are found by a histogram over the leading bits of the weights and by
@@ -70,8 +70,30 @@ static float find_highest(const float *logits, int64_t count) {
     return highest;
 }
 
-/* Weights exp((logit - highest) / temperature), padded with 0 to a whole vector. Returns their sum. */
-static double weigh(const float *logits, int64_t count, float highest, float temperature, workspace *w) {
+/* The logarithm of the sum of exp(logit) over `count` logits; NaN when the highest is not finite. */
+static double log_sum(const float *logits, int64_t count) {
+    const float highest = find_highest(logits, count);
+    if (!isfinite(highest)) return NAN;
+    double total = 0;
+    for (int64_t first = 0; first < count; first += LEAST_BLOCK) {
+        const int64_t end = MIN(first + LEAST_BLOCK, count);
+        vec sum = {0};
+        int64_t i = first;
+        for (; i + LANES <= end; i += LANES) sum += exp_lanes(load_float(logits + i) - broadcast(highest));
+        if (i < end) {
+            vec v = broadcast(-INFINITY);
+            memcpy(&v, logits + i, (size_t)(end - i) * sizeof(float));
+            sum += exp_lanes(v - broadcast(highest));
+        }
+        total += add_lanes(sum);
+    }
+    return highest + log(total);
+}
+
+/* Weights exp((logit - highest) / temperature), 0 where they are below `floor`, padded with 0 to a whole
+   vector. Returns their sum. */
+static double weigh(
+    const float *logits, int64_t count, float highest, float temperature, float floor, workspace *w) {
     double total = 0;
     w->block = MAX(LEAST_BLOCK, (count / MOST_BLOCKS + LANES) / LANES * LANES);
     w->num_blocks = 0;
@@ -83,6 +105,7 @@ static double weigh(const float *logits, int64_t count, float highest, float tem
             if (i + LANES <= count) v = load_float(logits + i);
             else memcpy(&v, logits + i, (size_t)(count - i) * sizeof(float));
             vec weight = exp_lanes((v - broadcast(highest)) / broadcast(temperature));
+            if (floor > 0) weight = choose(weight >= broadcast(floor), weight, (vec){0});
             sum += weight;
             high = max_lanes(weight, high);
             memcpy(w->weights + i, &weight, sizeof weight);
@@ -192,7 +215,8 @@ static int64_t sample_from_list(const workspace *w, int64_t n, double target) {
 }
 
 static int64_t choose_token(
-    const float *logits, int64_t count, float temperature, int64_t top_k, double top_p, double chance, workspace *w) {
+    const float *logits, int64_t count, float temperature, float min_p, int64_t top_k, double top_p, double chance,
+    workspace *w) {
     const float highest = find_highest(logits, count);
     if (!isfinite(highest)) return -1;
     if (temperature == 0) {
@@ -200,7 +224,7 @@ static int64_t choose_token(
         while (logits[i] != highest) i++;
         return i;
     }
-    double total = weigh(logits, count, highest, temperature, w);
+    double total = weigh(logits, count, highest, temperature, min_p, w);
     const int has_nucleus = top_p > 0 && top_p < 1;
     if (!top_k && !has_nucleus) return sample_from_all(w, count, chance * total);
     /* All tokens lighter than this together weigh less than what nucleus sampling drops, so they
@@ -212,12 +236,21 @@ static int64_t choose_token(
     return sample_from_list(w, n, chance * total);
 }
 
+/* `log_sums` [R] receives the logarithm of the sum of exp(logit) of each row of logits [R, row_stride],
+   of which the first `count` are tokens; NaN if the highest is not finite. */
+void sum_logits(
+    const float *logits, int64_t row_stride, int64_t num_rows, int64_t count, double *log_sums, int num_threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(num_threads)
+    for (int64_t row = 0; row < num_rows; row++) log_sums[row] = log_sum(logits + row * row_stride, count);
+}
+
 /* Logits [R, row_stride], of which the first `count` of each row are tokens; the other arrays [R].
-   `tokens` receives each row's token, -1 if its logits are not finite. Returns 0, or 1 if there is
-   no memory. */
+   `tokens` receives each row's token, -1 if its logits are not finite, `log_sums` the same as from
+   `sum_logits`, computed while the row is in the cache. Returns 0, or 1 if there is no memory. */
 int choose_tokens(
     const float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const float *temperatures,
-    const int64_t *top_ks, const double *top_ps, const double *chances, int64_t *tokens, int num_threads) {
+    const float *min_ps, const int64_t *top_ks, const double *top_ps, const double *chances, int64_t *tokens,
+    double *log_sums, int num_threads) {
     int failed = 0;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -241,9 +274,12 @@ int choose_tokens(
         }
 #pragma omp for schedule(dynamic, 1)
         for (int64_t row = 0; row < num_rows; row++)
-            if (buffer)
+            if (buffer) {
+                const float *own = logits + row * row_stride;
+                log_sums[row] = log_sum(own, count);
                 tokens[row] = choose_token(
-                    logits + row * row_stride, count, temperatures[row], top_ks[row], top_ps[row], chances[row], &w);
+                    own, count, temperatures[row], min_ps[row], top_ks[row], top_ps[row], chances[row], &w);
+            }
         free(buffer);
     }
     return failed;

@@ -42,7 +42,7 @@ class ValueList:
 
     @property
     def is_text(self) -> bool:
-        """Whether the values are texts, not numbers."""
+        """Whether the values are texts; otherwise they are numbers."""
         return bool(pa.types.is_string(self.values.type))
 
     @property

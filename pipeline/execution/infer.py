@@ -35,6 +35,8 @@ from tirazh.model.requests import (
     Result,
     SamplingParams,
     ScoreRequest,
+    TextScore,
+    TextScoreRequest,
 )
 from tirazh.pipeline import schema
 from tirazh.pipeline.execution.metrics_client import MetricsClient
@@ -51,7 +53,7 @@ _START_RETRY_S = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
-    """What the step needs besides the rows. `sampling` is None for classify.
+    """What the step needs besides the rows. `sampling` is None for classify and score.
 
     With `samples_as_rows` a sample that fails takes only its own row out, not the other samples of the input row.
     """
@@ -199,7 +201,13 @@ def _requests(table: pa.Table, config: InferConfig) -> list[Request]:
     """One request per row, or `samples` per row for generate: rows in order, the samples of a row together."""
     prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
     if config.sampling is None:
-        return [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
+        if schema.NUM_CONTEXT_IDS not in table.column_names:
+            return [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
+        contexts: list[Any] = table.column(schema.NUM_CONTEXT_IDS).to_pylist()
+        return [
+            TextScoreRequest(token_ids=prompt, num_context=context)
+            for prompt, context in zip(prompts, contexts, strict=True)
+        ]
     seeds: list[Any] = table.column(schema.ROW_SEED).to_pylist()
     overrides = override_rows(table, config.overrides)
     return [
@@ -229,7 +237,10 @@ def _append_results(
     table = table.drop_columns([schema.PROMPT_IDS, schema.REPETITION, schema.ROW_ERROR])
     table = table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
     table = table.append_column(schema.NUM_PROMPT_IDS, counts.cast(pa.int32()))
-    columns = _label_columns(answers, priors) if config.sampling is None else _completion_columns(answers)
+    if schema.NUM_CONTEXT_IDS in table.column_names:
+        columns = _text_columns(answers)
+    else:
+        columns = _label_columns(answers, priors) if config.sampling is None else _completion_columns(answers)
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table
@@ -259,5 +270,14 @@ def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str,
         schema.COMPLETION_IDS: collect(pa.list_(pa.int32()), lambda completion: list(completion.token_ids)),
         schema.TEXT_ENDS: collect(pa.int32(), lambda completion: completion.text_end),
         schema.REASONS: collect(pa.string(), lambda completion: completion.finish_reason),
+        schema.COMPLETION_LOGPROBS: collect(pa.float64(), lambda completion: completion.logprob),
         schema.SAMPLE_ERRORS: pa.array(errors, pa.list_(pa.string())),
+    }
+
+
+def _text_columns(answers: Sequence[list[TextScore] | None]) -> dict[str, pa.Array[Any]]:
+    scores = [None if answer is None else answer[0] for answer in answers]
+    return {
+        schema.TEXT_LOGPROB: pa.array([score and score.logprob for score in scores], pa.float64()),
+        schema.NUM_TEXT_IDS: pa.array([score and score.num_tokens for score in scores], pa.int32()),
     }

@@ -14,9 +14,12 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, did_you_mean
 from tirazh.pipeline.input.column_chunks import check_column_chunks
+from tirazh.pipeline.input.listing.conversions import is_text_file
+from tirazh.pipeline.input.listing.without_parquet import is_parquet
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.schemas.parquet_schema import read_elements
 from tirazh.pipeline.input.schemas.planned_schema import planned_schema
+from tirazh.pipeline.input.text_files.tables import read_table
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
@@ -116,6 +119,8 @@ def is_binary(arrow_type: pa.DataType) -> bool:
 
 
 def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str]) -> Footer:
+    if is_text_file(file.uri) and not is_parquet(storage, file):
+        return _footer_of_text(storage, file, text_columns)
     tail = _fetch(storage, file)
     try:
         parquet = pq.ParquetFile(pa.BufferReader(tail), **READ_OPTIONS)
@@ -131,6 +136,14 @@ def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str
         raise InputError(f"{show_uri(file.uri)} has a column that pyarrow cannot read: {_first_line(error)}") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{show_uri(file.uri)} has a damaged Parquet footer: {_first_line(error)}") from error
+
+
+def _footer_of_text(storage: Storage, file: StoredFile, text_columns: frozenset[str]) -> Footer:
+    """What the footer would tell if the text file were a Parquet file of one row group."""
+    table = read_table(storage, file)
+    sizes = {name: table.column(name).nbytes for name in table.column_names}
+    texts = sum(size for name, size in sizes.items() if name in text_columns)
+    return Footer(file, table.schema, (RowGroup(table.num_rows, texts, sum(sizes.values())),))
 
 
 def _first_line(error: Exception) -> str:

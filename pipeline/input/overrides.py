@@ -43,18 +43,19 @@ def row_sampling(values: Mapping[str, Any], sampling: SamplingParams) -> Samplin
 
 
 def row_seed(values: Mapping[str, Any], *, job_seed: int, content: str, repetition: int) -> int:
-    """The 63-bit seed of a row: from its own seed, or else from the job's seed, the row's content and its
+    """The 63-bit seed of a row: its own seed, or else from the job's seed, the row's content and its
     repetition (`repetitions.py`). Neither depends on the file that the row is in.
     """
     # A row's own seed does not depend on the job's seed or on its content, so the row can be reproduced alone.
     if SEED in values:
-        return hash_63(f"row {_convert(SEED, values[SEED])}")
+        own = int(_convert(SEED, values[SEED]))
+        return own if 0 <= own < 1 << 63 else hash_63(f"row {own}")
     return hash_63(f"job {job_seed} {repetition} {content}")
 
 
 def sample_seed(seed: int, sample: int) -> int:
-    """The 63-bit seed of one sample of a row."""
-    return hash_63(f"sample {seed} {sample}")
+    """The 63-bit seed of one sample of a row; that of sample 0 is the row's, so that a sample can be made alone."""
+    return seed if sample == 0 else hash_63(f"sample {seed} {sample}")
 
 
 def hash_63(text: str) -> int:

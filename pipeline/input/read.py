@@ -19,10 +19,13 @@ from tirazh.errors import InputError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.batches import read_batches
 from tirazh.pipeline.input.damage import find_damage, is_unsupported
+from tirazh.pipeline.input.listing.conversions import is_text_file
+from tirazh.pipeline.input.listing.without_parquet import is_parquet
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, to_transport
 from tirazh.pipeline.input.schemas.conform import conform
 from tirazh.pipeline.input.schemas.int96 import int96_columns, refuse_nanoseconds
+from tirazh.pipeline.input.text_files.tables import read_table
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote, keep_trying
 from tirazh.pipeline.storage.secrets import redact
@@ -71,6 +74,8 @@ def read_rows(
     """
     if part.crossing is not None:
         return to_transport(part.crossing.rows(part.start, part.stop, only))
+    if is_text_file(part.file.uri) and not is_parquet(storage, part.file):
+        return _read_text_rows(part, storage, columns, only)
     with storage.open(part.file.uri) as file, _readable(part, storage):
         metadata = pq.read_metadata(file)
         groups, skip = _groups_of(metadata, part)
@@ -88,6 +93,19 @@ def read_rows(
             wanted = columns if only is None else pa.schema([columns.field(name) for name in only])
             table = conform(table, wanted, part.file, part.start)
         return to_transport(table)
+
+
+def _read_text_rows(part: Part, storage: Storage, columns: pa.Schema | None, only: Sequence[str] | None) -> pa.Table:
+    table = read_table(storage, part.file)
+    if table.num_rows < part.stop:
+        raise InputError(f"{show_uri(part.file.uri)} has become shorter since the job was planned")
+    table = table.slice(part.start, part.rows)
+    if only is not None:
+        table = table.select([name for name in only if name in table.column_names])
+    if columns is not None:
+        wanted = columns if only is None else pa.schema([columns.field(name) for name in only])
+        table = conform(table, wanted, part.file, part.start)
+    return to_transport(table)
 
 
 def _repetitions(part: Part) -> NDArray[np.int32]:

@@ -9,6 +9,7 @@ the input, rows of equal content may exchange their numbers with each other.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,8 +26,15 @@ _THREADS = 2  # each holds the texts of a part
 
 def content_of(values: Iterable[Any]) -> str:
     """The content of a row as a text. Rows whose values differ as texts have different ones; null is no text."""
-    texts = [None if value is None else str(value) for value in values]
+    texts = [None if value is None else _text(value) for value in values]
     return "".join("-" if text is None else f"{len(text)}:{text}" for text in texts)
+
+
+def _text(value: Any) -> str:
+    """The text of a value; that of a list or struct depends not on the order of its fields."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str)
+    return str(value)
 
 
 def count_repetitions(
@@ -69,5 +77,5 @@ def _hashes(table: pa.Table, columns: Sequence[str]) -> NDArray[np.int64]:
     """A hash of the content of every row, valid in this process only."""
     # Python's own hash of a text takes a tenth of the time of a cryptographic one. Two contents of one hash (once in
     # 10^6 inputs of 10^7 rows) would be numbered together, and still draw different random numbers.
-    values = [[None if value is None else str(value) for value in values_of(table.column(name))] for name in columns]
+    values = [[None if value is None else _text(value) for value in values_of(table.column(name))] for name in columns]
     return np.fromiter(map(hash, zip(*values, strict=True)), np.int64, table.num_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.file_metadata import adapt_metadata
+from tirazh.pipeline.input.overrides import sample_seed
 from tirazh.pipeline.input.schemas.arrow_types import restore, with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import public_metadata
 from tirazh.pipeline.labels import decide
@@ -27,8 +29,9 @@ class OutputLayout:
 
     `columns` is the schema of the input. `added` are the added fields with their prefix, in the
     order of `schema.py`. `labels` are those of classify, in the order of their scores; empty for
-    generate. A row of the input has `samples` results, which are one row of the output or, if `rows_per_input_row`
-    is not 1, as many rows.
+    generate and score. A row of the input has `samples` results, which are one row of the output or, if
+    `rows_per_input_row` is not 1, as many rows. `keep` are the names of the columns in `schema.KEEPABLE` that are
+    written.
     """
 
     columns: pa.Schema
@@ -37,6 +40,7 @@ class OutputLayout:
     samples: int
     abstain_below: float
     rows_per_input_row: int = 1
+    keep: tuple[str, ...] = ()
 
     @property
     def schema(self) -> pa.Schema:
@@ -57,7 +61,10 @@ def assemble_rows(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -
 def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.Table:
     """Build the output table of rows that are output rows already, without the columns that only the steps use."""
     # The order of the added columns is that of `layout.added`, which `schema.py` defines.
-    added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
+    if schema.TEXT_LOGPROB in table.column_names:
+        added = _text_scores(table)
+    else:
+        added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
     kept = restore(table, layout.columns).combine_chunks()
     arrays = [
         column if isinstance(column, pa.ChunkedArray) else pa.array(column, field.type)
@@ -119,10 +126,43 @@ def _completions(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) ->
     failed = ["error"] * (layout.samples if has_lists else 1)
     reasons = [failed if row is None else row for row in table.column(schema.REASONS).to_pylist()]
     counts = [None if row is None else sum(map(len, row)) for row in ids]
+    logprobs: list[Any] = table.column(schema.COMPLETION_LOGPROBS).to_pylist()
     if not has_lists:
-        texts, reasons = _first(texts), _first(reasons)
+        texts, reasons, logprobs = _first(texts), _first(reasons), _first(logprobs)
     numbers = [table.column(schema.SAMPLE_NUMBER)] if schema.SAMPLE_NUMBER in table.column_names else []
-    return [*numbers, texts, reasons, table.column(schema.NUM_PROMPT_IDS).to_pylist(), counts, errors]
+    return [
+        *numbers,
+        *_kept(table, layout.keep),
+        texts,
+        reasons,
+        table.column(schema.NUM_PROMPT_IDS).to_pylist(),
+        counts,
+        logprobs,
+        errors,
+    ]
+
+
+def _kept(table: pa.Table, keep: Sequence[str]) -> list[Any]:
+    """The columns of `schema.KEEPABLE` that are written, in its order."""
+    columns: list[Any] = [table.column(schema.PROMPT_TEXT)] if schema.PROMPT in keep else []
+    if schema.SEED in keep:
+        seeds = table.column(schema.ROW_SEED).to_pylist()
+        has_numbers = schema.SAMPLE_NUMBER in table.column_names
+        samples: list[Any] = table.column(schema.SAMPLE_NUMBER).to_pylist() if has_numbers else [0] * len(seeds)
+        pairs = zip(seeds, samples, strict=True)
+        columns.append([None if seed is None else sample_seed(seed, sample) for seed, sample in pairs])
+    return columns
+
+
+def _text_scores(table: pa.Table) -> list[Any]:
+    logprobs: list[Any] = table.column(schema.TEXT_LOGPROB).to_pylist()
+    lengths: list[Any] = table.column(schema.NUM_CHARACTERS).to_pylist()
+    bits = [
+        None if logprob is None or not length else -logprob / math.log(2) / length
+        for logprob, length in zip(logprobs, lengths, strict=True)
+    ]
+    errors = table.column(schema.ROW_ERROR).to_pylist()
+    return [logprobs, table.column(schema.NUM_TEXT_IDS).to_pylist(), bits, errors]
 
 
 def _first(rows: Sequence[Sequence[Any] | None]) -> list[Any]:

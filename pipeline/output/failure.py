@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from tirazh.errors import TirazhError
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.names import FAILURE, REPORT
-from tirazh.pipeline.output.report import render_unfinished
+from tirazh.pipeline.output.report import unfinished_page
 from tirazh.pipeline.output.unfinished import describe_unfinished
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import JobSpec
@@ -46,4 +46,4 @@ def _write(output: GuardedOutput, plan: Plan, spec: JobSpec, error: TirazhError)
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     output.write(output.files.own(FAILURE), json.dumps(facts, ensure_ascii=False, indent=1).encode())
-    output.write(output.files.own(REPORT), render_unfinished(facts).encode())
+    output.write(output.files.own(REPORT), unfinished_page(facts))

@@ -7,21 +7,35 @@ receipt describes its file.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from tirazh.errors import InputError, JobError
 from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.openai_batch.responses import answers_batch, response_lines
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import Lease
-from tirazh.pipeline.output.names import FAILURE, MANIFEST, RECEIPTS, REPORT, SUCCESS, OutputFiles, receipt_name
+from tirazh.pipeline.output.names import (
+    FAILURE,
+    MANIFEST,
+    RECEIPTS,
+    REPORT,
+    RESPONSES,
+    SUCCESS,
+    OutputFiles,
+    receipt_name,
+)
 from tirazh.pipeline.output.quality import quality
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings
-from tirazh.pipeline.output.report import render
+from tirazh.pipeline.output.report import pages_of
 from tirazh.pipeline.output.seal import read_sealed_json, to_sealed_json
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import ClassifySpec, JobSpec
@@ -98,13 +112,25 @@ def finish(
     if lease is not None:
         lease.settle()
     _remove_leftovers(plan, guarded)
-    guarded.write(output.own(REPORT), render(manifest).encode())
+    for name, page in pages_of(manifest, output).items():
+        guarded.write(output.own(name), page)
+    if answers_batch([planned.file.uri for planned in plan.files], plan.schema.names):
+        lines = response_lines(_rows(plan, output), plan_id=plan.id, model=spec.model, prefix=spec.prefix)
+        guarded.write(output.own(RESPONSES), b"".join(lines))
+        manifest["responses"] = f"{manifest['output']}/_tirazh/{RESPONSES}"
     guarded.write(output.own(MANIFEST), to_sealed_json(manifest))
     # `_SUCCESS` must be the last write: readers take an output with it as complete. It is there already if
     # only the manifest was made again, and that write was then the last one.
     if keep_trying(output.completed_plan) != plan.id:
         guarded.write(output.part(SUCCESS), plan.id.encode())
     return manifest
+
+
+def _rows(plan: Plan, output: OutputFiles) -> Iterator[dict[str, Any]]:
+    """The rows of an output whose input is small."""
+    for part in plan.parts:
+        data = keep_trying(partial(output.storage.read, output.part(part.name)))
+        yield from pq.read_table(pa.BufferReader(data)).to_pylist()
 
 
 def _remove_leftovers(plan: Plan, output: GuardedOutput) -> None:

@@ -1,4 +1,7 @@
-"""Quality figures of a job, computed from its receipts: labels, confidence, errors, accuracy and macro-F1."""
+"""Quality figures of a job, computed from its receipts.
+
+Labels, confidence, accuracy and macro-F1; how completions ended and how long they are; errors.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from tirazh.pipeline.output.receipt import Receipt
 # Every name that `quality` may return.
 QUALITY_FACTS = (
     *("error_kinds", "abstained", "labels", "mean_confidence"),
-    *("gold_rows", "accuracy", "macro_f1"),
+    *("gold_rows", "accuracy", "macro_f1", "finish_reasons", "completion_lengths"),
 )
 
 
@@ -19,16 +22,23 @@ def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
     """Compute label counts and mean confidence and, with gold labels, accuracy and macro-F1.
 
     Rows with an error are not counted; a row with a null label (abstained) counts as wrong. Of generate
-    only the errors are counted.
+    count the finish reasons and the lengths of completions.
     """
     labels: Counter[str] = Counter()
     cells: Counter[tuple[str, str]] = Counter()
     kinds: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    lengths: Counter[str] = Counter()
     for receipt in receipts:
         labels.update(receipt.labels)
         kinds.update(receipt.error_kinds)
+        reasons.update(receipt.finish_reasons)
+        lengths.update(receipt.completion_lengths)
         cells.update({(gold, label): count for gold, label, count in receipt.confusion})
     facts: dict[str, Any] = {"error_kinds": dict(kinds.most_common(10))} if kinds else {}
+    if reasons:
+        ordered = sorted(lengths.items(), key=lambda item: int(item[0].split("-")[0]))
+        facts |= {"finish_reasons": dict(reasons.most_common()), "completion_lengths": dict(ordered)}
     if labels:
         answered = sum(labels.values())
         confidence = sum(receipt.confidence_sum for receipt in receipts) / answered

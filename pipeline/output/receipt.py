@@ -18,8 +18,16 @@ import pyarrow.parquet as pq
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.texts import values_of
+from tirazh.pipeline.schema import Kind
 
 FOOTER_KEY = b"tirazh"
+_REASONS = (schema.FINISH_REASON, schema.FINISH_REASONS)
+# The columns of each kind that a receipt is made from, beside the errors.
+_OWN_COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "classify": (schema.LABEL, schema.CONFIDENCE, schema.PROMPT_TOKENS),
+    "generate": (schema.COMPLETION_TOKENS, schema.PROMPT_TOKENS),
+    "score": (schema.NUM_TOKENS,),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +36,8 @@ class Receipt:
 
     `plan_id` is the id of the plan that the file belongs to. `labels` counts the rows of every label; rows
     with a null label (abstained) are counted under "". `confusion` counts rows by (gold label, label) for
-    `gold_column`; it is empty without --gold-column.
+    `gold_column`; it is empty without --gold-column. `finish_reasons` counts completions, and
+    `completion_lengths` rows by the tokens of their completions, in ranges such as "9-16".
     `input_version` is that of the input file whose rows the part was made from.
     """
 
@@ -46,6 +55,8 @@ class Receipt:
     gold_column: str | None = None
     confusion: list[tuple[str, str, int]] = field(default_factory=list)
     confidence_sum: float = 0.0
+    finish_reasons: dict[str, int] = field(default_factory=dict)
+    completion_lengths: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
@@ -109,7 +120,8 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
     `read_footer` returns for the file.
     """
     prefix = settings.prefix
-    is_classify = _is_classify(table.column_names, prefix)
+    kind = _kind(table.column_names, prefix)
+    is_classify = kind == "classify"
     gold = settings.gold_column if is_classify else None
     errors = table.column(prefix + schema.ERROR)
     kinds = Counter(error for error in errors.to_pylist() if error is not None)
@@ -119,8 +131,8 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
         input_version=footer["input_version"],
         rows=table.num_rows,
         errors=table.num_rows - errors.null_count,
-        prompt_tokens=_sum(table, prefix + schema.PROMPT_TOKENS),
-        completion_tokens=0 if is_classify else _sum(table, prefix + schema.COMPLETION_TOKENS),
+        prompt_tokens=_sum(table, prefix + (schema.NUM_TOKENS if kind == "score" else schema.PROMPT_TOKENS)),
+        completion_tokens=_sum(table, prefix + schema.COMPLETION_TOKENS) if kind == "generate" else 0,
         file_bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         # Messages may contain numbers of the row, so their count is bounded. They are sorted for
@@ -130,23 +142,27 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
         gold_column=gold,
         confusion=_confusion(table, prefix, gold) if gold else [],
         confidence_sum=float(_sum(table, prefix + schema.CONFIDENCE)) if is_classify else 0.0,
+        finish_reasons=_count_reasons(table, prefix) if kind == "generate" else {},
+        completion_lengths=_count_lengths(table, prefix) if kind == "generate" else {},
     )
 
 
 def receipt_columns(names: list[str], settings: ReceiptSettings) -> list[str]:
     """The columns of a part file that its receipt is made from."""
-    is_classify = _is_classify(names, settings.prefix)
-    own = (schema.LABEL, schema.CONFIDENCE) if is_classify else (schema.COMPLETION_TOKENS,)
-    columns = [settings.prefix + name for name in (*own, schema.PROMPT_TOKENS, schema.ERROR)]
-    return [settings.gold_column, *columns] if is_classify and settings.gold_column else columns
+    kind = _kind(names, settings.prefix)
+    reasons = [name for name in _REASONS if settings.prefix + name in names] if kind == "generate" else []
+    columns = [settings.prefix + name for name in (*_OWN_COLUMNS[kind], *reasons, schema.ERROR)]
+    return [settings.gold_column, *columns] if kind == "classify" and settings.gold_column else columns
 
 
-def _is_classify(names: list[str], prefix: str) -> bool:
-    """Whether the last five columns, which are the added ones, are those of classify.
+def _kind(names: list[str], prefix: str) -> Kind:
+    """The kind of job that wrote a part, by its last columns, which are the added ones.
 
     The columns of the input may have any names.
     """
-    return prefix + schema.LABEL in names[-5:]
+    if prefix + schema.LABEL in names[-5:]:
+        return "classify"
+    return "score" if prefix + schema.NUM_TOKENS in names[-4:] else "generate"
 
 
 def check_belongs(receipt: Receipt, *, part: int, rows: int, plan_id: str) -> None:
@@ -159,6 +175,25 @@ def check_belongs(receipt: Receipt, *, part: int, rows: int, plan_id: str) -> No
 
 def _sum(table: pa.Table, name: str) -> Any:
     return pc.sum(table.column(name)).as_py() or 0
+
+
+def _count_reasons(table: pa.Table, prefix: str) -> dict[str, int]:
+    name = next(prefix + name for name in _REASONS if prefix + name in table.column_names)
+    reasons: Any = table.column(name)
+    if pa.types.is_list(reasons.type):
+        reasons = pc.list_flatten(reasons)
+    return dict(sorted(Counter(reason for reason in reasons.to_pylist() if reason is not None).items()))
+
+
+def _count_lengths(table: pa.Table, prefix: str) -> dict[str, int]:
+    """Count rows by the tokens of their completions; the upper ends of the ranges are powers of two."""
+    tokens = [count for count in table.column(prefix + schema.COMPLETION_TOKENS).to_pylist() if count is not None]
+    ranges = Counter(0 if count == 0 else max(1, (count - 1).bit_length()) for count in tokens)
+    return {_length_range(power): ranges[power] for power in sorted(ranges)}
+
+
+def _length_range(power: int) -> str:
+    return "0" if power == 0 else "1-2" if power == 1 else f"{2 ** (power - 1) + 1}-{2**power}"
 
 
 def _good_labels(table: pa.Table, prefix: str) -> list[tuple[int, str]]:

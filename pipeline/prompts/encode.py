@@ -42,9 +42,9 @@ class PromptConfig:
     A prompt is `head_ids`, followed by the tokens of `head_text` + the rendered template. `columns`
     maps the template's variables to input columns, `text_variable` is the one that may be
     truncated, `content_columns` are columns outside of the prompt on which a row's random numbers depend too, and
-    `needs_text` makes a row without that text an error, whatever the template
-    renders. `reserved_tokens` stay free behind a truncated prompt. `sampling` is None for classify.
-    `boundary` checks the end of prompts where the labels' tokens may depend on it.
+    `needs_text` makes a row without that text an error, whatever the template renders. `reserved_tokens` stay free
+    behind a truncated prompt. `sampling` is None for classify and score. `boundary` checks the end of prompts where
+    the labels' tokens may depend on it. `keeps_text` adds the text of every prompt behind its head.
     """
 
     tokenizer_dir: str
@@ -62,6 +62,7 @@ class PromptConfig:
     overrides: tuple[str, ...]
     boundary: LabelBoundary | None = None
     content_columns: tuple[str, ...] = ()
+    keeps_text: bool = False
 
 
 class PromptWriter:
@@ -112,11 +113,15 @@ class PromptWriter:
     def encode_completion(self, rendered: str, completion: str) -> list[int]:
         """Return the tokens of a completion of a rendered prompt: those of the whole text less those of the
         prompt, or its own where the prompt's last tokens would be others in the whole text."""
+        ids = self.tokens_behind(rendered, completion)
+        return self._tokenizer.encode(completion) if ids is None else ids
+
+    def tokens_behind(self, rendered: str, completion: str) -> list[int] | None:
+        """Return the tokens of the whole text less those of the prompt; None where the prompt's last tokens
+        would be others in the whole text."""
         end = rendered[-_CONTEXT_CHARACTERS:]
         head, whole = self._marked_tokenizer.encode_many([end, end + completion])
-        if whole[: len(head)] == head:
-            return whole[len(head) :]
-        return self._tokenizer.encode(completion)
+        return whole[len(head) :] if whole[: len(head)] == head else None
 
     def prepare(self, row: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
         """Return the row with its text cut to a bounded number of characters, and its rendered prompt.
@@ -138,31 +143,42 @@ class PromptWriter:
 
         Only the row's text is truncated, never the rest of the template. Raises RowError.
         """
+        return self.fit_text(row, "", ids, reserved_tokens)[1]
+
+    def fit_text(
+        self, row: Mapping[str, Any], rendered: str, ids: list[int], reserved_tokens: int
+    ) -> tuple[str, list[int]]:
+        """Return the rendered prompt and its tokens `ids`, truncated as `fit` does. Raises RowError."""
         is_strict = self.config.truncate == "error"
         # Without truncation a prompt may take the space of its completion, except for one token.
         free = 1 if is_strict and self.config.sampling is not None else reserved_tokens
         most = self.config.seq_length - free
         if len(ids) <= most:
-            return ids
+            return rendered, ids
         if is_strict:
             raise RowError(f"the prompt has {len(ids)} tokens; at most {most} fit")
         return self._truncate(row, ids, most)
 
-    def _truncate(self, row: Mapping[str, Any], ids: list[int], most: int) -> list[int]:
+    def readable(self, rendered: str) -> str:
+        """The rendered prompt with the names of control tokens instead of their marks."""
+        return rendered.translate({ord(mark): name for name, mark in self.config.template.marks.items()})
+
+    def _truncate(self, row: Mapping[str, Any], ids: list[int], most: int) -> tuple[str, list[int]]:
         text = str(row[self.config.text_variable])
         text_ids = self._tokenizer.encode(text)
         keep = len(text_ids) - (len(ids) - most)
         for _ in range(_TRUNCATION_ATTEMPTS):
             if keep <= 0:
                 break
-            part = self._take_tokens(text, text_ids, keep)
-            (ids,) = self.encode([self.render({**row, self.config.text_variable: part})])
+            part = self.take_tokens(text, text_ids, keep)
+            rendered = self.render({**row, self.config.text_variable: part})
+            (ids,) = self.encode([rendered])
             if len(ids) <= most:
-                return ids
+                return rendered, ids
             keep -= len(ids) - most
         raise RowError(f"the prompt has {len(ids)} tokens even with its text truncated; at most {most} fit")
 
-    def _take_tokens(self, text: str, text_ids: Sequence[int], keep: int) -> str:
+    def take_tokens(self, text: str, text_ids: Sequence[int], keep: int) -> str:
         """The first or last `keep` tokens of `text` as text, without a character that the cut would break."""
         is_left = self.config.truncate == "left"
         part = self._tokenizer.decode(text_ids[-keep:] if is_left else text_ids[:keep])
@@ -201,59 +217,61 @@ class PromptStep:
         columns = [values_of(table.column(name)) for name in self.config.columns.values()]
         rows = [dict(zip(self.config.columns, values, strict=True)) for values in zip(*columns, strict=True)]
         overrides = override_rows(table, self.config.overrides)
-        ids, errors = _write_prompts(writer, rows, overrides)
-        seeds = self._seeds(table, rows, overrides, errors)
-        table = table.append_column(schema.PROMPT_IDS, pa.array(ids, pa.list_(pa.int32())))
-        table = table.append_column(schema.ROW_SEED, pa.array(seeds, pa.int64()))
-        return table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
-
-    def _seeds(
-        self,
-        table: pa.Table,
-        rows: Sequence[Mapping[str, Any]],
-        overrides: Sequence[Mapping[str, Any]],
-        errors: Sequence[str | None],
-    ) -> list[int]:
-        if self.config.sampling is None:
-            return [0] * len(rows)
-        repetitions: list[Any] = table.column(schema.REPETITION).to_pylist()
         more = [values_of(table.column(name)) for name in self.config.content_columns]
-        contents = (content_of([*row.values(), *rest]) for row, *rest in zip(rows, *more, strict=True))
-        return [
-            row_seed(values, job_seed=self.config.seed, content=content, repetition=repetition) if error is None else 0
-            for content, values, repetition, error in zip(contents, overrides, repetitions, errors, strict=True)
-        ]
+        contents = [content_of([*row.values(), *rest]) for row, *rest in zip(rows, *more, strict=True)]
+        repetitions: list[Any] = table.column(schema.REPETITION).to_pylist()
+        keys = list(zip(contents, repetitions, strict=True))
+        prompts = _write_prompts(writer, rows, overrides, keys)
+        table = table.append_column(schema.PROMPT_IDS, pa.array([each.ids for each in prompts], pa.list_(pa.int32())))
+        table = table.append_column(schema.ROW_SEED, pa.array([each.seed for each in prompts], pa.int64()))
+        if self.config.keeps_text:
+            table = table.append_column(schema.PROMPT_TEXT, pa.array([each.text for each in prompts], pa.string()))
+        return table.append_column(schema.ROW_ERROR, pa.array([each.error for each in prompts], pa.string()))
+
+
+@dataclass(slots=True)
+class _Prompt:
+    """The prompt of a row: its seed, its tokens or its error, and its text if that is kept."""
+
+    seed: int | None = None
+    ids: list[int] | None = None
+    text: str | None = None
+    error: str | None = None
 
 
 def _write_prompts(
-    writer: PromptWriter, rows: Sequence[Mapping[str, Any]], overrides: Sequence[Mapping[str, Any]]
-) -> tuple[list[list[int] | None], list[str | None]]:
-    """Return tokens and errors of all rows; each row has exactly one of the two.
-
-    Tokenises all rows in one call.
-    """
+    writer: PromptWriter,
+    rows: Sequence[Mapping[str, Any]],
+    overrides: Sequence[Mapping[str, Any]],
+    keys: Sequence[tuple[str, int]],
+) -> list[_Prompt]:
+    """Return the prompts of all rows, whose content and repetition `keys` has. Tokenises all rows in one call."""
     config = writer.config
     ready: dict[int, tuple[PromptWriter, Mapping[str, Any], str, int]] = {}
-    ids: list[list[int] | None] = [None] * len(rows)
-    errors: list[str | None] = [None] * len(rows)
-    for index, (row, values) in enumerate(zip(rows, overrides, strict=True)):
+    prompts = [_Prompt() for _ in rows]
+    for index, (row, values, prompt) in enumerate(zip(rows, overrides, prompts, strict=True)):
         try:
             reserved = config.reserved_tokens
-            if config.sampling is not None and values:
-                check_override(values, config.sampling, seq_length=config.seq_length)
-                reserved = row_sampling(values, config.sampling).max_new_tokens
+            if config.sampling is not None:
+                if values:
+                    check_override(values, config.sampling, seq_length=config.seq_length)
+                    reserved = row_sampling(values, config.sampling).max_new_tokens
+                content, repetition = keys[index]
+                prompt.seed = row_seed(values, job_seed=config.seed, content=content, repetition=repetition)
             own = writer.for_row(row)
             ready[index] = (own, *own.prepare(row), reserved)
         except RowError as error:
-            errors[index] = str(error)
+            prompt.error = str(error)
     common = iter(writer.encode([rendered for own, _, rendered, _ in ready.values() if own is writer]))
     for index, (own, row, rendered, reserved) in ready.items():
-        prompt = next(common) if own is writer else own.encode([rendered])[0]
+        ids, prompt = next(common) if own is writer else own.encode([rendered])[0], prompts[index]
         try:
-            ids[index] = own.fit(row, prompt, reserved)
+            rendered, prompt.ids = own.fit_text(row, rendered, ids, reserved)
         except RowError as error:
-            errors[index] = str(error)
-    return ids, errors
+            prompt.error = str(error)
+        else:
+            prompt.text = own.readable(rendered) if config.keeps_text else None
+    return prompts
 
 
 @lru_cache(maxsize=2)

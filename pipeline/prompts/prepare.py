@@ -18,13 +18,18 @@ from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column
+from tirazh.pipeline.input.listing.conversions import is_text_file
+from tirazh.pipeline.input.listing.without_parquet import PARQUET_MAGIC
+from tirazh.pipeline.input.text_files.tables import parse_table
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens, find_boundary
+from tirazh.pipeline.prompts.sampled_tokens import with_tokens
+from tirazh.pipeline.prompts.score_texts import shared_context
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import PromptTemplate
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 from tirazh.pipeline.storage.errors import show_uri
 
 BETWEEN_EXAMPLES = "\n\n"
@@ -67,6 +72,8 @@ def prepare_prompts(
     if isinstance(spec, ClassifySpec):
         config, labels = with_labels(config, tokenizer, spec.labels)
         ends = label_ends(config, tokenizer, labels)
+    if isinstance(spec, ScoreSpec):
+        return _prepare_texts(config, tokenizer)
     config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
     writer = PromptWriter(replace(config, boundary=None), tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
@@ -78,6 +85,17 @@ def prepare_prompts(
             raise RequestError("--calibrate needs a template that contains more than the text itself")
     job = EngineJob(prefix_token_ids=prefix, labels=labels, label_ends=ends)
     return PreparedPrompts(config, job, tuple(calibration))
+
+
+def _prepare_texts(config: PromptConfig, tokenizer: Tokenizer) -> PreparedPrompts:
+    try:
+        prefix = shared_context(config, tokenizer, PROBE_TEXTS)
+    except RowError as error:
+        raise RequestError(
+            f"no text can be scored: {error}; give a shorter --template or a larger --seq-length"
+        ) from None
+    job = EngineJob(prefix_token_ids=prefix if len(prefix) >= MIN_SHARED_TOKENS else ())
+    return PreparedPrompts(config, job, ())
 
 
 def mark_template(template: PromptTemplate, tokenizer: Tokenizer) -> PromptTemplate:
@@ -116,9 +134,10 @@ def label_ends(config: PromptConfig, tokenizer: Tokenizer, labels: Sequence[tupl
 
 
 def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: PromptSource) -> PromptConfig:
-    reserved, sampling, seed = 0, None, 0
+    reserved, sampling, seed, keeps_text = 0, None, 0, False
     if isinstance(spec, GenerateSpec):
-        reserved, sampling, seed = spec.max_new_tokens, spec.sampling, spec.seed
+        reserved, seed = spec.max_new_tokens, spec.seed
+        sampling, keeps_text = with_tokens(spec, tokenizer), schema.PROMPT in spec.keep
     return PromptConfig(
         tokenizer_dir="",
         template=mark_template(source.template, tokenizer),
@@ -134,6 +153,7 @@ def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: Prompt
         sampling=sampling,
         seed=seed,
         overrides=(),
+        keeps_text=keeps_text,
     )
 
 
@@ -166,6 +186,8 @@ def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) 
 
 
 def _parse_examples(uri: str, data: bytes) -> pa.Table:
+    if is_text_file(uri) and not data.startswith(PARQUET_MAGIC):
+        return parse_table(data, uri)
     try:
         return pq.read_table(io.BytesIO(data))
     except (pa.ArrowException, OSError) as error:

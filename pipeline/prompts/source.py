@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tirazh.pipeline.prompts.template import PromptTemplate
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 
 CLASSIFY_TEMPLATE = "{{ text }}\nТема:"
 GENERATE_TEMPLATE = "{{ text }}"
@@ -41,8 +41,17 @@ def prompt_source(spec: JobSpec) -> PromptSource:
         # random numbers.
         unused = set(spec.vary or ()) - set(source.columns.values())
         return replace(source, content_columns=tuple(sorted(unused)))
+    if isinstance(spec, ScoreSpec):
+        return _score_source(spec)
     assert isinstance(spec, ClassifySpec)
     return build_source(spec.template, text_column=spec.text_column, default=CLASSIFY_TEMPLATE)
+
+
+def _score_source(spec: ScoreSpec) -> PromptSource:
+    """The template gives the context alone; the text, a variable that no template can use, follows it."""
+    context = PromptTemplate(spec.template or "")
+    columns = {name: name for name in context.variables} | {spec.text_column: spec.text_column}
+    return PromptSource(context, columns, spec.text_column, is_default=not spec.template)
 
 
 def build_source(template: str | None, *, text_column: str, default: str) -> PromptSource:

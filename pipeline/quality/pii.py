@@ -64,7 +64,7 @@ def _is_series(text: str) -> bool:
 # In the order in which they are applied: what has a checksum goes before what looks like a telephone number.
 _KINDS: dict[str, _Kind] = {
     "email": _Kind(
-        _compiled(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?!\w)"),
+        _compiled(r"(?<!\w)(?<!\w[.+'-])\w[\w.+'-]{0,63}@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}(?!\w)"),
         hint=re.compile("@"),
     ),
     "ip": _Kind(

@@ -12,6 +12,7 @@ from tirazh.pipeline.spec.classify import ClassifySpec
 from tirazh.pipeline.spec.filter import FilterSpec
 from tirazh.pipeline.spec.generate import GenerateSpec
 from tirazh.pipeline.spec.job import ADDRESSES, JobSpec, parse_replicas
+from tirazh.pipeline.spec.score import ScoreSpec
 from tirazh.pipeline.spec.steps import Accepted, Step, StepsSpec
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "FilterSpec",
     "GenerateSpec",
     "JobSpec",
+    "ScoreSpec",
     "Step",
     "StepsSpec",
     "Truncate",
@@ -31,4 +33,4 @@ __all__ = [
     "parse_replicas",
 ]
 
-SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": GenerateSpec}
+SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": GenerateSpec, "score": ScoreSpec}

@@ -11,10 +11,12 @@ from tirazh.pipeline.crossing.declaration import check_rows
 from tirazh.pipeline.quality.dedup.config import check_dedup
 from tirazh.pipeline.quality.pii import parse_kinds
 from tirazh.pipeline.quality.rules import parse_filters
+from tirazh.pipeline.sampling_checks import check_bad_words, check_logit_bias
 from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, setting
 from tirazh.pipeline.shared_settings import shared_setting
 from tirazh.pipeline.spec.acceptance import check_accepted
 from tirazh.pipeline.spec.job import JobSpec
+from tirazh.pipeline.spec.row_settings import check_keep
 
 SamplesAs = Literal["rows", "lists"]
 Dropped = Literal["separate", "inline"]
@@ -195,6 +197,9 @@ class GenerateSpec(JobSpec):
             has_input=bool(self.input),
             accepted=self.accepted,
         )
+        check_logit_bias(self.logit_bias)
+        check_bad_words(self.bad_words)
+        check_keep(self.keep)
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values
@@ -213,13 +218,18 @@ class GenerateSpec(JobSpec):
 
     @property
     def sampling(self) -> SamplingParams:
-        """The job's sampling parameters. A row may override single values (`schema.OVERRIDES`)."""
+        """The job's sampling parameters, without those that need a tokenizer (`prompts/sampled_tokens.py`). A row
+        may override single values (`schema.OVERRIDES`)."""
         return SamplingParams(
             max_new_tokens=self.max_new_tokens,
+            min_new_tokens=self.min_new_tokens,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
             no_repeat_ngram_size=self.no_repeat_ngram_size,
             stop=self.stop,
         )

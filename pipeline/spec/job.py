@@ -79,7 +79,7 @@ class JobSpec(Spec):
 
     @property
     def kind(self) -> Kind:
-        raise TypeError("JobSpec cannot be run; use ClassifySpec or GenerateSpec")
+        raise TypeError("JobSpec cannot be run; use ClassifySpec, GenerateSpec or ScoreSpec")
 
     @property
     def needs_input(self) -> bool:
@@ -88,8 +88,8 @@ class JobSpec(Spec):
 
     @property
     def chosen_truncate(self) -> Truncate:
-        """`truncate`, or the default of the kind: generate rejects a prompt that is too long."""
-        return self.truncate or ("error" if self.kind == "generate" else "right")
+        """`truncate`, or the default of the kind: generate and score reject a text that is too long."""
+        return self.truncate or ("right" if self.kind == "classify" else "error")
 
     def slots_on(self, device: str) -> int:
         """The number of sequences a replica runs at once on `device` ("cpu" or "cuda"), if memory allows."""

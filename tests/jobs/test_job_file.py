@@ -64,6 +64,33 @@ def test_a_labels_file_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: p
     assert spec.labels == {"a": "a", "b": "b"}
 
 
+def test_lists_of_vary_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    for name in ("topics.txt", "people.csv"):
+        (tmp_path / name).write_text("a\n")
+    text = (
+        "kind: generate\noutput: out\nper_cell: 2\ntemplate: '{{ topic }}'\nvary:\n  topic: topics.txt\n"
+        "  style: [plain, a.txt]\n"
+        "  persona: people.csv#name\n  city: {values: people.csv#city, weights: w}\n  mood: {calm: 3}\n  far: s3://b/a.txt\n"
+        "  gone: gone.txt\n"
+    )
+    spec = spec_from_file(write(tmp_path, text))
+    assert isinstance(spec, GenerateSpec)
+    assert spec.vary == {
+        "topic": str(tmp_path / "topics.txt"),
+        "style": ["plain", "a.txt"],
+        "persona": f"{tmp_path / 'people.csv'}#name",
+        "city": {"values": f"{tmp_path / 'people.csv'}#city", "weights": "w"},
+        "mood": {"calm": 3},
+        "far": "s3://b/a.txt",
+        "gone": "gone.txt",
+    }
+    (tmp_path / "vary.yaml").write_text("topic: [a, b]\n")
+    beside = spec_from_file(write(tmp_path, "kind: generate\noutput: out\nrows: 2\nvary: vary.yaml\n"))
+    assert isinstance(beside, GenerateSpec)
+    assert beside.vary == {"topic": ["a", "b"]}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -75,9 +102,9 @@ def test_a_labels_file_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: p
         (HEAD + "top_p: [1\n", "job.yaml is not valid YAML at line 5, column 1: "
             "did not find expected ',' or ']'"),
         ("input: in.parquet\n", "job.yaml has no kind; add a line kind: classify or kind: generate"),
-        ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not 'clasify'; "
+        ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, score, finetune, not 'clasify'; "
             "did you mean classify?"),
-        ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, finetune, not ['a']"),
+        ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, score, finetune, not ['a']"),
         ("kind: classify\n", "--labels, --input, --output are missing"),
         ("- a\n- b\n", "job.yaml must be a mapping of settings (input: ..., output: ...)"),
         ("", "job.yaml is empty"),

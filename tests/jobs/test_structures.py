@@ -16,6 +16,7 @@ from tirazh.jobs.structures import read_structure
     [
         ({"topic": ("a", "b"), 5: 1.5}, {"topic": ["a", "b"], "5": 1.5}),
         ("{topic: [a, b]}", {"topic": ["a", "b"]}),
+        ({"topic": Path("a.txt")}, {"topic": "a.txt"}),
         ("short-ru", "short-ru"),
         (["short-ru", {"min_chars": 20}], ["short-ru", {"min_chars": 20}]),
     ],

@@ -319,3 +319,26 @@ def test_an_invalid_address_of_a_job_server_is_refused(
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RequestError, match=says):
         connect(address)
+
+
+def test_short_lists_are_sent_within_the_job_and_long_ones_by_their_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "topics.txt").write_text("sport\nscience\n")
+    (tmp_path / "cities.csv").write_text("name,people\nА,3\nБ,1\n")
+    (tmp_path / "many.csv").write_text("id\n" + "".join(f"{number}\n" for number in range(1_001)))
+    vary = {
+        "topic": "topics.txt",
+        "city": {"values": "cities.csv", "weights": "people"},
+        "many": "many.csv#id",
+        "far": "s3://bucket/list.txt",
+        "mood": {"calm": 3, "angry": 1},
+    }
+    sent = with_absolute_paths(GenerateSpec(output="out", vary=vary, rows=5, template="{{ topic }}"))
+    assert isinstance(sent, GenerateSpec)
+    assert sent.vary == vary | {
+        "topic": ["sport", "science"],
+        "city": {"values": ["А", "Б"], "weights": [3.0, 1.0]},
+        "many": f"{tmp_path}/many.csv#id",
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
-from tirazh.model.requests import EngineJob, GenerateRequest, Request, Result, SamplingParams
+from tirazh.model.requests import Completion, EngineJob, GenerateRequest, Request, Result, SamplingParams
 from tirazh.model.step import Step
 
 # Blocks of 4, windows of 16 tokens, and four different heads in each of two layout groups.
@@ -104,6 +105,11 @@ def random_prompts(lengths: Sequence[int], *, seed: int = 0) -> list[tuple[int, 
 
 def greedy_requests(prompts: Sequence[Sequence[int]], sampling: SamplingParams = GREEDY) -> list[GenerateRequest]:
     return [GenerateRequest(prompt_token_ids=prompt, sampling=sampling, seed=0) for prompt in prompts]
+
+
+def without_logprob(result: Result) -> Result:
+    """The result without the log-probability of its completion, to compare its tokens."""
+    return replace(result, logprob=None) if isinstance(result, Completion) else result
 
 
 class RecordingRunner:

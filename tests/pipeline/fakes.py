@@ -18,7 +18,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.errors import CheckpointError
-from tirazh.model.requests import GenerateRequest, LabelScores, Request, Result
+from tirazh.model.requests import GenerateRequest, LabelScores, Request, Result, TextScoreRequest
 
 __all__ = ["build_engine", "build_runner", "count_weight_bytes"]
 
@@ -35,6 +35,8 @@ class FakeEngine(EchoEngine):
     def _answer(self, request: Request) -> Result:
         if isinstance(request, GenerateRequest):
             self._follow_instruction(request.sampling.max_new_tokens)
+            return super()._answer(request)
+        if isinstance(request, TextScoreRequest):
             return super()._answer(request)
         prompt = tuple(request.prompt_token_ids)
         labels = self._config.job.labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import InputError, OutputError, RequestError
+from tirazh.model.requests import Completion, GenerateRequest
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.dry_run import dry_run
 from tirazh.pipeline.output.names import OutputFiles
@@ -39,9 +40,17 @@ def make(tmp_path: Path, model_dir: Path) -> Make:
     return spec
 
 
+def seeds_as_texts(requests: Sequence[GenerateRequest]) -> list[Completion]:
+    """A completion for every request, a text that stands for the whole seed."""
+    return [
+        Completion(token_ids=[40 + request.seed // 50**place % 50 for place in range(12)], finish_reason="length")
+        for request in requests
+    ]
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[GenerateSpec], pl.DataFrame]:
-    run_without_ray(monkeypatch)
+    run_without_ray(monkeypatch, seeds_as_texts)
 
     def rows(spec: GenerateSpec) -> pl.DataFrame:
         run_job(spec)

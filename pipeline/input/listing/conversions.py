@@ -11,6 +11,10 @@ import os
 import shlex
 from collections.abc import Iterable
 
+# Text files are read as they are, if they are given by name and are not larger: a worker parses the whole file for
+# each part that it reads.
+MAX_BYTES = 64 << 20
+_READABLE = ("jsonl", "json", "csv", "tsv", "txt")
 _SUFFIXES = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -43,6 +47,11 @@ def text_format(name: str, head: bytes = b"") -> str | None:
     """The format of a file by its name, and by its first bytes for JSON; None for one that has no command."""
     found = _SUFFIXES.get(os.path.splitext(_without_compression(name.lower()))[1])
     return "json" if found == "jsonl" and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") else found
+
+
+def is_text_file(name: str) -> bool:
+    """Whether the name of a file is that of a text format that can be read."""
+    return text_format(name) in _READABLE
 
 
 def convert_file(path: str, kind: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from tirazh.errors import InputError, did_you_mean
 from tirazh.pipeline.input.listing.passed_over import LINK_TO_FILE, NO_SUFFIX, NOT_PARQUET, say_passed_over
 from tirazh.pipeline.input.listing.table_formats import TableCheck
-from tirazh.pipeline.input.listing.without_parquet import is_parquet, no_parquet, refuse_text_file
+from tirazh.pipeline.input.listing.without_parquet import is_parquet, no_parquet, refuse_unreadable
 from tirazh.pipeline.input.schemas.hive import partition_of
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
@@ -128,7 +128,7 @@ def _list_one(storage: Storage, uri: str, tables: TableCheck) -> Listing:
             raise _broken_link(each.uri)
     tables.refuse(listing, uri)
     if [file.uri for file in listing.files] == [uri]:
-        refuse_text_file(storage, listing.files[0])
+        refuse_unreadable(storage, listing.files[0])
         return listing
     return _only_parquet(storage, uri, listing, None if listing.is_literal else pattern)
 

@@ -7,13 +7,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tirazh.errors import InputError
-from tirazh.pipeline.input.listing.conversions import convert_directory, convert_file, text_format
+from tirazh.pipeline.input.listing.conversions import (
+    MAX_BYTES,
+    convert_directory,
+    convert_file,
+    is_text_file,
+    text_format,
+)
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote
 
+PARQUET_MAGIC = b"PAR1"
 # Parquet files begin with these bytes; those with an encrypted footer with the second ones.
-_MAGICS = (b"PAR1", b"PARE")
+_MAGICS = (PARQUET_MAGIC, b"PARE")
 _HEAD = 64
 
 
@@ -22,15 +29,17 @@ def is_parquet(storage: Storage, file: StoredFile) -> bool:
     return file.size >= 12 and storage.read_head(file, 4) in _MAGICS
 
 
-def refuse_text_file(storage: Storage, file: StoredFile) -> None:
-    """Raise InputError with the command that converts it if the single input `file` is of a known text format."""
+def refuse_unreadable(storage: Storage, file: StoredFile) -> None:
+    """Raise InputError with the command that converts it if the single input `file` is of a known format that is
+    not read, or too large to be read as text."""
     kind = text_format(file.uri)
-    if kind is None or is_parquet(storage, file):
+    if kind is None or is_parquet(storage, file) or (is_text_file(file.uri) and file.size <= MAX_BYTES):
         return
     kind = text_format(file.uri, storage.read_head(file, _HEAD)) or kind
     name = file.uri.rpartition("/")[2] if is_remote(file.uri) else file.uri
+    why = f"has more than {MAX_BYTES >> 20} MiB" if is_text_file(file.uri) else "is not a Parquet file"
     raise InputError(
-        f"input {show_uri(file.uri)} is not a Parquet file; write it to one and give that: "
+        f"input {show_uri(file.uri)} {why}; write it to a Parquet file and give that: "
         f"{_fetch_first(file.uri)}{convert_file(name, kind)}"
     )
 

@@ -93,8 +93,8 @@ class Duplicates:
 def from_table(table: pa.Table, earlier: tuple[str, ...]) -> Duplicates:
     """The duplicates in a table of one row each, ordered by part and row."""
     parts = table.column("part").to_numpy()
-    starts = np.flatnonzero(np.diff(parts, prepend=-1)) if len(parts) else np.empty(0, np.int64)
-    stops = np.append(starts[1:], len(parts))[: len(starts)]
+    starts = np.flatnonzero(np.diff(parts, prepend=-1))
+    stops = np.append(starts, len(parts))[1:]
     return Duplicates(
         {
             int(parts[start]): _slice(table.slice(start, stop - start))

@@ -35,21 +35,30 @@ class Groups:
 def group_rows(values: npt.NDArray[np.uint64], positions: Positions, *, first_own: int = 0) -> Groups:
     """Group the rows at `positions` (int64 [rows], ascending) by `values`, uint64 [rows] or [rows, 2].
 
-    Groups without a position of `first_own` or above are left out. The result does not depend on the order in
-    which the groups are found: only their members matter.
+    Groups without a position of `first_own` or above are left out.
     """
-    # Sorts are stable, so that positions ascend within a group.
-    order = np.argsort(values, kind="stable") if values.ndim == 1 else np.lexsort((values[:, 0], values[:, 1]))
-    ordered = values[order].reshape(len(order), -1)
-    is_same = (ordered[1:] == ordered[:-1]).all(axis=1)
-    in_group = np.zeros(len(order), np.bool_)
-    in_group[1:] |= is_same
-    in_group[:-1] |= is_same
+    columns = values.reshape(len(values), values.shape[1] if values.ndim == 2 else 1)
+    # Few rows have the first number of another row. Only those are put into order by all numbers and by position:
+    # numpy's plain sort is several times faster than its stable one.
+    first = np.argsort(columns[:, 0])
+    shared = first[_is_repeated(columns[first, :1])]
+    order = shared[np.lexsort((positions[shared], *columns[shared].T))]
+    order = order[_is_repeated(columns[order])]
+    ordered, members = columns[order], positions[order]
     begins = np.ones(len(order), np.bool_)
-    begins[1:] = ~is_same
-    members, starts = positions[order[in_group]], np.flatnonzero(begins[in_group])
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    starts = np.flatnonzero(begins)
     sizes = np.diff(np.append(starts, len(members)))
     if first_own and len(members):
         is_wanted = members[starts + sizes - 1] >= first_own
         members, sizes = members[np.repeat(is_wanted, sizes)], sizes[is_wanted]
     return Groups(members, sizes)
+
+
+def _is_repeated(ordered: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which rows of a sorted array equal the one before or after, bool [rows]."""
+    is_same = (ordered[1:] == ordered[:-1]).all(axis=1)
+    result = np.zeros(len(ordered), np.bool_)
+    result[1:] |= is_same
+    result[:-1] |= is_same
+    return result

@@ -11,7 +11,7 @@ from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.ledger import read_manifest
 from tirazh.pipeline.output.names import FAILURE, MANIFEST, REPORT
-from tirazh.pipeline.output.report import render
+from tirazh.pipeline.output.report import pages_of
 from tirazh.pipeline.output.seal import to_sealed_json
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.steps.filtering.receipt import FilterReceipt
@@ -25,6 +25,7 @@ def describe_filtered(plan: Plan, receipts: Sequence[FilterReceipt]) -> dict[str
     return {
         "rows": sum(receipt.rows for receipt in receipts),
         "input_rows": sum(receipt.input_rows for receipt in receipts),
+        "kept": sum(receipt.input_rows - len(receipt.not_kept) for receipt in receipts),
         "dropped_rows": sum(len(receipt.not_kept) for receipt in receipts),
         "errors": sum(receipt.errors for receipt in receipts),
         "drop_reasons": _sum(receipt.reasons for receipt in receipts),
@@ -43,7 +44,8 @@ def finish_filtered(output: GuardedOutput, plan: Plan, manifest: Mapping[str, An
     files = output.files
     if FAILURE in keep_trying(lambda: files.storage.names(files.own())):
         output.remove(files.own(FAILURE))
-    output.write(files.own(REPORT), render(manifest).encode())
+    for name, page in pages_of(manifest, files).items():
+        output.write(files.own(name), page)
     output.write(files.own(MANIFEST), to_sealed_json(manifest))
     output.mark_complete(plan.id)
     return dict(manifest)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tests.model.tiny import build_engine, random_prompts, run, tiny_model, use_threads
 from tirazh.model.engine import batch_engine as engine_module
 from tirazh.model.engine import runner as runner_module
-from tirazh.model.engine.sampling import RowState, sample
+from tirazh.model.engine.sampling import RowState, Sampled, sample
 from tirazh.model.gpt import RuGPT3ForCausalLM
 from tirazh.model.layers.packed_linear import pack_linears, rows_are_independent
 from tirazh.model.requests import EngineJob, GenerateRequest, LabelScores, Request, Result, SamplingParams, ScoreRequest
@@ -48,7 +48,7 @@ class RunWithLogits:
             self.results: list[Result] = run(engine, requests)
         self._requests = requests
 
-    def _sample(self, logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Tensor:
+    def _sample(self, logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Sampled:
         for row, logits_V in zip(rows, logits_RV, strict=True):
             self._logits.setdefault(row.seed, []).append(logits_V.clone())
         return sample(logits_RV, rows, num_tokens)

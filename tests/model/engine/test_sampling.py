@@ -19,6 +19,7 @@ from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsPr
 
 from tirazh.errors import RequestError
 from tirazh.model.engine import sampling
+from tirazh.model.engine.logit_edits import LogitEdits
 from tirazh.model.engine.sampling import NO_TOKEN, RowState, uniform
 from tirazh.model.kernels.build import load_kernel
 from tirazh.model.requests import SamplingParams
@@ -39,12 +40,14 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def row(seed: int = 0, *, token_ids: Sequence[int] = (), num_new: int = 0, **params: Any) -> RowState:
-    return RowState(SamplingParams(**params), seed, token_ids, num_new)
+    sampling_params = SamplingParams(**params)
+    edits = LogitEdits(sampling_params, token_ids) if sampling_params.edits_logits else None
+    return RowState(sampling_params, seed, edits, num_new)
 
 
 def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> list[int | None]:
     """Return the sampled tokens; None for `NO_TOKEN`."""
-    tokens = sampling.sample(logits_RV, rows, num_tokens).tolist()
+    tokens = sampling.sample(logits_RV, rows, num_tokens).tokens.tolist()
     return [None if token == NO_TOKEN else token for token in tokens]
 
 
@@ -164,7 +167,7 @@ def test_both_implementations_sample_the_same_token(
     rows = [row(seed + i, temperature=0.8, top_k=top_k, top_p=top_p) for i in range(4)]
     logits_RV = torch.stack([random_logits(size, seed + i, spread) for i in range(4)])
     expected = sampling.choose_together(logits_RV, rows)
-    assert sampling.sample(logits_RV, rows, size).tolist() == expected.tolist()
+    assert sampling.sample(logits_RV, rows, size).tokens.tolist() == expected.tolist()
 
 
 def test_of_equally_likely_tokens_the_first_are_kept() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.label_trie import build_trie
 from tirazh.model.engine.validation import find_problem, num_shared_tokens
-from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
+from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest, TextScoreRequest
 
 CONFIG = EngineConfig(num_slots=1, max_length=40, num_tokens=50, end_token_ids=(), prefill_rows=64, decode_rows=8)
 LABELS = ((1, 2, 3), (1, 4))  # two nodes deep; a label's last token takes no position
@@ -53,6 +53,12 @@ def test_label_scores_need_labels() -> None:
 
 def test_a_prompt_shares_the_whole_prefix_or_nothing_and_keeps_a_token_of_its_own() -> None:
     job = EngineJob(prefix_token_ids=PREFIX)
-    assert num_shared_tokens((*PREFIX, 1), job) == 3
-    assert num_shared_tokens(PREFIX, job) == 0
-    assert num_shared_tokens((7, 8, 1, 1), job) == 0
+    assert num_shared_tokens(generate(*PREFIX, 1), job) == 3
+    assert num_shared_tokens(generate(*PREFIX), job) == 0
+    assert num_shared_tokens(generate(7, 8, 1, 1), job) == 0
+
+
+def test_a_text_that_is_scored_keeps_the_last_token_of_its_context() -> None:
+    job = EngineJob(prefix_token_ids=PREFIX)
+    assert num_shared_tokens(TextScoreRequest(token_ids=(*PREFIX, 1, 2, 3), num_context=4), job) == 3
+    assert num_shared_tokens(TextScoreRequest(token_ids=(*PREFIX, 1, 2, 3), num_context=3), job) == 0

@@ -95,9 +95,10 @@ def residual(place: Guarded, size: int, dtype: torch.dtype) -> None:
 
 
 def sampling(place: Guarded, num_tokens: int, params: SamplingParams) -> None:
-    rows = [RowState(params, seed, (), 0) for seed in range(3)]
-    tokens = choose_compiled(place(torch.randn(3, num_tokens)), rows)
+    rows = [RowState(params, seed, None, 0) for seed in range(3)]
+    tokens, log_sums = choose_compiled(place(torch.randn(3, num_tokens)), rows)
     assert ((tokens >= 0) & (tokens < num_tokens)).all()
+    assert log_sums.isfinite().all()
 
 
 def cases() -> Iterator[str]:

@@ -108,7 +108,7 @@ def test_a_failed_run_says_why_in_its_report_and_in_a_file_for_programs(
     page = (tmp_path / "out/_tirazh/report.html").read_text()
     assert "This job has failed:" in page
     assert str(caught.value).partition(";")[0] in page
-    assert "column &#x27;text&#x27; is null" in page
+    assert "column &#39;text&#39; is null" in page
     failure = json.loads((tmp_path / "out/_tirazh/failure.json").read_text())
     assert (failure["reason"], failure["error"], failure["exit_code"]) == (str(caught.value), "JobError", 1)
     assert (failure["rows_total"], failure["parts_total"]) == (60, 12)

@@ -19,10 +19,11 @@ from tirazh.pipeline.output.ledger import finish, unfinished
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import write_plan
 from tirazh.pipeline.output.receipt import ReceiptSettings
-from tirazh.pipeline.output.report import render, write_report
+from tirazh.pipeline.output.report import write_report
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan, plan_job
+from tirazh.pipeline.report.page import render
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
 

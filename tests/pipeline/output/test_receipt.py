@@ -29,7 +29,7 @@ def classified(prefix: str = "", **columns: list[str]) -> pa.Table:
 
 def generated(**columns: list[str]) -> pa.Table:
     added = pa.schema(schema.generate_fields(1))
-    values = [["a", None], ["stop", "error"], [7, None], [3, None], [None, "too long"]]
+    values = [["a", None], ["stop", "error"], [7, None], [3, None], [-1.5, None], [None, "too long"]]
     arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
     return pa.table([*map(pa.array, columns.values()), *arrays], names=[*columns, *added.names])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +79,8 @@ def test_at_least_198_of_200_planted_strings_are_masked() -> None:
     for turn, (kind, text) in enumerate(found):
         before, after = (("Пишите: ", ". Спасибо!"), ("(", ")"), ("данные — ", ", до 18:00"), ("", ""))[turn % 4]
         result = masked(before + text + after)
-        if f"<{kind}>" not in result or not result.startswith(before) or not result.endswith(after):
+        kept = "[А-Яа-я/: ]*" if kind in ("snils", "inn", "passport") else ""  # the word before a number
+        if not re.fullmatch(f"{re.escape(before)}{kept}<{kind}>(?:/773601001)?{re.escape(after)}", result):
             missed.append((kind, text, result))
     assert len(found) == 200
     assert len(missed) <= 2, missed

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.errors import InputError
+from tirazh.pipeline.input.listing import without_parquet
 from tirazh.pipeline.input.listing.conversions import convert_directory, convert_file, text_format
 from tirazh.pipeline.input.listing.files import find_inputs
 from tirazh.pipeline.storage.filesystem import Storage
@@ -32,6 +33,12 @@ ROWS: list[Row] = [
     {"text": 'в "кавычках",\nв две строки', "id": 2, "tags": None},
     {"text": "2026-11-29 10:00:00", "id": None, "tags": []},
 ]
+
+
+@pytest.fixture(autouse=True)
+def _text_files_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small text files are read as they are, so they would not be refused."""
+    monkeypatch.setattr(without_parquet, "MAX_BYTES", 0)
 
 
 def command_of(uri: Path | str) -> str:
@@ -108,6 +115,12 @@ def test_the_command_for_a_directory_writes_a_file_beside_each(named: str, tmp_p
 def test_a_parquet_file_with_the_suffix_of_a_text_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "a.txt")
     assert len(find_inputs(Storage(), [str(tmp_path / "a.txt")]).files) == 1
+
+
+def test_a_small_text_file_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    (tmp_path / "a.jsonl").write_bytes(as_lines(ROWS))
+    assert len(find_inputs(Storage(), [str(tmp_path / "a.jsonl")]).files) == 1
 
 
 def test_a_file_in_a_store_is_to_be_downloaded_first() -> None:

@@ -37,8 +37,14 @@ def test_the_bytes_of_signatures_are_frozen() -> None:
     assert found.dtype == np.uint8
     assert found.shape == (4, HASHES) == (4, 112)
     assert found[0, :7].tobytes().hex() == "c10e825031a51c"
-    assert hashlib.sha256(found.tobytes()).hexdigest() == "a2a87a6b0c0ac84cd295d388a681a192b7413cbf00a091ed609e31fe5fbaf3d0"
-    assert hashlib.sha256(to_bands(found).astype("<u8").tobytes()).hexdigest() == "8f22873d0405aa7ad0fb62cb804ab6099b0a1f3f24ae60302b1e1da84d84ff51"
+    assert (
+        hashlib.sha256(found.tobytes()).hexdigest()
+        == "a2a87a6b0c0ac84cd295d388a681a192b7413cbf00a091ed609e31fe5fbaf3d0"
+    )
+    assert (
+        hashlib.sha256(to_bands(found).astype("<u8").tobytes()).hexdigest()
+        == "8f22873d0405aa7ad0fb62cb804ab6099b0a1f3f24ae60302b1e1da84d84ff51"
+    )
 
 
 @pytest.mark.parametrize("text", TEXTS)

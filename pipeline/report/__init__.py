@@ -1,0 +1,1 @@
+"""Pages about an output for people: the report and the dataset card."""

@@ -1,0 +1,85 @@
+"""Renders the report as one HTML page that needs no network. Every value is escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+
+from tirazh.pipeline.report.content import Content, content_of
+
+_FACTS = (
+    *("rows", "errors", "prompt_tokens", "completion_tokens", "seconds", "tokens_per_s", "num_parts", "replicas"),
+    *("replica_deaths", "accuracy", "macro_f1", "mean_confidence", "abstained", "dtype", "model_fingerprint"),
+)
+
+
+def render(
+    manifest: Mapping[str, Any], *, sample: pa.Table | None = None, against: Mapping[str, Any] | None = None
+) -> str:
+    """Render the report of a finished output.
+
+    `sample` are some of its rows (`sample.py`). `against` is the manifest of another output to compare with.
+    """
+    heads = ["", "this run", *(["the other"] if against else [])]
+    pages = [page for page in (manifest, against) if page is not None]
+    rows = [(name, *(_shown(page.get(name)) for page in pages)) for name in _FACTS]
+    facts = {"heads": heads, "rows": [row for row in rows if any(row[1:])]}
+    labels = _compared_labels(manifest.get("labels") or {}, against.get("labels") or {}) if against else []
+    content = content_of(manifest, sample)
+    notes = manifest.get("unified_columns") or []
+    return _template().render(content=content, facts=facts, labels_against=labels, notes=notes)
+
+
+def render_unfinished(facts: Mapping[str, Any]) -> str:
+    """Render the report of a job that is not finished from the facts of `unfinished.py`."""
+    state = "has failed" if facts.get("reason") else "is not finished"
+    reason = facts.get("reason") or "no run has finished this output, and none has recorded a failure"
+    done = [
+        ("rows", f"{facts['rows']:,} of {facts['rows_total']:,}"),
+        ("parts", f"{facts['num_parts']:,} of {facts['parts_total']:,}"),
+        ("errors", f"{facts['errors']:,}"),
+        ("time", str(facts.get("time", ""))),
+    ]
+    counts = (("labels", "Labels so far"), ("error_kinds", "Errors"))
+    content = Content(
+        title=f"{facts['kind']}: {facts['output']} {state}",
+        sentences=(
+            f"This job {state}: {reason}",
+            "The parts below are kept. Run the same command again to make the others.",
+        ),
+        bars=tuple((title, tuple(facts[name].items())) for name, title in counts if facts.get(name)),
+        settings=facts["spec"],
+    )
+    table = {"heads": ["", "so far"], "rows": [row for row in done if row[1]]}
+    return _template().render(content=content, facts=table, labels_against=[], notes=[])
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.filters["settings_text"] = lambda settings: json.dumps(settings, ensure_ascii=False, indent=1)
+    return environment.from_string((files(__package__) / "page.html.jinja").read_text(encoding="utf-8"))
+
+
+def _compared_labels(labels: Mapping[str, int], other: Mapping[str, int]) -> list[Sequence[str]]:
+    totals = sum(labels.values()), sum(other.values())
+    return [
+        (name, _share(labels.get(name, 0), totals[0]), _share(other.get(name, 0), totals[1]))
+        for name in dict.fromkeys([*labels, *other])
+    ]
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({count / total:.1%})" if total else "0"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else str(value)
