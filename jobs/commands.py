@@ -183,7 +183,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _show_plan(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
-    from tirazh.jobs.planning import plan_facts
+    from tirazh.jobs.run import plan_facts
 
     with console.only_json(options.json):
         facts = plan_facts(spec)

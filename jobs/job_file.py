@@ -11,7 +11,7 @@ from typing import Any
 from tirazh.errors import RequestError
 from tirazh.jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
 from tirazh.jobs.steps_file import STEPS, build_steps_spec
-from tirazh.jobs.yaml_text import load_yaml, read_text
+from tirazh.jobs.yaml_values.yaml_text import load_yaml, read_text
 from tirazh.pipeline.crossing.declaration import parse_file
 from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec
 

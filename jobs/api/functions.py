@@ -14,8 +14,8 @@ from tirazh.jobs.api.results import JobPlan, Manifest, TrainingManifest
 from tirazh.jobs.api.signature import documented
 from tirazh.jobs.api.tables import table_as_file
 from tirazh.jobs.job_file import job_of, spec_from_file, spec_of
-from tirazh.jobs.planning import plan_facts
 from tirazh.jobs.progress import JobProgressDisplay, Style
+from tirazh.jobs.run import plan_facts
 from tirazh.jobs.run import run as run_spec
 from tirazh.jobs.settings import build_finetune_spec, build_spec
 

@@ -99,7 +99,7 @@ class StepsSpec(Spec):
         steps = [{"name": step.name, **step.spec.identity()} for step in self.steps]
         for step in steps:
             step.pop("output", None)
-            step.pop("max_attempts", None)  # with more attempts the job goes on
+            step.pop("max_attempts", None)  # with more attempts the job continues
         return {"kind": self.kind, "steps": steps, "columns": list(self.columns)}
 
 
