@@ -71,7 +71,7 @@ def spec_of(job: JobFile, given: dict[str, Any] | None = None) -> JobSpec | Step
         return "" if name in given else job.place(name)
 
     if job.kind is None:
-        raise RequestError(f"{job.path} has no kind; add a line kind: {' or kind: '.join((*SPECS, STEPS))}")
+        raise RequestError(f"{job.path} has no kind; add a line such as kind: generate ({', '.join((*SPECS, STEPS))})")
     if job.kind == FINETUNE:
         raise RequestError(f"{job.path} is a job of kind finetune; run `tirazh finetune --config {job.path}`")
     if job.kind == STEPS:
