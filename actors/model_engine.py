@@ -14,9 +14,12 @@ from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.config import check_split
+from tirazh.model.constraints.grammar import Grammars
+from tirazh.model.constraints.tokens import grammar_tokenizer
 from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.config import EngineConfig
+from tirazh.model.engine.constrained import ConstrainedDecoding, min_forced_run
 from tirazh.model.engine.host_memory import free_host_bytes
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.engine.scheduler import Scheduler
@@ -116,7 +119,12 @@ def build_engine(
     scheduler = Scheduler(
         engine_config, config.job, window_size=runner.window_size, admission=_admission(config, runner)
     )
-    return BatchEngine(runner, scheduler, execute=execute, decode=tokenizer.decode_completion)
+    constrained = ConstrainedDecoding(
+        Grammars(lambda: grammar_tokenizer(tokenizer)),
+        num_threads=torch.get_num_threads(),
+        min_forced_run=min_forced_run(config.device),
+    )
+    return BatchEngine(runner, scheduler, execute=execute, decode=tokenizer.decode_completion, constrained=constrained)
 
 
 def _admission(config: ReplicaConfig, runner: ModelRunner) -> Admission | None:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
@@ -116,6 +116,21 @@ def enter(rank_place: RankPlace, *, device: str) -> None:
     """Set this process's environment variables. Call before torch is imported: OpenMP reads its
     variables only once."""
     os.environ.update(environment(rank_place, device=device))
+
+
+@contextlib.contextmanager
+def entered(rank_place: RankPlace, *, device: str) -> Iterator[None]:
+    """Inside the block, this process has the environment variables of a rank; afterwards those that it had before."""
+    before = {name: os.environ.get(name) for name in environment(rank_place, device=device)}
+    enter(rank_place, device=device)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def open_store(rank_place: RankPlace, *, timeout_s: float) -> TCPStore:

@@ -54,6 +54,7 @@ SUMMARIES = {
     "finetune": "train a model further on texts, or on prompts with completions",
     "run": "run a job file of any kind, also one of several steps",
     "plan": "show the parts, tokens, memory and time of a job without starting it",
+    "preview": "make a few rows of a job in this process, without Ray, and forecast the job",
     "verify": "check that every input row is in the output exactly once and every file is intact",
     "report": "write the HTML report again, or compare with another run",
     "convert": "convert a checkpoint to a safetensors directory",
@@ -147,7 +148,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     _add_convert(by_name["convert"])
     _add_cluster_commands(by_name)
     by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
-    for name in ("run", "plan", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
+    for name in ("run", "plan", "preview", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
         _add_output_flags(by_name[name])
     return parser, by_name
 
@@ -184,7 +185,11 @@ def _add_output_flags(group: argparse._ActionsContainer) -> None:
 
 
 def _add_output_commands(by_name: dict[str, Parser]) -> None:
-    by_name["plan"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
+    for name in ("plan", "preview"):
+        by_name[name].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
+    by_name["preview"].add_argument(
+        "--rows", type=int, default=8, metavar="N", help="rows to make, spread over the whole input (default: 8)"
+    )
     for name in ("verify", "report"):
         by_name[name].add_argument("output", type=_address, metavar="OUTPUT", help="output directory of a job")
         by_name[name].add_argument(

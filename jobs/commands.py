@@ -6,6 +6,7 @@ Slow imports are inside the functions, so that `--help` and a wrong request are 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, TextIO
@@ -72,6 +73,35 @@ def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
 def plan(options: argparse.Namespace) -> int:
     """Run `tirazh plan`."""
     return _show_plan(spec_from_file(options.job), options)
+
+
+def preview(options: argparse.Namespace) -> int:
+    """Run `tirazh preview`. The rows are printed as soon as they are made, the forecast after them."""
+    spec = spec_from_file(options.job)
+    from tirazh.jobs.terminal.preview_text import preview_text
+    from tirazh.pipeline.preview.steps import preview_spec
+
+    is_text = not options.json and not options.quiet
+    with (
+        console.only_json(options.json),
+        redirect_library_output(os.devnull, wanted=not options.verbose) as stream,
+        interruptible(lambda: "interrupted; nothing was written", stream=stream),
+    ):
+        found = preview_spec(
+            spec,
+            rows=options.rows,
+            tell=None if options.quiet else lambda text: print(f"{text} ...", file=stream, flush=True),
+            on_rows=(lambda made: console.say(preview_text(made))) if is_text else None,
+        )
+    if options.json:
+        console.show_facts(found, as_json=True, quiet=False)
+    elif is_text:
+        console.say("")
+        shown = {name: value for name, value in found["forecast"].items() if name in console.FORECAST}
+        console.show_facts(console.plan_facts(shown), as_json=False, quiet=False)
+        for note in found["notes"]:
+            console.say(f"note: {note}")
+    return 0
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -183,7 +213,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _show_plan(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
-    from tirazh.jobs.run import plan_facts
+    from tirazh.jobs.planning import plan_facts
 
     with console.only_json(options.json):
         facts = plan_facts(spec)
@@ -219,6 +249,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "finetune": run_training,
     "run": run_file,
     "plan": plan,
+    "preview": preview,
     "verify": verify,
     "report": report,
     "convert": convert,

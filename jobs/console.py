@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from tirazh.pipeline.execution.metrics import ProgressEvent
     from tirazh.pipeline.output.verify import Verification
 
+# What a preview shows of its forecast.
+FORECAST = (
+    *("rows", "dtype", "estimated_tokens", "mean_prompt_tokens", "mean_shared_prompt_tokens"),
+    *("mean_completion_tokens", "tokens_source", "rank_weight_bytes", "rank_cache_bytes", "tokens_per_s"),
+    *("time_s", "time_source"),
+)
+
 
 @contextmanager
 def only_json(wanted: bool) -> Iterator[None]:
@@ -101,12 +108,24 @@ def show_plan(plan: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
     if as_json:
         show_facts(plan, as_json=True, quiet=quiet)
         return
-    given = {name: value for name, value in plan.items() if value not in (None, []) and name != "notes"}
-    facts = {name.removesuffix("_s").replace("_", " "): _value_text(name, value) for name, value in given.items()}
+    facts = plan_facts(plan)
     show_facts(facts, as_json=False, quiet=quiet)
     if not quiet:
         for note in plan.get("notes", ()):
             print(f"note: {note}")
+
+
+def plan_facts(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a plan or of a forecast as names and values for people."""
+    # A share is in a note, if it is not 0.
+    hidden = ("notes", "time_source", "sampled_rows", "cut_share", "error_share")
+    given = {name: value for name, value in plan.items() if value not in (None, []) and name not in hidden}
+    facts = {name.removesuffix("_s").replace("_", " "): _value_text(name, value) for name, value in given.items()}
+    if "tokens per" in facts:
+        facts["speed"] = f"{facts.pop('tokens per'):,.0f} tokens/s"
+    if "time" in facts:
+        facts["time"] = f"{facts['time']} (from {plan['time_source']})"
+    return facts
 
 
 def show_model(model: ModelSummary, *, output: str, as_json: bool, quiet: bool) -> None:
@@ -217,7 +236,7 @@ def _value_text(name: str, value: Any) -> Any:
         return bytes_text(value)
     if name == "time_s":
         low, high = value
-        return f"between {clock_text(low)} and {clock_text(high)}, depending on the machine"
+        return f"between {clock_text(low)} and {clock_text(high)}"
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.jobs.flags import former_flag, owner_of
 from tirazh.jobs.given_once import StoreOnce
-from tirazh.jobs.other_names import OTHER_NAMES
+from tirazh.jobs.settings import OTHER_NAMES
 from tirazh.pipeline.settings import flag_name
 
 

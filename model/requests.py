@@ -94,6 +94,15 @@ class SamplingParams:
             raise RequestError("bad_words must hold texts of at least one token")
 
 
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a completion must be (constrained decoding): JSON that follows the JSON Schema `text`, a match of the
+    regular expression `text`, or one of the texts in the JSON list `text`."""
+
+    kind: Literal["schema", "regex", "choices"]
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateRequest:
     """A completion to generate. `seed` (64 bits, derived from job seed, input row and sample) fixes
@@ -102,6 +111,7 @@ class GenerateRequest:
     prompt_token_ids: Sequence[int]
     sampling: SamplingParams
     seed: int
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,8 +146,9 @@ class Completion:
     """`token_ids` are the new tokens, without the end token. `text_end` is the length in characters
     to which a stop string cuts the decoded text; None without a stop string. `logprob` is the natural
     logarithm of the probability of `token_ids` and of the end token, if the model produced one: the sum
-    over these tokens under the model's own logits, that is at temperature 1, before bias, penalties and
-    bans. `error` says why the row could not be run."""
+    over these tokens under the model's own logits, that is at temperature 1, before bias, penalties, bans
+    and masks. Tokens that a constraint forces are not sampled, and are not in the sum. `error` says why the
+    row could not be run, or, where the finish reason is not "error", what is wrong with the completion."""
 
     token_ids: Sequence[int]
     finish_reason: FinishReason

@@ -14,8 +14,6 @@ from typing import Any
 from tirazh.actors.dtype import resolve_dtype
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
-from tirazh.model.checkpoints.directory import resolve_model
-from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import (
@@ -34,7 +32,8 @@ from tirazh.pipeline.output.plan_file import Target, choose_target, write_plan
 from tirazh.pipeline.output.promotion import discard_staged, pending_plan, promote
 from tirazh.pipeline.output.state import OutputState, repair, survey
 from tirazh.pipeline.plan import Plan, plan_job, with_dtype
-from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
+from tirazh.pipeline.prompt_setup import set_up_prompts as set_up_prompts
+from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.filesystem import keep_trying
 from tirazh.pipeline.unused_settings import unused_settings
@@ -193,17 +192,3 @@ class _Job:
     def _tell_notices(self, target: Target, state: OutputState | None) -> None:
         for line in notices(target, state, self.plan, self.spec):
             self.tell(line)
-
-
-def set_up_prompts(spec: JobSpec, plan: Plan) -> PreparedPrompts:
-    """Load the tokenizer and prepare the prompts. `plan` is one that `plan_job` returned."""
-    directory = plan.job.model.tokenizer_dir
-    return prepare_prompts(
-        spec,
-        load_tokenizer(directory, resolve_model(spec.model)),
-        plan.job.source,
-        tokenizer_dir=directory or "",
-        seq_length=plan.seq_length,
-        examples=plan.job.examples,
-        overrides=plan.overrides,
-    )

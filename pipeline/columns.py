@@ -10,10 +10,13 @@ import pyarrow as pa
 
 from tirazh.errors import InputError, RequestError
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.footers import check_text_column, is_binary
+from tirazh.pipeline.constraints.fields import fields_of
+from tirazh.pipeline.input.footers import check_text_column
+from tirazh.pipeline.prompts.shots import EXAMPLES
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.prompts.template_columns import written
+from tirazh.pipeline.prompts.variable_types import check_variable
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 
 _NO_COLUMNS = pa.schema([])
@@ -31,18 +34,24 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
     elif isinstance(spec, ScoreSpec):
         check_text_column(columns, spec.text_column, flag="--text-column")
     elif isinstance(spec, GenerateSpec) and spec.template is None:
-        if spec.vary is not None and spec.prompt_column not in columns.names:
+        if spec.vary is not None and spec.prompt_column not in columns.names and not spec.input:
             raise RequestError(
                 "--vary needs a --template that uses its names, such as "
                 f"'{' '.join(f'{{{{ {name} }}}}' for name in columns.names[:3])}'"
             )
         check_text_column(columns, spec.prompt_column, flag="--prompt-column")
+    if isinstance(spec, GenerateSpec) and spec.schema_column is not None:
+        check_text_column(columns, spec.schema_column, flag="--schema-column")
     if spec.template is not None:
         _check_template(columns, spec, source)
 
 
-def check_vary(names: Sequence[str], spec: JobSpec) -> None:
-    """Raise RequestError for a name of --vary that cannot be a template variable and a column of the output."""
+def check_vary(names: Sequence[str], spec: JobSpec, columns: pa.Schema | None = None) -> None:
+    """Raise RequestError for a name of --vary that cannot be a template variable and a column of the output.
+
+    `columns` are those of the input that is crossed with the values.
+    """
+    of_input = {name.lower(): name for name in columns.names} if columns is not None else {}
     added = {name.lower(): name for name in added_columns(spec).names}
     seen: dict[str, str] = {}
     for name in names:
@@ -55,6 +64,10 @@ def check_vary(names: Sequence[str], spec: JobSpec) -> None:
             raise RequestError(
                 "--vary cannot vary the seed: all rows of a cell would have the same one; rows of a cell draw "
                 "different random numbers by themselves"
+            )
+        if name.lower() in of_input:
+            raise RequestError(
+                f"--vary names {name!r}, and the input has a column {of_input[name.lower()]!r}; rename one of them"
             )
         if name.lower() in added:
             raise RequestError(
@@ -80,6 +93,7 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
         raise InputError(f"the input has several columns {repeated!r}; rename all but one")
     # Spark and DuckDB do not distinguish upper and lower case; Spark then reads no column at all.
     names: dict[str, str] = {}
+    own: dict[str, str] = {}
     for name in columns.names:
         other = names.setdefault(name.lower(), name)
         if other != name:
@@ -88,6 +102,12 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
                 "not read the output; rename one of them"
             )
     for name in added_columns(spec, columns).names:
+        other = own.setdefault(name.lower(), name)
+        if other is not name:
+            raise RequestError(
+                f"--schema: the property {name.removeprefix(spec.prefix)!r} has the name of another added column; "
+                "rename the property"
+            )
         found = names.get(name.lower())
         if found is not None:
             case = "" if found == name else f", which Spark and DuckDB do not distinguish from the added {name!r}"
@@ -102,28 +122,46 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
 
 
 def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
-    variables = source.template.variables
-    is_crossing = isinstance(spec, GenerateSpec) and spec.vary is not None
-    check_variables(variables, columns.names, where="a name of --vary" if is_crossing else "a column of the input")
+    _check_examples(columns, spec, source)
+    variables = source.template.variables if isinstance(spec, ScoreSpec) else tuple(source.columns)
+    varied = tuple(spec.vary or ()) if isinstance(spec, GenerateSpec) else ()
+    places = ["a column of the input"] * bool(spec.input) + ["a name of --vary"] * bool(varied)
+    check_variables(variables, columns.names, where=" or ".join(places))
     if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
         raise InputError(f"--template does not use the text column {spec.text_column!r}")
     if isinstance(spec, ScoreSpec) and spec.text_column in variables:
         raise InputError(
             f"--template uses the text column {spec.text_column!r}, but is the context before the text; remove it"
         )
+    if varied and variables and spec.input and set(variables) <= set(varied):
+        raise RequestError(
+            "--template uses only names of --vary and no column of the input; leave --input out, or use a column"
+        )
     if not variables and not isinstance(spec, ScoreSpec):
         raise InputError("--template uses no column, so every prompt would be the same")
     for name in variables:
-        if not _has_text(columns.field(name).type):
-            raise InputError(f"--template uses column {name!r}, which holds {columns.field(name).type}, not text")
+        check_variable(source.template, name, columns.field(name).type)
+    if not source.text_variable and spec.truncate in ("left", "right"):
+        raise InputError(
+            f"--truncate {spec.truncate} shortens a text, but the template only goes over lists, which are never cut"
+        )
 
 
-def _has_text(arrow_type: pa.DataType) -> bool:
-    """Whether the values have a form as text that a user would expect."""
-    if isinstance(arrow_type, pa.BaseExtensionType):
-        return isinstance(arrow_type, pa.UuidType) or _has_text(arrow_type.storage_type)
-    values = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
-    return not (pa.types.is_nested(values) or is_binary(values))
+def _check_examples(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
+    """Raise InputError for a template that uses `examples` without --examples, or the other way round."""
+    if not isinstance(spec, GenerateSpec):
+        return
+    is_used = EXAMPLES in source.template.variables
+    if spec.examples is None and is_used and EXAMPLES not in columns.names:
+        raise InputError(f"--template uses {EXAMPLES!r}; give --examples FILE.parquet and --shots K, which draw them")
+    if spec.examples is not None and EXAMPLES in columns.names:
+        raise InputError(
+            f"the input has a column {EXAMPLES!r}, which with --examples is the name of each row's examples; rename it"
+        )
+    if spec.examples is not None and not is_used:
+        raise InputError(
+            "--template does not use the examples; go over them with {% for example in examples %}…{% endfor %}"
+        )
 
 
 def added_columns(spec: JobSpec, columns: pa.Schema = _NO_COLUMNS) -> pa.Schema:
@@ -134,7 +172,8 @@ def added_columns(spec: JobSpec, columns: pa.Schema = _NO_COLUMNS) -> pa.Schema:
 def _fields(spec: JobSpec, columns: pa.Schema) -> list[pa.Field[Any]]:
     if isinstance(spec, GenerateSpec):
         keep = kept_columns(spec, columns)
-        return schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists", keep=keep)
+        added = schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists", keep=keep)
+        return [*added, *(pa.field(field.name, field.type.arrow) for field in fields_of(spec))]
     return schema.score_fields() if isinstance(spec, ScoreSpec) else schema.classify_fields()
 
 

@@ -1,6 +1,7 @@
 """Makes parts of a plan on Ray: the configurations of all steps, the graph, and its end.
 
-Ray is connected and the request is known to be possible; `build.py` sees to both.
+Ray is connected and the request is known to be possible; `build.py` sees to both. Ray is imported where parts are
+made, since a preview takes the configurations of the steps without it.
 """
 
 from __future__ import annotations
@@ -8,26 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
-
-from ray.data import Dataset
+from typing import TYPE_CHECKING, Any
 
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import JobError
 from tirazh.pipeline.columns import added_columns, kept_columns
-from tirazh.pipeline.execution.data_settings import data_settings
-from tirazh.pipeline.execution.graph import build_graph, choose_in_flight, max_parts_in_flight, run_graph
+from tirazh.pipeline.constraints.fields import fields_of
+from tirazh.pipeline.constraints.settings import job_constraint
 from tirazh.pipeline.execution.infer import InferConfig
-from tirazh.pipeline.execution.metrics_client import MetricsClient, start_metrics
-from tirazh.pipeline.execution.node_probe import NodeProbe, Step, make_probe, shared_paths
-from tirazh.pipeline.execution.owner_watch import watching_owners
-from tirazh.pipeline.execution.progress import JobProgress, OnProgress
-from tirazh.pipeline.execution.ray_failures import explained, skipped_sentence
-from tirazh.pipeline.execution.ray_session import (
-    share_threads,
-)
-from tirazh.pipeline.execution.run_resources import RunResources, run_resources
-from tirazh.pipeline.input.datasource import PartsDatasource
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.lease import LeaseToken, Tell
@@ -35,21 +24,30 @@ from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.write import WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan
-from tirazh.pipeline.prompts.encode import PromptStep
+from tirazh.pipeline.prompts.choose_step import MakePrompts, choose_prompt_step
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
-from tirazh.pipeline.prompts.score_texts import ScoreTextStep
 from tirazh.pipeline.repeated_rows import repetitions_of
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec, parse_replicas
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
 
 # Wraps the step that makes prompts.
-AroundPrompts = Callable[[Step], Step]
+AroundPrompts = Callable[[MakePrompts], MakePrompts]
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+    from tirazh.pipeline.execution.metrics_client import MetricsClient
+    from tirazh.pipeline.execution.node_probe import NodeProbe, Step
+    from tirazh.pipeline.execution.progress import OnProgress
+    from tirazh.pipeline.execution.run_resources import RunResources
+    from tirazh.pipeline.input.datasource import PartsDatasource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRun:
     """Everything that is known once Ray is connected; builds the configurations of the steps from it.
 
-    `earlier_errors` are the rows with an error in parts that exist already.
+    `earlier_errors` are the rows with an error in parts that exist already. `lease` is None for a run that writes
+    nothing (a preview).
     """
 
     spec: JobSpec
@@ -58,7 +56,7 @@ class JobRun:
     output: OutputFiles
     device: str
     engine: str
-    lease: LeaseToken
+    lease: LeaseToken | None
     earlier_errors: int
     on_progress: OnProgress | None
     tell: Tell | None
@@ -69,6 +67,17 @@ class JobRun:
 
         Raises JobError for skipped parts.
         """
+        from tirazh.pipeline.execution.data_settings import data_settings
+        from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_in_flight, run_graph
+        from tirazh.pipeline.execution.metrics_client import start_metrics
+        from tirazh.pipeline.execution.node_probe import shared_paths
+        from tirazh.pipeline.execution.owner_watch import watching_owners
+        from tirazh.pipeline.execution.progress import JobProgress
+        from tirazh.pipeline.execution.ray_failures import explained, skipped_sentence
+        from tirazh.pipeline.execution.ray_session import share_threads
+        from tirazh.pipeline.execution.run_resources import run_resources
+        from tirazh.pipeline.input.datasource import PartsDatasource
+
         repetitions = repetitions_of(self.plan, parts, self.prompts.config, self.output, self.tell)
         metrics = start_metrics()
         metrics.wait_until_ready()
@@ -86,7 +95,8 @@ class JobRun:
         )
         settings = data_settings(max_parts_in_flight=max_parts_in_flight(replicas[1], in_flight))
         watched = watching_owners(metrics, timeout_s=self.spec.rank_timeout_s)
-        reserved = run_resources(self._replica_config(), replicas=replicas[1], tell=self.tell)
+        replica = self.replica_config(threads=share_threads(self.spec, self.device))
+        reserved = run_resources(replica, replicas=replicas[1], tell=self.tell)
         shared = shared_paths(self._probe(parts), needs_gpu=self.device == "cuda")
         with (
             settings,
@@ -113,23 +123,27 @@ class JobRun:
         resources: RunResources,
         checked: Callable[[Step], Step],
     ) -> Dataset:
+        from tirazh.pipeline.execution.graph import build_graph
+
         return build_graph(
             source,
-            prompts=checked(self._prompt_step()),
-            infer=self._infer_config(metrics, resources.replica),
+            prompts=checked(self.prompt_step()),
+            infer=self.infer_config(metrics, resources.replica),
             replicas=parse_replicas(self.spec.replicas),
             in_flight=in_flight,
-            write=checked(WriteStep(self._write_config())),
+            write=checked(WriteStep(self.write_config())),
             steps=resources.steps,
         )
 
-    def _prompt_step(self) -> Step:
-        config = self.prompts.config
-        step: Step = ScoreTextStep(config) if isinstance(self.spec, ScoreSpec) else PromptStep(config)
+    def prompt_step(self) -> MakePrompts:
+        """The step that makes prompts."""
+        step = choose_prompt_step(self.prompts.config)
         return step if self.around_prompts is None else self.around_prompts(step)
 
     def _probe(self, parts: list[Part]) -> NodeProbe:
-        inputs = sorted({part.file.uri for part in parts if part.crossing is None})
+        from tirazh.pipeline.execution.node_probe import make_probe
+
+        inputs = sorted({part.file.uri for part in parts if part.has_file})
         return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)
 
     @property
@@ -140,7 +154,8 @@ class JobRun:
     def _samples(self) -> int:
         return self.spec.samples if isinstance(self.spec, GenerateSpec) else 1
 
-    def _replica_config(self) -> ReplicaConfig:
+    def replica_config(self, *, threads: int) -> ReplicaConfig:
+        """What a replica needs to start; `threads` are those of a rank, 0 to let the replica decide."""
         return ReplicaConfig(
             model=self.spec.model,
             model_settings=self.spec.model_settings,
@@ -150,13 +165,15 @@ class JobRun:
             device=self.device,
             slots=self._slots,
             seq_length=self.plan.seq_length,
-            threads_per_rank=share_threads(self.spec, self.device),
+            threads_per_rank=threads,
             engine=self.engine,
             start_timeout_s=self.spec.start_timeout_s,
             rank_timeout_s=self.spec.rank_timeout_s,
         )
 
-    def _infer_config(self, metrics: MetricsClient, replica: ReplicaConfig) -> InferConfig:
+    def infer_config(self, metrics: MetricsClient | None, replica: ReplicaConfig) -> InferConfig:
+        """The configuration of the inference step; `metrics` is None without Ray."""
+        generate = self.spec if isinstance(self.spec, GenerateSpec) else None
         return InferConfig(
             replica=replica,
             sampling=self.prompts.config.sampling,
@@ -165,9 +182,12 @@ class JobRun:
             overrides=self.plan.overrides,
             calibration_ids=self.prompts.calibration_ids,
             metrics=metrics,
+            constraint=job_constraint(generate) if generate else None,
+            schema_column=generate.schema_column if generate else None,
         )
 
-    def _write_config(self) -> WriteConfig:
+    def write_config(self) -> WriteConfig:
+        """The configuration of the sink."""
         classify = self.spec if isinstance(self.spec, ClassifySpec) else None
         return WriteConfig(
             output=self.output,
@@ -179,6 +199,7 @@ class JobRun:
                 rows_per_input_row=self.plan.rows_per_input_row,
                 keep=kept_columns(self.spec, self.plan.schema) if isinstance(self.spec, GenerateSpec) else (),
                 abstain_below=classify.abstain_below if classify else 0.0,
+                fields=fields_of(self.spec) if isinstance(self.spec, GenerateSpec) else (),
             ),
             plan_id=self.plan.id,
             total_parts=len(self.plan.parts),

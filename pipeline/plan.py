@@ -20,11 +20,14 @@ import pyarrow as pa
 from tirazh.actors.messages import DType
 from tirazh.errors import InputError, OutputError
 from tirazh.model.architectures import check_tensor_parallel
-from tirazh.model.checkpoints.directory import ModelSummary
+from tirazh.model.checkpoints.directory import ModelSummary, resolve_model
 from tirazh.model.config import check_split
+from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.columns import check_columns, check_vary, override_columns
+from tirazh.pipeline.constraints.check import check_constraint
+from tirazh.pipeline.constraints.settings import used_setting
 from tirazh.pipeline.crossing.crossing import Crossing
-from tirazh.pipeline.input.crossed import footer_of
+from tirazh.pipeline.input.crossed import cross_footers, footer_of
 from tirazh.pipeline.input.decoded_size import with_decoded_sizes
 from tirazh.pipeline.input.footers import Footer, read_footers
 from tirazh.pipeline.input.listing.files import find_inputs, would_read
@@ -39,6 +42,7 @@ from tirazh.pipeline.input.parts import (
     take_rows,
 )
 from tirazh.pipeline.input.ranges import range_reader
+from tirazh.pipeline.input.schemas.arrow_types import with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import refuse_unwritable, with_metadata_of
 from tirazh.pipeline.input.unify import count_directory_text, unify
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
@@ -69,7 +73,8 @@ class Plan:
     `schema` has the columns of the input, unified over its files, and `unified` sentences about that.
     `passed_over` are sentences about files of the input that are not read. `overrides` are the input
     columns that set a row's own sampling parameters. `dtype` is "auto" until the job starts. `resolved`
-    is None in a plan read from plan.json. `crossing` has the rows of a job without input files.
+    is None in a plan read from plan.json. `crossing` has the rows of a job without input files, or those
+    that every row of the input is crossed with.
     `stored_id` is the id of a stored plan whose parts this plan continues although the versions of its input
     files differ; None otherwise.
     """
@@ -137,6 +142,11 @@ class Plan:
         ]
 
     @property
+    def has_files(self) -> bool:
+        """Whether the job has an input; otherwise its rows are those of the crossing."""
+        return self.crossing is None or bool(self.identity["input"])
+
+    @property
     def rows(self) -> int:
         """The rows of the input."""
         return sum(planned.cuts[-1] - planned.cuts[0] for planned in self.files)
@@ -161,7 +171,7 @@ class Plan:
         sizes = [part.rows for part in self.parts]
         return {
             "kind": self.identity["kind"],
-            "files": len(self.files) if self.crossing is None else 0,
+            "files": len(self.files) if self.has_files else 0,
             **(self.crossing.summary() if self.crossing is not None else {}),
             "rows": self.rows,
             "output_rows": self.output_rows,
@@ -195,7 +205,9 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     _refuse_output_in_input(job)
     texts = tuple(job.source.columns.values())
     footers, passed_over = _read_footers(spec, job, texts)
-    taken = take_rows(footers, spec.limit)
+    crossing = job.crossing if job.inputs else None
+    each = crossing.num_rows if crossing is not None else 1
+    taken = take_rows(footers, spec.limit and -(-spec.limit // each))
     if not taken:
         raise InputError(f"the input has no rows: all of its {len(footers)} files are empty tables")
     # The columns are those of the files that are taken, which the plan id names.
@@ -203,9 +215,16 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     if spec.limit is not None:
         unify(footers)  # finds a conflict behind the limit before the whole input is run
     columns = with_metadata_of(unified.schema, [(show_uri(footer.file.uri), footer.schema) for footer in taken])
+    if crossing is not None:
+        check_vary(crossing.names, spec, columns)
+        columns = with_metadata([*columns, *crossing.schema], columns.metadata)
     check_columns(columns, spec, job.source)
     refuse_unwritable(columns)
+    if isinstance(spec, GenerateSpec) and used_setting(spec) is not None:
+        check_constraint(spec, load_tokenizer(job.model.tokenizer_dir, resolve_model(spec.model)))
     taken = count_directory_text(with_decoded_sizes(job.storage, taken, text_columns=texts), columns, texts)
+    if crossing is not None:
+        taken = take_rows(cross_footers(taken, crossing, text_columns=texts), spec.limit)
     cost = _row_cost(spec)
     return Plan(
         identity=job.identity,
@@ -227,7 +246,7 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
 
 def _read_footers(spec: JobSpec, job: ResolvedJob, text_columns: Sequence[str]) -> tuple[list[Footer], tuple[str, ...]]:
     """The footers of the input, and sentences about files that are not read."""
-    if job.crossing is not None:
+    if job.crossing is not None and not job.inputs:
         check_vary(job.crossing.names, spec)
         return [footer_of(job.crossing, limit=spec.limit, text_columns=text_columns)], ()
     found = find_inputs(job.storage, job.inputs)

@@ -6,7 +6,8 @@ and takes the rows of a finished part from its file if the input file has been a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from tirazh.errors import InputError
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_rows
 from tirazh.pipeline.input.repetitions import count_repetitions
+from tirazh.pipeline.input.schemas.arrow_types import without_columns
 from tirazh.pipeline.output.lease import Tell
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.rows.source_rows import read_source_rows
@@ -35,9 +37,11 @@ def repetitions_of(
     Empty for a job that draws no random numbers, and for a crossing, which knows them. `remaining` are the parts that
     are to be made. Raises InputError for a damaged input.
     """
-    if not draws(config) or not remaining or plan.crossing is not None:
+    if not draws(config) or not remaining or not plan.has_files:
         return {}
     parts = plan.parts[: max(part.index for part in remaining) + 1]
+    if plan.crossing is not None:
+        return _of_crossed(parts, plan, config, output)
     if tell is not None and parts[-1].index and (rows := sum(part.rows for part in parts)) >= _MANY_ROWS:
         tell(f"reading the prompts of {rows:,} rows once, to number those that repeat")
     unfinished = {part.index for part in remaining}
@@ -46,9 +50,42 @@ def repetitions_of(
     return count_repetitions(parts, columns, read)
 
 
+def _of_crossed(
+    parts: Sequence[Part], plan: Plan, config: PromptConfig, output: OutputFiles
+) -> dict[int, NDArray[np.int32]]:
+    """The repetitions of the file rows of every part, where each of them is crossed with other values."""
+    assert plan.crossing is not None
+    names = [name for name in dict.fromkeys(config.columns.values()) if name not in plan.crossing.names]
+    columns = without_columns(plan.schema, plan.crossing.names)
+    whole = [part for part in _file_parts(parts) if part.rows]
+    counted = count_repetitions(
+        whole, names, lambda part: keep_trying(lambda: read_rows(part, output.storage, columns, only=names))
+    )
+    if not counted:
+        return {}
+    numbers: dict[str, list[NDArray[np.int32]]] = {}
+    for part in whole:
+        numbers.setdefault(part.file.uri, []).append(counted.get(part.index, np.zeros(part.rows, np.int32)))
+    by_file = {uri: np.concatenate(arrays) for uri, arrays in numbers.items()}
+    rows = {part.index: part.of_file for part in parts}
+    return {index: by_file[of.file.uri][of.start : of.stop].copy() for index, of in rows.items()}
+
+
+def _file_parts(parts: Sequence[Part]) -> Iterator[Part]:
+    """Parts without a crossing that have every file row of `parts` once; each begins where the one before ends."""
+    ends: dict[str, int] = {}
+    for part in parts:
+        own = part.of_file
+        start = ends.get(own.file.uri, 0)
+        ends[own.file.uri] = max(start, own.stop)
+        yield replace(own, start=start, stop=max(start, own.stop))
+
+
 def draws(config: PromptConfig) -> bool:
-    """Whether a row may draw random numbers: greedy decoding and classification never do."""
-    return config.sampling is not None and (config.sampling.temperature > 0 or "temperature" in config.overrides)
+    """Whether a row may draw random numbers: classification never does, nor greedy decoding without --shots."""
+    if config.sampling is None:
+        return False
+    return config.shots is not None or config.sampling.temperature > 0 or "temperature" in config.overrides
 
 
 def _read(part: Part, *, plan: Plan, columns: Sequence[str], unfinished: set[int], output: OutputFiles) -> pa.Table:

@@ -12,6 +12,7 @@ from typing import Any
 from tirazh.errors import RequestError
 from tirazh.model.architectures import longest_exact_sequence
 from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
+from tirazh.pipeline.constraints.settings import schema_text
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.load import load_crossing
 from tirazh.pipeline.prompts.source import PromptSource, prompt_source
@@ -44,7 +45,7 @@ class ResolvedJob:
 def resolve_job(spec: JobSpec) -> ResolvedJob:
     """Resolve the spec's names. Raises RequestError, InputError or CheckpointError."""
     storage = Storage(spec.endpoint_url)
-    examples = spec.examples if isinstance(spec, ClassifySpec) else None
+    examples = spec.examples if isinstance(spec, ClassifySpec | GenerateSpec) else None
     source, model = prompt_source(spec), describe(spec.model, spec.model_settings)
     seq_length = _sequence_length(spec, model)
     crossing = _crossing(spec, storage)
@@ -105,6 +106,8 @@ def _identity(
         values["vary"] = crossing.identity() if crossing is not None else None
         if spec.samples == 1:  # a single sample is a row in both
             values["samples_as"] = "rows"
+        # As text, because the order of its properties is that of the completions.
+        values["schema"] = None if spec.schema is None else schema_text(spec.schema)
     if model.config is not None:
         config = model.config
         values |= {

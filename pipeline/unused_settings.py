@@ -25,7 +25,7 @@ def unused_settings(spec: JobSpec, plan: Plan) -> list[str]:
 
 
 def _of_all_jobs(spec: JobSpec, plan: Plan) -> Iterator[str]:
-    examples = spec.examples if isinstance(spec, ClassifySpec) else None
+    examples = spec.examples if isinstance(spec, ClassifySpec | GenerateSpec) else None
     named = [*spec.input, spec.output, *([examples] if examples is not None else [])]
     if isinstance(spec, GenerateSpec) and spec.vary is not None:
         named += files_of(spec.vary)

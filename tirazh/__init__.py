@@ -3,9 +3,9 @@
     manifest = tirazh.classify(input="news/*.parquet", output="labelled", labels=["art", "sport"])
 
 `classify`, `generate`, `score` and `finetune` take the settings of the commands of the same names, `run`
-a job file of any kind. `plan` checks a job without starting it, `verify` and `report` examine an output,
-and `load_pretrained` returns a model as a PyTorch module. Errors are subclasses of `TirazhError`.
-Importing tirazh is cheap: other names are loaded on first use.
+a job file of any kind. `plan` checks a job without starting it, `preview` makes a few of its rows,
+`verify` and `report` examine an output, and `load_pretrained` returns a model as a PyTorch module.
+Errors are subclasses of `TirazhError`. Importing tirazh is cheap: other names are loaded on first use.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = [
     "Manifest",
     "ModelSettings",
     "OutputError",
+    "Preview",
     "ReplicaError",
     "RequestError",
     "StorageError",
@@ -44,6 +45,7 @@ __all__ = [
     "generate",
     "load_pretrained",
     "plan",
+    "preview",
     "report",
     "run",
     "score",
@@ -51,18 +53,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tirazh.jobs.api.functions import classify, finetune, generate, plan, report, run, score, verify
-    from tirazh.jobs.api.results import JobPlan, Manifest, TrainingManifest
+    from tirazh.jobs.api.functions import classify, finetune, generate, plan, preview, report, run, score, verify
+    from tirazh.jobs.api.results import JobPlan, Manifest, Preview, TrainingManifest
     from tirazh.model.config import ModelSettings
     from tirazh.model.load import load_pretrained
     from tirazh.pipeline.output.verify import Verification
 else:  # hidden from type checkers, which would take any name for one that exists
     _MODULES = {
         **dict.fromkeys(
-            ("classify", "finetune", "generate", "plan", "report", "run", "score", "verify"),
+            ("classify", "finetune", "generate", "plan", "preview", "report", "run", "score", "verify"),
             "tirazh.jobs.api.functions",
         ),
-        **dict.fromkeys(("JobPlan", "Manifest", "TrainingManifest"), "tirazh.jobs.api.results"),
+        **dict.fromkeys(("JobPlan", "Manifest", "Preview", "TrainingManifest"), "tirazh.jobs.api.results"),
         "ModelSettings": "tirazh.model.config",
         "load_pretrained": "tirazh.model.load",
         "Verification": "tirazh.pipeline.output.verify",

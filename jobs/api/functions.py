@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from tirazh.jobs.api.keywords import ClassifySettings, FinetuneSettings, GenerateSettings, ScoreSettings
-from tirazh.jobs.api.results import JobPlan, Manifest, TrainingManifest
+from tirazh.jobs.api.results import JobPlan, Manifest, Preview, TrainingManifest
 from tirazh.jobs.api.signature import documented
 from tirazh.jobs.api.tables import table_as_file
 from tirazh.jobs.job_file import job_of, spec_from_file, spec_of
+from tirazh.jobs.planning import plan_facts
 from tirazh.jobs.progress import JobProgressDisplay, Style
-from tirazh.jobs.run import plan_facts
 from tirazh.jobs.run import run as run_spec
 from tirazh.jobs.settings import build_finetune_spec, build_spec
 
@@ -180,9 +180,9 @@ def plan(kind: Literal["score"], **settings: Unpack[ScoreSettings]) -> JobPlan: 
 def plan(kind: Literal["classify", "generate", "score"], **settings: Any) -> JobPlan:
     """Check a job without starting it, and estimate its parts, tokens, memory and time.
 
-    Reads the headers of the model's files and the footers of the input files, and looks at the output: whether
-    the job would start it, resume it, find it complete or replace it. Starts no Ray, loads no weights and
-    changes nothing.
+    Reads the headers of the model's files and the footers of the input files, measures the tokens of some hundred
+    rows, and looks at the output: whether the job would start it, resume it, find it complete or replace it.
+    Starts no Ray, loads no weights and changes nothing.
 
         tirazh.plan("generate", input="prompts.parquet", output="completions")
 
@@ -199,6 +199,39 @@ def plan(kind: Literal["classify", "generate", "score"], **settings: Any) -> Job
     """
     with table_as_file(settings) as values:
         return JobPlan(plan_facts(build_spec(kind, values)))
+
+
+@overload
+def preview(kind: Literal["classify"], *, count: int = 8, **settings: Unpack[ClassifySettings]) -> Preview: ...
+@overload
+def preview(kind: Literal["generate"], *, count: int = 8, **settings: Unpack[GenerateSettings]) -> Preview: ...
+@overload
+def preview(kind: Literal["score"], *, count: int = 8, **settings: Unpack[ScoreSettings]) -> Preview: ...
+def preview(kind: Literal["classify", "generate", "score"], *, count: int = 8, **settings: Any) -> Preview:
+    """Make a few rows of a job in this process, without Ray, and forecast the job.
+
+    The rows are spread over the whole input, and are those that the job writes, to the last bit. Loads the model;
+    writes nothing.
+
+        tirazh.preview("generate", input="prompts.parquet", output="completions").rows[0]["output"]
+
+    Args:
+        kind: the function that would run the job.
+        count: rows to make.
+        **settings: the settings of that function. An `input` table is written to its file, as that
+            function does.
+
+    Returns:
+        The rows, and the forecast.
+
+    Raises:
+        RequestError: the job cannot run as it is, or its model does not fit in this process's memory.
+    """
+    with table_as_file(settings) as values:
+        spec = build_spec(kind, values)
+        from tirazh.pipeline.preview.steps import preview_spec
+
+        return Preview(preview_spec(spec, rows=count))
 
 
 def verify(

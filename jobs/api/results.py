@@ -187,8 +187,38 @@ class JobPlan(Result):
 
     @property
     def estimated_tokens(self) -> int:
-        """Prompt and completion tokens, estimated from the size of the text columns."""
+        """Prompt and completion tokens of all samples, extrapolated from a sample of rows (`tokens_source`)."""
         return int(self["estimated_tokens"])
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt tokens of all samples."""
+        return int(self["prompt_tokens"])
+
+    @property
+    def completion_tokens(self) -> int:
+        """Completion tokens of all samples: as in the output's last run, else `max_new_tokens` for each."""
+        return int(self["completion_tokens"])
+
+    @property
+    def mean_prompt_tokens(self) -> float:
+        """Tokens of a prompt on average."""
+        return float(self["mean_prompt_tokens"])
+
+    @property
+    def mean_shared_prompt_tokens(self) -> float:
+        """Of these the tokens of the prefix that prompts share, which is computed once."""
+        return float(self["mean_shared_prompt_tokens"])
+
+    @property
+    def cut_share(self) -> float:
+        """Share of the rows whose text is cut because the prompt is too long."""
+        return float(self["cut_share"])
+
+    @property
+    def error_share(self) -> float:
+        """Share of the rows that will have an error instead of a prompt."""
+        return float(self["error_share"])
 
     @property
     def fingerprint(self) -> str:
@@ -200,3 +230,26 @@ class JobPlan(Result):
         """Lowest and highest estimate of the wall time; None for a model of unknown shape."""
         low_high = self.get("time_s")
         return None if low_high is None else (float(low_high[0]), float(low_high[1]))
+
+
+class Preview(Result):
+    """Some rows of a job, and a forecast of the whole job."""
+
+    __slots__ = ()
+    _shown = ("kind", "input_rows", "notes")
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows that were made: `row` (the number in the input, from 0), `input` (the file), `prompt`, and
+        `output`, the rows that the job writes for it, as dictionaries."""
+        return [dict(row) for row in self["rows"]]
+
+    @property
+    def forecast(self) -> JobPlan:
+        """Tokens, memory and time of the whole job, with the speed that was measured."""
+        return JobPlan(self["forecast"])
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about the job, such as that prompts are cut."""
+        return list(self["notes"])

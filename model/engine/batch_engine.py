@@ -11,13 +11,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from tirazh.model.engine.constrained import ConstrainedDecoding, StepMasks, completion_of, has_ended
 from tirazh.model.engine.label_scoring import sliced_token_logprobs, sum_terms, token_logprobs
 from tirazh.model.engine.logprobs import text_logprobs
 from tirazh.model.engine.pending_step import PendingStep
@@ -77,13 +80,14 @@ class BatchEngine:
         *,
         execute: Callable[[Step], Tensor | SlicedLogits] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
+        constrained: ConstrainedDecoding | None = None,
     ) -> None:
         """The runner must already hold the job's shared prefix. `execute` runs a step on every rank
         of a replica and returns rank 0's logits (default: on `runner` alone). `decode` turns token
-        ids into text; only stop strings need it."""
+        ids into text; only stop strings need it. Requests with a constraint need `constrained`."""
         self.runner, self.scheduler = runner, scheduler
         self._execute = execute or runner.execute
-        self._decode = decode
+        self._decode, self._constrained = decode, constrained
         self._ids = itertools.count()
         self._pending: deque[PendingStep] = deque()  # launched, not collected yet; the oldest first
         self._results: list[tuple[int, Result]] = []
@@ -106,6 +110,8 @@ class BatchEngine:
         for request in requests:
             ids.append(next(self._ids))
             error = self.scheduler.find_problem(request)
+            if error is None and self._constrained is not None:
+                error = self._constrained.find_problem(request)
             if error is not None:
                 self._finish(ids[-1], _failed(request, error))
             elif isinstance(request, TextScoreRequest) and len(request.token_ids) <= request.num_context:
@@ -127,6 +133,8 @@ class BatchEngine:
     def step(self) -> list[tuple[int, Result]]:
         """Run one forward pass; return what has finished, as (id, result)."""
         self._totals.prompt_tokens += self.scheduler.admit()
+        if self._constrained is not None:
+            self._start_grammars(self._constrained)
         if self.scheduler.needs_all_tokens:
             self._collect(num_left=0)
         scheduled = self.scheduler.schedule()
@@ -139,17 +147,26 @@ class BatchEngine:
 
     # Launching
 
+    def _start_grammars(self, constrained: ConstrainedDecoding) -> None:
+        """Start the grammars of the sequences just admitted; end those that are complete without any step."""
+        for slot, sequence in constrained.start(self.scheduler.slots):
+            self._totals.completion_tokens += len(sequence.new_tokens)
+            if has_ended(sequence):
+                self._end(slot, sequence, completion_of(sequence))
+
     def _launch(self, scheduled: ScheduledStep) -> None:
+        readers = scheduled.readers
+        to_sample = [reader for reader in readers if isinstance(reader.request, GenerateRequest)]
+        masks = self._constrained.begin_masks([r.sequence for r in to_sample]) if self._constrained else None
         logits_RV = self._execute(scheduled.step)
         self._totals.steps += 1
         self._pending.append(PendingStep())
-        readers = scheduled.readers
         if to_score := [reader for reader in readers if isinstance(reader.request, ScoreRequest)]:
             self._score(to_score, logits_RV)
         if texts := [reader for reader in readers if isinstance(reader.request, TextScoreRequest)]:
             self._score_texts(texts, logits_RV)
-        if to_sample := [reader for reader in readers if isinstance(reader.request, GenerateRequest)]:
-            self._sample(to_sample, logits_RV)
+        if to_sample:
+            self._sample(to_sample, logits_RV, masks)
 
     def _score(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
         """Score the labels of prompts that this step has completed, and free their slots."""
@@ -176,14 +193,25 @@ class BatchEngine:
             if not reader.sequence.num_to_prefill:
                 self.scheduler.release(reader.slot, reader.sequence)
 
-    def _sample(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
+    def _sample(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits, masks: StepMasks | None) -> None:
         """Sample the next token of each reader; the token may stay on the device for the next step."""
+        allowed: Mapping[int, NDArray[np.uint32]] = {}
+        if masks is not None:
+            allowed, failed = masks.read()
+            for reader in (each for each in readers if each.sequence.id in failed):
+                # Its logits are not read, so nothing has shown that they are finite.
+                self.scheduler.mark_dirty(reader.slot)
+                error = failed[reader.sequence.id]
+                self._end(reader.slot, reader.sequence, _failed(reader.sequence.request, error))
+            readers = [reader for reader in readers if reader.sequence.id not in failed]
+            if not readers:
+                return
         rows = [reader.rows.start for reader in readers]
         if isinstance(logits_RV, SlicedLogits):
             chosen_RV = torch.cat([logits_RV[row : row + 1] for row in rows])
         else:
             chosen_RV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[rows]
-        states = [_row_state(reader.sequence) for reader in readers]
+        states = [_row_state(reader.sequence, allowed.get(reader.sequence.id)) for reader in readers]
         sampled = sample(chosen_RV, states, self.scheduler.config.num_tokens)
         if self.runner.overlaps_steps:
             self.runner.store_tokens([reader.slot for reader in readers], sampled.tokens)
@@ -236,6 +264,8 @@ class BatchEngine:
         if token == NO_TOKEN:
             self.scheduler.mark_dirty(slot)
             error = "the model produced non-finite logits for this prompt"
+            if sequence.grammar is not None:
+                error += ", or its settings exclude every token that the constraint allows"
             self._end(slot, sequence, _failed(sequence.request, error))
             return
         sequence.logprob += logprob
@@ -246,7 +276,10 @@ class BatchEngine:
             if sequence.edits is not None:
                 sequence.edits.append(token)
             self._totals.completion_tokens += 1
-            self._end_if_complete(slot, sequence)
+            if sequence.grammar is None:
+                self._end_if_complete(slot, sequence)
+            else:
+                self._follow_grammar(slot, sequence, token)
 
     def _ends_completion(self, request: Request, token: int) -> bool:
         """Whether a token is an end token, or the control token that a stop string names."""
@@ -264,6 +297,13 @@ class BatchEngine:
             reason: FinishReason = "length" if text_end is None else "stop"
             self._end(slot, sequence, _completed(sequence, reason, text_end))
 
+    def _follow_grammar(self, slot: int, sequence: ActiveSequence, token: int) -> None:
+        """Append the tokens that a grammar forces; end a sequence that is complete or has its greatest length."""
+        assert self._constrained is not None
+        self._totals.completion_tokens += self._constrained.take(sequence, token)
+        if has_ended(sequence):
+            self._end(slot, sequence, completion_of(sequence))
+
     def _end(self, slot: int, sequence: ActiveSequence, result: Result) -> None:
         self.scheduler.release(slot, sequence)
         sequence.is_finished = True
@@ -274,10 +314,10 @@ class BatchEngine:
         self._results.append((id, result))
 
 
-def _row_state(sequence: ActiveSequence) -> RowState:
+def _row_state(sequence: ActiveSequence, mask: NDArray[np.uint32] | None) -> RowState:
     request = sequence.request
     assert isinstance(request, GenerateRequest)
-    return RowState(request.sampling, request.seed, sequence.edits, sequence.num_new)
+    return RowState(request.sampling, request.seed, sequence.edits, sequence.num_new, mask)
 
 
 def _completed(sequence: ActiveSequence, reason: FinishReason, text_end: int | None = None) -> Completion:

@@ -1,6 +1,6 @@
 """Sampling: from logits to the next token, in the order of the original ru-gpts code.
 
-Bias, penalties and bans; division by temperature; min-p; top-k; top-p (nucleus sampling);
+Bias, penalties and bans; the mask of a grammar; division by temperature; min-p; top-k; top-p (nucleus sampling);
 sampling. A row's token depends on its own logits, its seed and its number of tokens, never on its
 neighbours, so a row gets the same tokens alone and in any batch. On a CPU a compiled kernel
 (`kernels/sampling.c`) samples all rows at once, elsewhere torch does.
@@ -32,12 +32,14 @@ _MASK = (1 << 64) - 1
 @dataclass(frozen=True, slots=True)
 class RowState:
     """What a row's next token depends on besides its logits. `edits` are None where
-    `params.edits_logits` is false; `num_new`: tokens of the completion so far."""
+    `params.edits_logits` is false; `num_new`: tokens of the completion so far. `mask`: uint32
+    [at least V / 32], one bit a token, of which only those that are set may be chosen (None: all)."""
 
     params: SamplingParams
     seed: int
     edits: LogitEdits | None
     num_new: int
+    mask: NDArray[np.uint32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,9 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Samp
     if logits_RV.device.type == "cpu" and logits_RV.stride(1) == 1 and load_kernel("sampling") is not None:
         tokens_R, sums_R = choose_compiled(logits_RV, rows)
     else:
-        tokens_R, sums_R = choose_together(logits_RV, rows), log_sums(logits_RV)
+        sums_R = log_sums(logits_RV)
+        apply_masks(logits_RV, rows)
+        tokens_R = choose_together(logits_RV, rows)
     columns_R1 = tokens_R.clamp(min=0)[:, None]
     values_R = logits_RV.gather(1, columns_R1)[:, 0].double()
     if untouched_EV is not None:
@@ -83,9 +87,9 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Samp
 
 
 def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> tuple[Tensor, Tensor]:
-    """Sample by the compiled kernel, after edits. Returns the tokens, int64 [R], and `log_sums` of these
-    logits, float64 [R]. logits_RV: float32 on a CPU, each row contiguous. Raises MemoryError, and
-    ValueError for other logits."""
+    """Sample by the compiled kernel, after edits; it applies the masks. Returns the tokens, int64 [R], and
+    `log_sums` of these logits before the masks, float64 [R]. logits_RV: float32 on a CPU, each row
+    contiguous. Raises MemoryError, and ValueError for other logits and for too short masks."""
     kernel = load_kernel("sampling")
     assert kernel is not None
     if logits_RV.dtype != torch.float32 or len(logits_RV) != len(rows) or logits_RV.stride(1) != 1:
@@ -99,11 +103,13 @@ def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> tuple[Tensor
     top_ps = np.array([each.top_p for each in params], np.float64)
     min_ps = np.array([each.min_p for each in params], np.float32)
     chances = np.array([uniform(row.seed, row.num_new) if row.params.temperature else 0 for row in rows], np.float64)
+    masks = np.array([_address(row.mask, num_tokens) for row in rows], np.uint64)
     tokens, sums = np.empty(num_rows, np.int64), np.empty(num_rows, np.float64)
+    arrays = (masks, temperatures, min_ps, top_ks, top_ps, chances, tokens, sums)
     failed = kernel.choose_tokens(
         ctypes.c_void_p(logits_RV.data_ptr()),
         *map(ctypes.c_int64, (logits_RV.stride(0), num_rows, num_tokens)),
-        *(ctypes.c_void_p(x.ctypes.data) for x in (temperatures, min_ps, top_ks, top_ps, chances, tokens, sums)),
+        *(ctypes.c_void_p(x.ctypes.data) for x in arrays),
         ctypes.c_int(torch.get_num_threads()),
     )
     if failed:
@@ -112,7 +118,7 @@ def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> tuple[Tensor
 
 
 def choose_together(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
-    """Sample by torch on any device, after edits. Returns int64 [R]."""
+    """Sample by torch on any device, after edits and masks. Returns int64 [R]."""
     highest_R, token_R = logits_RV.max(dim=-1)
     is_finite_R = highest_R.isfinite()
     sampled = [index for index, row in enumerate(rows) if row.params.temperature]
@@ -123,6 +129,29 @@ def choose_together(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:
         finite_RV = logits_RV[index].masked_fill(~is_finite_R[index, None], 0.0)
         token_R[index] = _sample_nucleus(finite_RV, [rows[row] for row in sampled])
     return torch.where(is_finite_R, token_R, NO_TOKEN)
+
+
+def apply_masks(logits_RV: Tensor, rows: Sequence[RowState]) -> None:
+    """Set the logits of tokens that the rows' masks exclude to minus infinity, all rows in one operation."""
+    masked = [(index, row.mask) for index, row in enumerate(rows) if row.mask is not None]
+    if not masked:
+        return
+    # [rows, W, 32] bits: the words cross to the device, not a byte for every token.
+    words = torch.from_numpy(np.stack([mask for _, mask in masked]).view(np.int32))
+    words_RW = to_device(words, logits_RV.device)
+    bits = torch.arange(32, device=logits_RV.device, dtype=torch.int32)
+    allowed_RV = (words_RW[:, :, None] >> bits & 1).flatten(1)[:, : logits_RV.shape[1]].bool()
+    index_R = to_device(torch.tensor([index for index, _ in masked]), logits_RV.device)
+    logits_RV[index_R] = logits_RV[index_R].masked_fill(~allowed_RV, -torch.inf)
+
+
+def _address(mask: NDArray[np.uint32] | None, num_tokens: int) -> int:
+    """The address of a mask; 0 without one."""
+    if mask is None:
+        return 0
+    if mask.dtype != np.uint32 or not mask.flags.c_contiguous or 32 * mask.size < num_tokens:
+        raise ValueError(f"a mask of {num_tokens} tokens must be contiguous uint32, got {mask.dtype} {mask.shape}")
+    return int(mask.__array_interface__["data"][0])
 
 
 def _edit(logits_V: Tensor, row: RowState) -> None:

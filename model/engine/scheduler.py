@@ -101,8 +101,8 @@ class Scheduler:
     @property
     def needs_all_tokens(self) -> bool:
         """Whether the next step needs tokens that may still be on the device: a sequence reads its
-        own history."""
-        return any(sequence is not None and sequence.reads_history for sequence in self.slots)
+        own history, or has a grammar."""
+        return any(sequence is not None and sequence.waits_for_token for sequence in self.slots)
 
     def find_problem(self, request: Request) -> str | None:
         """Return why a request cannot be run; None when it can be added."""

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tirazh.model.engine.label_trie import LabelTrie
 from tirazh.model.engine.logit_edits import LogitEdits
-from tirazh.model.requests import GenerateRequest, Request, TextScoreRequest
+from tirazh.model.requests import Constraint, GenerateRequest, Request, TextScoreRequest
 from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Segment, Step
+
+if TYPE_CHECKING:
+    from tirazh.model.constraints.grammar import GrammarState
 
 
 @dataclass(slots=True)
@@ -26,7 +30,8 @@ class ActiveSequence:
     when they got their slot. `num_pending` tokens have been sampled, but the CPU has not read them
     from the device yet (overlap scheduling). `edits` are None before the sequence has a slot, and where
     its settings change no logits. `logprob` is the sum over the tokens read so far; of a text that is
-    scored, these are `num_scored`.
+    scored, these are `num_scored`. `grammar` is the state of the request's constraint, once it has a slot.
+    The first `num_absorbed` new tokens belong to `prompt` as well: they were known before they were sampled.
     """
 
     id: int
@@ -42,6 +47,25 @@ class ActiveSequence:
     edits: LogitEdits | None = None
     logprob: float = 0.0
     num_scored: int = 0
+    grammar: GrammarState | None = None
+    num_absorbed: int = 0
+
+    def append_known(self, tokens: Sequence[int]) -> None:
+        """Append tokens to the completion that no step has to find: they are prefilled like a prompt, together with
+        the token before them, which no step has computed yet."""
+        if self.new_tokens[self.num_absorbed :]:
+            self.num_cached = self.length - 1
+        self.prompt = (*self.prompt, *self.new_tokens[self.num_absorbed :], *tokens)
+        self.new_tokens += tokens
+        self.num_absorbed = len(self.new_tokens)
+        if self.edits is not None:
+            for token in tokens:
+                self.edits.append(token)
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the completion must follow."""
+        return self.request.constraint if isinstance(self.request, GenerateRequest) else None
 
     @property
     def num_to_prefill(self) -> int:
@@ -66,24 +90,30 @@ class ActiveSequence:
     @property
     def length(self) -> int:
         """Tokens of prompt and completion so far."""
-        return len(self.prompt) + self.num_new
+        return len(self.prompt) + self.num_new - self.num_absorbed
 
     @property
     def num_slot_tokens(self) -> int:
         """Tokens stored in the sequence's own slot after the next step, that is without the shared
         prefix."""
-        return self.num_cached - self.num_shared + self.num_new
+        return self.num_cached - self.num_shared + self.num_new - self.num_absorbed
 
     @property
     def max_slot_tokens(self) -> int:
         """Upper bound of `num_slot_tokens` over the life of the sequence."""
-        return len(self.prompt) - self.num_shared + self.max_new_tokens
+        return len(self.prompt) - self.num_shared + self.max_new_tokens - self.num_absorbed
 
     @property
     def reads_history(self) -> bool:
         """Whether the choice of its next token depends on all earlier tokens (repetition penalty,
         n-gram ban)."""
         return isinstance(self.request, GenerateRequest) and self.request.sampling.reads_history
+
+    @property
+    def waits_for_token(self) -> bool:
+        """Whether its newest token must be read before its next step: it reads its history, or its grammar's mask
+        depends on it."""
+        return self.reads_history or self.constraint is not None
 
     @property
     def last_token(self) -> int:
@@ -101,6 +131,10 @@ class ActiveSequence:
         """The tokens that the last `num_rows` cached tokens predict, of a text that is scored."""
         assert isinstance(self.request, TextScoreRequest)
         return self.request.token_ids[self.num_cached - num_rows + 1 : self.num_cached + 1]
+
+    def token_ids(self) -> list[int]:
+        """Prompt and completion, without pending tokens."""
+        return [*self.prompt, *self.new_tokens[self.num_absorbed :]]
 
 
 Slots = Sequence[ActiveSequence | None]

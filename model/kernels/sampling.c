@@ -70,10 +70,8 @@ static float find_highest(const float *logits, int64_t count) {
     return highest;
 }
 
-/* The logarithm of the sum of exp(logit) over `count` logits; NaN when the highest is not finite. */
-static double log_sum(const float *logits, int64_t count) {
-    const float highest = find_highest(logits, count);
-    if (!isfinite(highest)) return NAN;
+/* The sum of exp(logit - highest) over `count` logits. */
+static double sum_exp(const float *logits, int64_t count, float highest) {
     double total = 0;
     for (int64_t first = 0; first < count; first += LEAST_BLOCK) {
         const int64_t end = MIN(first + LEAST_BLOCK, count);
@@ -87,7 +85,7 @@ static double log_sum(const float *logits, int64_t count) {
         }
         total += add_lanes(sum);
     }
-    return highest + log(total);
+    return total;
 }
 
 /* Weights exp((logit - highest) / temperature), 0 where they are below `floor`, padded with 0 to a whole
@@ -216,15 +214,20 @@ static int64_t sample_from_list(const workspace *w, int64_t n, double target) {
 
 static int64_t choose_token(
     const float *logits, int64_t count, float temperature, float min_p, int64_t top_k, double top_p, double chance,
-    workspace *w) {
+    workspace *w, double *log_sum) {
     const float highest = find_highest(logits, count);
+    *log_sum = NAN;
     if (!isfinite(highest)) return -1;
+    /* At temperature 1 the weights' own sum is the sum of the exponentials. */
+    const int is_plain = temperature == 1 && min_p == 0;
+    if (!is_plain) *log_sum = highest + log(sum_exp(logits, count, highest));
     if (temperature == 0) {
         int64_t i = 0;
         while (logits[i] != highest) i++;
         return i;
     }
     double total = weigh(logits, count, highest, temperature, min_p, w);
+    if (is_plain) *log_sum = highest + log(total);
     const int has_nucleus = top_p > 0 && top_p < 1;
     if (!top_k && !has_nucleus) return sample_from_all(w, count, chance * total);
     /* All tokens lighter than this together weigh less than what nucleus sampling drops, so they
@@ -236,6 +239,12 @@ static int64_t choose_token(
     return sample_from_list(w, n, chance * total);
 }
 
+/* The logarithm of the sum of exp(logit) of one row; NaN if its highest logit is not finite. */
+static double log_sum(const float *logits, int64_t count) {
+    const float highest = find_highest(logits, count);
+    return isfinite(highest) ? highest + log(sum_exp(logits, count, highest)) : NAN;
+}
+
 /* `log_sums` [R] receives the logarithm of the sum of exp(logit) of each row of logits [R, row_stride],
    of which the first `count` are tokens; NaN if the highest is not finite. */
 void sum_logits(
@@ -244,13 +253,26 @@ void sum_logits(
     for (int64_t row = 0; row < num_rows; row++) log_sums[row] = log_sum(logits + row * row_stride, count);
 }
 
+/* Sets the logits of tokens whose bit in `mask` is 0 to minus infinity. */
+static void apply_mask(float *logits, int64_t count, const uint32_t *mask) {
+    for (int64_t first = 0; first < count; first += 32) {
+        const uint32_t allowed = mask[first / 32];
+        if (allowed == UINT32_MAX) continue;
+        const int64_t n = MIN(32, count - first);
+        for (int64_t i = 0; i < n; i++)
+            logits[first + i] = allowed >> i & 1 ? logits[first + i] : -INFINITY;
+    }
+}
+
 /* Logits [R, row_stride], of which the first `count` of each row are tokens; the other arrays [R].
+   `masks` points to one bit a token for every row, or is null for a row in which all are allowed.
    `tokens` receives each row's token, -1 if its logits are not finite, `log_sums` the same as from
-   `sum_logits`, computed while the row is in the cache. Returns 0, or 1 if there is no memory. */
+   `sum_logits` before the mask, computed while the row is in the cache. Returns 0, or 1 if there is
+   no memory. */
 int choose_tokens(
-    const float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const float *temperatures,
-    const float *min_ps, const int64_t *top_ks, const double *top_ps, const double *chances, int64_t *tokens,
-    double *log_sums, int num_threads) {
+    float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const uint32_t *const *masks,
+    const float *temperatures, const float *min_ps, const int64_t *top_ks, const double *top_ps,
+    const double *chances, int64_t *tokens, double *log_sums, int num_threads) {
     int failed = 0;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -275,10 +297,16 @@ int choose_tokens(
 #pragma omp for schedule(dynamic, 1)
         for (int64_t row = 0; row < num_rows; row++)
             if (buffer) {
-                const float *own = logits + row * row_stride;
-                log_sums[row] = log_sum(own, count);
+                float *own = logits + row * row_stride;
+                double unmasked = 0;
+                if (masks[row]) {
+                    unmasked = log_sum(own, count);
+                    apply_mask(own, count, masks[row]);
+                }
                 tokens[row] = choose_token(
-                    own, count, temperatures[row], min_ps[row], top_ks[row], top_ps[row], chances[row], &w);
+                    own, count, temperatures[row], min_ps[row], top_ks[row], top_ps[row], chances[row], &w,
+                    log_sums + row);
+                if (masks[row]) log_sums[row] = unmasked;
             }
         free(buffer);
     }

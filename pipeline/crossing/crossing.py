@@ -28,6 +28,9 @@ from tirazh.pipeline.crossing.layouts import (
 )
 from tirazh.pipeline.crossing.value_list import MAX_TEXT_BYTES, ValueList
 
+# What names the rows of a crossing as if they were a file: no path and no address begins so.
+PREFIX = "vary:"
+
 
 @dataclass(frozen=True, eq=False)
 class Crossing:
@@ -61,6 +64,13 @@ class Crossing:
         return self.layout.num_rows(self.lists)
 
     @property
+    def rows_per_cell(self) -> int:
+        """The rows of a cell. Raises TypeError where cells have different numbers of rows."""
+        if not isinstance(self.layout, EveryCell):
+            raise TypeError("the cells of this crossing have different numbers of rows")
+        return self.layout.per_cell
+
+    @property
     def nbytes(self) -> int:
         """The size of all values in memory, in bytes."""
         return sum(each.nbytes for each in self.lists)
@@ -85,6 +95,16 @@ class Crossing:
             if only is None or each.name in only
         }
         return pa.table(columns).select(list(columns) if only is None else list(only))
+
+    def repeated_rows(self, start: int, stop: int, only: Sequence[str] | None = None) -> pa.Table:
+        """The rows `start` to `stop` (exclusive) of the crossing repeated without an end."""
+        size = self.num_rows
+        if stop - start >= size:
+            return self.rows(0, size, only).take(np.arange(start, stop) % size)
+        first, last = start % size, (stop - 1) % size + 1
+        if first < last:
+            return self.rows(first, last, only)
+        return pa.concat_tables([self.rows(first, size, only), self.rows(0, last, only)])
 
     def repetitions(self, start: int, stop: int) -> NDArray[np.int32]:
         """The repetitions of the rows `start` to `stop` (exclusive), shape [R] (`layouts.py`)."""

@@ -80,13 +80,24 @@ def check_rows(
         return
     parse_vary(vary)
     if has_input:
-        raise RequestError("--vary makes the rows itself, and is not used together with --input; leave one of them out")
+        _check_rows_of_input(rows, accepted)
+        return
     if rows is not None and per_cell is not None:
         raise RequestError("--rows and --per-cell are not used together; --rows draws, --per-cell makes all cells")
     if accepted is not None and rows is not None:
         raise RequestError("--accepted counts rows of every cell, and is not used together with --rows")
     if rows is None and per_cell is None and accepted is None:
         raise RequestError("--vary needs the number of rows: --per-cell for every cell, or --rows to draw from them")
+
+
+def _check_rows_of_input(rows: int | None, accepted: int | None) -> None:
+    """With an input every row of it is crossed with every cell, `per_cell` times (default 1)."""
+    for name, number in (("--rows", rows), ("--accepted", accepted)):
+        if number is not None:
+            raise RequestError(
+                f"{name} is not used with --input and --vary, which cross every input row with every cell; give "
+                "--per-cell, or leave --input out"
+            )
 
 
 def parse_file(text: str) -> FileColumn | None:

@@ -4,6 +4,8 @@ log-likelihoods.
 It is an async class in Ray Data's actor pool. Each part is one call, and several calls are in
 flight, so that the end of one part and the start of the next share engine steps. If the replica
 fails, this process ends with it; Ray then restarts the actor and repeats its parts.
+
+Importing this module loads no Ray: `make_requests` and `append_results` also serve `tirazh preview`.
 """
 
 from __future__ import annotations
@@ -17,18 +19,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pyarrow as pa
-import ray
 
 from tirazh.actors.garbage import collect_rarely
 from tirazh.actors.messages import ReplicaConfig
-from tirazh.actors.replica import Replica
 from tirazh.errors import ReplicaError, RequestError
 from tirazh.model.requests import (
     Completion,
+    Constraint,
     GenerateRequest,
     LabelScores,
     Request,
@@ -39,9 +40,13 @@ from tirazh.model.requests import (
     TextScoreRequest,
 )
 from tirazh.pipeline import schema
-from tirazh.pipeline.execution.metrics_client import MetricsClient
+from tirazh.pipeline.constraints.rows import row_constraints
 from tirazh.pipeline.input.overrides import override_rows, row_sampling, sample_seed
 from tirazh.pipeline.labels import calibrate
+
+if TYPE_CHECKING:
+    from tirazh.actors.replica import Replica
+    from tirazh.pipeline.execution.metrics_client import MetricsClient
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +58,11 @@ _START_RETRY_S = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
-    """What the step needs besides the rows. `sampling` is None for classify and score.
+    """What the step needs besides the rows. `sampling` is None for classify and score, `metrics` without Ray (a
+    preview).
 
     With `samples_as_rows` a sample that fails takes only its own row out, not the other samples of the input row.
+    `constraint` is what all completions follow; with `schema_column` each row's own schema instead.
     """
 
     replica: ReplicaConfig
@@ -63,14 +70,19 @@ class InferConfig:
     samples: int
     overrides: tuple[str, ...]
     calibration_ids: tuple[int, ...]
-    metrics: MetricsClient
+    metrics: MetricsClient | None
     samples_as_rows: bool = False
+    constraint: Constraint | None = None
+    schema_column: str | None = None
 
 
 class InferStep:
     """One replica, and the parts in flight on it."""
 
     def __init__(self, config: InferConfig) -> None:
+        import ray
+
+        assert config.metrics is not None, "only a preview has no metrics actor"
         collect_rarely()
         self._config = config
         self._metrics = config.metrics
@@ -95,6 +107,8 @@ class InferStep:
         """Register with the metrics actor, then send heartbeats; the driver kills owners that stop
         sending them.
         """
+        import ray
+
         self._metrics.register(self._owner)
         actor = ray.get_runtime_context().current_actor
 
@@ -109,6 +123,8 @@ class InferStep:
 
         If that fails while other replicas serve, retry until resources become available.
         """
+        from tirazh.actors.replica import Replica
+
         while True:
             try:
                 replica = Replica(self._config.replica)
@@ -149,7 +165,7 @@ class InferStep:
 
     async def _infer(self, table: pa.Table) -> pa.Table:
         good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
-        requests = _requests(table.take(good), self._config) if good else []
+        requests = make_requests(table.take(good), self._config) if good else []
         pushing = asyncio.ensure_future(self._push_counters())
         try:
             results = await self._serving.run(requests) if requests else []
@@ -158,7 +174,7 @@ class InferStep:
         finally:
             pushing.cancel()
         await self._push()
-        return _append_results(table, good, results, self._config, self._priors)
+        return append_results(table, good, results, self._config, self._priors)
 
     async def _score_empty_text(self) -> list[float]:
         """The log-likelihoods of the labels after an empty text. Every replica computes the same bits."""
@@ -197,7 +213,7 @@ def _skip(table: pa.Table) -> pa.Table:
     return table.slice(0, 1).select([schema.PART])
 
 
-def _requests(table: pa.Table, config: InferConfig) -> list[Request]:
+def make_requests(table: pa.Table, config: InferConfig) -> list[Request]:
     """One request per row, or `samples` per row for generate: rows in order, the samples of a row together."""
     prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
     if config.sampling is None:
@@ -210,16 +226,20 @@ def _requests(table: pa.Table, config: InferConfig) -> list[Request]:
         ]
     seeds: list[Any] = table.column(schema.ROW_SEED).to_pylist()
     overrides = override_rows(table, config.overrides)
+    constraints = row_constraints(table, config.constraint, config.schema_column)
     return [
         GenerateRequest(
-            prompt_token_ids=prompt, sampling=row_sampling(values, config.sampling), seed=sample_seed(seed, sample)
+            prompt_token_ids=prompt,
+            sampling=row_sampling(values, config.sampling),
+            seed=sample_seed(seed, sample),
+            constraint=constraint,
         )
-        for prompt, seed, values in zip(prompts, seeds, overrides, strict=True)
+        for prompt, seed, values, constraint in zip(prompts, seeds, overrides, constraints, strict=True)
         for sample in range(config.samples)
     ]
 
 
-def _append_results(
+def append_results(
     table: pa.Table, good: Sequence[int], results: Sequence[Result], config: InferConfig, priors: Sequence[float] | None
 ) -> pa.Table:
     """Replace the prompts in the part's table by the results.
@@ -232,7 +252,9 @@ def _append_results(
         samples = results[index * config.samples : (index + 1) * config.samples]
         if not config.samples_as_rows:
             errors[row] = next((result.error for result in samples if result.error is not None), None)
-        answers[row] = list(samples) if errors[row] is None else None
+        # A completion with something wrong is kept beside its error; a row that could not be run has none.
+        has_failed = any(result.error is not None and _is_missing(result) for result in samples)
+        answers[row] = None if has_failed and not config.samples_as_rows else list(samples)
     counts = pa.array([None if ids is None else len(ids) for ids in table.column(schema.PROMPT_IDS).to_pylist()])
     table = table.drop_columns([schema.PROMPT_IDS, schema.REPETITION, schema.ROW_ERROR])
     table = table.append_column(schema.ROW_ERROR, pa.array(errors, pa.string()))
@@ -246,6 +268,10 @@ def _append_results(
     return table
 
 
+def _is_missing(result: Result) -> bool:
+    return not isinstance(result, Completion) or result.finish_reason == "error"
+
+
 def _label_columns(
     answers: Sequence[list[LabelScores] | None], priors: Sequence[float] | None
 ) -> dict[str, pa.Array[Any]]:
@@ -256,11 +282,11 @@ def _label_columns(
 
 
 def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str, pa.Array[Any]]:
-    """The columns `schema.PER_SAMPLE`; the values of a sample with an error are null but for its error."""
+    """The columns `schema.PER_SAMPLE`; the values of a sample that could not be run are null but for its error."""
 
     def collect(arrow_type: pa.DataType, value: Callable[[Completion], Any]) -> pa.Array[Any]:
         rows = [
-            None if answer is None else [None if each.error is not None else value(each) for each in answer]
+            None if answer is None else [None if _is_missing(each) else value(each) for each in answer]
             for answer in answers
         ]
         return pa.array(rows, pa.list_(arrow_type))

@@ -101,9 +101,12 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
     except (pa.ArrowException, KeyError, ValueError) as error:
         return f"its columns have other types ({next(iter(str(error).splitlines()), '')[:100]})"
     if current.num_rows != finished.num_rows:
-        return f"it has {current.num_rows} rows instead of {finished.num_rows} from row {part.start} on"
+        return f"it has {current.num_rows} rows instead of {finished.num_rows} from row {part.of_file.start} on"
     found = find_differing_value(current, finished)
-    return f"row {part.start + found[0]} differs in column {found[1]!r}" if found is not None else None
+    if found is None:
+        return None
+    row = (part.start + found[0]) // part.rows_per_file_row
+    return f"row {row} differs in column {found[1]!r}"
 
 
 def find_differing_value(left: pa.Table, right: pa.Table) -> tuple[int, str] | None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from tirazh.pipeline.crossing.crossing import Crossing
+from tirazh.pipeline.crossing.crossing import PREFIX, Crossing
 from tirazh.pipeline.input.footers import Footer, RowGroup
 from tirazh.pipeline.storage.disk import StoredFile
 
@@ -37,7 +37,8 @@ MAX_PART_TEXT_BYTES = 64 << 20
 class Part:
     """Rows `start` to `stop` (exclusive) of one input file; they go to the output file `name`.
 
-    With a `crossing` they are its rows, and `file` only names it (`crossed.py`).
+    With a `crossing` they are its rows, and `file` only names it; or every row of the file is crossed with all of its
+    rows, and `start` and `stop` count those of the product (`crossed.py`).
 
     `plan_id` is the id of the plan that cut it, or empty for a part of no plan. `row_bytes` is the estimated
     size of a decoded row of the file, in bytes, 0 if it is unknown.
@@ -55,6 +56,22 @@ class Part:
     @property
     def rows(self) -> int:
         return self.stop - self.start
+
+    @property
+    def has_file(self) -> bool:
+        """Whether there is a file, not only the name of a crossing."""
+        return not self.file.uri.startswith(PREFIX)
+
+    @property
+    def rows_per_file_row(self) -> int:
+        """The rows that a row of the file becomes."""
+        return self.crossing.num_rows if self.crossing is not None and self.has_file else 1
+
+    @property
+    def of_file(self) -> Part:
+        """The rows of the file that the part is made from, as a part without a crossing."""
+        each = self.rows_per_file_row
+        return replace(self, start=self.start // each, stop=-(-self.stop // each), crossing=None)
 
     @property
     def name(self) -> str:

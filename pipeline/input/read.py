@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 
 from tirazh.errors import InputError
 from tirazh.pipeline import schema
+from tirazh.pipeline.crossing.crossing import Crossing
+from tirazh.pipeline.crossing.declaration import MAX_ROWS
 from tirazh.pipeline.input.batches import read_batches
 from tirazh.pipeline.input.damage import find_damage, is_unsupported
 from tirazh.pipeline.input.listing.conversions import is_text_file
 from tirazh.pipeline.input.listing.without_parquet import is_parquet
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, to_transport
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, to_transport, with_metadata, without_columns
 from tirazh.pipeline.input.schemas.conform import conform
 from tirazh.pipeline.input.schemas.int96 import int96_columns, refuse_nanoseconds
 from tirazh.pipeline.input.text_files.tables import read_table
@@ -48,18 +50,17 @@ def read_part(
 ) -> pa.Table:
     """Read the rows of `part`, with the columns `schema.PART` and `schema.REPETITION` added.
 
-    `columns` are those of the whole input, None for those of the file. `repetitions` are those of its rows, None if
-    all are 0, and for a crossing, which knows them. Raises InputError if the file has changed since the job was
-    planned, if it is damaged, or if a value does not go into the columns.
+    `columns` are those of the whole input, None for those of the file. `repetitions` are those of its rows in the file,
+    None if all are 0. Raises InputError if the file has changed since the job was planned, if it is damaged, or if a
+    value does not go into the columns.
     """
-    if part.crossing is None and not keep_trying(lambda: storage.is_same(part.file)):
+    if part.has_file and not keep_trying(lambda: storage.is_same(part.file)):
         raise InputError(
             f"{show_uri(part.file.uri)} has changed since the job was planned; run the same command again, which "
             "compares it with the finished rows"
         )
     table = keep_trying(lambda: read_rows(part, storage, columns))
-    if repetitions is None:
-        repetitions = _repetitions(part)
+    repetitions = _repetitions(part, repetitions)
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
     return table.append_column(schema.REPETITION, pa.array(repetitions, pa.int32()))
 
@@ -73,7 +74,7 @@ def read_rows(
     or too short, or if a value does not go into the columns.
     """
     if part.crossing is not None:
-        return to_transport(part.crossing.rows(part.start, part.stop, only))
+        return _read_crossed(part, part.crossing, storage, columns, only)
     if is_text_file(part.file.uri) and not is_parquet(storage, part.file):
         return _read_text_rows(part, storage, columns, only)
     with storage.open(part.file.uri) as file, _readable(part, storage):
@@ -95,6 +96,24 @@ def read_rows(
         return to_transport(table)
 
 
+def _read_crossed(
+    part: Part, crossing: Crossing, storage: Storage, columns: pa.Schema | None, only: Sequence[str] | None
+) -> pa.Table:
+    if not part.has_file:
+        return to_transport(crossing.rows(part.start, part.stop, only))
+    varied = [name for name in crossing.names if only is None or name in only]
+    table = to_transport(crossing.repeated_rows(part.start, part.stop, varied))
+    of_file, names = part.of_file, None if only is None else [name for name in only if name not in crossing.names]
+    if names != []:
+        own = None if columns is None else without_columns(columns, crossing.names)
+        rows = np.arange(part.start, part.stop) // part.rows_per_file_row - of_file.start
+        read = read_rows(of_file, storage, own, names).take(rows)
+        table = pa.Table.from_arrays(
+            [*read.columns, *table.columns], schema=with_metadata([*read.schema, *table.schema], read.schema.metadata)
+        )
+    return table if only is None else table.select(list(only))
+
+
 def _read_text_rows(part: Part, storage: Storage, columns: pa.Schema | None, only: Sequence[str] | None) -> pa.Table:
     table = read_table(storage, part.file)
     if table.num_rows < part.stop:
@@ -108,10 +127,23 @@ def _read_text_rows(part: Part, storage: Storage, columns: pa.Schema | None, onl
     return to_transport(table)
 
 
-def _repetitions(part: Part) -> NDArray[np.int32]:
-    if part.crossing is not None:
+def _repetitions(part: Part, of_file: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    """The repetitions of the rows of a part. `of_file` are those of its rows in the file, None if all are 0.
+
+    In a product with a crossing, the rows of a cell that an input row becomes are numbered on from those of the
+    earlier input rows with the same content.
+    """
+    if part.crossing is None:
+        return np.zeros(part.rows, np.int32) if of_file is None else of_file
+    if not part.has_file:
         return part.crossing.repetitions(part.start, part.stop)
-    return np.zeros(part.rows, np.int32)
+    each, per_cell = part.rows_per_file_row, part.crossing.rows_per_cell
+    rows = np.arange(part.start, part.stop)
+    earlier = 0 if of_file is None else of_file.astype(np.int64)[rows // each - part.of_file.start] * per_cell
+    numbers = earlier + rows % per_cell
+    if numbers.max(initial=0) > MAX_ROWS:
+        raise InputError(f"{show_uri(part.file.uri)}: more than {MAX_ROWS} rows have the same prompt and the same cell")
+    return numbers.astype(np.int32)
 
 
 def _how_to_read(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.constraints.fields import SchemaField, fill_fields
 from tirazh.pipeline.file_metadata import adapt_metadata
 from tirazh.pipeline.input.overrides import sample_seed
 from tirazh.pipeline.input.schemas.arrow_types import restore, with_metadata
@@ -21,6 +22,7 @@ from tirazh.pipeline.labels import decide
 from tirazh.pipeline.output.rows.sample_rows import sample_rows
 
 _CHUNK_ENTRIES = 1 << 20
+_TEXTS, _ERRORS = -6, -1  # the places of these columns of generate, before those of a schema
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +33,7 @@ class OutputLayout:
     order of `schema.py`. `labels` are those of classify, in the order of their scores; empty for
     generate and score. A row of the input has `samples` results, which are one row of the output or, if
     `rows_per_input_row` is not 1, as many rows. `keep` are the names of the columns in `schema.KEEPABLE` that are
-    written.
+    written. `fields` are those of a JSON Schema that generate's completions follow.
     """
 
     columns: pa.Schema
@@ -41,6 +43,7 @@ class OutputLayout:
     abstain_below: float
     rows_per_input_row: int = 1
     keep: tuple[str, ...] = ()
+    fields: tuple[SchemaField, ...] = ()
 
     @property
     def schema(self) -> pa.Schema:
@@ -65,9 +68,12 @@ def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.
         added = _text_scores(table)
     else:
         added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
+    if layout.fields:
+        added[_ERRORS], fields = fill_fields(added[_TEXTS], added[_ERRORS], layout.fields)
+        added += fields
     kept = restore(table, layout.columns).combine_chunks()
     arrays = [
-        column if isinstance(column, pa.ChunkedArray) else pa.array(column, field.type)
+        column if isinstance(column, pa.ChunkedArray | pa.Array) else pa.array(column, field.type)
         for column, field in zip(added, layout.added, strict=True)
     ]
     return pa.Table.from_arrays([*kept.columns, *arrays], schema=layout.schema)

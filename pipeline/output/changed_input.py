@@ -147,9 +147,10 @@ def _refuse_rewritten(changes: InputChanges, stored: Plan, plan: Plan) -> str | 
     for file in changes.rewritten:
         rows = now.get(file.uri)
         if rows is not None and rows != before[file.uri]:
+            each = stored.parts[0].rows_per_file_row
             return (
-                f"the input file {show_uri(file.uri)} has changed since the job started: it has {rows:,} rows instead "
-                f"of {before[file.uri]:,}; {_OR_OVERWRITE}"
+                f"the input file {show_uri(file.uri)} has changed since the job started: it has {rows // each:,} rows "
+                f"instead of {before[file.uri] // each:,}; {_OR_OVERWRITE}"
             )
     return None
 

@@ -30,7 +30,7 @@ class CurrentInput:
 
         A crossing is in the plan itself, so nothing of it can have changed.
         """
-        if plan.crossing is not None:
+        if not plan.has_files:
             return cls(plan, storage, compare_inputs((), ()))
         now = list_remaining(storage, plan.identity["input"])
         changes = compare_inputs((planned.file for planned in plan.files), now)
@@ -50,7 +50,7 @@ class CurrentInput:
         is_rewritten = any(file.uri == part.file.uri for file in self.changes.rewritten)
         is_gone = any(file.uri == part.file.uri for file in self.changes.removed)
         is_same = not is_rewritten and input_version == part.file.version
-        if is_gone or (is_same and part.crossing is None):
+        if is_gone or (is_same and part.has_file):
             return None
         return compare_part(part, self.plan, self.storage, data)
 
@@ -87,6 +87,8 @@ class CurrentInput:
     def _other_length(self, file: StoredFile) -> str | None:
         planned = next(each.cuts[-1] for each in self.plan.files if each.file.uri == file.uri)
         rows = _count_rows(self.storage, file)
+        if self.plan.crossing is not None:
+            planned = -(-planned // self.plan.crossing.num_rows)
         if rows == planned or (self.plan.identity["limit"] is not None and (rows or 0) > planned):
             return None
         return "it cannot be read" if rows is None else f"it has {rows:,} rows instead of {planned:,}"

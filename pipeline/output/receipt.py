@@ -26,7 +26,7 @@ _REASONS = (schema.FINISH_REASON, schema.FINISH_REASONS)
 _OWN_COLUMNS: dict[Kind, tuple[str, ...]] = {
     "classify": (schema.LABEL, schema.CONFIDENCE, schema.PROMPT_TOKENS),
     "generate": (schema.COMPLETION_TOKENS, schema.PROMPT_TOKENS),
-    "score": (schema.NUM_TOKENS,),
+    "score": (schema.BITS_PER_CHARACTER, schema.NUM_TOKENS),
 }
 
 
@@ -160,9 +160,9 @@ def _kind(names: list[str], prefix: str) -> Kind:
 
     The columns of the input may have any names.
     """
-    if prefix + schema.LABEL in names[-5:]:
-        return "classify"
-    return "score" if prefix + schema.NUM_TOKENS in names[-4:] else "generate"
+    if prefix + schema.BITS_PER_CHARACTER in names[-len(schema.score_fields()) :]:
+        return "score"
+    return "classify" if prefix + schema.LABEL in names[-len(schema.classify_fields()) :] else "generate"
 
 
 def check_belongs(receipt: Receipt, *, part: int, rows: int, plan_id: str) -> None:

@@ -18,6 +18,9 @@ from tirazh.pipeline.report.sample import sample_rows
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
 
+# The kinds of jobs whose rows may be published as a dataset.
+_CARD_KINDS = ("generate", "filter", "steps")
+
 
 def pages_of(
     manifest: Mapping[str, Any], output: OutputFiles, *, against: Mapping[str, Any] | None = None
@@ -30,7 +33,7 @@ def pages_of(
     sample = sample_rows(output.storage, parts, sampled_columns(manifest))
     page = render(manifest, sample=sample, against=against)
     pages = {REPORT: seal_page(page, manifest["plan_id"]).encode()}
-    if manifest["kind"] == "generate":
+    if manifest["kind"] in _CARD_KINDS:
         pages[CARD] = render_card(manifest, sample).encode()
     return pages
 

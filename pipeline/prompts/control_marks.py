@@ -51,8 +51,19 @@ def mark_literals(tree: nodes.Template, marks: Mapping[str, str]) -> None:
 
 def holds_any(values: Mapping[str, Any], marks: Mapping[str, str]) -> bool:
     """Whether a row's data contains a mark."""
-    texts = [str(value) for value in values.values() if value is not None]
+    texts = list(texts_of([*values.values()]))
     return any(mark in text for mark in marks.values() for text in texts)
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts in a value, which may be a list or a struct."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from texts_of(item)
+    elif value is not None:
+        yield str(value)
 
 
 def _printed(tree: nodes.Template) -> Iterator[nodes.TemplateData | nodes.Const]:

@@ -21,8 +21,9 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.input.overrides import check_override, override_rows, row_sampling, row_seed
 from tirazh.pipeline.input.repetitions import content_of
 from tirazh.pipeline.input.texts import BrokenText, values_of
-from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
+from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any, texts_of
 from tirazh.pipeline.prompts.label_tokens import LabelBoundary
+from tirazh.pipeline.prompts.shots import EXAMPLES, Shots
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import Truncate
 
@@ -44,7 +45,9 @@ class PromptConfig:
     truncated, `content_columns` are columns outside of the prompt on which a row's random numbers depend too, and
     `needs_text` makes a row without that text an error, whatever the template renders. `reserved_tokens` stay free
     behind a truncated prompt. `sampling` is None for classify and score. `boundary` checks the end of prompts where
-    the labels' tokens may depend on it. `keeps_text` adds the text of every prompt behind its head.
+    the labels' tokens may depend on it. `keeps_text` adds the text of every prompt behind its head. `shots` are the
+    examples from which every row draws its own. `scores_text` marks the configuration of score
+    (`score_texts.py`).
     """
 
     tokenizer_dir: str
@@ -63,6 +66,8 @@ class PromptConfig:
     boundary: LabelBoundary | None = None
     content_columns: tuple[str, ...] = ()
     keeps_text: bool = False
+    shots: Shots | None = None
+    scores_text: bool = False
 
 
 class PromptWriter:
@@ -80,7 +85,7 @@ class PromptWriter:
         template = self.config.template
         if not template.marks or not holds_any(row, template.marks):
             return self
-        taken = self.config.head_text + "".join(map(str, row.values()))
+        taken = self.config.head_text + "".join(texts_of([*row.values()]))
         marks = choose_marks(template.source, tuple(template.marks), taken)
         if marks is None:
             raise RowError("the row contains all private-use characters that may stand for control tokens")
@@ -190,6 +195,8 @@ class PromptWriter:
         return text[len(text) - length :] if is_left else text[:length]
 
     def _bound_text(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self.config.text_variable:  # the template has lists only
+            return row
         column, value = self.config.columns[self.config.text_variable], row[self.config.text_variable]
         if self.config.needs_text and value is None:
             raise RowError(f"column {column!r} is null")
@@ -258,6 +265,8 @@ def _write_prompts(
                     reserved = row_sampling(values, config.sampling).max_new_tokens
                 content, repetition = keys[index]
                 prompt.seed = row_seed(values, job_seed=config.seed, content=content, repetition=repetition)
+                if config.shots is not None:
+                    row = {**row, EXAMPLES: config.shots.draw([*row.values()], prompt.seed)}
             own = writer.for_row(row)
             ready[index] = (own, *own.prepare(row), reserved)
         except RowError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +26,7 @@ from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens, find_boundary
 from tirazh.pipeline.prompts.sampled_tokens import with_tokens
 from tirazh.pipeline.prompts.score_texts import shared_context
+from tirazh.pipeline.prompts.shots import EXAMPLES, load_shots
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
@@ -74,6 +74,9 @@ def prepare_prompts(
         ends = label_ends(config, tokenizer, labels)
     if isinstance(spec, ScoreSpec):
         return _prepare_texts(config, tokenizer)
+    if isinstance(spec, GenerateSpec) and spec.examples is not None and examples is not None:
+        shots = load_shots(spec.examples, examples, spec.shots, config.template, config.columns)
+        config = replace(config, shots=shots)
     config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
     writer = PromptWriter(replace(config, boundary=None), tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
@@ -91,11 +94,10 @@ def _prepare_texts(config: PromptConfig, tokenizer: Tokenizer) -> PreparedPrompt
     try:
         prefix = shared_context(config, tokenizer, PROBE_TEXTS)
     except RowError as error:
-        raise RequestError(
-            f"no text can be scored: {error}; give a shorter --template or a larger --seq-length"
-        ) from None
+        hint = "give a shorter --template or a larger --seq-length"
+        raise RequestError(f"no text can be scored: {error}; {hint}") from None
     job = EngineJob(prefix_token_ids=prefix if len(prefix) >= MIN_SHARED_TOKENS else ())
-    return PreparedPrompts(config, job, ())
+    return PreparedPrompts(replace(config, scores_text=True), job, ())
 
 
 def mark_template(template: PromptTemplate, tokenizer: Tokenizer) -> PromptTemplate:
@@ -217,8 +219,9 @@ def _probes(writer: PromptWriter) -> list[str]:
 
 
 def _fill(writer: PromptWriter, text: str) -> str:
-    values: Mapping[str, Any] = dict.fromkeys(writer.config.columns, text)
-    return writer.render(values)
+    template = writer.config.template
+    names = [*writer.config.columns, *([EXAMPLES] if writer.config.shots is not None else [])]
+    return writer.render({name: template.probe(name, text) for name in names})
 
 
 def _shared_prefix(prompts: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ def bias_tokens(bias: Mapping[str, float], tokenizer: Tokenizer) -> tuple[tuple[
     """Return (token id, number) for every token of the texts, in the order of the ids.
 
     The texts are taken as they are: " no" and "no" are different tokens. As in OpenAI's API, a number is
-    that of a token wherever it occurs, so that two texts may not give one token two numbers. Raises RequestError where they do.
+    that of a token wherever it occurs. Raises RequestError where two texts give one token two numbers.
     """
     texts = list(bias)
     owners: dict[int, str] = {}

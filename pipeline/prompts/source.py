@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tirazh.pipeline.prompts.shots import EXAMPLES
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 
@@ -29,14 +30,15 @@ class PromptSource:
 
     @property
     def text_column(self) -> str:
-        """The column whose text may be truncated; empty for a template without variables, which is refused later."""
+        """The column whose text may be truncated; empty for a template without variables, and for one of lists only."""
         return self.columns.get(self.text_variable, "")
 
 
 def prompt_source(spec: JobSpec) -> PromptSource:
     """Compile the job's own template or the default one of its kind. Raises RequestError."""
     if isinstance(spec, GenerateSpec):
-        source = build_source(spec.template, text_column=spec.prompt_column, default=GENERATE_TEMPLATE)
+        drawn = (EXAMPLES,) if spec.examples is not None else ()
+        source = build_source(spec.template, text_column=spec.prompt_column, default=GENERATE_TEMPLATE, drawn=drawn)
         # Cells that differ only in names that the template does not use have the same prompt, and still draw other
         # random numbers.
         unused = set(spec.vary or ()) - set(source.columns.values())
@@ -49,13 +51,15 @@ def prompt_source(spec: JobSpec) -> PromptSource:
 
 def _score_source(spec: ScoreSpec) -> PromptSource:
     """The template gives the context alone; the text, a variable that no template can use, follows it."""
-    context = PromptTemplate(spec.template or "")
+    context = PromptTemplate(spec.template or "", keeps_newline=True)
     columns = {name: name for name in context.variables} | {spec.text_column: spec.text_column}
     return PromptSource(context, columns, spec.text_column, is_default=not spec.template)
 
 
-def build_source(template: str | None, *, text_column: str, default: str) -> PromptSource:
+def build_source(template: str | None, *, text_column: str, default: str, drawn: Sequence[str] = ()) -> PromptSource:
     """Compile `template`, whose variables are column names, or `default`, whose variable is the text.
+
+    The variables `drawn` are no columns.
 
     Raises RequestError for a template that is not allowed.
     """
@@ -64,8 +68,9 @@ def build_source(template: str | None, *, text_column: str, default: str) -> Pro
     if template is None or template == spelled_out:
         return PromptSource(PromptTemplate(default), {DEFAULT_VARIABLE: text_column}, DEFAULT_VARIABLE, is_default=True)
     compiled = PromptTemplate(template)
-    variables = compiled.variables
-    # Without the text column the first variable may be truncated. `check_columns` refuses a
+    variables = [name for name in compiled.variables if name not in drawn]
+    # Without the text column the first variable that is a text may be truncated. `check_columns` refuses a
     # template without variables.
-    text_variable = text_column if text_column in variables else next(iter(variables), "")
+    texts = [name for name in variables if name in compiled.printed]
+    text_variable = text_column if text_column in texts else next(iter(texts), "")
     return PromptSource(compiled, {name: name for name in variables}, text_variable)

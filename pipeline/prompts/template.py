@@ -1,7 +1,7 @@
 """Prompt templates: a small and safe subset of Jinja.
 
-A template may contain columns, conditions on them, constants and a few filters. Attributes, other items,
-calls, loops and imports are refused, because the template may come from an untrusted YAML file. The
+A template may contain columns, conditions on them, loops over lists, constants and a few filters. Other attributes,
+other items, calls and imports are refused, because the template may come from an untrusted YAML file. The
 cost per row is bounded in advance by limits on the template's length and depth and on the number of
 characters that it could produce.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from jinja2 import Undefined, nodes
@@ -19,7 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tirazh.errors import InputError, RequestError, RowError, closest
 from tirazh.pipeline.prompts.control_marks import mark_literals
-from tirazh.pipeline.prompts.template_columns import column_of, meant_column, rename_columns, written
+from tirazh.pipeline.prompts.template_columns import alias_of_field, column_of, meant_column, rename_columns, written
+from tirazh.pipeline.prompts.template_loops import Loop, count_loops, find_loops, printed_columns
 
 MAX_SOURCE_CHARACTERS = 1 << 16
 MAX_RENDERED_CHARACTERS = 16 << 20
@@ -50,7 +52,18 @@ _TESTS: dict[str, Callable[[Any], bool]] = {
 }
 _ALLOWED = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Filter, nodes.Keyword),
-    *(nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Test, nodes.Concat),
+    *(
+        nodes.For,
+        nodes.If,
+        nodes.CondExpr,
+        nodes.Compare,
+        nodes.Operand,
+        nodes.And,
+        nodes.Or,
+        nodes.Not,
+        nodes.Test,
+        nodes.Concat,
+    ),
 )
 
 
@@ -76,6 +89,9 @@ class _Null(Undefined):
     def __str__(self) -> str:
         raise _NullColumnError(self._undefined_message)
 
+    def __iter__(self) -> Iterator[Any]:
+        raise _NullColumnError(self._undefined_message)
+
 
 class PromptTemplate:
     """A validated, compiled template.
@@ -83,30 +99,33 @@ class PromptTemplate:
     It is pickled as its source text and compiled again in the process that loads it.
     """
 
-    def __init__(self, source: str, marks: Mapping[str, str] | None = None) -> None:
+    def __init__(self, source: str, marks: Mapping[str, str] | None = None, *, keeps_newline: bool = False) -> None:
         """Compile `source`, with the names that are keys of `marks` replaced by their marks where the
-        template itself prints them (`control_marks.py`).
+        template itself prints them (`control_marks.py`). `keeps_newline`: a line break at its end counts.
 
         Raises RequestError for a syntax error and for anything that is not allowed.
         """
-        self.source, self.marks = source, dict(marks or {})
+        self.source, self.marks, self._keeps_newline = source, dict(marks or {}), keeps_newline
         # A chat format's last line break counts; that of a YAML block does not.
         self._environment = ImmutableSandboxedEnvironment(
-            undefined=_Null, autoescape=False, keep_trailing_newline=bool(self.marks)
+            undefined=_Null, autoescape=False, keep_trailing_newline=keeps_newline or bool(self.marks)
         )
         self._environment.filters = dict(_FILTERS)
         self._environment.tests = dict(_TESTS)
         self._environment.globals = {}
         self._length = len(source)
         tree = _parse(self._environment, source)
+        self.loops = find_loops(tree)
         self._uses = _check(tree, source)
+        self.printed = frozenset(printed_columns(tree))
         self._columns = rename_columns(tree)
+        self._nulls = self._name_nulls()
         mark_literals(tree, self.marks)
         self._segments = _plain_segments(tree, self._columns)
         self._template = self._environment.from_string(tree)
 
-    def __reduce__(self) -> tuple[type[PromptTemplate], tuple[str, dict[str, str]]]:
-        return PromptTemplate, (self.source, self.marks)
+    def __reduce__(self) -> tuple[Callable[[], PromptTemplate], tuple[()]]:
+        return partial(PromptTemplate, self.source, self.marks, keeps_newline=self._keeps_newline), ()
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -120,9 +139,8 @@ class PromptTemplate:
         try:
             # Only `replace` can make a text much longer, and it checks the length itself.
             uses = ((present.get(name), times) for name, times in self._uses.items())
-            _check_length(
-                self._length + sum(len(text) * times for text, times in uses if isinstance(text, str | bytes))
-            )
+            length = self._length + sum(len(text) * times for text, times in uses if isinstance(text, str | bytes))
+            _check_length(length + count_loops(self.loops, present))
             text = self._join(present) if self._segments else self._render(present)
             _check_length(len(text))
         except UndefinedError as error:
@@ -135,11 +153,33 @@ class PromptTemplate:
 
     def _render(self, present: Mapping[str, Any]) -> str:
         try:
-            return self._template.render(
-                {alias: present[column] for alias, column in self._columns.items() if column in present}
-            )
+            values = {alias: present[column] for alias, column in self._columns.items() if column in present}
+            for number, loop in enumerate(self.loops):
+                if loop.column in present:
+                    values[f"l{number}"] = loop.tuples(present[loop.column], self._missing(number, loop))
+            return self._template.render(values)
         except _NullColumnError as error:
-            raise UndefinedError(f"column {self._columns[error.alias]!r} is null") from None
+            raise UndefinedError(self._nulls[error.alias]) from None
+
+    def _missing(self, number: int, loop: Loop) -> dict[str | None, _Null]:
+        return {name: _Null(name=alias_of_field(f"{number}.{index}")) for index, name in enumerate(loop.fields)}
+
+    def _name_nulls(self) -> dict[str, str]:
+        """What is said about a null, by the name in the compiled template."""
+        clauses = {alias: f"column {column!r} is null" for alias, column in self._columns.items()}
+        for number, loop in enumerate(self.loops):
+            clauses[f"l{number}"] = f"column {loop.column!r} is null"
+            for index, name in enumerate(loop.fields):
+                what = "an item" if name is None else f"{name!r} of an item"
+                clauses[alias_of_field(f"{number}.{index}")] = f"column {loop.column!r}: {what} is null"
+        return clauses
+
+    def probe(self, column: str, text: str) -> Any:
+        """A value of a column that has `text` wherever the template reads it."""
+        fields = [name for loop in self.loops if loop.column == column for name in loop.fields]
+        if not any(loop.column == column for loop in self.loops):
+            return text
+        return [text] if None in fields else [dict.fromkeys(fields, text)]
 
     def _join(self, present: Mapping[str, Any]) -> str:
         """Render a template without conditions and filters: as Jinja does, but ten times as fast."""
@@ -171,7 +211,7 @@ def _check(tree: nodes.Template, source: str) -> dict[str, int]:
         elif not isinstance(node, _ALLOWED):
             raise RequestError(
                 f"--template, line {node.lineno}: {_describe(node)} is not allowed; a template may use columns, "
-                f"conditions and the filters {', '.join(_FILTERS)}{meant_column(source, node.lineno)}"
+                f"conditions, loops over lists and the filters {', '.join(_FILTERS)}{meant_column(source, node.lineno)}"
             )
         if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
             raise RequestError(f"--template: unknown filter {node.name!r}; the filters are {', '.join(_FILTERS)}")
@@ -237,7 +277,8 @@ def _descend(tree: nodes.Node) -> Iterator[nodes.Node]:
             raise _too_deep()
         yield node
         if column_of(node) is None:  # `row` and the name in `row["name"]` are no columns of their own
-            waiting += [(child, depth + 1) for child in reversed(list(node.iter_child_nodes()))]
+            children = node.iter_child_nodes(exclude=("target",) if isinstance(node, nodes.For) else None)
+            waiting += [(child, depth + 1) for child in reversed(list(children))]
 
 
 def _too_deep() -> RequestError:
@@ -254,6 +295,5 @@ def _describe(node: nodes.Node) -> str:
         "Getattr": "attribute access (.)",
         "Getitem": 'item access ([ ]), except row["column"],',
         "Call": "a call",
-        "For": "a loop",
     }
     return names.get(type(node).__name__, f"{type(node).__name__.lower()!r}")

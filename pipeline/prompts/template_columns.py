@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from jinja2 import nodes
 from jinja2.visitor import NodeTransformer
 
-ROW = "row"
+ROW, LOOP = "row", "loop"
+# Begins the names of loops and of what they read (`template_loops.py`); no name in a template can have it.
+FIELD = "@"
 _TAG = re.compile(r"\{\{[-+]?\s*(.*?)\s*[-+]?\}\}|\{%[-+]?\s*(?:if|elif)\s+(.*?)\s*[-+]?%\}", re.DOTALL)
 _NOT_IN_A_NAME = re.compile(r"""["'\[\]{}()=<>~\n]|(?:^|\s)(?:and|or|not|in|is|if|else)(?:\s|$)""")
 _LONGEST_NAME = 100
@@ -28,7 +30,7 @@ def written(column: str) -> str:
 def column_of(node: nodes.Node) -> str | None:
     """The column that a node names, or None."""
     if isinstance(node, nodes.Name):
-        return str(node.name)
+        return None if node.name.startswith(FIELD) else str(node.name)
     if not isinstance(node, nodes.Getitem) or not isinstance(node.arg, nodes.Const):
         return None
     is_item = isinstance(node.node, nodes.Name) and node.node.name == ROW and isinstance(node.arg.value, str)
@@ -42,6 +44,11 @@ def rename_columns(tree: nodes.Template) -> dict[str, str]:
     return {alias: column for column, alias in renamer.aliases.items()}
 
 
+def alias_of_field(name: str) -> str:
+    """The name in a compiled template of a field `LOOP.INDEX`."""
+    return "f" + name.replace(".", "_")
+
+
 def meant_column(source: str, line: int | None) -> str:
     """A clause about a tag on `line` that is no expression, but may be the name of a column; else ""."""
     for name, at in _possible_names(source):
@@ -53,9 +60,21 @@ def meant_column(source: str, line: int | None) -> str:
 class _Renamer(NodeTransformer):
     def __init__(self) -> None:
         self.aliases: dict[str, str] = {}
+        self._loops = 0
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        node.iter = nodes.Name(f"l{self._loops}", "load", lineno=node.lineno)
+        self._loops += 1
+        return node
 
     def visit_Name(self, node: nodes.Name) -> nodes.Node:
-        return self._renamed(node)
+        if not node.name.startswith(FIELD):
+            return self._renamed(node)
+        name = node.name.removeprefix(FIELD)
+        if name.startswith(LOOP):
+            return nodes.Getattr(nodes.Name(LOOP, "load"), name.partition(".")[2], "load", lineno=node.lineno)
+        return nodes.Name(alias_of_field(name), node.ctx, lineno=node.lineno)
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         return self._renamed(node)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from tirazh.errors import RequestError, did_you_mean
 
 LANGUAGES = ("ru", "en", "other")
 _MAX_NGRAM = 50
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def _wrong(name: str, needs: str, value: Any) -> RequestError:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _is_count(value: Any) -> bool:

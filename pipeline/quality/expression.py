@@ -51,6 +51,8 @@ _REFUSED = (
 )
 _TOKEN = re.compile(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`|--|/\*|::|[^\W\d]\w*\s*\(|\w+|\S")
 _VERDICT = "verdict"
+# A panic of polars is a BaseException.
+_FAILURES = (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, TypeError, ValueError)
 
 
 def check_expression(text: str, columns: pa.Schema) -> tuple[str, ...]:
@@ -66,7 +68,7 @@ def check_expression(text: str, columns: pa.Schema) -> tuple[str, ...]:
     try:
         expression = pl.sql_expr(text)
         names = tuple(dict.fromkeys(expression.meta.root_names()))
-    except pl.exceptions.PolarsError as error:
+    except _FAILURES as error:
         raise RequestError(f"{where} is no condition in SQL: {_sentence(error)}") from None
     for name in names:
         if name not in columns.names:
@@ -77,7 +79,7 @@ def check_expression(text: str, columns: pa.Schema) -> tuple[str, ...]:
     try:
         empty = pa.schema([columns.field(name) for name in names]).empty_table()
         result = _frame(empty).select(expression.alias(_VERDICT)).schema[_VERDICT]
-    except (pl.exceptions.PolarsError, pa.ArrowException, TypeError) as error:
+    except _FAILURES as error:
         raise RequestError(f"{where} cannot be evaluated: {_sentence(error)}") from None
     if result != pl.Boolean:
         raise RequestError(f"{where} gives {result}, not true or false; compare it with something")
@@ -96,7 +98,7 @@ def _is_true(expression: pl.Expr, table: pa.Table) -> Mask:
     try:
         verdicts = _frame(table).select(expression.alias(_VERDICT))[_VERDICT]
         return np.asarray(verdicts.fill_null(False).to_numpy(), np.bool_)
-    except (pl.exceptions.PolarsError, pa.ArrowException, TypeError, ValueError):
+    except _FAILURES:
         if table.num_rows <= 1:
             return np.zeros(table.num_rows, np.bool_)
     half = table.num_rows // 2

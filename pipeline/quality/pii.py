@@ -18,6 +18,8 @@ from tirazh.pipeline.quality.checksums import is_card, is_inn, is_snils
 _GAP = "[ \u00a0\u2009\u202f‑–-]"
 _BREAK = "[ \u00a0\u2009\u202f]"
 _MAX_PASSES = 100
+# Words before four numbers that are no address.
+_NO_IP = r"(?<!верси[яию]\s)(?<!version\s)(?<!раздел\s)(?<!раздел[аеу]\s)(?<!section\s)"
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])"
 _RUN = re.compile(r"[0-9]+")
 # Numbers are searched only around groups of digits with at most `_MAX_GAP` characters between two of them, so most of a
@@ -69,7 +71,7 @@ _KINDS: dict[str, _Kind] = {
     ),
     "ip": _Kind(
         _compiled(
-            rf"(?<!верси[яию] )(?<!version )(?<![\w.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\w|\.\w)",
+            rf"{_NO_IP}(?<![\w.])(?:{_OCTET}\.){{3}}{_OCTET}(?!\w|\.\w)",
             r"(?<![\w:.])[0-9a-f:]{6,39}(?![\w:])",
         ),
         hint=re.compile(r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|:[0-9A-Fa-f]{0,4}:"),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from tirazh.errors import RequestError
 from tirazh.model.requests import SamplingParams
+from tirazh.pipeline.constraints.settings import check_constraint_settings
 from tirazh.pipeline.crossing.declaration import check_rows
 from tirazh.pipeline.quality.dedup.config import check_dedup
 from tirazh.pipeline.quality.pii import parse_kinds
@@ -16,7 +17,7 @@ from tirazh.pipeline.settings import check_at_least, check_int64, flag_name, set
 from tirazh.pipeline.shared_settings import shared_setting
 from tirazh.pipeline.spec.acceptance import check_accepted
 from tirazh.pipeline.spec.job import JobSpec
-from tirazh.pipeline.spec.row_settings import check_keep
+from tirazh.pipeline.spec.row_settings import check_examples, check_keep
 
 SamplesAs = Literal["rows", "lists"]
 Dropped = Literal["separate", "inline"]
@@ -200,6 +201,8 @@ class GenerateSpec(JobSpec):
         check_logit_bias(self.logit_bias)
         check_bad_words(self.bad_words)
         check_keep(self.keep)
+        check_constraint_settings(self)
+        check_examples(self.examples, self.shots, has_template=self.template is not None)
         # SamplingParams names its fields, which are also column names; here the user set flags.
         try:
             self.sampling  # noqa: B018 - the constructor validates the values

@@ -18,11 +18,16 @@ def check_keep(names: Sequence[str]) -> None:
             )
 
 
-def check_examples(examples: str | None, shots: int) -> None:
-    """Raise RequestError for --examples without --shots, or the other way round."""
+def check_examples(examples: str | None, shots: int, *, has_template: bool) -> None:
+    """Raise RequestError for --examples without --shots or the other way round, and for both without a template."""
     if shots < 0:
         raise RequestError(f"--shots must be at least 0, not {shots}")
     if shots and examples is None:
         raise RequestError(f"--shots {shots} needs --examples FILE.parquet, from which every row draws its examples")
     if examples is not None and not shots:
         raise RequestError("--examples needs --shots K, the number of examples that every row draws from the file")
+    if shots and not has_template:
+        raise RequestError(
+            "--examples needs a --template with a place for them, such as '{% for example in examples %}"
+            "{{ example.text }}{% endfor %}'"
+        )

@@ -16,13 +16,13 @@ from tirazh.errors import OutputError, RequestError
 from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.config import check_split
 from tirazh.pipeline import schema
-from tirazh.pipeline.build import set_up_prompts
 from tirazh.pipeline.columns import added_columns, check_columns, override_columns
 from tirazh.pipeline.input.listing.files import would_read
 from tirazh.pipeline.input.parts import part_name
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import choose_target, job_difference, read_plan
 from tirazh.pipeline.plan import Plan, plan_job
+from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.resolve import resolve_job
 from tirazh.pipeline.settings import fingerprint_of
 from tirazh.pipeline.spec import Accepted, FilterSpec, GenerateSpec, JobSpec, StepsSpec

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline import schema
-from tirazh.pipeline.build import set_up_prompts
 from tirazh.pipeline.columns import added_columns
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.write import to_parquet
 from tirazh.pipeline.plan import plan_job
+from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.filesystem import Storage
@@ -60,6 +60,7 @@ def run_without_inference(spec: JobSpec) -> None:
             result = result.append_column(schema.COMPLETION_IDS, nulls.cast(pa.list_(pa.list_(pa.int32()))))
             result = result.append_column(schema.TEXT_ENDS, nulls.cast(pa.list_(pa.int32())))
             result = result.append_column(schema.REASONS, nulls.cast(pa.list_(pa.string())))
+            result = result.append_column(schema.COMPLETION_LOGPROBS, nulls.cast(pa.list_(pa.float64())))
         to_parquet(assemble(result, layout, load_tokenizer(str(spec.model))), footer={})
 
 

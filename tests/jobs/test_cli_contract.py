@@ -35,6 +35,7 @@ FLAGS = {
     "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
     "run": "--address --dry-run",
     "plan": "",
+    "preview": "--rows",
     "verify": "--endpoint-url --skip-input",
     "report": "--against --endpoint-url",
     "convert": "--deepspeed-config --dtype --fix-sparsity-layout --num-attention-heads --preset --sparse-mode "

@@ -15,6 +15,10 @@ NEEDED = ["--input", "in.parquet", "--output", "out"]
     ("line", "says"),
     [
         ("generate --top_k 5", "generate has no flag --top_k; did you mean --top-k?"),
+        ("generate --n 5", "generate has no flag --n; did you mean --samples?"),
+        ("generate --best_of 5", "generate has no flag --best_of; did you mean --samples?"),
+        ("generate --num-return-sequences 5", "generate has no flag --num-return-sequences; did you mean --samples?"),
+        ("generate --max-tokens 5", "generate has no flag --max-tokens; did you mean --max-new-tokens?"),
         ("generate --topk=5", "generate has no flag --topk; did you mean --top-k?"),
         ("generate --max-new-token 5", "generate has no flag --max-new-token; did you mean --max-new-tokens?"),
         ("classify --top-k 5", "classify has no flag --top-k; --top-k is a flag of `tirazh generate`"),

@@ -77,6 +77,13 @@ def test_labels_are_read_from_a_yaml_file(tmp_path: Path) -> None:
     ("values", "says"),
     [
         ({"top_kk": 5}, "generate has no setting 'top_kk'; did you mean top_k?"),
+        ({"n": 4}, "generate has no setting 'n'; did you mean samples?"),
+        ({"best_of": 4}, "generate has no setting 'best_of'; did you mean samples?"),
+        ({"num_return_sequences": 4}, "generate has no setting 'num_return_sequences'; did you mean samples?"),
+        ({"max_tokens": 4}, "generate has no setting 'max_tokens'; did you mean max_new_tokens?"),
+        ({"response_format": {}}, "generate has no setting 'response_format'; did you mean schema?"),
+        ({"min_q": 4}, "generate has no setting 'min_q'; did you mean min_p?"),
+        ({"logprobs": 4}, "generate has no setting 'logprobs'"),
         ({"top-k": 5}, "generate has no setting 'top-k'; did you mean top_k?"),
         ({"abstain_below": 0.5}, "abstain_below is a setting of kind: classify, but this is a generate job"),
         ({"top_k": "5"}, "top_k must be an integer, not '5'"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import InputError, OutputError, RequestError
 from tirazh.model.requests import Completion, GenerateRequest
 from tirazh.pipeline.build import run_job
+from tirazh.pipeline.crossing import layouts
 from tirazh.pipeline.dry_run import dry_run
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
@@ -134,6 +136,15 @@ def test_a_row_that_is_not_of_the_crossing_is_found(make: Make, run: Run, tmp_pa
     changed["crossing"]["lists"][0]["values"] = ["science", "sport"]
     file.write_text(json.dumps(changed))
     assert "plan.json is damaged or was changed" in verify(spec.output).problems[0]
+
+
+def test_rows_that_the_crossing_would_not_make_are_found(make: Make, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make(rows=12, part_rows=5)
+    run(spec)
+    monkeypatch.setattr(layouts, "draw", lambda values, *, seed, start, stop: np.zeros(stop - start, np.int64))
+    (problem,) = verify(spec.output).problems
+    assert problem.startswith("rows of the output are not those of the input file vary:")
+    assert "differs in column" in problem
 
 
 def test_a_changed_list_is_another_job(make: Make, run: Run) -> None:

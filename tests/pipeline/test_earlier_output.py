@@ -166,3 +166,13 @@ def test_the_prefix_of_the_earlier_job_is_known(tmp_path: Path) -> None:
     path.write_bytes(to_side_file(signatures(table, config), config))
     found = find_duplicates([SideFile(0, str(path))], config, storage=Storage(), against=[earlier_of(directory)])
     assert np.array_equal(found.of(0).rows, [1])
+
+
+def test_earlier_rows_stay_though_they_are_near_to_each_other(tmp_path: Path) -> None:
+    directory = write_output(tmp_path / "a", [[HEADLINE, CLOSE]])
+    files = write_parts(tmp_path, [HEADLINE + " ещё", OTHER])
+    found = find_duplicates(files, NEAR, storage=Storage(), against=[earlier_of(directory)])
+    assert found.parts.keys() == {0}
+    assert found.of(0).rows.tolist() == [0]
+    assert found.of(0).survivor_rows.tolist() == [0]
+    assert found.count("duplicate_of_earlier") == found.count() == 1

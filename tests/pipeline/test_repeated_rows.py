@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tirazh.errors import InputError
-from tirazh.pipeline.build import set_up_prompts
 from tirazh.pipeline.input.read import read_rows
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.plan import Plan, plan_job
+from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.repeated_rows import draws, repetitions_of
 from tirazh.pipeline.spec import GenerateSpec
 from tirazh.pipeline.storage.filesystem import Storage

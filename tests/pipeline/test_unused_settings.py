@@ -33,6 +33,7 @@ def make_spec(write_input: Write, tmp_path: Path, model_dir: Path) -> Callable[.
         ("classify", {"abstain_below": 0.5}, "--abstain-below 0.5 has no effect: the most likely of 2 labels always"),
         ("classify", {"fix_sparsity_layout": 1}, "--fix-sparsity-layout has no effect: the model has no layer with"),
         ("generate", {"temperature": 0.0, "seed": 7}, "--seed has no effect with --temperature 0"),
+        ("generate", {"temperature": 0.0, "min_p": 0.1}, "--min-p has no effect with --temperature 0"),
         ("generate", {"temperature": 0.0, "top_k": 5, "top_p": 0.9}, "--top-k, --top-p have no effect with"),
         (
             "generate",

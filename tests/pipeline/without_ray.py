@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from tirazh.actors.messages import ReplicaConfig
+from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.requests import Completion, GenerateRequest
 from tirazh.pipeline import schema
-from tirazh.pipeline.execution.infer import InferConfig, _append_results, _requests
+from tirazh.pipeline.execution.infer import InferConfig, append_results, make_requests
 from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.job_run import JobRun
@@ -20,15 +24,33 @@ from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.repeated_rows import repetitions_of
 
 LOGPROBS = [-0.223, -1.609]
-Answer = Callable[[Sequence[Any]], Sequence[Any]]
+Answer = Callable[[JobRun, Sequence[Any]], Sequence[Any]]
 
 
-def echo_seeds(requests: Sequence[GenerateRequest]) -> list[Completion]:
+def echo_seeds(run: JobRun, requests: Sequence[GenerateRequest]) -> list[Completion]:
     """Completions of two tokens that follow from the request's seed alone."""
     return [
         Completion(token_ids=[40 + request.seed % 50, 40 + request.seed // 50 % 50], finish_reason="length")
         for request in requests
     ]
+
+
+def with_the_model(run: JobRun, requests: Sequence[Any]) -> list[Any]:
+    """The results of the job's own model, on one thread of this process."""
+    from tests.model.tiny import run as run_engine
+
+    return run_engine(_engine_of(replace(run.replica_config(threads=1), model=resolve_model(run.spec.model))), requests)
+
+
+@lru_cache(maxsize=4)
+def _engine_of(config: ReplicaConfig) -> Any:
+    from tirazh.actors.model_engine import build_engine, build_runner
+    from tirazh.actors.progress import ProgressCounter
+    from tirazh.actors.rendezvous import RankPlace
+
+    place = RankPlace(rank=0, world_size=1, local_rank=0, local_size=1, threads=1)
+    runner = build_runner(config, place, ProgressCounter())
+    return build_engine(config, runner, runner.execute)
 
 
 def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds) -> None:
@@ -37,7 +59,7 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds
     """
 
     def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
-        prompts, write = PromptStep(self.prompts.config), WriteStep(self._write_config())
+        prompts, write = PromptStep(self.prompts.config), WriteStep(self.write_config())
         progress = JobProgress(
             self.plan,
             parts,
@@ -59,15 +81,16 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.resolve_dtype", lambda device: "float32")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
+    monkeypatch.setattr("tirazh.pipeline.job_run.share_threads", lambda spec, device: 1)
     monkeypatch.setattr(JobRun, "make", make)
 
 
 def with_answers(run: JobRun, table: pa.Table, answer: Answer) -> pa.Table:
     """The table of a part as the inference step returns it."""
-    config: InferConfig = run._infer_config(None, None)  # type: ignore[arg-type]
+    config: InferConfig = run.infer_config(None, None)  # type: ignore[arg-type]
     good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
-    requests = _requests(table.take(good), config) if good else []
-    return _append_results(table, good, answer(requests) if requests else [], config, None)
+    requests = make_requests(table.take(good), config) if good else []
+    return append_results(table, good, answer(run, requests) if requests else [], config, None)
 
 
 def with_scores(table: pa.Table) -> pa.Table:

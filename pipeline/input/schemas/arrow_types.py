@@ -7,7 +7,7 @@ send between processes. The *comparable* type is what two columns of the same va
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,11 @@ def to_transport(table: pa.Table) -> pa.Table:
     fields = [field.with_type(_transport_type(field.type)) for field in table.schema]
     columns = [convert(column, field.type) for column, field in zip(table.columns, fields, strict=True)]
     return pa.Table.from_arrays(columns, schema=with_metadata(fields, table.schema.metadata))
+
+
+def without_columns(columns: pa.Schema, names: Collection[str]) -> pa.Schema:
+    """The schema without the columns `names`."""
+    return with_metadata([field for field in columns if field.name not in names], columns.metadata)
 
 
 def with_metadata(fields: Iterable[pa.Field[Any]], metadata: Mapping[bytes, bytes] | None) -> pa.Schema:

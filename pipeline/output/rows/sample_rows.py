@@ -52,8 +52,11 @@ def _take(table: pa.Table, samples: int, lists: Sequence[str], rows_M: NDArray[n
     has_failed_M = np.zeros(len(rows_M), np.bool_)
     if schema.SAMPLE_ERRORS in lists:
         values, _ = _values(part.column(schema.SAMPLE_ERRORS), source_M, sample_M)
-        has_failed_M = values.is_valid().to_numpy(zero_copy_only=False)
         errors = pc.coalesce(errors, values)
+    if schema.COMPLETION_IDS in lists:
+        # A sample with an error may have a completion, which does not follow its constraint.
+        values, _ = _values(part.column(schema.COMPLETION_IDS), source_M, sample_M)
+        has_failed_M = values.is_null().to_numpy(zero_copy_only=False)
     for name in lists:
         values, is_missing_M = _values(part.column(name), source_M, sample_M)
         offsets: Any = pa.array(np.arange(len(rows_M) + 1), pa.int32())

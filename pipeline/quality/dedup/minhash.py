@@ -5,7 +5,7 @@ a change needs a new `config.FORMAT_VERSION`. A test pins the bytes.
 
 The scheme is that of Broder (1997, "On the resemblance and containment of documents"). Two texts share a band with a
 probability of 1 - (1 - J^7)^16, where J is the Jaccard similarity of their sets of 12-grams. FineWeb has the same 112
-hash functions in 14 bands of 8. That finds 97.6 % of planted pairs with a J of 0.8 to 0.9, 16 bands of 7 find 99.5 %,
+hash functions in 14 bands of 8. That finds 97.4 % of planted pairs with a J of 0.8 to 0.9, 16 bands of 7 find 99.3 %,
 and the estimate of J from all 112 removes the candidates that are less similar.
 
 Of every minimum one byte is stored (b-bit minwise hashing, Li and König 2010). A band is then one uint64, and the

@@ -113,9 +113,10 @@ def _read(source: Source, sources: Sources, names: Sequence[str]) -> pa.Table:
 def _taking_part(source: Source, rows: int) -> Flags:
     """Which rows of a file are compared, bool [rows]. Raises JobError if its masks are those of another file."""
     mask = np.ones(rows, np.bool_) if source.eligible is None else source.eligible
-    if len(mask) != rows or (source.dropped is not None and np.any(source.dropped >= rows)):
+    dropped = np.empty(0, np.int64) if source.dropped is None else source.dropped
+    if len(mask) != rows or np.any((dropped < 0) | (dropped >= rows)):
         raise JobError(f"{source.name} has {rows} rows, not those of its part; remove it and run the job again")
-    if source.dropped is not None:
+    if len(dropped):
         mask = mask.copy()
-        mask[source.dropped] = False
+        mask[dropped] = False
     return mask

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from tests.model.tiny import NUM_TOKENS, build_engine, drain, greedy_requests, random_prompts, run, tiny_model
 from tirazh.model.gpt import RuGPT3ForCausalLM
-from tirazh.model.requests import Completion, EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
+from tirazh.model.requests import (
+    Completion,
+    EngineJob,
+    GenerateRequest,
+    Request,
+    SamplingParams,
+    ScoreRequest,
+    TextScoreRequest,
+)
 from tirazh.model.step import PLACEHOLDER
 
 JOB = EngineJob(prefix_token_ids=random_prompts([21], seed=9)[0], labels=((1, 2, 3), (1, 4), (5,)))
@@ -33,11 +41,17 @@ def any_request(draw: st.DrawFn) -> Request:
         prompt = JOB.prefix_token_ids + prompt
     if draw(st.integers(0, 3)) == 0:
         return ScoreRequest(prompt_token_ids=prompt)
+    if draw(st.integers(0, 3)) == 0:
+        return TextScoreRequest(token_ids=prompt, num_context=draw(st.integers(1, len(prompt))))
     params = SamplingParams(
         max_new_tokens=draw(st.integers(1, 12)),
         temperature=draw(st.sampled_from([0, 1.0])),
         repetition_penalty=draw(st.sampled_from([1.0, 1.0, 1.3])),
         no_repeat_ngram_size=draw(st.sampled_from([0, 0, 2])),
+        min_p=draw(st.sampled_from([0.0, 0.1])),
+        min_new_tokens=draw(st.sampled_from([0, 1])),
+        presence_penalty=draw(st.sampled_from([0, 0, 0.5])),
+        bad_words=draw(st.sampled_from([(), ((7,), (8, 9))])),
         stop=draw(st.sampled_from([(), (" 7", " 12")])),
     )
     return GenerateRequest(prompt_token_ids=prompt, sampling=params, seed=draw(st.integers(0, 999)))

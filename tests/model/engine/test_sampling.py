@@ -68,11 +68,14 @@ def probabilities_by_grid(logits_V: Tensor, **params: Any) -> dict[int, float]:
     return {int(token): count / GRID for token, count in Counter(sampled).items() if token is not None}
 
 
-def probabilities_by_definition(logits_V: Tensor, *, temperature: float, top_k: int, top_p: float) -> dict[int, float]:
-    """Apply temperature, then top-k, then the smallest set whose share of the remaining mass
+def probabilities_by_definition(
+    logits_V: Tensor, *, temperature: float, top_k: int, top_p: float, min_p: float = 0.0
+) -> dict[int, float]:
+    """Apply temperature, then min-p, then top-k, then the smallest set whose share of the remaining mass
     reaches p."""
     scaled = [float(x) / temperature for x in logits_V]
     order = sorted(range(len(scaled)), key=lambda i: -scaled[i])
+    order = [i for i in order if math.exp(scaled[i] - scaled[order[0]]) >= min_p]
     if top_k:
         order = order[:top_k]
     mass = {i: math.exp(scaled[i] - max(scaled)) for i in order}
@@ -97,12 +100,13 @@ def probabilities_by_definition(logits_V: Tensor, *, temperature: float, top_k: 
     temperature=st.sampled_from([0.3, 0.9, 1.0, 2.5]),
     top_k=st.sampled_from([0, 1, 3, 10, 100]),
     top_p=st.sampled_from([0, 0.01, 0.4, 0.8, 0.95, 1]),
+    min_p=st.sampled_from([0, 0, 0.05, 0.3, 1]),
 )
-def test_temperature_applies_first_then_top_k_then_top_p(
-    size: int, seed: int, temperature: float, top_k: int, top_p: float
+def test_temperature_applies_first_then_min_p_then_top_k_then_top_p(
+    size: int, seed: int, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     logits_V = random_logits(size, seed)
-    params = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    params = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     sampled, expected = probabilities_by_grid(logits_V, **params), probabilities_by_definition(logits_V, **params)
     assert set(sampled) <= set(expected)
     for token, probability in expected.items():
@@ -158,13 +162,14 @@ def test_a_nucleus_larger_than_a_thousand_tokens_is_found_too(top_p: float) -> N
     st.sampled_from([0.01, 1.0, 4.0]),
     st.sampled_from([0, 1, 7, 100, 2000]),
     st.sampled_from([0.0, 0.3, 0.9, 0.999]),
+    st.sampled_from([0.0, 0.0, 0.01, 0.2, 1.0]),
 )
 def test_both_implementations_sample_the_same_token(
-    seed: int, size: int, spread: float, top_k: int, top_p: float
+    seed: int, size: int, spread: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     """The implementations may differ if a random number is within rounding of the boundary between two
     tokens. That is not the case for any of these examples."""
-    rows = [row(seed + i, temperature=0.8, top_k=top_k, top_p=top_p) for i in range(4)]
+    rows = [row(seed + i, temperature=0.8, top_k=top_k, top_p=top_p, min_p=min_p) for i in range(4)]
     logits_RV = torch.stack([random_logits(size, seed + i, spread) for i in range(4)])
     expected = sampling.choose_together(logits_RV, rows)
     assert sampling.sample(logits_RV, rows, size).tokens.tolist() == expected.tolist()
@@ -264,6 +269,30 @@ def test_a_token_that_would_repeat_an_ngram_is_banned(size: int, token_ids: list
     logits_RV = torch.zeros(1, 10)
     sample(logits_RV, [row(token_ids=token_ids, no_repeat_ngram_size=size)], 10)
     assert {i for i in range(10) if logits_RV[0, i] == -torch.inf} == banned
+
+
+# Log-probabilities
+
+
+@quick
+@given(st.integers(0, 999), st.sampled_from([1, 7, 511, 512, 513, 3000]), st.sampled_from([0, 0.7, 1.0]))
+def test_the_logprob_is_that_of_the_untouched_logits(seed: int, size: int, temperature: float) -> None:
+    logits_RV = torch.stack([random_logits(size, seed + i, 4.0) for i in range(3)])
+    rows = [row(i, token_ids=[0], temperature=temperature, repetition_penalty=1 + i, top_k=i) for i in range(3)]
+    sampled = sampling.sample(logits_RV.clone(), rows, size)
+    expected = torch.log_softmax(logits_RV.double(), -1).gather(1, sampled.tokens[:, None])[:, 0]
+    assert torch.allclose(sampled.logprobs, expected, atol=2e-5, rtol=0)
+
+
+@quick
+@given(st.permutations(range(6)), st.integers(1, 6))
+def test_a_logprob_has_the_same_bits_beside_any_neighbours(order: list[int], count: int) -> None:
+    logits_RV = torch.stack([random_logits(700, seed) for seed in range(6)])
+    rows = [row(seed, token_ids=[3], presence_penalty=seed % 2, temperature=seed % 3) for seed in range(6)]
+    alone = [sampling.sample(logits_RV[[i]], [rows[i]], 700).logprobs.item() for i in range(6)]
+    chosen = order[:count]
+    together = sampling.sample(logits_RV[chosen], [rows[i] for i in chosen], 700).logprobs.tolist()
+    assert together == [alone[i] for i in chosen]
 
 
 # Vocabulary, non-finite logits, neighbours

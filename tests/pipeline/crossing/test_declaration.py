@@ -89,5 +89,4 @@ def test_the_number_of_rows_is_given_once() -> None:
 def test_rows_and_cells_need_values_and_values_need_no_input() -> None:
     assert "give --vary, or leave --rows out" in sentence(input=("a.parquet",), rows=3)
     assert "give --vary, or leave --per-cell out" in sentence(input=("a.parquet",), per_cell=3)
-    assert "--vary makes the rows itself" in sentence(input=("a.parquet",), vary={"style": ["a"]}, per_cell=1)
     assert "no input was given" in sentence()

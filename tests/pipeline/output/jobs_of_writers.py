@@ -91,7 +91,7 @@ def make_jobs(directory: str, storage: Storage, folder: Path, model_dir: Path, p
     )
 
     def make(self: JobRun, parts: list[Any]) -> dict[str, Any]:
-        write = WriteStep(self._write_config())
+        write = WriteStep(self.write_config())
         for part in parts:
             write(by_version[part.file.version].tables[part.index])
         return {}

@@ -53,6 +53,15 @@ def test_a_receipt_of_generate_counts_tokens_and_errors_whatever_the_input_colum
     assert receipt.error_kinds == {"too long": 1}
 
 
+def test_a_receipt_of_score_counts_the_tokens_of_texts() -> None:
+    added = pa.schema(schema.score_fields())
+    values = [[-3.0, None], [4, None], [0.5, None], [None, "too long"]]
+    arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
+    table = pa.table([pa.array(["x", "y"]), *arrays], names=["label", *added.names])
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), PLAIN)
+    assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.labels) == (4, 0, 1, {})
+
+
 def test_a_receipt_finds_the_added_columns_by_their_prefix() -> None:
     table = classified("t_", label=["x", "y"], error=["x", "y"], confidence=["x", "y"])
     receipt = make_receipt(to_parquet(table, footer=FOOTER), ReceiptSettings(prefix="t_", gold_column=None))

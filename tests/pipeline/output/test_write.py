@@ -75,6 +75,7 @@ def completed(samples: int) -> pa.Table:
             schema.COMPLETION_IDS: pa.array([[[66, 67, 68]] * samples, None], pa.list_(pa.list_(pa.int32()))),
             schema.TEXT_ENDS: pa.array([[None, 2][:samples], None], pa.list_(pa.int32())),
             schema.REASONS: pa.array([["length", "stop"][:samples], None], pa.list_(pa.string())),
+            schema.COMPLETION_LOGPROBS: pa.array([[-1.5, -2.5][:samples], None], pa.list_(pa.float64())),
         }
     )
 
@@ -99,11 +100,11 @@ def test_generate_adds_its_columns(tokenizer: Tokenizer) -> None:
     text = tokenizer.decode([66, 67, 68])
     assert good == {
         **{"text": "a", "topic": "x", "completion": text, "finish_reason": "length"},
-        **{"prompt_tokens": 3, "completion_tokens": 3, "error": None},
+        **{"prompt_tokens": 3, "completion_tokens": 3, "logprob": -1.5, "error": None},
     }
     assert failed == {
         **{"text": "b", "topic": "y", "completion": None, "finish_reason": "error"},
-        **{"prompt_tokens": None, "completion_tokens": None, "error": "too long"},
+        **{"prompt_tokens": None, "completion_tokens": None, "logprob": None, "error": "too long"},
     }
 
 
@@ -114,6 +115,7 @@ def test_several_samples_are_lists_and_a_stop_string_cuts_its_own(tokenizer: Tok
     assert good["completions"] == [text, text[:2]]
     assert good["finish_reasons"] == ["length", "stop"]
     assert good["completion_tokens"] == 6
+    assert good["logprobs"] == [-1.5, -2.5]
     assert (failed["completions"], failed["finish_reasons"]) == (None, ["error", "error"])
 
 

@@ -48,7 +48,7 @@ def test_template_syntax_in_a_value_is_plain_text() -> None:
         "{{ 'a' * 10000000000 }}",
         "{{ 9 ** 999999999 }}",
         "{{ text|center(10000000000) }}",
-        "{% for a in text %}{{ a }}{% endfor %}",
+        "{% for a in text %}{{ a.b.c }}{% endfor %}",
         "{% set a = text %}{{ a }}",
         "{% import 'os' as os %}",
         "{% include '/etc/passwd' %}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tirazh.errors import RequestError
 from tirazh.pipeline.quality.arguments import RULES
@@ -49,6 +51,30 @@ def test_a_mistake_is_refused_when_the_spec_is_made(filters: Any, sentence: str)
         GenerateSpec(input=("in",), output="out", filters=filters)
     assert sentence in str(refused.value)
     assert str(refused.value).startswith("--filters")
+
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.just(10**400), st.floats(), st.sampled_from(["ru", "a > 1", "x"])
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2),
+        st.dictionaries(st.sampled_from(["n", "share", "language", "from_words", "x"]), inner, max_size=3),
+    ),
+    max_leaves=4,
+)
+KEYS = st.sampled_from([*RULES, "preset", "column", "expression", "name", "x"])
+
+
+@given(st.one_of(JSON, st.lists(st.dictionaries(KEYS, JSON, max_size=3), max_size=3)))
+def test_any_other_value_is_refused_in_a_sentence(filters: Any) -> None:
+    message = "--filters"
+    try:
+        parse_filters(filters)
+    except RequestError as refused:
+        message = str(refused)
+    assert message.startswith("--filters")
+    assert len(message.splitlines()) == 1
 
 
 def test_one_item_needs_no_list_and_one_item_may_hold_several_rules() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.pipeline.fakes import FakeEngine
 from tirazh.model.requests import Completion, GenerateRequest, Request, Result
 from tirazh.model.tokenizer import load_tokenizer
-from tirazh.pipeline.execution.infer import InferConfig, _append_results, _requests
+from tirazh.pipeline.execution.infer import InferConfig, append_results, make_requests
 from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.job_run import JobRun
@@ -86,7 +86,7 @@ class InProcess:
             on_progress=run.on_progress,
         )
         repetitions = repetitions_of(run.plan, parts, run.prompts.config, run.output, run.tell)
-        prompts, write = run._prompt_step(), WriteStep(run._write_config())
+        prompts, write = run.prompt_step(), WriteStep(run.write_config())
         for part in parts:
             self.part_made()
             rows = read_part(part, run.output.storage, run.plan.schema, repetitions.get(part.index))
@@ -97,12 +97,12 @@ class InProcess:
     def _infer(self, run: JobRun, table: pa.Table) -> pa.Table:
         from tirazh.pipeline import schema
 
-        config = run._infer_config(None, run._replica_config())  # type: ignore[arg-type]
+        config = run.infer_config(None, run.replica_config(threads=1))  # type: ignore[arg-type]
         good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
-        requests = _requests(table.take(good), config) if good else []
+        requests = make_requests(table.take(good), config) if good else []
         name = run.output.directory.rpartition("/")[2]
         self.made[name] = self.made.get(name, 0) + len(requests)
-        return _append_results(table, good, self.answer(requests, config), config, None)
+        return append_results(table, good, self.answer(requests, config), config, None)
 
 
 def run_in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:

@@ -21,6 +21,7 @@ from tirazh.model.requests import Completion
 from tirazh.pipeline import schema
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.execution.progress import ProgressEvent
+from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.receipt import ReceiptSettings, make_receipt
 from tirazh.pipeline.output.rows import sample_rows as module
 from tirazh.pipeline.output.rows.sample_rows import sample_rows
@@ -64,7 +65,17 @@ def test_a_row_is_followed_by_its_other_samples_and_keeps_its_columns(spec: Gene
     manifest = run_job(spec)
     rows = rows_of(spec)
     assert list(rows[0]) == [
-        *("prompt", "id", "sample", "completion", "finish_reason", "prompt_tokens", "completion_tokens", "error"),
+        *(
+            "prompt",
+            "id",
+            "sample",
+            "completion",
+            "finish_reason",
+            "prompt_tokens",
+            "completion_tokens",
+            "logprob",
+            "error",
+        ),
     ]
     assert [(row["id"], row["sample"]) for row in rows] == [(i, s) for i in range(5) for s in range(SAMPLES)]
     assert [row["prompt"] for row in rows[:4]] == ["a", "a", "a", "b"]
@@ -102,8 +113,8 @@ def run_and_name(spec: GenerateSpec) -> str:
 
 
 def test_a_sample_that_fails_is_an_error_of_its_own_row(spec: GenerateSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(requests: Any) -> list[Completion]:
-        good = echo_seeds(requests)
+    def answer(run: JobRun, requests: Any) -> list[Completion]:
+        good = echo_seeds(run, requests)
         good[4] = Completion(token_ids=(), finish_reason="error", error="not finite")
         return good
 

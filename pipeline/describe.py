@@ -1,0 +1,56 @@
+"""What a job would do, in figures: for `tirazh plan`, `--dry-run` and `tirazh.plan`. Starts nothing, writes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tirazh.pipeline.dry_run import dry_run
+from tirazh.pipeline.estimate import estimate
+from tirazh.pipeline.plan import plan_job
+from tirazh.pipeline.prompt_setup import set_up_prompts
+from tirazh.pipeline.spec import JobSpec
+from tirazh.pipeline.token_sample import TokenSample, measure_tokens
+from tirazh.pipeline.workload import Workload, find_last_run, job_workload
+
+
+def describe_job(spec: JobSpec) -> dict[str, Any]:
+    """Plan the job, measure its prompts on a sample of rows, and look at its output.
+
+    Raises RequestError or one of its subclasses where the run would before it starts.
+    """
+    plan = plan_job(spec)
+    prompts = set_up_prompts(spec, plan)
+    sample, last = measure_tokens(plan, prompts), find_last_run(plan, spec)
+    mean = last.completion_tokens if last is not None else None
+    workload = job_workload(plan, spec, sample, mean, source="completions as in the last run of this output")
+    found = dry_run(spec, plan)
+    facts = plan.summary() | token_facts(workload, sample) | estimate(plan, spec, workload, last_run=last) | found
+    return facts | {"notes": [*found["notes"], *sample_notes(sample, spec)]}
+
+
+def token_facts(workload: Workload, sample: TokenSample) -> dict[str, Any]:
+    """The job's tokens: totals over all sequences, and means of one sequence."""
+    return {
+        "estimated_tokens": workload.tokens,
+        "prompt_tokens": workload.prompt_tokens,
+        "completion_tokens": workload.completion_tokens,
+        "mean_prompt_tokens": round(sample.prompt_tokens, 1),
+        "mean_shared_prompt_tokens": round(sample.shared_tokens, 1),
+        "mean_completion_tokens": round(workload.completion_tokens / max(1, workload.sequences), 1),
+        "sampled_rows": sample.rows,
+        "cut_share": round(sample.cut, 4),
+        "error_share": round(sample.failed, 4),
+        "tokens_source": workload.source,
+    }
+
+
+def sample_notes(sample: TokenSample, spec: JobSpec) -> list[str]:
+    """Sentences about prompts that are cut, and about rows that will have an error."""
+    notes = []
+    if sample.cut:
+        side = "beginning" if spec.chosen_truncate == "left" else "end"
+        notes.append(f"about {sample.cut:.1%} of the prompts are too long and lose the {side} of their text")
+    if sample.failed:
+        of_them = f", {sample.too_long:.1%} because the prompt is too long" if sample.too_long else ""
+        notes.append(f"about {sample.failed:.1%} of the rows will have an error{of_them}; the first is: {sample.error}")
+    return notes
