@@ -11,7 +11,7 @@ from typing import Any
 from tirazh.errors import RequestError
 from tirazh.jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
 from tirazh.jobs.steps_file import STEPS, build_steps_spec
-from tirazh.jobs.yaml_text import load_yaml, read_text
+from tirazh.jobs.yaml_values.yaml_text import load_yaml, read_text
 from tirazh.pipeline.crossing.declaration import parse_file
 from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec
 
@@ -71,7 +71,7 @@ def spec_of(job: JobFile, given: dict[str, Any] | None = None) -> JobSpec | Step
         return "" if name in given else job.place(name)
 
     if job.kind is None:
-        raise RequestError(f"{job.path} has no kind; add a line kind: {' or kind: '.join((*SPECS, STEPS))}")
+        raise RequestError(f"{job.path} has no kind; add a line such as kind: generate ({', '.join((*SPECS, STEPS))})")
     if job.kind == FINETUNE:
         raise RequestError(f"{job.path} is a job of kind finetune; run `tirazh finetune --config {job.path}`")
     if job.kind == STEPS:

@@ -13,8 +13,8 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tirazh.errors import RequestError, did_you_mean
-from tirazh.jobs.labels import read_labels
-from tirazh.jobs.structures import read_structure
+from tirazh.jobs.yaml_values.labels import read_labels
+from tirazh.jobs.yaml_values.structures import read_structure
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.settings import SettingGroup, Spec
 from tirazh.pipeline.spec import SPECS, FilterSpec, JobSpec, flag_name, is_required

@@ -42,6 +42,9 @@ def build_steps_spec(values: Mapping[str, Any], *, place: Place = lambda name: "
         raise RequestError(f"{place('steps')}steps must be a list of steps, each with a name, a kind and settings")
     defaults = {name: value for name, value in values.items() if name not in _OWN and value is not None}
     kinds = [_kind(step, number, place) for number, step in enumerate(steps, start=1)]
+    if not steps or kinds[0] == FILTER:
+        reason = "the first step cannot be a filter, which reads the rows of a step" if steps else "steps is empty"
+        raise RequestError(f"{place('steps')}{reason}")
     _refuse_unknown(defaults, kinds, place)
     defaults |= {name: values[name] for name in _SHARED if values.get(name) is not None}
     built: list[Step] = []

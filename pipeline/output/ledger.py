@@ -48,7 +48,8 @@ _THREADS = 16
 
 def receipt_settings(spec: JobSpec) -> ReceiptSettings:
     """What the receipts of the job depend on besides its part files."""
-    return ReceiptSettings(prefix=spec.prefix, gold_column=spec.gold_column if isinstance(spec, ClassifySpec) else None)
+    gold_column = spec.gold_column if isinstance(spec, ClassifySpec) else None
+    return ReceiptSettings(kind=spec.kind, prefix=spec.prefix, gold_column=gold_column)
 
 
 def unfinished(plan: Plan, output: OutputFiles) -> list[Part]:

@@ -78,8 +78,10 @@ class Receipt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReceiptSettings:
-    """What a receipt depends on besides the bytes of the part: the names of two kinds of columns."""
+    """What a receipt depends on besides the bytes of the part: the kind of job, and the names of two kinds of
+    columns."""
 
+    kind: Kind
     prefix: str
     gold_column: str | None
 
@@ -120,7 +122,7 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
     `read_footer` returns for the file.
     """
     prefix = settings.prefix
-    kind = _kind(table.column_names, prefix)
+    kind = settings.kind
     is_classify = kind == "classify"
     gold = settings.gold_column if is_classify else None
     errors = table.column(prefix + schema.ERROR)
@@ -149,20 +151,10 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
 
 def receipt_columns(names: list[str], settings: ReceiptSettings) -> list[str]:
     """The columns of a part file that its receipt is made from."""
-    kind = _kind(names, settings.prefix)
+    kind = settings.kind
     reasons = [name for name in _REASONS if settings.prefix + name in names] if kind == "generate" else []
     columns = [settings.prefix + name for name in (*_OWN_COLUMNS[kind], *reasons, schema.ERROR)]
     return [settings.gold_column, *columns] if kind == "classify" and settings.gold_column else columns
-
-
-def _kind(names: list[str], prefix: str) -> Kind:
-    """The kind of job that wrote a part, by its last columns, which are the added ones.
-
-    The columns of the input may have any names.
-    """
-    if prefix + schema.BITS_PER_CHARACTER in names[-len(schema.score_fields()) :]:
-        return "score"
-    return "classify" if prefix + schema.LABEL in names[-len(schema.classify_fields()) :] else "generate"
 
 
 def check_belongs(receipt: Receipt, *, part: int, rows: int, plan_id: str) -> None:

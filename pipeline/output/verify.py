@@ -215,7 +215,9 @@ class _Check:
         if hashlib.sha256(data).hexdigest() != receipt.sha256:
             return receipt, f"{part.name} is damaged or was changed: its SHA-256 does not match its receipt"
         try:
-            settings = ReceiptSettings(prefix=self.plan.identity["prefix"], gold_column=receipt.gold_column)
+            settings = ReceiptSettings(
+                kind=self.plan.identity["kind"], prefix=self.plan.identity["prefix"], gold_column=receipt.gold_column
+            )
             made = make_receipt(data, settings)
         except (ValueError, TypeError) as error:
             return receipt, f"{part.name} or its receipt is damaged or was changed: {error}"

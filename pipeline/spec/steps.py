@@ -15,8 +15,8 @@ from tirazh.pipeline.spec.job import JobSpec
 
 MAX_STEPS = 64
 _LONGEST_NAME = 40
-# What only the runner of the steps decides: where rows come from and go to, and on which cluster.
-_NOT_OF_A_STEP = ("input", "output", "address")
+# Settings of the whole job, and the input of a step, which is the step before.
+_NOT_OF_A_STEP = ("input", "output", "address", "endpoint_url", "lease_s", "overwrite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,6 @@ class StepsSpec(Spec):
         if not 1 <= len(self.steps) <= MAX_STEPS:
             raise RequestError(f"a job has 1 to {MAX_STEPS} steps, not {len(self.steps)}")
         check_names([step.name for step in self.steps])
-        if isinstance(self.steps[0].spec, FilterSpec):
-            raise RequestError(f"step {self.steps[0].name!r}: a filter cannot be the first step, which reads the input")
         for step in self.steps[:-1]:
             if isinstance(step.spec, FilterSpec) and step.spec.dropped == "inline":
                 raise RequestError(
@@ -99,7 +97,11 @@ class StepsSpec(Spec):
         steps = [{"name": step.name, **step.spec.identity()} for step in self.steps]
         for step in steps:
             step.pop("output", None)
+<<<<<<< HEAD
             step.pop("max_attempts", None)  # a job may be continued with more attempts
+=======
+            step.pop("max_attempts", None)  # with more attempts the job continues
+>>>>>>> g
         return {"kind": self.kind, "steps": steps, "columns": list(self.columns)}
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-from tirazh.pipeline.spec import StepsSpec
+from tirazh.pipeline.spec import JobSpec, StepsSpec
+from tirazh.pipeline.steps.expand import GENERATE
 from tirazh.pipeline.steps.plan import PlannedStep
 from tirazh.pipeline.storage.errors import show_uri
 
@@ -32,8 +34,9 @@ def describe_steps(
     tokens = {name: sum(int(each.get(name) or 0) for each in before.values()) for name in _TOKENS}
     total = sum(tokens.values())
     versions = {name: text for each in before.values() for name, text in each.get("versions", {}).items()}
+    own = _own_spec(spec) if step.is_last else None
     return {
-        "kind": spec.kind if step.is_last else "filter",
+        "kind": own.kind if own is not None else spec.kind if step.is_last else "filter",
         "output": show_uri(step.output),
         **facts,
         **(tokens if step.is_last else dict.fromkeys(tokens, 0)),
@@ -43,8 +46,22 @@ def describe_steps(
         "error_kinds": _error_kinds(list(before.values())) if step.is_last else {},
         "versions": {"python": platform.python_version(), "tirazh": version("tirazh"), **versions},
         "steps": summaries if step.is_last else [],
-        "spec": spec.to_dict(),  # contains no secrets: a spec refuses them
+        **_of_completions(list(before.values())),
+        "spec": (own or spec).to_dict(),  # contains no secrets: a spec refuses them
     }
+
+
+def _own_spec(spec: StepsSpec) -> JobSpec | None:
+    """The spec of a generate job, which has several steps because it filters; None for a job with steps of its own."""
+    first = spec.steps[0]
+    is_implied = len(spec.steps) == 1 and first.name == GENERATE and not spec.columns
+    return replace(first.spec, output=spec.output) if is_implied and isinstance(first.spec, JobSpec) else None
+
+
+def _of_completions(before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the completions of the last generate step ended, for the report."""
+    last: Mapping[str, Any] = next((each for each in reversed(before) if each.get("finish_reasons")), {})
+    return {name: last[name] for name in ("finish_reasons", "completion_lengths") if name in last}
 
 
 def _error_kinds(before: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -57,7 +57,7 @@ def job_file(prompts: pa.Table, tiny_model: str, tmp_path: Path) -> Callable[[st
                     "text_column": "body_completion",
                     "labels": {"a": "да", "b": "нет"},
                 },
-                {"name": "good", "kind": "filter", "filters": [{"max_chars": 60}], "dedup": "near"},
+                {"name": "good", "kind": "filter", "filters": [{"max_chars": 42}], "dedup": "near"},
             ],
             "columns": ["id", "title_completion", "body_completion", "topic_label", "drop_reasons"],
         }

@@ -95,8 +95,8 @@ def shortage(manifest: Mapping[str, Any], accepted: Accepted, output: OutputFile
     return (
         f"{number:,} of {manifest['cells']:,} cells have fewer than {accepted.rows:,} accepted rows after "
         f"{accepted.rows * accepted.max_attempts:,} attempts: {named}{more}. All rows are written to "
-        f"{show_uri(output.directory)}; to go on, run the job again with a higher max_attempts, or change the filters "
-        "or the prompts and use another output"
+        f"{show_uri(output.directory)}; to continue, run the job again with a higher max_attempts, or change "
+        "filters or prompts and use another output"
     )
 
 

@@ -25,6 +25,7 @@ def describe_filtered(plan: Plan, receipts: Sequence[FilterReceipt]) -> dict[str
     return {
         "rows": sum(receipt.rows for receipt in receipts),
         "input_rows": sum(receipt.input_rows for receipt in receipts),
+        "kept": sum(receipt.input_rows - len(receipt.not_kept) for receipt in receipts),
         "dropped_rows": sum(len(receipt.not_kept) for receipt in receipts),
         "errors": sum(receipt.errors for receipt in receipts),
         "drop_reasons": _sum(receipt.reasons for receipt in receipts),

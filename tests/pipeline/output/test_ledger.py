@@ -58,7 +58,7 @@ def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
             total_parts=3,
             input_versions=[part.file.version for part in plan.parts],
             tokenizer_dir=str(model_dir),
-            receipts=ReceiptSettings(prefix="", gold_column="topic"),
+            receipts=ReceiptSettings(kind="classify", prefix="", gold_column="topic"),
         )
     )
     write_plan(output, plan)

@@ -17,7 +17,7 @@ from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belon
 from tirazh.pipeline.output.write import to_parquet
 
 FOOTER = {"part": 3, "rows": 2, "plan_id": "0" * 32, "input_version": "7"}
-PLAIN = ReceiptSettings(prefix="", gold_column=None)
+PLAIN = ReceiptSettings(kind="classify", prefix="", gold_column=None)
 
 
 def classified(prefix: str = "", **columns: list[str]) -> pa.Table:
@@ -36,7 +36,7 @@ def generated(**columns: list[str]) -> pa.Table:
 
 def test_a_receipt_of_classify_counts_labels_and_gold_labels() -> None:
     data = to_parquet(classified(topic=["sport", "economics"]), footer=FOOTER)
-    receipt = make_receipt(data, ReceiptSettings(prefix="", gold_column="topic"))
+    receipt = make_receipt(data, ReceiptSettings(kind="classify", prefix="", gold_column="topic"))
     assert (receipt.part, receipt.plan_id, receipt.rows, receipt.errors) == (3, "0" * 32, 2, 0)
     assert (receipt.prompt_tokens, receipt.labels, receipt.confidence_sum) == (15, {"sport": 1, "": 1}, 1.25)
     assert receipt.confusion == [("economics", "", 1), ("sport", "sport", 1)]
@@ -64,7 +64,9 @@ def test_a_receipt_of_score_counts_the_tokens_of_texts() -> None:
 
 def test_a_receipt_finds_the_added_columns_by_their_prefix() -> None:
     table = classified("t_", label=["x", "y"], error=["x", "y"], confidence=["x", "y"])
-    receipt = make_receipt(to_parquet(table, footer=FOOTER), ReceiptSettings(prefix="t_", gold_column=None))
+    receipt = make_receipt(
+        to_parquet(table, footer=FOOTER), ReceiptSettings(kind="classify", prefix="t_", gold_column=None)
+    )
     assert (receipt.errors, receipt.labels) == (0, {"sport": 1, "": 1})
 
 
@@ -140,6 +142,6 @@ def test_a_receipt_made_from_the_table_equals_that_made_from_the_file(
     )
     if data.draw(st.booleans()):
         table = table.set_column(0, "topic", table.column("topic").dictionary_encode())
-    for settings in (PLAIN, ReceiptSettings(prefix="", gold_column="topic")):
+    for settings in (PLAIN, ReceiptSettings(kind="classify", prefix="", gold_column="topic")):
         file = to_parquet(table, footer=FOOTER)
         assert describe_part(table, file, FOOTER, settings) == make_receipt(file, settings)

@@ -46,7 +46,7 @@ def write_config(tmp_path: Path, model_dir: Path) -> WriteConfig:
         total_parts=3,
         input_versions=["1", "2", "3"],
         tokenizer_dir=str(model_dir),
-        receipts=ReceiptSettings(prefix="", gold_column="topic"),
+        receipts=ReceiptSettings(kind="classify", prefix="", gold_column="topic"),
     )
 
 
@@ -250,7 +250,9 @@ def test_every_added_column_has_the_prefix(write_config: WriteConfig, tmp_path: 
     added = pa.schema([field.with_name("t_" + field.name) for field in schema.classify_fields()])
     WriteStep(
         replace(
-            write_config, layout=replace(CLASSIFY, added=added), receipts=ReceiptSettings(prefix="t_", gold_column=None)
+            write_config,
+            layout=replace(CLASSIFY, added=added),
+            receipts=ReceiptSettings(kind="classify", prefix="t_", gold_column=None),
         )
     )(scored())
     names = pq.read_schema(tmp_path / "out/part-00001-of-00003-ffffffff.parquet").names

@@ -77,8 +77,8 @@ def test_each_step_reads_the_columns_of_the_steps_before(
     assert rows["id"].to_list() == list(range(10))
     assert rows.columns == [
         *("id", "topic"),
-        *("title_completion", "title_finish_reason", "title_prompt_tokens", "title_completion_tokens"),
-        *("body_completion", "body_finish_reason", "body_prompt_tokens", "body_completion_tokens"),
+        *("title_completion", "title_finish_reason", "title_prompt_tokens", "title_completion_tokens", "title_logprob"),
+        *("body_completion", "body_finish_reason", "body_prompt_tokens", "body_completion_tokens", "body_logprob"),
         *("category_label", "category_confidence", "category_probabilities", "category_prompt_tokens"),
         "error",
     ]
@@ -100,6 +100,18 @@ def test_a_row_with_an_error_is_passed_on_with_the_name_of_its_step_and_never_co
     assert rows["error"][6].startswith("title: ")
     assert rows["category_label"][6] is None
     assert process.made == {"01-title": 9, "02-body": 9, "03-category": 9}
+
+
+def test_a_score_step_scores_what_an_earlier_step_made(
+    process: InProcess, job: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    values = job()
+    values["steps"].append({"name": "fit", "kind": "score", "text_column": "body_completion"})
+    run(values)
+    rows = read(tmp_path / "out")
+    assert rows["fit_num_tokens"].is_null().to_list() == rows["error"].is_not_null().to_list()
+    assert process.made["04-fit"] == 9
+    assert verify_output(str(tmp_path / "out")).problems == ()
 
 
 def test_a_second_run_makes_nothing(process: InProcess, job: Callable[..., dict[str, Any]], tmp_path: Path) -> None:

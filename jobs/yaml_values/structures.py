@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.errors import RequestError
-from tirazh.jobs.labels import FILE_SUFFIXES
-from tirazh.jobs.yaml_text import load_yaml, read_text
+from tirazh.jobs.yaml_values.labels import FILE_SUFFIXES
+from tirazh.jobs.yaml_values.yaml_text import load_yaml, read_text
 
 
 def read_structure(name: str, value: Any, *, place: str = "") -> Any:

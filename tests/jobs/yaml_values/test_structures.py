@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tirazh.errors import RequestError
-from tirazh.jobs.structures import read_structure
+from tirazh.jobs.yaml_values.structures import read_structure
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.errors import RequestError
-from tirazh.jobs.yaml_text import load_yaml, read_text
+from tirazh.jobs.yaml_values.yaml_text import load_yaml, read_text
 
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
