@@ -381,3 +381,11 @@ def test_a_plan_that_continues_a_stored_one_keeps_its_id(write_input: Write, gen
     plan = plan_job(generate())
     files = (replace(plan.files[0], file=replace(plan.files[0].file, version="2")), *plan.files[1:])
     assert replace(plan, files=files, stored_id=plan.id).parts[0].name == plan.parts[0].name
+
+
+def test_the_texts_of_a_conversation_are_counted(write_input: Write, generate: MakeSpec) -> None:
+    words = [" ".join(f"{row}-{word}" for word in range(200)) for row in range(50)]
+    template = "{% for turn in messages %}{{ turn.content }}{% endfor %}"
+    write_input("a.parquet", messages=[[{"role": "user", "content": text}] for text in words])
+    nested = plan_job(generate(template=template)).estimated_tokens
+    assert nested > sum(map(len, words)) / 4
