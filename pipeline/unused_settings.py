@@ -55,6 +55,8 @@ def _of_generate(spec: GenerateSpec, plan: Plan) -> Iterator[str]:
     kept = kept_columns(spec, plan.schema)
     for name in (name for name in KEEPABLE if name in spec.keep and name not in kept):
         yield f"--keep {name} has no effect: the input already has the column {name!r} that the rows are made of"
+    if spec.samples == 1 and spec.samples_as == "lists":
+        yield "--samples-as lists has no effect with --samples 1: a single completion is no list"
     if spec.temperature or "temperature" in plan.overrides:
         return
     defaults = {"seed": (0,), "top_k": (0,), "top_p": (0.0, 1.0), "min_p": (0.0,)}

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tirazh.pipeline.input.damage import is_unsupported
-from tirazh.pipeline.input.footers import Footer, RowGroup
+from tirazh.pipeline.input.footers import Footer, RowGroup, is_within
 from tirazh.pipeline.storage.filesystem import Storage
 
 _FILES = 8
@@ -95,7 +95,9 @@ def _sample_group(
     sizes = _measure_whole(file, metadata, index, whole)
     rest = [path for path in footer.coded_columns if path not in sizes]
     sizes |= _measure_first(file, metadata, index, rest, rows)
-    return _Sample(rows, sum(size for path, size in sizes.items() if path in text_columns), sum(sizes.values()))
+    return _Sample(
+        rows, sum(size for path, size in sizes.items() if is_within(path, text_columns)), sum(sizes.values())
+    )
 
 
 def _measure_whole(file: Any, metadata: pq.FileMetaData, group: int, columns: Sequence[str]) -> dict[str, float]:

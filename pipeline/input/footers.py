@@ -5,7 +5,7 @@ It usually takes one request per file: the end of the file is fetched at once an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -101,6 +101,11 @@ def check_text_column(schema: pa.Schema, name: str, *, flag: str) -> None:
         raise InputError(f"column {name!r} ({flag}) must contain strings, not {schema.field(name).type}")
 
 
+def is_within(path: str, columns: Collection[str]) -> bool:
+    """Whether the path of a Parquet leaf is that of one of `columns`, or inside a list or struct of such a name."""
+    return path in columns or path.partition(".")[0] in columns
+
+
 def is_string(arrow_type: pa.DataType) -> bool:
     """Whether the Arrow type is text, also as JSON or dictionary-encoded."""
     if isinstance(arrow_type, pa.JsonType):
@@ -176,7 +181,7 @@ def _row_group(metadata: pq.FileMetaData, index: int, text_columns: frozenset[st
         if is_coded:
             coded[path] = None
         total, coded_total = total + size, coded_total + size * is_coded
-        if path in text_columns:
+        if is_within(path, text_columns):
             texts, coded_texts = texts + size, coded_texts + size * is_coded
     return RowGroup(group.num_rows, texts, max(total, group.total_byte_size), coded_texts, coded_total)
 

@@ -115,6 +115,8 @@ class PromptTemplate:
         self._environment.globals = {}
         self._length = len(source)
         tree = _parse(self._environment, source)
+        for _ in _descend(tree):  # what follows descends by recursion
+            pass
         self.loops = find_loops(tree)
         self._uses = _check(tree, source)
         self.printed = frozenset(printed_columns(tree))

@@ -40,7 +40,7 @@ class Loop:
         """The fields of every item; `missing` has the values that stand for a null."""
         rows = []
         for item in items:
-            values = ((name, item if name is None or item is None else item.get(name)) for name in self.fields)
+            values = ((name, _value_of(item, name)) for name in self.fields)
             rows.append(tuple(missing[name] if value is None else value for name, value in values))
         return rows
 
@@ -59,13 +59,14 @@ def count_loops(loops: Sequence[Loop], present: Mapping[str, Any]) -> int:
     """The characters that the loops print at most for a row. Raises RowError if they would evaluate too much."""
     characters = evaluations = 0
     for loop in loops:
-        items = present.get(loop.column) or ()
+        items = present.get(loop.column) or []
+        if not isinstance(items, list):
+            raise RowError(f"column {loop.column!r} is not a list")
         evaluations += len(items) * loop.size
         inner = sum(_length(present.get(name)) * times for name, times in loop.columns.items())
         characters += len(items) * (loop.characters + inner)
         for name, times in loop.fields.items():
-            values = (item if name is None or item is None else item.get(name) for item in items)
-            characters += times * sum(map(_length, values))
+            characters += times * sum(_length(_value_of(item, name)) for item in items)
     if evaluations > MAX_EVALUATIONS:
         raise RowError(
             f"the loops of the template would evaluate {evaluations} expressions, more than {MAX_EVALUATIONS}"
@@ -169,6 +170,12 @@ def _describe(column: str, body: _Body, node: nodes.For) -> Loop:
 
 def _refusal(node: nodes.Node, rule: str) -> RequestError:
     return RequestError(f"--template, line {node.lineno}: {rule}")
+
+
+def _value_of(item: Any, name: str | None) -> Any:
+    if name is None or item is None:
+        return item
+    return item.get(name) if isinstance(item, Mapping) else None
 
 
 def _length(value: Any) -> int:

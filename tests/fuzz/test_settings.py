@@ -20,6 +20,7 @@ from tirazh.pipeline.spec import SPECS, JobSpec
 VALID = {
     "classify": {"input": "a.parquet", "output": "out", "labels": "a,b"},
     "generate": {"input": "a.parquet", "output": "out"},
+    "score": {"input": "a.parquet", "output": "out"},
 }
 WRONG: dict[str, list[object]] = {
     "string": [7, 1.5, True, b"bytes", ["a"], {"a": "b"}, object(), "a\0b", "\ud800", "\udc80name"],
@@ -27,6 +28,7 @@ WRONG: dict[str, list[object]] = {
     "number": ["0.5", True, [1], float("nan"), 10**5_000, b"1", None.__class__],
     "boolean": ["true", 1, 0, [True], "yes"],
     "list": [7, b"a", [b"a"], [7], [["a"]], {"a"}, ["a\0"], ["\udcff"]],
+    "structure": [b"a", object(), {True: 1}, {"a": {1.5}}, [b"a"], "no.yaml", "{a: [", "&a [*a]"],
     "labels": [
         7,
         [],

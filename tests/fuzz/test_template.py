@@ -24,7 +24,11 @@ BAD = {
     "a call": "{{ text() }}",
     "a call in a default": "{{ text|default(range(9)) }}",
     "a method": "{{ 'a'.join(text) }}",
-    "a loop": "{% for x in text %}{% endfor %}",
+    "a nested loop": "{% for x in text %}{% for y in text %}{% endfor %}{% endfor %}",
+    "a loop over a call": "{% for x in range(9) %}{% endfor %}",
+    "a method of an item": "{% for x in text %}{{ x.upper() }}{% endfor %}",
+    "an attribute of an attribute": "{% for x in text %}{{ x.__class__.__mro__ }}{% endfor %}",
+    "a method of the loop": "{% for x in text %}{{ loop.cycle(x) }}{% endfor %}",
     "a recursive loop": "{% for x in text recursive %}{{ loop(x) }}{% endfor %}",
     "a macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ text }}",
     "a call block": "{% call text() %}{% endcall %}",
@@ -125,13 +129,17 @@ TOKENS = [
     *("{{", "}}", "{%", "%}", "{#", "#}", "text", "a", "n", "none", "true", "if", "else", "elif", "endif", "is", "not"),
     *("and", "or", "in", "|", "~", "(", ")", "'x'", '"', "1", "0.5", "9e999", "-", "==", "<", "replace", "truncate"),
     *("default", "defined", " ", "\n", "upper", ",", ".", "[", "]", "self", "loop", "raw", "endraw", "set", "for"),
+    *("endfor", "x.y", "loop.first", "items"),
 ]
+
+
+VALUES_OF_A_ROW = {"text": "новость", "a": None, "n": 7, "items": [{"y": "1"}, None, "x"]}
 
 
 @given(source=st.lists(st.sampled_from(TOKENS), max_size=25).map(" ".join))
 @settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_any_sequence_of_template_tokens_works_or_is_refused(source: str) -> None:
-    attempt("templates", source, lambda: PromptTemplate(source).render({"text": "новость", "a": None, "n": 7}))
+    attempt("templates", source, lambda: PromptTemplate(source).render(VALUES_OF_A_ROW))
 
 
 VALUES = st.none() | st.integers() | st.floats() | st.text() | st.booleans() | st.binary() | st.dates()

@@ -48,6 +48,7 @@ def texts(rows: Sequence[Row]) -> dict[str, str]:
     return {row["topic"]: row["completion"] for row in rows}
 
 
+@pytest.mark.slow
 def test_rows_stay_the_same_in_another_order_in_other_files_and_alone(make: Make) -> None:
     rows = [{"topic": topic} for topic in TOPICS]
     first = texts(make([rows]))
@@ -60,6 +61,7 @@ def test_rows_stay_the_same_in_another_order_in_other_files_and_alone(make: Make
         assert texts(make([[row]])) == {row["topic"]: first[row["topic"]]}
 
 
+@pytest.mark.slow
 def test_a_row_is_made_again_from_the_prompt_and_the_seed_that_it_keeps(make: Make) -> None:
     rows = make([[{"topic": topic} for topic in TOPICS]], samples=2, keep=("prompt", "seed"))
     assert list(rows[0])[:5] == ["topic", "sample", "prompt", "seed", "completion"]
@@ -76,6 +78,30 @@ def test_a_prompt_that_was_cut_is_kept_as_it_was_cut(make: Make) -> None:
     assert len(row["prompt"]) < 500
     (again,) = make([[{"prompt": row["prompt"], "seed": row["seed"]}]], template=None, seq_length=64)
     assert again["completion"] == row["completion"]
+
+
+CHAT = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}бот:"
+
+
+def test_a_conversation_is_a_prompt_and_its_content_gives_the_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_without_ray(monkeypatch)
+    turns = [[{"role": "я", "content": "Привет"}], [{"role": "я", "content": "Пока"}, {"role": "бот", "content": "!"}]]
+    swapped = [[dict(reversed(turn.items())) for turn in row] for row in turns]
+    seeds = []
+    for name, rows in (("one", [*turns, turns[0]]), ("two", [*swapped[::-1], swapped[0]])):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"messages": rows}), tmp_path / name / "a.parquet")
+        out, settings = str(tmp_path / f"{name}-out"), {"keep": ("prompt", "seed"), "dtype": "float32"}
+        run_job(GenerateSpec(input=(str(tmp_path / name),), output=out, template=CHAT, **settings))
+        (part,) = Path(out).glob("*.parquet")
+        table = pq.read_table(part)
+        assert sorted(set(table["prompt"].to_pylist())) == ["я: Пока\nбот: !\nбот:", "я: Привет\nбот:"]
+        assert table["error"].null_count == 3
+        seeds.append(table["seed"].to_pylist())
+    assert len(set(seeds[0])) == 3
+    assert seeds[1] == [seeds[0][1], seeds[0][0], seeds[0][2]]
 
 
 def test_a_seed_that_a_row_has_is_its_seed() -> None:

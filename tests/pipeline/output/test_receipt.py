@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tirazh.pipeline import schema
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belongs, describe_part, make_receipt
 from tirazh.pipeline.output.write import to_parquet
+from tirazh.pipeline.schema import Kind
 
 FOOTER = {"part": 3, "rows": 2, "plan_id": "0" * 32, "input_version": "7"}
 PLAIN = ReceiptSettings(kind="classify", prefix="", gold_column=None)
@@ -48,7 +49,7 @@ def test_a_receipt_of_classify_counts_labels_and_gold_labels() -> None:
 def test_a_receipt_of_generate_counts_tokens_and_errors_whatever_the_input_columns_are_called() -> None:
     """The input of generate may be the output of classify: it then has the columns of both."""
     table = generated(label=["sport", "art"], confidence=["high", "low"], probabilities=["a", "b"])
-    receipt = make_receipt(to_parquet(table, footer=FOOTER), PLAIN)
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), replace(PLAIN, kind="generate"))
     assert (receipt.completion_tokens, receipt.prompt_tokens, receipt.labels) == (3, 7, {})
     assert receipt.error_kinds == {"too long": 1}
 
@@ -58,7 +59,7 @@ def test_a_receipt_of_score_counts_the_tokens_of_texts() -> None:
     values = [[-3.0, None], [4, None], [0.5, None], [None, "too long"]]
     arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
     table = pa.table([pa.array(["x", "y"]), *arrays], names=["label", *added.names])
-    receipt = make_receipt(to_parquet(table, footer=FOOTER), PLAIN)
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), replace(PLAIN, kind="score"))
     assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.labels) == (4, 0, 1, {})
 
 
@@ -142,6 +143,7 @@ def test_a_receipt_made_from_the_table_equals_that_made_from_the_file(
     )
     if data.draw(st.booleans()):
         table = table.set_column(0, "topic", table.column("topic").dictionary_encode())
-    for settings in (PLAIN, ReceiptSettings(kind="classify", prefix="", gold_column="topic")):
+    kind: Kind = "classify" if is_classify else "generate"
+    for settings in (replace(PLAIN, kind=kind), ReceiptSettings(kind=kind, prefix="", gold_column="topic")):
         file = to_parquet(table, footer=FOOTER)
         assert describe_part(table, file, FOOTER, settings) == make_receipt(file, settings)

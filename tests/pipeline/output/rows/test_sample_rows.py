@@ -184,7 +184,7 @@ def swapped(rows: list[int], one: int, other: int) -> list[int]:
     return rows
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=12),
     samples=st.integers(2, 5),
