@@ -97,11 +97,7 @@ class StepsSpec(Spec):
         steps = [{"name": step.name, **step.spec.identity()} for step in self.steps]
         for step in steps:
             step.pop("output", None)
-<<<<<<< HEAD
             step.pop("max_attempts", None)  # a job may be continued with more attempts
-=======
-            step.pop("max_attempts", None)  # with more attempts the job continues
->>>>>>> g
         return {"kind": self.kind, "steps": steps, "columns": list(self.columns)}
 
 
