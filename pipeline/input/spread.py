@@ -79,7 +79,12 @@ def spread_cells(parts: Sequence[Part], crossing: Crossing, count: int) -> list[
     often as each other."""
     total = sum(part.rows for part in parts)
     numbers = _scattered(total, max(count, _CANDIDATES))
+<<<<<<< HEAD
     values = [crossing.repeated_rows(number, number + 1).to_pylist()[0] for number in numbers]
+=======
+    places = (number % crossing.num_rows for number in numbers)
+    values = [crossing.rows(place, place + 1).to_pylist()[0] for place in places]
+>>>>>>> h
     seen: Counter[tuple[str, Any]] = Counter()
     left = dict(zip(numbers, values, strict=True))
     chosen: list[int] = []
@@ -135,7 +140,10 @@ def _start_of_group(file: Part, row: int, storage: Storage) -> int:
         with storage.open(file.file.uri) as opened:
             return pq.read_metadata(opened)
 
-    metadata = keep_trying(read)
+    try:
+        metadata = keep_trying(read)
+    except pa.ArrowInvalid:  # no Parquet file
+        return row
     sizes = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
     begin = max(start for start in accumulate(sizes, initial=0) if start <= row)
     return row if (row - begin) * max(1, file.row_bytes) <= _MAX_SKIPPED_BYTES else begin
