@@ -79,12 +79,7 @@ def spread_cells(parts: Sequence[Part], crossing: Crossing, count: int) -> list[
     often as each other."""
     total = sum(part.rows for part in parts)
     numbers = _scattered(total, max(count, _CANDIDATES))
-<<<<<<< HEAD
     values = [crossing.repeated_rows(number, number + 1).to_pylist()[0] for number in numbers]
-=======
-    places = (number % crossing.num_rows for number in numbers)
-    values = [crossing.rows(place, place + 1).to_pylist()[0] for place in places]
->>>>>>> h
     seen: Counter[tuple[str, Any]] = Counter()
     left = dict(zip(numbers, values, strict=True))
     chosen: list[int] = []

@@ -331,11 +331,7 @@ def test_an_output_of_the_earlier_format_is_named_and_may_be_replaced(
     write_news(write_input)
     write_plan(output, plan_job(generate()))
     path = Path(output.own("plan.json"))
-<<<<<<< HEAD
     path.write_text(path.read_text().replace('"format": 4', '"format": 3'))
-=======
-    path.write_text(path.read_text().replace('"format": 4', '"format": 2'))
->>>>>>> h
     with pytest.raises(OutputError, match=r"was written by an earlier version of tirazh.*give --overwrite"):
         choose_target(output, plan_job(generate()), overwrite=False)
     assert choose_target(output, plan_job(generate()), overwrite=True).is_staged
