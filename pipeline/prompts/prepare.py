@@ -5,24 +5,18 @@ CPU tasks make prompts by the resulting `PromptConfig`, replicas receive the `En
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, RequestError, RowError
 from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.footers import check_text_column
-from tirazh.pipeline.input.listing.conversions import is_text_file
-from tirazh.pipeline.input.listing.without_parquet import PARQUET_MAGIC
-from tirazh.pipeline.input.text_files.tables import parse_table
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
+from tirazh.pipeline.prompts.examples_file import parse_examples
 from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens, find_boundary
 from tirazh.pipeline.prompts.sampled_tokens import with_tokens
 from tirazh.pipeline.prompts.score_texts import shared_context
@@ -163,7 +157,7 @@ def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) 
     """Render all few-shot examples, each a prompt with its label. Empty without --examples."""
     if not isinstance(spec, ClassifySpec) or spec.examples is None or examples is None:
         return ""
-    table = _parse_examples(spec.examples, examples)
+    table = parse_examples(spec.examples, examples)
     for column in (*config.columns.values(), schema.LABEL):
         check_text_column(table.schema, column, flag=f"in --examples {show_uri(spec.examples)}")
     shots = []
@@ -185,15 +179,6 @@ def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) 
             raise InputError(f"--examples, row {number}: {error}") from None
         shots.append(f"{prompt.rstrip()} {spec.labels[label].strip()}")
     return BETWEEN_EXAMPLES.join(shots)
-
-
-def _parse_examples(uri: str, data: bytes) -> pa.Table:
-    if is_text_file(uri) and not data.startswith(PARQUET_MAGIC):
-        return parse_table(data, uri)
-    try:
-        return pq.read_table(io.BytesIO(data))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"--examples {show_uri(uri)} is not a Parquet file: {error}") from error
 
 
 def _add_examples(config: PromptConfig, tokenizer: Tokenizer, examples: str) -> PromptConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +10,12 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, RowError
 from tirazh.pipeline.input.overrides import hash_63
 from tirazh.pipeline.input.repetitions import content_of
 from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.prompts.examples_file import parse_examples
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.prompts.variable_types import check_variable
 from tirazh.pipeline.storage.errors import show_uri
@@ -63,7 +62,7 @@ def choose(seed: int, size: int, count: int) -> list[int]:
 
 
 def load_shots(uri: str, data: bytes, count: int, template: PromptTemplate, columns: Mapping[str, str]) -> Shots:
-    """Read the examples from `data`, the content of a Parquet file.
+    """Read the examples from `data`, the content of the file `uri`.
 
     `columns` are those of the input by the variables of the template. Raises InputError for a file that does not
     have what the template reads of an example, or fewer than `count` rows.
@@ -73,10 +72,7 @@ def load_shots(uri: str, data: bytes, count: int, template: PromptTemplate, colu
         raise InputError(
             f"{place} has {len(data) >> 20} MiB; at most {MAX_BYTES >> 20} are allowed, so give fewer rows"
         )
-    try:
-        table = pq.read_table(io.BytesIO(data))
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{place} is not a Parquet file: {error}") from error
+    table = parse_examples(uri, data)
     check_variable(template, EXAMPLES, pa.list_(pa.struct(list(table.schema))), what="the examples as")
     if table.num_rows < count:
         raise InputError(f"{place} has {table.num_rows} rows, fewer than --shots {count}")

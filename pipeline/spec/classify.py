@@ -24,7 +24,7 @@ class ClassifySpec(JobSpec):
     )
     examples: str | None = setting(
         None,
-        "Parquet file with few-shot examples for the prompt; columns: the text column and `label`",
+        "file with few-shot examples for the prompt (Parquet, JSONL or CSV); columns: the text column and `label`",
         identity=True,
         path=True,
     )

@@ -97,7 +97,7 @@ class GenerateSpec(JobSpec):
     )
     examples: str | None = setting(
         None,
-        "Parquet file with few-shot examples; each row draws its own --shots of them, which the template reads as "
+        "file with few-shot examples (Parquet, JSONL or CSV); each row draws its own --shots of them, which the template reads as "
         "`examples`",
         identity=True,
         group="prompts",
