@@ -102,6 +102,7 @@ _NAMES: dict[pa.DataType, tuple[str, str]] = {
     pa.int32(): ("int32", "integer"),
     pa.int64(): ("int64", "long"),
     pa.float32(): ("float32", "float"),
+    pa.float64(): ("float64", "double"),
     pa.bool_(): ("bool", "boolean"),
 }
 _ADAPT: dict[bytes, _Adapt] = {

@@ -136,7 +136,7 @@ def test_parts_are_small_however_many_cells_a_row_has(make: Make) -> None:
     ("settings", "says"),
     [
         ({"rows": 5, "per_cell": None}, "--rows is not used with --input and --vary"),
-        ({"accepted": 5}, "--accepted is not used with --input and --vary"),
+        ({"accepted": 5, "per_cell": None}, "--accepted is not used with --input and --vary"),
         ({"vary": VARY | {"Title": ["x"]}}, "--vary names 'Title', and the input has a column 'title'"),
         ({"template": "{{ style }}"}, "--template uses only names of --vary and no column of the input"),
         (

@@ -20,6 +20,7 @@ from tirazh.model.requests import Completion, GenerateRequest
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.crossing import layouts
 from tirazh.pipeline.dry_run import dry_run
+from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.verify import verify
@@ -42,7 +43,7 @@ def make(tmp_path: Path, model_dir: Path) -> Make:
     return spec
 
 
-def seeds_as_texts(requests: Sequence[GenerateRequest]) -> list[Completion]:
+def seeds_as_texts(run: JobRun, requests: Sequence[GenerateRequest]) -> list[Completion]:
     """A completion for every request, a text that stands for the whole seed."""
     return [
         Completion(token_ids=[40 + request.seed // 50**place % 50 for place in range(12)], finish_reason="length")

@@ -37,7 +37,9 @@ def test_hugging_face_gets_the_features_of_the_added_columns() -> None:
 
 
 def test_spark_gets_the_fields_of_every_kind_of_job() -> None:
-    for fields in (schema.classify_fields(), schema.generate_fields(1), schema.generate_fields(3)):
+    kinds = (schema.classify_fields(), schema.score_fields(), schema.generate_fields(1), schema.generate_fields(3))
+    lists = schema.generate_fields(3, as_lists=True, keep=("prompt", "seed"))
+    for fields in (*kinds, lists):
         key = b"org.apache.spark.sql.parquet.row.metadata"
         value = json.dumps({"type": "struct", "fields": []}).encode()
         kept = json.loads(adapt_metadata({key: value}, pa.schema(fields))[key])

@@ -79,6 +79,11 @@ def test_a_storage_is_made_once_per_entry_point() -> None:
         "output/verify.py",
         "output/verify.py",
         "resolve.py",
+        "steps/dry_run.py",
+        "steps/plan.py",
+        "steps/run.py",
+        "steps/verify.py",
+        "steps/verify.py",
     ]
 
 

@@ -81,7 +81,6 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.resolve_dtype", lambda device: "float32")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
-    monkeypatch.setattr("tirazh.pipeline.job_run.share_threads", lambda spec, device: 1)
     monkeypatch.setattr(JobRun, "make", make)
 
 

@@ -44,7 +44,7 @@ def test_every_function_of_expressions_and_every_kind_of_personal_data_is_docume
 
 
 def test_the_example_is_valid() -> None:
-    example = yaml.safe_load(TEXT.partition("```yaml\n")[2].partition("```")[0])
+    example = yaml.safe_load(TEXT.partition("\n## Quality\n")[2].partition("```yaml\n")[2].partition("```")[0])
     spec = GenerateSpec(input=("in",), output="out", filters=example["filters"], pii=tuple(example["pii"]))
     reasons = [rule.reason for rule in parse_filters(spec.filters)]
     assert "max_uppercase" not in reasons
