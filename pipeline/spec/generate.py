@@ -97,8 +97,8 @@ class GenerateSpec(JobSpec):
     )
     examples: str | None = setting(
         None,
-        "file with few-shot examples (Parquet, JSONL or CSV); each row draws its own --shots of them, which the template "
-        "reads as `examples`",
+        "file with few-shot examples (Parquet, JSONL or CSV); each row draws its own --shots of them, which the "
+        "template reads as `examples`",
         identity=True,
         group="prompts",
         path=True,
