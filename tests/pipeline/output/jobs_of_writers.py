@@ -97,7 +97,7 @@ def make_jobs(directory: str, storage: Storage, folder: Path, model_dir: Path, p
         return {}
 
     patch.setattr(JobRun, "make", make)
-    patch.setattr(build, "plan_job", lambda job_spec: by_spec[id(job_spec)].plan)
+    patch.setattr(build, "plan_job", lambda job_spec, crossing=None: by_spec[id(job_spec)].plan)
     patch.setattr(build, "set_up_prompts", lambda job_spec, plan: by_spec[id(job_spec)].prompts)
     return Jobs(OutputFiles(storage, directory), made)
 
