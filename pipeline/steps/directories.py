@@ -9,6 +9,8 @@ from tirazh.pipeline.output.names import OWN, ROUND, STEPS
 from tirazh.pipeline.spec import JobSpec, Step
 from tirazh.pipeline.storage.filesystem import join
 
+_ROUND = " round "  # no name of a step has a space
+
 
 def step_output(output: str, number: int, name: str) -> str:
     """`OUTPUT/_tirazh/steps/02-body`, the output directory of step `number` (from 1)."""
@@ -18,6 +20,16 @@ def step_output(output: str, number: int, name: str) -> str:
 def round_output(step_output: str, number: int) -> str:
     """`OUTPUT/_tirazh/steps/01-text/round-002`, the output directory of a round of attempts (from 1)."""
     return join(step_output, f"{ROUND}{number:03d}")
+
+
+def name_of_round(step: str, number: int) -> str:
+    """`text round 2`, the name of a round of attempts in a manifest."""
+    return f"{step}{_ROUND}{number}"
+
+
+def step_of_round(name: str) -> str:
+    """The name of the step of a round, or of a step that has none."""
+    return name.partition(_ROUND)[0]
 
 
 def place_steps(steps: Sequence[Step], output: str) -> tuple[Step, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 from tirazh.pipeline.spec import JobSpec, StepsSpec
+from tirazh.pipeline.steps.directories import step_of_round
 from tirazh.pipeline.steps.expand import GENERATE
 from tirazh.pipeline.steps.plan import PlannedStep
 from tirazh.pipeline.storage.errors import show_uri
@@ -46,7 +48,7 @@ def describe_steps(
         "error_kinds": _error_kinds(list(before.values())) if step.is_last else {},
         "versions": {"python": platform.python_version(), "tirazh": version("tirazh"), **versions},
         "steps": summaries if step.is_last else [],
-        **_of_completions(list(before.values())),
+        **_of_completions(before),
         "spec": (own or spec).to_dict(),  # contains no secrets: a spec refuses them
     }
 
@@ -58,10 +60,25 @@ def _own_spec(spec: StepsSpec) -> JobSpec | None:
     return replace(first.spec, output=spec.output) if is_implied and isinstance(first.spec, JobSpec) else None
 
 
-def _of_completions(before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How the completions of the last generate step ended, for the report."""
-    last: Mapping[str, Any] = next((each for each in reversed(before) if each.get("finish_reasons")), {})
-    return {name: last[name] for name in ("finish_reasons", "completion_lengths") if name in last}
+def _of_completions(before: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How the completions of the last generate step ended and how long they are; its rounds are added up."""
+    counted = [name for name, each in before.items() if each.get("finish_reasons")]
+    if not counted:
+        return {}
+    last = step_of_round(counted[-1])
+    rounds = [before[name] for name in counted if step_of_round(name) == last]
+    lengths = _add(each.get("completion_lengths", {}) for each in rounds)
+    return {
+        "finish_reasons": dict(_add(each["finish_reasons"] for each in rounds).most_common()),
+        "completion_lengths": dict(sorted(lengths.items(), key=lambda item: int(item[0].split("-")[0]))),
+    }
+
+
+def _add(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
 
 
 def _error_kinds(before: Sequence[Mapping[str, Any]]) -> dict[str, int]:

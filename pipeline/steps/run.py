@@ -28,6 +28,7 @@ from tirazh.pipeline.spec import Accepted, FilterSpec, GenerateSpec, JobSpec, St
 from tirazh.pipeline.steps.accepted.cells import write_cells
 from tirazh.pipeline.steps.accepted.final import choose_cells_per_part, describe_cells, items_of, plan_final, shortage
 from tirazh.pipeline.steps.accepted.run import Rounds
+from tirazh.pipeline.steps.directories import name_of_round
 from tirazh.pipeline.steps.filtering.finish import describe_filtered, finish_filtered, finished_filter
 from tirazh.pipeline.steps.filtering.part import FilterConfig
 from tirazh.pipeline.steps.filtering.plan import plan_filter, refuse_another_job, remove_other_parts, store_plan
@@ -166,7 +167,7 @@ class _Run:
                 return finished
         done = rounds.complete(existing)
         final = plan_final(identity, done.rounds, accepted, per_part)
-        made = {f"{generate.name} round {number}": each.manifest for number, each in enumerate(done.rounds, start=1)}
+        made = {name_of_round(generate.name, number): each.manifest for number, each in enumerate(done.rounds, start=1)}
         facts = describe_cells(done.rounds, done.progress, accepted) | {"max_attempts": accepted.max_attempts}
         manifest = self._write_filtered(
             step,

@@ -75,7 +75,7 @@ def test_the_echo_engine_answers_both_kinds_of_request() -> None:
 
     with started_replica(engine="echo", job=EngineJob(labels=((1,), (2,)))) as replica:
         completion, scores, counters = asyncio.run(run())
-    assert completion == Completion(token_ids=(1, 2), finish_reason="length")
+    assert completion == Completion(token_ids=(1, 2), finish_reason="length", logprob=-2.0)
     assert scores.logprobs == pytest.approx([-0.6931, -0.6931], abs=1e-4)
     assert counters.finished == 2
 

@@ -94,7 +94,7 @@ def test_flags_override_the_job_file_and_mistakes_in_it_are_reported_with_their_
     assert main(["generate", "--config", str(job), "--top-k", "5", "--seed", "x"]) == 2
     assert capsys.readouterr().err == "tirazh: --seed must be an integer, not 'x'\n"
     assert main(["classify", "--config", str(job), "--labels", "a,b"]) == 2
-    assert "is a job of kind generate; run `tirazh generate --config" in capsys.readouterr().err
+    assert "is a job of kind generate; run `tirazh run" in capsys.readouterr().err
 
 
 def test_a_command_line_without_arguments_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,8 +101,8 @@ def test_lists_of_vary_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: p
         (HEAD + "seed: 1\nseed: 2\n", "job.yaml line 5: duplicate key seed"),
         (HEAD + "top_p: [1\n", "job.yaml is not valid YAML at line 5, column 1: "
             "did not find expected ',' or ']'"),
-        ("input: in.parquet\n", "job.yaml has no kind; add a line kind: classify or kind: generate or kind: score or "
-            "kind: steps"),
+        ("input: in.parquet\n", "job.yaml has no kind; add a line such as kind: generate (classify, generate, score, "
+            "steps)"),
         ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, score, finetune, steps, not "
             "'clasify'; did you mean classify?"),
         ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, score, finetune, steps, not ['a']"),
@@ -145,7 +145,7 @@ def test_job_files_are_read_the_same_without_libyaml(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + "top_k: 7\nstop: [a, 'b: c']\n# end\n")
     code = (
         "import sys, yaml\nyaml.__with_libyaml__ = False\nfrom tirazh.jobs.job_file import spec_from_file\n"
-        "from tirazh.jobs import yaml_text\nassert not hasattr(yaml_text, 'CParser')\n"
+        "from tirazh.jobs.yaml_values import yaml_text\nassert not hasattr(yaml_text, 'CParser')\n"
         "print(spec_from_file(sys.argv[1]))"
     )
     done = subprocess.run(

@@ -58,6 +58,9 @@ def test_every_cell_ends_with_exactly_as_many_rows_as_are_wanted(
 ) -> None:
     manifest = run(generate())
     kept, dropped = read(tmp_path / "out"), read(tmp_path / "out/_dropped")
+    # Of all rounds, not of the last one alone.
+    assert sum(manifest["finish_reasons"].values()) == manifest["attempts"]
+    assert sum(manifest["completion_lengths"].values()) == manifest["attempts"]
     counts = kept.group_by("topic", "style", maintain_order=True).len()
     assert counts["len"].to_list() == [WANTED] * 6
     assert counts["topic"].to_list() == ["лес", "лес", "река", "река", "море", "море"], "in the order of the cells"
