@@ -69,7 +69,7 @@ def _of_completions(before: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     rounds = [before[name] for name in counted if step_of_round(name) == last]
     lengths = _add(each.get("completion_lengths", {}) for each in rounds)
     return {
-        "finish_reasons": dict(_add(each["finish_reasons"] for each in rounds).most_common()),
+        "finish_reasons": dict(_add(manifest["finish_reasons"] for manifest in rounds).most_common()),
         "completion_lengths": dict(sorted(lengths.items(), key=lambda item: int(item[0].split("-")[0]))),
     }
 
