@@ -134,6 +134,7 @@ def test_an_internal_error_names_the_log_with_its_traceback(tmp_path: Path) -> N
     assert "ZeroDivisionError: a bug" in log.read_text()
 
 
+@pytest.mark.slow
 def test_only_the_end_of_a_very_long_log_is_kept(tmp_path: Path) -> None:
     (tmp_path / "_tirazh").mkdir()
     assert fail(str(tmp_path), lines=1_500_000) == "it failed\n"

@@ -174,6 +174,7 @@ def soak(*options: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.s3
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_job_survives_an_unreliable_network(tmp_path: Path) -> None:
     done = soak("--seed", 1, "--faults", 2, "--kinds", "S3 network: cut", "S3 server", "--output", tmp_path / "table")
     assert done.returncode == 0, done.stdout + done.stderr
