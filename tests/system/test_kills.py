@@ -58,7 +58,7 @@ def test_rerunning_a_killed_command_makes_only_the_missing_parts(
 ) -> None:
     output = tmp_path / "out"
     process = start(*command)
-    wait_until(lambda: len(part_files(output)) >= 2, timeout_s=90, what="the second part")
+    wait_until(lambda: len(part_files(output)) >= 2, timeout_s=300, what="the second part")
     _, err = end(process, number=number)
     written = part_files(output)
     assert 2 <= len(written) < NUM_PARTS, "the run ended before the signal: make it longer"
