@@ -32,7 +32,7 @@ from tirazh.pipeline.output.plan_file import Target, choose_target, write_plan
 from tirazh.pipeline.output.promotion import discard_staged, pending_plan, promote
 from tirazh.pipeline.output.state import OutputState, repair, survey
 from tirazh.pipeline.plan import Plan, plan_job, with_dtype
-from tirazh.pipeline.prompt_setup import set_up_prompts as set_up_prompts
+from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.filesystem import keep_trying

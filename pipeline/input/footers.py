@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, did_you_mean
 from tirazh.pipeline.input.column_chunks import check_column_chunks
-from tirazh.pipeline.input.listing.conversions import is_text_file
-from tirazh.pipeline.input.listing.without_parquet import is_parquet
+from tirazh.pipeline.input.listing.without_parquet import is_read_as_text
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.schemas.parquet_schema import read_elements
 from tirazh.pipeline.input.schemas.planned_schema import planned_schema
@@ -124,7 +123,7 @@ def is_binary(arrow_type: pa.DataType) -> bool:
 
 
 def _read_footer(storage: Storage, file: StoredFile, text_columns: frozenset[str]) -> Footer:
-    if is_text_file(file.uri) and not is_parquet(storage, file):
+    if is_read_as_text(storage, file):
         return _footer_of_text(storage, file, text_columns)
     tail = _fetch(storage, file)
     try:

@@ -21,8 +21,7 @@ from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.declaration import MAX_ROWS
 from tirazh.pipeline.input.batches import read_batches
 from tirazh.pipeline.input.damage import find_damage, is_unsupported
-from tirazh.pipeline.input.listing.conversions import is_text_file
-from tirazh.pipeline.input.listing.without_parquet import is_parquet
+from tirazh.pipeline.input.listing.without_parquet import is_read_as_text
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, to_transport, with_metadata, without_columns
 from tirazh.pipeline.input.schemas.conform import conform
@@ -75,7 +74,7 @@ def read_rows(
     """
     if part.crossing is not None:
         return _read_crossed(part, part.crossing, storage, columns, only)
-    if is_text_file(part.file.uri) and not is_parquet(storage, part.file):
+    if is_read_as_text(storage, part.file):
         return _read_text_rows(part, storage, columns, only)
     with storage.open(part.file.uri) as file, _readable(part, storage):
         metadata = pq.read_metadata(file)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 from tirazh.pipeline.steps.directories import step_of_round
 from tirazh.pipeline.steps.expand import GENERATE
+from tirazh.pipeline.steps.filtering.finish import add_counts
 from tirazh.pipeline.steps.plan import PlannedStep
 from tirazh.pipeline.storage.errors import show_uri
 
@@ -67,18 +67,11 @@ def _of_completions(before: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     last = step_of_round(counted[-1])
     rounds = [before[name] for name in counted if step_of_round(name) == last]
-    lengths = _add(each.get("completion_lengths", {}) for each in rounds)
+    lengths = add_counts(each.get("completion_lengths", {}) for each in rounds)
     return {
-        "finish_reasons": dict(_add(manifest["finish_reasons"] for manifest in rounds).most_common()),
+        "finish_reasons": add_counts(manifest["finish_reasons"] for manifest in rounds),
         "completion_lengths": dict(sorted(lengths.items(), key=lambda item: int(item[0].split("-")[0]))),
     }
-
-
-def _add(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return total
 
 
 def _error_kinds(before: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -29,6 +29,11 @@ def is_parquet(storage: Storage, file: StoredFile) -> bool:
     return file.size >= 12 and storage.read_head(file, 4) in _MAGICS
 
 
+def is_read_as_text(storage: Storage, file: StoredFile) -> bool:
+    """Whether a file has the name of a text format that is read as it is, and is no Parquet file all the same."""
+    return is_text_file(file.uri) and not is_parquet(storage, file)
+
+
 def refuse_unreadable(storage: Storage, file: StoredFile) -> None:
     """Raise InputError with the command that converts it if the single input `file` is of a known format that is
     not read, or too large to be read as text."""

@@ -28,8 +28,8 @@ def describe_filtered(plan: Plan, receipts: Sequence[FilterReceipt]) -> dict[str
         "kept": sum(receipt.input_rows - len(receipt.not_kept) for receipt in receipts),
         "dropped_rows": sum(len(receipt.not_kept) for receipt in receipts),
         "errors": sum(receipt.errors for receipt in receipts),
-        "drop_reasons": _sum(receipt.reasons for receipt in receipts),
-        "masked": _sum(receipt.masked for receipt in receipts),
+        "drop_reasons": add_counts(receipt.reasons for receipt in receipts),
+        "masked": add_counts(receipt.masked for receipt in receipts),
         "num_parts": len(receipts),
         "dtype": plan.dtype,
         "plan_id": plan.id,
@@ -65,7 +65,8 @@ def _describe_part(part: Part, receipt: FilterReceipt) -> dict[str, Any]:
     return {"name": part.name, "input": part.file.key, "dropped_rows": len(receipt.not_kept)} | facts
 
 
-def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def add_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sums by name, the largest first."""
     total: Counter[str] = Counter()
     for each in counts:
         total.update(each)
