@@ -17,6 +17,7 @@ from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.write import WriteStep
+from tirazh.pipeline.quality.dedup import find
 from tirazh.pipeline.repeated_rows import repetitions_of
 from tirazh.pipeline.steps.filtering import run as filtering
 
@@ -113,6 +114,9 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.resolve_dtype", lambda device: "float32")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
+    # A test that ran before may have left the session's Ray connected: its tasks would run where nothing counts them.
+    for module in (filtering, find):
+        monkeypatch.setattr(module, "is_ray_connected", lambda: False)
     for name in ("judge_part", "write_part"):
         task = getattr(filtering, name)
         monkeypatch.setattr(filtering, name, process.counting(task))
