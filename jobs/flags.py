@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from tirazh.jobs.given_once import BooleanOnce
+from tirazh.jobs.given_once import BooleanOnce, DisableOnce
 from tirazh.jobs.settings import FINETUNE, KINDS, Setting, not_a_choice, settings_of
 from tirazh.pipeline.settings import SettingGroup
 from tirazh.pipeline.spec import flag_name
@@ -165,6 +165,20 @@ def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     elif setting.type == "list":
         group.add_argument(
             flag, action="extend", nargs="+", default=argparse.SUPPRESS, metavar=_metavar(setting), help=text
+        )
+    elif setting.bare is not None:
+        group.add_argument(
+            flag,
+            type=reader,
+            nargs="?",
+            const=setting.bare,
+            default=argparse.SUPPRESS,
+            metavar=_metavar(setting),
+            help=text,
+        )
+        off = flag.replace("--", "--no-", 1)
+        group.add_argument(
+            off, dest=setting.name, action=DisableOnce, default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
     else:
         group.add_argument(flag, type=reader, default=argparse.SUPPRESS, metavar=_metavar(setting), help=text)

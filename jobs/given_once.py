@@ -23,6 +23,14 @@ class BooleanOnce(argparse.BooleanOptionalAction):
         super().__call__(parser, namespace, *rest)
 
 
+class DisableOnce(argparse._StoreFalseAction):
+    """Stores false for `--no-flag`, which takes back a flag that has an optional value."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *rest: Any) -> None:
+        _refuse_another(self, namespace, False)
+        super().__call__(parser, namespace, *rest)
+
+
 def _refuse_another(action: argparse.Action, namespace: argparse.Namespace, value: Any) -> None:
     """Raise ArgumentError if the flag was given before with another value."""
     before = getattr(namespace, action.dest, action.default)

@@ -81,6 +81,8 @@ class Setting:
     default: Any
     choices: tuple[str, ...]
     help: str
+    bare: str | None = None
+    required_unless: str | None = None
 
 
 def settings_of(kind: str) -> dict[str, Setting]:
@@ -93,12 +95,14 @@ def settings_of(kind: str) -> dict[str, Setting]:
         settings[field.name] = Setting(
             name=field.name,
             type="structure" if field.metadata["structure"] else _type_of(hints[field.name]),
-            is_required=is_required(field),
+            is_required=is_required(field) or field.metadata["required_unless"] is not None,
             is_identity=field.metadata["identity"],
             group=field.metadata["group"],
             default=None if field.default is MISSING else field.default,
             choices=tuple(field.metadata.get("choices") or ()),
             help=field.metadata["help"],
+            bare=field.metadata["bare"],
+            required_unless=field.metadata["required_unless"],
         )
     return settings
 
@@ -127,6 +131,8 @@ def check_value(setting: Setting, value: Any, *, place: str = "") -> Any:
 
     Raises RequestError for a wrong type and for none of the choices.
     """
+    if setting.bare is not None and isinstance(value, bool):
+        return setting.bare if value else None
     if setting.type == "labels":
         return read_labels(value, place=place)
     if setting.type == "structure":
@@ -174,7 +180,8 @@ def _checked(kind: str, values: Mapping[str, Any], place: Callable[[str], str]) 
         if value is None:
             continue  # `limit:` without a value in a job file means the default
         checked[name] = check_value(known[name], value, place=place(name))
-    _refuse_missing([setting for setting in known.values() if setting.is_required and setting.name not in checked])
+    missing = [setting for setting in known.values() if setting.is_required and setting.name not in checked]
+    _refuse_missing([setting for setting in missing if setting.required_unless not in checked])
     return checked
 
 

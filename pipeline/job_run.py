@@ -194,7 +194,7 @@ class JobRun:
             layout=OutputLayout(
                 columns=self.plan.schema,
                 added=added_columns(self.spec, self.plan.schema),
-                labels=tuple(classify.labels) if classify else (),
+                labels=tuple(classify.labels or ()) if classify else (),
                 samples=self._samples,
                 rows_per_input_row=self.plan.rows_per_input_row,
                 keep=kept_columns(self.spec, self.plan.schema) if isinstance(self.spec, GenerateSpec) else (),

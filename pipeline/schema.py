@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-Kind = Literal["classify", "generate", "score"]
+Kind = Literal["classify", "generate", "score", "embed"]
 
 COMPLETION = "completion"
 COMPLETIONS = "completions"
@@ -16,9 +16,13 @@ FINISH_REASONS = "finish_reasons"
 PROMPT_TOKENS = "prompt_tokens"
 COMPLETION_TOKENS = "completion_tokens"
 LABEL = "label"
+CHOICE = "choice"
+LABELS = "labels"
+ABSTAINED = "abstained"
 CONFIDENCE = "confidence"
 PROBABILITIES = "probabilities"
 PROBABILITY = "probability"
+EMBEDDING = "embedding"
 ERROR = "error"
 SAMPLE = "sample"
 PROMPT = "prompt"
@@ -47,6 +51,8 @@ NUM_CONTEXT_IDS = RESERVED + "num_context_ids"
 NUM_CHARACTERS = RESERVED + "num_characters"
 TEXT_LOGPROB = RESERVED + "text_logprob"
 NUM_TEXT_IDS = RESERVED + "num_text_ids"
+# The log-probabilities of the labels of all questions, one question behind the other; those of a question need not
+# sum to one.
 LABEL_LOGPROBS = RESERVED + "label_logprobs"
 ROW_ERROR = RESERVED + "error"
 SAMPLE_ERRORS = RESERVED + "sample_errors"

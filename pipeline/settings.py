@@ -26,33 +26,41 @@ SettingGroup = Literal["result", "prompts", "constraints", "quality", "evaluatio
 EMBEDDED_MODEL = "embedded"
 
 
-def setting(
+def setting(  # noqa: PLR0913 - one argument for each property of a setting
     default: Any = MISSING,
     help: str = "",
     *,
-    identity: bool = False,
+    identity: bool | Literal["if given"] = False,
     group: SettingGroup | None = None,
     choices: tuple[str, ...] | None = None,
     path: bool = False,
     structure: bool = False,
+    bare: str | None = None,
+    required_unless: str | None = None,
 ) -> Any:
     """Declare a spec field.
 
-    `help` is the text of `--help`. `identity` marks a setting that defines the result. `group` is the
+    `help` is the text of `--help`. `identity` marks a setting that defines the result;
+    "if given" one that is part of the identity only with another value than its default, so that outputs of versions
+    without the setting can be resumed. `group` is the
     group of `--help` (default: "result" for an identity setting, else "execution"). `choices` are the
     allowed values. `path` marks a setting that holds paths or URIs of files, `structure` one whose value is any
-    JSON value: YAML in a flag or a job file, or the path of a YAML or JSON file that holds it.
+    JSON value: YAML in a flag or a job file, or the path of a YAML or JSON file that holds it. `bare` is the value of
+    the flag without a value, and of `true` in YAML. `required_unless` names the setting that may replace this one.
     """
     shown_in = group or ("result" if identity else "execution")
     return field(
         default=default,
         metadata={
             "help": help,
-            "identity": identity,
+            "identity": bool(identity),
+            "identity_if_given": identity == "if given",
             "group": shown_in,
             "choices": choices or (),
             "path": path,
             "structure": structure,
+            "bare": bare,
+            "required_unless": required_unless,
         },
     )
 
@@ -87,6 +95,7 @@ class Spec:
             else _to_json(getattr(self, each.name))
             for each in fields(self)
             if each.metadata["identity"]
+            and not (each.metadata["identity_if_given"] and getattr(self, each.name) == each.default)
         }
         return {"kind": self.kind} | chosen
 

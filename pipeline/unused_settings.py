@@ -80,8 +80,8 @@ def _of_the_crossing(plan: Plan, crossing: Crossing) -> Iterator[str]:
 
 
 def _of_classify(spec: ClassifySpec) -> Iterator[str]:
-    least = 1 / len(spec.labels)
-    if 0 < spec.abstain_below <= least:
+    least = 1 / len(spec.labels or spec.questions)
+    if spec.labels is not None and 0 < spec.abstain_below <= least:
         yield (
             f"--abstain-below {spec.abstain_below:g} has no effect: the most likely of {len(spec.labels)} labels "
             f"always has a probability of at least {least:.2g}"

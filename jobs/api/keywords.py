@@ -16,7 +16,7 @@ from tirazh.model.config import SparseMode
 Path = str | os.PathLike[str]
 Paths = Path | Sequence[Path]
 Structure = Any  # a JSON value, YAML text, or the path of a file that holds one
-Labels = Path | Sequence[str] | Mapping[str, str | None]
+Labels = Path | Sequence[str] | Mapping[str, str | Sequence[str] | Mapping[str, Any] | None]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 SaveDType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -71,11 +71,25 @@ class ClassifySettings(RowJobSettings, total=False):
 
     input: Required[Paths | ArrowTable]
     text_column: str
-    labels: Required[Labels]
+    labels: Labels | None
+    questions: Structure
     examples: Path | None
-    gold_column: str | None
-    calibrate: bool
+    shots: int | None
+    shot_tokens: int | None
+    shot_selection: Literal["balanced", "stratified", "nearest"]
+    permutations: int
+    seed: int
+    scoring: Literal["sum", "mean", "pmi"]
+    calibrate: Literal["contextual", "batch"] | Path | bool | None
+    priors: str | None
+    none_label: str | None
     abstain_below: float
+    target_error: float | None
+    multi_label: float | None
+    top: int | None
+    shape: Literal["plain", "decision"]
+    head: Literal["linear"] | None
+    gold_column: str | None
 
 
 class GenerateSettings(RowJobSettings, total=False):

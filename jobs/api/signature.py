@@ -37,7 +37,8 @@ def documented(kind: str, keywords: type) -> Callable[[Callable[P, R]], Callable
 
 
 def _parameter(setting: Setting, hint: Any) -> inspect.Parameter:
-    default = inspect.Parameter.empty if setting.is_required else setting.default
+    is_needed = setting.is_required and setting.required_unless is None
+    default = inspect.Parameter.empty if is_needed else setting.default
     return inspect.Parameter(setting.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 

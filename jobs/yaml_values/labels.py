@@ -10,15 +10,16 @@ from typing import Any
 
 from tirazh.errors import RequestError
 from tirazh.jobs.yaml_values.yaml_text import load_yaml, read_text
+from tirazh.pipeline.classification.labels import default_words, parse_labels
 
 FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def read_labels(value: Any, *, place: str = "") -> dict[str, str]:
-    """Return `{label: words that the model continues with}`; the words default to the label itself.
+def read_labels(value: Any, *, place: str = "") -> dict[str, Any]:
+    """Return `{label: words}`, with a mapping `{words, aliases, description}` for a label that has more than words.
 
-    Raises RequestError for a file that cannot be read and for labels that are neither strings nor
-    integers.
+    The words default to the last level of the label's name. Raises RequestError for a file that cannot be read and
+    for labels that are neither strings nor integers.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -26,24 +27,34 @@ def read_labels(value: Any, *, place: str = "") -> dict[str, str]:
         return _from_file(value, place) if value.endswith(FILE_SUFFIXES) else _from_commas(value, place)
     if isinstance(value, Mapping):
         named = {_text(label, place): words for label, words in value.items()}
-        return {label: label if words is None else _text(words, place) for label, words in named.items()}
+        return {label: _words(label, words, place) for label, words in named.items()}
     if isinstance(value, list | tuple):
         return _from_list([_text(label, place) for label in value], place)
     raise RequestError(f"{place}labels must be a list, a mapping or the path of a YAML file, not {value!r}")
 
 
-def _from_commas(text: str, place: str) -> dict[str, str]:
+def _words(name: str, value: Any, place: str) -> Any:
+    if not isinstance(value, Mapping | list | tuple):
+        return default_words(name) if value is None else _text(value, place)
+    (label,) = parse_labels({name: value}, flag=f"{place}labels")
+    if not label.aliases and label.description is None:
+        return label.words
+    whole = {"words": label.words, "aliases": list(label.aliases), "description": label.description}
+    return {key: item for key, item in whole.items() if item}
+
+
+def _from_commas(text: str, place: str) -> dict[str, Any]:
     return _from_list([label.strip() for label in text.split(",") if label.strip()], place)
 
 
-def _from_list(labels: list[str], place: str) -> dict[str, str]:
+def _from_list(labels: list[str], place: str) -> dict[str, Any]:
     twice = next((label for label, count in Counter(labels).items() if count > 1), None)
     if twice is not None:
         raise RequestError(f"{place}labels names {twice!r} twice")
-    return {label: label for label in labels}
+    return {label: default_words(label) for label in labels}
 
 
-def _from_file(path: str, place: str) -> dict[str, str]:
+def _from_file(path: str, place: str) -> dict[str, Any]:
     value, _ = load_yaml(read_text(Path(path), what="labels file"), name=path)
     if not isinstance(value, list | dict):
         raise RequestError(f"labels file {path} must hold a list of labels or a mapping {{label: words}}")

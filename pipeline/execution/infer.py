@@ -40,9 +40,9 @@ from tirazh.model.requests import (
     TextScoreRequest,
 )
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.decide import calibrate
 from tirazh.pipeline.constraints.rows import row_constraints
 from tirazh.pipeline.input.overrides import override_rows, row_sampling, sample_seed
-from tirazh.pipeline.labels import calibrate
 
 if TYPE_CHECKING:
     from tirazh.actors.replica import Replica

@@ -16,6 +16,7 @@ from tirazh.model.config import ModelConfig, ModelSettings
 from tirazh.model.requests import SamplingParams
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.model.training.lora import check_peft
+from tirazh.pipeline.classification.labels import words_of
 from tirazh.pipeline.finetune.corpus import DocumentMaker, InputFiles, LabelledPromptMaker, PairMaker, TextMaker
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.input.footers import check_text_column, read_footers
@@ -84,7 +85,7 @@ class FinetunePlan:
         column = self.spec.completion_column
         assert column is not None
         writer = PromptWriter(self._prompt_config(seq_length=self.seq_length + 1, room=0), self.tokenizer)
-        return PairMaker(writer, self.tokenizer, column, self.spec.labels)
+        return PairMaker(writer, self.tokenizer, column, self._words)
 
     def labelled_prompts(self) -> LabelledPromptMaker:
         """Return the maker of the prompts whose gold label is known."""
@@ -106,9 +107,13 @@ class FinetunePlan:
         config, labels = self._with_labels()
         return label_ends(config, self.tokenizer, labels)
 
+    @property
+    def _words(self) -> dict[str, str] | None:
+        return words_of(self.spec.labels) if self.spec.labels else None
+
     def _with_labels(self) -> tuple[PromptConfig, tuple[tuple[int, ...], ...]]:
         config = self._prompt_config(seq_length=self.seq_length, room=0)
-        return with_labels(config, self.tokenizer, self.spec.labels or {})
+        return with_labels(config, self.tokenizer, self._words or {})
 
     @property
     def _truncate(self) -> Truncate:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tirazh.actors.messages import DType
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.model.training.config import LORA_TARGETS
-from tirazh.pipeline.label_checks import check_labels
+from tirazh.pipeline.classification.label_checks import check_labels
 from tirazh.pipeline.settings import (
     Spec,
     check_at_least,
@@ -47,7 +47,7 @@ class FinetuneSpec(Spec):
         None, "column with the completion; only its tokens contribute to the loss by default", identity=True
     )
     template: str | None = shared_setting("template")
-    labels: Mapping[str, str] | None = setting(
+    labels: Mapping[str, Any] | None = setting(
         None,
         "label names, comma-separated, or a YAML file {label: words}; the completion column then holds labels, and "
         "prompts have the form that classify uses",

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.decide import decide
 from tirazh.pipeline.constraints.fields import SchemaField, fill_fields
 from tirazh.pipeline.file_metadata import adapt_metadata
 from tirazh.pipeline.input.overrides import sample_seed
 from tirazh.pipeline.input.schemas.arrow_types import restore, with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import public_metadata
-from tirazh.pipeline.labels import decide
 from tirazh.pipeline.output.rows.sample_rows import sample_rows
 
 _CHUNK_ENTRIES = 1 << 20

@@ -12,6 +12,7 @@ from tirazh.errors import InputError, RequestError, RowError
 from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.labels import words_of
 from tirazh.pipeline.input.footers import check_text_column
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
@@ -64,7 +65,7 @@ def prepare_prompts(
     labels: tuple[tuple[int, ...], ...] = ()
     ends: tuple[int, ...] = ()
     if isinstance(spec, ClassifySpec):
-        config, labels = with_labels(config, tokenizer, spec.labels)
+        config, labels = with_labels(config, tokenizer, words_of(spec.labels or {}))
         ends = label_ends(config, tokenizer, labels)
     if isinstance(spec, ScoreSpec):
         return _prepare_texts(config, tokenizer)
@@ -158,6 +159,7 @@ def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) 
     if not isinstance(spec, ClassifySpec) or spec.examples is None or examples is None:
         return ""
     table = parse_examples(spec.examples, examples)
+    words = words_of(spec.labels or {})
     for column in (*config.columns.values(), schema.LABEL):
         check_text_column(table.schema, column, flag=f"in --examples {show_uri(spec.examples)}")
     shots = []
@@ -168,16 +170,16 @@ def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) 
         if broken is not None:
             raise InputError(f"--examples, row {number}: column {broken!r} {row[broken].reason}")
         label = row[schema.LABEL]
-        if label not in spec.labels:
-            raise InputError(f"--examples, row {number}: {label!r} is not one of the labels {', '.join(spec.labels)}")
+        if label not in words:
+            raise InputError(f"--examples, row {number}: {label!r} is not one of the labels {', '.join(words)}")
         variables = {name: row[column] for name, column in config.columns.items()}
-        if holds_any({**variables, schema.LABEL: spec.labels[label]}, config.template.marks):
+        if holds_any({**variables, schema.LABEL: words[label]}, config.template.marks):
             raise InputError(f"--examples, row {number} contains a private-use character; remove it")
         try:
             prompt = config.template.render(variables)
         except RowError as error:
             raise InputError(f"--examples, row {number}: {error}") from None
-        shots.append(f"{prompt.rstrip()} {spec.labels[label].strip()}")
+        shots.append(f"{prompt.rstrip()} {words[label].strip()}")
     return BETWEEN_EXAMPLES.join(shots)
 
 

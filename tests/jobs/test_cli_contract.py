@@ -18,7 +18,9 @@ COMMON = (
     "--tensor-parallel --threads --tokenizer --truncate"
 )
 FLAGS = {
-    "classify": f"{COMMON} --abstain-below --calibrate --examples --gold-column --labels --no-calibrate --text-column",
+    "classify": f"{COMMON} --abstain-below --calibrate --examples --gold-column --head --labels --multi-label "
+    "--no-calibrate --none-label --permutations --priors --questions --scoring --seed --shape --shot-selection "
+    "--shot-tokens --shots --target-error --text-column --top",
     "generate": f"{COMMON} --accepted --against --bad-words --choices --dedup --dropped --examples --filters "
     "--frequency-penalty --keep --logit-bias --max-attempts --max-new-tokens --min-new-tokens --min-p "
     "--no-repeat-ngram-size --per-cell --pii --presence-penalty --prompt-column --regex --repetition-penalty --rows "

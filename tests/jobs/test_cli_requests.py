@@ -48,7 +48,7 @@ NEEDED = ["--input", "in.parquet", "--output", "out"]
         ),
         ("classify --labels a,b economics", "classify accepts no argument 'economics'; did you mean --input?"),
         ("generate --slots 4 --slots 8", "--slots is given twice (4, then 8); give it once"),
-        ("classify --calibrate --no-calibrate", "--calibrate is given twice (True, then False); give it once"),
+        ("classify --calibrate --no-calibrate", "--no-calibrate is given twice (contextual, then False); give it once"),
         (
             "verify out --endpoint-url http://a --endpoint-url http://b",
             "--endpoint-url is given twice (http://a, then http://b); give it once",

@@ -86,7 +86,7 @@ def test_only_the_last_step_is_missing(spec: ClassifySpec) -> None:
 
 def test_the_output_of_another_job(spec: ClassifySpec) -> None:
     run_job(spec)
-    other = replace(spec, calibrate=True, template="News: {{ text }}")
+    other = replace(spec, calibrate="contextual", template="News: {{ text }}")
     with pytest.raises(OutputError) as of_dry_run:
         dry_run_of(other)
     with pytest.raises(OutputError) as of_run:

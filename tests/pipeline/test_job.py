@@ -73,7 +73,7 @@ def test_a_job_writes_rows_manifest_and_report(
 ) -> None:
     write_news(write_input)
     events: list[ProgressEvent] = []
-    spec = classify(part_rows=15, gold_column="topic", calibrate=True, max_error_rate=0.5, abstain_below=0.6)
+    spec = classify(part_rows=15, gold_column="topic", calibrate="contextual", max_error_rate=0.5, abstain_below=0.6)
     manifest = run(spec, on_progress=events.append)
 
     rows = read(tmp_path / "out")

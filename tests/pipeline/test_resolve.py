@@ -144,7 +144,7 @@ OTHER_JOB: dict[str, dict[str, Any]] = {
     "template": {"template": "{{ text }}\nКласс:"},
     "truncate": {"truncate": "left"},
     "sequence length": {"seq_length": 255},
-    "calibrate": {"calibrate": True},
+    "calibrate": {"calibrate": "contextual"},
 }
 
 

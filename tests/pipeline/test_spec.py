@@ -33,7 +33,7 @@ def test_a_classify_spec_keeps_the_identity_that_existing_outputs_were_written_w
         model="/models/xl",
         labels=LABELS,
         examples="/data/few.parquet",
-        calibrate=True,
+        calibrate="contextual",
         abstain_below=0.25,
         template="Новость: {{ text }}",
         limit=1000,
@@ -57,11 +57,11 @@ def test_a_classify_spec_keeps_the_identity_that_existing_outputs_were_written_w
         "text_column": "text",
         "labels": LABELS,
         "examples": "/data/few.parquet",
-        "calibrate": True,
+        "calibrate": "contextual",
         "abstain_below": 0.25,
     }
     assert list(spec.identity())[:4] == ["kind", "input", "model", "prefix"], "plan.json keeps this order"
-    assert spec.fingerprint() == "79f4d4c2a518c32c"
+    assert spec.fingerprint() == "f794a2cfe9edbc8a"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def test_the_signature_lists_every_setting_with_the_default_of_the_spec(kind: st
     assert parameters.pop("progress").default == "quiet"
     assert set(parameters) == {each.name for each in fields(KINDS[kind])}
     for setting in settings_of(kind).values():
-        default = inspect.Parameter.empty if setting.is_required else setting.default
+        is_needed = setting.is_required and setting.required_unless is None
+        default = inspect.Parameter.empty if is_needed else setting.default
         assert parameters[setting.name].default == default
         assert parameters[setting.name].kind is inspect.Parameter.KEYWORD_ONLY
 
@@ -67,7 +68,8 @@ def test_the_types_accept_what_the_spec_accepts(kind: str) -> None:
         if setting.type == "labels":
             assert Mapping in accepted
         assert expected <= accepted, name
-        assert (get_origin(declared[name]) is Required) == setting.is_required, name
+        is_needed = setting.is_required and setting.required_unless is None
+        assert (get_origin(declared[name]) is Required) == is_needed, name
 
 
 @pytest.mark.parametrize("kind", FUNCTIONS)

@@ -57,7 +57,7 @@ STORED_PLAN = """{
    "economics": "экономика"
   },
   "examples": "<folder>/few.parquet",
-  "calibrate": false,
+  "calibrate": null,
   "abstain_below": 0.0
  },
  "model_fingerprint": "<model_fingerprint>",

@@ -51,7 +51,7 @@ def generate(settings: dict[str, Any]) -> GenerateSpec:
 
 @pytest.fixture
 def classify(settings: dict[str, Any]) -> ClassifySpec:
-    return ClassifySpec(**settings, labels=LABELS, calibrate=True)
+    return ClassifySpec(**settings, labels=LABELS, calibrate="contextual")
 
 
 def whole(spec: JobSpec) -> list[list[dict[str, Any]]]:

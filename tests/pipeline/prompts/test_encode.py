@@ -200,10 +200,10 @@ def test_examples_longer_than_the_sequence_length_are_refused(prepare: Prepare, 
 
 
 def test_calibration_uses_the_template_with_an_empty_text(prepare: Prepare, tokenizer: Tokenizer) -> None:
-    assert tokenizer.decode(prepare(classify(calibrate=True)).calibration_ids) == "\nТема:"
+    assert tokenizer.decode(prepare(classify(calibrate="contextual")).calibration_ids) == "\nТема:"
     assert prepare(classify()).calibration_ids == ()
     with pytest.raises(RequestError, match="--calibrate needs a template"):
-        prepare(classify(calibrate=True, template="{{ text }}"))
+        prepare(classify(calibrate="contextual", template="{{ text }}"))
 
 
 def test_labels_with_a_common_prefix_have_different_tokens(prepare: Prepare) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tirazh.errors import RequestError
-from tirazh.pipeline.label_checks import check_labels
+from tirazh.pipeline.classification.label_checks import check_labels
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tirazh.pipeline.labels import calibrate, decide
+from tirazh.pipeline.classification.decide import calibrate, decide
 
 scores = st.lists(st.lists(st.floats(-1_000, 0), min_size=3, max_size=3), min_size=1, max_size=5).map(
     lambda rows: np.array(rows)

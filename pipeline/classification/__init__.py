@@ -1,0 +1,1 @@
+"""Classification: labels and questions, the scores of labels, calibration, and the decision for a row."""
