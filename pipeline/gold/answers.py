@@ -20,14 +20,14 @@ from tirazh.pipeline.evaluation.predictions import Predictions
 class AnswerColumns:
     """The names of the columns with the answers to one question, and the labels of the question.
 
-    `confidence`, `probabilities` and `abstained` are None if the output has no such column. `none_label` is the index
-    of the label that means none of the others, if the question has one.
+    `error`, `confidence`, `probabilities` and `abstained` are None if the output has no such column. `none_label` is
+    the index of the label that means none of the others, if the question has one.
     """
 
     labels: tuple[str, ...]
     none_label: int | None
     label: str
-    error: str
+    error: str | None
     confidence: str | None
     probabilities: str | None
     abstained: str | None
@@ -64,7 +64,7 @@ def find_answers(spec: Mapping[str, Any], columns: pa.Schema, question: str | No
         labels=labels,
         none_label=labels.index(settings["none_label"]) if settings.get("none_label") in labels else None,
         label=label,
-        error=prefix + schema.ERROR,
+        error=known(schema.ERROR),
         confidence=known(stem + schema.CONFIDENCE),
         probabilities=known(stem + schema.PROBABILITIES),
         abstained=known(stem + schema.ABSTAINED),
@@ -78,7 +78,7 @@ def read_answers(table: pa.Table, columns: AnswerColumns, gold: NDArray[np.int64
     has no label in the output: it answered if this is its gold label, else it abstained. Raises InputError for a label
     that is none of the job's.
     """
-    failed = _booleans(table.column(columns.error).is_valid())
+    failed = failed_rows(table, columns)
     best = _codes(table.column(columns.label), columns.labels, columns.label)
     abstained = best < 0
     if columns.abstained is not None:
@@ -104,6 +104,13 @@ def read_answers(table: pa.Table, columns: AnswerColumns, gold: NDArray[np.int64
         probabilities=chances,
         winners=best,
     )
+
+
+def failed_rows(table: pa.Table, columns: AnswerColumns) -> NDArray[np.bool_]:
+    """Which rows have an error, bool [N]."""
+    if columns.error is None:
+        return np.zeros(table.num_rows, np.bool_)
+    return _booleans(table.column(columns.error).is_valid())
 
 
 def codes_of(column: pa.ChunkedArray[Any], labels: Sequence[str]) -> NDArray[np.int64]:

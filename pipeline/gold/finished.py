@@ -22,18 +22,16 @@ _CLASSIFY = "classify"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedOutput:
-    """`parts` are (name, rows) of the part files in the order of the rows, `columns` the schema of each of them."""
+    """`parts` are (name, rows) of the part files in the order of the rows, `columns` the schema of each of them.
+
+    `spec` are the settings of the job as JSON values; of a job of several steps those of its classify step.
+    """
 
     files: OutputFiles
     manifest: Mapping[str, Any]
+    spec: Mapping[str, Any]
     parts: tuple[tuple[str, int], ...]
     columns: pa.Schema
-
-    @property
-    def spec(self) -> Mapping[str, Any]:
-        """The settings of the job, as JSON values."""
-        spec: Mapping[str, Any] = self.manifest["spec"]
-        return spec
 
     def tables(self, part: int, columns: Sequence[str], *, batch_rows: int) -> Iterator[pa.Table]:
         """Read some columns of a part in batches of at most `batch_rows` rows. Raises InputError for a damaged part."""
@@ -48,7 +46,8 @@ class FinishedOutput:
 
 
 def open_finished(output: str, storage: Storage) -> FinishedOutput:
-    """Open the output directory of a job. Raises OutputError unless the job was classify and is finished."""
+    """Open the output directory of a job. Raises OutputError unless it is finished and assigned labels: a job of
+    classify, or of several steps with one of classify."""
     files = OutputFiles.at(output, storage)
     place = show_uri(files.directory)
     manifest = _manifest(files)
@@ -57,14 +56,26 @@ def open_finished(output: str, storage: Storage) -> FinishedOutput:
         if PLAN in names or manifest is not None:
             raise OutputError(f"{place} is not finished; run its job again first")
         raise OutputError(f"{place} is not the output of a job: it has no {OWN}/{MANIFEST}")
-    if manifest["kind"] != _CLASSIFY:
-        steps = sorted(storage.directories(files.own(STEPS)))
-        of_step = f"; its steps are in {OWN}/{STEPS}: {', '.join(steps)}" if steps else ""
-        raise OutputError(f"{place} is an output of {manifest['kind']}; only those of classify have labels{of_step}")
+    spec = _classify_spec(manifest, place)
     parts = tuple((str(part["name"]), int(part["rows"])) for part in manifest["parts"])
     if not parts:
         raise OutputError(f"{place} has no rows")
-    return FinishedOutput(files=files, manifest=manifest, parts=parts, columns=_columns(files, parts[0][0]))
+    columns = _columns(files, parts[0][0])
+    return FinishedOutput(files=files, manifest=manifest, spec=spec, parts=parts, columns=columns)
+
+
+def _classify_spec(manifest: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    if manifest["kind"] == _CLASSIFY:
+        return dict(manifest["spec"])
+    steps = [step for step in manifest["spec"].get("steps") or [] if step.get("kind") == _CLASSIFY]
+    if len(steps) == 1:
+        return dict(steps[0])
+    if steps:
+        names = ", ".join(str(step.get("name")) for step in steps)
+        raise OutputError(
+            f"{place} has several classify steps ({names}); name the output of one of them, in {OWN}/{STEPS}/"
+        )
+    raise OutputError(f"{place} is an output of {manifest['kind']}; only those of classify have labels")
 
 
 def _manifest(files: OutputFiles) -> dict[str, Any] | None:

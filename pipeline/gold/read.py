@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tirazh.errors import InputError, RequestError, did_you_mean
 from tirazh.pipeline import schema
 from tirazh.pipeline.evaluation.predictions import Predictions, RowFigures, figures_of, join_figures
-from tirazh.pipeline.gold.answers import AnswerColumns, codes_of, find_answers, read_answers
+from tirazh.pipeline.gold.answers import AnswerColumns, codes_of, failed_rows, find_answers, read_answers
 from tirazh.pipeline.gold.finished import FinishedOutput, open_finished
 from tirazh.pipeline.gold.gold_file import GoldMatch, match, read_gold_file, text_column
 from tirazh.pipeline.storage.errors import show_uri
@@ -147,7 +147,7 @@ def read_labelled(
         assert keys is not None
         gold_file = read_gold_file(source.file, found.files.storage, key=source.key, label=source.label or schema.LABEL)
         matched = match(gold_file, keys)
-    gold, counts = _count(matched, answers, rows.column(answers.error).is_valid().to_numpy())
+    gold, counts = _count(matched, answers, failed_rows(rows, answers))
     return LabelledOutput(
         output=found,
         columns=answers,
@@ -192,12 +192,14 @@ def _describe(source: GoldSource, column: str | None) -> dict[str, str]:
 
 
 def _read_columns(found: FinishedOutput, names: Sequence[str]) -> pa.Table:
+    chosen = list(dict.fromkeys(names))
+
     def read(part: int) -> list[pa.Table]:
-        return list(found.tables(part, names, batch_rows=_BATCH_ROWS))
+        return list(found.tables(part, chosen, batch_rows=_BATCH_ROWS))
 
     tables = list(chain.from_iterable(_of_parts(found, read)))
     # Without metadata, which may differ between parts.
-    empty = pa.schema([found.columns.field(name) for name in dict.fromkeys(names)]).remove_metadata().empty_table()
+    empty = pa.schema([found.columns.field(name) for name in chosen]).remove_metadata().empty_table()
     return pa.concat_tables([empty, *(table.replace_schema_metadata(None) for table in tables)])
 
 

@@ -17,6 +17,7 @@ from tirazh.pipeline.evaluation.predictions import RowFigures
 from tirazh.pipeline.gold.gold_file import positions
 from tirazh.pipeline.gold.read import GoldSource, LabelledOutput, read_labelled
 from tirazh.pipeline.output.report import write_report
+from tirazh.pipeline.settings import check_at_least
 from tirazh.pipeline.storage.errors import show_uri
 
 
@@ -37,6 +38,7 @@ def evaluate_output(
     they are written to `_tirazh/evaluation.json`, and the report shows them. Raises RequestError if no row has a gold
     label that the job has, and what `read_labelled` raises.
     """
+    check_at_least("seed", seed, 0)
     found = read_labelled(output, source, question=question, endpoint_url=endpoint_url)
     if not found.counts.evaluated:
         raise RequestError(_nothing_to_evaluate(found))
