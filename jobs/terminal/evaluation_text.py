@@ -7,7 +7,7 @@ from typing import Any
 
 MOST_LABELS = 40
 # More columns do not fit on a screen; then the most frequent confusions are listed.
-MOST_COLUMNS = 8
+MOST_COLUMNS = 12
 MOST_CONFUSIONS = 10
 ABSTAINED = "(abstained)"
 # Figures that are shares of rows or of one, and how they are named.
@@ -91,9 +91,10 @@ def _classes_text(classes: Sequence[Mapping[str, Any]]) -> str:
 def _confusion_text(found: Mapping[str, Any]) -> str:
     labels, cells = found["labels"], found["confusion"]
     if len(labels) > MOST_COLUMNS:
-        wrong = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: -cell[2])[:MOST_CONFUSIONS]
-        rows = [("gold label", "answer", "rows"), *((gold, answer or ABSTAINED, f"{n:,}") for gold, answer, n in wrong)]
-        return f"the most frequent confusions\n{_printable(table_text(rows))}" if wrong else "no row is wrong"
+        wrong = sorted((cell for cell in cells if cell[1] not in (cell[0], None)), key=lambda cell: -cell[2])
+        rows = [("gold label", "answer", "rows")]
+        rows += [(gold, answer, f"{count:,}") for gold, answer, count in wrong[:MOST_CONFUSIONS]]
+        return f"the most frequent wrong answers\n{_printable(table_text(rows))}" if wrong else "no answer is wrong"
     counts = {(gold, answer): rows for gold, answer, rows in cells}
     answers = [*labels, *([None] if any(answer is None for _, answer in counts) else [])]
     rows = [("gold label \\ answer", *(answer or ABSTAINED for answer in answers))]

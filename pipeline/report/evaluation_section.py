@@ -107,7 +107,7 @@ def _section(values: Mapping[str, Any]) -> EvaluationSection:
     question = values.get("question")
     labels, cells = values["labels"], values["confusion"]
     has_matrix = len(labels) <= MOST_COLUMNS
-    wrong = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: -cell[2])
+    wrong = sorted((cell for cell in cells if cell[1] not in (cell[0], None)), key=lambda cell: -cell[2])
     most_error = max([0.1, *(point["error"] for point in values["curve"])])
     return EvaluationSection(
         title="Evaluation" if question is None else f"Evaluation of {question}",
@@ -116,9 +116,7 @@ def _section(values: Mapping[str, Any]) -> EvaluationSection:
         classes=tuple(_classes(values["classes"])),
         answers=(*labels, _ABSTAINED) if has_matrix else (),
         matrix=tuple(_matrix(labels, cells)) if has_matrix else (),
-        confusions=()
-        if has_matrix
-        else tuple((gold, answer or _ABSTAINED, rows) for gold, answer, rows in wrong[:MOST_CONFUSIONS]),
+        confusions=() if has_matrix else tuple((gold, answer, rows) for gold, answer, rows in wrong[:MOST_CONFUSIONS]),
         bars=tuple(_bars(values["reliability"])),
         curve=" ".join(
             f"{SIDE * point['coverage']:.1f},{SIDE * (1 - point['error'] / most_error):.1f}"
