@@ -29,13 +29,14 @@ OTHER_PYTHON = sorted(
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 VAGUE_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "manager", "misc", "base"}
 SLOW_LIBRARIES = ["torch", "ray", "deepspeed", "transformers"]
-KEYS_ARE_NOT_COLUMNS = {"schema.py", "results.py", "responses.py"}
+KEYS_ARE_NOT_COLUMNS = {"schema.py", "console.py", "results.py", "responses.py"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_FOLDER_MODULES = 24
 MAX_SHARED_PREFIX = 3
 SPECS = (ClassifySpec, GenerateSpec, StepsSpec, FilterSpec)
 SPEC_FIELDS = {"name", *(setting.name for spec in SPECS for setting in fields(spec))}
+KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py"}
 # Flags of the commands that are not settings of a job.
 OTHER_FLAGS = {
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),

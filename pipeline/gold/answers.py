@@ -82,7 +82,7 @@ def read_answers(table: pa.Table, columns: AnswerColumns, gold: NDArray[np.int64
     best = _codes(table.column(columns.label), columns.labels, columns.label)
     abstained = best < 0
     if columns.abstained is not None:
-        abstained |= _booleans(table.column(columns.abstained).fill_null(False))
+        abstained |= _booleans(pc.fill_null(table.column(columns.abstained), False))
     chances = None
     if columns.probabilities is not None:
         chances = _probabilities(table.column(columns.probabilities), columns)
@@ -95,7 +95,7 @@ def read_answers(table: pa.Table, columns: AnswerColumns, gold: NDArray[np.int64
         is_none = (best == columns.none_label) & (gold == columns.none_label)
     confidence = np.full(table.num_rows, np.nan)
     if columns.confidence is not None:
-        confidence = table.column(columns.confidence).cast(pa.float64()).fill_null(np.nan).to_numpy()
+        confidence = pc.fill_null(table.column(columns.confidence).cast(pa.float64()), np.nan).to_numpy()
     return Predictions(
         labels=columns.labels,
         gold=np.where(failed, -1, gold),
