@@ -36,6 +36,7 @@ MAX_FOLDER_MODULES = 24
 MAX_SHARED_PREFIX = 3
 SPECS = (ClassifySpec, GenerateSpec, StepsSpec, FilterSpec)
 SPEC_FIELDS = {"name", *(setting.name for spec in SPECS for setting in fields(spec))}
+KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py"}
 # Flags of the commands that are not settings of a job.
 OTHER_FLAGS = {
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),
@@ -94,8 +95,8 @@ def test_names_of_added_columns_are_written_in_one_place(path: Path) -> None:
 
 def test_the_public_names_are_these_and_exist() -> None:
     functions = {"classify", "finetune", "generate", "load_pretrained", "plan", "preview", "report", "run", "score"}
-    functions |= {"verify"}
-    types = {"JobPlan", "Manifest", "ModelSettings", "Preview", "TrainingManifest", "Verification"}
+    functions |= {"verify", "evaluate"}
+    types = {"Evaluation", "JobPlan", "Manifest", "ModelSettings", "Preview", "TrainingManifest", "Verification"}
     tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, TirazhError)}
     assert set(tirazh.__all__) == functions | types | tree
     assert len(tirazh.__all__) == len(set(tirazh.__all__))
