@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tirazh.errors import RequestError, RowError
 from tirazh.model.requests import EngineJob
@@ -40,6 +41,11 @@ class PreparedPrompts:
     engine_job: EngineJob
     calibration_ids: tuple[int, ...]
     few_shot: FewShot = field(default_factory=FewShot)
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says about the prompts."""
+        few_shot = self.few_shot.summary()
+        return {"few_shot": few_shot} if few_shot is not None else {}
 
 
 def prepare_prompts(
