@@ -57,7 +57,7 @@ class FewShot:
             "rows": list(self.chosen[:MAX_SHOWN_ROWS]),
             "tokens": self.tokens,
             "orders": len(self.heads),
-            "labels": by_question.get("", by_question),
+            "examples_per_label": by_question.get("", by_question),
         }
 
 

@@ -12,7 +12,7 @@ def examples_text(summary: Mapping[str, Any]) -> str:
     """The examples in one line, from `FewShot.summary()`."""
     if summary.get("selection") == "nearest":
         return f"for each row the {summary['examples_per_row']} nearest of {summary['examples']:,}"
-    labels = summary["labels"]
+    labels = summary["examples_per_label"]
     by_question = labels if any(isinstance(counts, Mapping) for counts in labels.values()) else {"": labels}
     counted = "; ".join(
         (f"{question}: " if question else "") + _counts(counts) for question, counts in by_question.items()

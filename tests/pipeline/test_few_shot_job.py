@@ -51,7 +51,7 @@ def test_plan_manifest_and_report_say_which_examples_were_taken(spec: ClassifySp
     planned = describe_job(spec)["few_shot"]
     manifest = run_job(spec)
     assert manifest["few_shot"] == planned
-    assert planned["labels"] == {"sport": 1, "economics": 1}
+    assert planned["examples_per_label"] == {"sport": 1, "economics": 1}
     assert len(planned["rows"]) == planned["examples"] == 2
     assert planned["tokens"] > 0
     page = (Path(spec.output) / "_tirazh/report.html").read_text()

@@ -75,7 +75,7 @@ def test_without_a_number_all_examples_are_taken_in_file_order(prepare: Prepare)
         "rows": [1, 2, 3, 4, 5, 6],
         "tokens": few_shot.tokens,
         "orders": 1,
-        "labels": {"sport": 4, "economics": 2},
+        "examples_per_label": {"sport": 4, "economics": 2},
     }
 
 
@@ -209,7 +209,7 @@ def test_an_example_shows_every_question_with_its_words(prepare: Prepare, tokeni
     )
     summary = few_shot.summary()
     assert summary is not None
-    assert summary["labels"] == {"topic": {"sport": 1, "economics": 1}, "tone": {"good": 1, "bad": 1}}
+    assert summary["examples_per_label"] == {"topic": {"sport": 1, "economics": 1}, "tone": {"good": 1, "bad": 1}}
     with pytest.raises(InputError, match="no column 'tone'"):
         build({name: rows[name] for name in ("text", "topic")}, questions)
 

@@ -138,7 +138,7 @@ def test_the_examples_of_a_classify_job_are_told() -> None:
         "rows": [*range(1, 21)],
         "tokens": 1_300,
         "orders": 2,
-        "labels": {"sport": 13, "money": 12},
+        "examples_per_label": {"sport": 13, "money": 12},
     }
     (sentence, *_) = content_of(manifest(kind="classify", few_shot=summary), None).sentences[1:]
     assert sentence.startswith(
@@ -149,7 +149,7 @@ def test_the_examples_of_a_classify_job_are_told() -> None:
 
 def test_the_examples_of_several_questions_and_the_nearest_ones_are_told() -> None:
     labels = {"topic": {"sport": 1, "money": 1}, "tone": {"good": 2}}
-    summary = {"examples": 2, "rows": [3, 7], "tokens": 40, "orders": 1, "labels": labels}
+    summary = {"examples": 2, "rows": [3, 7], "tokens": 40, "orders": 1, "examples_per_label": labels}
     assert examples_text(summary) == "2 (topic: sport 1, money 1; tone: good 2), 40 tokens; rows 3, 7 of the file"
     nearest = {"selection": "nearest", "examples_per_row": 4, "examples": 1_500}
     assert examples_text(nearest) == "for each row the 4 nearest of 1,500"
