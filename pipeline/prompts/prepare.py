@@ -6,18 +6,17 @@ CPU tasks make prompts by the resulting `PromptConfig`, replicas receive the `En
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from tirazh.errors import InputError, RequestError, RowError
+from tirazh.errors import RequestError, RowError
 from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.labels import words_of
-from tirazh.pipeline.input.footers import check_text_column
-from tirazh.pipeline.input.texts import BrokenText, values_of
-from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
+from tirazh.pipeline.prompts.control_marks import choose_marks
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
-from tirazh.pipeline.prompts.examples_file import parse_examples
+from tirazh.pipeline.prompts.few_shot import FewShot, build_heads
 from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens, find_boundary
 from tirazh.pipeline.prompts.sampled_tokens import with_tokens
 from tirazh.pipeline.prompts.score_texts import shared_context
@@ -25,9 +24,7 @@ from tirazh.pipeline.prompts.shots import EXAMPLES, load_shots
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
-from tirazh.pipeline.storage.errors import show_uri
 
-BETWEEN_EXAMPLES = "\n\n"
 # Texts whose first characters are of every class that a tokenizer treats differently. The tokens
 # that their prompts have in common at the beginning are common to all prompts of the job.
 PROBE_TEXTS = ("А", "z", "7", "«", "-", " ", "\n")
@@ -37,11 +34,18 @@ MIN_SHARED_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompts:
-    """`calibration_ids` are the tokens of the prompt with an empty text; empty without --calibrate."""
+    """`calibration_ids` are the tokens of the prompt with an empty text; empty without --calibrate. `few_shot` are the
+    examples of classify."""
 
     config: PromptConfig
     engine_job: EngineJob
     calibration_ids: tuple[int, ...]
+    few_shot: FewShot = field(default_factory=FewShot)
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says about the prompts."""
+        few_shot = self.few_shot.summary()
+        return {"few_shot": few_shot} if few_shot is not None else {}
 
 
 def prepare_prompts(
@@ -72,7 +76,9 @@ def prepare_prompts(
     if isinstance(spec, GenerateSpec) and spec.examples is not None and examples is not None:
         shots = load_shots(spec.examples, examples, spec.shots, config.template, config.columns)
         config = replace(config, shots=shots)
-    config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
+    few_shot = build_heads(spec, examples, config, tokenizer) if isinstance(spec, ClassifySpec) else FewShot()
+    config = replace(config, nearest=few_shot.nearest)
+    config = _add_examples(config, tokenizer, few_shot.heads[0], few_shot.separator)
     writer = PromptWriter(replace(config, boundary=None), tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
     _check_capacity(config, len(prefix))
@@ -82,7 +88,7 @@ def prepare_prompts(
         if not calibration:
             raise RequestError("--calibrate needs a template that contains more than the text itself")
     job = EngineJob(prefix_token_ids=prefix, labels=labels, label_ends=ends)
-    return PreparedPrompts(config, job, tuple(calibration))
+    return PreparedPrompts(config, job, tuple(calibration), few_shot)
 
 
 def _prepare_texts(config: PromptConfig, tokenizer: Tokenizer) -> PreparedPrompts:
@@ -154,46 +160,17 @@ def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: Prompt
     )
 
 
-def _examples_text(spec: JobSpec, config: PromptConfig, examples: bytes | None) -> str:
-    """Render all few-shot examples, each a prompt with its label. Empty without --examples."""
-    if not isinstance(spec, ClassifySpec) or spec.examples is None or examples is None:
-        return ""
-    table = parse_examples(spec.examples, examples)
-    words = words_of(spec.labels or {})
-    for column in (*config.columns.values(), schema.LABEL):
-        check_text_column(table.schema, column, flag=f"in --examples {show_uri(spec.examples)}")
-    shots = []
-    names = list(dict.fromkeys((*config.columns.values(), schema.LABEL)))
-    for number, values in enumerate(zip(*(values_of(table.column(name)) for name in names), strict=True), start=1):
-        row = dict(zip(names, values, strict=True))
-        broken = next((name for name in names if isinstance(row[name], BrokenText)), None)
-        if broken is not None:
-            raise InputError(f"--examples, row {number}: column {broken!r} {row[broken].reason}")
-        label = row[schema.LABEL]
-        if label not in words:
-            raise InputError(f"--examples, row {number}: {label!r} is not one of the labels {', '.join(words)}")
-        variables = {name: row[column] for name, column in config.columns.items()}
-        if holds_any({**variables, schema.LABEL: words[label]}, config.template.marks):
-            raise InputError(f"--examples, row {number} contains a private-use character; remove it")
-        try:
-            prompt = config.template.render(variables)
-        except RowError as error:
-            raise InputError(f"--examples, row {number}: {error}") from None
-        shots.append(f"{prompt.rstrip()} {words[label].strip()}")
-    return BETWEEN_EXAMPLES.join(shots)
-
-
-def _add_examples(config: PromptConfig, tokenizer: Tokenizer, examples: str) -> PromptConfig:
-    """Put the examples before every prompt.
+def _add_examples(config: PromptConfig, tokenizer: Tokenizer, examples: str, separator: str) -> PromptConfig:
+    """Put the examples, followed by the separator, before every prompt.
 
     They are added as token ids if the tokenizer never merges them with the text that follows, so that
     they are not tokenised again for every row; otherwise as text.
     """
     if not examples:
         return config
-    as_text = replace(config, head_text=examples + BETWEEN_EXAMPLES)
+    as_text = replace(config, head_text=examples + separator)
     (head_ids,) = PromptWriter(config, tokenizer).encode([examples])
-    as_ids = replace(config, head_ids=tuple(head_ids), head_text=BETWEEN_EXAMPLES)
+    as_ids = replace(config, head_ids=tuple(head_ids), head_text=separator)
     # A tokenizer that merges the line breaks with the following text gives different tokens for one
     # of the probes.
     by_text, by_ids = (PromptWriter(replace(each, boundary=None), tokenizer) for each in (as_text, as_ids))

@@ -13,6 +13,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answer_counts import AnswerColumns, columns_of_answers
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.report.answers import answer_bars, answer_sentences, answers_of, label_names, share_text
+from tirazh.pipeline.report.examples import examples_text
 from tirazh.pipeline.report.text_figures import TextFigures, count_texts
 
 MAX_SHOWN_TEXTS = 20
@@ -86,6 +87,8 @@ def _sentences(manifest: Mapping[str, Any], figures: TextFigures | None) -> list
     if dropped:
         named = ", ".join(f"{name} {count:,}" for name, count in list(dropped.items())[:3])
         said.append(f"{manifest.get('kept', 0):,} rows were kept. The most frequent reasons to drop one: {named}.")
+    if manifest.get("few_shot"):
+        said.append(f"Examples before every prompt: {examples_text(manifest['few_shot'])}.")
     for name, facts in answers_of(manifest).items():
         said += answer_sentences(facts, rows, name=name, labels=label_names(manifest["spec"], name))
     return [*said, f"{rows:,} rows are written{'' if errors else ', none with an error'}."]
