@@ -23,7 +23,6 @@ from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.directory import ModelSummary, resolve_model
 from tirazh.model.config import check_split
 from tirazh.model.tokenizer import load_tokenizer
-from tirazh.pipeline.classification.row_sample import choose_sample, digest_of
 from tirazh.pipeline.columns import check_columns, check_vary, override_columns
 from tirazh.pipeline.constraints.check import check_constraint
 from tirazh.pipeline.constraints.settings import used_setting
@@ -47,6 +46,7 @@ from tirazh.pipeline.input.read import read_rows
 from tirazh.pipeline.input.schemas.arrow_types import with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import refuse_unwritable, with_metadata_of
 from tirazh.pipeline.input.unify import count_directory_text, unify
+from tirazh.pipeline.prompts.row_sample import choose_sample, digest_of
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec

@@ -17,7 +17,6 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.classification.label_requests import LabelRequests
 from tirazh.pipeline.classification.labels import Label, candidates_of
 from tirazh.pipeline.classification.questions import Question
-from tirazh.pipeline.classification.row_sample import MAX_SAMPLE_ROWS
 from tirazh.pipeline.classification.scores import LabelLayout
 from tirazh.pipeline.prompts.control_marks import holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptStep, PromptWriter
@@ -30,6 +29,7 @@ from tirazh.pipeline.prompts.label_tokens import (
     find_boundary,
     is_fixed,
 )
+from tirazh.pipeline.prompts.row_sample import MAX_SAMPLE_ROWS
 from tirazh.pipeline.prompts.shared_prefix import PROBE_TEXTS, add_head, common_prefix, fill, find_prefix
 from tirazh.pipeline.prompts.source import LABELS
 from tirazh.pipeline.prompts.variable_types import check_variable
