@@ -27,7 +27,8 @@ class ReplicaConfig:
     "module:" and the name of an importable module with the functions of
     `tirazh.actors.engine_module.EngineModule`, which tests use. `run_id` tells the replicas of
     several runs in one Ray session apart. `jobs`, at least one, are known from the start; more can be
-    added while the replica runs.
+    added while the replica runs. `rank_pool` is the name of the actor that keeps the ranks for the next
+    step of a job (`rank_pool.py`); empty: they end with the replica.
     """
 
     model: str
@@ -44,6 +45,7 @@ class ReplicaConfig:
     rank_timeout_s: float = 60.0
     engine: str = "model"
     run_id: str = ""
+    rank_pool: str = ""
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel", "slots", "seq_length"):

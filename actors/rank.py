@@ -17,12 +17,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tirazh.actors import rendezvous
 from tirazh.actors.engine_module import EngineModule, RunnerT, load_engine_module
 from tirazh.actors.garbage import collect_rarely
 from tirazh.actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig, ReplicaHeartbeat
 from tirazh.actors.progress import ProgressCounter
+from tirazh.actors.rank_handle import RankHandle
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.actors.serving import EngineLoop
 from tirazh.errors import ReplicaError, RequestError, TirazhError
@@ -175,6 +178,19 @@ class Rank:
             reason=reason.strip() or type(error).__name__,
             error=error if isinstance(error, TirazhError) else None,
         )
+
+
+def make_rank(config: ReplicaConfig, rank: int, group: PlacementGroup) -> RankHandle:
+    """Make the actor of a rank in its bundle of a placement group. It ends with the process that calls this."""
+    actor_class = ray.remote(Rank).options(
+        num_cpus=config.cpus_per_rank,
+        num_gpus=1 if config.device == "cuda" else 0,
+        max_restarts=0,
+        max_task_retries=0,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
+    )
+    handle: RankHandle = actor_class.remote(config, rank)
+    return handle
 
 
 def _kernel_versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 import weakref
@@ -19,13 +20,13 @@ from typing import TypeVar
 
 import ray
 from ray.exceptions import RayError, TaskCancelledError
-from ray.util.placement_group import remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from tirazh.actors import placement
 from tirazh.actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig
-from tirazh.actors.rank import Rank
+from tirazh.actors.rank import make_rank
 from tirazh.actors.rank_handle import RankHandle, RemoteMethod
+from tirazh.actors.rank_pool import RankPoolClient
 from tirazh.actors.rendezvous import assign_ranks
 from tirazh.actors.watch import Watcher, cause_of_death
 from tirazh.errors import ReplicaError
@@ -59,7 +60,11 @@ class Replica:
         self._lock = threading.Lock()
         self._watcher: Watcher | None = None
         self._ranks: list[RankHandle] = []
-        self._group = placement.reserve(config)
+        self._ranks_before: EngineCounters | None = None
+        self._pool = RankPoolClient.find(config.rank_pool)
+        self._pooled: int | None = None
+        self._group: PlacementGroup | None = None
+        self._jobs = list(range(len(config.jobs)))
         try:
             self._start()
         except BaseException:
@@ -67,14 +72,21 @@ class Replica:
             raise
 
     def __del__(self) -> None:
-        """Free the ranks: Ray Data drops its actors' objects without calling `close`."""
-        if hasattr(self, "_group"):
+        """Free the ranks, or leave them to the pool: Ray Data drops its actors' objects without calling `close`."""
+        if not hasattr(self, "_group"):
+            return
+        if self._pooled is not None and self._watcher is not None and not self._failure.done():
+            self._watcher.close()
+        else:
             self._end("the replica was garbage-collected without close()")
 
     async def run(self, requests: Sequence[Request]) -> list[Result]:
         """Run requests and return their results in the same order. Calls that run at the same time
         share the slots. Raises ReplicaError when the replica has ended, or ends before it has the
         results."""
+        numbers = self._jobs
+        if numbers != list(range(len(numbers))):  # the ranks have jobs of earlier owners
+            requests = [replace(request, job=numbers[request.job]) for request in requests]
         return await self._call(lambda rank: rank.run, list(requests))
 
     async def add_job(self, job: EngineJob) -> int:
@@ -86,11 +98,14 @@ class Replica:
         index = await self._call(lambda rank: rank.add_job, job)
         if isinstance(index, RankFailure):
             raise index.error or ReplicaError(f"the replica could not take another job: {index.reason}")
-        return index
+        if index not in self._jobs:
+            self._jobs.append(index)
+        return self._jobs.index(index)
 
     async def counters(self) -> EngineCounters:
-        """Return the engine's totals. Raises ReplicaError when the replica has ended."""
-        return await self._call(lambda rank: rank.counters)
+        """Return the engine's totals since this replica started. Raises ReplicaError when it has ended."""
+        totals = await self._call(lambda rank: rank.counters)
+        return totals if self._ranks_before is None else totals.since(self._ranks_before)
 
     def close(self) -> None:
         """Kill every rank and free its resources. Idempotent; takes a few seconds at most."""
@@ -99,15 +114,8 @@ class Replica:
             logger.warning("some ranks of a closed replica were still alive after %g s", _CLOSE_S)
 
     def _start(self) -> None:
-        placement.wait_for(self._group, self.config)
-        self._ranks = [self._make_rank(rank) for rank in range(self.config.tensor_parallel)]
-        self.locations = self._gather([rank.locate.remote() for rank in self._ranks], "answer")
-        rank_places = assign_ranks(_cap_cores(self.locations), threads_per_rank=self.config.threads_per_rank)
-        if len(rank_places) > 1:
-            (port,) = self._gather([self._ranks[0].open_port.remote(rank_places[0])], "open a port")
-            rank_places = [replace(rank_place, port=port) for rank_place in rank_places]
-        starts = [rank.start.remote(rank_place) for rank, rank_place in zip(self._ranks, rank_places, strict=True)]
-        self.ready = self._gather(starts, "load the model")
+        if not self._take_over():
+            self._start_ranks()
         self._watcher = Watcher(
             self._ranks,
             self.locations,
@@ -116,17 +124,59 @@ class Replica:
             on_failure=_weakly(self._end),
         )
 
-    def _make_rank(self, rank: int) -> RankHandle:
-        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=rank)
-        actor_class = ray.remote(Rank).options(
-            num_cpus=self.config.cpus_per_rank,
-            num_gpus=1 if self.config.device == "cuda" else 0,
-            max_restarts=0,
-            max_task_retries=0,
-            scheduling_strategy=strategy,
-        )
-        handle: RankHandle = actor_class.remote(self.config, rank)
-        return handle
+    def _take_over(self) -> bool:
+        """Take the ranks of an earlier step from the pool. Returns whether there are any that answer."""
+        found = self._pool.take(_owner(), self.config) if self._pool is not None else None
+        if found is None:
+            return False
+        self._ranks, self._group, self._pooled = found.ranks, found.group, found.id
+        self.locations, self.ready = found.locations, found.ready
+        try:
+            self._ranks_before = ray.get(self._ranks[0].counters.remote(), timeout=_EXPLAIN_S)
+            self._jobs = [self._added(job) for job in self.config.jobs]
+        except RayError as error:
+            logger.warning("the ranks of an earlier step do not answer (%s); new ones are started", error)
+            self._release()
+            return False
+        return True
+
+    def _added(self, job: EngineJob) -> int:
+        index = ray.get(self._ranks[0].add_job.remote(job), timeout=self.config.start_timeout_s)
+        if isinstance(index, RankFailure):
+            raise index.error or ReplicaError(f"the replica could not take another job: {index.reason}")
+        return int(index)
+
+    def _reserve(self) -> tuple[PlacementGroup, Callable[[], list[RankHandle]]]:
+        """Request the resources of the ranks. Returns their placement group and a function that makes the ranks."""
+        pool, config = self._pool, self.config
+        reserved = pool.reserve(_owner(), config) if pool is not None else None
+        if pool is None or reserved is None:
+            group = placement.reserve(config)
+            return group, lambda: [make_rank(config, rank, group) for rank in range(config.tensor_parallel)]
+        self._pooled, group = reserved
+        pooled = self._pooled
+
+        def make() -> list[RankHandle]:
+            made = pool.make(pooled, config)
+            if made is None:
+                raise ReplicaError("the ranks of the replica could not be made")
+            return made
+
+        return group, make
+
+    def _start_ranks(self) -> None:
+        self._group, make = self._reserve()
+        placement.wait_for(self._group, self.config)
+        self._ranks = make()
+        self.locations = self._gather([rank.locate.remote() for rank in self._ranks], "answer")
+        rank_places = assign_ranks(_cap_cores(self.locations), threads_per_rank=self.config.threads_per_rank)
+        if len(rank_places) > 1:
+            (port,) = self._gather([self._ranks[0].open_port.remote(rank_places[0])], "open a port")
+            rank_places = [replace(rank_place, port=port) for rank_place in rank_places]
+        starts = [rank.start.remote(rank_place) for rank, rank_place in zip(self._ranks, rank_places, strict=True)]
+        self.ready = self._gather(starts, "load the model")
+        if self._pool is not None and self._pooled is not None:
+            self._pool.started(self._pooled, self.locations, self.ready)
 
     def _gather(self, refs: Sequence[Awaitable[ResultT | RankFailure]], doing: str) -> list[ResultT]:
         """Wait for one answer of each rank. Raises the error of the first rank that fails."""
@@ -182,9 +232,22 @@ class Replica:
             self._watcher.close()
         if not ray.is_initialized():  # the ranks ended with Ray; a call would start a new Ray
             return
+        self._release()
+
+    def _release(self) -> None:
+        """Kill the ranks and free their resources."""
         for rank in self._ranks:
             ray.kill(rank, no_restart=True)
-        remove_placement_group(self._group)
+        if self._pool is not None and self._pooled is not None:
+            self._pool.drop(self._pooled)
+            self._pooled = None
+        elif self._group is not None:
+            remove_placement_group(self._group)
+
+
+def _owner() -> str:
+    """A name of the process that owns the replica, which stays the same when Ray restarts it."""
+    return ray.get_runtime_context().get_actor_id() or str(os.getpid())
 
 
 def _weakly(method: Callable[[str], None]) -> Callable[[str], None]:

@@ -228,3 +228,12 @@ class EngineCounters:
     completion_tokens: int = 0
     finished: int = 0
     steps: int = 0
+
+    def since(self, earlier: EngineCounters) -> EngineCounters:
+        """What was added after `earlier`."""
+        return EngineCounters(
+            prompt_tokens=self.prompt_tokens - earlier.prompt_tokens,
+            completion_tokens=self.completion_tokens - earlier.completion_tokens,
+            finished=self.finished - earlier.finished,
+            steps=self.steps - earlier.steps,
+        )

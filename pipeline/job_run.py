@@ -97,7 +97,7 @@ class JobRun:
         settings = data_settings(max_parts_in_flight=max_parts_in_flight(replicas[1], in_flight))
         watched = watching_owners(metrics, timeout_s=self.spec.rank_timeout_s)
         replica = self.replica_config(threads=share_threads(self.spec, self.device))
-        reserved = run_resources(replica, replicas=replicas[1], tell=self.tell)
+        reserved = run_resources(replica, replicas=replicas, tell=self.tell)
         shared = shared_paths(self._probe(parts), needs_gpu=self.device == "cuda")
         with (
             settings,

@@ -19,6 +19,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import release_leftovers
 from tirazh.pipeline.execution.group_watch import telling_of_waits
 from tirazh.pipeline.execution.ray_session import is_own_session
+from tirazh.pipeline.execution.shared_replicas import shared_replicas
 
 Tell = Callable[[str], None]
 # Concurrent tasks of a step for each replica, where tasks reserve no CPU.
@@ -49,25 +50,34 @@ _num_runs = 0
 
 
 @contextmanager
-def run_resources(replica: ReplicaConfig, *, replicas: int, tell: Tell | None = None) -> Iterator[RunResources]:
+def run_resources(
+    replica: ReplicaConfig, *, replicas: tuple[int, int], tell: Tell | None = None
+) -> Iterator[RunResources]:
     """Inside the block, `tell` hears what the run waits for.
 
-    `replicas` is their maximum number. At the end of the block everything that the run
-    has reserved is freed; Ray would keep it until the driver ends. Other runs are left alone.
+    `replicas` is their minimum and maximum number. At the end of the block everything that the run
+    has reserved is freed; Ray would keep it until the driver ends. Other runs are left alone. A step of a
+    job of several steps leaves its replicas to the next one, unless their number varies: replicas that the
+    run does not need any more must be freed for others.
     """
-    run_id = uuid4().hex[:16]
+    shared = shared_replicas() if replicas[0] == replicas[1] else None
+    run_id = uuid4().hex[:16] if shared is None else shared.run_id
     with _counted() as is_only_run:
-        replica = replace(replica, run_id=run_id)
-        steps = StepCpus(concurrency=_TASKS_PER_REPLICA * replicas)
+        replica = replace(replica, run_id=run_id, rank_pool="" if shared is None else shared.name)
+        steps = StepCpus(concurrency=_TASKS_PER_REPLICA * replicas[1])
         if is_own_session() and is_only_run:
             steps = own_session_steps(usable_cores())
         elif is_own_session():
             replica = replace(replica, cpus_per_rank=_CPUS_PER_FURTHER_RANK)
+        is_complete = False
         try:
             with telling_of_waits(run_id, tell):
                 yield RunResources(replica, steps)
+            is_complete = True
         finally:
-            if ray.is_initialized():
+            if shared is not None:
+                shared.end_step(keep=is_complete)
+            elif ray.is_initialized():
                 release_leftovers(run_id)
 
 

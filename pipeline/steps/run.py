@@ -19,6 +19,7 @@ from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.execution.metrics import ProgressEvent
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import ray_cluster
+from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_replicas
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import Lease, Tell, hold
 from tirazh.pipeline.output.names import OutputFiles
@@ -187,10 +188,12 @@ class _Run:
         return run_job(spec, on_progress=report, tell=self._tell(step), engine=self.engine, crossing=crossing)
 
     def _connect(self) -> None:
-        """Connect Ray once for all steps that are left."""
+        """Connect Ray once for all steps that are left; they share replicas of the same model."""
         specs = [step.spec for step in self.steps if isinstance(step.spec, JobSpec)]
         extra = max(parse_replicas(spec.replicas)[1] * spec.tensor_parallel for spec in specs)
         self.session.enter_context(ray_cluster(self.spec.address, extra_cpus=extra, tell=self.tell))
+        if shared_replicas() is None:
+            self.session.enter_context(sharing_replicas())
 
     def _run_model(self, step: PlannedStep, spec: JobSpec) -> dict[str, Any]:
         around = partial(PassErrors, columns=step.errors) if step.errors else None

@@ -72,10 +72,10 @@ def state(name: str) -> str:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
 def test_the_end_of_a_run_frees_its_own_groups_alone() -> None:
-    with holding(1), run_resources(REPLICA, replicas=1) as first:
+    with holding(1), run_resources(REPLICA, replicas=(1, 1)) as first:
         kept = reserve(first.replica)
         assert kept.wait(TIMEOUT_S)
-        with run_resources(REPLICA, replicas=1) as second:
+        with run_resources(REPLICA, replicas=(1, 1)) as second:
             assert second.replica.run_id != first.replica.run_id
             assert reserve(second.replica).wait(TIMEOUT_S)
         rows = [row for row in placement_group_table().values() if row["state"] == "CREATED"]
@@ -87,7 +87,7 @@ def test_the_end_of_a_run_frees_its_own_groups_alone() -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
 def test_steps_reserve_no_cpu_in_a_session_that_others_use() -> None:
-    with holding(ray.cluster_resources()["CPU"] - 1), run_resources(REPLICA, replicas=3) as resources:
+    with holding(ray.cluster_resources()["CPU"] - 1), run_resources(REPLICA, replicas=(1, 3)) as resources:
         assert resources.steps == StepCpus(num_cpus=0, concurrency=12)
         assert reserve(resources.replica).wait(TIMEOUT_S)
 

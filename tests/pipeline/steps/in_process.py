@@ -111,6 +111,7 @@ def run_in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
     process = InProcess()
     monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec, tell: nullcontext())
     monkeypatch.setattr("tirazh.pipeline.steps.run.ray_cluster", lambda address, **settings: nullcontext())
+    monkeypatch.setattr("tirazh.pipeline.steps.run.sharing_replicas", nullcontext)
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.resolve_dtype", lambda device: "float32")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
