@@ -36,8 +36,8 @@ def evaluate_output(
 
     These are the fields of `Evaluation`, and `output`, `plan_id`, `rows_id`, `question`, `gold` (the source of the
     gold labels), `counts` (the fields of `RowCounts`) and, with another output `against`, the fields of `Comparison`.
-    With `write` they are written to `_tirazh/evaluation.json`, and the report shows them. Raises RequestError if no row has a gold
-    label that the job has, and what `read_labelled` raises.
+    With `write` they are written to `_tirazh/evaluation.json`, and the report shows them. Raises RequestError if no
+    row has a gold label that the job has, and what `read_labelled` raises.
     """
     check_at_least("seed", seed, 0)
     found = read_labelled(output, source, question=question, endpoint_url=endpoint_url)
