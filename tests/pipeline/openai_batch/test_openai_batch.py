@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tirazh.errors import InputError
-from tirazh.pipeline.openai_batch.requests import is_batch, rows_of_batch
 from tirazh.pipeline.classification.answer_counts import AnswerColumns, columns_of_answers
+from tirazh.pipeline.openai_batch.requests import is_batch, rows_of_batch
 from tirazh.pipeline.openai_batch.responses import answers_batch, response_lines
 
 
