@@ -161,6 +161,26 @@ def test_the_report_says_why_rows_have_no_label(make_spec: MakeSpec) -> None:
     assert "topic: art\ntone: good" in page
 
 
+def test_the_report_compares_two_outputs_question_by_question(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec, other = (make_spec(**SHAPES["questions"], output=str(tmp_path / name)) for name in ("out", "other"))
+    finished(spec)
+    finished(other)
+    page = Path(write_report(spec.output, against=other.output)).read_text()
+    assert "Labels of both runs" in page
+    assert "<td>tone: good</td>" in page
+    assert page.count('<tr><td>topic accuracy</td><td class="number">0.75</td><td class="number">0.75</td></tr>') == 1
+
+
+def test_the_report_of_an_unfinished_output_has_the_labels_so_far(make_spec: MakeSpec) -> None:
+    spec = make_spec(**SHAPES["questions"])
+    finished(spec)
+    for name in ("_SUCCESS", "_tirazh/manifest.json"):
+        (Path(spec.output) / name).unlink()
+    page = Path(write_report(spec.output)).read_text()
+    assert "Labels so far" in page
+    assert "<td>topic: art</td>" in page
+
+
 def test_another_gold_column_of_a_question_is_no_other_job(make_spec: MakeSpec) -> None:
     spec = make_spec(**SHAPES["questions"])
     finished(spec)
