@@ -12,7 +12,7 @@ def answers_of(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The figures of each question by its name, "" in a job that asks one without a name; empty for other kinds."""
     named = manifest.get("questions")
     if isinstance(named, Mapping):
-        return dict(named)
+        return {str(name): facts for name, facts in named.items() if isinstance(facts, Mapping)}
     return {"": manifest} if "labels" in manifest or manifest.get("accuracy") is not None else {}
 
 
@@ -67,6 +67,21 @@ def answer_bars(facts: Mapping[str, Any], *, name: str) -> Iterator[Bars]:
             for index, count in enumerate(confidences)
         ]
         yield f"Confidence{about}", tuple(ranges[first:])
+
+
+def label_counts(facts: Mapping[str, Any]) -> dict[str, int]:
+    """The rows of every label; those of several questions after the name of the question."""
+    return {
+        f"{name}: {label}" if name else str(label): int(count)
+        for name, each in answers_of(facts).items()
+        for label, count in (each.get("labels") or {}).items()
+    }
+
+
+def figures_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a manifest, and those of each of several questions after its name."""
+    named = {name: facts for name, facts in answers_of(manifest).items() if name}
+    return dict(manifest) | {f"{name} {fact}": value for name, facts in named.items() for fact, value in facts.items()}
 
 
 def share_text(count: int, total: int) -> str:
