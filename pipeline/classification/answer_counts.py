@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.questions import Question
-from tirazh.pipeline.input.texts import values_of
+from tirazh.pipeline.column_values import values_of
 
 # The confidences from 0 to 1 are counted in so many ranges of equal width; 1 belongs to the last one.
 CONFIDENCE_BINS = 20

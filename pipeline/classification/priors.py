@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tirazh.errors import InputError, RequestError, did_you_mean
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.column_values import BrokenText, values_of
 
 BALANCED = "balanced"
 COLUMN = "column:"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from tirazh.model.requests import Constraint
-from tirazh.pipeline.input.texts import values_of
+from tirazh.pipeline.column_values import values_of
 
 
 def row_constraints(table: pa.Table, constraint: Constraint | None, column: str | None) -> list[Constraint | None]:

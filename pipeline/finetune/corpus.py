@@ -20,10 +20,10 @@ from tirazh.model.tokenizer import Tokenizer
 from tirazh.model.training.config import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.sequence_store import StoreWriter
+from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.finetune.packing import PACKERS
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.schemas.conform import conform
-from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.encode import PromptWriter
 from tirazh.pipeline.prompts.label_tokens import label_words
 from tirazh.pipeline.storage.disk import StoredFile

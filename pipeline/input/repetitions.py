@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from tirazh.pipeline.column_values import values_of
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.input.texts import values_of
 
 _THREADS = 2  # each holds the texts of a part
 

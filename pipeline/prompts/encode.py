@@ -18,9 +18,9 @@ from tirazh.errors import RowError
 from tirazh.model.requests import SamplingParams
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.input.overrides import check_override, override_rows, row_sampling, row_seed
 from tirazh.pipeline.input.repetitions import content_of
-from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any, texts_of
 from tirazh.pipeline.prompts.label_tokens import LabelBoundary
 from tirazh.pipeline.prompts.nearest_shots import NearestShots

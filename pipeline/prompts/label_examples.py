@@ -11,9 +11,9 @@ import pyarrow as pa
 from tirazh.errors import InputError, RowError, did_you_mean
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.questions import Question
+from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.input.footers import check_text_column
 from tirazh.pipeline.input.repetitions import content_of
-from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import holds_any
 from tirazh.pipeline.prompts.encode import PromptWriter
 from tirazh.pipeline.prompts.examples_file import parse_examples

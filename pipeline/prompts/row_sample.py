@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.repetitions import content_of
-from tirazh.pipeline.input.texts import BrokenText, values_of
 
 # Zhou et al. 2023 find that the estimate is stable from a few dozen rows on.
 MAX_SAMPLE_ROWS = 256

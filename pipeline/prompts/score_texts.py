@@ -17,7 +17,7 @@ from tirazh.actors.garbage import collect_rarely
 from tirazh.errors import RowError
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.prompts.encode import MAX_TOKEN_CHARACTERS, PromptConfig, PromptWriter, cached_tokenizer
 
 _TRUNCATION_ATTEMPTS = 8

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError, RowError
+from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.input.overrides import hash_63
 from tirazh.pipeline.input.repetitions import content_of
-from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.examples_file import parse_examples
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.prompts.variable_types import check_variable

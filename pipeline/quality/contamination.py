@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, RequestError
+from tirazh.pipeline.column_values import values_of
 from tirazh.pipeline.input.footers import is_string
 from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
-from tirazh.pipeline.input.texts import values_of
 from tirazh.pipeline.quality.characters import Characters, Hashes, Integers, Mask
 from tirazh.pipeline.quality.words import Words, is_in
 from tirazh.pipeline.storage.errors import show_uri

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.pipeline import schema
+from tirazh.pipeline.column_values import values_of
 from tirazh.pipeline.input.footers import is_string
-from tirazh.pipeline.input.texts import values_of
 from tirazh.pipeline.quality.characters import Characters, Mask
 from tirazh.pipeline.quality.contamination import EvaluationSet
 from tirazh.pipeline.quality.expression import check_expression, is_true

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answer_counts import AnswerColumns, columns_of_answers
-from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.report.answers import Bars, answer_bars, answer_sentences, answers_of, label_names, share_text
 from tirazh.pipeline.report.examples import examples_text
 from tirazh.pipeline.report.text_figures import TextFigures, count_texts

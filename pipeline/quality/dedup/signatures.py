@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.quality.dedup.config import DedupConfig
 from tirazh.pipeline.quality.dedup.minhash import BANDS, NGRAM, minhash, to_bands
 

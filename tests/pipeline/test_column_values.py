@@ -9,7 +9,7 @@ from uuid import UUID
 import pyarrow as pa
 import pytest
 
-from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.column_values import BrokenText, values_of
 
 FAR = 2**62
 OUT_OF_RANGE: dict[str, tuple[pa.DataType, str]] = {
