@@ -18,8 +18,8 @@ FILE_SUFFIXES = (".yaml", ".yml", ".json")
 def read_labels(value: Any, *, place: str = "") -> dict[str, Any]:
     """Return `{label: words}`, with a mapping `{words, aliases, description}` for a label that has more than words.
 
-    The words default to the last level of the label's name. Raises RequestError for a file that cannot be read and
-    for labels that are neither strings nor integers.
+    The words default to the label's name, without the levels above it. Raises RequestError for a file that cannot
+    be read and for labels that are neither strings nor integers.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -27,15 +27,18 @@ def read_labels(value: Any, *, place: str = "") -> dict[str, Any]:
         return _from_file(value, place) if value.endswith(FILE_SUFFIXES) else _from_commas(value, place)
     if isinstance(value, Mapping):
         named = {_text(label, place): words for label, words in value.items()}
-        return {label: _words(label, words, place) for label, words in named.items()}
+        defaults = default_words(named)
+        return {label: _words(label, words, defaults[label], place) for label, words in named.items()}
     if isinstance(value, list | tuple):
         return _from_list([_text(label, place) for label in value], place)
     raise RequestError(f"{place}labels must be a list, a mapping or the path of a YAML file, not {value!r}")
 
 
-def _words(name: str, value: Any, place: str) -> Any:
+def _words(name: str, value: Any, default: str, place: str) -> Any:
     if not isinstance(value, Mapping | list | tuple):
-        return default_words(name) if value is None else _text(value, place)
+        return default if value is None else _text(value, place)
+    if isinstance(value, Mapping) and value.get("words") is None:
+        value = {**value, "words": default}
     (label,) = parse_labels({name: value}, flag=f"{place}labels")
     if not label.aliases and label.description is None:
         return label.words
@@ -51,7 +54,7 @@ def _from_list(labels: list[str], place: str) -> dict[str, Any]:
     twice = next((label for label, count in Counter(labels).items() if count > 1), None)
     if twice is not None:
         raise RequestError(f"{place}labels names {twice!r} twice")
-    return {label: default_words(label) for label in labels}
+    return default_words(labels)
 
 
 def _from_file(path: str, place: str) -> dict[str, Any]:

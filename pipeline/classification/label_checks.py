@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tirazh.errors import RequestError
-from tirazh.pipeline.classification.labels import LEVEL, parse_labels
+from tirazh.pipeline.classification.labels import LEVEL, levels_above, parse_labels
 from tirazh.pipeline.settings import check_two_labels
 
 # Characters that are not seen: zero-width space and joiner, soft hyphen, byte order mark.
@@ -36,12 +36,10 @@ def check_labels(labels: Mapping[str, Any], *, flag: str = "--labels") -> None:
 
 def _check_levels(names: list[str], flag: str) -> None:
     known = set(names)
-    for name in names:
-        levels = name.split(LEVEL)
-        if len(levels) > 1 and not all(map(_level, levels)):
+    for name, levels in levels_above(names).items():
+        if levels and not all(map(_level, name.split(LEVEL))):
             raise RequestError(f"{flag}: the name {name!r} has an empty level; write it as a/b")
-        for end in range(1, len(levels)):
-            above = LEVEL.join(levels[:end])
+        for above in levels:
             if above in known:
                 raise RequestError(
                     f"{flag} has {above!r} and {name!r} below it; give rows of {above!r} alone a label of their own, "

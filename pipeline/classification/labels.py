@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,21 +30,27 @@ class Label:
         """All texts that the model scores for this label, `words` first."""
         return (self.words, *self.aliases)
 
-    @property
-    def parent(self) -> str | None:
-        """The name of the level above: `sport` of `sport/football`; None at the first level."""
-        return self.name.rpartition(LEVEL)[0] or None
+
+def levels_above(names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return the levels above each label, from the top: `sport` of `sport/football` and `sport/hockey`.
+
+    A level has at least two labels below it. So `Sci/Tech` beside `World` is a plain name with a stroke.
+    """
+    count = Counter(level for name in names for level in _prefixes(name))
+    return {name: tuple(level for level in _prefixes(name) if count[level] > 1) for name in names}
 
 
-def default_words(name: str) -> str:
-    """The words of a label without words of its own: the last level of its name."""
-    return name.rpartition(LEVEL)[2]
+def default_words(names: Collection[str]) -> dict[str, str]:
+    """Return the words of labels without words of their own: the name, without the levels above it."""
+    above = levels_above(names)
+    return {name: name[len(above[name][-1]) + len(LEVEL) :] if above[name] else name for name in names}
 
 
 def parse_labels(labels: Mapping[str, Any], *, flag: str = "--labels") -> tuple[Label, ...]:
     """Return the labels of a setting: `{name: words}`, `{name: [words, alias, ...]}`, or
     `{name: {words: ..., aliases: [...], description: ...}}`. Raises RequestError for other values."""
-    return tuple(_parse(name, value, flag) for name, value in labels.items())
+    words = default_words(labels)
+    return tuple(_parse(name, value, words[name], flag) for name, value in labels.items())
 
 
 def words_of(labels: Mapping[str, Any]) -> dict[str, str]:
@@ -56,9 +63,14 @@ def candidates_of(labels: Sequence[Label]) -> tuple[tuple[int, str], ...]:
     return tuple((index, text) for index, label in enumerate(labels) for text in label.candidates)
 
 
-def _parse(name: str, value: Any, flag: str) -> Label:
+def _prefixes(name: str) -> list[str]:
+    parts = name.split(LEVEL)
+    return [LEVEL.join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _parse(name: str, value: Any, default: str, flag: str) -> Label:
     if value is None or isinstance(value, str):
-        return Label(name, default_words(name) if value is None else value)
+        return Label(name, default if value is None else value)
     if isinstance(value, list | tuple):
         first, *aliases = _texts(name, value, flag)
         return Label(name, first, tuple(aliases))
@@ -70,7 +82,7 @@ def _parse(name: str, value: Any, flag: str) -> Label:
                 f"{flag}: {name!r} has the key {key!r}; a label has {', '.join(_KEYS)}{did_you_mean(str(key), _KEYS)}"
             )
     words, description = value.get("words"), value.get("description")
-    head = [default_words(name)] if words is None else _texts(name, words, flag)
+    head = [default] if words is None else _texts(name, words, flag)
     if description is not None and not isinstance(description, str):
         raise RequestError(f"{flag}: the description of {name!r} must be a text, not {description!r}")
     return Label(name, head[0], (*head[1:], *_texts(name, value.get("aliases") or (), flag)), description)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tirazh.pipeline.classification.labels import LEVEL
+from tirazh.pipeline.classification.labels import levels_above
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,8 @@ class Levels:
     def of(cls, labels: Sequence[str]) -> Levels | None:
         """The levels above labels, by their names; None if no label has one."""
         index: dict[str, int] = {}
-        paths = [_levels_above(label) for label in labels]
+        known = levels_above(labels)
+        paths = [known[label] for label in labels]
         depth = max(map(len, paths), default=0)
         above = np.full((depth, len(labels)), -1, np.int64)
         for label, path in enumerate(paths):
@@ -38,9 +39,3 @@ class Levels:
     def nearest_first(self) -> Iterator[NDArray[np.int64]]:
         """`above`, from the bottom."""
         return reversed(self.above)
-
-
-def _levels_above(name: str) -> list[str]:
-    """The levels above a label, from the top: `a` and `a/b` of `a/b/c`."""
-    parts = name.split(LEVEL)
-    return [LEVEL.join(parts[:count]) for count in range(1, len(parts))]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tirazh.pipeline.classification.labels import levels_above
+
 Matrix = NDArray[np.int64]
 
 
@@ -94,9 +96,10 @@ def macro_f1(matrix: Matrix) -> float:
 
 
 def first_level(labels: Sequence[str], matrix: Matrix) -> tuple[tuple[str, ...], Matrix]:
-    """The names before the first `/`, and the matrix with labels of one such name put together."""
-    names = tuple(dict.fromkeys(label.split("/")[0] for label in labels))
-    of_label = np.array([names.index(label.split("/")[0]) for label in labels], np.int64)
+    """The labels of the first level (`levels_above`), and the matrix with the labels below each put together."""
+    tops = [above[0] if above else label for label, above in levels_above(labels).items()]
+    names = tuple(dict.fromkeys(tops))
+    of_label = np.array([names.index(top) for top in tops], np.int64)
     joined = np.zeros((len(names), len(names) + 1), np.int64)
     answers = np.append(of_label, len(names))
     np.add.at(joined, (of_label[:, None], answers[None, :]), matrix)

@@ -51,7 +51,8 @@ class Evaluation:
 
     `rows` counts them, `answered` those with an answer. `accuracy` is over the answered rows, None if there are none;
     `accuracy_abstained_wrong` counts every other row as wrong. `macro_f1` is the mean over the labels with gold rows.
-    `first_level_accuracy` compares the names before the first `/`, over the answered rows; None if no label has one.
+    `first_level_accuracy` compares the labels of the first level, over the answered rows; None if no label has a level
+    above it.
     `confusion` is int64 [L, L + 1], its last column for rows that abstained.
 
     `ece`, `adaptive_ece`, the coverages, `reliability` and `curve` are about the most likely label and its
@@ -184,8 +185,8 @@ def _add_losses(found: _Found, figures: RowFigures, *, seed: int, resamples: int
 
 
 def _first_level_accuracy(labels: tuple[str, ...], matrix: Matrix) -> float | None:
-    if not any("/" in label for label in labels):
+    names, joined = first_level(labels, matrix)
+    if len(names) == len(labels):
         return None
-    _, joined = first_level(labels, matrix)
     answered = int(joined[:, :-1].sum())
     return int(np.trace(joined)) / answered if answered else None

@@ -26,7 +26,7 @@ class ClassifySpec(JobSpec):
     labels: Mapping[str, Any] | None = setting(
         None,
         "label names, comma-separated, or a YAML file {label: words}; the model scores the words (verbalizer) as the "
-        "continuation of the prompt. A label may have {words, aliases, description}; a/b is a label b below a",
+        "continuation of the prompt. A label may have {words, aliases, description}; a/b and a/c are b and c below a",
         identity=True,
         required_unless="questions",
     )
