@@ -154,7 +154,7 @@ def test_a_non_finite_loss_ends_the_run_with_a_reason_in_the_log(config: Trainin
     assert not [each for each in find_checkpoints(Path(config.checkpoints), config.training) if each.step == 6]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_that_is_asked_to_stop_loses_no_step(
     workers: int, config: TrainingConfig, alone: RankPool, pair: RankPool, tmp_path: Path
 ) -> None:
