@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.model.tiny import build_engine, run
+from tests.model.tiny import build_engine, run, use_threads
 from tirazh.model.requests import LabelScores
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline import schema
@@ -68,9 +68,10 @@ def label_scores(prepared: PreparedPrompts, model: nn.Module, rows: Sequence[str
     for index, job in enumerate(prepared.engine_jobs):
         assert engine.add_job(job) == index
     requests = labels.at_start()
-    corrections = labels.corrections(run(engine, requests)) if requests else NO_CORRECTIONS
     prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
-    results = [each for each in run(engine, labels.of_prompts(prompts)) if isinstance(each, LabelScores)]
+    with use_threads(1):  # the model is too small for more
+        corrections = labels.corrections(run(engine, requests)) if requests else NO_CORRECTIONS
+        results = [each for each in run(engine, labels.of_prompts(prompts)) if isinstance(each, LabelScores)]
     orders = labels.layout.orders
     answers = [results[first : first + orders] for first in range(0, len(results), orders)]
     return labels.logprobs(answers, corrections)
