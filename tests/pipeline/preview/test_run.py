@@ -54,12 +54,21 @@ def classify(settings: dict[str, Any]) -> ClassifySpec:
     return ClassifySpec(**settings, labels=LABELS, calibrate="contextual")
 
 
+@pytest.fixture
+def orders(settings: dict[str, Any], tmp_path: Path) -> ClassifySpec:
+    """A job in which everything is scored at the start: a premise, and the sample of two orders of examples."""
+    path = tmp_path / "examples.parquet"
+    pq.write_table(pa.table({"text": ["goal", "bank"], "label": [*LABELS]}), path)
+    asked = {"scoring": "pmi", "calibrate": "batch", "examples": str(path), "permutations": 2}
+    return ClassifySpec(**settings, labels={"sport": ["sport", "game"], "economics": "economics"}, **asked)
+
+
 def whole(spec: JobSpec) -> list[list[dict[str, Any]]]:
     """The output of all rows of the input."""
     return [made["output"] for made in preview_job(spec, rows=60)["rows"]]
 
 
-@pytest.mark.parametrize("kind", ["generate", "classify"])
+@pytest.mark.parametrize("kind", ["generate", "classify", "orders"])
 def test_a_preview_shows_rows_of_the_whole_input(kind: str, request: pytest.FixtureRequest) -> None:
     spec: JobSpec = request.getfixturevalue(kind)
     found = preview_job(spec)
@@ -105,7 +114,7 @@ def test_a_preview_of_a_crossing_shows_rows_of_different_cells(vary: GenerateSpe
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("kind", ["generate", "classify", "vary"])
+@pytest.mark.parametrize("kind", ["generate", "classify", "orders", "vary"])
 def test_the_rows_are_bit_equal_to_those_of_a_job_on_ray(
     kind: str, request: pytest.FixtureRequest, ray_local: None
 ) -> None:
