@@ -17,6 +17,7 @@ from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.requests import (
     Completion,
     EngineCounters,
+    EngineJob,
     GenerateRequest,
     LabelScores,
     Request,
@@ -43,6 +44,7 @@ class EchoEngine:
     def __init__(self, config: ReplicaConfig, execute: Callable[[list[int]], object]) -> None:
         self.counters = EngineCounters()
         self._config = config
+        self._jobs = list(config.jobs)
         self._execute = execute
         self._waiting: deque[tuple[int, Request]] = deque()
         self._added = 0
@@ -50,6 +52,11 @@ class EchoEngine:
     @property
     def has_work(self) -> bool:
         return bool(self._waiting)
+
+    def add_job(self, job: EngineJob) -> int:
+        if job not in self._jobs:
+            self._jobs.append(job)
+        return self._jobs.index(job)
 
     def add(self, requests: Sequence[Request]) -> list[int]:
         ids = list(range(self._added, self._added + len(requests)))
@@ -74,7 +81,7 @@ class EchoEngine:
         if isinstance(request, TextScoreRequest):
             scored = max(0, len(request.token_ids) - request.num_context)
             return TextScore(logprob=-float(scored), num_tokens=scored)
-        labels = max(1, len(self._config.job.labels))
+        labels = max(1, len(self._jobs[request.job].labels))
         return LabelScores(logprobs=(-math.log(labels),) * labels)
 
     def _count(self, taken: list[tuple[int, Request]], answers: list[tuple[int, Result]]) -> None:

@@ -106,12 +106,13 @@ class Constraint:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateRequest:
     """A completion to generate. `seed` (64 bits, derived from job seed, input row and sample) fixes
-    its randomness."""
+    its randomness. `job` is the index of the request's job in the engine, here and in other requests."""
 
     prompt_token_ids: Sequence[int]
     sampling: SamplingParams
     seed: int
     constraint: Constraint | None = None
+    job: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +120,7 @@ class ScoreRequest:
     """A prompt for which the log-likelihood of each of the job's labels is computed."""
 
     prompt_token_ids: Sequence[int]
+    job: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +133,7 @@ class TextScoreRequest:
 
     token_ids: Sequence[int]
     num_context: int
+    job: int = 0
 
     @property
     def prompt_token_ids(self) -> Sequence[int]:
@@ -159,7 +162,8 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelScores:
-    """`logprobs[i]`: natural logarithm of P(label i's tokens | prompt), summed over its tokens."""
+    """`logprobs[i]`: natural logarithm of P(label i's tokens | prompt), summed over its tokens that are
+    scored."""
 
     logprobs: Sequence[float]
     error: str | None = None
@@ -183,11 +187,14 @@ class EngineJob:
     """What all requests of a job share: the tokens with which (nearly) every prompt begins, whose
     keys and values are computed and stored once, and the tokens of the labels. A prompt that does
     not begin with the prefix runs too. With `label_ends` a label's score holds one term more: that one
-    of these tokens follows it."""
+    of these tokens follows it. The first `label_starts[l]` tokens of label l are not scored: they lead
+    from the prompt to the label's words, such as one of several questions after a text. Empty: all are
+    scored. An engine may have several jobs; requests name theirs by its index."""
 
     prefix_token_ids: tuple[int, ...] = ()
     labels: tuple[tuple[int, ...], ...] = ()
     label_ends: tuple[int, ...] = ()
+    label_starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,6 +32,7 @@ from tirazh.model.engine.stop_strings import find_stop
 from tirazh.model.requests import (
     Completion,
     EngineCounters,
+    EngineJob,
     FinishReason,
     GenerateRequest,
     LabelScores,
@@ -82,7 +83,7 @@ class BatchEngine:
         decode: Callable[[Sequence[int]], str] | None = None,
         constrained: ConstrainedDecoding | None = None,
     ) -> None:
-        """The runner must already hold the job's shared prefix. `execute` runs a step on every rank
+        """The runner must already hold the first job's shared prefix. `execute` runs a step on every rank
         of a replica and returns rank 0's logits (default: on `runner` alone). `decode` turns token
         ids into text; only stop strings need it. Requests with a constraint need `constrained`."""
         self.runner, self.scheduler = runner, scheduler
@@ -102,6 +103,13 @@ class BatchEngine:
     def counters(self) -> EngineCounters:
         """Totals since the engine was made."""
         return EngineCounters(**asdict(self._totals))
+
+    def add_job(self, job: EngineJob) -> int:
+        """Return the index by which requests name a job; an equal job keeps the index that it has.
+
+        Raises RequestError for a job that cannot be run (`JobQueues.add_job`).
+        """
+        return self.scheduler.add_job(job)
 
     def add(self, requests: Iterable[Request]) -> list[int]:
         """Queue requests; return their ids in the order given. A request that cannot be run (an
@@ -170,7 +178,7 @@ class BatchEngine:
 
     def _score(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
         """Score the labels of prompts that this step has completed, and free their slots."""
-        trie, num_tokens = self.scheduler.trie, self.scheduler.config.num_tokens
+        trie, num_tokens = readers[0].sequence.trie, self.scheduler.config.num_tokens
         assert trie is not None
         if isinstance(logits_RV, SlicedLogits):
             terms = sliced_token_logprobs(logits_RV, [reader.rows.start for reader in readers], trie, num_tokens)
@@ -233,9 +241,9 @@ class BatchEngine:
                 self._take_token(slot, sequence, token, logprob)
 
     def _take_scores(self, slot: int, sequence: ActiveSequence, terms: Sequence[float]) -> None:
-        assert self.scheduler.trie is not None
+        assert sequence.trie is not None
         if all(map(math.isfinite, terms)):
-            result = LabelScores(logprobs=tuple(sum_terms(terms, self.scheduler.trie)))
+            result = LabelScores(logprobs=tuple(sum_terms(terms, sequence.trie)))
         else:
             self.scheduler.mark_dirty(slot)
             result = LabelScores(logprobs=(), error="the model produced non-finite label scores for this prompt")

@@ -37,8 +37,9 @@ def build_prefill_step(
             start += chunk.length
             if chunk.trie:
                 builder.add_trie(slot, chunk.trie, start)
-            if start == len(sequence.prompt) and not is_text:
-                builder.request_logits(slot, 1 + chunk.num_tree_tokens)
+                builder.request_trie_logits(slot, chunk.trie)
+            elif start == len(sequence.prompt) and not is_text:
+                builder.request_logits(slot, 1)
         if is_text and start > max(sequence.num_cached, sequence.first_scored_row):
             builder.request_logits(slot, start - max(sequence.num_cached, sequence.first_scored_row))
     return builder
@@ -55,10 +56,6 @@ class _PromptChunk:
     length: int
     trie: LabelTrie | None
     end_row: int
-
-    @property
-    def num_tree_tokens(self) -> int:
-        return self.trie.num_nodes if self.trie else 0
 
 
 def _next_chunks(

@@ -15,7 +15,7 @@ import numpy as np
 from tirazh.model.engine.label_trie import LabelTrie
 from tirazh.model.engine.logit_edits import LogitEdits
 from tirazh.model.requests import Constraint, GenerateRequest, Request, TextScoreRequest
-from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Segment, Step
+from tirazh.model.step import PLACEHOLDER, FreshSlot, NewPrefix, Phase, Segment, Step
 
 if TYPE_CHECKING:
     from tirazh.model.constraints.grammar import GrammarState
@@ -32,6 +32,7 @@ class ActiveSequence:
     its settings change no logits. `logprob` is the sum over the tokens read so far; of a text that is
     scored, these are `num_scored`. `grammar` is the state of the request's constraint, once it has a slot.
     The first `num_absorbed` new tokens belong to `prompt` as well: they were known before they were sampled.
+    `trie` holds the labels of its job.
     """
 
     id: int
@@ -49,6 +50,7 @@ class ActiveSequence:
     num_scored: int = 0
     grammar: GrammarState | None = None
     num_absorbed: int = 0
+    trie: LabelTrie | None = None
 
     def append_known(self, tokens: Sequence[int]) -> None:
         """Append tokens to the completion that no step has to find: they are prefilled like a prompt, together with
@@ -179,10 +181,20 @@ class StepBuilder:
         self._logit_rows += range(self.row - num_rows, self.row)
         self.logit_requests.append((slot, slice(first, first + num_rows)))
 
-    def build(self, fresh_slots: tuple[FreshSlot, ...]) -> Step:
+    def request_trie_logits(self, slot: int, trie: LabelTrie) -> None:
+        """Request the logits that a trie's terms read, on behalf of `slot`: of the prompt's last row and
+        of the trie's nodes, which were added last."""
+        if not trie.unread:
+            self.request_logits(slot, 1 + trie.num_nodes)
+            return
+        first, node_0 = len(self._logit_rows), self.row - trie.num_nodes
+        self._logit_rows += [node_0 + node for node in trie.read_nodes]
+        self.logit_requests.append((slot, slice(first, len(self._logit_rows))))
+
+    def build(self, fresh_slots: tuple[FreshSlot, ...], new_prefix: NewPrefix | None = None) -> Step:
         """Return the finished step; `fresh_slots` are those in which a sequence starts with it."""
-        logit_rows = np.array(self._logit_rows, np.int64)
-        return Step(self.phase, self._token_ids, self._positions, tuple(self.segments), logit_rows, fresh_slots)
+        logit_rows, segments = np.array(self._logit_rows, np.int64), tuple(self.segments)
+        return Step(self.phase, self._token_ids, self._positions, segments, logit_rows, fresh_slots, new_prefix)
 
     def _put(self, tokens: Sequence[int], positions: Sequence[int]) -> None:
         rows = slice(self.row, self.row + len(tokens))

@@ -73,7 +73,7 @@ def test_the_echo_engine_answers_both_kinds_of_request() -> None:
     async def run() -> list[Any]:
         return [*await replica.run([prompt(1, 2), ScoreRequest(prompt_token_ids=(3,))]), await replica.counters()]
 
-    with started_replica(engine="echo", job=EngineJob(labels=((1,), (2,)))) as replica:
+    with started_replica(engine="echo", jobs=(EngineJob(labels=((1,), (2,))),)) as replica:
         completion, scores, counters = asyncio.run(run())
     assert completion == Completion(token_ids=(1, 2), finish_reason="length", logprob=-2.0)
     assert scores.logprobs == pytest.approx([-0.6931, -0.6931], abs=1e-4)

@@ -37,7 +37,7 @@ def replicas(model: str, *ranks: int, **settings: Any) -> Iterator[list[Replica]
     try:
         for tensor_parallel in ranks:
             config = ReplicaConfig(
-                model=model, job=JOB, slots=8, seq_length=256, tensor_parallel=tensor_parallel, **settings
+                model=model, jobs=(JOB,), slots=8, seq_length=256, tensor_parallel=tensor_parallel, **settings
             )
             started.append(Replica(config))
         yield started
