@@ -176,7 +176,7 @@ def _hashes(rows: GoldRows, seed: int) -> list[bytes]:
 
 
 def _in_order(hashes: Sequence[bytes], gold: Ints) -> Ints:
-    """The rows by hash, with the labels spread: the first n rows have each label about as often as all rows, for any n."""
+    """The rows by hash, with the labels spread: any first n rows have each label about as often as all rows."""
     by_hash = sorted(range(len(hashes)), key=lambda row: hashes[row])
     totals = np.bincount(gold)
     before = np.zeros(len(totals), np.int64)

@@ -54,7 +54,7 @@ class ScoreChoice:
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
     """Every prompt choice is tried with every score choice. `scores` has no fitted calibration; with `fits` one is
-    fitted for each scoring of the prompts that are left at the end."""
+    fitted at the end, for each scoring of the best prompts."""
 
     prompts: tuple[PromptChoice, ...]
     scores: tuple[ScoreChoice, ...]
