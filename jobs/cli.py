@@ -30,6 +30,7 @@ from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.python_settings import ignore_error_warnings, restart_with_docstrings
 from tirazh.jobs.settings import KINDS, settings_of
 from tirazh.jobs.terminal.streams import STDERR, keep_write_errors, open_missing_streams, write_error
+from tirazh.jobs.tune_flags import add_tune_flags
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import holds_secret, redact
 
@@ -55,6 +56,7 @@ SUMMARIES = {
     "run": "run a job file of any kind, also one of several steps",
     "plan": "show the parts, tokens, memory and time of a job without starting it",
     "preview": "make a few rows of a job in this process, without Ray, and forecast the job",
+    "tune": "find the template, examples, scoring and calibration of a classify job that are best on labelled rows",
     "verify": "check that every input row is in the output exactly once and every file is intact",
     "report": "write the HTML report again, or compare with another run",
     "convert": "convert a checkpoint to a safetensors directory",
@@ -67,7 +69,20 @@ SUMMARIES = {
 }
 # Commands whose result is more than what they print.
 WRITING_COMMANDS = (
-    *("classify", "generate", "score", "finetune", "run", "report", "convert", "submit", "stop", "resume", "demo"),
+    *(
+        "classify",
+        "generate",
+        "score",
+        "finetune",
+        "run",
+        "tune",
+        "report",
+        "convert",
+        "submit",
+        "stop",
+        "resume",
+        "demo",
+    ),
 )
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 
@@ -145,10 +160,24 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         _add_run_flags(by_name[kind])
     _add_run(by_name["run"])
     _add_output_commands(by_name)
+    add_tune_flags(by_name["tune"])
     _add_convert(by_name["convert"])
     _add_cluster_commands(by_name)
     by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
-    for name in ("run", "plan", "preview", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
+    for name in (
+        "run",
+        "plan",
+        "preview",
+        "tune",
+        "verify",
+        "report",
+        "convert",
+        "submit",
+        "status",
+        "stop",
+        "resume",
+        "demo",
+    ):
         _add_output_flags(by_name[name])
     return parser, by_name
 

@@ -19,6 +19,7 @@ from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.job_file import read_job_file, spec_from_file, spec_of
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.settings import FINETUNE, build_spec
+from tirazh.jobs.tune import run_tuning
 from tirazh.model.config import ModelSettings
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 
@@ -250,6 +251,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run_file,
     "plan": plan,
     "preview": preview,
+    "tune": run_tuning,
     "verify": verify,
     "report": report,
     "convert": convert,

@@ -3,7 +3,8 @@
     manifest = tirazh.classify(input="news/*.parquet", output="labelled", labels=["art", "sport"])
 
 `classify`, `generate`, `score` and `finetune` take the settings of the commands of the same names, `run`
-a job file of any kind. `plan` checks a job without starting it, `preview` makes a few of its rows,
+a job file of any kind. `plan` checks a job without starting it, `preview` makes a few of its rows, `tune` finds the
+best settings of a classify job,
 `verify` and `report` examine an output, and `load_pretrained` returns a model as a PyTorch module.
 Errors are subclasses of `TirazhError`. Importing tirazh is cheap: other names are loaded on first use.
 """
@@ -39,6 +40,7 @@ __all__ = [
     "StorageError",
     "TirazhError",
     "TrainingManifest",
+    "Tuning",
     "Verification",
     "classify",
     "finetune",
@@ -49,12 +51,14 @@ __all__ = [
     "report",
     "run",
     "score",
+    "tune",
     "verify",
 ]
 
 if TYPE_CHECKING:
     from tirazh.jobs.api.functions import classify, finetune, generate, plan, preview, report, run, score, verify
     from tirazh.jobs.api.results import JobPlan, Manifest, Preview, TrainingManifest
+    from tirazh.jobs.api.tuning import Tuning, tune
     from tirazh.model.config import ModelSettings
     from tirazh.model.load import load_pretrained
     from tirazh.pipeline.output.verify import Verification
@@ -65,6 +69,7 @@ else:  # hidden from type checkers, which would take any name for one that exist
             "tirazh.jobs.api.functions",
         ),
         **dict.fromkeys(("JobPlan", "Manifest", "Preview", "TrainingManifest"), "tirazh.jobs.api.results"),
+        **dict.fromkeys(("Tuning", "tune"), "tirazh.jobs.api.tuning"),
         "ModelSettings": "tirazh.model.config",
         "load_pretrained": "tirazh.model.load",
         "Verification": "tirazh.pipeline.output.verify",

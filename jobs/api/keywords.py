@@ -89,6 +89,7 @@ class ClassifySettings(RowJobSettings, total=False):
     top: int | None
     shape: Literal["plain", "decision"]
     head: Literal["linear"] | None
+    search: Structure | None
     gold_column: str | None
 
 

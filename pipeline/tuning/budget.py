@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DEFAULT_TOKENS = 400_000
-
 
 @dataclass(slots=True)
 class TokenBudget:
-    """Tokens that the model may read: those of every prompt, with a shared prefix counted once for each prompt
-    setting.
+    """Tokens that the model may read: those of every prompt. A shared prefix, such as few-shot examples, counts once in
+    every rung, because the engine computes it once for all rows of a rung.
 
     `reserved` tokens are kept for the held-out rows. `used` are the tokens that were read.
     """

@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tirazh.pipeline.tuning.metrics import Metric, Scores, value_of
+from tirazh.pipeline.tuning.metrics import Scores, value_of
+from tirazh.pipeline.tuning.settings import Metric
 from tirazh.pipeline.tuning.space import PromptChoice, ScoreChoice
 
 Ints = NDArray[np.int64]
@@ -18,15 +19,19 @@ Ints = NDArray[np.int64]
 class PromptScorer(Protocol):
     """The labelled rows with one prompt setting: their prompts, and what the engine returned for them.
 
-    `row_tokens` are the tokens that the model reads for each row of the labelled file, int64 [N], `fixed_tokens` those
-    that it reads once: a shared prefix, content-free texts and the end of the template.
+    `row_tokens` are the tokens that the model reads for each row of the labelled file, int64 [N], without the shared
+    prefix; `prefix_tokens` those of the prefix, which it reads once for each call of `run`; `start_tokens` those of
+    content-free texts and the end of the template, which it reads in the first call.
     """
 
     @property
     def row_tokens(self) -> Ints: ...
 
     @property
-    def fixed_tokens(self) -> int: ...
+    def prefix_tokens(self) -> int: ...
+
+    @property
+    def start_tokens(self) -> int: ...
 
     def run(self, rows: Ints) -> None:
         """Let the engine score the rows that it has not scored yet."""
@@ -34,6 +39,11 @@ class PromptScorer(Protocol):
     def scores(self, choice: ScoreChoice, rows: Ints) -> Scores:
         """The scores of all labels for rows that were run, natural logarithms, float64 [n, L]; NaN for a row with an
         error. A batch calibration is that of `rows`."""
+
+
+def tokens_of(scorer: PromptScorer, rows: Ints) -> int:
+    """The tokens of one call of `run` with these rows, after the first call."""
+    return scorer.prefix_tokens + int(scorer.row_tokens[rows].sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +58,10 @@ class SearchCandidate:
     metric: Metric
 
     def cost(self, start: int, stop: int) -> int:
-        own = int(self.scorer.row_tokens[self.rows[start:stop]].sum())
-        return own + (self.scorer.fixed_tokens if start == 0 < stop else 0)
+        if stop <= start:
+            return 0
+        tokens = tokens_of(self.scorer, self.rows[start:stop])
+        return tokens + (0 if start else self.scorer.start_tokens)
 
     def run(self, stop: int) -> None:
         self.scorer.run(self.rows[:stop])

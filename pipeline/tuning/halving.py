@@ -23,7 +23,7 @@ class Candidate(Protocol):
     """A prompt setting and its variants of scoring and calibration."""
 
     def cost(self, start: int, stop: int) -> int:
-        """The tokens that the model reads for the rows [start, stop); a shared prefix is among those of row 0."""
+        """The tokens that the model reads in a call of `run` for the rows [start, stop); 0 for no rows."""
 
     def run(self, stop: int) -> None:
         """Compute the scores of all rows before `stop` that have none yet."""
@@ -60,12 +60,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RungStart:
-    """What is about to be run: rung `number` of `total`, `left` candidates on `rows` rows."""
+    """What is about to be run: rung `number` of `total`, `left` candidates on `rows` rows. `tokens` are about those of
+    this rung and the later ones."""
 
     number: int
     total: int
     left: int
     rows: int
+    tokens: int
 
 
 OnRung = Callable[[RungStart], object]
@@ -96,7 +98,8 @@ def halve(
         is_complete = is_complete and stop == target
         if stop == seen and number > 1:
             break
-        on_rung(RungStart(number, len(plan), len(live), stop))
+        ahead = _tokens_ahead(candidates, live, seen, (stop, *plan[number:]))
+        on_rung(RungStart(number, len(plan), len(live), stop, min(ahead, budget.left)))
         for index in live:
             cost = candidates[index].cost(seen, stop)
             candidates[index].run(stop)
@@ -148,6 +151,16 @@ def _survivors(live: Sequence[int], standings: Sequence[Standing], *, keep: int)
 
 def _cost(candidates: Sequence[Candidate], live: Sequence[int], start: int, stop: int) -> int:
     return sum(candidates[index].cost(start, stop) for index in live)
+
+
+def _tokens_ahead(candidates: Sequence[Candidate], live: Sequence[int], seen: int, stops: Sequence[int]) -> int:
+    """About the tokens of the rungs that end at `stops`, the first of which `live` run from row `seen` on."""
+    tokens = 0.0
+    for rung, stop in enumerate(stops):
+        if stop > seen:
+            tokens += _cost(candidates, live, seen, stop) * max(1, len(live) >> rung) / len(live)
+        seen = max(seen, stop)
+    return round(tokens)
 
 
 def _affordable(candidates: Sequence[Candidate], live: Sequence[int], seen: int, target: int, tokens: int) -> int:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tirazh.pipeline.evaluation.confusion import confusion_matrix, macro_f1
 from tirazh.pipeline.evaluation.predictions import Predictions
-
-Metric = Literal["accuracy", "macro_f1", "log_loss"]
-METRICS: tuple[Metric, ...] = ("accuracy", "macro_f1", "log_loss")
+from tirazh.pipeline.tuning.settings import Metric
 
 Scores = NDArray[np.float64]
 

@@ -25,7 +25,6 @@ from tirazh.pipeline.input.text_files.tables import parse_table
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.storage.errors import show_uri
 
-DEFAULT_ROWS = 2_000
 # Of each label: an example, some rows to search on, and some to hold out.
 MIN_LABEL_ROWS = 8
 MIN_HELD_OUT = 100

@@ -12,10 +12,11 @@ from tirazh.pipeline.evaluation.compare import Comparison, compare
 from tirazh.pipeline.evaluation.evaluate import Evaluation, evaluate
 from tirazh.pipeline.evaluation.predictions import Predictions
 from tirazh.pipeline.tuning.budget import TokenBudget
-from tirazh.pipeline.tuning.candidates import Ints, PromptScorer, SearchCandidate
+from tirazh.pipeline.tuning.candidates import Ints, PromptScorer, SearchCandidate, tokens_of
 from tirazh.pipeline.tuning.halving import OnRung, Outcome, halve
-from tirazh.pipeline.tuning.metrics import Metric, Scores, predictions_of
+from tirazh.pipeline.tuning.metrics import Scores, predictions_of
 from tirazh.pipeline.tuning.sample import Split
+from tirazh.pipeline.tuning.settings import Metric
 from tirazh.pipeline.tuning.space import FITTED, NO_CALIBRATION, PromptChoice, ScoreChoice, SearchSpace
 from tirazh.pipeline.tuning.trials import RESAMPLES, Trial, trial_of, trials_of
 
@@ -142,7 +143,7 @@ class Search:
         return given + max(others, default=0)
 
     def _tokens(self, prompt: PromptChoice, rows: Ints) -> int:
-        return int(self.scorers[prompt].row_tokens[rows].sum())
+        return tokens_of(self.scorers[prompt], rows)
 
     def _value(self, trial: Trial) -> float:
         return -trial.value if self.metric == "log_loss" else trial.value

@@ -1,10 +1,11 @@
 """Built-in prompt templates of `tirazh tune`: neutral ones, in Russian and English, with the list of labels or without.
 
-`TEXT` stands for the text column's variable and `LABELS` for the words of all labels.
+`TEXT` stands for the text column and `LABELS` for the words of all labels.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 TEXT, LABELS = "<text>", "<labels>"
@@ -29,7 +30,7 @@ _SYNTAX = ("{{", "{%", "{#", "}}", "%}", "#}")
 MAX_LISTED_CHARACTERS = 400
 
 
-def built_in_templates(words: Sequence[str], *, text_variable: str, texts: Sequence[str]) -> Mapping[str, str]:
+def built_in_templates(words: Sequence[str], *, text_column: str, texts: Sequence[str]) -> Mapping[str, str]:
     """Return the templates of the language of `texts`, by name.
 
     Those with the list of labels are left out for `words` that are too long together or contain template syntax.
@@ -37,7 +38,7 @@ def built_in_templates(words: Sequence[str], *, text_variable: str, texts: Seque
     listed = ", ".join(word.strip() for word in words)
     can_list = len(listed) <= MAX_LISTED_CHARACTERS and not any(mark in listed for mark in _SYNTAX)
     templates = RUSSIAN if is_russian(texts) else ENGLISH
-    variable = f"{{{{ {text_variable} }}}}"
+    variable = f"{{{{ {text_column} }}}}" if text_column.isidentifier() else f"{{{{ row[{json.dumps(text_column)}] }}}}"
     return {
         name: template.replace(TEXT, variable).replace(LABELS, listed)
         for name, template in templates.items()

@@ -9,7 +9,8 @@ from typing import Any
 from tirazh.pipeline.evaluation.evaluate import evaluate
 from tirazh.pipeline.tuning.candidates import SearchCandidate
 from tirazh.pipeline.tuning.halving import Standing
-from tirazh.pipeline.tuning.metrics import Metric, Scores, predictions_of, value_of
+from tirazh.pipeline.tuning.metrics import Scores, predictions_of, value_of
+from tirazh.pipeline.tuning.settings import Metric
 from tirazh.pipeline.tuning.space import PromptChoice, ScoreChoice
 
 RESAMPLES = 1_000

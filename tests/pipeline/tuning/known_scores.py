@@ -21,7 +21,8 @@ class KnownScorer:
     margin: float
     num_labels: int
     tokens: int = 20
-    fixed_tokens: int = 0
+    prefix_tokens: int = 0
+    start_tokens: int = 0
     seed: int = 0
     bonus: dict[ScoreChoice, float] = field(default_factory=dict)
     ran: set[int] = field(default_factory=set)

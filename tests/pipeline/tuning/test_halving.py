@@ -24,7 +24,7 @@ class Known:
     ran: list[int] = field(default_factory=list)
 
     def cost(self, start: int, stop: int) -> int:
-        return (stop - start) * self.row_tokens + (self.prefix_tokens if start == 0 < stop else 0)
+        return (stop - start) * self.row_tokens + (self.prefix_tokens if stop > start else 0)
 
     def run(self, stop: int) -> None:
         self.ran.append(stop)
@@ -38,6 +38,7 @@ def test_half_of_the_candidates_survive_and_the_rows_double() -> None:
     rungs: list[RungStart] = []
     found = halve(candidates, rows=160, budget=TokenBudget(10**6), on_rung=rungs.append)
     assert [(rung.left, rung.rows) for rung in rungs] == [(8, 20), (4, 40), (2, 80), (1, 160)]
+    assert [rung.tokens for rung in rungs] == [160 * 10 * rest for rest in (1 + 0.5 + 0.5 + 0.5, 1.5, 1, 0.5)]
     assert found.winner == 7
     assert found.is_complete
     assert [standing.rung for standing in found.standings] == [1, 1, 1, 1, 2, 2, 3, 4]
@@ -55,7 +56,7 @@ def test_of_equal_candidates_the_one_with_fewer_tokens_wins() -> None:
     assert found.winner == 1
 
 
-def test_a_shared_prefix_is_counted_once() -> None:
+def test_a_shared_prefix_is_counted_once_in_a_rung() -> None:
     budget = TokenBudget(10**6)
     halve([Known([1.0], 10, prefix_tokens=500)], rows=64, budget=budget)
     assert budget.used == 500 + 64 * 10

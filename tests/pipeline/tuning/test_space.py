@@ -79,7 +79,7 @@ def test_the_built_in_templates_are_of_the_language_of_the_texts_and_compile() -
         (["спорт", "мир"], ["Футбол: ЦСКА победил"], "Тема:"),
         (["sport"], ["A match"], "Topic:"),
     ):
-        found = built_in_templates(words, text_variable="body", texts=texts)
+        found = built_in_templates(words, text_column="body", texts=texts)
         assert len(found) == 5
         assert found["topic"].endswith(end)
         for template in found.values():
@@ -91,7 +91,12 @@ def test_the_built_in_templates_are_of_the_language_of_the_texts_and_compile() -
 
 def test_words_that_are_template_syntax_or_too_long_are_not_listed() -> None:
     for words in (["{{ x }}", "b"], ["слово" * 50, "слова" * 50]):
-        assert set(built_in_templates(words, text_variable="text", texts=["a"])) == {"topic", "category", "text-topic"}
+        assert set(built_in_templates(words, text_column="text", texts=["a"])) == {"topic", "category", "text-topic"}
+
+
+def test_a_column_with_a_space_in_its_name_can_be_tuned() -> None:
+    found = built_in_templates(["a", "b"], text_column="News text", texts=["a"])
+    assert PromptTemplate(found["topic"]).render({"News text": "match"}) == "match\nTopic:"
 
 
 def test_a_text_without_letters_is_not_russian() -> None:
