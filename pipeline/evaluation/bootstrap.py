@@ -7,6 +7,7 @@ from the counts of cells is resampled exactly, in a time that does not grow with
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def confusion_intervals(matrix: Matrix, *, seed: int, resamples: int) -> dict[st
     num_labels = len(matrix)
     is_right, is_answer = golds == answers, answers < num_labels
 
-    def figures(counts: NDArray[np.int64]) -> tuple[float, ...]:
+    def figures(counts: NDArray[np.int64]) -> tuple[Any, ...]:
         support = np.bincount(golds, weights=counts, minlength=num_labels)
         predicted = np.bincount(answers, weights=counts, minlength=num_labels + 1)[:-1]
         right = np.bincount(golds[is_right], weights=counts[is_right], minlength=num_labels)
@@ -53,7 +54,7 @@ def ranking_intervals(ranked: RankedRows, *, seed: int, resamples: int) -> dict[
     gains = np.concatenate([np.ones(groups), np.zeros(groups)]) - means
     bins = np.concatenate([ranked.bin, ranked.bin])
 
-    def figures(drawn: NDArray[np.int64]) -> tuple[float, ...]:
+    def figures(drawn: NDArray[np.int64]) -> tuple[Any, ...]:
         gaps = np.bincount(bins, weights=drawn * gains, minlength=BINS)
         taken = np.cumsum(drawn[:groups] + drawn[groups:])
         most = most_taken(taken, np.cumsum(drawn[groups:]), 0.05)
@@ -80,7 +81,7 @@ def mean_interval(values: NDArray[np.float64], *, seed: int, resamples: int) -> 
     variances = np.add.reduceat((ordered - np.repeat(means, counts)) ** 2, starts) / counts
     noise = iter(np.random.default_rng([seed, 1]).standard_normal(resamples))
 
-    def figures(drawn: NDArray[np.int64]) -> tuple[float, ...]:
+    def figures(drawn: NDArray[np.int64]) -> tuple[Any, ...]:
         total = drawn @ means + np.sqrt(drawn @ variances) * next(noise)
         return (total / len(ordered),)
 
@@ -95,7 +96,7 @@ def difference_interval(only_first: int, only_second: int, rows: int, *, seed: i
 
 def _resample(
     counts: NDArray[np.int64],
-    figures: Callable[[NDArray[np.int64]], tuple[float, ...]],
+    figures: Callable[[NDArray[np.int64]], tuple[Any, ...]],
     *,
     seed: int,
     resamples: int,

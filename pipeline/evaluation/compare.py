@@ -53,7 +53,7 @@ def compare(
     """
     if len(first.gold) != len(second.gold):
         raise ValueError(f"the runs have different numbers of rows, {len(first.gold)} and {len(second.gold)}")
-    answers = _by_name(second, first.labels)
+    answers = answers_by_name(second.chosen, second.labels, first.labels)
     known = first.gold >= 0
     rows = int(known.sum())
     if not rows:
@@ -94,8 +94,10 @@ def mcnemar(only_first: int, only_second: int) -> tuple[float, str]:
     return math.erfc(math.sqrt(statistic / 2)), "chi-square"
 
 
-def _by_name(run: Predictions | RowFigures, labels: tuple[str, ...]) -> NDArray[np.int64]:
-    """The answers of `run` as indices of `labels`; a label that is not among them has an index of its own behind."""
-    index = {label: number for number, label in enumerate(labels)}
-    numbers = [index.setdefault(label, len(index)) for label in run.labels]
-    return np.array([*numbers, -1], np.int64)[run.chosen]
+def answers_by_name(
+    answers: NDArray[np.int64], labels: tuple[str, ...], of_first: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Turn indices of `labels` into those of equal names in `of_first`; other labels have indices behind, -1 stays."""
+    index = {label: number for number, label in enumerate(of_first)}
+    numbers = [index.setdefault(label, len(index)) for label in labels]
+    return np.array([*numbers, -1], np.int64)[answers]

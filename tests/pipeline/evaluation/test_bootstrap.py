@@ -30,18 +30,23 @@ def test_intervals_are_those_of_drawing_rows() -> None:
         assert intervals[name] == (pytest.approx(least, abs=0.25 * width), pytest.approx(most, abs=0.25 * width)), name
 
 
-def test_intervals_hold_the_truth_in_about_95_percent_of_samples() -> None:
-    """Of Brier score, log-loss and a large ECE, too. Near 0 the ECE of a sample is above that of the population."""
+@pytest.mark.parametrize(
+    ("runs", "rows", "allowed"),
+    [(50, 400, (0.84, 1.0)), pytest.param(400, 1500, (0.91, 0.975), marks=pytest.mark.slow)],
+)
+def test_intervals_hold_the_truth_in_about_95_percent_of_samples(
+    runs: int, rows: int, allowed: tuple[float, float]
+) -> None:
+    """Of a large ECE, too. Near 0 the ECE of a sample is above that of the population."""
     truth = evaluate(_overconfident(random_predictions(400_000, 4, seed=0)), resamples=0)
-    runs = 80
     held = dict.fromkeys(NAMES, 0)
     for seed in range(1, runs + 1):
-        found = evaluate(_overconfident(random_predictions(500, 4, seed=seed)), resamples=200)
+        found = evaluate(_overconfident(random_predictions(rows, 4, seed=seed)), resamples=200, seed=seed)
         for name in NAMES:
             low, high = found.intervals[name]
             held[name] += low <= getattr(truth, name) <= high
-    for name in ("accuracy", "macro_f1", "brier", "log_loss", "coverage_at_5_percent", "ece"):
-        assert 0.87 <= held[name] / runs <= 1, (name, held)
+    shares = {name: count / runs for name, count in held.items()}
+    assert all(allowed[0] <= share <= allowed[1] for share in shares.values()), shares
 
 
 def test_the_same_seed_gives_the_same_intervals_and_another_seed_others() -> None:
