@@ -13,7 +13,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.constraints.fields import fields_of
 from tirazh.pipeline.input.footers import check_text_column
 from tirazh.pipeline.prompts.shots import EXAMPLES
-from tirazh.pipeline.prompts.source import PromptSource
+from tirazh.pipeline.prompts.source import LABELS, PromptSource
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.prompts.template_columns import written
 from tirazh.pipeline.prompts.variable_types import check_variable
@@ -123,6 +123,7 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
 
 def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
     _check_examples(columns, spec, source)
+    _check_labels(columns, spec, source)
     variables = source.template.variables if isinstance(spec, ScoreSpec) else tuple(source.columns)
     varied = tuple(spec.vary or ()) if isinstance(spec, GenerateSpec) else ()
     places = ["a column of the input"] * bool(spec.input) + ["a name of --vary"] * bool(varied)
@@ -161,6 +162,19 @@ def _check_examples(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> 
     if spec.examples is not None and not is_used:
         raise InputError(
             "--template does not use the examples; go over them with {% for example in examples %}…{% endfor %}"
+        )
+
+
+def _check_labels(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
+    """Raise InputError for a template that goes over the job's labels while the input has a column of this name."""
+    if not isinstance(spec, ClassifySpec) or LABELS not in source.template.variables:
+        return
+    if spec.questions is not None and LABELS not in columns.names:
+        raise InputError(f"--template uses {LABELS!r}, but with --questions each question has labels of its own")
+    if spec.questions is None and LABELS in columns.names:
+        raise InputError(
+            f"the input has a column {LABELS!r}, which in the template of classify is the name of the job's labels; "
+            "rename it"
         )
 
 

@@ -152,6 +152,9 @@ class JobRun:
 
     @property
     def _samples(self) -> int:
+        """The requests of a row of the input."""
+        if self.prompts.labels is not None:
+            return self.prompts.labels.layout.orders
         return self.spec.samples if isinstance(self.spec, GenerateSpec) else 1
 
     def replica_config(self, *, threads: int) -> ReplicaConfig:
@@ -159,7 +162,7 @@ class JobRun:
         return ReplicaConfig(
             model=self.spec.model,
             model_settings=self.spec.model_settings,
-            jobs=(self.prompts.engine_job,),
+            jobs=self.prompts.engine_jobs,
             tensor_parallel=self.spec.tensor_parallel,
             dtype=self.plan.dtype,
             device=self.device,
@@ -180,7 +183,7 @@ class JobRun:
             samples=self._samples,
             samples_as_rows=self.plan.rows_per_input_row > 1,
             overrides=self.plan.overrides,
-            calibration_ids=self.prompts.calibration_ids,
+            labels=self.prompts.labels,
             metrics=metrics,
             constraint=job_constraint(generate) if generate else None,
             schema_column=generate.schema_column if generate else None,

@@ -23,6 +23,7 @@ from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.directory import ModelSummary, resolve_model
 from tirazh.model.config import check_split
 from tirazh.model.tokenizer import load_tokenizer
+from tirazh.pipeline.classification.row_sample import choose_sample, digest_of
 from tirazh.pipeline.columns import check_columns, check_vary, override_columns
 from tirazh.pipeline.constraints.check import check_constraint
 from tirazh.pipeline.constraints.settings import used_setting
@@ -42,15 +43,19 @@ from tirazh.pipeline.input.parts import (
     take_rows,
 )
 from tirazh.pipeline.input.ranges import range_reader
+from tirazh.pipeline.input.read import read_rows
 from tirazh.pipeline.input.schemas.arrow_types import with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import refuse_unwritable, with_metadata_of
 from tirazh.pipeline.input.unify import count_directory_text, unify
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of
-from tirazh.pipeline.spec import GenerateSpec, JobSpec
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import join
+from tirazh.pipeline.storage.filesystem import join, keep_trying
+
+# In the identity of a job with `calibrate: batch`: which rows calibrate it.
+CALIBRATION_SAMPLE = "calibration_sample"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +231,7 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     if crossing is not None:
         taken = take_rows(cross_footers(taken, crossing, text_columns=texts), spec.limit)
     cost = _row_cost(spec)
-    return Plan(
+    plan = Plan(
         identity=job.identity,
         fingerprint=fingerprint_of(job.identity),
         model_fingerprint=job.model.fingerprint,
@@ -242,6 +247,20 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
         resolved=job,
         crossing=job.crossing,
     )
+    return _with_sample(plan) if isinstance(spec, ClassifySpec) and spec.calibrate == "batch" else plan
+
+
+def _with_sample(plan: Plan) -> Plan:
+    """Choose the rows of `calibrate: batch`, in one pass over the input. They are part of the job's identity."""
+    job = plan.job
+    columns = list(dict.fromkeys(job.source.columns.values()))
+    sample = choose_sample(
+        plan.parts,
+        columns,
+        lambda part: keep_trying(lambda: read_rows(part, job.storage, plan.schema, only=columns)),
+    )
+    identity = plan.identity | {CALIBRATION_SAMPLE: digest_of(sample)}
+    return replace(plan, identity=identity, fingerprint=fingerprint_of(identity), resolved=replace(job, sample=sample))
 
 
 def _read_footers(spec: JobSpec, job: ResolvedJob, text_columns: Sequence[str]) -> tuple[list[Footer], tuple[str, ...]]:

@@ -9,6 +9,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from tirazh.errors import RequestError
 from tirazh.model.architectures import longest_exact_sequence
 from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
@@ -25,7 +27,8 @@ _DEFAULT_SEQ_LENGTH = 2048
 @dataclass(frozen=True, kw_only=True)
 class ResolvedJob:
     """`inputs` and `output` are absolute paths and URIs; `examples` is the content of the few-shot
-    Parquet file, if there is one; `seq_length` is in tokens. `crossing` has the rows of `vary`.
+    Parquet file, if there is one; `seq_length` is in tokens. `crossing` has the rows of `vary`, and `sample` those of
+    `calibrate: batch`, once the input is planned.
 
     `identity` is the identity of the job: that of the spec with every default filled in. Specs that
     give the same rows of the same input have the same identity, however they are written.
@@ -40,6 +43,7 @@ class ResolvedJob:
     seq_length: int
     identity: dict[str, Any]
     crossing: Crossing | None = None
+    sample: pa.Table | None = None
 
 
 def resolve_job(spec: JobSpec) -> ResolvedJob:

@@ -35,12 +35,12 @@ from tirazh.model.requests import (
     Request,
     Result,
     SamplingParams,
-    ScoreRequest,
     TextScore,
     TextScoreRequest,
 )
 from tirazh.pipeline import schema
-from tirazh.pipeline.classification.decide import calibrate
+from tirazh.pipeline.classification.label_requests import LabelRequests
+from tirazh.pipeline.classification.scores import NO_CORRECTIONS, Corrections
 from tirazh.pipeline.constraints.rows import row_constraints
 from tirazh.pipeline.input.overrides import override_rows, row_sampling, sample_seed
 
@@ -59,7 +59,7 @@ _START_RETRY_S = 30.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
     """What the step needs besides the rows. `sampling` is None for classify and score, `metrics` without Ray (a
-    preview).
+    preview). `labels` are the requests of classify; `samples` is then the number of requests of a row.
 
     With `samples_as_rows` a sample that fails takes only its own row out, not the other samples of the input row.
     `constraint` is what all completions follow; with `schema_column` each row's own schema instead.
@@ -69,11 +69,11 @@ class InferConfig:
     sampling: SamplingParams | None
     samples: int
     overrides: tuple[str, ...]
-    calibration_ids: tuple[int, ...]
     metrics: MetricsClient | None
     samples_as_rows: bool = False
     constraint: Constraint | None = None
     schema_column: str | None = None
+    labels: LabelRequests | None = None
 
 
 class InferStep:
@@ -88,7 +88,7 @@ class InferStep:
         self._metrics = config.metrics
         self._name = uuid4().hex
         self._owner = ray.get_runtime_context().get_actor_id() or self._name
-        self._priors: list[float] | None = None
+        self._corrections: asyncio.Future[Corrections] | None = None
         self._next_push = 0.0
         self._replica: Replica | None = None
         self._refusal: RequestError | None = None
@@ -168,20 +168,20 @@ class InferStep:
         requests = make_requests(table.take(good), self._config) if good else []
         pushing = asyncio.ensure_future(self._push_counters())
         try:
+            # Queued before the rows of the first part. A part that is given up must not end it for the others.
+            self._corrections = self._corrections or asyncio.ensure_future(self._score_once())
             results = await self._serving.run(requests) if requests else []
-            if self._config.calibration_ids and self._priors is None:
-                self._priors = await self._score_empty_text()
+            corrections = await asyncio.shield(self._corrections)
         finally:
             pushing.cancel()
         await self._push()
-        return append_results(table, good, results, self._config, self._priors)
+        return append_results(table, good, results, self._config, corrections)
 
-    async def _score_empty_text(self) -> list[float]:
-        """The log-likelihoods of the labels after an empty text. Every replica computes the same bits."""
-        (scores,) = await self._serving.run([ScoreRequest(prompt_token_ids=self._config.calibration_ids)])
-        if not isinstance(scores, LabelScores) or scores.error is not None:
-            raise ReplicaError(f"the empty prompt of --calibrate could not be scored: {getattr(scores, 'error', '')}")
-        return list(scores.logprobs)
+    async def _score_once(self) -> Corrections:
+        """Score what all rows are corrected by. Every replica computes the same bits."""
+        labels = self._config.labels
+        requests = labels.at_start() if labels is not None else []
+        return labels.corrections(await self._serving.run(requests)) if labels and requests else NO_CORRECTIONS
 
     @property
     def _serving(self) -> Replica:
@@ -218,7 +218,8 @@ def make_requests(table: pa.Table, config: InferConfig) -> list[Request]:
     prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
     if config.sampling is None:
         if schema.NUM_CONTEXT_IDS not in table.column_names:
-            return [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
+            assert config.labels is not None, "a job without sampling and contexts is one of classify"
+            return list(config.labels.of_prompts(prompts))
         contexts: list[Any] = table.column(schema.NUM_CONTEXT_IDS).to_pylist()
         return [
             TextScoreRequest(token_ids=prompt, num_context=context)
@@ -240,11 +241,15 @@ def make_requests(table: pa.Table, config: InferConfig) -> list[Request]:
 
 
 def append_results(
-    table: pa.Table, good: Sequence[int], results: Sequence[Result], config: InferConfig, priors: Sequence[float] | None
+    table: pa.Table,
+    good: Sequence[int],
+    results: Sequence[Result],
+    config: InferConfig,
+    corrections: Corrections = NO_CORRECTIONS,
 ) -> pa.Table:
     """Replace the prompts in the part's table by the results.
 
-    `good` are the rows that were sent.
+    `good` are the rows that were sent. `corrections` are those of the labels of classify.
     """
     errors: list[str | None] = table.column(schema.ROW_ERROR).to_pylist()
     answers: list[list[Any] | None] = [None] * table.num_rows
@@ -262,7 +267,8 @@ def append_results(
     if schema.NUM_CONTEXT_IDS in table.column_names:
         columns = _text_columns(answers)
     else:
-        columns = _label_columns(answers, priors) if config.sampling is None else _completion_columns(answers)
+        labels = config.labels
+        columns = _completion_columns(answers) if labels is None else _label_columns(answers, labels, corrections)
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table
@@ -273,12 +279,15 @@ def _is_missing(result: Result) -> bool:
 
 
 def _label_columns(
-    answers: Sequence[list[LabelScores] | None], priors: Sequence[float] | None
+    answers: Sequence[list[LabelScores] | None], labels: LabelRequests, corrections: Corrections
 ) -> dict[str, pa.Array[Any]]:
-    scores = [None if answer is None else list(answer[0].logprobs) for answer in answers]
-    if priors is not None:
-        scores = [None if row is None else calibrate(row, priors) for row in scores]
-    return {schema.LABEL_LOGPROBS: pa.array(scores, pa.list_(pa.float64()))}
+    scored = [row for row, answer in enumerate(answers) if answer is not None]
+    logprobs: list[list[float] | None] = [None] * len(answers)
+    if scored:
+        values = labels.logprobs([answers[row] or [] for row in scored], corrections)
+        for row, own in zip(scored, values.tolist(), strict=True):
+            logprobs[row] = own
+    return {schema.LABEL_LOGPROBS: pa.array(logprobs, pa.list_(pa.float64()))}
 
 
 def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str, pa.Array[Any]]:

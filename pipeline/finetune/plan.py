@@ -16,7 +16,8 @@ from tirazh.model.config import ModelConfig, ModelSettings
 from tirazh.model.requests import SamplingParams
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.model.training.lora import check_peft
-from tirazh.pipeline.classification.labels import words_of
+from tirazh.pipeline.classification.labels import Label, words_of
+from tirazh.pipeline.classification.questions import Question
 from tirazh.pipeline.finetune.corpus import DocumentMaker, InputFiles, LabelledPromptMaker, PairMaker, TextMaker
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.input.footers import check_text_column, read_footers
@@ -24,7 +25,9 @@ from tirazh.pipeline.input.listing.files import find_inputs
 from tirazh.pipeline.input.ranges import range_reader
 from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
-from tirazh.pipeline.prompts.prepare import label_ends, mark_template, with_labels
+from tirazh.pipeline.prompts.label_prompts import label_ends, with_labels
+from tirazh.pipeline.prompts.label_tokens import LabelTokens
+from tirazh.pipeline.prompts.prepare import mark_template
 from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE, GENERATE_TEMPLATE, PromptSource, build_source
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.schema import LABEL
@@ -100,7 +103,7 @@ class FinetunePlan:
 
         Raises RequestError when two labels have the same tokens.
         """
-        return self._with_labels()[1] if self.spec.labels else ()
+        return self._with_labels()[1].entries if self.spec.labels else ()
 
     def label_ends(self) -> tuple[int, ...]:
         """Return the tokens that end a label; empty where the labels' ends are not scored."""
@@ -111,9 +114,10 @@ class FinetunePlan:
     def _words(self) -> dict[str, str] | None:
         return words_of(self.spec.labels) if self.spec.labels else None
 
-    def _with_labels(self) -> tuple[PromptConfig, tuple[tuple[int, ...], ...]]:
+    def _with_labels(self) -> tuple[PromptConfig, LabelTokens]:
         config = self._prompt_config(seq_length=self.seq_length, room=0)
-        return with_labels(config, self.tokenizer, self._words or {})
+        labels = tuple(Label(name, words) for name, words in (self._words or {}).items())
+        return with_labels(config, self.tokenizer, [Question(name="", labels=labels)])
 
     @property
     def _truncate(self) -> Truncate:

@@ -24,7 +24,7 @@ from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.lease import LeaseToken
 from tirazh.pipeline.output.names import PLAN, STEPS, OutputFiles
 from tirazh.pipeline.output.seal import to_sealed_json
-from tirazh.pipeline.plan import Plan, PlannedFile
+from tirazh.pipeline.plan import CALIBRATION_SAMPLE, Plan, PlannedFile
 from tirazh.pipeline.settings import describe_changed
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
@@ -147,6 +147,8 @@ def job_difference(stored: Plan, plan: Plan) -> str | None:
     changed = [name for name in names if stored.identity.get(name) != plan.identity.get(name)]
     if "input" in changed and _named_files(stored) == _named_files(plan):
         changed.remove("input")  # the same files, named otherwise: a directory instead of a glob pattern
+    if changed == [CALIBRATION_SAMPLE]:
+        return "the input has other rows than before, and --calibrate batch takes its sample from them"
     # A stored dtype is decided, and "auto" accepts it.
     if plan.dtype not in ("auto", stored.dtype):
         changed.append("dtype")

@@ -11,9 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tirazh.actors.local_replica import LocalReplica
-from tirazh.errors import RequestError
-from tirazh.model.requests import LabelScores, Request, ScoreRequest
+from tirazh.model.requests import Request
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.scores import NO_CORRECTIONS, Corrections
 from tirazh.pipeline.execution.infer import InferConfig, append_results, make_requests
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_part
@@ -94,11 +94,8 @@ def make_rows(
     Raises RequestError for labels that cannot be calibrated.
     """
     results = replica.run(requests) if requests else []
-    priors = _priors(replica, config)
-    table, tokenizer = (
-        append_results(chosen.table, chosen.good, results, config, priors),
-        cached_tokenizer(tokenizer_dir),
-    )
+    table = append_results(chosen.table, chosen.good, results, config, _corrections(replica, config))
+    tokenizer = cached_tokenizer(tokenizer_dir)
     prompts = chosen.table.column(schema.PROMPT_IDS).to_pylist()
     made = []
     for index, (number, part, ids) in enumerate(zip(chosen.numbers, chosen.parts, prompts, strict=True)):
@@ -117,10 +114,6 @@ def make_rows(
     return made
 
 
-def _priors(replica: LocalReplica, config: InferConfig) -> list[float] | None:
-    if not config.calibration_ids:
-        return None
-    (scores,) = replica.run([ScoreRequest(prompt_token_ids=config.calibration_ids)])
-    if not isinstance(scores, LabelScores) or scores.error is not None:
-        raise RequestError(f"the empty prompt of --calibrate could not be scored: {getattr(scores, 'error', '')}")
-    return list(scores.logprobs)
+def _corrections(replica: LocalReplica, config: InferConfig) -> Corrections:
+    requests = config.labels.at_start() if config.labels is not None else []
+    return config.labels.corrections(replica.run(requests)) if config.labels and requests else NO_CORRECTIONS

@@ -7,7 +7,7 @@ column and continues without tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -47,7 +47,8 @@ class PromptConfig:
     behind a truncated prompt. `sampling` is None for classify and score. `boundary` checks the end of prompts where
     the labels' tokens may depend on it. `keeps_text` adds the text of every prompt behind its head. `shots` are the
     examples from which every row draws its own. `scores_text` marks the configuration of score
-    (`score_texts.py`).
+    (`score_texts.py`). `constants` are variables of the template that are the same in all rows. `prompt_end` is white
+    space at the end of every prompt of classify: the beginning of what follows it in several questions.
     """
 
     tokenizer_dir: str
@@ -68,6 +69,8 @@ class PromptConfig:
     keeps_text: bool = False
     shots: Shots | None = None
     scores_text: bool = False
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    prompt_end: str = ""
 
 
 class PromptWriter:
@@ -95,12 +98,12 @@ class PromptWriter:
 
     def render(self, row: Mapping[str, Any]) -> str:
         """Render the prompt's text after its head. Raises RowError."""
-        text = self.config.template.render(row)
+        text = self.config.template.render({**row, **self.config.constants})
         if self.config.sampling is not None:
             return text
         # A label follows after one space, so a classify prompt must not end in white space (YAML
         # texts do).
-        text = text.rstrip()
+        text = text.rstrip() + self.config.prompt_end
         if self.config.boundary is not None:
             self.config.boundary.check(text, self._marked_tokenizer)
         return text

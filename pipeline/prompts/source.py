@@ -12,6 +12,7 @@ from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 CLASSIFY_TEMPLATE = "{{ text }}\nТема:"
 GENERATE_TEMPLATE = "{{ text }}"
 DEFAULT_VARIABLE = "text"
+LABELS = "labels"  # what a template of classify calls the labels of the job
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,9 @@ def prompt_source(spec: JobSpec) -> PromptSource:
     if isinstance(spec, ScoreSpec):
         return _score_source(spec)
     assert isinstance(spec, ClassifySpec)
-    return build_source(spec.template, text_column=spec.text_column, default=CLASSIFY_TEMPLATE)
+    # With several questions each of them has a suffix of its own, and labels of its own.
+    default, drawn = (GENERATE_TEMPLATE, ()) if spec.questions is not None else (CLASSIFY_TEMPLATE, (LABELS,))
+    return build_source(spec.template, text_column=spec.text_column, default=default, drawn=drawn)
 
 
 def _score_source(spec: ScoreSpec) -> PromptSource:

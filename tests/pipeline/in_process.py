@@ -38,7 +38,6 @@ def run_in_process(spec: GenerateSpec) -> pa.Table:
         sampling=spec.sampling,
         samples=spec.samples,
         overrides=plan.overrides,
-        calibration_ids=(),
         metrics=unused,
         constraint=job_constraint(spec),
         schema_column=spec.schema_column,
@@ -61,7 +60,7 @@ def run_in_process(spec: GenerateSpec) -> pa.Table:
         found: dict[int, Any] = {}
         while engine.has_work:
             found.update(engine.step())
-        table = append_results(table, good, [found[id] for id in ids], config, None)
+        table = append_results(table, good, [found[id] for id in ids], config)
         tables.append(assemble(table, layout, load_tokenizer(prompts.config.tokenizer_dir)))
     return pa.concat_tables(tables)
 

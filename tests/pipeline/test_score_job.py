@@ -74,7 +74,7 @@ def _no_ray(monkeypatch: pytest.MonkeyPatch, engines: Engines) -> None:
             table: Any = self.prompt_step()(read_part(part, self.output.storage, self.plan.schema))  # type: ignore[arg-type]
             good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
             results = engines.run(config.replica, infer.make_requests(table.take(good), config) if good else [])
-            (written,) = write(infer.append_results(table, good, results, config, None)).to_pylist()
+            (written,) = write(infer.append_results(table, good, results, config)).to_pylist()
             progress.add(written)
         return {}
 

@@ -49,7 +49,6 @@ def counters_of(spec: GenerateSpec) -> EngineCounters:
         sampling=prompts.config.sampling,
         samples=spec.samples,
         overrides=plan.overrides,
-        calibration_ids=(),
         metrics=None,
     )
     with local_replica(replica) as engine:

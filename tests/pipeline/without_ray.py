@@ -89,7 +89,7 @@ def with_answers(run: JobRun, table: pa.Table, answer: Answer) -> pa.Table:
     config: InferConfig = run.infer_config(None, None)  # type: ignore[arg-type]
     good = [row for row, error in enumerate(table.column(schema.ROW_ERROR).to_pylist()) if error is None]
     requests = make_requests(table.take(good), config) if good else []
-    return append_results(table, good, answer(run, requests) if requests else [], config, None)
+    return append_results(table, good, answer(run, requests) if requests else [], config)
 
 
 def with_scores(table: pa.Table) -> pa.Table:

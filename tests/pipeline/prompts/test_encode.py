@@ -199,9 +199,15 @@ def test_examples_longer_than_the_sequence_length_are_refused(prepare: Prepare, 
         prepare(classify(examples=examples), seq_length=40)
 
 
-def test_calibration_uses_the_template_with_an_empty_text(prepare: Prepare, tokenizer: Tokenizer) -> None:
-    assert tokenizer.decode(prepare(classify(calibrate="contextual")).calibration_ids) == "\nТема:"
-    assert prepare(classify()).calibration_ids == ()
+def test_contextual_calibration_uses_the_template_with_texts_without_content(
+    prepare: Prepare, tokenizer: Tokenizer
+) -> None:
+    labels = prepare(classify(calibrate="contextual")).labels
+    assert labels is not None
+    assert [tokenizer.decode(ids) for ids in labels.prior_prompts] == ["\nТема:", "...\nТема:", "-\nТема:"]
+    plain = prepare(classify()).labels
+    assert plain is not None
+    assert plain.prior_prompts == ()
     with pytest.raises(RequestError, match="--calibrate needs a template"):
         prepare(classify(calibrate="contextual", template="{{ text }}"))
 

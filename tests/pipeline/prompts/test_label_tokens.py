@@ -17,7 +17,7 @@ from tirazh.model.requests import LabelScores, ScoreRequest
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.prompts.encode import PromptStep, cached_tokenizer
-from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens
+from tirazh.pipeline.prompts.label_tokens import Candidate, encode_labels, end_tokens
 from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
 from tirazh.pipeline.prompts.source import prompt_source
 from tirazh.pipeline.spec import ClassifySpec
@@ -65,14 +65,18 @@ def test_a_template_with_a_fixed_end_needs_no_check(tmp_path: Path) -> None:
 
 def test_labels_with_the_same_tokens_are_refused_with_both_names(tokenizer: Tokenizer) -> None:
     with pytest.raises(RequestError, match="'a' and 'b' have the same tokens"):
-        encode_labels({"a": "x", "b": "x"}, tokenizer.encode_many, "да")
+        encode_labels([Candidate("a", "x"), Candidate("b", "x")], tokenizer.encode_many, "да")
 
 
 def test_labels_without_tokens_are_refused(tmp_path: Path) -> None:
     rust = tokenizers.Tokenizer(models.WordLevel({"a": 0, "</s>": 1, " ": 2}, unk_token=""))
     rust.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(RequestError, match="'b' have no tokens"):
-        encode_labels({"a": "a", "b": "q"}, lambda texts: [[0] if text.endswith(" a") else [] for text in texts], "")
+        encode_labels(
+            [Candidate("a", "a"), Candidate("b", "q")],
+            lambda texts: [[0] if text.endswith(" a") else [] for text in texts],
+            "",
+        )
 
 
 def test_ends_are_scored_only_where_a_label_begins_another(tokenizer: Tokenizer) -> None:

@@ -103,7 +103,7 @@ class InProcess:
         requests = make_requests(table.take(good), config) if good else []
         name = run.output.directory.rpartition("/")[2]
         self.made[name] = self.made.get(name, 0) + len(requests)
-        return append_results(table, good, self.answer(requests, config), config, None)
+        return append_results(table, good, self.answer(requests, config), config)
 
 
 def run_in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:

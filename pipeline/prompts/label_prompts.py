@@ -1,0 +1,272 @@
+"""Decides on the driver what is scored for a classify job: the texts of the labels, the heads of examples, the domain
+premise, and the texts that calibrate the labels without labelled rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from tirazh.errors import InputError, RequestError, RowError
+from tirazh.model.requests import EngineJob
+from tirazh.model.tokenizer import Tokenizer
+from tirazh.pipeline import schema
+from tirazh.pipeline.classification.label_requests import LabelRequests
+from tirazh.pipeline.classification.labels import Label, candidates_of, words_of
+from tirazh.pipeline.classification.questions import Question
+from tirazh.pipeline.classification.row_sample import MAX_SAMPLE_ROWS
+from tirazh.pipeline.classification.scores import LabelLayout
+from tirazh.pipeline.input.footers import check_text_column
+from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.prompts.control_marks import holds_any
+from tirazh.pipeline.prompts.encode import PromptConfig, PromptStep, PromptWriter
+from tirazh.pipeline.prompts.examples_file import parse_examples
+from tirazh.pipeline.prompts.label_tokens import (
+    Candidate,
+    LabelTokens,
+    encode_labels,
+    end_tokens,
+    find_boundary,
+    is_fixed,
+)
+from tirazh.pipeline.prompts.shared_prefix import PROBE_TEXTS, add_head, common_prefix, fill, find_prefix
+from tirazh.pipeline.prompts.source import LABELS
+from tirazh.pipeline.prompts.variable_types import check_variable
+from tirazh.pipeline.spec import ClassifySpec
+from tirazh.pipeline.storage.errors import show_uri
+
+BETWEEN_EXAMPLES = "\n\n"
+
+# Texts without content in any language, for contextual calibration: no text, an ellipsis, a dash. Zhao et al. 2021
+# average over the empty text, "[MASK]" and "N/A"; the last two are words in a model that was trained on other texts
+# than BERT's, or on another language than English.
+CONTENT_FREE = ("", "...", "-")
+_LABEL_TYPE = pa.list_(pa.struct([(name, pa.string()) for name in ("name", "words", "description")]))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelJob:
+    """What a classify job is made of: how prompts are made, one job of the engine for each order of the examples, and
+    the requests."""
+
+    config: PromptConfig
+    engine_jobs: tuple[EngineJob, ...]
+    requests: LabelRequests
+
+
+def prepare_labels(
+    spec: ClassifySpec,
+    config: PromptConfig,
+    tokenizer: Tokenizer,
+    *,
+    examples: bytes | None,
+) -> LabelJob:
+    """Prepare the prompts and the requests of a classify job.
+
+    `config` has no labels yet. `examples` is the content of the file of few-shot examples. The prompts for `calibrate:
+    batch` are added later (`sample_prompts`). Raises RequestError or InputError for settings that no row can satisfy.
+    """
+    questions = spec.asked
+    config = _add_labels(config, tokenizer, () if spec.questions is not None else questions[0].labels)
+    config, tokens = with_labels(config, tokenizer, questions)
+    plain = config
+    configs = _with_heads(plain, tokenizer, spec, examples)
+    ends = label_ends(plain, tokenizer, tokens)
+    jobs = tuple(
+        EngineJob(
+            prefix_token_ids=find_prefix(each, tokenizer),
+            labels=tokens.entries,
+            label_ends=ends,
+            label_starts=tokens.starts if any(tokens.starts) else (),
+        )
+        for each in configs
+    )
+    config = configs[0]
+    requests = LabelRequests(
+        layout=_layout(spec, questions, tokens, orders=len(configs)),
+        heads=tuple(each.head_ids for each in configs) if len(configs) > 1 else ((),),
+        premise=_premise(plain, tokenizer) if spec.scoring == "pmi" else (),
+        prior_prompts=_content_free_prompts(spec, config, tokenizer) if spec.calibrate == "contextual" else (),
+    )
+    return LabelJob(config, jobs, requests)
+
+
+def with_labels(
+    config: PromptConfig, tokenizer: Tokenizer, questions: Sequence[Question]
+) -> tuple[PromptConfig, LabelTokens]:
+    """Return the tokens of the labels, and the configuration of prompts behind which there is space for them.
+
+    Raises RequestError for labels without tokens or with equal ones.
+    """
+    found: tuple[PromptConfig, LabelTokens] | None = None
+    for end in _prompt_ends(questions):
+        candidates = [
+            Candidate(question.labels[index].name, words, question.name, question.suffix[len(end) :])
+            for question in questions
+            for index, words in candidates_of(question.labels)
+        ]
+        ended = replace(config, prompt_end=end)
+        writer = PromptWriter(ended, tokenizer)
+        try:
+            tokens = encode_labels(candidates, writer.encode, fill(writer, PROBE_TEXTS[0]))
+        except RequestError:
+            if not end and found is None:
+                raise
+            continue
+        found = _checked(ended, tokenizer, tokens), tokens
+        if end and is_fixed(tokens, encode=writer.encode, fill=partial(fill, writer)):
+            break
+    assert found is not None, "the empty end is tried last, and raises"
+    return found
+
+
+def label_ends(config: PromptConfig, tokenizer: Tokenizer, tokens: LabelTokens) -> tuple[int, ...]:
+    """Return the tokens that end a label; empty where the labels' ends are not scored.
+
+    With several questions they are scored for all of them if a label of one question begins another label of it.
+    """
+    return end_tokens(tokens.entries, tokenizer, [tokenizer.control_tokens[name] for name in config.template.marks])
+
+
+def sample_prompts(config: PromptConfig, sample: pa.Table) -> tuple[tuple[int, ...], ...]:
+    """The prompts of a sample of the input (`row_sample.py`): of its first rows that have one."""
+    for name in (schema.PART, schema.REPETITION):
+        sample = sample.append_column(name, pa.array([0] * sample.num_rows, pa.int32()))
+    prompts: list[Any] = PromptStep(config)(sample).column(schema.PROMPT_IDS).to_pylist()
+    return tuple(tuple(ids) for ids in prompts if ids is not None)[:MAX_SAMPLE_ROWS]
+
+
+def _add_labels(config: PromptConfig, tokenizer: Tokenizer, labels: Sequence[Label]) -> PromptConfig:
+    """Give a template that goes over `labels` the labels of the job. Raises RequestError or InputError for a template
+    that uses something of them that they do not have."""
+    if LABELS not in config.template.variables or LABELS in config.columns:
+        return config
+    check_variable(config.template, LABELS, _LABEL_TYPE, what="the labels as")
+    values = [{"name": each.name, "words": each.words, "description": each.description} for each in labels]
+    if holds_any({LABELS: values}, config.template.marks):
+        raise RequestError("--labels contains a private-use character, which stands for a control token; remove it")
+    config = replace(config, constants={LABELS: values})
+    try:
+        fill(PromptWriter(config, tokenizer), PROBE_TEXTS[0])
+    except RowError as error:
+        raise RequestError(f"--template cannot print the labels: {error}; give every label a description") from None
+    return config
+
+
+def _prompt_ends(questions: Sequence[Question]) -> list[str]:
+    """White space with which all suffixes begin, the longest first, and last none.
+
+    A tokenizer may join a line break with a full stop before it. So the prompt of a row ends with the white space where
+    the tokens of the suffixes then are the same in all rows.
+    """
+    suffixes = [question.suffix for question in questions]
+    common = suffixes[0][: common_prefix(suffixes)]
+    length = len(common) - len(common.lstrip())
+    return [common[:end] for end in range(length, -1, -1)]
+
+
+def _checked(config: PromptConfig, tokenizer: Tokenizer, tokens: LabelTokens) -> PromptConfig:
+    writer = PromptWriter(config, tokenizer)
+    boundary = find_boundary(
+        tokens,
+        tokenizer,
+        encode=writer.encode,
+        fill=partial(fill, writer),
+        ends_with_row=config.template.source.rstrip().endswith("}"),
+        fixed_characters=len(config.prompt_end),
+    )
+    # Labels are scored after the prompt, so the longest one must fit.
+    return replace(config, reserved_tokens=max(map(len, tokens.entries)), boundary=boundary)
+
+
+def _layout(spec: ClassifySpec, questions: Sequence[Question], tokens: LabelTokens, *, orders: int) -> LabelLayout:
+    owners, first = [], 0
+    for question in questions:
+        owners += [first + index for index, _ in candidates_of(question.labels)]
+        first += len(question.labels)
+    return LabelLayout(
+        entries=tokens.places,
+        owners=tuple(owners),
+        lengths=tokens.lengths,
+        sizes=tuple(len(question.labels) for question in questions),
+        scoring=spec.scoring,
+        orders=orders,
+    )
+
+
+def _with_heads(
+    config: PromptConfig, tokenizer: Tokenizer, spec: ClassifySpec, examples: bytes | None
+) -> list[PromptConfig]:
+    """One configuration for each order of the examples. Prompts of all orders have the same text of the row."""
+    heads, separator = _examples_text(spec, config, tokenizer, examples)
+    configs = [add_head(config, tokenizer, head, separator) for head in heads]
+    if len(configs) == 1:
+        return configs
+    if any(each.head_text != separator for each in configs):
+        raise RequestError(
+            "--permutations cannot be used with this model: its tokenizer joins the end of the examples with the text "
+            "behind them"
+        )
+    longest = max(len(each.head_ids) for each in configs)
+    return [replace(each, reserved_tokens=each.reserved_tokens + longest - len(each.head_ids)) for each in configs]
+
+
+def _examples_text(
+    spec: ClassifySpec, config: PromptConfig, tokenizer: Tokenizer, examples: bytes | None
+) -> tuple[tuple[str, ...], str]:
+    """The heads of examples, one for each order, and the text behind a head. One empty head without --examples."""
+    if spec.examples is None or examples is None:
+        return ("",), BETWEEN_EXAMPLES
+    writer = PromptWriter(replace(config, boundary=None, prompt_end=""), tokenizer)
+    table = parse_examples(spec.examples, examples)
+    words = words_of(spec.labels or {})
+    for column in (*config.columns.values(), schema.LABEL):
+        check_text_column(table.schema, column, flag=f"in --examples {show_uri(spec.examples)}")
+    shots = []
+    names = list(dict.fromkeys((*config.columns.values(), schema.LABEL)))
+    for number, values in enumerate(zip(*(values_of(table.column(name)) for name in names), strict=True), start=1):
+        row = dict(zip(names, values, strict=True))
+        broken = next((name for name in names if isinstance(row[name], BrokenText)), None)
+        if broken is not None:
+            raise InputError(f"--examples, row {number}: column {broken!r} {row[broken].reason}")
+        label = row[schema.LABEL]
+        if label not in words:
+            raise InputError(f"--examples, row {number}: {label!r} is not one of the labels {', '.join(words)}")
+        variables = {name: row[column] for name, column in config.columns.items()}
+        if holds_any({**variables, schema.LABEL: words[label]}, config.template.marks):
+            raise InputError(f"--examples, row {number} contains a private-use character; remove it")
+        try:
+            prompt = writer.render(variables)
+        except RowError as error:
+            raise InputError(f"--examples, row {number}: {error}") from None
+        shots.append(f"{prompt.rstrip()} {words[label].strip()}")
+    return (BETWEEN_EXAMPLES.join(shots),), BETWEEN_EXAMPLES
+
+
+def _premise(config: PromptConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The prompt of the domain premise (Holtzman et al. 2021): the part of the template behind its last variable, or
+    the start token alone where the template ends with it."""
+    writer = PromptWriter(replace(config, boundary=None), tokenizer)
+    # What prompts of all texts have in common at their end.
+    texts = [fill(writer, text)[::-1] for text in PROBE_TEXTS if text.strip()]
+    premise = texts[0][: common_prefix(texts)][::-1]
+    return _prompt_or_start(writer, tokenizer, premise)
+
+
+def _prompt_or_start(writer: PromptWriter, tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    """The tokens of a prompt, or, of an empty one, the token that begins a text."""
+    (ids,) = writer.encode([text])
+    return tuple(ids) or tokenizer.prefix_token_ids or (tokenizer.end_token_ids[0],)
+
+
+def _content_free_prompts(
+    spec: ClassifySpec, config: PromptConfig, tokenizer: Tokenizer
+) -> tuple[tuple[int, ...], ...]:
+    writer = PromptWriter(replace(config, boundary=None), tokenizer)
+    texts = [fill(writer, text) for text in CONTENT_FREE]
+    if spec.questions is None and not all(writer.encode(texts)):
+        raise RequestError("--calibrate needs a template that contains more than the text itself")
+    return tuple(_prompt_or_start(writer, tokenizer, text) for text in texts)
