@@ -71,7 +71,7 @@ def job_values(given: Mapping[str, Any], spec: ClassifySpec, found: ClassifySpec
     """The settings of the job file: those of `given`, with what `found` has otherwise than `spec`, the job as it was
     given. Labels are written out, as their file may be named relative to another directory."""
     values = {"kind": "classify", **{name: value for name, value in given.items() if name != "search"}}
-    values["labels"] = dict(found.labels or {})
+    values |= {"labels": dict(found.labels or {})}
     for name in TUNED:
         value, before = getattr(found, name), getattr(spec, name)
         if value == before:
