@@ -7,6 +7,7 @@ It is also the smallest example of an engine module (`engine_module.py`).
 from __future__ import annotations
 
 import math
+from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.requests import (
     Completion,
+    Embedding,
+    EmbedRequest,
     EngineCounters,
     EngineJob,
     GenerateRequest,
@@ -25,6 +28,8 @@ from tirazh.model.requests import (
     TextScore,
     TextScoreRequest,
 )
+
+EMBEDDING_CHANNELS = 8
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,7 +44,7 @@ class EchoRunner:
 
 class EchoEngine:
     """Answers every request within one step: a prompt with its own first tokens, labels with equal
-    probabilities. Every token has the log-probability -1."""
+    probabilities, every embedding with ones. Every token has the log-probability -1."""
 
     def __init__(self, config: ReplicaConfig, execute: Callable[[list[int]], object]) -> None:
         self.counters = EngineCounters()
@@ -81,6 +86,8 @@ class EchoEngine:
         if isinstance(request, TextScoreRequest):
             scored = max(0, len(request.token_ids) - request.num_context)
             return TextScore(logprob=-float(scored), num_tokens=scored)
+        if isinstance(request, EmbedRequest):
+            return Embedding(values=array("f", [1.0] * EMBEDDING_CHANNELS))
         labels = max(1, len(self._jobs[request.job].labels))
         return LabelScores(logprobs=(-math.log(labels),) * labels)
 

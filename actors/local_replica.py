@@ -106,7 +106,7 @@ def _same_threads() -> Iterator[None]:
 
 
 def _refuse_too_large(device: str, needed_bytes: int) -> None:
-    from tirazh.model.engine.host_memory import free_host_bytes
+    from tirazh.model.host_memory import free_host_bytes
 
     free = free_host_bytes() if device == "cpu" else None
     if free is not None and needed_bytes > free:

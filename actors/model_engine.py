@@ -20,12 +20,12 @@ from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.constrained import ConstrainedDecoding, min_forced_run
-from tirazh.model.engine.host_memory import free_host_bytes
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.engine.self_check import SelfCheck
 from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.engine.warm_up import warm_up
+from tirazh.model.host_memory import free_host_bytes
 from tirazh.model.kernels.build import KERNELS, prepare_kernels
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.step import Step, step_rows

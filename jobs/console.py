@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tirazh.jobs.progress import bytes_text, clock_text
 from tirazh.jobs.terminal.streams import write_error
+from tirazh.pipeline.report.examples import examples_text
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
@@ -232,6 +233,8 @@ def _speed(manifest: Mapping[str, Any], last: ProgressEvent) -> str:
 
 
 def _value_text(name: str, value: Any) -> Any:
+    if name == "few_shot":
+        return examples_text(value)
     if name.endswith("_bytes"):
         return bytes_text(value)
     if name == "time_s":

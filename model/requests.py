@@ -141,7 +141,22 @@ class TextScoreRequest:
         return self.token_ids[:-1]
 
 
-Request = GenerateRequest | ScoreRequest | TextScoreRequest
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedRequest:
+    """A prompt whose embedding is computed from the model's last hidden states (behind the final layer
+    norm, before the output matrix).
+
+    `pooling`: "last" is that of the prompt's last token. "mean" is the mean over the prompt's tokens; of a
+    prompt that begins with the job's shared prefix, over the tokens behind the prefix, which alone are
+    computed for it. So a prefix of a job that is an instruction or a beginning-of-text token is not in the mean.
+    """
+
+    prompt_token_ids: Sequence[int]
+    pooling: Literal["last", "mean"] = "last"
+    job: int = 0
+
+
+Request = GenerateRequest | ScoreRequest | TextScoreRequest | EmbedRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +194,15 @@ class TextScore:
     error: str | None = None
 
 
-Result = Completion | LabelScores | TextScore
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedding:
+    """`values`: one float32 for each channel of the model (an `array.array("f")`); none with an error."""
+
+    values: Sequence[float]
+    error: str | None = None
+
+
+Result = Completion | LabelScores | TextScore | Embedding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -98,7 +98,8 @@ class NewPrefix:
 @dataclass(frozen=True, slots=True)
 class Step:
     """`token_ids` and `positions`: int64 [N]; a decode step's tokens may be `PLACEHOLDER`.
-    `logit_rows`: int64 [R], the rows of this step whose logits are read. With `new_prefix` every rank
+    `logit_rows`: int64 [R], the rows of this step whose logits are read; `hidden_rows`: those whose last
+    hidden states are. With `new_prefix` every rank
     computes another shared prefix first; no slot is then in use."""
 
     phase: Phase
@@ -108,6 +109,7 @@ class Step:
     logit_rows: NDArray[np.int64]
     fresh_slots: tuple[FreshSlot, ...] = ()
     new_prefix: NewPrefix | None = None
+    hidden_rows: tuple[int, ...] = ()
 
     def without_padding(self) -> Step:
         """Return the step without the rows behind the last token."""

@@ -61,7 +61,7 @@ def run_job(
     prompts = set_up_prompts(spec, plan)
     output = OutputFiles(plan.job.storage, plan.job.output)
     job = _Job(spec, plan, prompts, output, engine, on_progress, tell or (lambda text: None), around_prompts)
-    for line in (*plan.passed_over, *plan.unified, *unused_settings(spec, plan)):
+    for line in (*plan.passed_over, *plan.unified, *unused_settings(spec, plan), *prompts.few_shot.notes):
         job.tell(line)
     if pending_plan(output) is None:
         manifest = job.find_finished(choose_target(output, plan, overwrite=spec.overwrite))
@@ -184,6 +184,7 @@ class _Job:
 
     def _finish(self, target: Target, plan: Plan, facts: dict[str, Any], lease: Lease) -> dict[str, Any]:
         with explaining_failure(GuardedOutput(target.output, lease.token), plan, self.spec):
+            facts = facts | self.prompts.facts()
             return finish(plan, target.output, self.spec, facts, lease=lease, published_at=self.output.directory)
 
     def _check_budget(self, errors: int, answered: int) -> None:

@@ -25,7 +25,9 @@ def describe_job(spec: JobSpec) -> dict[str, Any]:
     workload = job_workload(plan, spec, sample, mean, source="completions as in the last run of this output")
     found = dry_run(spec, plan)
     facts = plan.summary() | token_facts(workload, sample) | estimate(plan, spec, workload, last_run=last) | found
-    return facts | {"notes": [*found["notes"], *sample_notes(sample, spec)]}
+    if (few_shot := prompts.few_shot.summary()) is not None:
+        facts["few_shot"] = few_shot
+    return facts | {"notes": [*found["notes"], *prompts.few_shot.notes, *sample_notes(sample, spec)]}
 
 
 def token_facts(workload: Workload, sample: TokenSample) -> dict[str, Any]:
@@ -50,6 +52,8 @@ def sample_notes(sample: TokenSample, spec: JobSpec) -> list[str]:
     if sample.cut:
         side = "beginning" if spec.chosen_truncate == "left" else "end"
         notes.append(f"about {sample.cut:.1%} of the prompts are too long and lose the {side} of their text")
+    if sample.short_of_shots:
+        notes.append(f"about {sample.short_of_shots:.1%} of the rows have fewer examples than --shots: no more fit")
     if sample.failed:
         of_them = f", {sample.too_long:.1%} because the prompt is too long" if sample.too_long else ""
         notes.append(f"about {sample.failed:.1%} of the rows will have an error{of_them}; the first is: {sample.error}")

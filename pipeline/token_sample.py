@@ -33,7 +33,8 @@ class TokenSample:
     prompt, because of an error, count as 0. `shared_tokens` of them, on average, are those of the job's shared prefix,
     which are computed once. `longest_own` is the largest number of other tokens. `cut` and `failed` are shares of
     the rows: prompts that lost a part of their text because they are too long, and rows that get an error; `too_long`
-    is the share of the latter that are too long. `error` is the first error.
+    is the share of the latter that are too long, `short_of_shots` that of rows for whose own examples the space is too
+    small. `error` is the first error.
     """
 
     rows: int
@@ -44,6 +45,7 @@ class TokenSample:
     failed: float
     too_long: float
     error: str | None
+    short_of_shots: float = 0.0
 
 
 def is_too_long(error: str) -> bool:
@@ -75,6 +77,7 @@ class _Row:
     error: str | None
     is_cut: bool
     is_too_long: bool
+    is_short_of_shots: bool
 
 
 def _summed(rows: Sequence[_Row], weights_N: Any, prefix: tuple[int, ...]) -> TokenSample:
@@ -90,6 +93,7 @@ def _summed(rows: Sequence[_Row], weights_N: Any, prefix: tuple[int, ...]) -> To
         cut=_mean(weights_N, [row.is_cut for row in rows]),
         failed=_mean(weights_N, [row.error is not None for row in rows]),
         too_long=_mean(weights_N, [row.is_too_long for row in rows]),
+        short_of_shots=_mean(weights_N, [row.is_short_of_shots for row in rows]),
         error=next((row.error for row in rows if row.error is not None), None),
     )
 
@@ -102,7 +106,7 @@ def _mean(weights_N: Any, values: Sequence[float]) -> float:
 def _encode(table: pa.Table, config: PromptConfig) -> list[_Row]:
     """Make the prompts of the sample as the job does, and find out which of them were cut."""
     table = table.append_column(schema.REPETITION, pa.array(np.zeros(table.num_rows, np.int32)))
-    ids, errors = _prompts(table, config)
+    ids, errors, dropped = _prompts(table, config)
     most = config.seq_length - config.reserved_tokens
     # A prompt that was cut still takes nearly all the tokens that it may. Whether it was cut, the same
     # configuration says that refuses instead.
@@ -114,14 +118,16 @@ def _encode(table: pa.Table, config: PromptConfig) -> list[_Row]:
     refused = _prompts(table.take(long), strict)[1] if long else []
     cut = {row for row, error in zip(long, refused, strict=True) if error is not None}
     return [
-        _Row(tokens, error, row in cut, error is not None and is_too_long(error))
-        for row, (tokens, error) in enumerate(zip(ids, errors, strict=True))
+        _Row(tokens, error, row in cut, error is not None and is_too_long(error), more > 0)
+        for row, (tokens, error, more) in enumerate(zip(ids, errors, dropped, strict=True))
     ]
 
 
-def _prompts(table: pa.Table, config: PromptConfig) -> tuple[list[Any], list[Any]]:
+def _prompts(table: pa.Table, config: PromptConfig) -> tuple[list[Any], list[Any], list[Any]]:
+    """The tokens of the prompts, the errors, and the numbers of a row's own examples that did not fit."""
     done = choose_prompt_step(config)(table)
-    return done.column(schema.PROMPT_IDS).to_pylist(), done.column(schema.ROW_ERROR).to_pylist()
+    dropped = [0] * table.num_rows if config.nearest is None else done.column(schema.DROPPED_SHOTS).to_pylist()
+    return done.column(schema.PROMPT_IDS).to_pylist(), done.column(schema.ROW_ERROR).to_pylist(), dropped
 
 
 def _short(table: pa.Table, config: PromptConfig) -> pa.Table:

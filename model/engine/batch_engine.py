@@ -24,6 +24,7 @@ from tirazh.model.engine.constrained import ConstrainedDecoding, StepMasks, comp
 from tirazh.model.engine.label_scoring import sliced_token_logprobs, sum_terms, token_logprobs
 from tirazh.model.engine.logprobs import text_logprobs
 from tirazh.model.engine.pending_step import PendingStep
+from tirazh.model.engine.pooling import Pool
 from tirazh.model.engine.sampling import NO_TOKEN, RowState, sample
 from tirazh.model.engine.scheduler import LogitsReader, ScheduledStep, Scheduler
 from tirazh.model.engine.sequences import ActiveSequence
@@ -31,6 +32,8 @@ from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.engine.stop_strings import find_stop
 from tirazh.model.requests import (
     Completion,
+    Embedding,
+    EmbedRequest,
     EngineCounters,
     EngineJob,
     FinishReason,
@@ -50,7 +53,7 @@ class StepRunner(Protocol):
 
     Where it `overlaps_steps`, rows of a decode step may hold `PLACEHOLDER`, which stands for the
     last token that `store_tokens` got for the slot. Its attention must then tolerate stale NaN in a
-    reused slot.
+    reused slot. `hidden_states` are those of the last step's `hidden_rows`, float32 [rows, channels].
     """
 
     @property
@@ -59,6 +62,9 @@ class StepRunner(Protocol):
     def execute(self, step: Step) -> Tensor | SlicedLogits: ...
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None: ...
+
+    @property
+    def hidden_states(self) -> Tensor: ...
 
 
 @dataclass(slots=True)
@@ -173,6 +179,8 @@ class BatchEngine:
             self._score(to_score, logits_RV)
         if texts := [reader for reader in readers if isinstance(reader.request, TextScoreRequest)]:
             self._score_texts(texts, logits_RV)
+        if scheduled.hidden_readers:
+            self._pool(scheduled.hidden_readers)
         if to_sample:
             self._sample(to_sample, logits_RV, masks)
 
@@ -197,6 +205,14 @@ class BatchEngine:
         logprobs_R = text_logprobs(logits_RV, [(each.rows, each.targets) for each in readers], num_tokens)
         counts = [each.rows.stop - each.rows.start for each in readers]
         self._pending[-1].expect_texts([reader.owner for reader in readers], counts, logprobs_R)
+        for reader in readers:
+            if not reader.sequence.num_to_prefill:
+                self.scheduler.release(reader.slot, reader.sequence)
+
+    def _pool(self, readers: Sequence[LogitsReader]) -> None:
+        """Take the hidden states of prompts that are embedded, and free the slots of those that are read."""
+        owners, rows = [reader.owner for reader in readers], [reader.rows for reader in readers]
+        self._pending[-1].expect_hidden(owners, rows, self.runner.hidden_states)
         for reader in readers:
             if not reader.sequence.num_to_prefill:
                 self.scheduler.release(reader.slot, reader.sequence)
@@ -237,6 +253,8 @@ class BatchEngine:
                 self._take_scores(slot, sequence, terms)
             for slot, sequence, logprobs in pending.texts():
                 self._take_text(slot, sequence, logprobs)
+            for slot, sequence, hidden_NC in pending.hidden():
+                self._take_hidden(slot, sequence, hidden_NC)
             for slot, sequence, token, logprob in pending.tokens():
                 self._take_token(slot, sequence, token, logprob)
 
@@ -263,6 +281,20 @@ class BatchEngine:
             self._end(slot, sequence, _failed(sequence.request, "the model produced non-finite logits for this text"))
         elif sequence.num_scored == len(sequence.request.token_ids) - sequence.request.num_context:
             self._end(slot, sequence, TextScore(logprob=sequence.logprob, num_tokens=sequence.num_scored))
+
+    def _take_hidden(self, slot: int, sequence: ActiveSequence, hidden_NC: NDArray[np.float32]) -> None:
+        """Add the hidden states of a prompt's next tokens."""
+        if sequence.is_finished:
+            return
+        if sequence.pool is None:
+            sequence.pool = Pool(len(sequence.prompt) - sequence.first_pooled_row)
+        sequence.pool.add(hidden_NC)
+        if not sequence.pool.is_finite:
+            self.scheduler.mark_dirty(slot)
+            error = "the model produced non-finite hidden states for this prompt"
+            self._end(slot, sequence, _failed(sequence.request, error))
+        elif not sequence.pool.num_missing:
+            self._end(slot, sequence, sequence.pool.embedding())
 
     def _take_token(self, slot: int, sequence: ActiveSequence, token: int, logprob: float) -> None:
         """Append a sequence's next token, and end the sequence where the token ends it."""
@@ -339,4 +371,6 @@ def _failed(request: Request, error: str) -> Result:
         return Completion(token_ids=(), finish_reason="error", error=error)
     if isinstance(request, TextScoreRequest):
         return TextScore(logprob=None, num_tokens=0, error=error)
+    if isinstance(request, EmbedRequest):
+        return Embedding(values=(), error=error)
     return LabelScores(logprobs=(), error=error)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tirazh.model.engine.label_trie import LabelTrie
 from tirazh.model.engine.sequences import ActiveSequence, Slots, StepBuilder
-from tirazh.model.requests import ScoreRequest, TextScoreRequest
+from tirazh.model.requests import EmbedRequest, GenerateRequest, ScoreRequest, TextScoreRequest
 from tirazh.model.step import chunk_length
 
 
@@ -38,10 +38,12 @@ def build_prefill_step(
             if chunk.trie:
                 builder.add_trie(slot, chunk.trie, start)
                 builder.request_trie_logits(slot, chunk.trie)
-            elif start == len(sequence.prompt) and not is_text:
+            elif start == len(sequence.prompt) and isinstance(sequence.request, GenerateRequest):
                 builder.request_logits(slot, 1)
         if is_text and start > max(sequence.num_cached, sequence.first_scored_row):
             builder.request_logits(slot, start - max(sequence.num_cached, sequence.first_scored_row))
+        if isinstance(sequence.request, EmbedRequest) and start > max(sequence.num_cached, sequence.first_pooled_row):
+            builder.request_hidden(slot, start - max(sequence.num_cached, sequence.first_pooled_row))
     return builder
 
 

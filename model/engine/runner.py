@@ -80,6 +80,7 @@ class ModelRunner:
         self._head = LogitsHead(model)
         self.cache = self._new_cache(num_slots, max_length)
         self.overlaps_steps = overlaps_steps
+        self.hidden_states = torch.empty(0)  # float32 [rows, C] of the last step's `hidden_rows`
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
         self._uses_cuda_graphs = uses_cuda_graphs
         self._graphs: StepGraphs | None = None
@@ -157,6 +158,8 @@ class ModelRunner:
             step = step.without_padding()
         run = self._forward_by_graph if self._uses_cuda_graphs else self._forward_eagerly
         hidden_NC = run(step, cache)
+        if step.hidden_rows:
+            self.hidden_states = hidden_NC[to_device(torch.tensor(step.hidden_rows), self.device)].float()
         rows, at_a_time = step.logit_rows, self._logit_rows[step.phase]
         most = rows_at_once(self.vocab_size, at_a_time)
         if len(rows) <= most:

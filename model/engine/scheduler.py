@@ -35,7 +35,7 @@ MIN_DECODING_PER_PROMPT = 3
 
 @dataclass(frozen=True, slots=True)
 class LogitsReader:
-    """A sequence whose next result comes from `rows` of the logits that a step returns."""
+    """A sequence whose next result comes from `rows` of the logits, or of the hidden states, of a step."""
 
     slot: int
     sequence: ActiveSequence
@@ -59,10 +59,11 @@ class LogitsReader:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledStep:
-    """A step to execute, and the sequences that read its logits, in the order of the logits."""
+    """A step to execute, and the sequences that read its logits and its hidden states, in their order."""
 
     step: Step
     readers: tuple[LogitsReader, ...]
+    hidden_readers: tuple[LogitsReader, ...] = ()
 
 
 class Scheduler:
@@ -159,8 +160,11 @@ class Scheduler:
         if builder is None:
             return None
         fresh, self._fresh = tuple(self._fresh), []
-        readers = [LogitsReader(slot, self._owner(slot), rows) for slot, rows in builder.logit_requests]
-        return ScheduledStep(builder.build(fresh, self._new_prefix()), tuple(readers))
+        readers, hidden_readers = (
+            tuple(LogitsReader(slot, self._owner(slot), rows) for slot, rows in requests)
+            for requests in (builder.logit_requests, builder.hidden_requests)
+        )
+        return ScheduledStep(builder.build(fresh, self._new_prefix()), readers, hidden_readers)
 
     def expect_token(self, slot: int) -> None:
         """A token of the slot's sequence has been sampled. Frees the slot where that token is the

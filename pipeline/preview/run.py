@@ -85,7 +85,10 @@ def preview_job(
     mean = _mean_completion(result["rows"], spec)
     workload = job_workload(run.plan, spec, sample, mean, source="completions as in this preview")
     forecast = _forecast(run.plan, spec, workload, sample, speed)
-    return result | {"forecast": forecast, "notes": _notes(run.plan, spec, chosen, sample)}
+    return result | {
+        "forecast": forecast,
+        "notes": [*run.prompts.few_shot.notes, *_notes(run.plan, spec, chosen, sample)],
+    }
 
 
 def _make(

@@ -23,6 +23,8 @@ from tirazh.pipeline.input.repetitions import content_of
 from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any, texts_of
 from tirazh.pipeline.prompts.label_tokens import LabelBoundary
+from tirazh.pipeline.prompts.nearest_shots import NearestShots
+from tirazh.pipeline.prompts.row_shots import with_shots
 from tirazh.pipeline.prompts.shots import EXAMPLES, Shots
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import Truncate
@@ -46,9 +48,10 @@ class PromptConfig:
     `needs_text` makes a row without that text an error, whatever the template renders. `reserved_tokens` stay free
     behind a truncated prompt. `sampling` is None for classify and score. `boundary` checks the end of prompts where
     the labels' tokens may depend on it. `keeps_text` adds the text of every prompt behind its head. `shots` are the
-    examples from which every row draws its own. `scores_text` marks the configuration of score
-    (`score_texts.py`). `constants` are variables of the template that are the same in all rows. `prompt_end` is white
-    space at the end of every prompt of classify: the beginning of what follows it in several questions.
+    examples from which every row draws its own, `nearest` those of which it takes the nearest. `scores_text` marks the
+    configuration of score (`score_texts.py`). `constants` are variables of the template that are the same in all rows.
+    `prompt_end` is white space at the end of every prompt of classify: the beginning of what follows it in several
+    questions.
     """
 
     tokenizer_dir: str
@@ -71,6 +74,7 @@ class PromptConfig:
     scores_text: bool = False
     constants: Mapping[str, Any] = field(default_factory=dict)
     prompt_end: str = ""
+    nearest: NearestShots | None = None
 
 
 class PromptWriter:
@@ -95,6 +99,10 @@ class PromptWriter:
         head = self.config.head_text.translate({ord(template.marks[name]): mark for name, mark in marks.items()})
         config = replace(self.config, template=PromptTemplate(template.source, marks), head_text=head)
         return PromptWriter(config, self._tokenizer)
+
+    def with_head(self, text: str) -> PromptWriter:
+        """The writer of prompts that begin with `text`."""
+        return PromptWriter(replace(self.config, head_text=text), self._tokenizer)
 
     def render(self, row: Mapping[str, Any]) -> str:
         """Render the prompt's text after its head. Raises RowError."""
@@ -234,6 +242,9 @@ class PromptStep:
         prompts = _write_prompts(writer, rows, overrides, keys)
         table = table.append_column(schema.PROMPT_IDS, pa.array([each.ids for each in prompts], pa.list_(pa.int32())))
         table = table.append_column(schema.ROW_SEED, pa.array([each.seed for each in prompts], pa.int64()))
+        if self.config.nearest is not None:
+            dropped = pa.array([each.dropped_shots for each in prompts], pa.int32())
+            table = table.append_column(schema.DROPPED_SHOTS, dropped)
         if self.config.keeps_text:
             table = table.append_column(schema.PROMPT_TEXT, pa.array([each.text for each in prompts], pa.string()))
         return table.append_column(schema.ROW_ERROR, pa.array([each.error for each in prompts], pa.string()))
@@ -241,12 +252,14 @@ class PromptStep:
 
 @dataclass(slots=True)
 class _Prompt:
-    """The prompt of a row: its seed, its tokens or its error, and its text if that is kept."""
+    """The prompt of a row: its seed, its tokens or its error, its text if that is kept, and the number of its own
+    examples that did not fit."""
 
     seed: int | None = None
     ids: list[int] | None = None
     text: str | None = None
     error: str | None = None
+    dropped_shots: int = 0
 
 
 def _write_prompts(
@@ -274,6 +287,8 @@ def _write_prompts(
             ready[index] = (own, *own.prepare(row), reserved)
         except RowError as error:
             prompt.error = str(error)
+    if config.nearest is not None:
+        return _add_nearest(writer, config.nearest, ready, prompts)
     common = iter(writer.encode([rendered for own, _, rendered, _ in ready.values() if own is writer]))
     for index, (own, row, rendered, reserved) in ready.items():
         ids, prompt = next(common) if own is writer else own.encode([rendered])[0], prompts[index]
@@ -283,6 +298,24 @@ def _write_prompts(
             prompt.error = str(error)
         else:
             prompt.text = own.readable(rendered) if config.keeps_text else None
+    return prompts
+
+
+def _add_nearest(
+    writer: PromptWriter,
+    shots: NearestShots,
+    ready: Mapping[int, tuple[PromptWriter, Mapping[str, Any], str, int]],
+    prompts: list[_Prompt],
+) -> list[_Prompt]:
+    """Complete the prompts of the rows `ready`, each behind the examples that are nearest to its text."""
+    chosen = shots.choose([str(row[writer.config.text_variable]) for _, row, _, _ in ready.values()])
+    for (index, (_, row, _, reserved)), own_shots in zip(ready.items(), chosen, strict=True):
+        prompt = prompts[index]
+        try:
+            own, ids, prompt.dropped_shots = with_shots(writer, shots, own_shots, row, reserved)
+            prompt.ids = own.fit(row, ids, reserved)
+        except RowError as error:
+            prompt.error = str(error)
     return prompts
 
 

@@ -10,20 +10,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from tirazh.errors import InputError, RequestError, RowError
+from tirazh.errors import RequestError, RowError
 from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.label_requests import LabelRequests
-from tirazh.pipeline.classification.labels import Label, candidates_of, words_of
+from tirazh.pipeline.classification.labels import Label, candidates_of
 from tirazh.pipeline.classification.questions import Question
 from tirazh.pipeline.classification.row_sample import MAX_SAMPLE_ROWS
 from tirazh.pipeline.classification.scores import LabelLayout
-from tirazh.pipeline.input.footers import check_text_column
-from tirazh.pipeline.input.texts import BrokenText, values_of
 from tirazh.pipeline.prompts.control_marks import holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptStep, PromptWriter
-from tirazh.pipeline.prompts.examples_file import parse_examples
+from tirazh.pipeline.prompts.few_shot import FewShot, build_heads
 from tirazh.pipeline.prompts.label_tokens import (
     Candidate,
     LabelTokens,
@@ -36,9 +34,6 @@ from tirazh.pipeline.prompts.shared_prefix import PROBE_TEXTS, add_head, common_
 from tirazh.pipeline.prompts.source import LABELS
 from tirazh.pipeline.prompts.variable_types import check_variable
 from tirazh.pipeline.spec import ClassifySpec
-from tirazh.pipeline.storage.errors import show_uri
-
-BETWEEN_EXAMPLES = "\n\n"
 
 # Texts without content in any language, for contextual calibration: no text, an ellipsis, a dash. Zhao et al. 2021
 # average over the empty text, "[MASK]" and "N/A"; the last two are words in a model that was trained on other texts
@@ -55,6 +50,7 @@ class LabelJob:
     config: PromptConfig
     engine_jobs: tuple[EngineJob, ...]
     requests: LabelRequests
+    few_shot: FewShot
 
 
 def prepare_labels(
@@ -73,7 +69,8 @@ def prepare_labels(
     config = _add_labels(config, tokenizer, () if spec.questions is not None else questions[0].labels)
     config, tokens = with_labels(config, tokenizer, questions)
     plain = config
-    configs = _with_heads(plain, tokenizer, spec, examples)
+    few_shot = build_heads(spec, examples, replace(plain, prompt_end=""), tokenizer)
+    configs = _with_heads(plain, tokenizer, few_shot)
     ends = label_ends(plain, tokenizer, tokens)
     jobs = tuple(
         EngineJob(
@@ -91,7 +88,7 @@ def prepare_labels(
         premise=_premise(plain, tokenizer) if spec.scoring == "pmi" else (),
         prior_prompts=_content_free_prompts(spec, config, tokenizer) if spec.calibrate == "contextual" else (),
     )
-    return LabelJob(config, jobs, requests)
+    return LabelJob(config, jobs, requests, few_shot)
 
 
 def with_labels(
@@ -197,53 +194,19 @@ def _layout(spec: ClassifySpec, questions: Sequence[Question], tokens: LabelToke
     )
 
 
-def _with_heads(
-    config: PromptConfig, tokenizer: Tokenizer, spec: ClassifySpec, examples: bytes | None
-) -> list[PromptConfig]:
-    """One configuration for each order of the examples. Prompts of all orders have the same text of the row."""
-    heads, separator = _examples_text(spec, config, tokenizer, examples)
-    configs = [add_head(config, tokenizer, head, separator) for head in heads]
+def _with_heads(config: PromptConfig, tokenizer: Tokenizer, few_shot: FewShot) -> list[PromptConfig]:
+    """One configuration for each order of the examples. A row's text is the same in the prompts of all orders."""
+    config = replace(config, nearest=few_shot.nearest)
+    configs = [add_head(config, tokenizer, head, few_shot.separator) for head in few_shot.heads]
     if len(configs) == 1:
         return configs
-    if any(each.head_text != separator for each in configs):
+    if any(each.head_text != few_shot.separator for each in configs):
         raise RequestError(
             "--permutations cannot be used with this model: its tokenizer joins the end of the examples with the text "
             "behind them"
         )
     longest = max(len(each.head_ids) for each in configs)
     return [replace(each, reserved_tokens=each.reserved_tokens + longest - len(each.head_ids)) for each in configs]
-
-
-def _examples_text(
-    spec: ClassifySpec, config: PromptConfig, tokenizer: Tokenizer, examples: bytes | None
-) -> tuple[tuple[str, ...], str]:
-    """The heads of examples, one for each order, and the text behind a head. One empty head without --examples."""
-    if spec.examples is None or examples is None:
-        return ("",), BETWEEN_EXAMPLES
-    writer = PromptWriter(replace(config, boundary=None, prompt_end=""), tokenizer)
-    table = parse_examples(spec.examples, examples)
-    words = words_of(spec.labels or {})
-    for column in (*config.columns.values(), schema.LABEL):
-        check_text_column(table.schema, column, flag=f"in --examples {show_uri(spec.examples)}")
-    shots = []
-    names = list(dict.fromkeys((*config.columns.values(), schema.LABEL)))
-    for number, values in enumerate(zip(*(values_of(table.column(name)) for name in names), strict=True), start=1):
-        row = dict(zip(names, values, strict=True))
-        broken = next((name for name in names if isinstance(row[name], BrokenText)), None)
-        if broken is not None:
-            raise InputError(f"--examples, row {number}: column {broken!r} {row[broken].reason}")
-        label = row[schema.LABEL]
-        if label not in words:
-            raise InputError(f"--examples, row {number}: {label!r} is not one of the labels {', '.join(words)}")
-        variables = {name: row[column] for name, column in config.columns.items()}
-        if holds_any({**variables, schema.LABEL: words[label]}, config.template.marks):
-            raise InputError(f"--examples, row {number} contains a private-use character; remove it")
-        try:
-            prompt = writer.render(variables)
-        except RowError as error:
-            raise InputError(f"--examples, row {number}: {error}") from None
-        shots.append(f"{prompt.rstrip()} {words[label].strip()}")
-    return (BETWEEN_EXAMPLES.join(shots),), BETWEEN_EXAMPLES
 
 
 def _premise(config: PromptConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -266,6 +229,11 @@ def _content_free_prompts(
     spec: ClassifySpec, config: PromptConfig, tokenizer: Tokenizer
 ) -> tuple[tuple[int, ...], ...]:
     writer = PromptWriter(replace(config, boundary=None), tokenizer)
+    if config.nearest is not None:
+        raise RequestError(
+            "--calibrate contextual and --shot-selection nearest cannot be used together: a text without content has "
+            "no nearest examples; use --calibrate batch"
+        )
     texts = [fill(writer, text) for text in CONTENT_FREE]
     if spec.questions is None and not all(writer.encode(texts)):
         raise RequestError("--calibrate needs a template that contains more than the text itself")

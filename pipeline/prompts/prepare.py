@@ -6,7 +6,8 @@ CPU tasks make prompts by the resulting `PromptConfig`, replicas receive the `En
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tirazh.errors import RequestError, RowError
 from tirazh.model.requests import EngineJob
@@ -15,6 +16,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.classification.label_requests import LabelRequests
 from tirazh.pipeline.prompts.control_marks import choose_marks
 from tirazh.pipeline.prompts.encode import PromptConfig
+from tirazh.pipeline.prompts.few_shot import FewShot
 from tirazh.pipeline.prompts.label_prompts import prepare_labels
 from tirazh.pipeline.prompts.sampled_tokens import with_tokens
 from tirazh.pipeline.prompts.score_texts import shared_context
@@ -28,11 +30,17 @@ from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 @dataclass(frozen=True, slots=True)
 class PreparedPrompts:
     """How prompts are made, and the jobs of the engine: one, or with several orders of few-shot examples one for each
-    of them. `labels` are the requests of classify, None for other jobs."""
+    of them. `labels` are the requests of classify, None for other jobs, and `few_shot` its examples."""
 
     config: PromptConfig
     engine_jobs: tuple[EngineJob, ...]
     labels: LabelRequests | None = None
+    few_shot: FewShot = field(default_factory=FewShot)
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest says about the prompts."""
+        few_shot = self.few_shot.summary()
+        return {"few_shot": few_shot} if few_shot is not None else {}
 
     @property
     def engine_job(self) -> EngineJob:
@@ -60,7 +68,7 @@ def prepare_prompts(
     config = replace(config, tokenizer_dir=tokenizer_dir, seq_length=seq_length, overrides=tuple(overrides))
     if isinstance(spec, ClassifySpec):
         job = prepare_labels(spec, config, tokenizer, examples=examples)
-        return PreparedPrompts(job.config, job.engine_jobs, job.requests)
+        return PreparedPrompts(job.config, job.engine_jobs, job.requests, job.few_shot)
     if isinstance(spec, ScoreSpec):
         return _prepare_texts(config, tokenizer)
     if isinstance(spec, GenerateSpec) and spec.examples is not None and examples is not None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.report.examples import examples_text
 from tirazh.pipeline.report.text_figures import TextFigures, count_texts
 
 MAX_SHOWN_TEXTS = 20
@@ -84,6 +85,8 @@ def _sentences(manifest: Mapping[str, Any], figures: TextFigures | None) -> list
     if manifest.get("accuracy") is not None:
         gold = f"{manifest['accuracy']:.1%} of the {manifest['gold_rows']:,} rows with a gold label"
         said.append(f"{gold} have it as their label (macro-F1 {manifest['macro_f1']:.3f}).")
+    if manifest.get("few_shot"):
+        said.append(f"Examples before every prompt: {examples_text(manifest['few_shot'])}.")
     if manifest.get("abstained"):
         said.append(f"{_share(manifest['abstained'], rows)} of the rows have no label: the confidence was too low.")
     return [*said, f"{rows:,} rows are written{'' if errors else ', none with an error'}."]

@@ -83,6 +83,9 @@ def _conflicts(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:
         yield "--shots", "--shot-tokens", "both say how many examples are taken"
     if spec.shot_selection == "nearest" and spec.permutations > 1:
         yield "--shot-selection nearest", "--permutations", "the nearest examples have one order, the nearest last"
+    if spec.shot_selection == "nearest" and spec.calibrate == "contextual":
+        reason = "the bias of the labels depends on the examples, and each row has others; try --calibrate batch"
+        yield "--shot-selection nearest", "--calibrate contextual", reason
     if spec.target_error is not None and spec.abstain_below:
         yield "--target-error", "--abstain-below", "both set the confidence below which a row abstains"
     if spec.questions is not None:

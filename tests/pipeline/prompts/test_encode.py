@@ -195,7 +195,7 @@ def test_examples_without_a_label_column_are_refused(prepare: Prepare, write_inp
 
 
 def test_examples_longer_than_the_sequence_length_are_refused(prepare: Prepare, examples: str) -> None:
-    with pytest.raises(RequestError, match="give fewer examples"):
+    with pytest.raises(RequestError, match="too few for one example; give shorter examples or a larger --seq-length"):
         prepare(classify(examples=examples), seq_length=40)
 
 

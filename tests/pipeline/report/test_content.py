@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tirazh.pipeline.report.card import render_card, size_category
 from tirazh.pipeline.report.content import content_of, sampled_columns
+from tirazh.pipeline.report.examples import examples_text
 from tirazh.pipeline.report.page import render
 from tirazh.pipeline.report.text_figures import count_texts
 
@@ -129,3 +130,26 @@ def test_settings_are_shown_without_those_that_are_unset() -> None:
     shown = content_of(manifest(spec=SPEC | {"limit": None, "stop": []}), None).settings
     assert "limit" not in shown
     assert json.dumps(dict(shown))
+
+
+def test_the_examples_of_a_classify_job_are_told() -> None:
+    summary = {
+        "examples": 25,
+        "rows": [*range(1, 21)],
+        "tokens": 1_300,
+        "orders": 2,
+        "examples_per_label": {"sport": 13, "money": 12},
+    }
+    (sentence, *_) = content_of(manifest(kind="classify", few_shot=summary), None).sentences[1:]
+    assert sentence.startswith(
+        "Examples before every prompt: 25 (sport 13, money 12), 1,300 tokens in each of 2 orders; rows 1, 2, 3,"
+    )
+    assert sentence.endswith("19, 20 and 5 more of the file.")
+
+
+def test_the_examples_of_several_questions_and_the_nearest_ones_are_told() -> None:
+    labels = {"topic": {"sport": 1, "money": 1}, "tone": {"good": 2}}
+    summary = {"examples": 2, "rows": [3, 7], "tokens": 40, "orders": 1, "examples_per_label": labels}
+    assert examples_text(summary) == "2 (topic: sport 1, money 1; tone: good 2), 40 tokens; rows 3, 7 of the file"
+    nearest = {"selection": "nearest", "examples_per_row": 4, "examples": 1_500}
+    assert examples_text(nearest) == "for each row the 4 nearest of 1,500"
