@@ -33,7 +33,7 @@ def tune_text(facts: Mapping[str, Any]) -> str:
 def _cells(trial: Mapping[str, Any]) -> dict[str, str]:
     selection = trial.get("shot_selection", "balanced")
     shots = "given" if trial["shots"] is None else str(trial["shots"])
-    low, high = trial["interval"] or (None, None)
+    low, high = trial["interval"]
     return {
         "template": trial["template"],
         "shots": shots if selection == "balanced" else f"{shots} {selection}",
@@ -41,7 +41,7 @@ def _cells(trial: Mapping[str, Any]) -> dict[str, str]:
         "calibrate": trial["calibrate"],
         "rows": str(trial["rows"]),
         "value": f"{trial['value']:.3f}",
-        "95 % interval": "" if low is None else f"{low:.3f} to {high:.3f}",
+        "95 % interval": f"{low:.3f} to {high:.3f}",
         "tokens": f"{trial['tokens']:,}",
     }
 

@@ -50,8 +50,8 @@ def header_of(facts: Mapping[str, Any]) -> list[str]:
     """The lines of the comment in the job file."""
     held_out, rows, metric = facts["held_out"], facts["rows"], facts["metric"]
     lines = [
-        f"Found by `tirazh tune` on {facts['gold']} (seed {facts.get('seed')}); comments of the given job file are lost.",
-        f"Chosen by {metric} on {rows['search']} rows; {facts['tokens']['used']:,} tokens.",
+        f"Found by `tirazh tune` on {facts['gold']} (seed {facts.get('seed')}); comments are lost.",
+        f"Chosen by {metric} on {facts['winner']['rows']} search rows; {facts['tokens']['used']:,} tokens.",
         f"On {rows['held_out']} held-out rows, which no trial saw:",
         *(f"  {line}" for line in held_out_lines(held_out)),
     ]

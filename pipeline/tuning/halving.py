@@ -96,8 +96,10 @@ def halve(
         live = _survivors(live, standings, keep=max(1, len(candidates) >> (number - 1))) if number > 1 else live
         stop = _affordable(candidates, live, seen, target, budget.left)
         is_complete = is_complete and stop == target
-        if stop == seen and number > 1:
-            break
+        if stop == seen and target > seen:
+            break  # the budget is used up
+        if stop == seen:
+            continue  # there are no more rows
         ahead = _tokens_ahead(candidates, live, seen, (stop, *plan[number:]))
         on_rung(RungStart(number, len(plan), len(live), stop, min(ahead, budget.left)))
         for index in live:
@@ -129,9 +131,13 @@ def plan_rows(candidates: Sequence[Candidate], *, rows: int, tokens: int) -> tup
 
 
 def _rungs(top: int, count: int) -> tuple[int, ...]:
-    """The rows of every rung, for `count` candidates and `top` rows in the last rung."""
+    """The rows of every rung, for `count` candidates and `top` rows in the last rung.
+
+    They double, or grow more slowly where the first rung would have fewer than `FIRST_ROWS`.
+    """
     last = count.bit_length() - 1
-    return tuple(max(min(FIRST_ROWS, top), top >> (last - rung)) for rung in range(last + 1))
+    first = max(min(FIRST_ROWS, top), top >> last)
+    return tuple(round(first * (top / first) ** (rung / last)) if last else top for rung in range(last + 1))
 
 
 def _planned_rows(top: int, count: int) -> int:

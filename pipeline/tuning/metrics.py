@@ -29,7 +29,7 @@ def predictions_of(scores_NL: Scores, gold_N: NDArray[np.int64], labels: tuple[s
 def value_of(metric: Metric, scores_NL: Scores, gold_N: NDArray[np.int64]) -> float:
     """The figure of trials on N rows with label scores [N, L], as a number of which a higher one is better.
 
-    A row that could not be run counts as wrong; in the log-loss, as a gold label of probability 2.2e-16.
+    A row that could not be run counts as wrong.
     """
     labels = tuple(str(index) for index in range(scores_NL.shape[1]))
     found = predictions_of(scores_NL, gold_N, labels)
@@ -37,6 +37,12 @@ def value_of(metric: Metric, scores_NL: Scores, gold_N: NDArray[np.int64]) -> fl
         return float((found.chosen == gold_N).mean())
     if metric == "macro_f1":
         return macro_f1(confusion_matrix(gold_N, found.chosen, len(labels)))
-    assert found.probabilities is not None
-    of_gold = np.nan_to_num(found.probabilities[np.arange(len(gold_N)), gold_N])
-    return float(np.log(np.maximum(of_gold, np.finfo(np.float64).eps)).mean())
+    return -float(log_losses(found).mean())
+
+
+def log_losses(found: Predictions) -> NDArray[np.float64]:
+    """The log-loss of every row in nats, float64 [N]. A row that could not be run counts as one whose gold label has
+    the probability 2.2e-16, the smallest that counts."""
+    assert found.probabilities is not None, "made by `predictions_of`"
+    of_gold = np.nan_to_num(found.probabilities[np.arange(len(found.gold)), found.gold])
+    return -np.log(np.maximum(of_gold, np.finfo(np.float64).eps))

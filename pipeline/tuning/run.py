@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -48,6 +49,24 @@ class Tuning:
     data: LabelledFile
     files: TuneFiles
 
+    @contextmanager
+    def replica(self, engine: str) -> Iterator[Engine]:
+        """The model, in this process. `engine` is `ReplicaConfig.engine`."""
+        spec = self.spec
+        device = local_device(spec.device)
+        config = ReplicaConfig(
+            model=spec.model,
+            model_settings=spec.model_settings,
+            dtype=local_dtype(device) if spec.dtype == "auto" else spec.dtype,
+            device=device,
+            slots=spec.slots_on(device),
+            seq_length=self.job.seq_length,
+            threads_per_rank=spec.threads or usable_cores(),
+            engine=engine,
+        )
+        with local_replica(config, needed_bytes=self.job.model.weight_bytes) as replica:
+            yield replica
+
 
 def tune_job(
     spec: object,
@@ -68,28 +87,19 @@ def tune_job(
     given = check_job(spec)
     files = TuneFiles.of(settings, job_file)
     say(f"reading the labelled rows of {settings.gold}")
-    tuning = _set_up(given, settings, resolve_job(given), files)
+    tuning = set_up(given, settings, files)
     say(f"loading the model {given.model}")
-    config, needed = _replica_config(given, tuning.job, engine)
-    with local_replica(config, needed_bytes=needed) as replica:
+    budget = TokenBudget(settings.token_budget)
+    with tuning.replica(engine) as replica:
         say(f"making the prompts of {len(tuning.space.prompts)} prompt settings")
-        scorers, refused = _scorers(tuning, replica)
-        budget = TokenBudget(settings.token_budget)
-        search = Search(
-            space=tuning.space,
-            scorers=scorers,
-            gold=tuning.data.rows.gold,
-            split=tuning.data.split,
-            labels=tuple(given.labels or {}),
-            metric=settings.metric,
-            fit=partial(fit_scores, labels=tuple(given.labels or {})),
-            seed=settings.seed,
-        )
-        found = search.run(budget, _on_rung(budget, say))
+        scorers, refused = make_scorers(tuning, replica)
+        found = _search(tuning, scorers).run(budget, _on_rung(budget, say))
     return _write(tuning, found, budget, values, refused)
 
 
-def _set_up(given: ClassifySpec, settings: TuneSettings, job: ResolvedJob, files: TuneFiles) -> Tuning:
+def set_up(given: ClassifySpec, settings: TuneSettings, files: TuneFiles) -> Tuning:
+    """Read the labelled file, and decide what is tried on which of its rows. Raises RequestError or InputError."""
+    job = resolve_job(given)
     uri = full_uri(settings.gold)
     table = parse_gold(uri, job.storage.read(uri))
     text_column = text_column_of(given, job.source)
@@ -112,24 +122,21 @@ def _set_up(given: ClassifySpec, settings: TuneSettings, job: ResolvedJob, files
     )
 
 
-def _replica_config(spec: ClassifySpec, job: ResolvedJob, engine: str) -> tuple[ReplicaConfig, int]:
-    """What the replica needs to start, and the bytes of its weights."""
-    device = local_device(spec.device)
-    dtype = local_dtype(device) if spec.dtype == "auto" else spec.dtype
-    config = ReplicaConfig(
-        model=spec.model,
-        model_settings=spec.model_settings,
-        dtype=dtype,
-        device=device,
-        slots=spec.slots_on(device),
-        seq_length=job.seq_length,
-        threads_per_rank=spec.threads or usable_cores(),
-        engine=engine,
+def _search(tuning: Tuning, scorers: Mapping[PromptChoice, EngineScorer]) -> Search:
+    labels = tuple(tuning.spec.labels or {})
+    return Search(
+        space=tuning.space,
+        scorers=scorers,
+        gold=tuning.data.rows.gold,
+        split=tuning.data.split,
+        labels=labels,
+        metric=tuning.settings.metric,
+        fit=partial(fit_scores, labels=labels),
+        seed=tuning.settings.seed,
     )
-    return config, job.model.weight_bytes
 
 
-def _scorers(tuning: Tuning, engine: Engine) -> tuple[dict[PromptChoice, EngineScorer], dict[PromptChoice, str]]:
+def make_scorers(tuning: Tuning, engine: Engine) -> tuple[dict[PromptChoice, EngineScorer], dict[PromptChoice, str]]:
     """The scorers of all prompts, and for those that cannot be run the reason. Raises RequestError if the job as it was
     given cannot be run."""
     directory = tuning.job.model.tokenizer_dir

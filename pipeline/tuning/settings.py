@@ -11,7 +11,7 @@ from tirazh.pipeline.spec import ClassifySpec
 
 Metric = Literal["accuracy", "macro_f1", "log_loss"]
 METRICS: tuple[Metric, ...] = ("accuracy", "macro_f1", "log_loss")
-DEFAULT_TOKENS = 400_000
+DEFAULT_TOKENS = 1_000_000
 DEFAULT_ROWS = 2_000
 
 # Settings of a job that a trial cannot take into account, and what to do instead.

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tirazh.pipeline.evaluation.evaluate import evaluate
-from tirazh.pipeline.tuning.candidates import SearchCandidate
+import numpy as np
+
+from tirazh.pipeline.evaluation.bootstrap import confusion_intervals, mean_interval
+from tirazh.pipeline.evaluation.confusion import confusion_matrix, macro_f1
+from tirazh.pipeline.tuning.candidates import Ints, SearchCandidate
 from tirazh.pipeline.tuning.halving import Standing
-from tirazh.pipeline.tuning.metrics import Scores, predictions_of, value_of
+from tirazh.pipeline.tuning.metrics import Scores, log_losses, predictions_of
 from tirazh.pipeline.tuning.settings import Metric
 from tirazh.pipeline.tuning.space import PromptChoice, ScoreChoice
 
@@ -28,7 +31,7 @@ class Trial:
     rows: int
     tokens: int
     value: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values for the table."""
@@ -39,7 +42,7 @@ class Trial:
             "rows": self.rows,
             "tokens": self.tokens,
             "value": self.value,
-            "interval": None if self.interval is None else list(self.interval),
+            "interval": list(self.interval),
         }
 
 
@@ -71,10 +74,12 @@ def trials_of(
 
 
 def measure(
-    metric: Metric, scores_NL: Scores, gold_N: Any, labels: tuple[str, ...]
-) -> tuple[float, tuple[float, float] | None]:
-    """The metric as it is shown (the log-loss in nats, lower is better), and its 95 % interval."""
-    found = evaluate(predictions_of(scores_NL, gold_N, labels), resamples=RESAMPLES)
-    name = "accuracy_abstained_wrong" if metric == "accuracy" else metric
-    value = value_of(metric, scores_NL, gold_N)
-    return (-value if metric == "log_loss" else value), found.intervals.get(name)
+    metric: Metric, scores_NL: Scores, gold_N: Ints, labels: tuple[str, ...]
+) -> tuple[float, tuple[float, float]]:
+    """The metric as it is shown (the log-loss in nats, lower is better), and its 95 % bootstrap interval."""
+    found = predictions_of(scores_NL, gold_N, labels)
+    if metric == "macro_f1":
+        matrix = confusion_matrix(gold_N, found.chosen, len(labels))
+        return macro_f1(matrix), confusion_intervals(matrix, seed=0, resamples=RESAMPLES)["macro_f1"]
+    values = (found.chosen == gold_N).astype(np.float64) if metric == "accuracy" else log_losses(found)
+    return float(values.mean()), mean_interval(values, seed=0, resamples=RESAMPLES)

@@ -45,6 +45,18 @@ def test_half_of_the_candidates_survive_and_the_rows_double() -> None:
     assert candidates[7].ran == [20, 40, 80, 160]
 
 
+def test_with_few_rows_they_grow_more_slowly() -> None:
+    rungs: list[RungStart] = []
+    halve([Known([index / 10]) for index in range(4)], rows=30, budget=TokenBudget(10**6), on_rung=rungs.append)
+    assert [(rung.left, rung.rows) for rung in rungs] == [(4, 16), (2, 22), (1, 30)]
+
+
+def test_with_too_few_rows_for_several_rungs_all_candidates_are_run_on_them() -> None:
+    found = halve([Known([index / 10]) for index in range(4)], rows=9, budget=TokenBudget(10**6))
+    assert [(standing.rung, standing.rows) for standing in found.standings] == [(1, 9)] * 4
+    assert (found.winner, found.is_complete) == (3, True)
+
+
 def test_a_candidate_is_as_good_as_its_best_variant() -> None:
     found = halve([Known([0.5, 0.5]), Known([0.1, 0.9, 0.9])], rows=64, budget=TokenBudget(10**6))
     assert found.winner == 1
