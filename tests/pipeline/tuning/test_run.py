@@ -124,7 +124,8 @@ def made_by(spec: ClassifySpec, path: Path, count: int) -> np.ndarray[Any, Any]:
     values = {name: value for name, value in spec.to_dict().items() if name not in ("kind", "input", "gold_column")}
     made = preview_job(ClassifySpec(**values, input=(str(path),)), rows=count)["rows"]
     assert [row["output"][0]["error"] for row in made] == [None] * count
-    return np.array([[chance for _, chance in row["output"][0]["probabilities"]] for row in made], np.float32)
+    found = [row["output"][0]["probabilities"] for row in made]
+    return np.array([[each["probability"] for each in row] for row in found], np.float32)
 
 
 @pytest.mark.parametrize(
