@@ -30,7 +30,14 @@ from tirazh.pipeline.prompts.label_tokens import (
     find_boundary,
     is_fixed,
 )
-from tirazh.pipeline.prompts.shared_prefix import PROBE_TEXTS, add_head, common_prefix, fill, find_prefix
+from tirazh.pipeline.prompts.shared_prefix import (
+    PROBE_TEXTS,
+    add_head,
+    common_prefix,
+    fill,
+    find_prefix,
+    probe_prompts,
+)
 from tirazh.pipeline.prompts.source import LABELS
 from tirazh.pipeline.prompts.variable_types import check_variable
 from tirazh.pipeline.spec import ClassifySpec
@@ -70,11 +77,12 @@ def prepare_labels(
     config, tokens = with_labels(config, tokenizer, questions)
     plain = config
     few_shot = build_heads(spec, examples, replace(plain, prompt_end=""), tokenizer)
-    configs = _with_heads(plain, tokenizer, few_shot)
+    configs, heads = _with_heads(plain, tokenizer, few_shot)
     ends = label_ends(plain, tokenizer, tokens)
     jobs = tuple(
         EngineJob(
-            prefix_token_ids=find_prefix(each, tokenizer),
+            # Behind the examples that are nearest to a row nothing is common to the prompts.
+            prefix_token_ids=find_prefix(each, tokenizer) if each.nearest is None else (),
             labels=tokens.entries,
             label_ends=ends,
             label_starts=tokens.starts if any(tokens.starts) else (),
@@ -84,7 +92,7 @@ def prepare_labels(
     config = configs[0]
     requests = LabelRequests(
         layout=_layout(spec, questions, tokens, orders=len(configs)),
-        heads=tuple(each.head_ids for each in configs) if len(configs) > 1 else ((),),
+        heads=heads,
         premise=_premise(plain, tokenizer) if spec.scoring == "pmi" else (),
         prior_prompts=_content_free_prompts(spec, config, tokenizer) if spec.calibrate == "contextual" else (),
     )
@@ -194,19 +202,30 @@ def _layout(spec: ClassifySpec, questions: Sequence[Question], tokens: LabelToke
     )
 
 
-def _with_heads(config: PromptConfig, tokenizer: Tokenizer, few_shot: FewShot) -> list[PromptConfig]:
-    """One configuration for each order of the examples. A row's text is the same in the prompts of all orders."""
+def _with_heads(
+    config: PromptConfig, tokenizer: Tokenizer, few_shot: FewShot
+) -> tuple[list[PromptConfig], tuple[tuple[int, ...], ...]]:
+    """One configuration and one head in tokens for each order of the examples. Behind their heads, the prompts of a row
+    have the same tokens in all orders."""
     config = replace(config, nearest=few_shot.nearest)
     configs = [add_head(config, tokenizer, head, few_shot.separator) for head in few_shot.heads]
     if len(configs) == 1:
-        return configs
-    if any(each.head_text != few_shot.separator for each in configs):
+        return configs, ((),)
+    heads = PromptWriter(config, tokenizer).encode(few_shot.heads)
+    prompts = [probe_prompts(each, tokenizer) for each in configs]
+    rests = [[ids[len(head) :] for ids in own] for head, own in zip(heads, prompts, strict=True)]
+    begin = all(ids[: len(head)] == head for head, own in zip(heads, prompts, strict=True) for ids in own)
+    if not begin or any(rest != rests[0] for rest in rests):
         raise RequestError(
             "--permutations cannot be used with this model: its tokenizer joins the end of the examples with the text "
             "behind them"
         )
-    longest = max(len(each.head_ids) for each in configs)
-    return [replace(each, reserved_tokens=each.reserved_tokens + longest - len(each.head_ids)) for each in configs]
+    longest = max(map(len, heads))
+    configs = [
+        replace(each, reserved_tokens=each.reserved_tokens + longest - len(head))
+        for each, head in zip(configs, heads, strict=True)
+    ]
+    return configs, tuple(map(tuple, heads))
 
 
 def _premise(config: PromptConfig, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -37,9 +37,8 @@ def add_head(config: PromptConfig, tokenizer: Tokenizer, head: str, separator: s
     as_ids = replace(config, head_ids=tuple(head_ids), head_text=separator)
     # A tokenizer that merges the line breaks with the following text gives different tokens for one
     # of the probes.
-    by_text, by_ids = (PromptWriter(replace(each, boundary=None), tokenizer) for each in (as_text, as_ids))
-    probes = _probes(by_text)
-    return as_ids if by_text.encode(probes) == by_ids.encode(probes) else as_text
+    is_same = probe_prompts(as_text, tokenizer) == probe_prompts(as_ids, tokenizer)
+    return as_ids if is_same else as_text
 
 
 def find_prefix(config: PromptConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -47,12 +46,17 @@ def find_prefix(config: PromptConfig, tokenizer: Tokenizer) -> tuple[int, ...]:
 
     Raises RequestError if it leaves no space for a row.
     """
-    writer = PromptWriter(replace(config, boundary=None), tokenizer)
-    prompts = writer.encode(_probes(writer))
+    prompts = probe_prompts(config, tokenizer)
     shared = common_prefix(prompts)
     prefix = tuple(prompts[0][:shared]) if shared >= MIN_SHARED_TOKENS else ()
     _check_capacity(config, len(prefix))
     return prefix
+
+
+def probe_prompts(config: PromptConfig, tokenizer: Tokenizer) -> list[list[int]]:
+    """The tokens of prompts with the texts `PROBE_TEXTS`."""
+    writer = PromptWriter(replace(config, boundary=None), tokenizer)
+    return writer.encode([fill(writer, text) for text in PROBE_TEXTS])
 
 
 def common_prefix(values: Sequence[Sequence[int] | str]) -> int:
@@ -61,10 +65,6 @@ def common_prefix(values: Sequence[Sequence[int] | str]) -> int:
     while shared < min(map(len, values)) and all(each[shared] == first[shared] for each in values):
         shared += 1
     return shared
-
-
-def _probes(writer: PromptWriter) -> list[str]:
-    return [fill(writer, text) for text in PROBE_TEXTS]
 
 
 def _check_capacity(config: PromptConfig, shared: int) -> None:
