@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from tirazh.errors import TirazhError
 from tirazh.jobs import commands
+from tirazh.jobs.evaluate import add_evaluate_flags
 from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
 from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
@@ -57,6 +58,7 @@ SUMMARIES = {
     "preview": "make a few rows of a job in this process, without Ray, and forecast the job",
     "verify": "check that every input row is in the output exactly once and every file is intact",
     "report": "write the HTML report again, or compare with another run",
+    "evaluate": "measure the labels of a finished output against gold labels, without Ray",
     "convert": "convert a checkpoint to a safetensors directory",
     "submit": "run a job file on a Ray cluster",
     "status": "show the state of a submitted job",
@@ -67,7 +69,8 @@ SUMMARIES = {
 }
 # Commands whose result is more than what they print.
 WRITING_COMMANDS = (
-    *("classify", "generate", "score", "finetune", "run", "report", "convert", "submit", "stop", "resume", "demo"),
+    *("classify", "generate", "score", "finetune", "run", "report", "evaluate", "convert", "submit", "stop"),
+    *("resume", "demo"),
 )
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 
@@ -150,6 +153,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
     for name in ("run", "plan", "preview", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
         _add_output_flags(by_name[name])
+    _add_output_flags(by_name["evaluate"])
     return parser, by_name
 
 
@@ -190,7 +194,7 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
     by_name["preview"].add_argument(
         "--rows", type=int, default=8, metavar="N", help="rows to make, spread over the whole input (default: 8)"
     )
-    for name in ("verify", "report"):
+    for name in ("verify", "report", "evaluate"):
         by_name[name].add_argument("output", type=_address, metavar="OUTPUT", help="output directory of a job")
         by_name[name].add_argument(
             "--endpoint-url", type=_address, help="URL of an S3-compatible server or an Azure emulator"
@@ -200,6 +204,7 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
         action="store_true",
         help="do not compare the output with the current input, e.g. because it was archived",
     )
+    add_evaluate_flags(by_name["evaluate"])
     by_name["report"].add_argument(
         "--against", type=_address, metavar="OUTPUT2", help="output of another run to compare with"
     )

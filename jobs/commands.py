@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from tirazh.errors import RequestError
 from tirazh.jobs import console
+from tirazh.jobs.evaluate import run_evaluation
 from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
@@ -252,6 +253,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "preview": preview,
     "verify": verify,
     "report": report,
+    "evaluate": run_evaluation,
     "convert": convert,
     "submit": submit,
     "status": status,

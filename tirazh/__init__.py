@@ -4,7 +4,7 @@
 
 `classify`, `generate`, `score` and `finetune` take the settings of the commands of the same names, `run`
 a job file of any kind. `plan` checks a job without starting it, `preview` makes a few of its rows,
-`verify` and `report` examine an output, and `load_pretrained` returns a model as a PyTorch module.
+`verify`, `report` and `evaluate` examine an output, and `load_pretrained` returns a model as a PyTorch module.
 Errors are subclasses of `TirazhError`. Importing tirazh is cheap: other names are loaded on first use.
 """
 
@@ -27,6 +27,7 @@ TYPE_CHECKING = False  # as typing.TYPE_CHECKING: until `__main__` has run, few 
 __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
+    "Evaluation",
     "InputError",
     "JobError",
     "JobPlan",
@@ -41,6 +42,7 @@ __all__ = [
     "TrainingManifest",
     "Verification",
     "classify",
+    "evaluate",
     "finetune",
     "generate",
     "load_pretrained",
@@ -53,18 +55,31 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tirazh.jobs.api.functions import classify, finetune, generate, plan, preview, report, run, score, verify
-    from tirazh.jobs.api.results import JobPlan, Manifest, Preview, TrainingManifest
+    from tirazh.jobs.api.functions import (
+        classify,
+        evaluate,
+        finetune,
+        generate,
+        plan,
+        preview,
+        report,
+        run,
+        score,
+        verify,
+    )
+    from tirazh.jobs.api.results import Evaluation, JobPlan, Manifest, Preview, TrainingManifest
     from tirazh.model.config import ModelSettings
     from tirazh.model.load import load_pretrained
     from tirazh.pipeline.output.verify import Verification
 else:  # hidden from type checkers, which would take any name for one that exists
     _MODULES = {
         **dict.fromkeys(
-            ("classify", "finetune", "generate", "plan", "preview", "report", "run", "score", "verify"),
+            ("classify", "evaluate", "finetune", "generate", "plan", "preview", "report", "run", "score", "verify"),
             "tirazh.jobs.api.functions",
         ),
-        **dict.fromkeys(("JobPlan", "Manifest", "Preview", "TrainingManifest"), "tirazh.jobs.api.results"),
+        **dict.fromkeys(
+            ("Evaluation", "JobPlan", "Manifest", "Preview", "TrainingManifest"), "tirazh.jobs.api.results"
+        ),
         "ModelSettings": "tirazh.model.config",
         "load_pretrained": "tirazh.model.load",
         "Verification": "tirazh.pipeline.output.verify",

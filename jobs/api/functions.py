@@ -9,8 +9,14 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from tirazh.jobs.api.keywords import ClassifySettings, FinetuneSettings, GenerateSettings, ScoreSettings
-from tirazh.jobs.api.results import JobPlan, Manifest, Preview, TrainingManifest
+from tirazh.jobs.api.keywords import (
+    ClassifySettings,
+    EvaluateOptions,
+    FinetuneSettings,
+    GenerateSettings,
+    ScoreSettings,
+)
+from tirazh.jobs.api.results import Evaluation, JobPlan, Manifest, Preview, TrainingManifest
 from tirazh.jobs.api.signature import documented
 from tirazh.jobs.api.tables import table_as_file
 from tirazh.jobs.job_file import job_of, spec_from_file, spec_of
@@ -282,6 +288,51 @@ def report(
 
     other = None if against is None else os.fspath(against)
     return write_report(os.fspath(output), against=other, endpoint_url=endpoint_url)
+
+
+def evaluate(
+    output: str | os.PathLike[str],
+    *,
+    gold: str | os.PathLike[str] | None = None,
+    key: str | None = None,
+    gold_label: str | None = None,
+    gold_column: str | None = None,
+    **options: Unpack[EvaluateOptions],
+) -> Evaluation:
+    """Measure the labels of a finished output of `classify` against gold labels, without Ray and without the model.
+
+        tirazh.evaluate("labelled", gold="gold.parquet", key="id").macro_f1
+
+    Gold labels are in a file, or in a column of the output; by default in the job's `gold_column`. Rows with an error,
+    without a gold label, or with one that the job does not have are counted apart (`counts`).
+
+    Args:
+        output: directory that `classify` wrote.
+        gold: Parquet, CSV or JSONL file with gold labels.
+        key: column of the output and of `gold` that names a row.
+        gold_label: column of `gold` with the gold label (default: `label`).
+        gold_column: column of the output with the gold label.
+        **options: `against`, the output of another run, to compare with; `question`, which one of a job with several;
+            `seed` of the bootstrap intervals; `endpoint_url` of an S3-compatible server; `write=False`, to leave out
+            `OUTPUT/_tirazh/evaluation.json` and the report, which shows the figures.
+
+    Returns:
+        Accuracy, F1, calibration and coverage with 95 % intervals, the figures of each label and the confusion matrix.
+
+    Raises:
+        OutputError: the directory holds no finished job of classify.
+        InputError: a column or the gold file cannot be used, or a key has two different gold labels.
+        RequestError: no row has a gold label.
+    """
+    from tirazh.pipeline.gold.read import GoldSource
+    from tirazh.pipeline.gold.run import evaluate_output
+
+    file = None if gold is None else os.fspath(gold)
+    source = GoldSource(file=file, key=key, label=gold_label, column=gold_column)
+    given: dict[str, Any] = {**options}
+    if given.get("against") is not None:
+        given["against"] = os.fspath(given["against"])
+    return Evaluation(evaluate_output(os.fspath(output), source, **given))
 
 
 def _spec_of(job: str | os.PathLike[str] | Mapping[str, Any]) -> JobSpec | StepsSpec:

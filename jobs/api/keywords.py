@@ -180,3 +180,13 @@ class FinetuneSettings(SharedSettings, total=False):
     save_steps: int
     keep_checkpoints: int
     max_restarts: int
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """Further arguments of `tirazh.evaluate`."""
+
+    against: Path | None
+    question: str | None
+    seed: int
+    endpoint_url: str | None
+    write: bool

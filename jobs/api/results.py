@@ -253,3 +253,45 @@ class Preview(Result):
     def notes(self) -> list[str]:
         """Sentences about the job, such as that prompts are cut."""
         return list(self["notes"])
+
+
+class Evaluation(Result):
+    """Figures of a finished output against gold labels; the same values are in `OUTPUT/_tirazh/evaluation.json`."""
+
+    __slots__ = ()
+    _shown = ("rows", "accuracy", "coverage", "macro_f1", "ece", "output")
+
+    @property
+    def rows(self) -> int:
+        """Rows that were evaluated; `counts` says what became of the others."""
+        return int(self["rows"])
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers among the rows with an answer; None if there is none."""
+        return self.get("accuracy")
+
+    @property
+    def coverage(self) -> float:
+        """Share of rows with an answer."""
+        return float(self["coverage"])
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 over the labels that have gold rows."""
+        return float(self["macro_f1"])
+
+    @property
+    def ece(self) -> float | None:
+        """Expected calibration error; None without confidences."""
+        return self.get("ece")
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % bootstrap intervals by the names of the figures."""
+        return {name: (low, high) for name, (low, high) in self["intervals"].items()}
+
+    @property
+    def classes(self) -> list[dict[str, Any]]:
+        """Support, precision, recall and F1 of every label."""
+        return [dict(each) for each in self["classes"]]

@@ -15,6 +15,7 @@ PLAN = "plan.json"
 MANIFEST = "manifest.json"
 REPORT = "report.html"
 CARD = "README.md"
+EVALUATION = "evaluation.json"
 RESPONSES = "responses.jsonl"
 FAILURE = "failure.json"
 RECEIPTS = "receipts"
@@ -26,6 +27,7 @@ DROPPED = "_dropped"
 JUDGED = "judged"
 SIGNATURES = "signatures"
 DUPLICATES = "duplicates.parquet"
+_OF_QUESTION = "evaluation-"
 # `parts.part_name`. Outputs of earlier versions have parts without the digits of a plan id.
 _PART = re.compile(r"part-\d{5,}-of-\d{5,}(-[0-9a-f]{8})?\.parquet")
 # The names of temporary files that `storage/disk.py` writes beside the final ones.
@@ -59,6 +61,15 @@ class OutputFiles:
     def signatures(self, part_name: str) -> str:
         """The URI of the side file of a part: the signatures of its rows, for `dedup`."""
         return self.own(SIGNATURES, part_name)
+
+    def evaluation(self, question: str | None = None) -> str:
+        """The URI of the evaluation of the answers, or of those to one of several questions."""
+        return self.own(EVALUATION if question is None else f"{_OF_QUESTION}{question}.json")
+
+    def evaluations(self) -> list[str]:
+        """The URIs of the existing evaluations. Takes one listing."""
+        names = sorted(self.storage.names(self.own()))
+        return [self.own(name) for name in names if name == EVALUATION or name.startswith(_OF_QUESTION)]
 
     @property
     def duplicates(self) -> str:

@@ -14,8 +14,9 @@ from tirazh.pipeline.output.receipt import Receipt
 # Every name that `quality` may return.
 QUALITY_FACTS = (
     *("error_kinds", "abstained", "labels", "mean_confidence"),
-    *("gold_rows", "accuracy", "macro_f1", "finish_reasons", "completion_lengths"),
+    *("gold_rows", "accuracy", "macro_f1", "confusion", "finish_reasons", "completion_lengths"),
 )
+MOST_CELLS = 10_000
 
 
 def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
@@ -47,6 +48,9 @@ def quality(receipts: Sequence[Receipt]) -> dict[str, Any]:
     if cells:
         right = sum(count for (gold, label), count in cells.items() if gold == label)
         facts |= {"gold_rows": cells.total(), "accuracy": right / cells.total(), "macro_f1": _macro_f1(cells)}
+        # For the report. With thousands of labels the manifest would grow too large.
+        if len(cells) <= MOST_CELLS:
+            facts["confusion"] = [[gold, label or None, count] for (gold, label), count in sorted(cells.items())]
     return facts
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tirazh.errors import InputError, OutputError
+from tirazh.errors import InputError, OutputError, StorageError
 from tirazh.pipeline.output.names import CARD, FAILURE, MANIFEST, REPORT, OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.seal import seal_page
@@ -31,11 +31,21 @@ def pages_of(
     """
     parts = [output.part(part["name"]) for part in manifest["parts"]]
     sample = sample_rows(output.storage, parts, sampled_columns(manifest))
-    page = render(manifest, sample=sample, against=against)
+    evaluations = read_evaluations(output)
+    page = render(manifest, sample=sample, against=against, evaluations=evaluations)
     pages = {REPORT: seal_page(page, manifest["plan_id"]).encode()}
     if manifest["kind"] in _CARD_KINDS:
-        pages[CARD] = render_card(manifest, sample).encode()
+        pages[CARD] = render_card(manifest, sample, evaluations=evaluations).encode()
     return pages
+
+
+def read_evaluations(output: OutputFiles) -> list[dict[str, Any]]:
+    """The evaluations that `tirazh evaluate` wrote; none if they cannot be read, as a page is written without them."""
+    try:
+        values = [json.loads(output.storage.read(uri)) for uri in output.evaluations()]
+    except (InputError, OutputError, StorageError, ValueError, RecursionError):
+        return []
+    return [each for each in values if isinstance(each, dict)]
 
 
 def unfinished_page(facts: Mapping[str, Any]) -> bytes:

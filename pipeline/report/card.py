@@ -6,13 +6,14 @@ its Parquet files. Copy it beside the parts when you upload them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import yaml
 
 from tirazh.pipeline.report.content import Content, content_of
+from tirazh.pipeline.report.evaluation_section import markdown_of, sections_of
 
 _SHOWN_ROWS = 3
 # The size categories of the Hub: the number of rows below which one applies, and its name.
@@ -28,8 +29,11 @@ _SIZES = (
 _CYRILLIC = range(0x400, 0x530)
 
 
-def render_card(manifest: Mapping[str, Any], sample: pa.Table | None) -> str:
-    """Render the card of a finished output. `sample` are some of its rows (`sample.py`)."""
+def render_card(
+    manifest: Mapping[str, Any], sample: pa.Table | None, *, evaluations: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Render the card of a finished output. `sample` are some of its rows (`sample.py`), `evaluations` those that
+    `tirazh evaluate` wrote."""
     content = content_of(manifest, sample)
     header = {
         "pretty_name": str(manifest["output"]).rstrip("/").rsplit("/", 1)[-1],
@@ -40,7 +44,10 @@ def render_card(manifest: Mapping[str, Any], sample: pa.Table | None) -> str:
         "configs": [{"config_name": "default", "data_files": "part-*.parquet"}],
     }
     text = yaml.safe_dump(header, allow_unicode=True, sort_keys=False)
-    return f"---\n{text}---\n\n" + "\n\n".join(_sections(manifest, content)) + "\n"
+    sections = _sections(manifest, content)
+    for section in sections_of(manifest, evaluations):
+        sections += markdown_of(section)
+    return f"---\n{text}---\n\n" + "\n\n".join(sections) + "\n"
 
 
 def size_category(rows: int) -> str:

@@ -10,8 +10,10 @@ from typing import Any
 
 import jinja2
 import pyarrow as pa
+from markupsafe import Markup
 
 from tirazh.pipeline.report.content import Content, content_of
+from tirazh.pipeline.report.evaluation_section import sections_of
 
 _FACTS = (
     *("rows", "errors", "prompt_tokens", "completion_tokens", "seconds", "tokens_per_s", "num_parts", "replicas"),
@@ -20,11 +22,16 @@ _FACTS = (
 
 
 def render(
-    manifest: Mapping[str, Any], *, sample: pa.Table | None = None, against: Mapping[str, Any] | None = None
+    manifest: Mapping[str, Any],
+    *,
+    sample: pa.Table | None = None,
+    against: Mapping[str, Any] | None = None,
+    evaluations: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Render the report of a finished output.
 
     `sample` are some of its rows (`sample.py`). `against` is the manifest of another output to compare with.
+    `evaluations` are those that `tirazh evaluate` wrote.
     """
     heads = ["", "this run", *(["the other"] if against else [])]
     pages = [page for page in (manifest, against) if page is not None]
@@ -33,7 +40,8 @@ def render(
     labels = _compared_labels(manifest.get("labels") or {}, against.get("labels") or {}) if against else []
     content = content_of(manifest, sample)
     notes = manifest.get("unified_columns") or []
-    return _template().render(content=content, facts=facts, labels_against=labels, notes=notes)
+    sections = sections_of(manifest, evaluations)
+    return _template().render(content=content, facts=facts, labels_against=labels, notes=notes, sections=sections)
 
 
 def render_unfinished(facts: Mapping[str, Any]) -> str:
@@ -57,14 +65,20 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
         settings=facts["spec"],
     )
     table = {"heads": ["", "so far"], "rows": [row for row in done if row[1]]}
-    return _template().render(content=content, facts=table, labels_against=[], notes=[])
+    return _template().render(content=content, facts=table, labels_against=[], notes=[], sections=())
 
 
 @lru_cache(maxsize=1)
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["settings_text"] = lambda settings: json.dumps(settings, ensure_ascii=False, indent=1)
-    return environment.from_string((files(__package__) / "page.html.jinja").read_text(encoding="utf-8"))
+    environment.globals["evaluation"] = lambda sections: Markup(part.render(sections=sections))
+    part = environment.from_string(_source("evaluation.html.jinja"))
+    return environment.from_string(_source("page.html.jinja"))
+
+
+def _source(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
 
 
 def _compared_labels(labels: Mapping[str, int], other: Mapping[str, int]) -> list[Sequence[str]]:

@@ -1,0 +1,1 @@
+"""Figures of labels against gold labels: pure functions of NumPy arrays."""

@@ -1,0 +1,1 @@
+"""Finished outputs of classify, read with their gold labels."""
