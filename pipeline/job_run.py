@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import JobError
+from tirazh.pipeline.classify_columns import answer_layouts
 from tirazh.pipeline.columns import added_columns, kept_columns
 from tirazh.pipeline.constraints.fields import fields_of
 from tirazh.pipeline.constraints.settings import job_constraint
@@ -194,11 +195,10 @@ class JobRun:
             layout=OutputLayout(
                 columns=self.plan.schema,
                 added=added_columns(self.spec, self.plan.schema),
-                labels=tuple(classify.labels or ()) if classify else (),
+                answers=answer_layouts(classify) if classify else (),
                 samples=self._samples,
                 rows_per_input_row=self.plan.rows_per_input_row,
                 keep=kept_columns(self.spec, self.plan.schema) if isinstance(self.spec, GenerateSpec) else (),
-                abstain_below=classify.abstain_below if classify else 0.0,
                 fields=fields_of(self.spec) if isinstance(self.spec, GenerateSpec) else (),
             ),
             plan_id=self.plan.id,

@@ -99,6 +99,12 @@ def _identity(
         "truncate": spec.chosen_truncate,
         "tokenizer": _other_tokenizer(spec),
     }
+    if "questions" in values:
+        # Only the report reads gold columns.
+        values["questions"] = {
+            name: {key: value for key, value in question.items() if key != "gold_column"}
+            for name, question in values["questions"].items()
+        }
     if isinstance(spec, GenerateSpec):
         # With a template it names only the text that may be truncated.
         values["prompt_column"] = source.text_column

@@ -81,7 +81,7 @@ class ClassifySettings(RowJobSettings, total=False):
     seed: int
     scoring: Literal["sum", "mean", "pmi"]
     calibrate: Literal["contextual", "batch"] | Path | bool | None
-    priors: str | None
+    priors: Structure
     none_label: str | None
     abstain_below: float
     target_error: float | None
