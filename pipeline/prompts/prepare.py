@@ -12,6 +12,7 @@ from tirazh.errors import InputError, RequestError, RowError
 from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.calibration.load import FittedCalibration
 from tirazh.pipeline.classification.labels import words_of
 from tirazh.pipeline.input.footers import check_text_column
 from tirazh.pipeline.input.texts import BrokenText, values_of
@@ -37,11 +38,13 @@ MIN_SHARED_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompts:
-    """`calibration_ids` are the tokens of the prompt with an empty text; empty without --calibrate."""
+    """`calibration_ids` are the tokens of the prompt with an empty text; empty without --calibrate. `calibration` is
+    that of a file, which is applied when rows are written."""
 
     config: PromptConfig
     engine_job: EngineJob
     calibration_ids: tuple[int, ...]
+    calibration: FittedCalibration | None = None
 
 
 def prepare_prompts(

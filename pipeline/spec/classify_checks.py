@@ -86,6 +86,8 @@ def _conflicts(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:
         yield "--shots", "--shot-tokens", "both say how many examples are taken"
     if spec.shot_selection == "nearest" and spec.permutations > 1:
         yield "--shot-selection nearest", "--permutations", "the nearest examples have one order, the nearest last"
+    if spec.target_error is not None and spec.priors is not None:
+        yield "--target-error", "--priors", "the sample of the calibration has other shares of labels, and other errors"
     if spec.target_error is not None and spec.abstain_below:
         yield "--target-error", "--abstain-below", "both set the confidence below which a row abstains"
     if spec.questions is not None:

@@ -67,6 +67,7 @@ class CalibrationFile:
             "transform": _transform_values(calibration.transform),
             "scores": self.scores.to_json(),
             "sample": {
+                "label": list(calibration.sample.label),
                 "confidence": list(calibration.sample.confidence),
                 "correct": [int(each) for each in calibration.sample.correct],
             },
@@ -113,13 +114,18 @@ def _calibration(values: Mapping[str, Any]) -> Calibration:
     method = values["method"]
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}")
-    sample = Sample(_numbers(values["sample"]["confidence"]), tuple(map(bool, values["sample"]["correct"])))
+    sample = Sample(
+        label=tuple(map(int, values["sample"]["label"])),
+        confidence=_numbers(values["sample"]["confidence"]),
+        correct=tuple(map(bool, values["sample"]["correct"])),
+    )
     shares, transform = _numbers(values["label_shares"]), _transform(method, values["transform"])
     widths = {len(labels), values["num_labels"], len(shares), len(values["scores"]["labels"])}
     widths |= (
         {len(transform.scales), len(transform.biases)} if isinstance(transform, Affine) else {len(transform.knots)}
     )
-    if len(widths) != 1 or len(sample.confidence) != len(sample.correct):
+    heights = {len(sample.label), len(sample.confidence), len(sample.correct)}
+    if len(widths) != 1 or len(heights) != 1:
         raise ValueError("its parts do not fit together")
     return Calibration(method=method, labels=labels, transform=transform, label_shares=shares, sample=sample)
 

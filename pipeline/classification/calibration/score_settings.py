@@ -14,7 +14,7 @@ from tirazh.pipeline.settings import flag_name
 _NOT_OF_SCORES = frozenset(
     (
         *("kind", "input", "output", "text_column", "prefix", "limit", "shape", "top", "gold_column", "max_error_rate"),
-        *("abstain_below", "target_error", "multi_label", "none_label", "priors", "hierarchical", "calibration_sample"),
+        *("abstain_below", "target_error", "multi_label", "none_label", "priors", "relabelled"),
         # Their content is compared, not where it is.
         *("model", "examples"),
         # Compared by parts of their own.
