@@ -79,6 +79,8 @@ def test_a_storage_is_made_once_per_entry_point() -> None:
         "output/report.py",
         "output/verify.py",
         "output/verify.py",
+        "relabel/command.py",
+        "relabel/fit.py",
         "resolve.py",
         "steps/dry_run.py",
         "steps/plan.py",
