@@ -4,7 +4,8 @@
 
 `classify`, `generate`, `score` and `finetune` take the settings of the commands of the same names, `run`
 a job file of any kind. `plan` checks a job without starting it, `preview` makes a few of its rows,
-`verify`, `report` and `evaluate` examine an output, and `load_pretrained` returns a model as a PyTorch module.
+`verify`, `report` and `evaluate` examine an output, `calibrate` and `relabel` use its probabilities again, and
+`load_pretrained` returns a model as a PyTorch module.
 Errors are subclasses of `TirazhError`. Importing tirazh is cheap: other names are loaded on first use.
 """
 
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "Evaluation",
+    "FittedCalibration",
     "InputError",
     "JobError",
     "JobPlan",
@@ -41,6 +43,7 @@ __all__ = [
     "TirazhError",
     "TrainingManifest",
     "Verification",
+    "calibrate",
     "classify",
     "evaluate",
     "finetune",
@@ -48,6 +51,7 @@ __all__ = [
     "load_pretrained",
     "plan",
     "preview",
+    "relabel",
     "report",
     "run",
     "score",
@@ -55,6 +59,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from tirazh.jobs.api.calibration import calibrate, relabel
     from tirazh.jobs.api.functions import (
         classify,
         evaluate,
@@ -67,7 +72,14 @@ if TYPE_CHECKING:
         score,
         verify,
     )
-    from tirazh.jobs.api.results import Evaluation, JobPlan, Manifest, Preview, TrainingManifest
+    from tirazh.jobs.api.results import (
+        Evaluation,
+        FittedCalibration,
+        JobPlan,
+        Manifest,
+        Preview,
+        TrainingManifest,
+    )
     from tirazh.model.config import ModelSettings
     from tirazh.model.load import load_pretrained
     from tirazh.pipeline.output.verify import Verification
@@ -78,8 +90,10 @@ else:  # hidden from type checkers, which would take any name for one that exist
             "tirazh.jobs.api.functions",
         ),
         **dict.fromkeys(
-            ("Evaluation", "JobPlan", "Manifest", "Preview", "TrainingManifest"), "tirazh.jobs.api.results"
+            ("Evaluation", "FittedCalibration", "JobPlan", "Manifest", "Preview", "TrainingManifest"),
+            "tirazh.jobs.api.results",
         ),
+        **dict.fromkeys(("calibrate", "relabel"), "tirazh.jobs.api.calibration"),
         "ModelSettings": "tirazh.model.config",
         "load_pretrained": "tirazh.model.load",
         "Verification": "tirazh.pipeline.output.verify",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tirazh.pipeline.classification.labels import parse_labels
+from tirazh.pipeline.classification.questions import parse_questions
 from tirazh.pipeline.settings import flag_name
 
 # Settings in the identity of a job that do not change the scores of a row: which rows there are, where they are
@@ -83,15 +84,17 @@ def score_fingerprint(
 
     `question` is the name of one of several questions. `base` is the calibration without labelled rows.
     """
-    asked = identity["questions"][question] if question is not None else identity
+    if question is None:
+        labels, suffix = parse_labels(identity["labels"]), ""
+    else:
+        asked = {each.name: each for each in parse_questions(identity["questions"], abstain_below=0.0)}
+        labels, suffix = asked[question].labels, asked[question].suffix
     return ScoreSettings(
         base=base,
         model=model_fingerprint,
         examples=examples_sha256,
-        labels=tuple(
-            (label.name, label.words, label.aliases, label.description) for label in parse_labels(asked["labels"])
-        ),
-        suffix=asked.get("suffix") or "" if question is not None else "",
+        labels=tuple((label.name, label.words, label.aliases, label.description) for label in labels),
+        suffix=suffix,
         settings={
             name: value
             for name, value in sorted(identity.items())

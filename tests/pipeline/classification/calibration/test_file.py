@@ -150,7 +150,7 @@ def test_a_file_of_other_scores_is_refused_by_the_difference(change: dict[str, A
 def test_a_question_has_its_own_labels_and_suffix() -> None:
     questions = {
         "topic": {"labels": {"a": "a", "b": "b"}, "suffix": " Topic:"},
-        "tone": {"labels": {"good": "good", "bad": "bad"}},
+        "tone": {"labels": "good, bad", "suffix": " Tone:"},
     }
     topic, tone = (scores_of(labels=None, questions=questions, question=name) for name in ("topic", "tone"))
     assert topic.names == ("a", "b")
