@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from tests.pipeline.without_ray import run_without_ray
 from tirazh.pipeline import schema
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.prompt_setup import set_up_prompts
+from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
 
 LABELS = ("economics", "sport", "culture")
+ONE = {label: label for label in LABELS}
 
 
 def jobs_with_scores(monkeypatch: pytest.MonkeyPatch, scores: np.ndarray) -> None:
@@ -38,7 +42,12 @@ def jobs_with_scores(monkeypatch: pytest.MonkeyPatch, scores: np.ndarray) -> Non
             schema.LABEL_LOGPROBS, pa.array(rows, pa.list_(pa.float64()))
         )
 
+    def set_up(spec: Any, plan: Any) -> PreparedPrompts:
+        # The prompts of several questions are not what is tested here.
+        return set_up_prompts(spec if spec.questions is None else replace(spec, questions=None, labels=ONE), plan)
+
     monkeypatch.setattr("tests.pipeline.without_ray.with_scores", with_scores)
+    monkeypatch.setattr("tirazh.pipeline.build.set_up_prompts", set_up)
 
 
 def write_news(folder: Path, rows: int, *, labels: tuple[str, ...] = LABELS, seed: int = 0) -> np.ndarray:
@@ -59,7 +68,7 @@ def spec_of(folder: Path, model_dir: Path, **changes: Any) -> ClassifySpec:
             "input": (str(folder / "in"),),
             "output": str(folder / "out"),
             "model": str(model_dir),
-            "labels": {label: label for label in LABELS},
+            "labels": ONE,
             "dtype": "float32",
             "part_rows": 100,
             **changes,
