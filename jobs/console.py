@@ -74,12 +74,9 @@ def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as
         show_facts(facts, as_json=True, quiet=quiet)
         return
     facts = {"rows": _rows_text(manifest, last)}
-    if "labels" in manifest:
-        facts["labels"] = _shares(manifest["labels"], manifest["abstained"])
-    if "accuracy" in manifest:
-        facts["accuracy"] = (
-            f"{manifest['accuracy']:.3f} of {manifest['gold_rows']:,} rows (macro-F1 {manifest['macro_f1']:.3f})"
-        )
+    facts |= _answers("labels", "accuracy", manifest)
+    for name, answers in (manifest.get("questions") or {}).items():
+        facts |= _answers(name, f"{name} accuracy", answers)
     facts["tokens"] = f"{manifest['prompt_tokens']:,} prompt, {manifest['completion_tokens']:,} completion"
     # The speed of this run only: the manifest counts the rows of earlier runs, too.
     if last is not None and manifest["seconds"]:
@@ -218,6 +215,15 @@ def _rows_text(manifest: Mapping[str, Any], last: ProgressEvent | None) -> str:
     elif last.rows_resumed:
         text += f" ({last.rows_resumed:,} from an earlier run)"
     return text
+
+
+def _answers(labels: str, accuracy: str, facts: Mapping[str, Any]) -> dict[str, str]:
+    """What the summary says about the answers to one question, under these two names."""
+    found = {labels: _shares(facts["labels"], facts["abstained"])} if "labels" in facts else {}
+    if "accuracy" in facts:
+        gold = f"{facts['accuracy']:.3f} of {facts['gold_rows']:,} rows (macro-F1 {facts['macro_f1']:.3f})"
+        found[accuracy] = gold
+    return found
 
 
 def _shares(labels: Mapping[str, int], abstained: int) -> str:

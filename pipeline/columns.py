@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tirazh.errors import InputError, RequestError
 from tirazh.pipeline import schema
+from tirazh.pipeline.classify_columns import check_classify_columns, classify_fields
 from tirazh.pipeline.constraints.fields import fields_of
 from tirazh.pipeline.input.footers import check_text_column
 from tirazh.pipeline.prompts.shots import EXAMPLES
@@ -28,9 +29,7 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
     """
     _check_names(columns, spec)
     if isinstance(spec, ClassifySpec):
-        check_text_column(columns, spec.text_column, flag="--text-column")
-        if spec.gold_column is not None:
-            check_text_column(columns, spec.gold_column, flag="--gold-column")
+        check_classify_columns(columns, spec)
     elif isinstance(spec, ScoreSpec):
         check_text_column(columns, spec.text_column, flag="--text-column")
     elif isinstance(spec, GenerateSpec) and spec.template is None:
@@ -104,10 +103,7 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
     for name in added_columns(spec, columns).names:
         other = own.setdefault(name.lower(), name)
         if other is not name:
-            raise RequestError(
-                f"--schema: the property {name.removeprefix(spec.prefix)!r} has the name of another added column; "
-                "rename the property"
-            )
+            raise RequestError(_same_name(name.removeprefix(spec.prefix), spec))
         found = names.get(name.lower())
         if found is not None:
             case = "" if found == name else f", which Spark and DuckDB do not distinguish from the added {name!r}"
@@ -119,6 +115,13 @@ def _check_names(columns: pa.Schema, spec: JobSpec) -> None:
         raise InputError(
             f"column {reserved!r}: names that begin with {schema.RESERVED} are reserved for tirazh; rename the column"
         )
+
+
+def _same_name(name: str, spec: JobSpec) -> str:
+    """The sentence for an added column whose name another added column has."""
+    if isinstance(spec, ClassifySpec):
+        return f"--questions: two of the added columns would have the name {name!r}; rename a question"
+    return f"--schema: the property {name!r} has the name of another added column; rename the property"
 
 
 def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> None:
@@ -188,7 +191,7 @@ def _fields(spec: JobSpec, columns: pa.Schema) -> list[pa.Field[Any]]:
         keep = kept_columns(spec, columns)
         added = schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists", keep=keep)
         return [*added, *(pa.field(field.name, field.type.arrow) for field in fields_of(spec))]
-    return schema.score_fields() if isinstance(spec, ScoreSpec) else schema.classify_fields()
+    return classify_fields(spec) if isinstance(spec, ClassifySpec) else schema.score_fields()
 
 
 def kept_columns(spec: GenerateSpec, columns: pa.Schema) -> tuple[str, ...]:

@@ -113,17 +113,29 @@ def score_fields() -> list[pa.Field[Any]]:
     ]
 
 
-def classify_fields() -> list[pa.Field[Any]]:
-    """The columns that `classify` adds, in order.
+def answer_fields(*, as_decision: bool = False, multi_label: bool = False) -> list[pa.Field[Any]]:
+    """The columns of the answer to one question of `classify`, in order.
 
-    `probabilities` has one entry for each label, in the order of the labels. It is no map, which
-    Hugging Face datasets cannot read.
+    `probabilities` has one entry for each label, in the order of the labels, or the most likely ones. It is no map, which
+    Hugging Face datasets cannot read. With `as_decision` the names are those of decision APIs; with `multi_label` there
+    is a list of all labels that are likely enough.
     """
     entry = pa.struct([pa.field(LABEL, pa.string()), pa.field(PROBABILITY, pa.float32())])
-    return [
-        pa.field(LABEL, pa.string()),
+    fields = [
+        pa.field(CHOICE if as_decision else LABEL, pa.string()),
         pa.field(CONFIDENCE, pa.float32()),
         pa.field(PROBABILITIES, pa.list_(entry)),
-        pa.field(PROMPT_TOKENS, pa.int32()),
-        pa.field(ERROR, pa.string()),
     ]
+    if multi_label:
+        fields.append(pa.field(LABELS, pa.list_(pa.string())))
+    return [*fields, pa.field(ABSTAINED, pa.bool_())] if as_decision else fields
+
+
+def row_fields() -> list[pa.Field[Any]]:
+    """The columns that `classify` adds once for a row, whatever is asked about it, in order."""
+    return [pa.field(PROMPT_TOKENS, pa.int32()), pa.field(ERROR, pa.string())]
+
+
+def classify_fields(*, as_decision: bool = False, multi_label: bool = False) -> list[pa.Field[Any]]:
+    """The columns that `classify` adds for one question without a name, in order."""
+    return [*answer_fields(as_decision=as_decision, multi_label=multi_label), *row_fields()]

@@ -81,7 +81,7 @@ class ClassifySettings(RowJobSettings, total=False):
     seed: int
     scoring: Literal["sum", "mean", "pmi"]
     calibrate: Literal["contextual", "batch"] | Path | bool | None
-    priors: str | None
+    priors: Structure
     none_label: str | None
     abstain_below: float
     target_error: float | None
@@ -191,3 +191,22 @@ class EvaluateOptions(TypedDict, total=False):
     seed: int
     endpoint_url: str | None
     write: bool
+
+
+class CalibrateOptions(TypedDict, total=False):
+    """Further arguments of `tirazh.calibrate`."""
+
+    method: str
+    question: str | None
+    endpoint_url: str | None
+
+
+class RelabelOptions(TypedDict, total=False):
+    """Further arguments of `tirazh.relabel`."""
+
+    gold: Path | None
+    key: str | None
+    gold_label: str | None
+    gold_column: str | None
+    question: str | None
+    endpoint_url: str | None

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.answer_counts import AnswerColumns
 from tirazh.pipeline.openai_batch.requests import CUSTOM_ID, URL
 
 
@@ -17,10 +18,18 @@ def answers_batch(files: Sequence[str], columns: Sequence[str]) -> bool:
     return len(files) == 1 and ".json" in files[0].lower() and {CUSTOM_ID, URL, schema.PROMPT} <= set(columns)
 
 
-def response_lines(rows: Iterable[Mapping[str, Any]], *, plan_id: str, model: str, prefix: str) -> Iterator[bytes]:
+def response_lines(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    plan_id: str,
+    model: str,
+    prefix: str,
+    answers: Sequence[AnswerColumns] = (),
+) -> Iterator[bytes]:
     """Yield one line for each request, with the line break. The samples of a request are its choices.
 
-    `rows` are those of the output, in order. The ids follow from the plan id and the custom id, so equal outputs
+    `rows` are those of the output, in order; `answers` are the columns of the answers
+    of classify, without the prefix. The ids follow from the plan id and the custom id, so equal outputs
     give equal bytes. `created` is 0 for the same reason.
     """
     for identity, group in itertools.groupby(rows, key=lambda row: str(row[CUSTOM_ID])):
@@ -31,29 +40,45 @@ def response_lines(rows: Iterable[Mapping[str, Any]], *, plan_id: str, model: st
         if error is not None:
             line["error"] = {"code": "row_error", "message": error}
         else:
-            body = {"id": f"cmpl-{digest}", "created": 0, "model": model, **_body(samples)}
+            body = {"id": f"cmpl-{digest}", "created": 0, "model": model, **_body(samples, answers)}
             line["response"] = {"status_code": 200, "request_id": f"req_{digest}", "body": body}
         yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
-def _body(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _body(samples: Sequence[Mapping[str, Any]], answers: Sequence[AnswerColumns]) -> dict[str, Any]:
     first = samples[0]
     is_chat = str(first.get(URL)).endswith("/chat/completions")
     given = first.get(schema.PROMPT_TOKENS) or 0
     made = sum(row.get(schema.COMPLETION_TOKENS) or 0 for row in samples)
     body: dict[str, Any] = {
         "object": "chat.completion" if is_chat else "text_completion",
-        "choices": [_choice(index, row, is_chat) for index, row in enumerate(samples)],
+        "choices": [_choice(index, row, is_chat, answers) for index, row in enumerate(samples)],
         "usage": {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made},
     }
-    if schema.LABEL in first:
-        entries = first.get(schema.PROBABILITIES) or []
-        body["confidence"] = first.get(schema.CONFIDENCE)
-        body["probabilities"] = {entry[schema.LABEL]: entry[schema.PROBABILITY] for entry in entries}
-    return body
+    named = {each.question: _answer(first, each) for each in answers}
+    return body | (named[""] if "" in named else {"answers": named} if named else {})
 
 
-def _choice(index: int, row: Mapping[str, Any], is_chat: bool) -> dict[str, Any]:
-    text = row[schema.LABEL] if schema.LABEL in row else row.get(schema.COMPLETION)
+def _answer(row: Mapping[str, Any], answer: AnswerColumns) -> dict[str, Any]:
+    """The fields of a response about one question; a question of several also has its `choice`."""
+    entries = row.get(answer.probabilities) or []
+    fields: dict[str, Any] = {schema.CHOICE: row.get(answer.label)} if answer.question else {}
+    fields[schema.CONFIDENCE] = row.get(answer.confidence)
+    fields[schema.PROBABILITIES] = {entry[schema.LABEL]: entry[schema.PROBABILITY] for entry in entries}
+    more = {schema.LABELS: answer.labels, schema.ABSTAINED: answer.abstained}
+    return fields | {name: row.get(column) for name, column in more.items() if column is not None}
+
+
+def _text_of(row: Mapping[str, Any], answers: Sequence[AnswerColumns]) -> str | None:
+    """The text of a choice: a completion, a label, or the labels of several questions as a JSON object."""
+    if not answers:
+        return row.get(schema.COMPLETION)
+    if not answers[0].question:
+        return row.get(answers[0].label)
+    return json.dumps({each.question: row.get(each.label) for each in answers}, ensure_ascii=False)
+
+
+def _choice(index: int, row: Mapping[str, Any], is_chat: bool, answers: Sequence[AnswerColumns]) -> dict[str, Any]:
+    text = _text_of(row, answers)
     content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
     return {"index": index, **content, "finish_reason": row.get(schema.FINISH_REASON) or "stop", "logprobs": None}

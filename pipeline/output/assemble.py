@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
-from tirazh.pipeline.classification.decide import decide
+from tirazh.pipeline.classification.answers import AnswerLayout, answer_columns
 from tirazh.pipeline.constraints.fields import SchemaField, fill_fields
 from tirazh.pipeline.file_metadata import adapt_metadata
 from tirazh.pipeline.input.overrides import sample_seed
@@ -21,7 +19,6 @@ from tirazh.pipeline.input.schemas.arrow_types import restore, with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import public_metadata
 from tirazh.pipeline.output.rows.sample_rows import sample_rows
 
-_CHUNK_ENTRIES = 1 << 20
 _TEXTS, _ERRORS = -6, -1  # the places of these columns of generate, before those of a schema
 
 
@@ -30,7 +27,7 @@ class OutputLayout:
     """The columns of the output.
 
     `columns` is the schema of the input. `added` are the added fields with their prefix, in the
-    order of `schema.py`. `labels` are those of classify, in the order of their scores; empty for
+    order of `schema.py`. `answers` are those to the questions of classify, in the order of their scores; empty for
     generate and score. A row of the input has `samples` results, which are one row of the output or, if
     `rows_per_input_row` is not 1, as many rows. `keep` are the names of the columns in `schema.KEEPABLE` that are
     written. `fields` are those of a JSON Schema that generate's completions follow.
@@ -38,9 +35,8 @@ class OutputLayout:
 
     columns: pa.Schema
     added: pa.Schema
-    labels: tuple[str, ...]
-    samples: int
-    abstain_below: float
+    samples: int = 1
+    answers: tuple[AnswerLayout, ...] = ()
     rows_per_input_row: int = 1
     keep: tuple[str, ...] = ()
     fields: tuple[SchemaField, ...] = ()
@@ -67,7 +63,7 @@ def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.
     if schema.TEXT_LOGPROB in table.column_names:
         added = _text_scores(table)
     else:
-        added = _labels(table, layout) if layout.labels else _completions(table, layout, tokenizer)
+        added = _answers(table, layout) if layout.answers else _completions(table, layout, tokenizer)
     if layout.fields:
         added[_ERRORS], fields = fill_fields(added[_TEXTS], added[_ERRORS], layout.fields)
         added += fields
@@ -79,43 +75,9 @@ def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.
     return pa.Table.from_arrays([*kept.columns, *arrays], schema=layout.schema)
 
 
-def _labels(table: pa.Table, layout: OutputLayout) -> list[Any]:
-    errors = table.column(schema.ROW_ERROR).to_pylist()
-    scores = table.column(schema.LABEL_LOGPROBS).to_pylist()
-    good = [row for row, score in enumerate(scores) if score is not None]
-    labels: list[str | None] = [None] * table.num_rows
-    confidence: list[float | None] = [None] * table.num_rows
-    chances = np.zeros((table.num_rows, len(layout.labels)), np.float32)
-    if good:
-        decided = decide(np.array([scores[row] for row in good]), abstain_below=layout.abstain_below)
-        chances[good] = decided.probabilities
-        for index, row in enumerate(good):
-            chosen = int(decided.chosen[index])
-            labels[row] = layout.labels[chosen] if chosen >= 0 else None
-            confidence[row] = float(decided.confidence[index])
-    probabilities = _probabilities(chances, layout.labels, np.isin(np.arange(table.num_rows), good))
-    return [labels, confidence, probabilities, table.column(schema.NUM_PROMPT_IDS).to_pylist(), errors]
-
-
-def _probabilities(
-    chances: NDArray[np.float32], labels: Sequence[str], has_result: NDArray[np.bool_]
-) -> pa.ChunkedArray[Any]:
-    """The column `probabilities` of probabilities [N, L]; null where `has_result` [N] is false.
-
-    It is made from buffers, in chunks: as Python objects a thousand labels would take a hundred times the memory, and
-    the labels of all rows together may be too long for the offsets of one array.
-    """
-    rows = max(1, _CHUNK_ENTRIES // len(labels))
-    names = pa.array(labels, pa.string())
-    chunks = []
-    for start in range(0, len(chances), rows):
-        wanted = has_result[start : start + rows]
-        values = chances[start : start + rows][wanted]
-        fields: list[Any] = [names.take(np.tile(np.arange(len(labels)), len(values))), pa.array(values.ravel())]
-        entries = pa.StructArray.from_arrays(fields, [schema.LABEL, schema.PROBABILITY])
-        offsets: Any = pa.array(np.concatenate([[0], np.cumsum(wanted * len(labels))]), pa.int32())
-        chunks.append(pa.ListArray.from_arrays(offsets, entries, mask=pa.array(~wanted)))
-    return pa.chunked_array(chunks)
+def _answers(table: pa.Table, layout: OutputLayout) -> list[Any]:
+    *answers, errors = answer_columns(table, layout.answers)
+    return [*answers, table.column(schema.NUM_PROMPT_IDS), errors]
 
 
 def _completions(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> list[Any]:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, JobError
+from tirazh.pipeline.classification.answer_counts import columns_of_answers
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.openai_batch.responses import answers_batch, response_lines
 from tirazh.pipeline.output.budget import ErrorBudget
@@ -38,7 +39,7 @@ from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings
 from tirazh.pipeline.output.report import pages_of
 from tirazh.pipeline.output.seal import read_sealed_json, to_sealed_json
 from tirazh.pipeline.plan import Plan
-from tirazh.pipeline.spec import ClassifySpec, JobSpec
+from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
 
@@ -48,8 +49,7 @@ _THREADS = 16
 
 def receipt_settings(spec: JobSpec) -> ReceiptSettings:
     """What the receipts of the job depend on besides its part files."""
-    gold_column = spec.gold_column if isinstance(spec, ClassifySpec) else None
-    return ReceiptSettings(kind=spec.kind, prefix=spec.prefix, gold_column=gold_column)
+    return ReceiptSettings.of(spec.to_dict())
 
 
 def unfinished(plan: Plan, output: OutputFiles) -> list[Part]:
@@ -116,7 +116,10 @@ def finish(
     for name, page in pages_of(manifest, output).items():
         guarded.write(output.own(name), page)
     if answers_batch([planned.file.uri for planned in plan.files], plan.schema.names):
-        lines = response_lines(_rows(plan, output), plan_id=plan.id, model=spec.model, prefix=spec.prefix)
+        answers = columns_of_answers(spec.to_dict() | {"prefix": ""}) if spec.kind == "classify" else ()
+        lines = response_lines(
+            _rows(plan, output), plan_id=plan.id, model=spec.model, prefix=spec.prefix, answers=answers
+        )
         guarded.write(output.own(RESPONSES), b"".join(lines))
         manifest["responses"] = f"{manifest['output']}/_tirazh/{RESPONSES}"
     guarded.write(output.own(MANIFEST), to_sealed_json(manifest))
@@ -230,7 +233,7 @@ def finished_manifest(plan: Plan, output: OutputFiles, settings: ReceiptSettings
             return None
         sizes = {part["name"]: part["file_bytes"] for part in manifest["parts"]}
         versions = {part["name"]: part["input_version"] for part in manifest["parts"]}
-        is_scored = manifest["spec"].get("gold_column") == settings.gold_column
+        is_scored = ReceiptSettings.of(manifest["spec"]).gold_columns == settings.gold_columns
         has_counts = all(isinstance(manifest[name], int) for name in ("rows", "errors"))
     except (KeyError, TypeError, AttributeError):
         return None

@@ -42,7 +42,8 @@ def notices(target: Target, state: OutputState | None, new_plan: Plan, spec: Job
         parts = "1 part is" if len(state.damaged) == 1 else f"{len(state.damaged):,} parts are"
         lines.append(f"{parts} damaged (no complete file, or not the file of its receipt), and made again: {names}")
     if state is not None and state.rescored and isinstance(spec, ClassifySpec):
-        what = f"--gold-column {spec.gold_column}" if spec.gold_column else "without --gold-column"
+        columns = dict.fromkeys(question.gold_column for question in spec.asked if question.gold_column)
+        what = f"--gold-column {', '.join(columns)}" if columns else "without --gold-column"
         lines.append(f"{what}: {state.rescored:,} finished parts are scored again from their files")
     return lines
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -17,14 +18,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.texts import values_of
+from tirazh.pipeline.classification.answer_counts import (
+    CONFIDENCE_BINS,
+    AnswerColumns,
+    AnswerCounts,
+    columns_of_answers,
+    count_answers,
+)
 from tirazh.pipeline.schema import Kind
 
 FOOTER_KEY = b"tirazh"
+# The counts of a question without a name, among the others in a receipt; the last ones came with several questions.
+_SINCE_QUESTIONS = ("confidences", "none_label")
+_PLAIN = ("labels", "gold_column", "confusion", "confidence_sum", *_SINCE_QUESTIONS)
 _REASONS = (schema.FINISH_REASON, schema.FINISH_REASONS)
 # The columns of each kind that a receipt is made from, beside the errors.
 _OWN_COLUMNS: dict[Kind, tuple[str, ...]] = {
-    "classify": (schema.LABEL, schema.CONFIDENCE, schema.PROMPT_TOKENS),
+    "classify": (schema.PROMPT_TOKENS,),
     "generate": (schema.COMPLETION_TOKENS, schema.PROMPT_TOKENS),
     "score": (schema.BITS_PER_CHARACTER, schema.NUM_TOKENS),
 }
@@ -34,9 +44,8 @@ _OWN_COLUMNS: dict[Kind, tuple[str, ...]] = {
 class Receipt:
     """Facts about a part file.
 
-    `plan_id` is the id of the plan that the file belongs to. `labels` counts the rows of every label; rows
-    with a null label (abstained) are counted under "". `confusion` counts rows by (gold label, label) for
-    `gold_column`; it is empty without --gold-column. `finish_reasons` counts completions, and
+    `plan_id` is the id of the plan that the file belongs to. `answers` has the counts of classify by the name of the
+    question, "" in a job that asks one without a name. `finish_reasons` counts completions, and
     `completion_lengths` rows by the tokens of their completions, in ranges such as "9-16".
     `input_version` is that of the input file whose rows the part was made from.
     """
@@ -51,10 +60,7 @@ class Receipt:
     file_bytes: int
     sha256: str
     error_kinds: dict[str, int] = field(default_factory=dict)
-    labels: dict[str, int] = field(default_factory=dict)
-    gold_column: str | None = None
-    confusion: list[tuple[str, str, int]] = field(default_factory=list)
-    confidence_sum: float = 0.0
+    answers: dict[str, AnswerCounts] = field(default_factory=dict)
     finish_reasons: dict[str, int] = field(default_factory=dict)
     completion_lengths: dict[str, int] = field(default_factory=dict)
 
@@ -65,25 +71,77 @@ class Receipt:
             values = json.loads(data)
         except RecursionError:
             raise ValueError("it is nested too deep") from None
-        values["confusion"] = [tuple(cell) for cell in values["confusion"]]
-        receipt = cls(**values)
+        if not isinstance(values, dict):
+            raise TypeError("it is no mapping")
+        answers = {name: _counts_from(counts) for name, counts in values.pop("questions", {}).items()}
+        plain = {name: values.pop(name) for name in _PLAIN if name in values}
+        counts = _counts_from(plain)
+        if counts.confidences is not None or counts.labels or counts.gold_column is not None:
+            answers[""] = counts
+        receipt = cls(**values, answers=answers)
         if not all(isinstance(number, int) for number in (receipt.rows, receipt.errors, receipt.file_bytes)):
             raise TypeError("its counts must be integers")
         return receipt
 
     def to_json(self) -> bytes:
-        """Serialise the receipt; equal receipts give equal bytes."""
-        return json.dumps(asdict(self), ensure_ascii=False).encode()
+        """Serialise the receipt; equal receipts give equal bytes.
+
+        The counts of a question without a name stand beside the others, where they were before a job could ask more
+        than one.
+        """
+        plain = asdict(self.answers.get("", AnswerCounts()))
+        new = {name: plain.pop(name) for name in _SINCE_QUESTIONS}
+        named = {name: asdict(counts) for name, counts in self.answers.items() if name}
+        values: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            values |= plain if name == "answers" else {name: value}
+        values |= new if new["confidences"] is not None else {}
+        return json.dumps(values | ({"questions": named} if named else {}), ensure_ascii=False).encode()
+
+    @property
+    def gold_columns(self) -> dict[str, str]:
+        """The gold column of each question that has one."""
+        return {name: counts.gold_column for name, counts in self.answers.items() if counts.gold_column is not None}
+
+    def is_as_stored(self, data: bytes) -> bool:
+        """Whether `data` is this receipt, as this version or an earlier one stores it."""
+        earlier = {name: replace(counts, confidences=None) for name, counts in self.answers.items() if not name}
+        return data in (self.to_json(), replace(self, answers=self.answers | earlier).to_json())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReceiptSettings:
-    """What a receipt depends on besides the bytes of the part: the kind of job, and the names of two kinds of
-    columns."""
+    """What a receipt depends on besides the bytes of the part: the kind of job and the names of columns.
+
+    `answers` are the columns of each question of classify.
+    """
 
     kind: Kind
-    prefix: str
-    gold_column: str | None
+    prefix: str = ""
+    answers: tuple[AnswerColumns, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], gold_columns: Mapping[str, str] | None = None) -> ReceiptSettings:
+        """Those of a job, from the values of its spec or of its identity.
+
+        `gold_columns` has the gold column of each question that has one; without it they are those in `settings`.
+        """
+        answers = columns_of_answers(settings) if settings["kind"] == "classify" else ()
+        if gold_columns is not None:
+            answers = tuple(replace(each, gold_column=gold_columns.get(each.question)) for each in answers)
+        return cls(kind=settings["kind"], prefix=settings["prefix"], answers=answers)
+
+    @property
+    def gold_columns(self) -> dict[str, str]:
+        """The gold column of each question that has one."""
+        return {each.question: each.gold_column for each in self.answers if each.gold_column is not None}
+
+
+def _counts_from(values: Mapping[str, Any]) -> AnswerCounts:
+    counts = AnswerCounts(**{**values, "confusion": [tuple(cell) for cell in values["confusion"]]})
+    if counts.confidences is not None and len(counts.confidences) != CONFIDENCE_BINS:
+        raise ValueError(f"it counts confidences in {len(counts.confidences)} ranges")
+    return counts
 
 
 def read_footer(data: bytes) -> tuple[pq.FileMetaData, dict[str, Any]]:
@@ -123,9 +181,8 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
     """
     prefix = settings.prefix
     kind = settings.kind
-    is_classify = kind == "classify"
-    gold = settings.gold_column if is_classify else None
     errors = table.column(prefix + schema.ERROR)
+    is_good = errors.is_null().to_pylist()
     kinds = Counter(error for error in errors.to_pylist() if error is not None)
     return Receipt(
         part=footer["part"],
@@ -140,10 +197,7 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
         # Messages may contain numbers of the row, so their count is bounded. They are sorted for
         # reproducible bytes.
         error_kinds=dict(sorted(kinds.most_common(20))),
-        labels=_count_labels(table, prefix) if is_classify else {},
-        gold_column=gold,
-        confusion=_confusion(table, prefix, gold) if gold else [],
-        confidence_sum=float(_sum(table, prefix + schema.CONFIDENCE)) if is_classify else 0.0,
+        answers={each.question: count_answers(table, each, is_good) for each in settings.answers},
         finish_reasons=_count_reasons(table, prefix) if kind == "generate" else {},
         completion_lengths=_count_lengths(table, prefix) if kind == "generate" else {},
     )
@@ -154,7 +208,8 @@ def receipt_columns(names: list[str], settings: ReceiptSettings) -> list[str]:
     kind = settings.kind
     reasons = [name for name in _REASONS if settings.prefix + name in names] if kind == "generate" else []
     columns = [settings.prefix + name for name in (*_OWN_COLUMNS[kind], *reasons, schema.ERROR)]
-    return [settings.gold_column, *columns] if kind == "classify" and settings.gold_column else columns
+    answers = [name for each in settings.answers for name in each.counted]
+    return list(dict.fromkeys([*answers, *columns]))
 
 
 def check_belongs(receipt: Receipt, *, part: int, rows: int, plan_id: str) -> None:
@@ -186,20 +241,3 @@ def _count_lengths(table: pa.Table, prefix: str) -> dict[str, int]:
 
 def _length_range(power: int) -> str:
     return "0" if power == 0 else "1-2" if power == 1 else f"{2 ** (power - 1) + 1}-{2**power}"
-
-
-def _good_labels(table: pa.Table, prefix: str) -> list[tuple[int, str]]:
-    """(row, label) of the rows without an error; the label is "" for a row that abstained."""
-    errors = table.column(prefix + schema.ERROR).to_pylist()
-    labels = table.column(prefix + schema.LABEL).to_pylist()
-    return [(row, label or "") for row, (label, error) in enumerate(zip(labels, errors, strict=True)) if error is None]
-
-
-def _count_labels(table: pa.Table, prefix: str) -> dict[str, int]:
-    return dict(sorted(Counter(label for _, label in _good_labels(table, prefix)).items()))
-
-
-def _confusion(table: pa.Table, prefix: str, gold_column: str) -> list[tuple[str, str, int]]:
-    golds = values_of(table.column(gold_column))
-    pairs = Counter((golds[row], label) for row, label in _good_labels(table, prefix) if isinstance(golds[row], str))
-    return [(gold, label, count) for (gold, label), count in sorted(pairs.items())]

@@ -72,7 +72,7 @@ def survey(plan: Plan, output: OutputFiles, settings: ReceiptSettings) -> Output
             damaged.append(part)
         elif receipt is not None and not _has_current_rows(receipt, part, plan, output):
             damaged.append(part)
-        elif receipt is not None and receipt.gold_column == settings.gold_column:
+        elif receipt is not None and receipt.gold_columns == settings.gold_columns:
             found[part.index] = receipt
         else:
             unclear.append(part)

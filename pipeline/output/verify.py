@@ -215,13 +215,10 @@ class _Check:
         if hashlib.sha256(data).hexdigest() != receipt.sha256:
             return receipt, f"{part.name} is damaged or was changed: its SHA-256 does not match its receipt"
         try:
-            settings = ReceiptSettings(
-                kind=self.plan.identity["kind"], prefix=self.plan.identity["prefix"], gold_column=receipt.gold_column
-            )
-            made = make_receipt(data, settings)
+            made = make_receipt(data, ReceiptSettings.of(self.plan.identity, receipt.gold_columns))
         except (ValueError, TypeError) as error:
             return receipt, f"{part.name} or its receipt is damaged or was changed: {error}"
-        if made.to_json() != stored:
+        if not made.is_as_stored(stored):
             return receipt, f"the receipt of {part.name} is damaged or was changed"
         try:
             check_belongs(receipt, part=part.index, rows=self.plan.output_rows_of(part), plan_id=self.plan.id)

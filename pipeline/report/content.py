@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.answer_counts import AnswerColumns, columns_of_answers
 from tirazh.pipeline.input.texts import BrokenText, values_of
+from tirazh.pipeline.report.answers import answer_bars, answer_sentences, answers_of, label_names, share_text
 from tirazh.pipeline.report.examples import examples_text
 from tirazh.pipeline.report.text_figures import TextFigures, count_texts
 
@@ -54,7 +56,7 @@ def content_of(manifest: Mapping[str, Any], sample: pa.Table | None) -> Content:
         title=f"{manifest['kind']}: {manifest['output']}",
         sentences=tuple(_sentences(manifest, figures)),
         bars=tuple(_bars(manifest)),
-        rows=tuple(_shown_rows(sample, prefix)) if sample is not None else (),
+        rows=tuple(_shown_rows(sample, prefix, columns_of_answers(spec))) if sample is not None else (),
         figures=figures,
         settings={name: value for name, value in spec.items() if value not in (None, [], {}, "", False)},
     )
@@ -64,10 +66,13 @@ def sampled_columns(manifest: Mapping[str, Any]) -> list[str]:
     """The columns that `content_of` needs of a sample, those that are not there included."""
     spec = manifest["spec"]
     prefix = spec.get("prefix") or ""
-    added = (schema.COMPLETION, schema.COMPLETIONS, schema.FINISH_REASON, schema.FINISH_REASONS, schema.LABEL)
-    more = (schema.CONFIDENCE, schema.COMPLETION_TOKENS, schema.ERROR, schema.KEPT, schema.DROP_REASONS, schema.PROMPT)
+    added = (schema.COMPLETION, schema.COMPLETIONS, schema.FINISH_REASON, schema.FINISH_REASONS)
+    more = (schema.COMPLETION_TOKENS, schema.ERROR, schema.KEPT, schema.DROP_REASONS, schema.PROMPT)
     named = [spec.get("prompt_column"), spec.get("text_column"), *(spec.get("vary") or {})]
-    return list(dict.fromkeys([*(name for name in named if name), *(prefix + name for name in (*added, *more))]))
+    answers = [name for each in columns_of_answers(spec) for name in (each.label, each.confidence)]
+    return list(
+        dict.fromkeys([*(name for name in named if name), *(prefix + name for name in (*added, *more)), *answers])
+    )
 
 
 def _sentences(manifest: Mapping[str, Any], figures: TextFigures | None) -> list[str]:
@@ -77,18 +82,15 @@ def _sentences(manifest: Mapping[str, Any], figures: TextFigures | None) -> list
     if errors:
         kinds = manifest.get("error_kinds") or {}
         most = f"; the most frequent: {next(iter(kinds))}" if kinds else ""
-        said.insert(0, f"{_share(errors, rows)} of the rows have an error{most}.")
+        said.insert(0, f"{share_text(errors, rows)} of the rows have an error{most}.")
     dropped = manifest.get("drop_reasons") or {}
     if dropped:
         named = ", ".join(f"{name} {count:,}" for name, count in list(dropped.items())[:3])
         said.append(f"{manifest.get('kept', 0):,} rows were kept. The most frequent reasons to drop one: {named}.")
-    if manifest.get("accuracy") is not None:
-        gold = f"{manifest['accuracy']:.1%} of the {manifest['gold_rows']:,} rows with a gold label"
-        said.append(f"{gold} have it as their label (macro-F1 {manifest['macro_f1']:.3f}).")
     if manifest.get("few_shot"):
         said.append(f"Examples before every prompt: {examples_text(manifest['few_shot'])}.")
-    if manifest.get("abstained"):
-        said.append(f"{_share(manifest['abstained'], rows)} of the rows have no label: the confidence was too low.")
+    for name, facts in answers_of(manifest).items():
+        said += answer_sentences(facts, rows, name=name, labels=label_names(manifest["spec"], name))
     return [*said, f"{rows:,} rows are written{'' if errors else ', none with an error'}."]
 
 
@@ -97,7 +99,7 @@ def _cut_sentences(spec: Mapping[str, Any], reasons: Mapping[str, int]) -> list[
     if not total or cut < _MANY_CUT * total:
         return []
     return [
-        f"{_share(cut, total)} of the completions were cut at {spec.get('max_new_tokens')} tokens (max_new_tokens)."
+        f"{share_text(cut, total)} of the completions were cut at {spec.get('max_new_tokens')} tokens (max_new_tokens)."
     ]
 
 
@@ -119,8 +121,9 @@ def _text_sentences(figures: TextFigures | None) -> list[str]:
 
 def _bars(manifest: Mapping[str, Any]) -> list[tuple[str, tuple[tuple[str, int], ...]]]:
     found = []
+    for name, facts in answers_of(manifest).items():
+        found += answer_bars(facts, name=name)
     titles = (
-        ("labels", "Labels"),
         ("finish_reasons", "How completions ended"),
         ("completion_lengths", "Tokens of a completion"),
         ("drop_reasons", "Why rows were dropped"),
@@ -128,8 +131,6 @@ def _bars(manifest: Mapping[str, Any]) -> list[tuple[str, tuple[tuple[str, int],
     )
     for name, title in titles:
         counts = dict(manifest.get(name) or {})
-        if name == "labels" and manifest.get("abstained"):
-            counts["(no label)"] = manifest["abstained"]
         if counts:
             found.append((title, tuple((str(key), int(value)) for key, value in counts.items())))
     return found
@@ -146,34 +147,37 @@ def _texts(sample: pa.Table | None, prefix: str) -> list[str]:
     return []
 
 
-def _shown_rows(sample: pa.Table, prefix: str) -> list[ShownRow]:
+def _shown_rows(sample: pa.Table, prefix: str, answers: Sequence[AnswerColumns]) -> list[ShownRow]:
     step = max(1, sample.num_rows // MAX_SHOWN_TEXTS)
     chosen = sample.take(list(range(0, sample.num_rows, step))[:MAX_SHOWN_TEXTS])
     added = {prefix + name for name in (*_RESULTS, schema.ERROR, schema.KEPT, schema.DROP_REASONS)}
+    added |= {name for each in answers for name in (each.label, each.confidence)}
     names = [name for name in chosen.column_names if name not in added][:_MAX_SHOWN_COLUMNS]
     values = {name: values_of(chosen.column(name)) for name in chosen.column_names}
     rows = []
     for index in range(chosen.num_rows):
         row = {name: column[index] for name, column in values.items()}
         shown = tuple((name, _shorten(row[name])) for name in names)
-        rows.append(ShownRow(columns=shown, text=_shorten(_result(row, prefix)), note=_note(row, prefix)))
+        text = _shorten(_result(row, prefix, answers))
+        rows.append(ShownRow(columns=shown, text=text, note=_note(row, prefix, answers)))
     return rows
 
 
 _RESULTS = (
-    *(schema.COMPLETION, schema.COMPLETIONS, schema.FINISH_REASON, schema.FINISH_REASONS, schema.LABEL),
-    *(schema.CONFIDENCE, schema.COMPLETION_TOKENS),
+    *(schema.COMPLETION, schema.COMPLETIONS, schema.FINISH_REASON, schema.FINISH_REASONS),
+    schema.COMPLETION_TOKENS,
 )
 
 
-def _result(row: Mapping[str, Any], prefix: str) -> Any:
-    for name in (schema.COMPLETION, schema.COMPLETIONS, schema.LABEL):
+def _result(row: Mapping[str, Any], prefix: str, answers: Sequence[AnswerColumns]) -> Any:
+    for name in (schema.COMPLETION, schema.COMPLETIONS):
         if row.get(prefix + name) is not None:
             return row[prefix + name]
-    return ""
+    given = [(each.question, row[each.label]) for each in answers if row.get(each.label) is not None]
+    return "\n".join(f"{name}: {label}" if name else str(label) for name, label in given)
 
 
-def _note(row: Mapping[str, Any], prefix: str) -> str:
+def _note(row: Mapping[str, Any], prefix: str, answers: Sequence[AnswerColumns]) -> str:
     parts = []
     if row.get(prefix + schema.ERROR) is not None:
         parts.append(f"error: {row[prefix + schema.ERROR]}")
@@ -184,8 +188,8 @@ def _note(row: Mapping[str, Any], prefix: str) -> str:
         parts.append(str(reasons))
     if row.get(prefix + schema.COMPLETION_TOKENS) is not None:
         parts.append(f"{row[prefix + schema.COMPLETION_TOKENS]} tokens")
-    if row.get(prefix + schema.CONFIDENCE) is not None:
-        parts.append(f"confidence {row[prefix + schema.CONFIDENCE]:.2f}")
+    given = [(each.question, row[each.confidence]) for each in answers if row.get(each.confidence) is not None]
+    parts += [f"{f'{name} ' if name else ''}confidence {confidence:.2f}" for name, confidence in given]
     dropped = row.get(prefix + schema.DROP_REASONS)
     if dropped:
         parts.append(f"dropped: {', '.join(dropped)}")
@@ -200,8 +204,3 @@ def _shorten(value: Any) -> str:
     text = "\n".join(str(each) for each in texts)
     text = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
     return text if len(text) <= _MAX_SHOWN_CHARACTERS else text[:_MAX_SHOWN_CHARACTERS] + "…"
-
-
-def _share(count: int, total: int) -> str:
-    share = count / total
-    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}" if share >= 0.001 else f"{count:,}"

@@ -78,11 +78,12 @@ class ClassifySpec(JobSpec):
         identity=True,
         bare="contextual",
     )
-    priors: str | None = setting(
+    priors: Any = setting(  # noqa: RUF009
         None,
         "expected shares of the labels: `balanced`, `column:NAME` with the shares of each row, or a YAML or JSON file "
         "{label: share}",
         identity="if given",
+        structure=True,
     )
     none_label: str | None = setting(
         None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tirazh.errors import RequestError
 from tirazh.pipeline.classification.label_checks import check_labels
+from tirazh.pipeline.classification.priors import check_priors
 from tirazh.pipeline.classification.questions import check_none_label
 from tirazh.pipeline.settings import check_at_least, check_fraction, check_int64, flag_name
 
@@ -69,6 +70,8 @@ def _check_decision(spec: ClassifySpec) -> None:
     for name in ("multi_label", "target_error"):
         if getattr(spec, name) is not None:
             check_fraction(name, getattr(spec, name))
+    if spec.questions is None:
+        check_priors(spec.priors, list(spec.labels or ()))
     if spec.top is not None:
         check_at_least("top", spec.top, 1)
     if spec.target_error is not None and spec.calibration_file is None:
@@ -86,6 +89,8 @@ def _conflicts(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:
     if spec.shot_selection == "nearest" and spec.calibrate == "contextual":
         reason = "the bias of the labels depends on the examples, and each row has others; try --calibrate batch"
         yield "--shot-selection nearest", "--calibrate contextual", reason
+    if spec.target_error is not None and spec.priors is not None:
+        yield "--target-error", "--priors", "the sample of the calibration has other shares of labels, and other errors"
     if spec.target_error is not None and spec.abstain_below:
         yield "--target-error", "--abstain-below", "both set the confidence below which a row abstains"
     if spec.questions is not None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.classify_columns import answer_layouts
 from tirazh.pipeline.columns import added_columns
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
@@ -17,7 +18,7 @@ from tirazh.pipeline.output.write import to_parquet
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.prompts.encode import PromptStep
-from tirazh.pipeline.spec import JobSpec
+from tirazh.pipeline.spec import ClassifySpec, JobSpec
 from tirazh.pipeline.storage.filesystem import Storage
 
 ROWS = 60
@@ -47,14 +48,14 @@ def run_without_inference(spec: JobSpec) -> None:
     """
     plan = plan_job(spec)
     prompts = set_up_prompts(spec, plan)
-    labels = tuple(spec.labels) if spec.kind == "classify" else ()  # type: ignore[attr-defined]
-    layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=labels, samples=1, abstain_below=0.0)
+    answers = answer_layouts(spec) if isinstance(spec, ClassifySpec) else ()
+    layout = OutputLayout(columns=plan.schema, added=added_columns(spec), answers=answers)
     for part in plan.parts[:4]:
         table = PromptStep(prompts.config)(read_part(part, Storage(), plan.schema))
         result = table.drop_columns([schema.PROMPT_IDS, schema.ROW_SEED, schema.REPETITION])
         nulls = pa.nulls(table.num_rows)
         result = result.append_column(schema.NUM_PROMPT_IDS, nulls.cast(pa.int32()))
-        if labels:
+        if answers:
             result = result.append_column(schema.LABEL_LOGPROBS, nulls.cast(pa.list_(pa.float64())))
         else:
             result = result.append_column(schema.COMPLETION_IDS, nulls.cast(pa.list_(pa.list_(pa.int32()))))

@@ -45,9 +45,7 @@ def run_in_process(spec: GenerateSpec) -> pa.Table:
     layout = OutputLayout(
         columns=plan.schema,
         added=added_columns(spec),
-        labels=(),
         samples=spec.samples,
-        abstain_below=0.0,
         fields=fields_of(spec),
     )
     engine = embedded_engine(prompts.engine_job, slots=spec.slots or 64, seq_length=plan.seq_length)

@@ -13,6 +13,7 @@ from ray._private.arrow_serialization import _arrow_table_reduce
 from tests.pipeline.without_ray import with_scores
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.answers import AnswerLayout
 from tirazh.pipeline.input.footers import read_footers
 from tirazh.pipeline.input.parts import Part, cut_evenly
 from tirazh.pipeline.input.ranges import range_reader
@@ -34,7 +35,7 @@ def pass_through(path: Path, output: Path, tokenizer: Tokenizer, *, part_rows: i
     (footer,) = read_footers(storage, [file], text_columns=())
     columns = with_metadata_of(unify([footer], range_reader(storage)).schema, [(file.uri, footer.schema)])
     layout = OutputLayout(
-        columns=columns, added=pa.schema(schema.classify_fields()), labels=LABELS, samples=1, abstain_below=0.0
+        columns=columns, added=pa.schema(schema.classify_fields()), answers=(AnswerLayout(labels=LABELS),)
     )
     cuts = cut_evenly(footer.rows, part_rows or footer.rows)
     output.mkdir(exist_ok=True)

@@ -20,11 +20,13 @@ MIN_ROWS = 20
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The labelled rows of a calibration: the confidence of each and whether its label was right, in one order.
+    """The labelled rows of a calibration: the most likely label of each (its index), the probability of that label, and
+    whether it is the gold one.
 
-    The confidences are out-of-fold: each comes from a calibration that was fitted on other rows.
+    The probabilities are out-of-fold: each comes from a calibration that was fitted on other rows.
     """
 
+    label: tuple[int, ...]
     confidence: tuple[float, ...]
     correct: tuple[bool, ...]
 
@@ -49,13 +51,17 @@ class Calibration:
         """
         return self.transform.apply(normalised(np.asarray(logprobs_NL, np.float64)))
 
-    def threshold(self, target_error: float) -> float:
+    def threshold(self, target_error: float, *, none_label: str | None = None) -> float:
         """The confidence threshold for a target error; the guarantee is that of `error_bound.threshold_for`.
 
-        Raises RequestError if the sample cannot support the target.
+        Rows whose most likely label is `none_label` abstain at any threshold, so they do not count. Raises RequestError
+        if the sample cannot support the target.
         """
         assert self.sample is not None, "a copy for a task has no sample"
-        return threshold_for(np.asarray(self.sample.confidence), np.asarray(self.sample.correct, bool), target_error)
+        none_index = self.labels.index(none_label) if none_label is not None else -1
+        counts = np.asarray(self.sample.label) != none_index
+        confidence, correct = np.asarray(self.sample.confidence), np.asarray(self.sample.correct, bool)
+        return threshold_for(confidence[counts], correct[counts], target_error)
 
     def without_sample(self) -> Calibration:
         """A small copy for a task, which needs `apply` alone."""
@@ -105,9 +111,11 @@ def fit_calibration(
     base_NL, gold_N = normalised(np.asarray(logprobs_NL, np.float64))[order], np.asarray(gold_N, np.int64)[order]
     tried = cross_validate(base_NL, gold_N, METHODS if method == "auto" else (method,))
     after_NL = tried.probabilities[tried.chosen]
+    winners = after_NL.argmax(axis=1)
     sample = Sample(
+        label=tuple(map(int, winners)),
         confidence=tuple(map(float, after_NL.max(axis=1))),
-        correct=tuple(map(bool, after_NL.argmax(axis=1) == gold_N)),
+        correct=tuple(map(bool, winners == gold_N)),
     )
     calibration = Calibration(
         method=tried.chosen,

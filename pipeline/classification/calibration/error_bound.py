@@ -35,6 +35,8 @@ def threshold_for(
     Raises RequestError if the sample cannot support the target; the message says which one it can.
     """
     level = delta / len(_STARTS)
+    if not len(confidence_N):
+        raise RequestError("--target-error needs labelled rows that are answered, but the sample has none")
     tested = _thresholds(confidence_N)
     passed = [
         threshold

@@ -12,6 +12,7 @@ import pytest
 
 from tirazh.errors import JobError, OutputError
 from tirazh.pipeline import schema
+from tirazh.pipeline.classify_columns import answer_layouts
 from tirazh.pipeline.columns import added_columns
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.output.assemble import OutputLayout
@@ -49,7 +50,7 @@ def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
     """A finished job of three parts: each row is sport with a probability of 80 %, every third has an error."""
     output = OutputFiles(Storage(), spec.output)
     plan = plan_job(spec)
-    layout = OutputLayout(columns=plan.schema, added=added_columns(spec), labels=LABELS, samples=1, abstain_below=0.0)
+    layout = OutputLayout(columns=plan.schema, added=added_columns(spec), answers=answer_layouts(spec))
     step = WriteStep(
         WriteConfig(
             output=output,
@@ -58,7 +59,7 @@ def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
             total_parts=3,
             input_versions=[part.file.version for part in plan.parts],
             tokenizer_dir=str(model_dir),
-            receipts=ReceiptSettings(kind="classify", prefix="", gold_column="topic"),
+            receipts=ReceiptSettings.of({"kind": "classify", "prefix": "", "gold_column": "topic"}),
         )
     )
     write_plan(output, plan)

@@ -17,8 +17,13 @@ from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belon
 from tirazh.pipeline.output.write import to_parquet
 from tirazh.pipeline.schema import Kind
 
+
+def plain_of(kind: str) -> dict[str, str]:
+    return {"kind": kind, "prefix": ""}
+
+
 FOOTER = {"part": 3, "rows": 2, "plan_id": "0" * 32, "input_version": "7"}
-PLAIN = ReceiptSettings(kind="classify", prefix="", gold_column=None)
+PLAIN = ReceiptSettings.of({"kind": "classify", "prefix": ""})
 
 
 def classified(prefix: str = "", **columns: list[str]) -> pa.Table:
@@ -37,20 +42,23 @@ def generated(**columns: list[str]) -> pa.Table:
 
 def test_a_receipt_of_classify_counts_labels_and_gold_labels() -> None:
     data = to_parquet(classified(topic=["sport", "economics"]), footer=FOOTER)
-    receipt = make_receipt(data, ReceiptSettings(kind="classify", prefix="", gold_column="topic"))
+    receipt = make_receipt(data, ReceiptSettings.of({"kind": "classify", "prefix": "", "gold_column": "topic"}))
     assert (receipt.part, receipt.plan_id, receipt.rows, receipt.errors) == (3, "0" * 32, 2, 0)
-    assert (receipt.prompt_tokens, receipt.labels, receipt.confidence_sum) == (15, {"sport": 1, "": 1}, 1.25)
-    assert receipt.confusion == [("economics", "", 1), ("sport", "sport", 1)]
+    counts = receipt.answers[""]
+    assert (receipt.prompt_tokens, counts.labels, counts.confidence_sum) == (15, {"sport": 1, "": 1}, 1.25)
+    assert counts.confusion == [("economics", "", 1), ("sport", "sport", 1)]
+    assert counts.confidences == [0] * 10 + [1] + [0] * 4 + [1] + [0] * 4
     assert Receipt.from_json(receipt.to_json()) == receipt
     plain = make_receipt(data, PLAIN)
-    assert replace(plain, gold_column="topic", confusion=receipt.confusion) == receipt
+    gold = replace(plain.answers[""], gold_column="topic", confusion=counts.confusion)
+    assert replace(plain, answers={"": gold}) == receipt
 
 
 def test_a_receipt_of_generate_counts_tokens_and_errors_whatever_the_input_columns_are_called() -> None:
     """The input of generate may be the output of classify: it then has the columns of both."""
     table = generated(label=["sport", "art"], confidence=["high", "low"], probabilities=["a", "b"])
-    receipt = make_receipt(to_parquet(table, footer=FOOTER), replace(PLAIN, kind="generate"))
-    assert (receipt.completion_tokens, receipt.prompt_tokens, receipt.labels) == (3, 7, {})
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), ReceiptSettings.of(plain_of("generate")))
+    assert (receipt.completion_tokens, receipt.prompt_tokens, receipt.answers) == (3, 7, {})
     assert receipt.error_kinds == {"too long": 1}
 
 
@@ -59,16 +67,14 @@ def test_a_receipt_of_score_counts_the_tokens_of_texts() -> None:
     values = [[-3.0, None], [4, None], [0.5, None], [None, "too long"]]
     arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
     table = pa.table([pa.array(["x", "y"]), *arrays], names=["label", *added.names])
-    receipt = make_receipt(to_parquet(table, footer=FOOTER), replace(PLAIN, kind="score"))
-    assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.labels) == (4, 0, 1, {})
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), ReceiptSettings.of(plain_of("score")))
+    assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.answers) == (4, 0, 1, {})
 
 
 def test_a_receipt_finds_the_added_columns_by_their_prefix() -> None:
     table = classified("t_", label=["x", "y"], error=["x", "y"], confidence=["x", "y"])
-    receipt = make_receipt(
-        to_parquet(table, footer=FOOTER), ReceiptSettings(kind="classify", prefix="t_", gold_column=None)
-    )
-    assert (receipt.errors, receipt.labels) == (0, {"sport": 1, "": 1})
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), ReceiptSettings.of({"kind": "classify", "prefix": "t_"}))
+    assert (receipt.errors, receipt.answers[""].labels) == (0, {"sport": 1, "": 1})
 
 
 def parquet_without_footer() -> bytes:
@@ -144,6 +150,9 @@ def test_a_receipt_made_from_the_table_equals_that_made_from_the_file(
     if data.draw(st.booleans()):
         table = table.set_column(0, "topic", table.column("topic").dictionary_encode())
     kind: Kind = "classify" if is_classify else "generate"
-    for settings in (replace(PLAIN, kind=kind), ReceiptSettings(kind=kind, prefix="", gold_column="topic")):
+    for settings in (
+        ReceiptSettings.of(plain_of(kind)),
+        ReceiptSettings.of({**plain_of(kind), "gold_column": "topic"}),
+    ):
         file = to_parquet(table, footer=FOOTER)
         assert describe_part(table, file, FOOTER, settings) == make_receipt(file, settings)

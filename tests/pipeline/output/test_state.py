@@ -97,7 +97,7 @@ def test_a_part_of_another_version_of_the_input_counts_if_its_rows_are_those_of_
     if has_other_rows:
         table = table.set_column(0, "text", pa.array(["earlier"] * 10, pa.string()))
     stored = to_parquet(table, footer=footer)
-    receipt = make_receipt(stored, ReceiptSettings(kind="classify", prefix="", gold_column=None))
+    receipt = make_receipt(stored, ReceiptSettings.of({"kind": "classify", "prefix": ""}))
     finished.storage.write(finished.part(name), stored)
     finished.storage.write(finished.receipt(name), receipt.to_json())
     finished.storage.remove(finished.part("_SUCCESS"))

@@ -192,7 +192,9 @@ def test_labels_rewritten_together_with_the_receipt_do_not_agree_with_the_manife
     rewrite(path, label=["economics"] * 2)
     written = pq.read_table(path).replace_schema_metadata({FOOTER_KEY: table.schema.metadata[FOOTER_KEY]})
     pq.write_table(written, path)
-    receipt = make_receipt(path.read_bytes(), ReceiptSettings(kind="classify", prefix="", gold_column="topic"))
+    receipt = make_receipt(
+        path.read_bytes(), ReceiptSettings.of({"kind": "classify", "prefix": "", "gold_column": "topic"})
+    )
     job.own(f"receipts/{path.stem}.json").write_bytes(receipt.to_json())
     assert "manifest.json does not agree with the plan and the receipts in labels" in job.verify().problems[0]
 

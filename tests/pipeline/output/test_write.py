@@ -17,6 +17,7 @@ import pytest
 from tirazh.errors import JobError
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.answers import AnswerLayout
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
@@ -29,11 +30,9 @@ COLUMNS = pa.schema({"text": pa.string(), "topic": pa.string()})
 CLASSIFY = OutputLayout(
     columns=COLUMNS,
     added=pa.schema(schema.classify_fields()),
-    labels=("sport", "economics"),
-    samples=1,
-    abstain_below=0.6,
+    answers=(AnswerLayout(labels=("sport", "economics"), threshold=0.6),),
 )
-GENERATE = replace(CLASSIFY, added=pa.schema(schema.generate_fields(1)), labels=())
+GENERATE = replace(CLASSIFY, added=pa.schema(schema.generate_fields(1)), answers=())
 Row = dict[str, Any]
 
 
@@ -46,7 +45,7 @@ def write_config(tmp_path: Path, model_dir: Path) -> WriteConfig:
         total_parts=3,
         input_versions=["1", "2", "3"],
         tokenizer_dir=str(model_dir),
-        receipts=ReceiptSettings(kind="classify", prefix="", gold_column="topic"),
+        receipts=ReceiptSettings.of({"kind": "classify", "prefix": "", "gold_column": "topic"}),
     )
 
 
@@ -85,7 +84,7 @@ def test_classify_adds_its_columns(tokenizer: Tokenizer) -> None:
     assert table.schema == pa.schema([*COLUMNS, *schema.classify_fields()])
     clear, doubt, failed = table.to_pylist()
     assert clear["label"] == "sport"
-    assert [entry["label"] for entry in clear["probabilities"]] == list(CLASSIFY.labels)
+    assert [entry["label"] for entry in clear["probabilities"]] == list(CLASSIFY.answers[0].labels)
     assert (doubt["label"], doubt["confidence"]) == (None, 0.5)
     assert failed == {
         **{"text": None, "topic": "economics", "label": None, "confidence": None, "probabilities": None},
@@ -156,8 +155,8 @@ def test_a_part_is_one_file_with_its_receipt(write_config: WriteConfig, tmp_path
     receipt = Receipt.from_json((tmp_path / "out/_tirazh/receipts/part-00001-of-00003-ffffffff.json").read_bytes())
     assert (receipt.rows, receipt.errors, receipt.prompt_tokens) == (3, 1, 7)
     assert receipt.file_bytes == path.stat().st_size
-    assert receipt.labels == {"": 1, "sport": 1}
-    assert receipt.confusion == [("sport", "", 1), ("sport", "sport", 1)]
+    assert receipt.answers[""].labels == {"": 1, "sport": 1}
+    assert receipt.answers[""].confusion == [("sport", "", 1), ("sport", "sport", 1)]
 
 
 def test_the_same_rows_give_the_same_bytes(write_config: WriteConfig, tmp_path: Path) -> None:
@@ -252,7 +251,7 @@ def test_every_added_column_has_the_prefix(write_config: WriteConfig, tmp_path: 
         replace(
             write_config,
             layout=replace(CLASSIFY, added=added),
-            receipts=ReceiptSettings(kind="classify", prefix="t_", gold_column=None),
+            receipts=ReceiptSettings.of({"kind": "classify", "prefix": "t_"}),
         )
     )(scored())
     names = pq.read_schema(tmp_path / "out/part-00001-of-00003-ffffffff.parquet").names

@@ -174,7 +174,7 @@ def test_verify_finds_a_sample_that_is_lost_doubled_or_swapped(
     pq.write_table(table.replace_schema_metadata(footer), part, compression="zstd")
     receipt = next((Path(spec.output) / "_tirazh/receipts").glob(f"{part.stem}*"))
     receipt.write_bytes(
-        make_receipt(part.read_bytes(), ReceiptSettings(kind="generate", prefix="", gold_column=None)).to_json()
+        make_receipt(part.read_bytes(), ReceiptSettings.of({"kind": "generate", "prefix": ""})).to_json()
     )
     assert any(problem in found for found in verify(spec.output).problems), verify(spec.output).problems
 
