@@ -21,7 +21,8 @@ class PromptScorer(Protocol):
 
     `row_tokens` are the tokens that the model reads for each row of the labelled file, int64 [N], without the shared
     prefix; `prefix_tokens` those of the prefix, which it reads once for each call of `run`; `start_tokens` those of
-    content-free texts and the end of the template, which it reads in the first call.
+    content-free texts and the end of the template, which it reads in the first call. Without `has_content_free` there
+    is no contextual calibration: the template has nothing but the text, or every row has examples of its own.
     """
 
     @property
@@ -32,6 +33,9 @@ class PromptScorer(Protocol):
 
     @property
     def start_tokens(self) -> int: ...
+
+    @property
+    def has_content_free(self) -> bool: ...
 
     def run(self, rows: Ints) -> None:
         """Let the engine score the rows that it has not scored yet."""

@@ -10,20 +10,22 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tirazh.pipeline.classification.label_requests import LabelRequests
-from tirazh.pipeline.classification.row_sample import MAX_SAMPLE_ROWS, choose_sample
-from tirazh.pipeline.classification.scores import Corrections, LabelLayout, label_logprobs, label_priors
 
 from tirazh.errors import JobError
 from tirazh.model.requests import EngineJob, LabelScores, Request, Result, ScoreRequest
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.calibration.load import FittedCalibration
+from tirazh.pipeline.classification.label_requests import LabelRequests
+from tirazh.pipeline.classification.row_sample import MAX_SAMPLE_ROWS, choose_sample
+from tirazh.pipeline.classification.scores import Corrections, LabelLayout, label_logprobs, label_priors
 from tirazh.pipeline.input.repetitions import content_of
 from tirazh.pipeline.input.texts import values_of
 from tirazh.pipeline.prompts.choose_step import choose_prompt_step
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.tuning.candidates import Ints
+from tirazh.pipeline.tuning.fitted import calibrated
 from tirazh.pipeline.tuning.metrics import Scores
-from tirazh.pipeline.tuning.space import ScoreChoice
+from tirazh.pipeline.tuning.space import CALIBRATIONS, NO_CALIBRATION, ScoreChoice
 
 
 class Engine(Protocol):
@@ -37,13 +39,22 @@ class Engine(Protocol):
 class EngineScorer:
     """The rows of `table` [N] with one prompt setting; a `PromptScorer`.
 
-    `prepared` is that of a job with `scoring: pmi` and `calibrate: contextual`, so that it has the premise and the
-    content-free texts; `has_prior` tells that it has the latter. `used` are the rows that may be run, `columns` those
-    of the prompts.
+    `prepared` is that of a job with `scoring: pmi` and, if it can have it, `calibrate: contextual`, so that there are
+    the premise and the content-free texts. `used` are the rows that may be run. `calibration` is that of the
+    calibration file which the job names.
     """
 
-    def __init__(self, prepared: PreparedPrompts, table: pa.Table, used: Ints, engine: Engine) -> None:
+    def __init__(
+        self,
+        prepared: PreparedPrompts,
+        table: pa.Table,
+        used: Ints,
+        engine: Engine,
+        *,
+        calibration: FittedCalibration | None = None,
+    ) -> None:
         assert prepared.labels is not None, "only classify is tuned"
+        self._calibration = calibration
         self._labels: LabelRequests = prepared.labels
         self._engine = engine
         self._jobs = [engine.add_job(job) for job in prepared.engine_jobs]
@@ -52,6 +63,7 @@ class EngineScorer:
         self._prefixes = [len(job.prefix_token_ids) for job in prepared.engine_jobs]
         self.row_tokens = self._row_tokens(prepared.engine_jobs, table.num_rows)
         self.prefix_tokens = sum(self._prefixes)
+        self.has_content_free = bool(self._labels.prior_prompts)
         self.start_tokens = sum(len(request.prompt_token_ids) for request in self._labels.at_start())
         entries = len(prepared.engine_job.labels)
         self._raw = np.full((self._labels.layout.orders, table.num_rows, entries), np.nan)
@@ -76,6 +88,8 @@ class EngineScorer:
         """The scores of all labels for rows that were run, natural logarithms, float64 [n, L]; NaN for a row with an
         error. A batch calibration is that of `rows`."""
         assert self._ran[rows].all(), "rows that were not run have no scores"
+        if choice.calibrate not in CALIBRATIONS:
+            return self._with_file(choice, rows)
         layout = replace(self._labels.layout, scoring=choice.scoring)
         found = np.full((len(rows), sum(layout.sizes)), np.nan)
         is_run = ~np.isnan(self._raw[:, rows]).any(axis=(0, 2))
@@ -83,6 +97,12 @@ class EngineScorer:
             corrections = self._corrections(choice, layout, rows)
             found[is_run] = label_logprobs(self._raw[:, rows[is_run]], layout, corrections)
         return found
+
+    def _with_file(self, choice: ScoreChoice, rows: Ints) -> Scores:
+        """The scores with the calibration file that the job names."""
+        assert self._calibration is not None, "a calibration file is read with the job"
+        base = self.scores(ScoreChoice(choice.scoring, self._calibration.base or NO_CALIBRATION), rows)
+        return calibrated(self._calibration.calibration, base)
 
     def _corrections(self, choice: ScoreChoice, layout: LabelLayout, rows: Ints) -> Corrections:
         assert self._start is not None, "rows were run"

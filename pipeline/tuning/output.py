@@ -22,15 +22,16 @@ TUNED = ("template", "examples", "shots", "shot_tokens", "shot_selection", "perm
 
 @dataclass(frozen=True, slots=True)
 class TuneFiles:
-    """The files of a search, beside each other: `job` is `--out`."""
+    """The files of a search, beside each other: `job` is `--out`. The paths are absolute: the job file names the others, and
+    may be run from any directory."""
 
     job: Path
 
     @classmethod
     def of(cls, settings: TuneSettings, job_file: str | None) -> TuneFiles:
         """The files. Raises OutputError if one of them is there and may not be overwritten."""
-        files = cls(Path(settings.out))
-        if job_file is not None and files.job.absolute() == Path(job_file).absolute():
+        files = cls(Path(settings.out).absolute())
+        if job_file is not None and files.job == Path(job_file).absolute():
             raise RequestError(f"--out {settings.out} is the job file itself; name another file")
         if not files.job.parent.is_dir():
             raise OutputError(f"the directory of --out {settings.out} does not exist")
@@ -57,6 +58,10 @@ class TuneFiles:
     def write_examples(self, table: pa.Table) -> None:
         """Write the examples."""
         pq.write_table(table, self.examples)
+
+    def write_calibration(self, content: bytes) -> None:
+        """Write the fitted calibration."""
+        self.calibration.write_bytes(content)
 
     def write_table(self, facts: Mapping[str, Any]) -> None:
         """Write the table of trials."""

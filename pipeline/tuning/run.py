@@ -24,7 +24,7 @@ from tirazh.pipeline.storage.filesystem import full_uri
 from tirazh.pipeline.tuning.budget import TokenBudget
 from tirazh.pipeline.tuning.engine_scorer import Engine, EngineScorer
 from tirazh.pipeline.tuning.facts import found_facts, header_of
-from tirazh.pipeline.tuning.fitted import fit_scores
+from tirazh.pipeline.tuning.fitted import FittedScores, fit_scores
 from tirazh.pipeline.tuning.halving import RungStart
 from tirazh.pipeline.tuning.labelled_file import LabelledFile, some_texts, split_file
 from tirazh.pipeline.tuning.output import TuneFiles, job_values
@@ -93,8 +93,8 @@ def tune_job(
     with tuning.replica(engine) as replica:
         say(f"making the prompts of {len(tuning.space.prompts)} prompt settings")
         scorers, refused = make_scorers(tuning, replica)
-        found = _search(tuning, scorers).run(budget, _on_rung(budget, say))
-    return _write(tuning, found, budget, values, refused)
+        found = search_of(tuning, scorers).run(budget, _on_rung(budget, say))
+    return write_found(tuning, found, budget, values, refused)
 
 
 def set_up(given: ClassifySpec, settings: TuneSettings, files: TuneFiles) -> Tuning:
@@ -122,7 +122,8 @@ def set_up(given: ClassifySpec, settings: TuneSettings, files: TuneFiles) -> Tun
     )
 
 
-def _search(tuning: Tuning, scorers: Mapping[PromptChoice, EngineScorer]) -> Search:
+def search_of(tuning: Tuning, scorers: Mapping[PromptChoice, EngineScorer]) -> Search:
+    """The search over these prompts."""
     labels = tuple(tuning.spec.labels or {})
     return Search(
         space=tuning.space,
@@ -147,7 +148,9 @@ def make_scorers(tuning: Tuning, engine: Engine) -> tuple[dict[PromptChoice, Eng
     for prompt in tuning.space.prompts:
         try:
             prepared = _prepare(tuning, prompt, tokenizer, pool)
-            scorers[prompt] = EngineScorer(prepared, tuning.data.rows.table, tuning.data.used, engine)
+            scorers[prompt] = EngineScorer(
+                prepared, tuning.data.rows.table, tuning.data.used, engine, calibration=tuning.job.calibration
+            )
         except RequestError as error:
             if prompt == tuning.space.prompts[0]:
                 raise
@@ -173,7 +176,7 @@ def _prepare(tuning: Tuning, prompt: PromptChoice, tokenizer: Tokenizer, pool: b
 
     try:
         return prepare(calibrate="contextual")
-    except RequestError:  # a template of nothing but the text has no content-free prompts
+    except RequestError:  # nothing but the text, or examples that depend on it
         return prepare(calibrate=None)
 
 
@@ -193,9 +196,10 @@ def _on_rung(budget: TokenBudget, say: Tell) -> Callable[[RungStart], None]:
     return on_rung
 
 
-def _write(
+def write_found(
     tuning: Tuning, found: Found, budget: TokenBudget, values: Mapping[str, Any], refused: Mapping[PromptChoice, str]
 ) -> dict[str, Any]:
+    """Write the files of what was found, and return the content of the table."""
     files, winner = tuning.files, found.winner
     best = score_spec(tuning.specs[winner.prompt], winner.score, calibration=str(files.calibration))
     facts = found_facts(found, tuning.settings, budget, tuning.data, refused)
@@ -203,6 +207,8 @@ def _write(
     facts["job"] = {name: value for name, value in changed.items() if value != values.get(name) or name == "kind"}
     if winner.prompt.shots:
         files.write_examples(tuning.data.pool)
+    if isinstance(found.fitted, FittedScores):
+        files.write_calibration(found.fitted.to_json(resolve_job(replace(best, calibrate=None))))
     facts["files"] = {"job": str(files.job), "table": str(files.table)}
     files.write_table(facts)
     files.write_job(changed, header_of(facts))

@@ -17,7 +17,7 @@ from tirazh.pipeline.tuning.halving import OnRung, Outcome, halve
 from tirazh.pipeline.tuning.metrics import Scores, predictions_of
 from tirazh.pipeline.tuning.sample import Split
 from tirazh.pipeline.tuning.settings import Metric
-from tirazh.pipeline.tuning.space import FITTED, NO_CALIBRATION, PromptChoice, ScoreChoice, SearchSpace
+from tirazh.pipeline.tuning.space import CALIBRATIONS, FITTED, NO_CALIBRATION, PromptChoice, ScoreChoice, SearchSpace
 from tirazh.pipeline.tuning.trials import RESAMPLES, Trial, trial_of, trials_of
 
 # Longer prompts are not tried: with them the held-out rows alone would take so much of the budget, and so many times
@@ -129,13 +129,23 @@ class Search:
                 scorer=self.scorers[prompt],
                 rows=rows,
                 gold=self.gold[rows],
-                choices=self.space.scores,
+                choices=self._choices(prompt),
                 metric=self.metric,
             )
             for prompt in prompts
             if is_short[prompt]
         ]
         return candidates, tuple(prompt for prompt in prompts if not is_short[prompt])
+
+    def _choices(self, prompt: PromptChoice) -> list[ScoreChoice]:
+        """The variants of a prompt setting: a calibration file of the job belongs to its own prompts alone."""
+        has_content_free = self.scorers[prompt].has_content_free
+        return [
+            score
+            for score in self.space.scores
+            if (score.calibrate != "contextual" or has_content_free)
+            and (score.calibrate in CALIBRATIONS or prompt == self._given[0])
+        ]
 
     def _held_out_tokens(self, candidates: Sequence[SearchCandidate]) -> int:
         """The tokens of the held-out rows with the given prompts, and with the longest of the others."""
@@ -149,7 +159,8 @@ class Search:
         return -trial.value if self.metric == "log_loss" else trial.value
 
     def _best(self, candidates: Sequence[SearchCandidate], outcome: Outcome, trials: Sequence[Trial]) -> Trial:
-        wanted = candidates[outcome.winner].prompt, self.space.scores[outcome.standings[outcome.winner].best]
+        winner = candidates[outcome.winner]
+        wanted = winner.prompt, winner.choices[outcome.standings[outcome.winner].best]
         return next(trial for trial in trials if (trial.prompt, trial.score) == wanted)
 
     def _fitted(self, candidate: SearchCandidate, outcome: Outcome) -> dict[str, FittedCalibration]:

@@ -23,6 +23,7 @@ class KnownScorer:
     tokens: int = 20
     prefix_tokens: int = 0
     start_tokens: int = 0
+    has_content_free: bool = True
     seed: int = 0
     bonus: dict[ScoreChoice, float] = field(default_factory=dict)
     ran: set[int] = field(default_factory=set)

@@ -16,8 +16,9 @@ from tirazh.errors import RequestError
 from tirazh.jobs.job_file import spec_from_file
 from tirazh.pipeline.preview.run import preview_job
 from tirazh.pipeline.spec import ClassifySpec
+from tirazh.pipeline.tuning.budget import TokenBudget
 from tirazh.pipeline.tuning.output import TuneFiles
-from tirazh.pipeline.tuning.run import make_scorers, set_up, tune_job
+from tirazh.pipeline.tuning.run import make_scorers, search_of, set_up, tune_job, write_found
 from tirazh.pipeline.tuning.settings import TuneSettings
 from tirazh.pipeline.tuning.space import PromptChoice, ScoreChoice
 from tirazh.pipeline.tuning.trial_jobs import score_spec
@@ -117,6 +118,31 @@ def test_the_labels_of_a_trial_are_those_of_the_job_to_the_last_bit(
             expected = (chances / chances.sum(axis=1, keepdims=True)).astype(np.float32)
             spec = score_spec(tuning.specs[prompt], score, calibration="")
             assert made_by(spec, tmp_path / "held-out.parquet", len(rows)).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("calibrate", ["fitted", "batch"])
+def test_the_job_that_is_found_gives_the_labels_of_the_held_out_figure(
+    job: ClassifySpec, values: dict[str, Any], gold: str, tmp_path: Path, calibrate: str
+) -> None:
+    """It is run as it is written, from its job file, on the held-out rows."""
+    search = {"template": "topic", "shots": [2], "scoring": "mean", "calibrate": [calibrate]}
+    given = settings(gold, tmp_path, search=search, metric="log_loss")
+    files = TuneFiles(tmp_path / "best.yaml")
+    tuning = set_up(job, given, files)
+    with tuning.replica("model") as replica:
+        scorers, _ = make_scorers(tuning, replica)
+        found = search_of(tuning, scorers).run(TokenBudget(10**6))
+    write_found(tuning, found, TokenBudget(10**6), values, {})
+    rows = tuning.data.split.held_out
+    pq.write_table(tuning.data.rows.table.take(rows), tmp_path / "held-out.parquet")
+    expected = found.held_out.winner_predictions.probabilities
+    spec = spec_from_file(files.job)
+    assert isinstance(spec, ClassifySpec)
+    assert (spec.calibrate == str(files.calibration)) == (found.winner.score.calibrate == "fitted")
+    made = made_by(spec, tmp_path / "held-out.parquet", len(rows))
+    assert expected is not None
+    assert made.argmax(axis=1).tolist() == expected.argmax(axis=1).tolist()
+    assert np.abs(made - expected).max() < 1e-6
 
 
 def made_by(spec: ClassifySpec, path: Path, count: int) -> np.ndarray[Any, Any]:
