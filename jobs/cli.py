@@ -27,10 +27,13 @@ from tirazh.jobs.evaluate import add_evaluate_flags
 from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
 from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
+from tirazh.jobs.outputs.calibrate import add_calibrate_flags
+from tirazh.jobs.outputs.relabel import add_relabel_flags
 from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.python_settings import ignore_error_warnings, restart_with_docstrings
 from tirazh.jobs.settings import KINDS, settings_of
 from tirazh.jobs.terminal.streams import STDERR, keep_write_errors, open_missing_streams, write_error
+from tirazh.jobs.tune_flags import add_tune_flags
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import holds_secret, redact
 
@@ -56,9 +59,12 @@ SUMMARIES = {
     "run": "run a job file of any kind, also one of several steps",
     "plan": "show the parts, tokens, memory and time of a job without starting it",
     "preview": "make a few rows of a job in this process, without Ray, and forecast the job",
+    "tune": "find the template, examples, scoring and calibration of a classify job that are best on labelled rows",
     "verify": "check that every input row is in the output exactly once and every file is intact",
     "report": "write the HTML report again, or compare with another run",
     "evaluate": "measure the labels of a finished output against gold labels, without Ray",
+    "calibrate": "fit a calibration on the rows of a finished output that have a gold label, without Ray",
+    "relabel": "make a finished output again with another threshold or a calibration, without Ray and the model",
     "convert": "convert a checkpoint to a safetensors directory",
     "submit": "run a job file on a Ray cluster",
     "status": "show the state of a submitted job",
@@ -70,7 +76,7 @@ SUMMARIES = {
 # Commands whose result is more than what they print.
 WRITING_COMMANDS = (
     *("classify", "generate", "score", "finetune", "run", "report", "evaluate", "convert", "submit", "stop"),
-    *("resume", "demo"),
+    *("calibrate", "relabel", "resume", "demo", "tune"),
 )
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 
@@ -153,7 +159,10 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
     for name in ("run", "plan", "preview", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
         _add_output_flags(by_name[name])
-    _add_output_flags(by_name["evaluate"])
+    for name in ("evaluate", "calibrate", "relabel"):
+        _add_output_flags(by_name[name])
+    add_tune_flags(by_name["tune"])
+    _add_output_flags(by_name["tune"])
     return parser, by_name
 
 
@@ -194,7 +203,7 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
     by_name["preview"].add_argument(
         "--rows", type=int, default=8, metavar="N", help="rows to make, spread over the whole input (default: 8)"
     )
-    for name in ("verify", "report", "evaluate"):
+    for name in ("verify", "report", "evaluate", "calibrate", "relabel"):
         by_name[name].add_argument("output", type=_address, metavar="OUTPUT", help="output directory of a job")
         by_name[name].add_argument(
             "--endpoint-url", type=_address, help="URL of an S3-compatible server or an Azure emulator"
@@ -205,6 +214,8 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
         help="do not compare the output with the current input, e.g. because it was archived",
     )
     add_evaluate_flags(by_name["evaluate"])
+    add_calibrate_flags(by_name["calibrate"])
+    add_relabel_flags(by_name["relabel"])
     by_name["report"].add_argument(
         "--against", type=_address, metavar="OUTPUT2", help="output of another run to compare with"
     )

@@ -19,7 +19,10 @@ from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.job_file import read_job_file, spec_from_file, spec_of
 from tirazh.jobs.library_output import redirect_library_output
+from tirazh.jobs.outputs.calibrate import run_calibration
+from tirazh.jobs.outputs.relabel import run_relabelling
 from tirazh.jobs.settings import FINETUNE, build_spec
+from tirazh.jobs.tune import run_tuning
 from tirazh.model.config import ModelSettings
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 
@@ -251,9 +254,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run_file,
     "plan": plan,
     "preview": preview,
+    "tune": run_tuning,
     "verify": verify,
     "report": report,
     "evaluate": run_evaluation,
+    "calibrate": run_calibration,
+    "relabel": run_relabelling,
     "convert": convert,
     "submit": submit,
     "status": status,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import JobError
+from tirazh.pipeline.classification.answers import AnswerLayout
 from tirazh.pipeline.classify_columns import answer_layouts
 from tirazh.pipeline.columns import added_columns, kept_columns
 from tirazh.pipeline.constraints.fields import fields_of
@@ -190,6 +191,12 @@ class JobRun:
             schema_column=generate.schema_column if generate else None,
         )
 
+    def _answers(self, spec: ClassifySpec) -> tuple[AnswerLayout, ...]:
+        fitted = self.prompts.calibration
+        if fitted is None:
+            return answer_layouts(spec)
+        return answer_layouts(spec, calibration=fitted.calibration, threshold=fitted.threshold)
+
     def write_config(self) -> WriteConfig:
         """The configuration of the sink."""
         classify = self.spec if isinstance(self.spec, ClassifySpec) else None
@@ -198,7 +205,7 @@ class JobRun:
             layout=OutputLayout(
                 columns=self.plan.schema,
                 added=added_columns(self.spec, self.plan.schema),
-                answers=answer_layouts(classify) if classify else (),
+                answers=self._answers(classify) if classify else (),
                 samples=self._samples,
                 rows_per_input_row=self.plan.rows_per_input_row,
                 keep=kept_columns(self.spec, self.plan.schema) if isinstance(self.spec, GenerateSpec) else (),

@@ -5,8 +5,9 @@ It is done once for a run, on the driver; the plan carries the result. Needs nei
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,8 @@ import pyarrow as pa
 from tirazh.errors import RequestError
 from tirazh.model.architectures import longest_exact_sequence
 from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
+from tirazh.pipeline.classification.calibration.load import FittedCalibration, load_fitted
+from tirazh.pipeline.classification.calibration.score_settings import score_fingerprint
 from tirazh.pipeline.constraints.settings import schema_text
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.load import load_crossing
@@ -28,7 +31,8 @@ _DEFAULT_SEQ_LENGTH = 2048
 class ResolvedJob:
     """`inputs` and `output` are absolute paths and URIs; `examples` is the content of the few-shot
     Parquet file, if there is one; `seq_length` is in tokens. `crossing` has the rows of `vary`, and `sample` those of
-    `calibrate: batch`, once the input is planned.
+    `calibrate: batch`, once the input is planned. `calibration` is the content of a
+    calibration file.
 
     `identity` is the identity of the job: that of the spec with every default filled in. Specs that
     give the same rows of the same input have the same identity, however they are written.
@@ -44,6 +48,12 @@ class ResolvedJob:
     identity: dict[str, Any]
     crossing: Crossing | None = None
     sample: pa.Table | None = None
+    calibration: FittedCalibration | None = None
+
+    @property
+    def examples_sha256(self) -> str | None:
+        """The SHA-256 of the few-shot examples."""
+        return hashlib.sha256(self.examples).hexdigest() if self.examples is not None else None
 
 
 def resolve_job(spec: JobSpec) -> ResolvedJob:
@@ -53,7 +63,7 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
     source, model = prompt_source(spec), describe(spec.model, spec.model_settings)
     seq_length = _sequence_length(spec, model)
     crossing = _crossing(spec, storage)
-    return ResolvedJob(
+    job = ResolvedJob(
         storage=storage,
         inputs=tuple(map(full_uri, spec.input)),
         output=full_uri(spec.output),
@@ -64,6 +74,20 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
         identity=_identity(spec, source, model, seq_length, crossing),
         crossing=crossing,
     )
+    return _with_calibration(job, spec) if isinstance(spec, ClassifySpec) else job
+
+
+def _with_calibration(job: ResolvedJob, spec: ClassifySpec) -> ResolvedJob:
+    """Load the calibration file, if the job names one, and check that it was made for the job's scores."""
+    if spec.calibration_file is None:
+        return job
+    scores = score_fingerprint(
+        job.identity, model_fingerprint=job.model.fingerprint, examples_sha256=job.examples_sha256
+    )
+    fitted = load_fitted(
+        spec.calibration_file, job.storage, scores, target_error=spec.target_error, none_label=spec.none_label
+    )
+    return replace(job, identity=job.identity | {"calibrate": fitted.digest}, calibration=fitted)
 
 
 def _crossing(spec: JobSpec, storage: Storage) -> Crossing | None:

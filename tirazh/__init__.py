@@ -4,7 +4,9 @@
 
 `classify`, `generate`, `score` and `finetune` take the settings of the commands of the same names, `run`
 a job file of any kind. `plan` checks a job without starting it, `preview` makes a few of its rows,
-`verify`, `report` and `evaluate` examine an output, and `load_pretrained` returns a model as a PyTorch module.
+`tune` finds the best settings of a classify job on labelled rows,
+`verify`, `report` and `evaluate` examine an output, `calibrate` and `relabel` use its probabilities again, and
+`load_pretrained` returns a model as a PyTorch module.
 Errors are subclasses of `TirazhError`. Importing tirazh is cheap: other names are loaded on first use.
 """
 
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "Evaluation",
+    "FittedCalibration",
     "InputError",
     "JobError",
     "JobPlan",
@@ -40,7 +43,9 @@ __all__ = [
     "StorageError",
     "TirazhError",
     "TrainingManifest",
+    "Tuning",
     "Verification",
+    "calibrate",
     "classify",
     "evaluate",
     "finetune",
@@ -48,13 +53,16 @@ __all__ = [
     "load_pretrained",
     "plan",
     "preview",
+    "relabel",
     "report",
     "run",
     "score",
+    "tune",
     "verify",
 ]
 
 if TYPE_CHECKING:
+    from tirazh.jobs.api.calibration import calibrate, relabel
     from tirazh.jobs.api.functions import (
         classify,
         evaluate,
@@ -67,7 +75,14 @@ if TYPE_CHECKING:
         score,
         verify,
     )
-    from tirazh.jobs.api.results import Evaluation, JobPlan, Manifest, Preview, TrainingManifest
+    from tirazh.jobs.api.results import (
+        Evaluation,
+        FittedCalibration,
+        JobPlan,
+        Manifest,
+        Preview,
+        TrainingManifest,
+    )
     from tirazh.model.config import ModelSettings
     from tirazh.model.load import load_pretrained
     from tirazh.pipeline.output.verify import Verification
@@ -78,8 +93,10 @@ else:  # hidden from type checkers, which would take any name for one that exist
             "tirazh.jobs.api.functions",
         ),
         **dict.fromkeys(
-            ("Evaluation", "JobPlan", "Manifest", "Preview", "TrainingManifest"), "tirazh.jobs.api.results"
+            ("Evaluation", "FittedCalibration", "JobPlan", "Manifest", "Preview", "TrainingManifest"),
+            "tirazh.jobs.api.results",
         ),
+        **dict.fromkeys(("calibrate", "relabel"), "tirazh.jobs.api.calibration"),
         "ModelSettings": "tirazh.model.config",
         "load_pretrained": "tirazh.model.load",
         "Verification": "tirazh.pipeline.output.verify",

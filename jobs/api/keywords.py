@@ -89,6 +89,7 @@ class ClassifySettings(RowJobSettings, total=False):
     top: int | None
     shape: Literal["plain", "decision"]
     head: Literal["linear"] | None
+    search: Structure | None
     gold_column: str | None
 
 
@@ -190,3 +191,22 @@ class EvaluateOptions(TypedDict, total=False):
     seed: int
     endpoint_url: str | None
     write: bool
+
+
+class CalibrateOptions(TypedDict, total=False):
+    """Further arguments of `tirazh.calibrate`."""
+
+    method: str
+    question: str | None
+    endpoint_url: str | None
+
+
+class RelabelOptions(TypedDict, total=False):
+    """Further arguments of `tirazh.relabel`."""
+
+    gold: Path | None
+    key: str | None
+    gold_label: str | None
+    gold_column: str | None
+    question: str | None
+    endpoint_url: str | None

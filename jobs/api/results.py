@@ -300,3 +300,40 @@ class Evaluation(Result):
     def classes(self) -> list[dict[str, Any]]:
         """Support, precision, recall and F1 of every label."""
         return [dict(each) for each in self["classes"]]
+
+
+class FittedCalibration(Result):
+    """A calibration that `tirazh.calibrate` fitted and stored."""
+
+    __slots__ = ()
+    _shown = ("method", "rows", "file")
+
+    @property
+    def file(self) -> str:
+        """The file, as an absolute path or a URI."""
+        return str(self["file"])
+
+    @property
+    def method(self) -> str:
+        """ "temperature", "vector", "isotonic" or "batch"."""
+        return str(self["method"])
+
+    @property
+    def rows(self) -> int:
+        """Rows with a gold label that it was fitted on."""
+        return int(self["rows"])
+
+    @property
+    def before(self) -> dict[str, float]:
+        """`log_loss` in nats, `ece` and `accuracy` of the probabilities of the output."""
+        return dict(self["before"])
+
+    @property
+    def after(self) -> dict[str, float]:
+        """The same of the calibrated probabilities, each row by a calibration that was fitted on other rows."""
+        return dict(self["after"])
+
+    @property
+    def targets(self) -> list[dict[str, Any]]:
+        """For target errors of 0.1, 0.05 and 0.01 the `threshold` and the `coverage`, or None and the `reason`."""
+        return [dict(target) for target in self["targets"]]

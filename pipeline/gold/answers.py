@@ -115,6 +115,16 @@ def failed_rows(table: pa.Table, columns: AnswerColumns) -> NDArray[np.bool_]:
     return _booleans(table.column(columns.error).is_valid())
 
 
+def probabilities_of(table: pa.Table, columns: AnswerColumns) -> NDArray[np.float64]:
+    """The probabilities of the labels in some rows, float64 [N, L]; NaN where a label is not in the list of its row.
+
+    Raises InputError if the output has no such column.
+    """
+    if columns.probabilities is None:
+        raise InputError("the output has no column with the probabilities of the labels")
+    return _probabilities(table.column(columns.probabilities), columns)
+
+
 def codes_of(column: pa.ChunkedArray[Any], labels: Sequence[str]) -> NDArray[np.int64]:
     """The index of each text among `labels`, int64 [N]; -1 for null and -2 for a text that is none of them."""
     texts = column.cast(pa.large_string()).combine_chunks()

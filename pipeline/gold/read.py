@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -91,7 +91,14 @@ class LabelledOutput:
 
     def predictions(self) -> Predictions:
         """The predictions of all rows with their probabilities, 8 bytes for each label and row."""
-        parts = list(self._batches(lambda found: found))
+        return self._joined(lambda found: found)
+
+    def with_gold(self) -> Predictions:
+        """The predictions of the rows that have a gold label."""
+        return self._joined(_only_gold)
+
+    def _joined(self, choose: Callable[[Predictions], Predictions]) -> Predictions:
+        parts = list(self._batches(choose))
         chances = [each.probabilities for each in parts if each.probabilities is not None]
         return Predictions(
             labels=self.columns.labels,
@@ -115,6 +122,18 @@ class LabelledOutput:
             return found
 
         yield from chain.from_iterable(_of_parts(self.output, read))
+
+
+def _only_gold(found: Predictions) -> Predictions:
+    rows = found.gold >= 0
+    return replace(
+        found,
+        gold=found.gold[rows],
+        chosen=found.chosen[rows],
+        confidence=found.confidence[rows],
+        probabilities=None if found.probabilities is None else found.probabilities[rows],
+        winners=None if found.winners is None else found.winners[rows],
+    )
 
 
 def read_labelled(

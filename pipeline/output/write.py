@@ -88,7 +88,7 @@ class WriteStep:
             raise JobError(
                 f"the results of {name} ({table.num_rows} rows) cannot be written as Parquet: {reason}"
             ) from error
-        receipt = self._store(describe_part(pa.concat_tables(kept), data, footer, config.receipts), data)
+        receipt = self.store(describe_part(pa.concat_tables(kept), data, footer, config.receipts), data)
         return summary_row(part, rows=receipt.rows, errors=receipt.errors, written=True)
 
     def _rows(self, table: pa.Table, kept: list[pa.Table]) -> Iterator[pa.Table]:
@@ -102,7 +102,7 @@ class WriteStep:
         version = self.config.input_versions[part]
         return {"part": part, "rows": rows, "plan_id": self.config.plan_id, "input_version": version}
 
-    def _store(self, made: Receipt, data: bytes) -> Receipt:
+    def store(self, made: Receipt, data: bytes) -> Receipt:
         """Create the part file from `data` and write its receipt, which describes the file that is stored.
 
         `made` is the receipt of `data`. Another one is returned if the part was stored already.

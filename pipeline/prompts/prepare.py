@@ -13,6 +13,7 @@ from tirazh.errors import RequestError, RowError
 from tirazh.model.requests import EngineJob
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.calibration.load import FittedCalibration
 from tirazh.pipeline.classification.label_requests import LabelRequests
 from tirazh.pipeline.prompts.control_marks import choose_marks
 from tirazh.pipeline.prompts.encode import PromptConfig
@@ -30,12 +31,14 @@ from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 @dataclass(frozen=True, slots=True)
 class PreparedPrompts:
     """How prompts are made, and the jobs of the engine: one, or with several orders of few-shot examples one for each
-    of them. `labels` are the requests of classify, None for other jobs, and `few_shot` its examples."""
+    of them. `labels` are the requests of classify, None for other jobs, and `few_shot` its examples. `calibration` is that
+    of a file, which is applied when rows are written."""
 
     config: PromptConfig
     engine_jobs: tuple[EngineJob, ...]
     labels: LabelRequests | None = None
     few_shot: FewShot = field(default_factory=FewShot)
+    calibration: FittedCalibration | None = None
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says about the prompts."""

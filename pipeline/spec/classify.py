@@ -118,6 +118,12 @@ class ClassifySpec(JobSpec):
         identity="if given",
         choices=("linear",),
     )
+    search: Any = setting(  # noqa: RUF009 - a field() call
+        None,
+        "what `tirazh tune` tries: {template, shots, shot_selection, scoring, calibrate: lists}; only tune reads it",
+        group="evaluation",
+        structure=True,
+    )
     gold_column: str | None = setting(
         None,
         "column with the gold (true) label; the report then contains accuracy and macro-F1",

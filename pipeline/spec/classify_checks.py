@@ -89,6 +89,8 @@ def _conflicts(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:
     if spec.shot_selection == "nearest" and spec.calibrate == "contextual":
         reason = "the bias of the labels depends on the examples, and each row has others; try --calibrate batch"
         yield "--shot-selection nearest", "--calibrate contextual", reason
+    if spec.target_error is not None and spec.priors is not None:
+        yield "--target-error", "--priors", "the sample of the calibration has other shares of labels, and other errors"
     if spec.target_error is not None and spec.abstain_below:
         yield "--target-error", "--abstain-below", "both set the confidence below which a row abstains"
     if spec.questions is not None:

@@ -19,8 +19,8 @@ COMMON = (
 )
 FLAGS = {
     "classify": f"{COMMON} --abstain-below --calibrate --examples --gold-column --head --labels --multi-label "
-    "--no-calibrate --none-label --permutations --priors --questions --scoring --seed --shape --shot-selection "
-    "--shot-tokens --shots --target-error --text-column --top",
+    "--no-calibrate --none-label --permutations --priors --questions --scoring --search --seed --shape "
+    "--shot-selection --shot-tokens --shots --target-error --text-column --top",
     "generate": f"{COMMON} --accepted --against --bad-words --choices --dedup --dropped --examples --filters "
     "--frequency-penalty --keep --logit-bias --max-attempts --max-new-tokens --min-new-tokens --min-p "
     "--no-repeat-ngram-size --per-cell --pii --presence-penalty --prompt-column --regex --repetition-penalty --rows "
@@ -38,6 +38,7 @@ FLAGS = {
     "run": "--address --dry-run",
     "plan": "",
     "preview": "--rows",
+    "tune": "--gold --gold-label --metric --out --overwrite --rows --search --seed --token-budget",
     "verify": "--endpoint-url --skip-input",
     "report": "--against --endpoint-url",
     "evaluate": "--against --endpoint-url --gold --gold-column --gold-label --key --no-write --question --seed",

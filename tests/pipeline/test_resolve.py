@@ -75,9 +75,12 @@ def test_a_storage_is_made_once_per_entry_point() -> None:
                 makers.append(path.relative_to(folder).as_posix())
     assert sorted(makers) == [
         "finetune/plan.py",
+        "gold/read.py",
         "output/report.py",
         "output/verify.py",
         "output/verify.py",
+        "relabel/command.py",
+        "relabel/fit.py",
         "resolve.py",
         "steps/dry_run.py",
         "steps/plan.py",

@@ -1,0 +1,1 @@
+"""Commands that use the probabilities of a finished output, without Ray and without the model."""
