@@ -94,13 +94,17 @@ def _conflicts(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:
     if spec.target_error is not None and spec.abstain_below:
         yield "--target-error", "--abstain-below", "both set the confidence below which a row abstains"
     if spec.questions is not None:
-        for name in ("target_error", "priors", "none_label", "gold_column", "head"):
-            if getattr(spec, name) is not None:
-                yield "--questions", flag_name(name), "give it to each question, or run the questions one by one"
-        if spec.calibration_file is not None:
-            yield "--questions", "--calibrate FILE", "a calibration file belongs to one set of labels"
+        yield from _conflicts_of_questions(spec)
     if spec.head is not None:
         yield from _conflicts_of_head(spec)
+
+
+def _conflicts_of_questions(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:
+    for name in ("target_error", "priors", "none_label", "gold_column", "head"):
+        if getattr(spec, name) is not None:
+            yield "--questions", flag_name(name), "give it to each question, or run the questions one by one"
+    if spec.calibration_file is not None:
+        yield "--questions", "--calibrate FILE", "a calibration file belongs to one set of labels"
 
 
 def _conflicts_of_head(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:
