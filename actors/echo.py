@@ -16,6 +16,8 @@ from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.model.requests import (
     Completion,
+    Embedding,
+    EmbedRequest,
     EngineCounters,
     GenerateRequest,
     LabelScores,
@@ -38,7 +40,8 @@ class EchoRunner:
 
 class EchoEngine:
     """Answers every request within one step: a prompt with its own first tokens, labels with equal
-    probabilities. Every token has the log-probability -1."""
+    probabilities. Every token has the log-probability -1. An embedding is the number of
+    tokens and the first of them."""
 
     def __init__(self, config: ReplicaConfig, execute: Callable[[list[int]], object]) -> None:
         self.counters = EngineCounters()
@@ -74,6 +77,8 @@ class EchoEngine:
         if isinstance(request, TextScoreRequest):
             scored = max(0, len(request.token_ids) - request.num_context)
             return TextScore(logprob=-float(scored), num_tokens=scored)
+        if isinstance(request, EmbedRequest):
+            return Embedding(values=(float(len(request.prompt_token_ids)), float(request.prompt_token_ids[0])))
         labels = max(1, len(self._config.job.labels))
         return LabelScores(logprobs=(-math.log(labels),) * labels)
 

@@ -51,6 +51,7 @@ SUMMARIES = {
     "classify": "assign one of your labels to every row, with a probability for each label",
     "generate": "generate a completion for every prompt",
     "score": "compute the log-likelihood of every text, in nats and in bits per character",
+    "embed": "write the model's last hidden state of every text",
     "finetune": "train a model further on texts, or on prompts with completions",
     "run": "run a job file of any kind, also one of several steps",
     "plan": "show the parts, tokens, memory and time of a job without starting it",
@@ -67,7 +68,7 @@ SUMMARIES = {
 }
 # Commands whose result is more than what they print.
 WRITING_COMMANDS = (
-    *("classify", "generate", "score", "finetune", "run", "report", "convert", "submit", "stop", "resume", "demo"),
+    *("classify", "generate", "score", "embed", "finetune", "run", "report", "convert", "submit", "stop", "resume", "demo"),
 )
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 

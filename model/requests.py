@@ -10,6 +10,7 @@ from tirazh.errors import RequestError
 
 MAX_BIAS = 100.0  # as in OpenAI's API, where it amounts to a ban or a command
 FinishReason = Literal["stop", "length", "error"]
+Pooling = Literal["last", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +139,17 @@ class TextScoreRequest:
         return self.token_ids[:-1]
 
 
-Request = GenerateRequest | ScoreRequest | TextScoreRequest
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EmbedRequest:
+    """A prompt whose last hidden state is returned: after the model's final norm, of the last token, or the mean
+    over all tokens."""
+
+    prompt_token_ids: Sequence[int]
+    pooling: Pooling
+    job: int = 0
+
+
+Request = GenerateRequest | ScoreRequest | TextScoreRequest | EmbedRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +186,15 @@ class TextScore:
     error: str | None = None
 
 
-Result = Completion | LabelScores | TextScore
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Embedding:
+    """`values`: a hidden state, as many numbers as the model's hidden size."""
+
+    values: Sequence[float]
+    error: str | None = None
+
+
+Result = Completion | LabelScores | TextScore | Embedding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,7 @@ from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.choose_step import MakePrompts, choose_prompt_step
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.repeated_rows import repetitions_of
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
+from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, GenerateSpec, JobSpec, parse_replicas
 
 # Wraps the step that makes prompts.
 AroundPrompts = Callable[[MakePrompts], MakePrompts]
@@ -184,6 +184,7 @@ class JobRun:
             metrics=metrics,
             constraint=job_constraint(generate) if generate else None,
             schema_column=generate.schema_column if generate else None,
+            pooling=self.spec.pooling if isinstance(self.spec, EmbedSpec) else None,
         )
 
     def write_config(self) -> WriteConfig:

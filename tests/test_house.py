@@ -94,7 +94,7 @@ def test_names_of_added_columns_are_written_in_one_place(path: Path) -> None:
 
 def test_the_public_names_are_these_and_exist() -> None:
     functions = {"classify", "finetune", "generate", "load_pretrained", "plan", "preview", "report", "run", "score"}
-    functions |= {"verify"}
+    functions |= {"embed", "verify"}
     types = {"JobPlan", "Manifest", "ModelSettings", "Preview", "TrainingManifest", "Verification"}
     tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, TirazhError)}
     assert set(tirazh.__all__) == functions | types | tree
@@ -160,7 +160,7 @@ def test_every_key_of_a_job_file_is_documented_and_no_other() -> None:
 def test_flags_that_documents_show_exist(path: Path) -> None:
     """Except where a document shows a refused command, after a `$`."""
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-    for kind, words in re.findall(r"(?<!\$ )tirazh (classify|generate|score|finetune) ([^`\n]*)", text):
+    for kind, words in re.findall(r"(?<!\$ )tirazh (classify|generate|score|embed|finetune) ([^`\n]*)", text):
         known = {flag_name(name).removeprefix("--") for name in settings_of(kind)} | OTHER_FLAGS
         unknown = {flag for flag in re.findall(r"--([a-z][a-z-]+)", words) if flag not in known}
         assert not unknown, f"{name_of(path)} shows flags that {kind} does not have: {unknown}"

@@ -2,7 +2,7 @@
 
     manifest = tirazh.classify(input="news/*.parquet", output="labelled", labels=["art", "sport"])
 
-`classify`, `generate`, `score` and `finetune` take the settings of the commands of the same names, `run`
+`classify`, `generate`, `score`, `embed` and `finetune` take the settings of the commands of the same names, `run`
 a job file of any kind. `plan` checks a job without starting it, `preview` makes a few of its rows,
 `verify` and `report` examine an output, and `load_pretrained` returns a model as a PyTorch module.
 Errors are subclasses of `TirazhError`. Importing tirazh is cheap: other names are loaded on first use.
@@ -41,6 +41,7 @@ __all__ = [
     "TrainingManifest",
     "Verification",
     "classify",
+    "embed",
     "finetune",
     "generate",
     "load_pretrained",
@@ -53,7 +54,18 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from tirazh.jobs.api.functions import classify, finetune, generate, plan, preview, report, run, score, verify
+    from tirazh.jobs.api.functions import (
+        classify,
+        embed,
+        finetune,
+        generate,
+        plan,
+        preview,
+        report,
+        run,
+        score,
+        verify,
+    )
     from tirazh.jobs.api.results import JobPlan, Manifest, Preview, TrainingManifest
     from tirazh.model.config import ModelSettings
     from tirazh.model.load import load_pretrained
@@ -61,7 +73,7 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, which would take any name for one that exists
     _MODULES = {
         **dict.fromkeys(
-            ("classify", "finetune", "generate", "plan", "preview", "report", "run", "score", "verify"),
+            ("classify", "embed", "finetune", "generate", "plan", "preview", "report", "run", "score", "verify"),
             "tirazh.jobs.api.functions",
         ),
         **dict.fromkeys(("JobPlan", "Manifest", "Preview", "TrainingManifest"), "tirazh.jobs.api.results"),

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 
 from tirazh.actors.garbage import collect_rarely
@@ -30,8 +31,11 @@ from tirazh.errors import ReplicaError, RequestError
 from tirazh.model.requests import (
     Completion,
     Constraint,
+    Embedding,
+    EmbedRequest,
     GenerateRequest,
     LabelScores,
+    Pooling,
     Request,
     Result,
     SamplingParams,
@@ -58,8 +62,8 @@ _START_RETRY_S = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
-    """What the step needs besides the rows. `sampling` is None for classify and score, `metrics` without Ray (a
-    preview).
+    """What the step needs besides the rows. `sampling` is None for classify, score and embed, `metrics` without Ray (a
+    preview). `pooling` is that of embed.
 
     With `samples_as_rows` a sample that fails takes only its own row out, not the other samples of the input row.
     `constraint` is what all completions follow; with `schema_column` each row's own schema instead.
@@ -74,6 +78,7 @@ class InferConfig:
     samples_as_rows: bool = False
     constraint: Constraint | None = None
     schema_column: str | None = None
+    pooling: Pooling | None = None
 
 
 class InferStep:
@@ -216,6 +221,8 @@ def _skip(table: pa.Table) -> pa.Table:
 def make_requests(table: pa.Table, config: InferConfig) -> list[Request]:
     """One request per row, or `samples` per row for generate: rows in order, the samples of a row together."""
     prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
+    if config.pooling is not None:
+        return [EmbedRequest(prompt_token_ids=prompt, pooling=config.pooling) for prompt in prompts]
     if config.sampling is None:
         if schema.NUM_CONTEXT_IDS not in table.column_names:
             return [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
@@ -261,6 +268,8 @@ def append_results(
     table = table.append_column(schema.NUM_PROMPT_IDS, counts.cast(pa.int32()))
     if schema.NUM_CONTEXT_IDS in table.column_names:
         columns = _text_columns(answers)
+    elif config.pooling is not None:
+        columns = _embedding_columns(answers)
     else:
         columns = _label_columns(answers, priors) if config.sampling is None else _completion_columns(answers)
     for name, column in columns.items():
@@ -299,6 +308,11 @@ def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str,
         schema.COMPLETION_LOGPROBS: collect(pa.float64(), lambda completion: completion.logprob),
         schema.SAMPLE_ERRORS: pa.array(errors, pa.list_(pa.string())),
     }
+
+
+def _embedding_columns(answers: Sequence[list[Embedding] | None]) -> dict[str, pa.Array[Any]]:
+    values = [None if answer is None else np.asarray(answer[0].values, np.float32) for answer in answers]
+    return {schema.HIDDEN_STATE: pa.array(values, pa.list_(pa.float32()))}
 
 
 def _text_columns(answers: Sequence[list[TextScore] | None]) -> dict[str, pa.Array[Any]]:

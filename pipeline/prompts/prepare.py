@@ -24,7 +24,7 @@ from tirazh.pipeline.prompts.score_texts import shared_context
 from tirazh.pipeline.prompts.shots import EXAMPLES, load_shots
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import PromptTemplate
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
+from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, GenerateSpec, JobSpec, ScoreSpec
 from tirazh.pipeline.storage.errors import show_uri
 
 BETWEEN_EXAMPLES = "\n\n"
@@ -141,7 +141,7 @@ def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: Prompt
         columns=source.columns,
         content_columns=source.content_columns,
         text_variable=source.text_variable,
-        needs_text=isinstance(spec, ClassifySpec) or source.is_default,
+        needs_text=isinstance(spec, ClassifySpec | EmbedSpec) or source.is_default,
         head_ids=tokenizer.prefix_token_ids,
         head_text="",
         truncate=spec.chosen_truncate,
