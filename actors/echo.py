@@ -7,6 +7,7 @@ It is also the smallest example of an engine module (`engine_module.py`).
 from __future__ import annotations
 
 import math
+from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from tirazh.model.requests import (
     Embedding,
     EmbedRequest,
     EngineCounters,
+    EngineJob,
     GenerateRequest,
     LabelScores,
     Request,
@@ -26,6 +28,8 @@ from tirazh.model.requests import (
     TextScore,
     TextScoreRequest,
 )
+
+EMBEDDING_CHANNELS = 8
 
 
 @dataclass(kw_only=True, slots=True)
@@ -40,12 +44,12 @@ class EchoRunner:
 
 class EchoEngine:
     """Answers every request within one step: a prompt with its own first tokens, labels with equal
-    probabilities. Every token has the log-probability -1. An embedding is the number of
-    tokens and the first of them."""
+    probabilities, every embedding with ones. Every token has the log-probability -1."""
 
     def __init__(self, config: ReplicaConfig, execute: Callable[[list[int]], object]) -> None:
         self.counters = EngineCounters()
         self._config = config
+        self._jobs = list(config.jobs)
         self._execute = execute
         self._waiting: deque[tuple[int, Request]] = deque()
         self._added = 0
@@ -53,6 +57,11 @@ class EchoEngine:
     @property
     def has_work(self) -> bool:
         return bool(self._waiting)
+
+    def add_job(self, job: EngineJob) -> int:
+        if job not in self._jobs:
+            self._jobs.append(job)
+        return self._jobs.index(job)
 
     def add(self, requests: Sequence[Request]) -> list[int]:
         ids = list(range(self._added, self._added + len(requests)))
@@ -78,8 +87,8 @@ class EchoEngine:
             scored = max(0, len(request.token_ids) - request.num_context)
             return TextScore(logprob=-float(scored), num_tokens=scored)
         if isinstance(request, EmbedRequest):
-            return Embedding(values=(float(len(request.prompt_token_ids)), float(request.prompt_token_ids[0])))
-        labels = max(1, len(self._config.job.labels))
+            return Embedding(values=array("f", [1.0] * EMBEDDING_CHANNELS))
+        labels = max(1, len(self._jobs[request.job].labels))
         return LabelScores(logprobs=(-math.log(labels),) * labels)
 
     def _count(self, taken: list[tuple[int, Request]], answers: list[tuple[int, Result]]) -> None:

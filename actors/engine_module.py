@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 from tirazh.actors.messages import ENGINES, MODULE_PREFIX, ReplicaConfig
 from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
-from tirazh.model.requests import EngineCounters, Request, Result
+from tirazh.model.requests import EngineCounters, EngineJob, Request, Result
 
 
 class Runner(Protocol):
@@ -23,13 +23,20 @@ class Runner(Protocol):
 
 
 class Engine(Protocol):
-    """Runs requests step by step. One thread calls it."""
+    """Runs requests step by step. One thread calls it. The jobs of the config are there from the start."""
 
     @property
     def has_work(self) -> bool: ...
 
     @property
     def counters(self) -> EngineCounters: ...
+
+    def add_job(self, job: EngineJob) -> int:
+        """Return the index by which requests name a job; an equal job keeps the index that it has.
+
+        Raises RequestError for a job that cannot be run.
+        """
+        ...
 
     def add(self, requests: Sequence[Request]) -> list[int]:
         """Queue requests and return their ids, in the same order."""

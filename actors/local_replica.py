@@ -17,7 +17,7 @@ from tirazh.actors.messages import DType, ReplicaConfig
 from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.errors import RequestError
-from tirazh.model.requests import EngineCounters, Request, Result
+from tirazh.model.requests import EngineCounters, EngineJob, Request, Result
 
 
 class LocalReplica:
@@ -34,6 +34,13 @@ class LocalReplica:
         while len(results) < len(ids):
             results.update(self._engine.step())
         return [results[request_id] for request_id in ids]
+
+    def add_job(self, job: EngineJob) -> int:
+        """Return the index by which requests name a job; an equal job keeps the index that it has.
+
+        Raises RequestError for a job that cannot be run.
+        """
+        return self._engine.add_job(job)
 
     @property
     def counters(self) -> EngineCounters:
@@ -99,7 +106,7 @@ def _same_threads() -> Iterator[None]:
 
 
 def _refuse_too_large(device: str, needed_bytes: int) -> None:
-    from tirazh.model.engine.host_memory import free_host_bytes
+    from tirazh.model.host_memory import free_host_bytes
 
     free = free_host_bytes() if device == "cpu" else None
     if free is not None and needed_bytes > free:

@@ -26,12 +26,13 @@ class ReplicaConfig:
     "cpu" or "cuda". `engine` is "model", "echo" (no model: what the pipeline alone costs), or
     "module:" and the name of an importable module with the functions of
     `tirazh.actors.engine_module.EngineModule`, which tests use. `run_id` tells the replicas of
-    several runs in one Ray session apart.
+    several runs in one Ray session apart. `jobs`, at least one, are known from the start; more can be
+    added while the replica runs.
     """
 
     model: str
     model_settings: ModelSettings = field(default_factory=ModelSettings)
-    job: EngineJob = field(default_factory=EngineJob)
+    jobs: tuple[EngineJob, ...] = (EngineJob(),)
     tensor_parallel: int = 1
     dtype: DType = "float32"
     device: str = "cpu"
@@ -48,6 +49,8 @@ class ReplicaConfig:
         for name in ("tensor_parallel", "slots", "seq_length"):
             if getattr(self, name) < 1:
                 raise RequestError(f"a replica's {name} must be at least 1, not {getattr(self, name)}")
+        if not self.jobs:
+            raise RequestError("a replica's jobs must hold at least one job")
         for name in ("cpus_per_rank", "start_timeout_s", "rank_timeout_s"):
             if getattr(self, name) <= 0:
                 raise RequestError(f"a replica's {name} must be above 0, not {getattr(self, name)}")

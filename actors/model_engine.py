@@ -20,12 +20,12 @@ from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.constrained import ConstrainedDecoding, min_forced_run
-from tirazh.model.engine.host_memory import free_host_bytes
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.engine.self_check import SelfCheck
 from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.engine.warm_up import warm_up
+from tirazh.model.host_memory import free_host_bytes
 from tirazh.model.kernels.build import KERNELS, prepare_kernels
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.step import Step, step_rows
@@ -38,7 +38,7 @@ _BFLOAT16_ONLY = "linear"  # the kernel that no other dtype uses
 
 
 def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> ModelRunner:
-    """Compile the kernels, load this rank's shard of the model, compute the job's shared prefix,
+    """Compile the kernels, load this rank's shard of the model, compute the first job's shared prefix,
     compare a foreign model with transformers and run a step of every shape. All ranks do this
     together."""
     torch.set_num_threads(rank_place.threads)
@@ -77,12 +77,12 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
         overlaps_steps=uses_graphs,
     )
     runner.on_progress = progress.beat
-    runner.set_prefix(config.job.prefix_token_ids, rows.prefill)
+    runner.set_prefix(config.jobs[0].prefix_token_ids, rows.prefill)
     self_check.compare(runner, rows)
     if config.device != "cpu":
-        warm_up(runner, config.job, rows)  # compiles the Triton kernels and captures the CUDA graphs
+        warm_up(runner, config.jobs[0], rows)  # compiles the Triton kernels and captures the CUDA graphs
     progress.restart()
-    warm_up(runner, config.job, rows)
+    warm_up(runner, config.jobs[0], rows)
     return runner
 
 
@@ -117,7 +117,7 @@ def build_engine(
         decode_rows=rows.decode,
     )
     scheduler = Scheduler(
-        engine_config, config.job, window_size=runner.window_size, admission=_admission(config, runner)
+        engine_config, *config.jobs, window_size=runner.window_size, admission=_admission(config, runner)
     )
     constrained = ConstrainedDecoding(
         Grammars(lambda: grammar_tokenizer(tokenizer)),

@@ -25,8 +25,8 @@ from tirazh.actors.messages import RankFailure, RankLocation, RankReady, Replica
 from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.actors.serving import EngineLoop
-from tirazh.errors import ReplicaError, TirazhError
-from tirazh.model.requests import EngineCounters, Request, Result
+from tirazh.errors import ReplicaError, RequestError, TirazhError
+from tirazh.model.requests import EngineCounters, EngineJob, Request, Result
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
@@ -81,6 +81,14 @@ class Rank:
         the requests. A call that is cancelled gives up its own requests only."""
         loop = await _read(self._loop)
         return await asyncio.wrap_future(loop.submit(requests))
+
+    async def add_job(self, job: EngineJob) -> int | RankFailure:
+        """On rank 0: add a job to the engine. Returns its index, or why the job cannot be run."""
+        loop = await _read(self._loop)
+        try:
+            return await asyncio.wrap_future(loop.add_job(job))
+        except RequestError as error:
+            return self._describe_failure(error)
 
     async def heartbeat(self) -> ReplicaHeartbeat:
         """On rank 0: return its heartbeat."""

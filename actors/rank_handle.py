@@ -26,5 +26,6 @@ class RankHandle(Protocol):
     start: RemoteMethod[RankReady | RankFailure]
     watch: RemoteMethod[RankFailure]
     run: RemoteMethod[list[Result]]
+    add_job: RemoteMethod[int | RankFailure]
     heartbeat: RemoteMethod[ReplicaHeartbeat]
     counters: RemoteMethod[EngineCounters]

@@ -29,7 +29,7 @@ from tirazh.actors.rank_handle import RankHandle, RemoteMethod
 from tirazh.actors.rendezvous import assign_ranks
 from tirazh.actors.watch import Watcher, cause_of_death
 from tirazh.errors import ReplicaError
-from tirazh.model.requests import EngineCounters, Request, Result
+from tirazh.model.requests import EngineCounters, EngineJob, Request, Result
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,17 @@ class Replica:
         share the slots. Raises ReplicaError when the replica has ended, or ends before it has the
         results."""
         return await self._call(lambda rank: rank.run, list(requests))
+
+    async def add_job(self, job: EngineJob) -> int:
+        """Add a job and return the index by which requests name it; an equal job keeps the index that it
+        has. Whoever starts another replica after a failure adds it again.
+
+        Raises RequestError for a job that cannot be run, and ReplicaError when the replica has ended.
+        """
+        index = await self._call(lambda rank: rank.add_job, job)
+        if isinstance(index, RankFailure):
+            raise index.error or ReplicaError(f"the replica could not take another job: {index.reason}")
+        return index
 
     async def counters(self) -> EngineCounters:
         """Return the engine's totals. Raises ReplicaError when the replica has ended."""

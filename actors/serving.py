@@ -15,8 +15,8 @@ from typing import cast
 from tirazh.actors.engine_module import Engine
 from tirazh.actors.messages import ReplicaHeartbeat
 from tirazh.actors.progress import ProgressCounter
-from tirazh.errors import ReplicaError
-from tirazh.model.requests import Request, Result
+from tirazh.errors import ReplicaError, RequestError, TirazhError
+from tirazh.model.requests import EngineJob, Request, Result
 
 
 @dataclass(slots=True, eq=False)
@@ -41,8 +41,29 @@ class _Call:
             self.future.set_exception(error)
 
 
+@dataclass(slots=True, eq=False)
+class _NewJob:
+    """A job that a caller adds; `future` gives its index."""
+
+    job: EngineJob
+    future: Future[int]
+
+    def end(self, outcome: int | TirazhError) -> None:
+        """Give the caller the index, or an error, unless it has cancelled the call."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, int):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
+
+
+_Arrival = _Call | _NewJob | Future[list[Result]] | None
+
+
 class EngineLoop:
-    """Runs an engine until it fails or is stopped. Call `submit` from any thread, `serve` in one.
+    """Runs an engine until it fails or is stopped. Call `submit` and `add_job` from any thread, `serve`
+    in one.
 
     A caller gives its call up by cancelling the future that `submit` returns. The engine then drops
     the call's requests before its next step; other calls are not affected. `idle` is called
@@ -57,9 +78,9 @@ class EngineLoop:
         self._progress = progress
         self._idle = idle
         self._idle_interval_s = idle_interval_s
-        # New calls, and the futures of cancelled ones; None: stop.
-        self._inbox: queue.SimpleQueue[_Call | Future[list[Result]] | None] = queue.SimpleQueue()
-        self._open: set[_Call] = set()
+        # New calls and jobs, and the futures of cancelled calls; None: stop.
+        self._inbox: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._open: set[_Call | _NewJob] = set()
         self._waiting: dict[int, tuple[_Call, int]] = {}  # request id: its call, and its index there
         self._lock = threading.Lock()  # guards `_open` and `_has_ended`
         self._has_ended = False
@@ -75,15 +96,23 @@ class EngineLoop:
         if not requests:
             call.future.set_result([])
             return call.future
-        with self._lock:
-            if self._has_ended:
-                raise ReplicaError("the engine of this replica has ended")
-            self._open.add(call)
+        self._open_call(call)
         # The callback must not refer to the call, which refers to the future: such a cycle keeps the
         # requests and results of all calls in memory until the garbage collector runs.
         call.future.add_done_callback(lambda future: self._inbox.put(future) if future.cancelled() else None)
         self._inbox.put(call)
         return call.future
+
+    def add_job(self, job: EngineJob) -> Future[int]:
+        """Add a job to the engine before its next step. The future gives the job's index, RequestError
+        for a job that cannot be run, or ReplicaError when the engine ends first.
+
+        Raises ReplicaError when the engine has ended already.
+        """
+        new = _NewJob(job, Future())
+        self._open_call(new)
+        self._inbox.put(new)
+        return new.future
 
     def heartbeat(self) -> ReplicaHeartbeat:
         """Return how much is done so far and whether something is expected of the ranks. May be
@@ -112,15 +141,24 @@ class EngineLoop:
         finally:
             self._fail_open_calls()
 
+    def _open_call(self, call: _Call | _NewJob) -> None:
+        with self._lock:
+            if self._has_ended:
+                raise ReplicaError("the engine of this replica has ended")
+            self._open.add(call)
+
     def _pass_idle_time(self) -> None:
         self._is_idling = True
         self._idle()
         self._is_idling = False
 
     def _take_calls(self) -> bool:
-        """Hand all calls that have arrived to the engine, and take back those that were cancelled;
-        wait for some while it has no work. False: stop."""
+        """Hand all jobs and calls that have arrived to the engine, and take back the calls that were
+        cancelled; wait for some while it has no work. False: stop."""
         arrived = self._arrivals()
+        for new in arrived:
+            if isinstance(new, _NewJob):
+                self._add_job(new)
         calls = [call for call in arrived if isinstance(call, _Call) and not call.future.cancelled()]
         cancelled = {future for future in arrived if isinstance(future, Future)}
         owners = [(call, index) for call in calls for index in range(len(call.requests))]
@@ -130,8 +168,18 @@ class EngineLoop:
             self._drop(cancelled)
         return None not in arrived
 
-    def _arrivals(self) -> list[_Call | Future[list[Result]] | None]:
-        arrived: list[_Call | Future[list[Result]] | None] = []
+    def _add_job(self, new: _NewJob) -> None:
+        outcome: int | RequestError
+        try:
+            outcome = self.engine.add_job(new.job)
+        except RequestError as error:
+            outcome = error
+        with self._lock:
+            self._open.discard(new)
+        new.end(outcome)
+
+    def _arrivals(self) -> list[_Arrival]:
+        arrived: list[_Arrival] = []
         try:
             if not self.engine.has_work:
                 arrived.append(self._inbox.get(timeout=self._idle_interval_s))

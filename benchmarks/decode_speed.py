@@ -33,7 +33,7 @@ class _PrefillFirst(Scheduler):
 
     @property
     def is_decoding(self) -> bool:
-        return not self._waiting and not self._should_prefill()
+        return not self._jobs.num_waiting and not self._should_prefill()
 
 
 def measure_decode(

@@ -107,12 +107,13 @@ class Constraint:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateRequest:
     """A completion to generate. `seed` (64 bits, derived from job seed, input row and sample) fixes
-    its randomness."""
+    its randomness. `job` is the index of the request's job in the engine, here and in other requests."""
 
     prompt_token_ids: Sequence[int]
     sampling: SamplingParams
     seed: int
     constraint: Constraint | None = None
+    job: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +121,7 @@ class ScoreRequest:
     """A prompt for which the log-likelihood of each of the job's labels is computed."""
 
     prompt_token_ids: Sequence[int]
+    job: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +134,7 @@ class TextScoreRequest:
 
     token_ids: Sequence[int]
     num_context: int
+    job: int = 0
 
     @property
     def prompt_token_ids(self) -> Sequence[int]:
@@ -141,11 +144,16 @@ class TextScoreRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EmbedRequest:
-    """A prompt whose last hidden state is returned: after the model's final norm, of the last token, or the mean
-    over all tokens."""
+    """A prompt whose embedding is computed from the model's last hidden states (behind the final layer
+    norm, before the output matrix).
+
+    `pooling`: "last" is that of the prompt's last token. "mean" is the mean over the prompt's tokens; of a
+    prompt that begins with the job's shared prefix, over the tokens behind the prefix, which alone are
+    computed for it. So a prefix of a job that is an instruction or a beginning-of-text token is not in the mean.
+    """
 
     prompt_token_ids: Sequence[int]
-    pooling: Pooling
+    pooling: Literal["last", "mean"] = "last"
     job: int = 0
 
 
@@ -170,7 +178,8 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelScores:
-    """`logprobs[i]`: natural logarithm of P(label i's tokens | prompt), summed over its tokens."""
+    """`logprobs[i]`: natural logarithm of P(label i's tokens | prompt), summed over its tokens that are
+    scored."""
 
     logprobs: Sequence[float]
     error: str | None = None
@@ -188,7 +197,7 @@ class TextScore:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Embedding:
-    """`values`: a hidden state, as many numbers as the model's hidden size."""
+    """`values`: one float32 for each channel of the model (an `array.array("f")`); none with an error."""
 
     values: Sequence[float]
     error: str | None = None
@@ -202,11 +211,14 @@ class EngineJob:
     """What all requests of a job share: the tokens with which (nearly) every prompt begins, whose
     keys and values are computed and stored once, and the tokens of the labels. A prompt that does
     not begin with the prefix runs too. With `label_ends` a label's score holds one term more: that one
-    of these tokens follows it."""
+    of these tokens follows it. The first `label_starts[l]` tokens of label l are not scored: they lead
+    from the prompt to the label's words, such as one of several questions after a text. Empty: all are
+    scored. An engine may have several jobs; requests name theirs by its index."""
 
     prefix_token_ids: tuple[int, ...] = ()
     labels: tuple[tuple[int, ...], ...] = ()
     label_ends: tuple[int, ...] = ()
+    label_starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -88,9 +88,19 @@ class FreshSlot:
 
 
 @dataclass(frozen=True, slots=True)
+class NewPrefix:
+    """Another shared prefix: its tokens, maybe none, and the rows of the prefill steps that compute it."""
+
+    token_ids: tuple[int, ...]
+    prefill_rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """`token_ids` and `positions`: int64 [N]; a decode step's tokens may be `PLACEHOLDER`.
-    `logit_rows`: int64 [R], the rows of this step whose logits are read."""
+    `logit_rows`: int64 [R], the rows of this step whose logits are read; `hidden_rows`: those whose last
+    hidden states are. With `new_prefix` every rank
+    computes another shared prefix first; no slot is then in use."""
 
     phase: Phase
     token_ids: NDArray[np.int64]
@@ -98,6 +108,8 @@ class Step:
     segments: tuple[Segment, ...]
     logit_rows: NDArray[np.int64]
     fresh_slots: tuple[FreshSlot, ...] = ()
+    new_prefix: NewPrefix | None = None
+    hidden_rows: tuple[int, ...] = ()
 
     def without_padding(self) -> Step:
         """Return the step without the rows behind the last token."""

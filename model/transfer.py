@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -32,7 +33,12 @@ class PendingCopy:
 
     def read(self) -> list[Any]:
         """The elements, nested as the tensor's dimensions are."""
+        values: list[Any] = self.read_array().tolist()
+        return values
+
+    def read_array(self) -> NDArray[Any]:
+        """The tensor as an array; of a tensor on the CPU it is a view."""
         if self._copied is not None:
             self._copied.synchronize()
-        values: list[Any] = self._values.tolist()
+        values: NDArray[Any] = self._values.numpy()
         return values

@@ -159,7 +159,7 @@ class JobRun:
         return ReplicaConfig(
             model=self.spec.model,
             model_settings=self.spec.model_settings,
-            job=self.prompts.engine_job,
+            jobs=(self.prompts.engine_job,),
             tensor_parallel=self.spec.tensor_parallel,
             dtype=self.plan.dtype,
             device=self.device,

@@ -147,6 +147,12 @@ class KVCache:
                     cache.k[index, :, :opening] = layer.opening_k
                     cache.v[index, :, :opening] = layer.opening_v
 
+    def replace_prefix(self, prefix: PrefixCache | None) -> None:
+        """Put another shared prefix, or none, in the place of the one that is held. No slot may be in use."""
+        self.prefix = prefix
+        self.lengths = [0] * self.num_slots
+        self.has_prefix = [False] * self.num_slots
+
     def prefix_kv(self, layer: int) -> PrefixKV | None:
         """A layer's keys and values of the shared prefix that slots read in place; None if there
         are none."""

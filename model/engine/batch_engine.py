@@ -24,6 +24,7 @@ from tirazh.model.engine.constrained import ConstrainedDecoding, StepMasks, comp
 from tirazh.model.engine.label_scoring import sliced_token_logprobs, sum_terms, token_logprobs
 from tirazh.model.engine.logprobs import text_logprobs
 from tirazh.model.engine.pending_step import PendingStep
+from tirazh.model.engine.pooling import Pool
 from tirazh.model.engine.sampling import NO_TOKEN, RowState, sample
 from tirazh.model.engine.scheduler import LogitsReader, ScheduledStep, Scheduler
 from tirazh.model.engine.sequences import ActiveSequence
@@ -31,7 +32,10 @@ from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.engine.stop_strings import find_stop
 from tirazh.model.requests import (
     Completion,
+    Embedding,
+    EmbedRequest,
     EngineCounters,
+    EngineJob,
     FinishReason,
     GenerateRequest,
     LabelScores,
@@ -49,7 +53,7 @@ class StepRunner(Protocol):
 
     Where it `overlaps_steps`, rows of a decode step may hold `PLACEHOLDER`, which stands for the
     last token that `store_tokens` got for the slot. Its attention must then tolerate stale NaN in a
-    reused slot.
+    reused slot. `hidden_states` are those of the last step's `hidden_rows`, float32 [rows, channels].
     """
 
     @property
@@ -58,6 +62,9 @@ class StepRunner(Protocol):
     def execute(self, step: Step) -> Tensor | SlicedLogits: ...
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None: ...
+
+    @property
+    def hidden_states(self) -> Tensor: ...
 
 
 @dataclass(slots=True)
@@ -82,7 +89,7 @@ class BatchEngine:
         decode: Callable[[Sequence[int]], str] | None = None,
         constrained: ConstrainedDecoding | None = None,
     ) -> None:
-        """The runner must already hold the job's shared prefix. `execute` runs a step on every rank
+        """The runner must already hold the first job's shared prefix. `execute` runs a step on every rank
         of a replica and returns rank 0's logits (default: on `runner` alone). `decode` turns token
         ids into text; only stop strings need it. Requests with a constraint need `constrained`."""
         self.runner, self.scheduler = runner, scheduler
@@ -102,6 +109,13 @@ class BatchEngine:
     def counters(self) -> EngineCounters:
         """Totals since the engine was made."""
         return EngineCounters(**asdict(self._totals))
+
+    def add_job(self, job: EngineJob) -> int:
+        """Return the index by which requests name a job; an equal job keeps the index that it has.
+
+        Raises RequestError for a job that cannot be run (`JobQueues.add_job`).
+        """
+        return self.scheduler.add_job(job)
 
     def add(self, requests: Iterable[Request]) -> list[int]:
         """Queue requests; return their ids in the order given. A request that cannot be run (an
@@ -165,12 +179,14 @@ class BatchEngine:
             self._score(to_score, logits_RV)
         if texts := [reader for reader in readers if isinstance(reader.request, TextScoreRequest)]:
             self._score_texts(texts, logits_RV)
+        if scheduled.hidden_readers:
+            self._pool(scheduled.hidden_readers)
         if to_sample:
             self._sample(to_sample, logits_RV, masks)
 
     def _score(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
         """Score the labels of prompts that this step has completed, and free their slots."""
-        trie, num_tokens = self.scheduler.trie, self.scheduler.config.num_tokens
+        trie, num_tokens = readers[0].sequence.trie, self.scheduler.config.num_tokens
         assert trie is not None
         if isinstance(logits_RV, SlicedLogits):
             terms = sliced_token_logprobs(logits_RV, [reader.rows.start for reader in readers], trie, num_tokens)
@@ -189,6 +205,14 @@ class BatchEngine:
         logprobs_R = text_logprobs(logits_RV, [(each.rows, each.targets) for each in readers], num_tokens)
         counts = [each.rows.stop - each.rows.start for each in readers]
         self._pending[-1].expect_texts([reader.owner for reader in readers], counts, logprobs_R)
+        for reader in readers:
+            if not reader.sequence.num_to_prefill:
+                self.scheduler.release(reader.slot, reader.sequence)
+
+    def _pool(self, readers: Sequence[LogitsReader]) -> None:
+        """Take the hidden states of prompts that are embedded, and free the slots of those that are read."""
+        owners, rows = [reader.owner for reader in readers], [reader.rows for reader in readers]
+        self._pending[-1].expect_hidden(owners, rows, self.runner.hidden_states)
         for reader in readers:
             if not reader.sequence.num_to_prefill:
                 self.scheduler.release(reader.slot, reader.sequence)
@@ -229,13 +253,15 @@ class BatchEngine:
                 self._take_scores(slot, sequence, terms)
             for slot, sequence, logprobs in pending.texts():
                 self._take_text(slot, sequence, logprobs)
+            for slot, sequence, hidden_NC in pending.hidden():
+                self._take_hidden(slot, sequence, hidden_NC)
             for slot, sequence, token, logprob in pending.tokens():
                 self._take_token(slot, sequence, token, logprob)
 
     def _take_scores(self, slot: int, sequence: ActiveSequence, terms: Sequence[float]) -> None:
-        assert self.scheduler.trie is not None
+        assert sequence.trie is not None
         if all(map(math.isfinite, terms)):
-            result = LabelScores(logprobs=tuple(sum_terms(terms, self.scheduler.trie)))
+            result = LabelScores(logprobs=tuple(sum_terms(terms, sequence.trie)))
         else:
             self.scheduler.mark_dirty(slot)
             result = LabelScores(logprobs=(), error="the model produced non-finite label scores for this prompt")
@@ -255,6 +281,20 @@ class BatchEngine:
             self._end(slot, sequence, _failed(sequence.request, "the model produced non-finite logits for this text"))
         elif sequence.num_scored == len(sequence.request.token_ids) - sequence.request.num_context:
             self._end(slot, sequence, TextScore(logprob=sequence.logprob, num_tokens=sequence.num_scored))
+
+    def _take_hidden(self, slot: int, sequence: ActiveSequence, hidden_NC: NDArray[np.float32]) -> None:
+        """Add the hidden states of a prompt's next tokens."""
+        if sequence.is_finished:
+            return
+        if sequence.pool is None:
+            sequence.pool = Pool(len(sequence.prompt) - sequence.first_pooled_row)
+        sequence.pool.add(hidden_NC)
+        if not sequence.pool.is_finite:
+            self.scheduler.mark_dirty(slot)
+            error = "the model produced non-finite hidden states for this prompt"
+            self._end(slot, sequence, _failed(sequence.request, error))
+        elif not sequence.pool.num_missing:
+            self._end(slot, sequence, sequence.pool.embedding())
 
     def _take_token(self, slot: int, sequence: ActiveSequence, token: int, logprob: float) -> None:
         """Append a sequence's next token, and end the sequence where the token ends it."""
@@ -331,4 +371,6 @@ def _failed(request: Request, error: str) -> Result:
         return Completion(token_ids=(), finish_reason="error", error=error)
     if isinstance(request, TextScoreRequest):
         return TextScore(logprob=None, num_tokens=0, error=error)
+    if isinstance(request, EmbedRequest):
+        return Embedding(values=(), error=error)
     return LabelScores(logprobs=(), error=error)

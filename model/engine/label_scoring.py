@@ -4,8 +4,8 @@ A label's log-likelihood is the sum over its tokens of log P(token | prompt, ear
 label begins another, that sum alone would never let the longer one win; each label's then also holds the
 logarithm of the probability that one of the trie's `ends` follows it. The label trie runs behind the prompt
 with tree attention: each node attends to the prompt and to its ancestors only.
-Legend: R rows of logits, V vocabulary, S prompts, P terms: a prompt's label tokens, one label's behind
-another's, and behind them the labels' ends, if they are scored.
+Legend: R rows of logits, V vocabulary, S prompts, P terms: a prompt's label tokens that are scored, one
+label's behind another's, and behind them the labels' ends, if they are scored.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tirazh.model.engine.sliced_logits import SlicedLogits
 def label_logprobs(logits_RV: Tensor, trie: LabelTrie) -> list[float]:
     """Return the log-likelihood of every label for one prompt.
 
-    logits_RV: float32 [1 + nodes, V]; row 0 belongs to the prompt's last token, row 1 + i to trie
-    node i.
+    logits_RV: float32 [nodes that are read, V], in the order of `trie.read_nodes`: row 0 belongs to the
+    prompt's last token, row 1 + i to trie node i, unless some are not read.
     """
     return sum_terms(token_logprobs(logits_RV, trie)[0].tolist(), trie)
 
@@ -34,10 +34,10 @@ def label_logprobs(logits_RV: Tensor, trie: LabelTrie) -> list[float]:
 def token_logprobs(logits_RV: Tensor, trie: LabelTrie) -> Tensor:
     """Return all terms of the labels' log-likelihoods, for several prompts.
 
-    logits_RV: float32 [S * (1 + nodes), V], the rows of each prompt as in `label_logprobs`. Returns
+    logits_RV: float32 [S * nodes that are read, V], the rows of each prompt as in `label_logprobs`. Returns
     float64 [S, P] on the device of the logits, without waiting for that device.
     """
-    num_rows = 1 + trie.num_nodes
+    num_rows = trie.num_read
     nodes_P, tokens_P = _token_indices(trie, logits_RV.device)
     first_S = torch.arange(0, len(logits_RV), num_rows, device=logits_RV.device)
     rows_SP = first_S[:, None] + nodes_P
@@ -55,7 +55,7 @@ def token_logprobs(logits_RV: Tensor, trie: LabelTrie) -> Tensor:
 def sliced_token_logprobs(logits: SlicedLogits, first_rows: Sequence[int], trie: LabelTrie, num_tokens: int) -> Tensor:
     """Return the same as `token_logprobs` for logits that are not held all at once.
 
-    `first_rows` are the rows of the prompts' last tokens; columns from `num_tokens` on are ignored.
+    `first_rows` are the first rows of the prompts; columns from `num_tokens` on are ignored.
     """
     nodes_P, tokens_P = _token_indices(trie, torch.device("cpu"))
     first_S = torch.tensor(first_rows)
@@ -88,7 +88,8 @@ def sum_terms(logprobs: Sequence[float], trie: LabelTrie) -> list[float]:
 def _token_indices(trie: LabelTrie, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the rows (within one prompt) and columns of the logits that predict the labels'
     tokens: int64 [label tokens] each."""
-    nodes = torch.tensor([node + 1 for path in trie.paths for node, _ in path])
+    row_of = {node: row for row, node in enumerate(trie.read_nodes)}
+    nodes = torch.tensor([row_of[node] for path in trie.paths for node, _ in path])
     tokens = torch.tensor([token for path in trie.paths for _, token in path])
     return nodes.to(device), tokens.to(device)
 
@@ -96,7 +97,8 @@ def _token_indices(trie: LabelTrie, device: torch.device) -> tuple[Tensor, Tenso
 @functools.lru_cache(maxsize=4)
 def _leaf_rows(trie: LabelTrie, device: torch.device) -> Tensor:
     """Return the rows (within one prompt) of the logits behind the labels: int64 [labels or 0]."""
-    return torch.tensor([leaf + 1 for leaf in trie.leaves], dtype=torch.int64).to(device)
+    row_of = {node: row for row, node in enumerate(trie.read_nodes)}
+    return torch.tensor([row_of[leaf] for leaf in trie.leaves], dtype=torch.int64).to(device)
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tirazh.model.engine.sequences import ActiveSequence
@@ -19,7 +21,7 @@ Owners = Sequence[tuple[int, ActiveSequence]]  # slots, and the sequences that h
 
 
 class PendingStep:
-    """Sampled tokens and label scores of one step. Reading them waits until the device has finished
+    """Sampled tokens, label scores and hidden states of one step. Reading them waits until the device has finished
     the step."""
 
     def __init__(self) -> None:
@@ -27,6 +29,7 @@ class PendingStep:
         self._logprobs: PendingCopy | None = None
         self._texts: tuple[Owners, Sequence[int], PendingCopy] | None = None
         self._scores: tuple[Owners, PendingCopy] | None = None
+        self._hidden: tuple[Owners, Sequence[slice], PendingCopy] | None = None
 
     def expect_tokens(self, owners: Owners, tokens_R: Tensor, logprobs_R: Tensor) -> None:
         """Start to copy one sampled token and its log-probability for each owner: int64 and float64 [R]."""
@@ -41,9 +44,13 @@ class PendingStep:
         """Start to copy the log-probabilities of the labels' tokens for each owner: float64 [R, P]."""
         self._scores = owners, PendingCopy(terms_RP)
 
+    def expect_hidden(self, owners: Owners, rows: Sequence[slice], hidden_RC: Tensor) -> None:
+        """Start to copy hidden states, of which `rows[i]` are for owner i: float32 [R, C]."""
+        self._hidden = owners, rows, PendingCopy(hidden_RC)
+
     def sequences(self) -> Iterator[ActiveSequence]:
-        """Yield the sequences for which there is a token or scores."""
-        for expected in (self._tokens, self._scores, self._texts):
+        """Yield the sequences for which there is a token, scores or hidden states."""
+        for expected in (self._tokens, self._scores, self._texts, self._hidden):
             if expected is not None:
                 yield from (sequence for _, sequence in expected[0])
 
@@ -60,6 +67,14 @@ class PendingStep:
             logprobs = iter(copy.read())
             for (slot, sequence), count in zip(owners, counts, strict=True):
                 yield slot, sequence, list(itertools.islice(logprobs, count))
+
+    def hidden(self) -> Iterator[tuple[int, ActiveSequence, NDArray[np.float32]]]:
+        """Yield slot, sequence and the hidden states of its next tokens, float32 [tokens, C]."""
+        if self._hidden is not None:
+            owners, rows, copy = self._hidden
+            hidden_RC = copy.read_array()
+            for (slot, sequence), part in zip(owners, rows, strict=True):
+                yield slot, sequence, hidden_RC[part]
 
     def scores(self) -> Iterator[tuple[int, ActiveSequence, list[float]]]:
         """Yield slot, sequence and the log-probabilities of its label tokens."""

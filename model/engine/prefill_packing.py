@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from tirazh.model.engine.label_trie import LabelTrie
 from tirazh.model.engine.sequences import ActiveSequence, Slots, StepBuilder
-from tirazh.model.requests import ScoreRequest, TextScoreRequest
+from tirazh.model.requests import EmbedRequest, GenerateRequest, ScoreRequest, TextScoreRequest
 from tirazh.model.step import chunk_length
 
 
@@ -37,10 +37,13 @@ def build_prefill_step(
             start += chunk.length
             if chunk.trie:
                 builder.add_trie(slot, chunk.trie, start)
-            if start == len(sequence.prompt) and not is_text:
-                builder.request_logits(slot, 1 + chunk.num_tree_tokens)
+                builder.request_trie_logits(slot, chunk.trie)
+            elif start == len(sequence.prompt) and isinstance(sequence.request, GenerateRequest):
+                builder.request_logits(slot, 1)
         if is_text and start > max(sequence.num_cached, sequence.first_scored_row):
             builder.request_logits(slot, start - max(sequence.num_cached, sequence.first_scored_row))
+        if isinstance(sequence.request, EmbedRequest) and start > max(sequence.num_cached, sequence.first_pooled_row):
+            builder.request_hidden(slot, start - max(sequence.num_cached, sequence.first_pooled_row))
     return builder
 
 
@@ -55,10 +58,6 @@ class _PromptChunk:
     length: int
     trie: LabelTrie | None
     end_row: int
-
-    @property
-    def num_tree_tokens(self) -> int:
-        return self.trie.num_nodes if self.trie else 0
 
 
 def _next_chunks(

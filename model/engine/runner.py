@@ -80,6 +80,7 @@ class ModelRunner:
         self._head = LogitsHead(model)
         self.cache = self._new_cache(num_slots, max_length)
         self.overlaps_steps = overlaps_steps
+        self.hidden_states = torch.empty(0)  # float32 [rows, C] of the last step's `hidden_rows`
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
         self._uses_cuda_graphs = uses_cuda_graphs
         self._graphs: StepGraphs | None = None
@@ -98,23 +99,29 @@ class ModelRunner:
         return self.cache.window_size or _DENSE_CHUNK
 
     def set_prefix(self, token_ids: tuple[int, ...], prefill_rows: int) -> None:
-        """Compute the job's shared prefix once and keep it for every slot.
+        """Compute a job's shared prefix once and keep it for every slot, in place of the one that is
+        held. No slot may be in use.
 
         It is computed in a cache of its own with a single slot, in steps of `prefill_rows` rows,
         without CUDA graphs.
         """
+        if self._graphs is not None:
+            torch.cuda.synchronize(self.device)  # the last step may still run
+            self._graphs = None  # graphs captured so far read another prefix, or none
+        self.cache.replace_prefix(None)
         if not token_ids:
             return
         cache = self._new_cache(1, len(token_ids))
         with torch.inference_mode():
             for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
                 self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
-        self.cache.prefix = cache.to_prefix()
-        self._graphs = None  # graphs captured so far read another prefix, or none
+        self.cache.replace_prefix(cache.to_prefix())
 
     def execute(self, step: Step) -> Tensor | SlicedLogits:
         """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's
         device; of many rows such that must be read before the next step."""
+        if step.new_prefix is not None:
+            self.set_prefix(step.new_prefix.token_ids, step.new_prefix.prefill_rows)
         return self._execute(step, self.cache)
 
     def warm_up(
@@ -151,6 +158,8 @@ class ModelRunner:
             step = step.without_padding()
         run = self._forward_by_graph if self._uses_cuda_graphs else self._forward_eagerly
         hidden_NC = run(step, cache)
+        if step.hidden_rows:
+            self.hidden_states = hidden_NC[to_device(torch.tensor(step.hidden_rows), self.device)].float()
         rows, at_a_time = step.logit_rows, self._logit_rows[step.phase]
         most = rows_at_once(self.vocab_size, at_a_time)
         if len(rows) <= most:

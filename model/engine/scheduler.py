@@ -9,20 +9,19 @@ token, does not depend on the rows beside it. Pure Python and NumPy, no torch: t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.label_trie import LabelTrie, job_trie
+from tirazh.model.engine.jobs import JobQueue, JobQueues
 from tirazh.model.engine.logit_edits import LogitEdits
 from tirazh.model.engine.prefill_packing import build_prefill_step
 from tirazh.model.engine.sequences import ActiveSequence, StepBuilder, build_decode_step
 from tirazh.model.engine.stop_strings import ending_ids
 from tirazh.model.engine.validation import find_problem, num_shared_tokens
 from tirazh.model.requests import EngineJob, GenerateRequest, Request
-from tirazh.model.step import FreshSlot, Step
+from tirazh.model.step import FreshSlot, NewPrefix, Step
 
 # Prompts wait while at least this many sequences decode per waiting prompt. A step that is padded
 # to its fixed shape takes as long with few rows as with all of them, so a prefill step for a few
@@ -32,15 +31,11 @@ from tirazh.model.step import FreshSlot, Step
 # for prompts of 10 to 60 tokens, 1 takes up to 4 %, 2 up to 16 % and no waiting at all up to 11 %
 # more time than 3.
 MIN_DECODING_PER_PROMPT = 3
-# Where a label trie makes a prefill step longer, it grows to a multiple of the kernels' tiles of 64
-# rows (64 queries in attention on a GPU, and a CPU's matmuls are at their best from about 64 rows
-# on), whose last one would run half empty.
-ROW_MULTIPLE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class LogitsReader:
-    """A sequence whose next result comes from `rows` of the logits that a step returns."""
+    """A sequence whose next result comes from `rows` of the logits, or of the hidden states, of a step."""
 
     slot: int
     sequence: ActiveSequence
@@ -64,10 +59,11 @@ class LogitsReader:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledStep:
-    """A step to execute, and the sequences that read its logits, in the order of the logits."""
+    """A step to execute, and the sequences that read its logits and its hidden states, in their order."""
 
     step: Step
     readers: tuple[LogitsReader, ...]
+    hidden_readers: tuple[LogitsReader, ...] = ()
 
 
 class Scheduler:
@@ -78,17 +74,17 @@ class Scheduler:
     """
 
     def __init__(
-        self, config: EngineConfig, job: EngineJob, *, window_size: int, admission: Admission | None = None
+        self, config: EngineConfig, *jobs: EngineJob, window_size: int, admission: Admission | None = None
     ) -> None:
-        """`window_size` is the runner's. `admission` limits how many sequences run where slots
-        allocate memory as they grow. Raises RequestError for labels that are empty or equal."""
-        self.config, self.job = config, job
-        self.trie: LabelTrie | None = job_trie(job, config.num_tokens) if job.labels else None
+        """The runner holds the shared prefix of the first of `jobs`, at least one; `window_size` is the
+        runner's. `admission` limits how many sequences run where slots allocate memory as they grow.
+        Raises RequestError as `add_job`."""
+        self.config = config
         self.slots: list[ActiveSequence | None] = [None] * config.num_slots
         self._window_size = window_size
         self._admission = admission
-        self._prefill_rows = rows_of_prefill(config.prefill_rows, window_size, self.trie)
-        self._waiting: deque[ActiveSequence] = deque()
+        self._jobs = JobQueues(config, jobs, window_size=window_size)
+        self._held_prefix = self._jobs.active.job.prefix_token_ids
         self._fresh: list[FreshSlot] = []
         self._dirty_slots: set[int] = set()  # slots whose cache holds NaN of an earlier sequence
         self._num_admitted = 0
@@ -96,7 +92,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a sequence waits or holds a slot."""
-        return bool(self._waiting or any(self.slots))
+        return bool(self._jobs.num_waiting or any(self.slots))
 
     @property
     def needs_all_tokens(self) -> bool:
@@ -106,18 +102,33 @@ class Scheduler:
 
     def find_problem(self, request: Request) -> str | None:
         """Return why a request cannot be run; None when it can be added."""
-        return find_problem(request, self.config, self.job, self.trie)
+        if not 0 <= request.job < len(self._jobs):
+            return f"the request belongs to job {request.job}, but the last job of the engine is {len(self._jobs) - 1}"
+        queue = self._jobs[request.job]
+        return find_problem(request, self.config, queue.job, queue.trie)
+
+    def add_job(self, job: EngineJob) -> int:
+        """Return the index by which requests name a job; an equal job keeps the index that it has.
+
+        Raises RequestError for a job that cannot be run (`JobQueues.add_job`).
+        """
+        return self._jobs.add_job(job)
 
     def add(self, requests: Iterable[tuple[int, Request]]) -> None:
         """Queue valid requests with their ids. Of those that arrive together, the longest
         completions start first, then the longest prompts: started last, they would run alone at the
         end."""
-        sequences = [self._new_sequence(id, request) for id, request in requests]
-        self._waiting.extend(sorted(sequences, key=lambda s: (-s.num_remaining, -len(s.prompt))))
+        arrived: dict[int, list[ActiveSequence]] = {}
+        for id, request in requests:
+            sequence = self._new_sequence(id, request, self._jobs[request.job])
+            arrived.setdefault(request.job, []).append(sequence)
+        for job, sequences in arrived.items():
+            sequences.sort(key=lambda s: (-s.num_remaining, -len(s.prompt)))
+            self._jobs.add(self._jobs[job], sequences)
 
     def cancel(self, ids: Collection[int]) -> None:
         """Drop the sequences with these ids, whether they wait or run. Call it between two steps."""
-        self._waiting = deque(sequence for sequence in self._waiting if sequence.id not in ids)
+        self._jobs.cancel(ids)
         for slot, sequence in enumerate(self.slots):
             if sequence is not None and sequence.id in ids:
                 sequence.is_finished = True
@@ -127,17 +138,19 @@ class Scheduler:
                 self.release(slot, sequence)
 
     def admit(self) -> int:
-        """Give free slots to waiting sequences, in their order. Returns the prompt tokens of those
-        admitted."""
+        """Give free slots to waiting sequences of the active job, in their order. Returns the prompt
+        tokens of those admitted."""
+        if self._jobs.others_wait and not any(self.slots):
+            self._jobs.change_turn()
         free = [slot for slot, owner in enumerate(self.slots) if owner is None]
-        candidates = list(zip(free, self._waiting, strict=False))
+        candidates = list(zip(free, self._jobs.candidates(len(free)), strict=False))
         num_admitted = len(candidates)
         if self._admission is not None and candidates:
             held = [0 if owner is None else owner.num_slot_tokens for owner in self.slots]
             num_admitted = self._admission.admit(held, [(slot, s.max_slot_tokens) for slot, s in candidates])
         for slot, sequence in candidates[:num_admitted]:
-            self._waiting.popleft()
             self._occupy(slot, sequence)
+        self._jobs.take(num_admitted)
         return sum(len(sequence.prompt) for _, sequence in candidates[:num_admitted])
 
     def schedule(self) -> ScheduledStep | None:
@@ -147,8 +160,11 @@ class Scheduler:
         if builder is None:
             return None
         fresh, self._fresh = tuple(self._fresh), []
-        readers = [LogitsReader(slot, self._owner(slot), rows) for slot, rows in builder.logit_requests]
-        return ScheduledStep(builder.build(fresh), tuple(readers))
+        readers, hidden_readers = (
+            tuple(LogitsReader(slot, self._owner(slot), rows) for slot, rows in requests)
+            for requests in (builder.logit_requests, builder.hidden_requests)
+        )
+        return ScheduledStep(builder.build(fresh, self._new_prefix()), readers, hidden_readers)
 
     def expect_token(self, slot: int) -> None:
         """A token of the slot's sequence has been sampled. Frees the slot where that token is the
@@ -171,12 +187,22 @@ class Scheduler:
         there."""
         self._dirty_slots.add(slot)
 
-    def _new_sequence(self, id: int, request: Request) -> ActiveSequence:
+    def _new_prefix(self) -> NewPrefix | None:
+        """The shared prefix of the active job, where ranks hold another one; they hold it from here on."""
+        wanted = self._jobs.active.job.prefix_token_ids
+        if wanted == self._held_prefix:
+            return None
+        self._held_prefix = wanted
+        return NewPrefix(wanted, self.config.prefill_rows)
+
+    def _new_sequence(self, id: int, request: Request, queue: JobQueue) -> ActiveSequence:
         prompt = tuple(request.prompt_token_ids)
-        shared, max_new_tokens = num_shared_tokens(request, self.job), 0
+        shared, max_new_tokens = num_shared_tokens(request, queue.job), 0
         if isinstance(request, GenerateRequest):
             max_new_tokens = min(request.sampling.max_new_tokens, self.config.max_length - len(prompt))
-        return ActiveSequence(id, request, prompt, max_new_tokens, num_shared=shared, num_cached=shared)
+        return ActiveSequence(
+            id, request, prompt, max_new_tokens, num_shared=shared, num_cached=shared, trie=queue.trie
+        )
 
     def _occupy(self, slot: int, sequence: ActiveSequence) -> None:
         sequence.admission_number = self._num_admitted = self._num_admitted + 1
@@ -195,11 +221,14 @@ class Scheduler:
         num_decoding = sum(s is not None and s.is_decoding for s in self.slots)
         if not to_prefill or num_decoding >= self.config.decode_rows:
             return False
-        return sum(to_prefill) >= self._prefill_rows or num_decoding < MIN_DECODING_PER_PROMPT * len(to_prefill)
+        return sum(to_prefill) >= self._jobs.active.prefill_rows or num_decoding < MIN_DECODING_PER_PROMPT * len(
+            to_prefill
+        )
 
     def _build_prefill(self) -> StepBuilder:
+        active = self._jobs.active
         builder = build_prefill_step(
-            self.slots, self._prefill_rows, self.trie, window=self._window_size, max_chunk=self.config.prefill_rows
+            self.slots, active.prefill_rows, active.trie, window=self._window_size, max_chunk=self.config.prefill_rows
         )
         for segment in builder.segments:
             if segment.tree_parents is None:
@@ -213,10 +242,3 @@ class Scheduler:
         sequence = self.slots[slot]
         assert sequence is not None
         return sequence
-
-
-def rows_of_prefill(least: int, window_size: int, trie: LabelTrie | None) -> int:
-    """Return the rows of a prefill step, `least` or more. A prompt's last chunk and its label trie
-    share one step, so it holds both."""
-    needed = min(window_size, least) + (trie.num_nodes if trie else 0)
-    return max(least, -(-needed // ROW_MULTIPLE) * ROW_MULTIPLE)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tirazh.errors import CheckpointError
+from tirazh.model.engine.jobs import rows_of_prefill
 from tirazh.model.engine.label_trie import LabelTrie
 from tirazh.model.engine.network import is_own, model_type, trace_layers
 from tirazh.model.engine.runner import ModelRunner
-from tirazh.model.engine.scheduler import rows_of_prefill
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.step import FreshSlot, Step, StepRows, chunk_length
 

@@ -14,8 +14,9 @@ import numpy as np
 
 from tirazh.model.engine.label_trie import LabelTrie
 from tirazh.model.engine.logit_edits import LogitEdits
-from tirazh.model.requests import Constraint, GenerateRequest, Request, TextScoreRequest
-from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Segment, Step
+from tirazh.model.engine.pooling import Pool
+from tirazh.model.requests import Constraint, EmbedRequest, GenerateRequest, Request, TextScoreRequest
+from tirazh.model.step import PLACEHOLDER, FreshSlot, NewPrefix, Phase, Segment, Step
 
 if TYPE_CHECKING:
     from tirazh.model.constraints.grammar import GrammarState
@@ -32,6 +33,7 @@ class ActiveSequence:
     its settings change no logits. `logprob` is the sum over the tokens read so far; of a text that is
     scored, these are `num_scored`. `grammar` is the state of the request's constraint, once it has a slot.
     The first `num_absorbed` new tokens belong to `prompt` as well: they were known before they were sampled.
+    `trie` holds the labels of its job. `pool` holds the hidden states of a prompt that is embedded.
     """
 
     id: int
@@ -49,6 +51,8 @@ class ActiveSequence:
     num_scored: int = 0
     grammar: GrammarState | None = None
     num_absorbed: int = 0
+    trie: LabelTrie | None = None
+    pool: Pool | None = None
 
     def append_known(self, tokens: Sequence[int]) -> None:
         """Append tokens to the completion that no step has to find: they are prefilled like a prompt, together with
@@ -127,6 +131,12 @@ class ActiveSequence:
         assert isinstance(self.request, TextScoreRequest)
         return self.request.num_context - 1
 
+    @property
+    def first_pooled_row(self) -> int:
+        """The first prompt token whose hidden state is read, of a prompt that is embedded."""
+        assert isinstance(self.request, EmbedRequest)
+        return self.num_shared if self.request.pooling == "mean" else len(self.prompt) - 1
+
     def targets(self, num_rows: int) -> Sequence[int]:
         """The tokens that the last `num_rows` cached tokens predict, of a text that is scored."""
         assert isinstance(self.request, TextScoreRequest)
@@ -145,7 +155,7 @@ class StepBuilder:
     of rows.
 
     `row` is the next row to fill. `logit_requests` lists each slot whose logits are needed with its
-    rows in the logits that the step returns.
+    rows in the logits that the step returns, `hidden_requests` the same for hidden states.
     """
 
     def __init__(self, phase: Phase, num_rows: int) -> None:
@@ -157,6 +167,8 @@ class StepBuilder:
         self._token_ids = np.zeros(num_rows, np.int64)
         self._positions = np.zeros(num_rows, np.int64)
         self._logit_rows: list[int] = []
+        self.hidden_requests: list[tuple[int, slice]] = []
+        self._hidden_rows: list[int] = []
 
     def has_room(self, num_tokens: int) -> bool:
         """Whether `num_tokens` more rows fit."""
@@ -179,10 +191,34 @@ class StepBuilder:
         self._logit_rows += range(self.row - num_rows, self.row)
         self.logit_requests.append((slot, slice(first, first + num_rows)))
 
-    def build(self, fresh_slots: tuple[FreshSlot, ...]) -> Step:
+    def request_trie_logits(self, slot: int, trie: LabelTrie) -> None:
+        """Request the logits that a trie's terms read, on behalf of `slot`: of the prompt's last row and
+        of the trie's nodes, which were added last."""
+        if not trie.unread:
+            self.request_logits(slot, 1 + trie.num_nodes)
+            return
+        first, node_0 = len(self._logit_rows), self.row - trie.num_nodes
+        self._logit_rows += [node_0 + node for node in trie.read_nodes]
+        self.logit_requests.append((slot, slice(first, len(self._logit_rows))))
+
+    def request_hidden(self, slot: int, num_rows: int) -> None:
+        """Request the hidden states of the last `num_rows` rows added, on behalf of `slot`."""
+        first = len(self._hidden_rows)
+        self._hidden_rows += range(self.row - num_rows, self.row)
+        self.hidden_requests.append((slot, slice(first, first + num_rows)))
+
+    def build(self, fresh_slots: tuple[FreshSlot, ...], new_prefix: NewPrefix | None = None) -> Step:
         """Return the finished step; `fresh_slots` are those in which a sequence starts with it."""
-        logit_rows = np.array(self._logit_rows, np.int64)
-        return Step(self.phase, self._token_ids, self._positions, tuple(self.segments), logit_rows, fresh_slots)
+        return Step(
+            self.phase,
+            self._token_ids,
+            self._positions,
+            tuple(self.segments),
+            np.array(self._logit_rows, np.int64),
+            fresh_slots,
+            new_prefix,
+            tuple(self._hidden_rows),
+        )
 
     def _put(self, tokens: Sequence[int], positions: Sequence[int]) -> None:
         rows = slice(self.row, self.row + len(tokens))

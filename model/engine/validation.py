@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.label_trie import LabelTrie
-from tirazh.model.requests import EngineJob, Request, ScoreRequest, TextScoreRequest
+from tirazh.model.requests import EngineJob, GenerateRequest, Request, ScoreRequest, TextScoreRequest
 
 
 def find_problem(request: Request, config: EngineConfig, job: EngineJob, trie: LabelTrie | None) -> str | None:
@@ -16,7 +16,9 @@ def find_problem(request: Request, config: EngineConfig, job: EngineJob, trie: L
     if not prompt:
         return "the prompt is empty"
     is_scored = isinstance(request, ScoreRequest)
-    num_following = (trie.height if trie else 0) if is_scored else 1
+    num_following = int(isinstance(request, GenerateRequest))
+    if is_scored and trie is not None:
+        num_following = trie.height
     if len(prompt) + num_following > config.max_length:
         return f"the prompt has {len(prompt)} tokens; with what follows it, {config.max_length} fit"
     own_tokens = prompt[num_shared_tokens(request, job) :]  # the shared prefix is the job's, not this row's

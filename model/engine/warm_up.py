@@ -11,9 +11,9 @@ import functools
 from collections.abc import Iterator
 
 from tirazh.model.attention.kv_cache import KVCache
+from tirazh.model.engine.jobs import rows_of_prefill
 from tirazh.model.engine.label_trie import LabelTrie, build_trie
 from tirazh.model.engine.runner import ModelRunner
-from tirazh.model.engine.scheduler import rows_of_prefill
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.requests import EngineJob
 from tirazh.model.step import FreshSlot, Step, StepRows, chunk_length
@@ -27,7 +27,7 @@ def warm_up(runner: ModelRunner, job: EngineJob, rows: StepRows) -> None:
 
     The runner must already hold the prefix. All ranks of a replica call this together.
     """
-    trie = build_trie(job.labels, job.label_ends) if job.labels else None
+    trie = build_trie(job.labels, job.label_ends, job.label_starts) if job.labels else None
     steps = functools.partial(_steps, trie=trie, rows=rows, window=runner.window_size, max_length=runner.max_length)
     runner.warm_up(steps, num_slots=max(2, min(runner.num_slots, rows.decode)))
 
@@ -60,7 +60,9 @@ def _prefill(
         builder.add(slot, [_TOKEN] * length, start)
         if trie:
             builder.add_trie(slot, trie, start + length)
-        builder.request_logits(slot, 1 + num_nodes)
+            builder.request_trie_logits(slot, trie)
+        else:
+            builder.request_logits(slot, 1)
         fresh.append(FreshSlot(slot, uses_prefix=start > 0))
     return builder.build(tuple(fresh)) if fresh else None
 

@@ -75,6 +75,8 @@ def prepare_prompts(
     config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
     writer = PromptWriter(replace(config, boundary=None), tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
+    if isinstance(spec, EmbedSpec) and spec.pooling == "mean":
+        prefix = ()  # the engine leaves the tokens of a shared prefix out of the mean
     _check_capacity(config, len(prefix))
     calibration: Sequence[int] = ()
     if isinstance(spec, ClassifySpec) and spec.calibrate:

@@ -69,15 +69,18 @@ def test_calls_run_at_once_and_each_gets_its_own_results(ranks: int) -> None:
             assert [result.token_ids for result in results] == [(call, 77, row) for row in range(50)]
 
 
-def test_the_echo_engine_answers_both_kinds_of_request() -> None:
+def test_the_echo_engine_answers_both_kinds_of_request_of_every_job() -> None:
     async def run() -> list[Any]:
-        return [*await replica.run([prompt(1, 2), ScoreRequest(prompt_token_ids=(3,))]), await replica.counters()]
+        job = await replica.add_job(EngineJob(labels=((1,), (2,), (3,), (4,))))
+        requests = [prompt(1, 2), ScoreRequest(prompt_token_ids=(3,)), ScoreRequest(prompt_token_ids=(3,), job=job)]
+        return [*await replica.run(requests), await replica.counters()]
 
-    with started_replica(engine="echo", job=EngineJob(labels=((1,), (2,)))) as replica:
-        completion, scores, counters = asyncio.run(run())
+    with started_replica(engine="echo", jobs=(EngineJob(labels=((1,), (2,))),)) as replica:
+        completion, scores, of_other_job, counters = asyncio.run(run())
     assert completion == Completion(token_ids=(1, 2), finish_reason="length", logprob=-2.0)
     assert scores.logprobs == pytest.approx([-0.6931, -0.6931], abs=1e-4)
-    assert counters.finished == 2
+    assert of_other_job.logprobs == pytest.approx([-1.3863] * 4, abs=1e-4)
+    assert counters.finished == 3
 
 
 @pytest.mark.parametrize(("ranks", "victim"), [(1, 0), pytest.param(2, 0, marks=pytest.mark.slow), (2, 1)])

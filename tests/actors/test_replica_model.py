@@ -18,7 +18,7 @@ from tests.system.tiny_model import TINY, write_tiny_model
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.replica import Replica
 from tirazh.errors import ReplicaError, RequestError
-from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
+from tirazh.model.requests import EngineJob, GenerateRequest, LabelScores, Request, SamplingParams, ScoreRequest
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
 
@@ -37,7 +37,7 @@ def replicas(model: str, *ranks: int, **settings: Any) -> Iterator[list[Replica]
     try:
         for tensor_parallel in ranks:
             config = ReplicaConfig(
-                model=model, job=JOB, slots=8, seq_length=256, tensor_parallel=tensor_parallel, **settings
+                model=model, jobs=(JOB,), slots=8, seq_length=256, tensor_parallel=tensor_parallel, **settings
             )
             started.append(Replica(config))
         yield started
@@ -74,6 +74,34 @@ def test_two_sharded_replicas_at_once_answer_like_one_rank(tiny_model: str) -> N
     # Every rank holds both embeddings, and the output head, which is packed and so no longer tied.
     replicated = 4 * (2 * TINY.vocab_size + TINY.max_position_embeddings) * TINY.hidden_size
     assert weights[1] == weights[2] < weights[0] + 1.2 * replicated
+
+
+def test_a_job_added_to_a_sharded_replica_runs_behind_its_own_prefix_on_every_rank(tiny_model: str) -> None:
+    other = EngineJob(prefix_token_ids=tuple(range(150, 100, -1)), labels=((9,), (7, 8)))
+
+    async def add_and_run(replica: Replica) -> list[Any]:
+        index = await replica.add_job(other)
+        assert (index, await replica.add_job(other), await replica.add_job(JOB)) == (1, 1, 0)
+        with pytest.raises(RequestError, match="two labels have the same tokens"):
+            await replica.add_job(EngineJob(labels=((1,), (1,))))
+        own = [tuple(request.prompt_token_ids)[len(PREFIX) :] for request in requests(6)[6:]]
+        of_other = [ScoreRequest(prompt_token_ids=other.prefix_token_ids + tail, job=index) for tail in own]
+        return [
+            *await replica.run([*requests(6), *of_other]),
+            *await replica.run(of_other),
+            *await replica.run(requests(6)),
+        ]
+
+    with replicas(tiny_model, 1, 2) as started:
+        whole, sharded = (asyncio.run(add_and_run(replica)) for replica in started)
+    assert whole[12:18] == whole[18:24]
+    assert whole[:12] == whole[24:]
+    assert all(result.error is None for result in whole)
+    for one, two in zip(whole, sharded, strict=True):
+        if isinstance(one, LabelScores):
+            assert two.logprobs == pytest.approx(one.logprobs, abs=1e-4)
+        else:
+            assert two.token_ids == one.token_ids
 
 
 def test_a_rank_killed_during_an_all_reduce_ends_the_replica(tiny_model: str) -> None:

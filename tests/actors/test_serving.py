@@ -15,8 +15,8 @@ import pytest
 from tests.actors.fakes import prompt
 from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.serving import EngineLoop
-from tirazh.errors import ReplicaError
-from tirazh.model.requests import Completion, EngineCounters, Request, Result
+from tirazh.errors import ReplicaError, RequestError
+from tirazh.model.requests import Completion, EngineCounters, EngineJob, Request, Result
 
 
 class ReversingEngine:
@@ -32,6 +32,13 @@ class ReversingEngine:
     @property
     def has_work(self) -> bool:
         return bool(self.added)
+
+    def add_job(self, job: EngineJob) -> int:
+        if not job.labels:
+            raise RequestError("a job without labels")
+        if job.labels == ((13,),):
+            raise ZeroDivisionError
+        return len(job.labels)
 
     def add(self, requests: Sequence[Request]) -> list[int]:
         ids = list(range(self._next_id, self._next_id + len(requests)))
@@ -147,6 +154,31 @@ def test_when_the_engine_fails_every_caller_gets_an_error() -> None:
             waiting.result(10)
         with pytest.raises(ReplicaError, match="has ended"):
             loop.submit([prompt(1)])
+
+
+def test_a_job_is_added_while_requests_run_or_refused_alone() -> None:
+    loop, _, _ = make_loop()
+    added, refused = loop.add_job(EngineJob(labels=((1,), (2,)))), loop.add_job(EngineJob())
+    cancelled, running = loop.add_job(EngineJob(labels=((1,),))), loop.submit([prompt(1), prompt(2)])
+    cancelled.cancel()
+    assert loop.heartbeat().is_busy
+    with serving(loop):
+        assert added.result(10) == 2
+        with pytest.raises(RequestError, match="a job without labels"):
+            refused.result(10)
+        assert tokens_of(running.result(10)) == [1, 2]
+        assert loop.add_job(EngineJob(labels=((1,),))).result(10) == 1
+    assert not loop.heartbeat().is_busy
+
+
+def test_a_job_that_ends_the_engine_gets_an_error_too() -> None:
+    loop, _, _ = make_loop()
+    failing = loop.add_job(EngineJob(labels=((13,),)))
+    with serving(loop):
+        with pytest.raises(ReplicaError, match="the engine ended"):
+            failing.result(10)
+        with pytest.raises(ReplicaError, match="has ended"):
+            loop.add_job(EngineJob())
 
 
 def test_waiting_for_other_ranks_is_work_and_waiting_for_calls_is_not() -> None:

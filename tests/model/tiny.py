@@ -121,6 +121,10 @@ class RecordingRunner:
         self.store_tokens = runner.store_tokens
         self.seen: list[tuple[Step, Tensor]] = []
 
+    @property
+    def hidden_states(self) -> Tensor:
+        return self.runner.hidden_states
+
     def execute(self, step: Step) -> Tensor | SlicedLogits:
         logits_RV = self.runner.execute(step)
         self.seen.append((step, logits_RV.clone() if isinstance(logits_RV, Tensor) else torch.empty(0)))

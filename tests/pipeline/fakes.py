@@ -39,7 +39,7 @@ class FakeEngine(EchoEngine):
         if isinstance(request, TextScoreRequest | EmbedRequest):
             return super()._answer(request)
         prompt = tuple(request.prompt_token_ids)
-        labels = self._config.job.labels
+        labels = self._jobs[request.job].labels
         return LabelScores(logprobs=tuple(LIKELY if _holds(prompt, label) else UNLIKELY for label in labels))
 
     def _follow_instruction(self, max_new_tokens: int) -> None:

@@ -68,14 +68,14 @@ def run_in_process(spec: GenerateSpec) -> pa.Table:
 
 def embedded_engine(job: EngineJob, *, slots: int, seq_length: int) -> BatchEngine:
     """The engine of a replica with one thread."""
-    config = ReplicaConfig(model="embedded", job=job, slots=slots, seq_length=seq_length)
+    config = ReplicaConfig(model="embedded", jobs=(job,), slots=slots, seq_length=seq_length)
     runner = _runner(job, slots, seq_length)
     return build_engine(config, runner, runner.execute)
 
 
 @functools.lru_cache(maxsize=1)
 def _runner(job: EngineJob, slots: int, seq_length: int) -> ModelRunner:
-    config = ReplicaConfig(model="embedded", job=job, slots=slots, seq_length=seq_length)
+    config = ReplicaConfig(model="embedded", jobs=(job,), slots=slots, seq_length=seq_length)
     return build_runner(
         config, RankPlace(rank=0, world_size=1, local_rank=0, local_size=1, threads=1), ProgressCounter()
     )

@@ -43,7 +43,7 @@ def counters_of(spec: GenerateSpec) -> EngineCounters:
     """What a run counts: all prompts through the engine `echo`, which answers with as many tokens as the prompt has."""
     plan = plan_job(spec)
     prompts = set_up_prompts(spec, plan)
-    replica = ReplicaConfig(model=spec.model, job=prompts.engine_job, engine="echo")
+    replica = ReplicaConfig(model=spec.model, jobs=(prompts.engine_job,), engine="echo")
     config = InferConfig(
         replica=replica,
         sampling=prompts.config.sampling,

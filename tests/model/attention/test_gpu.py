@@ -160,6 +160,21 @@ def test_the_engine_scores_labels_as_the_whole_model_would(length: int) -> None:
         assert result.logprobs == pytest.approx(scores, abs=1e-4)
 
 
+@pytest.mark.parametrize("length", [5, 16, 30])
+def test_several_questions_after_a_text_are_scored_as_the_whole_model_would(length: int) -> None:
+    """The longer suffix ends two windows behind the prompt."""
+    model = tiny_model(**MODEL)
+    (prompt,), suffixes = random_prompts([length]), random_prompts([3, 30], seed=4)
+    job = EngineJob(
+        labels=tuple(suffix + label for suffix in suffixes for label in LABELS),
+        label_starts=tuple(len(suffix) for suffix in suffixes for _ in LABELS),
+    )
+    expected = [_likelihood(model, prompt + suffix, label) for suffix in suffixes for label in LABELS]
+    (result,) = run(build_engine(model.to(DEVICE), job=job), [ScoreRequest(prompt_token_ids=prompt)])
+    assert isinstance(result, LabelScores)
+    assert result.logprobs == pytest.approx(expected, abs=1e-4)
+
+
 def _likelihood(model: torch.nn.Module, prompt: tuple[int, ...], label: tuple[int, ...]) -> float:
     logits = full_logits(model, prompt + label)[:, :310].log_softmax(-1)
     return sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(label))

@@ -51,13 +51,28 @@ def test_with_ends_the_last_token_of_every_label_is_a_node() -> None:
     assert (trie.leaves, trie.height) == ((0, 1), 2)
 
 
+def test_tokens_before_a_label_s_start_are_nodes_that_only_lead_to_it() -> None:
+    trie = build_trie([(8, 9, 1), (8, 9, 2, 3), (7, 2)], starts=(2, 2, 1))
+    assert picture(trie) == "prompt\n  8\n    9\n      2\n  7"
+    assert trie.paths == (((1, 1),), ((1, 2), (2, 3)), ((3, 2),))
+    assert (trie.read_nodes, trie.num_read) == ([1, 2, 3], 3)
+    assert build_trie([(8, 1), (3,)], starts=(1, 0)).read_nodes == [-1, 0]
+
+
 def test_ends_that_a_model_never_produces_are_left_out() -> None:
     assert job_trie(EngineJob(labels=((1,), (1, 2)), label_ends=(3, 50)), 50).ends == (3,)
+
+
+def test_two_questions_may_have_the_same_words_and_none_may_have_two_equal_labels() -> None:
+    assert len(build_trie([(8, 1), (9, 1)], starts=(1, 1)).paths) == 2
+    with pytest.raises(RequestError, match="two labels have the same tokens"):
+        build_trie([(8, 1), (8, 1)], starts=(0, 1))
 
 
 @given(labels_strategy)
 def test_every_path_holds_its_label_s_tokens_from_parent_to_child(labels: list[tuple[int, ...]]) -> None:
     trie = build_trie(labels)
+    assert trie.num_read == len(trie.read_nodes) == 1 + trie.num_nodes  # without starts all logits are read
     assert [tuple(token for _, token in path) for path in trie.paths] == labels
     for path in trie.paths:
         nodes = [node for node, _ in path]

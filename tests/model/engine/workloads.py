@@ -54,7 +54,13 @@ class FakeRunner:
         for logits_V, row in zip(logits_RV, step.logit_rows, strict=True):
             best = zlib.crc32(f"{tokens[row]} {step.positions[row]}".encode()) % (VOCABULARY - 1)
             logits_V[best] = np.nan if tokens[row] == NAN_TOKEN else 1
+        self._hidden_RC = np.array([[tokens[row], step.positions[row]] for row in step.hidden_rows], np.float32)
+        self._hidden_RC[tokens[list(step.hidden_rows)] == NAN_TOKEN] = np.nan
         return torch.from_numpy(logits_RV)
+
+    @property
+    def hidden_states(self) -> Tensor:
+        return torch.from_numpy(self._hidden_RC)
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
         for slot, token in zip(slots, tokens.tolist(), strict=True):

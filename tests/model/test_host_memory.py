@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tirazh.model.engine.host_memory import free_host_bytes
+from tirazh.model.host_memory import free_host_bytes
 
 GIB = 1 << 30
 
