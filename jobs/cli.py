@@ -68,7 +68,20 @@ SUMMARIES = {
 }
 # Commands whose result is more than what they print.
 WRITING_COMMANDS = (
-    *("classify", "generate", "score", "embed", "finetune", "run", "report", "convert", "submit", "stop", "resume", "demo"),
+    *(
+        "classify",
+        "generate",
+        "score",
+        "embed",
+        "finetune",
+        "run",
+        "report",
+        "convert",
+        "submit",
+        "stop",
+        "resume",
+        "demo",
+    ),
 )
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 

@@ -45,6 +45,7 @@ from tirazh.model.requests import (
 )
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.decide import calibrate
+from tirazh.pipeline.classification.head.linear import LinearHead
 from tirazh.pipeline.constraints.rows import row_constraints
 from tirazh.pipeline.input.overrides import override_rows, row_sampling, sample_seed
 
@@ -63,7 +64,7 @@ _START_RETRY_S = 30.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
     """What the step needs besides the rows. `sampling` is None for classify, score and embed, `metrics` without Ray (a
-    preview). `pooling` is that of embed.
+    preview). `pooling` is that of embed, and of classify with a `head`.
 
     With `samples_as_rows` a sample that fails takes only its own row out, not the other samples of the input row.
     `constraint` is what all completions follow; with `schema_column` each row's own schema instead.
@@ -79,6 +80,7 @@ class InferConfig:
     constraint: Constraint | None = None
     schema_column: str | None = None
     pooling: Pooling | None = None
+    head: LinearHead | None = None
 
 
 class InferStep:
@@ -269,7 +271,7 @@ def append_results(
     if schema.NUM_CONTEXT_IDS in table.column_names:
         columns = _text_columns(answers)
     elif config.pooling is not None:
-        columns = _embedding_columns(answers)
+        columns = _state_columns(answers, config.head)
     else:
         columns = _label_columns(answers, priors) if config.sampling is None else _completion_columns(answers)
     for name, column in columns.items():
@@ -310,9 +312,15 @@ def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str,
     }
 
 
-def _embedding_columns(answers: Sequence[list[Embedding] | None]) -> dict[str, pa.Array[Any]]:
-    values = [None if answer is None else np.asarray(answer[0].values, np.float32) for answer in answers]
-    return {schema.HIDDEN_STATE: pa.array(values, pa.list_(pa.float32()))}
+def _state_columns(answers: Sequence[list[Embedding] | None], head: LinearHead | None) -> dict[str, pa.Array[Any]]:
+    """The hidden states of the rows, or with a head the log-probabilities of its labels."""
+    states = [None if answer is None else np.asarray(answer[0].values, np.float32) for answer in answers]
+    if head is None:
+        return {schema.HIDDEN_STATE: pa.array(states, pa.list_(pa.float32()))}
+    good = [state for state in states if state is not None]
+    found = iter(head.log_probabilities(np.stack(good)) if good else ())
+    scores = [None if state is None else next(found) for state in states]
+    return {schema.LABEL_LOGPROBS: pa.array(scores, pa.list_(pa.float64()))}
 
 
 def _text_columns(answers: Sequence[list[TextScore] | None]) -> dict[str, pa.Array[Any]]:

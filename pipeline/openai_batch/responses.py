@@ -46,6 +46,9 @@ def _body(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "choices": [_choice(index, row, is_chat) for index, row in enumerate(samples)],
         "usage": {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made},
     }
+    if schema.EMBEDDING in first:
+        data = [{"object": "embedding", "index": 0, "embedding": first[schema.EMBEDDING]}]
+        return {"object": "list", "data": data, "usage": {"prompt_tokens": given, "total_tokens": given}}
     if schema.LABEL in first:
         entries = first.get(schema.PROBABILITIES) or []
         body["confidence"] = first.get(schema.CONFIDENCE)

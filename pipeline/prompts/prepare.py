@@ -19,6 +19,7 @@ from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.examples_file import parse_examples
 from tirazh.pipeline.prompts.label_tokens import encode_labels, end_tokens, find_boundary
+from tirazh.pipeline.prompts.labelled_examples import parse_labelled
 from tirazh.pipeline.prompts.sampled_tokens import with_tokens
 from tirazh.pipeline.prompts.score_texts import shared_context
 from tirazh.pipeline.prompts.shots import EXAMPLES, load_shots
@@ -64,7 +65,10 @@ def prepare_prompts(
     config = replace(config, tokenizer_dir=tokenizer_dir, seq_length=seq_length, overrides=tuple(overrides))
     labels: tuple[tuple[int, ...], ...] = ()
     ends: tuple[int, ...] = ()
-    if isinstance(spec, ClassifySpec):
+    has_head = isinstance(spec, ClassifySpec) and spec.head is not None
+    if isinstance(spec, ClassifySpec) and has_head:
+        _check_labelled(spec, config, examples)
+    elif isinstance(spec, ClassifySpec):
         config, labels = with_labels(config, tokenizer, words_of(spec.labels or {}))
         ends = label_ends(config, tokenizer, labels)
     if isinstance(spec, ScoreSpec):
@@ -72,7 +76,7 @@ def prepare_prompts(
     if isinstance(spec, GenerateSpec) and spec.examples is not None and examples is not None:
         shots = load_shots(spec.examples, examples, spec.shots, config.template, config.columns)
         config = replace(config, shots=shots)
-    config = _add_examples(config, tokenizer, _examples_text(spec, config, examples))
+    config = _add_examples(config, tokenizer, "" if has_head else _examples_text(spec, config, examples))
     writer = PromptWriter(replace(config, boundary=None), tokenizer)
     prefix = _shared_prefix(writer.encode(_probes(writer)))
     if isinstance(spec, EmbedSpec) and spec.pooling == "mean":
@@ -85,6 +89,15 @@ def prepare_prompts(
             raise RequestError("--calibrate needs a template that contains more than the text itself")
     job = EngineJob(prefix_token_ids=prefix, labels=labels, label_ends=ends)
     return PreparedPrompts(config, job, tuple(calibration))
+
+
+def _check_labelled(spec: ClassifySpec, config: PromptConfig, examples: bytes | None) -> None:
+    """Raise InputError or RequestError for examples on which no head can be fitted."""
+    if spec.examples is not None and examples is not None:
+        columns = tuple(config.columns.values())
+        parse_labelled(
+            spec.examples, examples, columns=columns, text_column=spec.text_column, labels=tuple(spec.labels or ())
+        )
 
 
 def _prepare_texts(config: PromptConfig, tokenizer: Tokenizer) -> PreparedPrompts:

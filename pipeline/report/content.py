@@ -84,6 +84,12 @@ def _sentences(manifest: Mapping[str, Any], figures: TextFigures | None) -> list
     if manifest.get("accuracy") is not None:
         gold = f"{manifest['accuracy']:.1%} of the {manifest['gold_rows']:,} rows with a gold label"
         said.append(f"{gold} have it as their label (macro-F1 {manifest['macro_f1']:.3f}).")
+    if manifest.get("head"):
+        head = manifest["head"]
+        said.append(
+            f"The labels are those of a linear head, fitted on {head['examples']:,} examples; in cross-validation "
+            f"{head['validated_accuracy']:.1%} of them got their own label."
+        )
     if manifest.get("abstained"):
         said.append(f"{_share(manifest['abstained'], rows)} of the rows have no label: the confidence was too low.")
     return [*said, f"{rows:,} rows are written{'' if errors else ', none with an error'}."]
