@@ -18,7 +18,7 @@ from tirazh import TirazhError, errors
 from tirazh.jobs.job_file import spec_from_file
 from tirazh.jobs.settings import settings_of
 from tirazh.pipeline import schema
-from tirazh.pipeline.spec import ClassifySpec, FilterSpec, GenerateSpec, StepsSpec, flag_name
+from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, FilterSpec, GenerateSpec, StepsSpec, flag_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = ("tirazh", "jobs", "pipeline", "actors", "model")
@@ -34,7 +34,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_FOLDER_MODULES = 24
 MAX_SHARED_PREFIX = 3
-SPECS = (ClassifySpec, GenerateSpec, StepsSpec, FilterSpec)
+SPECS = (ClassifySpec, GenerateSpec, EmbedSpec, StepsSpec, FilterSpec)
 SPEC_FIELDS = {"name", *(setting.name for spec in SPECS for setting in fields(spec))}
 # Flags of the commands that are not settings of a job.
 OTHER_FLAGS = {

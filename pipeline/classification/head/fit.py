@@ -61,7 +61,7 @@ def _validate(
     for seen, held_out in parts:
         weights_LC, bias_L = _fit(states_NC[seen], targets_N[seen], penalty)
         head = LinearHead(("",) * len(bias_L), weights_LC, bias_L)
-        logprobs_NL[held_out] = head.log_probabilities(states_NC[held_out])  # type: ignore[arg-type] - float64
+        logprobs_NL[held_out] = head.log_probabilities(states_NC[held_out])
     loss = -logprobs_NL[np.arange(len(targets_N)), targets_N].mean()
     return float(loss), float((logprobs_NL.argmax(axis=1) == targets_N).mean())
 

@@ -31,7 +31,7 @@ class LinearHead:
     bias_L: NDArray[np.float64]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def log_probabilities(self, states_NC: NDArray[np.float32]) -> NDArray[np.float64]:
+    def log_probabilities(self, states_NC: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Return the natural logarithms of the labels' probabilities, float64 [N, L], of states [N, C].
 
         A row has the same bits whatever other rows are beside it: a matrix product of a library would round by the

@@ -109,6 +109,14 @@ def test_labels_are_answered_with_their_probabilities() -> None:
     assert body["probabilities"] == {"sport": 0.75, "art": 0.25}
 
 
+def test_embeddings_are_answered_in_the_form_of_that_endpoint() -> None:
+    row = {"custom_id": "a", "url": "/v1/completions", "prompt": "x", "embedding": [0.5, 1.0], "prompt_tokens": 3}
+    (line,) = responses(row | {"error": None})
+    body = line["response"]["body"]
+    assert body["data"] == [{"object": "embedding", "index": 0, "embedding": [0.5, 1.0]}]
+    assert body["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
 def test_only_a_single_batch_file_is_answered() -> None:
     columns = ["custom_id", "url", "prompt"]
     assert answers_batch(["/in/a.jsonl"], columns)
