@@ -55,6 +55,7 @@ SUMMARIES = {
     "classify": "assign one of your labels to every row, with a probability for each label",
     "generate": "generate a completion for every prompt",
     "score": "compute the log-likelihood of every text, in nats and in bits per character",
+    "embed": "write the model's last hidden state of every text",
     "finetune": "train a model further on texts, or on prompts with completions",
     "run": "run a job file of any kind, also one of several steps",
     "plan": "show the parts, tokens, memory and time of a job without starting it",
@@ -75,7 +76,7 @@ SUMMARIES = {
 }
 # Commands whose result is more than what they print.
 WRITING_COMMANDS = (
-    *("classify", "generate", "score", "finetune", "run", "report", "evaluate", "convert", "submit", "stop"),
+    *("classify", "generate", "score", "embed", "finetune", "run", "report", "evaluate", "convert", "submit", "stop"),
     *("calibrate", "relabel", "resume", "demo", "tune"),
 )
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"

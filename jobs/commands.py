@@ -36,7 +36,7 @@ CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelSettings))
 
 
 def run_kind(options: argparse.Namespace) -> int:
-    """Run `tirazh classify`, `tirazh generate` or `tirazh score`."""
+    """Run `tirazh classify`, `tirazh generate`, `tirazh score` or `tirazh embed`."""
     return _run_spec(spec_from_options(options.command, options), options)
 
 
@@ -250,6 +250,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "classify": run_kind,
     "generate": run_kind,
     "score": run_kind,
+    "embed": run_kind,
     "finetune": run_training,
     "run": run_file,
     "plan": plan,

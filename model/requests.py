@@ -10,6 +10,7 @@ from tirazh.errors import RequestError
 
 MAX_BIAS = 100.0  # as in OpenAI's API, where it amounts to a ban or a command
 FinishReason = Literal["stop", "length", "error"]
+Pooling = Literal["last", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,18 +8,22 @@ Ray is connected, and the cluster can hold a replica.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tirazh.actors.dtype import resolve_dtype
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
+from tirazh.pipeline.classification.head.linear import LinearHead
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import (
     ray_session,
     resolve_device,
 )
+from tirazh.pipeline.head_fitting.file import head_facts
+from tirazh.pipeline.head_fitting.make import make_head
 from tirazh.pipeline.job_run import AroundPrompts, JobRun
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.failure import explaining_failure
@@ -34,7 +38,7 @@ from tirazh.pipeline.output.state import OutputState, repair, survey
 from tirazh.pipeline.plan import Plan, plan_job, with_dtype
 from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
-from tirazh.pipeline.spec import JobSpec
+from tirazh.pipeline.spec import ClassifySpec, JobSpec
 from tirazh.pipeline.storage.filesystem import keep_trying
 from tirazh.pipeline.unused_settings import unused_settings
 
@@ -167,6 +171,7 @@ class _Job:
                         on_progress=self.on_progress,
                         tell=self.tell,
                         around_prompts=self.around_prompts,
+                        head=self._head(plan, output),
                     )
                     facts |= run.make(state.remaining)
         return plan, self._finish(target, plan, facts, lease)
@@ -184,8 +189,16 @@ class _Job:
 
     def _finish(self, target: Target, plan: Plan, facts: dict[str, Any], lease: Lease) -> dict[str, Any]:
         with explaining_failure(GuardedOutput(target.output, lease.token), plan, self.spec):
-            facts = facts | self.prompts.facts()
+            facts = facts | self.prompts.facts() | head_facts(self.spec, plan, target.output)
             return finish(plan, target.output, self.spec, facts, lease=lease, published_at=self.output.directory)
+
+    def _head(self, plan: Plan, output: GuardedOutput) -> LinearHead | None:
+        """The linear head of the job, if it has one; it is fitted unless it is stored."""
+        if not isinstance(self.spec, ClassifySpec) or self.spec.head is None:
+            return None
+        show = self.on_progress
+        shown = None if show is None else lambda event: show(replace(event, step="embedding the examples"))
+        return make_head(self.spec, plan, output, partial(run_job, on_progress=shown, engine=self.engine))
 
     def _check_budget(self, errors: int, answered: int) -> None:
         ErrorBudget(self.spec.max_error_rate, self.plan.output_rows).check(errors=errors, answered=answered)

@@ -18,7 +18,7 @@ from tirazh.pipeline.prompts.source import LABELS, PromptSource
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.prompts.template_columns import written
 from tirazh.pipeline.prompts.variable_types import check_variable
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
+from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, GenerateSpec, JobSpec, ScoreSpec
 
 _NO_COLUMNS = pa.schema([])
 
@@ -30,7 +30,7 @@ def check_columns(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> No
     _check_names(columns, spec)
     if isinstance(spec, ClassifySpec):
         check_classify_columns(columns, spec)
-    elif isinstance(spec, ScoreSpec):
+    elif isinstance(spec, ScoreSpec | EmbedSpec):
         check_text_column(columns, spec.text_column, flag="--text-column")
     elif isinstance(spec, GenerateSpec) and spec.template is None:
         if spec.vary is not None and spec.prompt_column not in columns.names and not spec.input:
@@ -131,7 +131,7 @@ def _check_template(columns: pa.Schema, spec: JobSpec, source: PromptSource) -> 
     varied = tuple(spec.vary or ()) if isinstance(spec, GenerateSpec) else ()
     places = ["a column of the input"] * bool(spec.input) + ["a name of --vary"] * bool(varied)
     check_variables(variables, columns.names, where=" or ".join(places))
-    if isinstance(spec, ClassifySpec) and spec.text_column not in variables:
+    if isinstance(spec, ClassifySpec | EmbedSpec) and spec.text_column not in variables:
         raise InputError(f"--template does not use the text column {spec.text_column!r}")
     if isinstance(spec, ScoreSpec) and spec.text_column in variables:
         raise InputError(
@@ -191,6 +191,8 @@ def _fields(spec: JobSpec, columns: pa.Schema) -> list[pa.Field[Any]]:
         keep = kept_columns(spec, columns)
         added = schema.generate_fields(spec.samples, as_lists=spec.samples_as == "lists", keep=keep)
         return [*added, *(pa.field(field.name, field.type.arrow) for field in fields_of(spec))]
+    if isinstance(spec, EmbedSpec):
+        return schema.embed_fields()
     return classify_fields(spec) if isinstance(spec, ClassifySpec) else schema.score_fields()
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import JobError
+from tirazh.model.requests import Pooling
 from tirazh.pipeline.classification.answers import AnswerLayout
+from tirazh.pipeline.classification.head.linear import HEAD_POOLING, LinearHead
 from tirazh.pipeline.classify_columns import answer_layouts
 from tirazh.pipeline.columns import added_columns, kept_columns
 from tirazh.pipeline.constraints.fields import fields_of
@@ -29,7 +31,7 @@ from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.choose_step import MakePrompts, choose_prompt_step
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.repeated_rows import repetitions_of
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, parse_replicas
+from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, GenerateSpec, JobSpec, parse_replicas
 
 # Wraps the step that makes prompts.
 AroundPrompts = Callable[[MakePrompts], MakePrompts]
@@ -49,7 +51,7 @@ class JobRun:
     """Everything that is known once Ray is connected; builds the configurations of the steps from it.
 
     `earlier_errors` are the rows with an error in parts that exist already. `lease` is None for a run that writes
-    nothing (a preview).
+    nothing (a preview). `head` is that of classify with one, None until it is fitted.
     """
 
     spec: JobSpec
@@ -63,6 +65,7 @@ class JobRun:
     on_progress: OnProgress | None
     tell: Tell | None
     around_prompts: AroundPrompts | None = None
+    head: LinearHead | None = None
 
     def make(self, parts: list[Part]) -> dict[str, Any]:
         """Make `parts` and return facts about the run for the manifest.
@@ -189,6 +192,8 @@ class JobRun:
             metrics=metrics,
             constraint=job_constraint(generate) if generate else None,
             schema_column=generate.schema_column if generate else None,
+            pooling=_pooling(self.spec),
+            head=self.head,
         )
 
     def _answers(self, spec: ClassifySpec) -> tuple[AnswerLayout, ...]:
@@ -218,3 +223,10 @@ class JobRun:
             receipts=receipt_settings(self.spec),
             lease=self.lease,
         )
+
+
+def _pooling(spec: JobSpec) -> Pooling | None:
+    """The pooling of a job that reads hidden states."""
+    if isinstance(spec, ClassifySpec):
+        return HEAD_POOLING if spec.head is not None else None
+    return spec.pooling if isinstance(spec, EmbedSpec) else None

@@ -55,6 +55,7 @@ NUM_TEXT_IDS = RESERVED + "num_text_ids"
 # The log-probabilities of the labels of all questions, one question behind the other; those of a question need not
 # sum to one.
 LABEL_LOGPROBS = RESERVED + "label_logprobs"
+HIDDEN_STATE = RESERVED + "hidden_state"
 ROW_ERROR = RESERVED + "error"
 SAMPLE_ERRORS = RESERVED + "sample_errors"
 SAMPLE_NUMBER = RESERVED + "sample_number"
@@ -109,6 +110,15 @@ def score_fields() -> list[pa.Field[Any]]:
         pa.field(LOGPROB, pa.float64()),
         pa.field(NUM_TOKENS, pa.int32()),
         pa.field(BITS_PER_CHARACTER, pa.float64()),
+        pa.field(ERROR, pa.string()),
+    ]
+
+
+def embed_fields() -> list[pa.Field[Any]]:
+    """The columns that `embed` adds, in order."""
+    return [
+        pa.field(EMBEDDING, pa.list_(pa.float32())),
+        pa.field(PROMPT_TOKENS, pa.int32()),
         pa.field(ERROR, pa.string()),
     ]
 

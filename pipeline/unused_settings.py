@@ -1,4 +1,4 @@
-"""Settings that a user gave and that have no effect in this job, one sentence each."""
+"""Settings that a user gave and that have no effect in this job, or less than wanted, one sentence each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.layouts import Draws
 from tirazh.pipeline.crossing.load import files_of
 from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.prompts.examples_file import parse_examples
+from tirazh.pipeline.prompts.labelled_examples import few_examples_note
 from tirazh.pipeline.schema import KEEPABLE
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, flag_name, parse_replicas
 from tirazh.pipeline.storage.filesystem import full_uri, is_remote
@@ -21,7 +23,7 @@ def unused_settings(spec: JobSpec, plan: Plan) -> list[str]:
     if isinstance(spec, GenerateSpec):
         found += _of_generate(spec, plan)
     if isinstance(spec, ClassifySpec):
-        found += _of_classify(spec)
+        found += [*_of_classify(spec), *_of_the_head(spec, plan)]
     return found
 
 
@@ -92,3 +94,11 @@ def _of_classify(spec: ClassifySpec) -> Iterator[str]:
             f"--abstain-below {spec.abstain_below:g} has no effect: the most likely of {len(spec.labels)} labels "
             f"always has a probability of at least {least:.2g}"
         )
+
+
+def _of_the_head(spec: ClassifySpec, plan: Plan) -> Iterator[str]:
+    examples = plan.job.examples
+    if spec.head is not None and spec.examples is not None and examples is not None:
+        note = few_examples_note(parse_examples(spec.examples, examples))
+        if note is not None:
+            yield note

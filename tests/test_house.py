@@ -19,7 +19,7 @@ from tirazh import TirazhError, errors
 from tirazh.jobs.job_file import spec_from_file
 from tirazh.jobs.settings import settings_of
 from tirazh.pipeline import schema
-from tirazh.pipeline.spec import ClassifySpec, FilterSpec, GenerateSpec, StepsSpec, flag_name
+from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, FilterSpec, GenerateSpec, StepsSpec, flag_name
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = ("tirazh", "jobs", "pipeline", "actors", "model")
@@ -35,7 +35,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_FOLDER_MODULES = 24
 MAX_SHARED_PREFIX = 3
-SPECS = (ClassifySpec, GenerateSpec, StepsSpec, FilterSpec)
+SPECS = (ClassifySpec, GenerateSpec, EmbedSpec, StepsSpec, FilterSpec)
 SPEC_FIELDS = {"name", *(setting.name for spec in SPECS for setting in fields(spec))}
 KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py"}
 # Flags of the commands that are not settings of a job.
@@ -101,7 +101,7 @@ def test_names_of_added_columns_are_written_in_one_place(path: Path) -> None:
 
 def test_the_public_names_are_these_and_exist() -> None:
     functions = {"classify", "finetune", "generate", "load_pretrained", "plan", "preview", "report", "run", "score"}
-    functions |= {"verify", "evaluate", "tune", "calibrate", "relabel"}
+    functions |= {"verify", "embed", "evaluate", "tune", "calibrate", "relabel"}
     types = {"Evaluation", "JobPlan", "Manifest", "ModelSettings", "Preview", "TrainingManifest", "Verification"}
     types |= {"FittedCalibration", "Tuning"}
     tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, TirazhError)}
@@ -168,7 +168,7 @@ def test_every_key_of_a_job_file_is_documented_and_no_other() -> None:
 def test_flags_that_documents_show_exist(path: Path) -> None:
     """Except where a document shows a refused command, after a `$`."""
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-    for kind, words in re.findall(r"(?<!\$ )tirazh (classify|generate|score|finetune) ([^`\n]*)", text):
+    for kind, words in re.findall(r"(?<!\$ )tirazh (classify|generate|score|embed|finetune) ([^`\n]*)", text):
         known = {flag_name(name).removeprefix("--") for name in settings_of(kind)} | OTHER_FLAGS
         unknown = {flag for flag in re.findall(r"--([a-z][a-z-]+)", words) if flag not in known}
         assert not unknown, f"{name_of(path)} shows flags that {kind} does not have: {unknown}"

@@ -2,7 +2,7 @@
 
     manifest = tirazh.classify(input="news/*.parquet", output="labelled", labels=["art", "sport"])
 
-`classify`, `generate`, `score` and `finetune` take the settings of the commands of the same names, `run`
+`classify`, `generate`, `score`, `embed` and `finetune` take the settings of the commands of the same names, `run`
 a job file of any kind. `plan` checks a job without starting it, `preview` makes a few of its rows,
 `tune` finds the best settings of a classify job on labelled rows,
 `verify`, `report` and `evaluate` examine an output, `calibrate` and `relabel` use its probabilities again, and
@@ -47,6 +47,7 @@ __all__ = [
     "Verification",
     "calibrate",
     "classify",
+    "embed",
     "evaluate",
     "finetune",
     "generate",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from tirazh.jobs.api.calibration import calibrate, relabel
     from tirazh.jobs.api.functions import (
         classify,
+        embed,
         evaluate,
         finetune,
         generate,
@@ -89,7 +91,10 @@ if TYPE_CHECKING:
 else:  # hidden from type checkers, which would take any name for one that exists
     _MODULES = {
         **dict.fromkeys(
-            ("classify", "evaluate", "finetune", "generate", "plan", "preview", "report", "run", "score", "verify"),
+            (
+                *("classify", "embed", "evaluate", "finetune", "generate", "plan", "preview", "report", "run", "score"),
+                "verify",
+            ),
             "tirazh.jobs.api.functions",
         ),
         **dict.fromkeys(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from tirazh.jobs.api.keywords import (
     ClassifySettings,
+    EmbedSettings,
     EvaluateOptions,
     FinetuneSettings,
     GenerateSettings,
@@ -122,6 +123,36 @@ def score(*, progress: Style = "quiet", **settings: Unpack[ScoreSettings]) -> Ma
     return Manifest(_run("score", settings, progress))
 
 
+@documented("embed", EmbedSettings)
+def embed(*, progress: Style = "quiet", **settings: Unpack[EmbedSettings]) -> Manifest:
+    """Write the model's last hidden state of every text of some Parquet files or of a table in memory.
+
+    The call returns when every part is written. Calling it again with the same settings resumes:
+    finished parts are kept, and a finished job returns its manifest at once.
+
+        tirazh.embed(input="texts.parquet", output="embedded", text_column="text")
+
+    `input` may be a `polars.DataFrame`, a `pyarrow.Table` or another table with the Arrow C stream
+    interface, of at most 256 MiB. It is written to `_NAME-input/table-HASH.parquet` beside the
+    output directory NAME. HASH depends on the content, so that the same table resumes the same job.
+    Remove that directory together with the output.
+
+    Args:
+        progress: "quiet" shows nothing, "bar" a live bar and "lines" a line every ten seconds; on
+            stderr.
+        **settings: the options of `tirazh embed`, with _ for -.
+
+    Returns:
+        The manifest of the finished job.
+
+    Raises:
+        RequestError: a setting, the model, the input or the output cannot be used. Nothing was
+            started.
+        JobError: the job was started and failed. Finished parts are kept.
+    """
+    return Manifest(_run("embed", settings, progress))
+
+
 @documented("finetune", FinetuneSettings)
 def finetune(*, progress: Style = "quiet", **settings: Unpack[FinetuneSettings]) -> TrainingManifest:
     """Train a model further on texts, or on prompts with their completions.
@@ -183,7 +214,9 @@ def plan(kind: Literal["classify"], **settings: Unpack[ClassifySettings]) -> Job
 def plan(kind: Literal["generate"], **settings: Unpack[GenerateSettings]) -> JobPlan: ...
 @overload
 def plan(kind: Literal["score"], **settings: Unpack[ScoreSettings]) -> JobPlan: ...
-def plan(kind: Literal["classify", "generate", "score"], **settings: Any) -> JobPlan:
+@overload
+def plan(kind: Literal["embed"], **settings: Unpack[EmbedSettings]) -> JobPlan: ...
+def plan(kind: Literal["classify", "generate", "score", "embed"], **settings: Any) -> JobPlan:
     """Check a job without starting it, and estimate its parts, tokens, memory and time.
 
     Reads the headers of the model's files and the footers of the input files, measures the tokens of some hundred
@@ -213,7 +246,9 @@ def preview(kind: Literal["classify"], *, count: int = 8, **settings: Unpack[Cla
 def preview(kind: Literal["generate"], *, count: int = 8, **settings: Unpack[GenerateSettings]) -> Preview: ...
 @overload
 def preview(kind: Literal["score"], *, count: int = 8, **settings: Unpack[ScoreSettings]) -> Preview: ...
-def preview(kind: Literal["classify", "generate", "score"], *, count: int = 8, **settings: Any) -> Preview:
+@overload
+def preview(kind: Literal["embed"], *, count: int = 8, **settings: Unpack[EmbedSettings]) -> Preview: ...
+def preview(kind: Literal["classify", "generate", "score", "embed"], *, count: int = 8, **settings: Any) -> Preview:
     """Make a few rows of a job in this process, without Ray, and forecast the job.
 
     The rows are spread over the whole input, and are those that the job writes, to the last bit. Loads the model;
@@ -249,7 +284,7 @@ def verify(
     with the output row by row.
 
     Args:
-        output: directory that `classify`, `generate` or `score` wrote.
+        output: directory that `classify`, `generate`, `score` or `embed` wrote.
         endpoint_url: address of an S3-compatible server or an Azure emulator.
         skip_input: do not compare the output with the current input, e.g. because it was archived.
 
@@ -274,7 +309,7 @@ def report(
     """Write the HTML report of a finished job again, or compare the job with another one.
 
     Args:
-        output: directory that `classify`, `generate` or `score` wrote.
+        output: directory that `classify`, `generate`, `score` or `embed` wrote.
         against: output directory of the job to compare with.
         endpoint_url: address of an S3-compatible server or an Azure emulator.
 

@@ -55,7 +55,7 @@ class SharedSettings(TypedDict, total=False):
 
 
 class RowJobSettings(SharedSettings, total=False):
-    """Settings of the jobs that add columns to rows: classify, generate and score."""
+    """Settings of the jobs that add columns to rows: classify, generate, score and embed."""
 
     prefix: str
     replicas: str | int
@@ -138,6 +138,14 @@ class ScoreSettings(RowJobSettings, total=False):
 
     input: Required[Paths | ArrowTable]
     text_column: str
+
+
+class EmbedSettings(RowJobSettings, total=False):
+    """Settings of `tirazh.embed`."""
+
+    input: Required[Paths | ArrowTable]
+    text_column: str
+    pooling: Literal["last", "mean"]
 
 
 class FinetuneSettings(SharedSettings, total=False):

@@ -9,6 +9,7 @@ from tirazh.pipeline.schema import LABEL, PROBABILITY, PROMPT
 
 MAX_PROMPT, MAX_TEXT = 400, 2_000  # characters that are shown
 _MAX_LABELS = 4
+_MAX_NUMBERS = 6
 _INDENT = "  "
 
 
@@ -64,4 +65,7 @@ def _list_text(values: Sequence[Any]) -> str:
         return ", ".join(f"{value[LABEL]} {value[PROBABILITY]:.2f}" for value in ordered[:_MAX_LABELS]) + more
     if any(isinstance(value, str) and "\n" in value for value in values):
         return "\n".join(f"{number}. {value}" for number, value in enumerate(values))
+    if len(values) > _MAX_NUMBERS and all(isinstance(value, float) for value in values):
+        first = ", ".join(f"{value:.3g}" for value in values[:_MAX_NUMBERS])
+        return f"{first}, and {len(values) - _MAX_NUMBERS:,} more"
     return ", ".join(map(str, values))

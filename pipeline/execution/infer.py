@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 
 from tirazh.actors.garbage import collect_rarely
@@ -30,8 +31,11 @@ from tirazh.errors import ReplicaError, RequestError
 from tirazh.model.requests import (
     Completion,
     Constraint,
+    Embedding,
+    EmbedRequest,
     GenerateRequest,
     LabelScores,
+    Pooling,
     Request,
     Result,
     SamplingParams,
@@ -39,6 +43,7 @@ from tirazh.model.requests import (
     TextScoreRequest,
 )
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.head.linear import LinearHead
 from tirazh.pipeline.classification.label_requests import LabelRequests
 from tirazh.pipeline.classification.scores import NO_CORRECTIONS, Corrections
 from tirazh.pipeline.constraints.rows import row_constraints
@@ -58,8 +63,9 @@ _START_RETRY_S = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InferConfig:
-    """What the step needs besides the rows. `sampling` is None for classify and score, `metrics` without Ray (a
-    preview). `labels` are the requests of classify; `samples` is then the number of requests of a row.
+    """What the step needs besides the rows. `sampling` is None for classify, score and embed, `metrics` without Ray (a
+    preview). `labels` are the requests of classify; `samples` is then the number of requests of a row. `pooling` is
+    that of embed, and of classify with a `head`.
 
     With `samples_as_rows` a sample that fails takes only its own row out, not the other samples of the input row.
     `constraint` is what all completions follow; with `schema_column` each row's own schema instead.
@@ -74,6 +80,8 @@ class InferConfig:
     constraint: Constraint | None = None
     schema_column: str | None = None
     labels: LabelRequests | None = None
+    pooling: Pooling | None = None
+    head: LinearHead | None = None
 
 
 class InferStep:
@@ -216,6 +224,8 @@ def _skip(table: pa.Table) -> pa.Table:
 def make_requests(table: pa.Table, config: InferConfig) -> list[Request]:
     """One request per row, or `samples` per row for generate: rows in order, the samples of a row together."""
     prompts: list[Any] = table.column(schema.PROMPT_IDS).to_pylist()
+    if config.pooling is not None:
+        return [EmbedRequest(prompt_token_ids=prompt, pooling=config.pooling) for prompt in prompts]
     if config.sampling is None:
         if schema.NUM_CONTEXT_IDS not in table.column_names:
             assert config.labels is not None, "a job without sampling and contexts is one of classify"
@@ -266,6 +276,8 @@ def append_results(
     table = table.append_column(schema.NUM_PROMPT_IDS, counts.cast(pa.int32()))
     if schema.NUM_CONTEXT_IDS in table.column_names:
         columns = _text_columns(answers)
+    elif config.pooling is not None:
+        columns = _state_columns(answers, config.head)
     else:
         labels = config.labels
         columns = _completion_columns(answers) if labels is None else _label_columns(answers, labels, corrections)
@@ -308,6 +320,17 @@ def _completion_columns(answers: Sequence[list[Completion] | None]) -> dict[str,
         schema.COMPLETION_LOGPROBS: collect(pa.float64(), lambda completion: completion.logprob),
         schema.SAMPLE_ERRORS: pa.array(errors, pa.list_(pa.string())),
     }
+
+
+def _state_columns(answers: Sequence[list[Embedding] | None], head: LinearHead | None) -> dict[str, pa.Array[Any]]:
+    """The hidden states of the rows, or with a head the log-probabilities of its labels."""
+    states = [None if answer is None else np.asarray(answer[0].values, np.float32) for answer in answers]
+    if head is None:
+        return {schema.HIDDEN_STATE: pa.array(states, pa.list_(pa.float32()))}
+    good = [state for state in states if state is not None]
+    found = iter(head.log_probabilities(np.stack(good)) if good else ())
+    scores = [None if state is None else next(found) for state in states]
+    return {schema.LABEL_LOGPROBS: pa.array(scores, pa.list_(pa.float64()))}
 
 
 def _text_columns(answers: Sequence[list[TextScore] | None]) -> dict[str, pa.Array[Any]]:

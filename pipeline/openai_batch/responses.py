@@ -55,6 +55,9 @@ def _body(samples: Sequence[Mapping[str, Any]], answers: Sequence[AnswerColumns]
         "choices": [_choice(index, row, is_chat, answers) for index, row in enumerate(samples)],
         "usage": {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made},
     }
+    if schema.EMBEDDING in first:
+        data = [{"object": "embedding", "index": 0, "embedding": first[schema.EMBEDDING]}]
+        return {"object": "list", "data": data, "usage": {"prompt_tokens": given, "total_tokens": given}}
     named = {each.question: _answer(first, each) for each in answers}
     return body | (named[""] if "" in named else {"answers": named} if named else {})
 

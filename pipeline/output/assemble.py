@@ -62,6 +62,8 @@ def assemble(table: pa.Table, layout: OutputLayout, tokenizer: Tokenizer) -> pa.
     # The order of the added columns is that of `layout.added`, which `schema.py` defines.
     if schema.TEXT_LOGPROB in table.column_names:
         added = _text_scores(table)
+    elif schema.HIDDEN_STATE in table.column_names:
+        added = _embeddings(table)
     else:
         added = _answers(table, layout) if layout.answers else _completions(table, layout, tokenizer)
     if layout.fields:
@@ -131,6 +133,10 @@ def _text_scores(table: pa.Table) -> list[Any]:
     ]
     errors = table.column(schema.ROW_ERROR).to_pylist()
     return [logprobs, table.column(schema.NUM_TEXT_IDS).to_pylist(), bits, errors]
+
+
+def _embeddings(table: pa.Table) -> list[Any]:
+    return [table.column(name) for name in (schema.HIDDEN_STATE, schema.NUM_PROMPT_IDS, schema.ROW_ERROR)]
 
 
 def _first(rows: Sequence[Sequence[Any] | None]) -> list[Any]:

@@ -14,6 +14,7 @@ from tirazh.errors import OutputError
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.names import (
     FAILURE,
+    HEAD,
     MANIFEST,
     PLAN,
     RECEIPTS,
@@ -62,7 +63,7 @@ def promote(output: GuardedOutput, plan: Plan) -> None:
         _remove_old(output, plan)
         _each(lambda name: output.move(staged.part(name), files.part(name)), parts)
         _each(lambda name: output.move(staged.own(RECEIPTS, name), files.own(RECEIPTS, name)), receipts)
-        for name in (MANIFEST, REPORT, PLAN):
+        for name in (HEAD, MANIFEST, REPORT, PLAN):
             if name in own:
                 output.move(staged.own(name), files.own(name))
         output.write(files.part(SUCCESS), plan.id.encode())
@@ -86,6 +87,8 @@ def _remove_old(output: GuardedOutput, plan: Plan) -> None:
     old_receipts = [name for name in keep_trying(files.receipts) if name not in receipts]
     _each(output.remove, [files.own(RECEIPTS, name) for name in old_receipts])
     _each(output.remove, keep_trying(files.temporary_files))
+    if "head" not in plan.identity:
+        output.remove(files.own(HEAD))
     if FAILURE in keep_trying(lambda: files.storage.names(files.own())):
         output.remove(files.own(FAILURE))
 

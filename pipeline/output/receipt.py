@@ -37,6 +37,7 @@ _OWN_COLUMNS: dict[Kind, tuple[str, ...]] = {
     "classify": (schema.PROMPT_TOKENS,),
     "generate": (schema.COMPLETION_TOKENS, schema.PROMPT_TOKENS),
     "score": (schema.BITS_PER_CHARACTER, schema.NUM_TOKENS),
+    "embed": (schema.PROMPT_TOKENS,),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tirazh.pipeline.input.listing.files import PARQUET_SUFFIXES
-from tirazh.pipeline.output.names import OWN, STAGED, SUCCESS, OutputFiles
+from tirazh.pipeline.output.names import HEAD_FOLDER, OWN, STAGED, SUCCESS, OutputFiles
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.storage.filesystem import join
 
@@ -25,7 +25,7 @@ def find_stray_files(plan: Plan, output: OutputFiles) -> tuple[list[str], list[s
     temporary = {uri.removeprefix(f"{output.directory}/") for uri in output.temporary_files()}
     for name in _names_below(output, output.directory, _MAX_DEPTH):
         path = name.split("/")
-        if path[:2] == [OWN, STAGED]:
+        if path[:2] in ([OWN, STAGED], [OWN, HEAD_FOLDER]):
             continue
         is_data = name.lower().endswith(PARQUET_SUFFIXES)
         is_hidden = any(each.startswith(("_", ".")) for each in path)

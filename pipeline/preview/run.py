@@ -27,6 +27,7 @@ from tirazh.pipeline.output.lease import Tell
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.plan import Plan, plan_job, with_dtype
+from tirazh.pipeline.preview.head import preview_head
 from tirazh.pipeline.preview.rows import MAX_COUNTED_ROWS, ChosenRows, choose_rows, make_rows, requests_of
 from tirazh.pipeline.preview.speed import measure_speed
 from tirazh.pipeline.prompt_setup import set_up_prompts
@@ -73,6 +74,7 @@ def preview_job(
     infer = run.infer_config(None, config)
     requests = requests_of(chosen, infer)
     with local_replica(config, needed_bytes=weight_bytes(run.plan, spec)) as replica:
+        infer = replace(infer, head=preview_head(run, infer, replica, say))
         say(f"making {len(chosen.numbers):,} rows")
         began = time.monotonic()
         result = _make(run, chosen, requests, replica, infer, judge)

@@ -46,7 +46,7 @@ class PromptConfig:
     maps the template's variables to input columns, `text_variable` is the one that may be
     truncated, `content_columns` are columns outside of the prompt on which a row's random numbers depend too, and
     `needs_text` makes a row without that text an error, whatever the template renders. `reserved_tokens` stay free
-    behind a truncated prompt. `sampling` is None for classify and score. `boundary` checks the end of prompts where
+    behind a truncated prompt. `sampling` is None except for generate. `boundary` checks the end of prompts where
     the labels' tokens may depend on it. `keeps_text` adds the text of every prompt behind its head. `shots` are the
     examples from which every row draws its own, `nearest` those of which it takes the nearest. `scores_text` marks the
     configuration of score (`score_texts.py`). `constants` are variables of the template that are the same in all rows.

@@ -19,13 +19,14 @@ from tirazh.pipeline.prompts.control_marks import choose_marks
 from tirazh.pipeline.prompts.encode import PromptConfig
 from tirazh.pipeline.prompts.few_shot import FewShot
 from tirazh.pipeline.prompts.label_prompts import prepare_labels
+from tirazh.pipeline.prompts.labelled_examples import parse_labelled
 from tirazh.pipeline.prompts.sampled_tokens import with_tokens
 from tirazh.pipeline.prompts.score_texts import shared_context
 from tirazh.pipeline.prompts.shared_prefix import MIN_SHARED_TOKENS, PROBE_TEXTS, find_prefix
 from tirazh.pipeline.prompts.shots import load_shots
 from tirazh.pipeline.prompts.source import PromptSource
 from tirazh.pipeline.prompts.template import PromptTemplate
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
+from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, GenerateSpec, JobSpec, ScoreSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +70,29 @@ def prepare_prompts(
     """
     config = _config_without_examples(spec, tokenizer, source)
     config = replace(config, tokenizer_dir=tokenizer_dir, seq_length=seq_length, overrides=tuple(overrides))
-    if isinstance(spec, ClassifySpec):
+    if isinstance(spec, ClassifySpec) and spec.head is None:
         job = prepare_labels(spec, config, tokenizer, examples=examples)
         return PreparedPrompts(job.config, job.engine_jobs, job.requests, job.few_shot)
+    if isinstance(spec, ClassifySpec):
+        _check_labelled(spec, config, examples)
     if isinstance(spec, ScoreSpec):
         return _prepare_texts(config, tokenizer)
     if isinstance(spec, GenerateSpec) and spec.examples is not None and examples is not None:
         shots = load_shots(spec.examples, examples, spec.shots, config.template, config.columns)
         config = replace(config, shots=shots)
-    return PreparedPrompts(config, (EngineJob(prefix_token_ids=find_prefix(config, tokenizer)),))
+    # The engine leaves the tokens of a shared prefix out of a mean.
+    has_mean = isinstance(spec, EmbedSpec) and spec.pooling == "mean"
+    prefix = () if has_mean else find_prefix(config, tokenizer)
+    return PreparedPrompts(config, (EngineJob(prefix_token_ids=prefix),))
+
+
+def _check_labelled(spec: ClassifySpec, config: PromptConfig, examples: bytes | None) -> None:
+    """Raise InputError or RequestError for examples on which no head can be fitted."""
+    if spec.examples is not None and examples is not None:
+        columns = tuple(config.columns.values())
+        parse_labelled(
+            spec.examples, examples, columns=columns, text_column=spec.text_column, labels=tuple(spec.labels or ())
+        )
 
 
 def _prepare_texts(config: PromptConfig, tokenizer: Tokenizer) -> PreparedPrompts:
@@ -109,7 +124,7 @@ def _config_without_examples(spec: JobSpec, tokenizer: Tokenizer, source: Prompt
         columns=source.columns,
         content_columns=source.content_columns,
         text_variable=source.text_variable,
-        needs_text=isinstance(spec, ClassifySpec) or source.is_default,
+        needs_text=isinstance(spec, ClassifySpec | EmbedSpec) or source.is_default,
         head_ids=tokenizer.prefix_token_ids,
         head_text="",
         truncate=spec.chosen_truncate,

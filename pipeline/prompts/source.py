@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from tirazh.pipeline.prompts.shots import EXAMPLES
 from tirazh.pipeline.prompts.template import PromptTemplate
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
+from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, GenerateSpec, JobSpec, ScoreSpec
 
 CLASSIFY_TEMPLATE = "{{ text }}\nТема:"
 GENERATE_TEMPLATE = "{{ text }}"
+EMBED_TEMPLATE = GENERATE_TEMPLATE
 DEFAULT_VARIABLE = "text"
 LABELS = "labels"  # what a template of classify calls the labels of the job
 
@@ -46,6 +47,8 @@ def prompt_source(spec: JobSpec) -> PromptSource:
         return replace(source, content_columns=tuple(sorted(unused)))
     if isinstance(spec, ScoreSpec):
         return _score_source(spec)
+    if isinstance(spec, EmbedSpec):
+        return build_source(spec.template, text_column=spec.text_column, default=EMBED_TEMPLATE)
     assert isinstance(spec, ClassifySpec)
     # With several questions each of them has a suffix of its own, and labels of its own.
     default, drawn = (GENERATE_TEMPLATE, ()) if spec.questions is not None else (CLASSIFY_TEMPLATE, (LABELS,))

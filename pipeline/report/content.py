@@ -89,6 +89,12 @@ def _sentences(manifest: Mapping[str, Any], figures: TextFigures | None) -> list
         said.append(f"{manifest.get('kept', 0):,} rows were kept. The most frequent reasons to drop one: {named}.")
     if manifest.get("few_shot"):
         said.append(f"Examples before every prompt: {examples_text(manifest['few_shot'])}.")
+    if manifest.get("head"):
+        head = manifest["head"]
+        said.append(
+            f"The labels are those of a linear head, fitted on {head['examples']:,} examples; in cross-validation "
+            f"{head['validated_accuracy']:.1%} of them got their own label."
+        )
     for name, facts in answers_of(manifest).items():
         said += answer_sentences(facts, rows, name=name, labels=label_names(manifest["spec"], name))
     return [*said, f"{rows:,} rows are written{'' if errors else ', none with an error'}."]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from tirazh.pipeline.settings import flag_name, is_required
 from tirazh.pipeline.shared_settings import EMBEDDED_MODEL, Truncate
 from tirazh.pipeline.spec.classify import ClassifySpec
+from tirazh.pipeline.spec.embed import EmbedSpec
 from tirazh.pipeline.spec.filter import FilterSpec
 from tirazh.pipeline.spec.generate import GenerateSpec
 from tirazh.pipeline.spec.job import ADDRESSES, JobSpec, parse_replicas
@@ -21,6 +22,7 @@ __all__ = [
     "SPECS",
     "Accepted",
     "ClassifySpec",
+    "EmbedSpec",
     "FilterSpec",
     "GenerateSpec",
     "JobSpec",
@@ -33,4 +35,9 @@ __all__ = [
     "parse_replicas",
 ]
 
-SPECS: dict[str, type[JobSpec]] = {"classify": ClassifySpec, "generate": GenerateSpec, "score": ScoreSpec}
+SPECS: dict[str, type[JobSpec]] = {
+    "classify": ClassifySpec,
+    "generate": GenerateSpec,
+    "score": ScoreSpec,
+    "embed": EmbedSpec,
+}

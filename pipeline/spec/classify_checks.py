@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_PERMUTATIONS = 64
 # With --head the language model scores no label, so nothing of these is used.
-_SCORING_ONLY = ("questions", "scoring", "shots", "shot_tokens", "permutations", "target_error", "priors")
+_SCORING_ONLY = ("questions", "scoring", "shots", "shot_tokens", "permutations")
 
 
 def check_classification(spec: ClassifySpec) -> None:

@@ -79,7 +79,7 @@ class JobSpec(Spec):
 
     @property
     def kind(self) -> Kind:
-        raise TypeError("JobSpec cannot be run; use ClassifySpec, GenerateSpec or ScoreSpec")
+        raise TypeError("JobSpec cannot be run; use ClassifySpec, GenerateSpec, ScoreSpec or EmbedSpec")
 
     @property
     def needs_input(self) -> bool:
@@ -89,7 +89,7 @@ class JobSpec(Spec):
     @property
     def chosen_truncate(self) -> Truncate:
         """`truncate`, or the default of the kind: generate and score reject a text that is too long."""
-        return self.truncate or ("right" if self.kind == "classify" else "error")
+        return self.truncate or ("right" if self.kind in ("classify", "embed") else "error")
 
     def slots_on(self, device: str) -> int:
         """The number of sequences a replica runs at once on `device` ("cpu" or "cuda"), if memory allows."""

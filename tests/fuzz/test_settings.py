@@ -21,6 +21,7 @@ VALID = {
     "classify": {"input": "a.parquet", "output": "out", "labels": "a,b"},
     "generate": {"input": "a.parquet", "output": "out"},
     "score": {"input": "a.parquet", "output": "out"},
+    "embed": {"input": "a.parquet", "output": "out"},
 }
 WRONG: dict[str, list[object]] = {
     "string": [7, 1.5, True, b"bytes", ["a"], {"a": "b"}, object(), "a\0b", "\ud800", "\udc80name"],

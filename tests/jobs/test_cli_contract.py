@@ -26,6 +26,7 @@ FLAGS = {
     "--no-repeat-ngram-size --per-cell --pii --presence-penalty --prompt-column --regex --repetition-penalty --rows "
     "--samples --samples-as --schema --schema-column --seed --shots --stop --temperature --top-k --top-p --vary",
     "score": f"{COMMON} --text-column",
+    "embed": f"{COMMON} --pooling --text-column",
     "finetune": "--activation-checkpointing --adam-beta1 --adam-beta2 --adam-epsilon --address --batch-size "
     "--completion-column --completion-loss-weight --config --deepspeed-config --device --dry-run --dtype "
     "--endpoint-url --epochs --eval-input --eval-limit --eval-steps --fix-sparsity-layout --input --keep-checkpoints "

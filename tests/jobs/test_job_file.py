@@ -102,10 +102,12 @@ def test_lists_of_vary_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: p
         (HEAD + "top_p: [1\n", "job.yaml is not valid YAML at line 5, column 1: "
             "did not find expected ',' or ']'"),
         ("input: in.parquet\n", "job.yaml has no kind; add a line such as kind: generate (classify, generate, score, "
-            "steps)"),
-        ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, score, finetune, steps, not "
+            "embed, steps)"),
+        ("kind: clasify\n", "job.yaml line 1: kind must be one of classify, generate, score, embed, finetune, "
+            "steps, not "
             "'clasify'; did you mean classify?"),
-        ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, score, finetune, steps, not ['a']"),
+        ("kind: [a]\n", "job.yaml line 1: kind must be one of classify, generate, score, embed, finetune, "
+            "steps, not ['a']"),
         ("kind: classify\n", "--labels, --input, --output are missing"),
         ("- a\n- b\n", "job.yaml must be a mapping of settings (input: ..., output: ...)"),
         ("", "job.yaml is empty"),

@@ -18,7 +18,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rendezvous import RankPlace
 from tirazh.errors import CheckpointError
-from tirazh.model.requests import GenerateRequest, LabelScores, Request, Result, TextScoreRequest
+from tirazh.model.requests import EmbedRequest, GenerateRequest, LabelScores, Request, Result, TextScoreRequest
 
 __all__ = ["build_engine", "build_runner", "count_weight_bytes"]
 
@@ -36,7 +36,7 @@ class FakeEngine(EchoEngine):
         if isinstance(request, GenerateRequest):
             self._follow_instruction(request.sampling.max_new_tokens)
             return super()._answer(request)
-        if isinstance(request, TextScoreRequest):
+        if isinstance(request, TextScoreRequest | EmbedRequest):
             return super()._answer(request)
         prompt = tuple(request.prompt_token_ids)
         labels = self._jobs[request.job].labels

@@ -72,7 +72,11 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds
         for part in parts:
             rows = read_part(part, self.output.storage, self.plan.schema, repetitions.get(part.index))
             table = prompts(rows)
-            scored = with_scores(table) if self.spec.kind == "classify" else with_answers(self, table, answer)
+            scored = (
+                with_scores(table)
+                if self.spec.kind == "classify" and self.head is None
+                else with_answers(self, table, answer)
+            )
             (written,) = write(scored).to_pylist()
             progress.add(written)
         return {}

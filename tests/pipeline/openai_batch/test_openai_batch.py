@@ -122,6 +122,14 @@ def test_the_answers_to_several_questions_are_one_json_object_and_their_probabil
     assert body["answers"]["tone"] == given
 
 
+def test_embeddings_are_answered_in_the_form_of_that_endpoint() -> None:
+    row = {"custom_id": "a", "url": "/v1/completions", "prompt": "x", "embedding": [0.5, 1.0], "prompt_tokens": 3}
+    (line,) = responses(row | {"error": None})
+    body = line["response"]["body"]
+    assert body["data"] == [{"object": "embedding", "index": 0, "embedding": [0.5, 1.0]}]
+    assert body["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
 def test_only_a_single_batch_file_is_answered() -> None:
     columns = ["custom_id", "url", "prompt"]
     assert answers_batch(["/in/a.jsonl"], columns)

@@ -72,6 +72,15 @@ def test_a_receipt_of_score_counts_the_tokens_of_texts() -> None:
     assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.answers) == (4, 0, 1, {})
 
 
+def test_a_receipt_of_embed_counts_the_tokens_of_prompts() -> None:
+    added = pa.schema(schema.embed_fields())
+    values = [[[0.5, 1.0], None], [4, None], [None, "too long"]]
+    arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
+    table = pa.table([pa.array(["x", "y"]), *arrays], names=["label", *added.names])
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), replace(PLAIN, kind="embed"))
+    assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.labels) == (4, 0, 1, {})
+
+
 def test_a_receipt_finds_the_added_columns_by_their_prefix() -> None:
     table = classified("t_", label=["x", "y"], error=["x", "y"], confidence=["x", "y"])
     receipt = make_receipt(to_parquet(table, footer=FOOTER), ReceiptSettings.of({"kind": "classify", "prefix": "t_"}))
