@@ -94,11 +94,11 @@ class LabelledOutput:
         return self._joined(lambda found: found)
 
     def with_gold(self) -> Predictions:
-        """The predictions of the rows that have a gold label."""
-        return self._joined(_only_gold)
+        """The predictions of the rows that have a gold label. Parts without one are not read."""
+        return self._joined(_only_gold, only_gold=True)
 
-    def _joined(self, choose: Callable[[Predictions], Predictions]) -> Predictions:
-        parts = list(self._batches(choose))
+    def _joined(self, choose: Callable[[Predictions], Predictions], *, only_gold: bool = False) -> Predictions:
+        parts = list(self._batches(choose, only_gold=only_gold))
         chances = [each.probabilities for each in parts if each.probabilities is not None]
         return Predictions(
             labels=self.columns.labels,
@@ -109,13 +109,16 @@ class LabelledOutput:
             winners=np.concatenate([each.winners for each in parts if each.winners is not None]),
         )
 
-    def _batches(self, make: Callable[[Predictions], T]) -> Iterator[T]:
-        """What `make` returns for every batch, in the order of the rows."""
+    def _batches(self, make: Callable[[Predictions], T], *, only_gold: bool = False) -> Iterator[T]:
+        """What `make` returns for every batch, in the order of the rows; with `only_gold` without the parts, but the
+        first, that have no gold label."""
         starts = np.cumsum([0, *(rows for _, rows in self.output.parts)])
         batch_rows = max(1, min(_BATCH_ROWS, _BATCH_PROBABILITIES // max(1, len(self.columns.labels))))
 
         def read(part: int) -> list[T]:
             found, start = [], int(starts[part])
+            if only_gold and part and not (self.gold[start : int(starts[part + 1])] >= 0).any():
+                return found
             for table in self.output.tables(part, self.columns.names, batch_rows=batch_rows):
                 found.append(make(read_answers(table, self.columns, self.gold[start : start + table.num_rows])))
                 start += table.num_rows

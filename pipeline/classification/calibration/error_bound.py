@@ -19,7 +19,7 @@ from tirazh.pipeline.classification.calibration.transforms import Floats
 
 # The guarantee may fail for this share of samples.
 DELTA = 0.1
-# Each sequence starts where this share of the rows is answered, and goes on in steps of `_STEP`.
+# Each sequence starts where this share of the rows is answered, and takes `_STEP` more each time.
 _STARTS = (0.1, 0.25, 0.5, 0.75)
 _STEP = 0.05
 
