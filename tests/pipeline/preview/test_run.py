@@ -54,12 +54,21 @@ def classify(settings: dict[str, Any]) -> ClassifySpec:
     return ClassifySpec(**settings, labels=LABELS, calibrate="contextual")
 
 
+@pytest.fixture
+def orders(settings: dict[str, Any], tmp_path: Path) -> ClassifySpec:
+    """A job in which everything is scored at the start: a premise, and the sample of two orders of examples."""
+    path = tmp_path / "examples.parquet"
+    pq.write_table(pa.table({"text": ["goal", "bank"], "label": [*LABELS]}), path)
+    asked = {"scoring": "pmi", "calibrate": "batch", "examples": str(path), "permutations": 2}
+    return ClassifySpec(**settings, labels={"sport": ["sport", "game"], "economics": "economics"}, **asked)
+
+
 def whole(spec: JobSpec) -> list[list[dict[str, Any]]]:
     """The output of all rows of the input."""
     return [made["output"] for made in preview_job(spec, rows=60)["rows"]]
 
 
-@pytest.mark.parametrize("kind", ["generate", "classify"])
+@pytest.mark.parametrize("kind", ["generate", "classify", "orders"])
 def test_a_preview_shows_rows_of_the_whole_input(kind: str, request: pytest.FixtureRequest) -> None:
     spec: JobSpec = request.getfixturevalue(kind)
     found = preview_job(spec)
@@ -105,14 +114,14 @@ def test_a_preview_of_a_crossing_shows_rows_of_different_cells(vary: GenerateSpe
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("kind", ["generate", "classify", "vary"])
+@pytest.mark.parametrize("kind", ["generate", "classify", "orders", "vary"])
 def test_the_rows_are_bit_equal_to_those_of_a_job_on_ray(
     kind: str, request: pytest.FixtureRequest, ray_local: None
 ) -> None:
     spec: JobSpec = request.getfixturevalue(kind)
     before = preview_job(spec)
     values = {name: value for name, value in spec.to_dict().items() if name != "kind" and value is not None}
-    made = (tirazh.classify if kind == "classify" else tirazh.generate)(**values)
+    made = (tirazh.classify if spec.kind == "classify" else tirazh.generate)(**values)
     written = [row for part in made.parts for row in pq.read_table(Path(made.output) / part["name"]).to_pylist()]
     count = spec.samples if isinstance(spec, GenerateSpec) else 1
     assert [each["output"] for each in before["rows"]] == [
