@@ -85,6 +85,7 @@ if TYPE_CHECKING:
         Preview,
         TrainingManifest,
     )
+    from tirazh.jobs.api.tuning import Tuning, tune
     from tirazh.model.config import ModelSettings
     from tirazh.model.load import load_pretrained
     from tirazh.pipeline.output.verify import Verification
@@ -102,6 +103,7 @@ else:  # hidden from type checkers, which would take any name for one that exist
             "tirazh.jobs.api.results",
         ),
         **dict.fromkeys(("calibrate", "relabel"), "tirazh.jobs.api.calibration"),
+        **dict.fromkeys(("Tuning", "tune"), "tirazh.jobs.api.tuning"),
         "ModelSettings": "tirazh.model.config",
         "load_pretrained": "tirazh.model.load",
         "Verification": "tirazh.pipeline.output.verify",

@@ -38,6 +38,13 @@ class AnswerColumns:
     gold_column: str | None = None
 
     @property
+    def by_field(self) -> dict[str, str]:
+        """The columns that exist, by the names that `schema.py` gives them in a decision."""
+        names = (schema.CHOICE, schema.CONFIDENCE, schema.PROBABILITIES, schema.LABELS, schema.ABSTAINED)
+        columns = (self.label, self.confidence, self.probabilities, self.labels, self.abstained)
+        return {name: column for name, column in zip(names, columns, strict=True) if column is not None}
+
+    @property
     def counted(self) -> list[str]:
         """The columns that `count_answers` reads."""
         more = [self.probabilities] if self.none_label is not None else []

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tirazh.errors import RequestError
-from tirazh.pipeline.classification.labels import LEVEL, levels_above, parse_labels
+from tirazh.pipeline.classification.labels import parse_labels
+from tirazh.pipeline.label_levels import LEVEL, levels_above
 from tirazh.pipeline.settings import check_two_labels
 
 # Characters that are not seen: zero-width space and joiner, soft hyphen, byte order mark.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tirazh.errors import RequestError, did_you_mean
+from tirazh.pipeline.label_levels import LEVEL, levels_above
 
-LEVEL = "/"  # between the levels of a name such as `sport/football`
 _KEYS = ("words", "aliases", "description")
 
 
@@ -29,15 +28,6 @@ class Label:
     def candidates(self) -> tuple[str, ...]:
         """All texts that the model scores for this label, `words` first."""
         return (self.words, *self.aliases)
-
-
-def levels_above(names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Return the levels above each label, from the top: `sport` of `sport/football` and `sport/hockey`.
-
-    A level has at least two labels below it. So `Sci/Tech` beside `World` is a plain name with a stroke.
-    """
-    count = Counter(level for name in names for level in _prefixes(name))
-    return {name: tuple(level for level in _prefixes(name) if count[level] > 1) for name in names}
 
 
 def default_words(names: Collection[str]) -> dict[str, str]:
@@ -61,11 +51,6 @@ def words_of(labels: Mapping[str, Any]) -> dict[str, str]:
 def candidates_of(labels: Sequence[Label]) -> tuple[tuple[int, str], ...]:
     """Return (index of the label, text to score) of every candidate, in the order of the labels."""
     return tuple((index, text) for index, label in enumerate(labels) for text in label.candidates)
-
-
-def _prefixes(name: str) -> list[str]:
-    parts = name.split(LEVEL)
-    return [LEVEL.join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _parse(name: str, value: Any, default: str, flag: str) -> Label:

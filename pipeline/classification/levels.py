@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tirazh.pipeline.classification.labels import levels_above
+from tirazh.pipeline.label_levels import levels_above
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,11 +90,13 @@ def prepare_labels(
         for each in configs
     )
     config = configs[0]
+    if spec.calibrate == "contextual" and spec.questions is None:
+        _refuse_empty_prompt(config, tokenizer)
     requests = LabelRequests(
         layout=_layout(spec, questions, tokens, orders=len(configs)),
         heads=heads,
         premise=_premise(plain, tokenizer) if spec.scoring == "pmi" else (),
-        prior_prompts=_content_free_prompts(spec, config, tokenizer) if spec.calibrate == "contextual" else (),
+        prior_prompts=content_free_prompts(config, tokenizer) if spec.calibrate == "contextual" else (),
     )
     return LabelJob(config, jobs, requests, few_shot)
 
@@ -134,6 +136,12 @@ def label_ends(config: PromptConfig, tokenizer: Tokenizer, tokens: LabelTokens) 
     With several questions they are scored for all of them if a label of one question begins another label of it.
     """
     return end_tokens(tokens.entries, tokenizer, [tokenizer.control_tokens[name] for name in config.template.marks])
+
+
+def content_free_prompts(config: PromptConfig, tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """The prompts of contextual calibration (Zhao et al. 2021), with the examples in front."""
+    writer = PromptWriter(replace(config, boundary=None), tokenizer)
+    return tuple(_prompt_or_start(writer, tokenizer, fill(writer, text)) for text in CONTENT_FREE)
 
 
 def sample_prompts(config: PromptConfig, sample: pa.Table) -> tuple[tuple[int, ...], ...]:
@@ -244,16 +252,7 @@ def _prompt_or_start(writer: PromptWriter, tokenizer: Tokenizer, text: str) -> t
     return tuple(ids) or tokenizer.prefix_token_ids or (tokenizer.end_token_ids[0],)
 
 
-def _content_free_prompts(
-    spec: ClassifySpec, config: PromptConfig, tokenizer: Tokenizer
-) -> tuple[tuple[int, ...], ...]:
+def _refuse_empty_prompt(config: PromptConfig, tokenizer: Tokenizer) -> None:
     writer = PromptWriter(replace(config, boundary=None), tokenizer)
-    if config.nearest is not None:
-        raise RequestError(
-            "--calibrate contextual and --shot-selection nearest cannot be used together: a text without content has "
-            "no nearest examples; use --calibrate batch"
-        )
-    texts = [fill(writer, text) for text in CONTENT_FREE]
-    if spec.questions is None and not all(writer.encode(texts)):
+    if not all(writer.encode([fill(writer, text) for text in CONTENT_FREE])):
         raise RequestError("--calibrate needs a template that contains more than the text itself")
-    return tuple(_prompt_or_start(writer, tokenizer, text) for text in texts)

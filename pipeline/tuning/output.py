@@ -22,8 +22,8 @@ TUNED = ("template", "examples", "shots", "shot_tokens", "shot_selection", "perm
 
 @dataclass(frozen=True, slots=True)
 class TuneFiles:
-    """The files of a search, beside each other: `job` is `--out`. The paths are absolute: the job file names the
-    others, and may be run from any directory."""
+    """The files of a search, beside each other: `job` is `--out`. The paths are absolute, so that the job
+    file, which names the others, can be run from any directory."""
 
     job: Path
 

@@ -97,7 +97,7 @@ def test_the_live_line_uses_colours_unless_no_color_is_set() -> None:
     assert "493,824/1,234,567 40%" in last_line(plain)
 
 
-@pytest.mark.parametrize("name", ["dumb", "unknown", ""])
+@pytest.mark.parametrize("name", ["dumb", *(pytest.param(each, marks=pytest.mark.slow) for each in ("unknown", ""))])
 def test_a_terminal_that_cannot_draw_a_line_again_gets_lines_with_a_utc_time(name: str) -> None:
     written = terminal_output(columns=80, TERM=name)
     assert "\x1b" not in written

@@ -67,7 +67,7 @@ def test_training_lowers_the_loss(curve: list[float]) -> None:
     assert curve[-1] < curve[0] - 0.3
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 2)), 3])
 def test_two_workers_give_the_loss_curve_of_one(
     stage: int, config: TrainingConfig, pair: RankPool, curve: list[float]
 ) -> None:

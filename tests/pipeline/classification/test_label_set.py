@@ -9,7 +9,8 @@ import pytest
 from tirazh.errors import RequestError
 from tirazh.jobs.yaml_values.labels import read_labels
 from tirazh.pipeline.classification.label_checks import check_labels
-from tirazh.pipeline.classification.labels import Label, candidates_of, levels_above, parse_labels
+from tirazh.pipeline.classification.labels import Label, candidates_of, parse_labels
+from tirazh.pipeline.label_levels import levels_above
 
 
 @pytest.mark.parametrize(

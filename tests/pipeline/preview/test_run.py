@@ -121,7 +121,7 @@ def test_the_rows_are_bit_equal_to_those_of_a_job_on_ray(
     spec: JobSpec = request.getfixturevalue(kind)
     before = preview_job(spec)
     values = {name: value for name, value in spec.to_dict().items() if name != "kind" and value is not None}
-    made = (tirazh.classify if kind == "classify" else tirazh.generate)(**values)
+    made = (tirazh.classify if spec.kind == "classify" else tirazh.generate)(**values)
     written = [row for part in made.parts for row in pq.read_table(Path(made.output) / part["name"]).to_pylist()]
     count = spec.samples if isinstance(spec, GenerateSpec) else 1
     assert [each["output"] for each in before["rows"]] == [
