@@ -80,7 +80,7 @@ def _figures_text(found: Mapping[str, Any]) -> str:
 
 def _classes_text(classes: Sequence[Mapping[str, Any]]) -> str:
     shown = sorted(classes, key=lambda each: -each["support"])[:MOST_LABELS] if len(classes) > MOST_LABELS else classes
-    rows = [("label", "gold rows", "answers", "precision", "recall", "F1")]
+    rows: list[tuple[str, ...]] = [("label", "gold rows", "answers", "precision", "recall", "F1")]
     for each in shown:
         shares = [_share(each[name]) for name in ("precision", "recall", "f1")]
         rows.append((_printable(each["label"]), f"{each['support']:,}", f"{each['predicted']:,}", *shares))
@@ -97,9 +97,9 @@ def _confusion_text(found: Mapping[str, Any]) -> str:
         return f"the most frequent wrong answers\n{_printable(table_text(rows))}" if wrong else "no answer is wrong"
     counts = {(gold, answer): rows for gold, answer, rows in cells}
     answers = [*labels, *([None] if any(answer is None for _, answer in counts) else [])]
-    rows = [("gold label \\ answer", *(answer or ABSTAINED for answer in answers))]
-    rows += [(gold, *(f"{counts.get((gold, answer), 0):,}" for answer in answers)) for gold in labels]
-    return _printable(table_text(rows))
+    table: list[tuple[str, ...]] = [("gold label \\ answer", *(answer or ABSTAINED for answer in answers))]
+    table += [(gold, *(f"{counts.get((gold, answer), 0):,}" for answer in answers)) for gold in labels]
+    return _printable(table_text(table))
 
 
 def _comparison_text(found: Mapping[str, Any]) -> str:

@@ -82,20 +82,22 @@ def read_answers(table: pa.Table, columns: AnswerColumns, gold: NDArray[np.int64
     best = _codes(table.column(columns.label), columns.labels, columns.label)
     abstained = best < 0
     if columns.abstained is not None:
-        abstained |= _booleans(table.column(columns.abstained).fill_null(False))
+        given: Any = table.column(columns.abstained)
+        abstained |= _booleans(given.fill_null(False))
     chances = None
     if columns.probabilities is not None:
         chances = _probabilities(table.column(columns.probabilities), columns)
         unknown = np.flatnonzero(best < 0)
-        given = np.where(np.isnan(chances[unknown]), -1.0, chances[unknown])
-        best[unknown] = np.where(given.max(axis=1, initial=-1.0) < 0, -1, given.argmax(axis=1))
+        known = np.where(np.isnan(chances[unknown]), -1.0, chances[unknown])
+        best[unknown] = np.where(known.max(axis=1, initial=-1.0) < 0, -1, known.argmax(axis=1))
     best[failed] = -1
     is_none = np.zeros(table.num_rows, np.bool_)
     if columns.none_label is not None:
         is_none = (best == columns.none_label) & (gold == columns.none_label)
     confidence = np.full(table.num_rows, np.nan)
     if columns.confidence is not None:
-        confidence = table.column(columns.confidence).cast(pa.float64()).fill_null(np.nan).to_numpy()
+        values: Any = table.column(columns.confidence).cast(pa.float64())
+        confidence = values.fill_null(np.nan).to_numpy()
     return Predictions(
         labels=columns.labels,
         gold=np.where(failed, -1, gold),

@@ -238,7 +238,7 @@ def _count(
     unknown = (codes == -2) & ~failed
     names: Counter[str] = Counter()
     if unknown.any():
-        names.update(matched.labels.filter(pa.array(unknown)).to_pylist())
+        names.update(map(str, matched.labels.filter(pa.array(unknown)).to_pylist()))
     gold = np.where((codes < 0) | failed, -1, codes)
     return gold, RowCounts(
         rows=len(gold),

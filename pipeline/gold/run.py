@@ -17,6 +17,7 @@ from tirazh.pipeline.evaluation.predictions import RowFigures
 from tirazh.pipeline.gold.gold_file import positions
 from tirazh.pipeline.gold.read import GoldSource, LabelledOutput, read_labelled
 from tirazh.pipeline.output.report import write_report
+from tirazh.pipeline.report.evaluation_section import rows_id
 from tirazh.pipeline.settings import check_at_least
 from tirazh.pipeline.storage.errors import show_uri
 
@@ -33,10 +34,10 @@ def evaluate_output(
 ) -> dict[str, Any]:
     """Evaluate the answers of a finished output of classify, and return the figures as JSON values.
 
-    These are the fields of `Evaluation`, and `output`, `plan_id`, `question`, `gold` (the source of the gold labels),
-    `counts` (the fields of `RowCounts`) and, with another output `against`, the fields of `Comparison`. With `write`
-    they are written to `_tirazh/evaluation.json`, and the report shows them. Raises RequestError if no row has a gold
-    label that the job has, and what `read_labelled` raises.
+    These are the fields of `Evaluation`, and `output`, `plan_id`, `rows_id`, `question`, `gold` (the source of the
+    gold labels), `counts` (the fields of `RowCounts`) and, with another output `against`, the fields of `Comparison`.
+    With `write` they are written to `_tirazh/evaluation.json`, and the report shows them. Raises RequestError if no
+    row has a gold label that the job has, and what `read_labelled` raises.
     """
     check_at_least("seed", seed, 0)
     found = read_labelled(output, source, question=question, endpoint_url=endpoint_url)
@@ -46,6 +47,7 @@ def evaluate_output(
     values: dict[str, Any] = {
         "output": show_uri(found.output.files.directory),
         "plan_id": found.output.manifest["plan_id"],
+        "rows_id": rows_id(found.output.manifest),
         "question": question,
         "gold": dict(found.source),
         "counts": asdict(found.counts),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -53,14 +55,21 @@ class EvaluationSection:
 def sections_of(manifest: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> tuple[EvaluationSection, ...]:
     """The evaluations of an output; without one the figures that follow from the manifest of a job with a gold column.
 
-    Values of another plan, and such that are no evaluation, are left out.
+    Evaluations of rows that were made again since, and values that are no evaluation, are left out.
     """
-    known = [each for each in evaluations if each.get("plan_id") == manifest["plan_id"]]
+    now = rows_id(manifest)
+    known = [each for each in evaluations if each.get("rows_id") == now]
     own = evaluation_of_manifest(manifest) if not known else None
     try:
         return tuple(_section(each) for each in (known or ([own] if own is not None else [])))
     except (KeyError, TypeError, ValueError, AttributeError):
         return ()
+
+
+def rows_id(manifest: Mapping[str, Any]) -> str:
+    """An id of the rows of a finished output, from the checksums of its parts."""
+    parts = [[part["name"], part.get("sha256")] for part in manifest.get("parts") or []]
+    return hashlib.sha256(json.dumps([manifest["plan_id"], parts]).encode()).hexdigest()[:32]
 
 
 def evaluation_of_manifest(manifest: Mapping[str, Any]) -> dict[str, Any] | None:

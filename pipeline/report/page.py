@@ -72,8 +72,8 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["settings_text"] = lambda settings: json.dumps(settings, ensure_ascii=False, indent=1)
-    environment.globals["evaluation"] = lambda sections: Markup(part.render(sections=sections))
     part = environment.from_string(_source("evaluation.html.jinja"))
+    environment.globals["evaluation"] = lambda sections: Markup(part.render(sections=sections))
     return environment.from_string(_source("page.html.jinja"))
 
 

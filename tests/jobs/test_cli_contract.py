@@ -40,6 +40,7 @@ FLAGS = {
     "preview": "--rows",
     "verify": "--endpoint-url --skip-input",
     "report": "--against --endpoint-url",
+    "evaluate": "--against --endpoint-url --gold --gold-column --gold-label --key --no-write --question --seed",
     "convert": "--deepspeed-config --dtype --fix-sparsity-layout --num-attention-heads --preset --sparse-mode "
     "--tokenizer",
     "submit": "--address --follow",

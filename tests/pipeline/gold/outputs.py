@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -50,7 +51,7 @@ def random_chances(rows: int, num_labels: int = len(LABELS), *, seed: int = 0) -
 
 
 def write_output(
-    directory: Path,
+    directory: Path | str,
     table: pa.Table,
     *,
     parts: int = 1,
@@ -67,7 +68,8 @@ def write_output(
         sink = pa.BufferOutputStream()
         pq.write_table(table.slice(start, stop - start), sink)
         files.storage.write(files.part(name), sink.getvalue().to_pybytes())
-        named.append({"name": name, "rows": stop - start})
+        digest = hashlib.sha256(sink.getvalue()).hexdigest()
+        named.append({"name": name, "rows": stop - start, "sha256": digest})
     settings = {"prefix": "", "labels": dict.fromkeys(LABELS, "word"), "gold_column": None} | dict(spec or {})
     manifest = {
         "kind": kind,

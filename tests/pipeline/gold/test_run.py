@@ -22,6 +22,7 @@ from tirazh.pipeline.gold.run import evaluate_output
 from tirazh.pipeline.output.report import write_report
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.steps.verify import verify_output
+from tirazh.pipeline.storage.filesystem import Storage
 
 CHANCES = random_chances(60)
 GOLD = [LABELS[each] for each in np.random.default_rng(1).integers(0, 3, 60)]
@@ -50,6 +51,14 @@ def test_the_figures_are_written_beside_the_report_which_shows_them(tmp_path: Pa
     assert page.count("<svg") == 2
 
 
+def test_an_output_in_an_object_store_is_read_and_written_in_place(tmp_path: Path) -> None:
+    local = write_output(tmp_path / "out", table(), parts=2)
+    stored = write_output("memory://evaluation/out", table(), parts=2)
+    found, expected = evaluate_output(stored, COLUMN), evaluate_output(local, COLUMN)
+    assert found | {"output": ""} == expected | {"output": ""}
+    assert json.loads(Storage().read("memory://evaluation/out/_tirazh/evaluation.json")) == found
+
+
 def test_without_writing_the_output_stays_as_it_is(tmp_path: Path) -> None:
     output = write_output(tmp_path / "out", table())
     before = sorted(Path(output).rglob("*"))
@@ -66,11 +75,11 @@ def test_the_seed_changes_the_intervals_alone(tmp_path: Path) -> None:
         evaluate_output(output, COLUMN, seed=-1)
 
 
-def test_an_evaluation_of_an_earlier_plan_is_not_shown(tmp_path: Path) -> None:
+def test_an_evaluation_of_rows_that_were_made_again_is_not_shown(tmp_path: Path) -> None:
     output = write_output(tmp_path / "out", table())
     found = evaluate_output(output, COLUMN)
     path = Path(output) / "_tirazh/evaluation.json"
-    path.write_text(json.dumps({**found, "plan_id": "another"}), encoding="utf-8")
+    path.write_text(json.dumps({**found, "rows_id": "another"}), encoding="utf-8")
     write_report(output)
     assert "<h2>Evaluation</h2>" not in report_of(output)
     path.write_text("{", encoding="utf-8")

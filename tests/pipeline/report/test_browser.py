@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.report.test_content import manifest, sample
+from tests.pipeline.report.test_evaluation_section import evaluation
+from tirazh.pipeline.report.evaluation_section import rows_id
 from tirazh.pipeline.report.page import render
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -36,7 +38,10 @@ def page(tmp_path: Path) -> Path:
     texts: list[str | None] = [f"{'длинноеслово' * 12} {index}" for index in range(30)]
     path = tmp_path / "report.html"
     values = manifest(labels={"sport": 120, "экономика": 80}, drop_reasons={"language": 3}, kept=197)
-    path.write_text(render(values, sample=sample(texts)).replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    found = evaluation(20, rows_id=rows_id(values))
+    html = render(values, sample=sample(texts), evaluations=[found])
+    assert "<svg" in html
+    path.write_text(html.replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
     return path
 
 
