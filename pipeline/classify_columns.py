@@ -1,4 +1,4 @@
-"""The columns of a classify job, from its spec: those that it reads and those of its answers, and how these are made."""
+"""The columns of a classify job, from its spec: those that it reads, and those of its answers and how they are made."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def answer_layouts(
 ) -> tuple[AnswerLayout, ...]:
     """How each question of the job is answered.
 
-    `calibration` is the fitted calibration that the job names, and `threshold` the confidence that --target-error needs;
-    a job with one of them has one question. Raises RequestError for priors that do not fit the calibration.
+    `calibration` is the fitted calibration that the job names, and `threshold` the confidence that --target-error
+    needs; a job with one of them has one question. Raises RequestError for priors that do not fit the calibration.
     """
     return tuple(
         AnswerLayout(

@@ -115,12 +115,12 @@ def score_fields() -> list[pa.Field[Any]]:
 def answer_fields(*, as_decision: bool = False, multi_label: bool = False) -> list[pa.Field[Any]]:
     """The columns of the answer to one question of `classify`, in order.
 
-    `probabilities` has one entry for each label, in the order of the labels, or the most likely ones. It is no map, which
-    Hugging Face datasets cannot read. With `as_decision` the names are those of decision APIs; with `multi_label` there
-    is a list of all labels that are likely enough.
+    `probabilities` has one entry for each label, in the order of the labels, or the most likely ones. It is no map,
+    which Hugging Face datasets cannot read. With `as_decision` the names are those of decision APIs; with `multi_label`
+    there is a list of all labels that are likely enough.
     """
     entry = pa.struct([pa.field(LABEL, pa.string()), pa.field(PROBABILITY, pa.float32())])
-    fields = [
+    fields: list[pa.Field[Any]] = [
         pa.field(CHOICE if as_decision else LABEL, pa.string()),
         pa.field(CONFIDENCE, pa.float32()),
         pa.field(PROBABILITIES, pa.list_(entry)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tirazh.pipeline.classification.priors import BALANCED
 from tirazh.pipeline.columns import kept_columns
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.layouts import Draws
@@ -80,6 +81,11 @@ def _of_the_crossing(plan: Plan, crossing: Crossing) -> Iterator[str]:
 
 
 def _of_classify(spec: ClassifySpec) -> Iterator[str]:
+    most = max(len(question.labels) for question in spec.asked)
+    if spec.top is not None and spec.top >= most:
+        yield f"--top {spec.top} keeps all {most} labels, the most likely first; leave it out to keep their order"
+    if spec.priors == BALANCED and spec.calibration_file is None:
+        yield "--priors balanced has no effect: without a fitted calibration the labels have equal shares already"
     least = 1 / len(spec.labels or spec.questions)
     if spec.labels is not None and 0 < spec.abstain_below <= least:
         yield (

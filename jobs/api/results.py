@@ -98,8 +98,13 @@ class Manifest(Result):
 
     @property
     def labels(self) -> dict[str, int] | None:
-        """Rows of each label; None for generate."""
+        """Rows of each label; None for generate and for several questions."""
         return dict(self["labels"]) if "labels" in self else None
+
+    @property
+    def questions(self) -> dict[str, Any] | None:
+        """The figures of each of several questions, such as its `labels` and `accuracy`; None without questions."""
+        return dict(self["questions"]) if "questions" in self else None
 
     @property
     def accuracy(self) -> float | None:

@@ -38,6 +38,13 @@ class AnswerColumns:
     gold_column: str | None = None
 
     @property
+    def by_field(self) -> dict[str, str]:
+        """The columns that exist, by the names that `schema.py` gives them in a decision."""
+        names = (schema.CHOICE, schema.CONFIDENCE, schema.PROBABILITIES, schema.LABELS, schema.ABSTAINED)
+        columns = (self.label, self.confidence, self.probabilities, self.labels, self.abstained)
+        return {name: column for name, column in zip(names, columns, strict=True) if column is not None}
+
+    @property
     def counted(self) -> list[str]:
         """The columns that `count_answers` reads."""
         more = [self.probabilities] if self.none_label is not None else []
@@ -91,7 +98,7 @@ def count_answers(table: pa.Table, columns: AnswerColumns, is_good: Sequence[boo
     good: Any = pa.array(is_good, pa.bool_())
     rows = table.select(columns.counted).filter(good)
     labels = [label or "" for label in rows.column(columns.label).to_pylist()]
-    confidences = rows.column(columns.confidence).drop_null().to_numpy().astype(np.float64)
+    confidences = rows.column(columns.confidence).drop_null().to_numpy()
     none_rows = 0
     answers = labels
     if columns.none_label is not None:
@@ -113,7 +120,7 @@ def _is_none_label(probabilities: pa.ChunkedArray[Any], none_label: str) -> NDAr
     """Whether the most likely label of each row, the first of equal ones, is the none label."""
     entries: Any = pc.list_flatten(probabilities)
     values = pc.struct_field(entries, schema.PROBABILITY).to_numpy()
-    is_none = pc.equal(pc.struct_field(entries, schema.LABEL), none_label).to_numpy()
+    is_none = pc.equal(pc.struct_field(entries, schema.LABEL), pa.scalar(none_label)).to_numpy()
     sizes = {size for size in pc.list_value_length(probabilities).unique().to_pylist() if size is not None}
     has_entries = np.asarray(probabilities.is_valid().to_numpy(), np.bool_)
     if len(sizes) > 1 or 0 in sizes:
@@ -126,9 +133,10 @@ def _is_none_label(probabilities: pa.ChunkedArray[Any], none_label: str) -> NDAr
     return found
 
 
-def _histogram(confidences: NDArray[np.float64]) -> list[int]:
-    known = confidences[np.isfinite(confidences)]
-    bins = np.clip((known * CONFIDENCE_BINS).astype(np.int64), 0, CONFIDENCE_BINS - 1)
+def _histogram(confidences: NDArray[np.float32]) -> list[int]:
+    # The borders are rounded as the confidences are: 0.7 belongs to the range that begins with it.
+    borders = (np.arange(1, CONFIDENCE_BINS) / CONFIDENCE_BINS).astype(np.float32)
+    bins = np.searchsorted(borders, confidences[np.isfinite(confidences)], side="right")
     return [int(count) for count in np.bincount(bins, minlength=CONFIDENCE_BINS)]
 
 

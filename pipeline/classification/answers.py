@@ -89,7 +89,7 @@ def answer_columns(table: pa.Table, layouts: Sequence[AnswerLayout]) -> list[pa.
 
 def _answer_rows(table: pa.Table, layouts: Sequence[AnswerLayout]) -> list[pa.Array[Any]]:
     errors = table.column(schema.ROW_ERROR).combine_chunks()
-    scores = table.column(schema.LABEL_LOGPROBS).combine_chunks()
+    scores: Any = table.column(schema.LABEL_LOGPROBS).combine_chunks()
     has_scores = np.logical_and(_is_valid(scores), ~_is_valid(errors))
     rows = np.flatnonzero(has_scores)
     width = sum(len(layout.labels) for layout in layouts)
@@ -132,7 +132,7 @@ def _probabilities(
     if layout.priors is not None:
         shares = None
         if layout.priors.column is not None:
-            shares, wrong = read_shares(table.column(layout.priors.column).take(pa.array(rows)), layout.labels)
+            shares, wrong = read_shares(table.column(layout.priors.column).take(_indices(rows)), layout.labels)
             for index, problem in enumerate(wrong):
                 if problem is not None:
                     problems.setdefault(index, f"column {layout.priors.column!r} {problem}")
@@ -158,7 +158,7 @@ def _columns(
     if layout.multi_label is not None and order is not None:
         chosen = choose_several(probabilities_NL, least=layout.multi_label, none_index=layout.none_index)
         in_order = np.take_along_axis(chosen, order, axis=1)
-        columns.append(_lists(layout.names.take(pa.array(order[in_order])), in_order.sum(axis=1), has_answer))
+        columns.append(_lists(layout.names.take(_indices(order[in_order])), in_order.sum(axis=1), has_answer))
     return [*columns, _spread(decided.chosen < 0, has_answer)] if is_decision else columns
 
 
@@ -177,7 +177,7 @@ def _entries(
     else:
         index = order[:, :kept].ravel()
         values = np.take_along_axis(probabilities_NL, order[:, :kept], axis=1)
-    fields: list[Any] = [layout.names.take(pa.array(index)), pa.array(values.ravel(), pa.float32())]
+    fields: list[Any] = [layout.names.take(_indices(index)), pa.array(values.ravel(), pa.float32())]
     entries = pa.StructArray.from_arrays(fields, [schema.LABEL, schema.PROBABILITY])
     return _lists(entries, np.full(count, kept), has_answer)
 
@@ -200,6 +200,10 @@ def _spread(
     if also_null is not None:
         is_null[has_answer] = also_null
     return pa.array(whole, mask=is_null)
+
+
+def _indices(numbers: NDArray[np.int64]) -> pa.Array[Any]:
+    return pa.array(numbers, pa.int64())
 
 
 def _is_valid(column: pa.Array[Any]) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ def softmax(logprobs_NL: NDArray[np.float64]) -> NDArray[np.float64]:
     """The probabilities of L labels [N, L] from their scores: natural logarithms, which need not be normalised."""
     # Subtracting the maximum keeps exp() from underflowing to zero for all labels.
     weights = np.exp(logprobs_NL - logprobs_NL.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def decide(

@@ -116,7 +116,8 @@ def finish(
     for name, page in pages_of(manifest, output).items():
         guarded.write(output.own(name), page)
     if answers_batch([planned.file.uri for planned in plan.files], plan.schema.names):
-        answers = columns_of_answers(spec.to_dict() | {"prefix": ""}) if spec.kind == "classify" else ()
+        asked = columns_of_answers(spec.to_dict() | {"prefix": ""}) if spec.kind == "classify" else ()
+        answers = {each.question: each.by_field for each in asked}
         lines = response_lines(
             _rows(plan, output), plan_id=plan.id, model=spec.model, prefix=spec.prefix, answers=answers
         )

@@ -70,7 +70,7 @@ def _answers(counts: Sequence[AnswerCounts]) -> dict[str, Any]:
 
 
 def _spread(abstained: int, counts: Sequence[AnswerCounts]) -> dict[str, Any]:
-    """Why rows abstained, and how many rows have which confidence; nothing if a receipt of an earlier version is there."""
+    """Why rows abstained, and how many rows have which confidence; nothing with a receipt of an earlier version."""
     histograms = [each.confidences for each in counts if each.confidences is not None]
     if len(histograms) < len(counts):
         return {}

@@ -182,7 +182,7 @@ def describe_part(table: pa.Table, data: bytes, footer: dict[str, Any], settings
     prefix = settings.prefix
     kind = settings.kind
     errors = table.column(prefix + schema.ERROR)
-    is_good = errors.is_null().to_pylist()
+    is_good = [error is None for error in errors.to_pylist()]
     kinds = Counter(error for error in errors.to_pylist() if error is not None)
     return Receipt(
         part=footer["part"],

@@ -43,7 +43,7 @@ def read_failure(output: OutputFiles) -> dict[str, Any] | None:
     try:
         facts = json.loads(output.storage.read(output.own(FAILURE)))
         is_complete = isinstance(facts["reason"], str) and all(isinstance(facts[name], int) for name in _COUNTS)
-        mappings = (facts["spec"], facts.get("error_kinds", {}), facts.get("labels", {}))
+        mappings = (facts["spec"], facts.get("error_kinds", {}), facts.get("labels", {}), facts.get("questions", {}))
         is_complete = is_complete and all(isinstance(each, dict) for each in mappings) and "kind" in facts
     except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

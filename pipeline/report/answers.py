@@ -12,7 +12,7 @@ def answers_of(manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The figures of each question by its name, "" in a job that asks one without a name; empty for other kinds."""
     named = manifest.get("questions")
     if isinstance(named, Mapping):
-        return dict(named)
+        return {str(name): facts for name, facts in named.items() if isinstance(facts, Mapping)}
     return {"": manifest} if "labels" in manifest or manifest.get("accuracy") is not None else {}
 
 
@@ -35,18 +35,19 @@ def answer_sentences(facts: Mapping[str, Any], rows: int, *, name: str, labels: 
     above = sum(count for label, count in (facts.get("labels") or {}).items() if label not in labels) if labels else 0
     if above:
         yield f"{about}{share_text(above, rows)} of the rows have a level above the labels as their label."
-    if facts.get("abstained"):
-        yield f"{about}{share_text(facts['abstained'], rows)} of the rows have no label: {_reasons(facts)}."
+    abstained = int(facts.get("abstained") or 0)
+    if abstained:
+        none_label = int((facts.get("abstained_by") or {}).get("none_label", 0))
+        yield f"{about}{share_text(abstained, rows)} of the rows have no label: {_reasons(abstained, none_label)}."
 
 
-def _reasons(facts: Mapping[str, Any]) -> str:
-    by_none = (facts.get("abstained_by") or {}).get("none_label", 0)
+def _reasons(abstained: int, by_none: int) -> str:
     if not by_none:
         return "the confidence was too low"
-    if by_none == facts["abstained"]:
+    if by_none == abstained:
         return "the most likely label was the one for none of the others"
     return (
-        f"in {facts['abstained'] - by_none:,} the confidence was too low, in {by_none:,} the most likely label was the "
+        f"in {abstained - by_none:,} the confidence was too low, in {by_none:,} the most likely label was the "
         "one for none of the others"
     )
 
@@ -54,8 +55,8 @@ def _reasons(facts: Mapping[str, Any]) -> str:
 def answer_bars(facts: Mapping[str, Any], *, name: str) -> Iterator[Bars]:
     """The labels of a question and its confidences: titles, with (name, rows) each."""
     labels = [(str(label), int(count)) for label, count in (facts.get("labels") or {}).items()]
-    if facts.get("abstained"):
-        labels.append(("(no label)", int(facts["abstained"])))
+    abstained = int(facts.get("abstained") or 0)
+    labels += [("(no label)", abstained)] if abstained else []
     about = f": {name}" if name else ""
     if labels:
         yield f"Labels{about}", tuple(labels)
@@ -67,6 +68,21 @@ def answer_bars(facts: Mapping[str, Any], *, name: str) -> Iterator[Bars]:
             for index, count in enumerate(confidences)
         ]
         yield f"Confidence{about}", tuple(ranges[first:])
+
+
+def label_counts(facts: Mapping[str, Any]) -> dict[str, int]:
+    """The rows of every label; those of several questions after the name of the question."""
+    return {
+        f"{name}: {label}" if name else str(label): int(count)
+        for name, each in answers_of(facts).items()
+        for label, count in (each.get("labels") or {}).items()
+    }
+
+
+def figures_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a manifest, and those of each of several questions after its name."""
+    named = {name: facts for name, facts in answers_of(manifest).items() if name}
+    return dict(manifest) | {f"{name} {fact}": value for name, facts in named.items() for fact, value in facts.items()}
 
 
 def share_text(count: int, total: int) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answer_counts import AnswerColumns, columns_of_answers
 from tirazh.pipeline.input.texts import BrokenText, values_of
-from tirazh.pipeline.report.answers import answer_bars, answer_sentences, answers_of, label_names, share_text
+from tirazh.pipeline.report.answers import Bars, answer_bars, answer_sentences, answers_of, label_names, share_text
 from tirazh.pipeline.report.text_figures import TextFigures, count_texts
 
 MAX_SHOWN_TEXTS = 20
@@ -39,7 +39,7 @@ class Content:
 
     title: str
     sentences: tuple[str, ...]
-    bars: tuple[tuple[str, tuple[tuple[str, int], ...]], ...]
+    bars: tuple[Bars, ...]
     rows: tuple[ShownRow, ...] = ()
     figures: TextFigures | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -116,8 +116,8 @@ def _text_sentences(figures: TextFigures | None) -> list[str]:
     return said
 
 
-def _bars(manifest: Mapping[str, Any]) -> list[tuple[str, tuple[tuple[str, int], ...]]]:
-    found = []
+def _bars(manifest: Mapping[str, Any]) -> list[Bars]:
+    found: list[Bars] = []
     for name, facts in answers_of(manifest).items():
         found += answer_bars(facts, name=name)
     titles = (

@@ -12,6 +12,7 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
+from tirazh.pipeline.report.answers import answers_of, figures_of, label_counts
 from tirazh.pipeline.report.content import Content, content_of
 from tirazh.pipeline.report.evaluation_section import sections_of
 
@@ -19,6 +20,7 @@ _FACTS = (
     *("rows", "errors", "prompt_tokens", "completion_tokens", "seconds", "tokens_per_s", "num_parts", "replicas"),
     *("replica_deaths", "accuracy", "macro_f1", "mean_confidence", "abstained", "dtype", "model_fingerprint"),
 )
+_ANSWER_FACTS = ("accuracy", "macro_f1", "mean_confidence", "abstained")
 
 
 def render(
@@ -35,9 +37,11 @@ def render(
     """
     heads = ["", "this run", *(["the other"] if against else [])]
     pages = [page for page in (manifest, against) if page is not None]
-    rows = [(name, *(_shown(page.get(name)) for page in pages)) for name in _FACTS]
+    figures = [figures_of(page) for page in pages]
+    names = [*_FACTS, *(f"{question} {name}" for question in _questions(pages) for name in _ANSWER_FACTS)]
+    rows = [(name, *(_shown(each.get(name)) for each in figures)) for name in names]
     facts = {"heads": heads, "rows": [row for row in rows if any(row[1:])]}
-    labels = _compared_labels(manifest.get("labels") or {}, against.get("labels") or {}) if against else []
+    labels = _compared_labels(label_counts(manifest), label_counts(against)) if against else []
     content = content_of(manifest, sample)
     notes = manifest.get("unified_columns") or []
     sections = sections_of(manifest, evaluations)
@@ -54,14 +58,14 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
         ("errors", f"{facts['errors']:,}"),
         ("time", str(facts.get("time", ""))),
     ]
-    counts = (("labels", "Labels so far"), ("error_kinds", "Errors"))
+    counts = (("Labels so far", label_counts(facts)), ("Errors", facts.get("error_kinds") or {}))
     content = Content(
         title=f"{facts['kind']}: {facts['output']} {state}",
         sentences=(
             f"This job {state}: {reason}",
             "The parts below are kept. Run the same command again to make the others.",
         ),
-        bars=tuple((title, tuple(facts[name].items())) for name, title in counts if facts.get(name)),
+        bars=tuple((title, tuple(each.items())) for title, each in counts if each),
         settings=facts["spec"],
     )
     table = {"heads": ["", "so far"], "rows": [row for row in done if row[1]]}
@@ -79,6 +83,10 @@ def _template() -> jinja2.Template:
 
 def _source(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+def _questions(pages: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for page in pages for name in answers_of(page) if name))
 
 
 def _compared_labels(labels: Mapping[str, int], other: Mapping[str, int]) -> list[Sequence[str]]:

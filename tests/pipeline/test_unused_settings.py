@@ -31,6 +31,8 @@ def make_spec(write_input: Write, tmp_path: Path, model_dir: Path) -> Callable[.
         ("classify", {"endpoint_url": "http://127.0.0.1:9000"}, "--endpoint-url has no effect: input and output are"),
         ("classify", {"replicas": "1:4"}, "--replicas 1:4: more replicas than parts have no effect; the job has one"),
         ("classify", {"abstain_below": 0.5}, "--abstain-below 0.5 has no effect: the most likely of 2 labels always"),
+        ("classify", {"top": 2}, "--top 2 keeps all 2 labels, the most likely first"),
+        ("classify", {"priors": "balanced"}, "--priors balanced has no effect: without a fitted calibration"),
         ("classify", {"fix_sparsity_layout": 1}, "--fix-sparsity-layout has no effect: the model has no layer with"),
         ("generate", {"temperature": 0.0, "seed": 7}, "--seed has no effect with --temperature 0"),
         ("generate", {"temperature": 0.0, "min_p": 0.1}, "--min-p has no effect with --temperature 0"),
@@ -55,7 +57,7 @@ def test_a_setting_without_effect_is_named(
     ("kind", "settings"),
     [
         ("classify", {}),
-        ("classify", {"abstain_below": 0.6}),
+        ("classify", {"abstain_below": 0.6, "top": 1, "priors": {"a": 0.75, "b": 0.25}}),
         ("generate", {"seed": 7, "top_k": 5, "samples": 3}),
         ("generate", {"temperature": 0.0}),
         ("generate", {"template": "{{ text }} {{ prompt }}", "prompt_column": "text"}),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tirazh.errors import InputError
+from tirazh.pipeline.classification.answer_counts import columns_of_answers
 from tirazh.pipeline.openai_batch.requests import is_batch, rows_of_batch
-from tirazh.pipeline.classification.answer_counts import AnswerColumns, columns_of_answers
 from tirazh.pipeline.openai_batch.responses import answers_batch, response_lines
 
 
@@ -73,7 +73,8 @@ def test_a_request_that_cannot_be_run_is_refused_with_its_line(lines: list[dict[
     assert refusal(*lines).startswith(says)
 
 
-def responses(*rows: dict[str, Any], prefix: str = "", answers: tuple[AnswerColumns, ...] = ()) -> list[dict[str, Any]]:
+def responses(*rows: dict[str, Any], prefix: str = "", asked: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    answers = None if asked is None else {each.question: each.by_field for each in columns_of_answers(asked)}
     lines = response_lines(rows, plan_id="p", model="m", prefix=prefix, answers=answers)
     return [json.loads(line) for line in lines]
 
@@ -105,7 +106,7 @@ def test_a_row_with_an_error_has_no_response() -> None:
 def test_labels_are_answered_with_their_probabilities() -> None:
     entries = [{"label": "sport", "probability": 0.75}, {"label": "art", "probability": 0.25}]
     row = {"custom_id": "a", "url": "/v1/completions", "label": "sport", "confidence": 0.75, "probabilities": entries}
-    (line,) = responses(row, answers=columns_of_answers({}))
+    (line,) = responses(row, asked={})
     body = line["response"]["body"]
     assert body["choices"][0]["text"] == "sport"
     assert body["probabilities"] == {"sport": 0.75, "art": 0.25}
@@ -115,7 +116,7 @@ def test_the_answers_to_several_questions_are_one_json_object_and_their_probabil
     row = {"custom_id": "a", "url": "/v1/chat/completions", "topic": "sport", "tone": None}
     for name in ("topic", "tone"):
         row |= {f"{name}_confidence": 0.5, f"{name}_abstained": name == "tone", f"{name}_probabilities": []}
-    (line,) = responses(row, answers=columns_of_answers({"questions": {"topic": {}, "tone": {}}, "shape": "decision"}))
+    (line,) = responses(row, asked={"questions": {"topic": {}, "tone": {}}, "shape": "decision"})
     body = line["response"]["body"]
     assert body["choices"][0]["message"]["content"] == '{"topic": "sport", "tone": null}'
     given = {"choice": None, "confidence": 0.5, "probabilities": {}, "abstained": True}

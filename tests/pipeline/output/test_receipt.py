@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.pipeline import schema
+from tirazh.pipeline.output.quality import quality
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, check_belongs, describe_part, make_receipt
 from tirazh.pipeline.output.write import to_parquet
 from tirazh.pipeline.schema import Kind
@@ -156,3 +157,35 @@ def test_a_receipt_made_from_the_table_equals_that_made_from_the_file(
     ):
         file = to_parquet(table, footer=FOOTER)
         assert describe_part(table, file, FOOTER, settings) == make_receipt(file, settings)
+
+
+def test_a_receipt_of_an_earlier_version_is_read_and_still_that_of_its_part() -> None:
+    """It has no counts of confidences, and the counts of classify stand in it beside the others."""
+    data = to_parquet(classified(topic=["sport", "economics"]), footer=FOOTER)
+    made = make_receipt(data, ReceiptSettings.of({**plain_of("classify"), "gold_column": "topic"}))
+    earlier = {
+        **{"part": 3, "plan_id": "0" * 32, "input_version": "7", "rows": 2, "errors": 0},
+        **{"prompt_tokens": 15, "completion_tokens": 0, "file_bytes": len(data), "sha256": made.sha256},
+        **{"error_kinds": {}, "labels": {"": 1, "sport": 1}, "gold_column": "topic"},
+        **{"confusion": [["economics", "", 1], ["sport", "sport", 1]], "confidence_sum": 1.25},
+        **{"finish_reasons": {}, "completion_lengths": {}},
+    }
+    stored = json.dumps(earlier).encode()
+    receipt = Receipt.from_json(stored)
+    assert receipt.gold_columns == made.gold_columns == {"": "topic"}
+    assert receipt.to_json() == stored
+    assert made.is_as_stored(stored)
+    assert made.is_as_stored(made.to_json())
+    assert not made.is_as_stored(stored.replace(b"1.25", b"1.5"))
+    assert quality([receipt]) == {
+        name: value for name, value in quality([made]).items() if name not in ("confidences", "abstained_by")
+    }
+    assert json.loads(made.to_json()).items() >= earlier.items()
+
+
+def test_receipts_of_other_kinds_are_stored_as_before() -> None:
+    data = to_parquet(generated(topic=["a", "b"]), footer=FOOTER)
+    receipt = make_receipt(data, ReceiptSettings.of(plain_of("generate")))
+    names = [*("labels", "gold_column", "confusion", "confidence_sum"), "finish_reasons", "completion_lengths"]
+    assert list(json.loads(receipt.to_json()))[-6:] == names
+    assert Receipt.from_json(receipt.to_json()) == receipt
