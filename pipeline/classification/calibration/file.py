@@ -68,7 +68,7 @@ class CalibrationFile:
             "scores": self.scores.to_json(),
             "sample": {
                 "winner": list(calibration.sample.label),
-                "confidence": list(calibration.sample.confidence),
+                "confidences": list(calibration.sample.confidence),
                 "correct": [int(each) for each in calibration.sample.correct],
             },
         }
@@ -116,7 +116,7 @@ def _calibration(values: Mapping[str, Any]) -> Calibration:
         raise ValueError(f"unknown method {method!r}")
     sample = Sample(
         label=tuple(map(int, values["sample"]["winner"])),
-        confidence=_numbers(values["sample"]["confidence"]),
+        confidence=_numbers(values["sample"]["confidences"]),
         correct=tuple(map(bool, values["sample"]["correct"])),
     )
     shares, transform = _numbers(values["label_shares"]), _transform(method, values["transform"])
