@@ -66,9 +66,9 @@ class CalibrationFile:
             "label_shares": list(calibration.label_shares),
             "transform": _transform_values(calibration.transform),
             "scores": self.scores.to_json(),
-            "sample": {
+            "labelled_rows": {
                 "winner": list(calibration.sample.label),
-                "confidences": list(calibration.sample.confidence),
+                "winner_probability": list(calibration.sample.confidence),
                 "correct": [int(each) for each in calibration.sample.correct],
             },
         }
@@ -115,9 +115,9 @@ def _calibration(values: Mapping[str, Any]) -> Calibration:
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}")
     sample = Sample(
-        label=tuple(map(int, values["sample"]["winner"])),
-        confidence=_numbers(values["sample"]["confidences"]),
-        correct=tuple(map(bool, values["sample"]["correct"])),
+        label=tuple(map(int, values["labelled_rows"]["winner"])),
+        confidence=_numbers(values["labelled_rows"]["winner_probability"]),
+        correct=tuple(map(bool, values["labelled_rows"]["correct"])),
     )
     shares, transform = _numbers(values["label_shares"]), _transform(method, values["transform"])
     widths = {len(labels), values["num_labels"], len(shares), len(values["scores"]["label_words"])}
