@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ def name_of(path: Path) -> str:
     return path.relative_to(REPOSITORY).as_posix()
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("path", [*SOURCES, *OTHER_PYTHON], ids=name_of)
 def test_a_file_is_short_and_its_name_is_specific(path: Path) -> None:
     parts = path.relative_to(REPOSITORY).with_suffix("").parts
@@ -65,7 +71,7 @@ def test_a_folder_has_few_modules_and_no_prefix_that_needs_a_subfolder(folder: P
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_functions_are_short_and_modules_have_docstrings(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     assert ast.get_docstring(tree), f"{name_of(path)} has no module docstring"
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -84,7 +90,7 @@ def test_no_file_holds_a_note_about_unfinished_work(path: Path) -> None:
 def test_names_of_added_columns_are_written_in_one_place(path: Path) -> None:
     """Only schema.py spells `row["completion"]` and the like; keys of a manifest may have the same names."""
     columns = {value for name, value in vars(schema).items() if name.isupper() and isinstance(value, str)}
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             if "manifest" in ast.unparse(node.value):
                 continue

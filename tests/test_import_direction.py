@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -64,8 +65,13 @@ def name_of(path: Path) -> str:
     return path.relative_to(REPOSITORY).as_posix()
 
 
-def imports_of(path: Path, *, at_load_only: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield (line, dotted module) of every import. `import_module("x")` with a literal counts."""
+@cache
+def imports_of(path: Path, *, at_load_only: bool = False) -> tuple[tuple[int, str], ...]:
+    """Return (line, dotted module) of every import. `import_module("x")` with a literal counts."""
+    return tuple(_find_imports(path, at_load_only))
+
+
+def _find_imports(path: Path, at_load_only: bool) -> Iterator[tuple[int, str]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped = _not_run_at_load(tree) if at_load_only else set()
     for node in ast.walk(tree):

@@ -15,7 +15,7 @@ from tirazh.errors import InputError, RequestError
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline.prompts.encode import PromptConfig, PromptWriter
 from tirazh.pipeline.prompts.label_examples import BETWEEN_EXAMPLES, Example, empty_prompt, read_examples, separator_of
-from tirazh.pipeline.prompts.nearest_shots import NearestShots
+from tirazh.pipeline.prompts.nearest_shots import MAX_ALL_CHARACTERS, NearestShots
 from tirazh.pipeline.prompts.shot_choice import Selection, choose_by_tokens, choose_shots, distinct, orders_of
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.errors import show_uri
@@ -204,9 +204,14 @@ def _nearest(spec: ClassifySpec, found: Sequence[Example], separator: str) -> Ne
         raise InputError(f"--examples {show_uri(spec.examples or '')} has no text in any row")
     if len(drawn) < spec.shots:
         raise _too_few(spec, found, drawn)
-    return NearestShots(
-        spec.shots, tuple(example.text for example in drawn), tuple(example.written for example in drawn), separator
-    )
+    texts, written = (tuple(example.text for example in drawn), tuple(example.written for example in drawn))
+    shots = NearestShots(spec.shots, texts, written, separator)
+    if shots.num_characters > MAX_ALL_CHARACTERS:
+        raise InputError(
+            f"--examples {show_uri(spec.examples or '')} has {shots.num_characters:,} characters of text; with "
+            f"--shot-selection nearest at most {MAX_ALL_CHARACTERS:,} are compared, so give fewer rows"
+        )
+    return shots
 
 
 def _notes(spec: ClassifySpec, found: Sequence[Example], counts: Sequence[Counter[str]]) -> list[str]:

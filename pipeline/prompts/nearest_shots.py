@@ -21,8 +21,10 @@ _CHARACTERS = (3, 5)
 _MAX_SIMILARITIES = 1 << 21
 # The last bits of a similarity may differ between kinds of CPUs; those that are equal so far count as equal.
 _DECIMALS = 9
-# A longer text says no more about its subject, and takes time.
-_MAX_CHARACTERS = 1 << 16
+# The beginning of a text says its subject; more of it takes time.
+_MAX_CHARACTERS = 1 << 13
+# The vectors of so many characters take some hundred MB in every process that makes prompts.
+MAX_ALL_CHARACTERS = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class NearestShots:
     texts: tuple[str, ...]
     written: tuple[str, ...] = field(repr=False)
     separator: str
+
+    @property
+    def num_characters(self) -> int:
+        """The characters of all texts that are compared."""
+        return sum(min(len(text), _MAX_CHARACTERS) for text in self.texts)
 
     def choose(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the indices of the examples for each text, the nearest last. An example with the same text is never

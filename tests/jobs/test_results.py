@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.system.tiny_model import write_tiny_model
-from tirazh import classify, generate
+from tirazh import classify
 from tirazh.jobs.cli import main
 
 pytestmark = pytest.mark.ray
 
 
 @pytest.fixture
-def job(tmp_path: Path, ray_local: None) -> dict[str, object]:
+def job(tmp_path: Path) -> dict[str, object]:
+    return make_job(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def made(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], dict[str, Any]]:
+    """A job that was run from Python, and its manifest."""
+    job = make_job(tmp_path_factory.mktemp("made"))
+    return job, classify(**job, labels=["a", "b"], gold_column="gold")
+
+
+def make_job(folder: Path) -> dict[str, object]:
     """Settings of a small job, with the same names in Python, YAML and flags."""
     rows = {"text": ["Вчера", "Сегодня", "Завтра"], "gold": ["a", "b", "a"]}
-    pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+    pq.write_table(pa.table(rows), folder / "in.parquet")
     return {
-        "input": str(tmp_path / "in.parquet"),
-        "output": str(tmp_path / "out"),
-        "model": write_tiny_model(tmp_path / "model"),
+        "input": str(folder / "in.parquet"),
+        "output": str(folder / "out"),
+        "model": write_tiny_model(folder / "model"),
         "dtype": "float32",
     }
 
@@ -34,9 +47,9 @@ def flags(job: dict[str, object]) -> list[str]:
 
 
 def test_python_and_the_command_line_run_the_same_job(
-    job: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: tuple[dict[str, object], dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = classify(**job, labels=["a", "b"], gold_column="gold")
+    job, manifest = made
     assert (manifest["rows"], manifest["errors"], manifest["gold_rows"]) == (3, 0, 3)
     assert manifest["spec"]["labels"] == {"a": "a", "b": "b"}
 
@@ -45,16 +58,16 @@ def test_python_and_the_command_line_run_the_same_job(
     assert again["fingerprint"] == manifest["fingerprint"]
     assert "parts" not in again
 
-    assert main(["verify", str(tmp_path / "out")]) == 0
+    assert main(["verify", str(job["output"])]) == 0
     assert capsys.readouterr().out.startswith("OK: 3/3 rows, 1/1 parts verified")
-    assert main(["report", str(tmp_path / "out")]) == 0
+    assert main(["report", str(job["output"])]) == 0
     assert "report.html" in capsys.readouterr().out
 
 
 def test_verifying_a_damaged_output_exits_with_1(
-    job: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: tuple[dict[str, object], dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    generate(**job, prompt_column="text", max_new_tokens=2)
+    shutil.copytree(str(made[0]["output"]), tmp_path / "out")
     (part,) = (tmp_path / "out").glob("part-*.parquet")
     part.write_bytes(part.read_bytes()[:-8])
     assert main(["verify", str(tmp_path / "out"), "--json"]) == 1

@@ -50,20 +50,26 @@ def test_a_package_in_the_working_directory_is_run_from_there(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
 
 
+VARIABLES: tuple[dict[str, str], ...] = (
+    {"PYTHONWARNINGS": "error"},
+    {"PYTHONOPTIMIZE": "2"},
+    {"PYTHONHASHSEED": "0"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"TZ": "Moon/Base"},
+    {"OMP_NUM_THREADS": "garbage"},
+    {"COLUMNS": "wide", "TERM": "", "NO_COLOR": "1"},
+    {"TMPDIR": "/no/such/directory"},
+)
+
+
 @pytest.mark.parametrize(
     "variables",
     [
-        {"PYTHONWARNINGS": "error"},
-        {"PYTHONOPTIMIZE": "2"},
-        {"PYTHONHASHSEED": "0"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"TZ": "Moon/Base"},
-        {"OMP_NUM_THREADS": "garbage"},
-        {"COLUMNS": "1"},
-        {"COLUMNS": "wide", "TERM": "", "NO_COLOR": "1"},
-        {"TMPDIR": "/no/such/directory"},
+        # All in one process; most of them alone are slow.
+        pytest.param({name: value for each in VARIABLES for name, value in each.items()}, id="all"),
+        pytest.param({"COLUMNS": "1"}, id="COLUMNS=1"),
+        *(pytest.param(each, id=" ".join(each), marks=pytest.mark.slow) for each in VARIABLES),
     ],
-    ids=lambda variables: " ".join(variables),
 )
 def test_variables_of_the_environment_do_not_change_the_ending(variables: dict[str, str], tmp_path: Path) -> None:
     done = tirazh("verify", "нигде", cwd=tmp_path, **variables)

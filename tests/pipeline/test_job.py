@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ def write_news(write_input: Write) -> None:
     write_input("deep/b.parquet", id=range(40, 80), text=texts, topic=topics)
 
 
-def test_a_job_writes_rows_manifest_and_report(
-    write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path
+def test_a_job_writes_rows_manifest_and_report_and_returns_the_manifest_again_without_starting_ray(
+    write_input: Write, classify: Callable[..., ClassifySpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_news(write_input)
     events: list[ProgressEvent] = []
@@ -92,6 +93,9 @@ def test_a_job_writes_rows_manifest_and_report(
     last = events[-1]
     assert (last.rows_done, last.rows_total, last.parts_done, last.parts_total) == (80, 80, 6, 6)
     assert (last.error_rows, last.rows_resumed) == (20, 0)
+
+    monkeypatch.setattr("tirazh.pipeline.build.ray_session", None)
+    assert run(replace(spec, replicas="4")) == json.loads(json.dumps(manifest))
 
 
 def test_finished_parts_are_not_made_again(
@@ -119,15 +123,7 @@ def test_finished_parts_are_not_made_again(
     assert sorted(os.listdir(tmp_path / "out")) == sorted(["_SUCCESS", "_tirazh", *before])
 
 
-def test_a_finished_job_returns_its_manifest_without_starting_ray(
-    write_input: Write, classify: Callable[..., ClassifySpec], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_news(write_input)
-    manifest = run(classify(max_error_rate=0.5))
-    monkeypatch.setattr("tirazh.pipeline.build.ray_session", None)
-    assert run(classify(max_error_rate=0.5, replicas="4")) == json.loads(json.dumps(manifest))
-
-
+@pytest.mark.slow  # tests/system/test_same_rows.py says it of a real model
 def test_rows_do_not_depend_on_the_number_of_parts_and_replicas(
     write_input: Write, generate: Callable[..., GenerateSpec], tmp_path: Path
 ) -> None:
@@ -184,6 +180,7 @@ def test_a_part_that_kills_every_replica_is_skipped_and_named(
     assert verify(str(tmp_path / "out")).problems[0].startswith("1 of 8 parts are missing: part-00004")
 
 
+@pytest.mark.slow  # tests/system/test_object_storage.py says it of a real model
 @pytest.mark.s3
 def test_a_job_reads_from_and_writes_to_object_storage(
     s3_server: SeaweedServer, generate: Callable[..., GenerateSpec], tmp_path: Path

@@ -7,14 +7,16 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.system.command import end, start_tirazh
+from tests.system.command import end, read_rows, start_tirazh
 from tests.system.tiny_model import write_tiny_model
+from tirazh import generate
 
 NEWS_ROWS = 240
 DEMO_DATA = REPOSITORY / "jobs" / "demo_data"
@@ -41,6 +43,31 @@ def prompts() -> pa.Table:
     texts = read_demo("prompts.jsonl")["prompt"].to_pylist()
     rows = [(f"row-{index:03d}", texts[index % len(texts)] + "," * (index % 17)) for index in range(120)]
     return pa.table({"id": [name for name, _ in rows], "prompt": [text for _, text in rows]})
+
+
+SAMPLING: dict[str, Any] = {
+    **{"max_new_tokens": 24, "temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 7},
+    **{"dtype": "float32", "threads": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def prompts_file(prompts: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
+    pq.write_table(prompts, path, row_group_size=50)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sampled_rows(
+    prompts_file: Path, tiny_model: str, ray_local: None, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, object]]:
+    """The rows of an undisturbed job over the prompts, with the settings `SAMPLING`."""
+    output = tmp_path_factory.mktemp("sampled") / "out"
+    manifest = generate(input=prompts_file, output=output, model=tiny_model, slots=8, part_rows=30, **SAMPLING)
+    rows = read_rows(output)
+    assert manifest["rows"] == len(rows) == pq.read_metadata(prompts_file).num_rows
+    return rows
 
 
 def read_demo(name: str) -> pa.Table:

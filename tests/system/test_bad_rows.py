@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.system.command import assert_one_sentence, read_rows
 from tests.system.tiny_model import TINY
-from tirazh import classify, generate
+from tirazh import classify, generate, preview
 from tirazh.errors import JobError
 from tirazh.jobs.cli import main
 
@@ -99,10 +99,11 @@ def test_a_bad_prompt_is_an_error_of_its_own_row_only(
 def test_a_bad_text_is_an_error_of_its_own_row_only(sources: tuple[str, str], tiny_model: str, tmp_path: Path) -> None:
     settings = {**SETTINGS, "labels": LABELS, "model": tiny_model}
     good, mixed = tmp_path / "good", tmp_path / "mixed"
-    classify(input=sources[0], output=good, **settings)
+    # The rows of a preview have the bits of the job's (`tests/pipeline/preview`).
+    alone = preview("classify", count=len(GOOD), input=sources[0], output=good, **settings)
     manifest = classify(input=sources[1], output=mixed, part_rows=9, **settings)
     assert manifest["errors"] == sum(bad.classified is not None for bad in BAD.values())
-    confidences = [row["confidence"] for row in read_answers(good)]
+    confidences = [answer["confidence"] for row in alone.rows for answer in row["output"]]
     rows = read_answers(mixed)
     assert [row["confidence"] for row in rows[::2]] == [confidences[place % len(GOOD)] for place in range(len(BAD))]
     for (name, bad), row in zip(BAD.items(), rows[1::2], strict=True):
@@ -134,6 +135,7 @@ def test_a_long_text_is_truncated_on_either_side_or_is_an_error(truncate: str, t
     assert (end[0] == end[1]) == (truncate == "right")
 
 
+@pytest.mark.slow  # tests/pipeline/prompts/test_control_marks.py says it of the prompt's tokens
 def test_the_name_of_a_control_token_in_a_prompt_is_ordinary_text(tiny_model: str, tmp_path: Path) -> None:
     source = write(tmp_path / "a.parquet", [b"a<|endoftext|>"])
     generate(

@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.system.command import end, part_files, read_rows, run_tirazh, wait_until
+from tests.system.conftest import SAMPLING
 from tirazh import generate
+from tirazh.jobs.cli import main
 
 PART_ROWS = 8
 NUM_PARTS = 15  # 120 prompts
-SETTINGS: dict[str, Any] = {
-    "max_new_tokens": 96,
-    "temperature": 0.8,
-    "seed": 3,
-    "part_rows": PART_ROWS,
-    "slots": 4,
-    "dtype": "float32",
-    "threads": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def source(prompts: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
-    pq.write_table(prompts, path)
-    return path
+# With one slot the parts of a run are written one after the other, seconds apart from its end.
+SETTINGS: dict[str, Any] = {**SAMPLING, "part_rows": PART_ROWS, "slots": 1}
 
 
 @pytest.fixture
-def undisturbed(source: Path, tiny_model: str, ray_local: None, tmp_path: Path) -> list[dict[str, object]]:
-    generate(input=source, output=tmp_path / "undisturbed", model=tiny_model, **SETTINGS)
-    return read_rows(tmp_path / "undisturbed")
-
-
-@pytest.fixture
-def command(source: Path, tiny_model: str, tmp_path: Path) -> list[object]:
-    flags = {"input": source, "output": tmp_path / "out", "model": tiny_model, **SETTINGS}
+def command(prompts_file: Path, tiny_model: str, tmp_path: Path) -> list[object]:
+    flags = {"input": prompts_file, "output": tmp_path / "out", "model": tiny_model, **SETTINGS}
     return ["generate", *(text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", value))]
 
 
@@ -53,7 +34,7 @@ def test_rerunning_a_killed_command_makes_only_the_missing_parts(
     number: signal.Signals,
     start: Callable[..., subprocess.Popen[str]],
     command: list[object],
-    undisturbed: list[dict[str, object]],
+    sampled_rows: list[dict[str, object]],
     tmp_path: Path,
 ) -> None:
     output = tmp_path / "out"
@@ -63,7 +44,7 @@ def test_rerunning_a_killed_command_makes_only_the_missing_parts(
     written = part_files(output)
     assert 2 <= len(written) < NUM_PARTS, "the run ended before the signal: make it longer"
     assert not (output / "_SUCCESS").exists()
-    assert run_tirazh("verify", output).returncode != 0
+    assert main(["verify", str(output)]) != 0
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert "run the same command" in err
@@ -74,30 +55,39 @@ def test_rerunning_a_killed_command_makes_only_the_missing_parts(
     after = part_files(output)
     assert len(after) == NUM_PARTS
     assert {name: after[name] for name in written} == written
-    assert read_rows(output) == undisturbed
-    verified = run_tirazh("verify", output)
-    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert read_rows(output) == sampled_rows
+    assert main(["verify", str(output)]) == 0
+
+
+@pytest.fixture(scope="module")
+def small_job(prompts_file: Path, tiny_model: str, ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a finished job of two parts."""
+    output = tmp_path_factory.mktemp("small") / "out"
+    run_small_job(prompts_file, tiny_model, output)
+    return output
+
+
+def run_small_job(source: Path, model: str, output: Path) -> dict[str, Any]:
+    return generate(input=source, output=output, model=model, **{**SETTINGS, "max_new_tokens": 2, "limit": 16})
 
 
 @pytest.mark.ray
-def test_a_finished_job_is_not_run_again(source: Path, tiny_model: str, ray_local: None, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "max_new_tokens": 2, "limit": 16}
-    generate(input=source, output=tmp_path / "out", model=tiny_model, **settings)
-    before = part_files(tmp_path / "out")
-    manifest = generate(input=source, output=tmp_path / "out", model=tiny_model, **settings)
-    assert part_files(tmp_path / "out") == before
+def test_a_finished_job_is_not_run_again(small_job: Path, prompts_file: Path, tiny_model: str) -> None:
+    before = part_files(small_job)
+    manifest = run_small_job(prompts_file, tiny_model, small_job)
+    assert part_files(small_job) == before
     assert manifest["rows"] == 16
 
 
 @pytest.mark.ray
-def test_verify_detects_a_changed_byte(source: Path, tiny_model: str, ray_local: None, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "max_new_tokens": 2, "limit": 16}
-    generate(input=source, output=tmp_path / "out", model=tiny_model, **settings)
-    assert run_tirazh("verify", tmp_path / "out").returncode == 0
-    part = next((tmp_path / "out").glob("part-00001-*.parquet"))
+def test_verify_detects_a_changed_byte(small_job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = shutil.copytree(small_job, tmp_path / "out")
+    assert main(["verify", str(output)]) == 0
+    part = next(output.glob("part-00001-*.parquet"))
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
-    done = run_tirazh("verify", tmp_path / "out")
-    assert done.returncode == 1
-    assert part.name in done.stdout + done.stderr
+    capsys.readouterr()
+    assert main(["verify", str(output)]) == 1
+    said = capsys.readouterr()
+    assert part.name in said.out + said.err

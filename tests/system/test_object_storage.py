@@ -21,6 +21,11 @@ LABELS = {name: f" {name}" for name in ("art", "law", "sea", "sky", "war", "zoo"
 
 
 @pytest.fixture(scope="module")
+def news(news: pa.Table) -> pa.Table:
+    return news.slice(0, 120)
+
+
+@pytest.fixture(scope="module")
 def files(s3_server: SeaweedServer) -> s3fs.S3FileSystem:
     return s3fs.S3FileSystem(endpoint_url=s3_server.endpoint_url, use_listings_cache=False)
 
@@ -64,8 +69,8 @@ def test_two_replicas_and_two_ranks_give_every_row_the_same_label(
     ray_local: None,
 ) -> None:
     bucket = s3_server.make_bucket("labels")
-    manifest = label(source, f"{bucket}/replicas", tiny_model, s3_server, replicas=2, part_rows=40)
-    label(source, f"{bucket}/ranks", tiny_model, s3_server, tensor_parallel=2, slots=5, part_rows=100)
+    manifest = label(source, f"{bucket}/replicas", tiny_model, s3_server, replicas=2, part_rows=20)
+    label(source, f"{bucket}/ranks", tiny_model, s3_server, tensor_parallel=2, slots=5, part_rows=50)
     by_replicas, by_ranks = (read(files, f"{bucket}/{name}") for name in ("replicas", "ranks"))
 
     assert manifest["rows"] == len(by_replicas) == len(news)

@@ -10,31 +10,27 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.system.command import read_rows
+from tests.system.conftest import SAMPLING
 from tirazh import generate
 
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def source(prompts: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("prompts") / "prompts.parquet"
-    pq.write_table(prompts, path, row_group_size=50)
-    return path
-
-
 def run(source: Path, output: Path, model: str, **settings: Any) -> list[dict[str, object]]:
-    sampling = {"max_new_tokens": 24, "temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 7}
-    manifest = generate(
-        **{"input": source, "output": output, "model": model, "dtype": "float32", "threads": 1, **sampling, **settings}
-    )
+    manifest = generate(**{"input": source, "output": output, "model": model, **SAMPLING, **settings})
     rows = read_rows(output)
     assert manifest["rows"] == len(rows) == pq.read_metadata(source).num_rows
     return rows
 
 
-@pytest.fixture(scope="module")
-def rows(source: Path, tiny_model: str, ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return run(source, tmp_path_factory.mktemp("one") / "out", tiny_model, slots=8, part_rows=30)
+@pytest.fixture
+def source(prompts_file: Path) -> Path:
+    return prompts_file
+
+
+@pytest.fixture
+def rows(sampled_rows: list[dict[str, object]]) -> list[Any]:
+    return sampled_rows
 
 
 def test_sampled_completions_differ_between_prompts(rows: list[Any]) -> None:
@@ -49,7 +45,7 @@ def test_rows_keep_the_order_and_the_columns_of_the_input(rows: list[Any], promp
 def test_rows_do_not_depend_on_replicas_slots_and_parts(
     rows: list[Any], source: Path, tiny_model: str, tmp_path: Path
 ) -> None:
-    assert run(source, tmp_path / "out", tiny_model, replicas=3, slots=3, part_rows=17) == rows
+    assert run(source, tmp_path / "out", tiny_model, replicas=2, slots=3, part_rows=17) == rows
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_storage_works_over_a_slow_and_an_unreliable_network(proxy: Proxy, bucke
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("mood", ["503", "SlowDown"])
+@pytest.mark.parametrize("mood", [pytest.param("503", marks=pytest.mark.slow), "SlowDown"])
 def test_a_busy_storage_server_raises_an_error_that_names_the_file(proxy: Proxy, bucket: str, mood: str) -> None:
     proxy.mood = mood  # type: ignore[assignment]
     with pytest.raises(StorageError, match=f"{bucket}/file"):

@@ -24,7 +24,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("make", [polars.DataFrame, pa.table], ids=["polars", "pyarrow"])
+@pytest.mark.parametrize(
+    "make", [pytest.param(polars.DataFrame, marks=pytest.mark.slow), pa.table], ids=["polars", "pyarrow"]
+)
 def test_a_table_in_memory_is_labelled_and_the_same_table_resumes(
     make: Any, model: str, tmp_path: Path, ray_local: None
 ) -> None:

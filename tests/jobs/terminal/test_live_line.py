@@ -70,8 +70,10 @@ def last_line(written: str) -> str:
     ("columns", "shows", "drops"),
     [
         (30, ["40%", "left"], ["493,824"]),
-        (40, ["493,824/1,234,567 40%", "13:38 left"], ["errors", "tokens", "━"]),
-        (60, ["493,824/1,234,567 40%", "13:38 left", "17 errors"], ["tokens", "parts"]),
+        pytest.param(*(40, ["493,824/1,234,567 40%", "13:38 left"], ["errors", "tokens", "━"]), marks=pytest.mark.slow),
+        pytest.param(
+            *(60, ["493,824/1,234,567 40%", "13:38 left", "17 errors"], ["tokens", "parts"]), marks=pytest.mark.slow
+        ),
         (80, ["493,824/1,234,567 40%", "13:38 left", "17 errors", "4 replicas", "tokens/s"], ["parts", "━"]),
         (120, ["━", "493,824/1,234,567 40%", "13:38 left", "17 errors", "tokens/s", "120/420 parts"], []),
     ],
@@ -95,7 +97,7 @@ def test_the_live_line_uses_colours_unless_no_color_is_set() -> None:
     assert "493,824/1,234,567 40%" in last_line(plain)
 
 
-@pytest.mark.parametrize("name", ["dumb", "unknown", ""])
+@pytest.mark.parametrize("name", ["dumb", *(pytest.param(each, marks=pytest.mark.slow) for each in ("unknown", ""))])
 def test_a_terminal_that_cannot_draw_a_line_again_gets_lines_with_a_utc_time(name: str) -> None:
     written = terminal_output(columns=80, TERM=name)
     assert "\x1b" not in written

@@ -114,7 +114,7 @@ def expected() -> list[tuple[tuple[int, ...], str, str | None]]:
     return tokens_of(complete(constrained_engine(slots=8), mixed(10)))
 
 
-@pytest.mark.parametrize("slots", [1, 64])
+@pytest.mark.parametrize("slots", [pytest.param(1, marks=pytest.mark.slow), 64])
 def test_any_number_of_slots_gives_the_same_tokens(slots: int, expected: list[Any]) -> None:
     assert tokens_of(complete(constrained_engine(slots=slots), mixed(10))) == expected
 

@@ -65,7 +65,7 @@ def test_a_kernel_is_compiled_once(folder: Path) -> None:
     assert not list(folder.glob("building-*"))
 
 
-@pytest.mark.parametrize("kept_bytes", [0, 8000], ids=["empty", "torn"])
+@pytest.mark.parametrize("kept_bytes", [pytest.param(0, marks=pytest.mark.slow), 8000], ids=["empty", "torn"])
 def test_a_damaged_library_is_compiled_again(folder: Path, kept_bytes: int, caplog: pytest.LogCaptureFixture) -> None:
     """In a process of its own: loading a library that was cut off would end it with SIGBUS."""
     assert load()

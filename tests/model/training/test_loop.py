@@ -67,7 +67,7 @@ def test_training_lowers_the_loss(curve: list[float]) -> None:
     assert curve[-1] < curve[0] - 0.3
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 2)), 3])
 def test_two_workers_give_the_loss_curve_of_one(
     stage: int, config: TrainingConfig, pair: RankPool, curve: list[float]
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_non_finite_loss_ends_the_run_with_a_reason_in_the_log(config: Trainin
     assert not [each for each in find_checkpoints(Path(config.checkpoints), config.training) if each.step == 6]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_that_is_asked_to_stop_loses_no_step(
     workers: int, config: TrainingConfig, alone: RankPool, pair: RankPool, tmp_path: Path
 ) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tirazh.pipeline import schema
@@ -42,15 +41,17 @@ def write_slowly(table: pa.Table) -> pa.Table:
     return table.append_column("written", pa.array([time.time()]))
 
 
-@pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch, write_input: Callable[..., Path]) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def timed(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The rows that a graph with a slow sink returns about its parts."""
-    path = write_input("a.parquet", id=range(PARTS))
+    path = tmp_path_factory.mktemp("in") / "a.parquet"
+    pq.write_table(pa.table({"id": range(PARTS)}), path)
     status = path.stat()
     file = StoredFile(str(path), path.name, status.st_size, disk_version(status))
     source = PartsDatasource([Part(i, PARTS, file, i, i + 1) for i in range(PARTS)], Storage())
-    monkeypatch.setattr(graph, "InferStep", FastStep)
-    with data_settings(max_parts_in_flight=max_parts_in_flight(1, IN_FLIGHT)):
+    settings = data_settings(max_parts_in_flight=max_parts_in_flight(1, IN_FLIGHT))
+    with settings, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "InferStep", FastStep)
         built = build_graph(
             source,
             prompts=lambda table: table,

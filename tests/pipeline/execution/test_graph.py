@@ -30,15 +30,14 @@ SLOW_PART = 0
 
 
 class FakeStep:
-    """Replaces `InferStep`: part 0 takes longest; records its process id."""
+    """Replaces `InferStep`: part 0 takes `slow_s` seconds, the others none; records its process id."""
 
-    def __init__(self, config: Any) -> None:
-        self.calls = 0
+    def __init__(self, slow_s: float) -> None:
+        self.slow_s = slow_s
 
     async def __call__(self, table: pa.Table) -> pa.Table:
-        self.calls += 1
         part = table.column(schema.PART)[0].as_py()
-        await asyncio.sleep(4.0 if part == SLOW_PART else 0.0)
+        await asyncio.sleep(self.slow_s if part == SLOW_PART else 0.0)
         return table.append_column("infer_pid", pa.array([os.getpid()] * table.num_rows))
 
 
@@ -64,12 +63,12 @@ def record_write(table: pa.Table) -> pa.Table:
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Part]], list[dict[str, Any]]]]:
     monkeypatch.setattr(graph, "InferStep", FakeStep)
 
-    def run_parts(parts: list[Part], *, steps: StepCpus | None = None) -> list[dict[str, Any]]:
+    def run_parts(parts: list[Part], *, steps: StepCpus | None = None, slow_s: float = 0.0) -> list[dict[str, Any]]:
         source = PartsDatasource(parts, Storage())
         built = build_graph(
             source,
             prompts=record_prompts,
-            infer=None,  # type: ignore[arg-type]
+            infer=slow_s,  # type: ignore[arg-type]
             replicas=(1, 1),
             in_flight=3,
             write=record_write,
@@ -111,7 +110,7 @@ def test_a_part_is_written_as_soon_as_its_call_returns(
     run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
 ) -> None:
     """Part 0 takes seconds; other parts in flight on the same replica do not wait for it."""
-    written = run(cut(write_input("a.parquet", id=range(60)), 60, 12))
+    written = run(cut(write_input("a.parquet", id=range(60)), 60, 12), slow_s=4.0)
     assert written[-1]["parts"] == [SLOW_PART]
 
 
@@ -119,7 +118,7 @@ def test_a_block_above_the_default_limit_is_not_split(
     run: Callable[..., list[dict[str, Any]]], write_input: Callable[..., Path]
 ) -> None:
     """By default Ray Data splits blocks of more than 128 MiB."""
-    rows = 300
+    rows = 160
     path = write_input("big.parquet", id=range(rows), text=["z" * 1_000_000] * rows, row_group_size=50)
     written = run(cut(path, rows, 1))
     assert [(call["parts"], call["rows"]) for call in written] == [([0], rows)]

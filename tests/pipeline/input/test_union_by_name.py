@@ -113,11 +113,24 @@ def read_all(folder: Path) -> pa.Table | None:
         return None
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(inputs())
 def test_values_agree_with_duckdb_where_both_accept(
     tmp_path_factory: pytest.TempPathFactory, tables: list[pa.Table]
 ) -> None:
+    assert_values_agree(tmp_path_factory, tables)
+
+
+@pytest.mark.slow
+@settings(max_examples=400)
+@given(inputs())
+def test_values_of_many_inputs_agree_with_duckdb_where_both_accept(
+    tmp_path_factory: pytest.TempPathFactory, tables: list[pa.Table]
+) -> None:
+    assert_values_agree(tmp_path_factory, tables)
+
+
+def assert_values_agree(tmp_path_factory: pytest.TempPathFactory, tables: list[pa.Table]) -> None:
     folder = tmp_path_factory.mktemp("union")
     for number, table in enumerate(tables):
         pq.write_table(table, folder / f"{number}.parquet")

@@ -13,7 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -70,8 +70,8 @@ def make_spec(write_input: Callable[..., Path], tmp_path: Path, model_dir: Path)
 
 
 @contextmanager
-def crashing_at(step: int, *, on_disk: bool) -> Iterator[None]:
-    """Allow the first `step` changes of the storage and none after them."""
+def crashing_at(step: int, *, on_disk: bool) -> Iterator[Callable[[], int]]:
+    """Allow the first `step` changes of the storage and none after them. Yields a function that counts them."""
     left = step
 
     def cut(change: Callable[..., Any]) -> Callable[..., Any]:
@@ -91,7 +91,7 @@ def crashing_at(step: int, *, on_disk: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in CHANGES_ON_DISK if on_disk else CHANGES_IN_A_STORE:
             patch.setattr(place, name, cut(getattr(place, name)))
-        yield
+        yield lambda: step - left
 
 
 def mark_owner_dead(output: OutputFiles) -> None:
@@ -144,17 +144,18 @@ class Snapshot:
 
 
 def interrupt_everywhere(
-    spec: ClassifySpec, output: OutputFiles, *, prepare: Callable[[], None], check: Callable[[], None]
+    spec: ClassifySpec, where: Where, *, prepare: Callable[[], None], check: Callable[[], None]
 ) -> int:
     """Interrupt `spec` after 0, 1, 2… changes and return the number of changes of a complete run.
 
     Each time `prepare` makes the initial state, `check` inspects what the interrupted run has left,
-    and the job is run again.
+    and the job is run again. `where.every` is 1 for every number of changes, or the distance of those that are tried.
     """
-    for step in range(MAX_STEPS):
+    output = where.output
+    for step in range(0, MAX_STEPS, where.every):
         prepare()
         try:
-            with crashing_at(step, on_disk=not is_remote(output.directory)):
+            with crashing_at(step, on_disk=not is_remote(output.directory)) as count:
                 run_job(spec)
         except Crash:
             mark_owner_dead(output)
@@ -163,7 +164,7 @@ def interrupt_everywhere(
             assert_all_is_there(output)
         else:
             assert_all_is_there(output)
-            return step
+            return count()
     raise AssertionError(f"{MAX_STEPS} changes were not enough")
 
 
@@ -176,18 +177,34 @@ def assert_all_is_there(output: OutputFiles) -> None:
     assert all(not name.startswith(".") for name in output.storage.names(output.directory))
 
 
-@pytest.fixture(params=["disk", "store"])
-def output(request: pytest.FixtureRequest, tmp_path: Path) -> OutputFiles:
-    where = str(tmp_path / "out") if request.param == "disk" else f"memory://crash-{uuid4().hex}/out"
-    return OutputFiles(Storage(), where)
+@dataclass(frozen=True)
+class Where:
+    """An output, and how many changes lie between two interruptions."""
+
+    output: OutputFiles
+    every: int
+
+
+@pytest.fixture(
+    params=["store", "disk, some changes", pytest.param("disk, every change", marks=pytest.mark.slow)],
+)
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
+    """A run makes several times as many changes on a disk (it syncs them, and makes directories) as in a store."""
+    directory = f"memory://crash-{uuid4().hex}/out" if request.param == "store" else str(tmp_path / "out")
+    return Where(OutputFiles(Storage(), directory), 5 if request.param == "disk, some changes" else 1)
+
+
+@pytest.fixture
+def output(where: Where) -> OutputFiles:
+    return where.output
 
 
 def test_a_first_run_interrupted_anywhere_is_repaired_by_the_next_run(
-    make_spec: Callable[..., ClassifySpec], output: OutputFiles
+    make_spec: Callable[..., ClassifySpec], where: Where, output: OutputFiles
 ) -> None:
     changes = interrupt_everywhere(
         make_spec(output=output.directory),
-        output,
+        where,
         prepare=lambda: output.storage.remove(output.directory, recursive=True),
         check=lambda: assert_readers_see_only_complete_parts(output),
     )
@@ -202,7 +219,7 @@ def finished(make_spec: Callable[..., ClassifySpec], output: OutputFiles, tmp_pa
 
 
 def test_a_repairing_run_interrupted_anywhere_is_repaired_by_the_next_run(
-    make_spec: Callable[..., ClassifySpec], output: OutputFiles, finished: Snapshot
+    make_spec: Callable[..., ClassifySpec], where: Where, output: OutputFiles, finished: Snapshot
 ) -> None:
     """One part was removed, one is damaged, and the receipt of the third was removed."""
     spec = make_spec(output=output.directory)
@@ -219,13 +236,13 @@ def test_a_repairing_run_interrupted_anywhere_is_repaired_by_the_next_run(
         assert parts_of(output)[third] == before[third]
         assert not output.is_complete() or second in output.parts()
 
-    changes = interrupt_everywhere(spec, output, prepare=prepare, check=check)
+    changes = interrupt_everywhere(spec, where, prepare=prepare, check=check)
     assert changes >= 2 * 2 + 1 + 6  # two parts and receipts, one receipt; _SUCCESS twice, lease, manifest, report
     assert parts_of(output) == before
 
 
 def test_scoring_again_interrupted_anywhere_is_completed_by_the_next_run(
-    make_spec: Callable[..., ClassifySpec], output: OutputFiles, finished: Snapshot
+    make_spec: Callable[..., ClassifySpec], where: Where, output: OutputFiles, finished: Snapshot
 ) -> None:
     spec = make_spec(output=output.directory, gold_column="topic")
     before = parts_of(output)
@@ -234,12 +251,12 @@ def test_scoring_again_interrupted_anywhere_is_completed_by_the_next_run(
         assert parts_of(output) == before
         assert output.is_complete(), "the rows do not change, so readers may read them meanwhile"
 
-    interrupt_everywhere(spec, output, prepare=finished.restore, check=check)
+    interrupt_everywhere(spec, where, prepare=finished.restore, check=check)
     assert run_job(spec)["accuracy"] == 1.0
 
 
 def test_an_overwrite_interrupted_anywhere_keeps_the_old_output_until_the_new_one_is_complete(
-    make_spec: Callable[..., ClassifySpec], output: OutputFiles, finished: Snapshot
+    make_spec: Callable[..., ClassifySpec], where: Where, output: OutputFiles, finished: Snapshot
 ) -> None:
     spec = make_spec(output=output.directory, abstain_below=0.9, overwrite=True)
     before, manifest = parts_of(output), output.storage.read(output.own("manifest.json"))
@@ -255,18 +272,18 @@ def test_an_overwrite_interrupted_anywhere_keeps_the_old_output_until_the_new_on
             assert parts_of(output) == before
             assert output.storage.read(output.own("manifest.json")) == manifest
 
-    interrupt_everywhere(spec, output, prepare=finished.restore, check=check)
+    interrupt_everywhere(spec, where, prepare=finished.restore, check=check)
     assert old_id not in plans_of(output)
     assert output.staged.parts() == {}
 
 
 def test_a_promotion_that_was_interrupted_is_completed_by_any_run(
-    make_spec: Callable[..., ClassifySpec], output: OutputFiles, finished: Snapshot
+    make_spec: Callable[..., ClassifySpec], where: Where, output: OutputFiles, finished: Snapshot
 ) -> None:
     """The next command may be that of the old job, without --overwrite: it is refused, after the promotion."""
     old, new = make_spec(output=output.directory), make_spec(output=output.directory, abstain_below=0.9, overwrite=True)
     promotions = 0
-    for step in range(MAX_STEPS):
+    for step in range(0, MAX_STEPS, where.every):
         finished.restore()
         try:
             with crashing_at(step, on_disk=not is_remote(output.directory)):
@@ -279,7 +296,7 @@ def test_a_promotion_that_was_interrupted_is_completed_by_any_run(
             with pytest.raises(OutputError, match="another job: --abstain-below differs"):
                 run_job(old)
             assert_all_is_there(output)
-    assert promotions > 2 * PARTS
+    assert promotions > 2 * PARTS // where.every
 
 
 def plans_of(output: OutputFiles) -> set[str]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tirazh.errors import InputError, RequestError
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
+from tirazh.pipeline.prompts import few_shot
 from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.prompts.nearest_shots import NearestShots
 from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
@@ -150,6 +151,12 @@ def test_too_few_examples_are_refused(prepare: Prepare) -> None:
         prepare(shots=5)
     with pytest.raises(InputError, match="has no text in any row"):
         prepare(shots=1, rows={"text": [" "], "label": ["sport"]})
+
+
+def test_a_file_with_too_much_text_is_refused(prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_shot, "MAX_ALL_CHARACTERS", 50)
+    with pytest.raises(InputError, match=r"has 79 characters of text; with .* at most 50 are compared, so give fewer"):
+        prepare()
 
 
 def test_contextual_calibration_is_refused(prepare: Prepare) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -22,6 +22,11 @@ from tirazh.pipeline.repeated_rows import repetitions_of
 from tirazh.pipeline.steps.filtering import run as filtering
 
 Answer = Callable[[Sequence[Request], InferConfig], Sequence[Result]]
+
+
+def kill_points(points: Iterable[int], *, fast: Collection[int]) -> list[Any]:
+    """Parameters of a test that kills a run after so many parts: those outside of `fast` are slow."""
+    return [point if point in fast else pytest.param(point, marks=pytest.mark.slow) for point in points]
 
 
 def _echo(requests: Sequence[Request], config: InferConfig) -> list[Result]:

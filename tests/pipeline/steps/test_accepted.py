@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.pipeline.steps.in_process import InProcess, KilledError, answer_with_seeds
+from tests.pipeline.steps.in_process import InProcess, KilledError, answer_with_seeds, kill_points
 from tirazh.errors import JobError, RequestError
 from tirazh.pipeline.spec import GenerateSpec
 from tirazh.pipeline.steps.expand import steps_of
@@ -83,7 +83,7 @@ def test_the_rows_are_the_first_ones_of_a_job_with_as_many_rows_per_cell(
     assert read(tmp_path / "out").select(*cells, "completion").equals(first.select(*cells, "completion"))
 
 
-@pytest.mark.parametrize("parts", [0, 1, 3, 5, 7, 9, 12, 15, 18, 21, 24])
+@pytest.mark.parametrize("parts", kill_points([0, 1, 3, 5, 7, 9, 12, 15, 18, 21, 24], fast=(1, 9, 18)))
 def test_a_job_that_is_killed_anywhere_ends_with_the_same_rows(
     parts: int, process: InProcess, generate: Callable[..., GenerateSpec], tmp_path: Path
 ) -> None:

@@ -66,8 +66,10 @@ def test_one_of_many_concurrent_callers_creates_the_file_in_memory() -> None:
 
 
 @pytest.mark.s3
-def test_one_of_many_concurrent_callers_creates_the_object(s3_server: SeaweedServer) -> None:
-    created_by_one(Storage(s3_server.endpoint_url), s3_server.make_bucket(f"create-{uuid4().hex[:12]}"), rounds=5)
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_one_of_many_concurrent_callers_creates_the_object(rounds: int, s3_server: SeaweedServer) -> None:
+    bucket = s3_server.make_bucket(f"create-{uuid4().hex[:12]}")
+    created_by_one(Storage(s3_server.endpoint_url), bucket, rounds=rounds)
 
 
 def created_by_one(storage: Storage, directory: str, *, rounds: int = 20, callers: int = 8) -> None:
