@@ -13,7 +13,7 @@ import pytest
 import tirazh
 from tests.system.tiny_model import write_tiny_model
 from tirazh.jobs.cli import main
-from tirazh.jobs.terminal.tune_text import tune_text
+from tirazh.jobs.tuning.text import tune_text
 
 SEARCH = "{template: [job], shots: [0, 1], scoring: [sum, mean], calibrate: [none, batch]}"
 
