@@ -33,7 +33,7 @@ from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.python_settings import ignore_error_warnings, restart_with_docstrings
 from tirazh.jobs.settings import KINDS, settings_of
 from tirazh.jobs.terminal.streams import STDERR, keep_write_errors, open_missing_streams, write_error
-from tirazh.jobs.tune_flags import add_tune_flags
+from tirazh.jobs.tuning.flags import add_tune_flags
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import holds_secret, redact
 

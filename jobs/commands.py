@@ -22,7 +22,7 @@ from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.outputs.calibrate import run_calibration
 from tirazh.jobs.outputs.relabel import run_relabelling
 from tirazh.jobs.settings import FINETUNE, build_spec
-from tirazh.jobs.tune import run_tuning
+from tirazh.jobs.tuning.command import run_tuning
 from tirazh.model.config import ModelSettings
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 

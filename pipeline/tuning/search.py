@@ -11,6 +11,7 @@ import numpy as np
 from tirazh.pipeline.evaluation.compare import Comparison, compare
 from tirazh.pipeline.evaluation.evaluate import Evaluation, evaluate
 from tirazh.pipeline.evaluation.predictions import Predictions
+from tirazh.pipeline.spec.classify import Scoring
 from tirazh.pipeline.tuning.budget import TokenBudget
 from tirazh.pipeline.tuning.candidates import Ints, PromptScorer, SearchCandidate, tokens_of
 from tirazh.pipeline.tuning.halving import OnRung, Outcome, halve
@@ -94,7 +95,7 @@ class Search:
         best = self._best(candidates, outcome, trials)
         fitted = self._fitted(candidates[outcome.winner], outcome) if self.space.fits else {}
         for scoring, calibration in fitted.items():
-            choice = ScoreChoice(scoring, FITTED)  # type: ignore[arg-type] - one of the space
+            choice = ScoreChoice(scoring, FITTED)
             standing = outcome.standings[outcome.winner]
             trial = trial_of(candidates[outcome.winner], standing, choice, calibration.scores, self.labels)
             trials.append(trial)
@@ -163,7 +164,7 @@ class Search:
         wanted = winner.prompt, winner.choices[outcome.standings[outcome.winner].best]
         return next(trial for trial in trials if (trial.prompt, trial.score) == wanted)
 
-    def _fitted(self, candidate: SearchCandidate, outcome: Outcome) -> dict[str, FittedCalibration]:
+    def _fitted(self, candidate: SearchCandidate, outcome: Outcome) -> dict[Scoring, FittedCalibration]:
         """A calibration for each scoring of the space, if the rows suffice."""
         assert self.fit is not None, "a space with fitted calibrations needs `fit`"
         rows = candidate.rows[: outcome.standings[outcome.winner].rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.pipeline.spec.classify import Scoring, ShotSelection
@@ -16,6 +16,7 @@ CALIBRATIONS = (NO_CALIBRATION, "contextual", "batch", FITTED)
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 SELECTIONS: tuple[ShotSelection, ...] = get_args(ShotSelection)
 DEFAULT_SHOTS = (0, 1, 4, 16)
+Choice = TypeVar("Choice", bound=str)
 _KEYS = ("template", "shots", "shot_selection", "scoring", "calibrate")
 MAX_PROMPTS = 256
 MAX_SHOTS = 1_000
@@ -82,21 +83,18 @@ def parse_space(
             raise RequestError(
                 f"--search has the key {key!r}{did_you_mean(key, _KEYS)}; it may have {', '.join(_KEYS)}"
             )
-    selections = _choices(asked, "shot_selection", SELECTIONS, ("balanced",))
+    selections = _choices(asked, "shot_selection", SELECTIONS, SELECTIONS[:1])
     prompts = [
-        PromptChoice(name, template, shots, selection)  # type: ignore[arg-type] - checked choices
+        PromptChoice(name, template, shots, selection)
         for name, template in _templates(asked, given, templates)
         for shots in _shots(asked)
-        for selection in (selections if shots else ("balanced",))
+        for selection in (selections if shots else SELECTIONS[:1])
     ]
     scorings = _choices(asked, "scoring", SCORINGS, SCORINGS)
     calibrations = _choices(asked, "calibrate", CALIBRATIONS, CALIBRATIONS)
-    scores = [
-        ScoreChoice(scoring, calibrate)  # type: ignore[arg-type] - checked choices
-        for calibrate in calibrations
-        for scoring in scorings
-        if calibrate != FITTED
-    ]
+    # A fitted calibration needs a trial of its scoring without one.
+    computed = [calibrate for calibrate in calibrations if calibrate != FITTED] or [NO_CALIBRATION]
+    scores = [ScoreChoice(scoring, calibrate) for calibrate in computed for scoring in scorings]
     space = SearchSpace(
         prompts=tuple(dict.fromkeys([given, *prompts])),
         scores=tuple(dict.fromkeys([given_score, *scores])),
@@ -139,14 +137,14 @@ def _shots(asked: Mapping[str, Any]) -> list[int]:
     return list(dict.fromkeys(values))
 
 
-def _choices(asked: Mapping[str, Any], key: str, allowed: Sequence[str], default: Sequence[str]) -> tuple[str, ...]:
-    values = _list(asked, key, list(default))
+def _choices(asked: Mapping[str, Any], key: str, allowed: Sequence[Choice], default: Sequence[Choice]) -> list[Choice]:
+    values: list[Choice] = _list(asked, key, list(default))
     for each in values:
         if each not in allowed:
             raise RequestError(
                 f"--search {key} must hold {', '.join(allowed)}, not {each!r}{did_you_mean(str(each), allowed)}"
             )
-    return tuple(dict.fromkeys(values))
+    return list(dict.fromkeys(values))
 
 
 def _list(asked: Mapping[str, Any], key: str, default: list[Any]) -> list[Any]:

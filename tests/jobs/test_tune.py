@@ -13,7 +13,7 @@ import pytest
 import tirazh
 from tests.system.tiny_model import write_tiny_model
 from tirazh.jobs.cli import main
-from tirazh.jobs.terminal.tune_text import tune_text
+from tirazh.jobs.tuning.text import tune_text
 
 SEARCH = "{template: [job], shots: [0, 1], scoring: [sum, mean], calibrate: [none, batch]}"
 
@@ -43,7 +43,7 @@ def test_the_command_prints_the_trials_and_the_held_out_figures(
     assert "rung 1 of 2: 2 prompt settings on 16 rows; 0 of 1,000,000 tokens used" in shown.err
     header, *lines = shown.out.splitlines()
     assert header.split()[:6] == ["template", "shots", "scoring", "calibrate", "rows", "accuracy"]
-    assert len([line for line in lines if line.startswith("job ")]) == 8
+    assert len([line for line in lines if line.startswith("job ")]) == 2
     assert "on 40 held-out rows, which no trial saw:" in lines
     assert lines[-1].endswith(f"run `tirazh run {folder}/shown.yaml`")
 
@@ -88,7 +88,8 @@ def test_the_text_names_what_was_not_tried() -> None:
             "ece_with_calibration": None,
         },
     }
-    text = tune_text(facts)
+    text = tune_text(facts | {"trials": [trial, trial | {"scoring": "mean"}]})
     assert "job       4 nearest  sum      none         30     0.500  0.400 to 0.600   5,000" in text
+    assert "the best variant of 1 prompt settings; all 2 trials: best.tune.json" in text
     assert "1 prompt settings were not tried; the first: the examples are too long" in text
     assert "the token budget ended the search before all rows were used" in text

@@ -39,6 +39,12 @@ def test_the_job_as_given_is_always_in_the_space() -> None:
     assert not found.fits
 
 
+def test_a_fitted_calibration_alone_is_tried_with_every_scoring() -> None:
+    found = space({"scoring": ["mean", "pmi"], "calibrate": "fitted"})
+    assert found.scores == (ScoreChoice("sum"), ScoreChoice("mean"), ScoreChoice("pmi"))
+    assert found.fits
+
+
 def test_only_prompts_with_shots_differ_by_their_selection() -> None:
     found = space({"template": "job", "shots": [0, 2], "shot_selection": ["balanced", "nearest"]})
     assert [(each.shots, each.shot_selection) for each in found.prompts] == [

@@ -32,7 +32,7 @@ def run_tuning(options: argparse.Namespace) -> int:
     if options.json:
         console.show_facts(facts, as_json=True, quiet=False)
     elif not options.quiet:
-        from tirazh.jobs.terminal.tune_text import tune_text
+        from tirazh.jobs.tuning.text import tune_text
 
         console.say(tune_text(facts))
     return 0

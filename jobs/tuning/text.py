@@ -1,11 +1,11 @@
-"""The result of a search as text: the best trials, and the figures on held-out rows."""
+"""The result of a search as text: the best trial of each prompt setting, and the figures on held-out rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_MOST_TRIALS = 12
+_MOST_PROMPTS = 12
 _COLUMNS = ("template", "shots", "scoring", "calibrate", "rows", "value", "95 % interval", "tokens")
 _NUMBERS = ("shots", "rows", "value", "tokens")
 
@@ -15,10 +15,14 @@ def tune_text(facts: Mapping[str, Any]) -> str:
     from tirazh.pipeline.tuning.facts import held_out_lines
 
     trials, tokens, rows = facts["trials"], facts["tokens"], facts["rows"]
-    shown = [_cells(trial) for trial in trials[:_MOST_TRIALS]]
+    best: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for trial in trials:
+        best.setdefault((trial["template"], trial["shots"], trial.get("shot_selection")), trial)
+    shown = [_cells(trial) for trial in list(best.values())[:_MOST_PROMPTS]]
     lines = _table([dict(zip(_COLUMNS, _COLUMNS, strict=True)) | {"value": facts["metric"]}, *shown])
-    if len(trials) > len(shown):
-        lines.append(f"and {len(trials) - len(shown)} more trials in {facts['files']['table']}")
+    lines.append(
+        f"the best variant of {len(shown)} prompt settings; all {len(trials)} trials: {facts['files']['table']}"
+    )
     if facts["not_tried"]:
         first = facts["not_tried"][0]
         lines.append(f"{len(facts['not_tried'])} prompt settings were not tried; the first: {first['reason']}")

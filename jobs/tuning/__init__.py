@@ -1,0 +1,1 @@
+"""`tirazh tune`: its flags, its run, and what it prints."""
