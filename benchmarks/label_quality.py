@@ -81,7 +81,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, name: str, text_column: str) -> Iterator[Measured]:
     """Every setting of one data set."""
     train, test = (str(options.data / f"{name}.{split}.parquet") for split in ("train", "test"))
-    labels = sorted(set(pq.read_table(train, columns=[LABEL_COLUMN]).column(LABEL_COLUMN).to_pylist()))
+    labels = sorted({str(each) for each in pq.read_table(train, columns=[LABEL_COLUMN])[LABEL_COLUMN].to_pylist()})
     spec = ClassifySpec(
         input=(test,),
         output="unused",

@@ -11,6 +11,7 @@ from tirazh.actors.local_replica import LocalReplica
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.head.fit import fit_head
 from tirazh.pipeline.classification.head.linear import LinearHead
+from tirazh.pipeline.classification.scores import NO_CORRECTIONS
 from tirazh.pipeline.column_values import values_of
 from tirazh.pipeline.execution.infer import InferConfig, append_results, make_requests
 from tirazh.pipeline.head_fitting.file import read_head, sources_of
@@ -41,6 +42,6 @@ def preview_head(run: JobRun, infer: InferConfig, replica: LocalReplica, say: Te
     good = [row for row, error in enumerate(made.column(schema.ROW_ERROR).to_pylist()) if error is None]
     plain = replace(infer, head=None)
     results = replica.run(make_requests(made.take(good), plain))
-    done = append_results(made, good, results, plain, None)
+    done = append_results(made, good, results, plain, NO_CORRECTIONS)
     states_NC = stack_states(done.column(schema.HIDDEN_STATE), done.column(schema.ROW_ERROR).to_pylist())
     return fit_head(states_NC, targets, tuple(spec.labels or ()), seed=spec.seed)
