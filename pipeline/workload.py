@@ -9,7 +9,7 @@ from typing import Any
 from tirazh.pipeline.output.ledger import read_manifest
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.plan import Plan
-from tirazh.pipeline.spec import GenerateSpec, JobSpec
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.token_sample import TokenSample
 
 # Settings that change which rows a job has, or how it runs, but not what a row is like.
@@ -58,6 +58,8 @@ def job_workload(
     `source` then describes; else each has --max-new-tokens.
     """
     samples = spec.samples if isinstance(spec, GenerateSpec) else 1
+    if isinstance(spec, ClassifySpec):
+        samples = spec.permutations  # each order of the examples is a sequence
     most = spec.max_new_tokens if isinstance(spec, GenerateSpec) else 0
     sequences = plan.rows * samples
     answered = sequences * (1 - sample.failed)

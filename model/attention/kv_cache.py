@@ -68,6 +68,14 @@ class PrefixCache:
     length: int
     layers: tuple[PrefixLayer, ...]
 
+    def copy_from(self, other: PrefixCache) -> None:
+        """Take the keys and values of another prefix of this length, at the same addresses as before."""
+        for own, new in zip(self.layers, other.layers, strict=True):
+            own.shared.k.copy_(new.shared.k)
+            own.shared.v.copy_(new.shared.v)
+            own.opening_k.copy_(new.opening_k)
+            own.opening_v.copy_(new.opening_v)
+
 
 class LayerCache:
     """Keys and values of one layer, [S, H, C, D] each."""

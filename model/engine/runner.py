@@ -103,19 +103,30 @@ class ModelRunner:
         held. No slot may be in use.
 
         It is computed in a cache of its own with a single slot, in steps of `prefill_rows` rows,
-        without CUDA graphs.
+        without CUDA graphs. Graphs that were captured read a prefix at one address and of one length. So
+        a prefix of that length takes the place of the other; for any other one they are captured again.
         """
-        if self._graphs is not None:
-            torch.cuda.synchronize(self.device)  # the last step may still run
-            self._graphs = None  # graphs captured so far read another prefix, or none
-        self.cache.replace_prefix(None)
+        held, length = self.cache.prefix, 0 if self.cache.prefix is None else self.cache.prefix.length
+        if self._graphs is not None and length != len(token_ids):
+            self._wait_for_device()  # it may still run a graph
+            self._graphs = None
+        if self._graphs is None:
+            held = None
+        self.cache.replace_prefix(held)
         if not token_ids:
             return
         cache = self._new_cache(1, len(token_ids))
         with torch.inference_mode():
             for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
                 self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
-        self.cache.replace_prefix(cache.to_prefix())
+        if held is None:
+            self.cache.replace_prefix(cache.to_prefix())
+        else:
+            held.copy_from(cache.to_prefix())
+
+    def _wait_for_device(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def execute(self, step: Step) -> Tensor | SlicedLogits:
         """Run one step. Returns float32 logits [R, vocab] of `step.logit_rows`, on the model's

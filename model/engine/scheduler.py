@@ -190,7 +190,7 @@ class Scheduler:
     def _new_prefix(self) -> NewPrefix | None:
         """The shared prefix of the active job, where ranks hold another one; they hold it from here on."""
         wanted = self._jobs.active.job.prefix_token_ids
-        if wanted == self._held_prefix:
+        if wanted is self._held_prefix or wanted == self._held_prefix:
             return None
         self._held_prefix = wanted
         return NewPrefix(wanted, self.config.prefill_rows)

@@ -18,7 +18,16 @@ from tests.system.tiny_model import TINY, write_tiny_model
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.replica import Replica
 from tirazh.errors import ReplicaError, RequestError
-from tirazh.model.requests import EngineJob, GenerateRequest, LabelScores, Request, SamplingParams, ScoreRequest
+from tirazh.model.requests import (
+    Embedding,
+    EmbedRequest,
+    EngineJob,
+    GenerateRequest,
+    LabelScores,
+    Request,
+    SamplingParams,
+    ScoreRequest,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_local")]
 
@@ -90,16 +99,21 @@ def test_a_job_added_to_a_sharded_replica_runs_behind_its_own_prefix_on_every_ra
             *await replica.run([*requests(6), *of_other]),
             *await replica.run(of_other),
             *await replica.run(requests(6)),
+            *await replica.run([EmbedRequest(prompt_token_ids=PREFIX + tail, pooling="mean") for tail in own]),
+            *await replica.run([EmbedRequest(prompt_token_ids=tail, job=index) for tail in own]),
         ]
 
     with replicas(tiny_model, 1, 2) as started:
         whole, sharded = (asyncio.run(add_and_run(replica)) for replica in started)
     assert whole[12:18] == whole[18:24]
-    assert whole[:12] == whole[24:]
+    assert whole[:12] == whole[24:36]
     assert all(result.error is None for result in whole)
     for one, two in zip(whole, sharded, strict=True):
         if isinstance(one, LabelScores):
             assert two.logprobs == pytest.approx(one.logprobs, abs=1e-4)
+        elif isinstance(one, Embedding):
+            assert list(two.values) == pytest.approx(list(one.values), abs=1e-4)
+            assert len(one.values) == TINY.hidden_size
         else:
             assert two.token_ids == one.token_ids
 

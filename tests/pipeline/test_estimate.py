@@ -14,7 +14,7 @@ from tirazh.model.load import EMBEDDED_DIR
 from tirazh.pipeline.describe import describe_job
 from tirazh.pipeline.estimate import MeasuredSpeed, cache_bytes, count_parameters, estimate, slot_bytes
 from tirazh.pipeline.plan import plan_job
-from tirazh.pipeline.spec import GenerateSpec
+from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
 from tirazh.pipeline.workload import LastRun, Workload
 
 XL: dict[str, Any] = {"num_layers": 24, "hidden_size": 2048, "num_attention_heads": 16, "vocab_size": 50264}
@@ -52,6 +52,17 @@ def test_ranks_divide_the_cache_and_slots_multiply_it(
     assert figures[0]["rank_cache_bytes"] == 2 * figures[1]["rank_cache_bytes"]
     low, high = figures[0]["time_s"]
     assert 0 < low < high
+
+
+def test_each_order_of_the_examples_counts_its_own_prompts(model_dir: Path, write_input: Callable[..., Path]) -> None:
+    examples = write_input("few.parquet", text=["goal", "bank"], label=["a", "b"])
+    path = write_input("a.parquet", text=["one", "two"] * 10)
+    job: dict[str, Any] = {"input": (str(path),), "output": str(path.parent.parent / "out"), "model": str(model_dir)}
+    one, two = (
+        describe_job(ClassifySpec(**job, labels={"a": "a", "b": "b"}, examples=str(examples), permutations=count))
+        for count in (1, 2)
+    )
+    assert two["prompt_tokens"] == 2 * one["prompt_tokens"] > 0
 
 
 def test_texts_that_a_dictionary_stores_once_count_by_their_length_in_every_row(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -236,6 +237,28 @@ def test_a_captured_step_depends_on_its_inputs_alone(monkeypatch: pytest.MonkeyP
     eager = run(build_engine(model, job=job), requests)
     monkeypatch.setattr(runner_module, "StepGraphs", EagerGraphs)
     assert run(build_engine(model, job=job, uses_cuda_graphs=True, overlaps_steps=True), requests) == eager
+
+
+@pytest.mark.parametrize("lengths", [(33, 33), (33, 21), (0, 20), (20, 0)], ids=str)
+def test_captured_steps_of_several_jobs_give_the_results_of_eager_steps(
+    monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, int]
+) -> None:
+    """Graphs read the prefix at one address: one of the same length takes its place there."""
+    model = tiny_model(**MODEL).to(DEVICE)
+    jobs = [
+        EngineJob(prefix_token_ids=random_prompts([n], seed=n + i)[0], labels=LABELS) for i, n in enumerate(lengths)
+    ]
+    scores = [[ScoreRequest(prompt_token_ids=(*job.prefix_token_ids, 3, 4))] for job in jobs]  # few interpreted steps
+    requests = [_generating_and_scoring(job.prefix_token_ids) for job in jobs] if HAS_GPU else scores
+    expected = [run(build_engine(model, job=job), asked) for job, asked in zip(jobs, requests, strict=True)]
+    if not HAS_GPU:
+        monkeypatch.setattr(runner_module, "StepGraphs", EagerGraphs)
+    engine = build_engine(model, job=jobs[0], uses_cuda_graphs=True, overlaps_steps=True)
+    assert engine.add_job(jobs[1]) == 1
+    for index in (0, 1, 0):
+        graphs = engine.runner.runner._graphs
+        assert run(engine, [replace(request, job=index) for request in requests[index]]) == expected[index]
+        assert (engine.runner.runner._graphs is graphs) == (lengths[0] == lengths[1] and graphs is not None)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE) if HAS_GPU else [torch.float32], ids=str)

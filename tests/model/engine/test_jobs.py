@@ -18,6 +18,7 @@ from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import (
+    EmbedRequest,
     EngineJob,
     GenerateRequest,
     Request,
@@ -57,6 +58,7 @@ def requests_of(job: int, index: int) -> list[Request]:
         sampling = SAMPLINGS[number % 3]
         requests.append(GenerateRequest(prompt_token_ids=prompt, sampling=sampling, seed=number, job=index))
         requests.append(TextScoreRequest(token_ids=(*prompt, 5), num_context=max(1, len(prompt) // 2), job=index))
+        requests.append(EmbedRequest(prompt_token_ids=prompt, pooling=("last", "mean")[number % 2], job=index))
     requests.append(ScoreRequest(prompt_token_ids=(), job=index))  # cannot be run
     return requests
 
