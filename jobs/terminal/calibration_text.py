@@ -26,7 +26,7 @@ def calibration_text(found: Mapping[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            f"{found['method']} calibration of {len(found['labels'])} labels, fitted on {found['rows']:,} rows",
+            f"{found['method']} calibration of {len(found['label_names'])} labels, fitted on {found['rows']:,} rows",
             table_text(figures) + "\n(after: cross-validated)",
             f"cross-validated log-loss: {tried}",
             "\n".join(targets),

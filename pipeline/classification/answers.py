@@ -31,7 +31,8 @@ class Calibration(Protocol):
     `label_shares` are the shares of the labels in the sample that it was fitted on, in the order of the labels.
     """
 
-    label_shares: Sequence[float]
+    @property
+    def label_shares(self) -> Sequence[float]: ...
 
     def apply(self, logprobs_NL: NDArray[np.float64]) -> NDArray[np.float64]:
         """The probabilities [N, L] for scores [N, L], natural logarithms that are not normalised."""

@@ -116,7 +116,8 @@ class LabelledOutput:
         batch_rows = max(1, min(_BATCH_ROWS, _BATCH_PROBABILITIES // max(1, len(self.columns.labels))))
 
         def read(part: int) -> list[T]:
-            found, start = [], int(starts[part])
+            found: list[T] = []
+            start = int(starts[part])
             if only_gold and part and not (self.gold[start : int(starts[part + 1])] >= 0).any():
                 return found
             for table in self.output.tables(part, self.columns.names, batch_rows=batch_rows):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def calibrate_output(
 ) -> dict[str, Any]:
     """Fit a calibration on a finished output of classify, write it to the file `out`, and return facts about it.
 
-    These are `file`, `method`, `labels`, `question`, `base` (the calibration without labelled rows that the scores
+    These are `file`, `method`, `label_names`, `question`, `base` (the calibration without labelled rows that the scores
     had), `rows` (those of the sample), `before` and `after` (log-loss in nats, ECE, accuracy; those after are
     cross-validated), `log_loss` of each method, `targets` (the threshold and the coverage for some target errors, or
     why there is none), `counts` of `RowCounts` and `digest`. Raises RequestError for an output whose probabilities
@@ -56,7 +56,7 @@ def calibrate_output(
         "file": show_uri(target),
         "digest": file.digest,
         "method": fitted.calibration.method,
-        "labels": list(fitted.calibration.labels),
+        "label_names": list(fitted.calibration.labels),
         "question": question,
         "base": scores.base,
         **dict(file.figures),
@@ -73,7 +73,7 @@ def _fit(found: LabelledOutput, source: Source, method: str) -> Fitted:
         raise RequestError(
             f"{source.place} has no probability of some labels, because of --top; run its job without it"
         )
-    chosen: Method | Literal["auto"] = method  # type: ignore[assignment] - checked by the caller
+    chosen = cast("Method | Literal['auto']", method)
     with np.errstate(divide="ignore"):
         logprobs_NL = np.log(rows.probabilities)
     return fit_calibration(logprobs_NL, rows.gold, rows.labels, method=chosen)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -36,6 +37,9 @@ from tirazh.pipeline.relabel.source import Source
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import full_uri, keep_trying
+
+# Each thread holds a part several times: its file, its rows and the new file.
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,9 @@ def _make(target: _Target, lease: Lease) -> dict[str, Any]:
     state = survey(target.plan, target.output, receipt_settings(target.spec))
     repair(state, target.plan, guarded)
     sums = {part["name"]: part["sha256"] for part in target.source.found.manifest["parts"]}
-    for part in state.remaining:
-        _make_part(target, part, sums, lease)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for _ in threads.map(lambda part: _make_part(target, part, sums, lease), state.remaining):
+            pass
     facts = {
         "seconds": time.monotonic() - start,
         "resumed_parts": len(target.plan.parts) - len(state.remaining),

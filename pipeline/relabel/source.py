@@ -94,10 +94,9 @@ def check_question(source: Source, question: str | None) -> None:
 
 def _spec_of(values: Any) -> ClassifySpec:
     known = {each.name for each in fields(ClassifySpec)}
-    return ClassifySpec(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-            if name in known and value is not None
-        }
-    )
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name in known and value is not None
+    }
+    return ClassifySpec(**given)

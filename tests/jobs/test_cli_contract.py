@@ -42,6 +42,9 @@ FLAGS = {
     "verify": "--endpoint-url --skip-input",
     "report": "--against --endpoint-url",
     "evaluate": "--against --endpoint-url --gold --gold-column --gold-label --key --no-write --question --seed",
+    "calibrate": "--endpoint-url --gold --gold-column --gold-label --key --method --out --question",
+    "relabel": "--abstain-below --calibration --endpoint-url --gold --gold-column --gold-label --key --out --question "
+    "--target-error",
     "convert": "--deepspeed-config --dtype --fix-sparsity-layout --num-attention-heads --preset --sparse-mode "
     "--tokenizer",
     "submit": "--address --follow",

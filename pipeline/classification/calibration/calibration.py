@@ -125,5 +125,6 @@ def fit_calibration(
         sample=sample,
     )
     before_NL = np.exp(base_NL)
-    losses = {"none": float(log_loss(before_NL, gold_N).mean()), **tried.log_loss}
+    losses = {"none": float(log_loss(before_NL, gold_N).mean())}
+    losses.update((str(name), loss) for name, loss in tried.log_loss.items())
     return Fitted(calibration=calibration, before=before_NL, after=after_NL, gold=gold_N, log_loss=losses)

@@ -62,13 +62,13 @@ class CalibrationFile:
         return {
             "method": calibration.method,
             "num_labels": len(calibration.labels),
-            "labels": list(calibration.labels),
+            "label_names": list(calibration.labels),
             "label_shares": list(calibration.label_shares),
             "transform": _transform_values(calibration.transform),
             "scores": self.scores.to_json(),
-            "sample": {
-                "label": list(calibration.sample.label),
-                "confidence": list(calibration.sample.confidence),
+            "labelled_rows": {
+                "winner": list(calibration.sample.label),
+                "winner_probability": list(calibration.sample.confidence),
                 "correct": [int(each) for each in calibration.sample.correct],
             },
         }
@@ -110,17 +110,17 @@ def _transform_values(transform: Transform) -> dict[str, Any]:
 
 
 def _calibration(values: Mapping[str, Any]) -> Calibration:
-    labels = tuple(map(str, values["labels"]))
+    labels = tuple(map(str, values["label_names"]))
     method = values["method"]
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}")
     sample = Sample(
-        label=tuple(map(int, values["sample"]["label"])),
-        confidence=_numbers(values["sample"]["confidence"]),
-        correct=tuple(map(bool, values["sample"]["correct"])),
+        label=tuple(map(int, values["labelled_rows"]["winner"])),
+        confidence=_numbers(values["labelled_rows"]["winner_probability"]),
+        correct=tuple(map(bool, values["labelled_rows"]["correct"])),
     )
     shares, transform = _numbers(values["label_shares"]), _transform(method, values["transform"])
-    widths = {len(labels), values["num_labels"], len(shares), len(values["scores"]["labels"])}
+    widths = {len(labels), values["num_labels"], len(shares), len(values["scores"]["label_words"])}
     widths |= (
         {len(transform.scales), len(transform.biases)} if isinstance(transform, Affine) else {len(transform.knots)}
     )

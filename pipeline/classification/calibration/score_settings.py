@@ -52,7 +52,7 @@ class ScoreSettings:
             "base": self.base,
             "model": self.model,
             "examples": self.examples,
-            "labels": [[*label[:2], list(label[2]), label[3]] for label in self.labels],
+            "label_words": [[*label[:2], list(label[2]), label[3]] for label in self.labels],
             "suffix": self.suffix,
             "settings": dict(self.settings),
         }
@@ -65,7 +65,8 @@ class ScoreSettings:
             model=values["model"],
             examples=values["examples"],
             labels=tuple(
-                (name, words, tuple(aliases), description) for name, words, aliases, description in values["labels"]
+                (name, words, tuple(aliases), description)
+                for name, words, aliases, description in values["label_words"]
             ),
             suffix=values["suffix"],
             settings=dict(values["settings"]),
@@ -85,7 +86,7 @@ def score_fingerprint(
     `question` is the name of one of several questions. `base` is the calibration without labelled rows.
     """
     if question is None:
-        labels, suffix = parse_labels(identity["labels"]), ""
+        labels, suffix = parse_labels(identity.get("labels") or {}), ""
     else:
         asked = {each.name: each for each in parse_questions(identity["questions"], abstain_below=0.0)}
         labels, suffix = asked[question].labels, asked[question].suffix

@@ -233,8 +233,8 @@ def test_the_manifest_of_a_calibration_has_no_text_and_no_path(plain: str, tmp_p
     assert "text 1" not in text
     assert str(tmp_path) not in text
     values = json.loads(text)
-    assert values["num_labels"] == len(values["labels"]) == 3
-    assert values["figures"]["rows"] == len(values["sample"]["confidence"]) == ROWS - 1
+    assert values["num_labels"] == len(values["label_names"]) == 3
+    assert values["figures"]["rows"] == len(values["labelled_rows"]["winner_probability"]) == ROWS - 1
 
 
 def test_another_file_is_not_overwritten_by_a_calibration(plain: str, tmp_path: Path) -> None:

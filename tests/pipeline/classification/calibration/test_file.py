@@ -80,9 +80,9 @@ def test_figures_are_those_before_and_after_on_rows_that_were_not_fitted() -> No
     ("damage", "message"),
     [
         (lambda values: values.pop("transform"), "is not a calibration file .KeyError"),
-        (lambda values: values["labels"].pop(), "do not fit together"),
+        (lambda values: values["label_names"].pop(), "do not fit together"),
         (lambda values: values["transform"]["scales"].__setitem__(0, float("nan")), "not finite"),
-        (lambda values: values["sample"]["correct"].pop(), "do not fit together"),
+        (lambda values: values["labelled_rows"]["correct"].pop(), "do not fit together"),
         (lambda values: values.update(method="magic"), "unknown method"),
         (lambda values: values.update(format="other"), "is not a calibration file"),
         (lambda values: values.update(format_version=2), "written by another version of tirazh"),
