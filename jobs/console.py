@@ -76,7 +76,7 @@ def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as
     facts = {"rows": _rows_text(manifest, last)}
     facts |= _answers("labels", "accuracy", manifest)
     for name, answers in (manifest.get("questions") or {}).items():
-        facts |= _answers(name, f"{name} accuracy", answers)
+        facts |= _answers(f"{name} labels", f"{name} accuracy", answers)
     facts["tokens"] = f"{manifest['prompt_tokens']:,} prompt, {manifest['completion_tokens']:,} completion"
     # The speed of this run only: the manifest counts the rows of earlier runs, too.
     if last is not None and manifest["seconds"]:

@@ -58,7 +58,9 @@ def _printable(text: str) -> str:
 
 
 def _list_text(values: Sequence[Any]) -> str:
-    if values and all(isinstance(value, Mapping) and {LABEL, PROBABILITY} <= set(value) for value in values):
+    if not values:
+        return "(none)"
+    if all(isinstance(value, Mapping) and {LABEL, PROBABILITY} <= set(value) for value in values):
         ordered = sorted(values, key=lambda value: -value[PROBABILITY])
         more = f", and {len(ordered) - _MAX_LABELS} more" if len(ordered) > _MAX_LABELS else ""
         return ", ".join(f"{value[LABEL]} {value[PROBABILITY]:.2f}" for value in ordered[:_MAX_LABELS]) + more

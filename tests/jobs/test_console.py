@@ -37,6 +37,20 @@ def test_the_summary_shows_rows_labels_accuracy_tokens_and_speed(capsys: pytest.
     ]
 
 
+def test_the_summary_shows_the_labels_and_the_accuracy_of_each_question(capsys: pytest.CaptureFixture[str]) -> None:
+    topic = {name: MANIFEST[name] for name in ("labels", "abstained", "accuracy", "macro_f1", "gold_rows")}
+    rows = {"labels": {"good": 998}, "abstained": 0}
+    plain = {name: value for name, value in MANIFEST.items() if name not in topic}
+    console.show_manifest(plain | {"questions": {"topic": topic, "rows": rows}}, LAST, as_json=False, quiet=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [" ".join(line.split()) for line in lines[:4]] == [
+        "rows 1,000, 2 with an error: empty text (2)",
+        "topic labels sport 60%, world 30%, (abstained) 10%",
+        "topic accuracy 0.750 of 998 rows (macro-F1 0.700)",
+        "rows labels good 100%",
+    ]
+
+
 def test_the_summary_of_a_complete_job_says_that_nothing_was_left_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_manifest(MANIFEST | {"errors": 0}, None, as_json=False, quiet=False)
     out = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def test_labels_may_have_words_that_differ_from_their_names() -> None:
     spec = build_spec("classify", NEEDED | {"labels": {"economics": "экономика", 5: "пять"}})
     assert isinstance(spec, ClassifySpec)
     assert spec.labels == {"economics": "экономика", "5": "пять"}
+
+
+def test_priors_are_a_word_a_column_shares_or_a_file_with_shares(tmp_path: Path) -> None:
+    shares = {"a": 0.75, "b": 0.25}
+    (tmp_path / "shares.json").write_text(json.dumps(shares), encoding="utf-8")
+    given = ["balanced", "column:shares", shares, "{a: 0.75, b: 0.25}", str(tmp_path / "shares.json")]
+    specs = [build_spec("classify", NEEDED | {"labels": "a,b", "priors": value}) for value in given]
+    assert [spec.to_dict()["priors"] for spec in specs] == ["balanced", "column:shares", shares, shares, shares]
 
 
 def test_labels_are_read_from_a_yaml_file(tmp_path: Path) -> None:

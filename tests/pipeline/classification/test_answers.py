@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +96,15 @@ def test_the_none_label_abstains_and_several_labels_are_compared_with_it_alone()
     assert (row["choice"], round(row["confidence"], 6), row["abstained"], row["labels"]) == (None, 0.4, True, [])
     (row,) = rows_of(scored([logs(0.25, 0.3, 0.2, 0.25)]), layout)
     assert (row["choice"], row["labels"]) == ("sport/hockey", ["sport/hockey", "sport/football"])
+
+
+def test_a_layout_is_sent_to_other_processes() -> None:
+    layout = replace(PLAIN, threshold=0.7, priors=make_priors("column:shares", LABELS))
+    assert layout.levels is not None
+    copy = pickle.loads(pickle.dumps(layout))
+    shares = [json.dumps(dict.fromkeys(LABELS, 0.25))]
+    table = scored([logs(0.4, 0.35, 0.2, 0.05)], shares=shares)
+    assert rows_of(table, copy) == rows_of(table, layout)
 
 
 class Halves:
