@@ -60,29 +60,42 @@ def read(files: s3fs.S3FileSystem, output: str) -> polars.DataFrame:
     return polars.concat([polars.read_parquet(files.cat(part)) for part in parts])
 
 
-def test_two_replicas_and_two_ranks_give_every_row_the_same_label(
+@pytest.fixture(scope="module")
+def by_replicas(s3_server: SeaweedServer, source: str, tiny_model: str, ray_local: None) -> tuple[str, dict[str, Any]]:
+    """The output of two replicas, and its manifest."""
+    output = f"{s3_server.make_bucket('labels')}/replicas"
+    return output, label(source, output, tiny_model, s3_server, replicas=2, part_rows=20)
+
+
+def test_two_replicas_label_every_row(
+    s3_server: SeaweedServer, files: s3fs.S3FileSystem, by_replicas: tuple[str, dict[str, Any]], news: pa.Table
+) -> None:
+    output, manifest = by_replicas
+    rows = read(files, output)
+    assert manifest["rows"] == len(rows) == len(news)
+    assert rows["id"].to_list() == news["id"].to_pylist()
+    assert rows["error"].null_count() == len(news)
+    assert rows["label"].n_unique() > 1
+    assert files.exists(f"{output}/_SUCCESS")
+
+    done = run_tirazh("verify", output, "--endpoint-url", s3_server.endpoint_url)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow  # tests/model/test_tensor_parallel.py says it of the logits
+def test_two_ranks_give_every_row_the_same_label(
     s3_server: SeaweedServer,
     files: s3fs.S3FileSystem,
     source: str,
-    news: pa.Table,
+    by_replicas: tuple[str, dict[str, Any]],
     tiny_model: str,
-    ray_local: None,
 ) -> None:
-    bucket = s3_server.make_bucket("labels")
-    manifest = label(source, f"{bucket}/replicas", tiny_model, s3_server, replicas=2, part_rows=20)
-    label(source, f"{bucket}/ranks", tiny_model, s3_server, tensor_parallel=2, slots=5, part_rows=50)
-    by_replicas, by_ranks = (read(files, f"{bucket}/{name}") for name in ("replicas", "ranks"))
-
-    assert manifest["rows"] == len(by_replicas) == len(news)
-    assert by_replicas["id"].to_list() == by_ranks["id"].to_list() == news["id"].to_pylist()
-    assert by_replicas["error"].null_count() == len(news)
-    assert by_replicas["label"].to_list() == by_ranks["label"].to_list()
-    assert by_replicas["label"].n_unique() > 1
-    assert (by_replicas["confidence"] - by_ranks["confidence"]).abs().max() < 1e-4
-    assert files.exists(f"{bucket}/replicas/_SUCCESS")
-
-    done = run_tirazh("verify", f"{bucket}/replicas", "--endpoint-url", s3_server.endpoint_url)
-    assert done.returncode == 0, done.stderr
+    output = f"{s3_server.make_bucket('labels-of-ranks')}/ranks"
+    label(source, output, tiny_model, s3_server, tensor_parallel=2, slots=5, part_rows=50)
+    rows, by_ranks = (read(files, each) for each in (by_replicas[0], output))
+    assert rows["id"].to_list() == by_ranks["id"].to_list()
+    assert rows["label"].to_list() == by_ranks["label"].to_list()
+    assert (rows["confidence"] - by_ranks["confidence"]).abs().max() < 1e-4
 
 
 def arguments(source: str, model: str, server: SeaweedServer) -> list[str]:
