@@ -31,8 +31,8 @@ from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec, ScoreSpec
 @dataclass(frozen=True, slots=True)
 class PreparedPrompts:
     """How prompts are made, and the jobs of the engine: one, or with several orders of few-shot examples one for each
-    of them. `labels` are the requests of classify, None for other jobs, and `few_shot` its examples. `calibration` is that
-    of a file, which is applied when rows are written."""
+    of them. `labels` are the requests of classify, None for other jobs, and `few_shot` its examples. `calibration` is
+    that of a file, which is applied when rows are written."""
 
     config: PromptConfig
     engine_jobs: tuple[EngineJob, ...]
