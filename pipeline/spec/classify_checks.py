@@ -84,11 +84,8 @@ def _check_decision(spec: ClassifySpec) -> None:
 def _conflicts(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:
     if spec.shots is not None and spec.shot_tokens is not None:
         yield "--shots", "--shot-tokens", "both say how many examples are taken"
-    if spec.shot_selection == "nearest" and spec.permutations > 1:
-        yield "--shot-selection nearest", "--permutations", "the nearest examples have one order, the nearest last"
-    if spec.shot_selection == "nearest" and spec.calibrate == "contextual":
-        reason = "the bias of the labels depends on the examples, and each row has others; try --calibrate batch"
-        yield "--shot-selection nearest", "--calibrate contextual", reason
+    if spec.shot_selection == "nearest":
+        yield from _conflicts_of_nearest(spec)
     if spec.target_error is not None and spec.priors is not None:
         yield "--target-error", "--priors", "the sample of the calibration has other shares of labels, and other errors"
     if spec.target_error is not None and spec.abstain_below:
@@ -105,6 +102,14 @@ def _conflicts_of_questions(spec: ClassifySpec) -> Iterator[tuple[str, str, str]
             yield "--questions", flag_name(name), "give it to each question, or run the questions one by one"
     if spec.calibration_file is not None:
         yield "--questions", "--calibrate FILE", "a calibration file belongs to one set of labels"
+
+
+def _conflicts_of_nearest(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:
+    if spec.permutations > 1:
+        yield "--shot-selection nearest", "--permutations", "the nearest examples have one order, the nearest last"
+    if spec.calibrate == "contextual":
+        reason = "the bias of the labels depends on the examples, and each row has others; try --calibrate batch"
+        yield "--shot-selection nearest", "--calibrate contextual", reason
 
 
 def _conflicts_of_head(spec: ClassifySpec) -> Iterator[tuple[str, str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,6 +40,23 @@ def value_of(metric: Metric, scores_NL: Scores, gold_N: NDArray[np.int64]) -> fl
     if metric == "macro_f1":
         return macro_f1(confusion_matrix(gold_N, found.chosen, len(labels)))
     return -float(log_losses(found).mean())
+
+
+def choose_variant(variants: Sequence[Scores], gold_N: NDArray[np.int64], metric: Metric) -> int:
+    """Choose between variants of one prompt setting, each with scores [N, L] of the same rows; return its index.
+
+    Accuracies on some hundred rows differ by chance. So of the variants whose accuracy is within one standard error (of
+    the mean of the paired differences) of that of the best one by the metric, the one with the lowest log-loss is
+    taken, a figure that varies less and that also rates the confidence.
+    """
+    labels = tuple(str(index) for index in range(variants[0].shape[1]))
+    best = max(range(len(variants)), key=lambda index: (value_of(metric, variants[index], gold_N), -index))
+    found = [predictions_of(scores, gold_N, labels) for scores in variants]
+    right = np.stack([each.chosen == gold_N for each in found]).astype(np.float64)
+    lost = right[best] - right
+    is_close = lost.mean(axis=1) <= lost.std(axis=1, ddof=min(1, len(gold_N) - 1)) / np.sqrt(len(gold_N))
+    close = [index for index in range(len(variants)) if is_close[index]] if metric != "log_loss" else [best]
+    return min(close, key=lambda index: (float(log_losses(found[index]).mean()), index))
 
 
 def log_losses(found: Predictions) -> NDArray[np.float64]:

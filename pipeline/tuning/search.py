@@ -15,7 +15,7 @@ from tirazh.pipeline.spec.classify import Scoring
 from tirazh.pipeline.tuning.budget import TokenBudget
 from tirazh.pipeline.tuning.candidates import Ints, PromptScorer, SearchCandidate, tokens_of
 from tirazh.pipeline.tuning.halving import OnRung, Outcome, halve
-from tirazh.pipeline.tuning.metrics import Scores, predictions_of
+from tirazh.pipeline.tuning.metrics import Scores, choose_variant, predictions_of
 from tirazh.pipeline.tuning.sample import Split
 from tirazh.pipeline.tuning.settings import Metric
 from tirazh.pipeline.tuning.space import CALIBRATIONS, FITTED, NO_CALIBRATION, PromptChoice, ScoreChoice, SearchSpace
@@ -92,15 +92,16 @@ class Search:
         budget.reserved = self._held_out_tokens(candidates)
         outcome = halve(candidates, rows=len(self.split.search), budget=budget, on_rung=on_rung)
         trials = trials_of(candidates, outcome.standings, self.labels)
-        best = self._best(candidates, outcome, trials)
-        fitted = self._fitted(candidates[outcome.winner], outcome) if self.space.fits else {}
+        winner, standing = candidates[outcome.winner], outcome.standings[outcome.winner]
+        fitted = self._fitted(winner, outcome) if self.space.fits else {}
+        variants = {score: winner.scorer.scores(score, winner.rows[: standing.rows]) for score in winner.choices}
         for scoring, calibration in fitted.items():
             choice = ScoreChoice(scoring, FITTED)
-            standing = outcome.standings[outcome.winner]
-            trial = trial_of(candidates[outcome.winner], standing, choice, calibration.scores, self.labels)
-            trials.append(trial)
-            # Of equal ones the fitted one, whose probabilities mean more.
-            best = trial if self._value(trial) >= self._value(best) else best
+            variants[choice] = calibration.scores
+            trials.append(trial_of(winner, standing, choice, calibration.scores, self.labels))
+        chosen = choose_variant(list(variants.values()), winner.gold[: standing.rows], self.metric)
+        wanted = winner.prompt, list(variants)[chosen]
+        best = next(trial for trial in trials if (trial.prompt, trial.score) == wanted)
         baseline = next(each for each in trials if (each.prompt, each.score) == self._given)
         calibration_of_best = fitted.get(best.score.scoring)
         held_out = self._held_out(best, calibration_of_best, budget)
@@ -155,14 +156,6 @@ class Search:
 
     def _tokens(self, prompt: PromptChoice, rows: Ints) -> int:
         return tokens_of(self.scorers[prompt], rows)
-
-    def _value(self, trial: Trial) -> float:
-        return -trial.value if self.metric == "log_loss" else trial.value
-
-    def _best(self, candidates: Sequence[SearchCandidate], outcome: Outcome, trials: Sequence[Trial]) -> Trial:
-        winner = candidates[outcome.winner]
-        wanted = winner.prompt, winner.choices[outcome.standings[outcome.winner].best]
-        return next(trial for trial in trials if (trial.prompt, trial.score) == wanted)
 
     def _fitted(self, candidate: SearchCandidate, outcome: Outcome) -> dict[Scoring, FittedCalibration]:
         """A calibration for each scoring of the space, if the rows suffice."""

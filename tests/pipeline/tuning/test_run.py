@@ -89,6 +89,30 @@ def test_the_same_search_finds_the_same(job: ClassifySpec, values: dict[str, Any
     assert first == again
 
 
+def test_the_examples_of_the_job_stay_in_the_pool_and_out_of_the_other_rows(
+    values: dict[str, Any], gold: str, tmp_path: Path
+) -> None:
+    first = pq.read_table(gold).slice(0, 4).rename_columns(["text", "label"])
+    pq.write_table(first, tmp_path / "few.parquet")
+    values["examples"] = str(tmp_path / "few.parquet")
+    job = ClassifySpec(**values | {"input": tuple(values["input"])})
+    search = {"template": "job", "shots": [0, 2], "scoring": "sum", "calibrate": "none"}
+    tuning = set_up(job, settings(gold, tmp_path, search=search), TuneFiles(tmp_path / "best.yaml"))
+    assert tuning.data.counts()["among_examples"] == 4
+    assert not set(first.column("text").to_pylist()) & set(tuning.data.rows.table.column("text").to_pylist())
+    assert tuning.data.pool.slice(0, 4).equals(first)
+    facts = tune_job(job, settings(gold, tmp_path, search=search), values=values)
+    assert (facts["baseline"]["template"], facts["baseline"]["shots"]) == ("given", None)
+    assert len({(trial["template"], trial["shots"]) for trial in facts["trials"]}) == 3
+    found = spec_from_file(tmp_path / "best.yaml")
+    assert isinstance(found, ClassifySpec)
+    expected = {
+        "given": values["examples"],
+        "job": None if not facts["winner"]["shots"] else str(tmp_path / "best.examples.parquet"),
+    }
+    assert found.examples == expected[facts["winner"]["template"]]
+
+
 CHOICES = [
     (PromptChoice("job", "{{ text }}\nТема:", 0), ScoreChoice("sum", "none")),
     (PromptChoice("topic", "{{ text }}\nTopic:", 2), ScoreChoice("pmi", "batch")),
