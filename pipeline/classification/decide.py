@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,11 +88,3 @@ def choose_several(
 def by_probability(probabilities_NL: NDArray[np.float32]) -> NDArray[np.int64]:
     """The labels of every row by falling probability [N, L], equal ones in the order of the labels."""
     return np.argsort(-probabilities_NL, axis=1, kind="stable")
-
-
-def calibrate(logprobs: Sequence[float], priors: Sequence[float]) -> list[float]:
-    """Contextual calibration (Zhao et al. 2021): subtract each label's log-likelihood after an empty text.
-
-    It removes the model's bias towards labels that are frequent by themselves.
-    """
-    return [logprob - prior for logprob, prior in zip(logprobs, priors, strict=True)]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tirazh.errors import InputError, RequestError, did_you_mean
 from tirazh.pipeline import schema
 from tirazh.pipeline.evaluation.predictions import Predictions
+from tirazh.pipeline.label_levels import levels_above
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +76,8 @@ def read_answers(table: pa.Table, columns: AnswerColumns, gold: NDArray[np.int64
     """The answers of some rows; `gold` are their gold labels, int64 [N], -1 without one.
 
     A row with an error has neither an answer nor a gold label. A row whose most likely label means none of the others
-    has no label in the output: it answered if this is its gold label, else it abstained. Raises InputError for a label
-    that is none of the job's.
+    has no label in the output: it answered if this is its gold label, else it abstained. So did a row that was answered
+    with a level above the labels. Raises InputError for a label that is none of the job's.
     """
     failed = failed_rows(table, columns)
     best = _codes(table.column(columns.label), columns.labels, columns.label)
@@ -155,6 +156,9 @@ def _names_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _codes(column: pa.ChunkedArray[Any], labels: Sequence[str], name: str) -> NDArray[np.int64]:
     codes = codes_of(column, labels)
+    levels = {level for above in levels_above(labels).values() for level in above}
+    if levels:
+        codes[(codes == -2) & (codes_of(column, sorted(levels)) >= 0)] = -1
     if (codes == -2).any():
         value = column[int(np.argmax(codes == -2))].as_py()
         raise InputError(f"column {name!r} has the label {value!r}, which is none of the job's labels")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tirazh.pipeline.classification.decide import calibrate, choose_several, decide, softmax
+from tirazh.pipeline.classification.decide import choose_several, decide, softmax
 from tirazh.pipeline.classification.levels import Levels
 
 scores = st.lists(st.lists(st.floats(-1_000, 0), min_size=3, max_size=3), min_size=1, max_size=5).map(
@@ -59,13 +59,6 @@ def test_a_row_gets_the_nearest_level_that_reaches_the_threshold() -> None:
     decided = decide(rows, threshold=0.5, levels=levels)
     assert decided.chosen.tolist() == [6 + 1, 6 + 0, -1]
     assert decided.confidence == pytest.approx([0.55, 0.85, 0.35])
-
-
-def test_contextual_calibration_removes_the_bias_towards_a_label() -> None:
-    priors = [math.log(0.9), math.log(0.1)]
-    calibrated = calibrate([math.log(0.8), math.log(0.2)], priors)
-    assert softmax(np.array([calibrated])).argmax() == 1
-    assert calibrate(priors, priors) == pytest.approx([0, 0])
 
 
 @given(scores)

@@ -219,3 +219,13 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
 
 def _renamed(table: pa.Table, names: dict[str, str]) -> pa.Table:
     return table.rename_columns([names.get(name, name) for name in table.column_names])
+
+
+def test_a_row_that_was_answered_with_a_level_above_the_labels_has_no_answer(tmp_path: Path) -> None:
+    labels = ("sport/football", "sport/hockey", "art")
+    table = answers(np.array([[0.4, 0.35, 0.25], [0.1, 0.2, 0.7]], np.float32), labels)
+    table = table.set_column(1, "label", pa.array(["sport", "art"]))
+    table = table.append_column("gold", pa.array(["sport/hockey", "art"]))
+    output = write_output(tmp_path / "out", table, spec={"labels": dict.fromkeys(labels)})
+    found, _ = read_predictions(output, gold_column="gold")
+    assert found.chosen.tolist() == [-1, 2]
