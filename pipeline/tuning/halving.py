@@ -42,11 +42,6 @@ class Standing:
     values: tuple[float, ...]
     tokens: int
 
-    @property
-    def best(self) -> int:
-        """The index of the best variant, the first of equal ones."""
-        return max(range(len(self.values)), key=lambda index: (self.values[index], -index))
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
