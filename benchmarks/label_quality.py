@@ -3,7 +3,9 @@
     python -m benchmarks.label_quality --data DIR --model embedded --train-rows 400 --test-rows 1500 --out table.md
 
 DIR has `NAME.train.parquet` and `NAME.test.parquet` with the columns `title`, `text` and `category`. Few-shot examples
-and fitted calibrations come from the training split alone; all figures are of rows of the test split. Each row of the
+come from the training split, and all figures are of rows of the test split. So do fitted calibrations, unless
+`--fit-on test`: the first rows of the test split, which are then not measured. A model that was trained on the training
+split is more often right there than elsewhere, so that a calibration fitted there promises too much. Each row of the
 table is one setting, with 95 % bootstrap intervals. The last column is about `--target-error 0.05` with the fitted
 calibration: the share of wrong labels among the answered test rows, and the share of rows that are answered.
 """
@@ -101,25 +103,35 @@ def measure(options: argparse.Namespace, name: str, text_column: str) -> Iterato
         for prompt, reason in refused.items():
             print(f"{name}: {prompt.shots} shots: {reason}", file=sys.stderr)
         rows = test_rows(spec, test, options.test_rows)
-        everything = np.arange(len(rows.gold))
-        split = replace(tuning.data.split, search=everything, held_out=everything[:0])
+        everything = np.random.default_rng(0).permutation(len(rows.gold))  # the file may be sorted by label
+        measured = (
+            everything if options.fit_on == "train" else everything[min(options.train_rows, len(everything) // 2) :]
+        )
+        split = replace(tuning.data.split, search=np.sort(everything), held_out=everything[:0])
         tested, _ = make_scorers(replace(tuning, data=replace(tuning.data, rows=rows, split=split)), replica)
         search = tuning.data.split.search[: options.train_rows]
         for prompt in trained:
-            trained[prompt].run(search)
             tested[prompt].run(everything)
-            train_gold = tuning.data.rows.gold[search]
-            yield from of_prompt(prompt.shots or 0, (trained[prompt], search, train_gold), tested[prompt], rows)
+            scorer, chosen, gold = tested[prompt], everything[: len(everything) - len(measured)], rows.gold
+            if options.fit_on == "train":
+                scorer, chosen, gold = trained[prompt], search, tuning.data.rows.gold
+                scorer.run(search)
+            sample = Sample(scorer, chosen, gold[chosen])
+            yield from of_prompt(prompt.shots or 0, sample, tested[prompt], measured, rows.gold[measured])
 
 
-def of_prompt(
-    shots: int, training: tuple[EngineScorer, Ints, Ints], scorer: EngineScorer, rows: GoldRows
-) -> Iterator[Measured]:
-    """Every scoring and calibration of one prompt. `training` are the scorer of the training rows, their numbers and
-    their gold labels."""
-    trained, search, train_gold = training
-    everything = np.arange(len(rows.gold))
-    labels = tuple(str(index) for index in range(int(max(train_gold.max(), rows.gold.max())) + 1))
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows on which calibrations are fitted: their scorer, their numbers and their gold labels."""
+
+    scorer: EngineScorer
+    rows: Ints
+    gold: Ints
+
+
+def of_prompt(shots: int, sample: Sample, scorer: EngineScorer, rows: Ints, gold: Ints) -> Iterator[Measured]:
+    """Every scoring and calibration of one prompt, measured on `rows` of `scorer`."""
+    labels = tuple(str(index) for index in range(int(max(sample.gold.max(), gold.max())) + 1))
     for scoring in SCORINGS:
         plain = ScoreChoice(scoring, NO_CALIBRATION)
         for calibrate in CALIBRATIONS:
@@ -127,27 +139,27 @@ def of_prompt(
             if calibrate == "contextual" and not scorer.has_content_free:
                 continue
             if calibrate != FITTED:
-                found = _evaluate(scorer.scores(choice, everything), rows, labels)
+                found = _evaluate(scorer.scores(choice, rows), gold, labels)
                 yield Measured(shots, choice, found)
                 continue
-            fitted = fit_calibration(trained.scores(plain, search), train_gold, labels)
-            scores = calibrated(fitted.calibration, scorer.scores(plain, everything))
-            yield _with_target(Measured(shots, choice, _evaluate(scores, rows, labels)), fitted, scores, rows)
+            fitted = fit_calibration(sample.scorer.scores(plain, sample.rows), sample.gold, labels)
+            scores = calibrated(fitted.calibration, scorer.scores(plain, rows))
+            yield _with_target(Measured(shots, choice, _evaluate(scores, gold, labels)), fitted, scores, gold)
 
 
-def _with_target(measured: Measured, fitted: Fitted, scores_NL: Scores, rows: GoldRows) -> Measured:
+def _with_target(measured: Measured, fitted: Fitted, scores_NL: Scores, gold: Ints) -> Measured:
     try:
         threshold = fitted.calibration.threshold(TARGET_ERROR)
     except RequestError:
         return measured
     chances = np.exp(scores_NL)
     is_answered = chances.max(axis=1) >= threshold
-    wrong = chances.argmax(axis=1)[is_answered] != rows.gold[is_answered]
+    wrong = chances.argmax(axis=1)[is_answered] != gold[is_answered]
     return replace(measured, answered=float(is_answered.mean()), wrong=float(wrong.mean()) if len(wrong) else 0.0)
 
 
-def _evaluate(scores_NL: Scores, rows: GoldRows, labels: tuple[str, ...]) -> Evaluation:
-    return evaluate(predictions_of(scores_NL, rows.gold, labels), resamples=RESAMPLES)
+def _evaluate(scores_NL: Scores, gold: Ints, labels: tuple[str, ...]) -> Evaluation:
+    return evaluate(predictions_of(scores_NL, gold, labels), resamples=RESAMPLES)
 
 
 def test_rows(spec: ClassifySpec, path: str, count: int) -> GoldRows:
@@ -190,6 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="embedded", help="model directory")
     parser.add_argument("--train-rows", type=int, default=400, help="training rows for fitted calibrations")
     parser.add_argument("--test-rows", type=int, default=1500, help="test rows at most")
+    parser.add_argument("--fit-on", choices=("train", "test"), default="train", help="split of the calibration rows")
     parser.add_argument("--few", type=int, default=None, help="number of examples of the few-shot setting")
     parser.add_argument("--seq-length", type=int, default=None, help="length of a sequence in tokens")
     parser.add_argument("--dtype", default="auto", help="data type of the model")
