@@ -8,6 +8,7 @@ Ray is connected, and the cluster can hold a replica.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from tirazh.pipeline.execution.ray_session import (
     ray_session,
     resolve_device,
 )
+from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_replicas
 from tirazh.pipeline.head_fitting.file import head_facts
 from tirazh.pipeline.head_fitting.make import make_head
 from tirazh.pipeline.job_run import AroundPrompts, JobRun
@@ -144,7 +146,7 @@ class _Job:
 
         `state` is that of a stored plan's parts, None for a new plan.
         """
-        with ray_session(self.spec, tell=self.tell):
+        with ray_session(self.spec, tell=self.tell), self._replicas():
             device = resolve_device(self.spec)
             refuse_impossible(
                 ReplicaConfig(model=self.spec.model, tensor_parallel=self.spec.tensor_parallel, device=device)
@@ -191,6 +193,11 @@ class _Job:
         with explaining_failure(GuardedOutput(target.output, lease.token), plan, self.spec):
             facts = facts | self.prompts.facts() | head_facts(self.spec, plan, target.output)
             return finish(plan, target.output, self.spec, facts, lease=lease, published_at=self.output.directory)
+
+    def _replicas(self) -> AbstractContextManager[None]:
+        """A pool of replicas for a job that embeds examples before it classifies: both take the same ones."""
+        has_two_runs = isinstance(self.spec, ClassifySpec) and self.spec.head is not None
+        return sharing_replicas() if has_two_runs and shared_replicas() is None else nullcontext()
 
     def _head(self, plan: Plan, output: GuardedOutput) -> LinearHead | None:
         """The linear head of the job, if it has one; it is fitted unless it is stored."""

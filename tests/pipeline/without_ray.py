@@ -82,6 +82,7 @@ def run_without_ray(monkeypatch: pytest.MonkeyPatch, answer: Answer = echo_seeds
         return {}
 
     monkeypatch.setattr("tirazh.pipeline.build.ray_session", lambda spec, tell: nullcontext())
+    monkeypatch.setattr("tirazh.pipeline.build.sharing_replicas", nullcontext)
     monkeypatch.setattr("tirazh.pipeline.build.resolve_device", lambda spec: "cpu")
     monkeypatch.setattr("tirazh.pipeline.build.resolve_dtype", lambda device: "float32")
     monkeypatch.setattr("tirazh.pipeline.build.refuse_impossible", lambda config: None)
