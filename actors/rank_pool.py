@@ -32,7 +32,7 @@ _HEARTBEAT_S = 10.0
 
 @dataclass(kw_only=True, slots=True)
 class PooledRanks:
-    """The ranks of one replica, in rank order. `owner` is the actor that uses them now, None while nobody does.
+    """The ranks of one replica, in rank order. `owner` is the actor that uses them now, None for unused ranks.
 
     `locations` and `ready` are empty until the ranks serve.
     """

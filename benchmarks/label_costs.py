@@ -81,7 +81,7 @@ def orders(base: ClassifySpec, table: pa.Table, replica: LocalReplica) -> dict[s
     """Ten orders of eight examples in one job, and ten jobs with one order each."""
     texts = [str(text) for text in table.column(base.text_column).to_pylist()[:8]]
     labels = list(base.labels or {})
-    rows = [{base.text_column: text[:400], "label": labels[index % len(labels)]} for index, text in enumerate(texts)]
+    rows = [{base.text_column: text[:200], "label": labels[index % len(labels)]} for index, text in enumerate(texts)]
     examples = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), examples)
     data, rest = examples.getvalue().to_pybytes(), table.slice(8)

@@ -107,7 +107,7 @@ BAD: dict[str, str] = {
     "a lone surrogate as a label": VALID.replace("спорт", '"\\udfff"'),
     "a single label": VALID.replace("  sport: спорт\n", ""),
     "labels with the same words": VALID.replace("экономика", "спорт"),
-    "labels that are lists": VALID.replace("спорт", "[a, b]"),
+    "labels that are lists of lists": VALID.replace("спорт", "[[a], b]"),
     "labels that are mappings": VALID.replace("спорт", "{a: b}"),
     "labels that are empty": VALID.replace("спорт", '""'),
     "labels that are floats": VALID.replace("спорт", "1.5"),

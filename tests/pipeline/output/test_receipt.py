@@ -77,7 +77,7 @@ def test_a_receipt_of_embed_counts_the_tokens_of_prompts() -> None:
     values = [[[0.5, 1.0], None], [4, None], [None, "too long"]]
     arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
     table = pa.table([pa.array(["x", "y"]), *arrays], names=["label", *added.names])
-    receipt = make_receipt(to_parquet(table, footer=FOOTER), replace(PLAIN, kind="embed"))
+    receipt = make_receipt(to_parquet(table, footer=FOOTER), ReceiptSettings.of({"kind": "embed", "prefix": ""}))
     assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.labels) == (4, 0, 1, {})
 
 
