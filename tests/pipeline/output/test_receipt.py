@@ -78,7 +78,7 @@ def test_a_receipt_of_embed_counts_the_tokens_of_prompts() -> None:
     arrays = [pa.array(column, field.type) for column, field in zip(values, added, strict=True)]
     table = pa.table([pa.array(["x", "y"]), *arrays], names=["label", *added.names])
     receipt = make_receipt(to_parquet(table, footer=FOOTER), ReceiptSettings.of({"kind": "embed", "prefix": ""}))
-    assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.labels) == (4, 0, 1, {})
+    assert (receipt.prompt_tokens, receipt.completion_tokens, receipt.errors, receipt.answers) == (4, 0, 1, {})
 
 
 def test_a_receipt_finds_the_added_columns_by_their_prefix() -> None:
