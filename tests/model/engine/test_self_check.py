@@ -14,7 +14,7 @@ from tirazh.errors import CheckpointError
 from tirazh.model.attention.layer_shape import NO_RULES
 from tirazh.model.engine import network
 from tirazh.model.engine.runner import ModelRunner
-from tirazh.model.engine.self_check import SelfCheck
+from tirazh.model.engine.self_check import TOLERANCE, SelfCheck, tolerance_of
 from tirazh.model.step import StepRows
 
 ROWS = StepRows(prefill=64, decode=8, prefill_logits=4)
@@ -99,3 +99,10 @@ def test_a_rope_that_looks_at_the_longest_row_runs_only_where_it_does_not(rope_t
     checked(model, max_length=64)
     with pytest.raises(CheckpointError, match=f"model_type llama cannot be run at 65 tokens: its {rope_type}"):
         ModelRunner(model, num_slots=2, max_length=65)
+
+
+def test_a_model_that_amplifies_rounding_may_differ_more_in_a_narrow_dtype_only() -> None:
+    assert tolerance_of(torch.float32, 0.2) == TOLERANCE[torch.float32]
+    assert tolerance_of(torch.bfloat16, 0.01) == TOLERANCE[torch.bfloat16]
+    assert tolerance_of(torch.bfloat16, 0.1) == pytest.approx(0.3)
+    assert tolerance_of(torch.bfloat16, 9.0) == 0.5, "an engine that computes something else is off by 1 or more"

@@ -42,10 +42,11 @@ def test_every_column_is_read_from_the_output_as_from_the_input(
         path = Path(folder, "in.parquet")
         try:
             pq.write_table(table, path, **options)
-        except pa.ArrowNotImplementedError:  # some slices of nested views
+            before = read_input(path)
+        except pa.ArrowNotImplementedError:  # some slices of nested views, and some files that pyarrow cannot read back
             reject()
         files = pass_through(path, Path(folder, "out"), tokenizer, part_rows=part_rows)
-        before, after = read_input(path), read_output(files)
+        after = read_output(files)
         for field, name in zip(before.schema, table.column_names, strict=True):
             other = after.schema.field(name)
             assert other.type == planned_type(field.type)
