@@ -40,10 +40,8 @@ def model_of(folder: Path) -> Any:
     return tiny_llama(tokenizer_of(folder).size)
 
 
-@pytest.mark.parametrize(
-    ("settings", "within"), [({}, 1e-6), ({"scoring": "pmi", "calibrate": "contextual"}, 1e-5)], ids=["sum", "pmi"]
-)
-def test_three_questions_in_one_pass_equal_three_jobs(folder: Path, settings: dict[str, Any], within: float) -> None:
+@pytest.mark.parametrize("settings", [{}, {"scoring": "pmi", "calibrate": "contextual"}], ids=["sum", "pmi"])
+def test_three_questions_in_one_pass_equal_three_jobs(folder: Path, settings: dict[str, Any]) -> None:
     model, rows = model_of(folder), ROWS[:3]
     together = prepare(folder, questions=QUESTIONS, **settings)
     parts = np.split(probabilities(together, model, rows), [3, 5], axis=1)
@@ -51,7 +49,8 @@ def test_three_questions_in_one_pass_equal_three_jobs(folder: Path, settings: di
         labels = question["labels"]
         labels = labels if isinstance(labels, dict) else dict.fromkeys(labels)
         alone = prepare(folder, labels=labels, template="{{ text }}" + question["suffix"], **settings)
-        assert part == pytest.approx(probabilities(alone, model, rows), abs=within)
+        # float32: the last digits depend on the shape of a product, and so on the CPU.
+        assert part == pytest.approx(probabilities(alone, model, rows), abs=1e-5)
 
 
 def test_white_space_before_all_suffixes_ends_the_prompt_of_a_row(model_dir: Path) -> None:
@@ -173,7 +172,7 @@ def test_several_orders_are_the_mean_of_jobs_with_one_order(
         )
         alone.append(probabilities(one, model, ROWS))
     assert len({each.tobytes() for each in alone}) == 3
-    assert probabilities(prepared, model, ROWS) == pytest.approx(sum(alone) / 3, abs=1e-6)
+    assert probabilities(prepared, model, ROWS) == pytest.approx(sum(alone) / 3, abs=1e-5)
 
 
 def test_the_longest_head_of_several_orders_fits_in_every_row(model_dir: Path, examples: str) -> None:
