@@ -23,11 +23,11 @@ from typing import NoReturn
 
 from tirazh.errors import TirazhError
 from tirazh.jobs import commands
-from tirazh.jobs.evaluate import add_evaluate_flags
 from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
 from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
 from tirazh.jobs.outputs.calibrate import add_calibrate_flags
+from tirazh.jobs.outputs.evaluate import add_evaluate_flags
 from tirazh.jobs.outputs.relabel import add_relabel_flags
 from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.python_settings import ignore_error_warnings, restart_with_docstrings

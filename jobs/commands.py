@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from tirazh.errors import RequestError
 from tirazh.jobs import console
-from tirazh.jobs.evaluate import run_evaluation
 from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.job_file import read_job_file, spec_from_file, spec_of
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.outputs.calibrate import run_calibration
+from tirazh.jobs.outputs.evaluate import run_evaluation
 from tirazh.jobs.outputs.relabel import run_relabelling
 from tirazh.jobs.settings import FINETUNE, build_spec
 from tirazh.jobs.tuning.command import run_tuning
