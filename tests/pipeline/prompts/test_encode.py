@@ -204,7 +204,7 @@ def test_contextual_calibration_uses_the_template_with_texts_without_content(
 ) -> None:
     labels = prepare(classify(calibrate="contextual")).labels
     assert labels is not None
-    assert [tokenizer.decode(ids) for ids in labels.prior_prompts] == ["\nТема:", "...\nТема:", "-\nТема:"]
+    assert [tokenizer.decode(ids) for ids in labels.prior_prompts] == ["\nТема:", "N/A\nТема:", "[MASK]\nТема:"]
     plain = prepare(classify()).labels
     assert plain is not None
     assert plain.prior_prompts == ()
