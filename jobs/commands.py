@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from tirazh.errors import RequestError
 from tirazh.jobs import console
+from tirazh.jobs.cluster import commands as cluster
 from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
-from tirazh.jobs.job_file import read_job_file, spec_from_file, spec_of
+from tirazh.jobs.job_files.job_file import read_job_file, spec_from_file, spec_of
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.outputs.calibrate import run_calibration
 from tirazh.jobs.outputs.evaluate import run_evaluation
@@ -27,10 +28,7 @@ from tirazh.model.config import ModelSettings
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
-
     from tirazh.jobs.progress import JobProgressDisplay
-    from tirazh.jobs.submit import Submission
 
 CONVERT_SETTINGS = tuple(flag.name for flag in fields(ModelSettings))
 
@@ -143,60 +141,6 @@ def convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def submit(options: argparse.Namespace) -> int:
-    """Run `tirazh submit`."""
-    from tirazh.jobs.submit import submit as submit_spec
-
-    spec = spec_from_file(options.job)
-    if "://" not in spec.output and not options.quiet:
-        console.warn(f"{spec.output} is a local path: it must be on a disk that all machines of the cluster share")
-    return _submitted(submit_spec(spec, options.address), options)
-
-
-def resume(options: argparse.Namespace) -> int:
-    """Run `tirazh resume`."""
-    from tirazh.jobs.submit import resume as resume_job
-
-    return _submitted(resume_job(options.id, options.address), options)
-
-
-def status(options: argparse.Namespace) -> int:
-    """Run `tirazh status`. The exit code is 1 for a failed job."""
-    from tirazh.jobs.cluster import job_info, job_logs, known_jobs
-
-    client = _connect(options)
-    with known_jobs(client):
-        info = job_info(client, options.id)
-        log = job_logs(client, options.id)
-    console.show_status(info, log, as_json=options.json, quiet=options.quiet)
-    return 1 if info["status"] == "FAILED" else 0
-
-
-def logs(options: argparse.Namespace) -> int:
-    """Run `tirazh logs`."""
-    from tirazh.jobs.cluster import job_logs, known_jobs
-    from tirazh.jobs.following import follow
-
-    client = _connect(options)
-    with known_jobs(client):
-        if options.follow:
-            return follow(client, options.id, console.write)
-        console.write(job_logs(client, options.id))
-    return 0
-
-
-def stop(options: argparse.Namespace) -> int:
-    """Run `tirazh stop`."""
-    from tirazh.jobs.cluster import FINISHED, job_info, known_jobs, stop_job
-
-    client = _connect(options)
-    with known_jobs(client):
-        before = job_info(client, options.id)
-        info = before if before["status"] in FINISHED else stop_job(client, options.id)
-    console.show_stopped(info, was_running=info is not before, as_json=options.json, quiet=options.quiet)
-    return 0
-
-
 def demo(options: argparse.Namespace) -> int:
     """Run `tirazh demo`."""
     from tirazh.jobs.demo import run_demo
@@ -225,21 +169,6 @@ def _show_plan(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
     return 0
 
 
-def _submitted(submission: Submission, options: argparse.Namespace) -> int:
-    from tirazh.jobs.following import follow
-
-    console.show_submitted(submission, options.address, as_json=options.json, quiet=options.quiet)
-    if not options.follow:
-        return 0
-    return follow(_connect(options), submission.job_id, console.write, is_known=True)
-
-
-def _connect(options: argparse.Namespace) -> JobSubmissionClient:
-    from tirazh.jobs.cluster import connect
-
-    return connect(options.address)
-
-
 def _progress(options: argparse.Namespace, stream: TextIO) -> JobProgressDisplay:
     from tirazh.jobs.progress import JobProgressDisplay
 
@@ -262,10 +191,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "calibrate": run_calibration,
     "relabel": run_relabelling,
     "convert": convert,
-    "submit": submit,
-    "status": status,
-    "logs": logs,
-    "stop": stop,
-    "resume": resume,
+    "submit": cluster.submit,
+    "status": cluster.status,
+    "logs": cluster.logs,
+    "stop": cluster.stop,
+    "resume": cluster.resume,
     "demo": demo,
 }

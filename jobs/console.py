@@ -17,7 +17,7 @@ from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
 if TYPE_CHECKING:
-    from tirazh.jobs.submit import Submission
+    from tirazh.jobs.cluster.submit import Submission
     from tirazh.model.checkpoints.directory import ModelSummary
     from tirazh.pipeline.execution.metrics import ProgressEvent
     from tirazh.pipeline.output.verify import Verification

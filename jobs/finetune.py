@@ -9,7 +9,7 @@ from tirazh.errors import RequestError
 from tirazh.jobs import console
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
-from tirazh.jobs.job_file import read_job_file
+from tirazh.jobs.job_files.job_file import read_job_file
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.settings import FINETUNE, build_finetune_spec
 from tirazh.pipeline.finetune.spec import FinetuneSpec

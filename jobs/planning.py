@@ -9,7 +9,7 @@ from tirazh.pipeline.spec import JobSpec, StepsSpec
 
 def plan_facts(spec: JobSpec | StepsSpec) -> dict[str, Any]:
     """Plan the job and look at its output, without starting anything. Raises RequestError."""
-    from tirazh.pipeline.describe import describe_job
+    from tirazh.pipeline.forecast.describe import describe_job
     from tirazh.pipeline.steps.dry_run import dry_run_steps
     from tirazh.pipeline.steps.expand import steps_of
 

@@ -30,7 +30,7 @@ from tirazh.pipeline.job_run import AroundPrompts, JobRun
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.failure import explaining_failure
 from tirazh.pipeline.output.guarded import GuardedOutput
-from tirazh.pipeline.output.lease import Lease, Tell, hold
+from tirazh.pipeline.output.leases.lease import Lease, Tell, hold
 from tirazh.pipeline.output.ledger import facts_of_last_run, finish, finished_manifest, receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.notices import notices

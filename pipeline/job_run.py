@@ -23,7 +23,7 @@ from tirazh.pipeline.constraints.settings import job_constraint
 from tirazh.pipeline.execution.infer import InferConfig
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.assemble import OutputLayout
-from tirazh.pipeline.output.lease import LeaseToken, Tell
+from tirazh.pipeline.output.leases.lease import LeaseToken, Tell
 from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.write import WriteConfig, WriteStep

@@ -19,7 +19,7 @@ from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_rows
 from tirazh.pipeline.input.repetitions import count_repetitions
 from tirazh.pipeline.input.schemas.arrow_types import without_columns
-from tirazh.pipeline.output.lease import Tell
+from tirazh.pipeline.output.leases.lease import Tell
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.rows.source_rows import read_source_rows
 from tirazh.pipeline.plan import Plan

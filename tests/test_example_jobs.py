@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.jobs.planning import plan_facts
 
 JOBS = sorted([*(REPOSITORY / "examples/ru").glob("*.yaml"), *(REPOSITORY / "examples/en").glob("*.yaml")])

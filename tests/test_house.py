@@ -16,7 +16,7 @@ import yaml
 
 import tirazh
 from tirazh import TirazhError, errors
-from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.jobs.settings import settings_of
 from tirazh.pipeline import schema
 from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, FilterSpec, GenerateSpec, StepsSpec, flag_name

@@ -20,7 +20,7 @@ from tirazh.jobs.api.keywords import (
 from tirazh.jobs.api.results import Evaluation, JobPlan, Manifest, Preview, TrainingManifest
 from tirazh.jobs.api.signature import documented
 from tirazh.jobs.api.tables import table_as_file
-from tirazh.jobs.job_file import job_of, spec_from_file, spec_of
+from tirazh.jobs.job_files.job_file import job_of, spec_from_file, spec_of
 from tirazh.jobs.planning import plan_facts
 from tirazh.jobs.progress import JobProgressDisplay, Style
 from tirazh.jobs.run import run as run_spec

@@ -64,6 +64,10 @@ class RowJobSettings(SharedSettings, total=False):
     part_rows: int | None
     rank_timeout_s: float
     start_timeout_s: float
+    append: bool
+    key: str | None
+    retry_failed: bool
+    allow_empty: bool
 
 
 class ClassifySettings(RowJobSettings, total=False):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from tirazh.jobs.api.results import Result
-from tirazh.jobs.job_file import job_of, read_job_file
+from tirazh.jobs.job_files.job_file import job_of, read_job_file
 from tirazh.jobs.tuning.command import tune_file
 from tirazh.pipeline.tuning.settings import DEFAULT_ROWS, DEFAULT_TOKENS
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from tirazh.jobs import console
 from tirazh.jobs.interrupts import interruptible
-from tirazh.jobs.job_file import JobFile, read_job_file, spec_of
+from tirazh.jobs.job_files.job_file import JobFile, read_job_file, spec_of
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.yaml_values.structures import read_structure
-from tirazh.pipeline.output.lease import Tell
+from tirazh.pipeline.output.leases.lease import Tell
 from tirazh.pipeline.tuning.settings import TuneSettings
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from tirazh.errors import OutputError
 from tirazh.pipeline.finetune.identity import find_differences, training_id
 from tirazh.pipeline.finetune.work_folder import FORMAT, WorkFolder
-from tirazh.pipeline.output.lease_record import parse
+from tirazh.pipeline.output.leases.record import parse
 from tirazh.pipeline.output.names import LEASES, OWN
 
 

@@ -37,7 +37,7 @@ from tirazh.pipeline.finetune.progress import LogFollower, OnTraining
 from tirazh.pipeline.finetune.publish import Result, publish_model
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.work_folder import WorkFolder
-from tirazh.pipeline.output.lease import Lease, hold
+from tirazh.pipeline.output.leases.lease import Lease, hold
 from tirazh.pipeline.output.names import OutputFiles
 
 Tell = Callable[[str], None]

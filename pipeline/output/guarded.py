@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from tirazh.pipeline.output.lease import LeaseToken
+from tirazh.pipeline.output.leases.lease import LeaseToken
 from tirazh.pipeline.output.names import SUCCESS, OutputFiles
 from tirazh.pipeline.storage.filesystem import keep_trying
 

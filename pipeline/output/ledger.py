@@ -23,7 +23,7 @@ from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.openai_batch.responses import answers_batch, response_lines
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.guarded import GuardedOutput
-from tirazh.pipeline.output.lease import Lease
+from tirazh.pipeline.output.leases.lease import Lease
 from tirazh.pipeline.output.names import (
     FAILURE,
     MANIFEST,

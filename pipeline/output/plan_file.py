@@ -21,7 +21,7 @@ from tirazh.pipeline.input.changes import compare_inputs
 from tirazh.pipeline.input.schemas.hive import Partition
 from tirazh.pipeline.output.changed_input import continue_plan
 from tirazh.pipeline.output.guarded import GuardedOutput
-from tirazh.pipeline.output.lease import LeaseToken
+from tirazh.pipeline.output.leases.lease import LeaseToken
 from tirazh.pipeline.output.names import PLAN, STEPS, OutputFiles
 from tirazh.pipeline.output.seal import to_sealed_json
 from tirazh.pipeline.plan import CALIBRATION_SAMPLE, Plan, PlannedFile

@@ -24,7 +24,7 @@ from tirazh.pipeline.input.parts import part_name
 from tirazh.pipeline.input.schemas.planned_schema import columns_without_statistics, copy_parquet_types
 from tirazh.pipeline.output.assemble import OutputLayout, assemble_rows
 from tirazh.pipeline.output.guarded import GuardedOutput
-from tirazh.pipeline.output.lease import LeaseToken
+from tirazh.pipeline.output.leases.lease import LeaseToken
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.receipt import (
     FOOTER_KEY,

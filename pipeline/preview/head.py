@@ -17,7 +17,7 @@ from tirazh.pipeline.execution.infer import InferConfig, append_results, make_re
 from tirazh.pipeline.head_fitting.file import read_head, sources_of
 from tirazh.pipeline.head_fitting.make import stack_states
 from tirazh.pipeline.job_run import JobRun
-from tirazh.pipeline.output.lease import Tell
+from tirazh.pipeline.output.leases.lease import Tell
 from tirazh.pipeline.prompts.choose_step import choose_prompt_step
 from tirazh.pipeline.prompts.examples_file import parse_examples
 from tirazh.pipeline.spec import ClassifySpec

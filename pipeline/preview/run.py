@@ -19,11 +19,13 @@ from tirazh.actors.local_replica import LocalReplica, local_device, local_dtype,
 from tirazh.errors import OutputError, RequestError
 from tirazh.model.requests import Request
 from tirazh.pipeline import schema
-from tirazh.pipeline.describe import sample_notes, token_facts
-from tirazh.pipeline.estimate import MeasuredSpeed, estimate, weight_bytes
 from tirazh.pipeline.execution.infer import InferConfig
+from tirazh.pipeline.forecast.describe import sample_notes, token_facts
+from tirazh.pipeline.forecast.estimate import MeasuredSpeed, estimate, weight_bytes
+from tirazh.pipeline.forecast.token_sample import TokenSample, measure_tokens
+from tirazh.pipeline.forecast.workload import Workload, job_workload
 from tirazh.pipeline.job_run import JobRun
-from tirazh.pipeline.output.lease import Tell
+from tirazh.pipeline.output.leases.lease import Tell
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.plan import Plan, plan_job, with_dtype
@@ -32,9 +34,7 @@ from tirazh.pipeline.preview.rows import MAX_COUNTED_ROWS, ChosenRows, choose_ro
 from tirazh.pipeline.preview.speed import measure_speed
 from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.spec import GenerateSpec, JobSpec
-from tirazh.pipeline.token_sample import TokenSample, measure_tokens
 from tirazh.pipeline.unused_settings import unused_settings
-from tirazh.pipeline.workload import Workload, job_workload
 
 MAX_ROWS = 1_000
 

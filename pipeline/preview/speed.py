@@ -9,7 +9,7 @@ from itertools import cycle, islice
 
 from tirazh.actors.local_replica import LocalReplica
 from tirazh.model.requests import Completion, GenerateRequest, Request
-from tirazh.pipeline.estimate import MeasuredSpeed
+from tirazh.pipeline.forecast.estimate import MeasuredSpeed
 
 # Prompt tokens that are computed to measure the speed of prompts: some prefill steps, full ones.
 _PROMPT_TOKENS = 1_024

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.pipeline import schema
-from tirazh.pipeline.output.lease import Tell
+from tirazh.pipeline.output.leases.lease import Tell
 from tirazh.pipeline.preview.run import OnRows, preview_job
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 from tirazh.pipeline.steps.expand import steps_of

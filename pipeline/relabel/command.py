@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tirazh.pipeline.output.lease import Tell
+from tirazh.pipeline.output.leases.lease import Tell
 from tirazh.pipeline.relabel.request import RelabelRequest, resolve_relabelling
 from tirazh.pipeline.relabel.run import relabel
 from tirazh.pipeline.relabel.source import open_source

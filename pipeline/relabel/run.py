@@ -23,7 +23,7 @@ from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, restore
 from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.guarded import GuardedOutput
-from tirazh.pipeline.output.lease import Lease, Tell, hold
+from tirazh.pipeline.output.leases.lease import Lease, Tell, hold
 from tirazh.pipeline.output.ledger import finish, finished_manifest, receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan, write_plan

@@ -56,6 +56,14 @@ class JobSpec(Spec):
     )
     lease_s: float = shared_setting("lease_s")
     overwrite: bool = shared_setting("overwrite")
+    append: bool = setting(
+        False, "answer the rows of files that were added to the input since the output was complete, and add them to it"
+    )
+    key: str | None = setting(
+        None, "with --append: column that identifies a row; rows whose value is in the output already are left out"
+    )
+    retry_failed: bool = setting(False, "answer the rows of a complete output again that have an error")
+    allow_empty: bool = setting(False, "an input without files or rows gives an empty output instead of an error")
 
     def __post_init__(self) -> None:
         self.check_paths(addresses=ADDRESSES, needs_input=self.needs_input)

@@ -21,7 +21,7 @@ from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_replicas
 from tirazh.pipeline.output.guarded import GuardedOutput
-from tirazh.pipeline.output.lease import Lease, Tell, hold
+from tirazh.pipeline.output.leases.lease import Lease, Tell, hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.plan import Plan

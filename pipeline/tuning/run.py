@@ -15,7 +15,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import RequestError
 from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
-from tirazh.pipeline.output.lease import Tell
+from tirazh.pipeline.output.leases.lease import Tell
 from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
 from tirazh.pipeline.prompts.source import PromptSource, prompt_source
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job

@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 from tests.docs.texts import DOCUMENTS, fenced_blocks, name_of
 from tirazh.errors import RequestError
 from tirazh.jobs.cli import build_parser
-from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.jobs.parser import parse
 
 TUTORIALS = sorted((REPOSITORY / "docs/tutorials").glob("*.md"))

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from tests.docs.texts import REPOSITORY, fenced_blocks
-from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.spec import GenerateSpec
 

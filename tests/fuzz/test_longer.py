@@ -19,7 +19,7 @@ from tests.fuzz.models import RANK_FILE, DamagedCopy, read_model
 from tests.fuzz.mutations import mutants
 from tests.fuzz.tables import WRITERS, parquet, run_without_inference, valid_table
 from tests.fuzz.test_yaml import VALID
-from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.spec import JobSpec

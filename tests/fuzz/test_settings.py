@@ -142,7 +142,7 @@ def test_a_label_list_longer_than_a_file_name_is_not_read_as_a_path(tmp_path: Pa
     (tmp_path / "job.yaml").write_text(
         f"kind: classify\ninput: a\noutput: b\nlabels: {','.join(map(str, range(500)))}\n"
     )
-    from tirazh.jobs.job_file import spec_from_file
+    from tirazh.jobs.job_files.job_file import spec_from_file
 
     spec = spec_from_file(os.fspath(tmp_path / "job.yaml"))
     assert len(spec.to_dict()["labels"]) == 500

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.ending import attempt, refusal
 from tests.fuzz.mutations import mutants
-from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.jobs.yaml_values.labels import read_labels
 from tirazh.pipeline.spec import JobSpec
 

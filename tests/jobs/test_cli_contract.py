@@ -13,6 +13,7 @@ from tirazh.pipeline.settings import flag_name
 OUTPUT_FLAGS = "--help --json --quiet --verbose"
 COMMON = (
     "--address --config --deepspeed-config --device --dry-run --dtype --endpoint-url --fix-sparsity-layout --input "
+    "--allow-empty --append --key --no-allow-empty --no-append --no-retry-failed --retry-failed "
     "--limit --max-error-rate --model --no-overwrite --num-attention-heads --output --overwrite --part-rows --prefix "
     "--lease-s --preset --rank-timeout-s --replicas --seq-length --slots --sparse-mode --start-timeout-s --template "
     "--tensor-parallel --threads --tokenizer --truncate"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tirazh.jobs import console
-from tirazh.jobs.submit import Submission
+from tirazh.jobs.cluster.submit import Submission
 from tirazh.pipeline.execution.metrics import ProgressEvent
 from tirazh.pipeline.output.verify import Verification
 

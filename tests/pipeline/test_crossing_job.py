@@ -19,7 +19,7 @@ from tirazh.errors import InputError, OutputError, RequestError
 from tirazh.model.requests import Completion, GenerateRequest
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.crossing import layouts
-from tirazh.pipeline.dry_run import dry_run
+from tirazh.pipeline.forecast.dry_run import dry_run
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan

@@ -21,7 +21,7 @@ from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.load import load_pretrained
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.build import run_job
-from tirazh.pipeline.output import lease as lease_module
+from tirazh.pipeline.output.leases import lease as lease_module
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.preview.run import preview_job
 from tirazh.pipeline.spec import EmbedSpec

@@ -13,7 +13,7 @@ import pytest
 
 from tests.pipeline.without_ray import run_without_ray
 from tirazh.pipeline.build import run_job
-from tirazh.pipeline.describe import describe_job
+from tirazh.pipeline.forecast.describe import describe_job
 from tirazh.pipeline.spec import ClassifySpec
 
 EXAMPLES = {

@@ -15,7 +15,7 @@ from tests.pipeline.without_ray import run_without_ray, with_the_model
 from tirazh.errors import InputError, OutputError, RequestError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.classification.head.fit import fit_head
-from tirazh.pipeline.output import lease as lease_module
+from tirazh.pipeline.output.leases import lease as lease_module
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.preview.run import preview_job

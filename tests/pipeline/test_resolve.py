@@ -16,7 +16,7 @@ import pytest
 import tirazh.pipeline
 from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import RequestError
-from tirazh.jobs.submit import job_name, with_absolute_paths
+from tirazh.jobs.cluster.submit import job_name, with_absolute_paths
 from tirazh.pipeline import resolve
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.prompts.template import PromptTemplate

@@ -22,7 +22,7 @@ from tirazh.pipeline.execution import infer
 from tirazh.pipeline.execution.progress import JobProgress
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.job_run import JobRun
-from tirazh.pipeline.output import lease as lease_module
+from tirazh.pipeline.output.leases import lease as lease_module
 from tirazh.pipeline.output.report import write_report
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.output.write import WriteStep

@@ -23,9 +23,9 @@ from tests.system.command import run_tirazh
 from tirazh.errors import RequestError
 from tirazh.jobs import submit
 from tirazh.jobs.cli import main
-from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.cluster.submit import write_working_dir
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.jobs.settings import build_spec
-from tirazh.jobs.submit import write_working_dir
 
 PLANTED = "planted-a7f3e19c-secret"
 KEY64 = base64.b64encode(f"{PLANTED}-as-a-key".encode()).decode()

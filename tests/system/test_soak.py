@@ -108,7 +108,7 @@ def is_busy() -> bool:
 def test_a_command_with_a_wrong_clock_acts_as_if_on_another_machine() -> None:
     script = (
         "import time; real = time.time(); from tests.soak.recorded import _move_machine; _move_machine(); "
-        "from tirazh.pipeline.output.process_mark import mark_process; "
+        "from tirazh.pipeline.output.leases.process_mark import mark_process; "
         "print(round(time.time() - real), mark_process(1).machine)"
     )
     done = subprocess.run(

@@ -15,7 +15,7 @@ import numpy as np
 
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.output.guarded import GuardedOutput
-from tirazh.pipeline.output.lease import LeaseToken
+from tirazh.pipeline.output.leases.lease import LeaseToken
 from tirazh.pipeline.output.names import JUDGED, ROUND, SIGNATURES, OutputFiles
 from tirazh.pipeline.output.plan_file import job_difference, read_plan
 from tirazh.pipeline.plan import Plan

@@ -19,7 +19,7 @@ from tirazh.errors import InputError, JobError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.guarded import GuardedOutput
-from tirazh.pipeline.output.lease import LeaseToken
+from tirazh.pipeline.output.leases.lease import LeaseToken
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.receipt import FOOTER_KEY
 from tirazh.pipeline.output.write import to_parquet

@@ -11,7 +11,7 @@ from tirazh.errors import OutputError
 from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.work_folder import FORMAT, write_json
-from tirazh.pipeline.output.lease import hold
+from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.storage.filesystem import Storage
 

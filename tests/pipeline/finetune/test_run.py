@@ -20,9 +20,9 @@ from tirazh.errors import JobError
 from tirazh.model.training.checkpoint import TrainingState, find_checkpoints, write_checkpoint
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.publish import Result, publish_model
-from tirazh.pipeline.output.fence import LeaseToken
-from tirazh.pipeline.output.lease import hold
-from tirazh.pipeline.output.lease_record import LeaseRecord, read_epoch
+from tirazh.pipeline.output.leases.fence import LeaseToken
+from tirazh.pipeline.output.leases.lease import hold
+from tirazh.pipeline.output.leases.record import LeaseRecord, read_epoch
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.storage.filesystem import Storage
 

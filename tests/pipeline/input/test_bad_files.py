@@ -18,7 +18,7 @@ from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import InputError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.input.schemas.arrow_types import planned_type
-from tirazh.pipeline.output import lease as lease_module
+from tirazh.pipeline.output.leases import lease as lease_module
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.spec import ClassifySpec
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from tests.pipeline.without_ray import run_without_ray
-from tirazh.pipeline.output import lease as lease_module
+from tirazh.pipeline.output.leases import lease as lease_module
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.clock import CLOCK

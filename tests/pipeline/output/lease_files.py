@@ -7,11 +7,11 @@ import time
 from dataclasses import replace
 from uuid import uuid4
 
-from tirazh.pipeline.output import lease as lease_module
-from tirazh.pipeline.output.lease import Lease
-from tirazh.pipeline.output.lease_record import FormerHolder, LeaseRecord, epochs, parse, read_epoch
+from tirazh.pipeline.output.leases import lease as lease_module
+from tirazh.pipeline.output.leases.lease import Lease
+from tirazh.pipeline.output.leases.process_mark import ProcessMark, clock_name, mark_process
+from tirazh.pipeline.output.leases.record import FormerHolder, LeaseRecord, epochs, parse, read_epoch
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.process_mark import ProcessMark, clock_name, mark_process
 from tirazh.pipeline.storage.clock import CLOCK
 
 ELSEWHERE = ProcessMark(host="gpu-3", machine="another", pid=4711, started="1")

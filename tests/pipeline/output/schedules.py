@@ -16,9 +16,9 @@ import pytest
 
 from tirazh.errors import JobError
 from tirazh.pipeline.output import changed_input, ledger, promotion, state
-from tirazh.pipeline.output import lease as lease_module
-from tirazh.pipeline.output.lease import Lease
-from tirazh.pipeline.output.process_mark import ProcessMark
+from tirazh.pipeline.output.leases import lease as lease_module
+from tirazh.pipeline.output.leases.lease import Lease
+from tirazh.pipeline.output.leases.process_mark import ProcessMark
 from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.filesystem import Storage
 

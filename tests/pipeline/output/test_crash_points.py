@@ -26,8 +26,8 @@ import pytest
 from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import OutputError
 from tirazh.pipeline.build import run_job
-from tirazh.pipeline.output import lease as lease_module
-from tirazh.pipeline.output.lease_record import epochs, parse, read_epoch
+from tirazh.pipeline.output.leases import lease as lease_module
+from tirazh.pipeline.output.leases.record import epochs, parse, read_epoch
 from tirazh.pipeline.output.names import OutputFiles, receipt_name
 from tirazh.pipeline.output.receipt import Receipt
 from tirazh.pipeline.output.verify import verify

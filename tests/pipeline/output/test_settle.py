@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.output.lease_files import DEAD, enter, kill, leave_lease
-from tirazh.pipeline.output.lease import hold
+from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.filesystem import Storage

@@ -19,7 +19,7 @@ from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answers import AnswerLayout
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
-from tirazh.pipeline.output.lease import hold
+from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, make_receipt
 from tirazh.pipeline.output.write import WriteConfig, WriteStep, to_parquet

@@ -11,7 +11,7 @@ import pytest
 
 from tests.pipeline.output.test_crash_points import MAX_STEPS, Crash, crashing_at, mark_owner_dead
 from tests.pipeline.relabel.outputs import jobs_with_scores, rows_of, run, spec_of, write_news
-from tirazh.pipeline.output import lease as lease_module
+from tirazh.pipeline.output.leases import lease as lease_module
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.relabel.command import relabel_output

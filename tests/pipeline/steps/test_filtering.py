@@ -11,7 +11,7 @@ import pytest
 
 from tests.pipeline.steps.in_process import InProcess, KilledError, kill_points
 from tirazh.errors import OutputError, RequestError
-from tirazh.jobs.steps_file import build_steps_spec
+from tirazh.jobs.job_files.steps_file import build_steps_spec
 from tirazh.pipeline.spec import GenerateSpec
 from tirazh.pipeline.steps.expand import steps_of
 from tirazh.pipeline.steps.run import run_steps

@@ -12,7 +12,7 @@ import pytest
 
 from tests.pipeline.steps.in_process import InProcess, KilledError, kill_points
 from tirazh.errors import InputError, OutputError, RequestError
-from tirazh.jobs.steps_file import build_steps_spec
+from tirazh.jobs.job_files.steps_file import build_steps_spec
 from tirazh.pipeline.execution.metrics import ProgressEvent
 from tirazh.pipeline.steps.run import run_steps
 from tirazh.pipeline.steps.verify import verify_output

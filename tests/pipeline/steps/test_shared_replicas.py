@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from tests.pipeline.steps.starts_engine import NAME
-from tirazh.jobs.steps_file import build_steps_spec
+from tirazh.jobs.job_files.steps_file import build_steps_spec
 from tirazh.pipeline.steps.run import run_steps
 from tirazh.pipeline.steps.verify import verify_output
 

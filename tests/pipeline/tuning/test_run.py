@@ -13,7 +13,7 @@ import pytest
 
 from tests.system.tiny_model import write_tiny_model
 from tirazh.errors import RequestError
-from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.pipeline.preview.run import preview_job
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.tuning.budget import TokenBudget

@@ -12,10 +12,10 @@ import pytest
 from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import InputError
 from tirazh.pipeline.build import run_job
-from tirazh.pipeline.dry_run import dry_run
+from tirazh.pipeline.forecast.dry_run import dry_run
 from tirazh.pipeline.input.listing.files import find_inputs, list_inputs, would_read
 from tirazh.pipeline.input.listing.passed_over import NO_SUFFIX, say_passed_over
-from tirazh.pipeline.output import lease as lease_module
+from tirazh.pipeline.output.leases import lease as lease_module
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.spec import ClassifySpec

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from tirazh.errors import InputError
+from tirazh.pipeline.output.leases.process_mark import ProcessMark
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.process_mark import ProcessMark
 
 _EPOCH = re.compile(r"(\d{8,})\.json")
 _MAX_HISTORY = 64

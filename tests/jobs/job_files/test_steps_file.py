@@ -10,9 +10,9 @@ import pytest
 
 import tirazh
 from tirazh.errors import RequestError
-from tirazh.jobs.job_file import spec_from_file
-from tirazh.jobs.steps_file import build_steps_spec
-from tirazh.jobs.submit import job_text, with_absolute_paths
+from tirazh.jobs.cluster.submit import job_text, with_absolute_paths
+from tirazh.jobs.job_files.job_file import spec_from_file
+from tirazh.jobs.job_files.steps_file import build_steps_spec
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, StepsSpec
 
 STEPS: list[dict[str, Any]] = [

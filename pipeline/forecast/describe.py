@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from tirazh.pipeline.dry_run import dry_run
-from tirazh.pipeline.estimate import estimate
+from tirazh.pipeline.forecast.dry_run import dry_run
+from tirazh.pipeline.forecast.estimate import estimate
+from tirazh.pipeline.forecast.token_sample import TokenSample, measure_tokens
+from tirazh.pipeline.forecast.workload import Workload, find_last_run, job_workload
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.spec import JobSpec
-from tirazh.pipeline.token_sample import TokenSample, measure_tokens
-from tirazh.pipeline.workload import Workload, find_last_run, job_workload
 
 
 def describe_job(spec: JobSpec) -> dict[str, Any]:

@@ -20,14 +20,14 @@ from tirazh.actors.local_replica import local_replica
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.model.requests import EngineCounters
 from tirazh.pipeline import schema
-from tirazh.pipeline.describe import describe_job
 from tirazh.pipeline.execution.infer import InferConfig, make_requests
+from tirazh.pipeline.forecast.describe import describe_job
+from tirazh.pipeline.forecast.token_sample import is_too_long, measure_tokens
 from tirazh.pipeline.input.read import read_part
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.prompts.encode import PromptStep
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
-from tirazh.pipeline.token_sample import is_too_long, measure_tokens
 
 WORDS = "банк поднял ставку команда выиграла матч новости экономики и спорта the news of today".split()
 SHORT, LONG = "Новость: {{ text }}\n\nТема:", "Экономика и спорт. " * 75 + "{{ text }}"

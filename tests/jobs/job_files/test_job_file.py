@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tirazh.errors import RequestError
-from tirazh.jobs.job_file import spec_from_file
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
 
 HEAD = "kind: generate\ninput: in.parquet\noutput: out\n"
@@ -146,7 +146,7 @@ def test_a_job_file_above_one_mebibyte_is_refused(tmp_path: Path) -> None:
 def test_job_files_are_read_the_same_without_libyaml(tmp_path: Path) -> None:
     path = write(tmp_path, HEAD + "top_k: 7\nstop: [a, 'b: c']\n# end\n")
     code = (
-        "import sys, yaml\nyaml.__with_libyaml__ = False\nfrom tirazh.jobs.job_file import spec_from_file\n"
+        "import sys, yaml\nyaml.__with_libyaml__ = False\nfrom tirazh.jobs.job_files.job_file import spec_from_file\n"
         "from tirazh.jobs.yaml_values import yaml_text\nassert not hasattr(yaml_text, 'CParser')\n"
         "print(spec_from_file(sys.argv[1]))"
     )

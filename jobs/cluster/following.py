@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import JobError, RequestError, TirazhError
-from tirazh.jobs.cluster import FINISHED, FORGOTTEN, UnknownJobError, job_info, job_logs
+from tirazh.jobs.cluster.job_server import FINISHED, FORGOTTEN, UnknownJobError, job_info, job_logs
 from tirazh.jobs.interrupts import Interrupted
 from tirazh.pipeline.storage.errors import show_uri
 

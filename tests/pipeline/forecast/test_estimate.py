@@ -11,11 +11,11 @@ import pytest
 from tirazh.model.checkpoints.directory import describe
 from tirazh.model.config import ModelConfig
 from tirazh.model.load import EMBEDDED_DIR
-from tirazh.pipeline.describe import describe_job
-from tirazh.pipeline.estimate import MeasuredSpeed, cache_bytes, count_parameters, estimate, slot_bytes
+from tirazh.pipeline.forecast.describe import describe_job
+from tirazh.pipeline.forecast.estimate import MeasuredSpeed, cache_bytes, count_parameters, estimate, slot_bytes
+from tirazh.pipeline.forecast.workload import LastRun, Workload
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
-from tirazh.pipeline.workload import LastRun, Workload
 
 XL: dict[str, Any] = {"num_layers": 24, "hidden_size": 2048, "num_attention_heads": 16, "vocab_size": 50264}
 

@@ -9,24 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.errors import RequestError
+from tirazh.jobs.job_files.steps_file import STEPS, build_steps_spec
 from tirazh.jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
-from tirazh.jobs.steps_file import STEPS, build_steps_spec
 from tirazh.jobs.yaml_values.yaml_text import load_yaml, read_text
 from tirazh.pipeline.crossing.declaration import parse_file
 from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec
+
+# Sections of a job file that are not settings of the job.
+AROUND = ("notify", "runtime_env")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFile:
     """The content of a job file, not yet checked against its kind.
 
-    `lines` maps each key to its line, from 1.
+    `lines` maps each key to its line, from 1. `notify` and `runtime_env` are those sections as they were written:
+    they say what happens around a run, so they are no settings of the job.
     """
 
     path: str
     kind: str | None
     values: dict[str, Any]
     lines: dict[str, int] = field(default_factory=dict)
+    notify: Any = None
+    runtime_env: Any = None
 
     def place(self, name: str) -> str:
         """Return `"job.yaml line 3: "` for a key of the file, and an empty string for any other setting."""
@@ -55,7 +61,8 @@ def job_of(content: Mapping[Any, Any], *, path: str = "the job", lines: Mapping[
     if kind is not None and kind not in (*KINDS, STEPS):
         place = f"{path} line {lines['kind']}" if lines else path
         raise RequestError(f"{place}: kind {not_a_choice(kind, (*KINDS, STEPS))}")
-    return JobFile(path=path, kind=kind, values=_with_files_beside(values, Path(path)), lines=lines)
+    around = {name: values.pop(name, None) for name in AROUND}
+    return JobFile(path=path, kind=kind, values=_with_files_beside(values, Path(path)), lines=lines, **around)
 
 
 def spec_from_file(path: str | os.PathLike[str]) -> JobSpec | StepsSpec:

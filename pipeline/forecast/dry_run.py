@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tirazh.errors import OutputError
-from tirazh.pipeline.output.lease_record import LeaseRecord, epochs, parse, read_epoch, wall_age
+from tirazh.pipeline.output.leases.record import LeaseRecord, epochs, parse, read_epoch, wall_age
 from tirazh.pipeline.output.ledger import finished_manifest, receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.notices import notices

@@ -24,11 +24,11 @@ import pytest
 from tests.pipeline.output.lease_files import ELSEWHERE, enter, leave_lease, newest
 from tests.seaweedfs import SeaweedServer
 from tirazh.errors import JobError, OutputError, StorageError
-from tirazh.pipeline.output import lease as lease_module
-from tirazh.pipeline.output.lease import Lease, hold
-from tirazh.pipeline.output.lease_record import epochs
+from tirazh.pipeline.output.leases import lease as lease_module
+from tirazh.pipeline.output.leases.lease import Lease, hold
+from tirazh.pipeline.output.leases.process_mark import ProcessMark, mark_process
+from tirazh.pipeline.output.leases.record import epochs
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.process_mark import ProcessMark, mark_process
 from tirazh.pipeline.storage.filesystem import Storage
 
 SOON_S = 1.5

@@ -19,10 +19,10 @@ from dataclasses import replace
 from uuid import uuid4
 
 from tirazh.errors import JobError, OutputError, StorageError
-from tirazh.pipeline.output.fence import LeaseToken, forget_renewals, note_renewal
-from tirazh.pipeline.output.lease_record import FormerHolder, LeaseRecord, epochs, parse, read_epoch, wall_age
+from tirazh.pipeline.output.leases.fence import LeaseToken, forget_renewals, note_renewal
+from tirazh.pipeline.output.leases.process_mark import clock_name, mark_process
+from tirazh.pipeline.output.leases.record import FormerHolder, LeaseRecord, epochs, parse, read_epoch, wall_age
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.process_mark import clock_name, mark_process
 from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import is_remote

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tirazh.pipeline.forecast.token_sample import TokenSample
 from tirazh.pipeline.output.ledger import read_manifest
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
-from tirazh.pipeline.token_sample import TokenSample
 
 # Settings that change which rows a job has, or how it runs, but not what a row is like.
 _OTHER_ROWS = ("input", "output", "limit", "seed", "vary", "rows", "per_cell", "overwrite")

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tirazh.errors import JobError, RequestError
-from tirazh.jobs.cluster import UnknownJobError, connect, job_info, known_jobs, running_like
+from tirazh.jobs.cluster.job_server import UnknownJobError, connect, job_info, known_jobs, running_like
+from tirazh.jobs.job_files.steps_file import STEPS, build_steps_spec
 from tirazh.jobs.settings import build_spec
-from tirazh.jobs.steps_file import STEPS, build_steps_spec
 from tirazh.pipeline.crossing.load import send_small_lists
 from tirazh.pipeline.spec import EMBEDDED_MODEL, FilterSpec, GenerateSpec, JobSpec, Step, StepsSpec
 from tirazh.pipeline.storage.filesystem import Storage
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 JOB_KEY = "tirazh_job"
-PACKAGE = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parent.parent.parent
 _PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples")
 # Seconds between SIGTERM and SIGKILL for a job that is stopped: enough to close its replicas.
 _STOP_WAIT_S = "15"

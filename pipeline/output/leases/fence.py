@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tirazh.errors import JobError, OutputError, StorageError
-from tirazh.pipeline.output.lease_record import LeaseRecord, epochs, parse, read_epoch
+from tirazh.pipeline.output.leases.process_mark import clock_name
+from tirazh.pipeline.output.leases.record import LeaseRecord, epochs, parse, read_epoch
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.process_mark import clock_name
 from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying

@@ -16,8 +16,8 @@ from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import OutputError
 from tirazh.jobs.cli import main
 from tirazh.pipeline.build import run_job
-from tirazh.pipeline.dry_run import dry_run
-from tirazh.pipeline.output.lease import hold
+from tirazh.pipeline.forecast.dry_run import dry_run
+from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.spec import ClassifySpec

@@ -12,9 +12,9 @@ import pytest
 
 from tests.pipeline.output.lease_files import ELSEWHERE, enter, leave_lease, newest
 from tirazh.errors import JobError, StorageError
-from tirazh.pipeline.output import fence
-from tirazh.pipeline.output.lease import Lease, LeaseToken
-from tirazh.pipeline.output.lease_record import FormerHolder
+from tirazh.pipeline.output.leases import fence
+from tirazh.pipeline.output.leases.lease import Lease, LeaseToken
+from tirazh.pipeline.output.leases.record import FormerHolder
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.storage.clock import CLOCK
 from tirazh.pipeline.storage.filesystem import Storage

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from tirazh.errors import JobError, RequestError
-from tirazh.jobs.cluster import UnknownJobError, connect, job_info, known_jobs, running_like
-from tirazh.jobs.following import exit_code, follow
-from tirazh.jobs.job_file import spec_from_file
-from tirazh.jobs.submit import (
+from tirazh.jobs.cluster.following import exit_code, follow
+from tirazh.jobs.cluster.job_server import UnknownJobError, connect, job_info, known_jobs, running_like
+from tirazh.jobs.cluster.submit import (
     Submission,
     job_name,
     resume,
@@ -24,6 +23,7 @@ from tirazh.jobs.submit import (
     with_absolute_paths,
     write_working_dir,
 )
+from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.pipeline.spec import GenerateSpec
 
 
@@ -97,8 +97,8 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    monkeypatch.setattr("tirazh.jobs.submit.connect", lambda address: server)
-    monkeypatch.setattr("tirazh.jobs.following.POLL_S", 0)
+    monkeypatch.setattr("tirazh.jobs.cluster.submit.connect", lambda address: server)
+    monkeypatch.setattr("tirazh.jobs.cluster.following.POLL_S", 0)
     return server
 
 
@@ -160,7 +160,7 @@ def test_the_job_of_a_faster_submitter_that_has_ended_already_is_resumed(server:
 def test_following_a_job_that_the_server_forgets_ends_with_1_and_says_what_to_do(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tirazh.jobs.following.DENIED_AFTER_S", 0.05)
+    monkeypatch.setattr("tirazh.jobs.cluster.following.DENIED_AFTER_S", 0.05)
     job_id = submit(spec(), None).job_id
     client: Any = server
 
@@ -182,7 +182,7 @@ def test_following_a_job_that_was_never_known_is_a_wrong_request(server: Server)
 
 
 def test_following_gives_up_when_the_head_stays_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tirazh.jobs.following.LOST_AFTER_S", 0.05)
+    monkeypatch.setattr("tirazh.jobs.cluster.following.LOST_AFTER_S", 0.05)
     job_id = submit(spec(), None).job_id
     client: Any = server
 
@@ -281,7 +281,7 @@ def test_a_job_of_another_program_cannot_be_resumed() -> None:
 def test_following_a_log_prints_only_new_text_and_survives_an_outage_of_the_head(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tirazh.jobs.following.POLL_S", 0)
+    monkeypatch.setattr("tirazh.jobs.cluster.following.POLL_S", 0)
     client: Any = FakeClient([FakeJob("a", "RUNNING")], ["one\n", None, "one\ntwo\n", "one\ntwo\nthree\n"])
     printed: list[str] = []
     assert follow(client, "a", printed.append) == 0

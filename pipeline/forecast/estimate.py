@@ -15,9 +15,9 @@ from typing import Any
 
 from tirazh.actors.cores import usable_cores
 from tirazh.model.config import ModelConfig, expected_shapes
+from tirazh.pipeline.forecast.workload import LastRun, Workload
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import GenerateSpec, JobSpec, parse_replicas
-from tirazh.pipeline.workload import LastRun, Workload
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # FLOP/s that one CPU core or one GPU reaches: (slowest, fastest) that we expect.

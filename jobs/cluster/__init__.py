@@ -1,0 +1,1 @@
+"""Jobs on a Ray cluster that is reached through its job server."""

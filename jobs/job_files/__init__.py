@@ -1,0 +1,1 @@
+"""Job files: from YAML to a checked spec."""
