@@ -43,7 +43,9 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     together."""
     torch.set_num_threads(rank_place.threads)
     if config.device == "cpu":
+        progress.phase = "compiling kernels"
         prepare_kernels([name for name in KERNELS if name != _BFLOAT16_ONLY or config.dtype == "bfloat16"])
+    progress.phase = "loading the model"
     checkpoint = open_checkpoint(config.model, config.model_settings)
     check_split(checkpoint.model.num_attention_heads, rank_place.world_size)
     if rank_place.world_size > 1:
@@ -62,6 +64,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     # CUDA graphs and overlap scheduling are not implemented for tensor parallelism.
     uses_graphs = rank_place.world_size == 1 and can_capture_graphs(model, config.seq_length)
     pack_linears(model, rows=rows.decode)
+    progress.phase = "warming up"
     slots = min(config.slots, slots_that_fit(model, config.seq_length))
     if rank_place.world_size > 1:
         slots = agree_on_least(slots)

@@ -172,7 +172,7 @@ def _show_plan(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
 def _progress(options: argparse.Namespace, stream: TextIO) -> JobProgressDisplay:
     from tirazh.jobs.progress import JobProgressDisplay
 
-    return JobProgressDisplay("quiet" if options.quiet else None, stream=stream)
+    return JobProgressDisplay("quiet" if options.quiet else options.progress, stream=stream)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

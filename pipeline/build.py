@@ -18,7 +18,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.pipeline.classification.head.linear import LinearHead
 from tirazh.pipeline.crossing.crossing import Crossing
-from tirazh.pipeline.execution.progress import OnProgress
+from tirazh.pipeline.execution.progress import OnProgress, waiting_for_ray
 from tirazh.pipeline.execution.ray_session import (
     ray_session,
     resolve_device,
@@ -146,7 +146,9 @@ class _Job:
 
         `state` is that of a stored plan's parts, None for a new plan.
         """
-        with ray_session(self.spec, tell=self.tell), self._replicas():
+        waiting = waiting_for_ray(target.plan, state, self.on_progress)
+        with waiting as connected, ray_session(self.spec, tell=self.tell), self._replicas():
+            connected()
             device = resolve_device(self.spec)
             refuse_impossible(
                 ReplicaConfig(model=self.spec.model, tensor_parallel=self.spec.tensor_parallel, device=device)
