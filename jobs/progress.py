@@ -10,6 +10,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TextIO, TypeVar
@@ -118,6 +119,27 @@ class Display(ABC, Generic[Event]):
 class JobProgressDisplay(Display["ProgressEvent"]):
     """Shows the progress of classify, generate, score and embed: rows, parts, speed, errors and remaining time."""
 
+    def __init__(
+        self,
+        style: Style | None = None,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        began: float | None = None,
+    ) -> None:
+        """`began` is the time of `clock` from which the wall time counts; by default now."""
+        super().__init__(style, stream=stream, clock=clock)
+        self._began = clock() if began is None else began
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the job began, the start of Ray included."""
+        return self._clock() - self._began
+
+    def show(self, event: ProgressEvent) -> None:
+        """Show an event. Cheap: prints at most one line every LINE_EVERY_S seconds."""
+        super().show(replace(event, wall_s=self.wall_s))
+
     def describe(self, event: ProgressEvent) -> str:
         return describe(event)
 
@@ -129,7 +151,7 @@ class JobProgressDisplay(Display["ProgressEvent"]):
         return LineState(
             done=event.rows_done,
             total=event.rows_total or None,
-            time=clock_text(event.elapsed_s) if event.waiting_for else _time(event),
+            time=clock_text(_wall_s(event)) if event.waiting_for else _time(event),
             waiting_for=event.waiting_for,
             facts=(
                 *((event.step,) if event.step else ()),
@@ -214,7 +236,7 @@ def progress_facts(event: ProgressEvent) -> dict[str, Any]:
         "replicas": event.replicas,
         "replicas_wanted": event.replicas_wanted,
         "eta_s": None if eta_s is None else round(eta_s, 1),
-        "elapsed_s": round(event.elapsed_s, 1),
+        "elapsed_s": round(_wall_s(event), 1),
         "waiting_for": event.waiting_for,
         "step": event.step,
     }
@@ -252,13 +274,17 @@ def _errors(event: ProgressEvent) -> tuple[str, ...]:
     return (_count(event.error_rows, "error"),) if event.error_rows else ()
 
 
+def _wall_s(event: ProgressEvent) -> float:
+    return event.elapsed_s if event.wall_s is None else event.wall_s
+
+
 def _time(event: ProgressEvent) -> str:
     if event.parts_done == event.parts_total:
-        return f"took {clock_text(event.elapsed_s)}"
+        return f"took {clock_text(_wall_s(event))}"
     if event.waiting_for:
-        return f"{clock_text(event.elapsed_s)}, {waiting_text(event.waiting_for)}"
+        return f"{clock_text(_wall_s(event))}, {waiting_text(event.waiting_for)}"
     if event.eta_s is None:
-        return f"starting, {clock_text(event.elapsed_s)}"
+        return f"starting, {clock_text(_wall_s(event))}"
     return f"{clock_text(event.eta_s)} left"
 
 

@@ -30,7 +30,8 @@ class ProgressEvent:
     are those in written parts. Tokens and errors are those of this run. `elapsed_s` counts from its start. `step` says
     which step of a job of several steps it is, such as "step 2 of 4: body". `waiting_for` is what the start waits for,
     empty while rows are answered. `recent_tokens_per_s` and `recent_eta_s` follow from the last minutes
-    (`recent_speed.py`); None while too little is known.
+    (`recent_speed.py`); None while too little is known. `wall_s` counts from the start of the command, Ray's start
+    included; None where nobody has set it.
     """
 
     rows_done: int
@@ -49,6 +50,7 @@ class ProgressEvent:
     waiting_for: str = ""
     recent_tokens_per_s: float | None = None
     recent_eta_s: float | None = None
+    wall_s: float | None = None
 
     @property
     def tokens_per_s(self) -> float:

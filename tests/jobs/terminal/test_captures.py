@@ -67,10 +67,10 @@ def capture(server: str, state: str, columns: int, file: Path, **variables: str)
 
 
 SEEN = {
-    40: {"working": ["133/728 18%", "4:15 left"], "starting": ["0%", "1:06", "loading the model"]},
+    40: {"working": ["133/728 18%", "4:15 left"], "starting": ["0%", "0:0", "loading the model"]},
     80: {
         "working": ["133/728 18%", "4:15 left", "3 errors", "120 safe", "1,500 tokens/s", "4/4 replicas"],
-        "starting": ["0/728 0%", "1:06, loading the model", "0/4 replicas"],
+        "starting": ["0/728 0%", ", loading the model", "0/4 replicas"],
     },
     120: {
         "working": [
@@ -82,7 +82,7 @@ SEEN = {
             "4/4 replicas",
             "12/76 parts",
         ],
-        "starting": ["0/728 0%", "1:06, loading the model", "0/4 replicas"],
+        "starting": ["0/728 0%", ", loading the model", "0/4 replicas"],
     },
 }
 
