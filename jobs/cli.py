@@ -215,6 +215,15 @@ def _add_output_flags(group: argparse._ActionsContainer) -> None:
 def _add_output_commands(by_name: dict[str, Parser]) -> None:
     for name in ("plan", "preview"):
         by_name[name].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
+    by_name["plan"].add_argument(
+        "--probe", action="store_true", help="make some rows in this process, without Ray, to measure the speed"
+    )
+    by_name["plan"].add_argument(
+        "--price-per-hour",
+        type=float,
+        metavar="PRICE",
+        help="price of what one replica runs on for an hour (a machine, or its GPUs): adds the cost of the job",
+    )
     by_name["preview"].add_argument(
         "--rows", type=int, default=8, metavar="N", help="rows to make, spread over the whole input (default: 8)"
     )

@@ -75,7 +75,10 @@ def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
 
 def plan(options: argparse.Namespace) -> int:
     """Run `tirazh plan`."""
-    return _show_plan(spec_from_file(options.job), options)
+    spec = spec_from_file(options.job)
+    redirected = redirect_library_output(os.devnull, wanted=options.probe and not options.verbose)
+    with redirected:
+        return _show_plan(spec, options, probe=options.probe, price_per_hour=options.price_per_hour)
 
 
 def preview(options: argparse.Namespace) -> int:
@@ -161,11 +164,13 @@ def demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show_plan(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
+def _show_plan(
+    spec: JobSpec | StepsSpec, options: argparse.Namespace, *, probe: bool = False, price_per_hour: float | None = None
+) -> int:
     from tirazh.jobs.planning import plan_facts
 
     with console.only_json(options.json):
-        facts = plan_facts(spec)
+        facts = plan_facts(spec, probe=probe, price_per_hour=price_per_hour)
     console.show_plan(facts, as_json=options.json, quiet=options.quiet)
     return 0
 

@@ -256,6 +256,9 @@ def _value_text(name: str, value: Any) -> Any:
     if name == "time_s":
         low, high = value
         return f"between {clock_text(low)} and {clock_text(high)}"
+    if name == "cost":
+        low, high = value
+        return f"between {low:,.2f} and {high:,.2f}"
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 

@@ -129,12 +129,12 @@ class JobProgressDisplay(Display["ProgressEvent"]):
     ) -> None:
         """`began` is the time of `clock` from which the wall time counts; by default now."""
         super().__init__(style, stream=stream, clock=clock)
-        self._began = clock() if began is None else began
+        self.began = clock() if began is None else began
 
     @property
     def wall_s(self) -> float:
         """Seconds since the job began, the start of Ray included."""
-        return self._clock() - self._began
+        return self._clock() - self.began
 
     def show(self, event: ProgressEvent) -> None:
         """Show an event. Cheap: prints at most one line every LINE_EVERY_S seconds."""

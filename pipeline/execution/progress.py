@@ -69,6 +69,7 @@ class JobProgress:
         event = self._event()
         return {
             "seconds": round(event.elapsed_s, 3),
+            "start_s": round(min(self._recent.began_s or 0.0, event.elapsed_s), 3),
             "tokens_per_s": round(event.tokens_per_s, 1),
             "replicas": self.most_replicas,
             "replica_deaths": self.snapshot.deaths,

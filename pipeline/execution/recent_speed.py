@@ -26,16 +26,17 @@ class RecentSpeed:
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
-        self._began_s: float | None = None
+        self.began_s: float | None = None
+        """When the first replica served, in seconds; None before."""
 
     def add(self, at_s: float, *, rows: int, tokens: int, serves: bool) -> None:
         """Record the counts at a time in seconds. Nothing is recorded before the first replica serves."""
-        if self._began_s is None:
+        if self.began_s is None:
             if not serves and not rows:
                 return
-            self._began_s = at_s
+            self.began_s = at_s
         self._samples.append(_Sample(at_s, rows, tokens))
-        window_s = min(_LONGEST_S, max(_SHORTEST_S, (at_s - self._began_s) / _SHARE_OF_RUN))
+        window_s = min(_LONGEST_S, max(_SHORTEST_S, (at_s - self.began_s) / _SHARE_OF_RUN))
         # The newest sample that is older than the window stays: the window reaches from it to now.
         while len(self._samples) > 2 and self._samples[1].at_s <= at_s - window_s:
             self._samples.popleft()

@@ -38,7 +38,7 @@ FLAGS = {
     "--save-dtype --save-steps --seed --seq-length --sparse-mode --template --text-column "
     "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
     "run": "--address --dry-run --progress",
-    "plan": "",
+    "plan": "--price-per-hour --probe",
     "preview": "--rows",
     "tune": "--gold --gold-label --metric --out --overwrite --rows --search --seed --token-budget",
     "verify": "--endpoint-url --skip-input",
