@@ -14,11 +14,12 @@ def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay) -> dict[str, An
     require_docstrings()
     from tirazh.pipeline.build import run_job
     from tirazh.pipeline.forecast.wall import counting_wall_from
+    from tirazh.pipeline.model_cache.remote_model import telling_of_downloads
     from tirazh.pipeline.steps.expand import steps_of
     from tirazh.pipeline.steps.run import run_steps
 
     steps = steps_of(spec)
-    with progress:
+    with progress, telling_of_downloads(progress.say):
         if steps is not None:
             return run_steps(steps, on_progress=progress.show, tell=progress.say)
         assert isinstance(spec, JobSpec), "a job of one step has a model"
