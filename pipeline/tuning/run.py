@@ -55,6 +55,7 @@ class Tuning:
         device = local_device(spec.device)
         config = ReplicaConfig(
             model=spec.model,
+            fetch_model=self.job.remote_model,
             model_settings=spec.model_settings,
             dtype=local_dtype(device) if spec.dtype == "auto" else spec.dtype,
             device=device,
