@@ -31,7 +31,7 @@ class ProgressEvent:
     which step of a job of several steps it is, such as "step 2 of 4: body". `waiting_for` is what the start waits for,
     empty while rows are answered. `recent_tokens_per_s` and `recent_eta_s` follow from the last minutes
     (`recent_speed.py`); None while too little is known. `wall_s` counts from the start of the command, Ray's start
-    included; None where nobody has set it.
+    included; None where it is not known.
     """
 
     rows_done: int

@@ -21,6 +21,6 @@ def counting_wall_from(began: float | None) -> Iterator[None]:
 
 
 def wall_s() -> float | None:
-    """Seconds since the command began; None where nobody has said when that was."""
+    """Seconds since the command began; None where that is not known."""
     began = _began.get()
     return None if began is None else time.monotonic() - began

@@ -33,7 +33,7 @@ def alone(path: Path) -> Iterator[None]:
 
 @contextmanager
 def if_unused(path: Path) -> Iterator[bool]:
-    """Hold the lock file at `path` alone inside the block if nobody holds it; yields whether that is so."""
+    """Hold the lock file at `path` alone inside the block if no process holds it; yields whether that is so."""
     descriptor = _open(path)
     try:
         try:
