@@ -30,6 +30,7 @@ from tirazh.jobs.outputs.calibrate import add_calibrate_flags
 from tirazh.jobs.outputs.evaluate import add_evaluate_flags
 from tirazh.jobs.outputs.relabel import add_relabel_flags
 from tirazh.jobs.parser import Parser, parse
+from tirazh.jobs.progress import STYLES
 from tirazh.jobs.python_settings import ignore_error_warnings, restart_with_docstrings
 from tirazh.jobs.settings import KINDS, settings_of
 from tirazh.jobs.terminal.streams import STDERR, keep_write_errors, open_missing_streams, write_error
@@ -158,6 +159,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     _add_convert(by_name["convert"])
     _add_cluster_commands(by_name)
     by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
+    _add_progress_flag(by_name["demo"])
     for name in ("run", "plan", "preview", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
         _add_output_flags(by_name[name])
     for name in ("evaluate", "calibrate", "relabel"):
@@ -183,6 +185,7 @@ def _add_run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("command options")
     group.add_argument("--config", metavar="JOB.YAML", help="job file with these settings; flags override it")
     group.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
+    _add_progress_flag(group)
     _add_output_flags(group)
 
 
@@ -190,6 +193,17 @@ def _add_run(parser: Parser) -> None:
     parser.add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
     add_flag(parser, settings_of("classify")["address"])
     parser.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
+    _add_progress_flag(parser)
+
+
+def _add_progress_flag(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--progress",
+        type=one_of(STYLES),
+        metavar="STYLE",
+        help="bar, lines (one every ten seconds) or json (one object a line, for programs), on stderr; default: bar on "
+        "a terminal, else lines",
+    )
 
 
 def _add_output_flags(group: argparse._ActionsContainer) -> None:
@@ -201,6 +215,15 @@ def _add_output_flags(group: argparse._ActionsContainer) -> None:
 def _add_output_commands(by_name: dict[str, Parser]) -> None:
     for name in ("plan", "preview"):
         by_name[name].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
+    by_name["plan"].add_argument(
+        "--probe", action="store_true", help="make some rows in this process, without Ray, to measure the speed"
+    )
+    by_name["plan"].add_argument(
+        "--price-per-hour",
+        type=float,
+        metavar="PRICE",
+        help="price of what one replica runs on for an hour (a machine, or its GPUs): adds the cost of the job",
+    )
     by_name["preview"].add_argument(
         "--rows", type=int, default=8, metavar="N", help="rows to make, spread over the whole input (default: 8)"
     )

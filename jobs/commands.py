@@ -23,6 +23,7 @@ from tirazh.jobs.outputs.calibrate import run_calibration
 from tirazh.jobs.outputs.evaluate import run_evaluation
 from tirazh.jobs.outputs.relabel import run_relabelling
 from tirazh.jobs.settings import FINETUNE, build_spec
+from tirazh.jobs.terminal.process_age import process_start
 from tirazh.jobs.tuning.command import run_tuning
 from tirazh.model.config import ModelSettings
 from tirazh.pipeline.spec import JobSpec, StepsSpec
@@ -54,10 +55,10 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
 
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
     with console.only_json(options.json), redirected as stream:
-        progress = _progress(options, stream)
+        progress = _progress(options, stream, began=process_start())
         with interruptible(progress.interrupted, stream=stream):
             manifest = run(spec, progress)
-    console.show_manifest(manifest, progress.last, as_json=options.json, quiet=options.quiet)
+    console.show_manifest(manifest, progress.last, wall_s=progress.wall_s, as_json=options.json, quiet=options.quiet)
     return 0
 
 
@@ -74,7 +75,10 @@ def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
 
 def plan(options: argparse.Namespace) -> int:
     """Run `tirazh plan`."""
-    return _show_plan(spec_from_file(options.job), options)
+    spec = spec_from_file(options.job)
+    redirected = redirect_library_output(os.devnull, wanted=options.probe and not options.verbose)
+    with redirected:
+        return _show_plan(spec, options, probe=options.probe, price_per_hour=options.price_per_hour)
 
 
 def preview(options: argparse.Namespace) -> int:
@@ -160,19 +164,21 @@ def demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show_plan(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
+def _show_plan(
+    spec: JobSpec | StepsSpec, options: argparse.Namespace, *, probe: bool = False, price_per_hour: float | None = None
+) -> int:
     from tirazh.jobs.planning import plan_facts
 
     with console.only_json(options.json):
-        facts = plan_facts(spec)
+        facts = plan_facts(spec, probe=probe, price_per_hour=price_per_hour)
     console.show_plan(facts, as_json=options.json, quiet=options.quiet)
     return 0
 
 
-def _progress(options: argparse.Namespace, stream: TextIO) -> JobProgressDisplay:
+def _progress(options: argparse.Namespace, stream: TextIO, *, began: float | None = None) -> JobProgressDisplay:
     from tirazh.jobs.progress import JobProgressDisplay
 
-    return JobProgressDisplay("quiet" if options.quiet else None, stream=stream)
+    return JobProgressDisplay("quiet" if options.quiet else options.progress, stream=stream, began=began)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -64,10 +64,18 @@ def show_facts(facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
             print(f"{name:<{width}}  {_shown(value)}")
 
 
-def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as_json: bool, quiet: bool) -> None:
+def show_manifest(
+    manifest: Mapping[str, Any],
+    last: ProgressEvent | None,
+    *,
+    wall_s: float | None = None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Print the summary of a finished job, or its manifest without the list of parts as JSON.
 
-    `last` is the last progress event of this run; None means that the job was finished before.
+    `last` is the last progress event of this run; None means that the job was finished before. `wall_s` are the seconds
+    of the whole command.
     """
     if as_json:
         facts: dict[str, Any] = {name: value for name, value in manifest.items() if name != "parts"}
@@ -81,6 +89,8 @@ def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as
     # The speed of this run only: the manifest counts the rows of earlier runs, too.
     if last is not None and manifest["seconds"]:
         facts["speed"] = _speed(manifest, last)
+    if wall_s is not None:
+        facts["took"] = clock_text(wall_s)
     facts["output"] = manifest["output"]
     facts["report"] = f"{manifest['output']}/_tirazh/report.html"
     if manifest.get("responses"):
@@ -246,6 +256,9 @@ def _value_text(name: str, value: Any) -> Any:
     if name == "time_s":
         low, high = value
         return f"between {clock_text(low)} and {clock_text(high)}"
+    if name == "cost":
+        low, high = value
+        return f"between {low:,.2f} and {high:,.2f}"
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 

@@ -28,7 +28,7 @@ def run_training(options: argparse.Namespace) -> int:
 
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
     with console.only_json(options.json), redirected as stream:
-        display = TrainingDisplay("quiet" if options.quiet else None, stream=stream)
+        display = TrainingDisplay("quiet" if options.quiet else options.progress, stream=stream)
         with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display:
             manifest = run_finetune(spec, on_progress=display.show, tell=display.say)
     console.show_facts(_facts(manifest), as_json=options.json, quiet=options.quiet)

@@ -13,12 +13,15 @@ def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay) -> dict[str, An
     """Run the job to its end and return its manifest. Raises TirazhError."""
     require_docstrings()
     from tirazh.pipeline.build import run_job
+    from tirazh.pipeline.forecast.wall import counting_wall_from
+    from tirazh.pipeline.model_cache.remote_model import telling_of_downloads
     from tirazh.pipeline.steps.expand import steps_of
     from tirazh.pipeline.steps.run import run_steps
 
     steps = steps_of(spec)
-    with progress:
+    with progress, telling_of_downloads(progress.say):
         if steps is not None:
             return run_steps(steps, on_progress=progress.show, tell=progress.say)
         assert isinstance(spec, JobSpec), "a job of one step has a model"
-        return dict(run_job(spec, on_progress=progress.show, tell=progress.say))
+        with counting_wall_from(progress.began):
+            return dict(run_job(spec, on_progress=progress.show, tell=progress.say))

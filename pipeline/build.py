@@ -18,12 +18,13 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.pipeline.classification.head.linear import LinearHead
 from tirazh.pipeline.crossing.crossing import Crossing
-from tirazh.pipeline.execution.progress import OnProgress
+from tirazh.pipeline.execution.progress import OnProgress, waiting_for_ray
 from tirazh.pipeline.execution.ray_session import (
     ray_session,
     resolve_device,
 )
 from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_replicas
+from tirazh.pipeline.forecast.at_start import begin_forecast, forecast_facts
 from tirazh.pipeline.head_fitting.file import head_facts
 from tirazh.pipeline.head_fitting.make import make_head
 from tirazh.pipeline.job_run import AroundPrompts, JobRun
@@ -146,7 +147,11 @@ class _Job:
 
         `state` is that of a stored plan's parts, None for a new plan.
         """
-        with ray_session(self.spec, tell=self.tell), self._replicas():
+        is_new = state is None and self.engine == "model"
+        forecast = begin_forecast(target.plan, self.spec, self.prompts) if is_new else None
+        waiting = waiting_for_ray(target.plan, state, self.on_progress)
+        with waiting as connected, ray_session(self.spec, tell=self.tell), self._replicas():
+            connected()
             device = resolve_device(self.spec)
             refuse_impossible(
                 ReplicaConfig(model=self.spec.model, tensor_parallel=self.spec.tensor_parallel, device=device)
@@ -175,7 +180,7 @@ class _Job:
                         around_prompts=self.around_prompts,
                         head=self._head(plan, output),
                     )
-                    facts |= run.make(state.remaining)
+                    facts |= run.make(state.remaining) | forecast_facts(forecast)
         return plan, self._finish(target, plan, facts, lease)
 
     def _begin(self, target: Target, plan: Plan, lease: Lease) -> Plan:

@@ -86,15 +86,16 @@ class JobRun:
         repetitions = repetitions_of(self.plan, parts, self.prompts.config, self.output, self.tell)
         metrics = start_metrics()
         metrics.wait_until_ready()
+        replicas = parse_replicas(self.spec.replicas)
         progress = JobProgress(
             self.plan,
             parts,
             samples=self._samples,
             max_error_rate=self.spec.max_error_rate,
             earlier_errors=self.earlier_errors,
+            replicas_wanted=min(replicas[1], len(parts)),
             on_progress=self.on_progress,
         )
-        replicas = parse_replicas(self.spec.replicas)
         in_flight = choose_in_flight(
             [part.rows for part in parts], slots=self._slots, samples=self._samples, replicas=replicas[1]
         )
@@ -166,6 +167,7 @@ class JobRun:
         """What a replica needs to start; `threads` are those of a rank, 0 to let the replica decide."""
         return ReplicaConfig(
             model=self.spec.model,
+            fetch_model=self.plan.job.remote_model,
             model_settings=self.spec.model_settings,
             jobs=self.prompts.engine_jobs,
             tensor_parallel=self.spec.tensor_parallel,

@@ -20,7 +20,7 @@ import pyarrow as pa
 from tirazh.actors.messages import DType
 from tirazh.errors import InputError, OutputError
 from tirazh.model.architectures import check_tensor_parallel
-from tirazh.model.checkpoints.directory import ModelSummary, resolve_model
+from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.columns import check_columns, check_vary, override_columns
@@ -226,7 +226,7 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     check_columns(columns, spec, job.source)
     refuse_unwritable(columns)
     if isinstance(spec, GenerateSpec) and used_setting(spec) is not None:
-        check_constraint(spec, load_tokenizer(job.model.tokenizer_dir, resolve_model(spec.model)))
+        check_constraint(spec, load_tokenizer(job.model.tokenizer_dir, job.model_directory))
     taken = count_directory_text(with_decoded_sizes(job.storage, taken, text_columns=texts), columns, texts)
     if crossing is not None:
         taken = take_rows(cross_footers(taken, crossing, text_columns=texts), spec.limit)

@@ -26,9 +26,12 @@ _MAX_GAP_S = 10.0
 class ProgressEvent:
     """The progress of a job.
 
-    `rows_done` includes `rows_resumed`, the rows of earlier runs. Tokens and errors are those of
-    this run. `elapsed_s` counts from its start. `step` says which step of a job of several steps it is, such as
-    "step 2 of 4: body".
+    `rows_done` includes `rows_resumed`, the rows of earlier runs, and rows whose part is not written yet; `rows_safe`
+    are those in written parts. Tokens and errors are those of this run. `elapsed_s` counts from its start. `step` says
+    which step of a job of several steps it is, such as "step 2 of 4: body". `waiting_for` is what the start waits for,
+    empty while rows are answered. `recent_tokens_per_s` and `recent_eta_s` follow from the last minutes
+    (`recent_speed.py`); None while too little is known. `wall_s` counts from the start of the command, Ray's start
+    included; None where it is not known.
     """
 
     rows_done: int
@@ -42,6 +45,12 @@ class ProgressEvent:
     replicas: int
     elapsed_s: float
     step: str = ""
+    rows_safe: int = 0
+    replicas_wanted: int = 0
+    waiting_for: str = ""
+    recent_tokens_per_s: float | None = None
+    recent_eta_s: float | None = None
+    wall_s: float | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -51,7 +60,9 @@ class ProgressEvent:
 
     @property
     def eta_s(self) -> float | None:
-        """Estimated seconds until the end at this run's speed; None before any row is done."""
+        """Estimated seconds until the end, at the recent speed or this run's mean; None before any row is done."""
+        if self.recent_eta_s is not None:
+            return self.recent_eta_s
         done = self.rows_done - self.rows_resumed
         return (self.rows_total - self.rows_done) * self.elapsed_s / done if done > 0 else None
 
@@ -65,6 +76,7 @@ class MetricsSnapshot:
     completion_tokens: int = 0
     replicas: int = 0
     deaths: int = 0
+    waiting_for: str = ""
 
     def not_below(self, earlier: MetricsSnapshot) -> MetricsSnapshot:
         """This snapshot, with no total below that of an `earlier` one: the actor forgets what it knew
@@ -75,6 +87,7 @@ class MetricsSnapshot:
             completion_tokens=max(self.completion_tokens, earlier.completion_tokens),
             replicas=self.replicas,
             deaths=max(self.deaths, earlier.deaths),
+            waiting_for=self.waiting_for,
         )
 
 
@@ -88,6 +101,7 @@ class Metrics:
     def __init__(self) -> None:
         self._counters: dict[str, EngineCounters] = {}
         self._serving: dict[str, str] = {}
+        self._starting: dict[str, str] = {}
         self._in_flight: dict[str, set[int]] = {}
         self._last_heartbeats: dict[str, tuple[float, ActorHandle]] = {}
         self._longest_silence_s = 0.0  # between two heartbeats of an owner that was alive
@@ -114,14 +128,18 @@ class Metrics:
         self._serving[owner] = replica
         self._versions.update(versions)
 
-    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None) -> None:
-        """Record that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving."""
+    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None, waiting_for: str = "") -> None:
+        """Record that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving. Before that,
+        `waiting_for` is what its start waits for."""
         now = time.monotonic()
         if owner in self._last_heartbeats:
             self._longest_silence_s = max(self._longest_silence_s, now - self._last_heartbeats[owner][0])
         self._last_heartbeats[owner] = (now, actor)
+        self._starting.pop(owner, None)
         if replica is not None:
             self._serving[owner] = replica
+        elif waiting_for:
+            self._starting[owner] = waiting_for
 
     def take_silent_owners(self, timeout_s: float, ceiling_s: float = 0.0) -> list[ActorHandle]:
         """Return the owners without a heartbeat for `timeout_s`, or up to `ceiling_s` where heartbeats
@@ -156,6 +174,7 @@ class Metrics:
         """Record the death of a replica, and count it against all parts that its owner was working on."""
         parts = self._in_flight.pop(owner, set())
         self._serving.pop(owner, None)
+        self._starting.pop(owner, None)
         self._num_deaths += 1
         # Which of the parts killed the replica is not known, so all of them are suspected.
         self._deaths.update(parts)
@@ -194,4 +213,6 @@ class Metrics:
             completion_tokens=sum(each.completion_tokens for each in counters),
             replicas=len(self._serving),
             deaths=self._num_deaths,
+            # Dicts keep their order: of several replicas the one that has reported last.
+            waiting_for=next(reversed(self._starting.values()), ""),
         )

@@ -53,9 +53,10 @@ class MetricsClient:
         """Register an owner that starts. Waits until the actor has received it."""
         _wait(self.actor.register, owner, default=None, timeout_s=_OWNER_TIMEOUT_S)
 
-    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None) -> None:
-        """Report that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving."""
-        self.actor.heartbeat.remote(owner, actor, replica)
+    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None, waiting_for: str = "") -> None:
+        """Report that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving. Before that,
+        `waiting_for` is what its start waits for."""
+        self.actor.heartbeat.remote(owner, actor, replica, waiting_for)
 
     def replica_started(self, owner: str, replica: str, versions: dict[str, str]) -> None:
         """Report a replica that serves, and the `versions` of the libraries it runs on."""

@@ -87,7 +87,7 @@ class NodeProbe:
         for uri in self.inputs:
             if not is_remote(uri) and not os.path.exists(uri):
                 return f"input {uri} does not exist on {machine}; use a disk that all machines of the cluster share"
-        if self.model != _EMBEDDED and not Path(self.model).exists():
+        if self.model != _EMBEDDED and not is_remote(self.model) and not Path(self.model).exists():
             return f"there is no model {self.model} on {machine}; copy the model to every machine"
         return None
 
@@ -132,7 +132,7 @@ def make_probe(
     """
     content = uuid4().hex
     step = -(-len(inputs) // _MAX_INPUT_FILES) or 1
-    directory = model if model == _EMBEDDED else os.path.abspath(os.path.expanduser(model))
+    directory = model if model == _EMBEDDED or is_remote(model) else os.path.abspath(os.path.expanduser(model))
     return NodeProbe(storage, output, own(f"probe-{content[:8]}"), content, tuple(inputs[::step]), directory)
 
 

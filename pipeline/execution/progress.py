@@ -6,15 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from tirazh.pipeline.execution.metrics import MetricsSnapshot, ProgressEvent
 from tirazh.pipeline.execution.metrics_client import MetricsClient
+from tirazh.pipeline.execution.recent_speed import RecentSpeed
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.budget import ErrorBudget
+from tirazh.pipeline.output.state import OutputState
 from tirazh.pipeline.plan import Plan
 
 OnProgress = Callable[[ProgressEvent], None]
+OnConnected = Callable[[], None]
 _EVERY_S = 1.0
 
 
@@ -22,7 +26,8 @@ class JobProgress:
     """Combines the parts that are written with the counters of the replicas.
 
     `samples` are the requests for a row of the input. `earlier_errors` are the rows with an error in the parts of
-    earlier runs: the error budget holds for all runs of a job together. `snapshot` are the latest counters received.
+    earlier runs: the error budget holds for all runs of a job together. `replicas_wanted` is the most replicas that the
+    run may have. `snapshot` are the latest counters received.
     `skipped` are the indices of the parts that were skipped.
     """
 
@@ -34,6 +39,7 @@ class JobProgress:
         samples: int,
         max_error_rate: float,
         earlier_errors: int = 0,
+        replicas_wanted: int = 0,
         on_progress: OnProgress | None,
     ) -> None:
         self._plan = plan
@@ -41,6 +47,9 @@ class JobProgress:
         self._budget = ErrorBudget(max_error_rate, plan.output_rows)
         self._earlier_errors = earlier_errors
         self._on_progress = on_progress
+        self._replicas_wanted = replicas_wanted
+        self._recent = RecentSpeed()
+        self._lock = threading.Lock()  # the loop over the parts and the thread that polls both report
         self._start = time.monotonic()
         self._rows_left = sum(map(plan.output_rows_of, remaining))
         self._rows_resumed = plan.output_rows - self._rows_left
@@ -60,6 +69,7 @@ class JobProgress:
         event = self._event()
         return {
             "seconds": round(event.elapsed_s, 3),
+            "start_s": round(min(self._recent.began_s or 0.0, event.elapsed_s), 3),
             "tokens_per_s": round(event.tokens_per_s, 1),
             "replicas": self.most_replicas,
             "replica_deaths": self.snapshot.deaths,
@@ -79,7 +89,8 @@ class JobProgress:
     def report(self) -> None:
         """Pass an event to the caller now."""
         if self._on_progress is not None:
-            self._on_progress(self._event())
+            with self._lock:
+                self._on_progress(self._event())
 
     @contextmanager
     def watching(self, metrics: MetricsClient) -> Iterator[None]:
@@ -109,6 +120,9 @@ class JobProgress:
         # The rows of a replica that died are counted twice, so the count is limited to the rows
         # that exist. It is never below the number of rows written.
         rows = max(self.rows_written, min(self.snapshot.requests // self._requests_per_row, self._rows_left))
+        made, seconds = self.snapshot, self.seconds
+        tokens = made.prompt_tokens + made.completion_tokens
+        self._recent.add(seconds, rows=rows, tokens=tokens, serves=made.replicas > 0)
         return ProgressEvent(
             rows_done=self._rows_resumed + rows,
             rows_total=self._plan.output_rows,
@@ -116,8 +130,62 @@ class JobProgress:
             parts_done=self._parts_done,
             parts_total=len(self._plan.parts),
             error_rows=self.errors,
-            prompt_tokens=self.snapshot.prompt_tokens,
-            completion_tokens=self.snapshot.completion_tokens,
-            replicas=self.snapshot.replicas,
-            elapsed_s=self.seconds,
+            prompt_tokens=made.prompt_tokens,
+            completion_tokens=made.completion_tokens,
+            replicas=made.replicas,
+            elapsed_s=seconds,
+            rows_safe=self._rows_resumed + self.rows_written,
+            replicas_wanted=self._replicas_wanted,
+            waiting_for=self._waiting_for(rows),
+            recent_tokens_per_s=self._recent.tokens_per_s,
+            recent_eta_s=self._recent.eta_s(self._rows_left - rows),
         )
+
+    def _waiting_for(self, rows: int) -> str:
+        if rows >= self._rows_left:
+            return ""
+        if not self.snapshot.replicas:
+            return self.snapshot.waiting_for or "a worker process"
+        return "" if rows else "the first rows"
+
+
+@contextmanager
+def waiting_for_ray(plan: Plan, state: OutputState | None, on_progress: OnProgress | None) -> Iterator[OnConnected]:
+    """Report once a second that the run waits for Ray, until the function that is yielded is called.
+
+    `state` is what earlier runs have made, None for a new output.
+    """
+    rows_safe, parts_done = (0, 0) if state is None else (state.rows, len(state.receipts))
+    connected = threading.Event()
+    start = time.monotonic()
+    event = ProgressEvent(
+        rows_done=rows_safe,
+        rows_total=plan.output_rows,
+        rows_resumed=rows_safe,
+        parts_done=parts_done,
+        parts_total=len(plan.parts),
+        error_rows=0,
+        prompt_tokens=0,
+        completion_tokens=0,
+        replicas=0,
+        elapsed_s=0.0,
+        rows_safe=rows_safe,
+        waiting_for="Ray",
+    )
+
+    def report() -> None:
+        while on_progress is not None and not connected.is_set():
+            on_progress(replace(event, elapsed_s=time.monotonic() - start))
+            connected.wait(_EVERY_S)
+
+    thread = threading.Thread(target=report, name="tirazh-waits-for-ray", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        connected.set()
+        thread.join(_EVERY_S)
+
+    try:
+        yield stop
+    finally:
+        stop()

@@ -22,6 +22,7 @@ from tirazh.pipeline.classification.answer_counts import columns_of_answers
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.openai_batch.responses import answers_batch, response_lines
 from tirazh.pipeline.output.budget import ErrorBudget
+from tirazh.pipeline.output.forecast_outcome import judge_forecast
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.leases.lease import Lease
 from tirazh.pipeline.output.names import (
@@ -161,7 +162,16 @@ def facts_of_last_run(plan: Plan, output: OutputFiles) -> dict[str, Any]:
     nothing = {"seconds": 0.0, "resumed_parts": len(plan.parts)}
     if manifest.get("plan_id") != plan.id or not isinstance(manifest.get("versions"), dict):
         return nothing
-    names = ("seconds", "resumed_parts", "tokens_per_s", "replicas", "replica_deaths", "versions")
+    names = (
+        "seconds",
+        "start_s",
+        "forecast",
+        "resumed_parts",
+        "tokens_per_s",
+        "replicas",
+        "replica_deaths",
+        "versions",
+    )
     return nothing | {name: manifest[name] for name in names if name in manifest}
 
 
@@ -173,10 +183,14 @@ def build_manifest(
     `facts` are those of the last run: seconds, replicas, library versions on the replicas. `output`
     is the URI of the output directory.
     """
+    described = describe_parts(plan, receipts)
+    if "forecast" in facts:
+        tokens = sum(receipt.prompt_tokens + receipt.completion_tokens for receipt in receipts)
+        facts = facts | {"forecast": judge_forecast(facts["forecast"], tokens=tokens)}
     return {
         "kind": spec.kind,
         "output": show_uri(output),
-        **describe_parts(plan, receipts),
+        **described,
         **facts,
         "versions": {"python": platform.python_version(), **_versions(), **facts.get("versions", {})},
         "spec": spec.to_dict(),  # contains no secrets: a spec refuses them

@@ -16,7 +16,7 @@ COMMON = (
     "--allow-empty --append --key --no-allow-empty --no-append --no-retry-failed --retry-failed "
     "--limit --max-error-rate --model --no-overwrite --num-attention-heads --output --overwrite --part-rows --prefix "
     "--lease-s --preset --rank-timeout-s --replicas --seq-length --slots --sparse-mode --start-timeout-s --template "
-    "--tensor-parallel --threads --tokenizer --truncate"
+    "--progress --tensor-parallel --threads --tokenizer --truncate"
 )
 FLAGS = {
     "classify": f"{COMMON} --abstain-below --calibrate --examples --gold-column --head --labels --multi-label "
@@ -34,11 +34,11 @@ FLAGS = {
     "--label-column --label-input --labels --learning-rate --lease-s --limit --lora-alpha "
     "--lora-rank --lora-targets --lr-schedule --max-error-rate --max-grad-norm --max-restarts --max-steps "
     "--micro-batch-size --min-learning-rate --model --no-activation-checkpointing --no-overwrite --num-attention-heads "
-    "--offload --output --overwrite --packing --preset --prompt-column --prompt-loss-weight "
+    "--offload --output --overwrite --packing --preset --progress --prompt-column --prompt-loss-weight "
     "--save-dtype --save-steps --seed --seq-length --sparse-mode --template --text-column "
     "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
-    "run": "--address --dry-run",
-    "plan": "",
+    "run": "--address --dry-run --progress",
+    "plan": "--price-per-hour --probe",
     "preview": "--rows",
     "tune": "--gold --gold-label --metric --out --overwrite --rows --search --seed --token-budget",
     "verify": "--endpoint-url --skip-input",
@@ -54,7 +54,7 @@ FLAGS = {
     "logs": "--address --follow",
     "stop": "--address",
     "resume": "--address --follow",
-    "demo": "--output",
+    "demo": "--output --progress",
 }
 
 
