@@ -153,6 +153,8 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     for kind in KINDS:
         add_setting_flags(by_name[kind], kind)
         _add_run_flags(by_name[kind])
+    for name in (*KINDS, "run", "plan", "preview", "submit", "tune"):
+        _add_set(by_name[name])
     _add_run(by_name["run"])
     _add_output_commands(by_name)
     _add_convert(by_name["convert"])
@@ -184,6 +186,18 @@ def _add_run_flags(parser: Parser) -> None:
     group.add_argument("--config", metavar="JOB.YAML", help="job file with these settings; flags override it")
     group.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
     _add_output_flags(group)
+
+
+def _add_set(parser: Parser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="variables",
+        metavar="NAME=VALUE",
+        help="value of a variable {{ NAME }} in paths of the job file and of flags (repeatable); date=2026-11-23 runs "
+        "the job of that day",
+    )
 
 
 def _add_run(parser: Parser) -> None:

@@ -18,7 +18,7 @@ def submit(options: argparse.Namespace) -> int:
     """Run `tirazh submit`."""
     from tirazh.jobs.cluster.submit import submit as submit_spec
 
-    spec = spec_from_file(options.job)
+    spec = spec_from_file(options.job, options.variables)
     if "://" not in spec.output and not options.quiet:
         console.warn(f"{spec.output} is a local path: it must be on a disk that all machines of the cluster share")
     return _submitted(submit_spec(spec, options.address), options)
