@@ -22,6 +22,8 @@ from tirazh.jobs.job_files.variables import make_variables
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.outputs.calibrate import run_calibration
 from tirazh.jobs.outputs.evaluate import run_evaluation
+from tirazh.jobs.outputs.history import run_history
+from tirazh.jobs.outputs.prune import run_prune
 from tirazh.jobs.outputs.relabel import run_relabelling
 from tirazh.jobs.settings import FINETUNE, build_spec
 from tirazh.jobs.tuning.command import run_tuning
@@ -193,6 +195,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": run_evaluation,
     "calibrate": run_calibration,
     "relabel": run_relabelling,
+    "history": run_history,
+    "prune": run_prune,
     "convert": convert,
     "submit": cluster.submit,
     "status": cluster.status,

@@ -26,6 +26,7 @@ from tirazh.pipeline.execution.ray_session import (
 from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_replicas
 from tirazh.pipeline.head_fitting.file import head_facts
 from tirazh.pipeline.head_fitting.make import make_head
+from tirazh.pipeline.history.recorder import current_run, failing_early, record_idle_run, recording
 from tirazh.pipeline.job_run import AroundPrompts, JobRun
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.failure import explaining_failure
@@ -72,9 +73,15 @@ def run_job(
     if pending_plan(output) is None:
         manifest = job.find_finished(choose_target(output, plan, overwrite=spec.overwrite))
         if manifest is not None:
+            record_idle_run(output, manifest, kind=spec.kind, lease_s=spec.lease_s)
             return manifest
-    with hold(output, lease_s=spec.lease_s, tell=tell) as lease:
-        return job.run(lease)
+    with (
+        hold(output, lease_s=spec.lease_s, tell=tell) as lease,
+        recording(output, lease, kind=spec.kind) as run,
+    ):
+        manifest = job.run(lease)
+        run.finish(manifest)
+        return manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +134,11 @@ class _Job:
         """Make what is missing in the target and finish it; return its plan and its manifest."""
         if not target.is_stored:
             self._tell_notices(target, None)
+            current_run().found(target.plan, target.output, None)
             return self._make_and_finish(target, lease, None)
         state = survey(target.plan, target.output, receipt_settings(self.spec))
         self._tell_notices(target, state)
+        current_run().found(target.plan, target.output, state)
         lease.announce(target.plan.id)
         with explaining_failure(GuardedOutput(target.output, lease.token), target.plan, self.spec):
             # The rows of earlier runs count, so a job that failed by its error rate fails again, without Ray.
@@ -156,8 +165,9 @@ class _Job:
             lease.confirm()
             plan = self._begin(target, plan, lease)
             output = GuardedOutput(target.output, lease.token)
-            with explaining_failure(output, plan, self.spec):
+            with failing_early(), explaining_failure(output, plan, self.spec):
                 state = state or survey(plan, target.output, receipt_settings(self.spec))
+                current_run().found(plan, target.output, state)
                 repair(state, plan, output)
                 facts = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(state.remaining)}
                 if state.remaining:
@@ -170,7 +180,7 @@ class _Job:
                         engine=self.engine,
                         lease=lease.token,
                         earlier_errors=state.errors,
-                        on_progress=self.on_progress,
+                        on_progress=current_run().watch(self.on_progress),
                         tell=self.tell,
                         around_prompts=self.around_prompts,
                         head=self._head(plan, output),
@@ -191,7 +201,7 @@ class _Job:
 
     def _finish(self, target: Target, plan: Plan, facts: dict[str, Any], lease: Lease) -> dict[str, Any]:
         with explaining_failure(GuardedOutput(target.output, lease.token), plan, self.spec):
-            facts = facts | self.prompts.facts() | head_facts(self.spec, plan, target.output)
+            facts = current_run().times() | facts | self.prompts.facts() | head_facts(self.spec, plan, target.output)
             return finish(plan, target.output, self.spec, facts, lease=lease, published_at=self.output.directory)
 
     def _replicas(self) -> AbstractContextManager[None]:

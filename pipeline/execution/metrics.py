@@ -42,6 +42,7 @@ class ProgressEvent:
     replicas: int
     elapsed_s: float
     step: str = ""
+    replica_deaths: int = 0
 
     @property
     def tokens_per_s(self) -> float:

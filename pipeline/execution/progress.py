@@ -120,4 +120,5 @@ class JobProgress:
             completion_tokens=self.snapshot.completion_tokens,
             replicas=self.snapshot.replicas,
             elapsed_s=self.seconds,
+            replica_deaths=self.snapshot.deaths,
         )

@@ -47,10 +47,12 @@ FLAGS = {
     "calibrate": "--endpoint-url --gold --gold-column --gold-label --key --method --out --question",
     "relabel": "--abstain-below --calibration --endpoint-url --gold --gold-column --gold-label --key --out --question "
     "--target-error",
+    "history": "--endpoint-url",
+    "prune": "--dry-run --endpoint-url --keep",
     "convert": "--deepspeed-config --dtype --fix-sparsity-layout --num-attention-heads --preset --sparse-mode "
     "--tokenizer",
     "submit": "--address --follow --set",
-    "status": "--address",
+    "status": "--address --endpoint-url --max-age",
     "logs": "--address --follow",
     "stop": "--address",
     "resume": "--address --follow",
