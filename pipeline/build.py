@@ -18,6 +18,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.pipeline.classification.head.linear import LinearHead
 from tirazh.pipeline.crossing.crossing import Crossing
+from tirazh.pipeline.empty_output import write_empty_part
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import (
     ray_session,
@@ -155,6 +156,8 @@ class _Job:
 
         `state` is that of a stored plan's parts, None for a new plan.
         """
+        if not target.plan.rows:
+            return self._make_empty(target, lease)
         with ray_session(self.spec, tell=self.tell), self._replicas():
             device = resolve_device(self.spec)
             refuse_impossible(
@@ -171,22 +174,34 @@ class _Job:
                 repair(state, plan, output)
                 facts = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(state.remaining)}
                 if state.remaining:
-                    run = JobRun(
-                        spec=self.spec,
-                        plan=plan,
-                        prompts=self.prompts,
-                        output=target.output,
-                        device=device,
-                        engine=self.engine,
-                        lease=lease.token,
-                        earlier_errors=state.errors,
-                        on_progress=current_run().watch(self.on_progress),
-                        tell=self.tell,
-                        around_prompts=self.around_prompts,
-                        head=self._head(plan, output),
-                    )
-                    facts |= run.make(state.remaining)
+                    run = self._job_run(plan, target, device, lease, state.errors)
+                    facts |= replace(run, head=self._head(plan, output)).make(state.remaining)
         return plan, self._finish(target, plan, facts, lease)
+
+    def _make_empty(self, target: Target, lease: Lease) -> tuple[Plan, dict[str, Any]]:
+        """Write the one part of a job without rows, which needs no Ray, and finish the output."""
+        plan = target.plan if target.plan.dtype != "auto" else with_dtype(target.plan, "float32")
+        lease.confirm()
+        plan = self._begin(target, plan, lease)
+        with explaining_failure(GuardedOutput(target.output, lease.token), plan, self.spec):
+            current_run().found(plan, target.output, None)
+            write_empty_part(self._job_run(plan, target, "cpu", lease, 0))
+        return plan, self._finish(target, plan, {"seconds": 0.0, "tokens_per_s": 0.0, "resumed_parts": 0}, lease)
+
+    def _job_run(self, plan: Plan, target: Target, device: str, lease: Lease, earlier_errors: int) -> JobRun:
+        return JobRun(
+            spec=self.spec,
+            plan=plan,
+            prompts=self.prompts,
+            output=target.output,
+            device=device,
+            engine=self.engine,
+            lease=lease.token,
+            earlier_errors=earlier_errors,
+            on_progress=current_run().watch(self.on_progress),
+            tell=self.tell,
+            around_prompts=self.around_prompts,
+        )
 
     def _begin(self, target: Target, plan: Plan, lease: Lease) -> Plan:
         """Store the plan, if it is new, and return the stored one."""
