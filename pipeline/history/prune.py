@@ -146,5 +146,5 @@ def _remove_lease(files: OutputFiles, lease: Lease) -> None:
     if is_remote(files.directory):
         return
     for uri in (files.leases, files.own(), files.directory):
-        with suppress(OSError):  # not empty: another run has begun here
+        with suppress(OSError):  # not empty: another run works here
             os.rmdir(uri)

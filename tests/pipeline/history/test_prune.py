@@ -15,6 +15,7 @@ from tirazh.errors import JobError, RequestError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.history import prune as prune_module
 from tirazh.pipeline.history.prune import Pruned, prune
+from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.storage.filesystem import Storage, is_remote
@@ -178,7 +179,7 @@ def test_an_unfinished_job_in_a_half_removed_output_is_kept(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(prune_module.GuardedOutput, "reopen", die)
+        patch.setattr(GuardedOutput, "reopen", die)
         with pytest.raises(Killed):
             pruned(job_output)
     files.storage.remove(files.part("_SUCCESS"))
