@@ -18,7 +18,7 @@ import pytest
 
 from tests.system.command import end, part_files, read_rows, run_tirazh, start_tirazh, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1_800)]
 
 ROWS, LATE_ROWS, TIMEOUT_S = 40, 5, 400.0
 JOB = """\
