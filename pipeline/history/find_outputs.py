@@ -42,8 +42,9 @@ def outputs_below(directory: str, storage: Storage) -> Iterator[OutputFiles]:
 
 
 def is_output(storage: Storage, uri: str) -> bool:
-    """Whether a directory has the files of a job."""
-    return OWN in storage.directories(uri)
+    """Whether a directory has the files of a job. Some stores keep the directories of files that were removed."""
+    files = OutputFiles(storage, uri)
+    return OWN in storage.directories(uri) and bool(storage.names(files.own()) or storage.names(files.leases))
 
 
 def is_link(uri: str) -> bool:

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from tirazh.errors import OutputError
 from tirazh.pipeline.history.ages import age_text
+from tirazh.pipeline.history.find_outputs import is_output
 from tirazh.pipeline.history.runs_file import Run, last_success, read_runs
 from tirazh.pipeline.history.start_time import parse_utc, utc_text
 from tirazh.pipeline.output.leases.record import LeaseRecord, epochs, parse, read_epoch, wall_age
 from tirazh.pipeline.output.ledger import read_manifest
-from tirazh.pipeline.output.names import OWN, SUCCESS, OutputFiles
+from tirazh.pipeline.output.names import SUCCESS, OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.unfinished import read_failure
 from tirazh.pipeline.storage.errors import show_uri
@@ -53,8 +54,7 @@ class OutputStatus:
 
 def output_status(files: OutputFiles, *, max_age_s: float | None = None) -> OutputStatus:
     """Read the state of an output. With `max_age_s` a last success that is older, or none, is a problem."""
-    own = files.storage.directories(files.directory)
-    if OWN not in own:
+    if not is_output(files.storage, files.directory):
         shown = show_uri(files.directory)
         return _status(files, "missing", problem=f"there is no output at {shown}: no run has begun there")
     runs = read_runs(files)
