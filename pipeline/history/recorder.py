@@ -73,7 +73,10 @@ class Recorder:
     _is_counted: bool = False
 
     def found(self, plan: Plan, files: OutputFiles, state: OutputState | None) -> None:
-        """Say which plan the run follows, and what of it exists. Writes the line of the run, with its end open."""
+        """Say which plan the run follows, and what of it exists. Writes the line of the run, with its end open.
+
+        A run may follow several plans, one after the other, which each add to the same output.
+        """
         receipts = [] if state is None else list(state.receipts.values())
         before = {
             "rows": sum(receipt.rows for receipt in receipts),
@@ -81,7 +84,7 @@ class Recorder:
             "errors": sum(receipt.errors for receipt in receipts),
             "tokens": sum(receipt.prompt_tokens + receipt.completion_tokens for receipt in receipts),
         }
-        is_new = (self.plan_id, self.before) != (plan.id, before)
+        is_new = self.before is None or self.plan_id != plan.id
         self._target, self.plan_id = (plan, files), plan.id
         self._set_before(before, plan.output_rows)
         if is_new and self.parent is None:
@@ -110,8 +113,8 @@ class Recorder:
         return seen
 
     def _set_before(self, before: dict[str, int], total: int) -> None:
-        is_first, self.before, self.total = self.before is None, before, total
-        parent = self.parent
+        is_first, parent, self.total = self.before is None, self.parent, total
+        self.before = before if self.before is None else self.before
         if is_first and parent is not None and parent.collects and parent.before is not None:
             parent.before = {name: parent.before[name] + before[name] for name in COUNTS}
             parent.total += total
@@ -139,6 +142,10 @@ class Recorder:
         if not self.collects and self.before is not None:
             now = _counts_of(manifest)
             self.made = {name: max(0, now[name] - self.before[name]) for name in COUNTS}
+            self.total = now["rows"]
+            forecast = manifest.get("forecast")
+            if isinstance(forecast, Mapping) and self.made["rows"]:
+                self.predicted = {name: forecast.get(name) for name in ("time_s", "tokens")}
             if self._last is not None:
                 self.deaths = int(manifest.get("replica_deaths") or 0)
         self._end("success", 0, "")

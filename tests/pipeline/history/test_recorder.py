@@ -17,12 +17,16 @@ from tests.pipeline.output.conftest import MakeSpec
 from tirazh.errors import JobError, RequestError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.history import runs_file, start_time
+from tirazh.pipeline.history.recorder import recording
 from tirazh.pipeline.history.runs_file import read_runs
 from tirazh.pipeline.history.start_time import parse_utc
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.leases.lease import hold
+from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.state import survey
 from tirazh.pipeline.output.verify import verify
+from tirazh.pipeline.plan import plan_job
 
 FIELDS = {
     *("run_id", "begin", "end", "host", "user", "pid", "job_id", "command", "plan_id", "outcome", "exit_code"),
@@ -218,3 +222,21 @@ def make_storage() -> Any:
     from tirazh.pipeline.storage.filesystem import Storage
 
     return Storage()
+
+
+def test_a_run_that_adds_to_a_complete_output_counts_what_it_added(
+    job_output: OutputFiles, make_spec: MakeSpec
+) -> None:
+    """As `--append` does: the run follows one plan after the other, and the later one has all rows."""
+    spec = make_spec(output=job_output.directory)
+    manifest = run_job(spec)
+    forecast = {"time_s": [1.0, 2.0], "tokens": 9, "source": "a probe"}
+    with hold(job_output, lease_s=60) as lease, recording(job_output, lease, kind="classify") as recorder:
+        plan = plan_job(spec)
+        recorder.found(plan, job_output, survey(plan, job_output, receipt_settings(spec)))
+        later = plan_job(make_spec(output=job_output.directory, part_rows=7))
+        recorder.found(later, job_output, survey(later, job_output, receipt_settings(spec)))
+        recorder.finish(manifest | {"rows": 35, "num_parts": 4, "forecast": forecast})
+    run = read_runs(job_output)[-1]
+    assert (run["rows_made"], run["parts_made"], run["rows_total"], run["plan_id"]) == (5, 1, 35, later.id)
+    assert run["predicted"] == {"time_s": [1.0, 2.0], "tokens": 9}
