@@ -28,6 +28,9 @@ from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
 from tirazh.jobs.outputs.calibrate import add_calibrate_flags
 from tirazh.jobs.outputs.evaluate import add_evaluate_flags
+from tirazh.jobs.outputs.history import add_history_flags
+from tirazh.jobs.outputs.output_status import add_output_status_flags
+from tirazh.jobs.outputs.prune import add_prune_flags
 from tirazh.jobs.outputs.relabel import add_relabel_flags
 from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.progress import STYLES
@@ -35,6 +38,7 @@ from tirazh.jobs.python_settings import ignore_error_warnings, restart_with_docs
 from tirazh.jobs.settings import KINDS, settings_of
 from tirazh.jobs.terminal.streams import STDERR, keep_write_errors, open_missing_streams, write_error
 from tirazh.jobs.tuning.flags import add_tune_flags
+from tirazh.pipeline.history.start_time import count_from_process_start
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import holds_secret, redact
 
@@ -67,9 +71,11 @@ SUMMARIES = {
     "evaluate": "measure the labels of a finished output against gold labels, without Ray",
     "calibrate": "fit a calibration on the rows of a finished output that have a gold label, without Ray",
     "relabel": "make a finished output again with another threshold or a calibration, without Ray and the model",
+    "history": "show the runs of one or several outputs",
+    "prune": "remove old outputs below a directory",
     "convert": "convert a checkpoint to a safetensors directory",
     "submit": "run a job file on a Ray cluster",
-    "status": "show the state of a submitted job",
+    "status": "show the state of a submitted job, or of an output directory",
     "logs": "show the log of a submitted job",
     "stop": "stop a submitted job; finished parts are kept",
     "resume": "submit a stopped or failed job again; it resumes from its finished parts",
@@ -78,7 +84,7 @@ SUMMARIES = {
 # Commands whose result is more than what they print.
 WRITING_COMMANDS = (
     *("classify", "generate", "score", "embed", "finetune", "run", "report", "evaluate", "convert", "submit", "stop"),
-    *("calibrate", "relabel", "resume", "demo", "tune"),
+    *("calibrate", "relabel", "resume", "demo", "tune", "prune"),
 )
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 
@@ -93,6 +99,7 @@ def run() -> NoReturn:
     open_missing_streams()
     keep_write_errors()
     ignore_error_warnings()
+    count_from_process_start()
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -154,6 +161,8 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     for kind in KINDS:
         add_setting_flags(by_name[kind], kind)
         _add_run_flags(by_name[kind])
+    for name in (*KINDS, "run", "plan", "preview", "submit", "tune"):
+        _add_set(by_name[name])
     _add_run(by_name["run"])
     _add_output_commands(by_name)
     _add_convert(by_name["convert"])
@@ -162,7 +171,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     _add_progress_flag(by_name["demo"])
     for name in ("run", "plan", "preview", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
         _add_output_flags(by_name[name])
-    for name in ("evaluate", "calibrate", "relabel"):
+    for name in ("evaluate", "calibrate", "relabel", "history", "prune"):
         _add_output_flags(by_name[name])
     add_tune_flags(by_name["tune"])
     _add_output_flags(by_name["tune"])
@@ -187,6 +196,18 @@ def _add_run_flags(parser: Parser) -> None:
     group.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
     _add_progress_flag(group)
     _add_output_flags(group)
+
+
+def _add_set(parser: Parser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="variables",
+        metavar="NAME=VALUE",
+        help="value of a variable {{ NAME }} in paths of the job file and of flags (repeatable); date=2026-11-23 runs "
+        "the job of that day",
+    )
 
 
 def _add_run(parser: Parser) -> None:
@@ -240,6 +261,8 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
     add_evaluate_flags(by_name["evaluate"])
     add_calibrate_flags(by_name["calibrate"])
     add_relabel_flags(by_name["relabel"])
+    add_history_flags(by_name["history"])
+    add_prune_flags(by_name["prune"])
     by_name["report"].add_argument(
         "--against", type=_address, metavar="OUTPUT2", help="output of another run to compare with"
     )
@@ -272,6 +295,7 @@ def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
     by_name["submit"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
     for name in ("status", "logs", "stop", "resume"):
         by_name[name].add_argument("id", metavar="ID", help="job id that submit printed")
+    add_output_status_flags(by_name["status"])
     for name in ("submit", "status", "logs", "stop", "resume"):
         by_name[name].add_argument("--address", metavar="URL", help="job server of the cluster, e.g. http://head:8265")
     for name in ("submit", "logs", "resume"):

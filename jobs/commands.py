@@ -17,10 +17,13 @@ from tirazh.jobs.cluster import commands as cluster
 from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
-from tirazh.jobs.job_files.job_file import read_job_file, spec_from_file, spec_of
+from tirazh.jobs.job_files.job_file import read_job_file, resolve_flags, spec_from_file, spec_of
+from tirazh.jobs.job_files.variables import make_variables
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.outputs.calibrate import run_calibration
 from tirazh.jobs.outputs.evaluate import run_evaluation
+from tirazh.jobs.outputs.history import run_history
+from tirazh.jobs.outputs.prune import run_prune
 from tirazh.jobs.outputs.relabel import run_relabelling
 from tirazh.jobs.settings import FINETUNE, build_spec
 from tirazh.jobs.terminal.process_age import process_start
@@ -41,11 +44,12 @@ def run_kind(options: argparse.Namespace) -> int:
 
 def run_file(options: argparse.Namespace) -> int:
     """Run `tirazh run`: a job file of any kind."""
-    job = read_job_file(options.job)
+    given = {"address": options.address} if "address" in options else {}
+    job = read_job_file(options.job, options.variables, overridden=given)
     if job.kind == FINETUNE:
         options.config = options.job
         return run_training(options)
-    return _run_spec(spec_of(job, {"address": options.address} if "address" in options else {}), options)
+    return _run_spec(spec_of(job, resolve_flags(given, job.variables, job.used)), options)
 
 
 def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
@@ -66,16 +70,17 @@ def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
     """Build the spec from the flags and, if one is named, the job file; flags override the file."""
     given = given_settings(options, kind)
     if options.config is None:
-        return build_spec(kind, given)
-    job = read_job_file(options.config)
+        return build_spec(kind, resolve_flags(given, make_variables(None, options.variables)))
+    job = read_job_file(options.config, options.variables, overridden=given)
     if job.kind not in (None, kind):
         raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh run {job.path}`")
+    given = resolve_flags(given, job.variables, job.used)
     return build_spec(kind, job.values | given, place=lambda name: "" if name in given else job.place(name))
 
 
 def plan(options: argparse.Namespace) -> int:
     """Run `tirazh plan`."""
-    spec = spec_from_file(options.job)
+    spec = spec_from_file(options.job, options.variables)
     redirected = redirect_library_output(os.devnull, wanted=options.probe and not options.verbose)
     with redirected:
         return _show_plan(spec, options, probe=options.probe, price_per_hour=options.price_per_hour)
@@ -83,7 +88,7 @@ def plan(options: argparse.Namespace) -> int:
 
 def preview(options: argparse.Namespace) -> int:
     """Run `tirazh preview`. The rows are printed as soon as they are made, the forecast after them."""
-    spec = spec_from_file(options.job)
+    spec = spec_from_file(options.job, options.variables)
     from tirazh.jobs.terminal.preview_text import preview_text
     from tirazh.pipeline.preview.steps import preview_spec
 
@@ -196,6 +201,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": run_evaluation,
     "calibrate": run_calibration,
     "relabel": run_relabelling,
+    "history": run_history,
+    "prune": run_prune,
     "convert": convert,
     "submit": cluster.submit,
     "status": cluster.status,

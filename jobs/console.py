@@ -208,10 +208,13 @@ def warn(text: str) -> None:
     print(f"tirazh: warning: {text}", file=sys.stderr, flush=True)
 
 
+def is_unicode() -> bool:
+    """Whether stdout takes every character. An escape that the stream makes of one that it does not is not JSON."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
+
+
 def _print_json(facts: Mapping[str, Any]) -> None:
-    # An escape that the stream makes of a character that its encoding does not have is not JSON.
-    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(facts, ensure_ascii=not is_unicode, indent=2, default=str))
+    print(json.dumps(facts, ensure_ascii=not is_unicode(), indent=2, default=str))
 
 
 def _rows_text(manifest: Mapping[str, Any], last: ProgressEvent | None) -> str:
@@ -245,7 +248,8 @@ def _shares(labels: Mapping[str, int], abstained: int) -> str:
 
 def _speed(manifest: Mapping[str, Any], last: ProgressEvent) -> str:
     rows = (last.rows_total - last.rows_resumed) / manifest["seconds"]
-    return f"{rows:,.1f} rows/s, {manifest['tokens_per_s']:,.0f} tokens/s, {clock_text(manifest['seconds'])}"
+    wall = f" ({clock_text(manifest['seconds_wall'])} with start-up)" if manifest.get("seconds_wall") else ""
+    return f"{rows:,.1f} rows/s, {manifest['tokens_per_s']:,.0f} tokens/s, {clock_text(manifest['seconds'])}{wall}"
 
 
 def _value_text(name: str, value: Any) -> Any:

@@ -9,7 +9,8 @@ from tirazh.errors import RequestError
 from tirazh.jobs import console
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
-from tirazh.jobs.job_files.job_file import read_job_file
+from tirazh.jobs.job_files.job_file import read_job_file, resolve_flags
+from tirazh.jobs.job_files.variables import make_variables
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.settings import FINETUNE, build_finetune_spec
 from tirazh.pipeline.finetune.spec import FinetuneSpec
@@ -38,10 +39,11 @@ def run_training(options: argparse.Namespace) -> int:
 def _spec_from_options(options: argparse.Namespace) -> FinetuneSpec:
     given = given_settings(options, FINETUNE)
     if options.config is None:
-        return build_finetune_spec(given)
-    job = read_job_file(options.config)
+        return build_finetune_spec(resolve_flags(given, make_variables(None, options.variables)))
+    job = read_job_file(options.config, options.variables, overridden=given)
     if job.kind not in (None, FINETUNE):
         raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh {job.kind} --config {job.path}`")
+    given = resolve_flags(given, job.variables, job.used)
     return build_finetune_spec(job.values | given, place=lambda name: "" if name in given else job.place(name))
 
 

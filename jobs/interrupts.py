@@ -58,7 +58,7 @@ def interruptible(
         timer = threading.Timer(PATIENCE_S if patience_s is None else patience_s, leave)
         timer.daemon = True
         timer.start()
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)  # the history of the runs records which signal it was
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -18,6 +18,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.pipeline.classification.head.linear import LinearHead
 from tirazh.pipeline.crossing.crossing import Crossing
+from tirazh.pipeline.empty_output import write_empty_part
 from tirazh.pipeline.execution.progress import OnProgress, waiting_for_ray
 from tirazh.pipeline.execution.ray_session import (
     ray_session,
@@ -27,6 +28,7 @@ from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_r
 from tirazh.pipeline.forecast.at_start import begin_forecast, forecast_facts
 from tirazh.pipeline.head_fitting.file import head_facts
 from tirazh.pipeline.head_fitting.make import make_head
+from tirazh.pipeline.history.recorder import current_run, failing_early, record_idle_run, recording
 from tirazh.pipeline.job_run import AroundPrompts, JobRun
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.failure import explaining_failure
@@ -73,9 +75,15 @@ def run_job(
     if pending_plan(output) is None:
         manifest = job.find_finished(choose_target(output, plan, overwrite=spec.overwrite))
         if manifest is not None:
+            record_idle_run(output, manifest, kind=spec.kind, lease_s=spec.lease_s)
             return manifest
-    with hold(output, lease_s=spec.lease_s, tell=tell) as lease:
-        return job.run(lease)
+    with (
+        hold(output, lease_s=spec.lease_s, tell=tell) as lease,
+        recording(output, lease, kind=spec.kind) as run,
+    ):
+        manifest = job.run(lease)
+        run.finish(manifest)
+        return manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +136,11 @@ class _Job:
         """Make what is missing in the target and finish it; return its plan and its manifest."""
         if not target.is_stored:
             self._tell_notices(target, None)
+            current_run().found(target.plan, target.output, None)
             return self._make_and_finish(target, lease, None)
         state = survey(target.plan, target.output, receipt_settings(self.spec))
         self._tell_notices(target, state)
+        current_run().found(target.plan, target.output, state)
         lease.announce(target.plan.id)
         with explaining_failure(GuardedOutput(target.output, lease.token), target.plan, self.spec):
             # The rows of earlier runs count, so a job that failed by its error rate fails again, without Ray.
@@ -147,6 +157,8 @@ class _Job:
 
         `state` is that of a stored plan's parts, None for a new plan.
         """
+        if not target.plan.rows:
+            return self._make_empty(target, lease)
         is_new = state is None and self.engine == "model"
         forecast = begin_forecast(target.plan, self.spec, self.prompts) if is_new else None
         waiting = waiting_for_ray(target.plan, state, self.on_progress)
@@ -161,27 +173,40 @@ class _Job:
             lease.confirm()
             plan = self._begin(target, plan, lease)
             output = GuardedOutput(target.output, lease.token)
-            with explaining_failure(output, plan, self.spec):
+            with failing_early(), explaining_failure(output, plan, self.spec):
                 state = state or survey(plan, target.output, receipt_settings(self.spec))
+                current_run().found(plan, target.output, state)
                 repair(state, plan, output)
                 facts = {"seconds": 0.0, "resumed_parts": len(plan.parts) - len(state.remaining)}
                 if state.remaining:
-                    run = JobRun(
-                        spec=self.spec,
-                        plan=plan,
-                        prompts=self.prompts,
-                        output=target.output,
-                        device=device,
-                        engine=self.engine,
-                        lease=lease.token,
-                        earlier_errors=state.errors,
-                        on_progress=self.on_progress,
-                        tell=self.tell,
-                        around_prompts=self.around_prompts,
-                        head=self._head(plan, output),
-                    )
-                    facts |= run.make(state.remaining) | forecast_facts(forecast)
+                    run = self._job_run(plan, target, device, lease, state.errors)
+                    facts |= replace(run, head=self._head(plan, output)).make(state.remaining) | forecast_facts(forecast)
         return plan, self._finish(target, plan, facts, lease)
+
+    def _make_empty(self, target: Target, lease: Lease) -> tuple[Plan, dict[str, Any]]:
+        """Write the one part of a job without rows, which needs no Ray, and finish the output."""
+        plan = target.plan if target.plan.dtype != "auto" else with_dtype(target.plan, "float32")
+        lease.confirm()
+        plan = self._begin(target, plan, lease)
+        with explaining_failure(GuardedOutput(target.output, lease.token), plan, self.spec):
+            current_run().found(plan, target.output, None)
+            write_empty_part(self._job_run(plan, target, "cpu", lease, 0))
+        return plan, self._finish(target, plan, {"seconds": 0.0, "tokens_per_s": 0.0, "resumed_parts": 0}, lease)
+
+    def _job_run(self, plan: Plan, target: Target, device: str, lease: Lease, earlier_errors: int) -> JobRun:
+        return JobRun(
+            spec=self.spec,
+            plan=plan,
+            prompts=self.prompts,
+            output=target.output,
+            device=device,
+            engine=self.engine,
+            lease=lease.token,
+            earlier_errors=earlier_errors,
+            on_progress=current_run().watch(self.on_progress),
+            tell=self.tell,
+            around_prompts=self.around_prompts,
+        )
 
     def _begin(self, target: Target, plan: Plan, lease: Lease) -> Plan:
         """Store the plan, if it is new, and return the stored one."""
@@ -196,7 +221,7 @@ class _Job:
 
     def _finish(self, target: Target, plan: Plan, facts: dict[str, Any], lease: Lease) -> dict[str, Any]:
         with explaining_failure(GuardedOutput(target.output, lease.token), plan, self.spec):
-            facts = facts | self.prompts.facts() | head_facts(self.spec, plan, target.output)
+            facts = current_run().times() | facts | self.prompts.facts() | head_facts(self.spec, plan, target.output)
             return finish(plan, target.output, self.spec, facts, lease=lease, published_at=self.output.directory)
 
     def _replicas(self) -> AbstractContextManager[None]:

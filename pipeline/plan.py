@@ -29,6 +29,7 @@ from tirazh.pipeline.constraints.settings import used_setting
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.input.crossed import cross_footers, footer_of
 from tirazh.pipeline.input.decoded_size import with_decoded_sizes
+from tirazh.pipeline.input.empty import empty_footer
 from tirazh.pipeline.input.footers import Footer, read_footers
 from tirazh.pipeline.input.listing.files import find_inputs, would_read
 from tirazh.pipeline.input.parts import (
@@ -176,7 +177,7 @@ class Plan:
         sizes = [part.rows for part in self.parts]
         return {
             "kind": self.identity["kind"],
-            "files": len(self.files) if self.has_files else 0,
+            "files": len(self.files) if self.has_files and self.rows else 0,
             **(self.crossing.summary() if self.crossing is not None else {}),
             "rows": self.rows,
             "output_rows": self.output_rows,
@@ -214,7 +215,7 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     each = crossing.num_rows if crossing is not None else 1
     taken = take_rows(footers, spec.limit and -(-spec.limit // each))
     if not taken:
-        raise InputError(f"the input has no rows: all of its {len(footers)} files are empty tables")
+        taken = [_without_rows(spec, job, footers)]
     # The columns are those of the files that are taken, which the plan id names.
     unified = unify(taken, range_reader(job.storage))
     if spec.limit is not None:
@@ -228,7 +229,7 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     if isinstance(spec, GenerateSpec) and used_setting(spec) is not None:
         check_constraint(spec, load_tokenizer(job.model.tokenizer_dir, job.model_directory))
     taken = count_directory_text(with_decoded_sizes(job.storage, taken, text_columns=texts), columns, texts)
-    if crossing is not None:
+    if crossing is not None and any(footer.rows for footer in taken):
         taken = take_rows(cross_footers(taken, crossing, text_columns=texts), spec.limit)
     cost = _row_cost(spec)
     plan = Plan(
@@ -268,8 +269,22 @@ def _read_footers(spec: JobSpec, job: ResolvedJob, text_columns: Sequence[str]) 
     if job.crossing is not None and not job.inputs:
         check_vary(job.crossing.names, spec)
         return [footer_of(job.crossing, limit=spec.limit, text_columns=text_columns)], ()
-    found = find_inputs(job.storage, job.inputs)
+    found = find_inputs(job.storage, job.inputs, allow_empty=spec.allow_empty)
     return read_footers(job.storage, found.files, text_columns=text_columns), found.notes
+
+
+def _without_rows(spec: JobSpec, job: ResolvedJob, footers: Sequence[Footer]) -> Footer:
+    """The input of a job without rows, if it may have none. Raises InputError if it may not."""
+    if not spec.allow_empty:
+        raise InputError(
+            f"the input has no rows: all of its {len(footers)} files are empty tables; with --allow-empty it gives an "
+            "empty output"
+        )
+    columns = unify(footers, range_reader(job.storage)).schema if footers else None
+    gold = [question.gold_column for question in spec.asked] if isinstance(spec, ClassifySpec) else []
+    varied = job.crossing.names if job.crossing is not None else ()
+    texts = [name for name in job.source.columns.values() if name not in varied]
+    return empty_footer(columns, [*texts, *(name for name in gold if name is not None)])
 
 
 def _row_cost(spec: JobSpec) -> RowCost:
@@ -281,7 +296,9 @@ def _cut(footers: Sequence[Footer], spec: JobSpec, cost: RowCost) -> list[Planne
     return [
         PlannedFile(
             footer.file,
-            tuple(
+            (0, 0)
+            if not footer.rows
+            else tuple(
                 cut_evenly(footer.rows, spec.part_rows)
                 if spec.part_rows
                 else cut_by_tokens(footer.row_groups, part_tokens, cost)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tirazh.jobs import console
 from tirazh.jobs.job_files.job_file import spec_from_file
+from tirazh.jobs.outputs.output_status import is_output_name, show_output_status
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -18,7 +19,7 @@ def submit(options: argparse.Namespace) -> int:
     """Run `tirazh submit`."""
     from tirazh.jobs.cluster.submit import submit as submit_spec
 
-    spec = spec_from_file(options.job)
+    spec = spec_from_file(options.job, options.variables)
     if "://" not in spec.output and not options.quiet:
         console.warn(f"{spec.output} is a local path: it must be on a disk that all machines of the cluster share")
     return _submitted(submit_spec(spec, options.address), options)
@@ -33,6 +34,8 @@ def resume(options: argparse.Namespace) -> int:
 
 def status(options: argparse.Namespace) -> int:
     """Run `tirazh status`. The exit code is 1 for a failed job."""
+    if is_output_name(options.id):
+        return show_output_status(options)
     from tirazh.jobs.cluster.job_server import job_info, job_logs, known_jobs
 
     client = _connect(options)

@@ -51,6 +51,7 @@ class ProgressEvent:
     recent_tokens_per_s: float | None = None
     recent_eta_s: float | None = None
     wall_s: float | None = None
+    replica_deaths: int = 0
 
     @property
     def tokens_per_s(self) -> float:

@@ -139,6 +139,7 @@ class JobProgress:
             waiting_for=self._waiting_for(rows),
             recent_tokens_per_s=self._recent.tokens_per_s,
             recent_eta_s=self._recent.eta_s(self._rows_left - rows),
+            replica_deaths=made.deaths,
         )
 
     def _waiting_for(self, rows: int) -> str:

@@ -22,6 +22,10 @@ def describe_job(spec: JobSpec, *, price_per_hour: float | None = None) -> dict[
     """
     plan = plan_job(spec)
     prompts = set_up_prompts(spec, plan)
+    if not plan.rows:
+        found = dry_run(spec, plan)
+        note = "the input has no rows: the output will be a table without rows"
+        return plan.summary() | found | {"notes": [*found["notes"], note]}
     sample, last = measure_tokens(plan, prompts), find_last_run(plan, spec)
     mean = last.completion_tokens if last is not None else None
     workload = job_workload(plan, spec, sample, mean, source=completions_source(last))

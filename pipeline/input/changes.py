@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError
+from tirazh.pipeline.input.empty import EMPTY
 from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_rows
@@ -47,7 +48,7 @@ class InputChanges:
 
 def compare_inputs(planned: Iterable[StoredFile], now: Iterable[StoredFile]) -> InputChanges:
     """Compare the planned input files with those that are there now. Opens no file."""
-    before, current = ({file.uri: file for file in files} for files in (planned, now))
+    before, current = ({file.uri: file for file in files if file.uri != EMPTY} for files in (planned, now))
     kept = [(file, current[uri]) for uri, file in before.items() if uri in current]
     return InputChanges(
         touched=tuple(new for old, new in kept if new.size == old.size and new.version != old.version),

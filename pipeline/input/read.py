@@ -21,6 +21,7 @@ from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.declaration import MAX_ROWS
 from tirazh.pipeline.input.batches import read_batches
 from tirazh.pipeline.input.damage import find_damage, is_unsupported
+from tirazh.pipeline.input.empty import EMPTY
 from tirazh.pipeline.input.listing.without_parquet import is_read_as_text
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, to_transport, with_metadata, without_columns
@@ -72,6 +73,9 @@ def read_rows(
     `columns` are those of the whole input, None for those of the file. Raises InputError if the file is damaged
     or too short, or if a value does not go into the columns.
     """
+    if part.file.uri == EMPTY:
+        table = (columns if columns is not None else pa.schema([])).empty_table()
+        return table if only is None else table.select(list(only))
     if part.crossing is not None:
         return _read_crossed(part, part.crossing, storage, columns, only)
     if is_read_as_text(storage, part.file):

@@ -66,6 +66,8 @@ def preview_job(
         raise RequestError(f"a preview has between 1 and {MAX_ROWS:,} rows, not {rows}")
     say = tell or (lambda text: None)
     plan = plan_job(spec)
+    if not plan.rows:
+        raise RequestError("the input has no rows, so there is nothing to preview")
     run = _job_run(spec, plan, engine)
     say(f"reading {min(rows, plan.rows):,} of {plan.rows:,} rows")
     chosen = choose_rows(plan, run.prompts.config, run.output, rows)

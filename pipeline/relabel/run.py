@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, JobError, OutputError
 from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.history.recorder import current_run, recording
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, restore
 from tirazh.pipeline.output.assemble import OutputLayout
@@ -69,11 +70,16 @@ def relabel(source: Source, wanted: Relabelling, out: str, *, tell: Tell | None 
     manifest = finished_manifest(target.plan, target.output, settings)
     if manifest is not None:
         return manifest
-    with hold(target.output, lease_s=target.spec.lease_s, tell=tell) as lease:
+    with (
+        hold(target.output, lease_s=target.spec.lease_s, tell=tell) as lease,
+        recording(target.output, lease, kind="relabel") as run,
+    ):
         lease.confirm()
         lease.announce(target.plan.id)
         _refuse_other(target)
-        return _make(target, lease)
+        manifest = _make(target, lease)
+        run.finish(manifest)
+        return manifest
 
 
 def _make(target: _Target, lease: Lease) -> dict[str, Any]:
@@ -82,12 +88,13 @@ def _make(target: _Target, lease: Lease) -> dict[str, Any]:
     write_plan(target.output, target.plan, lease.token)
     guarded.reopen()
     state = survey(target.plan, target.output, receipt_settings(target.spec))
+    current_run().found(target.plan, target.output, state)
     repair(state, target.plan, guarded)
     sums = {part["name"]: part["sha256"] for part in target.source.found.manifest["parts"]}
     with ThreadPoolExecutor(_THREADS) as threads:
         for _ in threads.map(lambda part: _make_part(target, part, sums, lease), state.remaining):
             pass
-    facts = {
+    facts = current_run().times() | {
         "seconds": time.monotonic() - start,
         "resumed_parts": len(target.plan.parts) - len(state.remaining),
         "relabelled": target.wanted.facts(target.source),

@@ -20,6 +20,7 @@ from tirazh.pipeline.execution.metrics import ProgressEvent
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_replicas
+from tirazh.pipeline.history.recorder import current_run, failing_early, recording
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.leases.lease import Lease, Tell, hold
 from tirazh.pipeline.output.names import OutputFiles
@@ -65,11 +66,18 @@ def run_steps(
     storage = Storage(spec.endpoint_url)
     output = OutputFiles(storage, steps[-1].output)
     refuse_other_outputs(spec, steps, storage)
-    with hold(output, lease_s=spec.lease_s, tell=tell) as lease, ExitStack() as session:
+    with (
+        hold(output, lease_s=spec.lease_s, tell=tell) as lease,
+        recording(output, lease, kind=spec.kind, collects=True) as recorded,
+        ExitStack() as session,
+        failing_early(),
+    ):
         # One name for all plans of the job: writes of an earlier run of the same job do no harm.
         lease.announce(spec.fingerprint())
-        run = _Run(spec, steps, storage, lease, session, on_progress, tell, engine)
-        return run.all_steps()
+        recorded.begin(spec.fingerprint())
+        manifest = _Run(spec, steps, storage, lease, session, on_progress, tell, engine).all_steps()
+        recorded.finish(manifest)
+        return manifest
 
 
 def refuse_other_outputs(spec: StepsSpec, steps: Sequence[PlannedStep], storage: Storage) -> None:
@@ -228,7 +236,7 @@ class _Run:
         receipts, seconds = run_parts(plan, state, self._report(step), writer(state, config))
         self.lease.settle()
         remove_other_parts(output, plan)
-        facts = describe_filtered(plan, receipts) | more | {"seconds": round(seconds, 3)}
+        facts = describe_filtered(plan, receipts) | more | current_run().times() | {"seconds": round(seconds, 3)}
         return finish_filtered(output, plan, describe_steps(self.spec, step, facts, before))
 
     def _report(self, step: PlannedStep) -> OnProgress | None:

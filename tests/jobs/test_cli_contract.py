@@ -16,7 +16,7 @@ COMMON = (
     "--allow-empty --append --key --no-allow-empty --no-append --no-retry-failed --retry-failed "
     "--limit --max-error-rate --model --no-overwrite --num-attention-heads --output --overwrite --part-rows --prefix "
     "--lease-s --preset --rank-timeout-s --replicas --seq-length --slots --sparse-mode --start-timeout-s --template "
-    "--progress --tensor-parallel --threads --tokenizer --truncate"
+    "--progress --set --tensor-parallel --threads --tokenizer --truncate"
 )
 FLAGS = {
     "classify": f"{COMMON} --abstain-below --calibrate --examples --gold-column --head --labels --multi-label "
@@ -35,22 +35,24 @@ FLAGS = {
     "--lora-rank --lora-targets --lr-schedule --max-error-rate --max-grad-norm --max-restarts --max-steps "
     "--micro-batch-size --min-learning-rate --model --no-activation-checkpointing --no-overwrite --num-attention-heads "
     "--offload --output --overwrite --packing --preset --progress --prompt-column --prompt-loss-weight "
-    "--save-dtype --save-steps --seed --seq-length --sparse-mode --template --text-column "
+    "--save-dtype --save-steps --seed --seq-length --set --sparse-mode --template --text-column "
     "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
-    "run": "--address --dry-run --progress",
-    "plan": "--price-per-hour --probe",
-    "preview": "--rows",
-    "tune": "--gold --gold-label --metric --out --overwrite --rows --search --seed --token-budget",
+    "run": "--address --dry-run --progress --set",
+    "plan": "--price-per-hour --probe --set",
+    "preview": "--rows --set",
+    "tune": "--gold --gold-label --metric --out --overwrite --rows --search --seed --set --token-budget",
     "verify": "--endpoint-url --skip-input",
     "report": "--against --endpoint-url",
     "evaluate": "--against --endpoint-url --gold --gold-column --gold-label --key --no-write --question --seed",
     "calibrate": "--endpoint-url --gold --gold-column --gold-label --key --method --out --question",
     "relabel": "--abstain-below --calibration --endpoint-url --gold --gold-column --gold-label --key --out --question "
     "--target-error",
+    "history": "--endpoint-url",
+    "prune": "--dry-run --endpoint-url --keep",
     "convert": "--deepspeed-config --dtype --fix-sparsity-layout --num-attention-heads --preset --sparse-mode "
     "--tokenizer",
-    "submit": "--address --follow",
-    "status": "--address",
+    "submit": "--address --follow --set",
+    "status": "--address --endpoint-url --max-age",
     "logs": "--address --follow",
     "stop": "--address",
     "resume": "--address --follow",
