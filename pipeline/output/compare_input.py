@@ -33,7 +33,7 @@ class CurrentInput:
         if not plan.has_files:
             return cls(plan, storage, compare_inputs((), ()))
         now = list_remaining(storage, plan.identity["input"])
-        changes = compare_inputs((planned.file for planned in plan.files), now)
+        changes = compare_inputs((planned.file for planned in plan.current_files.values()), now)
         limit = plan.identity["limit"]
         # With --limit the files behind the last row that was taken are not part of the job.
         added = () if limit is not None and plan.rows >= limit else changes.added
@@ -47,9 +47,11 @@ class CurrentInput:
         `data` are the bytes of the part file, which was made from `input_version` of the input file. Returns a
         clause that says what differs, or None.
         """
-        is_rewritten = any(file.uri == part.file.uri for file in self.changes.rewritten)
-        is_gone = any(file.uri == part.file.uri for file in self.changes.removed)
-        is_same = not is_rewritten and input_version == part.file.version
+        uris = {each.file.uri for each in part.ranges}
+        is_rewritten = any(file.uri in uris for file in self.changes.rewritten)
+        is_gone = any(file.uri in uris for file in self.changes.removed)
+        is_gone = is_gone or any(self.plan.is_superseded(each.file) for each in part.ranges)
+        is_same = not is_rewritten and input_version == part.input_version
         if is_gone or (is_same and part.has_file):
             return None
         return compare_part(part, self.plan, self.storage, data)
@@ -85,7 +87,7 @@ class CurrentInput:
         return problems, notes
 
     def _other_length(self, file: StoredFile) -> str | None:
-        planned = next(each.cuts[-1] for each in self.plan.files if each.file.uri == file.uri)
+        planned = self.plan.current_files[file.uri].cuts[-1]
         rows = _count_rows(self.storage, file)
         if self.plan.crossing is not None:
             planned = -(-planned // self.plan.crossing.num_rows)

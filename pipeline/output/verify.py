@@ -221,7 +221,7 @@ class _Check:
         if not made.is_as_stored(stored):
             return receipt, f"the receipt of {part.name} is damaged or was changed"
         try:
-            check_belongs(receipt, part=part.index, rows=self.plan.output_rows_of(part), plan_id=self.plan.id)
+            check_belongs(receipt, part=part.index, rows=self.plan.output_rows_of(part), plan_id=part.plan_id)
         except ValueError as error:
             return receipt, f"{part.name} {str(error).removeprefix('it ')}"
         return receipt, None

@@ -18,11 +18,12 @@ from tirazh.errors import JobError
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answers import AnswerLayout
+from tirazh.pipeline.input.parts import part_name
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, make_receipt
-from tirazh.pipeline.output.write import WriteConfig, WriteStep, to_parquet
+from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep, to_parquet
 from tirazh.pipeline.prompts.encode import cached_tokenizer
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -41,9 +42,9 @@ def write_config(tmp_path: Path, model_dir: Path) -> WriteConfig:
     return WriteConfig(
         output=OutputFiles(Storage(), str(tmp_path / "out")),
         layout=CLASSIFY,
-        plan_id="f" * 32,
-        total_parts=3,
-        input_versions=["1", "2", "3"],
+        parts={
+            index: MadePart(part_name(index, 3, "f" * 32), "f" * 32, version) for index, version in enumerate("123")
+        },
         tokenizer_dir=str(model_dir),
         receipts=ReceiptSettings.of({"kind": "classify", "prefix": "", "gold_column": "topic"}),
     )
