@@ -42,7 +42,8 @@ def known_rows(
     by_file = [_keys_of(footer, key, columns, storage) for footer in footers]
     if not by_file:
         return {}
-    encoded: Any = pa.chunked_array([chunk for keys in by_file for chunk in keys.chunks]).combine_chunks()
+    chunks: list[Any] = [chunk for keys in by_file for chunk in keys.chunks]
+    encoded: Any = pa.chunked_array(chunks).combine_chunks()
     encoded = encoded.dictionary_encode()
     places_N = encoded.indices.to_numpy(zero_copy_only=False)
     is_new_N = np.zeros(len(places_N), np.bool_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.pipeline.output.conftest import MakeSpec
+from tests.pipeline.output.generations.conftest import LATE, OLD, add_file, files_of, parts_of, texts_of
 from tirazh.errors import OutputError, RequestError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.forecast.dry_run import dry_run
@@ -20,66 +22,17 @@ from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.seal import read_sealed_json
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.plan import plan_job
-from tirazh.pipeline.spec import ClassifySpec
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
 
-@pytest.fixture
-def finished(make_spec: MakeSpec, job_output: OutputFiles) -> OutputFiles:
-    """A complete output of 30 rows in three parts."""
-    run_job(make_spec(output=job_output.directory))
-    return job_output
-
-
-def add_file(spec: ClassifySpec, name: str, texts: list[str], **columns: Any) -> Path:
-    path = Path(spec.input[0]) / name
-    values = {"text": texts, "topic": ["sport"] * len(texts), "desk": ["sport"] * len(texts)} | columns
-    pq.write_table(pa.table({key: value for key, value in values.items() if value is not None}), path)
-    return path
-
-
-def parts_of(output: OutputFiles) -> dict[str, bytes]:
-    return {name: output.storage.read(output.part(name)) for name in output.parts()}
-
-
-def texts_of(output: OutputFiles) -> list[str]:
-    parts = parts_of(output)
-    return [text for name in sorted(parts) for text in pq.read_table(pa.BufferReader(parts[name]))["text"].to_pylist()]
-
-
-def files_of(output: OutputFiles) -> dict[str, bytes]:
-    """What a reader sees, and what tirazh knows about it."""
-    own = output.storage.names(output.own())
-    return parts_of(output) | {name: output.storage.read(output.own(name)) for name in own}
-
-
-class Answered:
-    """How many rows were asked for since it was made."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rows = 0
-        make = JobRun.make
-
-        def counting(run: JobRun, parts: list[Any]) -> dict[str, Any]:
-            self.rows += sum(part.rows for part in parts)
-            return make(run, parts)
-
-        monkeypatch.setattr(JobRun, "make", counting)
-
-
-OLD = [f"text {n}" for n in range(30)]
-LATE = [f"late {n}" for n in range(12)]
-
-
 def test_added_files_become_further_parts_and_the_old_ones_stay_byte_for_byte(
-    finished: OutputFiles, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+    finished: OutputFiles, make_spec: MakeSpec, answered: Callable[[], int]
 ) -> None:
     spec, before = make_spec(output=finished.directory, append=True), parts_of(finished)
     add_file(spec, "late.parquet", LATE)
-    answered = Answered(monkeypatch)
     manifest = run_job(spec)
-    assert answered.rows == len(LATE)
+    assert answered() == len(LATE)
     after = parts_of(finished)
     assert after.items() >= before.items()
     assert len(after) == 5
@@ -146,14 +99,13 @@ def test_an_output_that_was_added_to_is_complete_for_the_job_without_append(
 
 
 def test_an_unfinished_job_is_finished_first_and_added_to_by_the_same_command(
-    finished: OutputFiles, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+    finished: OutputFiles, make_spec: MakeSpec, answered: Callable[[], int]
 ) -> None:
     spec = make_spec(output=finished.directory, append=True)
     finished.storage.remove(finished.part(min(finished.parts())))
     add_file(spec, "late.parquet", LATE)
-    answered = Answered(monkeypatch)
     assert run_job(spec)["rows"] == 42
-    assert answered.rows == 10 + len(LATE)
+    assert answered() == 10 + len(LATE)
     assert texts_of(finished) == OLD + LATE
     assert verify(finished.directory).problems == ()
 
@@ -171,7 +123,7 @@ def test_a_file_with_other_rows_is_refused_as_before(finished: OutputFiles, make
     spec, before = make_spec(output=finished.directory, append=True), files_of(finished)
     add_file(spec, "a.parquet", [f"edited {n}" for n in range(30)])
     add_file(spec, "late.parquet", LATE)
-    with pytest.raises(OutputError, match="a.parquet has changed since part-00000"):
+    with pytest.raises(OutputError, match=r"a\.parquet has changed since part-00000"):
         run_job(spec)
     assert files_of(finished) == before
 
@@ -236,7 +188,7 @@ def test_a_plan_says_before_how_many_rows_are_new(finished: OutputFiles, make_sp
 
 
 def test_an_interrupted_append_is_continued_although_more_files_came_meanwhile(
-    finished: OutputFiles, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+    finished: OutputFiles, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, answered: Callable[[], int]
 ) -> None:
     spec, before = make_spec(output=finished.directory, append=True), files_of(finished)
     add_file(spec, "late.parquet", LATE)
@@ -253,9 +205,8 @@ def test_an_interrupted_append_is_continued_although_more_files_came_meanwhile(
     assert files_of(finished) == before
     assert len(finished.staged.parts()) == 1
     add_file(spec, "later.parquet", ["later"])
-    answered = Answered(monkeypatch)
     assert run_job(spec)["rows"] == 43
-    assert answered.rows == 2 + 1
+    assert answered() == len(LATE) + 1
     assert texts_of(finished) == [*OLD, *LATE, "later"]
     assert verify(finished.directory).problems == ()
 
