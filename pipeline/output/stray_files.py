@@ -39,8 +39,8 @@ def find_stray_files(plan: Plan, output: OutputFiles) -> tuple[list[str], list[s
             problems.append(f"{name} is not a file of this job")
     if STAGED in output.storage.directories(output.own()):
         notes.append(
-            f"{OWN}/{STAGED} holds the unfinished output of a run with --overwrite, --append or --retry-failed; readers "
-            "do not see it"
+            f"{OWN}/{STAGED} holds the unfinished output of a run with --overwrite, --append or --retry-failed; "
+            "readers do not see it"
         )
     return sorted(problems), sorted(notes)
 
