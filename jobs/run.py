@@ -21,4 +21,4 @@ def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay) -> dict[str, An
         if steps is not None:
             return run_steps(steps, on_progress=progress.show, tell=progress.say)
         assert isinstance(spec, JobSpec), "a job of one step has a model"
-        return dict(run_job(spec, on_progress=progress.show, tell=progress.say))
+        return dict(run_job(spec, on_progress=progress.show, tell=progress.say, joins=True))

@@ -32,8 +32,9 @@ from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.failure import explaining_failure
 from tirazh.pipeline.output.generations.adding import Adding, check_adding
 from tirazh.pipeline.output.generations.append import plan_first
+from tirazh.pipeline.output.generations.join import facts_of, join_parts
 from tirazh.pipeline.output.generations.retry import FailedParts, failed_parts
-from tirazh.pipeline.output.generations.steps import Step, next_steps
+from tirazh.pipeline.output.generations.steps import Step, is_joining, join_step, next_steps
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.leases.lease import Lease, Tell, hold
 from tirazh.pipeline.output.ledger import facts_of_last_run, finish, finished_manifest, receipt_settings
@@ -59,13 +60,15 @@ def run_job(
     engine: str = "model",
     around_prompts: AroundPrompts | None = None,
     crossing: Crossing | None = None,
+    joins: bool = False,
 ) -> dict[str, Any]:
     """Run the job, or what remains of it, and return its manifest.
 
     `tell` receives sentences about waits during which there is no progress, about files of the input that are not
     read, about columns that were unified, and about settings that have no effect. `engine` is `ReplicaConfig.engine`.
     `around_prompts` wraps the step that makes prompts: a job of several steps passes on rows with an error.
-    `crossing` has the rows of `vary`, where they are chosen attempts.
+    `crossing` has the rows of `vary`, where they are chosen attempts. With `joins` the small part files of an output
+    that this run completes are joined at the end.
     Raises RequestError before anything is changed, JobError if the work fails or another run holds the output.
     Finished parts are kept.
     """
@@ -73,12 +76,13 @@ def run_job(
     plan = plan_job(spec, crossing)
     prompts = set_up_prompts(spec, plan)
     output = OutputFiles(plan.job.storage, plan.job.output)
-    job = _Job(spec, plan, prompts, output, engine, on_progress, tell or (lambda text: None), around_prompts)
+    job = _Job(spec, plan, prompts, output, engine, on_progress, tell or (lambda text: None), around_prompts, joins)
     for line in (*plan.passed_over, *plan.unified, *unused_settings(spec, plan), *prompts.few_shot.notes):
         job.tell(line)
     if pending_plan(output) is None:
         manifest = job.find_finished(job.choose_target())
-        if manifest is not None and next(next_steps(output, plan, spec), None) is None:
+        is_done = manifest is not None and not (joins and is_joining(output))
+        if manifest is not None and is_done and next(next_steps(output, plan, spec), None) is None:
             return job.allowed(manifest, is_changed=False)
     with hold(output, lease_s=spec.lease_s, tell=tell) as lease:
         return job.run(lease)
@@ -96,6 +100,7 @@ class _Job:
     on_progress: OnProgress | None
     tell: Tell
     around_prompts: AroundPrompts | None
+    joins: bool
 
     def choose_target(self) -> Target:
         """Where this run writes first, before the steps that continue a complete output."""
@@ -140,7 +145,7 @@ class _Job:
         # another one.
         target = self.choose_target()
         manifest = self.find_finished(target)
-        is_changed = manifest is None
+        is_changed = manifest is None or (self.joins and is_joining(self.output))
         if manifest is None and not self._is_to_be_retried(target, lease):
             plan, manifest = self._complete(target, lease)
             if target.is_staged:
@@ -148,7 +153,8 @@ class _Job:
         for step in next_steps(self.output, self.plan, self.spec):
             manifest, is_changed = self._take(step, lease), True
         assert manifest is not None, "an output that is not complete has rows to answer again"
-        return self.allowed(manifest, is_changed=is_changed)
+        manifest = self.allowed(manifest, is_changed=is_changed)
+        return self._join(manifest, lease) if is_changed and self.joins else manifest
 
     def _is_to_be_retried(self, target: Target, lease: Lease) -> bool:
         """Whether all parts are there, and have rows with an error that are answered again before the job ends."""
@@ -171,6 +177,22 @@ class _Job:
         promote(GuardedOutput(self.output, lease.token), plan)
         with explaining_failure(GuardedOutput(self.output, lease.token), plan, self.spec):
             return self.allowed(manifest, is_changed=True)
+
+    def _join(self, manifest: dict[str, Any], lease: Lease) -> dict[str, Any]:
+        """Join the small files of the complete output, and return its manifest."""
+        step = join_step(self.output, self.spec)
+        if step is None:
+            return manifest
+        target, settings = step.target, receipt_settings(self.spec)
+        lease.confirm()
+        plan = self._begin(target, target.plan, lease)
+        state = survey(plan, target.output, settings)
+        self._repair(state, plan, target, lease)
+        join_parts(step.base, plan, self.spec, self.output, target.output, state.remaining, lease.token)
+        facts, published = facts_of(manifest, step.base), self.output.directory
+        manifest = finish(plan, target.output, self.spec, facts, lease=lease, published_at=published)
+        promote(GuardedOutput(self.output, lease.token), plan)
+        return manifest
 
     def _complete(self, target: Target, lease: Lease, step: Step | None = None) -> tuple[Plan, dict[str, Any]]:
         """Make what is missing in the target and finish it; return its plan and its manifest."""

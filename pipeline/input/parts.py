@@ -6,6 +6,8 @@ machine and in every run.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -74,8 +76,11 @@ class Part:
 
     @property
     def input_version(self) -> str:
-        """The version of the input file that it is made from; those of several files together."""
-        return "+".join(dict.fromkeys(each.file.version for each in self.ranges))
+        """The version of the input file that it is made from; of several files a digest of their versions."""
+        versions = [each.file.version for each in self.ranges]
+        if len(versions) == 1:
+            return versions[0]
+        return hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:32]
 
     def row_in_file(self, row: int) -> int:
         """The number in the file of row number `row` of a part of one range."""

@@ -1,4 +1,4 @@
-"""What a run does with a complete output: `--retry-failed`, then `--append`.
+"""What a run does with a complete output: `--retry-failed`, then `--append`; at the end small files are joined.
 
 Each step is a staged output that continues the complete one: it has a plan of all parts, and only the new ones are
 made. Its promotion moves these in; all other files stay as they are.
@@ -13,12 +13,13 @@ from tirazh.errors import OutputError
 from tirazh.pipeline.output.changed_input import continue_plan
 from tirazh.pipeline.output.generations.adding import Adding
 from tirazh.pipeline.output.generations.append import plan_append
+from tirazh.pipeline.output.generations.join import plan_join
 from tirazh.pipeline.output.generations.retry import plan_retry
 from tirazh.pipeline.output.ledger import receipt_settings
-from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.names import STAGED, OutputFiles
 from tirazh.pipeline.output.plan_file import Target, choose_target, job_difference, read_plan
 from tirazh.pipeline.output.state import survey
-from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.plan import Continued, Plan
 from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.filesystem import keep_trying
 
@@ -41,6 +42,30 @@ def next_steps(output: OutputFiles, plan: Plan, spec: JobSpec) -> Iterator[Step]
         yield step
     while spec.append and (step := _append(output, plan, spec)) is not None:
         yield step
+
+
+def join_step(output: OutputFiles, spec: JobSpec) -> Step | None:
+    """The step that joins the small files of a complete output; None where there are few. Writes nothing."""
+    base = keep_trying(lambda: read_plan(output))
+    if base is None or not keep_trying(output.is_complete):
+        return None
+    plan = plan_join(base, keep_trying(output.parts), spec)
+    if plan is None:
+        return None
+    text = f"join {_parts(len(base.parts))} to {len(plan.parts):,}"
+    return Step(staged_target(output, base, plan), base, text)
+
+
+def is_joining(output: OutputFiles) -> bool:
+    """Whether an earlier run was interrupted while it joined the files of the complete output."""
+    if STAGED not in keep_trying(lambda: output.storage.directories(output.own())):
+        return False
+    try:
+        stored = keep_trying(lambda: read_plan(output.staged))
+    except OutputError:
+        return False
+    continued = stored.continued if stored is not None else None
+    return continued == Continued(keep_trying(output.completed_plan) or "", "join")
 
 
 def _retry(output: OutputFiles, spec: JobSpec) -> Step | None:
