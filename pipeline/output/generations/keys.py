@@ -90,7 +90,7 @@ def _keys_of(footer: Footer, key: str, columns: pa.Schema, storage: Storage) -> 
 
 def _plain(column: Any) -> Any:
     """The values of a column, whatever its encoding."""
-    kind = column.type
+    kind: Any = column.type
     if isinstance(kind, pa.BaseExtensionType):
         column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
     if pa.types.is_dictionary(column.type):

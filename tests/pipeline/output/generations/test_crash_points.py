@@ -25,6 +25,7 @@ from tests.pipeline.output.test_crash_points import (
     where,
 )
 from tirazh.pipeline.build import run_job
+from tirazh.pipeline.input import parts as input_parts
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.spec import ClassifySpec
@@ -36,7 +37,12 @@ MakeSpec = Callable[..., ClassifySpec]
 
 
 def interrupt(
-    spec: ClassifySpec, where: Where, start: Snapshot, check: Callable[[], None], end: Callable[[], None]
+    spec: ClassifySpec,
+    where: Where,
+    start: Snapshot,
+    check: Callable[[], None],
+    end: Callable[[], None],
+    **options: bool,
 ) -> int:
     """Interrupt `spec` after 0, 1, 2… changes, each time from `start`, and run it again; return the number of changes.
 
@@ -46,11 +52,11 @@ def interrupt(
         start.restore()
         try:
             with crashing_at(step, on_disk=not is_remote(where.output.directory)) as count:
-                run_job(spec)
+                run_job(spec, **options)
         except Crash:
             mark_owner_dead(where.output)
             check()
-            run_job(spec)
+            run_job(spec, **options)
             end()
         else:
             end()
@@ -174,3 +180,32 @@ def test_an_append_that_was_interrupted_in_its_promotion_is_completed_by_any_run
             assert texts_of(output) == OLD + LATE
             assert verify(output.directory).problems == ()
     assert promotions > 4 // where.every
+
+
+def test_a_join_interrupted_anywhere_leaves_the_old_files_or_the_new_ones(
+    make_spec: MakeSpec, where: Where, output: OutputFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From an empty output: the job is completed, and its files are joined by the same run."""
+    monkeypatch.setattr(input_parts, "MIN_PART_TOKENS", 8)
+    spec = make_spec(output=output.directory, part_rows=None)
+    run_job(spec)
+    start, before, rows = Snapshot(output, tmp_path / "unjoined"), parts_of(output), rows_of(output)
+    output.storage.remove(output.part("_SUCCESS"))
+    start = Snapshot(output, tmp_path / "unfinished")
+    seen = set()
+
+    def check() -> None:
+        if output.is_complete():
+            assert rows_of(output) == rows
+            assert verify(output.directory).problems == ()
+            seen.add(len(output.parts()))
+        if not output.staged.is_complete() and len(output.parts()) > 1:
+            assert parts_of(output) == before
+
+    def end() -> None:
+        assert rows_of(output) == rows
+        assert verify(output.directory).problems == ()
+        assert output.staged.parts() == {}
+
+    interrupt(spec, where, start, check, end, joins=True)
+    assert seen == {len(before), 1}

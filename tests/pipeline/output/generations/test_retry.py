@@ -132,7 +132,7 @@ def test_a_job_that_failed_by_its_error_rate_is_completed(over_budget: OutputFil
     assert verify(over_budget.directory).problems == ()
 
 
-def test_a_retry_that_stays_over_the_error_rate_keeps_what_it_has_mended(
+def test_a_retry_that_stays_over_the_error_rate_keeps_its_new_answers(
     over_budget: OutputFiles, make_spec: MakeSpec
 ) -> None:
     spec = make_spec(output=over_budget.directory, max_error_rate=0.05, retry_failed=True)
