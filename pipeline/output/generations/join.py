@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,8 @@ from tirazh.pipeline.storage.filesystem import keep_trying
 
 # An output with so few files is left as it is.
 _FEW = 4
+# Files of earlier runs are not written again as long as there are not more small ones than this.
+_MANY_SMALL = 32
 # Only smaller files are joined, and a joined file is at most so large. The rows are those that a part may have: a
 # joined part that is damaged later is made again as one.
 _SMALL_BYTES = 1 << 20
@@ -33,14 +35,19 @@ _JOINED_BYTES = 16 << 20
 
 
 def plan_join(base: Plan, sizes: Mapping[str, int], spec: JobSpec) -> Plan | None:
-    """The plan in which consecutive small parts are joined; None if that would not halve the number of files.
+    """The plan in which consecutive small parts are joined; None if that would not halve the number of these files.
 
-    `sizes` are the bytes of the part files by their names. Parts whose size was asked for (`--part-rows`) stay.
+    They are parts of the last plan, which this run has made; all small parts once there are many. `sizes` are the bytes
+    of the part files by their names. Parts whose size was asked for (`--part-rows`) stay.
     """
     if spec.part_rows is not None or len(base.parts) <= _FEW:
         return None
-    groups = list(_groups(base, sizes))
-    if len(groups) > max(_FEW, len(base.parts) // 2):
+    small = {part.name for part in base.parts if sizes[part.name] < _SMALL_BYTES}
+    if len(small) <= _MANY_SMALL:
+        small = {part.name for part in base.parts if part.name in small and part.plan_id == base.id}
+    groups = _groups(base, sizes, small)
+    left_alone = len(base.parts) - len(small)
+    if len(groups) - left_alone > len(small) // 2:
         return None
     all_new = all(len(group) > 1 for group in groups)
     placed = []
@@ -54,19 +61,19 @@ def plan_join(base: Plan, sizes: Mapping[str, int], spec: JobSpec) -> Plan | Non
     return replace(base, placed=tuple(placed), continued=Continued(base.id, "join"), stored_id=None)
 
 
-def _groups(base: Plan, sizes: Mapping[str, int]) -> list[list[PlacedPart]]:
-    """The parts in order; those of one list become one."""
+def _groups(base: Plan, sizes: Mapping[str, int], small: Collection[str]) -> list[list[PlacedPart]]:
+    """The parts in order; those of one list become one. Only parts with names in `small` are joined."""
     groups: list[list[PlacedPart]] = []
     rows = size = 0
     for placed, part in zip(placed_parts(base), base.parts, strict=True):
         own = sizes[part.name]
-        may_follow = rows and own < _SMALL_BYTES and rows + part.rows <= MAX_PART_ROWS and size + own <= _JOINED_BYTES
+        may_follow = rows and part.name in small and rows + part.rows <= MAX_PART_ROWS and size + own <= _JOINED_BYTES
         if may_follow and (base.crossing is None or _is_next(groups[-1][-1], placed)):
             groups[-1].append(placed)
             rows, size = rows + part.rows, size + own
         else:
             groups.append([placed])
-            rows, size = (part.rows, own) if own < _SMALL_BYTES else (0, 0)
+            rows, size = (part.rows, own) if part.name in small else (0, 0)
     return groups
 
 

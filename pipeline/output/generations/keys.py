@@ -92,7 +92,8 @@ def _plain(column: Any) -> Any:
     """The values of a column, whatever its encoding."""
     kind: Any = column.type
     if isinstance(kind, pa.BaseExtensionType):
-        column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
+        storage: Any = kind.storage_type
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], storage)
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column

@@ -18,6 +18,7 @@ from tirazh.pipeline.build import run_job
 from tirazh.pipeline.input import parts as input_parts
 from tirazh.pipeline.output.generations import join
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
@@ -99,31 +100,18 @@ def test_a_damaged_joined_part_is_made_again(many: MakeSpec, job_output: OutputF
     assert verify(spec.output).problems == ()
 
 
-def test_large_files_stay_and_the_small_ones_between_them_are_joined(
-    many: MakeSpec, job_output: OutputFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_files_stay_and_the_small_ones_between_them_are_joined(many: MakeSpec, job_output: OutputFiles) -> None:
     spec = many(output=job_output.directory)
     run_job(spec)
     sizes = job_output.parts()
     large = sorted(sizes)[2]
-    data = job_output.storage.read(job_output.part(large))
-    monkeypatch.setattr(OutputFiles, "parts", _with_size(OutputFiles.parts, large, join._SMALL_BYTES))
-    target = join.plan_join(_plan(job_output), job_output.parts(), spec)
+    base = read_plan(job_output)
+    assert base is not None
+    target = join.plan_join(base, sizes | {large: join._SMALL_BYTES}, spec)
     assert target is not None
     assert [part.name for part in target.parts if part.name in sizes] == [large]
     assert len(target.parts) == 3
     assert sum(part.rows for part in target.parts) == 30
-    assert job_output.storage.read(job_output.part(large)) == data
-
-
-def _with_size(parts: Callable[..., dict[str, int]], name: str, size: int) -> Callable[..., dict[str, int]]:
-    return lambda output: parts(output) | {name: size}
-
-
-def _plan(output: OutputFiles):  # type: ignore[no-untyped-def]
-    from tirazh.pipeline.output.plan_file import read_plan
-
-    return read_plan(output)
 
 
 def test_rows_are_added_to_a_joined_output(many: MakeSpec, job_output: OutputFiles) -> None:
@@ -149,13 +137,30 @@ def test_failed_rows_of_a_joined_output_are_answered_again(many: MakeSpec, job_o
     assert verify(spec.output).problems == ()
 
 
-def test_nights_of_a_year_stay_few_files(many: MakeSpec, job_output: OutputFiles) -> None:
+def test_the_files_of_an_added_night_are_joined_and_the_old_ones_stay(many: MakeSpec, job_output: OutputFiles) -> None:
     spec = many(output=job_output.directory, append=True)
     run_job(spec, joins=True)
-    for night in range(12):
+    before = parts_of(job_output)
+    add_file(spec, "late.parquet", LATE)
+    assert run_job(spec, joins=True)["num_parts"] == 2
+    assert parts_of(job_output).items() >= before.items()
+    assert len(rows_of(job_output)) == 42
+    assert verify(spec.output).problems == ()
+
+
+def test_nights_of_a_year_stay_few_files(
+    many: MakeSpec, job_output: OutputFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join, "_MANY_SMALL", 6)
+    spec = many(output=job_output.directory, append=True)
+    run_job(spec, joins=True)
+    counts = []
+    for night in range(9):
         add_file(spec, f"night-{night:02d}.parquet", [f"night {night} row {row}" for row in range(3)])
-        assert run_job(spec, joins=True)["num_parts"] <= 5
-    assert len(rows_of(job_output)) == 66
+        counts.append(run_job(spec, joins=True)["num_parts"])
+    assert max(counts) <= 7
+    assert min(counts[3:]) == 1, "all of them are joined once there are many"
+    assert len(rows_of(job_output)) == 57
     assert verify(spec.output).problems == ()
 
 

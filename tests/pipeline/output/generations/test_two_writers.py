@@ -17,7 +17,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.pipeline.output.generations.conftest import texts_of
+from tests.pipeline.output.generations.conftest import rows_of, texts_of
+from tests.pipeline.output.generations.test_retry import failing
 from tests.pipeline.output.schedules import CHANGES, Crash, World, Writer, scheduled
 from tests.pipeline.output.test_two_writers import Snapshot
 from tests.pipeline.without_ray import run_without_ray
@@ -137,6 +138,18 @@ def test_two_runs_that_leave_out_known_keys_add_each_row_once(spec: ClassifySpec
     write(tmp_path / "in/3.parquet", SECOND)
     keyed = replace(spec, key="text")
     explore(keyed, keyed, (2, 5), [*OLD, *FIRST, "h"], most=most)
+
+
+@pytest.mark.parametrize("most", [16, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+def test_two_runs_that_answer_failed_rows_again_keep_all_others(spec: ClassifySpec, tmp_path: Path, most: int) -> None:
+    (tmp_path / "in/2.parquet").unlink()
+    MemoryFileSystem.store.clear()
+    plain = replace(spec, append=False, max_error_rate=0.5)
+    with failing("b"):
+        run_job(plain)
+    retry = replace(plain, retry_failed=True)
+    explore(retry, retry, (2,), OLD, most=most)
+    assert [row["error"] for row in rows_of(output_of(spec))] == [None] * 4
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
