@@ -136,7 +136,9 @@ class _Job:
         """Run the job under the lease of its output."""
         interrupted = keep_trying(lambda: pending_plan(self.output))
         if interrupted is not None:
-            self.tell("an earlier run was interrupted while its output replaced another one; this is completed first")
+            self.tell(
+                "an earlier run was interrupted while it moved new files into the output; this is completed first"
+            )
             lease.confirm()
             lease.announce(interrupted.id)
             lease.settle()
