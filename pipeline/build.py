@@ -80,9 +80,11 @@ def run_job(
     for line in (*plan.passed_over, *plan.unified, *unused_settings(spec, plan), *prompts.few_shot.notes):
         job.tell(line)
     if pending_plan(output) is None:
-        manifest = job.find_finished(job.choose_target())
+        target = job.choose_target()
+        manifest = job.find_finished(target)
         is_done = manifest is not None and not (joins and is_joining(output))
         if manifest is not None and is_done and next(next_steps(output, plan, spec), None) is None:
+            job.tell_notices(target, None)
             return job.allowed(manifest, is_changed=False)
     with hold(output, lease_s=spec.lease_s, tell=tell) as lease:
         return job.run(lease)
@@ -111,10 +113,7 @@ class _Job:
         """The manifest of a complete output of this job, else None."""
         if not target.is_stored or target.is_staged:
             return None
-        manifest = finished_manifest(target.plan, target.output, receipt_settings(self.spec))
-        if manifest is not None:
-            self._tell_notices(target, None)
-        return manifest
+        return finished_manifest(target.plan, target.output, receipt_settings(self.spec))
 
     def allowed(self, manifest: dict[str, Any], *, is_changed: bool) -> dict[str, Any]:
         """The manifest of an output in which nothing is left to do.
@@ -148,6 +147,8 @@ class _Job:
         target = self.choose_target()
         manifest = self.find_finished(target)
         is_changed = manifest is None or (self.joins and is_joining(self.output))
+        if manifest is not None:
+            self.tell_notices(target, None)
         if manifest is None and not self._is_to_be_retried(target, lease):
             plan, manifest = self._complete(target, lease)
             if target.is_staged:
@@ -165,7 +166,7 @@ class _Job:
         state = survey(target.plan, target.output, receipt_settings(self.spec))
         if state.remaining or not state.errors:
             return False
-        self._tell_notices(target, state)
+        self.tell_notices(target, state)
         lease.confirm()
         lease.announce(target.plan.id)
         repair(state, target.plan, GuardedOutput(target.output, lease.token))
@@ -199,10 +200,10 @@ class _Job:
     def _complete(self, target: Target, lease: Lease, step: Step | None = None) -> tuple[Plan, dict[str, Any]]:
         """Make what is missing in the target and finish it; return its plan and its manifest."""
         if not target.is_stored:
-            self._tell_notices(target, None)
+            self.tell_notices(target, None)
             return self._make_and_finish(target, lease, None, step)
         state = survey(target.plan, target.output, receipt_settings(self.spec))
-        self._tell_notices(target, state)
+        self.tell_notices(target, state)
         lease.announce(target.plan.id)
         with explaining_failure(GuardedOutput(target.output, lease.token), target.plan, self.spec):
             # The rows of earlier runs count, so a job that failed by its error rate fails again, without Ray.
@@ -311,7 +312,8 @@ class _Job:
         shown = None if show is None else lambda event: show(replace(event, step="embedding the examples"))
         return make_head(self.spec, plan, output, partial(run_job, on_progress=shown, engine=self.engine))
 
-    def _tell_notices(self, target: Target, state: OutputState | None) -> None:
+    def tell_notices(self, target: Target, state: OutputState | None) -> None:
+        """Tell what a user has to know about a run on `target`, whose parts are in `state`."""
         for line in notices(target, state, self.plan, self.spec):
             self.tell(line)
 

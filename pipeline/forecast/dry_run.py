@@ -57,6 +57,11 @@ def _describe(target: Target, output: OutputFiles, spec: JobSpec, plan: Plan) ->
         found = {"output_state": "complete", "would": would, "finished_parts": total}
         return found, [*notices(target, None, plan, spec), *(step.target.lines if step is not None else ())]
     state = survey(target.plan, target.output, settings)
+    if spec.retry_failed and not target.is_staged and not state.remaining and state.errors:
+        step = next(next_steps(output, plan, spec), None)
+        if step is not None:
+            found = {"output_state": "unfinished", "would": step.text, "finished_parts": total}
+            return found, notices(target, state, plan, spec)
     finished = total - len(state.remaining)
     would = (
         f"resume: {finished:,} of {total:,} parts ({state.rows:,} of {target.plan.output_rows:,} rows) are finished"

@@ -132,6 +132,11 @@ def test_a_job_that_failed_by_its_error_rate_is_completed(over_budget: OutputFil
     assert verify(over_budget.directory).problems == ()
 
 
+def test_a_plan_says_what_is_answered_again_of_a_job_that_failed(over_budget: OutputFiles, make_spec: MakeSpec) -> None:
+    spec = make_spec(output=over_budget.directory, max_error_rate=0.05, retry_failed=True)
+    assert dry_run(spec, plan_job(spec))["would"].startswith("answer 3 rows with an error again, in 1 part")
+
+
 def test_a_retry_that_stays_over_the_error_rate_keeps_its_new_answers(
     over_budget: OutputFiles, make_spec: MakeSpec
 ) -> None:
