@@ -24,4 +24,4 @@ def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay) -> dict[str, An
             return run_steps(steps, on_progress=progress.show, tell=progress.say)
         assert isinstance(spec, JobSpec), "a job of one step has a model"
         with counting_wall_from(progress.began):
-            return dict(run_job(spec, on_progress=progress.show, tell=progress.say))
+            return dict(run_job(spec, on_progress=progress.show, tell=progress.say, joins=True))

@@ -6,9 +6,9 @@ made, since a preview takes the configurations of the steps without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tirazh.actors.messages import ReplicaConfig
@@ -26,7 +26,7 @@ from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.leases.lease import LeaseToken, Tell
 from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.write import WriteConfig, WriteStep
+from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.choose_step import MakePrompts, choose_prompt_step
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
@@ -52,6 +52,7 @@ class JobRun:
 
     `earlier_errors` are the rows with an error in parts that exist already. `lease` is None for a run that writes
     nothing (a preview). `head` is that of classify with one, None until it is fitted.
+    `replaced` has the URIs of the part files whose rows with an error are answered again, by the numbers of the parts.
     """
 
     spec: JobSpec
@@ -66,6 +67,7 @@ class JobRun:
     tell: Tell | None
     around_prompts: AroundPrompts | None = None
     head: LinearHead | None = None
+    replaced: Mapping[int, str] = field(default_factory=dict)
 
     def make(self, parts: list[Part]) -> dict[str, Any]:
         """Make `parts` and return facts about the run for the manifest.
@@ -218,9 +220,10 @@ class JobRun:
                 keep=kept_columns(self.spec, self.plan.schema) if isinstance(self.spec, GenerateSpec) else (),
                 fields=fields_of(self.spec) if isinstance(self.spec, GenerateSpec) else (),
             ),
-            plan_id=self.plan.id,
-            total_parts=len(self.plan.parts),
-            input_versions=[part.file.version for part in self.plan.parts],
+            parts={
+                part.index: replace(MadePart.of(part), replaces=self.replaced.get(part.index))
+                for part in self.plan.parts
+            },
             tokenizer_dir=self.prompts.config.tokenizer_dir,
             receipts=receipt_settings(self.spec),
             lease=self.lease,

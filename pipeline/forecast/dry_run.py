@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from tirazh.errors import OutputError
+from tirazh.pipeline.output.generations.adding import Adding, check_adding
+from tirazh.pipeline.output.generations.steps import next_steps
 from tirazh.pipeline.output.leases.record import LeaseRecord, epochs, parse, read_epoch, wall_age
 from tirazh.pipeline.output.ledger import finished_manifest, receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
@@ -28,13 +30,14 @@ def dry_run(spec: JobSpec, plan: Plan) -> dict[str, Any]:
     `finished_parts` the parts that are kept, `held_by` the run that holds the output now, and `notes`
     sentences about settings and the input. Raises OutputError where the run would.
     """
+    check_adding(spec)
     output = OutputFiles(plan.job.storage, plan.job.output)
     facts: dict[str, Any] = {"output": spec.output, "held_by": _holder(output)}
     notes = [*plan.passed_over, *plan.unified, *unused_settings(spec, plan)]
     if pending_plan(output) is not None:
-        would = "complete the replacement of another job's output, which an earlier run with --overwrite started"
+        would = "complete the change of the output that an earlier run started"
         return facts | {"output_state": "unfinished", "would": would, "finished_parts": None, "notes": notes}
-    target = choose_target(output, plan, overwrite=spec.overwrite)
+    target = choose_target(output, plan, overwrite=spec.overwrite, adding=Adding.of(spec))
     found, more = _describe(target, output, spec, plan)
     return facts | found | {"notes": [*notes, *more]}
 
@@ -48,9 +51,17 @@ def _describe(target: Target, output: OutputFiles, spec: JobSpec, plan: Plan) ->
     total = len(target.plan.parts)
     settings = receipt_settings(spec)
     if not target.is_staged and finished_manifest(target.plan, target.output, settings) is not None:
-        found = {"output_state": "complete", "would": "do nothing: the output is complete", "finished_parts": total}
-        return found, notices(target, None, plan, spec)
+        # Which rows are new is known only in a complete output.
+        step = next(next_steps(output, plan, spec), None)
+        would = "do nothing: the output is complete" if step is None else step.text
+        found = {"output_state": "complete", "would": would, "finished_parts": total}
+        return found, [*notices(target, None, plan, spec), *(step.target.lines if step is not None else ())]
     state = survey(target.plan, target.output, settings)
+    if spec.retry_failed and not target.is_staged and not state.remaining and state.errors:
+        step = next(next_steps(output, plan, spec), None)
+        if step is not None:
+            found = {"output_state": "unfinished", "would": step.text, "finished_parts": total}
+            return found, notices(target, state, plan, spec)
     finished = total - len(state.remaining)
     would = (
         f"resume: {finished:,} of {total:,} parts ({state.rows:,} of {target.plan.output_rows:,} rows) are finished"

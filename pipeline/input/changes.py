@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -94,6 +95,13 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
     those of the input. Returns None if they are equal, or a clause such as "row 17 differs in
     column 'text'", with the row's number in the file. The version of the file is not checked.
     """
+    if part.pieces:
+        ends = accumulate(piece.rows for piece in part.pieces)
+        of_pieces = (
+            (piece, finished.slice(end - piece.rows, piece.rows)) for piece, end in zip(part.pieces, ends, strict=True)
+        )
+        found = (find_difference(piece, columns, storage, rows) for piece, rows in of_pieces)
+        return next((difference for difference in found if difference is not None), None)
     try:
         current = restore(read_rows(part, storage, columns), columns)
         finished = finished.select(columns.names)
@@ -103,11 +111,11 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
         return f"its columns have other types ({next(iter(str(error).splitlines()), '')[:100]})"
     if current.num_rows != finished.num_rows:
         return f"it has {current.num_rows} rows instead of {finished.num_rows} from row {part.of_file.start} on"
-    found = find_differing_value(current, finished)
-    if found is None:
+    differing = find_differing_value(current, finished)
+    if differing is None:
         return None
-    row = (part.start + found[0]) // part.rows_per_file_row
-    return f"row {row} differs in column {found[1]!r}"
+    row = part.row_in_file(differing[0]) // part.rows_per_file_row
+    return f"row {row} differs in column {differing[1]!r}"
 
 
 def find_differing_value(left: pa.Table, right: pa.Table) -> tuple[int, str] | None:

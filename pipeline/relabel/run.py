@@ -30,8 +30,8 @@ from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan, write_plan
 from tirazh.pipeline.output.receipt import describe_part, read_footer, receipt_columns
 from tirazh.pipeline.output.state import repair, survey
-from tirazh.pipeline.output.write import WriteConfig, WriteStep, to_parquet
-from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep, to_parquet
+from tirazh.pipeline.plan import Plan, of_another_job
 from tirazh.pipeline.relabel.request import Relabelling
 from tirazh.pipeline.relabel.rows import relabel_rows
 from tirazh.pipeline.relabel.source import Source
@@ -104,7 +104,7 @@ def _make(target: _Target, lease: Lease) -> dict[str, Any]:
 
 def _make_part(target: _Target, part: Part, sums: Mapping[str, str], lease: Lease) -> None:
     """Write one part of the new output from that of the source."""
-    name = target.source.plan.parts[part.index].name
+    name = target.source.plan.part_of_index[part.index].name
     uri = target.source.found.files.part(name)
     data = keep_trying(partial(target.source.found.files.storage.read, uri))
     if hashlib.sha256(data).hexdigest() != sums[name]:
@@ -122,9 +122,7 @@ def _make_part(target: _Target, part: Part, sums: Mapping[str, str], lease: Leas
     config = WriteConfig(
         output=target.output,
         layout=layout,
-        plan_id=target.plan.id,
-        total_parts=len(target.plan.parts),
-        input_versions=[footer["input_version"]] * len(target.plan.parts),
+        parts={part.index: replace(MadePart.of(part), input_version=footer["input_version"])},
         tokenizer_dir="",
         receipts=settings,
         lease=lease.token,
@@ -140,7 +138,7 @@ def _target(source: Source, wanted: Relabelling, out: str) -> _Target:
             f"--out {show_uri(output.directory)} and {source.place} lie in each other; name a new directory"
         )
     identity, fingerprint = wanted.identity(source)
-    plan = replace(source.plan, identity=identity, fingerprint=fingerprint, stored_id=None)
+    plan = of_another_job(source.plan, identity, fingerprint)
     return _Target(source, wanted, replace(wanted.spec(source), output=out), plan, output)
 
 

@@ -22,7 +22,7 @@ from tirazh.pipeline.output.plan_file import write_plan
 from tirazh.pipeline.output.receipt import ReceiptSettings
 from tirazh.pipeline.output.report import write_report
 from tirazh.pipeline.output.verify import verify
-from tirazh.pipeline.output.write import WriteConfig, WriteStep
+from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan, plan_job
 from tirazh.pipeline.report.page import render
 from tirazh.pipeline.spec import ClassifySpec
@@ -55,9 +55,7 @@ def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
         WriteConfig(
             output=output,
             layout=layout,
-            plan_id=plan.id,
-            total_parts=3,
-            input_versions=[part.file.version for part in plan.parts],
+            parts={part.index: MadePart.of(part) for part in plan.parts},
             tokenizer_dir=str(model_dir),
             receipts=ReceiptSettings.of({"kind": "classify", "prefix": "", "gold_column": "topic"}),
         )
