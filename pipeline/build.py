@@ -290,7 +290,7 @@ class _Job:
         return JobRun(
             # Errors of a retry do not end it: all other rows are there already.
             spec=replace(self.spec, max_error_rate=1.0) if _is_retry(plan) else self.spec,
-            plan=plan,
+            plan=replace(plan, resolved=self.plan.resolved),
             prompts=self.prompts,
             output=target.output,
             device=device,

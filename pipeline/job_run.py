@@ -169,7 +169,7 @@ class JobRun:
         """What a replica needs to start; `threads` are those of a rank, 0 to let the replica decide."""
         return ReplicaConfig(
             model=self.spec.model,
-            fetch_model=self.plan.job.remote_model,
+            fetch_model=self.plan.resolved.remote_model if self.plan.resolved is not None else None,
             model_settings=self.spec.model_settings,
             jobs=self.prompts.engine_jobs,
             tensor_parallel=self.spec.tensor_parallel,
