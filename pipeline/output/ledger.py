@@ -161,7 +161,7 @@ def facts_of_last_run(plan: Plan, output: OutputFiles) -> dict[str, Any]:
     nothing = {"seconds": 0.0, "resumed_parts": len(plan.parts)}
     if manifest.get("plan_id") != plan.id or not isinstance(manifest.get("versions"), dict):
         return nothing
-    names = ("seconds", "resumed_parts", "tokens_per_s", "replicas", "replica_deaths", "versions")
+    names = ("seconds", "resumed_parts", "tokens_per_s", "replicas", "replica_deaths", "timeline", "versions")
     return nothing | {name: manifest[name] for name in names if name in manifest}
 
 

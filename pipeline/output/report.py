@@ -12,6 +12,7 @@ from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.seal import seal_page
 from tirazh.pipeline.output.unfinished import describe_unfinished, read_failure
 from tirazh.pipeline.report.card import render_card
+from tirazh.pipeline.report.collect import collect
 from tirazh.pipeline.report.content import sampled_columns
 from tirazh.pipeline.report.page import render, render_unfinished
 from tirazh.pipeline.report.sample import sample_rows
@@ -32,7 +33,9 @@ def pages_of(
     parts = [output.part(part["name"]) for part in manifest["parts"]]
     sample = sample_rows(output.storage, parts, sampled_columns(manifest))
     evaluations = read_evaluations(output)
-    page = render(manifest, sample=sample, against=against, evaluations=evaluations)
+    page = render(
+        manifest, sample=sample, against=against, evaluations=evaluations, additions=collect(manifest, output)
+    )
     pages = {REPORT: seal_page(page, manifest["plan_id"]).encode()}
     if manifest["kind"] in _CARD_KINDS:
         pages[CARD] = render_card(manifest, sample, evaluations=evaluations).encode()
