@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tirazh.pipeline.report.words import counted, rounded_shares, share_text
+from tirazh.pipeline.report.words import counted, percent_text, rounded_shares, share_text
 
 # Labels beyond these are added up in one bar.
 MOST_BARS = 30
@@ -32,9 +32,10 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BarChart:
-    """Bars of counts with their shares of `total`."""
+    """Bars of counts. `head` says what the names of the bars are."""
 
     title: str
+    head: str
     bars: tuple[Bar, ...]
     note: str = ""
 
@@ -81,9 +82,8 @@ def answer_sentences(facts: Mapping[str, Any], rows: int, *, name: str, labels: 
     `rows` are all rows of the output and `labels` the names of the question's labels.
     """
     about = f"{name}: " if name else ""
-    if facts.get("accuracy") is not None:
-        gold = f"{facts['accuracy']:.1%} of the {facts['gold_rows']:,} rows with a gold label"
-        yield f"{about}{gold} have it as their label (macro-F1 {facts['macro_f1']:.3f})."
+    if name and facts.get("accuracy") is not None:
+        yield f"{about}accuracy on {counted(facts['gold_rows'], 'gold row')} {percent_text(facts['accuracy'])}."
     above = sum(count for label, count in (facts.get("labels") or {}).items() if label not in labels) if labels else 0
     if above:
         yield f"{about}{share_text(above, rows)} of the rows have a level above the labels as their label."
@@ -124,13 +124,18 @@ def label_chart(facts: Mapping[str, Any], rows: int, errors: int, *, name: str) 
     ]
     if rest:
         kinds.append((f"{len(rest):,} other labels", sum(count for _, count in rest), "value"))
-    kinds += [("no label (abstained)", abstained, "none")] if abstained else []
+    kinds += [("no label", abstained, "none")] if abstained else []
     kinds += [("error", errors, "error")] if errors else []
-    return chart_of(f"Labels{f': {name}' if name else ''}", kinds, total=rows)
+    return chart_of(f"Labels{f': {name}' if name else ''}", kinds, total=rows, head="Label")
 
 
 def chart_of(
-    title: str, counts: Sequence[tuple[str, int, Literal["value", "none", "error"]]], *, total: int, note: str = ""
+    title: str,
+    counts: Sequence[tuple[str, int, Literal["value", "none", "error"]]],
+    *,
+    total: int,
+    head: str,
+    note: str = "",
 ) -> BarChart:
     """A chart of counts, which are shares of `total`."""
     most = max((count for _, count, _ in counts), default=0) or 1
@@ -139,7 +144,7 @@ def chart_of(
         Bar(name=name, count=count, share=share, width=round(100 * count / most, 1), kind=kind)
         for (name, count, kind), share in zip(counts, shares, strict=True)
     )
-    return BarChart(title=title, bars=bars, note=note)
+    return BarChart(title=title, head=head, bars=bars, note=note)
 
 
 def label_counts(facts: Mapping[str, Any]) -> dict[str, int]:

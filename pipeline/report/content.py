@@ -70,20 +70,24 @@ def charts_of(manifest: Mapping[str, Any]) -> list[BarChart]:
 def count_charts(manifest: Mapping[str, Any]) -> list[BarChart]:
     """The charts of counts that are no labels and no errors."""
     titles = (
-        ("finish_reasons", "How completions ended"),
-        ("completion_lengths", "Tokens of a completion"),
-        ("drop_reasons", "Why rows were dropped"),
-        ("masked", "Personal data that was masked"),
+        ("finish_reasons", "How completions ended", "End"),
+        ("completion_lengths", "Tokens of a completion", "Tokens"),
+        ("drop_reasons", "Why rows were dropped", "Reason"),
+        ("masked", "Personal data that was masked", "Kind"),
     )
     found = []
-    for name, title in titles:
+    for name, title, head in titles:
         counts = [(clip(key, 100), int(value)) for key, value in (manifest.get(name) or {}).items()][:_MOST_COUNTS]
         if name == "finish_reasons":
             counts = [(end_text(key), value) for key, value in counts]
+        if name == "completion_lengths":
+            counts = [(key.replace("-", "\N{EN DASH}"), value) for key, value in counts]
         if counts:
             note = "A row can have several reasons." if name == "drop_reasons" else ""
             total = sum(value for _, value in counts)
-            found.append(chart_of(title, [(key, value, "value") for key, value in counts], total=total, note=note))
+            found.append(
+                chart_of(title, [(key, value, "value") for key, value in counts], total=total, head=head, note=note)
+            )
     return found
 
 
@@ -97,7 +101,7 @@ def _notes(manifest: Mapping[str, Any]) -> list[str]:
     dropped = manifest.get("drop_reasons") or {}
     if dropped:
         named = ", ".join(f"{clip(name, 100)} {count:,}" for name, count in list(dropped.items())[:3])
-        said.append(f"{manifest.get('kept', 0):,} rows were kept. The most frequent reasons to drop one: {named}.")
+        said.append(f"The most frequent reasons to drop a row: {named}.")
     if manifest.get("few_shot"):
         said.append(f"Examples before every prompt: {examples_text(manifest['few_shot'])}.")
     if manifest.get("head"):

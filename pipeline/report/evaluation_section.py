@@ -119,6 +119,7 @@ def _section(values: Mapping[str, Any]) -> EvaluationSection:
     question = values.get("question")
     labels, cells = values["labels"], values["confusion"]
     has_matrix = len(labels) <= MOST_COLUMNS
+    answers = [*labels, None] if any(answer is None for _, answer, _ in cells) else labels
     wrong = sorted((cell for cell in cells if cell[1] not in (cell[0], None)), key=lambda cell: -cell[2])
     charts = (reliability_chart(values["reliability"]), coverage_chart(values["curve"]))
     return EvaluationSection(
@@ -126,8 +127,8 @@ def _section(values: Mapping[str, Any]) -> EvaluationSection:
         sentences=tuple(_sentences(values)),
         figures=tuple(_figures(values)),
         classes=tuple(_classes(values["classes"])),
-        answers=(*labels, _ABSTAINED) if has_matrix else (),
-        matrix=tuple(_matrix(labels, cells)) if has_matrix else (),
+        answers=tuple(_ABSTAINED if each is None else each for each in answers) if has_matrix else (),
+        matrix=tuple(_matrix(labels, answers, cells)) if has_matrix else (),
         confusions=() if has_matrix else tuple((gold, answer, rows) for gold, answer, rows in wrong[:MOST_CONFUSIONS]),
         charts=tuple(each for each in charts if each is not None),
     )
@@ -175,13 +176,13 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _matrix(
-    labels: Sequence[str], cells: Sequence[tuple[str, str | None, int]]
+    labels: Sequence[str], answers: Sequence[str | None], cells: Sequence[tuple[str, str | None, int]]
 ) -> list[tuple[str, tuple[tuple[int, float], ...]]]:
     """The rows of every gold label, each cell shaded by its share of them."""
     counts = {(gold, answer): int(rows) for gold, answer, rows in cells}
     found = []
     for gold in labels:
-        row = [counts.get((gold, answer), 0) for answer in [*labels, None]]
+        row = [counts.get((gold, answer), 0) for answer in answers]
         total = sum(row) or 1
         found.append((str(gold), tuple((rows, round(rows / total, 3)) for rows in row)))
     return found

@@ -57,8 +57,9 @@ def key_figures(manifest: Mapping[str, Any]) -> tuple[Figure, ...]:
 
 def _volumes(manifest: Mapping[str, Any]) -> Iterator[Figure]:
     rows, errors = int(manifest["rows"]), int(manifest["errors"])
-    given = manifest.get("input_rows")
-    yield Figure(name="Rows", value=f"{rows:,}", note=f"of {given:,} in the input" if given not in (None, rows) else "")
+    given, judged = manifest.get("input_rows"), manifest.get("dropped_rows") is not None
+    note = f"of {given:,} in the input" if given not in (None, rows) and not judged else ""
+    yield Figure(name="Rows", value=f"{rows:,}", note=note)
     if manifest.get("kept") is not None and manifest.get("drop_reasons") is not None:
         dropped = manifest.get("dropped_rows")
         left = f"{dropped:,} dropped" if dropped is not None else ""
@@ -92,13 +93,13 @@ def _work(manifest: Mapping[str, Any]) -> Iterator[Figure]:
     if manifest.get("seconds"):
         deaths = manifest.get("replica_deaths")
         note = f"{counted(deaths, 'replica')} died" if deaths else ""
-        yield Figure(name="Time", value=duration_text(manifest["seconds"]), note=note)
+        yield Figure(name="Working time", value=duration_text(manifest["seconds"]), note=note)
     if manifest.get("tokens_per_s"):
         used = manifest.get("replicas")
         yield Figure(
             name="Speed",
             value=rate_text(manifest["tokens_per_s"]),
-            note="tokens per second" + (f", {counted(used, 'replica')}" if used else ""),
+            note="tokens/s" + (f", {counted(used, 'replica')}" if used else ""),
         )
 
 
@@ -119,7 +120,7 @@ def steps_table(manifest: Mapping[str, Any]) -> Table | None:
         for step in steps
     )
     heads = ("Step", "Kind", "Rows", "Errors", "Tokens", "Time")
-    return Table(title="Steps before the last one", heads=heads, rows=rows, numbers=2)
+    return Table(title="Steps", heads=heads, rows=rows, numbers=2)
 
 
 def settings_text(spec: Mapping[str, Any]) -> str:

@@ -33,8 +33,8 @@ from tirazh.pipeline.report.overview import (
     steps_table,
     versions_table,
 )
-from tirazh.pipeline.report.rows import evenly, row_columns, sampled_rows, shown_row
-from tirazh.pipeline.report.sections import error_views, question_views
+from tirazh.pipeline.report.rows import row_columns, sampled_rows
+from tirazh.pipeline.report.sections import error_views, plain_rows, question_views, sample_note
 from tirazh.pipeline.report.verdict import MEANING, Verdict
 from tirazh.pipeline.report.words import clip, duration_text, moment_of, period_text
 
@@ -93,7 +93,6 @@ def render(
         "comparison": comparison if comparison is not None else more.comparison,
         "against": tables_against(manifest, against) if against is not None else (),
         "charts": count_charts(manifest),
-        "text_figures": content.figures,
         "evaluations": sections_of(manifest, evaluations),
         "steps": steps_table(manifest),
         "timeline": timeline_charts(manifest.get("timeline")),
@@ -103,15 +102,14 @@ def render(
         "runs": runs_table(more.runs),
     }
     page = ""
-    for most, shown in _DETAILS:
+    for most, count in _DETAILS:
         questions = question_views(manifest, columns, more.scan, rows, most=most)
         page = _template().render(
             **fixed,
             questions=questions,
             errors=error_views(manifest, columns, more.scan, most=most),
-            rows=()
-            if questions or not most
-            else [shown_row(row, columns, most=2 * most) for row in evenly(rows, shown)],
+            rows=() if questions else plain_rows(rows, columns, count=count, most=2 * most),
+            rows_note=sample_note(rows, columns, content.figures),
         )
         if len(page.encode()) <= MOST_BYTES:
             break
@@ -123,17 +121,24 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
     has_failed = bool(facts.get("reason"))
     state = "has failed" if has_failed else "is not finished"
     reason = clip(facts.get("reason") or "no run has finished this output, and none has recorded a failure", 2_000)
-    verdict = Verdict(state="failed" if has_failed else "unfinished", headline=f"This job {state}: {reason}")
+    first, _, rest = reason.partition("; ")
+    verdict = Verdict(
+        state="failed" if has_failed else "unfinished",
+        headline=f"This job {state}: {first}{'.' if rest else ''}",
+        reasons=(f"{rest[:1].upper()}{rest[1:]}.",) if rest else (),
+    )
     done, total = int(facts["rows"]), int(facts["rows_total"])
     figures = (
-        Figure(name="Rows so far", value=f"{done:,}", note=f"{done:,} of {total:,}"),
-        Figure(
-            name="Parts", value=f"{facts['num_parts']:,}", note=f"{facts['num_parts']:,} of {facts['parts_total']:,}"
-        ),
+        Figure(name="Rows so far", value=f"{done:,} of {total:,}"),
+        Figure(name="Parts", value=f"{facts['num_parts']:,} of {facts['parts_total']:,}"),
         Figure(name="Errors", value=f"{facts['errors']:,}"),
     )
     labels = list(label_counts(facts).items())
-    charts = [chart_of("Labels so far", [(name, count, "value") for name, count in labels[:_MOST_LABELS]], total=done)]
+    charts = [
+        chart_of(
+            "Labels so far", [(name, count, "value") for name, count in labels[:_MOST_LABELS]], total=done, head="Label"
+        )
+    ]
     moment = moment_of(facts.get("time"))
     return _template().render(
         title=f"{facts['kind']}: {facts['output']} {state}",
@@ -149,7 +154,7 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
         comparison=None,
         against=(),
         charts=[*(charts if labels else []), *count_charts(facts)],
-        text_figures=None,
+        rows_note="",
         evaluations=(),
         steps=None,
         timeline=(),
@@ -165,10 +170,12 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
 
 def _progress(done: int, total: int) -> BarChart:
     counts = (("written", done), ("missing", max(0, total - done)))
-    chart = chart_of("Rows", [(name, count, "value") for name, count in counts], total=max(done, total))
+    chart = chart_of(
+        "Progress", [(name, count, "value") for name, count in counts], total=max(done, total), head="Rows"
+    )
     none = chart.bars[1]
     missing = Bar(name=none.name, count=none.count, share=none.share, width=none.width, kind="none")
-    return BarChart(title=chart.title, bars=(chart.bars[0], missing))
+    return BarChart(title=chart.title, head=chart.head, bars=(chart.bars[0], missing))
 
 
 def _title(manifest: Mapping[str, Any]) -> str:
@@ -178,10 +185,9 @@ def _title(manifest: Mapping[str, Any]) -> str:
 
 def _when(manifest: Mapping[str, Any], more: Additions) -> str:
     """When the last run began and ended."""
-    begin = moment_of(manifest.get("begin") or more.begin)
-    end = moment_of(manifest.get("end") or more.end)
-    period = period_text(begin, end)
+    begin, end = moment_of(manifest.get("begin")), moment_of(manifest.get("end"))
     took = duration_text((end - begin).total_seconds()) if begin and end and end > begin else ""
+    period = period_text(begin or moment_of(more.begin), end or moment_of(more.end))
     return f"{period} ({took})" if took else period
 
 

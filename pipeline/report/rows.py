@@ -136,18 +136,23 @@ def shown_answer(
 ) -> ShownRow:
     """A row with the answer to one question: label, confidence, the next likely label and the gold label."""
     label, confidence = row.get(answer.label), row.get(answer.confidence)
-    chances = _chances(row.get(answer.probabilities))
-    others = [each for each in chances if each[0] != (label if label is not None else None)]
-    next_best = others[:1] if label is not None else chances[:2]
     gold = row.get(answer.gold_column) if answer.gold_column is not None else None
     return ShownRow(
         columns=_shown_inputs(row, columns, most),
         answer=clip(label, 80) if label is not None else "no label",
-        confidence=f"{confidence:.2f}" if isinstance(confidence, float) else "",
-        runner_up=", ".join(f"{clip(name, 80)} {chance:.2f}" for name, chance in next_best),
+        confidence=f"{confidence:.2f}" if isinstance(confidence, float) and label is not None else "",
+        runner_up=_next_best(label, _chances(row.get(answer.probabilities))),
         gold=clip(gold, 80) if isinstance(gold, str) else "",
         place=place,
     )
+
+
+def _next_best(label: Any, chances: Sequence[tuple[str, float]]) -> str:
+    """The next likely label; of a row without a label the two most likely ones."""
+    texts = [f"{clip(name, 80)} {chance:.2f}" for name, chance in chances if name != label]
+    if label is not None:
+        return f"then {texts[0]}" if texts else ""
+    return "between " + " and ".join(texts[:2]) if len(texts) > 1 else "".join(texts)
 
 
 def examples_by_label(
@@ -175,8 +180,8 @@ def examples_by_label(
 
 
 def place_text(place: Place, names: Sequence[str]) -> str:
-    """The part file and the row in it, counted from 0 as libraries do."""
-    return f"{names[place.part]}, row {place.row:,}"
+    """The part file, without what is the same in all names, and the row in it, counted from 0 as libraries do."""
+    return f"{'-'.join(names[place.part].split('-')[:2])}, row {place.row:,}"
 
 
 def _shown_inputs(row: Mapping[str, Any], columns: RowColumns, most: int) -> tuple[tuple[str, str], ...]:

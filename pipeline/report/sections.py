@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answer_counts import AnswerColumns
 from tirazh.pipeline.report.answers import BarChart, answers_of, confidence_sentence, label_chart
 from tirazh.pipeline.report.charts import Chart, confidence_chart
@@ -13,12 +14,14 @@ from tirazh.pipeline.report.least_certain import Scan
 from tirazh.pipeline.report.rows import (
     RowColumns,
     ShownRow,
+    evenly,
     examples_by_label,
     place_text,
     shown_answer,
     shown_row,
 )
-from tirazh.pipeline.report.words import clip, counted
+from tirazh.pipeline.report.text_figures import TextFigures
+from tirazh.pipeline.report.words import clip, counted, percent_text
 
 _MOST_ERROR_TEXT = 300
 
@@ -102,6 +105,38 @@ def error_views(
             row = ShownRow(columns=made.columns, text=made.text, place=place_text(place, names))
         found.append(ErrorView(text=clip(text, _MOST_ERROR_TEXT), rows=counted(count, "row"), row=row))
     return tuple(found)
+
+
+def plain_rows(rows: Sequence[dict[str, Any]], columns: RowColumns, *, count: int, most: int) -> tuple[ShownRow, ...]:
+    """Some rows of the sample, evenly spaced; those of a score job from the least to the most likely text."""
+    if not count:
+        return ()
+    scored = _scored(rows, columns)
+    chosen = evenly(sorted(scored, key=lambda row: -row[_bits(columns)]) if scored else rows, count)
+    return tuple(shown_row(row, columns, most=most) for row in chosen)
+
+
+def sample_note(rows: Sequence[dict[str, Any]], columns: RowColumns, figures: TextFigures | None) -> str:
+    """What the sample says about completions or scores as a whole."""
+    if figures is not None:
+        pairs = figures.distinct_2
+        differ = f"; {percent_text(pairs)} of their pairs of words are different ones" if pairs is not None else ""
+        return f"In a sample of {counted(figures.texts, 'text')} {figures.distinct:,} are distinct{differ}."
+    bits = sorted(row[_bits(columns)] for row in _scored(rows, columns))
+    if not bits:
+        return ""
+    return (
+        f"In a sample of {counted(len(bits), 'text')} the median is {bits[len(bits) // 2]:.2f} bits per character, the "
+        f"range {bits[0]:.2f} to {bits[-1]:.2f}. The least likely texts come first."
+    )
+
+
+def _scored(rows: Sequence[dict[str, Any]], columns: RowColumns) -> list[dict[str, Any]]:
+    return [row for row in rows if isinstance(row.get(_bits(columns)), float)]
+
+
+def _bits(columns: RowColumns) -> str:
+    return columns.prefix + schema.BITS_PER_CHARACTER
 
 
 def _least(

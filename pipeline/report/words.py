@@ -129,6 +129,8 @@ def period_text(begin: datetime | None, end: datetime | None) -> str:
     if begin is None or end is None:
         known = begin or end
         return date_text(known) if known is not None else ""
+    if f"{begin:%Y%m%d%H%M}" == f"{end:%Y%m%d%H%M}":
+        return date_text(end)
     if begin.date() != end.date():
         return f"{date_text(begin)} to {date_text(end)}"
     return f"{begin.day}{_SPACE}{begin:%B} {begin.year}, {begin:%H:%M} to {end:%H:%M}{_SPACE}UTC"
