@@ -92,7 +92,9 @@ def _work(manifest: Mapping[str, Any]) -> Iterator[Figure]:
         yield Figure(name="Tokens", value=f"{prompt + completion:,}", note=note)
     if manifest.get("seconds"):
         deaths = manifest.get("replica_deaths")
-        note = f"{counted(deaths, 'replica')} died" if deaths else ""
+        wall = manifest.get("seconds_wall")
+        started = f"{duration_text(wall)} with the start" if isinstance(wall, int | float) else ""
+        note = ", ".join(filter(None, [started, f"{counted(deaths, 'replica')} died" if deaths else ""]))
         yield Figure(name="Working time", value=duration_text(manifest["seconds"]), note=note)
     if manifest.get("tokens_per_s"):
         used = manifest.get("replicas")
@@ -200,7 +202,8 @@ def versions_table(manifest: Mapping[str, Any]) -> Table | None:
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table | None:
     """The last runs of an output, from `runs.jsonl`."""
     rows = []
-    for run in list(runs)[-MOST_RUNS:][::-1]:
+    # A line without an end is that of the run that writes this page.
+    for run in [run for run in runs if run.get("end")][-MOST_RUNS:][::-1]:
         seconds = run.get("seconds_wall") or run.get("seconds_work")
         rows.append(
             (

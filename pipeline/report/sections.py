@@ -10,7 +10,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answer_counts import AnswerColumns
 from tirazh.pipeline.report.answers import BarChart, answers_of, confidence_sentence, label_chart
 from tirazh.pipeline.report.charts import Chart, confidence_chart
-from tirazh.pipeline.report.least_certain import Scan
+from tirazh.pipeline.report.least_certain import LEAST_CERTAIN, Scan
 from tirazh.pipeline.report.rows import (
     RowColumns,
     ShownRow,
@@ -24,6 +24,8 @@ from tirazh.pipeline.report.text_figures import TextFigures
 from tirazh.pipeline.report.words import clip, counted, percent_text
 
 _MOST_ERROR_TEXT = 300
+# The least certain rows of each question, however many questions there are.
+_FEWEST_ROWS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +152,7 @@ def _least(
         shown_answer(scan.values[place], columns, answer, most=most, place=place_text(place, names)) for place in places
     )
     among = f"all {scan.rows:,} rows" if scan.scanned == scan.rows else f"{scan.scanned:,} of {scan.rows:,} rows"
+    rows = rows[: max(_FEWEST_ROWS, LEAST_CERTAIN // len(scan.least))]
     return rows, f"The {counted(len(rows), 'row')} with the lowest confidence among {among}, the lowest first."
 
 
