@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tirazh.pipeline.report.words import counted, percent_text, rounded_shares, share_text
+from tirazh.pipeline.report.words import clip, counted, percent_text, rounded_shares, share_text
 
 # Labels beyond these are added up in one bar.
 MOST_BARS = 30
+LONGEST_NAME = 80
 # From here on a page asks somebody to look.
 MANY_ABSTAINED = 0.1
 MANY_UNCERTAIN = 0.2
@@ -113,7 +114,7 @@ def rows_below(confidences: Sequence[int], border: float) -> int:
 
 def label_chart(facts: Mapping[str, Any], rows: int, errors: int, *, name: str) -> BarChart | None:
     """The rows of every label, those without a label and those with an error; they add up to all rows."""
-    labels = [(str(label), int(count)) for label, count in (facts.get("labels") or {}).items()]
+    labels = [(clip(label, LONGEST_NAME), int(count)) for label, count in (facts.get("labels") or {}).items()]
     abstained = int(facts.get("abstained") or 0)
     if not labels and not abstained:
         return None
@@ -126,7 +127,7 @@ def label_chart(facts: Mapping[str, Any], rows: int, errors: int, *, name: str) 
         kinds.append((f"{len(rest):,} other labels", sum(count for _, count in rest), "value"))
     kinds += [("no label", abstained, "none")] if abstained else []
     kinds += [("error", errors, "error")] if errors else []
-    return chart_of(f"Labels{f': {name}' if name else ''}", kinds, total=rows, head="Label")
+    return chart_of(f"Labels{f': {clip(name, LONGEST_NAME)}' if name else ''}", kinds, total=rows, head="Label")
 
 
 def chart_of(
@@ -150,7 +151,7 @@ def chart_of(
 def label_counts(facts: Mapping[str, Any]) -> dict[str, int]:
     """The rows of every label; those of several questions after the name of the question."""
     return {
-        f"{name}: {label}" if name else str(label): int(count)
+        clip(f"{name}: {label}" if name else label, 2 * LONGEST_NAME): int(count)
         for name, each in answers_of(facts).items()
         for label, count in (each.get("labels") or {}).items()
     }

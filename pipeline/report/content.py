@@ -17,6 +17,7 @@ from tirazh.pipeline.report.verdict import MANY_ERRORS, Verdict, verdict_of
 from tirazh.pipeline.report.words import clip, end_text, share_text
 
 _MOST_COUNTS = 30
+_LONGEST_NOTE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +94,7 @@ def count_charts(manifest: Mapping[str, Any]) -> list[BarChart]:
 
 def _notes(manifest: Mapping[str, Any]) -> list[str]:
     rows, errors = int(manifest["rows"]), int(manifest["errors"])
-    said = []
+    said: list[str] = []
     if 0 < errors < MANY_ERRORS * rows:
         kinds = manifest.get("error_kinds") or {}
         most = f"; the most frequent: {clip(next(iter(kinds)), 300)}" if kinds else ""
@@ -112,7 +113,7 @@ def _notes(manifest: Mapping[str, Any]) -> list[str]:
         )
     for name, facts in answers_of(manifest).items():
         said += answer_sentences(facts, rows, name=name, labels=label_names(manifest["spec"], name))
-    return [*said, *_relabelled(manifest)]
+    return [clip(each, _LONGEST_NOTE) for each in [*said[:_MOST_COUNTS], *_relabelled(manifest)]]
 
 
 def _relabelled(manifest: Mapping[str, Any]) -> list[str]:

@@ -10,8 +10,9 @@ from typing import Any
 
 from tirazh.pipeline.evaluation.confusion import cells_of, class_table, macro_f1, matrix_of_cells
 from tirazh.pipeline.evaluation.figure_names import FIGURES, GOLD_COUNTS
-from tirazh.pipeline.report.answers import answers_of
+from tirazh.pipeline.report.answers import LONGEST_NAME, answers_of
 from tirazh.pipeline.report.charts import Chart, coverage_chart, reliability_chart
+from tirazh.pipeline.report.words import clip
 
 MOST_LABELS = 50
 MOST_COLUMNS = 25
@@ -121,17 +122,22 @@ def _section(values: Mapping[str, Any]) -> EvaluationSection:
     has_matrix = len(labels) <= MOST_COLUMNS
     answers = [*labels, None] if any(answer is None for _, answer, _ in cells) else labels
     wrong = sorted((cell for cell in cells if cell[1] not in (cell[0], None)), key=lambda cell: -cell[2])
+    shown_wrong = [(clip(gold, LONGEST_NAME), clip(answer, LONGEST_NAME), rows) for gold, answer, rows in wrong]
     charts = (reliability_chart(values["reliability"]), coverage_chart(values["curve"]))
     return EvaluationSection(
-        title="Evaluation" if question is None else f"Evaluation of {question}",
+        title="Evaluation" if question is None else f"Evaluation of {clip(question, LONGEST_NAME)}",
         sentences=tuple(_sentences(values)),
         figures=tuple(_figures(values)),
         classes=tuple(_classes(values["classes"])),
-        answers=tuple(_ABSTAINED if each is None else each for each in answers) if has_matrix else (),
+        answers=tuple(_name(each) for each in answers) if has_matrix else (),
         matrix=tuple(_matrix(labels, answers, cells)) if has_matrix else (),
-        confusions=() if has_matrix else tuple((gold, answer, rows) for gold, answer, rows in wrong[:MOST_CONFUSIONS]),
+        confusions=() if has_matrix else tuple(shown_wrong[:MOST_CONFUSIONS]),
         charts=tuple(each for each in charts if each is not None),
     )
+
+
+def _name(answer: str | None) -> str:
+    return _ABSTAINED if answer is None else clip(answer, LONGEST_NAME)
 
 
 def _sentences(values: Mapping[str, Any]) -> list[str]:
@@ -166,7 +172,7 @@ def _classes(classes: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     shown = sorted(classes, key=lambda each: -each["support"])[:MOST_LABELS] if len(classes) > MOST_LABELS else classes
     return [
         (
-            str(each["label"]),
+            clip(each["label"], LONGEST_NAME),
             f"{each['support']:,}",
             f"{each['predicted']:,}",
             *("" if each[name] is None else f"{each[name]:.3f}" for name in ("precision", "recall", "f1")),
@@ -184,5 +190,5 @@ def _matrix(
     for gold in labels:
         row = [counts.get((gold, answer), 0) for answer in answers]
         total = sum(row) or 1
-        found.append((str(gold), tuple((rows, round(rows / total, 3)) for rows in row)))
+        found.append((clip(gold, LONGEST_NAME), tuple((rows, round(rows / total, 3)) for rows in row)))
     return found

@@ -25,7 +25,8 @@ from tirazh.pipeline.report.words import (
 
 MOST_FILES = 50
 MOST_RUNS = 10
-_MOST_SETTINGS = 20_000
+_MOST_SETTINGS = 8_000
+_MOST_QUESTIONS = 6
 _MOST_VALUE = 2_000
 _UNSET: tuple[Any, ...] = (None, [], {}, "")
 
@@ -69,7 +70,7 @@ def _volumes(manifest: Mapping[str, Any]) -> Iterator[Figure]:
 
 
 def _quality(manifest: Mapping[str, Any]) -> Iterator[Figure]:
-    for name, facts in answers_of(manifest).items():
+    for name, facts in list(answers_of(manifest).items())[:_MOST_QUESTIONS]:
         about = f" {name}" if name else ""
         if facts.get("abstained"):
             abstained = int(facts["abstained"])

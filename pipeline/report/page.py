@@ -39,8 +39,9 @@ from tirazh.pipeline.report.verdict import MEANING, Verdict
 from tirazh.pipeline.report.words import clip, duration_text, moment_of, period_text
 
 MOST_BYTES = 300_000
-# The characters of a text of a row, and the rows of the sample; the next ones if a page gets larger than `MOST_BYTES`.
-_DETAILS = ((320, 12), (120, 8), (40, 4), (0, 0))
+# The characters of a text of a row, the rows of the sample, and the questions; the next ones if a page gets larger than
+# `MOST_BYTES`.
+_DETAILS = ((320, 12, 20), (120, 8, 8), (40, 4, 4), (0, 0, 2))
 _MOST_LABELS = 30
 
 
@@ -80,6 +81,7 @@ def render(
     content = content_of(manifest, sample, more=more.reasons)
     columns = row_columns(manifest)
     rows = sampled_rows(sample, columns) if sample is not None else []
+    evaluated = sections_of(manifest, evaluations)
     fixed = {
         "title": _title(manifest),
         "kind": manifest["kind"],
@@ -93,7 +95,6 @@ def render(
         "comparison": comparison if comparison is not None else more.comparison,
         "against": tables_against(manifest, against) if against is not None else (),
         "charts": count_charts(manifest),
-        "evaluations": sections_of(manifest, evaluations),
         "steps": steps_table(manifest),
         "timeline": timeline_charts(manifest.get("timeline")),
         "settings": settings_text(manifest["spec"]),
@@ -102,11 +103,12 @@ def render(
         "runs": runs_table(more.runs),
     }
     page = ""
-    for most, count in _DETAILS:
-        questions = question_views(manifest, columns, more.scan, rows, most=most)
+    for most, count, asked in _DETAILS:
+        questions = question_views(manifest, columns, more.scan, rows, most=most)[:asked]
         page = _template().render(
             **fixed,
             questions=questions,
+            shown_evaluations=evaluated[:asked],
             errors=error_views(manifest, columns, more.scan, most=most),
             rows=() if questions else plain_rows(rows, columns, count=count, most=2 * most),
             rows_note=sample_note(rows, columns, content.figures),
@@ -155,7 +157,7 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
         against=(),
         charts=[*(charts if labels else []), *count_charts(facts)],
         rows_note="",
-        evaluations=(),
+        shown_evaluations=(),
         steps=None,
         timeline=(),
         settings=settings_text(facts["spec"]),

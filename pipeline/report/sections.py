@@ -8,7 +8,7 @@ from typing import Any
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answer_counts import AnswerColumns
-from tirazh.pipeline.report.answers import BarChart, answers_of, confidence_sentence, label_chart
+from tirazh.pipeline.report.answers import LONGEST_NAME, BarChart, answers_of, confidence_sentence, label_chart
 from tirazh.pipeline.report.charts import Chart, confidence_chart
 from tirazh.pipeline.report.least_certain import LEAST_CERTAIN, Scan
 from tirazh.pipeline.report.rows import (
@@ -66,7 +66,7 @@ def question_views(
     by_question = {each.question: each for each in columns.answers}
     for name, facts in answers_of(manifest).items():
         answer = by_question.get(name)
-        about = f": {name}" if name else ""
+        about = f": {clip(name, LONGEST_NAME)}" if name else ""
         least, note = _least(manifest, columns, scan, answer, most) if answer and most else ((), "")
         examples: tuple[tuple[str, tuple[ShownRow, ...]], ...] = ()
         if answer is not None and most:

@@ -19,7 +19,7 @@ from tirazh.pipeline.report.answers import (
     answers_of,
 )
 from tirazh.pipeline.report.text_figures import TextFigures
-from tirazh.pipeline.report.words import counted, percent_text, share_text
+from tirazh.pipeline.report.words import clip, counted, percent_text, share_text
 
 State = Literal["good", "look", "failed", "unfinished"]
 STATES = {"good": "Good", "look": "Look here", "failed": "Failed", "unfinished": "Not finished"}
@@ -30,6 +30,8 @@ _MANY_REPEATED = 0.02
 _LESS_DISTINCT = 0.2
 _MANY_DROPPED = 0.9
 _MIN_TEXTS = 100
+_MOST_REASONS = 20
+_LONGEST_REASON = 500
 MEANING = (
     f"A finished output is good unless at least {percent_text(MANY_ERRORS)} of its rows have an error, "
     f"{percent_text(MANY_ABSTAINED)} have no label, "
@@ -57,7 +59,7 @@ class Verdict:
 def verdict_of(manifest: Mapping[str, Any], figures: TextFigures | None, more: Sequence[str] = ()) -> Verdict:
     """The verdict on a finished output. `more` are reasons that others have found, such as a difference to other
     runs."""
-    reasons = (*_reasons(manifest, figures), *more)
+    reasons = tuple(clip(each, _LONGEST_REASON) for each in [*_reasons(manifest, figures), *more][:_MOST_REASONS])
     return Verdict(state="look" if reasons else "good", headline=headline_of(manifest), reasons=reasons)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +26,8 @@ _NAMES = {
     "stop": "complete",
     "length": "cut at the limit of tokens",
 }
+# They turn the direction of the text behind them (Unicode Standard Annex 9).
+_TURNS = "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _BYTE_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -142,8 +145,20 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def clip(value: Any, most: int) -> str:
-    """The value as one text of at most `most` characters that holds no control characters."""
+    """The value as one text of at most `most` characters that can stand on a page.
+
+    Control characters, and those that turn the direction of the text behind them, are replaced.
+    """
     texts: Sequence[Any] = value if isinstance(value, list | tuple) else [value]
     text = "\n".join("" if each is None else str(each)[: most + 1] for each in texts[: most + 1])
-    text = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+    text = "".join(sign if sign.isprintable() else _shown(sign) for sign in text)
     return text if len(text) <= most else text[:most].rstrip() + "…"
+
+
+def _shown(sign: str) -> str:
+    """What stands for a character that Python does not print; spaces of all kinds and joiners are texts, too."""
+    if sign in "\n\t":
+        return "\n" if sign == "\n" else " "
+    category = unicodedata.category(sign)
+    is_text = category in ("Zs", "Zl", "Zp") or (category == "Cf" and sign not in _TURNS)
+    return sign if is_text else "\ufffd"

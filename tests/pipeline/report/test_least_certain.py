@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from tirazh.pipeline.report import least_certain
 from tirazh.pipeline.report.least_certain import LEAST_CERTAIN, Place, Scan, scan_output
 from tirazh.pipeline.storage.filesystem import Storage
 
-COLUMNS = {"confidences": {"": "confidence"}, "error": "error", "shown": ["text", "confidence"]}
+COLUMNS: dict[str, Any] = {"confidences": {"": "confidence"}, "error": "error", "shown": ["text", "confidence"]}
 Parts = list[tuple[str, int]]
 
 
-def write_parts(folder: Path, parts: list[list[float | None]], *, row_group_size: int = 4) -> Parts:
+def write_parts(folder: Path, parts: Sequence[Sequence[float | None]], *, row_group_size: int = 4) -> Parts:
     found = []
     for number, values in enumerate(parts):
         table = pa.table(
@@ -87,9 +88,9 @@ def test_only_confidences_and_the_row_groups_of_the_found_rows_are_read(
             read.append(("file", options["columns"]))
             return super().read(*args, **options)
 
-        def read_row_group(self, group: int, *args: Any, **options: Any) -> pa.Table:
-            read.append(("group", group))
-            return super().read_row_group(group, *args, **options)
+        def read_row_group(self, i: int, *args: Any, **options: Any) -> pa.Table:
+            read.append(("group", i))
+            return super().read_row_group(i, *args, **options)
 
     monkeypatch.setattr(pq, "ParquetFile", Watched)
     parts = write_parts(tmp_path, [[0.9] * 40 + [0.1] * 20])

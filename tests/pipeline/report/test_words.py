@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 
 import pytest
@@ -91,4 +92,11 @@ def test_sizes_have_units() -> None:
 def test_a_text_is_bounded_and_has_no_control_characters(text: str, most: int) -> None:
     shown = clip(text, most)
     assert len(shown) <= most + 1
-    assert all(sign.isprintable() or sign == "\n" for sign in shown)
+    assert not {unicodedata.category(sign) for sign in shown if sign != "\n"} & {"Cc", "Cs", "Co", "Cn"}
+    shown.encode()
+
+
+def test_spaces_and_joined_signs_are_texts_and_turns_of_direction_are_not() -> None:
+    text = "10\N{NO-BREAK SPACE}% 🏴‍☠️\ttab"
+    assert clip(text, 80) == text.replace("\t", " ")
+    assert clip("a\u202egnp.exe\x1b", 80) == "a\ufffdgnp.exe\ufffd"
