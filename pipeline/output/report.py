@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from tirazh.errors import InputError, OutputError, StorageError
+from tirazh.pipeline.output.additions import additions_of
 from tirazh.pipeline.output.names import CARD, FAILURE, MANIFEST, REPORT, OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.seal import seal_page
 from tirazh.pipeline.output.unfinished import describe_unfinished, read_failure
 from tirazh.pipeline.report.card import render_card
-from tirazh.pipeline.report.collect import collect
 from tirazh.pipeline.report.content import sampled_columns
 from tirazh.pipeline.report.page import render, render_unfinished
 from tirazh.pipeline.report.sample import sample_rows
@@ -34,7 +34,7 @@ def pages_of(
     sample = sample_rows(output.storage, parts, sampled_columns(manifest))
     evaluations = read_evaluations(output)
     page = render(
-        manifest, sample=sample, against=against, evaluations=evaluations, additions=collect(manifest, output)
+        manifest, sample=sample, against=against, evaluations=evaluations, additions=additions_of(manifest, output)
     )
     pages = {REPORT: seal_page(page, manifest["plan_id"]).encode()}
     if manifest["kind"] in _CARD_KINDS:

@@ -3,14 +3,15 @@ beside it, so that their texts have the same size on every screen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tirazh.pipeline.report.words import counted, duration_text, percent_text, rate_text, share_text
+from tirazh.pipeline.report.words import counted, duration_text, rate_text, share_text
 
-_SIZE = 100.0
+# The width and the height of a diagram.
+SIZE = 100.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,13 +42,13 @@ def confidence_chart(confidences: Sequence[int], *, title: str, threshold: float
     total, most = sum(confidences), max(confidences, default=0)
     if not total:
         return None
-    width = _SIZE / len(confidences)
+    width = SIZE / len(confidences)
     bars = tuple(
         (
             round(index * width + 0.3, 2),
-            round(_SIZE * (1 - count / most), 2),
+            round(SIZE * (1 - count / most), 2),
             round(width - 0.6, 2),
-            round(_SIZE * count / most, 2),
+            round(SIZE * count / most, 2),
             f"{index / len(confidences):.2f} to {(index + 1) / len(confidences):.2f}: {counted(count, 'row')} "
             f"({share_text(count, total)})",
         )
@@ -61,7 +62,7 @@ def confidence_chart(confidences: Sequence[int], *, title: str, threshold: float
         ticks=("0", "0.25", "0.5", "0.75", "1"),
         top=f"{most:,}",
         bars=bars,
-        mark=round(_SIZE * threshold, 2) if threshold else None,
+        mark=round(SIZE * threshold, 2) if threshold else None,
         caption=caption,
     )
 
@@ -112,52 +113,6 @@ def timeline_charts(timeline: Any) -> tuple[Chart, ...]:
     return tuple(charts)
 
 
-def reliability_chart(bins: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """The share of right answers in every range of confidence; None without confidences."""
-    width = _SIZE / max(1, len(bins))
-    bars = tuple(
-        (
-            round(index * width + 0.3, 2),
-            round(_SIZE * (1 - each["accuracy"]), 2),
-            round(width - 0.6, 2),
-            round(_SIZE * each["accuracy"], 2),
-            f"{index / len(bins):.2f} to {(index + 1) / len(bins):.2f}: {percent_text(each['accuracy'])}",
-        )
-        for index, each in enumerate(bins)
-        if each["accuracy"] is not None
-    )
-    if not bars:
-        return None
-    return Chart(
-        title="Accuracy by confidence",
-        unit="right answers",
-        axis="confidence",
-        ticks=("0", "0.5", "1"),
-        top="100 %",
-        bars=bars,
-        guide=f"M0 {_SIZE:g} L{_SIZE:g} 0",
-        caption="Share of right answers by confidence. On the dashed line they are equal.",
-    )
-
-
-def coverage_chart(curve: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """The share of wrong answers among the most confident rows; None without confidences."""
-    if not curve:
-        return None
-    most = max([0.1, *(point["error"] for point in curve)])
-    points = [f"{_SIZE * point['coverage']:.1f} {_SIZE * (1 - point['error'] / most):.1f}" for point in curve]
-    return Chart(
-        title="Error by coverage",
-        unit="wrong answers",
-        axis="coverage",
-        ticks=("0 %", "50 %", "100 %"),
-        top=f"{most:.0%}".replace("%", " %"),
-        line="M" + " L".join(points),
-        guide=f"M0 {_SIZE * (1 - 0.05 / most):.1f} H{_SIZE:g}",
-        caption="Share of wrong answers among the most confident rows. The dashed line is at 5 %.",
-    )
-
-
 def _steps(
     values: Sequence[tuple[float, float, float]],
     most: float,
@@ -172,8 +127,8 @@ def _steps(
     end = values[-1][1] or 1.0
     path = []
     for start, stop, value in values:
-        height = _SIZE * (1 - value / most) if most else _SIZE
-        path.append(f"{_SIZE * start / end:.2f} {height:.2f} L{_SIZE * stop / end:.2f} {height:.2f}")
+        height = SIZE * (1 - value / most) if most else SIZE
+        path.append(f"{SIZE * start / end:.2f} {height:.2f} L{SIZE * stop / end:.2f} {height:.2f}")
     line = "M" + " L".join(path)
     return Chart(
         title=title,
@@ -183,7 +138,7 @@ def _steps(
         top=top,
         caption=caption,
         line=line,
-        area=f"{line} L{_SIZE:g} {_SIZE:g} L0 {_SIZE:g} Z",
+        area=f"{line} L{SIZE:g} {SIZE:g} L0 {SIZE:g} Z",
     )
 
 

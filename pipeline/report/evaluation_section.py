@@ -11,8 +11,8 @@ from typing import Any
 from tirazh.pipeline.evaluation.confusion import cells_of, class_table, macro_f1, matrix_of_cells
 from tirazh.pipeline.evaluation.figure_names import FIGURES, GOLD_COUNTS
 from tirazh.pipeline.report.answers import LONGEST_NAME, answers_of
-from tirazh.pipeline.report.charts import Chart, coverage_chart, reliability_chart
-from tirazh.pipeline.report.words import clip
+from tirazh.pipeline.report.charts import SIZE, Chart
+from tirazh.pipeline.report.words import clip, percent_text
 
 MOST_LABELS = 50
 MOST_COLUMNS = 25
@@ -123,7 +123,7 @@ def _section(values: Mapping[str, Any]) -> EvaluationSection:
     answers = [*labels, None] if any(answer is None for _, answer, _ in cells) else labels
     wrong = sorted((cell for cell in cells if cell[1] not in (cell[0], None)), key=lambda cell: -cell[2])
     shown_wrong = [(clip(gold, LONGEST_NAME), clip(answer, LONGEST_NAME), rows) for gold, answer, rows in wrong]
-    charts = (reliability_chart(values["reliability"]), coverage_chart(values["curve"]))
+    charts = (_reliability_chart(values["reliability"]), _coverage_chart(values["curve"]))
     return EvaluationSection(
         title="Evaluation" if question is None else f"Evaluation of {clip(question, LONGEST_NAME)}",
         sentences=tuple(_sentences(values)),
@@ -192,3 +192,49 @@ def _matrix(
         total = sum(row) or 1
         found.append((clip(gold, LONGEST_NAME), tuple((rows, round(rows / total, 3)) for rows in row)))
     return found
+
+
+def _reliability_chart(bins: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """The share of right answers in every range of confidence; None without confidences."""
+    width = SIZE / max(1, len(bins))
+    bars = tuple(
+        (
+            round(index * width + 0.3, 2),
+            round(SIZE * (1 - each["accuracy"]), 2),
+            round(width - 0.6, 2),
+            round(SIZE * each["accuracy"], 2),
+            f"{index / len(bins):.2f} to {(index + 1) / len(bins):.2f}: {percent_text(each['accuracy'])}",
+        )
+        for index, each in enumerate(bins)
+        if each["accuracy"] is not None
+    )
+    if not bars:
+        return None
+    return Chart(
+        title="Accuracy by confidence",
+        unit="right answers",
+        axis="confidence",
+        ticks=("0", "0.5", "1"),
+        top="100 %",
+        bars=bars,
+        guide=f"M0 {SIZE:g} L{SIZE:g} 0",
+        caption="Share of right answers by confidence. On the dashed line they are equal.",
+    )
+
+
+def _coverage_chart(curve: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """The share of wrong answers among the most confident rows; None without confidences."""
+    if not curve:
+        return None
+    most = max([0.1, *(point["error"] for point in curve)])
+    points = [f"{SIZE * point['coverage']:.1f} {SIZE * (1 - point['error'] / most):.1f}" for point in curve]
+    return Chart(
+        title="Error by coverage",
+        unit="wrong answers",
+        axis="coverage",
+        ticks=("0 %", "50 %", "100 %"),
+        top=f"{most:.0%}".replace("%", " %"),
+        line="M" + " L".join(points),
+        guide=f"M0 {SIZE * (1 - 0.05 / most):.1f} H{SIZE:g}",
+        caption="Share of wrong answers among the most confident rows. The dashed line is at 5 %.",
+    )

@@ -72,14 +72,14 @@ def _volumes(manifest: Mapping[str, Any]) -> Iterator[Figure]:
 def _quality(manifest: Mapping[str, Any]) -> Iterator[Figure]:
     for name, facts in list(answers_of(manifest).items())[:_MOST_QUESTIONS]:
         about = f" {name}" if name else ""
-        if facts.get("abstained"):
-            abstained = int(facts["abstained"])
+        abstained = int(facts.get("abstained") or 0)
+        if abstained:
             yield Figure(
                 name=f"Abstained{about}", value=f"{abstained:,}", note=share_text(abstained, int(manifest["rows"]))
             )
         if facts.get("accuracy") is not None:
             note = f"on {counted(facts['gold_rows'], 'gold row')}"
-            note += "; no label counts as wrong" if facts.get("abstained") else ""
+            note += "; no label counts as wrong" if abstained else ""
             yield Figure(name=f"Accuracy{about}", value=percent_text(facts["accuracy"]), note=note)
         if facts.get("macro_f1") is not None:
             yield Figure(name=f"Macro-F1{about}", value=f"{facts['macro_f1']:.3f}")

@@ -16,7 +16,7 @@ from tirazh.pipeline.report.rows import row_columns
 _MOST_RUNS_BYTES = 4_000_000
 
 
-def collect(manifest: Mapping[str, Any], output: OutputFiles) -> Additions:
+def additions_of(manifest: Mapping[str, Any], output: OutputFiles) -> Additions:
     """Read what can be read; a page is written without the rest.
 
     `output` is where the parts are.
