@@ -79,7 +79,7 @@ def _quality(manifest: Mapping[str, Any]) -> Iterator[Figure]:
             )
         if facts.get("accuracy") is not None:
             note = f"on {counted(facts['gold_rows'], 'gold row')}"
-            note += "; no label counts as wrong" if abstained else ""
+            note += "; abstained rows count as wrong" if abstained else ""
             yield Figure(name=f"Accuracy{about}", value=percent_text(facts["accuracy"]), note=note)
         if facts.get("macro_f1") is not None:
             yield Figure(name=f"Macro-F1{about}", value=f"{facts['macro_f1']:.3f}")
