@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +47,7 @@ def test_a_long_run_has_few_samples_that_cover_it_evenly() -> None:
     times = [float(second) for second in range(36_000)]
     found = [sample["s"] for sample in timeline_of(times).facts()]
     assert MOST_SAMPLES / 2 <= len(found) <= MOST_SAMPLES
-    gaps = [later - earlier for earlier, later in zip(found, found[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(found)]
     assert len(set(gaps[:-1])) == 1
     assert (found[0], found[-1]) == (0.0, 35_999.0)
 
