@@ -12,6 +12,7 @@ from typing import Any
 from tirazh.pipeline.execution.metrics import MetricsSnapshot, ProgressEvent
 from tirazh.pipeline.execution.metrics_client import MetricsClient
 from tirazh.pipeline.execution.recent_speed import RecentSpeed
+from tirazh.pipeline.execution.timeline import Timeline
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.state import OutputState
@@ -58,6 +59,7 @@ class JobProgress:
         self.skipped: list[int] = []
         self.snapshot = MetricsSnapshot()
         self.most_replicas = 0
+        self._timeline = Timeline()
 
     @property
     def seconds(self) -> float:
@@ -73,6 +75,7 @@ class JobProgress:
             "tokens_per_s": round(event.tokens_per_s, 1),
             "replicas": self.most_replicas,
             "replica_deaths": self.snapshot.deaths,
+            "timeline": self._timeline.facts(),
         }
 
     def add(self, written: Mapping[str, Any]) -> None:
@@ -88,9 +91,11 @@ class JobProgress:
 
     def report(self) -> None:
         """Pass an event to the caller now."""
-        if self._on_progress is not None:
-            with self._lock:
-                self._on_progress(self._event())
+        with self._lock:
+            event = self._event()
+            self._timeline.add(event)
+            if self._on_progress is not None:
+                self._on_progress(event)
 
     @contextmanager
     def watching(self, metrics: MetricsClient) -> Iterator[None]:

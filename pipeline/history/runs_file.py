@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tirazh.errors import InputError
-from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.names import RUNS, OutputFiles
 
-RUNS = "runs.jsonl"
 # Runs that are kept. A night has one or two, so these are years.
 MAX_RUNS = 1_000
 _TEXTS = ("run_id", "begin", "command", "outcome")

@@ -166,7 +166,7 @@ def facts_of_last_run(plan: Plan, output: OutputFiles) -> dict[str, Any]:
     if manifest.get("plan_id") != plan.id or not isinstance(manifest.get("versions"), dict):
         return nothing
     times = ("seconds", "start_s", "seconds_wall", "begin", "end", "forecast")
-    names = (*times, "resumed_parts", "tokens_per_s", "replicas", "replica_deaths", "versions")
+    names = (*times, "resumed_parts", "tokens_per_s", "replicas", "replica_deaths", "timeline", "versions")
     return nothing | {name: manifest[name] for name in names if name in manifest}
 
 

@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from tirazh.errors import InputError, OutputError, StorageError
+from tirazh.pipeline.output.additions import additions_of
 from tirazh.pipeline.output.names import CARD, FAILURE, MANIFEST, REPORT, OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.seal import seal_page
@@ -23,16 +26,28 @@ _CARD_KINDS = ("generate", "filter", "steps")
 
 
 def pages_of(
-    manifest: Mapping[str, Any], output: OutputFiles, *, against: Mapping[str, Any] | None = None
+    manifest: Mapping[str, Any],
+    output: OutputFiles,
+    *,
+    against: Mapping[str, Any] | None = None,
+    comparison: Markup | None = None,
 ) -> dict[str, bytes]:
     """Render the report and, of generate, the dataset card; by the names of their files in `_tirazh/`.
 
     `output` is where the parts are. They are read for texts and figures; a part that cannot be read is none here.
+    `comparison` is the section of a comparison with other outputs.
     """
     parts = [output.part(part["name"]) for part in manifest["parts"]]
     sample = sample_rows(output.storage, parts, sampled_columns(manifest))
     evaluations = read_evaluations(output)
-    page = render(manifest, sample=sample, against=against, evaluations=evaluations)
+    page = render(
+        manifest,
+        sample=sample,
+        against=against,
+        comparison=comparison,
+        evaluations=evaluations,
+        additions=additions_of(manifest, output),
+    )
     pages = {REPORT: seal_page(page, manifest["plan_id"]).encode()}
     if manifest["kind"] in _CARD_KINDS:
         pages[CARD] = render_card(manifest, sample, evaluations=evaluations).encode()

@@ -169,7 +169,8 @@ def test_the_report_escapes_values_from_the_data(done: tuple[Plan, OutputFiles])
     page = Path(write_report(done[1].directory)).read_text()
     assert "&lt;b&gt;bad&lt;/b&gt;" in page
     assert "<b>bad" not in page
-    assert "18 (100.0%)" in page
+    assert "60.0\N{NO-BREAK SPACE}%" in page, "18 of the 30 rows have the label"
+    assert "40.0\N{NO-BREAK SPACE}%" in page, "12 of the 30 rows have an error"
 
 
 def test_a_report_can_compare_two_outputs(done: tuple[Plan, OutputFiles], tmp_path: Path) -> None:
