@@ -37,8 +37,10 @@ def repetitions_of(
     Empty for a job that draws no random numbers, and for a crossing, which knows them. `remaining` are the parts that
     are to be made. Raises InputError for a damaged input.
     """
-    if not draws(config) or not remaining or not plan.has_files:
+    if not draws(config) or not remaining:
         return {}
+    if not plan.has_files:
+        return _of_failed_rows(remaining, plan, {})
     last = max(part.index for part in remaining)
     parts = [part for part in plan.parts if part.index <= last]
     if plan.crossing is not None:

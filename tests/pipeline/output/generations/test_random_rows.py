@@ -126,3 +126,29 @@ def test_rows_that_are_answered_again_draw_what_they_would_have(
         old for old in before if old["error"] is None
     ]
     assert verify(spec.output).problems == ()
+
+
+@pytest.mark.parametrize("has_input", [False, True])
+def test_failed_rows_of_a_crossing_are_answered_again(
+    spec: GenerateSpec, monkeypatch: pytest.MonkeyPatch, has_input: bool
+) -> None:
+    """Every cell has several rows, which draw different random numbers."""
+    crossed = replace(
+        spec,
+        input=spec.input if has_input else (),
+        vary={"topic": ["x", "y"]},
+        per_cell=3,
+        template="{{ prompt }} {{ topic }}" if has_input else "{{ topic }}",
+        part_rows=4,
+        max_error_rate=0.9,
+    )
+    texts = ["topic", "completion"]
+    run_job(replace(crossed, output=f"{spec.output}-single"))
+    expected = [[row[name] for name in texts] for row in rows_of(OutputFiles(Storage(), f"{spec.output}-single"))]
+    with monkeypatch.context() as patch:
+        run_without_ray(patch, failing(1, 2, 5))
+        assert run_job(crossed)["errors"] == 3
+    run_without_ray(monkeypatch)
+    assert run_job(replace(crossed, retry_failed=True))["errors"] == 0
+    assert [[row[name] for name in texts] for row in rows_of(OutputFiles(Storage(), spec.output))] == expected
+    assert verify(spec.output).problems == ()
