@@ -198,6 +198,14 @@ def warn(text: str) -> None:
     print(f"tirazh: warning: {text}", file=sys.stderr, flush=True)
 
 
+def fail(text: str) -> None:
+    """Print why a command fails, one sentence without secrets and control characters, to stderr."""
+    line = " ".join(redact(text).split())
+    print(
+        f"tirazh: {''.join(each if each.isprintable() else chr(0xFFFD) for each in line)}", file=sys.stderr, flush=True
+    )
+
+
 def _print_json(facts: Mapping[str, Any]) -> None:
     # An escape that the stream makes of a character that its encoding does not have is not JSON.
     is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")

@@ -104,7 +104,7 @@ def test_the_public_names_are_these_and_exist() -> None:
     functions = {"classify", "finetune", "generate", "load_pretrained", "plan", "preview", "report", "run", "score"}
     functions |= {"verify", "embed", "evaluate", "tune", "calibrate", "relabel"}
     types = {"Evaluation", "JobPlan", "Manifest", "ModelSettings", "Preview", "TrainingManifest", "Verification"}
-    types |= {"FittedCalibration", "Tuning"}
+    types |= {"FittedCalibration", "Report", "Tuning"}
     tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, TirazhError)}
     assert set(tirazh.__all__) == functions | types | tree
     assert len(tirazh.__all__) == len(set(tirazh.__all__))

@@ -20,6 +20,7 @@ _FACTS = (
     *("rows", "errors", "prompt_tokens", "completion_tokens", "seconds", "tokens_per_s", "num_parts", "replicas"),
     *("replica_deaths", "accuracy", "macro_f1", "mean_confidence", "abstained", "dtype", "model_fingerprint"),
 )
+_NO_COMPARISON = Markup("")
 _ANSWER_FACTS = ("accuracy", "macro_f1", "mean_confidence", "abstained")
 
 
@@ -27,25 +28,25 @@ def render(
     manifest: Mapping[str, Any],
     *,
     sample: pa.Table | None = None,
-    against: Mapping[str, Any] | None = None,
+    comparison: Markup = _NO_COMPARISON,
     evaluations: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Render the report of a finished output.
 
-    `sample` are some of its rows (`sample.py`). `against` is the manifest of another output to compare with.
-    `evaluations` are those that `tirazh evaluate` wrote.
+    `sample` are some of its rows (`sample.py`). `comparison` is the section of a comparison with other outputs
+    (`pipeline/drift/section.py`). `evaluations` are those that `tirazh evaluate` wrote.
     """
-    heads = ["", "this run", *(["the other"] if against else [])]
-    pages = [page for page in (manifest, against) if page is not None]
-    figures = [figures_of(page) for page in pages]
-    names = [*_FACTS, *(f"{question} {name}" for question in _questions(pages) for name in _ANSWER_FACTS)]
-    rows = [(name, *(_shown(each.get(name)) for each in figures)) for name in names]
-    facts = {"heads": heads, "rows": [row for row in rows if any(row[1:])]}
-    labels = _compared_labels(label_counts(manifest), label_counts(against)) if against else []
+    figures = figures_of(manifest)
+    names = [
+        *_FACTS,
+        *(f"{question} {name}" for question in answers_of(manifest) if question for name in _ANSWER_FACTS),
+    ]
+    rows = [(name, _shown(figures.get(name))) for name in names]
+    facts = {"heads": ["", "this run"], "rows": [row for row in rows if any(row[1:])]}
     content = content_of(manifest, sample)
     notes = manifest.get("unified_columns") or []
     sections = sections_of(manifest, evaluations)
-    return _template().render(content=content, facts=facts, labels_against=labels, notes=notes, sections=sections)
+    return _template().render(content=content, facts=facts, comparison=comparison, notes=notes, sections=sections)
 
 
 def render_unfinished(facts: Mapping[str, Any]) -> str:
@@ -69,7 +70,7 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
         settings=facts["spec"],
     )
     table = {"heads": ["", "so far"], "rows": [row for row in done if row[1]]}
-    return _template().render(content=content, facts=table, labels_against=[], notes=[], sections=())
+    return _template().render(content=content, facts=table, comparison=_NO_COMPARISON, notes=[], sections=())
 
 
 @lru_cache(maxsize=1)
@@ -83,22 +84,6 @@ def _template() -> jinja2.Template:
 
 def _source(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _questions(pages: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for page in pages for name in answers_of(page) if name))
-
-
-def _compared_labels(labels: Mapping[str, int], other: Mapping[str, int]) -> list[Sequence[str]]:
-    totals = sum(labels.values()), sum(other.values())
-    return [
-        (name, _share(labels.get(name, 0), totals[0]), _share(other.get(name, 0), totals[1]))
-        for name in dict.fromkeys([*labels, *other])
-    ]
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count:,} ({count / total:.1%})" if total else "0"
 
 
 def _shown(value: Any) -> str:
