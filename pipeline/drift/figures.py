@@ -14,10 +14,10 @@ Unit = Literal["count", "share", "number", "seconds"]
 # What a difference means; `MEANINGS` has the words.
 Finding = Literal["changed", "in range", "small", "chance", "few rows", "not tested"]
 MEANINGS: dict[str, str] = {
-    "changed": "changed beyond chance",
-    "in range": "differs, but the baselines differ as much among themselves",
-    "small": "differs beyond chance, but by too little to matter",
-    "chance": "no more than chance",
+    "changed": "changed",
+    "in range": "as among the baselines",
+    "small": "too small to matter",
+    "chance": "by chance",
     "few rows": "too few rows to tell",
     "not tested": "not tested",
 }

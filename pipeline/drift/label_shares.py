@@ -94,7 +94,7 @@ class LabelShares:
             if self.is_other or not self.rows or not any(row.shares for row in self.rows):
                 return self
             return replace(self, finding="few rows", rows=tuple(replace(row, finding="few rows") for row in self.rows))
-        rows = tuple(_decided(row, corrected, level, smallest) for row in self.rows)
+        rows = _decided(self.rows, corrected, level, smallest)
         finding: Finding = "chance"
         if corrected < level:
             large = [row for row in self.rows if abs(row.difference) >= smallest]
@@ -136,14 +136,7 @@ def compare_labels(
     if is_other or min(int(here.sum()), int(there.sum())) < few:
         return found
     p_all, test = same_shares(here, there)
-    totals = int(here.sum()), int(there.sum())
-    single = holm({row.label: same_share(row.rows, totals[0], row.baseline_rows, totals[1]) for row in rows})
-    return replace(
-        found,
-        rows=tuple(replace(row, p_value=single[row.label]) for row in rows),
-        p_value=min(1.0, 2 * min(p_all, *single.values())),
-        test=test,
-    )
+    return replace(found, p_value=min(1.0, 2 * min(p_all, *_single(rows).values())), test=test)
 
 
 def _rows(answers: AnswerCounts, pool: AnswerCounts, baselines: Sequence[AnswerCounts]) -> tuple[LabelRow, ...]:
@@ -173,17 +166,34 @@ def _count(answers: AnswerCounts, label: str) -> int:
     return answers.abstained if label == ABSTAINED else answers.labels[label]
 
 
-def _decided(row: LabelRow, corrected: float, level: float, smallest: float) -> LabelRow:
-    """A label has changed if the labels as a whole have, and if it has for itself."""
-    p_value = max(corrected, row.p_value if row.p_value is not None else 1.0)
-    finding: Finding = "changed"
-    if p_value >= level:
-        finding = "chance"
-    elif abs(row.difference) < smallest:
-        finding = "small"
-    elif _is_usual(row):
-        finding = "in range"
-    return replace(row, p_value=p_value, finding=finding)
+def _decided(rows: Sequence[LabelRow], corrected: float, level: float, smallest: float) -> tuple[LabelRow, ...]:
+    """The rows with their findings. `corrected` is the p-value of the labels as a whole.
+
+    If one label takes a larger share, those of all others fall. So the label with the smallest p-value is decided
+    first, and the next ones by their shares of the rows that have none of the labels before; each step has the
+    p-values of all labels that are left corrected for their number, and the last step decides all that are left.
+    """
+    left, found = list(rows), dict[str, LabelRow]()
+    while left:
+        single = _single(left)
+        first = min(left, key=lambda row: single[row.label])
+        p_value = max(corrected, single[first.label])
+        if p_value >= level:
+            found |= {
+                row.label: replace(row, p_value=max(corrected, single[row.label]), finding="chance") for row in left
+            }
+            break
+        finding: Finding = "in range" if _is_usual(first) else "changed"
+        finding = "small" if abs(first.difference) < smallest else finding
+        found[first.label] = replace(first, p_value=p_value, finding=finding)
+        left.remove(first)
+    return tuple(found[row.label] for row in rows)
+
+
+def _single(rows: Sequence[LabelRow]) -> dict[str, float]:
+    """The p-value of each label among the rows with one of these labels, corrected for their number."""
+    here, there = sum(row.rows for row in rows), sum(row.baseline_rows for row in rows)
+    return holm({row.label: same_share(row.rows, here, row.baseline_rows, there) for row in rows})
 
 
 def _is_usual(row: LabelRow) -> bool:

@@ -64,7 +64,7 @@ def label_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         row["label"] or _NO_LABEL,
         f"{percent(row['share'])} ({row['rows']:,})",
         f"{percent(row['baseline_share'])} ({row['baseline_rows']:,})",
-        f"{arrow} {_signed(row['difference'], percent)}".strip(),
+        f"{arrow} {_signed(row['difference'], _points)}",
         " / ".join(each or "–" for each in precision) if row["label"] else "",
         "" if row["p_value"] is None else p_text(row["p_value"]).removeprefix("p = ").removeprefix("p "),
         "" if row["finding"] == "not tested" else row["meaning"],
@@ -89,8 +89,8 @@ def estimate_sentences(values: Mapping[str, Any]) -> Iterator[str]:
         return
     low, high = values["interval"]
     yield (
-        f"By the confidences the accuracy of the labels differs by {_signed(values['difference'], percent)} "
-        f"(95 % interval {_signed(low, percent)} to {_signed(high, percent)}) from that of the baselines."
+        f"By the confidences the accuracy of the labels differs by {_signed(values['difference'], _points)} "
+        f"(95 % interval {_signed(low, _points)} to {_signed(high, _points)}) from that of the baselines."
     )
     known = "were calibrated on labelled rows" if values["is_calibrated"] else "were not calibrated on labelled rows"
     yield f"This holds only as far as the confidences are calibrated; those of this job {known}."
@@ -100,7 +100,7 @@ def estimate_sentences(values: Mapping[str, Any]) -> Iterator[str]:
             beyond = "more than chance, so do not rely on the estimate" if gap["is_beyond_chance"] else "within chance"
             yield (
                 f"On {gap['rows']:,} gold rows of {which} the estimate is {percent(gap['estimated'])} and the accuracy "
-                f"{percent(gap['measured'])}: a gap of {_signed(gap['gap'], percent)} ({beyond})."
+                f"{percent(gap['measured'])}: a gap of {_signed(gap['gap'], _points)} ({beyond})."
             )
 
 
@@ -179,8 +179,14 @@ def _difference(figure: Mapping[str, Any], text: Any) -> str:
         return ""
     relative = figure["relative"]
     is_share = figure["unit"] == "share"
+    text = _points if is_share else text
     share = "" if is_share or relative is None or not figure["difference"] else f" ({_signed(relative, percent)})"
     return f"{_ARROWS[figure['direction']]} {_signed(figure['difference'], text)}{share}"
+
+
+def _points(share: float) -> str:
+    """A difference of shares in percentage points."""
+    return percent(share).replace("%", "pp")
 
 
 def _signed(value: float, text: Any) -> str:

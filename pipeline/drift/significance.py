@@ -16,7 +16,7 @@ Counts = NDArray[np.int64]
 # A chi-squared test is exact enough from so many expected rows in every cell (Cochran 1954).
 _FEW_EXPECTED = 5.0
 _EXACT_ROWS = 5_000
-_RESAMPLES = 19_999
+_FIRST_RESAMPLES, _RESAMPLES, _MANY_LARGER = 999, 19_999, 100
 _MOST_DRAWN = 20_000_000
 # NumPy draws from at most so many rows.
 _MOST_ROWS = 1_000_000_000
@@ -60,10 +60,14 @@ def same_shares(first: Counts, second: Counts, *, seed: int = 0) -> tuple[float,
         return float(chdtrc(len(first) - 1, _statistic(first, both))), "chi-squared"
     # The same side is drawn for (first, second) and (second, first).
     drawn = min((first, second), key=lambda each: (int(each.sum()), each.tolist()))
-    count = max(999, min(_RESAMPLES, _MOST_DRAWN // len(both)))
     rng = np.random.default_rng(seed)
-    draws = rng.multivariate_hypergeometric(both, int(drawn.sum()), size=count, method="marginals")
-    larger = int((_statistic(draws, both) >= _statistic(drawn, both) * (1 - 1e-12)).sum())
+    count = larger = 0
+    # A p-value that is not small needs no more digits (Besag and Clifford 1991).
+    for wanted in (_FIRST_RESAMPLES, max(0, min(_RESAMPLES, _MOST_DRAWN // len(both)) - _FIRST_RESAMPLES)):
+        if larger < _MANY_LARGER and wanted:
+            draws = rng.multivariate_hypergeometric(both, int(drawn.sum()), size=wanted, method="marginals")
+            count += wanted
+            larger += int((_statistic(draws, both) >= _statistic(drawn, both) * (1 - 1e-12)).sum())
     return (1 + larger) / (1 + count), "permutation"
 
 

@@ -78,7 +78,8 @@ def percent(share: float) -> str:
 
 def number(value: float) -> str:
     """A number with about three digits."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 100 else f"{value:.3f}" if 0 < size < 1 else f"{value:.3g}"
 
 
 def _changes(found: Findings, than: str) -> Iterator[str]:
