@@ -12,6 +12,7 @@ from tirazh.pipeline.column_values import BrokenText
 from tirazh.pipeline.drift.baselines import NamedOutput
 from tirazh.pipeline.drift.read import LabelNumbers, OutputRows
 from tirazh.pipeline.drift.row_ids import read_rows, shared_rows, transitions
+from tirazh.pipeline.storage.secrets import redact
 
 MOST_EXAMPLES, MOST_TRANSITIONS = 20, 20
 _SHOWN_CHARACTERS, _SHOWN_COLUMNS = 400, 4
@@ -91,8 +92,10 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def shown_text(value: Any, most: int) -> str:
-    """A value as a text of at most `most` characters that holds no control characters."""
+    """A value as a text of at most `most` characters that holds no control characters and no secrets."""
     if value is None or isinstance(value, BrokenText):
         return ""
-    text = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in str(value))
+    text = "".join(
+        character if character.isprintable() or character == "\n" else "\ufffd" for character in redact(str(value))
+    )
     return text if len(text) <= most else text[:most] + "…"

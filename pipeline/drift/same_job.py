@@ -8,6 +8,7 @@ from typing import Any
 
 from tirazh.pipeline.drift.baselines import NamedOutput
 from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, GenerateSpec, ScoreSpec, StepsSpec
+from tirazh.pipeline.storage.secrets import redact
 
 _SPECS = {"classify": ClassifySpec, "generate": GenerateSpec, "score": ScoreSpec, "embed": EmbedSpec}
 # The rows differ from night to night, and the model is compared by its weights.
@@ -94,5 +95,6 @@ def _listed(names: Sequence[str]) -> str:
 def _shown(value: Any) -> str:
     if value is None or value in ("", [], {}):
         return "none"
-    text = " ".join(str(value).split())
+    # Redacted before it is cut: the beginning of a secret is not recognised.
+    text = " ".join(redact(str(value)).split())
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"

@@ -32,8 +32,9 @@ def verdict(found: Findings, compared: Baselines) -> list[str]:
     """The verdict, the most important sentence first."""
     rows, others = _rows_of(found)
     if not rows or not others:
-        which = f"{compared.output.name} has no rows" if not rows else f"{_capital(compared.together)} have no rows"
-        return [f"{which}, so that nothing can be compared."]
+        which = compared.output.name if not rows else compared.together
+        has = "have" if rows and len(compared.baselines) > 1 else "has"
+        return [f"Nothing can be compared: {which} {has} no rows."]
     tested = [each for each in found.figures if each.p_value is not None]
     if not tested and not any(each.p_value is not None for each in found.labels.values()):
         few = min(rows, others)
@@ -163,7 +164,3 @@ def _name_of(figure: Figure) -> str:
 
 def _of(question: str, text: str) -> str:
     return f"{question}: {text[0].lower() + text[1:]}" if question else text
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
