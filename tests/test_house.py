@@ -37,7 +37,7 @@ MAX_FOLDER_MODULES = 24
 MAX_SHARED_PREFIX = 3
 SPECS = (ClassifySpec, GenerateSpec, EmbedSpec, StepsSpec, FilterSpec)
 SPEC_FIELDS = {"name", *(setting.name for spec in SPECS for setting in fields(spec))}
-KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py"}
+KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py", "section.py"}
 # Flags of the commands that are not settings of a job.
 OTHER_FLAGS = {
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),

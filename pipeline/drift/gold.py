@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tirazh.pipeline import schema
 from tirazh.pipeline.drift.counts import NOTHING, Moments
 from tirazh.pipeline.evaluation.confusion import macro_f1, matrix_of_cells
 from tirazh.pipeline.gold.finished import FinishedOutput
@@ -82,11 +83,13 @@ def _of_manifest(facts: Mapping[str, Any]) -> GoldFigures | None:
 
 def _of_evaluation(values: Mapping[str, Any]) -> GoldFigures | None:
     try:
-        rows, bins = int(values["rows"]), [each for each in values["reliability"] if each["rows"]]
+        rows = int(values["rows"])
+        names = ("rows", schema.CONFIDENCE, "accuracy")
+        bins = [tuple(float(each[name]) for name in names) for each in values["reliability"] if each["rows"]]
         answers = Moments(
-            rows=sum(each["rows"] for each in bins),
-            sum=math.fsum(each["rows"] * each["confidence"] for each in bins),
-            variance=math.fsum(each["rows"] * each["confidence"] * (1 - each["confidence"]) for each in bins),
+            rows=round(math.fsum(count for count, _, _ in bins)),
+            sum=math.fsum(count * mean for count, mean, _ in bins),
+            variance=math.fsum(count * mean * (1 - mean) for count, mean, _ in bins),
         )
         return GoldFigures(
             rows=rows,
@@ -94,7 +97,7 @@ def _of_evaluation(values: Mapping[str, Any]) -> GoldFigures | None:
             macro_f1=float(values["macro_f1"]),
             cells=tuple((str(gold), label, int(count)) for gold, label, count in values["confusion"]),
             answers=answers,
-            answers_right=round(math.fsum(each["rows"] * each["accuracy"] for each in bins)),
+            answers_right=round(math.fsum(count * share for count, _, share in bins)),
         )
     except (KeyError, TypeError, ValueError):  # a file of a later version
         return None

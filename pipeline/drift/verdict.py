@@ -136,7 +136,7 @@ def _figure_clause(figure: Figure, about: str) -> str:
 
 
 def _rows_sentence(found: Findings, compared: Baselines) -> Iterator[str]:
-    """Nobody can say how likely a number of rows is, so a large difference is only said."""
+    """There is no test of a number of rows, so a large difference is only said."""
     rows = next(each for each in found.figures if each.name == "rows")
     if not rows.baseline or rows.value is None or abs(rows.value - rows.baseline) <= _OTHER_ROWS * rows.baseline:
         return

@@ -4,10 +4,8 @@ memory."""
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,13 @@ from tests.pipeline.drift.nights import LABELS, write_night
 
 pytestmark = pytest.mark.slow
 ROWS = 1_000_000
+# The peak of a child begins with that of its parent, so a small process starts the command.
+MEASURE = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+subprocess.run([sys.executable, *sys.argv[1:]], check=True)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10, file=sys.stderr)
+"""
 
 
 def million(*, changed: bool) -> pa.Table:
@@ -39,13 +44,12 @@ def million(*, changed: bool) -> pa.Table:
 def test_a_million_rows_are_compared_in_bounded_time_and_memory(tmp_path: Path) -> None:
     last = write_night(tmp_path / "last", million(changed=False), parts=20)
     output = write_night(tmp_path / "output", million(changed=True), parts=20)
-    command = [sys.executable, "-m", "tirazh", "report", output, "--against", last, "--json"]
-    start = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True)
-    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
-    print(f"{seconds:.1f} s, {peak >> 20:,} MiB")
+    flags = ["-m", "tirazh", "report", output, "--against", last, "--json"]
+    done = subprocess.run([sys.executable, "-c", MEASURE, *flags], check=True, capture_output=True, text=True)
+    seconds, peak = (float(value) for value in done.stderr.splitlines()[-1].split())
+    print(f"{seconds:.1f} s, {peak / 1e6:,.0f} MB")
     (found,) = json.loads(done.stdout)["changed_rows"]
     assert (found["shared_rows"], found["changed"]) == (ROWS, ROWS // 100)
     assert len(found["examples"]) == 20
     assert seconds < 300
-    assert peak < 1_500_000_000
+    assert peak < 1_000_000_000
