@@ -114,15 +114,14 @@ def _distinct(output: NamedOutput) -> float | None:
 def _same_labels(columns: OutputColumns, baselines: Sequence[NamedOutput]) -> dict[str, list[bool]]:
     """Which of the baselines have the same labels of each question."""
     found: dict[str, list[bool]] = {}
-    of_each = [{each.name: each.columns.labels for each in columns_of(other.found).questions} for other in baselines]
+    of_each = [{each.name: each.labels for each in columns_of(other.found).questions} for other in baselines]
     for question in columns.questions:
         labels = [
-            each.get(question.name) if other.found.parts else question.columns.labels
+            each.get(question.name) if other.found.parts else question.labels
             for each, other in zip(of_each, baselines, strict=True)
         ]
         found[question.name] = [
-            names is not None and not any(label_differences(question.columns.labels, names).values())
-            for names in labels
+            names is not None and not any(label_differences(question.labels, names).values()) for names in labels
         ]
     return found
 

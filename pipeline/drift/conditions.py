@@ -15,6 +15,7 @@ from typing import Any
 
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.pipeline.drift.figures import FIGURES, OF_QUESTIONS
+from tirazh.pipeline.drift.label_shares import READINGS
 from tirazh.pipeline.drift.verdict import number, percent
 
 # Names that exist only with baselines, and what they are in a sentence.
@@ -188,7 +189,7 @@ def _of_labels(condition: Condition, values: Mapping[str, Any]) -> Iterator[tupl
         if labels["finding"] == "few rows":
             yield question, math.nan, "has too few rows"
         elif labels["is_tested"]:
-            yield question, labels["corrected_psi"], f"is {labels['corrected_psi']:.3g} ({labels['reading']} change)"
+            yield question, labels["corrected_psi"], f"is {labels['corrected_psi']:.3g} ({READINGS[labels['reading']]})"
 
 
 def _of_figure(condition: Condition, figure: Mapping[str, Any]) -> Iterator[tuple[str, float, str]]:

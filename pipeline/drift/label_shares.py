@@ -12,6 +12,8 @@ from tirazh.pipeline.drift.counts import NOTHING, AnswerCounts
 from tirazh.pipeline.drift.figures import MEANINGS, Finding
 from tirazh.pipeline.drift.significance import expected_psi, holm, psi, same_share, same_shares
 
+# How the index is read, in a sentence.
+READINGS = {"none": "no change", "moderate": "moderate change", "large": "large change"}
 # The label of rows that abstained; no label of a job is empty.
 ABSTAINED = ""
 _MODERATE, _LARGE = 0.1, 0.25

@@ -26,7 +26,7 @@ from tirazh.pipeline.drift.counts import (
     pooled,
 )
 from tirazh.pipeline.drift.row_ids import ids_of
-from tirazh.pipeline.gold.answers import AnswerColumns, find_answers
+from tirazh.pipeline.gold.answers import find_answers
 from tirazh.pipeline.gold.finished import FinishedOutput
 
 _BATCH_ROWS = 1 << 16
@@ -63,11 +63,20 @@ class OutputRows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """One question of a job: its `name`, "" without one, the columns of its answers, and its gold column."""
+    """One question of a job: its `name`, "" without one, the names of its `labels`, and the columns of its answers and
+    gold labels; None where the output has no such column."""
 
     name: str
-    columns: AnswerColumns
-    gold: str | None
+    labels: tuple[str, ...]
+    label: str
+    confidence: str | None = None
+    abstained: str | None = None
+    gold: str | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that there are."""
+        return [name for name in (self.label, self.confidence, self.abstained, self.gold) if name is not None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,7 +94,7 @@ class OutputColumns:
     @property
     def names(self) -> list[str]:
         """All of them, once each."""
-        answers = [name for each in self.questions for name in (*_read_of(each.columns), each.gold)]
+        answers = [name for each in self.questions for name in each.columns]
         more = [self.error, self.tokens, self.completion_tokens, self.reasons, self.bits, *self.identity]
         return list(dict.fromkeys(name for name in [*answers, *more] if name is not None))
 
@@ -147,18 +156,18 @@ def _questions(found: FinishedOutput, settings: Mapping[str, Any]) -> tuple[Ques
     asked: Mapping[str, Any] = settings.get("questions") or {"": settings}
     names = found.columns.names
 
-    def gold_of(values: Mapping[str, Any]) -> str | None:
-        column = values.get("gold_column")
-        return column if column in names else None
+    def question(name: str, values: Mapping[str, Any]) -> Question:
+        found_answers, gold = find_answers(settings, found.columns, name or None), values.get("gold_column")
+        return Question(
+            name=name,
+            labels=found_answers.labels,
+            label=found_answers.label,
+            confidence=found_answers.confidence,
+            abstained=found_answers.abstained,
+            gold=gold if gold in names else None,
+        )
 
-    return tuple(
-        Question(name=name, columns=find_answers(settings, found.columns, name or None), gold=gold_of(values))
-        for name, values in asked.items()
-    )
-
-
-def _read_of(columns: AnswerColumns) -> list[str | None]:
-    return [columns.label, columns.confidence, columns.abstained]
+    return tuple(question(name, values) for name, values in asked.items())
 
 
 def _tables(found: FinishedOutput, part: int, names: Sequence[str]) -> Iterator[pa.Table]:
@@ -171,7 +180,7 @@ def count_rows(table: pa.Table, columns: OutputColumns, numbers: LabelNumbers) -
     failed = _valid(table.column(columns.error)) if columns.error else np.zeros(table.num_rows, np.bool_)
     answers, labels = {}, {}
     for question in columns.questions:
-        labels[question.name] = _label_numbers(table, question.columns, failed, numbers)
+        labels[question.name] = _label_numbers(table, question, failed, numbers)
         answers[question.name] = _count_answers(table, question, labels[question.name], numbers)
     bits = _numbers(table, columns.bits, ~failed)
     bits = bits[np.isfinite(bits)]
@@ -191,15 +200,15 @@ def count_rows(table: pa.Table, columns: OutputColumns, numbers: LabelNumbers) -
 
 
 def _label_numbers(
-    table: pa.Table, columns: AnswerColumns, failed: NDArray[np.bool_], numbers: LabelNumbers
+    table: pa.Table, question: Question, failed: NDArray[np.bool_], numbers: LabelNumbers
 ) -> NDArray[np.int32]:
     """The number of the label of each row, int32 [N]."""
-    encoded: Any = table.column(columns.label).cast(pa.large_string()).combine_chunks().dictionary_encode()
+    encoded: Any = table.column(question.label).cast(pa.large_string()).combine_chunks().dictionary_encode()
     of_codes = np.array([*(numbers.of(str(label)) for label in encoded.dictionary.to_pylist()), ABSTAINED], np.int32)
     codes = encoded.indices.cast(pa.int64()).fill_null(len(of_codes) - 1).to_numpy(zero_copy_only=False)
     found: NDArray[np.int32] = of_codes[codes]
-    if columns.abstained is not None:
-        column: Any = table.column(columns.abstained)
+    if question.abstained is not None:
+        column: Any = table.column(question.abstained)
         given = column.fill_null(False)
         found[given.to_numpy().astype(np.bool_)] = ABSTAINED
     found[failed] = FAILED
@@ -209,7 +218,7 @@ def _label_numbers(
 def _count_answers(
     table: pa.Table, question: Question, labels: NDArray[np.int32], numbers: LabelNumbers
 ) -> AnswerCounts:
-    confidence = _numbers(table, question.columns.confidence, None)
+    confidence = _numbers(table, question.confidence, None)
     if not len(confidence):
         confidence = np.full(len(labels), np.nan)
     good = labels != FAILED

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from tirazh.errors import InputError, OutputError, StorageError
 from tirazh.pipeline.drift.baselines import open_baselines
 from tirazh.pipeline.drift.compare import compare
@@ -65,7 +63,7 @@ def report_output(
         if endpoint_url is not None or not any(is_remote(each) for each in (output, *against)):
             raise
         raise StorageError(f"{error}; give --endpoint-url if it is on an S3-compatible server") from error
-    section = render_comparison(values) if values and against else Markup("")
+    section = render_comparison(values) if values and against else None
     page = write_report(output, comparison=section, endpoint_url=endpoint_url)
     outcomes = evaluate(conditions, values) if conditions else []
     return Reported(page=page, values=values, outcomes=tuple(outcomes))

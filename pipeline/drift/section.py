@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tirazh.pipeline.drift.label_shares import READINGS
 from tirazh.pipeline.drift.verdict import number, p_text, percent
 
 _MOST_LABELS = 50
@@ -74,8 +75,9 @@ def label_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 def psi_sentence(labels: Mapping[str, Any]) -> str:
     """What the population stability index says about the labels."""
     raw, expected, index = labels["psi"], labels["expected_psi"], labels["corrected_psi"]
+    reading = READINGS[labels["reading"]]
     said = (
-        f"Population stability index (PSI) of the labels: {index:.3f} ({labels['reading']} change). It is {raw:.3f}, "
+        f"Population stability index (PSI) of the labels: {index:.3f} ({reading}). It is {raw:.3f}, "
         f"of which {expected:.3f} is expected from so many rows without any change."
     )
     if not labels["is_tested"]:

@@ -20,14 +20,11 @@ from tirazh.pipeline.report.sample import sample_rows
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage
 
-NO_COMPARISON = Markup("")
 # The kinds of jobs whose rows may be published as a dataset.
 _CARD_KINDS = ("generate", "filter", "steps")
 
 
-def pages_of(
-    manifest: Mapping[str, Any], output: OutputFiles, *, comparison: Markup = NO_COMPARISON
-) -> dict[str, bytes]:
+def pages_of(manifest: Mapping[str, Any], output: OutputFiles, *, comparison: Markup | None = None) -> dict[str, bytes]:
     """Render the report and, of generate, the dataset card; by the names of their files in `_tirazh/`.
 
     `output` is where the parts are. They are read for texts and figures; a part that cannot be read is none here.
@@ -57,7 +54,7 @@ def unfinished_page(facts: Mapping[str, Any]) -> bytes:
     return seal_page(render_unfinished(facts), facts["plan_id"]).encode()
 
 
-def write_report(output: str, *, comparison: Markup = NO_COMPARISON, endpoint_url: str | None = None) -> str:
+def write_report(output: str, *, comparison: Markup | None = None, endpoint_url: str | None = None) -> str:
     """Write the report of a job, and the dataset card beside it, and return the URI of the report.
 
     It shows `comparison`, a section about other outputs (`pipeline/drift`). The report of a job that failed, or that

@@ -20,7 +20,6 @@ _FACTS = (
     *("rows", "errors", "prompt_tokens", "completion_tokens", "seconds", "tokens_per_s", "num_parts", "replicas"),
     *("replica_deaths", "accuracy", "macro_f1", "mean_confidence", "abstained", "dtype", "model_fingerprint"),
 )
-_NO_COMPARISON = Markup("")
 _ANSWER_FACTS = ("accuracy", "macro_f1", "mean_confidence", "abstained")
 
 
@@ -28,7 +27,7 @@ def render(
     manifest: Mapping[str, Any],
     *,
     sample: pa.Table | None = None,
-    comparison: Markup = _NO_COMPARISON,
+    comparison: Markup | None = None,
     evaluations: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Render the report of a finished output.
@@ -70,7 +69,7 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
         settings=facts["spec"],
     )
     table = {"heads": ["", "so far"], "rows": [row for row in done if row[1]]}
-    return _template().render(content=content, facts=table, comparison=_NO_COMPARISON, notes=[], sections=())
+    return _template().render(content=content, facts=table, comparison=None, notes=[], sections=())
 
 
 @lru_cache(maxsize=1)

@@ -16,7 +16,6 @@ from tests.pipeline.gold.outputs import ENTRY, write_output
 from tirazh.pipeline.drift.figures import Measured
 from tirazh.pipeline.drift.read import LabelNumbers, OutputColumns, Question, count_rows
 from tirazh.pipeline.evaluation.confusion import macro_f1, matrix_of_cells
-from tirazh.pipeline.gold.answers import AnswerColumns
 
 LABELS = ("politics", "economics", "culture", "science", "sport")
 # The shares of a usual night.
@@ -24,21 +23,7 @@ USUAL = (0.4, 0.3, 0.16, 0.1, 0.04)
 # The same with 14 % sport.
 MORE_SPORT = (0.36, 0.27, 0.14, 0.09, 0.14)
 COLUMNS = OutputColumns(
-    questions=(
-        Question(
-            name="",
-            columns=AnswerColumns(
-                labels=LABELS,
-                none_label=None,
-                label="label",
-                error="error",
-                confidence="confidence",
-                probabilities=None,
-                abstained=None,
-            ),
-            gold="gold",
-        ),
-    ),
+    questions=(Question(name="", labels=LABELS, label="label", confidence="confidence", gold="gold"),),
     error="error",
     tokens="prompt_tokens",
 )

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tests.pipeline.drift.nights import LABELS, MORE_SPORT, Night, night_table, write_night
+from tirazh.pipeline.drift.label_shares import READINGS
 from tirazh.pipeline.drift.run import report_output
 
 MARKUP = "<script>alert('x')</script>"
@@ -111,7 +112,7 @@ def test_the_page_shows_every_label_of_the_json(compared: tuple[dict[str, Any], 
         assert number(cells[3]) == pytest.approx(label["difference"], rel=0.06, abs=0.001)
         assert cells[6] == label["meaning"]
     (psi,) = page.paragraphs["drift-psi"]
-    assert f"{labels['corrected_psi']:.3f} ({labels['reading']} change)" in psi
+    assert f"{labels['corrected_psi']:.3f} ({READINGS[labels['reading']]})" in psi
     assert f"It is {labels['psi']:.3f}, of which {labels['expected_psi']:.3f} is expected" in psi
 
 
