@@ -1,8 +1,8 @@
 """The command line `tirazh`: its arguments, its exit codes and its error messages.
 
 `commands.py` holds what each command does. Exit codes: 0 all rows written, 1 the job failed, 2 the
-request was wrong, 130 Ctrl-C, 143 SIGTERM. Errors are one sentence on stderr; results go to stdout,
-progress to stderr.
+request was wrong, 3 a condition of `report --fail-on` holds, 130 Ctrl-C, 143 SIGTERM. Errors are one
+sentence on stderr; results go to stdout, progress to stderr.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tirazh.jobs.outputs.history import add_history_flags
 from tirazh.jobs.outputs.output_status import add_output_status_flags
 from tirazh.jobs.outputs.prune import add_prune_flags
 from tirazh.jobs.outputs.relabel import add_relabel_flags
+from tirazh.jobs.outputs.report import add_report_flags
 from tirazh.jobs.parser import Parser, parse
 from tirazh.jobs.progress import STYLES
 from tirazh.jobs.python_settings import ignore_error_warnings, restart_with_docstrings
@@ -67,7 +68,7 @@ SUMMARIES = {
     "preview": "make a few rows of a job in this process, without Ray, and forecast the job",
     "tune": "find the template, examples, scoring and calibration of a classify job that are best on labelled rows",
     "verify": "check that every input row is in the output exactly once and every file is intact",
-    "report": "write the HTML report again, or compare with another run",
+    "report": "write the HTML report again, and compare with other runs",
     "evaluate": "measure the labels of a finished output against gold labels, without Ray",
     "calibrate": "fit a calibration on the rows of a finished output that have a gold label, without Ray",
     "relabel": "make a finished output again with another threshold or a calibration, without Ray and the model",
@@ -152,7 +153,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         description="Offline batch inference with GPT-3-class sparse models: Parquet prompts in, "
         "completions and labels out.",
         epilog="`tirazh COMMAND --help` describes a command. Exit codes: 0 all rows written, 1 the job failed, "
-        "2 the request was wrong, 130 Ctrl-C, 143 SIGTERM. "
+        "2 the request was wrong, 3 a condition of report --fail-on holds, 130 Ctrl-C, 143 SIGTERM. "
         f"The same from Python: `import tirazh; help(tirazh)`. Documentation: {DOCS}.",
     )
     parser.add_argument("--version", action="version", version=f"tirazh {_version()}")
@@ -263,9 +264,7 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
     add_relabel_flags(by_name["relabel"])
     add_history_flags(by_name["history"])
     add_prune_flags(by_name["prune"])
-    by_name["report"].add_argument(
-        "--against", type=_address, metavar="OUTPUT2", help="output of another run to compare with"
-    )
+    add_report_flags(by_name["report"])
 
 
 def _address(text: str) -> str:

@@ -25,6 +25,7 @@ from tirazh.jobs.outputs.evaluate import run_evaluation
 from tirazh.jobs.outputs.history import run_history
 from tirazh.jobs.outputs.prune import run_prune
 from tirazh.jobs.outputs.relabel import run_relabelling
+from tirazh.jobs.outputs.report import run_report
 from tirazh.jobs.settings import FINETUNE, build_spec
 from tirazh.jobs.terminal.process_age import process_start
 from tirazh.jobs.tuning.command import run_tuning
@@ -123,15 +124,6 @@ def verify(options: argparse.Namespace) -> int:
     return console.show_verification(found, as_json=options.json, quiet=options.quiet)
 
 
-def report(options: argparse.Namespace) -> int:
-    """Run `tirazh report`."""
-    from tirazh.pipeline.output.report import write_report
-
-    page = write_report(options.output, against=options.against, endpoint_url=options.endpoint_url)
-    console.show_facts({"report": page}, as_json=options.json, quiet=options.quiet)
-    return 0
-
-
 def convert(options: argparse.Namespace) -> int:
     """Run `tirazh convert`."""
     from tirazh.jobs.progress import ByteProgress
@@ -197,7 +189,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "preview": preview,
     "tune": run_tuning,
     "verify": verify,
-    "report": report,
+    "report": run_report,
     "evaluate": run_evaluation,
     "calibrate": run_calibration,
     "relabel": run_relabelling,

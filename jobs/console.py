@@ -208,6 +208,14 @@ def warn(text: str) -> None:
     print(f"tirazh: warning: {text}", file=sys.stderr, flush=True)
 
 
+def fail(text: str) -> None:
+    """Print why a command fails, one sentence without secrets and control characters, to stderr."""
+    line = " ".join(redact(text).split())
+    print(
+        f"tirazh: {''.join(each if each.isprintable() else chr(0xFFFD) for each in line)}", file=sys.stderr, flush=True
+    )
+
+
 def is_unicode() -> bool:
     """Whether stdout takes every character. An escape that the stream makes of one that it does not is not JSON."""
     return (sys.stdout.encoding or "").lower().startswith("utf")

@@ -17,7 +17,6 @@ import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
-from tirazh.pipeline.report.against import tables_against
 from tirazh.pipeline.report.answers import Bar, BarChart, chart_of, label_counts
 from tirazh.pipeline.report.charts import timeline_charts
 from tirazh.pipeline.report.content import content_of, count_charts
@@ -66,16 +65,14 @@ def render(
     manifest: Mapping[str, Any],
     *,
     sample: pa.Table | None = None,
-    against: Mapping[str, Any] | None = None,
     comparison: Markup | None = None,
     evaluations: Sequence[Mapping[str, Any]] = (),
     additions: Additions | None = None,
 ) -> str:
     """Render the report of a finished output.
 
-    `sample` are some of its rows (`sample.py`). `against` is the manifest of another output to compare with.
-    `comparison` is a section about other outputs that is rendered already. `evaluations` are those that
-    `tirazh evaluate` wrote.
+    `sample` are some of its rows (`sample.py`). `comparison` is the section of a comparison with other outputs
+    (`pipeline/drift/section.py`). `evaluations` are those that `tirazh evaluate` wrote.
     """
     more = additions or Additions()
     content = content_of(manifest, sample, more=more.reasons)
@@ -93,7 +90,6 @@ def render(
         "remarks": [clip(each, 400) for each in manifest.get("unified_columns") or []],
         "figures": key_figures(manifest),
         "comparison": comparison if comparison is not None else more.comparison,
-        "against": tables_against(manifest, against) if against is not None else (),
         "charts": count_charts(manifest),
         "steps": steps_table(manifest),
         "timeline": timeline_charts(manifest.get("timeline")),
@@ -154,7 +150,6 @@ def render_unfinished(facts: Mapping[str, Any]) -> str:
         figures=figures,
         progress=_progress(done, total),
         comparison=None,
-        against=(),
         charts=[*(charts if labels else []), *count_charts(facts)],
         rows_note="",
         shown_evaluations=(),

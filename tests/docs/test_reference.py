@@ -16,7 +16,7 @@ RUNBOOK = (REPOSITORY / "docs/runbook.md").read_text(encoding="utf-8")
 ERRORS = sorted(
     name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)
 )
-EXIT_CODES = (0, 1, 2, 130, 143)
+EXIT_CODES = (0, 1, 2, 3, 130, 143)
 FIRST_SCREEN = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()[:40]
 
 

@@ -42,7 +42,7 @@ FLAGS = {
     "preview": "--rows --set",
     "tune": "--gold --gold-label --metric --out --overwrite --rows --search --seed --set --token-budget",
     "verify": "--endpoint-url --skip-input",
-    "report": "--against --endpoint-url",
+    "report": "--against --endpoint-url --fail-on --key",
     "evaluate": "--against --endpoint-url --gold --gold-column --gold-label --key --no-write --question --seed",
     "calibrate": "--endpoint-url --gold --gold-column --gold-label --key --method --out --question",
     "relabel": "--abstain-below --calibration --endpoint-url --gold --gold-column --gold-label --key --out --question "

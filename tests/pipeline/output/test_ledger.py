@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -24,7 +23,6 @@ from tirazh.pipeline.output.report import write_report
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan, plan_job
-from tirazh.pipeline.report.page import render
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -171,11 +169,3 @@ def test_the_report_escapes_values_from_the_data(done: tuple[Plan, OutputFiles])
     assert "<b>bad" not in page
     assert "60.0\N{NO-BREAK SPACE}%" in page, "18 of the 30 rows have the label"
     assert "40.0\N{NO-BREAK SPACE}%" in page, "12 of the 30 rows have an error"
-
-
-def test_a_report_can_compare_two_outputs(done: tuple[Plan, OutputFiles], tmp_path: Path) -> None:
-    manifest: dict[str, Any] = json.loads(Path(done[1].own("manifest.json")).read_text())
-    page = render(manifest, against=manifest | {"labels": {"sport": 9, "economics": 9}})
-    assert "9 (50.0%)" in page
-    with pytest.raises(OutputError, match="is not the output of a finished job"):
-        write_report(done[1].directory, against=str(tmp_path))
