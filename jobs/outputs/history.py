@@ -9,7 +9,7 @@ from typing import Any
 
 from tirazh.jobs import console
 from tirazh.jobs.outputs.gold_flags import address
-from tirazh.jobs.terminal.history_text import history_text
+from tirazh.jobs.outputs.history_text import history_text
 
 
 def add_history_flags(parser: argparse.ArgumentParser) -> None:

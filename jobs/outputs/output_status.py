@@ -6,7 +6,7 @@ import argparse
 import os
 
 from tirazh.jobs import console
-from tirazh.jobs.terminal.history_text import status_facts
+from tirazh.jobs.outputs.history_text import status_facts
 
 
 def add_output_status_flags(parser: argparse.ArgumentParser) -> None:

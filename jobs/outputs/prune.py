@@ -9,7 +9,7 @@ from dataclasses import asdict
 from tirazh.jobs import console
 from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.outputs.gold_flags import address
-from tirazh.jobs.terminal.history_text import pruned_text
+from tirazh.jobs.outputs.history_text import pruned_text
 
 
 def add_prune_flags(parser: argparse.ArgumentParser) -> None:
