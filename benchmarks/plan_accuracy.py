@@ -67,7 +67,8 @@ def main() -> None:
     options = _parser().parse_args()
     work = Path(options.work)
     work.mkdir(parents=True, exist_ok=True)
-    texts = [str(text) for text in pq.read_table(options.rows, columns=[options.text_column]).column(0).to_pylist()]
+    column = pq.read_table(options.rows, columns=[options.text_column]).column(0)
+    texts = [str(text) for text in column.to_pylist() if text]
     outcomes = []
     for number, case in enumerate(CASES):
         if options.cases and number not in options.cases:

@@ -27,6 +27,8 @@ def plan_facts(
     from tirazh.pipeline.steps.dry_run import dry_run_steps
     from tirazh.pipeline.steps.expand import steps_of
 
+    if price_per_hour is not None and not 0 <= price_per_hour < float("inf"):
+        raise RequestError(f"--price-per-hour must be a price of at least 0, not {price_per_hour:g}")
     steps = steps_of(spec)
     if steps is not None:
         if probe or price_per_hour is not None:

@@ -71,7 +71,7 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
     """Resolve the spec's names. Raises RequestError, InputError or CheckpointError."""
     storage = Storage(spec.endpoint_url)
     examples = spec.examples if isinstance(spec, ClassifySpec | GenerateSpec) else None
-    directory, remote = find_model(spec.model, spec.endpoint_url)
+    directory, remote = find_model(spec.model, storage)
     source, model = prompt_source(spec), describe(directory, spec.model_settings)
     seq_length = _sequence_length(spec, model)
     crossing = _crossing(spec, storage)

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 
 # The window grows with the run, so that rows that are finished in bursts do not make the estimate jump.
-_SHORTEST_S, _LONGEST_S, _SHARE_OF_RUN = 30.0, 600.0, 4
+_SHORTEST_S, _LONGEST_S, _SHARE_OF_RUN = 60.0, 600.0, 2
 # Before this time with replicas nothing is said: the first rows come at once, or late.
 _SETTLED_S = 3.0
 

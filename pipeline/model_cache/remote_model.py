@@ -39,7 +39,7 @@ class RemoteModel:
     """
 
     uri: str
-    endpoint_url: str | None
+    storage: Storage
     key: str
 
     def __call__(self) -> str:
@@ -51,7 +51,7 @@ class RemoteModel:
 
     def text(self) -> str:
         """A name for the directory of the tokenizer, which `local_tokenizer_dir` finds on any machine."""
-        return _TEXT + json.dumps([self.uri, self.endpoint_url, self.key])
+        return _TEXT + json.dumps([self.uri, self.storage.endpoint_url, self.key])
 
     def tokenizer_dir(self) -> str:
         """The directory with the files that hold no weights. Raises what calling it raises."""
@@ -61,17 +61,16 @@ class RemoteModel:
         known = _checked.get((self.key, True)) or _checked.get((self.key, with_weights))
         if known is not None:
             return known
-        storage = Storage(self.endpoint_url)
-        index = keep_trying(lambda: list_remote(self.uri, storage))
+        index = keep_trying(lambda: list_remote(self.uri, self.storage))
         if index.key != self.key:
             raise CheckpointError(
                 f"the model {show_uri(self.uri)} was changed since the run began; start the run again"
             )
-        _checked[self.key, with_weights] = found = _fetch_into_cache(index, storage, with_weights=with_weights)
+        _checked[self.key, with_weights] = found = _fetch_into_cache(index, self.storage, with_weights=with_weights)
         return found
 
 
-def find_model(name: str, endpoint_url: str | None) -> tuple[str, RemoteModel | None]:
+def find_model(name: str, storage: Storage) -> tuple[str, RemoteModel | None]:
     """The directory of a model on this machine, and where it comes from if that is an object store.
 
     Raises RequestError for an address that cannot be used, CheckpointError if there is no model, and StorageError if it
@@ -82,7 +81,7 @@ def find_model(name: str, endpoint_url: str | None) -> tuple[str, RemoteModel | 
     uri = full_uri(name)
     if not is_remote(uri):
         return uri, None
-    model = RemoteModel(uri, endpoint_url, list_remote(uri, Storage(endpoint_url)).key)
+    model = RemoteModel(uri, storage, list_remote(uri, storage).key)
     return model(), model
 
 
@@ -90,7 +89,8 @@ def local_tokenizer_dir(directory: str) -> str:
     """The directory of a tokenizer on this machine. `directory` is a path, or the text of a remote model."""
     if not directory.startswith(_TEXT):
         return directory
-    return RemoteModel(*json.loads(directory.removeprefix(_TEXT))).tokenizer_dir()
+    uri, endpoint_url, key = json.loads(directory.removeprefix(_TEXT))
+    return RemoteModel(uri, Storage(endpoint_url), key).tokenizer_dir()
 
 
 @contextmanager

@@ -76,6 +76,7 @@ def test_a_storage_is_made_once_per_entry_point() -> None:
     assert sorted(makers) == [
         "finetune/plan.py",
         "gold/read.py",
+        "model_cache/remote_model.py",
         "output/report.py",
         "output/verify.py",
         "output/verify.py",

@@ -18,8 +18,8 @@ def test_the_start_of_a_run_is_not_a_part_of_its_speed() -> None:
 
 def test_a_slower_second_half_counts_more_than_the_first() -> None:
     speed = RecentSpeed()
-    for second in range(101):
-        rows = 10 * min(second, 50) + max(0, second - 50)
+    for second in range(1_501):
+        rows = 10 * min(second, 500) + max(0, second - 500)
         speed.add(second, rows=rows, tokens=rows, serves=True)
     assert speed.eta_s(100) == 100.0
 

@@ -29,9 +29,10 @@ FETCH = """
 import sys
 from tirazh.errors import TirazhError
 from tirazh.pipeline.model_cache.remote_model import find_model, telling_of_downloads
+from tirazh.pipeline.storage.filesystem import Storage
 try:
     with telling_of_downloads(lambda text: print(text, flush=True)):
-        print(find_model(sys.argv[1], sys.argv[2])[0])
+        print(find_model(sys.argv[1], Storage(sys.argv[2]))[0])
 except TirazhError as error:
     print(f"{type(error).__name__}: {error}")
 """
@@ -64,7 +65,7 @@ def fetch(uri: str, server: SeaweedServer, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setattr(remote_model, "_checked", {})
     told: list[str] = []
     with telling_of_downloads(told.append):
-        directory, _ = find_model(uri, server.endpoint_url)
+        directory, _ = find_model(uri, Storage(server.endpoint_url))
     return directory, told
 
 
@@ -103,7 +104,7 @@ def test_a_model_that_changes_in_the_store_is_fetched_under_another_key(
     stored: str, s3_server: SeaweedServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, _ = fetch(stored, s3_server, monkeypatch)
-    _, model = find_model(stored, s3_server.endpoint_url)
+    _, model = find_model(stored, Storage(s3_server.endpoint_url))
     assert model is not None
     config = (Path(EMBEDDED_DIR) / "config.json").read_bytes()
     Storage(s3_server.endpoint_url).write(f"{stored}/config.json", config + b"\n")
@@ -164,7 +165,7 @@ def test_the_model_that_was_not_used_for_the_longest_time_is_removed(
 def test_a_machine_without_replicas_fetches_no_weights(
     stored: str, s3_server: SeaweedServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, model = find_model(stored, s3_server.endpoint_url)
+    _, model = find_model(stored, Storage(s3_server.endpoint_url))
     assert isinstance(model, RemoteModel)
     shutil.rmtree(cache)
     monkeypatch.setattr(remote_model, "_checked", {})
@@ -194,14 +195,14 @@ def test_what_is_no_model_is_one_sentence(
     stored: str, s3_server: SeaweedServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(CheckpointError, match=r"there is no model at s3://.*does not exist"):
-        find_model(f"{stored}-2", s3_server.endpoint_url)
+        find_model(f"{stored}-2", Storage(s3_server.endpoint_url))
     with pytest.raises(CheckpointError, match="is one file; give the directory"):
-        find_model(f"{stored}/config.json", s3_server.endpoint_url)
+        find_model(f"{stored}/config.json", Storage(s3_server.endpoint_url))
     with pytest.raises(RequestError, match="the scheme hf:// is not supported"):
-        find_model("hf://org/model", None)
+        find_model("hf://org/model", Storage())
     monkeypatch.setenv("TIRAZH_CACHE_GIB", "much")
     with pytest.raises(RequestError, match="TIRAZH_CACHE_GIB must be a number of GiB above 0, not 'much'"):
-        find_model(stored, s3_server.endpoint_url)
+        find_model(stored, Storage(s3_server.endpoint_url))
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(
