@@ -132,7 +132,7 @@ def test_the_token_of_the_cronjob_is_in_the_secret_that_kuberay_makes() -> None:
     variables = {variable["name"]: variable for variable in container["env"]}
     assert variables["RAY_AUTH_MODE"]["value"] == "token"
     assert variables["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"] == {"name": "ray", "key": "auth_token"}
-    assert "http://ray-head-svc:8265" in container["command"][-1]
+    assert "http://ray-head-svc:8265" in container["args"]
 
 
 @pytest.mark.parametrize("pod", PODS)
