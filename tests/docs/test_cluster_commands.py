@@ -38,7 +38,7 @@ RAY = """case "$1 $2" in
 start*) echo "an unexpected command: ray $*" >&2; exit 1 ;;
 *) exec {python} -m ray.scripts.scripts "$@" ;;
 esac
-for attempt in 1 2 3 4; do
+for attempt in 1 2 3 4 5 6 7 8; do
     {python} -m ray.scripts.scripts start --block --node-ip-address={head} "$@" > {temp}.log 2>&1 && break
 done &
 echo $! >> {folder}/pids
@@ -78,7 +78,7 @@ class Session:
     def wait_for_nodes(self, count: int) -> None:
         """Wait until so many nodes are alive and the job server answers."""
         code = f"import ray; ray.init('127.0.0.1:{self.gcs}', logging_level='ERROR'); print(len(ray.nodes()))"
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 900
         while time.monotonic() < deadline:
             try:
                 if int(self.run(f'{sys.executable} -c "{code}"').split()[-1]) >= count:
