@@ -55,8 +55,8 @@ class Session:
     exports: list[str] = field(default_factory=list)
     job_id: str = "ID"
 
-    def run(self, block: str) -> str:
-        """Run a block of a document as one script. Returns what it printed."""
+    def run(self, line: str) -> str:
+        """Run a line of a document after all that it exported before. Returns what it printed."""
         places = {
             "HEAD:6379": f"127.0.0.1:{self.gcs}",
             "HEAD:8265": f"127.0.0.1:{self.dashboard}",
@@ -64,15 +64,17 @@ class Session:
         }
         places |= {"s3://": f"{self.folder}/", "pip install": "true pip install"}  # tests/deploy/test_image.py installs
         for written, here in places.items():
-            block = block.replace(written, here)
-        script = "\n".join(["set -e", *self.exports, block])
-        variables = {**os.environ, "HOME": str(self.folder), "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
+            line = line.replace(written, here)
+        script = "\n".join(["set -e", *self.exports, line])
+        # `python` on the PATH of a node is the cluster's Python.
+        path = f"{self.folder}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        variables = {**os.environ, "HOME": str(self.folder), "PATH": path}
         for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             variables.pop(name, None)
         command = ["bash", "-c", script]
         done = subprocess.run(command, cwd=self.folder, env=variables, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        self.exports += re.findall(r"^export .*$", block, flags=re.MULTILINE)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        self.exports += re.findall(r"^export .*$", line, flags=re.MULTILINE)
         return done.stdout
 
     def wait_for_nodes(self, count: int) -> None:
@@ -141,11 +143,11 @@ def test_the_commands_lead_from_nothing_to_a_finished_job_on_two_nodes(path: Pat
         (session.folder / job.splitlines()[0].removeprefix("# ")).write_text(
             job.replace("s3://", f"{session.folder}/"), encoding="utf-8"
         )
-    for block in blocks_of(path):
-        shown = session.run(block)
-        if "ray start --head" in block:
+    for line in "\n".join(blocks_of(path)).splitlines():
+        shown = session.run(line)
+        if "ray start --address" in line:
             session.wait_for_nodes(2)
-        if "tirazh submit" in block and session.job_id == "ID":
+        if "tirazh submit" in line and session.job_id == "ID":
             session.job_id = shown.split()[0]
             assert session.job_id.startswith("tirazh-")
     assert (session.folder / ".ray/auth_token").is_file()
