@@ -125,6 +125,13 @@ def end(pids: Path) -> None:
                 continue
 
 
+def job_id_in(printed: str) -> str:
+    """Return the id in what `submit` printed."""
+    found = re.search(r"\btirazh-[\w.-]*\w", printed)
+    assert found is not None, printed
+    return found[0]
+
+
 def blocks_of(path: Path) -> list[str]:
     """Return the bash blocks of the cluster tutorial, or of the README's section about clusters."""
     if path == README:
@@ -148,8 +155,7 @@ def test_the_commands_lead_from_nothing_to_a_finished_job_on_two_nodes(path: Pat
         if "ray start --address" in line:
             session.wait_for_nodes(2)
         if "tirazh submit" in line and session.job_id == "ID":
-            session.job_id = shown.split()[0]
-            assert session.job_id.startswith("tirazh-")
+            session.job_id = job_id_in(shown)
     assert (session.folder / ".ray/auth_token").is_file()
     assert pq.read_table(session.folder / "labelled/2026-11-23").num_rows == ROWS
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.docs.planned import missing, planned_flags
+from tests.docs.test_cluster_commands import job_id_in
 from tests.docs.texts import fenced_blocks
 from tests.jobs.clusters import ray_head
 from tirazh.jobs.cli import build_parser
@@ -59,7 +60,7 @@ def test_the_commands_of_the_runbook_run(tmp_path: Path) -> None:
         submitted = head.tirazh("submit", str(tmp_path / "job.yaml"), "--follow")
         assert submitted.returncode == 0, submitted.stderr
         places = {"OUTPUT": str(output), "NEWER": str(output), "job.yaml": str(tmp_path / "job.yaml")}
-        places |= {"ID": submitted.stdout.split()[0], "http://head:8265": head.address}
+        places |= {"ID": job_id_in(submitted.stdout), "http://head:8265": head.address}
         left_out = []
         for line in with_arguments():
             words = [places.get(word, word) for word in shlex.split(line)[1:]]
