@@ -36,6 +36,11 @@ def test_the_runbook_has_a_section_for_every_exit_code(code: int) -> None:
     assert f"\n### Exit code {code}\n" in RUNBOOK
 
 
+def test_a_heading_of_the_runbook_is_there_once() -> None:
+    headings = re.findall(r"^#+ .+$", RUNBOOK, flags=re.MULTILINE)
+    assert sorted(headings) == sorted(set(headings))
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_a_link_with_an_anchor_leads_to_a_heading(path: Path) -> None:
     for target, anchor in re.findall(r"\]\(([^)#:\s]*)#([\w-]+)\)", path.read_text(encoding="utf-8")):
