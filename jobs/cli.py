@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tirazh.errors import TirazhError
-from tirazh.jobs import commands
+from tirazh.jobs import commands, notifying
 from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
 from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
@@ -89,6 +89,7 @@ def run() -> NoReturn:
     ignores signals once the result is printed: a finished job must not end as a killed one.
     """
     restart_with_docstrings()
+    notifying.hide_address()
     open_missing_streams()
     keep_write_errors()
     ignore_error_warnings()
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Raises nothing and prints no traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = argparse.Namespace()
+    notifying.forget()
     try:
         # Catch signals before the slow imports of a command: some libraries swallow a
         # KeyboardInterrupt.
@@ -118,7 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
             options = parse(parser, by_name, arguments)
             _set_up_logging(getattr(options, "verbose", 0))
-            return commands.COMMANDS[options.command](options)
+            code = commands.COMMANDS[options.command](options)
+        notifying.end(code)
+        return code
     except TirazhError as error:
         return _fail("; ".join((one_sentence(error), *_notes(error))), _cause(error).exit_code)
     except Interrupted as error:
@@ -183,6 +187,7 @@ def _add_run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("command options")
     group.add_argument("--config", metavar="JOB.YAML", help="job file with these settings; flags override it")
     group.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
+    notifying.add_notify_flags(group)
     _add_output_flags(group)
 
 
@@ -190,6 +195,7 @@ def _add_run(parser: Parser) -> None:
     parser.add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
     add_flag(parser, settings_of("classify")["address"])
     parser.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
+    notifying.add_notify_flags(parser)
 
 
 def _add_output_flags(group: argparse._ActionsContainer) -> None:
@@ -256,7 +262,9 @@ def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(f"tirazh: {redact(message)}", file=sys.stderr, flush=True)
+    message = redact(message)
+    print(f"tirazh: {message}", file=sys.stderr, flush=True)
+    notifying.end(exit_code, message)
     return exit_code
 
 

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, TextIO
 
 from tirazh.errors import RequestError
-from tirazh.jobs import console
+from tirazh.jobs import console, notifying
 from tirazh.jobs.cluster import commands as cluster
 from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
@@ -44,6 +44,7 @@ def run_file(options: argparse.Namespace) -> int:
     if job.kind == FINETUNE:
         options.config = options.job
         return run_training(options)
+    notifying.announce(options, job, kind=job.kind, given={}, check_only=options.dry_run)
     return _run_spec(spec_of(job, {"address": options.address} if "address" in options else {}), options)
 
 
@@ -57,6 +58,7 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
         progress = _progress(options, stream)
         with interruptible(progress.interrupted, stream=stream):
             manifest = run(spec, progress)
+    notifying.note_manifest(manifest)
     console.show_manifest(manifest, progress.last, as_json=options.json, quiet=options.quiet)
     return 0
 
@@ -64,9 +66,10 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
 def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
     """Build the spec from the flags and, if one is named, the job file; flags override the file."""
     given = given_settings(options, kind)
-    if options.config is None:
+    job = None if options.config is None else read_job_file(options.config)
+    notifying.announce(options, job, kind=kind, given=given, check_only=options.dry_run)
+    if job is None:
         return build_spec(kind, given)
-    job = read_job_file(options.config)
     if job.kind not in (None, kind):
         raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh run {job.path}`")
     return build_spec(kind, job.values | given, place=lambda name: "" if name in given else job.place(name))

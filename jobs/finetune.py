@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from tirazh.errors import RequestError
-from tirazh.jobs import console
+from tirazh.jobs import console, notifying
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.job_files.job_file import read_job_file
@@ -31,15 +31,17 @@ def run_training(options: argparse.Namespace) -> int:
         display = TrainingDisplay("quiet" if options.quiet else None, stream=stream)
         with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display:
             manifest = run_finetune(spec, on_progress=display.show, tell=display.say)
+    notifying.note_manifest(manifest)
     console.show_facts(_facts(manifest), as_json=options.json, quiet=options.quiet)
     return 0
 
 
 def _spec_from_options(options: argparse.Namespace) -> FinetuneSpec:
     given = given_settings(options, FINETUNE)
-    if options.config is None:
+    job = None if options.config is None else read_job_file(options.config)
+    notifying.announce(options, job, kind=FINETUNE, given=given, check_only=options.dry_run)
+    if job is None:
         return build_finetune_spec(given)
-    job = read_job_file(options.config)
     if job.kind not in (None, FINETUNE):
         raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh {job.kind} --config {job.path}`")
     return build_finetune_spec(job.values | given, place=lambda name: "" if name in given else job.place(name))

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TextIO
 
+from tirazh.jobs import notifying
+
 PATIENCE_S = 10.0
 
 
@@ -47,6 +49,7 @@ def interruptible(
 
     def leave() -> None:
         print(f"tirazh: {describe()}", file=stream or sys.stderr, flush=True)
+        notifying.end(128 + received[0], describe())
         os._exit(128 + received[0])
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -58,6 +61,7 @@ def interruptible(
         timer = threading.Timer(PATIENCE_S if patience_s is None else patience_s, leave)
         timer.daemon = True
         timer.start()
+        notifying.begin_end(128 + number, describe())
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tirazh.jobs import notifying
 from tirazh.jobs.progress import JobProgressDisplay
 from tirazh.jobs.python_settings import require_docstrings
 from tirazh.pipeline.spec import JobSpec, StepsSpec
+
+if TYPE_CHECKING:
+    from tirazh.pipeline.execution.metrics import ProgressEvent
 
 
 def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay) -> dict[str, Any]:
@@ -16,9 +20,13 @@ def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay) -> dict[str, An
     from tirazh.pipeline.steps.expand import steps_of
     from tirazh.pipeline.steps.run import run_steps
 
+    def show(event: ProgressEvent) -> None:
+        progress.show(event)
+        notifying.note_event(event)
+
     steps = steps_of(spec)
     with progress:
         if steps is not None:
-            return run_steps(steps, on_progress=progress.show, tell=progress.say)
+            return run_steps(steps, on_progress=show, tell=progress.say)
         assert isinstance(spec, JobSpec), "a job of one step has a model"
-        return dict(run_job(spec, on_progress=progress.show, tell=progress.say))
+        return dict(run_job(spec, on_progress=show, tell=progress.say))
