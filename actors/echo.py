@@ -99,6 +99,8 @@ class EchoEngine:
             completion_tokens=self.counters.completion_tokens + sum(len(c.token_ids) for c in completed),
             finished=self.counters.finished + len(taken),
             steps=self.counters.steps + 1,
+            slots=self._config.slots,
+            busy_slots=min(self._config.slots, len(self._waiting)),
         )
 
 

@@ -58,7 +58,12 @@ def forget() -> None:
 
 
 def announce(
-    options: argparse.Namespace, job: JobFile | None, *, kind: str | None, given: Mapping[str, Any], check_only: bool = False
+    options: argparse.Namespace,
+    job: JobFile | None,
+    *,
+    kind: str | None,
+    given: Mapping[str, Any],
+    check_only: bool = False,
 ) -> None:
     """From here on, the receivers of the job file or of the flags are told about the end of this command.
 

@@ -18,6 +18,7 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.pipeline.classification.head.linear import LinearHead
 from tirazh.pipeline.crossing.crossing import Crossing
+from tirazh.pipeline.execution.metrics_export import labelling
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import (
     ray_session,
@@ -170,6 +171,7 @@ class _Job:
                         engine=self.engine,
                         lease=lease.token,
                         earlier_errors=state.errors,
+                        earlier_tokens=state.tokens,
                         on_progress=self.on_progress,
                         tell=self.tell,
                         around_prompts=self.around_prompts,
@@ -205,7 +207,8 @@ class _Job:
             return None
         show = self.on_progress
         shown = None if show is None else lambda event: show(replace(event, step="embedding the examples"))
-        return make_head(self.spec, plan, output, partial(run_job, on_progress=shown, engine=self.engine))
+        with labelling(self.output.directory, "examples"):
+            return make_head(self.spec, plan, output, partial(run_job, on_progress=shown, engine=self.engine))
 
     def _check_budget(self, errors: int, answered: int) -> None:
         ErrorBudget(self.spec.max_error_rate, self.plan.output_rows).check(errors=errors, answered=answered)

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 class JobRun:
     """Everything that is known once Ray is connected; builds the configurations of the steps from it.
 
-    `earlier_errors` are the rows with an error in parts that exist already. `lease` is None for a run that writes
-    nothing (a preview). `head` is that of classify with one, None until it is fitted.
+    `earlier_errors` are the rows with an error in parts that exist already, `earlier_tokens` the tokens there. `lease`
+    is None for a run that writes nothing (a preview). `head` is that of classify with one, None until it is fitted.
     """
 
     spec: JobSpec
@@ -62,6 +62,7 @@ class JobRun:
     engine: str
     lease: LeaseToken | None
     earlier_errors: int
+    earlier_tokens: tuple[int, int] = (0, 0)
     on_progress: OnProgress | None
     tell: Tell | None
     around_prompts: AroundPrompts | None = None
@@ -75,6 +76,7 @@ class JobRun:
         from tirazh.pipeline.execution.data_settings import data_settings
         from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_in_flight, run_graph
         from tirazh.pipeline.execution.metrics_client import start_metrics
+        from tirazh.pipeline.execution.metrics_export import MetricsExport, labels_of
         from tirazh.pipeline.execution.node_probe import shared_paths
         from tirazh.pipeline.execution.owner_watch import watching_owners
         from tirazh.pipeline.execution.progress import JobProgress
@@ -95,6 +97,8 @@ class JobRun:
             on_progress=self.on_progress,
         )
         replicas = parse_replicas(self.spec.replicas)
+        labels = labels_of(self.output.directory, self.spec.kind)
+        progress.export = MetricsExport(labels, replicas[1], *self.earlier_tokens)
         in_flight = choose_in_flight(
             [part.rows for part in parts], slots=self._slots, samples=self._samples, replicas=replicas[1]
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray.actor import ActorHandle
 
@@ -65,6 +65,8 @@ class MetricsSnapshot:
     completion_tokens: int = 0
     replicas: int = 0
     deaths: int = 0
+    parts_in_flight: int = 0
+    engines: EngineCounters = field(default_factory=EngineCounters)
 
     def not_below(self, earlier: MetricsSnapshot) -> MetricsSnapshot:
         """This snapshot, with no total below that of an `earlier` one: the actor forgets what it knew
@@ -75,6 +77,8 @@ class MetricsSnapshot:
             completion_tokens=max(self.completion_tokens, earlier.completion_tokens),
             replicas=self.replicas,
             deaths=max(self.deaths, earlier.deaths),
+            parts_in_flight=self.parts_in_flight,
+            engines=self.engines.not_below(earlier.engines),
         )
 
 
@@ -194,4 +198,13 @@ class Metrics:
             completion_tokens=sum(each.completion_tokens for each in counters),
             replicas=len(self._serving),
             deaths=self._num_deaths,
+            parts_in_flight=len(set().union(*self._in_flight.values())),
+            engines=self._engines(),
         )
+
+    def _engines(self) -> EngineCounters:
+        """The sum over the engines; those of dead replicas hold nothing any more."""
+        serving, total = set(self._serving.values()), EngineCounters()
+        for replica, counters in self._counters.items():
+            total = total.plus(counters, totals_only=replica not in serving)
+        return total

@@ -27,7 +27,10 @@ class HttpRequest:
 
 
 def make_request(notification: Notification, message: RunMessage) -> HttpRequest | None:
-    """Return the request for a receiver, or None if it has a command only. Raises RequestError for an unset variable."""
+    """Return the request for a receiver, or None if it has a command only.
+
+    Raises RequestError for a variable that is not set.
+    """
     address = notification.address()
     if address is None:
         return None

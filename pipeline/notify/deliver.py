@@ -170,7 +170,9 @@ def _run(task: _Task, command: Sequence[str], message: RunMessage) -> None:
 
 def environment_of(message: RunMessage) -> Mapping[str, str]:
     """The variables that a command gets, such as TIRAZH_SENTENCE; an unknown figure is an empty text."""
-    values = {f"TIRAZH_{name.upper()}": "" if value is None else str(value) for name, value in message.to_dict().items()}
+    values = {
+        f"TIRAZH_{name.upper()}": "" if value is None else str(value) for name, value in message.to_dict().items()
+    }
     return {name: value.replace("\0", "\ufffd") for name, value in values.items()}
 
 

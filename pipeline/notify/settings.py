@@ -132,7 +132,9 @@ def _parse(entry: Any, place: str) -> Notification:
         _check_address(url.text, f"{place}notify: url")
     if style == "pagerduty" and routing_key is None:
         raise RequestError(f"{place}notify: style pagerduty needs routing_key:, the integration key of the service")
-    return Notification(url=url, command=command, on=_events(entry.get("on"), place), style=style, routing_key=routing_key)
+    return Notification(
+        url=url, command=command, on=_events(entry.get("on"), place), style=style, routing_key=routing_key
+    )
 
 
 def _events(value: Any, place: str) -> tuple[str, ...]:

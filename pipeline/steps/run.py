@@ -17,6 +17,7 @@ from tirazh.errors import JobError, OutputError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.execution.metrics import ProgressEvent
+from tirazh.pipeline.execution.metrics_export import labelling
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_replicas
@@ -185,7 +186,8 @@ class _Run:
 
     def _run_round(self, step: PlannedStep, spec: GenerateSpec, crossing: Crossing, number: int) -> dict[str, Any]:
         report = self._report(replace(step, name=f"{step.name}, round {number}"))
-        return run_job(spec, on_progress=report, tell=self._tell(step), engine=self.engine, crossing=crossing)
+        with labelling(self.steps[-1].output, step.name):
+            return run_job(spec, on_progress=report, tell=self._tell(step), engine=self.engine, crossing=crossing)
 
     def _connect(self) -> None:
         """Connect Ray once for all steps that are left; they share replicas of the same model."""
@@ -197,9 +199,9 @@ class _Run:
 
     def _run_model(self, step: PlannedStep, spec: JobSpec) -> dict[str, Any]:
         around = partial(PassErrors, columns=step.errors) if step.errors else None
-        return run_job(
-            spec, on_progress=self._report(step), tell=self._tell(step), engine=self.engine, around_prompts=around
-        )
+        report, tell = self._report(step), self._tell(step)
+        with labelling(self.steps[-1].output, step.name):
+            return run_job(spec, on_progress=report, tell=tell, engine=self.engine, around_prompts=around)
 
     def _run_filter(self, step: PlannedStep, source: OutputFiles, before: _Manifests) -> dict[str, Any]:
         assert step.filter is not None, "a step without a model filters or selects rows"
