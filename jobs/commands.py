@@ -57,7 +57,7 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
     with console.only_json(options.json), redirected as stream:
         progress = _progress(options, stream)
         with interruptible(progress.interrupted, stream=stream):
-            manifest = run(spec, progress)
+            manifest = run(spec, progress, options.track_tools)
     notifying.note_manifest(manifest)
     console.show_manifest(manifest, progress.last, as_json=options.json, quiet=options.quiet)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import RequestError
 from tirazh.jobs import console, notifying
@@ -12,7 +12,11 @@ from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.job_files.job_file import read_job_file
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.settings import FINETUNE, build_finetune_spec
+from tirazh.jobs.tracking import tracked
 from tirazh.pipeline.finetune.spec import FinetuneSpec
+
+if TYPE_CHECKING:
+    from tirazh.pipeline.finetune.progress import TrainingProgress
 
 # Seconds that an interrupted training run may take to finish its step and write a checkpoint.
 _SAVING_S = 60.0
@@ -29,8 +33,15 @@ def run_training(options: argparse.Namespace) -> int:
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
     with console.only_json(options.json), redirected as stream:
         display = TrainingDisplay("quiet" if options.quiet else None, stream=stream)
-        with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display:
-            manifest = run_finetune(spec, on_progress=display.show, tell=display.say)
+        tracking = tracked(spec, options.track_tools)
+        with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display, tracking as tracker:
+
+            def show(event: TrainingProgress) -> None:
+                display.show(event)
+                tracker.show(event)
+
+            manifest = run_finetune(spec, on_progress=show, tell=display.say)
+            tracker.finish(manifest)
     notifying.note_manifest(manifest)
     console.show_facts(_facts(manifest), as_json=options.json, quiet=options.quiet)
     return 0

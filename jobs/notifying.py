@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import RequestError
+from tirazh.jobs.tracking import add_track_flag, choose_tools
 
 if TYPE_CHECKING:
     from tirazh.jobs.job_files.job_file import JobFile
@@ -28,9 +29,10 @@ _current: RunNotifier | None = None
 
 
 def add_notify_flags(group: argparse._ActionsContainer) -> None:
-    """Add the flags that say who is told about the end of the run."""
+    """Add the flags that say who is told about the end of the run, and which tools record it."""
     for flag, text in HELP.items():
         group.add_argument(flag, metavar=flag.rsplit("-", 1)[-1].upper(), help=text)
+    add_track_flag(group)
 
 
 def hide_address() -> None:
@@ -75,10 +77,12 @@ def announce(
 
     section = section_of(options, job)
     if section is None:
+        choose_tools(options, job)
         return
     place = job.place("notify") if job is not None else ""
     if check_only:
         parse_notifications(section, place=place)
+        choose_tools(options, job)
         return
     values = {**(job.values if job is not None else {}), **given}
     output, endpoint = (values.get(name) for name in ("output", "endpoint_url"))
@@ -91,6 +95,7 @@ def announce(
     notifier.look_back()
     global _current
     _current = notifier
+    choose_tools(options, job)  # from here on, a refusal is told
 
 
 def section_of(options: argparse.Namespace, job: JobFile | None) -> Any:
@@ -116,7 +121,7 @@ def note(**figures: Any) -> None:
 
 def note_event(event: Any) -> None:
     """Record the figures of a progress event of a job over rows, or of a training run."""
-    rows = getattr(event, "rows_safe", None) or getattr(event, "rows_done", None)
+    rows = getattr(event, "rows_safe", getattr(event, "rows_done", None))
     note(rows=rows, rows_total=getattr(event, "rows_total", None), errors=getattr(event, "error_rows", None))
 
 

@@ -16,15 +16,15 @@ from tirazh.pipeline.crossing.declaration import parse_file
 from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec
 
 # Sections of a job file that are not settings of the job.
-AROUND = ("notify", "runtime_env")
+AROUND = ("notify", "runtime_env", "track")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFile:
     """The content of a job file, not yet checked against its kind.
 
-    `lines` maps each key to its line, from 1. `notify` and `runtime_env` are those sections as they were written:
-    they say what happens around a run, so they are no settings of the job.
+    `lines` maps each key to its line, from 1. `notify`, `runtime_env` and `track` are those sections as they were
+    written: they say what happens around a run, so they are no settings of the job.
     """
 
     path: str
@@ -33,6 +33,7 @@ class JobFile:
     lines: dict[str, int] = field(default_factory=dict)
     notify: Any = None
     runtime_env: Any = None
+    track: Any = None
 
     def place(self, name: str) -> str:
         """Return `"job.yaml line 3: "` for a key of the file, and an empty string for any other setting."""

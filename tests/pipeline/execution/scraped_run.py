@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROWS, PART_ROWS, BAD_ROWS = 120, 10, 6
+ROWS, PART_ROWS, BAD_ROWS = 300, 15, 6
 FACTS = ("rows", "errors", "prompt_tokens", "completion_tokens", "replica_deaths", "num_parts")
 _SAMPLE = re.compile(r"^ray_(tirazh_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

@@ -1,0 +1,1 @@
+"""Records of runs in MLflow, Weights & Biases and OpenLineage, through their own libraries."""
