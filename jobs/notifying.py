@@ -54,7 +54,7 @@ def hide_address() -> None:
 
 
 def forget() -> None:
-    """Nobody is told about the end of this command."""
+    """No receiver is told about the end of this command."""
     global _current
     _current = None
 
@@ -70,7 +70,7 @@ def announce(
     """From here on, the receivers of the job file or of the flags are told about the end of this command.
 
     `given` are the settings of the flags. Raises RequestError for a wrong section. With `check_only` the section is
-    checked, and nobody is told.
+    checked, and no receiver is told.
     """
     from tirazh.pipeline.notify.notifier import RunNotifier
     from tirazh.pipeline.notify.settings import parse_notifications, read_notifications

@@ -40,6 +40,7 @@ SPEC_FIELDS = {"name", *(setting.name for spec in SPECS for setting in fields(sp
 KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py"}
 # Flags of the commands that are not settings of a job.
 OTHER_FLAGS = {
+    *("notify-url", "notify-command", "notify-on", "track"),
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),
 }
 

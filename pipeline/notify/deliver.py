@@ -42,7 +42,7 @@ class _Task:
 
 
 class Delivery:
-    """Deliveries that have begun. `wait` ends them."""
+    """Deliveries in progress. `wait` ends them."""
 
     def __init__(self) -> None:
         self._begin = time.monotonic()

@@ -127,7 +127,7 @@ def _parse(entry: Any, place: str) -> Notification:
     if url is None and (style == "pagerduty" or routing_key is not None):
         url = Secret(_PAGERDUTY)
     if url is None and not command:
-        raise RequestError(f"{place}notify needs url: or command:, or nobody is told")
+        raise RequestError(f"{place}notify needs url: or command:")
     if url is not None and not url.is_reference:
         _check_address(url.text, f"{place}notify: url")
     if style == "pagerduty" and routing_key is None:

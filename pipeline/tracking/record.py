@@ -60,7 +60,8 @@ def figures_of_event(event: Any) -> dict[str, float]:
 
 def figures_of_manifest(manifest: Mapping[str, Any]) -> dict[str, float]:
     """The numbers at the top of a manifest, and those of its evaluation."""
-    values = {**manifest, **(manifest.get("evaluation") if isinstance(manifest.get("evaluation"), Mapping) else {})}
+    evaluation = manifest.get("evaluation")
+    values = {**manifest, **(evaluation if isinstance(evaluation, Mapping) else {})}
     return {
         name: float(value)
         for name, value in values.items()

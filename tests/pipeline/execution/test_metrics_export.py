@@ -17,6 +17,31 @@ from tirazh.pipeline.execution.metrics_export import METRICS, MetricsExport, lab
 
 BOARD = json.loads((REPOSITORY / "deploy/grafana.json").read_text(encoding="utf-8"))
 QUERIES = [target["expr"] for panel in BOARD["panels"] for target in panel["targets"]]
+EXPORTED = (
+    "ray_tirazh_rows_planned",
+    "ray_tirazh_rows_done",
+    "ray_tirazh_rows_safe",
+    "ray_tirazh_error_rows",
+    "ray_tirazh_safe_prompt_tokens",
+    "ray_tirazh_safe_completion_tokens",
+    "ray_tirazh_error_budget_used_ratio",
+    "ray_tirazh_parts_planned",
+    "ray_tirazh_parts_safe",
+    "ray_tirazh_replica_deaths",
+    "ray_tirazh_replicas_wanted",
+    "ray_tirazh_replicas",
+    "ray_tirazh_parts_in_flight",
+    "ray_tirazh_parts_waiting",
+    "ray_tirazh_slots",
+    "ray_tirazh_busy_slots",
+    "ray_tirazh_kv_cache_bytes",
+    "ray_tirazh_remaining_seconds",
+    "ray_tirazh_requests_total",
+    "ray_tirazh_prompt_tokens_total",
+    "ray_tirazh_completion_tokens_total",
+    "ray_tirazh_steps_total",
+    "ray_tirazh_step_seconds_total",
+)
 _NAME = re.compile(r"\b(ray_tirazh_\w+)")
 
 
@@ -77,6 +102,11 @@ def test_a_query_of_the_dashboard_names_metrics_that_exist(query: str) -> None:
     assert names
     assert {name.removeprefix("ray_") for name in names} <= METRICS.keys()
     assert query.count("{") == query.count('{output=~"$output"}') == len(names)
+
+
+def test_the_names_of_metrics_stay_as_they_are() -> None:
+    """Dashboards and alerts of users rely on them."""
+    assert tuple(f"ray_{name}" for name in METRICS) == EXPORTED
 
 
 def test_every_metric_is_on_the_dashboard_and_in_the_guide() -> None:
