@@ -41,6 +41,7 @@ KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py"}
 # Flags of the commands that are not settings of a job.
 OTHER_FLAGS = {
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),
+    *("image", "max-age"),
 }
 
 

@@ -161,4 +161,4 @@ def test_two_nodes_receive_only_the_package_and_execute_no_module_of_the_users_d
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")) == 8
     assert not (tmp_path / "executed").exists()
-    assert shipped == [{"tirazh", "job.yaml"}]
+    assert shipped == [{"tirazh", "job.yaml", "needs.json"}]
