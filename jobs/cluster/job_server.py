@@ -129,7 +129,7 @@ def known_jobs(client: JobSubmissionClient) -> Iterator[None]:
         raise RequestError(f"there is no job {job_id} at {at}{hint}") from None
 
 
-def stop_job(client: JobSubmissionClient, job_id: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
+def stop_job(client: JobSubmissionClient, job_id: str, *, timeout_s: float = 120.0) -> dict[str, Any]:
     """Stop a job and wait until it has ended. Returns its info; a finished job is left as it is."""
     info = job_info(client, job_id)
     if info["status"] in FINISHED:

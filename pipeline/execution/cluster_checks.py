@@ -58,7 +58,7 @@ def check_packages(*, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
 
     A machine that dies meanwhile, or does not answer in time, is not judged.
     """
-    here = describe_node()
+    here = describe_node(ray.util.get_node_ip_address())
     asked = {_ask(node): node for node in other_machines()}
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s) if asked else ([], [])
     for answer in answered:
@@ -127,4 +127,6 @@ def _first_probe(output: OutputFiles, inputs: Sequence[str]) -> Iterator[NodePro
 
 def _ask(node: dict[str, Any]) -> Any:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    return ray.remote(describe_node).options(num_cpus=0, max_retries=1, scheduling_strategy=there).remote()
+    return ray.remote(describe_node).options(num_cpus=0, max_retries=1, scheduling_strategy=there).remote(
+        node["NodeManagerAddress"]
+    )

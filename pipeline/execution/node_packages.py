@@ -46,10 +46,13 @@ def python_sentence(machine: str, found: str, wanted: str) -> str:
     )
 
 
-def describe_node() -> dict[str, str]:
-    """Return `machine`, `python`, and the version of each package of SAME_EVERYWHERE, "" if it is missing."""
+def describe_node(address: str = "") -> dict[str, str]:
+    """Return `machine`, `python`, and the version of each package of SAME_EVERYWHERE, "" if it is missing.
+
+    `address` is the machine's IP address.
+    """
     versions = {name: _public(_version(name) or "") for name in SAME_EVERYWHERE}
-    return {"machine": machine_name(), "python": f"{sys.version_info[0]}.{sys.version_info[1]}", **versions}
+    return {"machine": machine_name(address), "python": f"{sys.version_info[0]}.{sys.version_info[1]}", **versions}
 
 
 def compare_nodes(driver: dict[str, str], other: dict[str, str]) -> str | None:
