@@ -99,7 +99,7 @@ def _job_of_file(options: argparse.Namespace) -> SubmittedJob:
     runtime_env = read_runtime_env(
         file.runtime_env, image=options.image, place=file.place("runtime_env"), directory=str(Path(options.job).parent)
     )
-    return job_of_spec(spec_of(file), runtime_env, os.path.abspath(options.job))
+    return job_of_spec(spec_of(file), runtime_env, notify=file.notify, job_file=os.path.abspath(options.job))
 
 
 def _submitted(

@@ -15,6 +15,8 @@ NEEDS_FILE = "needs.json"
 JOB_FILE = "job.yaml"
 # What stands in the two files, for a job in an image, to which Ray sends no working directory.
 NEEDS_VARIABLE, JOB_VARIABLE = "TIRAZH_NEEDS", "TIRAZH_JOB"
+# The section `notify` of the job file, which may hold secrets: it is in no file that is sent.
+NOTIFY_VARIABLE = "TIRAZH_NOTIFY"
 # Tells the command that it is a submitted job, and under which id.
 ID_VARIABLE = "TIRAZH_JOB_ID"
 
@@ -43,11 +45,21 @@ def _read(file: str, variable: str) -> str:
 
 
 def _job_file() -> str:
-    if os.path.exists(JOB_FILE):
+    """Return the job file; one with the section `notify` is for this user alone."""
+    notify = os.environ.pop(NOTIFY_VARIABLE, "")
+    if os.path.exists(JOB_FILE) and not notify:
         return JOB_FILE
+    text = _read(JOB_FILE, JOB_VARIABLE)
+    if notify:
+        # JSON is YAML, too: of a job in an image the whole file is.
+        text = (
+            json.dumps({**json.loads(text), "notify": json.loads(notify)})
+            if text.startswith("{")
+            else (f"{text.rstrip()}\nnotify: {notify}\n")
+        )
     path = os.path.join(tempfile.mkdtemp(prefix="tirazh-job-"), JOB_FILE)
     with open(path, "w", encoding="utf-8") as stream:
-        stream.write(os.environ.get(JOB_VARIABLE, ""))
+        stream.write(text)
     return path
 
 

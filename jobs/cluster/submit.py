@@ -20,7 +20,7 @@ from tirazh.errors import JobError, RequestError
 from tirazh.jobs.cluster.job_server import UnknownJobError, connect, job_info, known_jobs, running_like
 from tirazh.jobs.cluster.records import JobRecord, find_record, keep_record
 from tirazh.jobs.cluster.runtime_env import in_image, read_runtime_env, without_values
-from tirazh.jobs.cluster.start import JOB_VARIABLE, NEEDS_VARIABLE
+from tirazh.jobs.cluster.start import JOB_VARIABLE, NEEDS_VARIABLE, NOTIFY_VARIABLE
 from tirazh.jobs.cluster.working_dir import job_text, needs_text, with_absolute_paths, write_working_dir
 from tirazh.jobs.job_files.job_file import read_job_file
 from tirazh.jobs.job_files.steps_file import STEPS, build_steps_spec
@@ -44,10 +44,14 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class SubmittedJob:
-    """What is submitted: the settings with absolute paths, the user's `runtime_env`, and the path of the job file."""
+    """What is submitted: the settings with absolute paths, the user's `runtime_env`, and the path of the job file.
+
+    `notify` is that section of the job file. It may hold secrets, as `runtime_env` may.
+    """
 
     spec: JobSpec | StepsSpec
-    runtime_env: Mapping[str, Any] = field(default_factory=dict, repr=False)  # it may hold secrets
+    runtime_env: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    notify: Any = field(default=None, repr=False)
     job_file: str | None = None
 
 
@@ -69,10 +73,14 @@ def submit(job: SubmittedJob, address: str | None) -> Submission:
 
 
 def job_of_spec(
-    spec: JobSpec | StepsSpec, runtime_env: Mapping[str, Any] | None = None, job_file: str | None = None
+    spec: JobSpec | StepsSpec,
+    runtime_env: Mapping[str, Any] | None = None,
+    *,
+    notify: Any = None,
+    job_file: str | None = None,
 ) -> SubmittedJob:
     """Return the job to submit for a spec of this machine."""
-    return SubmittedJob(spec=with_absolute_paths(spec), runtime_env=runtime_env or {}, job_file=job_file)
+    return SubmittedJob(spec=with_absolute_paths(spec), runtime_env=runtime_env or {}, notify=notify, job_file=job_file)
 
 
 def job_to_resume(client: JobSubmissionClient, job_id: str) -> SubmittedJob:
@@ -89,9 +97,11 @@ def job_to_resume(client: JobSubmissionClient, job_id: str) -> SubmittedJob:
         with known_jobs(client):
             raise
         raise
-    runtime_env = _users(info["runtime_env"])
     return SubmittedJob(
-        spec=submitted_spec(info), runtime_env=runtime_env, job_file=record.job_file if record else None
+        spec=submitted_spec(info),
+        runtime_env=_users(info["runtime_env"]),
+        notify=json.loads(info["runtime_env"].get("env_vars", {}).get(NOTIFY_VARIABLE, "null")),
+        job_file=record.job_file if record else None,
     )
 
 
@@ -133,6 +143,8 @@ def submit_to(client: JobSubmissionClient, job: SubmittedJob) -> Submission:
 def _start(client: JobSubmissionClient, job: SubmittedJob, job_id: str) -> str | None:
     """Submit the job, and return its id. None: another submitter has just used the id."""
     variables = {**job.runtime_env.get("env_vars", {}), _STOP_VARIABLE: str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
+    if job.notify is not None:
+        variables[NOTIFY_VARIABLE] = json.dumps(job.notify)
     runtime_env = {**job.runtime_env, "env_vars": variables}
     with tempfile.TemporaryDirectory(prefix="tirazh-submit-") as directory:
         if in_image(job.runtime_env):  # Ray sends no working directory to a container
@@ -201,29 +213,29 @@ def _remember(client: JobSubmissionClient, job_id: str, job: SubmittedJob) -> No
 
 
 def _job_of_record(record: JobRecord) -> SubmittedJob:
-    """Return the job of a record, with the values of its `env_vars` from the job file. Raises RequestError."""
-    runtime_env = dict(record.runtime_env)
-    names = runtime_env.get("env_vars", {})
+    """Return the job of a record, with what is secret from the job file. Raises RequestError if that is gone."""
+    runtime_env, notify = dict(record.runtime_env), None
+    names, values = runtime_env.get("env_vars", {}), {}
+    try:
+        file = read_job_file(record.job_file or "")
+        values, notify = read_runtime_env(file.runtime_env).get("env_vars", {}), file.notify
+    except RequestError:
+        pass
+    if missing := sorted(names.keys() - values.keys()):
+        raise RequestError(
+            f"the cluster has forgotten {record.id}, and the values of env_vars are kept nowhere else "
+            f"({', '.join(missing)}): submit the job file again; finished parts are kept"
+        )
     if names:
-        try:
-            file = read_job_file(record.job_file or "")
-            values = read_runtime_env(file.runtime_env).get("env_vars", {})
-        except RequestError:
-            values = {}
-        if missing := sorted(names.keys() - values.keys()):
-            raise RequestError(
-                f"the cluster has forgotten {record.id}, and the values of env_vars are kept nowhere else "
-                f"({', '.join(missing)}): submit the job file again; finished parts are kept"
-            )
         runtime_env["env_vars"] = {name: values[name] for name in names}
-    return SubmittedJob(spec=_spec(record.job), runtime_env=runtime_env, job_file=record.job_file)
+    return SubmittedJob(spec=_spec(record.job), runtime_env=runtime_env, notify=notify, job_file=record.job_file)
 
 
 def _users(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the user gave of a job's runtime_env, as the server returns it."""
     ours = ("working_dir", "_ray_commit", "_ray_release", "_inject_current_ray")
     users = {name: value for name, value in runtime_env.items() if name not in ours}
-    not_theirs = (_STOP_VARIABLE, "PYTHONUNBUFFERED", JOB_VARIABLE, NEEDS_VARIABLE)
+    not_theirs = (_STOP_VARIABLE, "PYTHONUNBUFFERED", JOB_VARIABLE, NEEDS_VARIABLE, NOTIFY_VARIABLE)
     variables = {name: value for name, value in users.pop("env_vars", {}).items() if name not in not_theirs}
     return users | ({"env_vars": variables} if variables else {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,3 +113,13 @@ def test_a_forgotten_job_with_secret_variables_needs_its_job_file(server: Server
     with pytest.raises(RequestError, match=r"kept nowhere else \(HF_TOKEN\): submit the job file again") as caught:
         job_to_resume(server, job_id)
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_section_notify_travels_as_a_variable_and_is_in_no_file(server: Server) -> None:
+    job = replace(job_to_submit(), notify={"url": "https://hooks/hunter2"})
+    job_id = submit_to(server, job).job_id
+    assert json.loads(server.jobs[job_id].runtime_env["env_vars"]["TIRAZH_NOTIFY"]) == job.notify
+    assert "hunter2" not in json.dumps(server.jobs[job_id].metadata) + repr(job)
+    resumed = job_to_resume(server, job_id)
+    assert resumed.notify == job.notify
+    assert "env_vars" not in resumed.runtime_env
