@@ -119,22 +119,22 @@ def another_node(
         # A mount namespace, as the disk of another machine: its mounts are invisible outside.
         mount = f'mount -t tmpfs tmpfs "{own_disk}" && exec "$@"'
         command = ("unshare", "--mount", "sh", "-c", mount, "sh", *command)
-    before = number_of_nodes(head)
+    before = living_nodes(head)
     with _process(command, _first(python, head.environment)) as process:
         deadline = time.monotonic() + 240
-        while number_of_nodes(head) <= before:
+        while not living_nodes(head) - before:
             assert process.poll() is None, "the node did not start"
             assert time.monotonic() < deadline, "the node did not join"
             time.sleep(1)
         yield process
 
 
-def number_of_nodes(head: Head) -> int:
-    """The living nodes of the head's cluster, as its dashboard shows them."""
+def living_nodes(head: Head) -> set[str]:
+    """The ids of the living nodes of the head's cluster, as its dashboard shows them."""
     request = urllib.request.Request(f"{head.address}/nodes?view=summary", headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         nodes = json.load(answer)["data"]["summary"]
-    return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
+    return {node["raylet"]["nodeId"] for node in nodes if node["raylet"].get("state") == "ALIVE"}
 
 
 def free_ports(count: int) -> list[int]:
