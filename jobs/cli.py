@@ -68,7 +68,7 @@ SUMMARIES = {
     "relabel": "make a finished output again with another threshold or a calibration, without Ray and the model",
     "convert": "convert a checkpoint to a safetensors directory",
     "submit": "run a job file on a Ray cluster",
-    "status": "show the state of a submitted job",
+    "status": "show the state of a submitted job, of all jobs on a cluster, or of an output directory",
     "logs": "show the log of a submitted job",
     "stop": "stop a submitted job; finished parts are kept",
     "resume": "submit a stopped or failed job again; it resumes from its finished parts",
@@ -253,7 +253,15 @@ def _add_convert(parser: Parser) -> None:
 
 def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
     by_name["submit"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
-    for name in ("status", "logs", "stop", "resume"):
+    by_name["submit"].add_argument("--image", metavar="IMAGE", help="container image in which the job runs (podman)")
+    by_name["status"].add_argument(
+        "id", nargs="?", metavar="ID", help="job id that submit printed, or an output directory (default: all jobs)"
+    )
+    by_name["status"].add_argument(
+        "--max-age", metavar="AGE", help="of an output: exit with 1 if its last success is older, e.g. 26h"
+    )
+    by_name["status"].add_argument("--endpoint-url", type=_address, help="of an output: URL of an S3-compatible server")
+    for name in ("logs", "stop", "resume"):
         by_name[name].add_argument("id", metavar="ID", help="job id that submit printed")
     for name in ("submit", "status", "logs", "stop", "resume"):
         by_name[name].add_argument("--address", metavar="URL", help="job server of the cluster, e.g. http://head:8265")

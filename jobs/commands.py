@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from tirazh.errors import RequestError
 from tirazh.jobs import console, notifying
 from tirazh.jobs.cluster import commands as cluster
+from tirazh.jobs.cluster import driver
 from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
@@ -56,7 +57,8 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
     with console.only_json(options.json), redirected as stream:
         progress = _progress(options, stream)
-        with interruptible(progress.interrupted, stream=stream):
+        ending = driver.ending_in_order(progress)
+        with interruptible(progress.interrupted, stream=stream, before=ending), driver.checked_cluster(spec, progress):
             manifest = run(spec, progress, options.track_tools)
     notifying.note_manifest(manifest)
     console.show_manifest(manifest, progress.last, as_json=options.json, quiet=options.quiet)
@@ -173,9 +175,7 @@ def _show_plan(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
 
 
 def _progress(options: argparse.Namespace, stream: TextIO) -> JobProgressDisplay:
-    from tirazh.jobs.progress import JobProgressDisplay
-
-    return JobProgressDisplay("quiet" if options.quiet else None, stream=stream)
+    return driver.job_display("quiet" if options.quiet else None, stream)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

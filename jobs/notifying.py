@@ -25,7 +25,11 @@ HELP = {
     "--notify-on": "comma-separated: success, failure, change (default: success,failure)",
 }
 _HIDDEN = "TIRAZH_NOTIFY_ADDRESS_SECRET"
+# A driver that ended with one of these was killed, and could tell nothing: SIGKILL, SIGSEGV and SIGABRT of a shell.
+_KILLED = (134, 137, 139)
 _current: RunNotifier | None = None
+_is_submission = False
+_lost_driver: str | None = None
 
 
 def add_notify_flags(group: argparse._ActionsContainer) -> None:
@@ -55,8 +59,8 @@ def hide_address() -> None:
 
 def forget() -> None:
     """No receiver is told about the end of this command."""
-    global _current
-    _current = None
+    global _current, _is_submission, _lost_driver
+    _current, _is_submission, _lost_driver = None, False, None
 
 
 def announce(
@@ -98,6 +102,40 @@ def announce(
     choose_tools(options, job)  # from here on, a refusal is told
 
 
+def announce_submission(section: Any, *, kind: str | None, output: Any, place: str = "") -> None:
+    """From here on, the receivers of a job for a cluster are told if this command fails before the job has a driver, or
+    if its driver is killed. Everything else the driver tells. Raises RequestError for a wrong section."""
+    from tirazh.pipeline.notify.notifier import RunNotifier
+    from tirazh.pipeline.notify.settings import parse_notifications
+
+    global _current, _is_submission
+    receivers = parse_notifications(section, place=place)
+    if receivers:
+        _current = RunNotifier(receivers, kind=kind or "", output=output if isinstance(output, str) else "")
+        _is_submission = True
+
+
+def driver_ended(info: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """The driver of the job that this command follows has ended. `info` is Ray's description, `figures` the last ones
+    of its log."""
+    global _lost_driver
+    code = info["driver_exit_code"]
+    was_killed = info["status"] == "FAILED" and (code is None or code < 0 or code in _KILLED)
+    if not was_killed:
+        forget()
+    else:
+        note(
+            **{
+                name: figures.get(of)
+                for name, of in (("rows", "rows_safe"), *((n, n) for n in ("rows_total", "errors")))
+            }
+        )
+        signal = "" if code is None else f" by signal {-code if code < 0 else code - 128}"
+        _lost_driver = (
+            f"the driver of {info['id']} was killed{signal}; finished parts are kept, and the same command goes on"
+        )
+
+
 def section_of(options: argparse.Namespace, job: JobFile | None) -> Any:
     """The section `notify` of the job file, with the flags: a receiver in the flags replaces those of the file."""
     url, command, on = (getattr(options, f"notify_{name}", None) for name in ("url", "command", "on"))
@@ -137,9 +175,9 @@ def note_manifest(manifest: Mapping[str, Any]) -> None:
 def end(exit_code: int, sentence: str | None = None) -> None:
     """Tell that the command ends, and wait a few seconds at most. `sentence` None: as after a success."""
     notifier = _current
-    if notifier is None:
+    if notifier is None or (_is_submission and exit_code in (0, 130, 143)):
         return
-    notifier.end(exit_code, sentence if sentence is not None else _success(notifier))
+    notifier.end(exit_code, sentence if sentence is not None else _lost_driver or _success(notifier))
     for problem in notifier.wait():
         print(f"tirazh: warning: notify: {problem}", file=sys.stderr, flush=True)
     forget()
@@ -147,7 +185,7 @@ def end(exit_code: int, sentence: str | None = None) -> None:
 
 def begin_end(exit_code: int, sentence: str) -> None:
     """Tell that a signal ends the command, without waiting: its shutdown may take a while."""
-    if _current is not None:
+    if _current is not None and not _is_submission:
         _current.end(exit_code, sentence)
 
 

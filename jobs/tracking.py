@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from tirazh.errors import TirazhError
 if TYPE_CHECKING:
     from tirazh.jobs.job_files.job_file import JobFile
 
+VARIABLE = "TIRAZH_TRACK"
 HELP = "comma-separated tools that record the run: mlflow, wandb, openlineage"
 
 
@@ -28,6 +30,8 @@ def choose_tools(options: argparse.Namespace, job: JobFile | None) -> None:
 
     given = getattr(options, "track", None)
     section = given if given is not None else job.track if job is not None else None
+    if section is None:  # `submit` passes the section on in this variable
+        section = os.environ.get(VARIABLE) or None
     place = job.place("track") if job is not None and given is None else ""
     options.track_tools = read_tools(section, place=place or ("--" if given is not None else ""))
 

@@ -74,6 +74,7 @@ class JobRun:
         Raises JobError for skipped parts.
         """
         from tirazh.pipeline.execution.data_settings import data_settings
+        from tirazh.pipeline.execution.draining import drainable
         from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_in_flight, run_graph
         from tirazh.pipeline.execution.metrics_client import start_metrics
         from tirazh.pipeline.execution.metrics_export import MetricsExport, labels_of
@@ -111,6 +112,7 @@ class JobRun:
             settings,
             explained(metrics),
             progress.watching(metrics),
+            drainable(metrics, progress),
             watched,
             shared as checked,
             reserved as resources,

@@ -42,6 +42,7 @@ KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py"}
 OTHER_FLAGS = {
     *("notify-url", "notify-command", "notify-on", "track"),
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),
+    *("image", "max-age"),
 }
 
 

@@ -26,9 +26,9 @@ _MAX_GAP_S = 10.0
 class ProgressEvent:
     """The progress of a job.
 
-    `rows_done` includes `rows_resumed`, the rows of earlier runs. Tokens and errors are those of
-    this run. `elapsed_s` counts from its start. `step` says which step of a job of several steps it is, such as
-    "step 2 of 4: body".
+    `rows_safe` are the rows in written parts. `rows_done` includes `rows_resumed`, the rows of earlier runs. Tokens
+    and errors are those of this run. `elapsed_s` counts from its start. `step` says which step of a job of several
+    steps it is, such as "step 2 of 4: body".
     """
 
     rows_done: int
@@ -42,6 +42,7 @@ class ProgressEvent:
     replicas: int
     elapsed_s: float
     step: str = ""
+    rows_safe: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -101,6 +102,7 @@ class Metrics:
         self._num_deaths = 0
         self._errors: list[TirazhError] = []
         self._versions: dict[str, str] = {}
+        self._is_draining = False
 
     def register(self, owner: str) -> None:
         """Register an owner that starts.
@@ -148,9 +150,16 @@ class Metrics:
         """Record a replica's totals so far."""
         self._counters[replica] = counters
 
-    def part_started(self, owner: str, part: int) -> None:
-        """Record that an owner works on a part."""
-        self._in_flight.setdefault(owner, set()).add(part)
+    def part_started(self, owner: str, part: int) -> bool:
+        """Record that an owner works on a part. Returns False if it must not start it, since the run is stopping."""
+        if not self._is_draining:
+            self._in_flight.setdefault(owner, set()).add(part)
+        return not self._is_draining
+
+    def drain(self) -> int:
+        """Let no more parts start. Returns the number of parts that owners work on."""
+        self._is_draining = True
+        return sum(map(len, self._in_flight.values()))
 
     def part_finished(self, owner: str, part: int) -> None:
         """Record that an owner has the results of a part."""

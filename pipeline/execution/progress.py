@@ -157,6 +157,7 @@ class JobProgress:
             completion_tokens=self.snapshot.completion_tokens,
             replicas=self.snapshot.replicas,
             elapsed_s=self.seconds,
+            rows_safe=self._rows_resumed + self.rows_written,
         )
 
 

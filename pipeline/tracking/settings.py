@@ -21,14 +21,8 @@ def read_tools(section: Any, *, place: str = "", environment: Mapping[str, str] 
     `environment` (default: that of this process) adds openlineage where it says where events go. Raises RequestError
     for an unknown name and for a library that is not installed.
     """
-    names = section.split(",") if isinstance(section, str) else [] if section is None else section
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise RequestError(f"{place}track must be one of {', '.join(TOOLS)}, or a list of these")
-    found = [name.strip() for name in names]
+    found = list(tools_of(section, place=place))
     for name in found:
-        if name not in TOOLS:
-            hint = did_you_mean(name, TOOLS)
-            raise RequestError(f"{place}track must be one of {', '.join(TOOLS)}, not {name!r}{hint}")
         module = _MODULES.get(name)
         if module is not None and find_spec(module) is None:
             raise RequestError(
@@ -40,6 +34,18 @@ def read_tools(section: Any, *, place: str = "", environment: Mapping[str, str] 
     elif "openlineage" in found:
         raise RequestError(f"{place}track openlineage needs OPENLINEAGE_URL, or another setting of where events go")
     return tuple(dict.fromkeys(found))
+
+
+def tools_of(section: Any, *, place: str = "") -> tuple[str, ...]:
+    """The names in a section, on a machine that does not run the job: nothing need be installed."""
+    names = section.split(",") if isinstance(section, str) else [] if section is None else section
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise RequestError(f"{place}track must be one of {', '.join(TOOLS)}, or a list of these")
+    for name in map(str.strip, names):
+        if name not in TOOLS:
+            hint = did_you_mean(name, TOOLS)
+            raise RequestError(f"{place}track must be one of {', '.join(TOOLS)}, not {name!r}{hint}")
+    return tuple(map(str.strip, names))
 
 
 def _has_lineage(environment: Mapping[str, str]) -> bool:

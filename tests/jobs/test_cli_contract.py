@@ -51,8 +51,8 @@ FLAGS = {
     "--target-error",
     "convert": "--deepspeed-config --dtype --fix-sparsity-layout --num-attention-heads --preset --sparse-mode "
     "--tokenizer",
-    "submit": "--address --follow",
-    "status": "--address",
+    "submit": "--address --follow --image",
+    "status": "--address --endpoint-url --max-age",
     "logs": "--address --follow",
     "stop": "--address",
     "resume": "--address --follow",

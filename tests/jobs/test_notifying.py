@@ -19,6 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.pipeline.fakes import DEADLY, SLOW
 from tests.receivers import Receiver, receiver
 from tests.system.command import end, part_files, wait_until
+from tirazh.jobs import notifying
 from tirazh.jobs.cli import main
 
 SECRET = "a-very-secret-part-of-an-address"
@@ -209,3 +210,46 @@ def test_an_address_among_the_arguments_moves_to_the_environment(hook: Receiver,
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=True)
         assert SECRET not in done.stdout
         assert "'--notify-url=env:TIRAZH_NOTIFY_ADDRESS_SECRET', '--limit', '1'" in done.stdout
+
+
+FIGURES = {"rows_safe": 120, "rows_total": 400, "errors": 3}
+
+
+def follow_to_end(hook: Receiver, *, status: str, driver_exit_code: int | None, exit_code: int) -> None:
+    """What `submit --follow` does for a job whose driver has ended."""
+    notifying.forget()
+    section = {"url": "env:HOOK"}
+    notifying.announce_submission(section, kind="generate", output="s3://out/23")
+    info = {"id": "tirazh-23-abc", "status": status, "driver_exit_code": driver_exit_code}
+    notifying.driver_ended(info, FIGURES)
+    notifying.end(exit_code)
+
+
+def test_a_follower_tells_that_the_driver_was_killed(hook: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", f"{hook.url}/{SECRET}")
+    follow_to_end(hook, status="FAILED", driver_exit_code=-9, exit_code=1)
+    told = only_message(hook)
+    assert told["sentence"].startswith("the driver of tirazh-23-abc was killed by signal 9")
+    assert (told["rows"], told["rows_total"], told["errors"], told["exit_code"]) == (120, 400, 3, 1)
+    assert told["output"] == "s3://out/23"
+
+
+@pytest.mark.parametrize(
+    ("status", "driver_exit_code", "exit_code"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 1, 1), ("FAILED", 2, 2), ("STOPPED", None, 1), ("STOPPED", 143, 1)],
+)
+def test_a_follower_is_silent_about_what_the_driver_told(
+    hook: Receiver, monkeypatch: pytest.MonkeyPatch, status: str, driver_exit_code: int | None, exit_code: int
+) -> None:
+    monkeypatch.setenv("HOOK", hook.url)
+    follow_to_end(hook, status=status, driver_exit_code=driver_exit_code, exit_code=exit_code)
+    assert hook.posted == []
+
+
+def test_a_job_that_cannot_be_submitted_is_told_once(
+    job: Any, hook: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOOK", hook.url)
+    assert main(["submit", str(job(["новость"], [3])), "--address", "http://127.0.0.1:9", "-q"]) != 0
+    (told,) = hook.bodies
+    assert f"tirazh: {told['sentence']}" in capsys.readouterr().err
