@@ -131,9 +131,7 @@ def driver_ended(info: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
             }
         )
         signal = "" if code is None else f" by signal {-code if code < 0 else code - 128}"
-        _lost_driver = (
-            f"the driver of {info['id']} was killed{signal}; finished parts are kept, and the same command goes on"
-        )
+        _lost_driver = f"the driver of {info['id']} was killed{signal}; finished parts are kept, and the same command makes the rest"
 
 
 def section_of(options: argparse.Namespace, job: JobFile | None) -> Any:

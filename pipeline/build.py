@@ -18,7 +18,6 @@ from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import refuse_impossible
 from tirazh.pipeline.classification.head.linear import LinearHead
 from tirazh.pipeline.crossing.crossing import Crossing
-from tirazh.pipeline.execution.metrics_export import labelling
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import (
     ray_session,
@@ -43,6 +42,7 @@ from tirazh.pipeline.prompt_setup import set_up_prompts
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.spec import ClassifySpec, JobSpec
 from tirazh.pipeline.storage.filesystem import keep_trying
+from tirazh.pipeline.tracking.prometheus import labelling
 from tirazh.pipeline.unused_settings import unused_settings
 
 

@@ -77,7 +77,6 @@ class JobRun:
         from tirazh.pipeline.execution.draining import drainable
         from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_in_flight, run_graph
         from tirazh.pipeline.execution.metrics_client import start_metrics
-        from tirazh.pipeline.execution.metrics_export import MetricsExport, labels_of
         from tirazh.pipeline.execution.node_probe import shared_paths
         from tirazh.pipeline.execution.owner_watch import watching_owners
         from tirazh.pipeline.execution.progress import JobProgress
@@ -85,6 +84,7 @@ class JobRun:
         from tirazh.pipeline.execution.ray_session import share_threads
         from tirazh.pipeline.execution.run_resources import run_resources
         from tirazh.pipeline.input.datasource import PartsDatasource
+        from tirazh.pipeline.tracking.prometheus import MetricsExport, labels_of
 
         repetitions = repetitions_of(self.plan, parts, self.prompts.config, self.output, self.tell)
         metrics = start_metrics()

@@ -10,10 +10,10 @@ from typing import Any
 
 from tirazh.pipeline.execution.metrics import MetricsSnapshot, ProgressEvent
 from tirazh.pipeline.execution.metrics_client import MetricsClient
-from tirazh.pipeline.execution.metrics_export import PHASES, MetricsExport
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.tracking.prometheus import PHASES, MetricsExport
 
 OnProgress = Callable[[ProgressEvent], None]
 _EVERY_S = 1.0
@@ -114,7 +114,7 @@ class JobProgress:
             self.report()
 
     def _gauges(self, event: ProgressEvent, export: MetricsExport) -> dict[str, float]:
-        """The values of the gauges that `metrics_export.py` describes."""
+        """The values of the gauges that `prometheus.py` describes."""
         engines, in_flight = self.snapshot.engines, self.snapshot.parts_in_flight
         return {
             "tirazh_rows_planned": event.rows_total,
@@ -162,7 +162,7 @@ class JobProgress:
 
 
 def totals_of(snapshot: MetricsSnapshot) -> dict[str, float | Mapping[str, float]]:
-    """The values of the counters that `metrics_export.py` describes."""
+    """The values of the counters that `prometheus.py` describes."""
     engines = snapshot.engines
     steps = (engines.prefill_steps, engines.steps - engines.prefill_steps)
     return {

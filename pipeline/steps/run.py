@@ -17,7 +17,6 @@ from tirazh.errors import JobError, OutputError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.execution.metrics import ProgressEvent
-from tirazh.pipeline.execution.metrics_export import labelling
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_replicas
@@ -47,6 +46,7 @@ from tirazh.pipeline.steps.manifest import describe_steps
 from tirazh.pipeline.steps.passed_errors import PassErrors
 from tirazh.pipeline.steps.plan import PlannedStep, plan_steps
 from tirazh.pipeline.storage.filesystem import Storage, keep_trying
+from tirazh.pipeline.tracking.prometheus import labelling
 
 # The manifests of the steps that are finished, by their names, in order.
 _Manifests = Mapping[str, Mapping[str, Any]]

@@ -1,1 +1,1 @@
-"""Records of runs in MLflow, Weights & Biases and OpenLineage, through their own libraries."""
+"""Records of runs: metrics for Prometheus; MLflow, Weights & Biases and OpenLineage through their own libraries."""

@@ -18,7 +18,7 @@ from tests.jobs.clusters import Head, ray_head
 from tests.receivers import receiver
 from tests.system.command import part_files, wait_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 SECRET = "a-very-secret-part-of-an-address"
 ROWS = 400
 
@@ -26,7 +26,7 @@ ROWS = 400
 def test_the_follower_tells_once_that_the_driver_was_killed(tmp_path: Path) -> None:
     with receiver() as hook, ray_head(num_cpus=2) as head:
         follower = head.follower("submit", str(job_file(tmp_path, f"{hook.url}/{SECRET}")), "--follow")
-        wait_until(lambda: len(part_files(tmp_path / "out")) > 1, timeout_s=240, what="some parts")
+        wait_until(lambda: len(part_files(tmp_path / "out")) > 1, timeout_s=600, what="some parts")
         (driver,) = drivers(head)
         os.kill(driver.pid, signal.SIGKILL)
         out, err = follower.communicate(timeout=120)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.pipeline.execution.scraped_run import BAD_ROWS, ROWS
-from tirazh.pipeline.execution.metrics_export import METRICS, MetricsExport, labelling, labels_of
+from tests.pipeline.tracking.scraped_run import BAD_ROWS, ROWS
+from tirazh.pipeline.tracking.prometheus import METRICS, MetricsExport, labelling, labels_of
 
 BOARD = json.loads((REPOSITORY / "deploy/grafana.json").read_text(encoding="utf-8"))
 QUERIES = [target["expr"] for panel in BOARD["panels"] for target in panel["targets"]]
@@ -49,7 +49,7 @@ _NAME = re.compile(r"\b(ray_tirazh_\w+)")
 def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run of a job on a cluster, in which one replica dies."""
     folder = tmp_path_factory.mktemp("scraped")
-    program = [sys.executable, "-m", "tests.pipeline.execution.scraped_run", str(folder)]
+    program = [sys.executable, "-m", "tests.pipeline.tracking.scraped_run", str(folder)]
     prometheus = shutil.which("prometheus")
     command = [*program, prometheus] if prometheus else program
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False)

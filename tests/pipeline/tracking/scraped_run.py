@@ -1,5 +1,5 @@
 """Runs a job on a cluster of one node and scrapes Ray's exporter; prints what it saw as JSON. Run by
-test_metrics_export.py, as Ray reads the environment of the cluster on import.
+test_prometheus.py, as Ray reads the environment of the cluster on import.
 
 With the path of a `prometheus` program as the second argument, the queries of deploy/grafana.json are evaluated by it.
 """
