@@ -124,14 +124,11 @@ def driver_ended(info: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
     if not was_killed:
         forget()
     else:
-        note(
-            **{
-                name: figures.get(of)
-                for name, of in (("rows", "rows_safe"), *((n, n) for n in ("rows_total", "errors")))
-            }
-        )
+        names = {"rows": "rows_safe", "rows_total": "rows_total", "errors": "errors"}
+        note(**{name: figures.get(theirs) for name, theirs in names.items()})
         signal = "" if code is None else f" by signal {-code if code < 0 else code - 128}"
-        _lost_driver = f"the driver of {info['id']} was killed{signal}; finished parts are kept, and the same command makes the rest"
+        kept = "finished parts are kept, and the same command makes the rest"
+        _lost_driver = f"the driver of {info['id']} was killed{signal}; {kept}"
 
 
 def section_of(options: argparse.Namespace, job: JobFile | None) -> Any:

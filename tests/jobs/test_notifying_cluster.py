@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -51,18 +52,17 @@ def job_file(folder: Path, url: str) -> Path:
 
 
 def drivers(head: Head) -> list[psutil.Process]:
-    """The Python process that runs the submitted job."""
+    """The Python process that runs the submitted job; other clusters may run on this machine."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        is_ours = str(head.directory) in str(process.environ().get("RAY_TMPDIR", "")) or has_parent_in(process, head)
-        if words[1:3] == ["-m", "tirazh.jobs.cluster.start"] and is_ours:
-            found.append(process)
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if words[1:3] == ["-m", "tirazh.jobs.cluster.start"] and _is_of(process, head):
+                found.append(process)
     return found
 
 
-def has_parent_in(process: psutil.Process, head: Head) -> bool:
-    """Whether an ancestor of a process belongs to this cluster: other clusters may run on this machine."""
+def _is_of(process: psutil.Process, head: Head) -> bool:
     return any(str(head.directory) in " ".join(parent.cmdline()) for parent in process.parents())
 
 
