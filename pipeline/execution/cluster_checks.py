@@ -127,6 +127,8 @@ def _first_probe(output: OutputFiles, inputs: Sequence[str]) -> Iterator[NodePro
 
 def _ask(node: dict[str, Any]) -> Any:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    return ray.remote(describe_node).options(num_cpus=0, max_retries=1, scheduling_strategy=there).remote(
-        node["NodeManagerAddress"]
+    return (
+        ray.remote(describe_node)
+        .options(num_cpus=0, max_retries=1, scheduling_strategy=there)
+        .remote(node["NodeManagerAddress"])
     )
