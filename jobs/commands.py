@@ -59,6 +59,7 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
         ending = driver.ending_in_order(progress)
         with interruptible(progress.interrupted, stream=stream, before=ending), driver.checked_cluster(spec, progress):
             manifest = run(spec, progress)
+        driver.log_result(progress, manifest)
     console.show_manifest(manifest, progress.last, as_json=options.json, quiet=options.quiet)
     return 0
 
