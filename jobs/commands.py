@@ -60,6 +60,7 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
         ending = driver.ending_in_order(progress)
         with interruptible(progress.interrupted, stream=stream, before=ending), driver.checked_cluster(spec, progress):
             manifest = run(spec, progress, options.track_tools)
+        driver.log_result(progress, manifest)
     notifying.note_manifest(manifest)
     console.show_manifest(manifest, progress.last, as_json=options.json, quiet=options.quiet)
     return 0

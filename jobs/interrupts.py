@@ -56,6 +56,9 @@ def interruptible(
         yield
     except KeyboardInterrupt:
         raise Interrupted(describe(), 128 + signals.first) from None
+    except Interrupted as error:  # a command has explained the interruption itself
+        error.exit_code = 128 + signals.first
+        raise
     except SystemExit as end:
         # ray.init replaces the SIGTERM handler by its own, which calls sys.exit(signal number).
         if end.code != signal.SIGTERM:

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tirazh.jobs.cluster.start import ID_VARIABLE
 
@@ -45,6 +45,16 @@ def checked_cluster(spec: JobSpec | StepsSpec, display: JobProgressDisplay) -> I
         if isinstance(display, LoggedProgress):
             display.print_figures({"state": READY})
         yield
+
+
+def log_result(display: JobProgressDisplay, manifest: Mapping[str, Any]) -> None:
+    """Print the figures of a finished output, of which this run may have made nothing."""
+    from tirazh.jobs.cluster.job_log import LoggedProgress
+
+    if isinstance(display, LoggedProgress):
+        rows, parts = manifest.get("rows"), manifest.get("num_parts")
+        figures = {"rows": rows, "rows_safe": rows, "rows_total": rows, "parts": parts, "parts_total": parts}
+        display.print_figures({name: value for name, value in figures.items() if value is not None})
 
 
 def ending_in_order(display: JobProgressDisplay) -> Callable[[], None] | None:

@@ -60,6 +60,7 @@ def show_status(facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None
         shown |= {"started": facts["begin"], "took": clock_text(facts["took_s"])}
     if facts["rows_total"] is not None:
         shown["rows"] = f"{facts['rows']:,} of {facts['rows_total']:,} answered, {facts['rows_safe']:,} safe"
+    if facts["parts_total"] is not None:
         shown["parts"] = f"{facts['parts']:,} of {facts['parts_total']:,} written"
     if facts["errors"]:
         shown["errors"] = f"{facts['errors']:,}"

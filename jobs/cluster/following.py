@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 POLL_S = 2.0
 # `--follow` gives up after this long without an answer; a head node may restart in the meantime.
 LOST_AFTER_S = 120.0
+# A job that waits for this long is told about: Ray tries for 15 minutes to start its driver.
+PENDING_AFTER_S = 60.0
 # A job that the server knew is forgotten if the server denies it for this long.
 DENIED_AFTER_S = 10.0
 # `submit --follow` submits a forgotten job again this often.
@@ -45,6 +47,7 @@ def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], obje
     LOST_AFTER_S seconds, and ForgottenJobError when it has forgotten the job.
     """
     printer, outage = LogPrinter(write), _Outage(client, job_id, is_known=is_known)
+    tells_at = time.monotonic() + PENDING_AFTER_S
     try:
         while True:
             try:
@@ -59,6 +62,9 @@ def follow(client: JobSubmissionClient, job_id: str, write: Callable[[str], obje
                     notifying.driver_ended(info, last_figures(text))
                     _refuse_without_driver(info)
                     return exit_code(info)
+                if info["status"] == "PENDING" and time.monotonic() >= tells_at:
+                    tells_at = float("inf")
+                    write(f"{job_id} has been pending for {PENDING_AFTER_S:.0f} s: {_one_line(info['message'])}\n")
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         raise Interrupted(f"{job_id} continues on the cluster; `tirazh stop {job_id}` ends it") from None
@@ -139,6 +145,10 @@ def _refuse_without_driver(info: dict[str, Any]) -> None:
     reason = said[-1] if said else "Ray gave no reason"
     hint = "check `runtime_env:`" if "runtime" in info["message"].lower() else "see Ray's dashboard"
     raise JobError(f"the cluster could not start the driver of {info['id']}: {reason[:300].rstrip('.')}; {hint}")
+
+
+def _one_line(message: str) -> str:
+    return " ".join(redact(message).split())[:300] or "Ray gives no reason"
 
 
 def _submit_patiently(job: SubmittedJob, address: str | None) -> tuple[JobSubmissionClient, Submission]:

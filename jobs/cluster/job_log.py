@@ -7,6 +7,7 @@ The driver prints a figure line every ten seconds, so the last figures of a driv
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tirazh.pipeline.execution.metrics import ProgressEvent
 
 MARK = "tirazh-progress "
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What the figures say besides numbers: the checks of the cluster have passed, or the driver was told to stop.
 READY, STOPPING = "ready", "stopping"
 
@@ -93,8 +95,8 @@ def last_figures(log: str) -> dict[str, Any]:
 
 
 def text_of(log: str) -> str:
-    """Return a log without its figure lines."""
-    return "".join(line for line in log.splitlines(keepends=True) if not line.startswith(MARK))
+    """Return a log without its figure lines, and without the colours of Ray's own warnings."""
+    return "".join(_COLOUR.sub("", line) for line in log.splitlines(keepends=True) if not line.startswith(MARK))
 
 
 class LogPrinter:

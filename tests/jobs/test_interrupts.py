@@ -126,6 +126,19 @@ def test_a_signal_after_the_result_does_not_change_the_exit_code(number: signal.
     assert (process.returncode, err) == (0, "")
 
 
+def explain() -> None:
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise Interrupted("the job continues") from None
+
+
+def test_a_command_that_explains_the_interruption_keeps_the_exit_code_of_its_signal() -> None:
+    with pytest.raises(Interrupted, match="the job continues") as caught, interruptible(lambda: "so far"):
+        explain()
+    assert caught.value.exit_code == 143
+
+
 def receive(*numbers: signal.Signals, before: threading.Event, then: threading.Event) -> None:
     """A block that receives signals and goes on until it is interrupted. It sets `then` after the signals."""
     with interruptible(lambda: "so far", before=lambda: bool(before.wait(60)) and None):

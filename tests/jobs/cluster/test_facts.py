@@ -108,3 +108,9 @@ def test_stopping_a_job_that_has_ended_prints_one_sentence(
     assert capsys.readouterr().out == (
         f"tirazh-a-123456 has ended already, so there is nothing to stop: it {end} after 0:06\n"
     )
+
+
+def test_a_job_that_had_nothing_left_to_do_has_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    log = 'tirazh-progress {"rows": 6, "rows_safe": 6, "rows_total": 6}\n'
+    show_status(job_facts(INFO | {"status": "SUCCEEDED"}, log), as_json=False, quiet=False)
+    assert "rows       6 of 6 answered, 6 safe\n" in capsys.readouterr().out

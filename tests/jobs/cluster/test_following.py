@@ -134,3 +134,20 @@ def test_submit_without_follow_waits_for_the_checks_and_repeats_a_refusal(server
         wait_for_checks(client, job_id, timeout_s=10)
     server.jobs[job_id].driver_exit_code = 1
     assert wait_for_checks(client, job_id, timeout_s=10) is None
+
+
+def test_a_job_that_stays_pending_is_told_about_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tirazh.jobs.cluster.following.PENDING_AFTER_S", 0)
+    job_id = submitted().job_id
+    server.log, server.jobs[job_id].message = "", "Job has not started yet. It may be waiting\nfor resources."
+    written: list[str] = []
+
+    def write(text: str) -> None:
+        written.append(text)
+        server.jobs[job_id].status = "SUCCEEDED"
+
+    client: Any = server
+    assert follow(client, job_id, write) == 0
+    assert written == [
+        f"{job_id} has been pending for 0 s: Job has not started yet. It may be waiting for resources.\n"
+    ]

@@ -47,3 +47,4 @@ def test_people_see_the_log_without_figures_and_each_line_once() -> None:
     printer.show(f"one\n{MARK}{{}}\ntwo\n{MARK[:8]}")
     printer.show(f"one\n{MARK}{{}}\ntwo\n{MARK}{{}}\nend", is_all=True)
     assert "".join(printed) == "one\ntwo\nend" == text_of(f"one\n{MARK}{{}}\ntwo\nend")
+    assert text_of("\x1b[33m(raylet)\x1b[0m WARNING\n") == "(raylet) WARNING\n"

@@ -26,7 +26,7 @@ from tests.seaweedfs import SeaweedServer
 from tests.system.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2_400)]
-ROWS = 400
+ROWS = 800
 FOLLOWERS_KILLED = 3
 
 
