@@ -86,7 +86,7 @@ def job_of_spec(
 def job_to_resume(client: JobSubmissionClient, job_id: str) -> SubmittedJob:
     """Return a job that was submitted, from the server, or from the record of this machine where it has forgotten it.
 
-    Raises RequestError when nobody knows the job, or another program submitted it.
+    Raises RequestError when the job is unknown, or another program submitted it.
     """
     record = find_record(job_id, show_uri(client.get_address()))
     try:
