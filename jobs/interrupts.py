@@ -38,7 +38,7 @@ def interruptible(
 ) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM inside the block into Interrupted(describe()).
 
-    With `before` the block continues while `before` runs in a thread, and is interrupted after it or by a second signal.
+    With `before` the block continues while that runs in a thread, and is interrupted after it or by a second signal.
 
     If shutdown takes longer than `patience_s` (default: PATIENCE_S), or on a second signal, the
     process prints the message to `stream` and exits at once. No data is lost by that: files are
