@@ -40,7 +40,7 @@ def interruptible(
 ) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM inside the block into Interrupted(describe()).
 
-    With `before` the block goes on while `before` runs in a thread, and is interrupted after it or by a second signal.
+    With `before` the block continues while that runs in a thread, and is interrupted after it or by a second signal.
 
     If shutdown takes longer than `patience_s` (default: PATIENCE_S), or on a second signal, the
     process prints the message to `stream` and exits at once. No data is lost by that: files are
@@ -57,7 +57,8 @@ def interruptible(
     except KeyboardInterrupt:
         raise Interrupted(describe(), 128 + signals.first) from None
     except Interrupted as error:  # a command has explained the interruption itself
-        error.exit_code = 128 + signals.first
+        if signals.has_received:  # else a block inside this one has received the signal
+            error.exit_code = 128 + signals.first
         raise
     except SystemExit as end:
         # ray.init replaces the SIGTERM handler by its own, which calls sys.exit(signal number).
@@ -81,6 +82,11 @@ class _Signals:
         self._count = 0
         self._timer: threading.Timer | None = None
         self._is_over = threading.Event()
+
+    @property
+    def has_received(self) -> bool:
+        """Whether a signal has arrived in this block."""
+        return self._count > 0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signals. Raises KeyboardInterrupt once, and ends the process at the signal after it."""

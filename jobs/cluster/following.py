@@ -179,9 +179,9 @@ class _Outage:
     def bear(self, error: TirazhError) -> None:
         """Return if the request is to be tried again.
 
-        Raises `error` for a job that the server never knew, else JobError.
+        Raises `error` for a job that the server never knew and for a wrong token, else JobError.
         """
-        if not self._is_known:
+        if not self._is_known and isinstance(error, RequestError):
             raise error
         now, at = time.monotonic(), show_uri(self._client.get_address())
         if isinstance(error, UnknownJobError):

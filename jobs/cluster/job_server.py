@@ -36,6 +36,10 @@ _OUR_ID = re.compile(r"tirazh-.+-[0-9a-f]{6}(?:-\d+)?")
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
+class NoAnswerError(JobError):
+    """The job server does not answer: its head is busy, restarting or gone."""
+
+
 class ForgottenJobError(JobError):
     """The job server has forgotten a job that it knew, as its head was restarted."""
 
@@ -205,7 +209,7 @@ def _answers(url: str, *, job_id: str | None = None) -> Iterator[None]:
     except AuthenticationError:
         raise RequestError(f"the cluster at {show_uri(url)} {_token_problem()}") from None
     except (ConnectionError, requests.exceptions.RequestException):
-        raise JobError(f"no Ray job server answers at {show_uri(url)}") from None
+        raise NoAnswerError(f"no Ray job server answers at {show_uri(url)}") from None
     except RuntimeError as error:
         if job_id and "status code 404" in str(error):
             raise UnknownJobError(f"there is no job {job_id} at {show_uri(url)}", job_id) from None

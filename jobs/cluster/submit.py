@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import JobError, RequestError
-from tirazh.jobs.cluster.job_server import UnknownJobError, connect, job_info, known_jobs, running_like
+from tirazh.jobs.cluster.job_server import NoAnswerError, UnknownJobError, connect, job_info, known_jobs, running_like
 from tirazh.jobs.cluster.records import JobRecord, find_record, keep_record
 from tirazh.jobs.cluster.runtime_env import in_image, read_runtime_env, without_values
 from tirazh.jobs.cluster.start import JOB_VARIABLE, NEEDS_VARIABLE, NOTIFY_FILE, NOTIFY_VARIABLE
@@ -39,6 +39,7 @@ JOB_KEY = "tirazh_job"
 STOP_WAIT_S = 60
 _STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 _AGENT_TIMEOUT_S = 60.0
+_BUSY_S = 60.0
 # Submitters that choose the same id at the same time try again this often.
 _ATTEMPTS = 5
 
@@ -87,7 +88,7 @@ def job_of_spec(
 def job_to_resume(client: JobSubmissionClient, job_id: str) -> SubmittedJob:
     """Return a job that was submitted, from the server, or from the record of this machine where it has forgotten it.
 
-    Raises RequestError when nobody knows the job, or another program submitted it.
+    Raises RequestError when the job is unknown, or another program submitted it.
     """
     record = find_record(job_id, show_uri(client.get_address()))
     try:
@@ -137,7 +138,21 @@ def job_name(spec: JobSpec | StepsSpec) -> str:
 
 
 def submit_to(client: JobSubmissionClient, job: SubmittedJob) -> Submission:
-    """Start the job, or find its run, through a client that is connected."""
+    """Start the job, or find its run, through a client that is connected.
+
+    A head that is busy may miss a request; it is asked again for _BUSY_S seconds.
+    """
+    until = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return _submit_once(client, job)
+        except NoAnswerError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
+
+
+def _submit_once(client: JobSubmissionClient, job: SubmittedJob) -> Submission:
     name = job_name(job.spec)
     for _ in range(_ATTEMPTS):
         running, number = running_like(client, name)
@@ -187,10 +202,14 @@ def _start(client: JobSubmissionClient, job: SubmittedJob, job_id: str) -> str |
 
 def _send(client: JobSubmissionClient, **job: Any) -> str | None:
     """Submit, and retry while a head node that has just started has no job agent yet."""
+    import requests
+
     until = time.monotonic() + _AGENT_TIMEOUT_S
     while True:
         try:
             return str(client.submit_job(**job))
+        except (ConnectionError, requests.exceptions.RequestException) as error:
+            raise NoAnswerError(f"no Ray job server answers: {_reason(error, job)}") from None
         except ValueError as error:  # Ray's check of runtime_env
             raise RequestError(f"Ray does not accept this runtime_env: {_reason(error, job)}") from None
         except RuntimeError as error:

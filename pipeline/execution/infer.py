@@ -163,7 +163,7 @@ class InferStep:
 
     async def _run(self, part: int, table: pa.Table) -> pa.Table:
         while not await self._metrics.part_started(self._owner, part):
-            await asyncio.sleep(_HEARTBEAT_INTERVAL_S)  # the run is stopping, and this part has not begun
+            await asyncio.sleep(_HEARTBEAT_INTERVAL_S)  # the run is stopping: no more parts start
         try:
             return await self._infer(table)
         except ReplicaError as error:

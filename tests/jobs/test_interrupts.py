@@ -41,6 +41,13 @@ def test_the_exit_of_rays_sigterm_handler_counts_as_sigterm() -> None:
     assert caught.value.exit_code == 143
 
 
+def test_a_block_around_another_keeps_the_exit_code_of_its_signal() -> None:
+    outer = interruptible(lambda: "outer")
+    with pytest.raises(Interrupted, match="inner") as caught, outer, interruptible(lambda: "inner"):
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.exit_code == 143
+
+
 def test_other_system_exits_pass_through() -> None:
     with pytest.raises(SystemExit), interruptible(lambda: "so far"):
         sys.exit(3)

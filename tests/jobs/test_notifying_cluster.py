@@ -27,7 +27,9 @@ ROWS = 400
 def test_the_follower_tells_once_that_the_driver_was_killed(tmp_path: Path) -> None:
     with receiver() as hook, ray_head(num_cpus=2) as head:
         follower = head.follower("submit", str(job_file(tmp_path, f"{hook.url}/{SECRET}")), "--follow")
-        wait_until(lambda: len(part_files(tmp_path / "out")) > 1, timeout_s=600, what="some parts")
+        has_parts = lambda: len(part_files(tmp_path / "out")) > 1  # noqa: E731
+        wait_until(lambda: has_parts() or follower.poll() is not None, timeout_s=600, what="some parts")
+        assert follower.poll() is None, follower.communicate()
         (driver,) = drivers(head)
         os.kill(driver.pid, signal.SIGKILL)
         out, err = follower.communicate(timeout=120)

@@ -138,7 +138,7 @@ def test_followers_of_one_job_that_submit_it_at_the_same_time_all_get_its_exit_c
         follower.wait()
         first.append(threads.submit(head.tirazh, "submit", str(job), "--follow"))
         done = [each.result() for each in first]
-    assert [each.returncode for each in done] == [0, 0, 0], [each.stdout + each.stderr for each in done]
+    assert [each.returncode for each in done] == [0, 0, 0], "\n".join(each.stdout + each.stderr for each in done)
     ids = {re.findall(r"tirazh-out-[0-9a-f]{6}(?:-\d+)?", each.stdout)[0] for each in done[:2]}
     assert len(ids) == 1
     assert sum(each.stdout.startswith("submitted") for each in done[:2]) <= 1
@@ -156,7 +156,7 @@ def test_a_job_of_a_head_that_was_restarted_is_forgotten_and_can_be_resumed(mode
     with ray_head(num_cpus=3, ports=ports) as head:
         _, message = follower.communicate(timeout=600)
         assert follower.returncode == 1
-        assert f"{job_id} is lost: the cluster has forgotten its jobs" in message
+        assert "the cluster has forgotten its jobs" in message
         status = head.tirazh("status", job_id)
         assert status.returncode == 1
         assert f"`tirazh resume {job_id}` submits it again; finished parts are kept" in status.stderr
@@ -176,6 +176,7 @@ def test_a_client_with_another_token_is_refused_with_the_name_of_the_variable(he
     assert "some-other-token" not in done.stderr
 
 
+@pytest.mark.timeout(1_200)
 def test_two_nodes_receive_only_the_package_and_execute_no_module_of_the_users_directory(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

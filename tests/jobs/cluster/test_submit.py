@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.jobs.cluster.servers import FakeJob, Server, job_to_submit, spec, submitted
 from tirazh.errors import RequestError
+from tirazh.jobs.cluster.job_server import NoAnswerError
 from tirazh.jobs.cluster.submit import Submission, job_name, job_to_resume, submit_to, submitted_spec
 
 
@@ -152,3 +154,20 @@ def test_an_address_cannot_travel_into_an_image(server: Server) -> None:
     with pytest.raises(RequestError, match="give url: env:NAME") as caught:
         submit_to(server, job)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_busy_head_that_misses_a_request_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    missed: list[str] = []
+
+    def misses_one(job_id: str) -> None:
+        if not missed:
+            missed.append(job_id)
+            raise requests.exceptions.ReadTimeout
+
+    monkeypatch.setattr("tirazh.jobs.cluster.submit.time.sleep", lambda seconds: None)
+    server.before_submit = misses_one
+    assert submitted(spec(seed=11)).job_id == missed[0]
+    monkeypatch.setattr("tirazh.jobs.cluster.submit._BUSY_S", 0)
+    missed.clear()
+    with pytest.raises(NoAnswerError, match="no Ray job server answers"):
+        submitted(spec(seed=12))
