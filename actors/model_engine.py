@@ -129,7 +129,14 @@ def build_engine(
         num_threads=torch.get_num_threads(),
         min_forced_run=min_forced_run(config.device),
     )
-    return BatchEngine(runner, scheduler, execute=execute, decode=tokenizer.decode_completion, constrained=constrained)
+    return BatchEngine(
+        runner,
+        scheduler,
+        execute=execute,
+        decode=tokenizer.decode_completion,
+        constrained=constrained,
+        cache_bytes=lambda num_tokens: runner.cache.bytes_taken(num_tokens) * config.tensor_parallel,
+    )
 
 
 def _admission(config: ReplicaConfig, runner: ModelRunner) -> Admission | None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tirazh.errors import TirazhError
-from tirazh.jobs import commands
+from tirazh.jobs import commands, notifying
 from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
 from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
@@ -76,7 +76,7 @@ SUMMARIES = {
     "prune": "remove old outputs below a directory",
     "convert": "convert a checkpoint to a safetensors directory",
     "submit": "run a job file on a Ray cluster",
-    "status": "show the state of a submitted job, or of an output directory",
+    "status": "show the state of a submitted job, of all jobs on a cluster, or of an output directory",
     "logs": "show the log of a submitted job",
     "stop": "stop a submitted job; finished parts are kept",
     "resume": "submit a stopped or failed job again; it resumes from its finished parts",
@@ -97,6 +97,7 @@ def run() -> NoReturn:
     ignores signals once the result is printed: a finished job must not end as a killed one.
     """
     restart_with_docstrings()
+    notifying.hide_address()
     open_missing_streams()
     keep_write_errors()
     ignore_error_warnings()
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Raises nothing and prints no traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = argparse.Namespace()
+    notifying.forget()
     try:
         # Catch signals before the slow imports of a command: some libraries swallow a
         # KeyboardInterrupt.
@@ -127,7 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
             options = parse(parser, by_name, arguments)
             _set_up_logging(getattr(options, "verbose", 0))
-            return commands.COMMANDS[options.command](options)
+            code = commands.COMMANDS[options.command](options)
+        notifying.end(code)
+        return code
     except TirazhError as error:
         return _fail("; ".join((one_sentence(error), *_notes(error))), _cause(error).exit_code)
     except Interrupted as error:
@@ -196,6 +200,7 @@ def _add_run_flags(parser: Parser) -> None:
     group.add_argument("--config", metavar="JOB.YAML", help="job file with these settings; flags override it")
     group.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
     _add_progress_flag(group)
+    notifying.add_notify_flags(group)
     _add_output_flags(group)
 
 
@@ -216,6 +221,7 @@ def _add_run(parser: Parser) -> None:
     add_flag(parser, settings_of("classify")["address"])
     parser.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
     _add_progress_flag(parser)
+    notifying.add_notify_flags(parser)
 
 
 def _add_progress_flag(group: argparse._ActionsContainer) -> None:
@@ -292,7 +298,11 @@ def _add_convert(parser: Parser) -> None:
 
 def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
     by_name["submit"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
-    for name in ("status", "logs", "stop", "resume"):
+    by_name["submit"].add_argument("--image", metavar="IMAGE", help="container image in which the job runs (podman)")
+    by_name["status"].add_argument(
+        "id", nargs="?", metavar="ID", help="job id that submit printed, or an output directory (default: all jobs)"
+    )
+    for name in ("logs", "stop", "resume"):
         by_name[name].add_argument("id", metavar="ID", help="job id that submit printed")
     add_output_status_flags(by_name["status"])
     for name in ("submit", "status", "logs", "stop", "resume"):
@@ -302,7 +312,9 @@ def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(f"tirazh: {redact(message)}", file=sys.stderr, flush=True)
+    message = redact(message)
+    print(f"tirazh: {message}", file=sys.stderr, flush=True)
+    notifying.end(exit_code, message)
     return exit_code
 
 

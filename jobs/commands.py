@@ -12,8 +12,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, TextIO
 
 from tirazh.errors import RequestError
-from tirazh.jobs import console
+from tirazh.jobs import console, notifying
 from tirazh.jobs.cluster import commands as cluster
+from tirazh.jobs.cluster import driver
 from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
@@ -50,6 +51,7 @@ def run_file(options: argparse.Namespace) -> int:
     if job.kind == FINETUNE:
         options.config = options.job
         return run_training(options)
+    notifying.announce(options, job, kind=job.kind, given={}, check_only=options.dry_run)
     return _run_spec(spec_of(job, resolve_flags(given, job.variables, job.used)), options)
 
 
@@ -61,8 +63,11 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
     with console.only_json(options.json), redirected as stream:
         progress = _progress(options, stream, began=process_start())
-        with interruptible(progress.interrupted, stream=stream):
-            manifest = run(spec, progress)
+        ending = driver.ending_in_order(progress)
+        with interruptible(progress.interrupted, stream=stream, before=ending), driver.checked_cluster(spec, progress):
+            manifest = run(spec, progress, options.track_tools)
+        driver.log_result(progress, manifest)
+    notifying.note_manifest(manifest)
     console.show_manifest(manifest, progress.last, wall_s=progress.wall_s, as_json=options.json, quiet=options.quiet)
     return 0
 
@@ -70,12 +75,14 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
 def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
     """Build the spec from the flags and, if one is named, the job file; flags override the file."""
     given = given_settings(options, kind)
-    if options.config is None:
-        return build_spec(kind, resolve_flags(given, make_variables(None, options.variables)))
-    job = read_job_file(options.config, options.variables, overridden=given)
+    job = None if options.config is None else read_job_file(options.config, options.variables, overridden=given)
+    variables = make_variables(None, options.variables) if job is None else job.variables
+    given = resolve_flags(given, variables, () if job is None else job.used)
+    notifying.announce(options, job, kind=kind, given=given, check_only=options.dry_run)
+    if job is None:
+        return build_spec(kind, given)
     if job.kind not in (None, kind):
         raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh run {job.path}`")
-    given = resolve_flags(given, job.variables, job.used)
     return build_spec(kind, job.values | given, place=lambda name: "" if name in given else job.place(name))
 
 
@@ -173,9 +180,7 @@ def _show_plan(
 
 
 def _progress(options: argparse.Namespace, stream: TextIO, *, began: float | None = None) -> JobProgressDisplay:
-    from tirazh.jobs.progress import JobProgressDisplay
-
-    return JobProgressDisplay("quiet" if options.quiet else options.progress, stream=stream, began=began)
+    return driver.job_display("quiet" if options.quiet else options.progress, stream, began=began)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

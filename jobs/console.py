@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tirazh.jobs.progress import bytes_text, clock_text
 from tirazh.jobs.terminal.streams import write_error
 from tirazh.pipeline.report.examples import examples_text
-from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
 if TYPE_CHECKING:
-    from tirazh.jobs.cluster.submit import Submission
     from tirazh.model.checkpoints.directory import ModelSummary
     from tirazh.pipeline.execution.metrics import ProgressEvent
     from tirazh.pipeline.output.verify import Verification
@@ -155,54 +152,6 @@ def show_model(model: ModelSummary, *, output: str, as_json: bool, quiet: bool) 
             print(f"note: {note}")
 
 
-def show_status(info: Mapping[str, Any], log: str, *, as_json: bool, quiet: bool) -> None:
-    """Print a submitted job's status, start time (UTC), duration and last log line."""
-    facts: dict[str, Any] = {"job": info["id"], "status": info["status"].lower()}
-    if info["start_time"]:
-        facts["started"] = f"{datetime.fromtimestamp(info['start_time'], UTC):%Y-%m-%d %H:%M:%SZ}"
-    if info["end_time"]:
-        facts["took"] = clock_text(info["end_time"] - info["start_time"])
-    if info["driver_exit_code"] is not None:
-        facts["exit_code"] = info["driver_exit_code"]
-    last = [line for line in log.splitlines() if line.strip()][-1:]
-    if last:
-        facts["last_line"] = last[0]
-    elif message := next((line for line in info["message"].splitlines() if line.strip()), ""):
-        facts["message"] = redact(message)[:300]
-    if not as_json:
-        facts = {name.replace("_", " "): value for name, value in facts.items()}
-    show_facts(facts, as_json=as_json, quiet=quiet)
-
-
-def show_stopped(info: Mapping[str, Any], *, was_running: bool, as_json: bool, quiet: bool) -> None:
-    """Print that a job was stopped, or in one sentence that it had ended before."""
-    if was_running or as_json:
-        show_status({**info, "message": ""}, "", as_json=as_json, quiet=quiet)
-    elif not quiet:
-        took = f" after {clock_text(info['end_time'] - info['start_time'])}" if info["end_time"] else ""
-        end = {"SUCCEEDED": "succeeded", "FAILED": "failed", "STOPPED": "was stopped"}[info["status"]]
-        print(f"{info['id']} has ended already, so there is nothing to stop: it {end}{took}")
-
-
-def show_submitted(submission: Submission, address: str | None, *, as_json: bool, quiet: bool) -> None:
-    """Print the id of a submitted job, and without -q the commands to use next."""
-    job_id = submission.job_id
-    if as_json:
-        print(json.dumps({"job": job_id, "was_running": submission.was_running}))
-        return
-    if quiet:
-        print(job_id)
-        return
-    at = f" --address {show_uri(address)}" if address else ""
-    if submission.was_running:
-        print(f"{job_id} is already running, so it was not submitted again")
-        if submission.other_settings:
-            print(f"  it keeps its own {', '.join(submission.other_settings)}; stop it first to change them")
-    else:
-        print(f"submitted {job_id}")
-    print(f"  tirazh status {job_id}{at}\n  tirazh logs {job_id}{at} --follow", flush=True)
-
-
 def warn(text: str) -> None:
     """Print a warning of one sentence to stderr."""
     print(f"tirazh: warning: {text}", file=sys.stderr, flush=True)
@@ -221,7 +170,12 @@ def is_unicode() -> bool:
     return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
-def _print_json(facts: Mapping[str, Any]) -> None:
+def show_list(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Print a list of facts as JSON."""
+    _print_json([dict(each) for each in entries])
+
+
+def _print_json(facts: Mapping[str, Any] | list[dict[str, Any]]) -> None:
     print(json.dumps(facts, ensure_ascii=not is_unicode(), indent=2, default=str))
 
 

@@ -52,6 +52,7 @@ from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.spec import ClassifySpec, JobSpec
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
+from tirazh.pipeline.tracking.prometheus import labelling
 from tirazh.pipeline.unused_settings import unused_settings
 
 
@@ -271,7 +272,7 @@ class _Job:
                     made = FailedParts(state.remaining, {})
                     if step is not None and _is_retry(plan):
                         made = failed_parts(step.base, plan, self.output, state.remaining)
-                    run = self._job_run(plan, target, device, lease, state.errors)
+                    run = self._job_run(plan, target, device, lease, state)
                     run = replace(run, head=self._head(plan, output), replaced=made.replaced)
                     facts |= run.make(made.parts) | forecast_facts(forecast)
         return plan, self._finish(target, plan, facts, lease)
@@ -283,10 +284,10 @@ class _Job:
         plan = self._begin(target, plan, lease)
         with explaining_failure(GuardedOutput(target.output, lease.token), plan, self.spec):
             current_run().found(plan, target.output, None)
-            write_empty_part(self._job_run(plan, target, "cpu", lease, 0))
+            write_empty_part(self._job_run(plan, target, "cpu", lease, None))
         return plan, self._finish(target, plan, {"seconds": 0.0, "tokens_per_s": 0.0, "resumed_parts": 0}, lease)
 
-    def _job_run(self, plan: Plan, target: Target, device: str, lease: Lease, earlier_errors: int) -> JobRun:
+    def _job_run(self, plan: Plan, target: Target, device: str, lease: Lease, state: OutputState | None) -> JobRun:
         return JobRun(
             # Errors of a retry do not end it: all other rows are there already.
             spec=replace(self.spec, max_error_rate=1.0) if _is_retry(plan) else self.spec,
@@ -296,7 +297,8 @@ class _Job:
             device=device,
             engine=self.engine,
             lease=lease.token,
-            earlier_errors=earlier_errors,
+            earlier_errors=state.errors if state is not None else 0,
+            earlier_tokens=state.tokens if state is not None else (0, 0),
             on_progress=current_run().watch(self.on_progress),
             tell=self.tell,
             around_prompts=self.around_prompts,
@@ -340,7 +342,8 @@ class _Job:
             return None
         show = self.on_progress
         shown = None if show is None else lambda event: show(replace(event, step="embedding the examples"))
-        return make_head(self.spec, plan, output, partial(run_job, on_progress=shown, engine=self.engine))
+        with labelling(self.output.directory, "examples"):
+            return make_head(self.spec, plan, output, partial(run_job, on_progress=shown, engine=self.engine))
 
     def tell_notices(self, target: Target, state: OutputState | None) -> None:
         """Tell what a user has to know about a run on `target`, whose parts are in `state`."""

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 class JobRun:
     """Everything that is known once Ray is connected; builds the configurations of the steps from it.
 
-    `earlier_errors` are the rows with an error in parts that exist already. `lease` is None for a run that writes
-    nothing (a preview). `head` is that of classify with one, None until it is fitted.
+    `earlier_errors` are the rows with an error in parts that exist already, `earlier_tokens` the tokens there. `lease`
+    is None for a run that writes nothing (a preview). `head` is that of classify with one, None until it is fitted.
     `replaced` has the URIs of the part files whose rows with an error are answered again, by the numbers of the parts.
     """
 
@@ -63,6 +63,7 @@ class JobRun:
     engine: str
     lease: LeaseToken | None
     earlier_errors: int
+    earlier_tokens: tuple[int, int] = (0, 0)
     on_progress: OnProgress | None
     tell: Tell | None
     around_prompts: AroundPrompts | None = None
@@ -75,6 +76,7 @@ class JobRun:
         Raises JobError for skipped parts.
         """
         from tirazh.pipeline.execution.data_settings import data_settings
+        from tirazh.pipeline.execution.draining import drainable
         from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_in_flight, run_graph
         from tirazh.pipeline.execution.metrics_client import start_metrics
         from tirazh.pipeline.execution.node_probe import shared_paths
@@ -84,6 +86,7 @@ class JobRun:
         from tirazh.pipeline.execution.ray_session import share_threads
         from tirazh.pipeline.execution.run_resources import run_resources
         from tirazh.pipeline.input.datasource import PartsDatasource
+        from tirazh.pipeline.tracking.prometheus import MetricsExport, labels_of
 
         repetitions = repetitions_of(self.plan, parts, self.prompts.config, self.output, self.tell)
         metrics = start_metrics()
@@ -98,6 +101,8 @@ class JobRun:
             replicas_wanted=min(replicas[1], len(parts)),
             on_progress=self.on_progress,
         )
+        labels = labels_of(self.output.directory, self.spec.kind)
+        progress.export = MetricsExport(labels, replicas[1], *self.earlier_tokens)
         in_flight = choose_in_flight(
             [part.rows for part in parts], slots=self._slots, samples=self._samples, replicas=replicas[1]
         )
@@ -110,6 +115,7 @@ class JobRun:
             settings,
             explained(metrics),
             progress.watching(metrics),
+            drainable(metrics, progress),
             watched,
             shared as checked,
             reserved as resources,

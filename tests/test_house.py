@@ -41,7 +41,9 @@ KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py", "section
 # Flags of the commands that are not settings of a job.
 OTHER_FLAGS = {
     *("set", "fail-on", "price-per-hour"),
+    *("notify-url", "notify-command", "notify-on", "track"),
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),
+    *("image", "max-age"),
 }
 
 

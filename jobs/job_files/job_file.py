@@ -17,7 +17,7 @@ from tirazh.jobs.yaml_values.yaml_text import load_yaml, read_text
 from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec, flag_name
 
 # Sections of a job file that are not settings of the job.
-AROUND = ("notify", "runtime_env")
+AROUND = ("notify", "runtime_env", "track")
 VARS = "vars"
 
 
@@ -25,10 +25,10 @@ VARS = "vars"
 class JobFile:
     """The content of a job file, not yet checked against its kind.
 
-    `lines` maps each key to its line, from 1. `notify` and `runtime_env` are those sections as they were written:
-    they say what happens around a run, so they are no settings of the job. In `values` the variables are replaced and
-    relative paths are absolute. `variables` are those of the file and of `--set`, for flags that use them, and `used`
-    the names of those that the file uses or declares.
+    `lines` maps each key to its line, from 1. `notify`, `runtime_env` and `track` are those sections as they were
+    written: they say what happens around a run, so they are no settings of the job. In `values` the variables are
+    replaced and relative paths are absolute. `variables` are those of the file and of `--set`, for flags that use them,
+    and `used` the names of those that the file uses or declares.
     """
 
     path: str
@@ -37,6 +37,7 @@ class JobFile:
     lines: dict[str, int] = field(default_factory=dict)
     notify: Any = None
     runtime_env: Any = None
+    track: Any = None
     variables: Variables = field(default_factory=lambda: make_variables(None))
     used: frozenset[str] = frozenset()
 

@@ -168,7 +168,8 @@ class InferStep:
             return await self._run(part, table)
 
     async def _run(self, part: int, table: pa.Table) -> pa.Table:
-        await self._metrics.part_started(self._owner, part)
+        while not await self._metrics.part_started(self._owner, part):
+            await asyncio.sleep(_HEARTBEAT_INTERVAL_S)  # the run is stopping: no more parts start
         try:
             return await self._infer(table)
         except ReplicaError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray.actor import ActorHandle
 
@@ -78,6 +78,8 @@ class MetricsSnapshot:
     replicas: int = 0
     deaths: int = 0
     waiting_for: str = ""
+    parts_in_flight: int = 0
+    engines: EngineCounters = field(default_factory=EngineCounters)
 
     def not_below(self, earlier: MetricsSnapshot) -> MetricsSnapshot:
         """This snapshot, with no total below that of an `earlier` one: the actor forgets what it knew
@@ -89,6 +91,8 @@ class MetricsSnapshot:
             replicas=self.replicas,
             deaths=max(self.deaths, earlier.deaths),
             waiting_for=self.waiting_for,
+            parts_in_flight=self.parts_in_flight,
+            engines=self.engines.not_below(earlier.engines),
         )
 
 
@@ -112,6 +116,7 @@ class Metrics:
         self._num_deaths = 0
         self._errors: list[TirazhError] = []
         self._versions: dict[str, str] = {}
+        self._is_draining = False
 
     def register(self, owner: str) -> None:
         """Register an owner that starts.
@@ -163,9 +168,16 @@ class Metrics:
         """Record a replica's totals so far."""
         self._counters[replica] = counters
 
-    def part_started(self, owner: str, part: int) -> None:
-        """Record that an owner works on a part."""
-        self._in_flight.setdefault(owner, set()).add(part)
+    def part_started(self, owner: str, part: int) -> bool:
+        """Record that an owner works on a part. Returns False if it must not start it, since the run is stopping."""
+        if not self._is_draining:
+            self._in_flight.setdefault(owner, set()).add(part)
+        return not self._is_draining
+
+    def drain(self) -> int:
+        """Let no more parts start. Returns the number of parts that owners work on."""
+        self._is_draining = True
+        return sum(map(len, self._in_flight.values()))
 
     def part_finished(self, owner: str, part: int) -> None:
         """Record that an owner has the results of a part."""
@@ -216,4 +228,13 @@ class Metrics:
             deaths=self._num_deaths,
             # Dicts keep their order: of several replicas the one that has reported last.
             waiting_for=next(reversed(self._starting.values()), ""),
+            parts_in_flight=len(set().union(*self._in_flight.values())),
+            engines=self._engines(),
         )
+
+    def _engines(self) -> EngineCounters:
+        """The sum over the engines; those of dead replicas hold nothing any more."""
+        serving, total = set(self._serving.values()), EngineCounters()
+        for replica, counters in self._counters.items():
+            total = total.plus(counters, totals_only=replica not in serving)
+        return total

@@ -77,9 +77,13 @@ class MetricsClient:
         """Report a replica's totals so far."""
         self.actor.set_counters.remote(replica, counters)
 
-    async def part_started(self, owner: str, part: int) -> None:
-        """Report that an owner works on a part. Waits until the actor has received it."""
-        await _wait_async(self.actor.part_started, owner, part, default=None)
+    async def part_started(self, owner: str, part: int) -> bool:
+        """Report that an owner works on a part. Waits, and returns False if it must not start it."""
+        return await _wait_async(self.actor.part_started, owner, part, default=True)
+
+    def drain(self) -> int | None:
+        """Let no more parts start. Returns the number of parts that are in work."""
+        return _wait(self.actor.drain, default=None)
 
     def part_finished(self, owner: str, part: int) -> None:
         """Report that an owner has the results of a part."""

@@ -17,6 +17,7 @@ from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.output.budget import ErrorBudget
 from tirazh.pipeline.output.state import OutputState
 from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.tracking.prometheus import PHASES, MetricsExport
 
 OnProgress = Callable[[ProgressEvent], None]
 OnConnected = Callable[[], None]
@@ -29,7 +30,7 @@ class JobProgress:
     `samples` are the requests for a row of the input. `earlier_errors` are the rows with an error in the parts of
     earlier runs: the error budget holds for all runs of a job together. `replicas_wanted` is the most replicas that the
     run may have. `snapshot` are the latest counters received.
-    `skipped` are the indices of the parts that were skipped.
+    `skipped` are the indices of the parts that were skipped. With an `export` the figures are also metrics of Ray.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class JobProgress:
         self._parts_done = len(plan.parts) - len(remaining)
         self.rows_written = self.errors = 0
         self.skipped: list[int] = []
+        self.export: MetricsExport | None = None
         self.snapshot = MetricsSnapshot()
         self.most_replicas = 0
         self._timeline = Timeline()
@@ -86,16 +88,21 @@ class JobProgress:
         self._parts_done += 1
         self.rows_written += written["rows"]
         self.errors += written["errors"]
+        if self.export is not None:
+            self.export.safe_prompt_tokens += written.get("prompt_tokens", 0)
+            self.export.safe_completion_tokens += written.get("completion_tokens", 0)
         self.report()
         self._budget.check(errors=self._earlier_errors + self.errors, answered=self._rows_resumed + self.rows_written)
 
     def report(self) -> None:
-        """Pass an event to the caller now."""
+        """Pass an event to the caller, and the metrics of the run to Ray, now."""
         with self._lock:
             event = self._event()
             self._timeline.add(event)
             if self._on_progress is not None:
                 self._on_progress(event)
+            if self.export is not None:
+                self.export.publish(self._gauges(event, self.export), totals_of(self.snapshot))
 
     @contextmanager
     def watching(self, metrics: MetricsClient) -> Iterator[None]:
@@ -110,11 +117,38 @@ class JobProgress:
         finally:
             done.set()
             thread.join(_EVERY_S)
+            if self.export is not None:
+                with self._lock:
+                    self.export.end()
 
     def _watch(self, metrics: MetricsClient, done: threading.Event) -> None:
         while not done.wait(_EVERY_S):
             self._poll(metrics)
             self.report()
+
+    def _gauges(self, event: ProgressEvent, export: MetricsExport) -> dict[str, float]:
+        """The values of the gauges that `prometheus.py` describes."""
+        engines, in_flight = self.snapshot.engines, self.snapshot.parts_in_flight
+        return {
+            "tirazh_rows_planned": event.rows_total,
+            "tirazh_rows_done": event.rows_done,
+            "tirazh_rows_safe": self._rows_resumed + self.rows_written,
+            "tirazh_error_rows": self._earlier_errors + self.errors,
+            "tirazh_safe_prompt_tokens": export.safe_prompt_tokens,
+            "tirazh_safe_completion_tokens": export.safe_completion_tokens,
+            "tirazh_error_budget_used_ratio": self._budget.used(self._earlier_errors + self.errors),
+            "tirazh_parts_planned": event.parts_total,
+            "tirazh_parts_safe": event.parts_done,
+            "tirazh_replica_deaths": self.snapshot.deaths,
+            "tirazh_replicas_wanted": export.replicas_wanted,
+            "tirazh_replicas": self.snapshot.replicas,
+            "tirazh_parts_in_flight": in_flight,
+            "tirazh_parts_waiting": max(0, event.parts_total - event.parts_done - in_flight),
+            "tirazh_slots": engines.slots,
+            "tirazh_busy_slots": engines.busy_slots,
+            "tirazh_kv_cache_bytes": engines.cache_bytes,
+            "tirazh_remaining_seconds": event.eta_s or 0.0,
+        }
 
     def _poll(self, metrics: MetricsClient) -> None:
         now = metrics.snapshot()
@@ -195,3 +229,16 @@ def waiting_for_ray(plan: Plan, state: OutputState | None, on_progress: OnProgre
         yield stop
     finally:
         stop()
+
+
+def totals_of(snapshot: MetricsSnapshot) -> dict[str, float | Mapping[str, float]]:
+    """The values of the counters that `prometheus.py` describes."""
+    engines = snapshot.engines
+    steps = (engines.prefill_steps, engines.steps - engines.prefill_steps)
+    return {
+        "tirazh_requests_total": snapshot.requests,
+        "tirazh_prompt_tokens_total": snapshot.prompt_tokens,
+        "tirazh_completion_tokens_total": snapshot.completion_tokens,
+        "tirazh_steps_total": dict(zip(PHASES, steps, strict=True)),
+        "tirazh_step_seconds_total": dict(zip(PHASES, (engines.prefill_s, engines.decode_s), strict=True)),
+    }

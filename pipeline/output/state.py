@@ -51,6 +51,12 @@ class OutputState:
         return sum(receipt.errors for receipt in self.receipts.values())
 
     @property
+    def tokens(self) -> tuple[int, int]:
+        """The tokens of prompts and of completions in the intact parts."""
+        receipts = self.receipts.values()
+        return sum(each.prompt_tokens for each in receipts), sum(each.completion_tokens for each in receipts)
+
+    @property
     def is_whole(self) -> bool:
         """Whether every part is intact and has its receipt."""
         return not (self.remaining or self.unsaved)

@@ -107,7 +107,8 @@ class WriteStep:
                 f"the results of {name} ({table.num_rows} rows) cannot be written as Parquet: {reason}"
             ) from error
         receipt = self.store(describe_part(pa.concat_tables(kept), data, footer, config.receipts), data)
-        return summary_row(part, rows=min(receipt.rows, answered), errors=receipt.errors, written=True)
+        tokens = (receipt.prompt_tokens, receipt.completion_tokens)
+        return summary_row(part, rows=min(receipt.rows, answered), errors=receipt.errors, tokens=tokens, written=True)
 
     def _earlier(self, uri: str) -> pa.Table:
         """The rows of the part file that is replaced."""
@@ -182,9 +183,13 @@ def _read(output: OutputFiles, uri: str) -> bytes | None:
         return None
 
 
-def summary_row(part: int, *, rows: int = 0, errors: int = 0, written: bool = False) -> pa.Table:
-    """The row about one part that the driver receives. `written` is False for a skipped part."""
-    return pa.table({"part": [part], "rows": [rows], "errors": [errors], "written": [written]})
+def summary_row(
+    part: int, *, rows: int = 0, errors: int = 0, tokens: tuple[int, int] = (0, 0), written: bool = False
+) -> pa.Table:
+    """The row about one part that the driver receives. `tokens` are those of prompts and of completions. `written` is
+    False for a skipped part."""
+    counts = {"rows": [rows], "errors": [errors], "prompt_tokens": [tokens[0]], "completion_tokens": [tokens[1]]}
+    return pa.table({"part": [part], **counts, "written": [written]})
 
 
 def to_parquet(table: pa.Table, *, footer: dict[str, Any], columns: pa.Schema | None = None) -> bytes:

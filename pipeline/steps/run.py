@@ -47,6 +47,7 @@ from tirazh.pipeline.steps.manifest import describe_steps
 from tirazh.pipeline.steps.passed_errors import PassErrors
 from tirazh.pipeline.steps.plan import PlannedStep, plan_steps
 from tirazh.pipeline.storage.filesystem import Storage, keep_trying
+from tirazh.pipeline.tracking.prometheus import labelling
 
 # The manifests of the steps that are finished, by their names, in order.
 _Manifests = Mapping[str, Mapping[str, Any]]
@@ -193,7 +194,8 @@ class _Run:
 
     def _run_round(self, step: PlannedStep, spec: GenerateSpec, crossing: Crossing, number: int) -> dict[str, Any]:
         report = self._report(replace(step, name=f"{step.name}, round {number}"))
-        return run_job(spec, on_progress=report, tell=self._tell(step), engine=self.engine, crossing=crossing)
+        with labelling(self.steps[-1].output, step.name):
+            return run_job(spec, on_progress=report, tell=self._tell(step), engine=self.engine, crossing=crossing)
 
     def _connect(self) -> None:
         """Connect Ray once for all steps that are left; they share replicas of the same model."""
@@ -205,9 +207,9 @@ class _Run:
 
     def _run_model(self, step: PlannedStep, spec: JobSpec) -> dict[str, Any]:
         around = partial(PassErrors, columns=step.errors) if step.errors else None
-        return run_job(
-            spec, on_progress=self._report(step), tell=self._tell(step), engine=self.engine, around_prompts=around
-        )
+        report, tell = self._report(step), self._tell(step)
+        with labelling(self.steps[-1].output, step.name):
+            return run_job(spec, on_progress=report, tell=tell, engine=self.engine, around_prompts=around)
 
     def _run_filter(self, step: PlannedStep, source: OutputFiles, before: _Manifests) -> dict[str, Any]:
         assert step.filter is not None, "a step without a model filters or selects rows"
