@@ -200,7 +200,7 @@ def _send(client: JobSubmissionClient, **job: Any) -> str | None:
         except ValueError as error:  # Ray's check of runtime_env
             raise RequestError(f"Ray does not accept this runtime_env: {_reason(error, job)}") from None
         except RuntimeError as error:
-            reason = str(error)
+            reason = " ".join(str(error).split())
             # Ray adds an id only if it is new, so of two submitters at once exactly one gets this answer.
             if "already exists" in reason:
                 return None
