@@ -213,7 +213,7 @@ def _answers(url: str, *, job_id: str | None = None) -> Iterator[None]:
     except RuntimeError as error:
         if job_id and "status code 404" in str(error):
             raise UnknownJobError(f"there is no job {job_id} at {show_uri(url)}", job_id) from None
-        raise JobError(f"the job server at {show_uri(url)} refused the request: {_last_line(error)}") from None
+        raise JobError(f"the job server at {show_uri(url)} refused the request: {last_line(error)}") from None
 
 
 def _token_problem() -> str:
@@ -231,7 +231,7 @@ def _token_problem() -> str:
     return f"rejected the token in {path}: it is another cluster's"
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """Return the exception from a server's answer, which is the last line of its traceback."""
     text = redact(str(error)).replace("\\n", "\n").strip()
     try:

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import JobError, RequestError
-from tirazh.jobs.cluster.job_server import NoAnswerError, UnknownJobError, connect, job_info, known_jobs, running_like
+from tirazh.jobs.cluster.job_server import (
+    NoAnswerError,
+    UnknownJobError,
+    connect,
+    job_info,
+    known_jobs,
+    last_line,
+    running_like,
+)
 from tirazh.jobs.cluster.records import JobRecord, find_record, keep_record
 from tirazh.jobs.cluster.runtime_env import in_image, read_runtime_env, without_values
 from tirazh.jobs.cluster.start import JOB_VARIABLE, NEEDS_VARIABLE, NOTIFY_FILE, NOTIFY_VARIABLE
@@ -28,7 +36,6 @@ from tirazh.jobs.settings import build_spec
 from tirazh.pipeline.notify.settings import public_section
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.secrets import redact
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -213,21 +220,21 @@ def _send(client: JobSubmissionClient, **job: Any) -> str | None:
         except ValueError as error:  # Ray's check of runtime_env
             raise RequestError(f"Ray does not accept this runtime_env: {_reason(error, job)}") from None
         except RuntimeError as error:
-            reason = _reason(error, job)
+            reason = " ".join(str(error).split())
             # Ray adds an id only if it is new, so of two submitters at once exactly one gets this answer.
             if "already exists" in reason:
                 return None
             if "No available agent" not in reason or time.monotonic() > until:
-                raise JobError(f"the cluster did not accept the job: {reason}") from None
+                raise JobError(f"the cluster did not accept the job: {_reason(error, job)}") from None
             time.sleep(1.0)
 
 
 def _reason(error: Exception, job: dict[str, Any]) -> str:
-    """Return the text of an error without the values of the user's variables."""
-    text = " ".join(str(error).split())
+    """Return the last line of an error, without the values of the user's variables."""
+    text = last_line(error)
     for value in job["runtime_env"]["env_vars"].values():
         text = text.replace(value, "***") if len(value) >= 4 else text
-    return redact(text)[:300]
+    return text[:300]
 
 
 def _other_settings(client: JobSubmissionClient, job_id: str, spec: JobSpec | StepsSpec) -> tuple[str, ...]:

@@ -72,8 +72,8 @@ class Server:
         self.before_submit(submission_id)
         if submission_id in self.jobs:
             raise RuntimeError(
-                f"Request failed with status code 400: ValueError: Job with submission_id {submission_id} "
-                "already exists. Please use a different submission_id."
+                f"Request failed with status code 500: Traceback {'.' * 500} ValueError: "
+                f"Job with submission_id {submission_id} already exists. Please use a different submission_id."
             )
         self.jobs[submission_id] = FakeJob(submission_id, "PENDING")
         self.jobs[submission_id].metadata = metadata

@@ -152,6 +152,8 @@ def test_a_job_of_a_head_that_was_restarted_is_forgotten_and_can_be_resumed(mode
         job_id = head.tirazh("submit", str(job), "-q").stdout.strip()
         follower = head.follower("logs", job_id, "--follow")
         wait_for(tmp_path / "out/_tirazh/plan.json", head, job_id)
+        assert follower.stdout is not None
+        assert follower.stdout.readline(), "the follower has seen the job"
         ports = head.ports
     with ray_head(num_cpus=3, ports=ports) as head:
         _, message = follower.communicate(timeout=600)
