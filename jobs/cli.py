@@ -29,7 +29,6 @@ from tirazh.jobs.library_output import log_directory
 from tirazh.jobs.outputs.calibrate import add_calibrate_flags
 from tirazh.jobs.outputs.evaluate import add_evaluate_flags
 from tirazh.jobs.outputs.history import add_history_flags
-from tirazh.jobs.outputs.output_status import add_output_status_flags
 from tirazh.jobs.outputs.prune import add_prune_flags
 from tirazh.jobs.outputs.relabel import add_relabel_flags
 from tirazh.jobs.outputs.report import add_report_flags
@@ -304,7 +303,12 @@ def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
     )
     for name in ("logs", "stop", "resume"):
         by_name[name].add_argument("id", metavar="ID", help="job id that submit printed")
-    add_output_status_flags(by_name["status"])
+    by_name["status"].add_argument(
+        "--max-age", metavar="AGE", help="of an output: exit with 1 if its last success is older, e.g. 26h"
+    )
+    by_name["status"].add_argument(
+        "--endpoint-url", type=_address, help="of an output: URL of an S3-compatible server or an Azure emulator"
+    )
     for name in ("submit", "status", "logs", "stop", "resume"):
         by_name[name].add_argument("--address", metavar="URL", help="job server of the cluster, e.g. http://head:8265")
     for name in ("submit", "logs", "resume"):

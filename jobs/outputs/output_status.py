@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from tirazh.jobs import console
 from tirazh.jobs.outputs.history_text import status_facts
-
-
-def add_output_status_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of `tirazh status` that are about an output."""
-    parser.add_argument(
-        "--max-age", metavar="AGE", help="of an output: fail if its last success is older than 26h, 2d, ..."
-    )
-    parser.add_argument("--endpoint-url", help="of an output: URL of an S3-compatible server or an Azure emulator")
-
-
-def is_output_name(text: str) -> bool:
-    """Whether an argument of `tirazh status` names an output, and not a submitted job."""
-    return "/" in text or os.path.exists(text)
 
 
 def show_output_status(options: argparse.Namespace) -> int:
