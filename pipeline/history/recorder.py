@@ -217,6 +217,10 @@ class Recorder:
             runs = [self._settled(run, is_last=run is earlier[-1]) for run in earlier]
             data = runs_text([*runs, self._line(end, outcome, exit_code, sentence)])
             self.output.storage.write(self.output.own(RUNS), data)
+            if end is not None:  # a run that was killed in such a write left its temporary file
+                for uri in self.output.temporary_files():
+                    if f"/.{RUNS}." in uri:
+                        self.output.storage.remove(uri)
         except TirazhError as error:
             logger.warning("the history of the runs could not be written: %s", error)
 
