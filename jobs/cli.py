@@ -23,7 +23,8 @@ from typing import NoReturn
 
 from tirazh.errors import TirazhError
 from tirazh.jobs import commands, notifying
-from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
+from tirazh.jobs.cluster.flags import add_cluster_flags
+from tirazh.jobs.flags import add_flag, add_setting_flags, one_of, plain_address
 from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
 from tirazh.jobs.outputs.calibrate import add_calibrate_flags
@@ -39,8 +40,7 @@ from tirazh.jobs.settings import KINDS, settings_of
 from tirazh.jobs.terminal.streams import STDERR, keep_write_errors, open_missing_streams, write_error
 from tirazh.jobs.tuning.flags import add_tune_flags
 from tirazh.pipeline.history.start_time import count_from_process_start
-from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.secrets import holds_secret, redact
+from tirazh.pipeline.storage.secrets import redact
 
 MAX_MESSAGE_LENGTH = 1_000
 CONVERT_DTYPES = ("float32", "bfloat16", "float16")
@@ -170,7 +170,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     _add_run(by_name["run"])
     _add_output_commands(by_name)
     _add_convert(by_name["convert"])
-    _add_cluster_commands(by_name)
+    add_cluster_flags(by_name)
     by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
     _add_progress_flag(by_name["demo"])
     for name in ("run", "plan", "preview", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
@@ -255,9 +255,9 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
         "--rows", type=int, default=8, metavar="N", help="rows to make, spread over the whole input (default: 8)"
     )
     for name in ("verify", "report", "evaluate", "calibrate", "relabel"):
-        by_name[name].add_argument("output", type=_address, metavar="OUTPUT", help="output directory of a job")
+        by_name[name].add_argument("output", type=plain_address, metavar="OUTPUT", help="output directory of a job")
         by_name[name].add_argument(
-            "--endpoint-url", type=_address, help="URL of an S3-compatible server or an Azure emulator"
+            "--endpoint-url", type=plain_address, help="URL of an S3-compatible server or an Azure emulator"
         )
     by_name["verify"].add_argument(
         "--skip-input",
@@ -272,16 +272,6 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
     add_report_flags(by_name["report"])
 
 
-def _address(text: str) -> str:
-    """An argparse type that refuses an address with a secret, as the specs do."""
-    if holds_secret(text):
-        raise argparse.ArgumentTypeError(
-            f"must hold no password, key or signature, but {show_uri(text)} had one; set the credentials in the "
-            "environment"
-        )
-    return text
-
-
 def _add_convert(parser: Parser) -> None:
     parser.add_argument("checkpoint", metavar="CKPT", help="ru-gpts, Megatron, Hugging Face GPT-2 or XL port directory")
     parser.add_argument("out", metavar="OUT", help="directory to write")
@@ -293,26 +283,6 @@ def _add_convert(parser: Parser) -> None:
     )
     for name in commands.CONVERT_SETTINGS:
         add_flag(parser, settings_of("generate")[name])
-
-
-def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
-    by_name["submit"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
-    by_name["submit"].add_argument("--image", metavar="IMAGE", help="container image in which the job runs (podman)")
-    by_name["status"].add_argument(
-        "id", nargs="?", metavar="ID", help="job id that submit printed, or an output directory (default: all jobs)"
-    )
-    for name in ("logs", "stop", "resume"):
-        by_name[name].add_argument("id", metavar="ID", help="job id that submit printed")
-    by_name["status"].add_argument(
-        "--max-age", metavar="AGE", help="of an output: exit with 1 if its last success is older, e.g. 26h"
-    )
-    by_name["status"].add_argument(
-        "--endpoint-url", type=_address, help="of an output: URL of an S3-compatible server or an Azure emulator"
-    )
-    for name in ("submit", "status", "logs", "stop", "resume"):
-        by_name[name].add_argument("--address", metavar="URL", help="job server of the cluster, e.g. http://head:8265")
-    for name in ("submit", "logs", "resume"):
-        by_name[name].add_argument("--follow", action="store_true", help="print the log until the job ends")
 
 
 def _fail(message: str, exit_code: int) -> int:

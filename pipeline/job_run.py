@@ -39,8 +39,8 @@ AroundPrompts = Callable[[MakePrompts], MakePrompts]
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from tirazh.pipeline.execution.cluster.probe import NodeProbe, Step
     from tirazh.pipeline.execution.metrics_client import MetricsClient
-    from tirazh.pipeline.execution.node_probe import NodeProbe, Step
     from tirazh.pipeline.execution.progress import OnProgress
     from tirazh.pipeline.execution.run_resources import RunResources
     from tirazh.pipeline.input.datasource import PartsDatasource
@@ -75,11 +75,11 @@ class JobRun:
 
         Raises JobError for skipped parts.
         """
+        from tirazh.pipeline.execution.cluster.probe import shared_paths
         from tirazh.pipeline.execution.data_settings import data_settings
         from tirazh.pipeline.execution.draining import drainable
         from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_in_flight, run_graph
         from tirazh.pipeline.execution.metrics_client import start_metrics
-        from tirazh.pipeline.execution.node_probe import shared_paths
         from tirazh.pipeline.execution.owner_watch import watching_owners
         from tirazh.pipeline.execution.progress import JobProgress
         from tirazh.pipeline.execution.ray_failures import explained, skipped_sentence
@@ -155,7 +155,7 @@ class JobRun:
         return step if self.around_prompts is None else self.around_prompts(step)
 
     def _probe(self, parts: list[Part]) -> NodeProbe:
-        from tirazh.pipeline.execution.node_probe import make_probe
+        from tirazh.pipeline.execution.cluster.probe import make_probe
 
         inputs = sorted({part.file.uri for part in parts if part.has_file})
         return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)

@@ -48,6 +48,7 @@ from tirazh.pipeline.input.row_mask import RowMask
 from tirazh.pipeline.input.schemas.arrow_types import with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import refuse_unwritable, with_metadata_of
 from tirazh.pipeline.input.unify import count_directory_text, unify
+from tirazh.pipeline.planned_files import Continued, PlacedPart, PlannedFile
 from tirazh.pipeline.prompts.row_sample import choose_sample, digest_of
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of
@@ -58,47 +59,6 @@ from tirazh.pipeline.storage.filesystem import join, keep_trying
 
 # In the identity of a job with `calibrate: batch`: which rows calibrate it.
 CALIBRATION_SAMPLE = "calibration_sample"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """An input file and the row numbers where its parts start, followed by the end of the last part.
-
-    `row_bytes` is the estimated size of a decoded row, in bytes, 0 if it is unknown. A reader chooses its
-    batches by it; nothing that is written depends on it. `left_out` are the rows that the output does not have, since
-    it has rows with their keys.
-    """
-
-    file: StoredFile
-    cuts: tuple[int, ...]
-    row_bytes: int = 0
-    left_out: RowMask | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PlacedPart:
-    """A part of a plan with generations: its number and that of the parts, as in its name, and where its rows are.
-
-    `plan_id` is the id of the plan that it was made for, empty for the plan that lists it. `ranges` are
-    (number of the file in the plan, first row, end).
-    """
-
-    index: int
-    total: int
-    plan_id: str
-    ranges: tuple[tuple[int, int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Continued:
-    """The plan that another one continues: its id, and what is done with its output.
-
-    `step` is "append" (rows of more files), "retry" (rows with an error are answered again) or "join" (small parts
-    become larger ones).
-    """
-
-    plan_id: str
-    step: str
 
 
 @dataclass(frozen=True, kw_only=True)

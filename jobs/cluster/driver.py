@@ -41,7 +41,7 @@ def checked_cluster(spec: JobSpec | StepsSpec, display: JobProgressDisplay) -> I
         yield
         return
     from tirazh.jobs.cluster.job_log import READY, LoggedProgress
-    from tirazh.pipeline.execution.cluster_checks import check_cluster
+    from tirazh.pipeline.execution.cluster.checks import check_cluster
     from tirazh.pipeline.execution.ray_session import ray_cluster
 
     with ray_cluster(spec.address, extra_cpus=0):

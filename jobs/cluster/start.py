@@ -24,7 +24,7 @@ ID_VARIABLE = "TIRAZH_JOB_ID"
 
 def main() -> None:
     """Run the job, or print why this machine cannot, and exit with 2."""
-    from tirazh.pipeline.execution.node_packages import find_problem
+    from tirazh.pipeline.execution.cluster.packages import find_problem
 
     needs = _read(NEEDS_FILE, NEEDS_VARIABLE)
     problem = find_problem(json.loads(needs)) if needs else None

@@ -34,7 +34,7 @@ def run_history(options: argparse.Namespace) -> int:
 def find_runs(outputs: list[str], *, endpoint_url: str | None = None) -> list[dict[str, Any]]:
     """The runs of all outputs, ordered by their begin, each with its `output`. Raises RequestError without any."""
     from tirazh.pipeline.history.find_outputs import matching_outputs
-    from tirazh.pipeline.history.runs_file import read_runs
+    from tirazh.pipeline.output.runs_file import read_runs
     from tirazh.pipeline.storage.errors import show_uri
     from tirazh.pipeline.storage.filesystem import Storage
 

@@ -17,13 +17,13 @@ from datetime import UTC, datetime
 
 from tirazh.errors import InputError, RequestError, TirazhError
 from tirazh.pipeline.history.find_outputs import is_link, is_output, outputs_below
-from tirazh.pipeline.history.runs_file import read_runs
 from tirazh.pipeline.history.state import is_alive, success_time
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.leases.lease import Lease, hold
 from tirazh.pipeline.output.leases.record import epochs, parse, read_epoch
 from tirazh.pipeline.output.ledger import read_manifest
 from tirazh.pipeline.output.names import DROPPED, LEASES, OWN, SUCCESS, OutputFiles
+from tirazh.pipeline.output.runs_file import read_runs
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote
 

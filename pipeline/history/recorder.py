@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tirazh.errors import TirazhError
-from tirazh.pipeline.history.runs_file import Run, read_runs, runs_text
 from tirazh.pipeline.history.start_time import StartTime, parse_utc, take_start, utc_text
 from tirazh.pipeline.output.leases.lease import Lease, hold
 from tirazh.pipeline.output.leases.record import epochs, parse, read_epoch
 from tirazh.pipeline.output.names import RUNS, OutputFiles
+from tirazh.pipeline.output.runs_file import Run, read_runs, runs_text
 from tirazh.pipeline.output.state import OutputState
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.storage.filesystem import Storage

@@ -11,12 +11,12 @@ from typing import Any, Literal
 from tirazh.errors import OutputError
 from tirazh.pipeline.history.ages import age_text
 from tirazh.pipeline.history.find_outputs import is_output
-from tirazh.pipeline.history.runs_file import Run, last_success, read_runs
 from tirazh.pipeline.history.start_time import parse_utc, utc_text
 from tirazh.pipeline.output.leases.record import LeaseRecord, epochs, parse, read_epoch, wall_age
 from tirazh.pipeline.output.ledger import read_manifest
 from tirazh.pipeline.output.names import SUCCESS, OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.runs_file import Run, last_success, read_runs
 from tirazh.pipeline.output.unfinished import read_failure
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import is_remote

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tirazh.errors import InputError, StorageError
-from tirazh.pipeline.history.runs_file import read_runs
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.runs_file import read_runs
 from tirazh.pipeline.report.least_certain import scan_output
 from tirazh.pipeline.report.page import Additions
 from tirazh.pipeline.report.rows import row_columns

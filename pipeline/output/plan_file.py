@@ -26,7 +26,8 @@ from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.leases.lease import LeaseToken
 from tirazh.pipeline.output.names import PLAN, STEPS, OutputFiles
 from tirazh.pipeline.output.seal import to_sealed_json
-from tirazh.pipeline.plan import CALIBRATION_SAMPLE, Plan, PlannedFile
+from tirazh.pipeline.plan import CALIBRATION_SAMPLE, Plan
+from tirazh.pipeline.planned_files import PlannedFile
 from tirazh.pipeline.settings import describe_changed
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri

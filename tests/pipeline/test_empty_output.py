@@ -16,8 +16,8 @@ from tests.pipeline.output.conftest import MakeSpec, make_spec, no_ray
 from tirazh.errors import InputError, OutputError, RequestError
 from tirazh.jobs.planning import plan_facts
 from tirazh.pipeline.build import run_job
-from tirazh.pipeline.history.runs_file import read_runs
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.runs_file import read_runs
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.preview.run import preview_job
 from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, GenerateSpec, ScoreSpec

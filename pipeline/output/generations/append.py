@@ -16,7 +16,8 @@ from tirazh.pipeline.input.unify import count_directory_text, difference_from
 from tirazh.pipeline.output.generations.keys import known_rows
 from tirazh.pipeline.output.generations.placed import placed_parts
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.plan import Continued, PlacedPart, Plan, PlannedFile, cut_files, row_cost
+from tirazh.pipeline.plan import Plan, cut_files, row_cost
+from tirazh.pipeline.planned_files import Continued, PlacedPart, PlannedFile
 from tirazh.pipeline.settings import fingerprint_of
 from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.disk import StoredFile

@@ -20,7 +20,8 @@ from tirazh.pipeline.output.quality import QUALITY_FACTS
 from tirazh.pipeline.output.receipt import describe_part, receipt_columns
 from tirazh.pipeline.output.rows.failed_rows import read_output_rows
 from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep, to_parquet
-from tirazh.pipeline.plan import Continued, PlacedPart, Plan
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.planned_files import Continued, PlacedPart
 from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.filesystem import keep_trying
 

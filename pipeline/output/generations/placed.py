@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from tirazh.pipeline.input.row_mask import RowMask
-from tirazh.pipeline.plan import Continued, PlacedPart, Plan
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.planned_files import Continued, PlacedPart
 
 STEPS = ("append", "retry", "join")
 

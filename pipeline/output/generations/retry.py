@@ -18,7 +18,8 @@ from tirazh.pipeline.output.generations.placed import placed_parts
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.receipt import Receipt
 from tirazh.pipeline.output.rows.failed_rows import failed_input_rows
-from tirazh.pipeline.plan import Continued, Plan
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.planned_files import Continued
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
 

@@ -19,7 +19,8 @@ from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import STAGED, OutputFiles
 from tirazh.pipeline.output.plan_file import Target, choose_target, job_difference, read_plan
 from tirazh.pipeline.output.state import survey
-from tirazh.pipeline.plan import Continued, Plan
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.planned_files import Continued
 from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.filesystem import keep_trying
 

@@ -13,8 +13,8 @@ from tirazh.errors import RequestError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.history.find_outputs import matching_outputs
 from tirazh.pipeline.history.prune import prune
-from tirazh.pipeline.history.runs_file import read_runs
 from tirazh.pipeline.history.state import output_status
+from tirazh.pipeline.output.runs_file import read_runs
 from tirazh.pipeline.storage.filesystem import Storage
 
 pytestmark = [pytest.mark.s3, pytest.mark.usefixtures("no_ray")]

@@ -16,14 +16,15 @@ import pytest
 from tests.pipeline.output.conftest import MakeSpec
 from tirazh.errors import JobError, RequestError
 from tirazh.pipeline.build import run_job
-from tirazh.pipeline.history import runs_file, start_time
+from tirazh.pipeline.history import start_time
 from tirazh.pipeline.history.recorder import recording
-from tirazh.pipeline.history.runs_file import read_runs
 from tirazh.pipeline.history.start_time import parse_utc
 from tirazh.pipeline.job_run import JobRun
+from tirazh.pipeline.output import runs_file
 from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.runs_file import read_runs
 from tirazh.pipeline.output.state import survey
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.plan import plan_job

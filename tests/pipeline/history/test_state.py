@@ -14,12 +14,12 @@ from tests.pipeline.output.conftest import MakeSpec
 from tirazh.errors import JobError, RequestError
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.history.ages import age_text, parse_duration
-from tirazh.pipeline.history.runs_file import read_runs, runs_text
 from tirazh.pipeline.history.start_time import utc_text
 from tirazh.pipeline.history.state import output_status
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.runs_file import read_runs, runs_text
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 

@@ -11,8 +11,8 @@ import pytest
 from tests.pipeline.steps.conftest import process
 from tests.pipeline.steps.in_process import InProcess, KilledError
 from tests.pipeline.steps.test_run import job, run
-from tirazh.pipeline.history.runs_file import Run, read_runs
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.runs_file import Run, read_runs
 from tirazh.pipeline.storage.filesystem import Storage
 
 __all__ = ["job", "process"]

@@ -9,10 +9,10 @@ import pytest
 from tests.pipeline.output.conftest import MakeSpec
 from tirazh.errors import JobError, OutputError, RequestError
 from tirazh.pipeline.build import run_job
-from tirazh.pipeline.history.runs_file import RUNS
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.runs_file import RUNS
 from tirazh.pipeline.output.seal import read_sealed_json
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.storage.filesystem import Storage

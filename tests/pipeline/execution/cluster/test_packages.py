@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
-from tirazh.pipeline.execution.node_packages import compare_nodes, describe_node, find_problem
+from tirazh.pipeline.execution.cluster.packages import compare_nodes, describe_node, find_problem
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -57,7 +57,7 @@ def test_the_first_difference_of_a_machine_from_the_drivers_is_named() -> None:
 
 def test_the_check_runs_where_no_package_is_installed() -> None:
     """`-S` leaves out all installed packages."""
-    code = "import sys; sys.path.insert(0, '.'); from tirazh.pipeline.execution.node_packages import find_problem; "
+    code = "import sys; sys.path.insert(0, '.'); from tirazh.pipeline.execution.cluster.packages import find_problem; "
     code += "print(find_problem({'requirements': {'ray': '>=2', 'pyarrow': ''}}))"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code],

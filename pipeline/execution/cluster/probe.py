@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tirazh.errors import InputError, RequestError, TirazhError
-from tirazh.pipeline.execution.node_packages import machine_name
+from tirazh.pipeline.execution.cluster.packages import machine_name
 from tirazh.pipeline.execution.ray_session import is_own_session
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote

@@ -19,8 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import bundle, refuse_impossible
 from tirazh.errors import InputError, RequestError, TirazhError
-from tirazh.pipeline.execution.node_packages import compare_nodes, describe_node, machine_name
-from tirazh.pipeline.execution.node_probe import NodeProbe, check_nodes, make_probe, other_machines
+from tirazh.pipeline.execution.cluster.packages import compare_nodes, describe_node, machine_name
+from tirazh.pipeline.execution.cluster.probe import NodeProbe, check_nodes, make_probe, other_machines
 from tirazh.pipeline.execution.ray_session import resolve_device
 from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.output.names import OutputFiles

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tirazh.errors import InputError, RequestError
-from tirazh.pipeline.execution.cluster_checks import check_cluster
+from tirazh.pipeline.execution.cluster.checks import check_cluster
 from tirazh.pipeline.spec import GenerateSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_local")]
