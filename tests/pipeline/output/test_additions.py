@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.report.nights import ABSTAINED, ROWS, write_night
-from tirazh.pipeline.output.additions import additions_of, read_runs
-from tirazh.pipeline.output.names import RUNS
+from tirazh.pipeline.output.additions import additions_of
 
 
 def test_the_least_certain_rows_and_an_error_are_found(tmp_path: Path) -> None:
@@ -41,11 +40,3 @@ def test_a_damaged_lease_tells_nothing(tmp_path: Path, content: str) -> None:
     lease.write_text(content)
     added = additions_of(manifest | {"begin": None}, output)
     assert (added.begin, added.end) == (None, None)
-
-
-def test_damaged_lines_of_the_runs_are_left_out(tmp_path: Path) -> None:
-    _, output = write_night(tmp_path)
-    assert read_runs(output) == []
-    Path(output.own()).mkdir()
-    Path(output.own(RUNS)).write_bytes(b'{"run_id": "a"}\n{\n[1]\n\xff\n{"run_id": "b"}\n')
-    assert [run["run_id"] for run in read_runs(output)] == ["a", "b"]
