@@ -30,6 +30,19 @@ class Workload:
         """Prompt and completion tokens, as the counters of the replicas count them."""
         return self.prompt_tokens + self.completion_tokens
 
+    def part(self, share: float) -> Workload:
+        """The workload of a share of the rows."""
+        counts = (self.sequences, self.prompt_tokens, self.own_tokens, self.completion_tokens)
+        sequences, prompts, own, completions = (round(count * share) for count in counts)
+        return Workload(
+            sequences=sequences,
+            prompt_tokens=prompts,
+            own_tokens=own,
+            completion_tokens=completions,
+            longest=self.longest,
+            source=self.source,
+        )
+
 
 def job_workload(
     plan: Plan, spec: JobSpec, sample: TokenSample, completion_tokens: float | None = None, *, source: str = ""

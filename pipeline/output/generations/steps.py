@@ -27,11 +27,13 @@ from tirazh.pipeline.storage.filesystem import keep_trying
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A staged output that continues the complete one. `base` is the plan of that, `text` what is done."""
+    """A staged output that continues the complete one. `base` is the plan of that, `text` what is done. `rows` of the
+    output are answered."""
 
     target: Target
     base: Plan
     text: str
+    rows: int = 0
 
 
 def next_steps(output: OutputFiles, plan: Plan, spec: JobSpec) -> Iterator[Step]:
@@ -81,7 +83,7 @@ def _retry(output: OutputFiles, spec: JobSpec) -> Step | None:
         return None
     parts = sum(1 for receipt in state.receipts.values() if receipt.errors)
     text = f"answer {_rows(state.errors)} with an error again, in {_parts(parts)}; all other rows stay as they are"
-    return Step(staged_target(output, base, plan), base, text)
+    return Step(staged_target(output, base, plan), base, text, state.errors)
 
 
 def _append(output: OutputFiles, plan: Plan, spec: JobSpec) -> Step | None:
@@ -100,7 +102,7 @@ def _append(output: OutputFiles, plan: Plan, spec: JobSpec) -> Step | None:
     left_out = target.plan.left_out_rows - base.left_out_rows
     out = f"; {_rows(left_out)} with keys that are there already {'is' if left_out == 1 else 'are'} left out"
     text = f"add {_rows(new, 'new ')} in {_parts(parts)} to the {_rows(base.output_rows)} of the output"
-    return Step(target, base, text + (out if left_out else ""))
+    return Step(target, base, text + (out if left_out else ""), new)
 
 
 def _interrupted(output: OutputFiles, base: Plan, plan: Plan, adding: Adding | None) -> Target | None:
