@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -105,10 +106,16 @@ def _input_columns(spec: Mapping[str, Any]) -> Iterator[str]:
     for name in named:
         yield from [name] if isinstance(name, str) else name if isinstance(name, list | tuple) else []
     if isinstance(template, str):
-        try:
-            yield from PromptTemplate(template).variables
-        except (TirazhError, ValueError):
-            return
+        yield from _variables(template)
+
+
+@lru_cache(maxsize=16)
+def _variables(template: str) -> tuple[str, ...]:
+    """The variables of a template; none if it is not one, as a page is written without them."""
+    try:
+        return tuple(PromptTemplate(template).variables)
+    except (TirazhError, ValueError):
+        return ()
 
 
 def sampled_rows(sample: pa.Table, columns: RowColumns) -> list[dict[str, Any]]:

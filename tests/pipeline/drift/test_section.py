@@ -49,7 +49,7 @@ class Tables(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._paragraph:
             self.paragraphs[self._paragraph][-1] += data
-        elif self._table and data.strip():
+        elif self._table and data.strip() and self.tables[self._table][-1:] not in ([], [[]]):  # no caption
             self.tables[self._table][-1][-1] += data
 
 

@@ -205,7 +205,8 @@ def test_a_part_that_another_task_has_written_stays_and_the_receipt_describes_it
     stored = other_bytes(write_config)
     output.storage.write(output.part(name), stored)
     summary = WriteStep(write_config)(scored())
-    assert summary.to_pylist() == [{"part": 1, "rows": 3, "errors": 1, "written": True}]
+    tokens = {"prompt_tokens": 7, "completion_tokens": 0}
+    assert summary.to_pylist() == [{"part": 1, "rows": 3, "errors": 1, **tokens, "written": True}]
     assert output.storage.read(output.part(name)) == stored
     assert Receipt.from_json(output.storage.read(output.receipt(name))) == make_receipt(stored, write_config.receipts)
 
@@ -242,7 +243,8 @@ def test_a_run_that_lost_its_lease_writes_no_part(write_config: WriteConfig, tmp
 
 def test_a_skipped_part_writes_nothing(write_config: WriteConfig, tmp_path: Path) -> None:
     summary = WriteStep(write_config)(scored().slice(0, 1).select([schema.PART]))
-    assert summary.to_pylist() == [{"part": 1, "rows": 0, "errors": 0, "written": False}]
+    tokens = {"prompt_tokens": 0, "completion_tokens": 0}
+    assert summary.to_pylist() == [{"part": 1, "rows": 0, "errors": 0, **tokens, "written": False}]
     assert not (tmp_path / "out").exists()
 
 
