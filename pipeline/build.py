@@ -159,6 +159,7 @@ class _Job:
         is_changed = manifest is None or (self.joins and is_joining(self.output))
         if manifest is not None:
             self.tell_notices(target, None)
+            current_run().found_finished(manifest)
         if manifest is None and not self._is_to_be_retried(target, lease):
             plan, manifest = self._complete(target, lease)
             if target.is_staged:
@@ -179,6 +180,7 @@ class _Job:
         self.tell_notices(target, state)
         lease.confirm()
         lease.announce(target.plan.id)
+        current_run().found(target.plan, target.output, state)
         repair(state, target.plan, GuardedOutput(target.output, lease.token))
         return True
 
@@ -186,6 +188,8 @@ class _Job:
         """Make the new parts of a step that continues the complete output, and move them in."""
         for line in (*step.target.lines, f"this run will {step.text}"):
             self.tell(line)
+        if _is_retry(step.target.plan):
+            current_run().replaces(step.rows)
         plan, manifest = self._complete(step.target, lease, step)
         promote(GuardedOutput(self.output, lease.token), plan)
         with explaining_failure(GuardedOutput(self.output, lease.token), plan, self.spec):

@@ -97,6 +97,11 @@ class Recorder:
             counts = _counts_of(manifest)
             self._set_before(counts, counts["rows"])
 
+    def replaces(self, rows: int) -> None:
+        """Say that so many rows, which were there when the run began, are answered again."""
+        if self.before is not None:
+            self.before = self.before | {"rows": max(0, self.before["rows"] - rows)}
+
     def begin(self, plan_id: str) -> None:
         """Say which job of several steps the run makes. Writes the line of the run, with its end open."""
         self.plan_id, self.before = plan_id, dict.fromkeys(COUNTS, 0)

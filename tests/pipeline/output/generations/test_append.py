@@ -19,6 +19,7 @@ from tirazh.pipeline.forecast.dry_run import dry_run
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.runs_file import read_runs
 from tirazh.pipeline.output.seal import read_sealed_json
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.plan import plan_job
@@ -237,3 +238,11 @@ def test_a_stored_plan_with_generations_is_read_as_it_was_written(finished: Outp
     values = json.loads(finished.storage.read(finished.own("plan.json")))
     assert (values["format"], values["plan_id"], values["rows"]) == (5, stored.id, 42)
     assert finished.completed_plan() == stored.id
+
+
+def test_the_history_counts_the_rows_that_a_run_has_added(finished: OutputFiles, make_spec: MakeSpec) -> None:
+    spec = make_spec(output=finished.directory, append=True)
+    add_file(spec, "late.parquet", ["late 1", "late 2"])
+    run_job(spec)
+    runs = read_runs(finished)
+    assert [(run["rows_made"], run["rows_total"]) for run in runs] == [(30, 30), (2, 32)]

@@ -19,6 +19,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.forecast.dry_run import dry_run
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.output.runs_file import read_runs
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.plan import plan_job
 
@@ -184,3 +185,9 @@ def test_a_plan_says_what_would_be_answered_again(failed: OutputFiles, make_spec
     would = dry_run(spec, plan_job(spec))["would"]
     assert would == "answer 3 rows with an error again, in 2 parts; all other rows stay as they are"
     assert files_of(failed) == before
+
+
+def test_the_history_counts_the_rows_that_are_answered_again(failed: OutputFiles, make_spec: MakeSpec) -> None:
+    errors = sum(row["error"] is not None for row in rows_of(failed))
+    run_job(make_spec(output=failed.directory, retry_failed=True))
+    assert [run["rows_made"] for run in read_runs(failed)][-1] == errors
