@@ -31,6 +31,9 @@ STEP_S = {"cpu": (0.002, 0.05), "cuda": (0.001, 0.02)}
 START_S = (8.0, 60.0)
 # The same on an idle machine: Ray alone, and a replica of a small model.
 RAY_START_S, REPLICA_START_S = 6.0, 10.0
+# What a probe, which runs in this process, does not see of a replica's start: its process, imports, and the check of its
+# kernels. Measured with the embedded model on two idle cores.
+_PROCESS_START_S = 8.0
 # Memory beside weights and cache, as measured (docs/cluster.md): the libraries of a rank with the space for its
 # activations, Ray with its actors and idle workers, and the driver.
 RANK_BYTES, RAY_BYTES, DRIVER_BYTES = 420 << 20, 1_300 << 20, 200 << 20
@@ -160,7 +163,7 @@ def _by_speed(plan: Plan, spec: JobSpec, workload: Workload, speed: MeasuredSpee
     work = workload.own_tokens * speed.prompt_token_s + workload.completion_tokens * speed.new_token_s
     # Replicas on this machine share the cores that the speed was measured with.
     shares = _replicas(plan, spec) if spec.address or _device(spec) == "cuda" else 1
-    return RAY_START_S + speed.start_s + work / shares
+    return RAY_START_S + _PROCESS_START_S + speed.start_s + work / shares
 
 
 def _by_last_run(workload: Workload, run: LastRun) -> float:

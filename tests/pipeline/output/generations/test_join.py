@@ -63,7 +63,7 @@ def test_the_manifest_keeps_the_facts_of_the_run(many: MakeSpec, job_output: Out
     before = run_job(replace(spec, output=f"{spec.output}-single"))
     after = run_job(spec, joins=True)
     changed = {"output", "spec", "plan_id", "parts", "num_parts", "generations", "left_out_rows"}
-        changed |= {"seconds", "seconds_wall", "begin", "end", "timeline", "forecast"}
+    changed |= {"seconds", "seconds_wall", "begin", "end", "timeline", "forecast"}
     assert {name: value for name, value in after.items() if name not in changed} == {
         name: value for name, value in before.items() if name not in changed
     }

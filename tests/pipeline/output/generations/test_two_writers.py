@@ -152,7 +152,7 @@ def test_two_runs_that_answer_failed_rows_again_keep_all_others(spec: ClassifySp
     assert [row["error"] for row in rows_of(output_of(spec))] == [None] * 4
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     steps=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 150), st.booleans()), min_size=2, max_size=6),
     late=st.integers(0, 2),
