@@ -31,8 +31,8 @@ STEP_S = {"cpu": (0.002, 0.05), "cuda": (0.001, 0.02)}
 START_S = (8.0, 60.0)
 # The same on an idle machine: Ray alone, and a replica of a small model.
 RAY_START_S, REPLICA_START_S = 6.0, 10.0
-# What a probe, which runs in this process, does not see of a replica's start: its process, imports, and the check of its
-# kernels. Measured with the embedded model on two idle cores.
+# What a probe, which runs in this process, does not see of a replica's start: its process, imports, and the check of
+# its kernels. Measured with the embedded model on two idle cores.
 _PROCESS_START_S = 8.0
 # Memory beside weights and cache, as measured (docs/cluster.md): the libraries of a rank with the space for its
 # activations, Ray with its actors and idle workers, and the driver.
