@@ -53,12 +53,12 @@ def test_a_command_of_the_runbook_exists() -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_commands_of_the_runbook_run(tmp_path: Path) -> None:
-    job = "kind: classify\ninput: {input}\noutput: {output}\nlabels: [sport, economics]\nlimit: 6\n"
+    job = "kind: classify\ninput: {input}\noutput: {output}\nlabels: [sport, economics]\nlimit: 6\nprefix: new_\n"
     output = tmp_path / "labelled"
     (tmp_path / "job.yaml").write_text(job.format(input=REPOSITORY / "jobs/demo_data/news.jsonl", output=output))
     with ray_head(num_cpus=2) as head:
         submitted = head.tirazh("submit", str(tmp_path / "job.yaml"), "--follow")
-        assert submitted.returncode == 0, submitted.stderr
+        assert submitted.returncode == 0, submitted.stdout + submitted.stderr
         places = {"OUTPUT": str(output), "NEWER": str(output), "job.yaml": str(tmp_path / "job.yaml")}
         places |= {"ID": job_id_in(submitted.stdout), "http://head:8265": head.address}
         left_out = []
