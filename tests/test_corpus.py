@@ -18,7 +18,7 @@ from examples.corpus.english import English, Noun
 from examples.corpus.english import Person as EnglishPerson
 from examples.corpus.english_world import ENGLISH_WORLD
 from examples.corpus.items import TOPIC_WORDS, Maker
-from examples.corpus.news import _COMMON, TOPICS, patterns_of
+from examples.corpus.news import _COMMON, TOPICS, common, patterns_of
 from examples.corpus.patterns import parse, realise, sentence, slots_of
 from examples.corpus.russian import Person, Phrase, Russian
 from examples.corpus.russian_world import RUSSIAN_WORLD
@@ -114,6 +114,17 @@ def test_every_pattern_of_a_topic_becomes_a_sentence(language: str, topic: str) 
             assert made[0].isupper() or not made[0].isalpha(), made
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_addition_to_a_story_becomes_a_sentence(language: str) -> None:
+    world, grammar = LANGUAGES[language]
+    for pattern in (*common(language)["sources"], *common(language)["quotes"]):
+        for seed in range(20):
+            rng = random.Random(seed)
+            values = {name: world.draw(kind, rng) for name, kind in _COMMON[language].items()}
+            made = sentence(pattern, values | world.draw_all(common(language)["slots"], rng), grammar, rng)
+            assert not re.search(r"[\[\]{}<>|#]|  | [,.]", made), (pattern, made)
+
+
 @given(seeds)
 def test_the_same_seed_gives_the_same_texts(seed: int) -> None:
     assert list(texts(4, seed=seed)) == list(texts(4, seed=seed))
@@ -152,7 +163,7 @@ def test_texts_are_distinct_and_of_every_kind_and_language() -> None:
 def test_articles_are_not_made_of_repeated_sentences() -> None:
     make = makers("ru", random.Random(7))["article"]
     sentences = [line for _ in range(2_000) for line in re.split(r"(?<=[.!?])\s", make())]
-    assert len(set(sentences)) > 0.6 * len(sentences)
+    assert len(set(sentences)) > 0.85 * len(sentences)
 
 
 def test_nearly_all_russian_words_are_in_the_dictionary() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from examples.corpus.patterns import Language, sentence
+from examples.corpus.patterns import Language, sentence, slots_of
 from examples.corpus.worlds import FOLDER, World
 
 TOPICS = ("sport", "economics", "science", "world", "culture")
@@ -40,15 +40,39 @@ def stories(language: str, topic: str) -> Sequence[Mapping[str, Any]]:
 def make_news(topic: str, world: World, language: Language, rng: random.Random, *, details: int | None = None) -> News:
     """Make a news item with `details` sentences between the lead and the end (at random: none to four)."""
     story = rng.choice(stories(world.language, topic))
-    values = world.draw_all(story["slots"], rng)
-    for name, kind in _COMMON[world.language].items():
-        if name not in values:
-            values[name] = world.draw(kind, rng)
+    shared = common(world.language)
+    values = {name: world.draw(kind, rng) for name, kind in _COMMON[world.language].items()}
+    values |= world.draw_all(shared["slots"], rng) | world.draw_all(story["slots"], rng)
+
+    def say(pattern: str) -> str:
+        return sentence(pattern, values, language, rng)
+
     number = rng.choice((0, 1, 1, 2, 2, 3, 4)) if details is None else details
-    body = rng.sample(story["body"], min(number, len(story["body"])))
-    chosen = [rng.choice(story["lead"]), *body, *([rng.choice(story["end"])] if rng.random() < 0.4 else [])]
-    text = " ".join(sentence(pattern, values, language, rng) for pattern in chosen)
-    return News(topic, sentence(rng.choice(story["title"]), values, language, rng), text)
+    lead = rng.choice(story["lead"])
+    if rng.random() < 0.4:
+        lead = lead.removesuffix(".") + rng.choice(shared["sources"])
+    chosen = [lead, *_sample([*story["body"], *rng.sample(shared["quotes"], 2)], number, rng)]
+    if rng.random() < 0.3:
+        chosen += _sample(story["end"], 1, rng)
+    return News(topic, say(rng.choice(story["title"])), " ".join(map(say, chosen)))
+
+
+@cache
+def common(language: str) -> Mapping[str, Any]:
+    """Return what may be added to any story: `slots`, and patterns in `sources` and `quotes`."""
+    found: dict[str, Any] = yaml.safe_load((FOLDER / language / "common.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def _sample(patterns: Sequence[str], number: int, rng: random.Random) -> list[str]:
+    """Choose different patterns. One without slots gives few different sentences, so it is chosen seldom."""
+    keys = {pattern: rng.random() ** (1 / _weight(pattern)) for pattern in patterns}
+    return sorted(patterns, key=lambda pattern: -keys[pattern])[:number]
+
+
+@cache
+def _weight(pattern: str) -> float:
+    return (0.06, 0.5, 1.0)[min(2, len(slots_of(pattern)))]
 
 
 def patterns_of(language: str, topic: str) -> list[tuple[Mapping[str, Any], str]]:

@@ -41,7 +41,7 @@ class Russian:
     def form(self, value: object, path: tuple[str, ...]) -> str:
         """Return a value in a case (`gen`, `dat`, `acc`, `ins`, `loc`), a surname (`last`) or a pronoun (`он`)."""
         if path == ("job",):
-            return str(value.job)
+            return str(getattr(value, "job", ""))
         if isinstance(value, Person):
             return _person(value, path)
         if isinstance(value, Phrase):
@@ -149,7 +149,7 @@ def _name(name: str, kind: str, gender: str, case: str | None) -> str:
         if kind in parsed.tag and (kind == "Surn" or parsed.tag.gender == gender):
             found = parsed.inflect({CASES.get(case or "", "nomn"), "sing", gender})
             if found is not None:
-                return found.word.capitalize()
+                return str(found.word).capitalize()
     raise KeyError(f"{name!r} is no {kind}")
 
 

@@ -64,5 +64,5 @@ def round_number(number: int, rng: random.Random) -> int:
     """Return a large number rounded, as news do most of the time."""
     if number < 200 or rng.random() < 0.3:
         return number
-    step = 10 ** (len(str(number)) - 2)
+    step = int(10 ** (len(str(number)) - 2))
     return number // step * step
