@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-slow soak bench bench-subset bench-llama check clean
+.PHONY: install demo test test-slow soak bench bench-subset bench-llama docs check clean
 
 install: $(STAMP)
 
@@ -35,10 +35,15 @@ bench bench-subset: $(STAMP)
 bench-llama: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench-llama]'
 
+# The documentation as a site, in site/: `python -m http.server --directory site` shows it.
+docs: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist demo-output
+	rm -rf $(VENV) build dist site demo-output

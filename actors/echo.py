@@ -7,6 +7,7 @@ It is also the smallest example of an engine module (`engine_module.py`).
 from __future__ import annotations
 
 import math
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -73,10 +74,11 @@ class EchoEngine:
         self._waiting = deque((request_id, request) for request_id, request in self._waiting if request_id not in ids)
 
     def step(self) -> list[tuple[int, Result]]:
+        begin = time.perf_counter()
         taken = [self._waiting.popleft() for _ in range(min(self._config.slots, len(self._waiting)))]
         self._execute([request_id for request_id, _ in taken])
         answers = [(request_id, self._answer(request)) for request_id, request in taken]
-        self._count(taken, answers)
+        self._count(taken, answers, time.perf_counter() - begin)
         return answers
 
     def _answer(self, request: Request) -> Result:
@@ -91,7 +93,7 @@ class EchoEngine:
         labels = max(1, len(self._jobs[request.job].labels))
         return LabelScores(logprobs=(-math.log(labels),) * labels)
 
-    def _count(self, taken: list[tuple[int, Request]], answers: list[tuple[int, Result]]) -> None:
+    def _count(self, taken: list[tuple[int, Request]], answers: list[tuple[int, Result]], seconds: float) -> None:
         completed = [answer for _, answer in answers if isinstance(answer, Completion)]
         self.counters = replace(
             self.counters,
@@ -99,6 +101,9 @@ class EchoEngine:
             completion_tokens=self.counters.completion_tokens + sum(len(c.token_ids) for c in completed),
             finished=self.counters.finished + len(taken),
             steps=self.counters.steps + 1,
+            decode_s=self.counters.decode_s + seconds,
+            slots=self._config.slots,
+            busy_slots=min(self._config.slots, len(self._waiting)),
         )
 
 

@@ -3,7 +3,7 @@ only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,7 +28,8 @@ class ReplicaConfig:
     `tirazh.actors.engine_module.EngineModule`, which tests use. `run_id` tells the replicas of
     several runs in one Ray session apart. `jobs`, at least one, are known from the start; more can be
     added while the replica runs. `rank_pool` is the name of the actor that keeps the ranks for the next
-    step of a job (`rank_pool.py`); empty: they end with the replica.
+    step of a job (`rank_pool.py`); empty: they end with the replica. `fetch_model` returns the model's directory on
+    the machine that calls it, for a `model` that is no directory.
     """
 
     model: str
@@ -46,6 +47,7 @@ class ReplicaConfig:
     engine: str = "model"
     run_id: str = ""
     rank_pool: str = ""
+    fetch_model: Callable[[], str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel", "slots", "seq_length"):
@@ -63,6 +65,10 @@ class ReplicaConfig:
                 f"a replica's engine must be model, echo or module:NAME, not {self.engine!r}"
                 f"{did_you_mean(self.engine, ENGINES)}"
             )
+
+    def model_directory(self) -> str:
+        """The directory of the model on this machine; fetches it first where that is needed. Raises TirazhError."""
+        return self.model if self.fetch_model is None else self.fetch_model()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

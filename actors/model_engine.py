@@ -43,8 +43,12 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     together."""
     torch.set_num_threads(rank_place.threads)
     if config.device == "cpu":
+        progress.phase = "compiling kernels"
         prepare_kernels([name for name in KERNELS if name != _BFLOAT16_ONLY or config.dtype == "bfloat16"])
-    checkpoint = open_checkpoint(config.model, config.model_settings)
+    progress.phase = "fetching the model" if config.fetch_model is not None else "loading the model"
+    directory = config.model_directory()
+    progress.phase = "loading the model"
+    checkpoint = open_checkpoint(directory, config.model_settings)
     check_split(checkpoint.model.num_attention_heads, rank_place.world_size)
     if rank_place.world_size > 1:
         connect_ranks(rank_place, device=config.device)
@@ -62,6 +66,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     # CUDA graphs and overlap scheduling are not implemented for tensor parallelism.
     uses_graphs = rank_place.world_size == 1 and can_capture_graphs(model, config.seq_length)
     pack_linears(model, rows=rows.decode)
+    progress.phase = "warming up"
     slots = min(config.slots, slots_that_fit(model, config.seq_length))
     if rank_place.world_size > 1:
         slots = agree_on_least(slots)
@@ -103,7 +108,7 @@ def build_engine(
 ) -> BatchEngine:
     """Build scheduler and engine on rank 0; `execute` runs a step on every rank and returns rank
     0's logits."""
-    checkpoint = open_checkpoint(config.model, config.model_settings)
+    checkpoint = open_checkpoint(config.model_directory(), config.model_settings)
     tokenizer = load_tokenizer(checkpoint.tokenizer_dir, checkpoint.path)
     rows = step_rows(config.device, hidden_size(runner.model))
     vocab_size = int(runner.model.config.vocab_size)  # type: ignore[union-attr, arg-type]
@@ -124,7 +129,14 @@ def build_engine(
         num_threads=torch.get_num_threads(),
         min_forced_run=min_forced_run(config.device),
     )
-    return BatchEngine(runner, scheduler, execute=execute, decode=tokenizer.decode_completion, constrained=constrained)
+    return BatchEngine(
+        runner,
+        scheduler,
+        execute=execute,
+        decode=tokenizer.decode_completion,
+        constrained=constrained,
+        cache_bytes=lambda num_tokens: runner.cache.bytes_taken(num_tokens) * config.tensor_parallel,
+    )
 
 
 def _admission(config: ReplicaConfig, runner: ModelRunner) -> Admission | None:

@@ -14,13 +14,15 @@ class ProgressCounter:
     round.
 
     `slowest_s` is the longest time in seconds that one piece took since the last `restart`. One
-    thread calls the methods; any thread may read the fields.
+    thread calls the methods; any thread may read the fields. `phase` is what the start of the rank
+    waits for, such as "loading the model".
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` gives the time in seconds; it must never go back."""
         self.count = 0
         self.slowest_s = 0.0
+        self.phase = "the replica's processes"
         self._clock = clock
         self._since = clock()
 

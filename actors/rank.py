@@ -75,6 +75,10 @@ class Rank:
         threading.Thread(target=self._run_engine_thread, args=(rank_place,), name="engine", daemon=True).start()
         return await _read(self._ready)
 
+    async def phase(self) -> str:
+        """Return what this rank's start waits for."""
+        return self._progress.phase
+
     async def watch(self) -> RankFailure:
         """Return why this rank has stopped, as soon as it has; does not return while it works."""
         return await _read(self._ended)
@@ -117,6 +121,7 @@ class Rank:
 
     def _serve(self, rank_place: RankPlace) -> None:
         rendezvous.enter(rank_place, device=self._config.device)
+        self._progress.phase = "importing libraries"
         engine_module = load_engine_module(self._config.engine)
         if rank_place.world_size == 1:
             runner = engine_module.build_runner(self._config, rank_place, self._progress)

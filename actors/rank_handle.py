@@ -24,6 +24,7 @@ class RankHandle(Protocol):
     locate: RemoteMethod[RankLocation]
     open_port: RemoteMethod[int]
     start: RemoteMethod[RankReady | RankFailure]
+    phase: RemoteMethod[str]
     watch: RemoteMethod[RankFailure]
     run: RemoteMethod[list[Result]]
     add_job: RemoteMethod[int | RankFailure]

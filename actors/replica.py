@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
@@ -39,13 +40,16 @@ ResultT = TypeVar("ResultT")
 # How long a failed call waits for the watcher to report which rank failed and why.
 _EXPLAIN_S = 10.0
 _CLOSE_S = 5.0
+# How often the owner of a replica asks what its start waits for.
+_PHASE_EVERY_S = 1.0
 
 
 class Replica:
     """`tensor_parallel` ranks that hold one model. `ready` and `locations` describe them, in rank
     order.
 
-    The constructor blocks until all ranks serve. Raises ReplicaError when they do not within
+    The constructor blocks until all ranks serve; meanwhile `on_phase` receives what it waits for, such as "loading the
+    model". Raises ReplicaError when they do not within
     `start_timeout_s`, and the error of a rank (CheckpointError and others) when the request itself
     is wrong.
     """
@@ -53,8 +57,9 @@ class Replica:
     ready: list[RankReady]
     locations: list[RankLocation]
 
-    def __init__(self, config: ReplicaConfig) -> None:
+    def __init__(self, config: ReplicaConfig, *, on_phase: Callable[[str], None] = lambda phase: None) -> None:
         self.config = config
+        self._on_phase = on_phase
         self._deadline = time.monotonic() + config.start_timeout_s
         self._failure: Future[str] = Future()
         self._lock = threading.Lock()
@@ -165,8 +170,10 @@ class Replica:
         return group, make
 
     def _start_ranks(self) -> None:
+        self._on_phase("cluster resources")
         self._group, make = self._reserve()
         placement.wait_for(self._group, self.config)
+        self._on_phase("the replica's processes")
         self._ranks = make()
         self.locations = self._gather([rank.locate.remote() for rank in self._ranks], "answer")
         rank_places = assign_ranks(_cap_cores(self.locations), threads_per_rank=self.config.threads_per_rank)
@@ -174,15 +181,31 @@ class Replica:
             (port,) = self._gather([self._ranks[0].open_port.remote(rank_places[0])], "open a port")
             rank_places = [replace(rank_place, port=port) for rank_place in rank_places]
         starts = [rank.start.remote(rank_place) for rank, rank_place in zip(self._ranks, rank_places, strict=True)]
-        self.ready = self._gather(starts, "load the model")
+        self.ready = self._gather(starts, "load the model", while_waiting=self._report_phase)
         if self._pool is not None and self._pooled is not None:
             self._pool.started(self._pooled, self.locations, self.ready)
 
-    def _gather(self, refs: Sequence[Awaitable[ResultT | RankFailure]], doing: str) -> list[ResultT]:
-        """Wait for one answer of each rank. Raises the error of the first rank that fails."""
+    def _report_phase(self) -> None:
+        """Ask rank 0 what its start waits for."""
+        with suppress(RayError):  # the call that waits for its start reports a death too
+            self._on_phase(ray.get(self._ranks[0].phase.remote(), timeout=_PHASE_EVERY_S))
+
+    def _gather(
+        self,
+        refs: Sequence[Awaitable[ResultT | RankFailure]],
+        doing: str,
+        *,
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> list[ResultT]:
+        """Wait for one answer of each rank, and call `while_waiting` once a second. Raises the error of the first rank
+        that fails."""
         pending = list(refs)
         while pending:
-            done, pending = ray.wait(pending, timeout=max(0.0, self._deadline - time.monotonic()))
+            left_s = self._deadline - time.monotonic()
+            done, pending = ray.wait(pending, timeout=max(0.0, min(left_s, _PHASE_EVERY_S)))
+            if not done and left_s > 0:
+                while_waiting()
+                continue
             if not done:
                 late = ", ".join(str(refs.index(ref)) for ref in pending)
                 raise ReplicaError(

@@ -69,7 +69,8 @@ def word_list(language: str) -> Callable[[str], bool]:
     if language == "ru":
         import pymorphy3
 
-        return pymorphy3.MorphAnalyzer().word_is_known
+        analyzer = pymorphy3.MorphAnalyzer()
+        return lambda word: bool(analyzer.word_is_known(word))
     import wordfreq
 
     known = wordfreq.get_frequency_dict("en", wordlist="large")
@@ -106,7 +107,7 @@ def prompts(language: str, kind: str, number: int) -> list[str]:
 
     rng = random.Random(_SEED)
     make = makers(language, rng)[kind]
-    found = []
+    found: list[str] = []
     while len(found) < number:
         cut = _cut(make(), kind, rng)
         if cut is not None:
@@ -134,7 +135,7 @@ def complete(model: str, asked: Sequence[str], *, max_new_tokens: int, seed: int
     import tirazh
 
     with tempfile.TemporaryDirectory() as folder:
-        result = tirazh.generate(
+        tirazh.generate(
             input=pl.DataFrame({"prompt": list(asked)}),
             output=f"{folder}/out",
             model=model,
@@ -142,9 +143,7 @@ def complete(model: str, asked: Sequence[str], *, max_new_tokens: int, seed: int
             temperature=0.8,
             top_p=0.95,
             seed=seed,
-            progress=False,
         )
-        del result
         table = pl.read_parquet(f"{folder}/out/*.parquet")
         made = dict(zip(table["prompt"], table["completion"], strict=True))
     return [made[prompt] or "" for prompt in asked]

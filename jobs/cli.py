@@ -1,8 +1,8 @@
 """The command line `tirazh`: its arguments, its exit codes and its error messages.
 
 `commands.py` holds what each command does. Exit codes: 0 all rows written, 1 the job failed, 2 the
-request was wrong, 130 Ctrl-C, 143 SIGTERM. Errors are one sentence on stderr; results go to stdout,
-progress to stderr.
+request was wrong, 3 a condition of `report --fail-on` holds, 130 Ctrl-C, 143 SIGTERM. Errors are one
+sentence on stderr; results go to stdout, progress to stderr.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ from pathlib import Path
 from typing import NoReturn
 
 from tirazh.errors import TirazhError
-from tirazh.jobs import commands
-from tirazh.jobs.flags import add_flag, add_setting_flags, one_of
+from tirazh.jobs import commands, notifying
+from tirazh.jobs.cluster.flags import add_cluster_flags
+from tirazh.jobs.flags import add_flag, add_setting_flags, one_of, plain_address
 from tirazh.jobs.interrupts import Interrupted, interruptible
 from tirazh.jobs.library_output import log_directory
 from tirazh.jobs.outputs.calibrate import add_calibrate_flags
 from tirazh.jobs.outputs.evaluate import add_evaluate_flags
+from tirazh.jobs.outputs.history import add_history_flags
+from tirazh.jobs.outputs.prune import add_prune_flags
 from tirazh.jobs.outputs.relabel import add_relabel_flags
+from tirazh.jobs.outputs.report import add_report_flags
 from tirazh.jobs.parser import Parser, parse
+from tirazh.jobs.progress import STYLES
 from tirazh.jobs.python_settings import ignore_error_warnings, restart_with_docstrings
 from tirazh.jobs.settings import KINDS, settings_of
 from tirazh.jobs.terminal.streams import STDERR, keep_write_errors, open_missing_streams, write_error
 from tirazh.jobs.tuning.flags import add_tune_flags
-from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.secrets import holds_secret, redact
+from tirazh.pipeline.history.start_time import count_from_process_start
+from tirazh.pipeline.storage.secrets import redact
 
 MAX_MESSAGE_LENGTH = 1_000
 CONVERT_DTYPES = ("float32", "bfloat16", "float16")
@@ -62,13 +67,15 @@ SUMMARIES = {
     "preview": "make a few rows of a job in this process, without Ray, and forecast the job",
     "tune": "find the template, examples, scoring and calibration of a classify job that are best on labelled rows",
     "verify": "check that every input row is in the output exactly once and every file is intact",
-    "report": "write the HTML report again, or compare with another run",
+    "report": "write the HTML report again, and compare with other runs",
     "evaluate": "measure the labels of a finished output against gold labels, without Ray",
     "calibrate": "fit a calibration on the rows of a finished output that have a gold label, without Ray",
     "relabel": "make a finished output again with another threshold or a calibration, without Ray and the model",
+    "history": "show the runs of one or several outputs",
+    "prune": "remove old outputs below a directory",
     "convert": "convert a checkpoint to a safetensors directory",
     "submit": "run a job file on a Ray cluster",
-    "status": "show the state of a submitted job",
+    "status": "show the state of a submitted job, of all jobs on a cluster, or of an output directory",
     "logs": "show the log of a submitted job",
     "stop": "stop a submitted job; finished parts are kept",
     "resume": "submit a stopped or failed job again; it resumes from its finished parts",
@@ -77,7 +84,7 @@ SUMMARIES = {
 # Commands whose result is more than what they print.
 WRITING_COMMANDS = (
     *("classify", "generate", "score", "embed", "finetune", "run", "report", "evaluate", "convert", "submit", "stop"),
-    *("calibrate", "relabel", "resume", "demo", "tune"),
+    *("calibrate", "relabel", "resume", "demo", "tune", "prune"),
 )
 DOCS = "docs/README.md in the source tree lists the guides; docs/python-api.md describes the same jobs from Python"
 
@@ -89,9 +96,11 @@ def run() -> NoReturn:
     ignores signals once the result is printed: a finished job must not end as a killed one.
     """
     restart_with_docstrings()
+    notifying.hide_address()
     open_missing_streams()
     keep_write_errors()
     ignore_error_warnings()
+    count_from_process_start()
     code = main()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -108,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Raises nothing and prints no traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = argparse.Namespace()
+    notifying.forget()
     try:
         # Catch signals before the slow imports of a command: some libraries swallow a
         # KeyboardInterrupt.
@@ -118,7 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 2
             options = parse(parser, by_name, arguments)
             _set_up_logging(getattr(options, "verbose", 0))
-            return commands.COMMANDS[options.command](options)
+            code = commands.COMMANDS[options.command](options)
+        notifying.end(code)
+        return code
     except TirazhError as error:
         return _fail("; ".join((one_sentence(error), *_notes(error))), _cause(error).exit_code)
     except Interrupted as error:
@@ -144,7 +156,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         description="Offline batch inference with GPT-3-class sparse models: Parquet prompts in, "
         "completions and labels out.",
         epilog="`tirazh COMMAND --help` describes a command. Exit codes: 0 all rows written, 1 the job failed, "
-        "2 the request was wrong, 130 Ctrl-C, 143 SIGTERM. "
+        "2 the request was wrong, 3 a condition of report --fail-on holds, 130 Ctrl-C, 143 SIGTERM. "
         f"The same from Python: `import tirazh; help(tirazh)`. Documentation: {DOCS}.",
     )
     parser.add_argument("--version", action="version", version=f"tirazh {_version()}")
@@ -153,14 +165,17 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     for kind in KINDS:
         add_setting_flags(by_name[kind], kind)
         _add_run_flags(by_name[kind])
+    for name in (*KINDS, "run", "plan", "preview", "submit", "tune"):
+        _add_set(by_name[name])
     _add_run(by_name["run"])
     _add_output_commands(by_name)
     _add_convert(by_name["convert"])
-    _add_cluster_commands(by_name)
+    add_cluster_flags(by_name)
     by_name["demo"].add_argument("--output", default="demo-output", help="directory (default: demo-output)")
+    _add_progress_flag(by_name["demo"])
     for name in ("run", "plan", "preview", "verify", "report", "convert", "submit", "status", "stop", "resume", "demo"):
         _add_output_flags(by_name[name])
-    for name in ("evaluate", "calibrate", "relabel"):
+    for name in ("evaluate", "calibrate", "relabel", "history", "prune"):
         _add_output_flags(by_name[name])
     add_tune_flags(by_name["tune"])
     _add_output_flags(by_name["tune"])
@@ -183,13 +198,39 @@ def _add_run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("command options")
     group.add_argument("--config", metavar="JOB.YAML", help="job file with these settings; flags override it")
     group.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
+    _add_progress_flag(group)
+    notifying.add_notify_flags(group)
     _add_output_flags(group)
+
+
+def _add_set(parser: Parser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="variables",
+        metavar="NAME=VALUE",
+        help="value of a variable {{ NAME }} in paths of the job file and of flags (repeatable); date=2026-11-23 runs "
+        "the job of that day",
+    )
 
 
 def _add_run(parser: Parser) -> None:
     parser.add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
     add_flag(parser, settings_of("classify")["address"])
     parser.add_argument("--dry-run", action="store_true", help="print the plan without starting the job")
+    _add_progress_flag(parser)
+    notifying.add_notify_flags(parser)
+
+
+def _add_progress_flag(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--progress",
+        type=one_of(STYLES),
+        metavar="STYLE",
+        help="bar, lines (one every ten seconds) or json (one object a line, for programs), on stderr; default: bar on "
+        "a terminal, else lines",
+    )
 
 
 def _add_output_flags(group: argparse._ActionsContainer) -> None:
@@ -201,13 +242,22 @@ def _add_output_flags(group: argparse._ActionsContainer) -> None:
 def _add_output_commands(by_name: dict[str, Parser]) -> None:
     for name in ("plan", "preview"):
         by_name[name].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
+    by_name["plan"].add_argument(
+        "--probe", action="store_true", help="make some rows in this process, without Ray, to measure the speed"
+    )
+    by_name["plan"].add_argument(
+        "--price-per-hour",
+        type=float,
+        metavar="PRICE",
+        help="price of what one replica runs on for an hour (a machine, or its GPUs): adds the cost of the job",
+    )
     by_name["preview"].add_argument(
         "--rows", type=int, default=8, metavar="N", help="rows to make, spread over the whole input (default: 8)"
     )
     for name in ("verify", "report", "evaluate", "calibrate", "relabel"):
-        by_name[name].add_argument("output", type=_address, metavar="OUTPUT", help="output directory of a job")
+        by_name[name].add_argument("output", type=plain_address, metavar="OUTPUT", help="output directory of a job")
         by_name[name].add_argument(
-            "--endpoint-url", type=_address, help="URL of an S3-compatible server or an Azure emulator"
+            "--endpoint-url", type=plain_address, help="URL of an S3-compatible server or an Azure emulator"
         )
     by_name["verify"].add_argument(
         "--skip-input",
@@ -217,19 +267,9 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
     add_evaluate_flags(by_name["evaluate"])
     add_calibrate_flags(by_name["calibrate"])
     add_relabel_flags(by_name["relabel"])
-    by_name["report"].add_argument(
-        "--against", type=_address, metavar="OUTPUT2", help="output of another run to compare with"
-    )
-
-
-def _address(text: str) -> str:
-    """An argparse type that refuses an address with a secret, as the specs do."""
-    if holds_secret(text):
-        raise argparse.ArgumentTypeError(
-            f"must hold no password, key or signature, but {show_uri(text)} had one; set the credentials in the "
-            "environment"
-        )
-    return text
+    add_history_flags(by_name["history"])
+    add_prune_flags(by_name["prune"])
+    add_report_flags(by_name["report"])
 
 
 def _add_convert(parser: Parser) -> None:
@@ -245,18 +285,10 @@ def _add_convert(parser: Parser) -> None:
         add_flag(parser, settings_of("generate")[name])
 
 
-def _add_cluster_commands(by_name: dict[str, Parser]) -> None:
-    by_name["submit"].add_argument("job", metavar="JOB.YAML", help="job file: kind, input, output, ...")
-    for name in ("status", "logs", "stop", "resume"):
-        by_name[name].add_argument("id", metavar="ID", help="job id that submit printed")
-    for name in ("submit", "status", "logs", "stop", "resume"):
-        by_name[name].add_argument("--address", metavar="URL", help="job server of the cluster, e.g. http://head:8265")
-    for name in ("submit", "logs", "resume"):
-        by_name[name].add_argument("--follow", action="store_true", help="print the log until the job ends")
-
-
 def _fail(message: str, exit_code: int) -> int:
-    print(f"tirazh: {redact(message)}", file=sys.stderr, flush=True)
+    message = redact(message)
+    print(f"tirazh: {message}", file=sys.stderr, flush=True)
+    notifying.end(exit_code, message)
     return exit_code
 
 

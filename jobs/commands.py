@@ -12,17 +12,23 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, TextIO
 
 from tirazh.errors import RequestError
-from tirazh.jobs import console
+from tirazh.jobs import console, notifying
 from tirazh.jobs.cluster import commands as cluster
+from tirazh.jobs.cluster import driver
 from tirazh.jobs.finetune import run_training
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
-from tirazh.jobs.job_files.job_file import read_job_file, spec_from_file, spec_of
+from tirazh.jobs.job_files.job_file import read_job_file, resolve_flags, spec_from_file, spec_of
+from tirazh.jobs.job_files.variables import make_variables
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.outputs.calibrate import run_calibration
 from tirazh.jobs.outputs.evaluate import run_evaluation
+from tirazh.jobs.outputs.history import run_history
+from tirazh.jobs.outputs.prune import run_prune
 from tirazh.jobs.outputs.relabel import run_relabelling
+from tirazh.jobs.outputs.report import run_report
 from tirazh.jobs.settings import FINETUNE, build_spec
+from tirazh.jobs.terminal.process_age import process_start
 from tirazh.jobs.tuning.command import run_tuning
 from tirazh.model.config import ModelSettings
 from tirazh.pipeline.spec import JobSpec, StepsSpec
@@ -40,11 +46,13 @@ def run_kind(options: argparse.Namespace) -> int:
 
 def run_file(options: argparse.Namespace) -> int:
     """Run `tirazh run`: a job file of any kind."""
-    job = read_job_file(options.job)
+    given = {"address": options.address} if "address" in options else {}
+    job = read_job_file(options.job, options.variables, overridden=given)
     if job.kind == FINETUNE:
         options.config = options.job
         return run_training(options)
-    return _run_spec(spec_of(job, {"address": options.address} if "address" in options else {}), options)
+    notifying.announce(options, job, kind=job.kind, given={}, check_only=options.dry_run)
+    return _run_spec(spec_of(job, resolve_flags(given, job.variables, job.used)), options)
 
 
 def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
@@ -54,19 +62,25 @@ def _run_spec(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
 
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
     with console.only_json(options.json), redirected as stream:
-        progress = _progress(options, stream)
-        with interruptible(progress.interrupted, stream=stream):
-            manifest = run(spec, progress)
-    console.show_manifest(manifest, progress.last, as_json=options.json, quiet=options.quiet)
+        progress = _progress(options, stream, began=process_start())
+        ending = driver.ending_in_order(progress)
+        with interruptible(progress.interrupted, stream=stream, before=ending), driver.checked_cluster(spec, progress):
+            manifest = run(spec, progress, options.track_tools)
+        driver.log_result(progress, manifest)
+    notifying.note_manifest(manifest)
+    console.show_manifest(manifest, progress.last, wall_s=progress.wall_s, as_json=options.json, quiet=options.quiet)
     return 0
 
 
 def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
     """Build the spec from the flags and, if one is named, the job file; flags override the file."""
     given = given_settings(options, kind)
-    if options.config is None:
+    job = None if options.config is None else read_job_file(options.config, options.variables, overridden=given)
+    variables = make_variables(None, options.variables) if job is None else job.variables
+    given = resolve_flags(given, variables, () if job is None else job.used)
+    notifying.announce(options, job, kind=kind, given=given, check_only=options.dry_run)
+    if job is None:
         return build_spec(kind, given)
-    job = read_job_file(options.config)
     if job.kind not in (None, kind):
         raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh run {job.path}`")
     return build_spec(kind, job.values | given, place=lambda name: "" if name in given else job.place(name))
@@ -74,12 +88,15 @@ def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
 
 def plan(options: argparse.Namespace) -> int:
     """Run `tirazh plan`."""
-    return _show_plan(spec_from_file(options.job), options)
+    spec = spec_from_file(options.job, options.variables)
+    redirected = redirect_library_output(os.devnull, wanted=options.probe and not options.verbose)
+    with redirected:
+        return _show_plan(spec, options, probe=options.probe, price_per_hour=options.price_per_hour)
 
 
 def preview(options: argparse.Namespace) -> int:
     """Run `tirazh preview`. The rows are printed as soon as they are made, the forecast after them."""
-    spec = spec_from_file(options.job)
+    spec = spec_from_file(options.job, options.variables)
     from tirazh.jobs.terminal.preview_text import preview_text
     from tirazh.pipeline.preview.steps import preview_spec
 
@@ -112,15 +129,6 @@ def verify(options: argparse.Namespace) -> int:
 
     found = verify_output(options.output, endpoint_url=options.endpoint_url, skip_input=options.skip_input)
     return console.show_verification(found, as_json=options.json, quiet=options.quiet)
-
-
-def report(options: argparse.Namespace) -> int:
-    """Run `tirazh report`."""
-    from tirazh.pipeline.output.report import write_report
-
-    page = write_report(options.output, against=options.against, endpoint_url=options.endpoint_url)
-    console.show_facts({"report": page}, as_json=options.json, quiet=options.quiet)
-    return 0
 
 
 def convert(options: argparse.Namespace) -> int:
@@ -160,19 +168,19 @@ def demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show_plan(spec: JobSpec | StepsSpec, options: argparse.Namespace) -> int:
+def _show_plan(
+    spec: JobSpec | StepsSpec, options: argparse.Namespace, *, probe: bool = False, price_per_hour: float | None = None
+) -> int:
     from tirazh.jobs.planning import plan_facts
 
     with console.only_json(options.json):
-        facts = plan_facts(spec)
+        facts = plan_facts(spec, probe=probe, price_per_hour=price_per_hour)
     console.show_plan(facts, as_json=options.json, quiet=options.quiet)
     return 0
 
 
-def _progress(options: argparse.Namespace, stream: TextIO) -> JobProgressDisplay:
-    from tirazh.jobs.progress import JobProgressDisplay
-
-    return JobProgressDisplay("quiet" if options.quiet else None, stream=stream)
+def _progress(options: argparse.Namespace, stream: TextIO, *, began: float | None = None) -> JobProgressDisplay:
+    return driver.job_display("quiet" if options.quiet else options.progress, stream, began=began)
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -186,10 +194,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "preview": preview,
     "tune": run_tuning,
     "verify": verify,
-    "report": report,
+    "report": run_report,
     "evaluate": run_evaluation,
     "calibrate": run_calibration,
     "relabel": run_relabelling,
+    "history": run_history,
+    "prune": run_prune,
     "convert": convert,
     "submit": cluster.submit,
     "status": cluster.status,

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tirazh.jobs.progress import bytes_text, clock_text
 from tirazh.jobs.terminal.streams import write_error
 from tirazh.pipeline.report.examples import examples_text
-from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
 if TYPE_CHECKING:
-    from tirazh.jobs.cluster.submit import Submission
     from tirazh.model.checkpoints.directory import ModelSummary
     from tirazh.pipeline.execution.metrics import ProgressEvent
     from tirazh.pipeline.output.verify import Verification
@@ -64,10 +61,18 @@ def show_facts(facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None:
             print(f"{name:<{width}}  {_shown(value)}")
 
 
-def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as_json: bool, quiet: bool) -> None:
+def show_manifest(
+    manifest: Mapping[str, Any],
+    last: ProgressEvent | None,
+    *,
+    wall_s: float | None = None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Print the summary of a finished job, or its manifest without the list of parts as JSON.
 
-    `last` is the last progress event of this run; None means that the job was finished before.
+    `last` is the last progress event of this run; None means that the job was finished before. `wall_s` are the seconds
+    of the whole command.
     """
     if as_json:
         facts: dict[str, Any] = {name: value for name, value in manifest.items() if name != "parts"}
@@ -81,6 +86,8 @@ def show_manifest(manifest: Mapping[str, Any], last: ProgressEvent | None, *, as
     # The speed of this run only: the manifest counts the rows of earlier runs, too.
     if last is not None and manifest["seconds"]:
         facts["speed"] = _speed(manifest, last)
+    if wall_s is not None:
+        facts["took"] = clock_text(wall_s)
     facts["output"] = manifest["output"]
     facts["report"] = f"{manifest['output']}/_tirazh/report.html"
     if manifest.get("responses"):
@@ -145,63 +152,31 @@ def show_model(model: ModelSummary, *, output: str, as_json: bool, quiet: bool) 
             print(f"note: {note}")
 
 
-def show_status(info: Mapping[str, Any], log: str, *, as_json: bool, quiet: bool) -> None:
-    """Print a submitted job's status, start time (UTC), duration and last log line."""
-    facts: dict[str, Any] = {"job": info["id"], "status": info["status"].lower()}
-    if info["start_time"]:
-        facts["started"] = f"{datetime.fromtimestamp(info['start_time'], UTC):%Y-%m-%d %H:%M:%SZ}"
-    if info["end_time"]:
-        facts["took"] = clock_text(info["end_time"] - info["start_time"])
-    if info["driver_exit_code"] is not None:
-        facts["exit_code"] = info["driver_exit_code"]
-    last = [line for line in log.splitlines() if line.strip()][-1:]
-    if last:
-        facts["last_line"] = last[0]
-    elif message := next((line for line in info["message"].splitlines() if line.strip()), ""):
-        facts["message"] = redact(message)[:300]
-    if not as_json:
-        facts = {name.replace("_", " "): value for name, value in facts.items()}
-    show_facts(facts, as_json=as_json, quiet=quiet)
-
-
-def show_stopped(info: Mapping[str, Any], *, was_running: bool, as_json: bool, quiet: bool) -> None:
-    """Print that a job was stopped, or in one sentence that it had ended before."""
-    if was_running or as_json:
-        show_status({**info, "message": ""}, "", as_json=as_json, quiet=quiet)
-    elif not quiet:
-        took = f" after {clock_text(info['end_time'] - info['start_time'])}" if info["end_time"] else ""
-        end = {"SUCCEEDED": "succeeded", "FAILED": "failed", "STOPPED": "was stopped"}[info["status"]]
-        print(f"{info['id']} has ended already, so there is nothing to stop: it {end}{took}")
-
-
-def show_submitted(submission: Submission, address: str | None, *, as_json: bool, quiet: bool) -> None:
-    """Print the id of a submitted job, and without -q the commands to use next."""
-    job_id = submission.job_id
-    if as_json:
-        print(json.dumps({"job": job_id, "was_running": submission.was_running}))
-        return
-    if quiet:
-        print(job_id)
-        return
-    at = f" --address {show_uri(address)}" if address else ""
-    if submission.was_running:
-        print(f"{job_id} is already running, so it was not submitted again")
-        if submission.other_settings:
-            print(f"  it keeps its own {', '.join(submission.other_settings)}; stop it first to change them")
-    else:
-        print(f"submitted {job_id}")
-    print(f"  tirazh status {job_id}{at}\n  tirazh logs {job_id}{at} --follow", flush=True)
-
-
 def warn(text: str) -> None:
     """Print a warning of one sentence to stderr."""
     print(f"tirazh: warning: {text}", file=sys.stderr, flush=True)
 
 
-def _print_json(facts: Mapping[str, Any]) -> None:
-    # An escape that the stream makes of a character that its encoding does not have is not JSON.
-    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    print(json.dumps(facts, ensure_ascii=not is_unicode, indent=2, default=str))
+def fail(text: str) -> None:
+    """Print why a command fails, one sentence without secrets and control characters, to stderr."""
+    line = " ".join(redact(text).split())
+    print(
+        f"tirazh: {''.join(each if each.isprintable() else chr(0xFFFD) for each in line)}", file=sys.stderr, flush=True
+    )
+
+
+def is_unicode() -> bool:
+    """Whether stdout takes every character. An escape that the stream makes of one that it does not is not JSON."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+def show_list(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Print a list of facts as JSON."""
+    _print_json([dict(each) for each in entries])
+
+
+def _print_json(facts: Mapping[str, Any] | list[dict[str, Any]]) -> None:
+    print(json.dumps(facts, ensure_ascii=not is_unicode(), indent=2, default=str))
 
 
 def _rows_text(manifest: Mapping[str, Any], last: ProgressEvent | None) -> str:
@@ -235,7 +210,8 @@ def _shares(labels: Mapping[str, int], abstained: int) -> str:
 
 def _speed(manifest: Mapping[str, Any], last: ProgressEvent) -> str:
     rows = (last.rows_total - last.rows_resumed) / manifest["seconds"]
-    return f"{rows:,.1f} rows/s, {manifest['tokens_per_s']:,.0f} tokens/s, {clock_text(manifest['seconds'])}"
+    wall = f" ({clock_text(manifest['seconds_wall'])} with start-up)" if manifest.get("seconds_wall") else ""
+    return f"{rows:,.1f} rows/s, {manifest['tokens_per_s']:,.0f} tokens/s, {clock_text(manifest['seconds'])}{wall}"
 
 
 def _value_text(name: str, value: Any) -> Any:
@@ -246,6 +222,9 @@ def _value_text(name: str, value: Any) -> Any:
     if name == "time_s":
         low, high = value
         return f"between {clock_text(low)} and {clock_text(high)}"
+    if name == "cost":
+        low, high = value
+        return f"between {low:,.2f} and {high:,.2f}"
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import RequestError
-from tirazh.jobs import console
+from tirazh.jobs import console, notifying
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
-from tirazh.jobs.job_files.job_file import read_job_file
+from tirazh.jobs.job_files.job_file import read_job_file, resolve_flags
+from tirazh.jobs.job_files.variables import make_variables
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.settings import FINETUNE, build_finetune_spec
+from tirazh.jobs.tracking import tracked
 from tirazh.pipeline.finetune.spec import FinetuneSpec
+
+if TYPE_CHECKING:
+    from tirazh.pipeline.finetune.progress import TrainingProgress
 
 # Seconds that an interrupted training run may take to finish its step and write a checkpoint.
 _SAVING_S = 60.0
@@ -28,18 +33,29 @@ def run_training(options: argparse.Namespace) -> int:
 
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
     with console.only_json(options.json), redirected as stream:
-        display = TrainingDisplay("quiet" if options.quiet else None, stream=stream)
-        with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display:
-            manifest = run_finetune(spec, on_progress=display.show, tell=display.say)
+        display = TrainingDisplay("quiet" if options.quiet else options.progress, stream=stream)
+        tracking = tracked(spec, options.track_tools)
+        with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display, tracking as tracker:
+
+            def show(event: TrainingProgress) -> None:
+                display.show(event)
+                tracker.show(event)
+
+            manifest = run_finetune(spec, on_progress=show, tell=display.say)
+            tracker.finish(manifest)
+    notifying.note_manifest(manifest)
     console.show_facts(_facts(manifest), as_json=options.json, quiet=options.quiet)
     return 0
 
 
 def _spec_from_options(options: argparse.Namespace) -> FinetuneSpec:
     given = given_settings(options, FINETUNE)
-    if options.config is None:
+    job = None if options.config is None else read_job_file(options.config, options.variables, overridden=given)
+    variables = make_variables(None, options.variables) if job is None else job.variables
+    given = resolve_flags(given, variables, () if job is None else job.used)
+    notifying.announce(options, job, kind=FINETUNE, given=given, check_only=options.dry_run)
+    if job is None:
         return build_finetune_spec(given)
-    job = read_job_file(options.config)
     if job.kind not in (None, FINETUNE):
         raise RequestError(f"{job.path} is a job of kind {job.kind}; run `tirazh {job.kind} --config {job.path}`")
     return build_finetune_spec(job.values | given, place=lambda name: "" if name in given else job.place(name))

@@ -14,6 +14,8 @@ from tirazh.jobs.given_once import BooleanOnce, DisableOnce
 from tirazh.jobs.settings import FINETUNE, KINDS, Setting, not_a_choice, settings_of
 from tirazh.pipeline.settings import SettingGroup
 from tirazh.pipeline.spec import flag_name
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.secrets import holds_secret
 
 # Flags of ru-gpts, Megatron, transformers and vLLM for inference, and what to use instead.
 FORMER_FLAGS = {
@@ -211,3 +213,13 @@ def _help(setting: Setting) -> str:
         return text
     default = " ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
     return f"{text} (default: {default})"
+
+
+def plain_address(text: str) -> str:
+    """An argparse type that refuses an address with a secret, as the specs do."""
+    if holds_secret(text):
+        raise argparse.ArgumentTypeError(
+            f"must hold no password, key or signature, but {show_uri(text)} had one; set the credentials in the "
+            "environment"
+        )
+    return text

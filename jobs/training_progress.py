@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from tirazh.jobs.progress import Display, clock_text
 from tirazh.jobs.terminal.live_line import LineState
@@ -16,6 +17,9 @@ class TrainingDisplay(Display["TrainingProgress"]):
 
     def describe(self, event: TrainingProgress) -> str:
         return describe(event)
+
+    def facts(self, event: TrainingProgress) -> dict[str, Any]:
+        return asdict(event)
 
     def line_state(self, event: TrainingProgress) -> LineState:
         *facts, time = _facts(event)

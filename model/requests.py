@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tirazh.errors import RequestError
@@ -223,18 +223,37 @@ class EngineJob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineCounters:
-    """Totals since the engine started."""
+    """Totals since the engine started, and what it holds now.
+
+    `prefill_steps` of the `steps` read prompts; `prefill_s` and `decode_s` are the seconds of both kinds of steps.
+    `busy_slots` of the `slots` hold a sequence now, and `cache_bytes` is the memory of their keys and values. What is
+    measured is left out of comparisons.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     finished: int = 0
     steps: int = 0
+    prefill_steps: int = field(default=0, compare=False)
+    prefill_s: float = field(default=0.0, compare=False)
+    decode_s: float = field(default=0.0, compare=False)
+    slots: int = field(default=0, compare=False)
+    busy_slots: int = field(default=0, compare=False)
+    cache_bytes: int = field(default=0, compare=False)
 
     def since(self, earlier: EngineCounters) -> EngineCounters:
         """What was added after `earlier`."""
-        return EngineCounters(
-            prompt_tokens=self.prompt_tokens - earlier.prompt_tokens,
-            completion_tokens=self.completion_tokens - earlier.completion_tokens,
-            finished=self.finished - earlier.finished,
-            steps=self.steps - earlier.steps,
-        )
+        return replace(self, **{name: getattr(self, name) - getattr(earlier, name) for name in _TOTALS})
+
+    def plus(self, other: EngineCounters, *, totals_only: bool = False) -> EngineCounters:
+        """The sum over two engines; `totals_only`: what the other one holds now does not count, as it has ended."""
+        names = _TOTALS if totals_only else (*_TOTALS, *_STATES)
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    def not_below(self, earlier: EngineCounters) -> EngineCounters:
+        """These counters with no total below that of `earlier` ones."""
+        return replace(self, **{name: max(getattr(self, name), getattr(earlier, name)) for name in _TOTALS})
+
+
+_TOTALS = ("prompt_tokens", "completion_tokens", "finished", "steps", "prefill_steps", "prefill_s", "decode_s")
+_STATES = ("slots", "busy_slots", "cache_bytes")

@@ -6,9 +6,9 @@ made, since a preview takes the configurations of the steps without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tirazh.actors.messages import ReplicaConfig
@@ -26,7 +26,7 @@ from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.leases.lease import LeaseToken, Tell
 from tirazh.pipeline.output.ledger import receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.output.write import WriteConfig, WriteStep
+from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.choose_step import MakePrompts, choose_prompt_step
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
@@ -39,8 +39,8 @@ AroundPrompts = Callable[[MakePrompts], MakePrompts]
 if TYPE_CHECKING:
     from ray.data import Dataset
 
+    from tirazh.pipeline.execution.cluster.probe import NodeProbe, Step
     from tirazh.pipeline.execution.metrics_client import MetricsClient
-    from tirazh.pipeline.execution.node_probe import NodeProbe, Step
     from tirazh.pipeline.execution.progress import OnProgress
     from tirazh.pipeline.execution.run_resources import RunResources
     from tirazh.pipeline.input.datasource import PartsDatasource
@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 class JobRun:
     """Everything that is known once Ray is connected; builds the configurations of the steps from it.
 
-    `earlier_errors` are the rows with an error in parts that exist already. `lease` is None for a run that writes
-    nothing (a preview). `head` is that of classify with one, None until it is fitted.
+    `earlier_errors` are the rows with an error in parts that exist already, `earlier_tokens` the tokens there. `lease`
+    is None for a run that writes nothing (a preview). `head` is that of classify with one, None until it is fitted.
+    `replaced` has the URIs of the part files whose rows with an error are answered again, by the numbers of the parts.
     """
 
     spec: JobSpec
@@ -62,39 +63,46 @@ class JobRun:
     engine: str
     lease: LeaseToken | None
     earlier_errors: int
+    earlier_tokens: tuple[int, int] = (0, 0)
     on_progress: OnProgress | None
     tell: Tell | None
     around_prompts: AroundPrompts | None = None
     head: LinearHead | None = None
+    replaced: Mapping[int, str] = field(default_factory=dict)
 
     def make(self, parts: list[Part]) -> dict[str, Any]:
         """Make `parts` and return facts about the run for the manifest.
 
         Raises JobError for skipped parts.
         """
+        from tirazh.pipeline.execution.cluster.probe import shared_paths
         from tirazh.pipeline.execution.data_settings import data_settings
+        from tirazh.pipeline.execution.draining import drainable
         from tirazh.pipeline.execution.graph import choose_in_flight, max_parts_in_flight, run_graph
         from tirazh.pipeline.execution.metrics_client import start_metrics
-        from tirazh.pipeline.execution.node_probe import shared_paths
         from tirazh.pipeline.execution.owner_watch import watching_owners
         from tirazh.pipeline.execution.progress import JobProgress
         from tirazh.pipeline.execution.ray_failures import explained, skipped_sentence
         from tirazh.pipeline.execution.ray_session import share_threads
         from tirazh.pipeline.execution.run_resources import run_resources
         from tirazh.pipeline.input.datasource import PartsDatasource
+        from tirazh.pipeline.tracking.prometheus import MetricsExport, labels_of
 
         repetitions = repetitions_of(self.plan, parts, self.prompts.config, self.output, self.tell)
         metrics = start_metrics()
         metrics.wait_until_ready()
+        replicas = parse_replicas(self.spec.replicas)
         progress = JobProgress(
             self.plan,
             parts,
             samples=self._samples,
             max_error_rate=self.spec.max_error_rate,
             earlier_errors=self.earlier_errors,
+            replicas_wanted=min(replicas[1], len(parts)),
             on_progress=self.on_progress,
         )
-        replicas = parse_replicas(self.spec.replicas)
+        labels = labels_of(self.output.directory, self.spec.kind)
+        progress.export = MetricsExport(labels, replicas[1], *self.earlier_tokens)
         in_flight = choose_in_flight(
             [part.rows for part in parts], slots=self._slots, samples=self._samples, replicas=replicas[1]
         )
@@ -107,6 +115,7 @@ class JobRun:
             settings,
             explained(metrics),
             progress.watching(metrics),
+            drainable(metrics, progress),
             watched,
             shared as checked,
             reserved as resources,
@@ -146,7 +155,7 @@ class JobRun:
         return step if self.around_prompts is None else self.around_prompts(step)
 
     def _probe(self, parts: list[Part]) -> NodeProbe:
-        from tirazh.pipeline.execution.node_probe import make_probe
+        from tirazh.pipeline.execution.cluster.probe import make_probe
 
         inputs = sorted({part.file.uri for part in parts if part.has_file})
         return make_probe(self.output.storage, self.output.directory, self.output.own, inputs, self.spec.model)
@@ -166,6 +175,7 @@ class JobRun:
         """What a replica needs to start; `threads` are those of a rank, 0 to let the replica decide."""
         return ReplicaConfig(
             model=self.spec.model,
+            fetch_model=self.plan.resolved.remote_model if self.plan.resolved is not None else None,
             model_settings=self.spec.model_settings,
             jobs=self.prompts.engine_jobs,
             tensor_parallel=self.spec.tensor_parallel,
@@ -216,9 +226,10 @@ class JobRun:
                 keep=kept_columns(self.spec, self.plan.schema) if isinstance(self.spec, GenerateSpec) else (),
                 fields=fields_of(self.spec) if isinstance(self.spec, GenerateSpec) else (),
             ),
-            plan_id=self.plan.id,
-            total_parts=len(self.plan.parts),
-            input_versions=[part.file.version for part in self.plan.parts],
+            parts={
+                part.index: replace(MadePart.of(part), replaces=self.replaced.get(part.index))
+                for part in self.plan.parts
+            },
             tokenizer_dir=self.prompts.config.tokenizer_dir,
             receipts=receipt_settings(self.spec),
             lease=self.lease,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +20,7 @@ import pyarrow as pa
 from tirazh.actors.messages import DType
 from tirazh.errors import InputError, OutputError
 from tirazh.model.architectures import check_tensor_parallel
-from tirazh.model.checkpoints.directory import ModelSummary, resolve_model
+from tirazh.model.checkpoints.directory import ModelSummary
 from tirazh.model.config import check_split
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.columns import check_columns, check_vary, override_columns
@@ -29,6 +29,7 @@ from tirazh.pipeline.constraints.settings import used_setting
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.input.crossed import cross_footers, footer_of
 from tirazh.pipeline.input.decoded_size import with_decoded_sizes
+from tirazh.pipeline.input.empty import empty_footer
 from tirazh.pipeline.input.footers import Footer, read_footers
 from tirazh.pipeline.input.listing.files import find_inputs, would_read
 from tirazh.pipeline.input.parts import (
@@ -36,16 +37,18 @@ from tirazh.pipeline.input.parts import (
     RowCost,
     choose_part_tokens,
     count_tokens,
-    cut_by_tokens,
-    cut_evenly,
+    cut_kept_rows,
+    kept_groups,
     part_name,
     take_rows,
 )
 from tirazh.pipeline.input.ranges import range_reader
 from tirazh.pipeline.input.read import read_rows
+from tirazh.pipeline.input.row_mask import RowMask
 from tirazh.pipeline.input.schemas.arrow_types import with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import refuse_unwritable, with_metadata_of
 from tirazh.pipeline.input.unify import count_directory_text, unify
+from tirazh.pipeline.planned_files import Continued, PlacedPart, PlannedFile
 from tirazh.pipeline.prompts.row_sample import choose_sample, digest_of
 from tirazh.pipeline.resolve import ResolvedJob, resolve_job
 from tirazh.pipeline.settings import fingerprint_of
@@ -56,19 +59,6 @@ from tirazh.pipeline.storage.filesystem import join, keep_trying
 
 # In the identity of a job with `calibrate: batch`: which rows calibrate it.
 CALIBRATION_SAMPLE = "calibration_sample"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedFile:
-    """An input file and the row numbers where its parts start, followed by the end of the last part.
-
-    `row_bytes` is the estimated size of a decoded row, in bytes, 0 if it is unknown. A reader chooses its
-    batches by it; nothing that is written depends on it.
-    """
-
-    file: StoredFile
-    cuts: tuple[int, ...]
-    row_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +72,8 @@ class Plan:
     that every row of the input is crossed with.
     `stored_id` is the id of a stored plan whose parts this plan continues although the versions of its input
     files differ; None otherwise.
+    `placed` lists the parts of an output that has been added to; None if they are as `files` cuts them. `continued` is
+    the plan before the last step that changed the output. A file that was delivered again is in `files` twice.
     """
 
     identity: dict[str, Any]
@@ -99,6 +91,8 @@ class Plan:
     resolved: ResolvedJob | None = None
     crossing: Crossing | None = None
     stored_id: str | None = None
+    placed: tuple[PlacedPart, ...] | None = None
+    continued: Continued | None = None
 
     @property
     def job(self) -> ResolvedJob:
@@ -121,7 +115,7 @@ class Plan:
         """
         if self.stored_id is not None:
             return self.stored_id
-        content = {
+        content: dict[str, Any] = {
             "identity": self.identity,
             "model_fingerprint": self.model_fingerprint,
             "examples_sha256": self.examples_sha256,
@@ -133,18 +127,52 @@ class Plan:
                 for planned in self.files
             ],
         }
+        if self.placed is not None:
+            content["placed"] = [[each.index, each.total, each.plan_id, each.ranges] for each in self.placed]
+            content["left_out"] = [each.left_out and each.left_out.to_json() for each in self.files]
+            content["continued"] = self.continued and [self.continued.plan_id, self.continued.step]
         text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     @cached_property
     def parts(self) -> list[Part]:
         """All parts, in input order."""
+        if self.placed is not None:
+            return [self._part(each) for each in self.placed]
         total = sum(len(planned.cuts) - 1 for planned in self.files)
         ranges = ((planned, *ends) for planned in self.files for ends in pairwise(planned.cuts))
         return [
             Part(index, total, planned.file, start, stop, self.id, planned.row_bytes, self.crossing)
             for index, (planned, start, stop) in enumerate(ranges)
         ]
+
+    def _part(self, placed: PlacedPart) -> Part:
+        ranges = []
+        for number, start, stop in placed.ranges:
+            planned = self.files[number]
+            mask = planned.left_out.slice(start, stop) if planned.left_out is not None else None
+            name = (placed.index, placed.total, planned.file, start, stop, placed.plan_id or self.id)
+            ranges.append(Part(*name, planned.row_bytes, self.crossing, mask))
+        return ranges[0] if len(ranges) == 1 else replace(ranges[0], pieces=tuple(ranges))
+
+    @cached_property
+    def part_of_index(self) -> dict[int, Part]:
+        """The parts by the number in their names."""
+        return {part.index: part for part in self.parts}
+
+    @cached_property
+    def current_files(self) -> dict[str, PlannedFile]:
+        """The files by their URI; of one that was delivered again the last version."""
+        return {planned.file.uri: planned for planned in self.files}
+
+    def is_superseded(self, file: StoredFile) -> bool:
+        """Whether a file of the plan was delivered again later: its rows are only in the output now."""
+        return self.placed is not None and self.current_files[file.uri].file.version != file.version
+
+    @property
+    def left_out_rows(self) -> int:
+        """The rows of the input that were left out, since the output has rows with their keys."""
+        return sum(planned.left_out.count for planned in self.files if planned.left_out is not None)
 
     @property
     def has_files(self) -> bool:
@@ -153,7 +181,9 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """The rows of the input."""
+        """The rows of the input that the output has."""
+        if self.placed is not None:
+            return sum(part.rows for part in self.parts)
         return sum(planned.cuts[-1] - planned.cuts[0] for planned in self.files)
 
     @property
@@ -176,7 +206,7 @@ class Plan:
         sizes = [part.rows for part in self.parts]
         return {
             "kind": self.identity["kind"],
-            "files": len(self.files) if self.has_files else 0,
+            "files": len(self.files) if self.has_files and self.rows else 0,
             **(self.crossing.summary() if self.crossing is not None else {}),
             "rows": self.rows,
             "output_rows": self.output_rows,
@@ -214,7 +244,7 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     each = crossing.num_rows if crossing is not None else 1
     taken = take_rows(footers, spec.limit and -(-spec.limit // each))
     if not taken:
-        raise InputError(f"the input has no rows: all of its {len(footers)} files are empty tables")
+        taken = [_without_rows(spec, job, footers)]
     # The columns are those of the files that are taken, which the plan id names.
     unified = unify(taken, range_reader(job.storage))
     if spec.limit is not None:
@@ -226,11 +256,11 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     check_columns(columns, spec, job.source)
     refuse_unwritable(columns)
     if isinstance(spec, GenerateSpec) and used_setting(spec) is not None:
-        check_constraint(spec, load_tokenizer(job.model.tokenizer_dir, resolve_model(spec.model)))
+        check_constraint(spec, load_tokenizer(job.model.tokenizer_dir, job.model_directory))
     taken = count_directory_text(with_decoded_sizes(job.storage, taken, text_columns=texts), columns, texts)
-    if crossing is not None:
+    if crossing is not None and any(footer.rows for footer in taken):
         taken = take_rows(cross_footers(taken, crossing, text_columns=texts), spec.limit)
-    cost = _row_cost(spec)
+    cost = row_cost(spec)
     plan = Plan(
         identity=job.identity,
         fingerprint=fingerprint_of(job.identity),
@@ -240,7 +270,7 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
         seq_length=job.seq_length,
         schema=columns,
         overrides=override_columns(columns) if spec.kind == "generate" else (),
-        files=tuple(_cut(taken, spec, cost)),
+        files=tuple(cut_files(taken, spec, cost)),
         estimated_tokens=count_tokens(taken, cost),
         unified=unified.lines,
         passed_over=passed_over,
@@ -268,27 +298,49 @@ def _read_footers(spec: JobSpec, job: ResolvedJob, text_columns: Sequence[str]) 
     if job.crossing is not None and not job.inputs:
         check_vary(job.crossing.names, spec)
         return [footer_of(job.crossing, limit=spec.limit, text_columns=text_columns)], ()
-    found = find_inputs(job.storage, job.inputs)
+    found = find_inputs(job.storage, job.inputs, allow_empty=spec.allow_empty)
     return read_footers(job.storage, found.files, text_columns=text_columns), found.notes
 
 
-def _row_cost(spec: JobSpec) -> RowCost:
+def _without_rows(spec: JobSpec, job: ResolvedJob, footers: Sequence[Footer]) -> Footer:
+    """The input of a job without rows, if it may have none. Raises InputError if it may not."""
+    if not spec.allow_empty:
+        raise InputError(
+            f"the input has no rows: all of its {len(footers)} files are empty tables; with --allow-empty it gives an "
+            "empty output"
+        )
+    columns = unify(footers, range_reader(job.storage)).schema if footers else None
+    gold = [question.gold_column for question in spec.asked] if isinstance(spec, ClassifySpec) else []
+    varied = job.crossing.names if job.crossing is not None else ()
+    texts = [name for name in job.source.columns.values() if name not in varied]
+    return empty_footer(columns, [*texts, *(name for name in gold if name is not None)])
+
+
+def row_cost(spec: JobSpec) -> RowCost:
+    """The work per row of a job besides its prompt."""
     return RowCost(spec.max_new_tokens * spec.samples) if isinstance(spec, GenerateSpec) else RowCost()
 
 
-def _cut(footers: Sequence[Footer], spec: JobSpec, cost: RowCost) -> list[PlannedFile]:
-    part_tokens = choose_part_tokens(count_tokens(footers, cost))
+def cut_files(
+    footers: Sequence[Footer], spec: JobSpec, cost: RowCost, left_out: Mapping[str, RowMask] | None = None
+) -> list[PlannedFile]:
+    """Cut files into parts. `left_out` has the rows that are left out, by the URIs of the files."""
+    masks = [(left_out or {}).get(footer.file.uri) for footer in footers]
+    kept = [
+        footer if mask is None else replace(footer, row_groups=kept_groups(footer, mask))
+        for footer, mask in zip(footers, masks, strict=True)
+    ]
+    part_tokens = choose_part_tokens(count_tokens(kept, cost))
     return [
         PlannedFile(
             footer.file,
-            tuple(
-                cut_evenly(footer.rows, spec.part_rows)
-                if spec.part_rows
-                else cut_by_tokens(footer.row_groups, part_tokens, cost)
-            ),
+            (0, 0)
+            if not footer.rows
+            else tuple(cut_kept_rows(footer, mask, part_rows=spec.part_rows, part_tokens=part_tokens, cost=cost)),
             footer.row_bytes,
+            mask,
         )
-        for footer in footers
+        for footer, mask in zip(footers, masks, strict=True)
     ]
 
 
@@ -299,6 +351,12 @@ def _refuse_output_in_input(job: ResolvedJob) -> None:
                 f"output {show_uri(job.output)} lies inside the input {show_uri(uri)}, so the next run would "
                 "read its own results; choose an output directory outside of the input"
             )
+
+
+def of_another_job(plan: Plan, identity: dict[str, Any], fingerprint: str) -> Plan:
+    """The plan of another job with the same parts: all of them have its id."""
+    placed = None if plan.placed is None else tuple(replace(each, plan_id="") for each in plan.placed)
+    return replace(plan, identity=identity, fingerprint=fingerprint, stored_id=None, placed=placed)
 
 
 def with_dtype(plan: Plan, dtype: DType) -> Plan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.prompts.label_prompts import sample_prompts
@@ -17,9 +16,9 @@ def set_up_prompts(spec: JobSpec, plan: Plan) -> PreparedPrompts:
     directory = plan.job.model.tokenizer_dir
     prompts = prepare_prompts(
         _scored(spec, plan),
-        load_tokenizer(directory, resolve_model(spec.model)),
+        load_tokenizer(directory, plan.job.model_directory),
         plan.job.source,
-        tokenizer_dir=directory or "",
+        tokenizer_dir=plan.job.tokenizer_name,
         seq_length=plan.seq_length,
         examples=plan.job.examples,
         overrides=plan.overrides,

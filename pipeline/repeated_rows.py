@@ -6,7 +6,7 @@ and takes the rows of a finished part from its file if the input file has been a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.input.read import read_rows
+from tirazh.pipeline.input.read import read_rows, repetitions_in
 from tirazh.pipeline.input.repetitions import count_repetitions
 from tirazh.pipeline.input.schemas.arrow_types import without_columns
 from tirazh.pipeline.output.leases.lease import Tell
@@ -37,17 +37,31 @@ def repetitions_of(
     Empty for a job that draws no random numbers, and for a crossing, which knows them. `remaining` are the parts that
     are to be made. Raises InputError for a damaged input.
     """
-    if not draws(config) or not remaining or not plan.has_files:
+    if not draws(config) or not remaining:
         return {}
-    parts = plan.parts[: max(part.index for part in remaining) + 1]
+    if not plan.has_files:
+        return _of_failed_rows(remaining, plan, {})
+    last = max(part.index for part in remaining)
+    parts = [part for part in plan.parts if part.index <= last]
     if plan.crossing is not None:
-        return _of_crossed(parts, plan, config, output)
-    if tell is not None and parts[-1].index and (rows := sum(part.rows for part in parts)) >= _MANY_ROWS:
+        return _of_failed_rows(remaining, plan, _of_crossed(parts, plan, config, output))
+    if tell is not None and last and (rows := sum(part.rows for part in parts)) >= _MANY_ROWS:
         tell(f"reading the prompts of {rows:,} rows once, to number those that repeat")
-    unfinished = {part.index for part in remaining}
+    made_from = {part.index: part.file.uri if part.failed_rows is not None else None for part in remaining}
     columns = list(dict.fromkeys(config.columns.values()))
-    read = partial(_read, plan=plan, columns=columns, unfinished=unfinished, output=output)
-    return count_repetitions(parts, columns, read)
+    read = partial(_read, plan=plan, columns=columns, made_from=made_from, output=output)
+    return _of_failed_rows(remaining, plan, count_repetitions(parts, columns, read))
+
+
+def _of_failed_rows(
+    remaining: Sequence[Part], plan: Plan, found: dict[int, NDArray[np.int32]]
+) -> dict[int, NDArray[np.int32]]:
+    """Of a part of which only failed rows are made, the repetitions of those."""
+    for part in remaining:
+        if part.failed_rows is not None:
+            whole = repetitions_in(plan.part_of_index[part.index], found.get(part.index))
+            found[part.index] = whole[part.failed_rows.array()]
+    return found
 
 
 def _of_crossed(
@@ -88,11 +102,19 @@ def draws(config: PromptConfig) -> bool:
     return config.shots is not None or config.sampling.temperature > 0 or "temperature" in config.overrides
 
 
-def _read(part: Part, *, plan: Plan, columns: Sequence[str], unfinished: set[int], output: OutputFiles) -> pa.Table:
-    try:
-        return keep_trying(lambda: read_rows(part, output.storage, plan.schema, only=columns))
-    except InputError:
-        if part.index in unfinished:
-            raise
-        data = keep_trying(lambda: output.storage.read(output.part(part.name)))
-        return read_source_rows(data, columns, plan.rows_per_input_row, plan.identity.get("prefix", ""))
+def _read(
+    part: Part, *, plan: Plan, columns: Sequence[str], made_from: Mapping[int, str | None], output: OutputFiles
+) -> pa.Table:
+    """The columns of a part, from its part file if the input file was archived or replaced since.
+
+    `made_from` has the parts that are to be made, with the part file that a part is made from, if it is one.
+    """
+    if not any(plan.is_superseded(each.file) for each in part.ranges):
+        try:
+            return keep_trying(lambda: read_rows(part, output.storage, plan.schema, only=columns))
+        except InputError:
+            if part.index in made_from and made_from[part.index] is None:
+                raise
+    uri = made_from.get(part.index) or output.part(part.name)
+    data = keep_trying(lambda: output.storage.read(uri))
+    return read_source_rows(data, columns, plan.rows_per_input_row, plan.identity.get("prefix", ""))

@@ -14,12 +14,13 @@ import pyarrow as pa
 
 from tirazh.errors import RequestError
 from tirazh.model.architectures import longest_exact_sequence
-from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_model
+from tirazh.model.checkpoints.directory import ModelSummary, describe
 from tirazh.pipeline.classification.calibration.load import FittedCalibration, load_fitted
 from tirazh.pipeline.classification.calibration.score_settings import score_fingerprint
 from tirazh.pipeline.constraints.settings import schema_text
 from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.load import load_crossing
+from tirazh.pipeline.model_cache.remote_model import RemoteModel, find_model
 from tirazh.pipeline.prompts.source import PromptSource, prompt_source
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
 from tirazh.pipeline.storage.filesystem import Storage, full_uri
@@ -29,7 +30,8 @@ _DEFAULT_SEQ_LENGTH = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedJob:
-    """`inputs` and `output` are absolute paths and URIs; `examples` is the content of the few-shot
+    """`inputs` and `output` are absolute paths and URIs; `model_directory` is where the model is on this machine, and
+    `remote_model` where it comes from if that is an object store; `examples` is the content of the few-shot
     Parquet file, if there is one; `seq_length` is in tokens. `crossing` has the rows of `vary`, and `sample` those of
     `calibrate: batch`, once the input is planned. `calibration` is the content of a
     calibration file.
@@ -44,11 +46,20 @@ class ResolvedJob:
     source: PromptSource
     examples: bytes | None
     model: ModelSummary
+    model_directory: str
     seq_length: int
     identity: dict[str, Any]
     crossing: Crossing | None = None
     sample: pa.Table | None = None
     calibration: FittedCalibration | None = None
+    remote_model: RemoteModel | None = None
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The directory of the tokenizer, or what stands for it on other machines (`local_tokenizer_dir`)."""
+        directory = self.model.tokenizer_dir or ""
+        is_of_model = self.remote_model is not None and directory == self.model_directory
+        return self.remote_model.text() if self.remote_model is not None and is_of_model else directory
 
     @property
     def examples_sha256(self) -> str | None:
@@ -60,7 +71,8 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
     """Resolve the spec's names. Raises RequestError, InputError or CheckpointError."""
     storage = Storage(spec.endpoint_url)
     examples = spec.examples if isinstance(spec, ClassifySpec | GenerateSpec) else None
-    source, model = prompt_source(spec), describe(spec.model, spec.model_settings)
+    directory, remote = find_model(spec.model, storage)
+    source, model = prompt_source(spec), describe(directory, spec.model_settings)
     seq_length = _sequence_length(spec, model)
     crossing = _crossing(spec, storage)
     job = ResolvedJob(
@@ -69,9 +81,11 @@ def resolve_job(spec: JobSpec) -> ResolvedJob:
         output=full_uri(spec.output),
         source=source,
         model=model,
+        model_directory=directory,
+        remote_model=remote,
         examples=storage.read(full_uri(examples)) if examples is not None else None,
         seq_length=seq_length,
-        identity=_identity(spec, source, model, seq_length, crossing),
+        identity=_identity(spec, source, model, directory, seq_length, crossing),
         crossing=crossing,
     )
     return _with_calibration(job, spec) if isinstance(spec, ClassifySpec) else job
@@ -115,7 +129,7 @@ def _sequence_length(spec: JobSpec, model: ModelSummary) -> int:
 
 
 def _identity(
-    spec: JobSpec, source: PromptSource, model: ModelSummary, seq_length: int, crossing: Crossing | None
+    spec: JobSpec, source: PromptSource, model: ModelSummary, directory: str, seq_length: int, crossing: Crossing | None
 ) -> dict[str, Any]:
     """The identity of the spec with the defaults that come from the kind of job or from the model.
 
@@ -125,7 +139,7 @@ def _identity(
         "seq_length": seq_length,
         "template": None if source.is_default else source.template.source,
         "truncate": spec.chosen_truncate,
-        "tokenizer": _other_tokenizer(spec),
+        "tokenizer": _other_tokenizer(spec, directory),
     }
     if "questions" in values:
         # Only the report reads gold columns.
@@ -155,7 +169,7 @@ def _identity(
     return values
 
 
-def _other_tokenizer(spec: JobSpec) -> str | None:
+def _other_tokenizer(spec: JobSpec, model_directory: str) -> str | None:
     """The tokenizer's directory, or None if it is that of the model.
 
     The path of the embedded model is never in an identity: it differs between machines.
@@ -163,4 +177,4 @@ def _other_tokenizer(spec: JobSpec) -> str | None:
     if spec.tokenizer is None:
         return None
     chosen = full_uri(spec.tokenizer)
-    return None if chosen == os.path.abspath(resolve_model(spec.model)) else chosen
+    return None if chosen == os.path.abspath(model_directory) else chosen

@@ -38,7 +38,8 @@ def test_every_use_of_the_models_page_has_a_job_in_both_languages() -> None:
 @pytest.mark.parametrize("path", JOBS, ids=name_of)
 def test_a_job_can_be_planned_and_names_its_own_command(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    assert plan_facts(spec_from_file(path))["output"].startswith(f"out/{path.parent.name}-{path.stem.split('-')[0]}")
+    output = REPOSITORY / f"out/{path.parent.name}-{path.stem.split('-')[0]}"
+    assert plan_facts(spec_from_file(path))["output"].startswith(str(output))
     commands = re.findall(r"^# (tirazh .*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(commands) == 1
     assert commands[0].endswith(str(path.relative_to(REPOSITORY)))

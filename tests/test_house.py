@@ -37,10 +37,13 @@ MAX_FOLDER_MODULES = 24
 MAX_SHARED_PREFIX = 3
 SPECS = (ClassifySpec, GenerateSpec, EmbedSpec, StepsSpec, FilterSpec)
 SPEC_FIELDS = {"name", *(setting.name for spec in SPECS for setting in fields(spec))}
-KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py"}
+KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py", "section.py"}
 # Flags of the commands that are not settings of a job.
 OTHER_FLAGS = {
+    *("set", "fail-on", "price-per-hour"),
+    *("notify-url", "notify-command", "notify-on", "track"),
     *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),
+    *("image", "max-age"),
 }
 
 
@@ -104,7 +107,7 @@ def test_the_public_names_are_these_and_exist() -> None:
     functions = {"classify", "finetune", "generate", "load_pretrained", "plan", "preview", "report", "run", "score"}
     functions |= {"verify", "embed", "evaluate", "tune", "calibrate", "relabel"}
     types = {"Evaluation", "JobPlan", "Manifest", "ModelSettings", "Preview", "TrainingManifest", "Verification"}
-    types |= {"FittedCalibration", "Tuning"}
+    types |= {"FittedCalibration", "Report", "Tuning"}
     tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, TirazhError)}
     assert set(tirazh.__all__) == functions | types | tree
     assert len(tirazh.__all__) == len(set(tirazh.__all__))

@@ -39,6 +39,7 @@ __all__ = [
     "OutputError",
     "Preview",
     "ReplicaError",
+    "Report",
     "RequestError",
     "StorageError",
     "TirazhError",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
         JobPlan,
         Manifest,
         Preview,
+        Report,
         TrainingManifest,
     )
     from tirazh.jobs.api.tuning import Tuning, tune
@@ -99,7 +101,7 @@ else:  # hidden from type checkers, which would take any name for one that exist
             "tirazh.jobs.api.functions",
         ),
         **dict.fromkeys(
-            ("Evaluation", "FittedCalibration", "JobPlan", "Manifest", "Preview", "TrainingManifest"),
+            ("Evaluation", "FittedCalibration", "JobPlan", "Manifest", "Preview", "Report", "TrainingManifest"),
             "tirazh.jobs.api.results",
         ),
         **dict.fromkeys(("calibrate", "relabel"), "tirazh.jobs.api.calibration"),

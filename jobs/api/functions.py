@@ -6,7 +6,7 @@ Imports that are slow (Ray, pyarrow) are made when a function is called.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from tirazh.jobs.api.keywords import (
@@ -17,7 +17,7 @@ from tirazh.jobs.api.keywords import (
     GenerateSettings,
     ScoreSettings,
 )
-from tirazh.jobs.api.results import Evaluation, JobPlan, Manifest, Preview, TrainingManifest
+from tirazh.jobs.api.results import Evaluation, JobPlan, Manifest, Preview, Report, TrainingManifest
 from tirazh.jobs.api.signature import documented
 from tirazh.jobs.api.tables import table_as_file
 from tirazh.jobs.job_files.job_file import job_of, spec_from_file, spec_of
@@ -303,26 +303,35 @@ def verify(
 def report(
     output: str | os.PathLike[str],
     *,
-    against: str | os.PathLike[str] | None = None,
+    against: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    key: str | None = None,
     endpoint_url: str | None = None,
-) -> str:
-    """Write the HTML report of a finished job again, or compare the job with another one.
+) -> Report:
+    """Write the HTML report of a finished job again, and compare the job with others.
+
+        tirazh.report("labelled/2026-11-30", against="labelled/2026-11-2*").verdict
 
     Args:
         output: directory that `classify`, `generate`, `score` or `embed` wrote.
-        against: output directory of the job to compare with.
+        against: output directories of the jobs to compare with, together one baseline, or patterns of them.
+        key: column that names a row in all outputs, to find rows whose label changed (default: the job's key, else the
+            columns that its prompts are made from).
         endpoint_url: address of an S3-compatible server or an Azure emulator.
 
     Returns:
-        The path or URI of the report, `OUTPUT/_tirazh/report.html`.
+        The figures that the page shows and, with `against`, what changed beyond chance. It is also the path of the
+        page for `open`.
 
     Raises:
-        OutputError: one of the directories holds no finished job.
+        OutputError: one of the directories holds no finished job, or is `output` itself.
+        InputError: a part is damaged.
     """
-    from tirazh.pipeline.output.report import write_report
+    from tirazh.pipeline.drift.run import report_output
 
-    other = None if against is None else os.fspath(against)
-    return write_report(os.fspath(output), against=other, endpoint_url=endpoint_url)
+    given = [] if against is None else [against] if isinstance(against, str | os.PathLike) else list(against)
+    others = [os.fspath(each) for each in given]
+    found = report_output(os.fspath(output), against=others, key=key, endpoint_url=endpoint_url, with_figures=True)
+    return Report(found.to_dict())
 
 
 def evaluate(

@@ -302,6 +302,36 @@ class Evaluation(Result):
         return [dict(each) for each in self["classes"]]
 
 
+class Report(Result):
+    """The report of an output and, with baselines, a comparison with them; `open` takes it as the path of the page."""
+
+    __slots__ = ()
+    _shown = ("report", "verdict")
+
+    def __fspath__(self) -> str:
+        return self.page
+
+    @property
+    def page(self) -> str:
+        """The path or URI of the HTML page."""
+        return str(self["report"])
+
+    @property
+    def verdict(self) -> list[str]:
+        """Sentences about what changed, the most important first; empty without baselines."""
+        return list(self.get("verdict", ()))
+
+    @property
+    def changes(self) -> list[str]:
+        """The names of what changed beyond chance: figures, and `labels`."""
+        return list(self.get("changes", ()))
+
+    @property
+    def figures(self) -> list[dict[str, Any]]:
+        """Every figure: `name`, `question`, `value` and, with baselines, `baseline`, `difference` and `p_value`."""
+        return [dict(figure) for figure in self.get("figures", ())]
+
+
 class FittedCalibration(Result):
     """A calibration that `tirazh.calibrate` fitted and stored."""
 

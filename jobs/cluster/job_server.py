@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tirazh.errors import JobError, RequestError
+from tirazh.jobs.cluster.records import find_record
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
@@ -30,12 +31,17 @@ _VERBOSE_LOGGERS = (
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",  # it warns of the size of the embedded model
 )
-FORGOTTEN = (
-    "the cluster has forgotten its jobs (its head was restarted): submit the job file again; finished parts are kept"
-)
 # The form of the ids that `submit` gives.
 _OUR_ID = re.compile(r"tirazh-.+-[0-9a-f]{6}(?:-\d+)?")
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+
+
+class NoAnswerError(JobError):
+    """The job server does not answer: its head is busy, restarting or gone."""
+
+
+class ForgottenJobError(JobError):
+    """The job server has forgotten a job that it knew, as its head was restarted."""
 
 
 class UnknownJobError(RequestError):
@@ -67,6 +73,10 @@ def job_info(client: JobSubmissionClient, job_id: str) -> dict[str, Any]:
     """Return what the server knows about a job; `start_time` and `end_time` are in seconds."""
     with _answers(show_uri(client.get_address()), job_id=job_id):
         info = client.get_job_info(job_id)
+    return _facts(job_id, info)
+
+
+def _facts(job_id: str, info: Any) -> dict[str, Any]:
     return {
         "id": job_id,
         "status": str(getattr(info.status, "value", info.status)),
@@ -75,7 +85,15 @@ def job_info(client: JobSubmissionClient, job_id: str) -> dict[str, Any]:
         "end_time": (info.end_time or 0) / 1000,
         "driver_exit_code": info.driver_exit_code,
         "metadata": info.metadata or {},
+        "runtime_env": info.runtime_env or {},
     }
+
+
+def all_jobs(client: JobSubmissionClient) -> list[dict[str, Any]]:
+    """Return what the server knows about all jobs that were submitted to it, as `job_info` does."""
+    with _answers(show_uri(client.get_address())):
+        jobs = client.list_jobs()
+    return [_facts(job.submission_id, job) for job in jobs if job.submission_id]
 
 
 def job_logs(client: JobSubmissionClient, job_id: str) -> str:
@@ -84,12 +102,19 @@ def job_logs(client: JobSubmissionClient, job_id: str) -> str:
         return str(client.get_job_logs(job_id))
 
 
+def forgotten(job_id: str, address: str) -> str:
+    """Return the end of a sentence about a job that its server has forgotten: what to do."""
+    record = find_record(job_id, address)
+    again = f"`tirazh resume {job_id}` submits it" if record is not None else "submit the job file"
+    return f"the cluster has forgotten its jobs (its head was restarted): {again} again; finished parts are kept"
+
+
 @contextmanager
 def known_jobs(client: JobSubmissionClient) -> Iterator[None]:
     """Inside the block, explain why the server does not know a job.
 
-    Raises JobError if the server has no jobs at all, so that its head was restarted since this one was
-    submitted, and RequestError otherwise.
+    Raises ForgottenJobError if its head was restarted since this one was submitted: the server has no jobs at all,
+    or this machine has submitted it. Raises RequestError otherwise.
     """
     try:
         yield
@@ -98,15 +123,17 @@ def known_jobs(client: JobSubmissionClient) -> Iterator[None]:
         with _answers(at):
             known = [job.submission_id for job in client.list_jobs() if job.submission_id]
         if not known and _OUR_ID.fullmatch(job_id):
-            raise JobError(f"{at} knows no job: {FORGOTTEN}") from None
+            raise ForgottenJobError(f"{at} knows no job: {forgotten(job_id, at)}") from None
         close = get_close_matches(job_id, known, n=1, cutoff=0.9)  # other ids of tirazh are similar
         hint = f"; did you mean {close[0]}?" if close else ""
+        if not hint and find_record(job_id, at) is not None:
+            raise ForgottenJobError(f"{at} does not know {job_id}: {forgotten(job_id, at)}") from None
         if not hint and _OUR_ID.fullmatch(job_id):
             hint = "; if the cluster's head was restarted since it was submitted, submit the job file again"
         raise RequestError(f"there is no job {job_id} at {at}{hint}") from None
 
 
-def stop_job(client: JobSubmissionClient, job_id: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
+def stop_job(client: JobSubmissionClient, job_id: str, *, timeout_s: float = 120.0) -> dict[str, Any]:
     """Stop a job and wait until it has ended. Returns its info; a finished job is left as it is."""
     info = job_info(client, job_id)
     if info["status"] in FINISHED:
@@ -182,11 +209,11 @@ def _answers(url: str, *, job_id: str | None = None) -> Iterator[None]:
     except AuthenticationError:
         raise RequestError(f"the cluster at {show_uri(url)} {_token_problem()}") from None
     except (ConnectionError, requests.exceptions.RequestException):
-        raise JobError(f"no Ray job server answers at {show_uri(url)}") from None
+        raise NoAnswerError(f"no Ray job server answers at {show_uri(url)}") from None
     except RuntimeError as error:
         if job_id and "status code 404" in str(error):
             raise UnknownJobError(f"there is no job {job_id} at {show_uri(url)}", job_id) from None
-        raise JobError(f"the job server at {show_uri(url)} refused the request: {_last_line(error)}") from None
+        raise JobError(f"the job server at {show_uri(url)} refused the request: {last_line(error)}") from None
 
 
 def _token_problem() -> str:
@@ -204,7 +231,7 @@ def _token_problem() -> str:
     return f"rejected the token in {path}: it is another cluster's"
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """Return the exception from a server's answer, which is the last line of its traceback."""
     text = redact(str(error)).replace("\\n", "\n").strip()
     try:

@@ -1,7 +1,7 @@
 """Submits a job to a Ray cluster, and resumes it.
 
-The working directory sent to the cluster holds only the package `tirazh`, as it is installed here,
-and `job.yaml`; no credentials and none of the user's files.
+The working directory sent to the cluster holds only what `working_dir.py` writes: no credentials and none of the
+user's files.
 """
 
 from __future__ import annotations
@@ -9,35 +9,59 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from tirazh.errors import JobError, RequestError
-from tirazh.jobs.cluster.job_server import UnknownJobError, connect, job_info, known_jobs, running_like
+from tirazh.jobs.cluster.job_server import (
+    NoAnswerError,
+    UnknownJobError,
+    connect,
+    job_info,
+    known_jobs,
+    last_line,
+    running_like,
+)
+from tirazh.jobs.cluster.records import JobRecord, find_record, keep_record
+from tirazh.jobs.cluster.runtime_env import in_image, read_runtime_env, without_values
+from tirazh.jobs.cluster.start import JOB_VARIABLE, NEEDS_VARIABLE, NOTIFY_FILE, NOTIFY_VARIABLE
+from tirazh.jobs.cluster.working_dir import job_text, needs_text, with_absolute_paths, write_working_dir
+from tirazh.jobs.job_files.job_file import read_job_file
 from tirazh.jobs.job_files.steps_file import STEPS, build_steps_spec
 from tirazh.jobs.settings import build_spec
-from tirazh.pipeline.crossing.load import send_small_lists
-from tirazh.pipeline.spec import EMBEDDED_MODEL, FilterSpec, GenerateSpec, JobSpec, Step, StepsSpec
-from tirazh.pipeline.storage.filesystem import Storage
-from tirazh.pipeline.storage.secrets import redact
+from tirazh.pipeline.notify.settings import public_section
+from tirazh.pipeline.spec import JobSpec, StepsSpec
+from tirazh.pipeline.storage.errors import show_uri
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 JOB_KEY = "tirazh_job"
-PACKAGE = Path(__file__).parent.parent.parent
-_PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples")
-# Seconds between SIGTERM and SIGKILL for a job that is stopped: enough to close its replicas.
-_STOP_WAIT_S = "15"
+# Seconds between SIGTERM and SIGKILL for a job that is stopped: enough to finish the parts that are nearly done
+# (`tirazh.pipeline.execution.draining`) and to close its replicas.
+STOP_WAIT_S = 60
+_STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 _AGENT_TIMEOUT_S = 60.0
+_BUSY_S = 60.0
 # Submitters that choose the same id at the same time try again this often.
 _ATTEMPTS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmittedJob:
+    """What is submitted: the settings with absolute paths, the user's `runtime_env`, and the path of the job file.
+
+    `notify` is that section of the job file. It may hold secrets, as `runtime_env` may.
+    """
+
+    spec: JobSpec | StepsSpec
+    runtime_env: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    notify: Any = field(default=None, repr=False)
+    job_file: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +76,53 @@ class Submission:
     other_settings: tuple[str, ...] = ()
 
 
-def submit(spec: JobSpec | StepsSpec, address: str | None) -> Submission:
+def submit(job: SubmittedJob, address: str | None) -> Submission:
     """Start the job on the cluster, or find the run of it that is already there."""
-    return _submit_to(connect(address), with_absolute_paths(spec))
+    return submit_to(connect(address), job)
 
 
-def resume(job_id: str, address: str | None) -> Submission:
-    """Submit a job again with the same settings, or find its current run; finished parts are kept."""
-    client = connect(address)
-    with known_jobs(client):
+def job_of_spec(
+    spec: JobSpec | StepsSpec,
+    runtime_env: Mapping[str, Any] | None = None,
+    *,
+    notify: Any = None,
+    job_file: str | None = None,
+) -> SubmittedJob:
+    """Return the job to submit for a spec of this machine."""
+    return SubmittedJob(spec=with_absolute_paths(spec), runtime_env=runtime_env or {}, notify=notify, job_file=job_file)
+
+
+def job_to_resume(client: JobSubmissionClient, job_id: str) -> SubmittedJob:
+    """Return a job that was submitted, from the server, or from the record of this machine where it has forgotten it.
+
+    Raises RequestError when the job is unknown, or another program submitted it.
+    """
+    record = find_record(job_id, show_uri(client.get_address()))
+    try:
         info = job_info(client, job_id)
-    return _submit_to(client, submitted_spec(info))
+    except UnknownJobError:
+        if record is not None:
+            return _job_of_record(record)
+        with known_jobs(client):
+            raise
+        raise
+    return SubmittedJob(
+        spec=submitted_spec(info),
+        runtime_env=_users(info["runtime_env"]),
+        notify=_notify_of(info, record),
+        job_file=record.job_file if record else None,
+    )
+
+
+def _notify_of(info: dict[str, Any], record: JobRecord | None) -> Any:
+    """The section `notify` of a job: from the server, or where it holds addresses from the job file on this machine."""
+    text = info["runtime_env"].get("env_vars", {}).get(NOTIFY_VARIABLE)
+    if text is not None:
+        return json.loads(text)
+    try:
+        return read_job_file(record.job_file).notify if record is not None and record.job_file else None
+    except RequestError:
+        return None
 
 
 def submitted_spec(info: dict[str, Any]) -> JobSpec | StepsSpec:
@@ -73,9 +133,7 @@ def submitted_spec(info: dict[str, Any]) -> JobSpec | StepsSpec:
     text = info["metadata"].get(JOB_KEY)
     if text is None:
         raise RequestError(f"{info['id']} was not submitted by tirazh, so it cannot be resumed")
-    values = json.loads(text)
-    kind = values.pop("kind")
-    return build_steps_spec(values) if kind == STEPS else build_spec(kind, values)
+    return _spec(json.loads(text))
 
 
 def job_name(spec: JobSpec | StepsSpec) -> str:
@@ -86,102 +144,97 @@ def job_name(spec: JobSpec | StepsSpec) -> str:
     return f"tirazh-{slug}-{digest}"
 
 
-def with_absolute_paths(spec: JobSpec | StepsSpec) -> JobSpec | StepsSpec:
-    """Return the spec with absolute local paths, which mean the same file on a shared disk of the cluster.
+def submit_to(client: JobSubmissionClient, job: SubmittedJob) -> Submission:
+    """Start the job, or find its run, through a client that is connected.
 
-    Short lists of `vary` in local files become part of the spec.
+    A head that is busy may miss a request; it is asked again for _BUSY_S seconds.
     """
-    if isinstance(spec, StepsSpec):
-        steps = tuple(Step(step.name, _step_with_absolute_paths(step.spec)) for step in spec.steps)
-        return replace(spec, output=_absolute(spec.output), steps=steps)
-    return _job_with_absolute_paths(spec)
+    until = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            return _submit_once(client, job)
+        except NoAnswerError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1.0)
 
 
-def _step_with_absolute_paths(spec: JobSpec | FilterSpec) -> JobSpec | FilterSpec:
-    if isinstance(spec, JobSpec):
-        return _job_with_absolute_paths(spec)
-    return replace(spec, against=tuple(map(_absolute, spec.against)))
-
-
-def _job_with_absolute_paths(spec: JobSpec) -> JobSpec:
-    changes: dict[str, Any] = {"input": tuple(_absolute(path) for path in spec.input)}
-    if isinstance(spec, GenerateSpec) and spec.vary is not None:
-        changes["vary"] = send_small_lists(spec.vary, Storage(spec.endpoint_url))
-    for name in _PATH_FIELDS:
-        value = getattr(spec, name, None)
-        if value is not None and value != EMBEDDED_MODEL:
-            changes[name] = _absolute(value)
-    return replace(spec, **changes)
-
-
-def job_text(spec: JobSpec | StepsSpec) -> dict[str, Any]:
-    """Return the settings that have a value, without `address`: the receiving cluster runs the job."""
-    settings = {name: value for name, value in spec.to_dict().items() if value is not None}
-    settings.pop("address", None)
-    return settings
-
-
-def write_working_dir(spec: JobSpec | StepsSpec, directory: Path) -> None:
-    """Write the package and job.yaml to `directory`.
-
-    The embedded weights are included only if the job uses them.
-    """
-    ignored = ["__pycache__", "*.pyc", ".*"]
-    specs = [spec] if isinstance(spec, JobSpec) else spec.model_steps
-    if all(each.model != EMBEDDED_MODEL for each in specs):
-        ignored.append("embedded")
-    # In a source tree the folders of the package are symbolic links: copytree follows them and
-    # copies the files.
-    shutil.copytree(PACKAGE, directory / PACKAGE.name, ignore=shutil.ignore_patterns(*ignored))
-    text = yaml.safe_dump(job_text(spec), allow_unicode=True, sort_keys=False)
-    (directory / "job.yaml").write_text(text, encoding="utf-8")
-
-
-def _submit_to(client: JobSubmissionClient, spec: JobSpec | StepsSpec) -> Submission:
-    name = job_name(spec)
+def _submit_once(client: JobSubmissionClient, job: SubmittedJob) -> Submission:
+    name = job_name(job.spec)
     for _ in range(_ATTEMPTS):
         running, number = running_like(client, name)
         if running:
-            return Submission(job_id=running, was_running=True, other_settings=_other_settings(client, running, spec))
-        job_id = _start(client, spec, name if number == 1 else f"{name}-{number}")
+            others = _other_settings(client, running, job.spec)
+            _remember(client, running, job)
+            return Submission(job_id=running, was_running=True, other_settings=others)
+        job_id = _start(client, job, name if number == 1 else f"{name}-{number}")
         if job_id is not None:
+            _remember(client, job_id, job)
             return Submission(job_id=job_id, was_running=False)
     raise JobError(f"the cluster refused {_ATTEMPTS} ids for {name}, as each exists already; submit the job again")
 
 
-def _start(client: JobSubmissionClient, spec: JobSpec | StepsSpec, job_id: str) -> str | None:
+def _start(client: JobSubmissionClient, job: SubmittedJob, job_id: str) -> str | None:
     """Submit the job, and return its id. None: another submitter has just used the id."""
+    variables = {**job.runtime_env.get("env_vars", {}), _STOP_VARIABLE: str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
+    is_public = job.notify is not None and public_section(job.notify) is not None
+    if is_public:
+        variables[NOTIFY_VARIABLE] = json.dumps(job.notify)
+    runtime_env = {**job.runtime_env, "env_vars": variables}
     with tempfile.TemporaryDirectory(prefix="tirazh-submit-") as directory:
-        write_working_dir(spec, Path(directory))
+        if in_image(job.runtime_env):  # Ray sends no working directory to a container
+            if job.notify is not None and not is_public:
+                raise RequestError(
+                    "notify: a job in an image stands in Ray's description of the job, which must hold no address: set "
+                    "a variable in the image, and give url: env:NAME"
+                )
+            settings = json.dumps(job_text(job.spec), ensure_ascii=False)
+            variables |= {JOB_VARIABLE: settings, NEEDS_VARIABLE: needs_text(job.spec)}
+        else:
+            write_working_dir(job.spec, Path(directory))
+            if job.notify is not None and not is_public:
+                (Path(directory) / NOTIFY_FILE).write_text(json.dumps(job.notify), encoding="utf-8")
+            runtime_env["working_dir"] = directory
         return _send(
             client,
-            # `python -m tirazh` starts in the working directory, so it runs the package sent along
-            # and not one that may be installed on the cluster.
-            entrypoint="python -m tirazh run job.yaml --address auto",
+            # `python -m` starts in the working directory, so it runs the package sent along and not one that may be
+            # installed on the cluster.
+            entrypoint=f"{job.runtime_env.get('py_executable', 'python')} -m tirazh.jobs.cluster.start {job_id}",
             submission_id=job_id,
-            runtime_env={
-                "working_dir": directory,
-                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_WAIT_S, "PYTHONUNBUFFERED": "1"},
-            },
+            runtime_env=runtime_env,
             # `tirazh resume` reads the settings from here: the working directory may be deleted.
-            metadata={JOB_KEY: json.dumps(job_text(spec), ensure_ascii=False)},
+            metadata={JOB_KEY: json.dumps(job_text(job.spec), ensure_ascii=False)},
         )
 
 
 def _send(client: JobSubmissionClient, **job: Any) -> str | None:
     """Submit, and retry while a head node that has just started has no job agent yet."""
+    import requests
+
     until = time.monotonic() + _AGENT_TIMEOUT_S
     while True:
         try:
             return str(client.submit_job(**job))
+        except (ConnectionError, requests.exceptions.RequestException) as error:
+            raise NoAnswerError(f"no Ray job server answers: {_reason(error, job)}") from None
+        except ValueError as error:  # Ray's check of runtime_env
+            raise RequestError(f"Ray does not accept this runtime_env: {_reason(error, job)}") from None
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             # Ray adds an id only if it is new, so of two submitters at once exactly one gets this answer.
             if "already exists" in reason:
                 return None
             if "No available agent" not in reason or time.monotonic() > until:
-                raise JobError(f"the cluster did not accept the job: {redact(reason)[:300]}") from None
+                raise JobError(f"the cluster did not accept the job: {_reason(error, job)}") from None
             time.sleep(1.0)
+
+
+def _reason(error: Exception, job: dict[str, Any]) -> str:
+    """Return the last line of an error, without the values of the user's variables."""
+    text = last_line(error)
+    for value in job["runtime_env"]["env_vars"].values():
+        text = text.replace(value, "***") if len(value) >= 4 else text
+    return text[:300]
 
 
 def _other_settings(client: JobSubmissionClient, job_id: str, spec: JobSpec | StepsSpec) -> tuple[str, ...]:
@@ -194,5 +247,46 @@ def _other_settings(client: JobSubmissionClient, job_id: str, spec: JobSpec | St
     return tuple(sorted(name for name in wanted.keys() | submitted.keys() if wanted.get(name) != submitted.get(name)))
 
 
-def _absolute(path: str) -> str:
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+def _remember(client: JobSubmissionClient, job_id: str, job: SubmittedJob) -> None:
+    record = JobRecord(
+        id=job_id,
+        address=show_uri(client.get_address()),
+        job=job_text(job.spec),
+        runtime_env=without_values(job.runtime_env),
+        job_file=job.job_file,
+    )
+    keep_record(record)
+
+
+def _job_of_record(record: JobRecord) -> SubmittedJob:
+    """Return the job of a record, with what is secret from the job file. Raises RequestError if that is gone."""
+    runtime_env, notify = dict(record.runtime_env), None
+    names, values = runtime_env.get("env_vars", {}), {}
+    try:
+        file = read_job_file(record.job_file or "")
+        values, notify = read_runtime_env(file.runtime_env).get("env_vars", {}), file.notify
+    except RequestError:
+        pass
+    if missing := sorted(names.keys() - values.keys()):
+        raise RequestError(
+            f"the cluster has forgotten {record.id}, and the values of env_vars are kept nowhere else "
+            f"({', '.join(missing)}): submit the job file again; finished parts are kept"
+        )
+    if names:
+        runtime_env["env_vars"] = {name: values[name] for name in names}
+    return SubmittedJob(spec=_spec(record.job), runtime_env=runtime_env, notify=notify, job_file=record.job_file)
+
+
+def _users(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user gave of a job's runtime_env, as the server returns it."""
+    ours = ("working_dir", "_ray_commit", "_ray_release", "_inject_current_ray")
+    users = {name: value for name, value in runtime_env.items() if name not in ours}
+    not_theirs = (_STOP_VARIABLE, "PYTHONUNBUFFERED", JOB_VARIABLE, NEEDS_VARIABLE, NOTIFY_VARIABLE)
+    variables = {name: value for name, value in users.pop("env_vars", {}).items() if name not in not_theirs}
+    return users | ({"env_vars": variables} if variables else {})
+
+
+def _spec(settings: Mapping[str, Any]) -> JobSpec | StepsSpec:
+    values = dict(settings)
+    kind = values.pop("kind")
+    return build_steps_spec(values) if kind == STEPS else build_spec(kind, values)

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tirazh.errors import RequestError
+from tirazh.jobs.job_files.relative_paths import from_folder
 from tirazh.jobs.job_files.steps_file import STEPS, build_steps_spec
+from tirazh.jobs.job_files.variables import Variables, make_variables, map_texts, names_in
 from tirazh.jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
 from tirazh.jobs.yaml_values.yaml_text import load_yaml, read_text
-from tirazh.pipeline.crossing.declaration import parse_file
-from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec
+from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec, flag_name
 
 # Sections of a job file that are not settings of the job.
-AROUND = ("notify", "runtime_env")
+AROUND = ("notify", "runtime_env", "track")
+VARS = "vars"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFile:
     """The content of a job file, not yet checked against its kind.
 
-    `lines` maps each key to its line, from 1. `notify` and `runtime_env` are those sections as they were written:
-    they say what happens around a run, so they are no settings of the job.
+    `lines` maps each key to its line, from 1. `notify`, `runtime_env` and `track` are those sections as they were
+    written: they say what happens around a run, so they are no settings of the job. In `values` the variables are
+    replaced and relative paths are absolute. `variables` are those of the file and of `--set`, for flags that use them,
+    and `used` the names of those that the file uses or declares.
     """
 
     path: str
@@ -33,26 +37,42 @@ class JobFile:
     lines: dict[str, int] = field(default_factory=dict)
     notify: Any = None
     runtime_env: Any = None
+    track: Any = None
+    variables: Variables = field(default_factory=lambda: make_variables(None))
+    used: frozenset[str] = frozenset()
 
     def place(self, name: str) -> str:
         """Return `"job.yaml line 3: "` for a key of the file, and an empty string for any other setting."""
         return f"{self.path} line {self.lines[name]}: " if name in self.lines else ""
 
 
-def read_job_file(path: str | os.PathLike[str]) -> JobFile:
-    """Read a job file.
+def read_job_file(
+    path: str | os.PathLike[str], given: Sequence[str] = (), *, overridden: Collection[str] = ()
+) -> JobFile:
+    """Read a job file. `given` are values of `--set`; settings in `overridden` are left out, since flags give them.
 
-    Raises RequestError when it is missing, not YAML, not a mapping or of an unknown kind.
+    Raises RequestError when it is missing, not YAML, not a mapping or of an unknown kind, and for an unknown variable.
     """
     name = os.fspath(path)
     content, lines = load_yaml(read_text(Path(path), what="job file"), name=name)
     if not isinstance(content, Mapping):
         raise RequestError(f"{name} must be a mapping of settings (input: ..., output: ...)")
-    return job_of(content, path=name, lines=lines)
+    kept = {key: value for key, value in content.items() if key not in overridden}
+    return job_of(kept, path=name, lines=lines, folder=Path(path).absolute().parent, given=given)
 
 
-def job_of(content: Mapping[Any, Any], *, path: str = "the job", lines: Mapping[str, int] | None = None) -> JobFile:
-    """Return the job of a mapping with the keys of a job file. Raises RequestError for an unknown kind."""
+def job_of(
+    content: Mapping[Any, Any],
+    *,
+    path: str = "the job",
+    lines: Mapping[str, int] | None = None,
+    folder: Path | None = None,
+    given: Sequence[str] = (),
+) -> JobFile:
+    """Return the job of a mapping with the keys of a job file. Raises RequestError for an unknown kind.
+
+    `folder` is the directory that relative paths start from, None for the working directory.
+    """
     lines = dict(lines or {})
     values = {str(key): value for key, value in content.items()}
     kind = values.pop("kind", None)
@@ -62,12 +82,39 @@ def job_of(content: Mapping[Any, Any], *, path: str = "the job", lines: Mapping[
         place = f"{path} line {lines['kind']}" if lines else path
         raise RequestError(f"{place}: kind {not_a_choice(kind, (*KINDS, STEPS))}")
     around = {name: values.pop(name, None) for name in AROUND}
-    return JobFile(path=path, kind=kind, values=_with_files_beside(values, Path(path)), lines=lines, **around)
+    section = values.pop(VARS, None)
+    used = set(section) if isinstance(section, Mapping) else set()
+    job = JobFile(path=path, kind=kind, values=values, lines=lines, **around)
+    variables = make_variables(section, given, place=job.place(VARS))
+
+    def resolved(name: str, value: Any, place: str) -> Any:
+        return _resolved(name, value, variables, used, folder, place)
+
+    values = _each_setting(values, resolved, job.place)
+    return replace(job, values=values, variables=variables, used=frozenset(used))
 
 
-def spec_from_file(path: str | os.PathLike[str]) -> JobSpec | StepsSpec:
-    """Build the spec of a job file over rows: of any kind but finetune. Raises RequestError."""
-    return spec_of(read_job_file(path))
+def spec_from_file(path: str | os.PathLike[str], given: Sequence[str] = ()) -> JobSpec | StepsSpec:
+    """Build the spec of a job file over rows: of any kind but finetune. `given` are values of `--set`.
+
+    Raises RequestError.
+    """
+    job = read_job_file(path, given)
+    job.variables.refuse_unused(job.used)
+    return spec_of(job)
+
+
+def resolve_flags(values: Mapping[str, Any], variables: Variables, used: Collection[str] = ()) -> dict[str, Any]:
+    """Replace the variables in the values of flags. `used` are the names that the job file uses.
+
+    Raises RequestError for an unknown variable, and for one of `--set` that neither of them uses.
+    """
+    names = set(used)
+    resolved = {
+        name: _resolved(name, value, variables, names, None, f"{flag_name(name)}: ") for name, value in values.items()
+    }
+    variables.refuse_unused(names)
+    return resolved
 
 
 def spec_of(job: JobFile, given: dict[str, Any] | None = None) -> JobSpec | StepsSpec:
@@ -86,33 +133,27 @@ def spec_of(job: JobFile, given: dict[str, Any] | None = None) -> JobSpec | Step
     return build_spec(job.kind, job.values | given, place=place)
 
 
-def _with_files_beside(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Find a labels file, and lists of `vary`, that exist beside the job file but not in the current directory."""
-    found = dict(values)
+def _each_setting(
+    values: Mapping[str, Any], change: Callable[[str, Any, str], Any], place: Callable[[str], str]
+) -> dict[str, Any]:
+    """Apply `change` to every setting, also to those of steps, with the place for messages."""
+    changed = {name: change(name, value, place(name)) for name, value in values.items() if name != STEPS}
     steps = values.get(STEPS)
-    if isinstance(steps, list):
-        found[STEPS] = [_with_files_beside(dict(step), path) if isinstance(step, Mapping) else step for step in steps]
-    for name in ("labels", "vary"):
-        if isinstance(values.get(name), str):
-            found[name] = _beside(values[name], path)
-    if isinstance(values.get("vary"), Mapping):
-        found["vary"] = {name: _list_beside(value, path) for name, value in values["vary"].items()}
-    return found
+    if isinstance(steps, list | tuple):
+        steps = [_each_setting(step, change, lambda name: place(STEPS)) if _is_step(step) else step for step in steps]
+    return changed | ({STEPS: steps} if STEPS in values else {})
 
 
-def _list_beside(value: Any, path: Path) -> Any:
-    """A value of `vary` with its file found: `FILE`, `FILE#COLUMN` or `{values: FILE, …}`."""
-    if isinstance(value, Mapping) and isinstance(value.get("values"), str):
-        return {**value, "values": _list_beside(value["values"], path)}
-    file = parse_file(value) if isinstance(value, str) else None
-    if file is None:
-        return value
-    column = value[len(file.uri) :]
-    return _beside(file.uri, path) + column
+def _is_step(step: Any) -> bool:
+    return isinstance(step, Mapping) and all(isinstance(name, str) for name in step)
 
 
-def _beside(name: str, path: Path) -> str:
-    # os.path.exists returns False for a comma-separated list that is too long for a file name;
-    # Path.exists raises.
-    beside = path.parent / name
-    return str(beside) if not os.path.exists(name) and os.path.isfile(beside) else name
+def _resolved(name: str, value: Any, variables: Variables, used: set[str], folder: Path | None, place: str) -> Any:
+    """A setting with its variables replaced and its relative paths taken from `folder`; adds the names to `used`."""
+
+    def replaced(text: str) -> str:
+        used.update(names_in(text))
+        return variables.replace(text, place=f"{place}{name}: " if folder is not None else place)
+
+    value = map_texts(name, value, replaced)
+    return value if folder is None else from_folder(name, value, folder, place=place)

@@ -5,31 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tirazh.pipeline.evaluation.figure_names import FIGURES, GOLD_COUNTS
+
 MOST_LABELS = 40
 # More columns do not fit on a screen; then the most frequent confusions are listed.
 MOST_COLUMNS = 12
 MOST_CONFUSIONS = 10
 ABSTAINED = "(abstained)"
-# Figures that are shares of rows or of one, and how they are named.
-FIGURES = (
-    ("accuracy", "accuracy"),
-    ("coverage", "coverage"),
-    ("accuracy_abstained_wrong", "accuracy, abstained wrong"),
-    ("first_level_accuracy", "accuracy of the first level"),
-    ("macro_f1", "macro-F1"),
-    ("ece", "ECE"),
-    ("adaptive_ece", "ECE, bins of equal size"),
-    ("brier", "Brier score"),
-    ("log_loss", "log-loss"),
-    ("coverage_at_5_percent", "coverage at 5 % error"),
-    ("coverage_at_1_percent", "coverage at 1 % error"),
-)
-_COUNTS = (
-    ("errors", "have an error"),
-    ("without_gold", "have no gold label"),
-    ("unknown_gold", "have a gold label that the job does not have"),
-    ("repeated_row_keys", "have the key of an earlier row"),
-)
 
 
 def evaluation_text(found: Mapping[str, Any]) -> str:
@@ -55,7 +37,7 @@ def _rows_text(found: Mapping[str, Any]) -> str:
     where = f"column {gold['column']}" if "column" in gold else f"{gold['file']}, by {gold['key']}"
     of = f", question {found['question']}" if found["question"] is not None else ""
     lines = [f"{found['rows']:,} of {counts['rows']:,} rows evaluated{of} (gold labels: {where})"]
-    for name, what in _COUNTS:
+    for name, what in GOLD_COUNTS:
         if counts[name]:
             more = f": {', '.join(counts['unknown_labels'])}" if name == "unknown_gold" else ""
             lines.append(f"  {counts[name]:,} rows {what}{more}")
@@ -68,13 +50,12 @@ def _rows_text(found: Mapping[str, Any]) -> str:
 
 def _figures_text(found: Mapping[str, Any]) -> str:
     rows = [("", "value", "95 % interval")]
-    for name, shown in FIGURES:
+    for name, (_, shown) in FIGURES.items():
         if found[name] is not None:
             low_high = found["intervals"].get(name)
             interval = f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high is not None else ""
             rows.append((shown, f"{found[name]:.4f}", interval))
-    names = dict(FIGURES)
-    missing = [f"no {names[name]}: {why}" for name, why in found["missing"].items()]
+    missing = [f"no {FIGURES[name][1]}: {why}" for name, why in found["missing"].items()]
     return "\n".join([table_text(rows), *missing])
 
 

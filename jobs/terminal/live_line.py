@@ -24,12 +24,16 @@ _PLAIN_TERMINALS = ("", "dumb", "unknown")
 
 @dataclass(frozen=True, kw_only=True)
 class LineState:
-    """What the line shows: done and total units (None: unknown), the time, and facts, the most important first."""
+    """What the line shows: done and total units (None: unknown), the time, and facts, the most important first.
+
+    `waiting_for` is what a start waits for, empty otherwise.
+    """
 
     done: int
     total: int | None
     time: str
     facts: tuple[str, ...] = ()
+    waiting_for: str = ""
 
 
 class LiveLine:
@@ -89,17 +93,31 @@ def is_plain_terminal(stream: TextIO) -> bool:
 
 def fit(state: LineState, width: int) -> tuple[int, str]:
     """Return the width of the bar (0: none) and the text after it, which together have at most `width` characters."""
-    share = f"{state.done / state.total:.0%}" if state.total else ""
+    share = share_text(state.done, state.total)
     count = f"{state.done:,}/{state.total:,} {share}" if state.total else f"{state.done:,}"
+    time = f"{state.time}, {waiting_text(state.waiting_for)}" if state.waiting_for else state.time
     for kept in range(len(state.facts), -1, -1):
-        text = _SEPARATOR.join((count, state.time, *state.facts[:kept]))
+        text = _SEPARATOR.join((count, time, *state.facts[:kept]))
         if len(text) <= width:
             left = width - len(text)
             return (min(left, _WIDEST) if left >= _NARROWEST and state.total else 0), text
-    for text in (_SEPARATOR.join((share or count, state.time)), share or count):
+    short = [time, f"{state.time}, {state.waiting_for}"] if state.waiting_for else []
+    for text in (*(_SEPARATOR.join((share or count, each)) for each in (*short, state.time)), share or count):
         if len(text) <= width:
             return 0, text
     return 0, (share or count)[: max(0, width)]
+
+
+def share_text(done: int, total: int | None) -> str:
+    """The share in whole per cent, 100 % only where all is done; empty for an unknown total."""
+    if not total:
+        return ""
+    return f"{min(round(100 * done / total), 100 if done >= total else 99)}%"
+
+
+def waiting_text(waiting_for: str) -> str:
+    """What a start waits for, as a phrase: `loading the model`, `waiting for Ray`."""
+    return waiting_for if waiting_for.split()[0].endswith("ing") else f"waiting for {waiting_for}"
 
 
 def _as_text(rendered: object) -> Text:

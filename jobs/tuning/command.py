@@ -18,7 +18,8 @@ from tirazh.pipeline.tuning.settings import TuneSettings
 
 def run_tuning(options: argparse.Namespace) -> int:
     """Run `tirazh tune`. Progress is printed to stderr, the table and the figures to stdout."""
-    job = read_job_file(options.job)
+    job = read_job_file(options.job, options.variables)
+    job.variables.refuse_unused(job.used)
     names = ("gold", "gold_label", "out", "token_budget", "metric", "rows", "seed", "search", "overwrite")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     with (

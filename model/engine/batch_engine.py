@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -75,6 +76,9 @@ class _Totals:
     completion_tokens: int = 0
     finished: int = 0
     steps: int = 0
+    prefill_steps: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
 
 
 class BatchEngine:
@@ -88,13 +92,15 @@ class BatchEngine:
         execute: Callable[[Step], Tensor | SlicedLogits] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
         constrained: ConstrainedDecoding | None = None,
+        cache_bytes: Callable[[int], int] | None = None,
     ) -> None:
         """The runner must already hold the first job's shared prefix. `execute` runs a step on every rank
         of a replica and returns rank 0's logits (default: on `runner` alone). `decode` turns token
-        ids into text; only stop strings need it. Requests with a constraint need `constrained`."""
+        ids into text; only stop strings need it. Requests with a constraint need `constrained`. `cache_bytes` gives
+        the memory of a sequence's keys and values by its length in tokens; only `counters` need it."""
         self.runner, self.scheduler = runner, scheduler
         self._execute = execute or runner.execute
-        self._decode, self._constrained = decode, constrained
+        self._decode, self._constrained, self._cache_bytes = decode, constrained, cache_bytes
         self._ids = itertools.count()
         self._pending: deque[PendingStep] = deque()  # launched, not collected yet; the oldest first
         self._results: list[tuple[int, Result]] = []
@@ -107,8 +113,15 @@ class BatchEngine:
 
     @property
     def counters(self) -> EngineCounters:
-        """Totals since the engine was made."""
-        return EngineCounters(**asdict(self._totals))
+        """Totals since the engine was made, and what it holds now. May be called from any thread."""
+        held = [sequence for sequence in tuple(self.scheduler.slots) if sequence is not None]
+        size = self._cache_bytes
+        return EngineCounters(
+            **asdict(self._totals),
+            slots=len(self.scheduler.slots),
+            busy_slots=len(held),
+            cache_bytes=0 if size is None else sum(size(each.num_cached + each.num_new) for each in held),
+        )
 
     def add_job(self, job: EngineJob) -> int:
         """Return the index by which requests name a job; an equal job keeps the index that it has.
@@ -146,6 +159,7 @@ class BatchEngine:
 
     def step(self) -> list[tuple[int, Result]]:
         """Run one forward pass; return what has finished, as (id, result)."""
+        begin = time.perf_counter()
         self._totals.prompt_tokens += self.scheduler.admit()
         if self._constrained is not None:
             self._start_grammars(self._constrained)
@@ -157,7 +171,16 @@ class BatchEngine:
         # Overlap scheduling: the step just launched may still run while the caller prepares the next.
         self._collect(num_left=1 if scheduled is not None and self.runner.overlaps_steps else 0)
         finished, self._results = self._results, []
+        if scheduled is not None:
+            self._count_time(scheduled.step, time.perf_counter() - begin)
         return finished
+
+    def _count_time(self, step: Step, seconds: float) -> None:
+        if step.phase == "prefill":
+            self._totals.prefill_steps += 1
+            self._totals.prefill_s += seconds
+        else:
+            self._totals.decode_s += seconds
 
     # Launching
 

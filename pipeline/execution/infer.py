@@ -99,6 +99,7 @@ class InferStep:
         self._corrections: asyncio.Future[Corrections] | None = None
         self._next_push = 0.0
         self._replica: Replica | None = None
+        self._waiting_for = ""
         self._refusal: RequestError | None = None
         self._is_ending = threading.Event()
         self._register()
@@ -122,7 +123,7 @@ class InferStep:
 
         def send_heartbeats() -> None:
             while not self._is_ending.wait(_HEARTBEAT_INTERVAL_S):
-                self._metrics.heartbeat(self._owner, actor, self._name if self._replica else None)
+                self._metrics.heartbeat(self._owner, actor, self._name if self._replica else None, self._waiting_for)
 
         threading.Thread(target=send_heartbeats, name="owner-heartbeat", daemon=True).start()
 
@@ -135,8 +136,9 @@ class InferStep:
 
         while True:
             try:
-                replica = Replica(self._config.replica)
+                replica = Replica(self._config.replica, on_phase=self._report_phase)
             except ReplicaError as error:
+                self._waiting_for = ""
                 if not self._metrics.start_failed(error):
                     raise
                 logger.warning("an additional replica could not be started yet: %s", error)
@@ -145,6 +147,10 @@ class InferStep:
             versions = {name: text for ready in replica.ready for name, text in ready.versions.items()}
             self._metrics.replica_started(self._owner, self._name, versions)
             return replica
+
+    def _report_phase(self, phase: str) -> None:
+        """The next heartbeat reports it."""
+        self._waiting_for = phase
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         if self._refusal is not None:
@@ -162,7 +168,8 @@ class InferStep:
             return await self._run(part, table)
 
     async def _run(self, part: int, table: pa.Table) -> pa.Table:
-        await self._metrics.part_started(self._owner, part)
+        while not await self._metrics.part_started(self._owner, part):
+            await asyncio.sleep(_HEARTBEAT_INTERVAL_S)  # the run is stopping: no more parts start
         try:
             return await self._infer(table)
         except ReplicaError as error:

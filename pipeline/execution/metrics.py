@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray.actor import ActorHandle
 
@@ -26,9 +26,12 @@ _MAX_GAP_S = 10.0
 class ProgressEvent:
     """The progress of a job.
 
-    `rows_done` includes `rows_resumed`, the rows of earlier runs. Tokens and errors are those of
-    this run. `elapsed_s` counts from its start. `step` says which step of a job of several steps it is, such as
-    "step 2 of 4: body".
+    `rows_done` includes `rows_resumed`, the rows of earlier runs, and rows whose part is not written yet; `rows_safe`
+    are those in written parts. Tokens and errors are those of this run. `elapsed_s` counts from its start. `step` says
+    which step of a job of several steps it is, such as "step 2 of 4: body". `waiting_for` is what the start waits for,
+    empty while rows are answered. `recent_tokens_per_s` and `recent_eta_s` follow from the last minutes
+    (`recent_speed.py`); None while too little is known. `wall_s` counts from the start of the command, Ray's start
+    included; None where it is not known.
     """
 
     rows_done: int
@@ -42,6 +45,13 @@ class ProgressEvent:
     replicas: int
     elapsed_s: float
     step: str = ""
+    rows_safe: int = 0
+    replicas_wanted: int = 0
+    waiting_for: str = ""
+    recent_tokens_per_s: float | None = None
+    recent_eta_s: float | None = None
+    wall_s: float | None = None
+    replica_deaths: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -51,7 +61,9 @@ class ProgressEvent:
 
     @property
     def eta_s(self) -> float | None:
-        """Estimated seconds until the end at this run's speed; None before any row is done."""
+        """Estimated seconds until the end, at the recent speed or this run's mean; None before any row is done."""
+        if self.recent_eta_s is not None:
+            return self.recent_eta_s
         done = self.rows_done - self.rows_resumed
         return (self.rows_total - self.rows_done) * self.elapsed_s / done if done > 0 else None
 
@@ -65,6 +77,9 @@ class MetricsSnapshot:
     completion_tokens: int = 0
     replicas: int = 0
     deaths: int = 0
+    waiting_for: str = ""
+    parts_in_flight: int = 0
+    engines: EngineCounters = field(default_factory=EngineCounters)
 
     def not_below(self, earlier: MetricsSnapshot) -> MetricsSnapshot:
         """This snapshot, with no total below that of an `earlier` one: the actor forgets what it knew
@@ -75,6 +90,9 @@ class MetricsSnapshot:
             completion_tokens=max(self.completion_tokens, earlier.completion_tokens),
             replicas=self.replicas,
             deaths=max(self.deaths, earlier.deaths),
+            waiting_for=self.waiting_for,
+            parts_in_flight=self.parts_in_flight,
+            engines=self.engines.not_below(earlier.engines),
         )
 
 
@@ -88,6 +106,7 @@ class Metrics:
     def __init__(self) -> None:
         self._counters: dict[str, EngineCounters] = {}
         self._serving: dict[str, str] = {}
+        self._starting: dict[str, str] = {}
         self._in_flight: dict[str, set[int]] = {}
         self._last_heartbeats: dict[str, tuple[float, ActorHandle]] = {}
         self._longest_silence_s = 0.0  # between two heartbeats of an owner that was alive
@@ -97,6 +116,7 @@ class Metrics:
         self._num_deaths = 0
         self._errors: list[TirazhError] = []
         self._versions: dict[str, str] = {}
+        self._is_draining = False
 
     def register(self, owner: str) -> None:
         """Register an owner that starts.
@@ -114,14 +134,18 @@ class Metrics:
         self._serving[owner] = replica
         self._versions.update(versions)
 
-    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None) -> None:
-        """Record that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving."""
+    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None, waiting_for: str = "") -> None:
+        """Record that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving. Before that,
+        `waiting_for` is what its start waits for."""
         now = time.monotonic()
         if owner in self._last_heartbeats:
             self._longest_silence_s = max(self._longest_silence_s, now - self._last_heartbeats[owner][0])
         self._last_heartbeats[owner] = (now, actor)
+        self._starting.pop(owner, None)
         if replica is not None:
             self._serving[owner] = replica
+        elif waiting_for:
+            self._starting[owner] = waiting_for
 
     def take_silent_owners(self, timeout_s: float, ceiling_s: float = 0.0) -> list[ActorHandle]:
         """Return the owners without a heartbeat for `timeout_s`, or up to `ceiling_s` where heartbeats
@@ -144,9 +168,16 @@ class Metrics:
         """Record a replica's totals so far."""
         self._counters[replica] = counters
 
-    def part_started(self, owner: str, part: int) -> None:
-        """Record that an owner works on a part."""
-        self._in_flight.setdefault(owner, set()).add(part)
+    def part_started(self, owner: str, part: int) -> bool:
+        """Record that an owner works on a part. Returns False if it must not start it, since the run is stopping."""
+        if not self._is_draining:
+            self._in_flight.setdefault(owner, set()).add(part)
+        return not self._is_draining
+
+    def drain(self) -> int:
+        """Let no more parts start. Returns the number of parts that owners work on."""
+        self._is_draining = True
+        return sum(map(len, self._in_flight.values()))
 
     def part_finished(self, owner: str, part: int) -> None:
         """Record that an owner has the results of a part."""
@@ -156,6 +187,7 @@ class Metrics:
         """Record the death of a replica, and count it against all parts that its owner was working on."""
         parts = self._in_flight.pop(owner, set())
         self._serving.pop(owner, None)
+        self._starting.pop(owner, None)
         self._num_deaths += 1
         # Which of the parts killed the replica is not known, so all of them are suspected.
         self._deaths.update(parts)
@@ -194,4 +226,15 @@ class Metrics:
             completion_tokens=sum(each.completion_tokens for each in counters),
             replicas=len(self._serving),
             deaths=self._num_deaths,
+            # Dicts keep their order: of several replicas the one that has reported last.
+            waiting_for=next(reversed(self._starting.values()), ""),
+            parts_in_flight=len(set().union(*self._in_flight.values())),
+            engines=self._engines(),
         )
+
+    def _engines(self) -> EngineCounters:
+        """The sum over the engines; those of dead replicas hold nothing any more."""
+        serving, total = set(self._serving.values()), EngineCounters()
+        for replica, counters in self._counters.items():
+            total = total.plus(counters, totals_only=replica not in serving)
+        return total

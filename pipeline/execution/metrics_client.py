@@ -53,9 +53,10 @@ class MetricsClient:
         """Register an owner that starts. Waits until the actor has received it."""
         _wait(self.actor.register, owner, default=None, timeout_s=_OWNER_TIMEOUT_S)
 
-    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None) -> None:
-        """Report that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving."""
-        self.actor.heartbeat.remote(owner, actor, replica)
+    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None, waiting_for: str = "") -> None:
+        """Report that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving. Before that,
+        `waiting_for` is what its start waits for."""
+        self.actor.heartbeat.remote(owner, actor, replica, waiting_for)
 
     def replica_started(self, owner: str, replica: str, versions: dict[str, str]) -> None:
         """Report a replica that serves, and the `versions` of the libraries it runs on."""
@@ -76,9 +77,13 @@ class MetricsClient:
         """Report a replica's totals so far."""
         self.actor.set_counters.remote(replica, counters)
 
-    async def part_started(self, owner: str, part: int) -> None:
-        """Report that an owner works on a part. Waits until the actor has received it."""
-        await _wait_async(self.actor.part_started, owner, part, default=None)
+    async def part_started(self, owner: str, part: int) -> bool:
+        """Report that an owner works on a part. Waits, and returns False if it must not start it."""
+        return await _wait_async(self.actor.part_started, owner, part, default=True)
+
+    def drain(self) -> int | None:
+        """Let no more parts start. Returns the number of parts that are in work."""
+        return _wait(self.actor.drain, default=None)
 
     def part_finished(self, owner: str, part: int) -> None:
         """Report that an owner has the results of a part."""

@@ -37,7 +37,7 @@ def skipped_sentence(plan: Plan, parts: Sequence[int], reasons: Mapping[int, str
     named = [
         f"{part.name} (rows {part.start}–{part.stop - 1} of {show_uri(part.file.uri)}; the last time: "
         f"{reasons.get(part.index, 'unknown reason')})"
-        for part in (plan.parts[index] for index in sorted(parts))
+        for part in (plan.part_of_index[index] for index in sorted(parts))
     ]
     for text in named:
         logger.error("skipped after the death of %d replicas: %s", MAX_DEATHS_OF_A_PART, text)

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from tirazh.actors.cores import usable_cores
 from tirazh.errors import RequestError
-from tirazh.pipeline.execution.cluster_address import check_answers, is_cluster, locate
+from tirazh.pipeline.execution.cluster.address import check_answers, is_cluster, locate
 from tirazh.pipeline.execution.local_ray import start_local
 from tirazh.pipeline.execution.worker_imports import job_config
 from tirazh.pipeline.spec import JobSpec, parse_replicas

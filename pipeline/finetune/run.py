@@ -26,7 +26,7 @@ from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoint
 from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig
 from tirazh.model.training.export import export_model
 from tirazh.model.training.log import read_log
-from tirazh.pipeline.execution.cluster_address import is_cluster
+from tirazh.pipeline.execution.cluster.address import is_cluster
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
 from tirazh.pipeline.finetune.identity import training_id

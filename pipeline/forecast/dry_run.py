@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from tirazh.errors import OutputError
+from tirazh.pipeline.output.generations.adding import Adding, check_adding
+from tirazh.pipeline.output.generations.steps import next_steps
 from tirazh.pipeline.output.leases.record import LeaseRecord, epochs, parse, read_epoch, wall_age
 from tirazh.pipeline.output.ledger import finished_manifest, receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
@@ -25,16 +27,19 @@ def dry_run(spec: JobSpec, plan: Plan) -> dict[str, Any]:
     """Return what the run would find and do; `plan` is one that `plan_job` returned.
 
     `output_state` is "new", "unfinished", "complete" or "another job" (to be replaced), `would` a sentence,
-    `finished_parts` the parts that are kept, `held_by` the run that holds the output now, and `notes`
+    `finished_parts` the parts that are kept, `rows_to_make` the rows of the output that it would make (None where
+    that is not known yet), `held_by` the run that holds the output now, and `notes`
     sentences about settings and the input. Raises OutputError where the run would.
     """
+    check_adding(spec)
     output = OutputFiles(plan.job.storage, plan.job.output)
     facts: dict[str, Any] = {"output": spec.output, "held_by": _holder(output)}
     notes = [*plan.passed_over, *plan.unified, *unused_settings(spec, plan)]
     if pending_plan(output) is not None:
-        would = "complete the replacement of another job's output, which an earlier run with --overwrite started"
-        return facts | {"output_state": "unfinished", "would": would, "finished_parts": None, "notes": notes}
-    target = choose_target(output, plan, overwrite=spec.overwrite)
+        would = "complete the change of the output that an earlier run started"
+        unknown = {"finished_parts": None, "rows_to_make": None}
+        return facts | {"output_state": "unfinished", "would": would, **unknown, "notes": notes}
+    target = choose_target(output, plan, overwrite=spec.overwrite, adding=Adding.of(spec))
     found, more = _describe(target, output, spec, plan)
     return facts | found | {"notes": [*notes, *more]}
 
@@ -44,13 +49,24 @@ def _describe(target: Target, output: OutputFiles, spec: JobSpec, plan: Plan) ->
     if not target.is_stored:
         would = _replacement(output) if target.is_staged else "start a new output"
         name = "another job" if target.is_staged else "new"
-        return {"output_state": name, "would": would, "finished_parts": 0}, notices(target, None, plan, spec)
+        found = {"output_state": name, "would": would, "finished_parts": 0, "rows_to_make": plan.output_rows}
+        return found, notices(target, None, plan, spec)
     total = len(target.plan.parts)
     settings = receipt_settings(spec)
     if not target.is_staged and finished_manifest(target.plan, target.output, settings) is not None:
-        found = {"output_state": "complete", "would": "do nothing: the output is complete", "finished_parts": total}
-        return found, notices(target, None, plan, spec)
+        # Which rows are new is known only in a complete output.
+        step = next(next_steps(output, plan, spec), None)
+        would = "do nothing: the output is complete" if step is None else step.text
+        found = {"output_state": "complete", "would": would, "finished_parts": total}
+        found |= {"rows_to_make": 0 if step is None else step.rows}
+        return found, [*notices(target, None, plan, spec), *(step.target.lines if step is not None else ())]
     state = survey(target.plan, target.output, settings)
+    if spec.retry_failed and not target.is_staged and not state.remaining and state.errors:
+        step = next(next_steps(output, plan, spec), None)
+        if step is not None:
+            found = {"output_state": "unfinished", "would": step.text, "finished_parts": total}
+            found |= {"rows_to_make": step.rows}
+            return found, notices(target, state, plan, spec)
     finished = total - len(state.remaining)
     would = (
         f"resume: {finished:,} of {total:,} parts ({state.rows:,} of {target.plan.output_rows:,} rows) are finished"
@@ -60,7 +76,8 @@ def _describe(target: Target, output: OutputFiles, spec: JobSpec, plan: Plan) ->
     if target.is_staged:
         would = f"{would}; {_replacement(output)}"
     found = {"output_state": "another job" if target.is_staged else "unfinished", "would": would}
-    return found | {"finished_parts": finished}, notices(target, state, plan, spec)
+    found |= {"finished_parts": finished, "rows_to_make": target.plan.output_rows - state.rows}
+    return found, notices(target, state, plan, spec)
 
 
 def _replacement(output: OutputFiles) -> str:

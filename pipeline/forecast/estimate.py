@@ -15,7 +15,8 @@ from typing import Any
 
 from tirazh.actors.cores import usable_cores
 from tirazh.model.config import ModelConfig, expected_shapes
-from tirazh.pipeline.forecast.workload import LastRun, Workload
+from tirazh.pipeline.forecast.history import LastRun
+from tirazh.pipeline.forecast.workload import Workload
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import GenerateSpec, JobSpec, parse_replicas
 
@@ -30,6 +31,12 @@ STEP_S = {"cpu": (0.002, 0.05), "cuda": (0.001, 0.02)}
 START_S = (8.0, 60.0)
 # The same on an idle machine: Ray alone, and a replica of a small model.
 RAY_START_S, REPLICA_START_S = 6.0, 10.0
+# What a probe, which runs in this process, does not see of a replica's start: its process, imports, and the check of
+# its kernels. Measured with the embedded model on two idle cores.
+_PROCESS_START_S = 8.0
+# Memory beside weights and cache, as measured (docs/cluster.md): the libraries of a rank with the space for its
+# activations, Ray with its actors and idle workers, and the driver.
+RANK_BYTES, RAY_BYTES, DRIVER_BYTES = 420 << 20, 1_300 << 20, 200 << 20
 # A time that follows from a measured speed is right within this factor, up or down.
 _UNCERTAINTY = 1.7
 # A head's keys are laid out in whole vectors (`model/attention/kv_cache.py`).
@@ -57,6 +64,9 @@ def estimate(
 ) -> dict[str, Any]:
     """Estimate the bytes of one rank (weights and KV cache) and the seconds of the whole job, as [low, high].
 
+    `machine_memory_bytes` is what a job takes on one machine without GPUs, Ray and the driver included; with an
+    address, a machine with one replica and the driver.
+
     Memory is left out for a model that is not a ruGPT-3, whose shape is unknown, and time as well unless a speed was
     measured. `time_source` says what the time follows from.
     """
@@ -69,10 +79,14 @@ def estimate(
             "rank_weight_bytes": weight_bytes(plan, spec) // spec.tensor_parallel,
             "rank_cache_bytes": _cache_bytes(plan, spec, config, workload),
         }
+        if _device(spec) == "cpu":
+            rank = RANK_BYTES + facts["rank_weight_bytes"] + facts["rank_cache_bytes"]
+            ranks = (1 if spec.address else _replicas(plan, spec)) * spec.tensor_parallel
+            facts["machine_memory_bytes"] = RAY_BYTES + DRIVER_BYTES + ranks * rank
     if speed is not None:
         return facts | _measured(_by_speed(plan, spec, workload, speed), "the speed measured on this machine")
     if last_run is not None:
-        return facts | _measured(_by_last_run(workload, last_run), "the speed of the last run of this output")
+        return facts | _measured(_by_last_run(workload, last_run), f"the speed of {last_run.source}")
     if config is not None:
         seconds = _by_size(plan, spec, count_parameters(config), workload)
         facts |= {"time_s": seconds, "time_source": "the size of the model, not a measured speed"}
@@ -123,6 +137,16 @@ def _cache_bytes(plan: Plan, spec: JobSpec, config: ModelConfig, workload: Workl
     return used // spec.tensor_parallel
 
 
+def _replicas(plan: Plan, spec: JobSpec) -> int:
+    """The most replicas that the job may have."""
+    return max(1, min(parse_replicas(spec.replicas)[1], len(plan.parts)))
+
+
+def cost(plan: Plan, spec: JobSpec, time_s: list[float], price_per_hour: float) -> list[float]:
+    """The price of the whole job as [low, high]: every replica is paid from the beginning to the end."""
+    return [round(seconds / 3600 * price_per_hour * _replicas(plan, spec), 4) for seconds in time_s]
+
+
 def _item_bytes(plan: Plan, spec: JobSpec) -> int:
     return ITEM_BYTES.get(plan.dtype, 2 if spec.device == "cuda" else 4)
 
@@ -138,19 +162,20 @@ def _measured(seconds: float, source: str) -> dict[str, Any]:
 def _by_speed(plan: Plan, spec: JobSpec, workload: Workload, speed: MeasuredSpeed) -> float:
     work = workload.own_tokens * speed.prompt_token_s + workload.completion_tokens * speed.new_token_s
     # Replicas on this machine share the cores that the speed was measured with.
-    shares = min(parse_replicas(spec.replicas)[1], len(plan.parts)) if spec.address or _device(spec) == "cuda" else 1
-    return RAY_START_S + speed.start_s + work / shares
+    shares = _replicas(plan, spec) if spec.address or _device(spec) == "cuda" else 1
+    return RAY_START_S + _PROCESS_START_S + speed.start_s + work / shares
 
 
 def _by_last_run(workload: Workload, run: LastRun) -> float:
     # The last run's seconds hold the start of its replicas, which does not grow with the rows.
-    start = min(REPLICA_START_S, run.seconds / 2)
-    return RAY_START_S + start + workload.tokens / (run.tokens_per_s * run.seconds) * (run.seconds - start)
+    start = run.start_s if run.start_s is not None else min(REPLICA_START_S, run.seconds / 2)
+    before = run.before_s if run.before_s is not None else RAY_START_S
+    return before + start + workload.tokens / run.work_tokens_per_s
 
 
 def _by_size(plan: Plan, spec: JobSpec, parameters: int, workload: Workload) -> list[float]:
     device = _device(spec)
-    replicas = min(parse_replicas(spec.replicas)[1], len(plan.parts))
+    replicas = _replicas(plan, spec)
     ranks = replicas * spec.tensor_parallel
     units = ranks if device == "cuda" or spec.address else usable_cores()
     slow, fast = GPU_SPEED if device == "cuda" else CPU_CORE_SPEED

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tirazh.pipeline.forecast.token_sample import TokenSample
-from tirazh.pipeline.output.ledger import read_manifest
-from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, JobSpec
-
-# Settings that change which rows a job has, or how it runs, but not what a row is like.
-_OTHER_ROWS = ("input", "output", "limit", "seed", "vary", "rows", "per_cell", "overwrite")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LastRun:
-    """A finished run of the same output whose rows were of the same kind (`find_last_run`).
-
-    `completion_tokens` are those of a sequence on average, None for a job without completions. `tokens_per_s` and
-    `seconds` are those of its replicas, without the start of Ray.
-    """
-
-    completion_tokens: float | None
-    tokens_per_s: float
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +29,19 @@ class Workload:
     def tokens(self) -> int:
         """Prompt and completion tokens, as the counters of the replicas count them."""
         return self.prompt_tokens + self.completion_tokens
+
+    def part(self, share: float) -> Workload:
+        """The workload of a share of the rows."""
+        counts = (self.sequences, self.prompt_tokens, self.own_tokens, self.completion_tokens)
+        sequences, prompts, own, completions = (round(count * share) for count in counts)
+        return Workload(
+            sequences=sequences,
+            prompt_tokens=prompts,
+            own_tokens=own,
+            completion_tokens=completions,
+            longest=self.longest,
+            source=self.source,
+        )
 
 
 def job_workload(
@@ -74,32 +67,3 @@ def job_workload(
         longest=min(sample.longest_own + most, plan.seq_length),
         source=f"{measured}, {how}" if most else measured,
     )
-
-
-def find_last_run(plan: Plan, spec: JobSpec) -> LastRun | None:
-    """The last finished run in the job's output, if it had the same model and settings, except for those that choose
-    the rows. None where there is none.
-    """
-    manifest = read_manifest(OutputFiles(plan.job.storage, plan.job.output))
-    if manifest is None or not _is_alike(manifest, plan, spec):
-        return None
-    try:
-        seconds, rate = float(manifest["seconds"]), float(manifest["tokens_per_s"])
-        answered = manifest["rows"] - manifest["errors"]
-        samples = spec.samples if isinstance(spec, GenerateSpec) else 1
-        # A row of the output has one sample, or the lists of all.
-        mean = manifest["completion_tokens"] * plan.rows_per_input_row / (answered * samples) if answered else None
-    except (KeyError, TypeError, ValueError):
-        return None
-    if seconds <= 0 or rate <= 0:
-        return None
-    return LastRun(
-        completion_tokens=mean if isinstance(spec, GenerateSpec) else None, tokens_per_s=rate, seconds=seconds
-    )
-
-
-def _is_alike(manifest: Mapping[str, Any], plan: Plan, spec: JobSpec) -> bool:
-    before, now = manifest.get("spec"), spec.to_dict()
-    if not isinstance(before, Mapping) or manifest.get("model_fingerprint") != plan.model_fingerprint:
-        return False
-    return all(before.get(name) == value for name, value in now.items() if name not in _OTHER_ROWS)

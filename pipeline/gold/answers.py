@@ -13,25 +13,54 @@ from numpy.typing import NDArray
 
 from tirazh.errors import InputError, RequestError, did_you_mean
 from tirazh.pipeline import schema
+from tirazh.pipeline.classification.answer_counts import AnswerColumns, columns_of_answers
 from tirazh.pipeline.evaluation.predictions import Predictions
 from tirazh.pipeline.label_levels import levels_above
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AnswerColumns:
-    """The names of the columns with the answers to one question, and the labels of the question.
+class StoredAnswers:
+    """The answers to one question in the columns of an output.
 
-    `error`, `confidence`, `probabilities` and `abstained` are None if the output has no such column. `none_label` is
-    the index of the label that means none of the others, if the question has one.
+    `labels` are the names of the question's labels, `columns` those that a job writes for it. The columns in `present`
+    exist in this output.
     """
 
     labels: tuple[str, ...]
-    none_label: int | None
-    label: str
-    error: str | None
-    confidence: str | None
-    probabilities: str | None
-    abstained: str | None
+    columns: AnswerColumns
+    error_column: str
+    present: frozenset[str]
+
+    @property
+    def label(self) -> str:
+        """The column of the label."""
+        return self.columns.label
+
+    @property
+    def none_label(self) -> int | None:
+        """The index of the label that means none of the others, if the question has one."""
+        name = self.columns.none_label
+        return self.labels.index(name) if name in self.labels else None
+
+    @property
+    def error(self) -> str | None:
+        """The column of errors, None if the output has none; so are the next ones."""
+        return self._known(self.error_column)
+
+    @property
+    def confidence(self) -> str | None:
+        """The column of confidences."""
+        return self._known(self.columns.confidence)
+
+    @property
+    def probabilities(self) -> str | None:
+        """The column of probabilities."""
+        return self._known(self.columns.probabilities)
+
+    @property
+    def abstained(self) -> str | None:
+        """The column that says which rows abstained."""
+        return self._known(self.columns.abstained)
 
     @property
     def names(self) -> list[str]:
@@ -39,40 +68,35 @@ class AnswerColumns:
         names = (self.label, self.error, self.confidence, self.probabilities, self.abstained)
         return [name for name in names if name is not None]
 
+    def _known(self, name: str | None) -> str | None:
+        return name if name in self.present else None
 
-def find_answers(spec: Mapping[str, Any], columns: pa.Schema, question: str | None) -> AnswerColumns:
+
+def find_answers(spec: Mapping[str, Any], columns: pa.Schema, question: str | None) -> StoredAnswers:
     """Find the answers in an output with these columns; `spec` is that of the job in the manifest.
 
     Raises RequestError if the job has several questions and none of them is named, or an unknown one.
     """
-    prefix, questions = spec.get("prefix") or "", spec.get("questions") or {}
+    questions = spec.get("questions") or {}
     settings = _settings_of(questions, question) if questions or question is not None else spec
-    stem = f"{question}_" if question is not None else ""
-    choices = [question] if question is not None else [schema.LABEL, schema.CHOICE]
-    label = next((prefix + name for name in choices if prefix + name in columns.names), None)
-    if label is None:
-        raise InputError(f"the output has no column {prefix + choices[0]!r} with the labels of the rows")
-    if not _is_text(columns.field(label).type):
-        raise InputError(
-            f"column {label!r} is of type {columns.field(label).type}; rows with several labels cannot be evaluated"
-        )
-
-    def known(name: str) -> str | None:
-        return prefix + name if prefix + name in columns.names else None
-
-    labels = _names_of(settings)
-    return AnswerColumns(
-        labels=labels,
-        none_label=labels.index(settings["none_label"]) if settings.get("none_label") in labels else None,
-        label=label,
-        error=known(schema.ERROR),
-        confidence=known(stem + schema.CONFIDENCE),
-        probabilities=known(stem + schema.PROBABILITIES),
-        abstained=known(stem + schema.ABSTAINED),
+    known = {each.question: each for each in columns_of_answers(spec)}
+    found = StoredAnswers(
+        labels=_names_of(settings),
+        columns=known[question or ""],
+        error_column=(spec.get("prefix") or "") + schema.ERROR,
+        present=frozenset(columns.names),
     )
+    if found.label not in found.present:
+        raise InputError(f"the output has no column {found.label!r} with the labels of the rows")
+    if not _is_text(columns.field(found.label).type):
+        raise InputError(
+            f"column {found.label!r} is of type {columns.field(found.label).type}; rows with several labels cannot be "
+            "evaluated"
+        )
+    return found
 
 
-def read_answers(table: pa.Table, columns: AnswerColumns, gold: NDArray[np.int64]) -> Predictions:
+def read_answers(table: pa.Table, columns: StoredAnswers, gold: NDArray[np.int64]) -> Predictions:
     """The answers of some rows; `gold` are their gold labels, int64 [N], -1 without one.
 
     A row with an error has neither an answer nor a gold label. A row whose most likely label means none of the others
@@ -109,14 +133,14 @@ def read_answers(table: pa.Table, columns: AnswerColumns, gold: NDArray[np.int64
     )
 
 
-def failed_rows(table: pa.Table, columns: AnswerColumns) -> NDArray[np.bool_]:
+def failed_rows(table: pa.Table, columns: StoredAnswers) -> NDArray[np.bool_]:
     """Which rows have an error, bool [N]."""
     if columns.error is None:
         return np.zeros(table.num_rows, np.bool_)
     return _booleans(table.column(columns.error).is_valid())
 
 
-def probabilities_of(table: pa.Table, columns: AnswerColumns) -> NDArray[np.float64]:
+def probabilities_of(table: pa.Table, columns: StoredAnswers) -> NDArray[np.float64]:
     """The probabilities of the labels in some rows, float64 [N, L]; NaN where a label is not in the list of its row.
 
     Raises InputError if the output has no such column.
@@ -165,7 +189,7 @@ def _codes(column: pa.ChunkedArray[Any], labels: Sequence[str], name: str) -> ND
     return codes
 
 
-def _probabilities(column: pa.ChunkedArray[Any], columns: AnswerColumns) -> NDArray[np.float64]:
+def _probabilities(column: pa.ChunkedArray[Any], columns: StoredAnswers) -> NDArray[np.float64]:
     """float64 [N, L] from lists of (label, probability); NaN where a label is not in the list of its row."""
     lists: Any = column.combine_chunks()
     kind = lists.type

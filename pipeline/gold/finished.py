@@ -1,11 +1,11 @@
-"""A finished output of classify: its manifest, its parts and their columns."""
+"""A finished output: its manifest, its parts and their columns."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -48,6 +48,17 @@ class FinishedOutput:
 def open_finished(output: str, storage: Storage) -> FinishedOutput:
     """Open the output directory of a job. Raises OutputError unless it is finished and assigned labels: a job of
     classify, or of several steps with one of classify."""
+    found = open_any(output, storage)
+    place = show_uri(found.files.directory)
+    spec = _classify_spec(found.manifest, place)
+    if not found.parts:
+        raise OutputError(f"{place} has no rows")
+    return replace(found, spec=spec)
+
+
+def open_any(output: str, storage: Storage) -> FinishedOutput:
+    """Open the output directory of a job of any kind, which may have no rows; `spec` are the settings of the whole
+    job. Raises OutputError unless it is finished."""
     files = OutputFiles.at(output, storage)
     place = show_uri(files.directory)
     manifest = _manifest(files)
@@ -56,12 +67,9 @@ def open_finished(output: str, storage: Storage) -> FinishedOutput:
         if PLAN in names or manifest is not None:
             raise OutputError(f"{place} is not finished; run its job again first")
         raise OutputError(f"{place} is not the output of a job: it has no {OWN}/{MANIFEST}")
-    spec = _classify_spec(manifest, place)
     parts = tuple((str(part["name"]), int(part["rows"])) for part in manifest["parts"])
-    if not parts:
-        raise OutputError(f"{place} has no rows")
-    columns = _columns(files, parts[0][0])
-    return FinishedOutput(files=files, manifest=manifest, spec=spec, parts=parts, columns=columns)
+    columns = _columns(files, parts[0][0]) if parts else pa.schema([])
+    return FinishedOutput(files=files, manifest=manifest, spec=dict(manifest["spec"]), parts=parts, columns=columns)
 
 
 def _classify_spec(manifest: Mapping[str, Any], place: str) -> Mapping[str, Any]:

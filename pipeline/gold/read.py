@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tirazh.errors import InputError, RequestError, did_you_mean
 from tirazh.pipeline import schema
 from tirazh.pipeline.evaluation.predictions import Predictions, RowFigures, figures_of, join_figures
-from tirazh.pipeline.gold.answers import AnswerColumns, codes_of, failed_rows, find_answers, read_answers
+from tirazh.pipeline.gold.answers import StoredAnswers, codes_of, failed_rows, find_answers, read_answers
 from tirazh.pipeline.gold.finished import FinishedOutput, open_finished
 from tirazh.pipeline.gold.gold_file import GoldMatch, match, read_gold_file, text_column
 from tirazh.pipeline.storage.errors import show_uri
@@ -79,7 +79,7 @@ class LabelledOutput:
     """
 
     output: FinishedOutput
-    columns: AnswerColumns
+    columns: StoredAnswers
     gold: NDArray[np.int64]
     keys: pa.ChunkedArray[Any] | None
     counts: RowCounts
@@ -232,7 +232,7 @@ def _of_parts(found: FinishedOutput, read: Callable[[int], list[T]]) -> Iterator
 
 
 def _count(
-    matched: GoldMatch, answers: AnswerColumns, failed: NDArray[np.bool_]
+    matched: GoldMatch, answers: StoredAnswers, failed: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], RowCounts]:
     """The gold labels as indices of the labels, int64 [N], -1 for rows that are not evaluated, and the counts."""
     codes = codes_of(matched.labels, answers.labels)

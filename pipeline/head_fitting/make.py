@@ -72,6 +72,9 @@ def spec_of_examples(spec: ClassifySpec, plan: Plan, output: str) -> EmbedSpec:
         "part_rows": None,
         "max_error_rate": 1.0,  # `read_states` names the row
         "overwrite": True,
+        "append": False,
+        "key": None,
+        "retry_failed": False,
         "text_column": spec.text_column,
         "pooling": HEAD_POOLING,
     }

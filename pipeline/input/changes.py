@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
 
 from tirazh.errors import InputError
+from tirazh.pipeline.input.empty import EMPTY
 from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.read import read_rows
@@ -47,7 +49,7 @@ class InputChanges:
 
 def compare_inputs(planned: Iterable[StoredFile], now: Iterable[StoredFile]) -> InputChanges:
     """Compare the planned input files with those that are there now. Opens no file."""
-    before, current = ({file.uri: file for file in files} for files in (planned, now))
+    before, current = ({file.uri: file for file in files if file.uri != EMPTY} for files in (planned, now))
     kept = [(file, current[uri]) for uri, file in before.items() if uri in current]
     return InputChanges(
         touched=tuple(new for old, new in kept if new.size == old.size and new.version != old.version),
@@ -93,6 +95,13 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
     those of the input. Returns None if they are equal, or a clause such as "row 17 differs in
     column 'text'", with the row's number in the file. The version of the file is not checked.
     """
+    if part.pieces:
+        ends = accumulate(piece.rows for piece in part.pieces)
+        of_pieces = (
+            (piece, finished.slice(end - piece.rows, piece.rows)) for piece, end in zip(part.pieces, ends, strict=True)
+        )
+        found = (find_difference(piece, columns, storage, rows) for piece, rows in of_pieces)
+        return next((difference for difference in found if difference is not None), None)
     try:
         current = restore(read_rows(part, storage, columns), columns)
         finished = finished.select(columns.names)
@@ -102,11 +111,11 @@ def find_difference(part: Part, columns: pa.Schema, storage: Storage, finished: 
         return f"its columns have other types ({next(iter(str(error).splitlines()), '')[:100]})"
     if current.num_rows != finished.num_rows:
         return f"it has {current.num_rows} rows instead of {finished.num_rows} from row {part.of_file.start} on"
-    found = find_differing_value(current, finished)
-    if found is None:
+    differing = find_differing_value(current, finished)
+    if differing is None:
         return None
-    row = (part.start + found[0]) // part.rows_per_file_row
-    return f"row {row} differs in column {found[1]!r}"
+    row = part.row_in_file(differing[0]) // part.rows_per_file_row
+    return f"row {row} differs in column {differing[1]!r}"
 
 
 def find_differing_value(left: pa.Table, right: pa.Table) -> tuple[int, str] | None:

@@ -6,12 +6,15 @@ machine and in every run.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tirazh.pipeline.crossing.crossing import PREFIX, Crossing
 from tirazh.pipeline.input.footers import Footer, RowGroup
+from tirazh.pipeline.input.row_mask import RowMask
 from tirazh.pipeline.storage.disk import StoredFile
 
 BYTES_PER_TOKEN = 4
@@ -41,7 +44,10 @@ class Part:
     rows, and `start` and `stop` count those of the product (`crossed.py`).
 
     `plan_id` is the id of the plan that cut it, or empty for a part of no plan. `row_bytes` is the estimated
-    size of a decoded row of the file, in bytes, 0 if it is unknown.
+    size of a decoded row of the file, in bytes, 0 if it is unknown. `left_out` are the rows from `start` on that
+    the output does not have. `pieces` are the row ranges of a part of several, in order; `file`, `start` and `stop` are
+    then those of the first. With `failed_rows` it has only those rows of the part of this number, whose answers had an
+    error, and `file` is the part file that has them (`generations/retry.py`).
     """
 
     index: int
@@ -52,10 +58,33 @@ class Part:
     plan_id: str = ""
     row_bytes: int = 0
     crossing: Crossing | None = field(default=None, compare=False, repr=False)
+    left_out: RowMask | None = field(default=None, repr=False)
+    pieces: tuple[Part, ...] = field(default=(), repr=False)
+    failed_rows: RowMask | None = field(default=None, compare=False, repr=False)
 
     @property
     def rows(self) -> int:
-        return self.stop - self.start
+        """The rows of the input that the output has of it."""
+        if self.pieces:
+            return sum(piece.rows for piece in self.pieces)
+        return self.stop - self.start - (self.left_out.count if self.left_out is not None else 0)
+
+    @property
+    def ranges(self) -> tuple[Part, ...]:
+        """Its row ranges, each of one file: itself, unless it has several."""
+        return self.pieces or (self,)
+
+    @property
+    def input_version(self) -> str:
+        """The version of the input file that it is made from; of several files a digest of their versions."""
+        versions = [each.file.version for each in self.ranges]
+        if len(versions) == 1:
+            return versions[0]
+        return hashlib.sha256(json.dumps(versions).encode()).hexdigest()[:32]
+
+    def row_in_file(self, row: int) -> int:
+        """The number in the file of row number `row` of a part of one range."""
+        return self.start + (row if self.left_out is None else int(self.left_out.others()[row]))
 
     @property
     def has_file(self) -> bool:
@@ -154,6 +183,36 @@ def cut_by_tokens(groups: Sequence[RowGroup], part_tokens: int, cost: RowCost) -
             cuts.append(row)
             open_tokens = open_bytes = 0
     return cuts if cuts[-1] == row else [*cuts, row]
+
+
+def cut_kept_rows(
+    footer: Footer, left_out: RowMask | None, *, part_rows: int | None, part_tokens: int, cost: RowCost
+) -> list[int]:
+    """The boundaries of the parts of a file without the rows in `left_out`: row numbers of the file.
+
+    With `part_rows` a part has so many of the other rows, else about `part_tokens` tokens.
+    """
+    groups, rows = footer.row_groups, footer.rows
+    if left_out is not None:
+        groups, rows = kept_groups(footer, left_out), footer.rows - left_out.count
+    cuts = cut_evenly(rows, part_rows) if part_rows else cut_by_tokens(groups, part_tokens, cost)
+    if left_out is None:
+        return cuts
+    if not rows:
+        return [0, footer.rows]
+    others = left_out.others()
+    return [0, *(int(others[cut]) for cut in cuts[1:-1]), footer.rows]
+
+
+def kept_groups(footer: Footer, left_out: RowMask) -> tuple[RowGroup, ...]:
+    """The row groups of a file as they were without the rows in `left_out`."""
+    groups, start, is_out = [], 0, left_out.array()
+    for group in footer.row_groups:
+        rows = group.rows - int(is_out[start : start + group.rows].sum())
+        start += group.rows
+        if rows:
+            groups.append(_shorten(group, rows))
+    return tuple(groups)
 
 
 def _num_splits(group: RowGroup, tokens: int, part_tokens: int) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.crossing.declaration import MAX_ROWS
 from tirazh.pipeline.input.batches import read_batches
 from tirazh.pipeline.input.damage import find_damage, is_unsupported
+from tirazh.pipeline.input.empty import EMPTY
 from tirazh.pipeline.input.listing.without_parquet import is_read_as_text
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, to_transport, with_metadata, without_columns
@@ -53,13 +56,14 @@ def read_part(
     None if all are 0. Raises InputError if the file has changed since the job was planned, if it is damaged, or if a
     value does not go into the columns.
     """
-    if part.has_file and not keep_trying(lambda: storage.is_same(part.file)):
-        raise InputError(
-            f"{show_uri(part.file.uri)} has changed since the job was planned; run the same command again, which "
-            "compares it with the finished rows"
-        )
+    for each in part.ranges:
+        if each.has_file and not keep_trying(partial(storage.is_same, each.file)):
+            raise InputError(
+                f"{show_uri(each.file.uri)} has changed since the job was planned; run the same command again, which "
+                "compares it with the finished rows"
+            )
     table = keep_trying(lambda: read_rows(part, storage, columns))
-    repetitions = _repetitions(part, repetitions)
+    repetitions = repetitions_in(part, repetitions)
     table = table.append_column(schema.PART, pa.array([part.index] * part.rows, pa.int32()))
     return table.append_column(schema.REPETITION, pa.array(repetitions, pa.int32()))
 
@@ -72,6 +76,15 @@ def read_rows(
     `columns` are those of the whole input, None for those of the file. Raises InputError if the file is damaged
     or too short, or if a value does not go into the columns.
     """
+    if part.file.uri == EMPTY:
+        table = (columns if columns is not None else pa.schema([])).empty_table()
+        return table if only is None else table.select(list(only))
+    if part.pieces:
+        return pa.concat_tables([read_rows(piece, storage, columns, only) for piece in part.pieces])
+    if part.failed_rows is not None and columns is not None and only is None:
+        only = columns.names  # of the columns of a part file those of the input
+    if part.left_out is not None:
+        return read_rows(replace(part, left_out=None), storage, columns, only).take(part.left_out.others())
     if part.crossing is not None:
         return _read_crossed(part, part.crossing, storage, columns, only)
     if is_read_as_text(storage, part.file):
@@ -126,7 +139,7 @@ def _read_text_rows(part: Part, storage: Storage, columns: pa.Schema | None, onl
     return to_transport(table)
 
 
-def _repetitions(part: Part, of_file: NDArray[np.int32] | None) -> NDArray[np.int32]:
+def repetitions_in(part: Part, of_file: NDArray[np.int32] | None) -> NDArray[np.int32]:
     """The repetitions of the rows of a part. `of_file` are those of its rows in the file, None if all are 0.
 
     In a product with a crossing, the rows of a cell that an input row becomes are numbered on from those of the

@@ -21,6 +21,11 @@ class ErrorBudget:
     max_error_rate: float
     rows: int
 
+    def used(self, errors: int) -> float:
+        """The share of the budget that is used; above 1 it is exceeded."""
+        allowed = self.max_error_rate * self.rows
+        return errors / allowed if allowed > 0 else float(errors)
+
     def check(self, *, errors: int, answered: int) -> None:
         """Raise JobError if the errors of the `answered` rows exceed the budget, or certainly will.
 

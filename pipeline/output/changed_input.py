@@ -7,7 +7,7 @@ again. Nothing is written here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -18,6 +18,7 @@ from tirazh.pipeline.input.changes import InputChanges, compare_inputs, find_dif
 from tirazh.pipeline.input.footers import read_footers
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.unify import difference_from
+from tirazh.pipeline.output.generations.adding import Adding
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.rows.source_rows import read_source_rows
 from tirazh.pipeline.plan import Plan
@@ -35,43 +36,84 @@ class Continuation:
     """Whether a run may continue the stored plan on the input as it is now.
 
     `plan` has the id and the parts of the stored plan, and the current versions of the files. `lines` are
-    sentences for the user. `refusal` is the reason not to continue, None if there is none.
+    sentences for the user. `refusal` is the reason not to continue, None if there is none. `added` are the files
+    that a run with `--append` adds.
     """
 
     plan: Plan
     lines: tuple[str, ...] = ()
     refusal: str | None = None
+    added: tuple[StoredFile, ...] = ()
 
     @property
     def may_continue(self) -> bool:
         return self.refusal is None
 
 
-def continue_plan(stored: Plan, plan: Plan, output: OutputFiles) -> Continuation:
+def continue_plan(stored: Plan, plan: Plan, output: OutputFiles, adding: Adding | None = None) -> Continuation:
     """Compare the input of the stored plan with that of `plan`, which was made of the current input.
 
     Both must be of the same job. Files that were written again are compared with the finished parts row by
-    row, and only those.
+    row, and only those. With `adding` files may be added; with a key a file that was written again with other rows is
+    one of them, if all of its earlier rows are in the output.
     """
     storage = output.storage
     changes = _changes(stored, plan, storage)
     if not changes:
         return Continuation(stored)
-    parts, existing = _parts_by_file(stored.parts), keep_trying(output.parts)
+    parts, existing = _parts_by_file(stored), keep_trying(output.parts)
+    delivered: tuple[StoredFile, ...] = ()
+    if adding is not None and adding.key is not None:
+        delivered = tuple(
+            file
+            for file in changes.rewritten
+            if not any(part.name not in existing for part in parts.get(file.uri, ()))
+            and _refuse_changed(_only(changes, (file,)), stored, plan, output, existing) is not None
+        )
+        changes = _only(changes, [file for file in changes.rewritten if file not in delivered])
+    refusal = (
+        (_refuse_added(changes, output) if adding is None else None)
+        or _refuse_removed(changes, parts, existing)
+        or _refuse_changed(changes, stored, plan, output, existing)
+    )
+    lines = tuple(_lines(changes, is_told_of_added=adding is None))
+    continued = _at_current_versions(stored, {file.uri: file for file in changes.rewritten})
+    added = (*changes.added, *delivered) if adding is not None else ()
+    return Continuation(continued if changes.rewritten else stored, lines, refusal, added)
+
+
+def _only(changes: InputChanges, rewritten: Sequence[StoredFile]) -> InputChanges:
+    """The changes, with only some of the files that were written again."""
+    touched, changed = (
+        tuple(file for file in files if file in rewritten) for files in (changes.touched, changes.changed)
+    )
+    return replace(changes, touched=touched, changed=changed)
+
+
+def _refuse_changed(
+    changes: InputChanges, stored: Plan, plan: Plan, output: OutputFiles, existing: Mapping[str, int]
+) -> str | None:
+    """Why the files that were written again do not have the rows that were planned."""
     current = {file.uri: file for file in changes.rewritten}
     continued = _at_current_versions(stored, current)
-    refusal = (
-        _refuse_added(changes, output)
-        or _refuse_removed(changes, parts, existing)
-        or _refuse_schema(changes, stored, plan, storage)
+    return (
+        _refuse_schema(changes, stored, plan, output.storage)
         or _refuse_rewritten(changes, stored, plan)
-        or _refuse_rows([part for part in continued.parts if part.file.uri in current], continued, output, existing)
+        or _refuse_rows(_parts_of(continued, current), continued, output, existing)
     )
-    return Continuation(continued, tuple(_lines(changes)), refusal)
+
+
+def _parts_of(plan: Plan, files: Collection[str]) -> list[Part]:
+    """The parts with rows of these files, as they are now."""
+    return [
+        part
+        for part in plan.parts
+        if any(each.file.uri in files and not plan.is_superseded(each.file) for each in part.ranges)
+    ]
 
 
 def _changes(stored: Plan, plan: Plan, storage: Storage) -> InputChanges:
-    planned, now = ([each.file for each in files] for files in (stored.files, plan.files))
+    planned, now = ([each.file for each in files] for files in (stored.current_files.values(), plan.files))
     if stored.identity["limit"] is not None:
         # A file that was added may take the place of others within --limit; those are still there.
         names = {file.uri for file in now}
@@ -90,15 +132,17 @@ def _at_current_versions(stored: Plan, current: Mapping[str, StoredFile]) -> Pla
     """The stored plan, which keeps its id, with other sizes and versions of its files; the keys stay."""
     files = []
     for planned in stored.files:
-        found = current.get(planned.file.uri, planned.file)
+        is_superseded = stored.is_superseded(planned.file)
+        found = planned.file if is_superseded else current.get(planned.file.uri, planned.file)
         files.append(replace(planned, file=replace(planned.file, size=found.size, version=found.version)))
     return replace(stored, files=tuple(files), stored_id=stored.id)
 
 
-def _parts_by_file(parts: Iterable[Part]) -> dict[str, list[Part]]:
-    by_file: dict[str, list[Part]] = {}
-    for part in parts:
-        by_file.setdefault(part.file.uri, []).append(part)
+def _parts_by_file(plan: Plan) -> dict[str, list[Part]]:
+    by_file: dict[str, list[Part]] = {uri: [] for uri in plan.current_files}
+    for part in plan.parts:
+        for uri in dict.fromkeys(each.file.uri for each in part.ranges):
+            by_file[uri].append(part)
     return by_file
 
 
@@ -107,8 +151,8 @@ def _refuse_added(changes: InputChanges, output: OutputFiles) -> str | None:
         return None
     return (
         f"{show_uri(output.directory)} is complete, and {_named(changes.added)} {_were(changes.added)} added to the "
-        "input since; nothing was changed, and the new rows are not in it: write them to another --output (or give "
-        "--overwrite to replace this one, once a new output of all files is complete)"
+        "input since; nothing was changed, and the new rows are not in it: give --append to add them (or "
+        "--overwrite to replace this output, once a new one of all files is complete, or another --output)"
     )
 
 
@@ -143,7 +187,8 @@ def _refuse_schema(changes: InputChanges, stored: Plan, plan: Plan, storage: Sto
 
 
 def _refuse_rewritten(changes: InputChanges, stored: Plan, plan: Plan) -> str | None:
-    before, now = ({each.file.uri: each.cuts[-1] for each in files} for files in (stored.files, plan.files))
+    before = {uri: each.cuts[-1] for uri, each in stored.current_files.items()}
+    now = {each.file.uri: each.cuts[-1] for each in plan.files}
     for file in changes.rewritten:
         rows = now.get(file.uri)
         if rows is not None and rows != before[file.uri]:
@@ -198,7 +243,7 @@ def compare_part(part: Part, plan: Plan, storage: Storage, data: bytes) -> str |
     return keep_trying(lambda: find_difference(part, columns, storage, finished))
 
 
-def _lines(changes: InputChanges) -> Iterable[str]:
+def _lines(changes: InputChanges, *, is_told_of_added: bool) -> Iterable[str]:
     if changes.rewritten:
         yield (
             f"{_named(changes.rewritten)} {_were(changes.rewritten)} written again since the job started; the rows of "
@@ -209,10 +254,10 @@ def _lines(changes: InputChanges) -> Iterable[str]:
             f"{_named(changes.removed)} {_were(changes.removed)} removed since the job started, after all parts were "
             "finished; the rows stay in this output"
         )
-    if changes.added:
+    if changes.added and is_told_of_added:
         yield (
             f"{_named(changes.added)} {_were(changes.added)} added since the job started and {_are(changes.added)} not "
-            "in this output; write the new rows to another --output"
+            "in this output; once it is complete, --append adds them"
         )
 
 

@@ -22,6 +22,7 @@ from tirazh.pipeline.classification.answer_counts import columns_of_answers
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.openai_batch.responses import answers_batch, response_lines
 from tirazh.pipeline.output.budget import ErrorBudget
+from tirazh.pipeline.output.forecast_outcome import judge_forecast
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.leases.lease import Lease
 from tirazh.pipeline.output.names import (
@@ -68,7 +69,7 @@ def read_receipts(plan: Plan, output: OutputFiles, parts: Iterable[Part]) -> lis
         uri = output.receipt(part.name)
         try:
             receipt = Receipt.from_json(keep_trying(lambda: output.storage.read(uri)))
-            if receipt.plan_id != plan.id:
+            if receipt.plan_id != part.plan_id:
                 raise ValueError("it is that of another job")
         except (InputError, ValueError, KeyError, TypeError) as error:
             reason = "is missing" if isinstance(error, InputError) else f"is damaged ({type(error).__name__}: {error})"
@@ -89,13 +90,14 @@ def finish(
     *,
     lease: Lease | None = None,
     published_at: str | None = None,
+    check_budget: bool = True,
 ) -> dict[str, Any]:
     """Write the report, the manifest and `_SUCCESS`, in this order, and return the manifest.
 
     All parts must exist. Files that other plans left are removed first. `lease` is that of the job's output,
     None only if no other run can see it. `published_at` is the directory that the manifest names, if it is not
-    `output` itself. Raises JobError if the size of a part file differs from its receipt, and for more rows with
-    errors than --max-error-rate allows.
+    `output` itself. `check_budget` is False for new answers to failed rows. Raises JobError if the size of a part
+    file differs from its receipt, and for more rows with errors than --max-error-rate allows.
     """
     receipts = read_receipts(plan, output, plan.parts)
     # The sizes of all parts come from one listing. `verify` checks the content.
@@ -108,7 +110,9 @@ def finish(
                 f"{receipt.file_bytes} of its receipt); run the same command again, which makes it again"
             )
     manifest = build_manifest(plan, receipts, spec, facts, output=published_at or output.directory)
-    ErrorBudget(spec.max_error_rate, plan.output_rows).check(errors=manifest["errors"], answered=manifest["rows"])
+    if check_budget:
+        budget = ErrorBudget(spec.max_error_rate, plan.output_rows)
+        budget.check(errors=manifest["errors"], answered=manifest["rows"])
     guarded = GuardedOutput(output, lease.token if lease else None)
     if lease is not None:
         lease.settle()
@@ -161,7 +165,8 @@ def facts_of_last_run(plan: Plan, output: OutputFiles) -> dict[str, Any]:
     nothing = {"seconds": 0.0, "resumed_parts": len(plan.parts)}
     if manifest.get("plan_id") != plan.id or not isinstance(manifest.get("versions"), dict):
         return nothing
-    names = ("seconds", "resumed_parts", "tokens_per_s", "replicas", "replica_deaths", "versions")
+    times = ("seconds", "start_s", "seconds_wall", "begin", "end", "forecast")
+    names = (*times, "resumed_parts", "tokens_per_s", "replicas", "replica_deaths", "timeline", "versions")
     return nothing | {name: manifest[name] for name in names if name in manifest}
 
 
@@ -173,10 +178,14 @@ def build_manifest(
     `facts` are those of the last run: seconds, replicas, library versions on the replicas. `output`
     is the URI of the output directory.
     """
+    described = describe_parts(plan, receipts)
+    if "forecast" in facts:
+        tokens = sum(receipt.prompt_tokens + receipt.completion_tokens for receipt in receipts)
+        facts = facts | {"forecast": judge_forecast(facts["forecast"], tokens=tokens)}
     return {
         "kind": spec.kind,
         "output": show_uri(output),
-        **describe_parts(plan, receipts),
+        **described,
         **facts,
         "versions": {"python": platform.python_version(), **_versions(), **facts.get("versions", {})},
         "spec": spec.to_dict(),  # contains no secrets: a spec refuses them
@@ -199,14 +208,32 @@ def describe_parts(plan: Plan, receipts: Sequence[Receipt]) -> dict[str, Any]:
         **quality(receipts),
         "dtype": plan.dtype,
         "plan_id": plan.id,
+        **_generations(plan),
         "fingerprint": plan.fingerprint,
         "model_fingerprint": plan.model_fingerprint,
         "parts": [
-            {"name": part.name, "input": show_uri(part.file.uri), "start": part.start, "stop": part.stop}
+            {"name": part.name, **_ranges(part)}
             | {name: value for name, value in asdict(receipt).items() if name in _PART_FACTS}
             for part, receipt in zip(plan.parts, receipts, strict=True)
         ],
     }
+
+
+def _generations(plan: Plan) -> dict[str, Any]:
+    """Of an output that was added to: how often its parts were made, and the rows that were left out by their keys."""
+    if plan.placed is None:
+        return {}
+    return {"generations": len({part.plan_id for part in plan.parts}), "left_out_rows": plan.left_out_rows}
+
+
+def _ranges(part: Part) -> dict[str, Any]:
+    """Where the rows of a part are in the input; of a part of several ranges all of them."""
+    found = [
+        {"input": show_uri(each.file.uri), "start": each.start, "stop": each.stop}
+        | ({} if each.left_out is None else {"left_out": each.left_out.count})
+        for each in part.ranges
+    ]
+    return found[0] if len(found) == 1 else {"ranges": found}
 
 
 _PART_FACTS = ("rows", "errors", "prompt_tokens", "completion_tokens", "file_bytes", "sha256", "input_version")
@@ -240,7 +267,7 @@ def finished_manifest(plan: Plan, output: OutputFiles, settings: ReceiptSettings
         return None
     names = {part.name for part in plan.parts}
     # The parts of rewritten files have been compared with their rows (`changed_input.continue_plan`).
-    if plan.stored_id is None and versions != {part.name: part.file.version for part in plan.parts}:
+    if plan.stored_id is None and versions != {part.name: part.input_version for part in plan.parts}:
         return None
     is_same = (
         sizes.keys() == names

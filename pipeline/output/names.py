@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tirazh.errors import InputError, OutputError
@@ -18,6 +19,7 @@ CARD = "README.md"
 EVALUATION = "evaluation.json"
 RESPONSES = "responses.jsonl"
 FAILURE = "failure.json"
+RUNS = "runs.jsonl"
 HEAD = "head.json"
 HEAD_FOLDER = "head"
 RECEIPTS = "receipts"
@@ -37,11 +39,23 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
+class KeptParts:
+    """The parts `names` of the output in `directory`, which a staged output of it keeps where they are."""
+
+    directory: str
+    names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class OutputFiles:
-    """One output directory and its storage. `directory` is an absolute path or a URI."""
+    """One output directory and its storage. `directory` is an absolute path or a URI.
+
+    A staged output that continues the output above it has the parts `kept` there; they are read and never written.
+    """
 
     storage: Storage
     directory: str
+    kept: KeptParts | None = None
 
     @classmethod
     def at(cls, uri: str, storage: Storage) -> OutputFiles:
@@ -54,10 +68,13 @@ class OutputFiles:
 
     def part(self, name: str) -> str:
         """The URI of a part file (or of another file beside the parts)."""
-        return join(self.directory, name)
+        is_kept = self.kept is not None and name in self.kept.names
+        return join(self.kept.directory if is_kept and self.kept is not None else self.directory, name)
 
     def receipt(self, part_name: str) -> str:
         """The URI of a part's receipt, which is written after the part file."""
+        if self.kept is not None and part_name in self.kept.names:
+            return OutputFiles(self.storage, self.kept.directory).receipt(part_name)
         return self.own(RECEIPTS, receipt_name(part_name))
 
     def signatures(self, part_name: str) -> str:
@@ -89,20 +106,33 @@ class OutputFiles:
 
     @property
     def staged(self) -> OutputFiles:
-        """Where `--overwrite` puts the output of the new job until it is complete.
+        """Where `--overwrite` puts the output of the new job, and `--append` new parts, until they are complete.
 
         It has the same files as an output. Readers do not see it, because it lies in `_tirazh/`.
         """
         return OutputFiles(self.storage, self.own(STAGED))
 
+    def keeping(self, names: Iterable[str]) -> OutputFiles:
+        """The staged output, which keeps the parts `names` of this output."""
+        return OutputFiles(self.storage, self.own(STAGED), KeptParts(self.directory, frozenset(names)))
+
     def receipts(self) -> set[str]:
-        """The names of the existing receipts. Takes one listing."""
-        return set(self.storage.names(self.own(RECEIPTS)))
+        """The names of the existing receipts. Takes one listing, with `kept` a second one."""
+        own = set(self.storage.names(self.own(RECEIPTS)))
+        if self.kept is None:
+            return own
+        kept = {receipt_name(name) for name in self.kept.names}
+        return own | (OutputFiles(self.storage, self.kept.directory).receipts() & kept)
 
     def parts(self) -> dict[str, int]:
-        """Name → size in bytes of the existing part files, of any job. Takes one listing and opens no file."""
+        """Name → size in bytes of the existing part files, of any job. Takes one listing, with `kept` a second one, and
+        opens no file."""
         names = self.storage.names(self.directory)
-        return {name: size for name, size in names.items() if _PART.fullmatch(name)}
+        own = {name: size for name, size in names.items() if _PART.fullmatch(name)}
+        if self.kept is None:
+            return own
+        there = self.storage.names(self.kept.directory)
+        return {name: size for name, size in there.items() if name in self.kept.names} | own
 
     def is_part_name(self, name: str) -> bool:
         """Whether `name` is the name of a part file, of any job."""

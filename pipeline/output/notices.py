@@ -29,10 +29,11 @@ def notices(target: Target, state: OutputState | None, new_plan: Plan, spec: Job
             else "it is complete"
         )
         lines.append(f"--overwrite has nothing to replace: {place} is the output of this same job, and {now}")
-    cuts = {planned.file.uri: planned.cuts for planned in target.plan.files}
+    cuts = {uri: planned.cuts for uri, planned in target.plan.current_files.items()}
     # Files of which the same rows are taken: the input may have changed.
     same = [each for each in new_plan.files if each.cuts[-1] == cuts.get(each.file.uri, (0,))[-1]]
-    if spec.part_rows is not None and any(each.cuts != cuts[each.file.uri] for each in same):
+    is_cut_otherwise = target.plan.placed is None and any(each.cuts != cuts[each.file.uri] for each in same)
+    if spec.part_rows is not None and is_cut_otherwise:
         lines.append(
             f"--part-rows {spec.part_rows} has no effect: {place} was started with parts of {_rows_text(target.plan)} "
             "rows, which this run keeps"

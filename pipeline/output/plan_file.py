@@ -20,11 +20,14 @@ from tirazh.pipeline.crossing.crossing import Crossing
 from tirazh.pipeline.input.changes import compare_inputs
 from tirazh.pipeline.input.schemas.hive import Partition
 from tirazh.pipeline.output.changed_input import continue_plan
+from tirazh.pipeline.output.generations.adding import Adding
+from tirazh.pipeline.output.generations.placed import placed_values, with_placed
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.leases.lease import LeaseToken
 from tirazh.pipeline.output.names import PLAN, STEPS, OutputFiles
 from tirazh.pipeline.output.seal import to_sealed_json
-from tirazh.pipeline.plan import CALIBRATION_SAMPLE, Plan, PlannedFile
+from tirazh.pipeline.plan import CALIBRATION_SAMPLE, Plan
+from tirazh.pipeline.planned_files import PlannedFile
 from tirazh.pipeline.settings import describe_changed
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
@@ -32,6 +35,8 @@ from tirazh.pipeline.storage.filesystem import keep_trying
 
 # Increase it when an older version could misread the file.
 FORMAT = 4
+# Of a plan with placed parts, which a version that knows none of them would take for damaged.
+FORMAT_OF_PLACED = 5
 _EARLIER_FORMATS = (1, 2, 3)
 
 
@@ -41,7 +46,8 @@ class Target:
 
     `output` is the job's output, or its staged output if that of another job is to be replaced.
     `is_stored` tells whether `plan` was read from `output`; otherwise the run has to store it. `lines` are
-    sentences about an input that has changed since the plan was stored.
+    sentences about an input that has changed since the plan was stored. `added` are the files that a run with
+    `--append` adds to the output once it is complete.
     """
 
     output: OutputFiles
@@ -49,19 +55,26 @@ class Target:
     is_stored: bool
     is_staged: bool = False
     lines: tuple[str, ...] = ()
+    added: tuple[StoredFile, ...] = ()
+
+    @property
+    def continues(self) -> bool:
+        """Whether it is a staged output that continues the one above it, and does not replace it."""
+        return self.is_staged and self.plan.continued is not None
 
 
-def choose_target(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Target:
+def choose_target(output: OutputFiles, plan: Plan, *, overwrite: bool, adding: Adding | None = None) -> Target:
     """Decide whether a run of `plan` resumes a stored job, starts one, or stages one. Writes nothing.
 
+    With `adding` a complete output may lack files of the input; they are `Target.added`.
     Raises OutputError if the directory contains another job's files (unless `overwrite` allows their
     replacement) or files that tirazh did not write (never removed), or if the input has changed.
     """
-    stored, difference = _compare(output, plan, overwrite=overwrite)
+    stored, difference = _compare(output, plan, overwrite=overwrite, adding=adding)
     if stored is not None and difference is None:
-        found = continue_plan(stored, plan, output)
+        found = continue_plan(stored, plan, output, adding)
         if found.may_continue:
-            return Target(output, found.plan, is_stored=True, lines=found.lines)
+            return Target(output, found.plan, is_stored=True, lines=found.lines, added=found.added)
         if not overwrite:
             raise OutputError(found.refusal)
         difference = found.refusal
@@ -80,7 +93,9 @@ def choose_target(output: OutputFiles, plan: Plan, *, overwrite: bool) -> Target
     return Target(output.staged, plan, is_stored=False, is_staged=True)
 
 
-def _compare(output: OutputFiles, plan: Plan, *, overwrite: bool) -> tuple[Plan | None, str | None]:
+def _compare(
+    output: OutputFiles, plan: Plan, *, overwrite: bool, adding: Adding | None = None
+) -> tuple[Plan | None, str | None]:
     """The stored plan, and how the job of `plan` differs from the one whose files are in `output`.
 
     The difference is None for the same job and for an output without files. A plan that cannot be read is
@@ -93,7 +108,7 @@ def _compare(output: OutputFiles, plan: Plan, *, overwrite: bool) -> tuple[Plan 
             raise
         return None, str(error)
     if stored is not None:
-        return stored, job_difference(stored, plan)
+        return stored, job_difference(stored, plan, adding)
     holds_steps = STEPS in output.storage.directories(output.own())
     return None, "its plan is missing" if output.parts() or holds_steps else None
 
@@ -132,20 +147,24 @@ def write_plan(output: OutputFiles, plan: Plan, token: LeaseToken | None = None)
     if GuardedOutput(output, token).create(output.own(PLAN), data):
         return plan
     stored = keep_trying(lambda: read_plan(output))
+    if stored is not None and stored.id == plan.id:
+        return stored
     files = [] if stored is None else [planned.file for planned in stored.files]
     if stored is None or job_difference(stored, plan) or compare_inputs(files, [each.file for each in plan.files]):
         raise OutputError(f"{show_uri(output.directory)} has just been taken by another job; choose another --output")
     return stored
 
 
-def job_difference(stored: Plan, plan: Plan) -> str | None:
+def job_difference(stored: Plan, plan: Plan, adding: Adding | None = None) -> str | None:
     """Describe how `plan` differs from the stored plan; None if both are of the same job.
 
-    The files of the input are compared afterwards (`changed_input.py`).
+    The files of the input are compared afterwards (`changed_input.py`). With `adding` the input may name other files.
     """
     names = sorted(set(stored.identity) | set(plan.identity))
     changed = [name for name in names if stored.identity.get(name) != plan.identity.get(name)]
-    if "input" in changed and _named_files(stored) == _named_files(plan):
+    named = _named_files(plan)
+    is_same = named == _named_files(stored) or (stored.placed is not None and named <= _named_files(stored))
+    if "input" in changed and (is_same or (adding is not None and stored.has_files and plan.has_files)):
         changed.remove("input")  # the same files, named otherwise: a directory instead of a glob pattern
     if changed == [CALIBRATION_SAMPLE]:
         return "the input has other rows than before, and --calibrate batch takes its sample from them"
@@ -168,7 +187,7 @@ def _named_files(plan: Plan) -> set[str]:
 def plan_values(plan: Plan) -> dict[str, Any]:
     """The values of plan.json, without its checksum."""
     return {
-        "format": FORMAT,
+        "format": FORMAT if plan.placed is None else FORMAT_OF_PLACED,
         "plan_id": plan.id,
         "fingerprint": plan.fingerprint,
         "identity": plan.identity,
@@ -199,11 +218,12 @@ def plan_values(plan: Plan) -> dict[str, Any]:
             for planned in plan.files
         ],
         **({} if plan.crossing is None else {"crossing": plan.crossing.to_json()}),
+        **({} if plan.placed is None else placed_values(plan)),
     }
 
 
 def _from_json(values: Mapping[str, Any]) -> Plan:
-    if values["format"] != FORMAT:
+    if values["format"] != (FORMAT_OF_PLACED if "placed" in values else FORMAT):
         raise ValueError(f"it was written by another version of tirazh, with format {values['format']}")
     if not isinstance(values["identity"], dict):
         raise TypeError("its identity is not a mapping")
@@ -231,6 +251,8 @@ def _from_json(values: Mapping[str, Any]) -> Plan:
         and [plan.crossing.digest] != [planned.file.version for planned in plan.files]
     ):
         raise ValueError("its crossing is not that of its parts")
+    if "placed" in values:
+        plan = with_placed(plan, values)
     if plan.id != values["plan_id"]:
         raise ValueError("its plan id is not that of its content")
     return plan

@@ -1,24 +1,29 @@
-"""Promotion: a staged output that is complete replaces the output of the other job.
+"""Promotion: a staged output that is complete replaces the output of the other job, or is added to it.
 
-`--overwrite` makes the new output in `OUTPUT/_tirazh/staged/`. Its `_SUCCESS` is the commit record: before it
+`--overwrite` makes the new output in `OUTPUT/_tirazh/staged/`, and a step that continues an output (`generations/`) its
+new parts. Its `_SUCCESS` is the commit record: before it
 exists, the old output is untouched; after it exists, every run on this output continues the promotion
 first. Each step may be repeated, so a promotion may be interrupted anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from tirazh.errors import OutputError
 from tirazh.pipeline.output.guarded import GuardedOutput
+from tirazh.pipeline.output.ledger import read_manifest
 from tirazh.pipeline.output.names import (
+    CARD,
     FAILURE,
     HEAD,
     MANIFEST,
     PLAN,
     RECEIPTS,
     REPORT,
+    RESPONSES,
     STAGED,
     SUCCESS,
     OutputFiles,
@@ -52,7 +57,7 @@ def promote(output: GuardedOutput, plan: Plan) -> None:
     """Replace the files of the old output by those of the staged output of `plan`, and write `_SUCCESS`.
 
     A reader sees the old output without `_SUCCESS` and with fewer and fewer parts, then the new parts, then
-    `_SUCCESS`; never parts of both.
+    `_SUCCESS`; never parts of both. Parts of the old output that are in `plan` stay as they are.
     """
     files, staged = output.files, output.files.staged
     own = keep_trying(lambda: staged.storage.names(staged.own()))
@@ -63,13 +68,24 @@ def promote(output: GuardedOutput, plan: Plan) -> None:
         _remove_old(output, plan)
         _each(lambda name: output.move(staged.part(name), files.part(name)), parts)
         _each(lambda name: output.move(staged.own(RECEIPTS, name), files.own(RECEIPTS, name)), receipts)
-        for name in (HEAD, MANIFEST, REPORT, PLAN):
+        for name in (HEAD, CARD, RESPONSES, MANIFEST, REPORT, PLAN):
             if name in own:
                 output.move(staged.own(name), files.own(name))
-        output.write(files.part(SUCCESS), plan.id.encode())
+        # Rows that were answered again may still have more errors than the job allows; then it has failed, as before.
+        if is_within_budget(keep_trying(lambda: read_manifest(files))):
+            output.write(files.part(SUCCESS), plan.id.encode())
     # Without its commit record the rest of the staged output is not promoted again.
     output.remove(staged.part(SUCCESS))
     discard_staged(output)
+
+
+def is_within_budget(manifest: Mapping[str, Any] | None) -> bool:
+    """Whether the rows of an output have no more errors than its job allows."""
+    try:
+        values = manifest or {}
+        return int(values["errors"]) <= float(values["spec"]["max_error_rate"]) * int(values["rows"])
+    except (KeyError, TypeError, ValueError):
+        return True
 
 
 def discard_staged(output: GuardedOutput) -> None:

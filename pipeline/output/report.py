@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from tirazh.errors import InputError, OutputError, StorageError
+from tirazh.pipeline.output.additions import additions_of
 from tirazh.pipeline.output.names import CARD, FAILURE, MANIFEST, REPORT, OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.seal import seal_page
@@ -22,17 +25,22 @@ from tirazh.pipeline.storage.filesystem import Storage
 _CARD_KINDS = ("generate", "filter", "steps")
 
 
-def pages_of(
-    manifest: Mapping[str, Any], output: OutputFiles, *, against: Mapping[str, Any] | None = None
-) -> dict[str, bytes]:
+def pages_of(manifest: Mapping[str, Any], output: OutputFiles, *, comparison: Markup | None = None) -> dict[str, bytes]:
     """Render the report and, of generate, the dataset card; by the names of their files in `_tirazh/`.
 
     `output` is where the parts are. They are read for texts and figures; a part that cannot be read is none here.
+    `comparison` is the section of a comparison with other outputs.
     """
     parts = [output.part(part["name"]) for part in manifest["parts"]]
     sample = sample_rows(output.storage, parts, sampled_columns(manifest))
     evaluations = read_evaluations(output)
-    page = render(manifest, sample=sample, against=against, evaluations=evaluations)
+    page = render(
+        manifest,
+        sample=sample,
+        comparison=comparison,
+        evaluations=evaluations,
+        additions=additions_of(manifest, output),
+    )
     pages = {REPORT: seal_page(page, manifest["plan_id"]).encode()}
     if manifest["kind"] in _CARD_KINDS:
         pages[CARD] = render_card(manifest, sample, evaluations=evaluations).encode()
@@ -53,23 +61,20 @@ def unfinished_page(facts: Mapping[str, Any]) -> bytes:
     return seal_page(render_unfinished(facts), facts["plan_id"]).encode()
 
 
-def write_report(output: str, *, against: str | None = None, endpoint_url: str | None = None) -> str:
+def write_report(output: str, *, comparison: Markup | None = None, endpoint_url: str | None = None) -> str:
     """Write the report of a job, and the dataset card beside it, and return the URI of the report.
 
-    It shows the output `against` for comparison. The report of a job that failed, or that is not finished, says
-    so, with the reason and what is finished so far. Raises OutputError for a directory that is not the
-    output of a job, and for an `against` that is not the output of a finished one.
+    It shows `comparison`, a section about other outputs (`pipeline/drift`). The report of a job that failed, or that
+    is not finished, says so, with the reason and what is finished so far, without a comparison. Raises OutputError
+    for a directory that is not the output of a job.
     """
     storage = Storage(endpoint_url)
     files = OutputFiles.at(output, storage)
     manifest = _manifest(files)
     if manifest is None or FAILURE in storage.names(files.own()):
-        return _write_unfinished(files, against)
-    other = _manifest(OutputFiles.at(against, storage)) if against is not None else None
-    if against is not None and other is None:
-        raise OutputError(f"{show_uri(against)} is not the output of a finished job: it has no _tirazh/{MANIFEST}")
+        return _write_unfinished(files)
     try:
-        pages = pages_of(manifest, files, against=other)
+        pages = pages_of(manifest, files, comparison=comparison)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(files, error) from error
     for name, page in pages.items():
@@ -77,15 +82,11 @@ def write_report(output: str, *, against: str | None = None, endpoint_url: str |
     return files.own(REPORT)
 
 
-def _write_unfinished(files: OutputFiles, against: str | None) -> str:
+def _write_unfinished(files: OutputFiles) -> str:
     plan = read_plan(files)
     if plan is None:
         raise OutputError(
             f"{show_uri(files.directory)} is not the output of a finished job: it has no _tirazh/{MANIFEST}"
-        )
-    if against is not None:
-        raise OutputError(
-            f"{show_uri(files.directory)} is not finished, so it cannot be compared; run its job again first"
         )
     page = unfinished_page(read_failure(files) or describe_unfinished(plan, files))
     files.storage.write(files.own(REPORT), page)

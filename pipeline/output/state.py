@@ -51,6 +51,12 @@ class OutputState:
         return sum(receipt.errors for receipt in self.receipts.values())
 
     @property
+    def tokens(self) -> tuple[int, int]:
+        """The tokens of prompts and of completions in the intact parts."""
+        receipts = self.receipts.values()
+        return sum(each.prompt_tokens for each in receipts), sum(each.completion_tokens for each in receipts)
+
+    @property
     def is_whole(self) -> bool:
         """Whether every part is intact and has its receipt."""
         return not (self.remaining or self.unsaved)
@@ -105,7 +111,7 @@ def repair(state: OutputState, plan: Plan, output: GuardedOutput) -> None:
         output.remove(files.receipt(name))
 
     def save(index: int) -> None:
-        output.write(files.receipt(plan.parts[index].name), state.receipts[index].to_json())
+        output.write(files.receipt(plan.part_of_index[index].name), state.receipts[index].to_json())
 
     _each(remove, state.damaged, THREADS)
     _each(lambda name: output.remove(files.receipt(name)), state.orphaned, THREADS)
@@ -126,7 +132,7 @@ def _read_receipt(part: Part, plan: Plan, output: OutputFiles, names: Collection
         return None
     try:
         receipt = Receipt.from_json(keep_trying(lambda: output.storage.read(output.receipt(part.name))))
-        check_belongs(receipt, part=part.index, rows=plan.output_rows_of(part), plan_id=plan.id)
+        check_belongs(receipt, part=part.index, rows=plan.output_rows_of(part), plan_id=part.plan_id)
     except (InputError, ValueError, KeyError, TypeError):
         return None
     return receipt
@@ -134,7 +140,8 @@ def _read_receipt(part: Part, plan: Plan, output: OutputFiles, names: Collection
 
 def _has_current_rows(receipt: Receipt, part: Part, plan: Plan, output: OutputFiles) -> bool:
     """Whether a part was made from the present version of its input file, or from the same rows."""
-    if receipt.input_version == part.file.version:
+    # A file that was delivered again has other rows now, all of which may be in the output.
+    if receipt.input_version == part.input_version or any(plan.is_superseded(each.file) for each in part.ranges):
         return True
     try:
         data = keep_trying(lambda: output.storage.read(output.part(part.name)))
@@ -149,7 +156,7 @@ def _make_receipt(
     """The receipt of a part from its file; None if the file is damaged, or not that of the stored receipt."""
     try:
         receipt = make_receipt(keep_trying(lambda: output.storage.read(output.part(part.name))), settings)
-        check_belongs(receipt, part=part.index, rows=plan.output_rows_of(part), plan_id=plan.id)
+        check_belongs(receipt, part=part.index, rows=plan.output_rows_of(part), plan_id=part.plan_id)
     except (InputError, ValueError):
         return None
     return receipt if stored is None or stored.sha256 == receipt.sha256 else None

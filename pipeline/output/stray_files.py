@@ -38,7 +38,10 @@ def find_stray_files(plan: Plan, output: OutputFiles) -> tuple[list[str], list[s
         else:
             problems.append(f"{name} is not a file of this job")
     if STAGED in output.storage.directories(output.own()):
-        notes.append(f"{OWN}/{STAGED} holds the unfinished output of a run with --overwrite; readers do not see it")
+        notes.append(
+            f"{OWN}/{STAGED} holds the unfinished output of a run with --overwrite, --append or --retry-failed; "
+            "readers do not see it"
+        )
     return sorted(problems), sorted(notes)
 
 

@@ -68,7 +68,8 @@ def verify(output: str, endpoint_url: str | None = None, *, skip_input: bool = F
         manifest, problems = _read_manifest(files)
         current = None
         if not skip_input:
-            current = CurrentInput.of(plan, Storage(endpoint_url or _endpoint_of(manifest)))
+            storage = Storage(endpoint_url or _text_of(manifest, "endpoint_url"))
+            current = CurrentInput.of(plan, storage, files, _text_of(manifest, "key"))
         return _Check(files, plan, output, current).run(manifest, problems)
     except _DamagedPlanError as error:
         return Verification(output=output, parts=0, parts_expected=0, rows=0, rows_expected=0, problems=(str(error),))
@@ -221,7 +222,7 @@ class _Check:
         if not made.is_as_stored(stored):
             return receipt, f"the receipt of {part.name} is damaged or was changed"
         try:
-            check_belongs(receipt, part=part.index, rows=self.plan.output_rows_of(part), plan_id=self.plan.id)
+            check_belongs(receipt, part=part.index, rows=self.plan.output_rows_of(part), plan_id=part.plan_id)
         except ValueError as error:
             return receipt, f"{part.name} {str(error).removeprefix('it ')}"
         return receipt, None
@@ -248,10 +249,11 @@ def _check_manifest(manifest: dict[str, Any], plan: Plan, receipts: Sequence[Rec
     return [f"{OWN}/{MANIFEST} does not agree with the plan and the receipts in {', '.join(wrong)}{details}"]
 
 
-def _endpoint_of(manifest: dict[str, Any] | None) -> str | None:
+def _text_of(manifest: dict[str, Any] | None, setting: str) -> str | None:
+    """A setting of the job that is a text; None without it."""
     spec = (manifest or {}).get("spec")
-    endpoint = spec.get("endpoint_url") if isinstance(spec, dict) else None
-    return endpoint if isinstance(endpoint, str) else None
+    value = spec.get(setting) if isinstance(spec, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _first_names(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from tirazh.actors.garbage import collect_rarely
 from tirazh.errors import InputError, JobError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.changes import find_differing_value
-from tirazh.pipeline.input.parts import part_name
+from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.planned_schema import columns_without_statistics, copy_parquet_types
 from tirazh.pipeline.output.assemble import OutputLayout, assemble_rows
 from tirazh.pipeline.output.guarded import GuardedOutput
@@ -35,6 +35,7 @@ from tirazh.pipeline.output.receipt import (
     make_receipt,
     receipt_columns,
 )
+from tirazh.pipeline.output.rows.failed_rows import read_output_rows, replace_failed
 from tirazh.pipeline.prompts.encode import cached_tokenizer
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
@@ -45,20 +46,36 @@ from tirazh.pipeline.storage.filesystem import keep_trying
 _ATTEMPTS = 3
 
 
+@dataclass(frozen=True, slots=True)
+class MadePart:
+    """What the sink knows about a part: its name, its plan, and the version of the input file that this run reads.
+
+    `replaces` is the URI of the part file whose rows without an error are kept; the others have been answered again.
+    """
+
+    name: str
+    plan_id: str
+    input_version: str
+    replaces: str | None = None
+
+    @classmethod
+    def of(cls, part: Part) -> MadePart:
+        """That of a part of a plan, all rows of which are made."""
+        return cls(part.name, part.plan_id, part.input_version)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WriteConfig:
     """What the sink needs besides the rows.
 
     `output` is the directory that the parts are written to, `lease` that of the job's output, checked before
-    every write. It is None only for an output that no other run can see. `input_versions` has, for every
-    part, the version of the input file that this run reads.
+    every write. It is None only for an output that no other run can see. `parts` are those that are made, by their
+    numbers.
     """
 
     output: OutputFiles
     layout: OutputLayout
-    plan_id: str
-    total_parts: int
-    input_versions: Sequence[str]
+    parts: Mapping[int, MadePart]
     tokenizer_dir: str
     receipts: ReceiptSettings
     lease: LeaseToken | None = None
@@ -76,31 +93,44 @@ class WriteStep:
         if schema.ROW_ERROR not in table.column_names:
             return summary_row(part)
         config = self.config
+        made, answered = config.parts[part], table.num_rows * config.layout.rows_per_input_row
         try:
-            footer = self._footer(part, table.num_rows * config.layout.rows_per_input_row)
+            earlier = self._earlier(made.replaces) if made.replaces is not None else None
+            footer = self._footer(part, answered if earlier is None else earlier.num_rows)
             kept: list[pa.Table] = []
-            data = tables_to_parquet(
-                self._rows(table, kept), config.layout.schema, footer=footer, columns=config.layout.columns
-            )
+            rows = self._rows(table, kept, earlier)
+            data = tables_to_parquet(rows, config.layout.schema, footer=footer, columns=config.layout.columns)
         except pa.ArrowException as error:
-            name = part_name(part, config.total_parts, config.plan_id)
+            name = made.name
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
             raise JobError(
                 f"the results of {name} ({table.num_rows} rows) cannot be written as Parquet: {reason}"
             ) from error
         receipt = self.store(describe_part(pa.concat_tables(kept), data, footer, config.receipts), data)
-        return summary_row(part, rows=receipt.rows, errors=receipt.errors, written=True)
+        tokens = (receipt.prompt_tokens, receipt.completion_tokens)
+        return summary_row(part, rows=min(receipt.rows, answered), errors=receipt.errors, tokens=tokens, written=True)
 
-    def _rows(self, table: pa.Table, kept: list[pa.Table]) -> Iterator[pa.Table]:
-        """The output rows of a part; `kept` receives the columns of its receipt."""
+    def _earlier(self, uri: str) -> pa.Table:
+        """The rows of the part file that is replaced."""
+        data = keep_trying(lambda: self.config.output.storage.read(uri))
+        return read_output_rows(data, self.config.layout)
+
+    def _rows(self, table: pa.Table, kept: list[pa.Table], earlier: pa.Table | None) -> Iterator[pa.Table]:
+        """The output rows of a part; `kept` receives the columns of its receipt.
+
+        `earlier` are the rows of the part file that is replaced, None for a part all rows of which are made.
+        """
         layout, tokenizer = self.config.layout, cached_tokenizer(self.config.tokenizer_dir)
-        for rows in assemble_rows(table, layout, tokenizer):
+        made = assemble_rows(table, layout, tokenizer)
+        if earlier is not None:
+            made = iter([replace_failed(earlier, pa.concat_tables(list(made)), layout, self.config.receipts.prefix)])
+        for rows in made:
             kept.append(rows.select(receipt_columns(rows.column_names, self.config.receipts)))
             yield rows
 
     def _footer(self, part: int, rows: int) -> dict[str, Any]:
-        version = self.config.input_versions[part]
-        return {"part": part, "rows": rows, "plan_id": self.config.plan_id, "input_version": version}
+        made = self.config.parts[part]
+        return {"part": part, "rows": rows, "plan_id": made.plan_id, "input_version": made.input_version}
 
     def store(self, made: Receipt, data: bytes) -> Receipt:
         """Create the part file from `data` and write its receipt, which describes the file that is stored.
@@ -109,7 +139,7 @@ class WriteStep:
         """
         config = self.config
         part, rows = made.part, made.rows
-        name = part_name(part, config.total_parts, config.plan_id)
+        name, plan_id = config.parts[part].name, config.parts[part].plan_id
         output, uri = GuardedOutput(config.output, config.lease), config.output.part(name)
         for _ in range(_ATTEMPTS):
             is_new = output.create(uri, data, undo=lambda: config.output.storage.remove(uri))
@@ -118,7 +148,7 @@ class WriteStep:
                 continue
             try:
                 receipt = made if is_new else make_receipt(stored, config.receipts)
-                check_belongs(receipt, part=part, rows=rows, plan_id=config.plan_id)
+                check_belongs(receipt, part=part, rows=rows, plan_id=plan_id)
                 if not is_new:
                     _check_input_columns(stored, data, config.layout.columns.names)
             except ValueError:
@@ -153,9 +183,13 @@ def _read(output: OutputFiles, uri: str) -> bytes | None:
         return None
 
 
-def summary_row(part: int, *, rows: int = 0, errors: int = 0, written: bool = False) -> pa.Table:
-    """The row about one part that the driver receives. `written` is False for a skipped part."""
-    return pa.table({"part": [part], "rows": [rows], "errors": [errors], "written": [written]})
+def summary_row(
+    part: int, *, rows: int = 0, errors: int = 0, tokens: tuple[int, int] = (0, 0), written: bool = False
+) -> pa.Table:
+    """The row about one part that the driver receives. `tokens` are those of prompts and of completions. `written` is
+    False for a skipped part."""
+    counts = {"rows": [rows], "errors": [errors], "prompt_tokens": [tokens[0]], "completion_tokens": [tokens[1]]}
+    return pa.table({"part": [part], **counts, "written": [written]})
 
 
 def to_parquet(table: pa.Table, *, footer: dict[str, Any], columns: pa.Schema | None = None) -> bytes:

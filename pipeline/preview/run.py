@@ -21,7 +21,7 @@ from tirazh.model.requests import Request
 from tirazh.pipeline import schema
 from tirazh.pipeline.execution.infer import InferConfig
 from tirazh.pipeline.forecast.describe import sample_notes, token_facts
-from tirazh.pipeline.forecast.estimate import MeasuredSpeed, estimate, weight_bytes
+from tirazh.pipeline.forecast.estimate import MeasuredSpeed, cost, estimate, weight_bytes
 from tirazh.pipeline.forecast.token_sample import TokenSample, measure_tokens
 from tirazh.pipeline.forecast.workload import Workload, job_workload
 from tirazh.pipeline.job_run import JobRun
@@ -51,6 +51,7 @@ def preview_job(
     on_rows: OnRows | None = None,
     judge: Judge | None = None,
     engine: str = "model",
+    price_per_hour: float | None = None,
 ) -> dict[str, Any]:
     """Make `rows` rows spread over the input and forecast the job.
 
@@ -58,12 +59,15 @@ def preview_job(
     of each; `added_columns`, the names of the columns that the job adds; `forecast`, the figures of `tirazh plan` with
     the measured speed; and `notes`. `tell` receives sentences about what is being done, `on_rows` the result without
     the forecast as soon as the rows are made. `judge` adds columns to the output rows. `engine` is
-    `ReplicaConfig.engine`. Raises RequestError where the job would, and for a model that does not fit in memory.
+    `ReplicaConfig.engine`, `price_per_hour` that of `describe_job`. Raises RequestError where the job would, and for a
+    model that does not fit in memory.
     """
     if not 1 <= rows <= MAX_ROWS:
         raise RequestError(f"a preview has between 1 and {MAX_ROWS:,} rows, not {rows}")
     say = tell or (lambda text: None)
     plan = plan_job(spec)
+    if not plan.rows:
+        raise RequestError("the input has no rows, so there is nothing to preview")
     run = _job_run(spec, plan, engine)
     say(f"reading {min(rows, plan.rows):,} of {plan.rows:,} rows")
     chosen = choose_rows(plan, run.prompts.config, run.output, rows)
@@ -87,6 +91,8 @@ def preview_job(
     mean = _mean_completion(result["rows"], spec)
     workload = job_workload(run.plan, spec, sample, mean, source="completions as in this preview")
     forecast = _forecast(run.plan, spec, workload, sample, speed)
+    if price_per_hour is not None and "time_s" in forecast:
+        forecast["cost"] = cost(run.plan, spec, forecast["time_s"], price_per_hour)
     return result | {
         "forecast": forecast,
         "notes": [*run.prompts.few_shot.notes, *_notes(run.plan, spec, chosen, sample)],

@@ -21,6 +21,7 @@ from tirazh.pipeline import schema
 from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.input.overrides import check_override, override_rows, row_sampling, row_seed
 from tirazh.pipeline.input.repetitions import content_of
+from tirazh.pipeline.model_cache.remote_model import local_tokenizer_dir
 from tirazh.pipeline.prompts.control_marks import choose_marks, holds_any, texts_of
 from tirazh.pipeline.prompts.label_tokens import LabelBoundary
 from tirazh.pipeline.prompts.nearest_shots import NearestShots
@@ -321,5 +322,5 @@ def _add_nearest(
 
 @lru_cache(maxsize=2)
 def cached_tokenizer(directory: str) -> Tokenizer:
-    """Load a tokenizer once per worker process."""
-    return load_tokenizer(directory)
+    """Load a tokenizer once per worker process. `directory` is a path, or stands for a remote model."""
+    return load_tokenizer(local_tokenizer_dir(directory))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tirazh.errors import RequestError
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answers import AnswerLayout, answer_columns
-from tirazh.pipeline.gold.answers import AnswerColumns, probabilities_of
+from tirazh.pipeline.gold.answers import StoredAnswers, probabilities_of
 
 # In place of the logarithm of 0: its exponential is 0 again, and it is a finite score.
 _LOG_OF_ZERO = -1e4
@@ -36,7 +36,7 @@ class Change:
     probabilities stay as they are stored.
     """
 
-    columns: AnswerColumns
+    columns: StoredAnswers
     layout: AnswerLayout
 
     @property
@@ -66,7 +66,7 @@ def relabel_rows(table: pa.Table, change: Change) -> pa.Table:
     return table
 
 
-def stored_logprobs(table: pa.Table, columns: AnswerColumns, *, needs_all: bool) -> NDArray[np.float64]:
+def stored_logprobs(table: pa.Table, columns: StoredAnswers, *, needs_all: bool) -> NDArray[np.float64]:
     """The logarithms of the stored probabilities, float64 [N, L]; NaN for rows with an error.
 
     A label that is not stored, as with --top, counts as 0. Raises RequestError if `needs_all` labels of each row.

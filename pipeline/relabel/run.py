@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, JobError, OutputError
 from tirazh.pipeline.columns import added_columns
+from tirazh.pipeline.history.recorder import current_run, recording
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, restore
 from tirazh.pipeline.output.assemble import OutputLayout
@@ -29,8 +30,8 @@ from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan, write_plan
 from tirazh.pipeline.output.receipt import describe_part, read_footer, receipt_columns
 from tirazh.pipeline.output.state import repair, survey
-from tirazh.pipeline.output.write import WriteConfig, WriteStep, to_parquet
-from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep, to_parquet
+from tirazh.pipeline.plan import Plan, of_another_job
 from tirazh.pipeline.relabel.request import Relabelling
 from tirazh.pipeline.relabel.rows import relabel_rows
 from tirazh.pipeline.relabel.source import Source
@@ -69,11 +70,16 @@ def relabel(source: Source, wanted: Relabelling, out: str, *, tell: Tell | None 
     manifest = finished_manifest(target.plan, target.output, settings)
     if manifest is not None:
         return manifest
-    with hold(target.output, lease_s=target.spec.lease_s, tell=tell) as lease:
+    with (
+        hold(target.output, lease_s=target.spec.lease_s, tell=tell) as lease,
+        recording(target.output, lease, kind="relabel") as run,
+    ):
         lease.confirm()
         lease.announce(target.plan.id)
         _refuse_other(target)
-        return _make(target, lease)
+        manifest = _make(target, lease)
+        run.finish(manifest)
+        return manifest
 
 
 def _make(target: _Target, lease: Lease) -> dict[str, Any]:
@@ -82,12 +88,13 @@ def _make(target: _Target, lease: Lease) -> dict[str, Any]:
     write_plan(target.output, target.plan, lease.token)
     guarded.reopen()
     state = survey(target.plan, target.output, receipt_settings(target.spec))
+    current_run().found(target.plan, target.output, state)
     repair(state, target.plan, guarded)
     sums = {part["name"]: part["sha256"] for part in target.source.found.manifest["parts"]}
     with ThreadPoolExecutor(_THREADS) as threads:
         for _ in threads.map(lambda part: _make_part(target, part, sums, lease), state.remaining):
             pass
-    facts = {
+    facts = current_run().times() | {
         "seconds": time.monotonic() - start,
         "resumed_parts": len(target.plan.parts) - len(state.remaining),
         "relabelled": target.wanted.facts(target.source),
@@ -97,7 +104,7 @@ def _make(target: _Target, lease: Lease) -> dict[str, Any]:
 
 def _make_part(target: _Target, part: Part, sums: Mapping[str, str], lease: Lease) -> None:
     """Write one part of the new output from that of the source."""
-    name = target.source.plan.parts[part.index].name
+    name = target.source.plan.part_of_index[part.index].name
     uri = target.source.found.files.part(name)
     data = keep_trying(partial(target.source.found.files.storage.read, uri))
     if hashlib.sha256(data).hexdigest() != sums[name]:
@@ -115,9 +122,7 @@ def _make_part(target: _Target, part: Part, sums: Mapping[str, str], lease: Leas
     config = WriteConfig(
         output=target.output,
         layout=layout,
-        plan_id=target.plan.id,
-        total_parts=len(target.plan.parts),
-        input_versions=[footer["input_version"]] * len(target.plan.parts),
+        parts={part.index: replace(MadePart.of(part), input_version=footer["input_version"])},
         tokenizer_dir="",
         receipts=settings,
         lease=lease.token,
@@ -133,7 +138,7 @@ def _target(source: Source, wanted: Relabelling, out: str) -> _Target:
             f"--out {show_uri(output.directory)} and {source.place} lie in each other; name a new directory"
         )
     identity, fingerprint = wanted.identity(source)
-    plan = replace(source.plan, identity=identity, fingerprint=fingerprint, stored_id=None)
+    plan = of_another_job(source.plan, identity, fingerprint)
     return _Target(source, wanted, replace(wanted.spec(source), output=out), plan, output)
 
 

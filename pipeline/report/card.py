@@ -68,9 +68,9 @@ def _sections(manifest: Mapping[str, Any], content: Content) -> list[str]:
     sections += ["## How it was made", "\n".join(made)]
     if spec.get("template"):
         sections += ["The template of the prompts:", _fenced(spec["template"])]
-    for title, counts in content.bars:
-        lines = ["| | rows |", "|---|---:|", *(f"| {_cell(name)} | {count:,} |" for name, count in counts)]
-        sections += [f"## {title}", "\n".join(lines)]
+    for chart in content.bars:
+        lines = ["| | rows |", "|---|---:|", *(f"| {_cell(bar.name)} | {bar.count:,} |" for bar in chart.bars)]
+        sections += [f"## {chart.title}", "\n".join(lines)]
     if content.figures is not None:
         sections += ["## Texts", _figures(content)]
     for row in content.rows[:_SHOWN_ROWS]:

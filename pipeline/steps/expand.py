@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from tirazh.errors import RequestError
 from tirazh.pipeline import schema
 from tirazh.pipeline.quality.rules import parse_filters
 from tirazh.pipeline.spec import Accepted, FilterSpec, GenerateSpec, JobSpec, Step, StepsSpec
@@ -29,7 +30,10 @@ class ExpandedSteps:
 
 
 def expand(spec: StepsSpec) -> ExpandedSteps:
-    """Return the steps that a job runs."""
+    """Return the steps that a job runs. Raises RequestError for settings that only a job of one step has."""
+    for step in spec.steps:
+        if isinstance(step.spec, JobSpec):
+            _refuse_adding(step.spec)
     steps, hidden = _with_prompts(_with_filters(spec.steps))
     return ExpandedSteps(place_steps(steps, spec.output), hidden)
 
@@ -40,6 +44,7 @@ def steps_of(spec: JobSpec | StepsSpec) -> StepsSpec | None:
         return spec
     if not (isinstance(spec, GenerateSpec) and _quality(spec)):
         return None
+    _refuse_adding(spec)
     return StepsSpec(
         output=spec.output,
         steps=(Step(GENERATE, spec),),
@@ -48,6 +53,14 @@ def steps_of(spec: JobSpec | StepsSpec) -> StepsSpec | None:
         lease_s=spec.lease_s,
         overwrite=spec.overwrite,
     )
+
+
+def _refuse_adding(spec: JobSpec) -> None:
+    if spec.append or spec.retry_failed:
+        raise RequestError(
+            "--append and --retry-failed are for jobs of one step, and this job has several (filters, dedup and "
+            "accepted are steps): leave them out, or run the step with a model as a job of its own"
+        )
 
 
 def _with_filters(steps: Sequence[Step]) -> list[Step]:

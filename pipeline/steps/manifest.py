@@ -16,7 +16,7 @@ from tirazh.pipeline.steps.plan import PlannedStep
 from tirazh.pipeline.storage.errors import show_uri
 
 # Left out of the summary of a step: its own manifest has them.
-_LEFT_OUT = ("parts", "spec", "versions", "steps")
+_LEFT_OUT = ("parts", "spec", "versions", "steps", "timeline")
 _TOKENS = ("prompt_tokens", "completion_tokens")
 
 
@@ -49,6 +49,7 @@ def describe_steps(
         "versions": {"python": platform.python_version(), "tirazh": version("tirazh"), **versions},
         "steps": summaries if step.is_last else [],
         **_of_completions(before),
+        **_timeline(before),
         "spec": (own or spec).to_dict(),  # contains no secrets: a spec refuses them
     }
 
@@ -58,6 +59,12 @@ def _own_spec(spec: StepsSpec) -> JobSpec | None:
     first = spec.steps[0]
     is_implied = len(spec.steps) == 1 and first.name == GENERATE and not spec.columns
     return replace(first.spec, output=spec.output) if is_implied and isinstance(first.spec, JobSpec) else None
+
+
+def _timeline(before: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The progress over time of the only step with a model; those of several steps are in their own manifests."""
+    found = [each["timeline"] for each in before.values() if each.get("timeline")]
+    return {"timeline": found[0]} if len(found) == 1 else {}
 
 
 def _of_completions(before: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

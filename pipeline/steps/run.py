@@ -20,6 +20,7 @@ from tirazh.pipeline.execution.metrics import ProgressEvent
 from tirazh.pipeline.execution.progress import OnProgress
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.execution.shared_replicas import shared_replicas, sharing_replicas
+from tirazh.pipeline.history.recorder import current_run, failing_early, recording
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.leases.lease import Lease, Tell, hold
 from tirazh.pipeline.output.names import OutputFiles
@@ -46,6 +47,7 @@ from tirazh.pipeline.steps.manifest import describe_steps
 from tirazh.pipeline.steps.passed_errors import PassErrors
 from tirazh.pipeline.steps.plan import PlannedStep, plan_steps
 from tirazh.pipeline.storage.filesystem import Storage, keep_trying
+from tirazh.pipeline.tracking.prometheus import labelling
 
 # The manifests of the steps that are finished, by their names, in order.
 _Manifests = Mapping[str, Mapping[str, Any]]
@@ -65,11 +67,18 @@ def run_steps(
     storage = Storage(spec.endpoint_url)
     output = OutputFiles(storage, steps[-1].output)
     refuse_other_outputs(spec, steps, storage)
-    with hold(output, lease_s=spec.lease_s, tell=tell) as lease, ExitStack() as session:
+    with (
+        hold(output, lease_s=spec.lease_s, tell=tell) as lease,
+        recording(output, lease, kind=spec.kind, collects=True) as recorded,
+        ExitStack() as session,
+        failing_early(),
+    ):
         # One name for all plans of the job: writes of an earlier run of the same job do no harm.
         lease.announce(spec.fingerprint())
-        run = _Run(spec, steps, storage, lease, session, on_progress, tell, engine)
-        return run.all_steps()
+        recorded.begin(spec.fingerprint())
+        manifest = _Run(spec, steps, storage, lease, session, on_progress, tell, engine).all_steps()
+        recorded.finish(manifest)
+        return manifest
 
 
 def refuse_other_outputs(spec: StepsSpec, steps: Sequence[PlannedStep], storage: Storage) -> None:
@@ -185,7 +194,8 @@ class _Run:
 
     def _run_round(self, step: PlannedStep, spec: GenerateSpec, crossing: Crossing, number: int) -> dict[str, Any]:
         report = self._report(replace(step, name=f"{step.name}, round {number}"))
-        return run_job(spec, on_progress=report, tell=self._tell(step), engine=self.engine, crossing=crossing)
+        with labelling(self.steps[-1].output, step.name):
+            return run_job(spec, on_progress=report, tell=self._tell(step), engine=self.engine, crossing=crossing)
 
     def _connect(self) -> None:
         """Connect Ray once for all steps that are left; they share replicas of the same model."""
@@ -197,9 +207,9 @@ class _Run:
 
     def _run_model(self, step: PlannedStep, spec: JobSpec) -> dict[str, Any]:
         around = partial(PassErrors, columns=step.errors) if step.errors else None
-        return run_job(
-            spec, on_progress=self._report(step), tell=self._tell(step), engine=self.engine, around_prompts=around
-        )
+        report, tell = self._report(step), self._tell(step)
+        with labelling(self.steps[-1].output, step.name):
+            return run_job(spec, on_progress=report, tell=tell, engine=self.engine, around_prompts=around)
 
     def _run_filter(self, step: PlannedStep, source: OutputFiles, before: _Manifests) -> dict[str, Any]:
         assert step.filter is not None, "a step without a model filters or selects rows"
@@ -228,7 +238,7 @@ class _Run:
         receipts, seconds = run_parts(plan, state, self._report(step), writer(state, config))
         self.lease.settle()
         remove_other_parts(output, plan)
-        facts = describe_filtered(plan, receipts) | more | {"seconds": round(seconds, 3)}
+        facts = describe_filtered(plan, receipts) | more | current_run().times() | {"seconds": round(seconds, 3)}
         return finish_filtered(output, plan, describe_steps(self.spec, step, facts, before))
 
     def _report(self, step: PlannedStep) -> OnProgress | None:

@@ -13,7 +13,6 @@ from tirazh.actors.cores import usable_cores
 from tirazh.actors.local_replica import local_device, local_dtype, local_replica
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.errors import RequestError
-from tirazh.model.checkpoints.directory import resolve_model
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
 from tirazh.pipeline.output.leases.lease import Tell
 from tirazh.pipeline.prompts.prepare import PreparedPrompts, prepare_prompts
@@ -56,6 +55,7 @@ class Tuning:
         device = local_device(spec.device)
         config = ReplicaConfig(
             model=spec.model,
+            fetch_model=self.job.remote_model,
             model_settings=spec.model_settings,
             dtype=local_dtype(device) if spec.dtype == "auto" else spec.dtype,
             device=device,
@@ -141,7 +141,7 @@ def make_scorers(tuning: Tuning, engine: Engine) -> tuple[dict[PromptChoice, Eng
     """The scorers of all prompts, and for those that cannot be run the reason. Raises RequestError if the job as it was
     given cannot be run."""
     directory = tuning.job.model.tokenizer_dir
-    tokenizer = load_tokenizer(directory, resolve_model(tuning.spec.model))
+    tokenizer = load_tokenizer(directory, tuning.job.model_directory)
     pool = tuning.data.pool_bytes()
     scorers: dict[PromptChoice, EngineScorer] = {}
     refused: dict[PromptChoice, str] = {}
@@ -169,7 +169,7 @@ def _prepare(tuning: Tuning, prompt: PromptChoice, tokenizer: Tokenizer, pool: b
             replace(tuning.specs[prompt], scoring="pmi", **changed),
             tokenizer,
             tuning.sources[prompt],
-            tokenizer_dir=job.model.tokenizer_dir or "",
+            tokenizer_dir=job.tokenizer_name,
             seq_length=job.seq_length,
             examples=job.examples if prompt.shots is None else pool if prompt.shots else None,
         )

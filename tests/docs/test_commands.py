@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.docs.planned import planned_flags, skip_while_missing
 from tests.docs.texts import DOCUMENTS, fenced_blocks, name_of
 from tirazh.errors import RequestError
 from tirazh.jobs.cli import build_parser
@@ -29,8 +30,9 @@ def shown_commands() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("document", "command"), list(shown_commands()))
 def test_a_command_in_a_document_parses(document: str, command: str) -> None:
-    parser, by_name = build_parser()
     words = shlex.split(command, comments=True)[1:]
+    skip_while_missing(words[0], *planned_flags(words))
+    parser, by_name = build_parser()
     assert parse(parser, by_name, words).command == words[0]
 
 
@@ -42,8 +44,23 @@ def test_a_misspelt_flag_in_a_document_would_be_noticed() -> None:
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=name_of)
 def test_the_job_file_of_a_tutorial_is_a_valid_job(path: Path, tmp_path: Path) -> None:
-    (job,) = fenced_blocks(path, "yaml")
+    job, *_ = fenced_blocks(path, "yaml")
     file = tmp_path / "job.yaml"
     file.write_text(job, encoding="utf-8")
     assert spec_from_file(file).output
     assert f"# {path.stem}.yaml" in job
+
+
+PARTS_OF_JOBS = [
+    (path, block)
+    for path in sorted((REPOSITORY / "docs").rglob("*.md"))
+    for block in fenced_blocks(path, "yaml")
+    if block.startswith("notify:")
+]
+
+
+@pytest.mark.parametrize(("path", "part"), PARTS_OF_JOBS, ids=[name_of(path) for path, _ in PARTS_OF_JOBS])
+def test_a_section_of_a_job_file_may_be_added_to_a_job(path: Path, part: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(f"kind: generate\ninput: in\noutput: out\n{part}", encoding="utf-8")
+    assert spec_from_file(file).output

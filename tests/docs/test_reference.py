@@ -16,7 +16,7 @@ RUNBOOK = (REPOSITORY / "docs/runbook.md").read_text(encoding="utf-8")
 ERRORS = sorted(
     name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)
 )
-EXIT_CODES = (0, 1, 2, 130, 143)
+EXIT_CODES = (0, 1, 2, 3, 130, 143)
 FIRST_SCREEN = (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()[:40]
 
 
@@ -34,6 +34,11 @@ def test_the_runbook_has_a_section_for_every_error_class(name: str) -> None:
 @pytest.mark.parametrize("code", EXIT_CODES)
 def test_the_runbook_has_a_section_for_every_exit_code(code: int) -> None:
     assert f"\n### Exit code {code}\n" in RUNBOOK
+
+
+def test_a_heading_of_the_runbook_is_there_once() -> None:
+    headings = re.findall(r"^#+ .+$", RUNBOOK, flags=re.MULTILINE)
+    assert sorted(headings) == sorted(set(headings))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)

@@ -11,12 +11,13 @@ from tirazh.jobs.settings import KINDS
 from tirazh.pipeline.settings import flag_name
 
 OUTPUT_FLAGS = "--help --json --quiet --verbose"
+END_FLAGS = "--notify-command --notify-on --notify-url --track"
 COMMON = (
     "--address --config --deepspeed-config --device --dry-run --dtype --endpoint-url --fix-sparsity-layout --input "
     "--allow-empty --append --key --no-allow-empty --no-append --no-retry-failed --retry-failed "
     "--limit --max-error-rate --model --no-overwrite --num-attention-heads --output --overwrite --part-rows --prefix "
     "--lease-s --preset --rank-timeout-s --replicas --seq-length --slots --sparse-mode --start-timeout-s --template "
-    "--tensor-parallel --threads --tokenizer --truncate"
+    f"--progress --set --tensor-parallel --threads --tokenizer --truncate {END_FLAGS}"
 )
 FLAGS = {
     "classify": f"{COMMON} --abstain-below --calibrate --examples --gold-column --head --labels --multi-label "
@@ -28,33 +29,36 @@ FLAGS = {
     "--samples --samples-as --schema --schema-column --seed --shots --stop --temperature --top-k --top-p --vary",
     "score": f"{COMMON} --text-column",
     "embed": f"{COMMON} --pooling --text-column",
-    "finetune": "--activation-checkpointing --adam-beta1 --adam-beta2 --adam-epsilon --address --batch-size "
+    "finetune": f"{END_FLAGS} "
+    "--activation-checkpointing --adam-beta1 --adam-beta2 --adam-epsilon --address --batch-size "
     "--completion-column --completion-loss-weight --config --deepspeed-config --device --dry-run --dtype "
     "--endpoint-url --epochs --eval-input --eval-limit --eval-steps --fix-sparsity-layout --input --keep-checkpoints "
     "--label-column --label-input --labels --learning-rate --lease-s --limit --lora-alpha "
     "--lora-rank --lora-targets --lr-schedule --max-error-rate --max-grad-norm --max-restarts --max-steps "
     "--micro-batch-size --min-learning-rate --model --no-activation-checkpointing --no-overwrite --num-attention-heads "
-    "--offload --output --overwrite --packing --preset --prompt-column --prompt-loss-weight "
-    "--save-dtype --save-steps --seed --seq-length --sparse-mode --template --text-column "
+    "--offload --output --overwrite --packing --preset --progress --prompt-column --prompt-loss-weight "
+    "--save-dtype --save-steps --seed --seq-length --set --sparse-mode --template --text-column "
     "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
-    "run": "--address --dry-run",
-    "plan": "",
-    "preview": "--rows",
-    "tune": "--gold --gold-label --metric --out --overwrite --rows --search --seed --token-budget",
+    "run": f"--address --dry-run --progress --set {END_FLAGS}",
+    "plan": "--price-per-hour --probe --set",
+    "preview": "--rows --set",
+    "tune": "--gold --gold-label --metric --out --overwrite --rows --search --seed --set --token-budget",
     "verify": "--endpoint-url --skip-input",
-    "report": "--against --endpoint-url",
+    "report": "--against --endpoint-url --fail-on --key",
     "evaluate": "--against --endpoint-url --gold --gold-column --gold-label --key --no-write --question --seed",
     "calibrate": "--endpoint-url --gold --gold-column --gold-label --key --method --out --question",
     "relabel": "--abstain-below --calibration --endpoint-url --gold --gold-column --gold-label --key --out --question "
     "--target-error",
+    "history": "--endpoint-url",
+    "prune": "--dry-run --endpoint-url --keep",
     "convert": "--deepspeed-config --dtype --fix-sparsity-layout --num-attention-heads --preset --sparse-mode "
     "--tokenizer",
-    "submit": "--address --follow",
-    "status": "--address",
+    "submit": "--address --follow --image --set",
+    "status": "--address --endpoint-url --max-age",
     "logs": "--address --follow",
     "stop": "--address",
     "resume": "--address --follow",
-    "demo": "--output",
+    "demo": "--output --progress",
 }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tirazh.jobs import console
-from tirazh.jobs.cluster.submit import Submission
 from tirazh.pipeline.execution.metrics import ProgressEvent
 from tirazh.pipeline.output.verify import Verification
 
@@ -77,61 +76,6 @@ def test_verify_prints_the_problems_and_a_verdict(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:-1] == list(problems)
     assert lines[-1] == ("FAILED" if code else "OK") + ": 9/9 rows, 2/2 parts verified in out"
-
-
-def test_quiet_submit_prints_only_the_job_id(capsys: pytest.CaptureFixture[str]) -> None:
-    submission = Submission(job_id="tirazh-a-123456", was_running=False)
-    console.show_submitted(submission, "http://user:secret@head:8265", as_json=False, quiet=True)
-    console.show_submitted(submission, "http://user:secret@head:8265", as_json=False, quiet=False)
-    out = capsys.readouterr().out
-    assert out.splitlines()[:2] == ["tirazh-a-123456", "submitted tirazh-a-123456"]
-    assert "--address http://head:8265" in out
-    assert "secret" not in out
-
-
-def test_submitting_a_running_job_says_so_and_names_settings_that_it_does_not_take(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    submission = Submission(job_id="tirazh-a-123456", was_running=True, other_settings=("replicas", "slots"))
-    console.show_submitted(submission, None, as_json=False, quiet=False)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "tirazh-a-123456 is already running, so it was not submitted again"
-    assert lines[1] == "  it keeps its own replicas, slots; stop it first to change them"
-    console.show_submitted(submission, None, as_json=True, quiet=False)
-    assert json.loads(capsys.readouterr().out) == {"job": "tirazh-a-123456", "was_running": True}
-
-
-INFO: dict[str, Any] = {
-    **{"id": "tirazh-a-123456", "status": "FAILED", "message": "Job failed, last logs:\nTraceback\n  File x"},
-    **{"start_time": 1_795_000_000.0, "end_time": 1_795_000_006.0, "driver_exit_code": 1, "metadata": {}},
-}
-
-
-def test_the_status_of_a_job_has_times_in_utc_and_one_line_of_its_log(capsys: pytest.CaptureFixture[str]) -> None:
-    console.show_status(INFO, "first\n\nlast\n", as_json=False, quiet=False)
-    console.show_status(INFO, "", as_json=False, quiet=False)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:5] == [
-        "job        tirazh-a-123456",
-        "status     failed",
-        "started    2026-11-18 11:06:40Z",
-        "took       0:06",
-        "exit code  1",
-    ]
-    assert lines[5] == "last line  last"
-    assert lines[-1] == "message    Job failed, last logs:"
-
-
-@pytest.mark.parametrize(
-    ("status", "end"), [("FAILED", "failed"), ("SUCCEEDED", "succeeded"), ("STOPPED", "was stopped")]
-)
-def test_stopping_a_job_that_has_ended_prints_one_sentence(
-    status: str, end: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    console.show_stopped(INFO | {"status": status}, was_running=False, as_json=False, quiet=False)
-    assert capsys.readouterr().out == (
-        f"tirazh-a-123456 has ended already, so there is nothing to stop: it {end} after 0:06\n"
-    )
 
 
 def test_prints_of_libraries_go_to_stderr_when_json_is_requested(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,6 +41,13 @@ def test_the_exit_of_rays_sigterm_handler_counts_as_sigterm() -> None:
     assert caught.value.exit_code == 143
 
 
+def test_a_block_around_another_keeps_the_exit_code_of_its_signal() -> None:
+    outer = interruptible(lambda: "outer")
+    with pytest.raises(Interrupted, match="inner") as caught, outer, interruptible(lambda: "inner"):
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.exit_code == 143
+
+
 def test_other_system_exits_pass_through() -> None:
     with pytest.raises(SystemExit), interruptible(lambda: "so far"):
         sys.exit(3)
@@ -124,3 +131,48 @@ def test_a_signal_after_the_result_does_not_change_the_exit_code(number: signal.
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
+
+
+def explain() -> None:
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyboardInterrupt:
+        raise Interrupted("the job continues") from None
+
+
+def test_a_command_that_explains_the_interruption_keeps_the_exit_code_of_its_signal() -> None:
+    with pytest.raises(Interrupted, match="the job continues") as caught, interruptible(lambda: "so far"):
+        explain()
+    assert caught.value.exit_code == 143
+
+
+def receive(*numbers: signal.Signals, before: threading.Event, then: threading.Event) -> None:
+    """A block that receives signals and goes on until it is interrupted. It sets `then` after the signals."""
+    with interruptible(lambda: "so far", before=lambda: bool(before.wait(60)) and None):
+        for number in numbers:
+            signal.raise_signal(number)
+        then.set()
+        threading.Event().wait(60)
+
+
+def test_the_block_goes_on_until_it_may_end_in_order() -> None:
+    goes_on = threading.Event()
+    with pytest.raises(Interrupted, match="so far") as caught:
+        receive(signal.SIGTERM, before=goes_on, then=goes_on)
+    assert goes_on.is_set()
+    assert caught.value.exit_code == 143
+
+
+def test_a_second_signal_does_not_wait_for_the_end_in_order() -> None:
+    ended, goes_on = threading.Event(), threading.Event()
+    with pytest.raises(Interrupted):
+        receive(signal.SIGTERM, signal.SIGTERM, before=ended, then=goes_on)
+    assert not goes_on.is_set()
+    ended.set()
+
+
+def test_a_block_that_ends_by_itself_meanwhile_is_not_interrupted() -> None:
+    may_end = threading.Event()
+    with interruptible(lambda: "so far", before=lambda: bool(may_end.wait(60)) and None):
+        signal.raise_signal(signal.SIGTERM)
+    may_end.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from typing import Any
 
@@ -38,7 +39,9 @@ def event(rows: int = 250, **values: Any) -> ProgressEvent:
 
 
 def test_a_log_line_shows_counts_speed_and_remaining_time() -> None:
-    assert describe(event()) == "250 of 1,000 rows (25%) · 2 of 10 parts · 1,000 tokens/s · 2 replicas · 0:30 left"
+    assert describe(event(rows_safe=200, replicas_wanted=3)) == (
+        "250 of 1,000 rows (25%), 200 safe · 2 of 10 parts · 1,000 tokens/s · 2/3 replicas · 0:30 left"
+    )
 
 
 def test_progress_shows_errors_only_when_there_are_some() -> None:
@@ -66,6 +69,44 @@ def test_a_log_gets_a_line_every_ten_seconds_and_a_last_one() -> None:
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \d", line) for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("waiting_for", "shown"),
+    [("Ray", "0:10, waiting for Ray"), ("loading the model", "0:10, loading the model")],
+)
+def test_a_start_says_what_it_waits_for(waiting_for: str, shown: str) -> None:
+    assert describe(event(rows=0, waiting_for=waiting_for)).endswith(shown)
+
+
+def test_the_time_left_follows_from_the_recent_speed() -> None:
+    assert describe(event(recent_eta_s=12.0, recent_tokens_per_s=500.0)).endswith(
+        "500 tokens/s · 2 replicas · 0:12 left"
+    )
+
+
+def test_the_last_row_alone_makes_100_per_cent() -> None:
+    assert "(99%)" in describe(event(rows=9_999, rows_total=10_000))
+    assert "(100%)" in describe(event(rows=10_000, rows_total=10_000))
+
+
+def test_json_has_the_figures_of_each_line_and_messages() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with JobProgressDisplay("json", stream=stream, clock=clock) as progress:
+        progress.say("a replica was started again")
+        clock.now = 5.0
+        progress.show(event(rows_safe=200, replicas_wanted=3, error_rows=1, step="step 1 of 2: body"))
+    message, line = map(json.loads, stream.getvalue().splitlines())
+    assert message["message"] == "a replica was started again"
+    assert line | {"time": ""} == {
+        **{"time": "", "rows_answered": 250, "rows_safe": 200, "rows_total": 1000, "parts_done": 2, "parts_total": 10},
+        **{"errors": 1, "tokens": 10_000, "tokens_per_s": 1000.0, "replicas": 2, "replicas_wanted": 3, "eta_s": 30.0},
+        **{"elapsed_s": 5.0, "waiting_for": "", "step": "step 1 of 2: body"},
+    }
+
+
+def test_a_bar_that_cannot_be_drawn_becomes_lines() -> None:
+    assert JobProgressDisplay("bar", stream=io.StringIO()).style == "lines"
+
+
 def test_the_last_progress_line_is_not_printed_twice() -> None:
     stream, clock = io.StringIO(), Clock()
     with JobProgressDisplay(stream=stream, clock=clock) as progress:
@@ -90,7 +131,15 @@ def test_a_quiet_display_prints_nothing_and_keeps_the_last_event() -> None:
     with JobProgressDisplay("quiet", stream=stream) as progress:
         progress.show(event())
     assert stream.getvalue() == ""
-    assert progress.interrupted() == "interrupted: 2 of 10 parts are written; run the same command to resume"
+    assert progress.last is not None
+
+
+def test_an_interrupted_job_says_which_rows_are_safe() -> None:
+    progress = JobProgressDisplay("quiet")
+    progress.show(event(rows=133, rows_total=760, rows_safe=120, parts_done=12, parts_total=76))
+    assert progress.interrupted() == (
+        "interrupted: 133 rows answered, 120 of them safe in 12 of 76 parts; run the same command to resume"
+    )
 
 
 def test_an_interrupt_before_the_first_part_says_how_to_start_again() -> None:

@@ -15,7 +15,7 @@ from tirazh.pipeline.output.assemble import OutputLayout
 from tirazh.pipeline.output.ledger import finish, receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import write_plan
-from tirazh.pipeline.output.write import WriteConfig, WriteStep
+from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
@@ -34,9 +34,7 @@ def finish_with_scores(spec: ClassifySpec, scores: Sequence[Sequence[float] | No
         WriteConfig(
             output=output,
             layout=layout,
-            plan_id=plan.id,
-            total_parts=len(plan.parts),
-            input_versions=[part.file.version for part in plan.parts],
+            parts={part.index: MadePart.of(part) for part in plan.parts},
             tokenizer_dir=spec.model,
             receipts=receipt_settings(spec),
         )

@@ -109,6 +109,18 @@ def test_a_later_run_takes_the_stored_head(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out/_tirazh/head").exists(), "the embeddings of the examples are removed"
 
 
+def test_rows_are_added_with_the_stored_head(run: Run, tmp_path: Path) -> None:
+    run(append=True)
+    head = (tmp_path / "out/_tirazh/head.json").read_bytes()
+    pl.DataFrame({"text": TEXTS[:2], "topic": ["sport", "economics"]}).write_parquet(tmp_path / "late.parquet")
+    manifest = run(append=True, input=(str(tmp_path / "late.parquet"),))
+    assert (manifest["rows"], manifest["head"]["pooling"]) == (6, "last")
+    assert (tmp_path / "out/_tirazh/head.json").read_bytes() == head
+    labels = rows_of(tmp_path / "out")["label"].to_list()
+    assert labels[4:] == labels[:2]
+    assert verify(str(tmp_path / "out")).is_whole
+
+
 @pytest.mark.parametrize("damage", ["cut", "foreign", "number"])
 def test_a_stored_head_that_cannot_be_used_is_refused(run: Run, damage: str, tmp_path: Path) -> None:
     run(part_rows=1)

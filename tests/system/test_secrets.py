@@ -21,9 +21,9 @@ from tests.conftest import REPOSITORY
 from tests.seaweedfs import SeaweedServer
 from tests.system.command import run_tirazh
 from tirazh.errors import RequestError
-from tirazh.jobs import submit
 from tirazh.jobs.cli import main
-from tirazh.jobs.cluster.submit import write_working_dir
+from tirazh.jobs.cluster.submit import job_of_spec, submit_to
+from tirazh.jobs.cluster.working_dir import write_working_dir
 from tirazh.jobs.job_files.job_file import spec_from_file
 from tirazh.jobs.settings import build_spec
 
@@ -177,9 +177,10 @@ def test_a_submitted_job_holds_no_secrets(tmp_path: Path, monkeypatch: pytest.Mo
             sent.update(job)
             return str(job["submission_id"])
 
-    monkeypatch.setattr(submit, "connect", lambda address: Client())
     spec = build_spec("generate", {"input": "s3://b/in", "output": "s3://b/out", "model": "s3://m/x"})
-    submit.submit(spec, "http://head:8265")
+    job = job_of_spec(spec, notify={"url": f"https://hooks.example/{KEY64}"})
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    submit_to(Client(), job)  # type: ignore[arg-type]
     assert PLANTED not in json.dumps(sent, default=str)
     assert KEY64 not in json.dumps(sent, default=str)
     write_working_dir(spec, tmp_path)

@@ -21,6 +21,11 @@ from tirazh.pipeline.storage.patterns import Pattern, has_wildcard, is_hidden
 
 PARQUET_SUFFIXES = (".parquet", ".pq", ".parq")
 _THREADS = 16
+_OR_EMPTY = "with --allow-empty it gives an empty output"
+
+
+class NothingToRead(InputError):
+    """An input in which there is no file at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ def list_inputs(storage: Storage, inputs: Sequence[str]) -> list[StoredFile]:
     return list(find_inputs(storage, inputs).files)
 
 
-def find_inputs(storage: Storage, inputs: Sequence[str]) -> InputListing:
+def find_inputs(storage: Storage, inputs: Sequence[str], *, allow_empty: bool = False) -> InputListing:
     """List the Parquet files of `inputs` (see `full_uri`), in the given order, those of one input
     sorted by URI.
 
@@ -50,13 +55,19 @@ def find_inputs(storage: Storage, inputs: Sequence[str]) -> InputListing:
     `*`, `?` or `[` is that name. A file that several inputs contain, or several links lead to, is listed once. No two
     files have the same key.
 
-    Raises InputError for an input without files, for the files of a table format, and for a link to nothing.
+    Raises InputError for the files of a table format, for a link to nothing, and for an input without files, unless
+    `allow_empty` leaves it out.
     """
     files: dict[str, StoredFile] = {}
     passed_over: dict[str, PassedOver] = {}
     tables = TableCheck(storage)
     for uri in inputs:
-        listing = _list_one(storage, uri, tables)
+        try:
+            listing = _list_one(storage, uri, tables)
+        except NothingToRead:
+            if not allow_empty:
+                raise
+            continue
         for file in sorted(listing.files, key=lambda file: file.uri):
             files.setdefault(file.uri, replace(file, partition=partition_of(file.uri, file.key)))
         passed_over |= {each.uri: each for each in sorted(listing.passed_over, key=lambda each: each.uri)}
@@ -122,7 +133,7 @@ def _is_pattern(uri: str) -> bool:
 
 def _list_one(storage: Storage, uri: str, tables: TableCheck) -> Listing:
     pattern = Pattern(uri) if _is_pattern(uri) else None
-    listing = storage.list_below(_existing(uri)) if pattern is None else _list_matches(storage, pattern)
+    listing = _list_below(storage, uri) if pattern is None else _list_matches(storage, pattern)
     for each in listing.passed_over:
         if each.reason == NOTHING_THERE and _may_be_parquet(each.uri):
             raise _broken_link(each.uri)
@@ -133,6 +144,15 @@ def _list_one(storage: Storage, uri: str, tables: TableCheck) -> Listing:
     return _only_parquet(storage, uri, listing, None if listing.is_literal else pattern)
 
 
+def _list_below(storage: Storage, uri: str) -> Listing:
+    try:
+        return storage.list_below(_existing(uri))
+    except InputError as error:
+        if is_remote(uri) and str(error).endswith("does not exist") and "bucket" not in str(error):
+            raise NothingToRead(f"{error}; {_OR_EMPTY}") from error
+        raise
+
+
 def _existing(uri: str) -> str:
     if is_remote(uri) or os.path.exists(uri):
         return uri
@@ -141,7 +161,7 @@ def _existing(uri: str) -> str:
     directory, name = os.path.split(uri)
     siblings = os.listdir(directory) if os.path.isdir(directory) else []
     hint = did_you_mean(name, siblings, prefix=os.path.join(directory, ""))
-    raise InputError(f"input {uri} does not exist{hint}")
+    raise NothingToRead(f"input {uri} does not exist{hint or f'; {_OR_EMPTY}'}")
 
 
 def _broken_link(uri: str) -> InputError:
@@ -153,7 +173,7 @@ def _list_matches(storage: Storage, pattern: Pattern) -> Listing:
         raise InputError(f"{show_uri(pattern.text)}: the name of a bucket must be given without wildcards")
     listing = storage.list_matching(pattern)
     if not listing.files:
-        raise InputError(f"no file matches the input pattern {show_uri(pattern.text)}")
+        raise NothingToRead(f"no file matches the input pattern {show_uri(pattern.text)}; {_OR_EMPTY}")
     return listing
 
 
@@ -167,6 +187,8 @@ def _only_parquet(storage: Storage, uri: str, listing: Listing, pattern: Pattern
         checked = zip(named, threads.map(lambda file: is_parquet(storage, file), named), strict=True)
         reasons = {file.uri: None if is_one else NOT_PARQUET for file, is_one in checked}
     chosen += [file for file in named if reasons[file.uri] is None]
+    if not listing.files:
+        raise NothingToRead(f"{no_parquet(storage, uri, listing.root, ())}; {_OR_EMPTY}")
     if not chosen:
         raise no_parquet(storage, uri, listing.root, listing.files)
     left = [PassedOver(file.uri, reason) for file in others if (reason := reasons.get(file.uri, NO_SUFFIX)) is not None]

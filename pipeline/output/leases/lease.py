@@ -74,6 +74,11 @@ class Lease:
         record = self._record
         return LeaseToken(self._output, record.epoch, record.token, record.lease_s, record.plan_id)
 
+    @property
+    def job(self) -> str | None:
+        """The id of the submitted job that this process runs, None if it was not submitted."""
+        return self._record.job
+
     def confirm(self) -> None:
         """Raise JobError unless only this run holds the output.
 

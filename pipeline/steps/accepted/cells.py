@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tirazh.errors import JobError
 from tirazh.pipeline.input.parts import Part
-from tirazh.pipeline.plan import PlannedFile
+from tirazh.pipeline.planned_files import PlannedFile
 from tirazh.pipeline.steps.accepted.attempts import first_accepted
 from tirazh.pipeline.steps.accepted.rounds import Round, Slice
 from tirazh.pipeline.steps.filtering.part import FilterConfig, read_judged, store_part

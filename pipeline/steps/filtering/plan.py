@@ -11,7 +11,8 @@ from tirazh.errors import OutputError
 from tirazh.pipeline.output.guarded import GuardedOutput
 from tirazh.pipeline.output.names import JUDGED, OWN, PLAN, RECEIPTS, SIGNATURES, OutputFiles, receipt_name
 from tirazh.pipeline.output.plan_file import read_plan, write_plan
-from tirazh.pipeline.plan import Plan, PlannedFile
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.planned_files import PlannedFile
 from tirazh.pipeline.settings import describe_changed, fingerprint_of
 from tirazh.pipeline.steps.filtering.files import dropped_directory
 from tirazh.pipeline.storage.errors import show_uri

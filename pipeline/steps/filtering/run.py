@@ -145,4 +145,5 @@ def _event(plan: Plan, receipts: Mapping[int, FilterReceipt], resumed: int, elap
         completion_tokens=0,
         replicas=0,
         elapsed_s=elapsed_s,
+        rows_safe=sum(receipt.input_rows for receipt in receipts.values()),
     )

@@ -15,7 +15,7 @@ from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, restore
 from tirazh.pipeline.input.schemas.parquet_schema import read_elements
 from tirazh.pipeline.input.schemas.planned_schema import planned_schema
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.plan import PlannedFile
+from tirazh.pipeline.planned_files import PlannedFile
 from tirazh.pipeline.storage.disk import StoredFile
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, keep_trying

@@ -73,7 +73,7 @@ def test_plan_generate_verify_and_report_work_on_one_job(
 
     found = tirazh.verify(made.output)
     assert (found.rows, found.rows_expected, found.problems) == (3, 3, ())
-    assert tirazh.report(made.output, against=made.output) == f"{made.output}/_tirazh/report.html"
+    assert tirazh.report(made.output).page == f"{made.output}/_tirazh/report.html"
 
 
 @pytest.mark.ray

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,6 +40,17 @@ def write_job(folder: Path, model: str, *, rows: int, **settings: object) -> Pat
     job = {"kind": "generate", "input": str(folder / "in.parquet"), "output": str(folder / "out"), "model": model}
     (folder / "job.yaml").write_text(yaml.safe_dump(job | {"dtype": "float32", "max_new_tokens": 4} | settings))
     return folder / "job.yaml"
+
+
+def wait_for_rows(head: Head, job_id: str) -> dict[str, Any]:
+    """Wait until rows are safe, and return the status."""
+    deadline = time.monotonic() + 600
+    while True:
+        found: dict[str, Any] = json.loads(head.tirazh("status", job_id, "--json").stdout)
+        if found["rows_safe"]:
+            return found
+        assert time.monotonic() < deadline, head.tirazh("logs", job_id).stdout
+        time.sleep(1)
 
 
 def wait_for(file: Path, head: Head, job_id: str) -> None:
@@ -76,19 +89,36 @@ def test_a_refused_job_ends_with_its_own_message_and_exit_code(head: Head, model
     assert (status.returncode, "failed" in status.stdout) == (1, True)
     stopped = head.tirazh("stop", job_id)
     assert (stopped.returncode, stopped.stdout.count("\n")) == (0, 1)
+    second = head.tirazh("logs", job_id, "--follow")
+    assert second.returncode == 2, "the second follower gets the job's code, too"
 
 
-def test_a_running_job_is_not_started_twice_and_can_be_stopped(head: Head, model: str, tmp_path: Path) -> None:
-    job = write_job(tmp_path, model, rows=3000, max_new_tokens=200)
+@pytest.mark.timeout(1_200)
+def test_a_running_job_is_not_started_twice_and_is_stopped_without_losing_what_is_answered(
+    head: Head, model: str, tmp_path: Path
+) -> None:
+    job = write_job(tmp_path, model, rows=3000, max_new_tokens=32, part_rows=8, slots=8, threads=1)
     job_id = head.tirazh("submit", str(job), "-q").stdout.strip()
     twice = head.tirazh("submit", str(job))
     assert twice.returncode == 0, twice.stderr
     assert f"{job_id} is already running" in twice.stdout
-    wait_for(tmp_path / "out/_tirazh/plan.json", head, job_id)
+    running = wait_for_rows(head, job_id)
+    assert (running["state"], running["rows_total"], running["parts_total"]) == ("running", 3000, 375)
+    assert running["eta_s"] > 0
+    assert running["output"] == str(tmp_path / "out")
+    (listed,) = [each for each in json.loads(head.tirazh("status", "--json").stdout) if each["job"] == job_id]
+    assert (listed["state"], listed["exit_code"]) == ("running", None)
+
     stopped = head.tirazh("stop", job_id)
     assert stopped.returncode == 0
-    assert "stopped" in stopped.stdout
-    assert "run the same command to resume" in head.tirazh("logs", job_id).stdout
+    said = re.match(rf"{job_id} stopped: (\d+) rows answered, (\d+) safe in (\d+) of 375 parts\n", stopped.stdout)
+    assert said is not None, stopped.stdout
+    answered, safe, parts = map(int, said.groups())
+    written = [pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")]
+    assert (len(written), sum(written)) == (parts, safe)
+    assert safe == 8 * parts > 0
+    assert answered - safe < 8, "parts in work were not finished"
+    assert f"{safe} safe in {parts} of 375 parts; `tirazh resume` makes the rest" in head.tirazh("logs", job_id).stdout
     again = head.tirazh("stop", job_id)
     assert again.returncode == 0
     assert again.stdout.startswith(f"{job_id} has ended already, so there is nothing to stop: it was stopped")
@@ -108,7 +138,7 @@ def test_followers_of_one_job_that_submit_it_at_the_same_time_all_get_its_exit_c
         follower.wait()
         first.append(threads.submit(head.tirazh, "submit", str(job), "--follow"))
         done = [each.result() for each in first]
-    assert [each.returncode for each in done] == [0, 0, 0], [each.stdout + each.stderr for each in done]
+    assert [each.returncode for each in done] == [0, 0, 0], "\n".join(each.stdout + each.stderr for each in done)
     ids = {re.findall(r"tirazh-out-[0-9a-f]{6}(?:-\d+)?", each.stdout)[0] for each in done[:2]}
     assert len(ids) == 1
     assert sum(each.stdout.startswith("submitted") for each in done[:2]) <= 1
@@ -116,21 +146,26 @@ def test_followers_of_one_job_that_submit_it_at_the_same_time_all_get_its_exit_c
 
 
 @pytest.mark.timeout(1_200)
-def test_a_job_of_a_head_that_was_restarted_is_forgotten_and_can_be_submitted_again(model: str, tmp_path: Path) -> None:
+def test_a_job_of_a_head_that_was_restarted_is_forgotten_and_can_be_resumed(model: str, tmp_path: Path) -> None:
     job = write_job(tmp_path, model, rows=100, max_new_tokens=60)
     with ray_head(num_cpus=3) as head:
         job_id = head.tirazh("submit", str(job), "-q").stdout.strip()
         follower = head.follower("logs", job_id, "--follow")
         wait_for(tmp_path / "out/_tirazh/plan.json", head, job_id)
+        assert follower.stdout is not None
+        assert follower.stdout.readline(), "the follower has seen the job"
         ports = head.ports
     with ray_head(num_cpus=3, ports=ports) as head:
         _, message = follower.communicate(timeout=600)
         assert follower.returncode == 1
-        assert f"{job_id} is lost: the cluster has forgotten its jobs" in message
+        assert "the cluster has forgotten its jobs" in message
         status = head.tirazh("status", job_id)
         assert status.returncode == 1
-        assert "submit the job file again; finished parts are kept" in status.stderr
-        done = head.tirazh("submit", str(job), "--follow")
+        assert f"`tirazh resume {job_id}` submits it again; finished parts are kept" in status.stderr
+        stop = head.tirazh("stop", job_id)
+        assert (stop.returncode, stop.stderr.count("\n")) == (1, 1)
+        job.unlink()
+        done = head.tirazh("resume", job_id, "--follow")
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")) == 100
 
@@ -143,6 +178,7 @@ def test_a_client_with_another_token_is_refused_with_the_name_of_the_variable(he
     assert "some-other-token" not in done.stderr
 
 
+@pytest.mark.timeout(1_200)
 def test_two_nodes_receive_only_the_package_and_execute_no_module_of_the_users_directory(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -161,4 +197,4 @@ def test_two_nodes_receive_only_the_package_and_execute_no_module_of_the_users_d
     assert done.returncode == 0, done.stdout + done.stderr
     assert sum(pq.read_metadata(part).num_rows for part in (tmp_path / "out").glob("part-*.parquet")) == 8
     assert not (tmp_path / "executed").exists()
-    assert shipped == [{"tirazh", "job.yaml"}]
+    assert shipped == [{"tirazh", "job.yaml", "needs.json"}]

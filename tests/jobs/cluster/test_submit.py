@@ -1,109 +1,20 @@
-"""What a submitted job sends to the cluster, its name, and the job server's answers."""
+"""Submitting a job: its name, its runs on the cluster, and what a machine remembers of it."""
 
 from __future__ import annotations
 
+import json
 import os
-import socket
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from tirazh.errors import JobError, RequestError
-from tirazh.jobs.cluster.following import exit_code, follow
-from tirazh.jobs.cluster.job_server import UnknownJobError, connect, job_info, known_jobs, running_like
-from tirazh.jobs.cluster.submit import (
-    Submission,
-    job_name,
-    resume,
-    submit,
-    submitted_spec,
-    with_absolute_paths,
-    write_working_dir,
-)
-from tirazh.jobs.job_files.job_file import spec_from_file
-from tirazh.pipeline.spec import GenerateSpec
-
-
-class FakeJob:
-    """A job as Ray's client returns it."""
-
-    def __init__(self, submission_id: str | None, status: str) -> None:
-        self.submission_id, self.status = submission_id, status
-        self.message, self.start_time, self.end_time = "", 1000, 2000
-        self.driver_exit_code: int | None = 0
-        self.metadata: dict[str, str] = {}
-
-
-class FakeClient:
-    """Ray's job client, with a log that grows with each request; None stands for a failed request."""
-
-    def __init__(self, jobs: list[FakeJob], logs: list[str | None] | None = None) -> None:
-        self.jobs, self.logs = jobs, logs or []
-
-    def get_address(self) -> str:
-        return "http://head:8265"
-
-    def list_jobs(self) -> list[FakeJob]:
-        return self.jobs
-
-    def get_job_info(self, job_id: str) -> FakeJob:
-        if not self.logs[1:]:
-            self.jobs[0].status = "SUCCEEDED"
-        return self.jobs[0]
-
-    def get_job_logs(self, job_id: str) -> str:
-        text = self.logs.pop(0)
-        if text is None:
-            raise ConnectionError
-        return text
-
-
-class Server:
-    """Ray's job client in front of a server that keeps jobs, and refuses an id that was used, as Ray does."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, FakeJob] = {}
-        self.before_submit: Callable[[str], None] = lambda job_id: None
-
-    def get_address(self) -> str:
-        return "http://head:8265"
-
-    def list_jobs(self) -> list[FakeJob]:
-        return list(self.jobs.values())
-
-    def get_job_info(self, job_id: str) -> FakeJob:
-        if job_id not in self.jobs:
-            raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist.")
-        return self.jobs[job_id]
-
-    def get_job_logs(self, job_id: str) -> str:
-        return "a line\n" if self.get_job_info(job_id) else ""
-
-    def submit_job(self, *, submission_id: str, metadata: dict[str, str], **job: Any) -> str:
-        self.before_submit(submission_id)
-        if submission_id in self.jobs:
-            raise RuntimeError(
-                f"Request failed with status code 400: ValueError: Job with submission_id {submission_id} "
-                "already exists. Please use a different submission_id."
-            )
-        self.jobs[submission_id] = FakeJob(submission_id, "PENDING")
-        self.jobs[submission_id].metadata = metadata
-        return submission_id
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    server = Server()
-    monkeypatch.setattr("tirazh.jobs.cluster.submit.connect", lambda address: server)
-    monkeypatch.setattr("tirazh.jobs.cluster.following.POLL_S", 0)
-    return server
-
-
-def spec(**values: Any) -> GenerateSpec:
-    return GenerateSpec(**({"input": ("s3://in/",), "output": "s3://night/2026-11-23 Новости/"} | values))
+from tests.jobs.cluster.servers import FakeJob, Server, job_to_submit, spec, submitted
+from tirazh.errors import RequestError
+from tirazh.jobs.cluster.job_server import NoAnswerError
+from tirazh.jobs.cluster.submit import Submission, job_name, job_to_resume, submit_to, submitted_spec
 
 
 def test_the_name_of_a_job_depends_on_its_output_and_its_identity() -> None:
@@ -114,26 +25,19 @@ def test_the_name_of_a_job_depends_on_its_output_and_its_identity() -> None:
     assert job_name(spec(output="s3://other/2026-11-23 Новости/")) != name
 
 
-def test_a_running_job_is_found_and_finished_ones_determine_the_next_number() -> None:
-    done, other = FakeJob("tirazh-a-123456", "SUCCEEDED"), FakeJob(None, "RUNNING")
-    client: Any = FakeClient([done, other, FakeJob("tirazh-a-123456-2", "RUNNING")])
-    assert running_like(client, "tirazh-a-123456") == ("tirazh-a-123456-2", 3)
-    assert running_like(client, "tirazh-b-123456") == (None, 1)
-
-
 def test_submitting_a_running_job_finds_its_run(server: Server) -> None:
-    first = submit(spec(), None)
-    assert submit(spec(), None) == Submission(job_id=first.job_id, was_running=True)
-    assert submit(spec(replicas="2"), None).other_settings == ("replicas",)
+    first = submitted()
+    assert submitted() == Submission(job_id=first.job_id, was_running=True)
+    assert submitted(spec(replicas="2")).other_settings == ("replicas",)
     assert list(server.jobs) == [first.job_id]
 
 
 def test_a_job_that_has_ended_is_submitted_under_the_next_number(server: Server) -> None:
-    first = submit(spec(), None)
+    first = submitted()
     server.jobs[first.job_id].status = "FAILED"
-    again = submit(spec(), None)
+    again = submitted()
     assert again == Submission(job_id=f"{first.job_id}-2", was_running=False)
-    assert resume(first.job_id, None) == Submission(job_id=again.job_id, was_running=True)
+    assert submit_to(server, job_to_resume(server, first.job_id)) == Submission(job_id=again.job_id, was_running=True)
 
 
 def test_two_submitters_at_the_same_time_end_with_one_job(server: Server) -> None:
@@ -143,7 +47,7 @@ def test_two_submitters_at_the_same_time_end_with_one_job(server: Server) -> Non
         server.jobs.setdefault(job_id, FakeJob(job_id, "PENDING"))
 
     server.before_submit = other_is_faster
-    found = submit(spec(), None)
+    found = submitted()
     assert found == Submission(job_id=job_name(spec()), was_running=True)
     assert len(server.jobs) == 1
 
@@ -154,123 +58,7 @@ def test_the_job_of_a_faster_submitter_that_has_ended_already_is_resumed(server:
             server.jobs[job_id] = FakeJob(job_id, "SUCCEEDED")
 
     server.before_submit = other_is_faster
-    assert submit(spec(), None) == Submission(job_id=f"{job_name(spec())}-2", was_running=False)
-
-
-def test_following_a_job_that_the_server_forgets_ends_with_1_and_says_what_to_do(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tirazh.jobs.cluster.following.DENIED_AFTER_S", 0.05)
-    job_id = submit(spec(), None).job_id
-    client: Any = server
-
-    def write(text: str) -> None:
-        server.jobs.clear()
-
-    with pytest.raises(
-        JobError, match=rf"^{job_id} is lost: the cluster has forgotten its jobs .* submit the job file"
-    ):
-        follow(client, job_id, write)
-    with pytest.raises(JobError, match="is lost"):
-        follow(client, job_id, write, is_known=True)
-
-
-def test_following_a_job_that_was_never_known_is_a_wrong_request(server: Server) -> None:
-    client: Any = server
-    with pytest.raises(UnknownJobError):
-        follow(client, "tirazh-a-123456", lambda text: None)
-
-
-def test_following_gives_up_when_the_head_stays_away(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tirazh.jobs.cluster.following.LOST_AFTER_S", 0.05)
-    job_id = submit(spec(), None).job_id
-    client: Any = server
-
-    def no_answer(job_id: str) -> FakeJob:
-        raise ConnectionError
-
-    monkeypatch.setattr(server, "get_job_info", no_answer)
-    with pytest.raises(JobError, match="may still run: `tirazh logs"):
-        follow(client, job_id, lambda text: None, is_known=True)
-
-
-@pytest.mark.parametrize(
-    ("known", "job_id", "error", "says"),
-    [
-        ([], "tirazh-out-123456", JobError, "has forgotten its jobs"),
-        ([], "tirazh-out-123456-2", JobError, "has forgotten its jobs"),
-        ([], "raysubmit_1", RequestError, r"there is no job raysubmit_1 at http://head:8265$"),
-        (["tirazh-other-654321"], "tirazh-out-123456", RequestError, "if the cluster's head was restarted since"),
-        (["tirazh-out-123456"], "tirazh-out-123457", RequestError, r"did you mean tirazh-out-123456\?"),
-    ],
-)
-def test_an_unknown_job_is_explained(
-    server: Server, known: list[str], job_id: str, error: type[Exception], says: str
-) -> None:
-    server.jobs = {name: FakeJob(name, "RUNNING") for name in known}
-    client: Any = server
-    with pytest.raises(error, match=says), known_jobs(client):
-        job_info(client, job_id)
-
-
-@pytest.mark.parametrize(
-    ("environment", "says"),
-    [
-        ({}, "requires a token: set RAY_AUTH_MODE=token"),
-        ({"RAY_AUTH_TOKEN": "x"}, "requires a token: set RAY_AUTH_MODE=token"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x"}, "rejected the token in RAY_AUTH_TOKEN"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/no/such"}, "RAY_AUTH_TOKEN_PATH /no/such does not exist"),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": __file__}, "rejected the token in .*test_submit.py"),
-    ],
-)
-def test_a_refused_client_learns_which_token_was_used(
-    server: Server, environment: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ray.exceptions import AuthenticationError
-
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-
-    def refuse(job_id: str) -> FakeJob:
-        raise AuthenticationError("403")
-
-    monkeypatch.setattr(server, "get_job_info", refuse)
-    client: Any = server
-    with pytest.raises(RequestError, match=says):
-        job_info(client, "tirazh-out-123456")
-
-
-def test_the_working_directory_holds_only_the_package_and_the_job_file(tmp_path: Path) -> None:
-    job = spec(stop=("\n\n",))
-    write_working_dir(replace(job, address="auto"), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"tirazh", "job.yaml"}
-    assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
-    assert (tmp_path / "tirazh/jobs/cli.py").is_file()
-    assert not list(tmp_path.rglob("__pycache__"))
-    assert spec_from_file(tmp_path / "job.yaml") == job  # and so without the address
-
-
-def test_the_embedded_weights_are_shipped_only_to_jobs_that_use_them(tmp_path: Path) -> None:
-    write_working_dir(spec(model="s3://models/xl"), tmp_path / "other")
-    assert (tmp_path / "other/tirazh/model").is_dir()
-    assert not (tmp_path / "other/tirazh/model/embedded").exists()
-    write_working_dir(spec(), tmp_path / "embedded")
-    assert (tmp_path / "embedded/tirazh/model/embedded/model.safetensors").is_file()
-
-
-def test_local_paths_become_absolute_and_uris_stay() -> None:
-    job = with_absolute_paths(spec(input=("news/*.parquet", "s3://in/"), output="out"))
-    assert job.input == (f"{os.getcwd()}/news/*.parquet", "s3://in/")
-    assert (job.output, job.model) == (f"{os.getcwd()}/out", "embedded")
-
-
-def test_a_password_in_a_uri_is_refused_and_not_repeated() -> None:
-    with pytest.raises(RequestError) as caught:
-        spec(endpoint_url="http://user:hunter2@minio:9000")
-    assert "http://minio:9000 contains a password" in str(caught.value)
-    assert "hunter2" not in str(caught.value)
+    assert submitted() == Submission(job_id=f"{job_name(spec())}-2", was_running=False)
 
 
 def test_a_job_of_another_program_cannot_be_resumed() -> None:
@@ -278,67 +66,108 @@ def test_a_job_of_another_program_cannot_be_resumed() -> None:
         submitted_spec({"id": "raysubmit_1", "metadata": {}})
 
 
-def test_following_a_log_prints_only_new_text_and_survives_an_outage_of_the_head(
-    monkeypatch: pytest.MonkeyPatch,
+def test_what_the_job_needs_and_the_users_runtime_env_are_sent_but_no_value_of_a_variable_is_kept(
+    server: Server,
 ) -> None:
-    monkeypatch.setattr("tirazh.jobs.cluster.following.POLL_S", 0)
-    client: Any = FakeClient([FakeJob("a", "RUNNING")], ["one\n", None, "one\ntwo\n", "one\ntwo\nthree\n"])
-    printed: list[str] = []
-    assert follow(client, "a", printed.append) == 0
-    assert "".join(printed) == "one\ntwo\nthree\n"
+    job_id = submitted(pip=["sentencepiece"], env_vars={"HF_TOKEN": "hunter2"}).job_id
+    sent = server.jobs[job_id].runtime_env
+    assert sent["pip"] == ["sentencepiece"]
+    assert sent["env_vars"]["HF_TOKEN"] == "hunter2"
+    assert server.entrypoint == f"python -m tirazh.jobs.cluster.start {job_id}"
+    assert "hunter2" not in json.dumps(server.jobs[job_id].metadata)
+    state = f"{os.environ['XDG_STATE_HOME']}/tirazh/jobs/{job_id}.json"
+    with open(state, encoding="utf-8") as file:
+        assert json.load(file)["runtime_env"] == {"pip": ["sentencepiece"], "env_vars": {"HF_TOKEN": None}}
+    assert os.stat(state).st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize(
-    ("status", "driver", "code"), [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", 1, 1), ("STOPPED", None, 1)]
-)
-def test_the_exit_code_of_a_followed_job_is_that_of_its_driver(status: str, driver: int | None, code: int) -> None:
-    assert exit_code({"status": status, "driver_exit_code": driver}) == code
+def test_a_resumed_job_has_the_users_runtime_env(server: Server) -> None:
+    given = {"pip": ["sentencepiece"], "env_vars": {"HF_TOKEN": "hunter2"}}
+    job: Any = job_to_resume(server, submitted(**given).job_id)
+    assert job.runtime_env == given
 
 
-def test_a_job_server_that_does_not_answer_is_no_wrong_request() -> None:
-    """So that a scheduler tries again later."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(JobError, match=rf"^no Ray job server answers at http://127\.0\.0\.1:{port} \("):
-        connect(f"http://user:secret@127.0.0.1:{port}/")
+def test_a_job_in_an_image_has_no_working_directory_but_its_settings_as_variables(server: Server) -> None:
+    sent = server.jobs[submitted(image_uri="registry/tirazh:1").job_id].runtime_env
+    assert "working_dir" not in sent
+    assert json.loads(sent["env_vars"]["TIRAZH_JOB"])["kind"] == "generate"
+    assert "pyarrow" in json.loads(sent["env_vars"]["TIRAZH_NEEDS"])["requirements"]
 
 
-@pytest.mark.parametrize(
-    ("address", "says"),
-    [
-        (None, "--address is missing"),
-        ("ray://head:10001", "must be the http:// URL"),
-        ("http://head:port", "no Ray job server can be"),
-    ],
-)
-def test_an_invalid_address_of_a_job_server_is_refused(
-    address: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+def test_a_job_that_the_cluster_has_forgotten_is_resumed_from_the_record_of_this_machine(server: Server) -> None:
+    first = submitted(spec(seed=7))
+    server.jobs.clear()
+    job = job_to_resume(server, first.job_id)
+    assert (job.spec.output, job.spec.seed) == (job_to_submit().spec.output, 7)
+    assert submit_to(server, job) == Submission(job_id=first.job_id, was_running=False)
+
+
+def test_a_job_of_another_address_is_not_taken_from_the_record(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = submitted(spec(seed=8)).job_id
+    server.jobs = {"tirazh-other-654321": FakeJob("tirazh-other-654321", "RUNNING")}
+    monkeypatch.setattr(server, "get_address", lambda: "http://other:8265")
+    with pytest.raises(RequestError, match="there is no job"):
+        job_to_resume(server, job_id)
+
+
+def test_a_forgotten_job_with_secret_variables_needs_its_job_file(server: Server) -> None:
+    job_id = submitted(spec(seed=9), env_vars={"HF_TOKEN": "hunter2"}).job_id
+    server.jobs.clear()
+    with pytest.raises(RequestError, match=r"kept nowhere else \(HF_TOKEN\): submit the job file again") as caught:
+        job_to_resume(server, job_id)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_section_notify_without_addresses_travels_as_a_variable(server: Server) -> None:
+    job = replace(job_to_submit(), notify={"url": "env:HOOK"})
+    job_id = submit_to(server, job).job_id
+    assert json.loads(server.jobs[job_id].runtime_env["env_vars"]["TIRAZH_NOTIFY"]) == job.notify
+    resumed = job_to_resume(server, job_id)
+    assert resumed.notify == job.notify
+    assert "env_vars" not in resumed.runtime_env
+
+
+def test_a_section_notify_with_an_address_travels_in_the_working_directory(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(RequestError, match=says):
-        connect(address)
+    """Ray shows metadata, entrypoint and runtime_env of a job to everyone who can list jobs."""
+    sent: list[str] = []
+    submit_job = server.submit_job
+
+    def keep_file(**job: Any) -> str:
+        sent.append((Path(job["runtime_env"]["working_dir"]) / "notify.json").read_text(encoding="utf-8"))
+        return submit_job(**job)
+
+    monkeypatch.setattr(server, "submit_job", keep_file)
+    file = tmp_path / "job.yaml"
+    file.write_text("kind: generate\ninput: s3://in/\noutput: s3://out/\nnotify: {url: 'https://hooks/hunter2'}\n")
+    job = replace(job_to_submit(), notify={"url": "https://hooks/hunter2"}, job_file=str(file))
+    job_id = submit_to(server, job).job_id
+    assert json.loads(sent[0]) == job.notify
+    shown = server.jobs[job_id]
+    assert "hunter2" not in json.dumps([shown.metadata, shown.runtime_env]) + repr(job) + server.entrypoint
+    assert job_to_resume(server, job_id).notify == job.notify
 
 
-def test_short_lists_are_sent_within_the_job_and_long_ones_by_their_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "topics.txt").write_text("sport\nscience\n")
-    (tmp_path / "cities.csv").write_text("name,people\nА,3\nБ,1\n")
-    (tmp_path / "many.csv").write_text("id\n" + "".join(f"{number}\n" for number in range(1_001)))
-    vary = {
-        "topic": "topics.txt",
-        "city": {"values": "cities.csv", "weights": "people"},
-        "many": "many.csv#id",
-        "far": "s3://bucket/list.txt",
-        "mood": {"calm": 3, "angry": 1},
-    }
-    sent = with_absolute_paths(GenerateSpec(output="out", vary=vary, rows=5, template="{{ topic }}"))
-    assert isinstance(sent, GenerateSpec)
-    assert sent.vary == vary | {
-        "topic": ["sport", "science"],
-        "city": {"values": ["А", "Б"], "weights": [3.0, 1.0]},
-        "many": f"{tmp_path}/many.csv#id",
-    }
+def test_an_address_cannot_travel_into_an_image(server: Server) -> None:
+    job = replace(job_to_submit(image_uri="registry/tirazh:1"), notify={"url": "https://hooks/hunter2"})
+    with pytest.raises(RequestError, match="give url: env:NAME") as caught:
+        submit_to(server, job)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_busy_head_that_misses_a_request_is_asked_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    missed: list[str] = []
+
+    def misses_one(job_id: str) -> None:
+        if not missed:
+            missed.append(job_id)
+            raise requests.exceptions.ReadTimeout
+
+    monkeypatch.setattr("tirazh.jobs.cluster.submit.time.sleep", lambda seconds: None)
+    server.before_submit = misses_one
+    assert submitted(spec(seed=11)).job_id == missed[0]
+    monkeypatch.setattr("tirazh.jobs.cluster.submit._BUSY_S", 0)
+    missed.clear()
+    with pytest.raises(NoAnswerError, match="no Ray job server answers"):
+        submitted(spec(seed=12))

@@ -37,7 +37,8 @@ def test_a_job_file_gives_the_spec_with_the_same_values(tmp_path: Path) -> None:
     )
     spec = spec_from_file(write(tmp_path, text + "calibrate: true\nlimit:\n"))
     assert isinstance(spec, ClassifySpec)
-    assert spec.input == ("a.parquet", "b/")
+    assert spec.input == (str(tmp_path / "a.parquet"), str(tmp_path / "b"))
+    assert spec.output == "s3://night/out"
     assert spec.labels == {"economics": "экономика", "sport": "спорт"}
     assert spec.calibrate
     assert spec.limit is None
@@ -47,7 +48,8 @@ def test_yaml_reads_no_and_dates_as_strings(tmp_path: Path) -> None:
     text = "kind: classify\ninput: in.parquet\noutput: 2026-11-24\nreplicas: 1:8\nlabels: [yes, no, on]\n"
     spec = spec_from_file(write(tmp_path, text))
     assert isinstance(spec, ClassifySpec)
-    assert (spec.output, spec.replicas, list(spec.labels)) == ("2026-11-24", "1:8", ["yes", "no", "on"])
+    assert Path(spec.output) == tmp_path / "2026-11-24"
+    assert (spec.replicas, list(spec.labels)) == ("1:8", ["yes", "no", "on"])
 
 
 def test_yaml_reads_numbers_as_numbers(tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_yaml_reads_numbers_as_numbers(tmp_path: Path) -> None:
     assert (spec.temperature, spec.top_p, spec.seed, spec.top_k) == (0.1, 0.5, -7, 10)
 
 
-def test_a_labels_file_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_labels_file_is_relative_to_the_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     (tmp_path / "labels.yaml").write_text("[a, b]")
     spec = spec_from_file(write(tmp_path, "kind: classify\ninput: in.parquet\noutput: out\nlabels: labels.yaml\n"))
@@ -64,7 +66,7 @@ def test_a_labels_file_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: p
     assert spec.labels == {"a": "a", "b": "b"}
 
 
-def test_lists_of_vary_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_of_vary_are_relative_to_the_job_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     for name in ("topics.txt", "people.csv"):
         (tmp_path / name).write_text("a\n")
@@ -83,7 +85,7 @@ def test_lists_of_vary_may_be_beside_the_job_file(tmp_path: Path, monkeypatch: p
         "city": {"values": f"{tmp_path / 'people.csv'}#city", "weights": "w"},
         "mood": {"calm": 3},
         "far": "s3://b/a.txt",
-        "gone": "gone.txt",
+        "gone": str(tmp_path / "gone.txt"),
     }
     (tmp_path / "vary.yaml").write_text("topic: [a, b]\n")
     beside = spec_from_file(write(tmp_path, "kind: generate\noutput: out\nrows: 2\nvary: vary.yaml\n"))

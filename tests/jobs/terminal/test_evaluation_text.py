@@ -37,7 +37,7 @@ def test_rows_that_were_left_out_are_said() -> None:
     values["counts"] |= {"gold_keys_without_row": 1_200}
     text = evaluation_text(values)
     assert "  3 rows have an error\n" in text
-    assert "  2 rows have a gold label that the job does not have: weather\ufffd[31m\n" in text
+    assert "  2 rows have a gold label that is none of the job's labels: weather\ufffd[31m\n" in text
     assert "  1,200 keys of the gold file are in no row\n" in text
 
 

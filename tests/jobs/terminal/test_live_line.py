@@ -23,7 +23,8 @@ from tirazh.pipeline.execution.metrics import ProgressEvent
 done = int(sys.argv[1])
 event = ProgressEvent(rows_done=done, rows_total=1_234_567, rows_resumed=0, parts_done=120, parts_total=420,
                       error_rows=int(sys.argv[2]), prompt_tokens=9_000_000, completion_tokens=1_000_000, replicas=4,
-                      elapsed_s=545.0)
+                      elapsed_s=545.0, rows_safe=487_000 if done else 0, replicas_wanted=4,
+                      waiting_for="" if done else "loading the model")
 with JobProgressDisplay(stream=sys.stderr) as progress:
     progress.show(event)
     progress.say("a replica was started again")
@@ -74,8 +75,8 @@ def last_line(written: str) -> str:
         pytest.param(
             *(60, ["493,824/1,234,567 40%", "13:38 left", "17 errors"], ["tokens", "parts"]), marks=pytest.mark.slow
         ),
-        (80, ["493,824/1,234,567 40%", "13:38 left", "17 errors", "4 replicas", "tokens/s"], ["parts", "━"]),
-        (120, ["━", "493,824/1,234,567 40%", "13:38 left", "17 errors", "tokens/s", "120/420 parts"], []),
+        (80, ["493,824/1,234,567 40%", "13:38 left", "17 errors", "487,000 safe"], ["parts", "replicas"]),
+        (120, ["493,824/1,234,567 40%", "17 errors", "487,000 safe", "tokens/s", "4/4 replicas", "120/420 parts"], []),
     ],
 )
 def test_rows_share_and_time_are_visible_at_every_width(columns: int, shows: list[str], drops: list[str]) -> None:
@@ -88,8 +89,8 @@ def test_rows_share_and_time_are_visible_at_every_width(columns: int, shows: lis
 
 def test_the_live_line_uses_colours_unless_no_color_is_set() -> None:
     colour = re.compile(r"\x1b\[[0-9;]*m")
-    assert colour.search(terminal_output(columns=120))
-    plain = terminal_output(columns=120, NO_COLOR="1")
+    assert colour.search(terminal_output(columns=140))
+    plain = terminal_output(columns=140, NO_COLOR="1")
     assert not [code for code in colour.findall(plain) if re.search(r"[34]\d|38;|48;", code)]
     bar = re.search(r"━+ *", ESCAPES.sub("", plain))
     assert bar is not None
@@ -105,7 +106,7 @@ def test_a_terminal_that_cannot_draw_a_line_again_gets_lines_with_a_utc_time(nam
     assert len(lines) == 2
     for line in lines:
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line)
-    assert "493,824 of 1,234,567 rows (40%) · 120 of 420 parts" in lines[-1]
+    assert "493,824 of 1,234,567 rows (40%), 487,000 safe · 120 of 420 parts" in lines[-1]
 
 
 def test_a_message_appears_above_the_live_line() -> None:
@@ -128,6 +129,19 @@ def test_facts_are_dropped_from_the_last_to_the_first_and_the_bar_before_them() 
     assert all(bar + len(text) <= width for (bar, text), width in zip(texts, range(80, 2, -1), strict=True))
     assert fit(state, 80)[0] == 24
     assert fit(state, len(shown[0]) + 7)[0] == 0
+
+
+def test_what_a_start_waits_for_is_shown_in_a_narrow_terminal() -> None:
+    state = LineState(done=0, total=1_234_567, time="1:10", waiting_for="cluster resources", facts=("0/4 replicas",))
+    shown = list(dict.fromkeys(fit(state, width)[1] for width in range(80, 7, -1)))
+    assert shown == [
+        "0/1,234,567 0% · 1:10, waiting for cluster resources · 0/4 replicas",
+        "0/1,234,567 0% · 1:10, waiting for cluster resources",
+        "0% · 1:10, waiting for cluster resources",
+        "0% · 1:10, cluster resources",
+        "0% · 1:10",
+        "0%",
+    ]
 
 
 def test_a_total_that_is_unknown_shows_the_count_alone() -> None:

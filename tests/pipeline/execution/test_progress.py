@@ -14,7 +14,8 @@ from tirazh.model.requests import EngineCounters
 from tirazh.pipeline.execution.metrics import ProgressEvent
 from tirazh.pipeline.execution.metrics_client import start_metrics
 from tirazh.pipeline.execution.progress import JobProgress
-from tirazh.pipeline.plan import Plan, PlannedFile
+from tirazh.pipeline.plan import Plan
+from tirazh.pipeline.planned_files import PlannedFile
 from tirazh.pipeline.storage.disk import StoredFile
 
 

@@ -13,7 +13,8 @@ from tirazh.model.config import ModelConfig
 from tirazh.model.load import EMBEDDED_DIR
 from tirazh.pipeline.forecast.describe import describe_job
 from tirazh.pipeline.forecast.estimate import MeasuredSpeed, cache_bytes, count_parameters, estimate, slot_bytes
-from tirazh.pipeline.forecast.workload import LastRun, Workload
+from tirazh.pipeline.forecast.history import LastRun
+from tirazh.pipeline.forecast.workload import Workload
 from tirazh.pipeline.plan import plan_job
 from tirazh.pipeline.spec import ClassifySpec, GenerateSpec
 

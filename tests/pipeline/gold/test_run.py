@@ -48,7 +48,7 @@ def test_the_figures_are_written_beside_the_report_which_shows_them(tmp_path: Pa
     page = report_of(output)
     assert "<h2>Evaluation</h2>" in page
     assert f'<td class="number">{found["ece"]:.4f}</td>' in page
-    assert page.count("<svg") == 2
+    assert page.count("<title>Accuracy by confidence</title>") == page.count("<title>Error by coverage</title>") == 1
 
 
 def test_an_output_in_an_object_store_is_read_and_written_in_place(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ import pytest
 
 from tests.pipeline.answered import finish_with_scores
 from tirazh.errors import InputError, OutputError, RequestError
+from tirazh.pipeline.drift.run import report_output
 from tirazh.pipeline.output.ledger import finished_manifest, receipt_settings
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import choose_target
 from tirazh.pipeline.output.report import write_report
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.plan import plan_job
+from tirazh.pipeline.report.answers import answers_of
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -155,20 +157,30 @@ def test_the_report_says_why_rows_have_no_label(make_spec: MakeSpec) -> None:
     finished(spec)
     page = Path(write_report(spec.output)).read_text()
     reasons = "in 1 the confidence was too low, in 1 the most likely label was the one for none of the others"
-    assert f"topic: 40% of the rows have no label: {reasons}." in page
-    assert "topic: 20% of the rows have a level above the labels as their label." in page
-    assert "tone: 40% of the rows have no label: the confidence was too low." in page
-    assert "topic: art\ntone: good" in page
+    space = "\N{NO-BREAK SPACE}"
+    assert f"topic: 40{space}% of the rows have no label: {reasons}." in page
+    assert f"topic: 20{space}% of the rows have a level above the labels as their label." in page
+    assert f"tone: 40{space}% of the rows have no label: the confidence was too low." in page
+    assert "<h2>Least certain rows: topic</h2>" in page
+    assert "<strong>good</strong>" in page
 
 
-def test_the_report_compares_two_outputs_question_by_question(make_spec: MakeSpec, tmp_path: Path) -> None:
-    spec, other = (make_spec(**SHAPES["questions"], output=str(tmp_path / name)) for name in ("out", "other"))
-    finished(spec)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_output_of_any_shape_is_compared_with_another(shape: str, make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec, other = (make_spec(**SHAPES[shape], output=str(tmp_path / name)) for name in ("out", "other"))
+    manifest = finished(spec)
     finished(other)
-    page = Path(write_report(spec.output, against=other.output)).read_text()
-    assert "Labels of both runs" in page
-    assert "<td>tone: good</td>" in page
-    assert page.count('<tr><td>topic accuracy</td><td class="number">0.75</td><td class="number">0.75</td></tr>') == 1
+    found = report_output(spec.output, against=[other.output]).values
+    figures = {(each["name"], each["question"]): each for each in found["figures"]}
+    for question, facts in answers_of(manifest).items():
+        counts = found["output"]["questions"][question]
+        assert (counts["labels"], counts["no_label"]) == (facts["labels"], facts["abstained"])
+        assert figures["confidence", question]["value"] == pytest.approx(facts["mean_confidence"])
+        assert figures["confidence", question]["difference"] == 0
+        if "accuracy" in facts:
+            assert figures["accuracy", question]["value"] == facts["accuracy"]
+    assert {each["question"] for each in found["changed_rows"]} == set(answers_of(manifest))
+    assert {each["changed"] for each in found["changed_rows"]} == {0}
 
 
 def test_the_report_of_an_unfinished_output_has_the_labels_so_far(make_spec: MakeSpec) -> None:
@@ -178,7 +190,7 @@ def test_the_report_of_an_unfinished_output_has_the_labels_so_far(make_spec: Mak
         (Path(spec.output) / name).unlink()
     page = Path(write_report(spec.output)).read_text()
     assert "Labels so far" in page
-    assert "<td>topic: art</td>" in page
+    assert '<th scope="row">topic: art</th>' in page
 
 
 def test_another_gold_column_of_a_question_is_no_other_job(make_spec: MakeSpec) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,9 +21,8 @@ from tirazh.pipeline.output.plan_file import write_plan
 from tirazh.pipeline.output.receipt import ReceiptSettings
 from tirazh.pipeline.output.report import write_report
 from tirazh.pipeline.output.verify import verify
-from tirazh.pipeline.output.write import WriteConfig, WriteStep
+from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep
 from tirazh.pipeline.plan import Plan, plan_job
-from tirazh.pipeline.report.page import render
 from tirazh.pipeline.spec import ClassifySpec
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -55,9 +53,7 @@ def done(spec: ClassifySpec, model_dir: Path) -> tuple[Plan, OutputFiles]:
         WriteConfig(
             output=output,
             layout=layout,
-            plan_id=plan.id,
-            total_parts=3,
-            input_versions=[part.file.version for part in plan.parts],
+            parts={part.index: MadePart.of(part) for part in plan.parts},
             tokenizer_dir=str(model_dir),
             receipts=ReceiptSettings.of({"kind": "classify", "prefix": "", "gold_column": "topic"}),
         )
@@ -171,12 +167,5 @@ def test_the_report_escapes_values_from_the_data(done: tuple[Plan, OutputFiles])
     page = Path(write_report(done[1].directory)).read_text()
     assert "&lt;b&gt;bad&lt;/b&gt;" in page
     assert "<b>bad" not in page
-    assert "18 (100.0%)" in page
-
-
-def test_a_report_can_compare_two_outputs(done: tuple[Plan, OutputFiles], tmp_path: Path) -> None:
-    manifest: dict[str, Any] = json.loads(Path(done[1].own("manifest.json")).read_text())
-    page = render(manifest, against=manifest | {"labels": {"sport": 9, "economics": 9}})
-    assert "9 (50.0%)" in page
-    with pytest.raises(OutputError, match="is not the output of a finished job"):
-        write_report(done[1].directory, against=str(tmp_path))
+    assert "60.0\N{NO-BREAK SPACE}%" in page, "18 of the 30 rows have the label"
+    assert "40.0\N{NO-BREAK SPACE}%" in page, "12 of the 30 rows have an error"

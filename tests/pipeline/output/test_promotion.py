@@ -12,6 +12,7 @@ from tirazh.pipeline.build import run_job
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
+from tirazh.pipeline.output.runs_file import RUNS
 from tirazh.pipeline.output.seal import read_sealed_json
 from tirazh.pipeline.output.verify import verify
 from tirazh.pipeline.storage.filesystem import Storage
@@ -26,10 +27,10 @@ def finished(make_spec: MakeSpec, job_output: OutputFiles) -> OutputFiles:
 
 
 def visible(output: OutputFiles) -> dict[str, bytes]:
-    """What a reader of the output sees, and what tirazh knows about it."""
+    """What a reader of the output sees, and what tirazh knows about it, besides the history of its runs."""
     storage = output.storage
     files = {name: storage.read(output.part(name)) for name in storage.names(output.directory)}
-    return files | {name: storage.read(output.own(name)) for name in storage.names(output.own())}
+    return files | {name: storage.read(output.own(name)) for name in storage.names(output.own()) if name != RUNS}
 
 
 def other(make_spec: MakeSpec, output: OutputFiles, **changes: Any) -> Any:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from tests.pipeline.without_ray import run_without_ray
 from tirazh.errors import OutputError
@@ -234,7 +235,8 @@ def test_files_that_no_reader_takes_for_data_are_no_problem(job: Job) -> None:
 
 
 def test_a_report_with_a_comparison_is_an_intact_report(job: Job) -> None:
-    write_report(str(job.output), against=str(job.output))
+    write_report(str(job.output), comparison=Markup("<p>like the last one</p>"))
+    assert "like the last one" in job.own("report.html").read_text()
     assert job.verify().problems == ()
 
 

@@ -18,11 +18,12 @@ from tirazh.errors import JobError
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answers import AnswerLayout
+from tirazh.pipeline.input.parts import part_name
 from tirazh.pipeline.output.assemble import OutputLayout, assemble
 from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.receipt import Receipt, ReceiptSettings, make_receipt
-from tirazh.pipeline.output.write import WriteConfig, WriteStep, to_parquet
+from tirazh.pipeline.output.write import MadePart, WriteConfig, WriteStep, to_parquet
 from tirazh.pipeline.prompts.encode import cached_tokenizer
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -41,9 +42,9 @@ def write_config(tmp_path: Path, model_dir: Path) -> WriteConfig:
     return WriteConfig(
         output=OutputFiles(Storage(), str(tmp_path / "out")),
         layout=CLASSIFY,
-        plan_id="f" * 32,
-        total_parts=3,
-        input_versions=["1", "2", "3"],
+        parts={
+            index: MadePart(part_name(index, 3, "f" * 32), "f" * 32, version) for index, version in enumerate("123")
+        },
         tokenizer_dir=str(model_dir),
         receipts=ReceiptSettings.of({"kind": "classify", "prefix": "", "gold_column": "topic"}),
     )
@@ -183,7 +184,7 @@ def other_bytes(config: WriteConfig) -> bytes:
     """A file of the same part with other bytes: another machine may differ in the last bits of a float."""
     table = assemble(scored(), config.layout, cached_tokenizer(config.tokenizer_dir))
     changed = table.set_column(3, "confidence", pa.array([0.75, 0.5, None], pa.float32()))
-    return to_parquet(changed, footer={"part": 1, "rows": 3, "plan_id": config.plan_id, "input_version": "2"})
+    return to_parquet(changed, footer={"part": 1, "rows": 3, "plan_id": "f" * 32, "input_version": "2"})
 
 
 def test_a_stored_part_that_was_made_from_other_input_rows_is_replaced(write_config: WriteConfig) -> None:
@@ -191,7 +192,7 @@ def test_a_stored_part_that_was_made_from_other_input_rows_is_replaced(write_con
     output, name = write_config.output, "part-00001-of-00003-ffffffff.parquet"
     table = assemble(scored(), write_config.layout, cached_tokenizer(write_config.tokenizer_dir))
     other = table.set_column(0, "text", pa.array(["a", "other", None], pa.string()))
-    footer = {"part": 1, "rows": 3, "plan_id": write_config.plan_id, "input_version": "1"}
+    footer = {"part": 1, "rows": 3, "plan_id": "f" * 32, "input_version": "1"}
     output.storage.write(output.part(name), to_parquet(other, footer=footer))
     WriteStep(write_config)(scored())
     stored = pq.read_table(pa.BufferReader(output.storage.read(output.part(name))))
@@ -204,7 +205,8 @@ def test_a_part_that_another_task_has_written_stays_and_the_receipt_describes_it
     stored = other_bytes(write_config)
     output.storage.write(output.part(name), stored)
     summary = WriteStep(write_config)(scored())
-    assert summary.to_pylist() == [{"part": 1, "rows": 3, "errors": 1, "written": True}]
+    tokens = {"prompt_tokens": 7, "completion_tokens": 0}
+    assert summary.to_pylist() == [{"part": 1, "rows": 3, "errors": 1, **tokens, "written": True}]
     assert output.storage.read(output.part(name)) == stored
     assert Receipt.from_json(output.storage.read(output.receipt(name))) == make_receipt(stored, write_config.receipts)
 
@@ -241,7 +243,8 @@ def test_a_run_that_lost_its_lease_writes_no_part(write_config: WriteConfig, tmp
 
 def test_a_skipped_part_writes_nothing(write_config: WriteConfig, tmp_path: Path) -> None:
     summary = WriteStep(write_config)(scored().slice(0, 1).select([schema.PART]))
-    assert summary.to_pylist() == [{"part": 1, "rows": 0, "errors": 0, "written": False}]
+    tokens = {"prompt_tokens": 0, "completion_tokens": 0}
+    assert summary.to_pylist() == [{"part": 1, "rows": 0, "errors": 0, **tokens, "written": False}]
     assert not (tmp_path / "out").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from tirazh.pipeline.report.card import render_card, size_category
 from tirazh.pipeline.report.content import content_of, sampled_columns
 from tirazh.pipeline.report.examples import examples_text
+from tirazh.pipeline.report.overview import settings_text
 from tirazh.pipeline.report.page import render
 from tirazh.pipeline.report.text_figures import count_texts
 
@@ -47,34 +47,35 @@ def sample(texts: list[str | None]) -> pa.Table:
     )
 
 
-def test_texts_that_were_cut_come_first() -> None:
+def test_texts_that_were_cut_come_first_after_the_headline() -> None:
     assert content_of(manifest(), None).sentences == (
-        "63% of the completions were cut at 64 tokens (max_new_tokens).",
-        "200 rows are written, none with an error.",
+        "All 200 rows have a completion.",
+        "63\N{NO-BREAK SPACE}% of the completions were cut at 64 tokens (max_new_tokens).",
     )
 
 
 def test_rows_with_errors_come_before_everything_else() -> None:
     said = content_of(manifest(errors=50, error_kinds={"the prompt is empty": 50}), None).sentences
-    assert said[0] == "25% of the rows have an error; the most frequent: the prompt is empty."
-    assert said[-1] == "200 rows are written."
+    assert said[0] == "150 of 200 rows have a completion; 50 have errors."
+    assert said[1] == "25\N{NO-BREAK SPACE}% of the rows have an error; the most frequent: the prompt is empty."
 
 
 def test_json_that_does_not_parse_is_told() -> None:
     texts: list[str | None] = [f'{{"title": "text {index}' for index in range(30)]
     said = content_of(manifest(finish_reasons={"stop": 30}), sample([*texts, '{"title": "whole"}'])).sentences
-    assert said[0].startswith("1 of the 31 sampled completions that begin like JSON are JSON.")
+    assert said[1].startswith("1 of the 31 sampled completions that begin like JSON are JSON.")
 
 
 def test_repeated_texts_are_told() -> None:
     texts: list[str | None] = [f"title {index % 32}" for index in range(200)]
     said = content_of(manifest(finish_reasons={"stop": 200}), sample(texts)).sentences
-    assert said[0] == "Of 200 sampled completions 32 are distinct."
+    assert said[1] == "Of 200 sampled completions 32 are distinct."
 
 
 def test_reasons_to_drop_rows_are_told() -> None:
     said = content_of(manifest(kept=150, drop_reasons={"language": 30, "min_chars": 20}), None).sentences
-    assert "150 rows were kept. The most frequent reasons to drop one: language 30, min_chars 20." in said
+    assert said[0] == "150 of 200 rows are kept; 50 were dropped."
+    assert "The most frequent reasons to drop a row: language 30, min_chars 20." in said
 
 
 @given(st.lists(st.text(alphabet='ab \n{}[]":1', max_size=12), max_size=30))
@@ -92,7 +93,7 @@ def test_rows_are_shown_with_their_columns_and_how_they_ended() -> None:
     content = content_of(manifest(), sample(["one", None, "three"]))
     assert [row.text for row in content.rows] == ["one", "", "three"]
     assert content.rows[0].columns == (("prompt", "topic 0"),)
-    assert content.rows[0].note == "stop · 7 tokens"
+    assert content.rows[0].note == "complete · 7 tokens"
 
 
 def test_the_page_escapes_texts_and_columns() -> None:
@@ -114,7 +115,7 @@ def test_the_card_has_a_header_of_the_hub() -> None:
     assert values["language"] == ["ru", "en"]
     assert values["size_categories"] == ["n<1K"]
     assert values["configs"] == [{"config_name": "default", "data_files": "part-*.parquet"}]
-    assert "63% of the completions were cut at 64 tokens" in body
+    assert "63\N{NO-BREAK SPACE}% of the completions were cut at 64 tokens" in body
     assert "````text\nprompt: topic 1\nSport news ```\n````" in body, "the fence is longer than those in a text"
 
 
@@ -127,9 +128,8 @@ def test_size_categories_are_those_of_the_hub(rows: int, name: str) -> None:
 
 
 def test_settings_are_shown_without_those_that_are_unset() -> None:
-    shown = content_of(manifest(spec=SPEC | {"limit": None, "stop": []}), None).settings
-    assert "limit" not in shown
-    assert json.dumps(dict(shown))
+    shown = yaml.safe_load(settings_text(SPEC | {"limit": None, "stop": [], "overwrite": False, "seed": 0}))
+    assert shown == {name: value for name, value in SPEC.items() if name != "prefix"} | {"seed": 0}
 
 
 def test_the_examples_of_a_classify_job_are_told() -> None:
@@ -140,7 +140,7 @@ def test_the_examples_of_a_classify_job_are_told() -> None:
         "orders": 2,
         "examples_per_label": {"sport": 13, "money": 12},
     }
-    (sentence, *_) = content_of(manifest(kind="classify", few_shot=summary), None).sentences[1:]
+    (sentence,) = content_of(manifest(kind="classify", few_shot=summary), None).notes
     assert sentence.startswith(
         "Examples before every prompt: 25 (sport 13, money 12), 1,300 tokens in each of 2 orders; rows 1, 2, 3,"
     )

@@ -14,9 +14,8 @@ from tirazh.pipeline.report.card import render_card
 from tirazh.pipeline.report.evaluation_section import (
     MOST_COLUMNS,
     MOST_CONFUSIONS,
-    SIDE,
     EvaluationSection,
-    evaluation_of_manifest,
+    evaluations_of_manifest,
     rows_id,
     sections_of,
 )
@@ -63,12 +62,13 @@ def test_with_many_labels_the_most_frequent_wrong_answers_are_listed() -> None:
 
 def test_the_diagrams_stay_in_their_frames() -> None:
     found = section(evaluation())
-    for x, y, width, height in found.bars:
-        assert 0 <= x <= SIDE - width
-        assert abs(y + height - SIDE) < 0.2
-    points = [tuple(map(float, point.split(","))) for point in found.curve.split()]
-    assert all(0 <= value <= SIDE for point in points for value in point)
-    assert points[-1][0] == SIDE
+    reliability, coverage = found.charts
+    for x, y, width, height, _ in reliability.bars:
+        assert 0 <= x <= 100 - width
+        assert abs(y + height - 100) < 0.2
+    points = [tuple(map(float, point.split())) for point in coverage.line.removeprefix("M").split(" L")]
+    assert all(0 <= value <= 100 for point in points for value in point)
+    assert points[-1][0] == 100
 
 
 def test_names_on_the_page_are_escaped() -> None:
@@ -108,8 +108,8 @@ def test_a_comparison_is_one_sentence() -> None:
 
 def test_a_manifest_with_confusions_gives_the_figures_that_need_no_confidence() -> None:
     cells = [["a", "a", 6], ["a", None, 2], ["b", "a", 1], ["b", "b", 3], ["weather", "a", 4]]
-    values = evaluation_of_manifest({**MANIFEST, "rows": 20, "errors": 1, "confusion": cells})
-    assert values is not None
+    cells_of_job = {"labels": {"a": 11, "b": 3}, "confusion": cells}
+    (values,) = evaluations_of_manifest({**MANIFEST, "rows": 20, "errors": 1, **cells_of_job})
     made = Predictions(
         labels=("a", "b"),
         gold=np.repeat([0, 0, 1, 1], [6, 2, 1, 3]),
@@ -120,6 +120,6 @@ def test_a_manifest_with_confusions_gives_the_figures_that_need_no_confidence() 
     for name in ("rows", "accuracy", "coverage", "accuracy_abstained_wrong", "macro_f1", "classes"):
         assert values[name] == expected[name], name
     assert values["counts"] == {"errors": 1, "without_gold": 3, "unknown_gold": 4}
-    page = render({**MANIFEST, "rows": 20, "errors": 1, "confusion": cells})
+    page = render({**MANIFEST, "rows": 20, "errors": 1, **cells_of_job})
     assert "<h2>Evaluation</h2>" in page
     assert "<svg" not in page

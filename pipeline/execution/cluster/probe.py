@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tirazh.errors import InputError, RequestError, TirazhError
+from tirazh.pipeline.execution.cluster.packages import machine_name
 from tirazh.pipeline.execution.ray_session import is_own_session
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, is_remote
@@ -41,7 +41,8 @@ Step = Callable[[pa.Table], pa.Table]
 class NodeProbe:
     """The probe file `uri` and its content, and paths that must exist. Sent to other machines.
 
-    `inputs` are URIs of files, `model` is a directory or a name that needs no directory.
+    `inputs` are URIs of files, `model` is a directory or a name that needs no directory. With `is_written` a machine
+    must also be able to write into the output.
     """
 
     storage: Storage
@@ -50,6 +51,7 @@ class NodeProbe:
     content: str
     inputs: tuple[str, ...] = ()
     model: str = _EMBEDDED
+    is_written: bool = False
 
     def write(self) -> None:
         """Write the probe file; the driver does it once."""
@@ -84,10 +86,31 @@ class NodeProbe:
             return str(error)
         except TirazhError as error:  # no credentials, or no connection to the storage
             return f"{machine} cannot read the output: {error}"
+        return self._unwritable(machine) or self._unreadable(machine)
+
+    def _unwritable(self, machine: str) -> str | None:
+        if not self.is_written:
+            return None
+        uri = f"{self.uri}-{uuid4().hex[:8]}"
+        try:
+            self.storage.write(uri, self.content.encode())
+            self.storage.remove(uri)
+        except TirazhError as error:
+            return f"{machine} cannot write the output: {error}"
+        return None
+
+    def _unreadable(self, machine: str) -> str | None:
         for uri in self.inputs:
             if not is_remote(uri) and not os.path.exists(uri):
                 return f"input {uri} does not exist on {machine}; use a disk that all machines of the cluster share"
-        if self.model != _EMBEDDED and not Path(self.model).exists():
+        first = self.inputs[:1] if self.is_written else ()
+        try:
+            for uri in first:
+                with self.storage.open(uri) as file:
+                    file.read(4)
+        except (TirazhError, OSError) as error:
+            return f"{machine} cannot read the input: {error}"
+        if self.model != _EMBEDDED and not is_remote(self.model) and not Path(self.model).exists():
             return f"there is no model {self.model} on {machine}; copy the model to every machine"
         return None
 
@@ -116,7 +139,7 @@ def shared_paths(probe: NodeProbe, *, needs_gpu: bool) -> Iterator[Callable[[Ste
         return
     probe.write()
     try:
-        _check_nodes(probe, needs_gpu=needs_gpu)
+        check_nodes(probe, needs_gpu=needs_gpu)
         yield lambda step: CheckedStep(replace(probe, inputs=()), step)
     finally:
         with suppress(TirazhError):
@@ -132,15 +155,17 @@ def make_probe(
     """
     content = uuid4().hex
     step = -(-len(inputs) // _MAX_INPUT_FILES) or 1
-    directory = model if model == _EMBEDDED else os.path.abspath(os.path.expanduser(model))
+    is_name = model == _EMBEDDED or is_remote(model)
+    directory = model if is_name else os.path.abspath(os.path.expanduser(model))
     return NodeProbe(storage, output, own(f"probe-{content[:8]}"), content, tuple(inputs[::step]), directory)
 
 
-def _check_nodes(probe: NodeProbe, *, needs_gpu: bool, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
-    """Ask every other machine that may work for the job. One that does not answer in time is not judged."""
-    here = ray.get_runtime_context().get_node_id()
-    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here and _may_work(node["Resources"])]
-    asked = [_ask(node, probe, needs_gpu=needs_gpu) for node in others]
+def check_nodes(probe: NodeProbe, *, needs_gpu: bool, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+    """Ask every other machine that may work for the job, and raise RequestError with what it does not reach.
+
+    One that does not answer in time is not judged.
+    """
+    asked = [_ask(node, probe, needs_gpu=needs_gpu) for node in other_machines()]
     answered, silent = ray.wait(asked, num_returns=len(asked), timeout=timeout_s) if asked else ([], [])
     for answer in answered:
         try:
@@ -152,6 +177,12 @@ def _check_nodes(probe: NodeProbe, *, needs_gpu: bool, timeout_s: float = _ANSWE
             raise RequestError(problem)
     if silent:
         logger.warning("%d machines did not say within %g s whether they see the output", len(silent), timeout_s)
+
+
+def other_machines() -> list[dict[str, Any]]:
+    """The living nodes of the cluster that may get work, without the driver's, as `ray.nodes` describes them."""
+    here = ray.get_runtime_context().get_node_id()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here and _may_work(node["Resources"])]
 
 
 def _may_work(resources: dict[str, float]) -> bool:
@@ -167,8 +198,7 @@ def _ask(node: dict[str, Any], probe: NodeProbe, *, needs_gpu: bool) -> Any:
 
 
 def _machine() -> str:
-    address = f" ({ray.util.get_node_ip_address()})" if ray.is_initialized() else ""
-    return f"machine {socket.gethostname()}{address}"
+    return machine_name(ray.util.get_node_ip_address() if ray.is_initialized() else "")
 
 
 def _look(probe: NodeProbe) -> str | None:

@@ -17,7 +17,7 @@ from ray._private import services
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from tirazh.errors import RequestError
-from tirazh.pipeline.execution.cluster_token import ClusterToken, find_token, rejection
+from tirazh.pipeline.execution.cluster.token import ClusterToken, find_token, rejection
 
 ANSWER_TIMEOUT_S = 30.0
 _CLIENT_SCHEME = "ray://"

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from tirazh.errors import RequestError
-from tirazh.pipeline.execution import node_probe
-from tirazh.pipeline.execution.node_probe import CheckedStep, NodeProbe, make_probe
+from tirazh.pipeline.execution.cluster import probe as node_probe
+from tirazh.pipeline.execution.cluster.probe import CheckedStep, NodeProbe, make_probe
 from tirazh.pipeline.storage.filesystem import Storage
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tirazh.errors import RequestError
-from tirazh.pipeline.execution import cluster_address
-from tirazh.pipeline.execution.cluster_address import check_answers, is_cluster, locate
-from tirazh.pipeline.execution.cluster_token import ClusterToken, find_token, rejection
+from tirazh.pipeline.execution.cluster import address as cluster_address
+from tirazh.pipeline.execution.cluster.address import check_answers, is_cluster, locate
+from tirazh.pipeline.execution.cluster.token import ClusterToken, find_token, rejection
 
 SECRET = "a-secret-of-this-test"
 

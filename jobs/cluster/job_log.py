@@ -1,0 +1,115 @@
+"""The log of a submitted job: lines for people, and lines of JSON with the figures of the job.
+
+The driver prints a figure line every ten seconds, so the last figures of a driver that died are known, too.
+`tirazh logs` leaves these lines out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tirazh.jobs.progress import LINE_EVERY_S, JobProgressDisplay
+
+if TYPE_CHECKING:
+    from tirazh.pipeline.execution.metrics import ProgressEvent
+
+MARK = "tirazh-progress "
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# What the figures say besides numbers: the checks of the cluster have passed, or the driver was told to stop.
+READY, STOPPING = "ready", "stopping"
+
+
+class LoggedProgress(JobProgressDisplay):
+    """Prints figure lines besides what a display prints."""
+
+    _next_figures = 0.0
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self.last is not None:
+            self.print_figures(event_figures(self.last))
+
+    def show(self, event: ProgressEvent) -> None:
+        """Show an event, and print its figures if the last ones are LINE_EVERY_S seconds old."""
+        super().show(event)
+        if self._clock() >= self._next_figures:
+            self._next_figures = self._clock() + LINE_EVERY_S
+            self.print_figures(event_figures(event))
+
+    def print_figures(self, figures: dict[str, Any]) -> None:
+        """Print one figure line, with the time."""
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        print(f"{MARK}{json.dumps({'time': now} | figures)}", file=self._stream, flush=True)
+
+    def interrupted(self) -> str:
+        """Return the message for a job that was stopped: which rows are answered, and which are safe."""
+        if self.last is None or not self.last.parts_total:
+            return super().interrupted()
+        return f"{stopped_text(event_figures(self.last))}; `tirazh resume` makes the rest"
+
+
+def event_figures(event: ProgressEvent) -> dict[str, Any]:
+    """Return the figures of an event. `rows` are answered, `rows_safe` are in written parts."""
+    figures: dict[str, Any] = {
+        "rows": event.rows_done,
+        "rows_safe": event.rows_safe,
+        "rows_total": event.rows_total,
+        "parts": event.parts_done,
+        "parts_total": event.parts_total,
+        "errors": event.error_rows,
+        "eta_s": None if event.eta_s is None else round(event.eta_s, 1),
+        "tokens_per_s": round(event.tokens_per_s, 1),
+        "replicas": event.replicas,
+    }
+    return figures | ({"step": event.step} if event.step else {})
+
+
+def stopped_text(figures: dict[str, Any]) -> str:
+    """Return `stopped: 133 rows answered, 120 safe in 12 of 76 parts`."""
+    if "rows" not in figures:
+        return "stopped before the first row was answered"
+    return (
+        f"stopped: {figures['rows']:,} rows answered, {figures['rows_safe']:,} safe in {figures['parts']:,} of "
+        f"{figures['parts_total']:,} parts"
+    )
+
+
+def last_figures(log: str) -> dict[str, Any]:
+    """Return what the figure lines of a log say, later ones over earlier ones; {} without any."""
+    figures: dict[str, Any] = {}
+    for line in log.splitlines():
+        if line.startswith(MARK):
+            try:
+                found = json.loads(line[len(MARK) :])
+            except ValueError:  # cut: the driver was killed
+                continue
+            figures |= found if isinstance(found, dict) else {}
+    return figures
+
+
+def text_of(log: str) -> str:
+    """Return a log without its figure lines, and without the colours of Ray's own warnings."""
+    return "".join(_COLOUR.sub("", line) for line in log.splitlines(keepends=True) if not line.startswith(MARK))
+
+
+class LogPrinter:
+    """Passes on the new lines of a log that is fetched whole again and again, without its figure lines."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write, self._printed = write, 0
+
+    def show(self, log: str, *, is_all: bool = False) -> None:
+        """Write what is new, up to the last whole line; with `is_all` to the end."""
+        if len(log) < self._printed:  # the log of a new run of the job
+            self._printed = 0
+        end = len(log) if is_all else log.rfind("\n") + 1
+        if end > self._printed:
+            self._write(text_of(log[self._printed : end]))
+            self._printed = end
