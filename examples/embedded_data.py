@@ -1,6 +1,7 @@
 """Write the training set of the embedded model: labelled news as `classify` prompts, and plain texts.
 
-    python examples/embedded_data.py --data ../shared/data --out training-set
+    python -m examples.corpus.build --texts 200000 --out corpus.parquet
+    python examples/embedded_data.py --data ../shared/data --corpus corpus.parquet --out training-set
     python examples/new_model.py --data training-set/texts.parquet --out seed-model --vocab-size 8192
     tirazh finetune --model seed-model --input training-set/articles.parquet --output reader ...
     tirazh finetune --model reader --input training-set/train.parquet --completion-column completion \
@@ -73,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the training set of the embedded model.")
     parser.add_argument("--data", type=Path, required=True, help="directory of the labelled news and the books")
     parser.add_argument("--out", type=Path, required=True, help="directory that receives the files")
+    parser.add_argument("--corpus", type=Path, help="Parquet file of generated texts, which are added as plain texts")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -81,6 +83,8 @@ def main() -> None:
     books = read_books(options.data, held_out)
     watched, training = news[::WATCHED], [item for index, item in enumerate(news) if index % WATCHED]
     rows = labelled_rows(training, rng) + topic_rows(training, rng) + plain_rows(training, books, rng)
+    if options.corpus is not None:
+        rows += corpus_rows(options.corpus) + window_rows(training, rng)
     assert held_out.isdisjoint(part for row in rows for text in row if text for part in (text, *text.split("\n")))
     options.out.mkdir(parents=True, exist_ok=True)
     write_rows(options.out / "train.parquet", rows)
@@ -154,6 +158,25 @@ def plain_rows(news: Sequence[News], books: Sequence[str], rng: random.Random) -
     for book in sample(books, BOOK_TEXTS, rng):
         start = book.find("\n", rng.randrange(len(book))) + 1  # the start of a paragraph
         rows.append((None, book[start : start + LONGEST_TEXT].strip() or book[:LONGEST_TEXT]))
+    return rows
+
+
+def corpus_rows(path: Path) -> list[Row]:
+    """Return the generated texts (`examples/corpus`) as plain texts."""
+    return [(None, text) for text in pl.read_parquet(path)["text"]]
+
+
+def window_rows(news: Sequence[News], rng: random.Random) -> list[Row]:
+    """Return every article in windows of at most LONGEST_TEXT characters, so that all of its text is read once."""
+    rows: list[Row] = []
+    for item in news:
+        start = 0
+        while start < len(item.text) and item.text != item.title:
+            length = rng.randint(LONGEST_TEXT // 2, LONGEST_TEXT)
+            end = item.text.find(" ", start + length)
+            window = item.text[start : end if end > 0 else len(item.text)].strip()
+            rows.append((None, window))
+            start = end + 1 if end > 0 else len(item.text)
     return rows
 
 
