@@ -42,7 +42,19 @@ KEYS_ARE_NOT_COLUMNS |= {"evaluation_text.py", "evaluation_section.py", "section
 OTHER_FLAGS = {
     *("set", "fail-on", "price-per-hour"),
     *("notify-url", "notify-command", "notify-on", "track"),
-    *("config", "dry-run", "json", "verbose", "quiet", "follow", "against", "help", "version", "no-calibrate"),
+    *(
+        "config",
+        "dry-run",
+        "json",
+        "verbose",
+        "quiet",
+        "follow",
+        "against",
+        "help",
+        "version",
+        "no-calibrate",
+        "no-append",
+    ),
     *("image", "max-age"),
 }
 
