@@ -28,9 +28,9 @@ from tirazh.jobs.outputs.prune import run_prune
 from tirazh.jobs.outputs.relabel import run_relabelling
 from tirazh.jobs.outputs.report import run_report
 from tirazh.jobs.settings import FINETUNE, build_spec
-from tirazh.jobs.terminal.process_age import process_start
 from tirazh.jobs.tuning.command import run_tuning
 from tirazh.model.config import ModelSettings
+from tirazh.pipeline.history.start_time import process_start
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 
 if TYPE_CHECKING:

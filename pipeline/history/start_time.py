@@ -28,7 +28,7 @@ class StartTime:
 
 def count_from_process_start() -> None:
     """Let the first run of this process begin with the process: imports and the start of Ray count."""
-    _process_start[:] = [time.monotonic() - _process_age()]
+    _process_start[:] = [process_start()]
 
 
 def take_start() -> StartTime:
@@ -47,6 +47,11 @@ def parse_utc(text: str) -> datetime:
     """Parse `utc_text`. Raises ValueError."""
     found = datetime.fromisoformat(text)
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def process_start() -> float:
+    """The value of `time.monotonic()` at which this process started; the current one where that is unknown."""
+    return time.monotonic() - _process_age()
 
 
 def _process_age() -> float:

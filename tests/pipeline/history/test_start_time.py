@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 PROGRAM = """
 import time
 time.sleep(1)
-from tirazh.jobs.terminal.process_age import process_start
+from tirazh.pipeline.history.start_time import process_start
 print(process_start())
 """
 
