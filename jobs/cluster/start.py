@@ -30,12 +30,42 @@ def main() -> None:
     problem = find_problem(json.loads(needs)) if needs else None
     if problem is not None:
         print(f"tirazh: {problem}", file=sys.stderr, flush=True)
+        _tell(problem)
         raise SystemExit(2)
     os.environ[ID_VARIABLE] = sys.argv[1]
     sys.argv = ["tirazh", "run", _job_file(), "--address", "auto"]
     from tirazh.__main__ import main as run
 
     run()
+
+
+def _tell(problem: str) -> None:
+    """Tell the receivers of the job that this machine cannot run it: `notify` needs the standard library alone."""
+    section = _read(NOTIFY_FILE, NOTIFY_VARIABLE)
+    if not section:
+        return
+    from tirazh.errors import TirazhError
+    from tirazh.pipeline.notify.notifier import RunNotifier
+    from tirazh.pipeline.notify.settings import read_notifications
+
+    try:
+        notifier = RunNotifier(read_notifications(json.loads(section)), **_names())
+    except TirazhError as error:
+        print(f"tirazh: warning: notify: {error}", file=sys.stderr, flush=True)
+        return
+    notifier.end(2, problem)
+    for failed in notifier.wait():
+        print(f"tirazh: warning: notify: {failed}", file=sys.stderr, flush=True)
+
+
+def _names() -> dict[str, str]:
+    """Return the kind and the output of the job; empty ones where the machine has no package that reads its file."""
+    try:
+        import yaml
+    except ImportError:
+        return {"kind": "", "output": ""}
+    job = yaml.safe_load(_read(JOB_FILE, JOB_VARIABLE)) or {}
+    return {name: str(job.get(name) or "") for name in ("kind", "output")}
 
 
 def _read(file: str, variable: str) -> str:

@@ -37,6 +37,19 @@ def test_a_missing_package_is_one_sentence(tmp_path: Path) -> None:
     assert "of the cluster has no no-such-package: install" in text
 
 
+def test_a_refusal_is_told_to_the_receivers_of_the_job(tmp_path: Path) -> None:
+    receiver = tmp_path / "receiver.sh"
+    receiver.write_text("#!/bin/sh\ncat >> told.json\n")
+    receiver.chmod(0o755)
+    notify = json.dumps({"command": [str(receiver)]})
+    needs = {"requirements": {"no-such-package": ">=1"}}
+    code, text = start(tmp_path, needs, job="kind: classify\noutput: labelled\n", TIRAZH_NOTIFY=notify)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (code, text.count("\n")) == (2, 1)
+    assert (told["kind"], told["output"], told["outcome"], told["exit_code"]) == ("classify", "labelled", "failure", 2)
+    assert f"tirazh: {told['sentence']}\n" == text
+
+
 def test_another_python_is_one_sentence(tmp_path: Path) -> None:
     code, text = start(tmp_path, {"python": "3.99", "requirements": {}})
     assert code == 2
