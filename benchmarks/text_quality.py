@@ -123,7 +123,8 @@ def _cut(text: str, kind: str, rng: random.Random) -> str | None:
         lines = text.split("\n")
         return "\n".join([*lines[:-1], lines[-1][: lines[-1].index(": ") + 1]]) if len(lines) > 1 else None
     if kind == "json_items":
-        return text[: text.index("{") + 1]
+        # Without the brace: the tokenizer has one token for it and the quotation mark behind it.
+        return text[: text.index("{")].rstrip(" ")
     if kind == "topic_lines":
         return text[: text.rindex(": ") + 1] if text.count(": ") >= 4 else None
     words = text.split(" ")
@@ -169,8 +170,10 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _forms(model: str, language: str, number: int, seed: int) -> dict[str, float]:
-    """The shares of completions that have the form of their kind."""
+def _forms(
+    model: str, language: str, number: int, seed: int, *, show: Callable[[str, Sequence[str]], object]
+) -> dict[str, float]:
+    """The shares of completions that have the form of their kind. `show` receives each kind and its texts."""
     from examples.corpus.items import TOPIC_WORDS
 
     made = {
@@ -178,12 +181,14 @@ def _forms(model: str, language: str, number: int, seed: int) -> dict[str, float
         for kind in ("dialogue", "recommendation", "json_items", "topic_lines")
         for asked in [prompts(language, kind, number)]
     }
+    for kind, (asked, texts) in made.items():
+        show(f"{language} {kind}", [f"{prompt}⟶{text}" for prompt, text in zip(asked, texts, strict=True)])
     dialogues = [has_turns(prompt + text) for prompt, text in zip(*made["dialogue"], strict=True)]
     labels = set(TOPIC_WORDS[language].values())
     return {
         "dialogue": _share(sum(dialogues), number),
         "recommendation": _share(sum(is_title_list(text, language) for text in made["recommendation"][1]), number),
-        "json": _share(sum(is_json("{" + text) for text in made["json_items"][1]), number),
+        "json": _share(sum(is_json(text) for text in made["json_items"][1]), number),
         "few_shot": _share(
             sum(text.strip().split("\n")[0] in labels for text in made["topic_lines"][1]),
             number,
@@ -200,22 +205,29 @@ def main() -> None:
         "--number", type=int, default=200, help="continuations of each language; half of it of each form"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, default=0, help="texts of each kind to print, the first ones drawn")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     options = parser.parse_args()
     corpus = pl.read_parquet(options.corpus) if options.corpus else None
     lines = ["| figure | " + " | ".join(LANGUAGES) + " |", "|---|" + "---|" * len(LANGUAGES)]
     columns = []
+
+    def show(kind: str, texts: Sequence[str]) -> None:
+        for text in texts[: options.samples]:
+            print(f"[{kind}] {text}")
+
     for language in LANGUAGES:
         asked = prompts(language, "article", options.number)
         made = complete(options.model, asked, max_new_tokens=80, seed=options.seed)
         known = corpus.filter(pl.col("language") == language)["text"].to_list() if corpus is not None else []
+        show(f"{language} article", [f"{prompt}⟶{text}" for prompt, text in zip(asked, made, strict=True)])
         shares = text_shares(
             [f"{prompt}{text}" for prompt, text in zip(asked, made, strict=True)],
             is_word=word_list(language),
             corpus=known,
         )
         values = {field.name: getattr(shares, field.name) for field in fields(shares)}
-        columns.append(values | _forms(options.model, language, options.number // 2, options.seed))
+        columns.append(values | _forms(options.model, language, options.number // 2, options.seed, show=show))
     for name in columns[0]:
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(f"{each[name]:.1%}" for each in columns) + " |")
     text = "\n".join(lines) + "\n"

@@ -23,7 +23,14 @@ DATA = Path(__file__).resolve().parent / "demo_data"
 MARK = ".made-by-tirazh-demo"
 GOLD = "gold"
 NUM_SHOWN = 12
-NUM_PROMPTS = 5
+WIDTH = 240  # characters of a completion and the line before it
+# The kinds of prompts, and the headings of what the model writes after them.
+KINDS = {
+    "continuation": "Continuations",
+    "dialogue": "A dialogue",
+    "recommendation": "A recommendation",
+    "json": "News as JSON",
+}
 LANGUAGES = {"ru": "Russian", "en": "English"}
 Rows = Sequence[dict[str, Any]]
 
@@ -31,7 +38,7 @@ Rows = Sequence[dict[str, Any]]
 def run_demo(
     output: str, *, progress: Callable[[], JobProgressDisplay], say: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Classify the sample news, continue five prompts and print both with `say`.
+    """Classify the sample news, continue the sample prompts and print both with `say`.
 
     Removes the output of an earlier demo first. Returns rows, seconds and accuracy. Raises
     OutputError when `output` holds anything else.
@@ -50,7 +57,7 @@ def run_demo(
         accuracy = _accuracy(rows)
         say(_label_table(rows))
         say(_figures(accuracy, labelled))
-        say(f"Continuing {NUM_PROMPTS} prompts ...\n")
+        say(f"Continuing {len(_lines('prompts.jsonl'))} prompts ...\n")
         run(generate, progress())
     say(_completions(_read_rows(folder / "completions")))
     say(_what_next(folder))
@@ -76,11 +83,10 @@ def _generate_spec(folder: Path) -> JobSpec:
         {
             "input": folder / "input/prompts.parquet",
             "output": folder / "completions",
-            "max_new_tokens": 40,
-            "temperature": 0.7,
-            "top_k": 40,
-            "repetition_penalty": 1.2,
-            "stop": ["\n", "Тема:"],
+            "max_new_tokens": 120,
+            "temperature": 0.8,
+            "top_p": 0.95,
+            "stop": ["\n"],
         },
     )
 
@@ -98,8 +104,7 @@ def _write_inputs(folder: Path) -> None:
     """Write the sample as Parquet; correct labels are in the column `gold`, as `label` is an output."""
     folder.mkdir()
     news = [{GOLD if name == LABEL else name: value for name, value in row.items()} for row in _lines("news.jsonl")]
-    prompts = _lines("prompts.jsonl")[:NUM_PROMPTS]
-    for name, rows in (("news", news), ("prompts", prompts)):
+    for name, rows in (("news", news), ("prompts", _lines("prompts.jsonl"))):
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
 
 
@@ -147,7 +152,20 @@ def _round_robin() -> Callable[[dict[str, Any]], int]:
 
 
 def _completions(rows: Rows) -> str:
-    return "\n".join(f"  {row[PROMPT]} → {_shortened(row[COMPLETION] or '', 80)}" for row in rows) + "\n"
+    """Return what the model wrote, by kind, each behind its prompt."""
+    shown = []
+    for kind, heading in KINDS.items():
+        written = [_written(row) for row in rows if row["kind"] == kind]
+        shown.append("\n".join([f"{heading}:", *written]) + "\n")
+    return "\n".join(shown)
+
+
+def _written(row: dict[str, Any]) -> str:
+    """Return a prompt and its completion, without the part of the completion that exceeds the space."""
+    *lines, last = row[PROMPT].split("\n")
+    arrow = "" if row["kind"] == "json" else "→ "
+    joint = f"{last} {arrow}{(row[COMPLETION] or '').strip()}".strip()
+    return "\n".join(f"  {line}" for line in (*lines, _shortened(joint, WIDTH)))
 
 
 def _what_next(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,7 +60,8 @@ def test_the_commands_of_the_runbook_run(tmp_path: Path) -> None:
     with ray_head(num_cpus=2) as head:
         submitted = head.tirazh("submit", str(tmp_path / "job.yaml"), "--follow")
         assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-        places = {"OUTPUT": str(output), "NEWER": str(output), "job.yaml": str(tmp_path / "job.yaml")}
+        newer = shutil.copytree(output, tmp_path / "newer")
+        places = {"OUTPUT": str(output), "NEWER": str(newer), "job.yaml": str(tmp_path / "job.yaml")}
         places |= {"ID": job_id_in(submitted.stdout), "http://head:8265": head.address}
         left_out = []
         for line in with_arguments():

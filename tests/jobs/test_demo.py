@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from tirazh.errors import OutputError
-from tirazh.jobs.demo import DATA, GOLD, MARK, _label_table, _lines, _prepare_folder, _write_inputs
-from tirazh.pipeline.schema import CONFIDENCE, LABEL
+from tirazh.jobs.demo import DATA, GOLD, KINDS, MARK, _completions, _label_table, _lines, _prepare_folder, _write_inputs
+from tirazh.pipeline.schema import COMPLETION, CONFIDENCE, LABEL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -23,7 +24,19 @@ def test_the_demo_writes_its_sample_as_parquet_with_the_gold_labels_in_another_c
     assert GOLD in news.column_names
     assert LABEL not in news.column_names
     assert news.num_rows == 60
-    assert pq.read_table(tmp_path / "input/prompts.parquet").num_rows == 5
+    kinds = Counter(pq.read_table(tmp_path / "input/prompts.parquet")["kind"].to_pylist())
+    assert kinds == {"continuation": 5, "dialogue": 1, "recommendation": 1, "json": 3}
+
+
+def test_the_demo_shows_every_completion_behind_the_last_line_of_its_prompt() -> None:
+    written = {"continuation": " it rains.", "dialogue": " Yes.", "recommendation": " The Sea.", "json": ' {"a": 1}'}
+    rows = [row | {COMPLETION: written[row["kind"]]} for row in _lines("prompts.jsonl")]
+    shown = _completions(rows).splitlines()
+    assert "  Учёные обнаружили, что → it rains." in shown
+    assert "  assistant: → Yes." in shown
+    assert shown.count('  JSON: {"a": 1}') == 2
+    assert '  {"a": 1}' in shown
+    assert [line for line in shown if line and not line.startswith(" ")] == [f"{text}:" for text in KINDS.values()]
 
 
 def test_the_table_of_the_demo_shows_both_languages_and_every_label() -> None:
@@ -52,8 +65,8 @@ def test_the_demo_classifies_and_generates(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tirazh.jobs.cli", "demo", "--output", str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
-    prompts = [json.loads(line)["prompt"] for line in (DATA / "prompts.jsonl").read_text().splitlines()[:5]]
-    assert all(prompt in done.stdout for prompt in prompts)
+    prompts = [json.loads(line)["prompt"] for line in (DATA / "prompts.jsonl").read_text().splitlines()]
+    assert all(line in done.stdout for prompt in prompts for line in prompt.split("\n"))
     assert "✓" in done.stdout
     assert (tmp_path / "demo/labels/_SUCCESS").exists()
     assert (tmp_path / "demo/completions/_SUCCESS").exists()
