@@ -1,6 +1,6 @@
 """Starts Ray on this machine, and tries again when it does not start in time.
 
-Ray 2.60 gives its own processes 30 s, which is too short on a machine that is busy.
+Ray 2.60 gives its own processes 30 s, which is too short on a machine that is busy (`start_timeout`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ import ray
 from tirazh.errors import JobError
 from tirazh.pipeline.execution.home_directory import complete_environment
 from tirazh.pipeline.execution.start_priority import raised_priority
+from tirazh.pipeline.execution.start_timeout import start_timeout
 from tirazh.pipeline.execution.temporary_files import ray_directories
 from tirazh.pipeline.execution.worker_imports import job_config, safe_search_path
 
 logger = logging.getLogger(__name__)
 
 _TRIES = 3
+# The limit of each try. A busy machine needs one long try, a start that hangs needs another one.
+_TIMEOUT_S = 120
 # No try begins later than this after the first one.
-_LAST_TRY_S = 150.0
+_LAST_TRY_S = 300.0
 _PAUSE_S = 1.0
 _KILL_TIMEOUT_S = 10.0
 _BUSY = "; the machine is probably busy: run the same command again when it is less so"
@@ -93,7 +96,7 @@ def _start_with_retries(num_cpus: int, options: dict[str, Any], tell: Callable[[
         try:
             # Only after a start that was too slow: it is not for a job to run before others.
             quickly = raised_priority(partial(_started_since, before)) if number > 1 else nullcontext()
-            with quickly, _private_token(), safe_search_path():
+            with start_timeout(_TIMEOUT_S), quickly, _private_token(), safe_search_path():
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,

@@ -1,7 +1,6 @@
 """Raises the CPU priority of this thread and the processes that it starts, for as long as Ray starts.
 
-Ray 2.60 gives its processes 30 s to start, and no setting changes that. On a machine with many busy
-processes an equal share of the CPU is not enough.
+On a machine with many busy processes an equal share of the CPU may be too little for Ray to start in time.
 """
 
 from __future__ import annotations
@@ -10,12 +9,15 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
 
 logger = logging.getLogger(__name__)
 
 _NICENESS = -15
+# Linux may share the CPU among sessions first (`autogroup` in sched(7)); the niceness then counts inside a session.
+_AUTOGROUP = Path("/proc/self/autogroup")
 _PASSES = 3  # a thread may start another one while its process is looked at
 
 
@@ -30,12 +32,32 @@ def raised_priority(new_processes: Callable[[], Iterable[psutil.Process]]) -> It
     if not _set(0, min(before, _NICENESS)):
         yield
         return
+    session = _autogroup_niceness()
+    if session is not None and session > _NICENESS:
+        _set_autogroup(_NICENESS)
     try:
         yield
     finally:
+        if session is not None:
+            _set_autogroup(session)
         _set(0, before)
         for process in new_processes():
             _lower(process, before)
+
+
+def _autogroup_niceness() -> int | None:
+    """The niceness of this session among the sessions; None where the kernel has no such groups."""
+    try:
+        return int(_AUTOGROUP.read_text(encoding="utf-8").rpartition(" ")[2])
+    except (OSError, ValueError):
+        return None
+
+
+def _set_autogroup(niceness: int) -> None:
+    try:
+        _AUTOGROUP.write_text(str(niceness), encoding="utf-8")
+    except OSError:
+        logger.debug("the priority of the session cannot be set to %d", niceness, exc_info=True)
 
 
 def _lower(process: psutil.Process, niceness: int) -> None:
