@@ -27,9 +27,9 @@ from tirazh.pipeline.execution.worker_imports import job_config, safe_search_pat
 
 logger = logging.getLogger(__name__)
 
-_TRIES = 3
-# The limit of each try. A busy machine needs one long try, a start that hangs needs another one.
-_TIMEOUT_S = 120
+# The seconds of each try. The later ones have a raised priority where the system allows that, else more time.
+_TIMEOUTS_S = (45, 120, 240)
+_TRIES = len(_TIMEOUTS_S)
 # No try begins later than this after the first one.
 _LAST_TRY_S = 300.0
 _PAUSE_S = 1.0
@@ -96,7 +96,7 @@ def _start_with_retries(num_cpus: int, options: dict[str, Any], tell: Callable[[
         try:
             # Only after a start that was too slow: it is not for a job to run before others.
             quickly = raised_priority(partial(_started_since, before)) if number > 1 else nullcontext()
-            with start_timeout(_TIMEOUT_S), quickly, _private_token(), safe_search_path():
+            with start_timeout(_TIMEOUTS_S[number - 1]), quickly, _private_token(), safe_search_path():
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
