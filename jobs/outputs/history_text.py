@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tirazh.pipeline.history.prune import Pruned
     from tirazh.pipeline.history.state import OutputStatus
 
-_COLUMNS = ("begin (UTC)", "outcome", "rows", "errors", "took", "host", "output")
-_RIGHT = ("rows", "errors", "took")
+_COLUMNS = ("begin (UTC)", "outcome", "rows", "errors", "took", "forecast", "host", "output")
+_RIGHT = ("rows", "errors", "took", "forecast")
 _SHOWN_SENTENCE = 200
 
 
@@ -22,10 +22,12 @@ def history_text(runs: Sequence[Mapping[str, Any]]) -> str:
     if not runs:
         return "no run is recorded"
     rows = [dict(zip(_COLUMNS, _cells(run), strict=True)) for run in runs]
-    width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in _COLUMNS}
-    lines = ["  ".join(_cell(name, name, width) for name in _COLUMNS).rstrip()]
+    # Most runs have no forecast: only a run after others of its output, or after `plan --probe`, does.
+    shown = [name for name in _COLUMNS if name != "forecast" or any(row[name] for row in rows)]
+    width = {name: max(len(name), *(len(row[name]) for row in rows)) for name in shown}
+    lines = ["  ".join(_cell(name, name, width) for name in shown).rstrip()]
     for row, run in zip(rows, runs, strict=True):
-        lines.append("  ".join(_cell(name, row[name], width) for name in _COLUMNS).rstrip())
+        lines.append("  ".join(_cell(name, row[name], width) for name in shown).rstrip())
         if run.get("sentence") and run.get("outcome") == "failure":
             lines.append(f"  {_printable(str(run['sentence']))[:_SHOWN_SENTENCE]}")
     return "\n".join(lines)
@@ -63,8 +65,14 @@ def _cells(run: Mapping[str, Any]) -> tuple[str, ...]:
     began = str(run["begin"])[:19].replace("T", " ")
     took = clock_text(float(run.get("seconds_wall") or 0.0)) if run.get("end") else "-"
     rows = f"{run.get('rows_made') or 0:,} of {run.get('rows_total') or 0:,}"
-    cells = (began, shown, rows, f"{run.get('errors') or 0:,}", took, str(run.get("host") or ""), str(run["output"]))
-    return tuple(map(_printable, cells))
+    errors, host = f"{run.get('errors') or 0:,}", str(run.get("host") or "")
+    return tuple(map(_printable, (began, shown, rows, errors, took, _forecast(run), host, str(run["output"]))))
+
+
+def _forecast(run: Mapping[str, Any]) -> str:
+    """The forecast of the wall time, such as "0:20-0:45"; "" without one."""
+    found = (run.get("predicted") or {}).get("time_s")
+    return f"{clock_text(float(found[0]))}-{clock_text(float(found[1]))}" if found else ""
 
 
 def _cell(name: str, text: str, width: Mapping[str, int]) -> str:

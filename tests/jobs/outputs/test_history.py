@@ -13,6 +13,7 @@ from tests.pipeline.history.test_state import set_age
 from tests.pipeline.output.conftest import MakeSpec, make_spec, no_ray
 from tirazh.errors import JobError
 from tirazh.jobs.cli import main
+from tirazh.jobs.outputs.history_text import history_text
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.names import OutputFiles
@@ -46,12 +47,20 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_history_is_a_table_of_all_runs_of_all_outputs(nights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["history", str(nights / "*")]) == 0
     lines = said(capsys).splitlines()
-    assert lines[0].split() == ["begin", "(UTC)", "outcome", "rows", "errors", "took", "host", "output"]
+    assert lines[0].split() == ["begin", "(UTC)", "outcome", "rows", "errors", "took", "forecast", "host", "output"]
     assert [line.split()[2] for line in lines[1:5]] == ["success", "success", "success", "failure"]
     assert [" 30 of 30 " in line for line in lines[1:4]] == [True, True, False]
     assert "0 of 30" in lines[3]
     assert "failure (1)" in lines[4]
     assert lines[5] == "  the cluster \ufffd[31mis gone"
+
+
+def test_history_shows_the_forecast_beside_the_time_where_a_run_had_one() -> None:
+    run = {"begin": "2026-11-23T01:30:00Z", "end": "2026-11-23T01:30:31Z", "outcome": "success", "output": "out"}
+    run |= {"seconds_wall": 31.0, "rows_made": 5, "rows_total": 5}
+    text = history_text([run | {"predicted": {"time_s": [20, 58], "tokens": 900}}, run | {"predicted": None}])
+    assert text.splitlines()[0].split()[-4:] == ["took", "forecast", "host", "output"]
+    assert [line.split()[-3:-1] for line in text.splitlines()[1:]] == [["0:31", "0:20-0:58"], ["0", "0:31"]]
 
 
 def test_history_as_json_has_one_run_a_line(nights: Path, capsys: pytest.CaptureFixture[str]) -> None:
