@@ -12,6 +12,7 @@ Writes these files; the same `--seed` gives the same files:
 - `texts.parquet`: every training text in its final form, for the tokenizer and the initialisation;
 - `articles.parquet`: whole articles, for pre-training on text alone;
 - `train.parquet`: columns text and completion; the completion is a label, or plain text where `text` is null;
+- `last.parquet`, with `--corpus`: the labelled rows and as many generated texts, for the last stage of a training;
 - `watch.parquet`: labelled rows held out of training, to monitor it;
 - `labels.yaml`: the labels.
 
@@ -83,11 +84,16 @@ def main() -> None:
     books = read_books(options.data, held_out)
     watched, training = news[::WATCHED], [item for index, item in enumerate(news) if index % WATCHED]
     rows = labelled_rows(training, rng) + topic_rows(training, rng) + plain_rows(training, books, rng)
+    last = list(rows)
     if options.corpus is not None:
-        rows += corpus_rows(options.corpus) + window_rows(training, rng)
+        generated = corpus_rows(options.corpus)
+        rows += generated + window_rows(training, rng)
+        last += sample(generated, len(last), rng)
     assert held_out.isdisjoint(part for row in rows for text in row if text for part in (text, *text.split("\n")))
     options.out.mkdir(parents=True, exist_ok=True)
     write_rows(options.out / "train.parquet", rows)
+    if options.corpus is not None:
+        write_rows(options.out / "last.parquet", last)
     write_rows(options.out / "watch.parquet", [(item.form(rng), item.category) for item in watched])
     read = [text if prompt is None else f"{prompt}{PROMPT_END} {text}" for prompt, text in rows]
     read += [f"{item.title}\n{item.text}"[:LONGEST_TEXT] for item in training] + [book[:LONGEST_TEXT] for book in books]
