@@ -27,8 +27,13 @@ def write_tokenizer(tokenizer: Tokenizer, tokenizer_dir: str, folder: Path, *, p
     """
     source = Path(tokenizer_dir)
     settings, rust = read_settings(source), tokenizer.rust
-    roles = {role: token.content for role, token in settings.named.items() if rust.token_to_id(token.content) is not None}
-    roles |= {"eos_token": rust.id_to_token(tokenizer.end_token_id), "pad_token": _name(tokenizer)}
+    roles = {
+        role: token.content for role, token in settings.named.items() if rust.token_to_id(token.content) is not None
+    }
+    roles |= {
+        "eos_token": _name(tokenizer, tokenizer.end_token_id),
+        "pad_token": _name(tokenizer, tokenizer.pad_token_id),
+    }
     extra = [token.content for token in settings.extra]
     values: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -48,6 +53,7 @@ def write_tokenizer(tokenizer: Tokenizer, tokenizer_dir: str, folder: Path, *, p
             shutil.copyfile(source / name, folder / name)
 
 
-def _name(tokenizer: Tokenizer) -> str:
-    name: str = tokenizer.rust.id_to_token(tokenizer.pad_token_id)
+def _name(tokenizer: Tokenizer, token_id: int) -> str:
+    name: str | None = tokenizer.rust.id_to_token(token_id)
+    assert name is not None, "ends and padding are tokens of the vocabulary"
     return name

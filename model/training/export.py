@@ -8,6 +8,7 @@ they adapt. Imports torch only where tensors are used.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,30 +73,30 @@ def _reader(base: Checkpoint, trained: TrainingCheckpoint, lora: LoraSettings | 
     assert base.config is not None
     found = trained.shapes()
     if lora is not None:
-        return partial(_merged_part, base, trained, lora, frozenset(found))
+        return _Merged(base, trained, lora, frozenset(found)).part
     if found != expected_shapes(base.config):
         raise CheckpointError(f"{trained.folder} is damaged or of another model; remove it")
     return trained.weight_part
 
 
-def _merged_part(
-    base: Checkpoint,
-    trained: TrainingCheckpoint,
-    lora: LoraSettings,
-    names: frozenset[str],
-    name: str,
-    dim: int,
-    start: int,
-    stop: int,
-) -> Tensor:
-    """Return `start:stop` along `dim` of a base weight, plus `alpha / rank * B @ A` where LoRA adapted it."""
-    part = base.read(name, dim, start, stop).float()
-    stem = name.removesuffix(".weight")
-    # peft's names: A maps the inputs down to the rank, B maps the rank up to the outputs.
-    down, up = (f"{stem}.lora_{letter}.default.weight" for letter in "AB")
-    if down not in names:
-        return part
-    rows, columns = ((start, stop), None) if dim == 0 else (None, (start, stop))
-    outputs, inputs = base.shape(name)
-    update = trained.weight_part(up, 0, *(rows or (0, outputs))) @ trained.weight_part(down, 1, *(columns or (0, inputs)))
-    return part + lora.alpha / lora.rank * update
+@dataclass(frozen=True, slots=True)
+class _Merged:
+    """Weights of `base` with the LoRA matrices of a checkpoint merged into them. `names` are those of the matrices."""
+
+    base: Checkpoint
+    trained: TrainingCheckpoint
+    lora: LoraSettings
+    names: frozenset[str]
+
+    def part(self, name: str, dim: int, start: int, stop: int) -> Tensor:
+        """Return `start:stop` along `dim` of a base weight, plus `alpha / rank * B @ A` where LoRA adapted it."""
+        part = self.base.read(name, dim, start, stop).float()
+        stem = name.removesuffix(".weight")
+        # peft's names: A maps the inputs down to the rank, B maps the rank up to the outputs.
+        down, up = (f"{stem}.lora_{letter}.default.weight" for letter in "AB")
+        if down not in self.names:
+            return part
+        bounds = [(0, size) for size in self.base.shape(name)]
+        bounds[dim] = (start, stop)
+        update = self.trained.weight_part(up, 0, *bounds[0]) @ self.trained.weight_part(down, 1, *bounds[1])
+        return part + self.lora.alpha / self.lora.rank * update

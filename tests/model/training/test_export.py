@@ -60,7 +60,12 @@ print(json.dumps(told))
 def ask_transformers(script: str, folders: list[Path], *, where: Path) -> dict[str, dict]:
     """Open directories in a new process and return what it printed, by directory."""
     command = [sys.executable, "-c", script + READ, json.dumps(PROMPTS), *map(str, folders)]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(where), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(where),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     if script is REGISTERED:
         environment["PYTHONPATH"] = str(REPOSITORY)
     done = subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=600, check=False)
