@@ -51,20 +51,25 @@ def convert(
         OutputError: the target is not empty, or the disk is too small.
         RequestError: there is no such dtype.
     """
-    if dtype is not None and dtype not in ITEM_SIZES:
-        raise RequestError(
-            f"--dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}{did_you_mean(dtype, ITEM_SIZES)}"
-        )
+    check_dtype(dtype)
     checkpoint = open_checkpoint(source, settings)
     if checkpoint.config is None:
         raise CheckpointError(f"{source} is not a ruGPT-3 and needs no conversion; give it to --model as it is")
     _token_ids(checkpoint)  # a damaged tokenizer is refused before anything is written
     sources = [_source(checkpoint, name, dtype) for name in expected_shapes(checkpoint.config)]
     folder = Path(target).expanduser()
-    _check_target(folder, sum(tensor.num_bytes for tensor in sources))
-    with _removed_on_failure(folder):
+    check_target(folder, sum(tensor.num_bytes for tensor in sources))
+    with removed_on_failure(folder):
         write_model(folder, checkpoint, sources, max_shard_bytes=max_shard_bytes, progress=progress)
     return replace(describe(str(folder)), notices=checkpoint.notices)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raise RequestError for a dtype that no file can have."""
+    if dtype is not None and dtype not in ITEM_SIZES:
+        raise RequestError(
+            f"--dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}{did_you_mean(dtype, ITEM_SIZES)}"
+        )
 
 
 def write_model(
@@ -171,7 +176,7 @@ def _copy_tokenizer(tokenizer_dir: str | None, folder: Path) -> None:
             shutil.copyfile(path, folder / name)
 
 
-def _check_target(folder: Path, num_bytes: int) -> None:
+def check_target(folder: Path, num_bytes: int) -> None:
     """Create the directory. Raises OutputError when it is not empty, or the disk is too small."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; give a new directory")
@@ -191,7 +196,7 @@ def _check_target(folder: Path, num_bytes: int) -> None:
 
 
 @contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
+def removed_on_failure(folder: Path) -> Iterator[None]:
     """Empty the directory again when the conversion fails."""
     is_complete = False
     try:
@@ -202,4 +207,4 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
     finally:
         if not is_complete:
             for path in folder.iterdir():
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

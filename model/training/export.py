@@ -19,7 +19,7 @@ from tirazh.model.checkpoints.gpt2_writer import ReadPart, gpt2_config, gpt2_sou
 from tirazh.model.checkpoints.native import native_config
 from tirazh.model.checkpoints.writer import TensorSource
 from tirazh.model.config import ModelConfig, expected_shapes
-from tirazh.model.convert import token_ids_of, write_json, write_weights, written_dtype
+from tirazh.model.convert import Progress, token_ids_of, write_json, write_weights, written_dtype
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.model.tokenizer_export import write_tokenizer
 from tirazh.model.training.checkpoint import TrainingCheckpoint
@@ -30,12 +30,19 @@ if TYPE_CHECKING:
 
 
 def export_model(
-    folder: Path, base: Checkpoint, trained: TrainingCheckpoint, *, lora: LoraSettings | None, dtype: str | None
+    folder: Path,
+    base: Checkpoint,
+    trained: TrainingCheckpoint,
+    *,
+    lora: LoraSettings | None,
+    dtype: str | None,
+    progress: Progress | None = None,
 ) -> None:
     """Write the trained model to `folder`, in `dtype` or in the stored dtypes of `base`.
 
-    `config.json` is written last. Raises CheckpointError when the checkpoint is of another model, has
-    values too large for the dtype, or when the tokenizer of `base` cannot be read.
+    `config.json` is written last; `progress` is called with (bytes written, total bytes). Raises
+    CheckpointError when the checkpoint is of another model, has values too large for the dtype, or when
+    the tokenizer of `base` cannot be read.
     """
     config = base.config
     assert config is not None
@@ -43,7 +50,7 @@ def export_model(
     sources = _sources(config, read, lambda name: dtype or base.dtype(name))
     written = written_dtype(sources)
     values = gpt2_config(config, written) if is_gpt2(config) else native_config(config, written)
-    write_weights(folder, sources)
+    write_weights(folder, sources, progress=progress)
     tokens = _write_tokenizer(base, config, folder)
     write_json(folder / "generation_config.json", tokens)
     write_json(folder / "config.json", values | tokens)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import OutputError
 from tirazh.model.checkpoints.directory import Checkpoint
@@ -22,6 +22,9 @@ from tirazh.pipeline.finetune.spec import FinetuneSpec, Save
 from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE
 from tirazh.pipeline.settings import flag_name
 
+if TYPE_CHECKING:
+    from tirazh.model.convert import Progress
+
 
 def write_model_files(
     folder: Path,
@@ -31,6 +34,7 @@ def write_model_files(
     *,
     dtype: str | None = None,
     save: Save = "merged",
+    progress: Progress | None = None,
 ) -> None:
     """Write the files of a model, an adapter, or both to `folder`.
 
@@ -44,7 +48,7 @@ def write_model_files(
     if task is not None:
         write_task(folder, task)
     if lora is None or save != "adapter":
-        export_model(folder, base, trained, lora=lora, dtype=dtype)
+        export_model(folder, base, trained, lora=lora, dtype=dtype, progress=progress)
 
 
 def check_saved(folder: Path, manifest: Mapping[str, Any], spec: FinetuneSpec) -> None:

@@ -39,10 +39,10 @@ def write_base(folder: Path, config: ModelConfig, *, is_gpt2: bool = False) -> P
     return folder
 
 
-def save_checkpoint(folder: Path, weights: Weights, *, step: int = 5) -> TrainingCheckpoint:
+def save_checkpoint(folder: Path, weights: Weights, *, step: int = 5, training: str = TRAINING) -> TrainingCheckpoint:
     """Write a checkpoint with these weights."""
     state = TrainingState(
-        training=TRAINING,
+        training=training,
         step=step,
         shapes={name: tuple(tensor.shape) for name, tensor in weights.items()},
         states=(),
@@ -50,7 +50,7 @@ def save_checkpoint(folder: Path, weights: Weights, *, step: int = 5) -> Trainin
         scalars={},
     )
     write_checkpoint(folder, state, keep=9)
-    return find_checkpoints(folder, TRAINING)[-1]
+    return find_checkpoints(folder, training)[-1]
 
 
 def export_trained(
