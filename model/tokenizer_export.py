@@ -10,6 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+from tokenizers import AddedToken
+
 from tirazh.model.convert import write_json
 from tirazh.model.tokenizer import Tokenizer
 from tirazh.model.tokenizer_files import read_settings
@@ -26,14 +29,13 @@ def write_tokenizer(tokenizer: Tokenizer, tokenizer_dir: str, folder: Path, *, p
     `eos_token`: it is the one after every text that the model was trained on.
     """
     source = Path(tokenizer_dir)
-    settings, rust = read_settings(source), tokenizer.rust
-    roles = {
-        role: token.content for role, token in settings.named.items() if rust.token_to_id(token.content) is not None
-    }
-    roles |= {
-        "eos_token": _name(tokenizer, tokenizer.end_token_id),
-        "pad_token": _name(tokenizer, tokenizer.pad_token_id),
-    }
+    settings, rust = read_settings(source), tokenizers.Tokenizer.from_str(tokenizer.rust.to_str())
+    roles = {role: each.content for role, each in settings.named.items() if rust.token_to_id(each.content) is not None}
+    ends = (("eos_token", tokenizer.end_token_id), ("pad_token", tokenizer.pad_token_id))
+    roles |= {role: _name(tokenizer, token_id) for role, token_id in ends}
+    known = {token.content for token in rust.get_added_tokens_decoder().values()}
+    # As transformers and `load_tokenizer` would add them: they have ids of the vocabulary.
+    rust.add_tokens([AddedToken(name, special=True) for name in dict.fromkeys(roles.values()) if name not in known])
     extra = [token.content for token in settings.extra]
     values: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

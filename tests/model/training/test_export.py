@@ -6,6 +6,7 @@ transformers runs in processes of its own, so that nothing of tirazh is register
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,6 +24,9 @@ from tirazh.model.load import load_pretrained
 from tirazh.model.tokenizer import load_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
+GUIDE = (REPOSITORY / "docs/finetune.md").read_text(encoding="utf-8").split("## Opening the model elsewhere")[1]
+# The two examples of the guide: of a dense model, and of a sparse one.
+DENSE_EXAMPLE, SPARSE_EXAMPLE = re.findall(r"```python\n(.*?)```", GUIDE.split("\n## ")[0], flags=re.DOTALL)
 PROMPTS = ("Москва", "a", "news: <|endoftext|> ends", "the desk of sport, ")
 # Prints what transformers makes of model directories. tirazh is taken off the path, wherever it is installed.
 PLAIN = """
@@ -36,7 +40,8 @@ if found is not None:
     sys.path_importer_cache.clear()
 assert importlib.util.find_spec("tirazh") is None, "tirazh is still on the path"
 """
-REGISTERED = "import json, sys\nimport tirazh.transformers\n"
+PLAIN += DENSE_EXAMPLE
+REGISTERED = f"import json, sys\n{SPARSE_EXAMPLE}"
 READ = """
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -87,10 +92,10 @@ def check_equal(folder: Path, seen: dict) -> None:
 
 
 def test_transformers_alone_opens_dense_models(tmp_path: Path) -> None:
-    configs = {"tied": DENSE, "own-head": replace(DENSE, tie_word_embeddings=False, layer_norm_eps=1e-3)}
+    configs = {"my-model": DENSE, "own-head": replace(DENSE, tie_word_embeddings=False, layer_norm_eps=1e-3)}
     folders = []
     for name, config in configs.items():
-        base = write_base(tmp_path / f"{name}-base", config, is_gpt2=name == "tied")
+        base = write_base(tmp_path / f"{name}-base", config, is_gpt2=name == "my-model")
         folders.append(export_trained(tmp_path / name, base, trained_weights(config)))
     seen = ask_transformers(PLAIN, folders, where=tmp_path)
     for folder in folders:
@@ -100,7 +105,7 @@ def test_transformers_alone_opens_dense_models(tmp_path: Path) -> None:
 
 def test_transformers_opens_a_sparse_model_after_one_import(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", SPARSE)
-    folder = export_trained(tmp_path / "out", base, trained_weights(SPARSE))
+    folder = export_trained(tmp_path / "my-model", base, trained_weights(SPARSE))
     seen = ask_transformers(REGISTERED, [folder], where=tmp_path)[str(folder)]
     assert seen["class"] == "RuGPT3ForCausalLM"
     check_equal(folder, seen)
