@@ -71,7 +71,7 @@ def _facts(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"- {manifest['total_steps']:,} steps of {spec['batch_size']} sequences, peak learning rate "
         f"{spec['learning_rate']:g} ({_code(spec['lr_schedule'])}), in {_code(manifest['dtype'])} on "
-        f"{_code(manifest['device'])}{lora}, seed {spec['seed']}"
+        f"{_code(manifest['device'])}{lora}, seed {spec.get('seed')}"
     )
     yield f"- {manifest['trained_tokens']:,} trained tokens in {manifest['seconds']:,} seconds"
 
