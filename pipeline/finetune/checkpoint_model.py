@@ -43,7 +43,7 @@ def find_stopped(path: str) -> StoppedTraining | None:
     output = TrainingOutput(folder)
     if output.config.is_file() or not output.trainings.is_dir():
         return None
-    newest = {}
+    newest: dict[str, Path] = {}
     for work in sorted(output.trainings.iterdir()):
         if WorkFolder(work).request.is_file():
             found = find_checkpoints(WorkFolder(work).checkpoints, str(_read_request(WorkFolder(work))["training"]))

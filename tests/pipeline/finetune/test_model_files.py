@@ -9,7 +9,7 @@ import pytest
 
 from tests.model.training.test_adapter import ALL, matrices
 from tests.model.training.trained import DENSE, save_checkpoint, trained_weights, write_base
-from tirazh.errors import OutputError
+from tirazh.errors import CheckpointError, OutputError
 from tirazh.jobs.settings import build_finetune_spec
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.checkpoints.task import ModelTask, read_task
@@ -50,6 +50,9 @@ def test_save_says_what_is_written_of_lora(save: Any, has_model: bool, has_adapt
     assert read_task(out) == ModelTask(labels=LABELS, template=None)
     if has_model:
         assert open_checkpoint(str(out)).config == DENSE
+    else:
+        with pytest.raises(CheckpointError, match="a LoRA adapter without its model"):
+            open_checkpoint(str(out))
 
 
 def test_a_training_of_all_weights_has_no_adapter(tmp_path: Path) -> None:
