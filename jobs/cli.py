@@ -273,7 +273,11 @@ def _add_output_commands(by_name: dict[str, Parser]) -> None:
 
 
 def _add_convert(parser: Parser) -> None:
-    parser.add_argument("checkpoint", metavar="CKPT", help="ru-gpts, Megatron, Hugging Face GPT-2 or XL port directory")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CKPT",
+        help="ru-gpts, Megatron, Hugging Face GPT-2 or XL port directory, or a checkpoint of finetune",
+    )
     parser.add_argument("out", metavar="OUT", help="directory to write")
     parser.add_argument(
         "--dtype",

@@ -135,16 +135,25 @@ def convert(options: argparse.Namespace) -> int:
     """Run `tirazh convert`."""
     from tirazh.jobs.progress import ByteProgress
     from tirazh.model.convert import convert as convert_checkpoint
+    from tirazh.pipeline.finetune.checkpoint_model import convert_stopped, find_stopped
+    from tirazh.pipeline.settings import flag_name
 
     given = {name: value for name, value in vars(options).items() if name in CONVERT_SETTINGS}
+    stopped = find_stopped(options.checkpoint)
+    if stopped is not None and any(value is not None for value in given.values()):
+        name = next(name for name, value in given.items() if value is not None)
+        raise RequestError(f"{flag_name(name)} cannot be used with a training's checkpoint; its training says it")
     with interruptible(lambda: "interrupted; nothing was written"), ByteProgress(options.quiet) as progress:
-        model = convert_checkpoint(
-            options.checkpoint,
-            options.out,
-            settings=ModelSettings(**given),
-            dtype=options.dtype,
-            progress=progress.show,
-        )
+        if stopped is not None:
+            model = convert_stopped(stopped, options.out, dtype=options.dtype, progress=progress.show)
+        else:
+            model = convert_checkpoint(
+                options.checkpoint,
+                options.out,
+                settings=ModelSettings(**given),
+                dtype=options.dtype,
+                progress=progress.show,
+            )
     console.show_model(model, output=options.out, as_json=options.json, quiet=options.quiet)
     return 0
 

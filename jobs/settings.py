@@ -10,6 +10,7 @@ import os
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from tirazh.errors import RequestError, did_you_mean
@@ -113,7 +114,32 @@ def build_spec(kind: str, values: Mapping[str, Any], *, place: Callable[[str], s
     `place` returns where a setting was read ("job.yaml line 3: "), for messages. Raises
     RequestError for an unknown name, a value of the wrong type and a missing setting.
     """
+    if kind == "classify":
+        values = dict(values) | _trained_task(values)
     return SPECS[kind](**_checked(kind, values, place))
+
+
+def _trained_task(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the labels and the template that the model was trained with, for a job that gives no labels.
+
+    Raises CheckpointError when the model's file about them is damaged, and RequestError for labels that
+    are none.
+    """
+    model = values.get("model")
+    if not isinstance(model, str | os.PathLike) or any(
+        values.get(name) is not None for name in ("labels", "questions")
+    ):
+        return {}
+    from tirazh.model.checkpoints.directory import resolve_model
+    from tirazh.model.checkpoints.task import TASK_FILE, read_task
+
+    folder = Path(resolve_model(os.fspath(model)))
+    task = read_task(folder)
+    if task is None or task.labels is None:
+        return {}
+    found: dict[str, Any] = {"labels": read_labels(task.labels, place=f"{folder / TASK_FILE}: ")}
+    is_given = values.get("template") is not None
+    return found if is_given or task.template is None else found | {"template": task.template}
 
 
 def build_finetune_spec(values: Mapping[str, Any], *, place: Callable[[str], str] = lambda name: "") -> FinetuneSpec:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,8 +20,8 @@ from tirazh.model.checkpoints.directory import Checkpoint, ModelSummary, describ
 from tirazh.model.checkpoints.native import native_config
 from tirazh.model.checkpoints.tensors import ITEM_SIZES
 from tirazh.model.checkpoints.writer import PARTIAL, TensorSource, write_safetensors
-from tirazh.model.config import ModelConfig, ModelSettings, expected_shapes
-from tirazh.model.tokenizer import TOKENIZER_FILES, load_tokenizer
+from tirazh.model.config import ModelSettings, expected_shapes
+from tirazh.model.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 Progress = Callable[[int, int], None]
 _NO_SETTINGS = ModelSettings()
@@ -51,20 +51,25 @@ def convert(
         OutputError: the target is not empty, or the disk is too small.
         RequestError: there is no such dtype.
     """
-    if dtype is not None and dtype not in ITEM_SIZES:
-        raise RequestError(
-            f"--dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}{did_you_mean(dtype, ITEM_SIZES)}"
-        )
+    check_dtype(dtype)
     checkpoint = open_checkpoint(source, settings)
     if checkpoint.config is None:
         raise CheckpointError(f"{source} is not a ruGPT-3 and needs no conversion; give it to --model as it is")
     _token_ids(checkpoint)  # a damaged tokenizer is refused before anything is written
     sources = [_source(checkpoint, name, dtype) for name in expected_shapes(checkpoint.config)]
     folder = Path(target).expanduser()
-    _check_target(folder, sum(tensor.num_bytes for tensor in sources))
-    with _removed_on_failure(folder):
+    check_target(folder, sum(tensor.num_bytes for tensor in sources))
+    with removed_on_failure(folder):
         write_model(folder, checkpoint, sources, max_shard_bytes=max_shard_bytes, progress=progress)
     return replace(describe(str(folder)), notices=checkpoint.notices)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raise RequestError for a dtype that no file can have."""
+    if dtype is not None and dtype not in ITEM_SIZES:
+        raise RequestError(
+            f"--dtype must be one of {', '.join(ITEM_SIZES)}, not {dtype!r}{did_you_mean(dtype, ITEM_SIZES)}"
+        )
 
 
 def write_model(
@@ -82,9 +87,38 @@ def write_model(
     """
     assert like.config is not None
     token_ids = _token_ids(like)
-    _write_weights(folder, _shards(sources, max_shard_bytes), progress or (lambda done, total: None))
+    write_weights(folder, sources, max_shard_bytes=max_shard_bytes, progress=progress)
     _copy_tokenizer(like.tokenizer_dir, folder)
-    _write_json(folder / "config.json", _config(like.config, sources) | token_ids)
+    write_json(folder / "config.json", native_config(like.config, written_dtype(sources)) | token_ids)
+
+
+def write_weights(
+    folder: Path, sources: Sequence[TensorSource], *, max_shard_bytes: int = 2 << 30, progress: Progress | None = None
+) -> None:
+    """Write `model.safetensors`, or numbered files of `max_shard_bytes` with their index.
+
+    Raises CheckpointError for values too large for a tensor's dtype.
+    """
+    _write_shards(folder, _shards(sources, max_shard_bytes), progress or (lambda done, total: None))
+
+
+def written_dtype(sources: Sequence[TensorSource]) -> str:
+    """Return the dtype for config.json: that of all tensors, or float32 when they differ."""
+    dtypes = {source.dtype for source in sources}
+    return dtypes.pop() if len(dtypes) == 1 else "float32"
+
+
+def token_ids_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the token ids for config.json and generation_config.json."""
+    ends = list(tokenizer.end_token_ids)
+    return {"eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": tokenizer.pad_token_id}
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file, which gets its name when it is complete."""
+    partial_path = path.with_name(path.name + PARTIAL)
+    partial_path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial_path.rename(path)
 
 
 def _source(checkpoint: Checkpoint, name: str, dtype: str | None) -> TensorSource:
@@ -109,7 +143,7 @@ def _shards(sources: Sequence[TensorSource], max_bytes: int) -> list[list[Tensor
     return shards
 
 
-def _write_weights(folder: Path, shards: Sequence[Sequence[TensorSource]], progress: Progress) -> None:
+def _write_shards(folder: Path, shards: Sequence[Sequence[TensorSource]], progress: Progress) -> None:
     total = sum(source.num_bytes for shard in shards for source in shard)
     done = 0
 
@@ -125,21 +159,14 @@ def _write_weights(folder: Path, shards: Sequence[Sequence[TensorSource]], progr
         weight_map |= {source.name: name for source in shard}
     if len(shards) > 1:
         index_values = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(folder / "model.safetensors.index.json", index_values)
-
-
-def _config(config: ModelConfig, sources: Sequence[TensorSource]) -> dict[str, Any]:
-    dtypes = {source.dtype for source in sources}
-    return native_config(config, dtypes.pop() if len(dtypes) == 1 else "float32")
+        write_json(folder / "model.safetensors.index.json", index_values)
 
 
 def _token_ids(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the token ids for config.json. Raises CheckpointError for a damaged tokenizer."""
     if checkpoint.tokenizer_dir is None:
         return {}
-    tokenizer = load_tokenizer(checkpoint.tokenizer_dir, checkpoint.path)
-    ends = list(tokenizer.end_token_ids)
-    return {"eos_token_id": ends[0] if len(ends) == 1 else ends, "pad_token_id": tokenizer.pad_token_id}
+    return token_ids_of(load_tokenizer(checkpoint.tokenizer_dir, checkpoint.path))
 
 
 def _copy_tokenizer(tokenizer_dir: str | None, folder: Path) -> None:
@@ -149,7 +176,7 @@ def _copy_tokenizer(tokenizer_dir: str | None, folder: Path) -> None:
             shutil.copyfile(path, folder / name)
 
 
-def _check_target(folder: Path, num_bytes: int) -> None:
+def check_target(folder: Path, num_bytes: int) -> None:
     """Create the directory. Raises OutputError when it is not empty, or the disk is too small."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file; give a new directory")
@@ -169,7 +196,7 @@ def _check_target(folder: Path, num_bytes: int) -> None:
 
 
 @contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
+def removed_on_failure(folder: Path) -> Iterator[None]:
     """Empty the directory again when the conversion fails."""
     is_complete = False
     try:
@@ -180,10 +207,4 @@ def _removed_on_failure(folder: Path) -> Iterator[None]:
     finally:
         if not is_complete:
             for path in folder.iterdir():
-                path.unlink()
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    partial_path = path.with_name(path.name + PARTIAL)
-    partial_path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial_path.rename(path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

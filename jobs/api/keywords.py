@@ -180,6 +180,8 @@ class FinetuneSettings(SharedSettings, total=False):
     lora_alpha: float
     lora_targets: str | Sequence[str]
     save_dtype: SaveDType | None
+    save: Literal["merged", "adapter", "both"]
+    license: str | None
     eval_input: Paths
     label_input: Paths
     label_column: str | None

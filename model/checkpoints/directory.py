@@ -227,6 +227,11 @@ def _existing_folder(path: str) -> Path:
 def _nothing_found(folder: Path) -> str:
     if any(folder.glob("**/zero_pp_rank_*_model_states.pt")):
         return f"{folder} holds ZeRO-3 shards; merge them first with the zero_to_fp32.py that DeepSpeed puts there"
+    if (folder / "adapter/adapter_config.json").is_file():
+        return (
+            f"{folder} holds a LoRA adapter without its model (--save adapter); train with --save merged or both, or "
+            "merge it with peft"
+        )
     return (
         f"no checkpoint in {folder}; looked for config.json with safetensors or .bin weights, "
         f"latest_checkpointed_iteration.txt, mp_rank_00_model_states.pt and mp_rank_00/model_optim_rng.pt"

@@ -19,8 +19,9 @@ from tirazh.model.checkpoints.tensors import LazyTensor, StoredTensor, stored_na
 from tirazh.model.checkpoints.unused import check_unused, named
 from tirazh.model.config import ModelConfig
 
-_LINEARS = {"self_attn.o_proj": "attn.c_proj", "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"}
-_NORMS = {"input_layernorm": "ln_1", "post_attention_layernorm": "ln_2"}
+# GPT-2's names by ours, of the linear layers that are not fused, and of the norms.
+LINEARS = {"self_attn.o_proj": "attn.c_proj", "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"}
+NORMS = {"input_layernorm": "ln_1", "post_attention_layernorm": "ln_2"}
 
 
 def is_plain_gpt2(config: Mapping[str, Any]) -> bool:
@@ -91,9 +92,9 @@ def _tensors(
     for layer in range(config.num_layers):
         ours, theirs = f"model.layers.{layer}", f"{prefix}h.{layer}"
         for part in ("weight", "bias"):
-            for name, original in _NORMS.items():
+            for name, original in NORMS.items():
                 result[f"{ours}.{name}.{part}"] = whole(get(f"{theirs}.{original}.{part}"))
-            for name, original in _LINEARS.items():
+            for name, original in LINEARS.items():
                 stored_linear = get(f"{theirs}.{original}.{part}")
                 result[f"{ours}.{name}.{part}"] = whole(stored_linear, is_transposed=part == "weight")
             fused = get(f"{theirs}.attn.c_attn.{part}")
@@ -105,7 +106,7 @@ def _tensors(
 def _required(config: ModelConfig, prefix: str) -> list[str]:
     """Return the stored names of all tensors of the model."""
     names = [f"{prefix}{name}" for name in ("wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias")]
-    modules = (*_NORMS.values(), *_LINEARS.values(), "attn.c_attn")
+    modules = (*NORMS.values(), *LINEARS.values(), "attn.c_attn")
     for layer in range(config.num_layers):
         names += [f"{prefix}h.{layer}.{module}.{part}" for module in modules for part in ("weight", "bias")]
     return names if config.tie_word_embeddings else [*names, HEAD]

@@ -72,9 +72,14 @@ class TrainingCheckpoint:
 
     def weight_rows(self, name: str, start: int, stop: int) -> Tensor:
         """Read rows `start:stop` of a trained weight, float32; no other rows are read."""
+        return self.weight_part(name, 0, start, stop)
+
+    def weight_part(self, name: str, dim: int, start: int, stop: int) -> Tensor:
+        """Read `start:stop` along `dim` of a trained weight, float32; nothing else is read."""
         stored = open_safetensors(self._file("weights"))[name]
-        rest = tuple((0, size) for size in stored.shape[1:])
-        return stored.read_box(((start, stop), *rest))
+        bounds = [(0, size) for size in stored.shape]
+        bounds[dim] = (start, stop)
+        return stored.read_box(tuple(bounds))
 
     def _file(self, state: str) -> Path:
         return self.folder / f"{state}.safetensors"

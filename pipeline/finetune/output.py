@@ -22,6 +22,10 @@ from tirazh.pipeline.finetune.work_folder import FORMAT, WorkFolder
 from tirazh.pipeline.output.leases.record import parse
 from tirazh.pipeline.output.names import LEASES, OWN
 
+# Beside the model: its card, and the directory of the LoRA adapter in peft's format.
+CARD = "README.md"
+ADAPTER = "adapter"
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutput:
@@ -37,6 +41,16 @@ class TrainingOutput:
     def config(self) -> Path:
         """The last file of an exported model: a directory without it is no model."""
         return self.folder / "config.json"
+
+    @property
+    def last_files(self) -> tuple[Path, ...]:
+        """The files that are written last: of a model, and of an adapter, which may be there without the model."""
+        return self.config, self.folder / ADAPTER / "adapter_config.json"
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the directory holds what a training ends with: a model, an adapter, or both."""
+        return any(path.is_file() for path in self.last_files)
 
     @property
     def request(self) -> Path:
@@ -70,7 +84,7 @@ class TrainingOutput:
         of other origin.
         """
         exported = self._read_request(self.request)
-        if exported is not None and self.config.is_file() and not find_differences(exported["identity"], identity):
+        if exported is not None and self.is_exported and not find_differences(exported["identity"], identity):
             return exported
         started = self._started()
         if exported is None and not started:
@@ -88,7 +102,7 @@ class TrainingOutput:
 
     def read_manifest(self, request: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """Read the manifest of the training with this request; None when its model is not written."""
-        if request is None or not (self.manifest.is_file() and self.config.is_file()):
+        if request is None or not (self.manifest.is_file() and self.is_exported):
             return None
         found = _read_json(self.manifest)
         return found if found.get("training") == request["training"] else None

@@ -2,8 +2,9 @@
 
 The new model is written beside the old one first. Then `config.json` is removed, every other file is
 replaced by one rename each, and the new `config.json` comes last: a reader finds the old model, then
-for a moment none, then the new one, and never files of two models. A run that is killed in that
-moment is resumed by the same command, as the checkpoints are removed afterwards.
+for a moment none, then the new one, and never files of two models. The same holds for an adapter, of
+which `adapter_config.json` is the last file. A run that is killed in that moment is resumed by the same
+command, as the checkpoints are removed afterwards.
 """
 
 from __future__ import annotations
@@ -11,13 +12,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tirazh.model.checkpoints.task import TASK_FILE
+from tirazh.model.tokenizer import TOKENIZER_FILES
 from tirazh.model.training.config import Fence
-from tirazh.pipeline.finetune.output import TrainingOutput
+from tirazh.pipeline.finetune.output import ADAPTER, CARD, TrainingOutput
 from tirazh.pipeline.finetune.work_folder import FORMAT, write_json
 from tirazh.pipeline.storage.disk import move_on_disk, write_disk
+
+# The files of a model that another model may lack, as `model_files.py` writes them.
+_MODEL_FILES = (
+    "model*.safetensors*",
+    *TOKENIZER_FILES,
+    "generation_config.json",
+    TASK_FILE,
+    CARD,
+    f"{ADAPTER}/*.safetensors",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,21 +47,24 @@ class Result:
 
 def publish_model(output: TrainingOutput, result: Result, fence: Fence) -> None:
     """Replace the model in `output`. Raises JobError when the fence is lost, which is checked before every change."""
-    names = sorted(path.name for path in result.exported.iterdir())
+    names = sorted(str(path.relative_to(result.exported)) for path in result.exported.rglob("*") if path.is_file())
     for name in names:
         _sync_file(result.exported / name)
-    moved = [name for name in names if name != output.config.name]
-    for change in (
-        lambda: output.config.unlink(missing_ok=True),
+    last = [str(path.relative_to(output.folder)) for path in output.last_files]
+    moved = [name for name in names if name not in last]
+    changes: list[Callable[[], None]] = [
+        *(partial(path.unlink, missing_ok=True) for path in output.last_files),
         *(_move(result.exported / name, output.folder / name) for name in moved),
-        lambda: _remove_shards(output.folder, but=moved),
+        lambda: _remove_others(output.folder, but=moved),
         lambda: write_json(output.request, {"format": FORMAT} | dict(result.request)),
         lambda: write_disk(str(output.log), result.log),
         lambda: write_disk(str(output.plot), result.plot.encode()),
+        *(_move(result.exported / name, output.folder / name) for name in last if name in names),
+        # After both: a run that is killed between them is not complete, and exports again.
         lambda: write_json(output.manifest, result.manifest),
-        _move(result.exported / output.config.name, output.config),
         output.remove_work_files,
-    ):
+    ]
+    for change in changes:
         fence.guard(change)
 
 
@@ -55,11 +72,12 @@ def _move(source: Path, target: Path) -> Callable[[], None]:
     return lambda: move_on_disk(str(source), str(target))
 
 
-def _remove_shards(folder: Path, *, but: Sequence[str]) -> None:
-    """Remove the weight files of the old model that the new one does not have."""
-    for path in folder.glob("model*.safetensors*"):
-        if path.name not in but:
-            path.unlink()
+def _remove_others(folder: Path, *, but: Sequence[str]) -> None:
+    """Remove the files of the old model that the new one does not have."""
+    for pattern in _MODEL_FILES:
+        for path in folder.glob(pattern):
+            if str(path.relative_to(folder)) not in but:
+                path.unlink()
 
 
 def _sync_file(path: Path) -> None:

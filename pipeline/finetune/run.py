@@ -24,14 +24,15 @@ from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
 from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig
-from tirazh.model.training.export import export_model
 from tirazh.model.training.log import read_log
 from tirazh.pipeline.execution.cluster.address import is_cluster
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
 from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.loss_plot import draw_losses
-from tirazh.pipeline.finetune.output import TrainingOutput
+from tirazh.pipeline.finetune.model_card import library_versions, render_model_card
+from tirazh.pipeline.finetune.model_files import check_saved, write_model_files
+from tirazh.pipeline.finetune.output import CARD, TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan, absolute_model, absolute_settings, plan_finetune
 from tirazh.pipeline.finetune.progress import LogFollower, OnTraining
 from tirazh.pipeline.finetune.publish import Result, publish_model
@@ -64,6 +65,7 @@ def run_finetune(
         state = "complete" if manifest is not None else "continued from its last checkpoint"
         tell(f"--overwrite removes nothing of this training, which is {state}")
     if manifest is not None:
+        check_saved(output.folder, manifest, spec)
         return manifest
     try:
         with hold(OutputFiles(plan.storage, plan.output), lease_s=spec.lease_s, tell=tell) as lease:
@@ -139,13 +141,17 @@ class _Run:
         base = open_checkpoint(spec.model, spec.model_settings)
         exported = self.work.of_run("export", self.name)
         self.lease.token.guard(lambda: exported.mkdir(parents=True))
-        export_model(exported, base, self._checkpoints()[-1], lora=_lora(spec), dtype=spec.save_dtype)
+        checkpoint = self._checkpoints()[-1]
+        identity = self.request["identity"]
+        write_model_files(exported, base, checkpoint, identity, dtype=spec.save_dtype, save=spec.save)
+        manifest = self._manifest(log, seconds)
+        (exported / CARD).write_text(render_model_card(manifest, log), encoding="utf-8")
         result = Result(
             exported=exported,
             request=self.request,
             log=self.work.log.read_bytes(),
             plot=draw_losses(log, title=self.output.folder.name),
-            manifest=self._manifest(log, seconds),
+            manifest=manifest,
         )
         self.lease.confirm()
         self.lease.settle()
@@ -164,6 +170,7 @@ class _Run:
             "model_fingerprint": self.plan.model.fingerprint,
             "output": str(self.output.folder),
             "device": self.device,
+            "versions": library_versions(),
             "seconds": round(seconds, 1),
             "trained_tokens": sum(entry.get("tokens", 0) for entry in log),
             "first_loss": losses[0],

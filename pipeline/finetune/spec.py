@@ -29,6 +29,7 @@ from tirazh.pipeline.shared_settings import Truncate, shared_setting
 Packing = Literal["auto", "stream", "whole", "single"]
 Offload = Literal["none", "optimizer", "all"]
 Schedule = Literal["linear", "cosine", "constant"]
+Save = Literal["merged", "adapter", "both"]
 ADDRESSES = ("input", "eval_input", "label_input", "output", "model", "tokenizer", "address", "endpoint_url")
 
 
@@ -104,6 +105,15 @@ class FinetuneSpec(Spec):
         None,
         "data type of the saved weights (default: that of the model's own files)",
         choices=("float32", "bfloat16", "float16"),
+    )
+    save: Save = setting(  # noqa: RUF009
+        "merged",
+        "what is saved of LoRA: merged writes a model with the adapter merged into its weights, adapter only the "
+        "adapter, in peft's format, both writes both",
+        choices=("merged", "adapter", "both"),
+    )
+    license: str | None = setting(
+        None, "licence of the trained model, for its card (for example apache-2.0; default: not stated)"
     )
     eval_input: tuple[str, ...] = setting(
         (), "Parquet files with held-out rows, in the format of --input; reports perplexity", group="evaluation"
@@ -197,6 +207,8 @@ class FinetuneSpec(Spec):
         check_fraction("max_error_rate", self.max_error_rate)
 
     def _check_lora(self) -> None:
+        if self.save != "merged" and not self.lora_rank:
+            raise RequestError(f"--save {self.save} needs --lora-rank; without LoRA there is no adapter to save")
         for name in self.lora_targets:
             if name not in LORA_TARGETS:
                 hint = did_you_mean(name, LORA_TARGETS)

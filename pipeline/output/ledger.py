@@ -43,6 +43,7 @@ from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import JobSpec
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import keep_trying
+from tirazh.pipeline.trained_task import compare_task
 
 # Receipts are small, so reading them from an object store is bound by latency, not by bandwidth.
 _THREADS = 16
@@ -182,9 +183,11 @@ def build_manifest(
     if "forecast" in facts:
         tokens = sum(receipt.prompt_tokens + receipt.completion_tokens for receipt in receipts)
         facts = facts | {"forecast": judge_forecast(facts["forecast"], tokens=tokens)}
+    task = compare_task(spec)
     return {
         "kind": spec.kind,
         "output": show_uri(output),
+        **({"model_task": task} if task is not None else {}),
         **described,
         **facts,
         "versions": {"python": platform.python_version(), **_versions(), **facts.get("versions", {})},

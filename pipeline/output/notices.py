@@ -7,6 +7,7 @@ from tirazh.pipeline.output.state import OutputState
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import ClassifySpec, JobSpec
 from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.trained_task import task_line
 
 _SHOWN = 3
 
@@ -17,6 +18,8 @@ def notices(target: Target, state: OutputState | None, new_plan: Plan, spec: Job
     `state` is None for a complete output in which nothing has to be done.
     """
     about_model = list(new_plan.model.notices) if new_plan.model is not None else []
+    about_task = task_line(spec)
+    about_model += [about_task] if about_task is not None else []
     if not target.is_stored:
         return about_model
     lines = [*about_model, *target.lines]

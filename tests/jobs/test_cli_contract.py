@@ -30,6 +30,7 @@ FLAGS = {
     "score": f"{COMMON} --text-column",
     "embed": f"{COMMON} --pooling --text-column",
     "finetune": f"{END_FLAGS} "
+    "--license --save "
     "--activation-checkpointing --adam-beta1 --adam-beta2 --adam-epsilon --address --batch-size "
     "--completion-column --completion-loss-weight --config --deepspeed-config --device --dry-run --dtype "
     "--endpoint-url --epochs --eval-input --eval-limit --eval-steps --fix-sparsity-layout --input --keep-checkpoints "

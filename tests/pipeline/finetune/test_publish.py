@@ -82,7 +82,7 @@ def test_a_published_training_is_complete_and_its_work_files_are_removed(output:
     assert not output.trainings.exists()
 
 
-@pytest.mark.parametrize("changes", range(13))
+@pytest.mark.parametrize("changes", range(15))
 def test_a_run_stopped_after_any_change_is_completed_by_the_next_one(changes: int, output: TrainingOutput) -> None:
     """Killed, or fenced: what it has not done before, it does not do after."""
     fence = Fence(changes, lambda: None)
@@ -97,3 +97,32 @@ def test_a_run_stopped_after_any_change_is_completed_by_the_next_one(changes: in
         publish_model(output, export(output), Fence(99, lambda: None))
     assert model(output) == NEW
     assert output.find_request(NEW_IDENTITY, overwrite=False) is not None
+
+
+def test_a_new_model_takes_the_place_of_an_old_one_with_all_that_came_with_it(output: TrainingOutput) -> None:
+    """Labels, card and adapter of the old model would be false beside the new one; other files are kept."""
+    for name in ("tirazh.json", "README.md", "special_tokens_map.json", "notes.txt"):
+        (output.folder / name).write_text("old")
+    adapter = output.folder / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).write_text("old")
+    publish_model(output, export(output), Fence(99, lambda: None))
+    assert model(output) == NEW | {"notes.txt": "old"}
+    assert list(adapter.iterdir()) == []
+
+
+def test_an_adapter_alone_is_a_complete_output(output: TrainingOutput) -> None:
+    result = export(output)
+    for path in result.exported.iterdir():
+        path.unlink()
+    (result.exported / "adapter").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (result.exported / "adapter" / name).write_text("new")
+    seen: list[bool] = []
+    publish_model(output, result, Fence(99, lambda: seen.append(output.is_exported)))
+    assert model(output) == {}
+    assert not (output.folder / "model.safetensors").exists()
+    assert (output.folder / "adapter" / "adapter_config.json").read_text() == "new"
+    found = output.find_request(NEW_IDENTITY, overwrite=False)
+    assert output.read_manifest(found) == {"training": request(seed=2)["training"]}
