@@ -30,6 +30,7 @@ from tirazh.model.attention.block_layout import global_starts
 from tirazh.model.attention.full_sequence import window_attention
 from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.attention.reference import visible_keys
+from tirazh.model.attention.token_layouts import LayerPattern, TokenLayout
 from tirazh.model.gpt_config import RuGPT3Config
 from tirazh.model.layers.activation import TanhGELU
 from tirazh.model.layers.add_norm import add_norm
@@ -88,14 +89,20 @@ class RuGPT3Attention(nn.Module):
         hidden_BTC: Tensor,
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
+        layout: TokenLayout | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Attend over the tokens and those in `past_key_values`. Returns [B, T, C].
 
         attention_mask: bool [B, H or 1, T, S], None for whole sequences without padding, and None
-        with the keyword `step`, which passes the layer to the batch engine.
+        with the keyword `step`, which passes the layer to the batch engine. With a `layout` the rows
+        are not whole sequences, and it computes the attention.
         """
         q, k, v = self.project(hidden_BTC)
+        if layout is not None:
+            pattern = LayerPattern(self.pattern if self.kind is LayerKind.SPARSE else None, self.global_starts)
+            out = layout.attend(q, k, v, pattern, self.scaling).transpose(1, 2)
+            return cast(Tensor, self.o_proj(out.reshape(*hidden_BTC.shape[:2], -1)))
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         if self.kind is LayerKind.SPARSE and attention_mask is None and "step" not in kwargs:
@@ -186,7 +193,8 @@ class RuGPT3Model(RuGPT3PreTrainedModel):
 
         attention_mask [B, S] is 1 where there is a token. Padding may be on either side; positions
         and windows count from each row's own first token. With the keyword `step` (a
-        `StepAttention`) the batch engine computes attention.
+        `StepAttention`) the batch engine computes attention; with the keyword `layout` (a
+        `TokenLayout`, whose positions are the position_ids) it does, for packed documents.
         """
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:

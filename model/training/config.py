@@ -16,6 +16,9 @@ from tirazh.model.config import ModelSettings
 T = TypeVar("T")
 
 ROLE_PROMPT, ROLE_TEXT, ROLE_COMPLETION = 0, 1, 2
+# What a step computes from its data and settings; another number is another training. 2: packed documents do
+# not see each other, and the rate reaches its floor.
+STEPS_VERSION = 2
 # The linear layers of a ruGPT-3 that LoRA can adapt.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
@@ -34,12 +37,25 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
 
     def rate(self, step: int, total_steps: int) -> float:
-        """Return the learning rate of step `step` (from 0)."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
-        left = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[self.schedule]
-        return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * left
+        """Return the learning rate of step `step` (from 0).
+
+        It rises to its peak in the last warm-up step, or the first step where there is none, and falls from
+        there to its floor in the last step.
+        """
+        warmup = max(1, self.warmup_steps)
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        left = (total_steps - 1 - step) / (total_steps - warmup)
+        share = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[self.schedule]
+        return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * share
+
+
+def default_warmup_steps(total_steps: int) -> int:
+    """Return the number of warm-up steps where none is given: 1 % of all steps, or 10 if that is more.
+
+    A short training takes a tenth of its steps instead of 10.
+    """
+    return max(math.ceil(total_steps / 100), min(10, math.ceil(total_steps / 10)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

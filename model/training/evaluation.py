@@ -13,12 +13,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tirazh.model.engine.label_scoring import label_logprobs
+from tirazh.model.attention.token_layouts import PromptsWithTrie
+from tirazh.model.engine.label_scoring import sum_terms, token_logprobs
 from tirazh.model.engine.label_trie import LabelTrie, build_trie
-from tirazh.model.training.batch import build_microbatch
+from tirazh.model.training.batch import read_microbatch
 from tirazh.model.training.batch_order import share
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.sequence_store import SequenceStore
+
+_ROWS = 1024  # tokens in a forward pass of short prompts
+_LOGIT_ROWS = 512  # rows of logits that are held at once
 
 
 def perplexity(
@@ -27,10 +31,10 @@ def perplexity(
     """Return exp of the mean loss over the tokens of the store, weighted as in training."""
     sums = torch.zeros(2, dtype=torch.float64)
     for indices in _own_microbatches(store, size):
-        batch = build_microbatch([store.sequence(index) for index in indices], role_weights)
+        batch = read_microbatch(store, indices, role_weights)
         sums[1] += float(batch.weights.sum())
         batch = batch.to(device)
-        loss = float(model(batch.input_ids, batch.targets, batch.weights))
+        loss = float(model(batch.input_ids, batch.targets, batch.weights, layout=batch.layout))
         # A rank without rows runs an empty microbatch too: ZeRO-3 gathers need every rank.
         sums[0] += loss if indices else 0.0
     loss_sum, weight = _sum_over_workers(sums, device).tolist()
@@ -46,13 +50,12 @@ def label_accuracy(
     `store` holds the prompts, in the order of `gold`.
     """
     trie = build_trie(labels.token_ids, labels.ends)
-    # Every prompt is run once per branch, so fewer prompts fit into a microbatch.
     count = len(labels.names)
     confusion = torch.zeros(count, count, dtype=torch.float64)  # [gold, predicted]
-    for indices in _own_microbatches(store, max(1, size // max(1, len(_branches(trie))))):
+    for indices in _own_microbatches(store, _prompts_at_once(store, trie, size)):
         prompts = [store.sequence(index)[0].tolist() for index in indices] or [[0]]
-        for index, predicted in zip(indices, _predict(model, prompts, trie, device), strict=False):
-            confusion[labels.gold[index], predicted] += 1
+        for index, scores in zip(indices, label_scores(model, prompts, trie, device), strict=False):
+            confusion[labels.gold[index], max(range(count), key=scores.__getitem__)] += 1
     confusion = _sum_over_workers(confusion, device)
     correct = confusion.diagonal()
     f1 = 2 * correct / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
@@ -60,43 +63,34 @@ def label_accuracy(
     return {"accuracy": float(correct.sum() / confusion.sum()), "macro_f1": float(f1[occurs].mean())}
 
 
-def _predict(model: nn.Module, prompts: Sequence[list[int]], trie: LabelTrie, device: str) -> list[int]:
-    """Return the most likely label of each prompt.
+def label_scores(model: nn.Module, prompts: Sequence[list[int]], trie: LabelTrie, device: str) -> list[list[float]]:
+    """Return the log-likelihood of every label for each prompt.
 
-    Every prompt is run once with each branch of the trie appended. The logits of a node are those
-    at its token on any branch that contains it.
+    The nodes of the trie run behind each prompt in the same forward pass, so that a prompt is computed once.
     """
-    branches = _branches(trie)
-    rows = [prompt + [trie.token_ids[node] for node in branch] for prompt in prompts for branch in branches]
-    input_ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
-    for row, ids in enumerate(rows):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-    at: list[tuple[int, int]] = []
-    for number, prompt in enumerate(prompts):
-        first = number * len(branches)
-        positions = {-1: (first, len(prompt) - 1)}  # node -1 is the end of the prompt
-        for offset, branch in enumerate(branches):
-            positions |= {node: (first + offset, len(prompt) + depth) for depth, node in enumerate(branch)}
-        at += [positions[node] for node in range(-1, len(trie.token_ids))]
-    logits = model(input_ids.to(device), at=torch.tensor(at, device=device).T).cpu()
-    predicted = []
-    for logits_RV in logits.view(len(prompts), 1 + len(trie.token_ids), -1):
-        scores = label_logprobs(logits_RV, trie)
-        predicted.append(max(range(len(scores)), key=scores.__getitem__))
-    return predicted
+    width = max(map(len, prompts))
+    input_ids = torch.zeros(len(prompts), width + trie.num_nodes, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, : len(prompt)] = torch.tensor(prompt)
+    input_ids[:, width:] = torch.tensor(trie.token_ids)
+    columns = [
+        [len(prompt) - 1 if node < 0 else width + node for node in trie.read_nodes] for prompt in prompts
+    ]  # node -1 is the prompt's last token
+    at = torch.stack([torch.arange(len(prompts)).repeat_interleave(trie.num_read), torch.tensor(columns).flatten()])
+    layout = PromptsWithTrie([len(prompt) for prompt in prompts], trie.parents, device)
+    logits_RV = model(input_ids.to(device), layout=layout, at=at.to(device))
+    return [sum_terms(terms, trie) for terms in token_logprobs(logits_RV, trie).tolist()]
 
 
-def _branches(trie: LabelTrie) -> list[list[int]]:
-    """Return the nodes on each path from the root to a leaf; one empty path when the trie has no nodes."""
-    inner = set(trie.parents)
-    paths = []
-    for node in range(len(trie.token_ids)):
-        if node not in inner:
-            path = [node]
-            while trie.parents[path[0]] >= 0:
-                path.insert(0, trie.parents[path[0]])
-            paths.append(path)
-    return paths or [[]]
+def _prompts_at_once(store: SequenceStore, trie: LabelTrie, size: int) -> int:
+    """Return how many prompts run in a forward pass, the same on every worker.
+
+    At least the `size` sequences of a training pass, or as many short ones as give the matmuls enough rows;
+    fewer where the logits of the trie's nodes would take more memory than those of a sequence.
+    """
+    longest = int(store.lengths(range(len(store))).max())
+    by_rows = max(size, _ROWS // (longest + trie.num_nodes))
+    return max(1, min(by_rows, _LOGIT_ROWS // trie.num_read))
 
 
 def _own_microbatches(store: SequenceStore, size: int) -> list[list[int]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.load import load_pretrained
-from tirazh.model.training.batch import Microbatch, TrainedModel, build_microbatch
+from tirazh.model.training.batch import Microbatch, TrainedModel, read_microbatch, total_weight
 from tirazh.model.training.batch_order import BatchOrder, num_microbatches, share
 from tirazh.model.training.checkpoint import (
     TrainingCheckpoint,
@@ -93,8 +93,8 @@ class Training:
     def _step(self, step: int) -> dict[str, Any]:
         started = time.monotonic()
         indices = self._order.batch(step)
-        lengths = self._store.lengths(indices)
-        own = share(indices, lengths, rank=self.rank, world_size=self.world_size, size=self.config.micro_batch_size)
+        num_targets = self._store.num_targets(indices)
+        own = share(indices, num_targets, rank=self.rank, world_size=self.world_size, size=self.config.micro_batch_size)
         rate = self.config.optimizer.rate(step, self.config.total_steps)
         loss, norm = self._engine.step(map(self._microbatch, own), self._total_weight(indices), rate)
         return {
@@ -102,19 +102,16 @@ class Training:
             "loss": loss,
             "learning_rate": rate,
             "grad_norm": norm,
-            "tokens": int(lengths.sum()) - len(lengths),  # n tokens have n - 1 targets
+            "tokens": int(num_targets.sum()),
             "seconds": round(time.monotonic() - started, 4),
         }
 
     def _microbatch(self, indices: list[int]) -> Microbatch:
-        return build_microbatch([self._store.sequence(index) for index in indices], self.config.role_weights)
+        return read_microbatch(self._store, indices, self.config.role_weights)
 
     def _total_weight(self, indices: Any) -> float:
-        """Return the loss weight of all workers' tokens, which every worker computes from the data alone."""
-        weights = torch.tensor(self.config.role_weights, dtype=torch.float64)
-        roles = [torch.from_numpy(self._store.sequence(int(index))[1][1:].astype("int64")) for index in indices]
         # A batch without trained tokens has loss 0; its weight must not be a divisor of 0.
-        return float(weights[torch.cat(roles)].sum()) or 1.0
+        return total_weight(self._store, indices, self.config.role_weights) or 1.0
 
     def _evaluate(self, step: int) -> None:
         metrics: dict[str, Any] = {}

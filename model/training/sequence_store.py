@@ -3,7 +3,8 @@
 The driver writes a store once, and every worker reads it; it needs neither torch nor pickle. A
 directory holds `tokens.bin` (int32), `roles.bin` (uint8, see `training/config.py`), `pieces.npy`
 (int64 [P, 2]: start and stop of each span in the tokens), `offsets.npy` (int64 [S + 1]: the spans
-of each sequence) and, written last, `store.json`.
+of each sequence) and, written last, `store.json`. The spans of a sequence are joined into one text,
+or packed: then each is a text of its own, and they only share a sequence.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from tirazh.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no `packed`
 _META = "store.json"
 Tokens = NDArray[np.int32]
 Roles = NDArray[np.uint8]
@@ -53,8 +54,11 @@ class StoreWriter:
         self._roles.write(np.asarray(roles, dtype=np.uint8).tobytes())
         self.lengths.append(len(tokens))
 
-    def finish(self, sequences: Sequence[Spans], **facts: Any) -> None:
-        """Write the spans of every sequence, and `facts` beside the counts in `store.json`."""
+    def finish(self, sequences: Sequence[Spans], *, packed: bool = False, **facts: Any) -> None:
+        """Write the spans of every sequence, and `facts` beside the counts in `store.json`.
+
+        `packed`: the spans of a sequence are texts of their own.
+        """
         self.__exit__()
         spans = [span for sequence in sequences for span in sequence]
         offsets = np.cumsum([0, *map(len, sequences)], dtype=np.int64)
@@ -62,14 +66,17 @@ class StoreWriter:
         np.save(self.folder / "offsets.npy", offsets)
         counts = {"documents": len(self.lengths), "tokens": sum(self.lengths), "sequences": len(sequences)}
         # Written last: a store without it is incomplete, and the reader refuses it.
-        text = json.dumps({"format": FORMAT} | counts | facts, ensure_ascii=False, indent=1)
+        text = json.dumps({"format": FORMAT, "packed": packed} | counts | facts, ensure_ascii=False, indent=1)
         partial = self.folder / f"{_META}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.rename(self.folder / _META)
 
 
 class SequenceStore:
-    """Reads a finished store; `facts` are the values of `store.json`. Raises CheckpointError."""
+    """Reads a finished store; `facts` are the values of `store.json`. Raises CheckpointError.
+
+    `is_packed`: the spans of a sequence are texts of their own.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -88,6 +95,7 @@ class SequenceStore:
             raise CheckpointError(
                 f"the training data in {self.folder} are damaged or of another version; remove that directory"
             )
+        self.is_packed = bool(self.facts.get("packed"))
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -98,8 +106,19 @@ class SequenceStore:
             [sum(stop - start for start, stop in self._spans_of(int(index))) for index in indices], dtype=np.int64
         )
 
+    def num_targets(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many tokens of each of these sequences are predicted, int64: all but the first of each text."""
+        counts = [[stop - start for start, stop in self._spans_of(int(index))] for index in indices]
+        return np.array([sum(each) - (len(each) if self.is_packed else 1) for each in counts], dtype=np.int64)
+
+    def texts(self, index: int) -> list[tuple[Tokens, Roles]]:
+        """Return the texts of one sequence: the token ids, int32 [T], and roles, uint8 [T], of each."""
+        if not self.is_packed:
+            return [self.sequence(index)]
+        return [(self._tokens[start:stop], self._roles[start:stop]) for start, stop in self._spans_of(index)]
+
     def sequence(self, index: int) -> tuple[Tokens, Roles]:
-        """Return the token ids, int32 [T], and roles, uint8 [T], of one sequence."""
+        """Return the token ids, int32 [T], and roles, uint8 [T], of one sequence, whose spans are joined."""
         slices = [slice(start, stop) for start, stop in self._spans_of(index)]
         tokens = np.concatenate([self._tokens[each] for each in slices])
         return tokens, np.concatenate([self._roles[each] for each in slices])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from tirazh.model.tensor_parallel import connect
-from tirazh.model.training.batch import Microbatch, TrainedModel
+from tirazh.model.training.batch import Microbatch, TrainedModel, build_microbatch
 from tirazh.model.training.config import TrainingConfig
 
 MASTER = "weights"
@@ -73,7 +73,7 @@ class ZeroEngine:
         norm = float("nan")
         for microbatch in microbatches:
             batch = microbatch.to(self.device)
-            loss = self._engine(batch.input_ids, batch.targets, batch.weights)
+            loss = self._engine(batch.input_ids, batch.targets, batch.weights, layout=batch.layout)
             self._engine.backward(loss * scale)
             if self.is_unsharded:  # DeepSpeed does not store the norm in this case
                 norm = float(get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None]))
@@ -129,7 +129,7 @@ class ZeroEngine:
         """
         from deepspeed.utils import safe_set_full_optimizer_state
 
-        empty = Microbatch(*(torch.zeros(1, 1, dtype=t) for t in (torch.int64, torch.int64, torch.float32)))
+        empty = build_microbatch([], ())
         self.step([empty] * self._micro_steps, 1.0, rate=0.0)
         self.set_weights(lambda name: read(name, MASTER))
         self._link_states()

@@ -212,7 +212,7 @@ def write_corpus(
                 f"{show_uri(inputs.files[0].uri)} holds a single token, so there is nothing to predict; give more text"
             )
         counts = {"rows": rows, "skipped": skipped}
-        writer.finish(sequences, **counts, first_skipped=first_reason)
+        writer.finish(sequences, packed=config.packing == "whole", **counts, first_skipped=first_reason)
     return counts | {
         "documents": len(writer.lengths),
         "tokens": sum(writer.lengths),

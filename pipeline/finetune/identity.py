@@ -30,6 +30,8 @@ def find_differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     other = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
     if not other:
         return ""
+    if "steps_version" in other:
+        return "it is of another version of tirazh, whose steps differ"
     if other == ["model_fingerprint"]:
         return "the model has other weights now"
     if "files" in other and not {*other} - {"files", "model_fingerprint"}:

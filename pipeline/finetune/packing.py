@@ -1,8 +1,9 @@
 """Packs documents into sequences of at most `seq_length` inputs. Pure arithmetic on lengths.
 
-A sequence of n tokens has n - 1 inputs, each of which predicts the next token. A document that is
-cut continues with the token it was cut at, so that this token is predicted once too: a cut loses no
-target.
+A span of n tokens has n - 1 inputs, each of which predicts the next token. A document that is cut
+continues with the token it was cut at, so that this token is predicted once too: a cut loses no
+target. The spans of a `stream` are joined: a sequence is one text, and the last token of a span
+predicts the first of the next. Those of `whole` are packed: they share a sequence, and nothing else.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ def pack_stream(lengths: Sequence[int], order: Sequence[int], seq_length: int) -
 def pack_whole(lengths: Sequence[int], order: Sequence[int], seq_length: int) -> list[list[Span]]:
     """Put as many documents as fit, in `order`, into each sequence.
 
-    Only documents longer than a sequence are cut.
+    Only documents longer than a sequence are cut. Attention does not cross document boundaries.
     """
     sequences: list[list[Span]] = []
     free = 0
     for span in _spans(lengths, order, seq_length):
-        size = span[1] - span[0]
-        if size > free:
+        size = span[1] - span[0] - 1
+        if size > free or not sequences:
             sequences.append([])
-            free = seq_length + 1
+            free = seq_length
         sequences[-1].append(span)
         free -= size
     return sequences

@@ -15,6 +15,7 @@ from tirazh.model.checkpoints.directory import ModelSummary, describe, resolve_m
 from tirazh.model.config import ModelConfig, ModelSettings
 from tirazh.model.requests import SamplingParams
 from tirazh.model.tokenizer import Tokenizer, load_tokenizer
+from tirazh.model.training.config import STEPS_VERSION
 from tirazh.model.training.lora import check_peft
 from tirazh.pipeline.classification.labels import Label, words_of
 from tirazh.pipeline.classification.questions import Question
@@ -70,6 +71,7 @@ class FinetunePlan:
             "model": absolute_model(spec.model),
             "seq_length": self.seq_length,
             "packing": self.packing,
+            "steps_version": STEPS_VERSION,
             "template": self.source.template.source if spec.has_pairs else None,
             "truncate": self._truncate if spec.has_pairs else None,
         }
@@ -183,13 +185,22 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
         config=model.config,
         tokenizer=tokenizer,
         seq_length=spec.seq_length or positions,
-        packing=spec.packing if spec.packing != "auto" else "whole" if spec.has_pairs else "stream",
+        packing=_packing(spec),
         training=training,
         evaluation=evaluation,
         labelled=labelled,
     )
     plan.label_tokens()
     return plan
+
+
+def _packing(spec: FinetuneSpec) -> str:
+    """Resolve `--packing auto`: a label is trained on as `classify` asks for it, with the prompt alone."""
+    if spec.packing != "auto":
+        return spec.packing
+    if not spec.has_pairs:
+        return "stream"
+    return "single" if spec.labels else "whole"
 
 
 def absolute_model(model: str) -> str:

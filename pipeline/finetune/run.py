@@ -23,7 +23,7 @@ from tirazh.actors.training_group import TrainingGroupConfig, refuse_too_many, r
 from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
-from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig
+from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig, default_warmup_steps
 from tirazh.model.training.log import read_log
 from tirazh.pipeline.execution.cluster.address import is_cluster
 from tirazh.pipeline.execution.ray_session import ray_cluster
@@ -43,7 +43,6 @@ from tirazh.pipeline.output.names import OutputFiles
 
 Tell = Callable[[str], None]
 _EVALUATIONS = 10  # evaluations in a run, when --eval-steps is not given
-_WARMUP_SHARE = 100  # one step in so many is warm-up, when --warmup-steps is not given
 
 
 def run_finetune(
@@ -306,7 +305,7 @@ def _threads(spec: FinetuneSpec) -> int:
 
 
 def _optimizer(spec: FinetuneSpec, total_steps: int) -> OptimizerConfig:
-    warmup = spec.warmup_steps if spec.warmup_steps is not None else math.ceil(total_steps / _WARMUP_SHARE)
+    warmup = spec.warmup_steps if spec.warmup_steps is not None else default_warmup_steps(total_steps)
     return OptimizerConfig(
         learning_rate=spec.learning_rate,
         min_learning_rate=spec.min_learning_rate,

@@ -58,7 +58,8 @@ class FinetuneSpec(Spec):
     packing: Packing = setting(  # noqa: RUF009
         "auto",
         "sequence packing: stream concatenates texts and cuts them at the sequence length; whole packs as many "
-        "documents as fit; single puts one document in a sequence; auto is stream for texts, whole for completions",
+        "documents as fit, which do not see each other; single puts one document in a sequence; auto is stream for "
+        "texts, single with --labels, else whole for completions",
         identity=True,
         choices=("auto", "stream", "whole", "single"),
     )
@@ -70,12 +71,14 @@ class FinetuneSpec(Spec):
     epochs: float = setting(1.0, "number of passes over the training data", identity=True)
     max_steps: int | None = setting(None, "number of optimizer steps; overrides --epochs", identity=True)
     learning_rate: float = setting(5e-5, "peak learning rate", identity=True)
-    min_learning_rate: float = setting(0.0, "learning rate at the end of the schedule", identity=True)
+    min_learning_rate: float = setting(0.0, "learning rate of the last step (linear and cosine)", identity=True)
     lr_schedule: Schedule = setting(  # noqa: RUF009
         "linear", "learning rate schedule after warm-up", identity=True, choices=("linear", "cosine", "constant")
     )
     warmup_steps: int | None = setting(
-        None, "number of linear warm-up steps (default: 1 % of all steps)", identity=True
+        None,
+        "number of linear warm-up steps (default: 1 % of all steps, at least 10, but at most a tenth of all steps)",
+        identity=True,
     )
     weight_decay: float = setting(
         0.01, "AdamW weight decay of weight matrices; biases and layer norms have none", identity=True

@@ -37,6 +37,20 @@ def write_sequences(folder: Path, *, count: int = 24, seed: int = 0) -> str:
     return str(folder)
 
 
+def write_packed(folder: Path, *, packed: bool, seed: int = 0) -> str:
+    """Write 24 sequences of four texts of 2 to 20 tokens each, `packed` or each text a sequence of its own."""
+    rng = np.random.default_rng(seed)
+    with StoreWriter(folder) as writer:
+        texts = []
+        for length in rng.integers(2, 21, 96).tolist():
+            start = sum(writer.lengths)
+            writer.add(rng.integers(0, 40, length).tolist(), [ROLE_TEXT] * length)
+            texts.append((start, start + length))
+        sequences = [texts[first : first + 4] for first in range(0, len(texts), 4)]
+        writer.finish(sequences if packed else [[text] for text in texts], packed=packed)
+    return str(folder)
+
+
 def training_config(folder: Path, *, config: ModelConfig = SMALL, **changes: Any) -> TrainingConfig:
     """Return a config of six steps of five sequences; `changes` replace its fields."""
     model = folder / "model"

@@ -16,13 +16,13 @@ import torch
 
 from tests.distributed import RankPool, run_distributed
 from tests.model.tiny import build_engine, run
-from tests.model.training.cases import SMALL, train, training_config
+from tests.model.training.cases import SMALL, train, training_config, write_packed
 from tirazh.errors import CheckpointError, JobError
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.load import load_pretrained
 from tirazh.model.requests import EngineJob, ScoreRequest
 from tirazh.model.tokenizer import load_tokenizer
-from tirazh.model.training.batch import TrainedModel, build_microbatch
+from tirazh.model.training.batch import TrainedModel, read_microbatch
 from tirazh.model.training.batch_order import BatchOrder
 from tirazh.model.training.checkpoint import find_checkpoints
 from tirazh.model.training.config import ROLE_PROMPT, LoraSettings, OptimizerConfig, TrainingConfig
@@ -74,6 +74,25 @@ def test_two_workers_give_the_loss_curve_of_one(
     """A batch of five sequences: one worker runs two of them, the other three."""
     log, _ = pair.run(train, replace(config, zero_stage=stage))
     assert losses(log) == pytest.approx(curve, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_packed_sequences_give_the_loss_of_their_texts(
+    stage: int, config: TrainingConfig, alone: RankPool, pair: RankPool, tmp_path: Path
+) -> None:
+    """A step of all 24 sequences is one of all their 96 texts, each of which sees itself alone."""
+    config = replace(config, total_steps=2, micro_batch_size=5, optimizer=OptimizerConfig(learning_rate=3e-3))
+    found = []
+    for packed, pool in ((False, alone), (True, alone), (True, pair)):
+        name = f"{packed}-{pool is pair}"
+        data = write_packed(tmp_path / f"data-{name}", packed=packed)
+        own = replace(config, train_data=data, eval_data=data, zero_stage=stage, batch_size=24 if packed else 96)
+        own = replace(own, checkpoints=str(tmp_path / name), log=str(tmp_path / f"{name}.jsonl"))
+        log = pool.run(train, own)[0]
+        found.append([*losses(log), log[-1]["perplexity"]])
+        assert len({entry["tokens"] for entry in log if "tokens" in entry}) == 1
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
+    assert found[2] == pytest.approx(found[0], abs=1e-4)
 
 
 @pytest.mark.parametrize(("stage", "dtype"), [(0, "float32"), (1, "bfloat16"), (2, "float32"), (3, "bfloat16")])
@@ -287,6 +306,6 @@ def loss_of(model: Any, config: TrainingConfig, *, step: int) -> float:
     """Return a model's loss on the batch of a step, without training it."""
     store = SequenceStore(config.train_data)
     indices = BatchOrder(config.seed, len(store), config.batch_size).batch(step)
-    batch = build_microbatch([store.sequence(int(index)) for index in indices], config.role_weights)
+    batch = read_microbatch(store, indices.tolist(), config.role_weights)
     with torch.no_grad():
         return float(TrainedModel(model)(batch.input_ids, batch.targets, batch.weights) / batch.weights.sum())

@@ -130,6 +130,31 @@ def test_limit_takes_the_first_rows(model: str, tmp_path: Path) -> None:
     assert [text_of(plan, store.sequence(index)[0]) for index in range(len(store))] == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "packing"),
+    [
+        ({}, "stream"),
+        ({"prompt_column": "text", "completion_column": "label"}, "whole"),
+        ({"completion_column": "label", "labels": LABELS}, "single"),
+        ({"completion_column": "label", "labels": LABELS, "packing": "whole"}, "whole"),
+        ({"label_input": "in.parquet", "labels": LABELS}, "stream"),
+    ],
+)
+def test_auto_packing_follows_the_rows(
+    settings: dict[str, Any], packing: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = planned(tmp_path, model, {"text": ["матч"], "label": ["sport"]}, **settings)
+    assert plan.packing == packing
+
+
+def test_documents_that_are_packed_whole_stay_apart(model: str, tmp_path: Path) -> None:
+    plan = planned(tmp_path, model, {"text": ["один", "два", "три"]})
+    whole, joined = (written(plan, tmp_path / packing, packing=packing)[0] for packing in ("whole", "stream"))
+    assert [text_of(plan, tokens[:-1]) for tokens, _ in whole.texts(0)] == ["один", "два", "три"]
+    assert len(joined.texts(0)) == 1
+
+
 def test_the_seed_shuffles_documents_before_packing(model: str, tmp_path: Path) -> None:
     plan = planned(tmp_path, model, {"text": [f"document {number}" for number in range(40)]})
     joined = []

@@ -78,3 +78,10 @@ def test_the_id_depends_on_the_request_and_not_on_what_follows_from_it() -> None
     ]
     assert {training_id(each) for each in same} == {training_id(request)}
     assert len({training_id(each) for each in (request, *other)}) == 5
+
+
+def test_a_training_of_another_version_of_the_steps_is_another_training(folder: Path) -> None:
+    """Earlier ones have no version: their documents saw each other, and their rates were others."""
+    now = identity(folder)
+    before = {name: value for name, value in now.items() if name != "steps_version"}
+    assert find_differences(before, now) == "it is of another version of tirazh, whose steps differ"

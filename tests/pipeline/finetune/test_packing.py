@@ -15,6 +15,13 @@ documents = st.lists(st.integers(1, 30), min_size=1, max_size=25)
 seq_lengths = st.integers(1, 12)
 
 
+def targets_of(name: str, sequence: list[Span]) -> list[int]:
+    """Return the tokens that a sequence predicts: all but the first of each text in it."""
+    if name == "whole":
+        return [token for start, stop in sequence for token in range(start + 1, stop)]
+    return tokens_of(sequence)[1:]
+
+
 def tokens_of(sequence: list[Span]) -> list[int]:
     return [token for start, stop in sequence for token in range(start, stop)]
 
@@ -30,11 +37,11 @@ def test_every_token_is_in_a_sequence_and_none_is_predicted_twice(
     name: str, data: st.DataObject, lengths: list[int], seq_length: int
 ) -> None:
     sequences = PACKERS[name](lengths, data.draw(orders(lengths)), seq_length)
-    targets = Counter(token for sequence in sequences for token in tokens_of(sequence)[1:])
+    targets = Counter(token for sequence in sequences for token in targets_of(name, sequence))
     assert set(targets.values()) <= {1}
     if sum(lengths) > 1 or name != "stream":
         assert {token for sequence in sequences for token in tokens_of(sequence)} == set(range(sum(lengths)))
-    assert all(len(tokens_of(sequence)) - 1 <= seq_length for sequence in sequences)
+    assert all(len(targets_of(name, sequence)) <= seq_length for sequence in sequences)
 
 
 @given(data=st.data(), lengths=documents, seq_length=seq_lengths)
@@ -68,4 +75,15 @@ def test_a_document_continues_with_the_token_it_was_cut_at() -> None:
 
 
 def test_packing_whole_fills_a_sequence_with_as_many_documents_as_fit() -> None:
-    assert pack_whole([3, 2, 4, 1], [0, 1, 2, 3], 4) == [[(0, 3), (3, 5)], [(5, 9), (9, 10)]]
+    """Documents of 2, 1, 3 and 1 inputs in sequences of 4."""
+    assert pack_whole([3, 2, 4, 2], [0, 1, 2, 3], 4) == [[(0, 3), (3, 5)], [(5, 9), (9, 11)]]
+
+
+@given(data=st.data(), lengths=documents, seq_length=seq_lengths)
+def test_packing_whole_predicts_what_single_predicts(data: st.DataObject, lengths: list[int], seq_length: int) -> None:
+    order = data.draw(orders(lengths))
+    whole, single = (
+        [token for sequence in PACKERS[name](lengths, order, seq_length) for token in targets_of(name, sequence)]
+        for name in ("whole", "single")
+    )
+    assert whole == single
