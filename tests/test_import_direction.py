@@ -47,6 +47,7 @@ TORCH_FREE = {
     "tirazh.model.training.log",
     "tirazh.model.training.lora",
     "tirazh.model.training.config",
+    "tirazh.model.training.selection",
     "tirazh.model.training.sequence_store",
 }
 PLAIN = (
@@ -56,6 +57,7 @@ PLAIN = (
     "model/requests.py",
     "model/training/log.py",
     "model/training/config.py",
+    "model/training/selection.py",
     "tirazh/errors.py",
 )
 TORCH_LIBRARIES = {"torch", "deepspeed", "transformers"}

@@ -22,13 +22,15 @@ from tirazh.pipeline.storage.disk import move_on_disk, write_disk
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What is published: the directory of the `exported` model, and the files in `_tirazh/`."""
+    """What is published: the directory of the `exported` model, and the files in `_tirazh/`; `kept` is a checkpoint
+    that stays there, if one does."""
 
     exported: Path
     request: Mapping[str, Any]
     log: bytes
     plot: str
     manifest: Mapping[str, Any]
+    kept: Path | None = None
 
 
 def publish_model(output: TrainingOutput, result: Result, fence: Fence) -> None:
@@ -46,6 +48,7 @@ def publish_model(output: TrainingOutput, result: Result, fence: Fence) -> None:
         lambda: write_disk(str(output.plot), result.plot.encode()),
         lambda: write_json(output.manifest, result.manifest),
         _move(result.exported / output.config.name, output.config),
+        lambda: output.keep_checkpoint(result.kept),
         output.remove_work_files,
     ):
         fence.guard(change)
