@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -261,27 +260,6 @@ def test_a_training_from_a_checkpoint_equals_one_that_was_longer_from_the_beginn
         assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "longer") == losses(tmp_path / "straight")[60:]
     assert model_files(tmp_path / "longer") == model_files(tmp_path / "straight")
-
-
-@pytest.mark.slow
-def test_the_command_in_the_message_of_a_stopped_training_goes_on_from_the_last_good_checkpoint(
-    command: Command, tmp_path: Path
-) -> None:
-    wild = run_tirazh(
-        *command(tmp_path / "out", learning_rate=1e12, max_grad_norm=0, save_steps=1, keep_checkpoints=9, max_steps=12),
-        *("--warmup-steps", 12, "--weight-decay", 0),
-        timeout_s=TIMEOUT_S,
-    )
-    assert wild.returncode == 1
-    assert list((tmp_path / "out").glob("_tirazh/trainings/*/losses.svg")), "the curves of a stopped training"
-    printed = re.search(r"to go on from step (\d+), .*, run: tirazh (finetune .*)", wild.stderr)
-    assert printed is not None, wild.stderr
-    words = shlex.split(printed[2])
-    words[words.index("--learning-rate") + 1] = "1e-3"  # a tenth of this rate is still too high
-    done = run_tirazh(*words, timeout_s=TIMEOUT_S)
-    assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "out")[-1] < 100
-    assert len(losses(tmp_path / "out")) == 12 - int(printed[1])
 
 
 def model_files(output: Path) -> dict[str, bytes]:
