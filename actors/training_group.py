@@ -21,6 +21,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from tirazh.actors.rendezvous import training_environment
 from tirazh.actors.trainer import CONFIG, train_worker
+from tirazh.actors.training_failures import FailureLog, cause_of, explain
 from tirazh.errors import JobError, ReplicaError, RequestError, TirazhError
 from tirazh.model.training.config import TrainingConfig
 
@@ -29,12 +30,13 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingGroupConfig:
-    """`storage` is a directory that every worker can reach, for Ray Train's own state. `timeout_s`
-    limits one collective operation."""
+    """`storage` is a directory that every worker can reach, for Ray Train's own state; `failures` a file that gets a
+    line for each group that failed. `timeout_s` limits one collective operation."""
 
     workers: int
     max_restarts: int
     storage: str
+    failures: str
     timeout_s: int = 1800
 
 
@@ -62,6 +64,7 @@ def run_group(config: TrainingConfig, group: TrainingGroupConfig) -> None:
             name=uuid4().hex,  # a new name: Ray Train must not resume from its own state of an earlier run
             storage_path=str(Path(group.storage)),
             failure_config=FailureConfig(max_failures=group.max_restarts),
+            callbacks=[FailureLog(group.failures, config.fence)],
             logging_config=LoggingConfig(log_level="ERROR"),
             worker_runtime_env={
                 "env_vars": training_environment(device=config.device, threads=config.threads, is_one_host=is_one_host)
@@ -123,26 +126,16 @@ def _explained(error: TrainingFailedError, group: TrainingGroupConfig) -> Tirazh
     """Return the error of the worker that failed for a reason of its own; the others only lost
     their connection."""
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    causes = {rank: _cause(failure) for rank, failure in failures.items()}
+    causes = {rank: cause_of(failure) for rank, failure in failures.items()}
     for cause in causes.values():
         if isinstance(cause, TirazhError):
             return cause
-    dead = next((rank for rank, cause in causes.items() if isinstance(cause, RayActorError)), None)
     times = f"{group.max_restarts + 1} times" if group.max_restarts else "once"
-    if dead is not None:
+    if any(isinstance(cause, RayActorError) for cause in causes.values()):
         return ReplicaError(
-            f"training worker {dead} died (workers were started {times}); rerun the same command to resume from the "
-            "last checkpoint"
+            f"{explain(failures).describe()}; workers were started {times}; run the same command again to resume from "
+            "the last checkpoint"
         )
     rank, cause = next(iter(causes.items()), (0, error))
     reason = " ".join(str(cause).split())[-300:]
     return JobError(f"training worker {rank} failed (tried {times}): {type(cause).__name__}: {reason}")
-
-
-def _cause(failure: BaseException) -> BaseException:
-    """Return the error inside the wrappers of Ray and of Ray Train 2.60."""
-    for name in ("cause", "_base_exc", "health_check_failure"):
-        inner = getattr(failure, name, None)
-        if isinstance(inner, BaseException) and inner is not failure:
-            return _cause(inner)
-    return failure

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tirazh.errors import RequestError
+from tirazh.errors import JobError, RequestError
 from tirazh.jobs import console, notifying
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
@@ -15,9 +18,11 @@ from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.settings import FINETUNE, build_finetune_spec
 from tirazh.jobs.tracking import tracked
 from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.settings import flag_name
 
 if TYPE_CHECKING:
     from tirazh.pipeline.finetune.progress import TrainingProgress
+    from tirazh.pipeline.finetune.summary import TrainingStopped
 
 # Seconds that an interrupted training run may take to finish its step and write a checkpoint.
 _SAVING_S = 60.0
@@ -30,6 +35,7 @@ def run_training(options: argparse.Namespace) -> int:
         return _show_plan(spec, options)
     from tirazh.jobs.training_progress import TrainingDisplay
     from tirazh.pipeline.finetune.run import run_finetune
+    from tirazh.pipeline.finetune.summary import TrainingStopped
 
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
     with console.only_json(options.json), redirected as stream:
@@ -41,11 +47,32 @@ def run_training(options: argparse.Namespace) -> int:
                 display.show(event)
                 tracker.show(event)
 
-            manifest = run_finetune(spec, on_progress=show, tell=display.say)
+            try:
+                manifest = run_finetune(spec, on_progress=show, tell=display.say)
+            except TrainingStopped as error:
+                raise with_command(error, sys.argv) from None
             tracker.finish(manifest)
     notifying.note_manifest(manifest)
     console.show_facts(_facts(manifest), as_json=options.json, quiet=options.quiet)
     return 0
+
+
+def with_command(error: TrainingStopped, argv: Sequence[str]) -> JobError:
+    """Return the error with the whole command that goes on from the last good checkpoint, where there is one."""
+    if not error.changes or list(argv[1:2]) != [FINETUNE]:
+        return error
+    changes = {flag_name(name): str(value) for name, value in error.changes.items()}
+    # A flag that is given twice is refused; --overwrite and --fresh-optimizer belong to the training that stopped.
+    words = iter(argv[2:])
+    kept = []
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag in changes:
+            next(words if not value else iter(()), None)
+        elif flag not in ("--overwrite", "--fresh-optimizer"):
+            kept.append(word)
+    new = [text for item in changes.items() for text in item]
+    return JobError(f"{error.sentence}, run: {shlex.join(['tirazh', FINETUNE, *kept, *new])}")
 
 
 def _spec_from_options(options: argparse.Namespace) -> FinetuneSpec:
@@ -83,6 +110,8 @@ def _show_plan(spec: FinetuneSpec, options: argparse.Namespace) -> int:
 
 def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of the manifest that the summary prints."""
-    names = ("output", "total_steps", "sequences", "trained_tokens", "skipped", "first_loss", "last_loss", "seconds")
-    facts = {name: manifest[name] for name in names} | dict(manifest["evaluation"])
+    names = ("output", "total_steps", "model_step", "sequences", "trained_tokens", "skipped", "first_loss", "last_loss")
+    before = {f"{name}_before": value for name, value in manifest["evaluation_before"].items() if name != "step"}
+    evaluation = {name: value for name, value in manifest["evaluation"].items() if name != "step"}
+    facts = {name: manifest[name] for name in (*names, "seconds")} | before | evaluation
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}

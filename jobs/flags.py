@@ -183,7 +183,8 @@ def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
             off, dest=setting.name, action=DisableOnce, default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
     else:
-        group.add_argument(flag, type=reader, default=argparse.SUPPRESS, metavar=_metavar(setting), help=text)
+        names: dict[str, Any] = {"dest": setting.name, "metavar": _metavar(setting)}
+        group.add_argument(flag, type=reader, default=argparse.SUPPRESS, help=text, **names)
 
 
 def _reader(setting: Setting) -> Callable[[str], Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tirazh.jobs.job_files.job_file import JobFile
 
 VARIABLE = "TIRAZH_TRACK"
-HELP = "comma-separated tools that record the run: mlflow, wandb, openlineage"
+HELP = "comma-separated tools that record the run: mlflow, wandb, tensorboard, openlineage"
 
 
 def add_track_flag(group: argparse._ActionsContainer) -> None:

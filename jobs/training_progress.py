@@ -19,7 +19,7 @@ class TrainingDisplay(Display["TrainingProgress"]):
         return describe(event)
 
     def facts(self, event: TrainingProgress) -> dict[str, Any]:
-        return asdict(event)
+        return {name: value for name, value in asdict(event).items() if name != "entries"}
 
     def line_state(self, event: TrainingProgress) -> LineState:
         *facts, time = _facts(event)
@@ -43,6 +43,9 @@ def describe(event: TrainingProgress) -> str:
 
 def _facts(event: TrainingProgress) -> list[str]:
     figures = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in event.figures.items()]
+    if figures and event.figures_step is not None:
+        figures[-1] += f" (step {event.figures_step:,})"
+    mean = f" (mean of {event.loss_steps})" if event.loss_steps > 1 else ""
     is_over = event.step == event.total_steps or event.eta_s is None
     left = f"took {clock_text(event.elapsed_s)}" if is_over else f"{clock_text(event.eta_s or 0)} left"
-    return [f"loss {event.loss:.3f}", *figures, f"{event.tokens_per_s:,.0f} tokens/s", left]
+    return [f"loss {event.loss:.3f}{mean}", *figures, f"{event.tokens_per_s:,.0f} tokens/s", left]

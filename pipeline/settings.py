@@ -129,6 +129,8 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
 
 def flag_name(name: str) -> str:
     """The command-line flag of a spec field: `top_p` → `--top-p`."""
+    if name == "from_checkpoint":  # `from` cannot be the name of a field or of an argument
+        return "--from"
     return "--" + name.replace("_", "-")
 
 

@@ -51,6 +51,7 @@ TORCH_FREE = {
     "tirazh.model.training.log",
     "tirazh.model.training.lora",
     "tirazh.model.training.config",
+    "tirazh.model.training.selection",
     "tirazh.model.training.sequence_store",
 }
 PLAIN = (
@@ -60,6 +61,7 @@ PLAIN = (
     "model/requests.py",
     "model/training/log.py",
     "model/training/config.py",
+    "model/training/selection.py",
     "tirazh/errors.py",
 )
 TORCH_LIBRARIES = {"torch", "deepspeed", "transformers"}

@@ -187,6 +187,12 @@ class FinetuneSettings(SharedSettings, total=False):
     label_column: str | None
     eval_steps: int | None
     eval_limit: int | None
+    keep: Literal["last", "best"]
+    best_by: Literal["perplexity", "accuracy", "macro_f1"] | None
+    patience: int
+    from_checkpoint: Path | None
+    fresh_optimizer: bool
+    keep_last_checkpoint: bool
     workers: int
     zero_stage: int
     offload: Literal["none", "optimizer", "all"]

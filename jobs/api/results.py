@@ -140,12 +140,12 @@ class TrainingManifest(Result):
 
     @property
     def first_loss(self) -> float:
-        """Loss of the first step."""
+        """Mean loss of the first `loss_steps` steps: 20, or half of all steps where there are fewer than 40."""
         return float(self["first_loss"])
 
     @property
     def last_loss(self) -> float:
-        """Mean loss of the last 20 steps."""
+        """Mean loss of the last `loss_steps` steps."""
         return float(self["last_loss"])
 
     @property

@@ -36,6 +36,10 @@ _LEFT_BEHIND = re.compile(r"\.step-\d{8,}-([0-9a-f]{8})\.[0-9a-f]{32}\.partial")
 Gather = Callable[[str, str], "Tensor"]
 
 
+class NonFiniteState(CheckpointError):
+    """Weights or optimizer state are not finite: nothing can be trained from them."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingCheckpoint:
     """A complete checkpoint: the state of the training run after `step` steps."""
@@ -57,7 +61,7 @@ class TrainingCheckpoint:
     def reader(self, shapes: Mapping[str, tuple[int, ...]], states: Sequence[str]) -> Gather:
         """Return `read(name, state)` for a model of these shapes.
 
-        Raises CheckpointError for other shapes.
+        Raises CheckpointError for other shapes; `read` raises NonFiniteState for values that are not finite.
         """
         opened = {state: open_safetensors(self._file(state)) for state in ("weights", *states)}
         for state, stored in opened.items():
@@ -66,7 +70,13 @@ class TrainingCheckpoint:
 
         def read(name: str, state: str) -> Tensor:
             stored = opened[state][name]
-            return stored.read_box(tuple((0, size) for size in stored.shape))
+            whole = stored.read_box(tuple((0, size) for size in stored.shape))
+            if not _is_finite(whole):
+                raise NonFiniteState(
+                    f"the checkpoint {self.folder} holds values that are not finite in {name}; remove it, or give "
+                    "--from with an earlier step"
+                )
+            return whole
 
         return read
 
@@ -116,11 +126,14 @@ class TrainingState:
     scalars: Mapping[str, Any]
 
 
-def write_checkpoint(folder: Path, training: TrainingState, *, keep: int, fence: Fence | None = None) -> None:
-    """Write a checkpoint, then remove all but the training's newest `keep`.
+def write_checkpoint(
+    folder: Path, training: TrainingState, *, keep: int, best: int | None = None, fence: Fence | None = None
+) -> None:
+    """Write a checkpoint, then remove all but the training's newest `keep` and that of the step `best`.
 
     Gathering a tensor is a collective operation: while one worker calls this, the others call
-    `gather_with_writer`. Raises JobError, and publishes and removes nothing, when `fence` is lost.
+    `gather_with_writer`. Raises JobError when `fence` is lost, and NonFiniteState, after all tensors are gathered, when
+    one of them is not finite; then it publishes and removes nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _perform(lambda: _remove_left_behind(folder, training.training), fence)
@@ -132,10 +145,11 @@ def write_checkpoint(folder: Path, training: TrainingState, *, keep: int, fence:
         _perform(lambda: _publish(partial, target), fence)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _perform(lambda: _remove_older(folder, training.training, keep), fence)
+    _perform(lambda: _remove_older(folder, training.training, keep, best), fence)
 
 
 def _write_files(partial: Path, training: TrainingState) -> None:
+    bad = []
     for state in ("weights", *training.states):
         whole = _Gathered(training.gather, state)
         sources = [
@@ -143,6 +157,9 @@ def _write_files(partial: Path, training: TrainingState) -> None:
             for name, shape in training.shapes.items()
         ]
         write_safetensors(partial / f"{state}.safetensors", sources, on_bytes=lambda count: None)
+        bad += whole.not_finite
+    if bad:
+        raise NonFiniteState(f"{bad[0]} is not finite after step {training.step}, so no checkpoint of it is written")
     names = {"format": FORMAT, "training": training.training, "step": training.step}
     text = json.dumps(names | dict(training.scalars), indent=1)
     with (partial / _STATE).open("w", encoding="utf-8") as file:
@@ -163,8 +180,10 @@ def _publish(partial: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
-def _remove_older(folder: Path, training: str, keep: int) -> None:
+def _remove_older(folder: Path, training: str, keep: int, best: int | None) -> None:
     for old in find_checkpoints(folder, training)[:-keep]:
+        if old.step == best:
+            continue
         removed = _hidden(old.folder)
         old.folder.rename(removed)  # first, so that a named checkpoint is never a partial one
         shutil.rmtree(removed)
@@ -203,18 +222,28 @@ def gather_with_writer(training: TrainingState) -> None:
 class _Gathered:
     """Rows of unsharded tensors.
 
-    A tensor is gathered when its first row is read; one is held at a time.
+    A tensor is gathered when its first row is read; one is held at a time. `not_finite` names those with values that
+    are not finite.
     """
 
     def __init__(self, gather: Gather, state: str) -> None:
         self._gather = gather
         self._state = state
         self._held: tuple[str, Tensor] | None = None
+        self.not_finite: list[str] = []
 
     def rows_of(self, name: str) -> Callable[[int, int], Tensor]:
         def read(start: int, stop: int) -> Tensor:
             if self._held is None or self._held[0] != name:
                 self._held = (name, self._gather(name, self._state))
+                if not _is_finite(self._held[1]):
+                    self.not_finite.append(name)
             return self._held[1][start:stop]
 
         return read
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    import torch
+
+    return bool(torch.isfinite(tensor).all())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from tirazh.model.config import ModelSettings
+from tirazh.model.training.selection import NO_SELECTION, Selection
 
 T = TypeVar("T")
 
@@ -67,6 +68,15 @@ class LoraSettings:
     targets: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartCheckpoint:
+    """The checkpoint of another training that a new one starts from: its directory, and its step there."""
+
+    folder: str
+    step: int
+    with_optimizer: bool = True
+
+
 class Fence(Protocol):
     """The right of a run to write to its output, as its workers see it: a lease's token."""
 
@@ -84,7 +94,8 @@ class TrainingConfig:
     `training` identifies the training: only its own checkpoints are resumed from, kept and
     exported. The first worker checks the `fence` before it writes; without one it always may.
     `role_weights` are the loss weights by role. When the file `stop_request` exists, the workers
-    finish the current step, write a checkpoint and stop.
+    finish the current step, write a checkpoint and stop. A training begins at `first_step` with the weights of the
+    checkpoint `start`, or at step 0 with those of the model.
     """
 
     training: str
@@ -112,4 +123,7 @@ class TrainingConfig:
     save_steps: int = 500
     keep_checkpoints: int = 2
     eval_steps: int = 0
+    selection: Selection = NO_SELECTION
+    start: StartCheckpoint | None = None
+    first_step: int = 0
     threads: int = 0

@@ -73,15 +73,28 @@ class TrainingOutput:
         """The directory of the trainings whose model is not written yet."""
         return self.own / "trainings"
 
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the last checkpoint of the model's training, where it was kept (--keep-last-checkpoint)."""
+        return self.own / "checkpoints"
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return the stored requests: that of the model first, then those of trainings without one."""
+        exported = self._read_request(self.request)
+        return ([] if exported is None else [exported]) + self._started()
+
     def work(self, training: str) -> WorkFolder:
         """Return the files of the training with this id."""
         return WorkFolder(self.trainings / training[:8])
 
-    def find_request(self, identity: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+    def find_request(
+        self, identity: Mapping[str, Any], *, overwrite: bool, is_successor: bool = False
+    ) -> dict[str, Any] | None:
         """Read the stored request of this training, None when it has not started. Changes nothing.
 
         Raises OutputError when the directory holds another training (unless `overwrite`) or files
-        of other origin.
+        of other origin. `is_successor` is for a training that goes on from one in this directory: others that are not
+        complete may lie beside it.
         """
         exported = self._read_request(self.request)
         if exported is not None and self.is_exported and not find_differences(exported["identity"], identity):
@@ -91,7 +104,8 @@ class TrainingOutput:
             self._refuse_other_files()
             return None
         own = [request for request in started if not find_differences(request["identity"], identity)]
-        others = [request for request in (exported, *started) if request is not None and request not in own]
+        beside = [] if is_successor else started
+        others = [request for request in (exported, *beside) if request is not None and request not in own]
         different = [text for each in others if (text := find_differences(each["identity"], identity))]
         if different and not overwrite:
             raise OutputError(
@@ -106,6 +120,13 @@ class TrainingOutput:
             return None
         found = _read_json(self.manifest)
         return found if found.get("training") == request["training"] else None
+
+    def keep_checkpoint(self, checkpoint: Path | None) -> None:
+        """Move a checkpoint out of the work files, in place of that of the model before; None only removes that."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        if checkpoint is not None:
+            self.checkpoints.mkdir()
+            checkpoint.rename(self.checkpoints / checkpoint.name)
 
     def remove_work_files(self) -> None:
         """Remove what only running and resumed trainings need: data, checkpoints, Ray Train's files."""

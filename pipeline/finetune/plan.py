@@ -21,6 +21,7 @@ from tirazh.pipeline.classification.labels import Label, words_of
 from tirazh.pipeline.classification.questions import Question
 from tirazh.pipeline.finetune.corpus import DocumentMaker, InputFiles, LabelledPromptMaker, PairMaker, TextMaker
 from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.finetune.start import TrainingStart, find_start
 from tirazh.pipeline.input.footers import check_text_column, read_footers
 from tirazh.pipeline.input.listing.files import find_inputs
 from tirazh.pipeline.input.ranges import range_reader
@@ -43,7 +44,8 @@ _SETTINGS_PATHS = ("deepspeed_config", "tokenizer")
 class FinetunePlan:
     """A checked request.
 
-    `output` is an absolute path; `evaluation` and `labelled` are None when not requested.
+    `output` is an absolute path; `evaluation` and `labelled` are None when not requested, as is `start`, the checkpoint
+    of another training.
     """
 
     spec: FinetuneSpec
@@ -58,6 +60,7 @@ class FinetunePlan:
     training: InputFiles
     evaluation: InputFiles | None
     labelled: InputFiles | None
+    start: TrainingStart | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return what determines the trained weights: settings, model fingerprint, and input files as listed.
@@ -76,12 +79,30 @@ class FinetunePlan:
             "truncate": self._truncate if spec.has_pairs else None,
         }
         files = [[file.uri, file.size, file.version] for file in self.training.files]
+        own = {name: value for name, value in spec.identity().items() if name != "from_checkpoint"}
         return (
-            spec.identity()
+            own
+            | self._identity_of_start()
+            | self._identity_of_evaluations()
             | {name: getattr(absolute_settings(spec.model_settings), name) for name in _SETTINGS_PATHS}
             | settings
             | {"model_fingerprint": self.model.fingerprint, "files": files}
         )
+
+    def _identity_of_start(self) -> dict[str, Any]:
+        """The checkpoint itself, however it was named and wherever it lies."""
+        return {} if self.start is None else {"from_checkpoint": [self.start.training, self.start.step]}
+
+    def _identity_of_evaluations(self) -> dict[str, Any]:
+        """What evaluations measure, where they decide which weights become the model."""
+        spec = self.spec
+        if not spec.selection().is_needed:
+            return {}
+        inputs = {
+            "eval_input": [full_uri(uri) for uri in spec.eval_input],
+            "label_input": [full_uri(uri) for uri in spec.label_input],
+        }
+        return inputs | {"eval_steps": spec.eval_steps, "eval_limit": spec.eval_limit}
 
     def documents(self) -> DocumentMaker:
         """Return the maker of the documents for training and evaluation."""
@@ -191,7 +212,7 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
         labelled=labelled,
     )
     plan.label_tokens()
-    return plan
+    return plan if spec.from_checkpoint is None else replace(plan, start=find_start(spec, output, plan.identity()))
 
 
 def _packing(spec: FinetuneSpec) -> str:

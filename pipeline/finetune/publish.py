@@ -36,13 +36,15 @@ _MODEL_FILES = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What is published: the directory of the `exported` model, and the files in `_tirazh/`."""
+    """What is published: the directory of the `exported` model, and the files in `_tirazh/`; `kept` is a checkpoint
+    that stays there, if one does."""
 
     exported: Path
     request: Mapping[str, Any]
     log: bytes
     plot: str
     manifest: Mapping[str, Any]
+    kept: Path | None = None
 
 
 def publish_model(output: TrainingOutput, result: Result, fence: Fence) -> None:
@@ -62,6 +64,7 @@ def publish_model(output: TrainingOutput, result: Result, fence: Fence) -> None:
         *(_move(result.exported / name, output.folder / name) for name in last if name in names),
         # After both: a run that is killed between them is not complete, and exports again.
         lambda: write_json(output.manifest, result.manifest),
+        lambda: output.keep_checkpoint(result.kept),
         output.remove_work_files,
     ]
     for change in changes:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,14 +20,17 @@ import ray
 
 from tirazh.actors.cores import usable_cores
 from tirazh.actors.dtype import resolve_dtype
+from tirazh.actors.training_failures import read_failures
 from tirazh.actors.training_group import TrainingGroupConfig, refuse_too_many, run_group
 from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
 from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig, default_warmup_steps
 from tirazh.model.training.log import read_log
+from tirazh.model.training.selection import Selection
 from tirazh.pipeline.execution.cluster.address import is_cluster
 from tirazh.pipeline.execution.ray_session import ray_cluster
+from tirazh.pipeline.finetune.chosen import choose, is_trained
 from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
 from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.loss_plot import draw_losses
@@ -34,12 +38,16 @@ from tirazh.pipeline.finetune.model_card import library_versions, render_model_c
 from tirazh.pipeline.finetune.model_files import check_saved, write_model_files
 from tirazh.pipeline.finetune.output import CARD, TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan, absolute_model, absolute_settings, plan_finetune
-from tirazh.pipeline.finetune.progress import LogFollower, OnTraining
+from tirazh.pipeline.finetune.progress import Followed, LogFollower, OnTraining
 from tirazh.pipeline.finetune.publish import Result, publish_model
+from tirazh.pipeline.finetune.recorded import recorded
 from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.finetune.start import check_start, describe_start, names_output, newest_good, start_checkpoint
+from tirazh.pipeline.finetune.summary import describe_change, facts_of_failures, facts_of_log, stopped
 from tirazh.pipeline.finetune.work_folder import WorkFolder
 from tirazh.pipeline.output.leases.lease import Lease, hold
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.storage.disk import write_disk
 
 Tell = Callable[[str], None]
 _EVALUATIONS = 10  # evaluations in a run, when --eval-steps is not given
@@ -58,7 +66,13 @@ def run_finetune(
         for line in plan.model.notices:
             tell(line)
     output = TrainingOutput(Path(plan.output))
-    saved = output.find_request(plan.identity(), overwrite=spec.overwrite)
+    find = partial(
+        output.find_request,
+        plan.identity(),
+        overwrite=spec.overwrite,
+        is_successor=names_output(spec, plan.output),
+    )
+    saved = find()
     manifest = output.read_manifest(saved)
     if saved is not None and spec.overwrite and tell is not None:
         state = "complete" if manifest is not None else "continued from its last checkpoint"
@@ -67,17 +81,21 @@ def run_finetune(
         check_saved(output.folder, manifest, spec)
         return manifest
     try:
-        with hold(OutputFiles(plan.storage, plan.output), lease_s=spec.lease_s, tell=tell) as lease:
+        files = OutputFiles(plan.storage, plan.output)
+        with hold(files, lease_s=spec.lease_s, tell=tell) as lease, ExitStack() as history:
             lease.confirm()
             # Read again: another run may have changed the directory before this one got the lease.
-            saved = output.find_request(plan.identity(), overwrite=spec.overwrite)
+            saved = find()
             manifest = output.read_manifest(saved)
             if manifest is not None:
                 return manifest
             with _removed_on_refusal(output, lease), ray_cluster(spec.address, extra_cpus=spec.workers, tell=tell):
                 run = _prepare(plan, output, lease, saved, tell)
+                record = history.enter_context(recorded(files, lease, run.request["training"]))
                 run.train(on_progress, tell)
-            return run.finish(time.monotonic() - started_at)
+            manifest = run.finish(time.monotonic() - started_at, tell)
+            record(manifest)
+            return manifest
     except RequestError:
         output.remove_if_empty()
         raise
@@ -109,41 +127,68 @@ class _Run:
     def work(self) -> WorkFolder:
         return self.output.work(self.request["training"])
 
+    @property
+    def first_step(self) -> int:
+        """The number of steps before the first one of this training: above 0 where it goes on from another one."""
+        return int((self.request.get("start") or {}).get("first_step", 0))
+
+    @property
+    def selection(self) -> Selection:
+        return self.plan.spec.selection(first_step=self.first_step)
+
     def train(self, on_progress: OnTraining | None, tell: Tell | None) -> None:
         """Run the workers until the checkpoint of the last step exists."""
         if self._is_trained():
             return
         spec, total = self.plan.spec, self.request["total_steps"]
         group = TrainingGroupConfig(
-            workers=spec.workers, max_restarts=spec.max_restarts, storage=str(self.work.ray_train)
+            workers=spec.workers,
+            max_restarts=spec.max_restarts,
+            storage=str(self.work.ray_train),
+            failures=str(self.work.failures),
         )
         if tell is not None:
-            tell(f"Training {total:,} steps on {spec.workers} x {self.device} in {self.request['dtype']}")
-        with LogFollower(self.work.log, total, on_progress, tell):
+            steps = f"{total - self.first_step:,} steps"
+            tell(f"Training {steps} on {spec.workers} x {self.device} in {self.request['dtype']}")
+            if self.request.get("start") is not None and not self.checkpoints():
+                tell(describe_start(self.request["start"], fresh_optimizer=spec.fresh_optimizer))
+        followed = Followed(
+            log=self.work.log,
+            failures=self.work.failures,
+            total_steps=total,
+            eval_steps=_eval_steps(spec, total - self.first_step),
+        )
+        with LogFollower(followed, on_progress, tell, self._draw):
             run_group(self.training_config(), group)
         self.lease.confirm()
-        last = read_log(self.work.log)[-1:]
-        if last and "stopped" in last[0]:
-            raise JobError(
-                f"training stopped: {last[0]['stopped']}; a lower --learning-rate, a longer --warmup-steps or "
-                "--dtype float32 may help (with --overwrite)"
-            )
+        log = read_log(self.work.log)
+        if log and "stopped" in log[-1]:
+            good = newest_good(self.checkpoints(), log)
+            raise stopped(log[-1]["stopped"], output=spec.output, good=good, learning_rate=spec.learning_rate)
+        if log and "ended" in log[-1] and tell is not None:
+            tell(f"The training ended at step {log[-1]['step']:,}: {log[-1]['ended']}")
         if not self._is_trained():
             raise JobError(
                 f"the workers ended without a checkpoint of step {total} in {self.work.checkpoints}; run the same "
                 "command again to resume"
             )
 
-    def finish(self, seconds: float) -> dict[str, Any]:
+    def _draw(self) -> None:
+        """Draw the plot of the log as it is now."""
+        plot = draw_losses(read_log(self.work.log), title=self.output.folder.name)
+        # A run that was taken over, or a full disk, is reported by the training itself.
+        with suppress(JobError, OSError):
+            self.lease.token.guard(lambda: write_disk(str(self.work.plot), plot.encode()))
+
+    def finish(self, seconds: float, tell: Tell | None) -> dict[str, Any]:
         """Export the model, and replace the one in the output by it. Returns the manifest."""
         spec, log = self.plan.spec, read_log(self.work.log)
         base = open_checkpoint(spec.model, spec.model_settings)
-        exported = self.work.of_run("export", self.name)
+        exported, chosen = self.work.of_run("export", self.name), choose(self.checkpoints(), log, self.selection)
         self.lease.token.guard(lambda: exported.mkdir(parents=True))
-        checkpoint = self._checkpoints()[-1]
         identity = self.request["identity"]
-        write_model_files(exported, base, checkpoint, identity, dtype=spec.save_dtype, save=spec.save)
-        manifest = self._manifest(log, seconds)
+        write_model_files(exported, base, chosen, identity, dtype=spec.save_dtype, save=spec.save)
+        manifest = self._manifest(log, seconds, chosen.step)
         (exported / CARD).write_text(render_model_card(manifest, log), encoding="utf-8")
         result = Result(
             exported=exported,
@@ -151,17 +196,17 @@ class _Run:
             log=self.work.log.read_bytes(),
             plot=draw_losses(log, title=self.output.folder.name),
             manifest=manifest,
+            kept=self.checkpoints()[-1].folder if spec.keep_last_checkpoint else None,
         )
+        if tell is not None and (change := describe_change(result.manifest)):
+            tell(change)
         self.lease.confirm()
         self.lease.settle()
         publish_model(self.output, result, self.lease.token)
         return dict(result.manifest)
 
-    def _manifest(self, log: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    def _manifest(self, log: list[dict[str, Any]], seconds: float, step: int) -> dict[str, Any]:
         spec = self.plan.spec
-        losses = [entry["loss"] for entry in log if "loss" in entry]
-        last_evaluation: dict[str, Any] = next((entry for entry in reversed(log) if "loss" not in entry), {})
-        recent = losses[-20:]
         return {
             "kind": spec.kind,
             "spec": spec.to_dict(),
@@ -172,9 +217,8 @@ class _Run:
             "versions": library_versions(),
             "seconds": round(seconds, 1),
             "trained_tokens": sum(entry.get("tokens", 0) for entry in log),
-            "first_loss": losses[0],
-            "last_loss": sum(recent) / len(recent),
-            "evaluation": {name: value for name, value in last_evaluation.items() if name != "step"},
+            **facts_of_log(log, first_step=self.first_step, step=step),
+            **facts_of_failures(read_failures(self.work.failures)),
         } | {name: value for name, value in self.request.items() if name not in ("identity", "format")}
 
     def training_config(self) -> TrainingConfig:
@@ -206,15 +250,18 @@ class _Run:
             activation_checkpointing=spec.activation_checkpointing,
             save_steps=spec.save_steps,
             keep_checkpoints=spec.keep_checkpoints,
-            eval_steps=_eval_steps(spec, total_steps),
+            eval_steps=_eval_steps(spec, total_steps - self.first_step),
+            selection=self.selection,
+            start=start_checkpoint(self.request.get("start"), fresh_optimizer=spec.fresh_optimizer),
+            first_step=self.first_step,
             threads=_threads(spec) if self.device == "cpu" else 0,
         )
 
     def _is_trained(self) -> bool:
-        found = self._checkpoints()
-        return bool(found) and found[-1].step == self.request["total_steps"]
+        total, log = self.request["total_steps"], read_log(self.work.log)
+        return is_trained(self.checkpoints(), log, total_steps=total, selection=self.selection)
 
-    def _checkpoints(self) -> list[TrainingCheckpoint]:
+    def checkpoints(self) -> list[TrainingCheckpoint]:
         return find_checkpoints(self.work.checkpoints, self.request["training"])
 
 
@@ -237,9 +284,12 @@ def _prepare(
         "seq_length": plan.seq_length,
         "packing": plan.packing,
     }
+    if saved is None and plan.start is not None:
+        request |= {"start": plan.start.to_json()}
     request |= {"training": training_id(request)}
     lease.announce(request["training"])
     run = _Run(name=uuid4().hex[:8], plan=plan, output=output, lease=lease, request=request, device=device)
+    check_start(request.get("start"), is_needed=not run.checkpoints())
     lease.token.guard(lambda: run.work.remove_runs(but=run.name))
     _write_evaluation(run)
     if saved is None:
@@ -259,6 +309,11 @@ def _write_data(run: _Run) -> None:
     corpus = _corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
     counts = write_corpus(written, plan.training, plan.storage, plan.documents(), corpus)
     total = spec.max_steps or max(1, math.ceil(spec.epochs * counts["sequences"] / spec.batch_size))
+    if total <= run.first_step:
+        raise RequestError(
+            f"the training has {total:,} steps, counted from the beginning, and the checkpoint of --from is of step "
+            f"{run.first_step:,}; give more --epochs or --max-steps"
+        )
     run.request.update({"total_steps": total} | counts)
     guard(lambda: run.work.publish_data(written))
     guard(lambda: run.work.write_request(run.request))

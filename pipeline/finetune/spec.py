@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tirazh.actors.messages import DType
 from tirazh.errors import RequestError, did_you_mean
 from tirazh.model.training.config import LORA_TARGETS
+from tirazh.model.training.selection import Metric, Selection
 from tirazh.pipeline.classification.label_checks import check_labels
 from tirazh.pipeline.settings import (
     Spec,
@@ -30,7 +31,18 @@ Packing = Literal["auto", "stream", "whole", "single"]
 Offload = Literal["none", "optimizer", "all"]
 Schedule = Literal["linear", "cosine", "constant"]
 Save = Literal["merged", "adapter", "both"]
-ADDRESSES = ("input", "eval_input", "label_input", "output", "model", "tokenizer", "address", "endpoint_url")
+Keep = Literal["last", "best"]
+ADDRESSES = (
+    "input",
+    "eval_input",
+    "label_input",
+    "output",
+    "model",
+    "tokenizer",
+    "address",
+    "endpoint_url",
+    "from_checkpoint",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +143,43 @@ class FinetuneSpec(Spec):
     )
     eval_steps: int | None = setting(
         None,
-        "evaluate every N optimizer steps (default: a tenth of all steps; 0: only at the end)",
+        "evaluate every N optimizer steps (default: a tenth of all steps; 0: only before the first and after the last)",
         group="evaluation",
     )
     eval_limit: int | None = setting(None, "use only the first N rows for each evaluation", group="evaluation")
+    keep: Keep = setting(  # noqa: RUF009
+        "last",
+        "which checkpoint becomes the model: that of the last step, or that of the best evaluation",
+        identity="if given",
+        choices=("last", "best"),
+    )
+    best_by: Metric | None = setting(  # noqa: RUF009
+        None,
+        "figure of an evaluation that --keep best and --patience compare (default: accuracy with --label-input, else "
+        "perplexity)",
+        identity="if given",
+        choices=("perplexity", "accuracy", "macro_f1"),
+    )
+    patience: int = setting(
+        0, "end the training after N evaluations without a better one (0: never)", identity="if given"
+    )
+    from_checkpoint: str | None = setting(
+        None,
+        "start from a checkpoint of another training: OUTPUT, or OUTPUT@STEP; learning rate, schedule and number of "
+        "steps may differ from its own",
+        identity="if given",
+    )
+    fresh_optimizer: bool = setting(
+        False,
+        "with --from: start with a new optimizer; only the weights are those of the checkpoint",
+        identity="if given",
+    )
+    keep_last_checkpoint: bool = setting(
+        False,
+        "keep the last checkpoint when the model is written, so that --from can go on from it (12 bytes for each "
+        "trained weight)",
+        group="execution",
+    )
     workers: int = setting(1, "number of data-parallel workers, one per GPU")
     zero_stage: int = setting(
         0, "DeepSpeed ZeRO stage: 1 shards optimizer states, 2 also gradients, 3 also parameters (0: disabled)"
@@ -168,6 +213,9 @@ class FinetuneSpec(Spec):
         self._check_numbers()
         self._check_columns()
         self._check_lora()
+        self._check_selection()
+        if self.fresh_optimizer and self.from_checkpoint is None:
+            raise RequestError("--fresh-optimizer needs --from; without it every training starts with a new optimizer")
         if self.offload == "all" and self.zero_stage != 3:
             raise RequestError(f"--offload all needs --zero-stage 3, not {self.zero_stage}")
         if self.offload == "optimizer" and self.zero_stage == 0:
@@ -187,6 +235,7 @@ class FinetuneSpec(Spec):
         for name, most in (("zero_stage", 3), ("threads", 1_024), ("lora_rank", 4_096), ("max_restarts", 1_000)):
             check_at_least(name, getattr(self, name), 0, most)
         check_at_least("workers", self.workers, 1, 1_024)
+        check_at_least("patience", self.patience, 0, 1 << 20)
         check_int64("seed", self.seed)
 
     def _check_numbers(self) -> None:
@@ -218,6 +267,22 @@ class FinetuneSpec(Spec):
                 raise RequestError(
                     f"--lora-targets: unknown layer {name!r}; choose from {', '.join(LORA_TARGETS)}{hint}"
                 )
+
+    def _check_selection(self) -> None:
+        """Check that the evaluations have the figure that the choice of the best one needs."""
+        given = "--keep best" if self.keep == "best" else "--patience" if self.patience else ""
+        if not given and self.best_by is not None:
+            raise RequestError("--best-by needs --keep best or --patience, which compare that figure")
+        if given and not (self.eval_input or self.label_input):
+            raise RequestError(f"{given} needs evaluations: give --eval-input or --label-input with held-out rows")
+        needed = "eval_input" if self.selection().by == "perplexity" else "label_input"
+        if given and not getattr(self, needed):
+            raise RequestError(f"--best-by {self.selection().by} needs {flag_name(needed)}")
+
+    def selection(self, *, first_step: int = 0) -> Selection:
+        """Return how the best evaluation is chosen, in a training that begins after `first_step` steps."""
+        by: Metric = self.best_by or ("accuracy" if self.label_input else "perplexity")
+        return Selection(keep=self.keep, by=by, patience=self.patience, first_step=first_step)
 
     def _check_columns(self) -> None:
         """Check that the columns fit together: either texts alone, or prompts with completions.

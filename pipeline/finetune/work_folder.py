@@ -37,6 +37,15 @@ class WorkFolder:
         return self.folder / "losses.jsonl"
 
     @property
+    def plot(self) -> Path:
+        return self.folder / "losses.svg"
+
+    @property
+    def failures(self) -> Path:
+        """What Ray Train said about workers that failed."""
+        return self.folder / "failures.jsonl"
+
+    @property
     def ray_train(self) -> Path:
         return self.folder / "ray-train"
 

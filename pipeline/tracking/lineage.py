@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from tirazh.errors import RequestError
-from tirazh.pipeline.tracking.record import RunEnd, RunStart
+from tirazh.pipeline.tracking.record import Entry, RunEnd, RunStart
 
 PRODUCER = "https://pypi.org/project/tirazh"
 _SPEC = "https://openlineage.io/spec"
@@ -40,6 +40,9 @@ class LineageRun:
 
     def progress(self, seconds: float, figures: Mapping[str, float]) -> None:
         """Events have no progress."""
+
+    def training(self, entries: Sequence[Entry]) -> None:
+        """Events have no steps."""
 
     def end(self, end: RunEnd) -> None:
         facets: dict[str, Any] = {}

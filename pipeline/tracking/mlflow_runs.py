@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tirazh.pipeline.tracking.record import RunEnd, RunStart
+from tirazh.pipeline.tracking.record import Entry, RunEnd, RunStart, figures_of_entry
 
 EXPERIMENT = "tirazh"
 _STATUS = {"success": "FINISHED", "failure": "FAILED", "interrupted": "KILLED"}
 _BATCH = 100  # parameters in a request; MLflow takes no more
+_METRICS = 1_000  # metrics in a request
 
 
 class MlflowRun:
@@ -40,6 +41,18 @@ class MlflowRun:
 
     def progress(self, seconds: float, figures: Mapping[str, float]) -> None:
         self._log({f"progress.{name}": value for name, value in figures.items()}, step=round(seconds))
+
+    def training(self, entries: Sequence[Entry]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, entry["step"])
+            for entry in entries
+            for name, value in figures_of_entry(entry).items()
+        ]
+        for first in range(0, len(metrics), _METRICS):
+            self._client.log_batch(self._id, metrics=metrics[first : first + _METRICS])
 
     def end(self, end: RunEnd) -> None:
         code = {} if end.exit_code is None else {"exit_code": float(end.exit_code)}

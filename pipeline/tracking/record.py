@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 _EVENT = ("rows_done", "rows_total", "error_rows", "prompt_tokens", "completion_tokens", "replicas", "tokens_per_s")
 _TRAINING_EVENT = ("step", "loss", "tokens_per_s")
 _LONGEST_SETTING = 500
+Entry = Mapping[str, Any]  # of the log of a training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +49,20 @@ class Tracker(Protocol):
 
     def progress(self, seconds: float, figures: Mapping[str, float]) -> None: ...
 
+    def training(self, entries: Sequence[Entry]) -> None:
+        """Record the steps and the evaluations of a training. Each entry is passed once, in their order."""
+
     def end(self, end: RunEnd) -> None: ...
+
+
+def figures_of_entry(entry: Entry) -> dict[str, float]:
+    """The finite figures of a step, as in `train/loss`, or of an evaluation, as in `eval/accuracy`."""
+    group = "train" if "loss" in entry else "eval"
+    return {
+        f"{group}/{name}": float(value)
+        for name, value in entry.items()
+        if name != "step" and isinstance(value, int | float)
+    }
 
 
 def figures_of_event(event: Any) -> dict[str, float]:
@@ -62,6 +76,7 @@ def figures_of_manifest(manifest: Mapping[str, Any]) -> dict[str, float]:
     """The numbers at the top of a manifest, and those of its evaluation."""
     evaluation = manifest.get("evaluation")
     values = {**manifest, **(evaluation if isinstance(evaluation, Mapping) else {})}
+    values.pop("step", None)  # that of a training's evaluation
     return {
         name: float(value)
         for name, value in values.items()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tirazh.pipeline.storage.secrets import redact
-from tirazh.pipeline.tracking.record import RunEnd, RunStart, Tracker, figures_of_event
+from tirazh.pipeline.tracking.record import Entry, RunEnd, RunStart, Tracker, figures_of_event
 
 # Progress is recorded this often.
 EVERY_S = 10.0
@@ -30,28 +30,39 @@ class Recorder:
         self._warn = warn
         self._begin = time.monotonic()
         self._next = self._begin
+        self._entries: list[Entry] = []
 
     def begin(self, start: RunStart) -> None:
         """Record the settings of the run."""
         self._put(lambda tracker: tracker.begin(start))
 
     def progress(self, event: Any) -> None:
-        """Record a progress event, at most one in EVERY_S seconds. Cheap."""
+        """Record a progress event, at most one in EVERY_S seconds; of a training all its steps. Cheap."""
         now = time.monotonic()
-        if not self._threads or now < self._next:
+        if not self._threads:
+            return
+        self._entries += getattr(event, "entries", ())
+        if now < self._next:
             return
         self._next = now + EVERY_S
         figures: Mapping[str, float] = figures_of_event(event)
         self._put(lambda tracker: tracker.progress(now - self._begin, figures))
+        self._put_entries()
 
     def end(self, end: RunEnd) -> None:
         """Record the end of the run, and wait a few seconds until it is."""
+        self._put_entries()
         self._put(lambda tracker: tracker.end(end))
         close_s = INTERRUPTED_CLOSE_S if end.outcome == "interrupted" else CLOSE_S
         until = time.monotonic() + close_s
         for thread in self._threads:
             if not thread.close(max(0.0, until - time.monotonic())):
                 self._warn(f"track: {thread.tool} did not answer within {close_s:g} s")
+
+    def _put_entries(self) -> None:
+        entries, self._entries = self._entries, []
+        if entries:
+            self._put(lambda tracker: tracker.training(entries))
 
     def _put(self, call: Call) -> None:
         for thread in self._threads:
@@ -97,6 +108,10 @@ def make_tracker(tool: str) -> Tracker:
         from tirazh.pipeline.tracking.wandb_runs import WandbRun
 
         return WandbRun()
+    if tool == "tensorboard":
+        from tirazh.pipeline.tracking.tensorboard_runs import TensorboardRun
+
+        return TensorboardRun()
     from tirazh.pipeline.tracking.lineage import LineageRun
 
     return LineageRun()

@@ -9,8 +9,8 @@ from typing import Any
 
 from tirazh.errors import RequestError, did_you_mean
 
-TOOLS = ("mlflow", "wandb", "openlineage")
-_MODULES = {"mlflow": "mlflow", "wandb": "wandb"}
+TOOLS = ("mlflow", "wandb", "tensorboard", "openlineage")
+_MODULES = {"mlflow": "mlflow", "wandb": "wandb", "tensorboard": "tensorboard"}
 _LINEAGE_VARIABLES = ("OPENLINEAGE_URL", "OPENLINEAGE_CONFIG", "OPENLINEAGE__TRANSPORT__TYPE")
 
 

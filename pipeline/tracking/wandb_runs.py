@@ -6,10 +6,10 @@ Where runs go is set by its own variables, such as WANDB_PROJECT and WANDB_MODE.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tirazh.pipeline.tracking.record import RunEnd, RunStart
+from tirazh.pipeline.tracking.record import Entry, RunEnd, RunStart, figures_of_entry
 
 PROJECT = "tirazh"
 
@@ -32,9 +32,15 @@ class WandbRun:
             settings=quiet,
             reinit="create_new",
         )
+        for group in ("train", "eval"):  # a training's steps are not the steps of the tool, which counts its calls
+            self._run.define_metric(f"{group}/*", step_metric="step")
 
     def progress(self, seconds: float, figures: Mapping[str, float]) -> None:
         self._run.log({f"progress/{name}": value for name, value in figures.items()} | {"seconds": seconds})
+
+    def training(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._run.log({**figures_of_entry(entry), "step": entry["step"]})
 
     def end(self, end: RunEnd) -> None:
         self._run.summary.update({**end.figures, "outcome": end.outcome, "sentence": end.sentence})

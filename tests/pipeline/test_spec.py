@@ -77,7 +77,7 @@ def test_a_spec_keeps_the_fingerprint_that_existing_outputs_were_written_with(sp
 
 
 def test_a_setting_of_jobs_and_training_takes_its_help_text_from_the_shared_one() -> None:
-    own_meaning = {"prompt_column", "labels"}  # optional in training, and used differently
+    own_meaning = {"prompt_column", "labels", "keep"}  # used differently in training
     of_jobs = set(helps(GenerateSpec)) | set(helps(ClassifySpec))
     assert of_jobs & set(helps(FinetuneSpec)) - own_meaning == set(SHARED_SETTINGS)
     for spec in SPEC_CLASSES:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -113,14 +114,16 @@ def test_a_killed_worker_does_not_change_the_loss_curve(
     os.kill(workers[-1], signal.SIGKILL)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, err
-    assert "A worker died; all workers resume from step" in err
+    assert err.count("died") == 1, err
+    assert re.search(r"Training worker \d on \S+ died \(.*\); all workers are started again and go on from step", err)
+    assert json.loads((output / "_tirazh/manifest.json").read_text())["worker_deaths"] == 1
     side_by_side("one worker, two, two with one killed", losses(undisturbed), losses(whole), losses(output))
     assert losses(output) == losses(whole)
     assert losses(output) == pytest.approx(losses(undisturbed), abs=0.02)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_the_same_command_resumes_a_run_whose_driver_was_stopped(
     number: signal.Signals,
     command: Command,
@@ -132,13 +135,17 @@ def test_the_same_command_resumes_a_run_whose_driver_was_stopped(
     process = start(*command(output))
     wait_for_step(output, SAVE_STEPS + 10)
     _, err = end(process, number=number)
-    if number == signal.SIGINT:
-        assert process.returncode == 130
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
         assert "run the same command to resume from the last checkpoint" in err
         assert find_newest(output) == len(losses(output)), "a step was lost"
+        assert list(output.glob("_tirazh/trainings/*/losses.svg")), "the curves of an interrupted run"
+    newest = find_newest(output)
     assert not (output / "config.json").exists()
     done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
+    assert f"Going on from step {newest} of {STEPS}" in done.stderr
+    assert "died" not in done.stderr
     side_by_side(f"undisturbed, driver ended by {number.name}", losses(undisturbed), losses(output))
     assert losses(output) == losses(undisturbed)
     assert (output / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
@@ -235,6 +242,24 @@ def test_a_training_whose_driver_was_stopped_does_not_change_the_one_that_took_o
     assert second.returncode == 0, err
     assert losses(output) == losses(undisturbed)
     assert model_files(output) == model_files(undisturbed)
+
+
+@pytest.mark.slow
+def test_a_training_from_a_checkpoint_equals_one_that_was_longer_from_the_beginning(
+    command: Command, tmp_path: Path
+) -> None:
+    """60 steps and then 30 at a constant rate are 90 steps, to the last byte of the model."""
+    constant: dict[str, Any] = {"lr_schedule": "constant", "warmup_steps": 0}
+    first = run_tirazh(
+        *command(tmp_path / "first", **constant, max_steps=60), "--keep-last-checkpoint", timeout_s=TIMEOUT_S
+    )
+    assert first.returncode == 0, first.stderr
+    from_first: dict[str, Any] = {"from": tmp_path / "first"}
+    for name, more in (("straight", {}), ("longer", from_first)):
+        done = run_tirazh(*command(tmp_path / name, **constant, **more, max_steps=90), timeout_s=TIMEOUT_S)
+        assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "longer") == losses(tmp_path / "straight")[60:]
+    assert model_files(tmp_path / "longer") == model_files(tmp_path / "straight")
 
 
 def model_files(output: Path) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from tests.receivers import receiver
 from tirazh.pipeline.execution.metrics import ProgressEvent
+from tirazh.pipeline.finetune.progress import TrainingProgress
 from tirazh.pipeline.tracking import lineage, recorder
-from tirazh.pipeline.tracking.record import RunEnd, RunStart, figures_of_manifest
+from tirazh.pipeline.tracking.record import RunEnd, RunStart, figures_of_entry, figures_of_manifest
 from tirazh.pipeline.tracking.recorder import Recorder
 
 START = RunStart(
@@ -55,6 +57,7 @@ class Stub:
 
     def __init__(self, *, fails: bool = False, wait: threading.Event | None = None) -> None:
         self.calls: list[str] = []
+        self.entries: list[Any] = []
         self._fails, self._wait = fails, wait
 
     def begin(self, start: RunStart) -> None:
@@ -66,6 +69,9 @@ class Stub:
 
     def progress(self, seconds: float, figures: Any) -> None:
         self.calls.append(f"{figures['rows_done']:g} rows")
+
+    def training(self, entries: Any) -> None:
+        self.entries += entries
 
     def end(self, end: RunEnd) -> None:
         self.calls.append(end.outcome)
@@ -101,6 +107,61 @@ def test_only_numbers_of_a_manifest_are_figures() -> None:
     manifest = {"rows": 3, "accuracy": 0.5, "output": "/out", "is_x": True, "evaluation": {"bits": 1.5}}
     assert figures_of_manifest(manifest) == {"rows": 3.0, "accuracy": 0.5, "bits": 1.5}
     assert figures_of_manifest({"rows": 3, "evaluation": None}) == {"rows": 3.0}
+
+
+LOG: list[dict[str, Any]] = [
+    {"step": 0, "perplexity": 40.25, "accuracy": 0.05, "seconds": 1.5},
+    {"step": 1, "loss": 7.034331234567, "learning_rate": 3.3e-5, "grad_norm": None, "tokens": 95, "seconds": 0.51},
+    {"step": 2, "loss": 6.5, "learning_rate": 6.7e-5, "grad_norm": 1.25, "tokens": 90, "seconds": 0.49},
+    {"step": 2, "perplexity": 1.46822, "accuracy": 0.68, "seconds": 1.4},
+]
+
+
+def record_training(tool: str, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record a training of two steps, of which each event has one entry."""
+    monkeypatch.setattr(recorder, "CLOSE_S", 240.0)
+    warnings: list[str] = []
+    made = Recorder((tool,), warnings.append)
+    made.begin(replace(START, kind="finetune", output=str(output)))
+    for entry in LOG:
+        values = {"step": 2, "total_steps": 2, "loss": 6.7, "tokens_per_s": 9.0, "elapsed_s": 1.0, "eta_s": 0.0}
+        made.progress(TrainingProgress(**values, figures={}, entries=(entry,)))
+    made.end(END)
+    assert warnings == []
+
+
+def logged() -> dict[str, list[tuple[int, float]]]:
+    """The figures of the log by name, with their steps."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for entry in LOG:
+        for name, value in figures_of_entry(entry).items():
+            found.setdefault(name, []).append((entry["step"], value))
+    return found
+
+
+def test_every_step_and_evaluation_of_a_training_reaches_a_tool(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tool = Stub()
+    monkeypatch.setattr(recorder, "make_tracker", lambda name: tool)
+    monkeypatch.setattr(tool, "progress", lambda seconds, figures: None)
+    record_training("mlflow", tmp_path, monkeypatch)
+    assert tool.entries == LOG
+    assert set(logged()) >= {"train/loss", "train/grad_norm", "eval/accuracy", "eval/seconds"}
+
+
+def test_tensorboard_reads_back_what_the_log_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = "tensorboard.backend.event_processing.event_accumulator"
+    accumulators = pytest.importorskip(module, reason="needs the extra `tensorboard`")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    record_training("tensorboard", tmp_path, monkeypatch)
+    (folder,) = (tmp_path / "_tirazh/tensorboard").iterdir()
+    events = accumulators.EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    for name, points in logged().items():
+        read = [(each.step, each.value) for each in events.Scalars(name)]
+        assert [step for step, _ in read] == [step for step, _ in points]
+        assert [value for _, value in read] == pytest.approx([value for _, value in points], rel=1e-6)  # float32
 
 
 def without_client(monkeypatch: pytest.MonkeyPatch) -> None:

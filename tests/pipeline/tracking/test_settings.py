@@ -18,7 +18,7 @@ def test_openlineage_is_used_where_the_environment_says_where_events_go() -> Non
 @pytest.mark.parametrize(
     ("section", "says"),
     [
-        ("mlfow", "track must be one of mlflow, wandb, openlineage, not 'mlfow'; did you mean mlflow?"),
+        ("mlfow", "track must be one of mlflow, wandb, tensorboard, openlineage, not 'mlfow'; did you mean mlflow?"),
         (7, "track must be one of"),
         ("openlineage", "needs OPENLINEAGE_URL"),
     ],

@@ -1,0 +1,194 @@
+"""Where a training starts that goes on from a checkpoint of another one: `--from OUTPUT` or `--from OUTPUT@STEP`.
+
+With the same data, seed and batch size it goes on in the order of the other training: its first step follows that of
+the checkpoint, and its number of steps counts from the beginning. With other data it begins at step 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tirazh.errors import OutputError, RequestError
+from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
+from tirazh.model.training.config import StartCheckpoint
+from tirazh.model.training.log import read_log
+from tirazh.pipeline.finetune.identity import find_differences
+from tirazh.pipeline.finetune.output import TrainingOutput
+from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.storage.filesystem import full_uri, is_remote
+
+# What decides which sequences a step takes.
+_ORDER = (
+    *("files", "text_column", "prompt_column", "completion_column", "template", "labels", "truncate", "limit"),
+    *("packing", "seq_length", "tokenizer", "seed", "batch_size"),
+)
+# What decides which weights a checkpoint holds.
+_WEIGHTS = {"lora_rank": "--lora-rank", "lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingStart:
+    """`text` is the value of --from with an absolute path. `folder` is the checkpoint, of the training with the id
+    `training` and its step `step`; the new training begins after `first_step` steps."""
+
+    text: str
+    training: str
+    folder: str
+    step: int
+    first_step: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the stored request holds, from which `find_start` reads it again."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A checkpoint, the stored request of its training, and when that last wrote to its log."""
+
+    request: Mapping[str, Any]
+    checkpoint: TrainingCheckpoint
+    is_good: bool
+    time: float
+
+
+def find_start(spec: FinetuneSpec, output: str, identity: Mapping[str, Any]) -> TrainingStart:
+    """Find the checkpoint that --from names, for a request with this `identity` (without --from) and `output`.
+
+    A training that has started keeps its checkpoint: the same request finds the one that it began with. Raises
+    OutputError when there is none, and RequestError when it does not fit the request.
+    """
+    assert spec.from_checkpoint is not None
+    path, step = _parse(spec.from_checkpoint)
+    text = path if step is None else f"{path}@{step}"
+    for request in TrainingOutput(Path(output)).requests():
+        saved = request.get("start")
+        own = {name: value for name, value in request["identity"].items() if name != "from_checkpoint"}
+        if saved is not None and saved["text"] == text and not find_differences(own, identity):
+            return TrainingStart(**saved)
+    found = _choose(path, step, _checkpoints(TrainingOutput(Path(path))))
+    _check_model(spec, found.request["identity"], identity)
+    number = found.checkpoint.step
+    goes_on = _order(found.request["identity"]) == _order(identity)
+    if goes_on and spec.max_steps is not None and spec.max_steps <= number:
+        raise RequestError(
+            f"--max-steps {spec.max_steps} counts from the beginning of the training, and {text} is at step {number}; "
+            "give more"
+        )
+    return TrainingStart(
+        text=text,
+        training=found.request["training"],
+        folder=str(found.checkpoint.folder),
+        step=number,
+        first_step=number if goes_on else 0,
+    )
+
+
+def newest_good(checkpoints: Sequence[TrainingCheckpoint], log: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the step of the newest checkpoint that a training can go on from; None when there is none.
+
+    When a step was stopped by a loss or a norm that is not finite, the weights before it gave that figure: a
+    checkpoint of these would give it again.
+    """
+    good = [each.step for each in checkpoints if _is_good(each.step, log)]
+    return max(good, default=None)
+
+
+def start_checkpoint(start: Mapping[str, Any] | None, *, fresh_optimizer: bool) -> StartCheckpoint | None:
+    """Return what the workers read, for the `start` of a stored request."""
+    if start is None:
+        return None
+    return StartCheckpoint(folder=start["folder"], step=start["step"], with_optimizer=not fresh_optimizer)
+
+
+def check_start(start: Mapping[str, Any] | None, *, is_needed: bool) -> None:
+    """Raise OutputError when the checkpoint to start from is gone, and the training has none of its own."""
+    if start is not None and is_needed and not Path(start["folder"]).is_dir():
+        raise OutputError(f"--from {start['text']}: its checkpoint {start['folder']} was removed; name another one")
+
+
+def describe_start(start: Mapping[str, Any], *, fresh_optimizer: bool) -> str:
+    """Return one line about where a training starts."""
+    optimizer = "the weights, with a new optimizer," if fresh_optimizer else "the weights and the optimizer"
+    place = (
+        f"its first step is {start['first_step'] + 1:,}, in the same order of the data"
+        if start["first_step"]
+        else "it begins at step 0, as the data, the seed or the batches differ"
+    )
+    return f"It starts from {optimizer} of {start['text']}, step {start['step']:,}; {place}"
+
+
+def names_output(spec: FinetuneSpec, output: str) -> bool:
+    """Whether --from names a training in the output itself."""
+    return spec.from_checkpoint is not None and _parse(spec.from_checkpoint)[0] == output
+
+
+def _is_good(step: int, log: Sequence[Mapping[str, Any]]) -> bool:
+    return not (log and "stopped" in log[-1]) or step < log[-1]["step"] - 1
+
+
+def _parse(text: str) -> tuple[str, int | None]:
+    """Return the absolute path of an output and the step, None for the newest checkpoint."""
+    path, sign, number = text.rpartition("@")
+    if not (sign and path and number.isdecimal()) or Path(text).exists():
+        path, number = text, ""
+    path = full_uri(path)
+    if is_remote(path):
+        raise RequestError(f"--from {path} is in an object store; give a directory on a disk")
+    return path, int(number) if number else None
+
+
+def _checkpoints(output: TrainingOutput) -> list[_Found]:
+    found = []
+    for request in output.requests():
+        work = output.work(request["training"])
+        log = read_log(work.log)
+        for folder in (work.checkpoints, output.checkpoints):
+            for checkpoint in find_checkpoints(folder, request["training"]):
+                time = (work.log if log else folder).stat().st_mtime
+                found.append(_Found(request, checkpoint, _is_good(checkpoint.step, log), time))
+    return found
+
+
+def _choose(path: str, step: int | None, found: Sequence[_Found]) -> _Found:
+    """Return the newest good checkpoint, or that of `step`, of the training that ran last."""
+    fitting = [each for each in found if (each.is_good if step is None else each.checkpoint.step == step)]
+    if fitting:
+        return max(fitting, key=lambda each: (each.time, each.checkpoint.step))
+    if found:
+        steps = ", ".join(map(str, sorted({each.checkpoint.step for each in found})))
+        if step is None:
+            raise OutputError(
+                f"--from {path}: the loss was not finite right after its only checkpoint ({steps}); start again with "
+                "other settings"
+            )
+        raise OutputError(f"--from {path}@{step}: there is no checkpoint of step {step}, but of {steps}")
+    if TrainingOutput(Path(path)).config.is_file():
+        raise OutputError(
+            f"--from {path}: its training is complete and kept no checkpoint (--keep-last-checkpoint does); give "
+            "--model with this directory to start from its weights"
+        )
+    raise OutputError(f"--from {path}: there is no training checkpoint; give the --output of a training")
+
+
+def _check_model(spec: FinetuneSpec, theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    if theirs["model_fingerprint"] != own["model_fingerprint"]:
+        raise RequestError(f"--from is a training of another model; give its --model, {theirs['model']}")
+    names = _WEIGHTS if spec.lora_rank or theirs["lora_rank"] else ()
+    for name in names:
+        if _plain(theirs[name]) != _plain(own[name]):
+            shown = " ".join(map(str, theirs[name])) if isinstance(theirs[name], list) else theirs[name]
+            raise RequestError(f"--from is a training with {_WEIGHTS[name]} {shown}; give the same")
+
+
+def _order(identity: Mapping[str, Any]) -> list[Any]:
+    return [_plain(identity.get(name)) for name in _ORDER]
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON has it: lists for tuples."""
+    return json.loads(json.dumps(value))
