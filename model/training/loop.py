@@ -28,6 +28,7 @@ from tirazh.model.training.checkpoint import (
     write_checkpoint,
 )
 from tirazh.model.training.config import TrainingConfig
+from tirazh.model.training.disk_room import CHECKPOINT_BYTES_PER_WEIGHT
 from tirazh.model.training.evaluation import label_accuracy, perplexity
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.log import TrainingLog
@@ -63,6 +64,11 @@ class Training:
         self._log: TrainingLog | None = None
         if self.rank == 0:
             self._log = self._guard(lambda: TrainingLog(Path(config.log), start_step=self.start_step))
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """The bytes of one checkpoint."""
+        return CHECKPOINT_BYTES_PER_WEIGHT * sum(map(math.prod, self._shapes.values()))
 
     def run(self) -> None:
         """Train to the last step, whose checkpoint becomes the exported model.

@@ -8,33 +8,35 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import ray
-
 from tirazh.actors.cores import usable_cores
 from tirazh.actors.dtype import resolve_dtype
-from tirazh.actors.training_group import TrainingGroupConfig, refuse_too_many, run_group
+from tirazh.actors.training_group import TrainingGroupConfig, choose_device, refuse_too_many, run_group
 from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
 from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig
+from tirazh.model.training.disk_room import explaining_full_disk
 from tirazh.model.training.export import export_model
 from tirazh.model.training.log import read_log
 from tirazh.pipeline.execution.cluster.address import is_cluster
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
+from tirazh.pipeline.finetune.forecast.describe import total_steps, workers_note
+from tirazh.pipeline.finetune.forecast.disk import check_room
 from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.loss_plot import draw_losses
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan, absolute_model, absolute_settings, plan_finetune
 from tirazh.pipeline.finetune.progress import LogFollower, OnTraining
 from tirazh.pipeline.finetune.publish import Result, publish_model
+from tirazh.pipeline.finetune.row_account import cut_text, skipped_text
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.work_folder import WorkFolder
 from tirazh.pipeline.output.leases.lease import Lease, hold
@@ -65,6 +67,7 @@ def run_finetune(
         tell(f"--overwrite removes nothing of this training, which is {state}")
     if manifest is not None:
         return manifest
+    check_room(plan)
     try:
         with hold(OutputFiles(plan.storage, plan.output), lease_s=spec.lease_s, tell=tell) as lease:
             lease.confirm()
@@ -73,10 +76,16 @@ def run_finetune(
             manifest = output.read_manifest(saved)
             if manifest is not None:
                 return manifest
-            with _removed_on_refusal(output, lease), ray_cluster(spec.address, extra_cpus=spec.workers, tell=tell):
+            full_disk = explaining_full_disk(output.folder)
+            with (
+                full_disk,
+                _removed_on_refusal(output, lease),
+                ray_cluster(spec.address, extra_cpus=spec.workers, tell=tell),
+            ):
                 run = _prepare(plan, output, lease, saved, tell)
                 run.train(on_progress, tell)
-            return run.finish(time.monotonic() - started_at)
+            with explaining_full_disk(output.folder):
+                return run.finish(time.monotonic() - started_at)
     except RequestError:
         output.remove_if_empty()
         raise
@@ -220,8 +229,10 @@ def _prepare(
     Evaluation data are written every time: they may change between runs.
     """
     spec = plan.spec
-    device = _resolve_device(spec)
+    device = choose_device(spec.device, spec.workers)
     refuse_too_many(spec.workers, device)
+    if tell is not None and device == "cpu" and not is_cluster(spec.address) and spec.workers > usable_cores():
+        tell(workers_note(spec.workers))
     dtype = saved["dtype"] if saved is not None else resolve_dtype(device) if spec.dtype == "auto" else spec.dtype
     if dtype == "float16" and device == "cpu":
         raise RequestError("--dtype float16 needs GPUs for training; give bfloat16 or float32 on CPUs")
@@ -242,20 +253,29 @@ def _prepare(
                 for line in files.notes:
                     tell(line)
             tell(f"Reading {plan.training.rows:,} rows ...")
-        _write_data(run)
+        _write_data(run, tell)
     return run
 
 
-def _write_data(run: _Run) -> None:
+def _write_data(run: _Run, tell: Tell | None) -> None:
     """Write the sequences to train on and then the request, which gets their counts."""
     plan, spec = run.plan, run.plan.spec
     written, guard = run.work.of_run("train", run.name), run.lease.token.guard
     corpus = _corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
     counts = write_corpus(written, plan.training, plan.storage, plan.documents(), corpus)
-    total = spec.max_steps or max(1, math.ceil(spec.epochs * counts["sequences"] / spec.batch_size))
-    run.request.update({"total_steps": total} | counts)
+    if tell is not None:
+        _tell_of_rows(counts, tell)
+    run.request.update({"total_steps": total_steps(spec, counts["sequences"])} | counts)
     guard(lambda: run.work.publish_data(written))
     guard(lambda: run.work.write_request(run.request))
+
+
+def _tell_of_rows(counts: Mapping[str, Any], tell: Tell) -> None:
+    if counts["skipped"]:
+        tell(f"Rows that cannot be used are skipped: {skipped_text(counts)}")
+    cut = cut_text(counts)
+    if cut is not None:
+        tell(f"{cut} (a longer --seq-length keeps more)")
 
 
 def _write_evaluation(run: _Run) -> None:
@@ -280,12 +300,6 @@ def _corpus_config(plan: FinetunePlan, *, limit: int | None, packing: str, seed:
         seed=seed,
         max_error_rate=plan.spec.max_error_rate,
     )
-
-
-def _resolve_device(spec: FinetuneSpec) -> str:
-    """Resolve `--device auto`: GPUs if the cluster has one for every worker."""
-    has_gpus = ray.cluster_resources().get("GPU", 0) >= spec.workers
-    return "cuda" if spec.device == "cuda" or (spec.device == "auto" and has_gpus) else "cpu"
 
 
 def _threads(spec: FinetuneSpec) -> int:
