@@ -87,7 +87,7 @@ def run_group(config: TrainingConfig, group: TrainingGroupConfig) -> None:
         raise failure
 
 
-class _EndsForReasons(UserCallback):
+class _EndsForReasons(UserCallback):  # type: ignore[misc]
     """Ends the run, without another group, when a worker has failed for a reason of its own, such as a full disk.
 
     Another group would fail in the same way. Runs in Ray Train's controller, which starts no group after an error of

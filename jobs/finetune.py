@@ -29,7 +29,7 @@ def run_training(options: argparse.Namespace) -> int:
     spec = _spec_from_options(options)
     if options.dry_run:
         return show_training_plan(spec, options, refuses=True)
-    from tirazh.jobs.terminal.training_text import row_lines
+    from tirazh.jobs.terminal.training_text import row_lines, without_accounts
     from tirazh.pipeline.finetune.run import run_finetune
 
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
@@ -54,7 +54,7 @@ def run_training(options: argparse.Namespace) -> int:
     notifying.note_manifest(manifest)
     facts = _facts(manifest)
     if not options.json:
-        facts |= row_lines(manifest)
+        facts = without_accounts(facts) | row_lines(manifest)
     console.show_facts(facts, as_json=options.json, quiet=options.quiet)
     return 0
 
@@ -91,6 +91,6 @@ def show_training_plan(
 def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of the manifest that the summary prints."""
     names = ("output", "total_steps", "sequences", "trained_tokens", "skipped", "first_loss", "last_loss", "seconds")
-    names = (*names, *(name for name in ("skipped_reasons", "cut_texts", "cut_tokens") if name in manifest))
-    facts = {name: manifest[name] for name in names} | dict(manifest["evaluation"])
+    accounts = (name for name in ("skipped_reasons", "cut_texts", "cut_tokens") if name in manifest)
+    facts = {name: manifest[name] for name in (*names, *accounts)} | dict(manifest["evaluation"])
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}

@@ -39,6 +39,11 @@ def row_lines(manifest: Mapping[str, Any]) -> dict[str, str]:
     return lines | ({"cut": cut} if cut is not None else {})
 
 
+def without_accounts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts without those that `row_lines` shows."""
+    return {name: value for name, value in facts.items() if name not in ("skipped_reasons", "cut_texts", "cut_tokens")}
+
+
 def _memory_lines(plan: Mapping[str, Any]) -> dict[str, str]:
     parts = ", ".join(f"{name} {bytes_text(count)}" for name, count in plan["memory_bytes"].items() if count)
     free = plan["free_memory_bytes"]

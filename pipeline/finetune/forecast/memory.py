@@ -7,34 +7,41 @@ Those of GPUs have the same parts; they were not measured.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import prod
 
-from tirazh.model.config import ModelConfig
+from tirazh.model.config import ModelConfig, expected_shapes
 from tirazh.pipeline.finetune.forecast.disk import count_trained, count_weights
 from tirazh.pipeline.finetune.forecast.sample import CorpusSample
 from tirazh.pipeline.finetune.plan import FinetunePlan
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 
-# A worker's Python with torch, DeepSpeed and Ray, before it loads a model.
-LIBRARY_BYTES = 480 << 20
+# A worker's Python with torch, DeepSpeed and Ray, once it trains a model of no size.
+LIBRARY_BYTES = 500 << 20
 _HALF = ("bfloat16", "float16")
-# Tensors of the size of a layer's output that one layer keeps for the backward pass.
-_LAYER_TENSORS = 26
-# Tensors of the size of the logits that the loss and its gradient take at the same time, in float32.
-_LOGIT_TENSORS = 4
+# Tensors of the size of a layer's output that a layer keeps for the backward pass, and that its own backward pass takes
+# with activation checkpointing.
+_KEPT_TENSORS, _LAYER_TENSORS = 11, 22
+# Float32 tensors of the size of the logits that the loss and its gradient take at the same time.
+_LOGIT_TENSORS = 3
+# Bytes of buffers in an optimizer step: for each trained weight of a worker's share with ZeRO (gradients in float32 and
+# what Adam makes of its states), and for those of the largest tensor without, as Adam takes one at a time.
+_ZERO_BUFFERS, _ADAM_BUFFERS = 15, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerMemory:
     """Bytes of one worker at its peak, by what they hold.
 
-    `loading` is what loading the model takes beyond the rest. Of the total, `host` bytes are in the memory of the host;
-    on a CPU all are.
+    `update` and `loading` are what an optimizer step, and loading the model, take beyond the backward pass with its
+    `activations`: these peaks are at different times. With `on_gpu` the libraries and the loading are on the host, as
+    are `offloaded` bytes of the others.
     """
 
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    update: int
     loading: int
     libraries: int
     on_gpu: bool = False
@@ -43,7 +50,7 @@ class WorkerMemory:
     @property
     def total(self) -> int:
         """The bytes on the device: those of a GPU without the libraries and the loading, which are on the host."""
-        trained = self.weights + self.gradients + self.optimizer + self.activations
+        trained = self.weights + self.gradients + self.optimizer + self.activations + self.update
         return trained - self.offloaded if self.on_gpu else trained + self.loading + self.libraries
 
     @property
@@ -79,7 +86,10 @@ def estimate(
     gradients = item * trained // (workers if stage >= 2 else 1)
     optimizer = (12 if is_half else 8) * trained // (workers if stage >= 1 else 1)
     activations = _activations(config, spec, tokens=tokens, trained_share=trained_share, item=item)
-    rest = held + gradients + optimizer + activations
+    sharded, largest = trained // workers, max(map(prod, expected_shapes(config).values()))
+    buffers = _ZERO_BUFFERS * sharded if stage else _ADAM_BUFFERS * min(largest, trained)
+    update = max(0, buffers - activations)
+    rest = held + gradients + optimizer + activations + update
     on_gpu = device == "cuda"
     # The whole model in float32, and the copy in the dtype of the training beside it.
     loading = 4 * all_weights + (item * all_weights if is_half else 0)
@@ -90,6 +100,7 @@ def estimate(
         gradients=gradients,
         optimizer=optimizer,
         activations=activations,
+        update=update,
         loading=loading if on_gpu else max(0, loading - rest),
         libraries=LIBRARY_BYTES,
         on_gpu=on_gpu,
@@ -100,12 +111,11 @@ def estimate(
 def _activations(config: ModelConfig, spec: FinetuneSpec, *, tokens: int, trained_share: float, item: int) -> int:
     """The bytes of a microbatch: what its layers keep for the backward pass, and its logits."""
     count = spec.micro_batch_size * tokens
-    layer = count * config.hidden_size * item * _LAYER_TENSORS
-    layers = layer * config.num_layers
+    kept = _KEPT_TENSORS * config.num_layers
     if spec.activation_checkpointing:
-        layers = layer + count * config.hidden_size * item * config.num_layers
+        kept = config.num_layers + _LAYER_TENSORS
     logits = round(count * trained_share) * config.vocab_size
-    return layers + logits * (4 * _LOGIT_TENSORS + (item if item == 2 else 0))
+    return count * config.hidden_size * item * kept + logits * 4 * _LOGIT_TENSORS
 
 
 def _longest_sequence(plan: FinetunePlan, sample: CorpusSample) -> int:
