@@ -29,7 +29,7 @@ def run_training(options: argparse.Namespace) -> int:
     spec = _spec_from_options(options)
     if options.dry_run:
         return show_training_plan(spec, options, refuses=True)
-    from tirazh.jobs.terminal.training_text import row_lines, without_accounts
+    from tirazh.jobs.training_text import row_lines, without_accounts
     from tirazh.pipeline.finetune.run import run_finetune
 
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
@@ -77,7 +77,7 @@ def show_training_plan(
 ) -> int:
     """Print what the training would do. With `refuses` a disk that is too small is an error. Raises TirazhError."""
     from tirazh.jobs.planning import training_facts
-    from tirazh.jobs.terminal.training_text import plan_lines
+    from tirazh.jobs.training_text import plan_lines
 
     with console.only_json(options.json):
         facts = training_facts(spec, probe=probe, refuses=refuses)

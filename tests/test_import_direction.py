@@ -42,6 +42,7 @@ TORCH_FREE = {
     "tirazh.model.requests",
     "tirazh.model.tokenizer",
     "tirazh.model.training.checkpoint",
+    "tirazh.model.training.disk_room",
     "tirazh.model.training.export",
     "tirazh.model.training.label_file",
     "tirazh.model.training.log",

@@ -72,9 +72,14 @@ def checked_cluster(spec: AnySpec, display: Display[Any]) -> Iterator[None]:
     from tirazh.jobs.cluster.job_log import READY, FigureLines
     from tirazh.pipeline.execution.cluster.checks import check_cluster
     from tirazh.pipeline.execution.ray_session import ray_cluster
+    from tirazh.pipeline.finetune.cluster_checks import check_for_training
+    from tirazh.pipeline.finetune.spec import FinetuneSpec
 
     with ray_cluster(spec.address, extra_cpus=0):
-        check_cluster(spec, tell=display.say)
+        if isinstance(spec, FinetuneSpec):
+            check_for_training(spec)
+        else:
+            check_cluster(spec, tell=display.say)
         if isinstance(display, FigureLines):
             display.print_figures({"state": READY})
         yield

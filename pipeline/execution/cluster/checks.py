@@ -18,12 +18,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import bundle, refuse_impossible
-from tirazh.actors.training_group import choose_device, refuse_too_many
 from tirazh.errors import InputError, RequestError, TirazhError
 from tirazh.pipeline.execution.cluster.packages import SAME_EVERYWHERE, compare_nodes, describe_node, machine_name
 from tirazh.pipeline.execution.cluster.probe import NodeProbe, check_nodes, make_probe, other_machines
 from tirazh.pipeline.execution.ray_session import resolve_device
-from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.input.listing.files import list_inputs
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.spec import JobSpec, StepsSpec, parse_replicas
@@ -33,43 +31,29 @@ Tell = Callable[[str], None]
 _ANSWER_TIMEOUT_S = 25.0
 
 
-def check_cluster(spec: JobSpec | StepsSpec | FinetuneSpec, *, tell: Tell) -> None:
+def check_cluster(spec: JobSpec | StepsSpec, *, tell: Tell) -> None:
     """Check all machines of the connected cluster; nothing is left behind.
 
     `tell` receives a sentence if the cluster holds fewer replicas now than the job asks for. Raises RequestError that
     names the machine and what it lacks.
     """
-    if isinstance(spec, FinetuneSpec):
-        _check_for_training(spec)
-        return
     jobs = [spec] if isinstance(spec, JobSpec) else spec.model_steps
     check_packages()
     output = OutputFiles.at(spec.output, Storage(spec.endpoint_url))
     device = {job.model: resolve_device(job) for job in jobs}
-    with _first_probe(output, _inputs(jobs)) as probe:
+    with first_probe(output, _inputs(jobs)) as probe:
         for model in device:
-            _check_paths(replace(probe, model=_model_directory(output, model)), needs_gpu=device[model] == "cuda")
+            check_paths(replace(probe, model=model_directory(output, model)), needs_gpu=device[model] == "cuda")
     for job in jobs:
         check_resources(job, device[job.model], tell=tell)
 
 
-def _check_for_training(spec: FinetuneSpec) -> None:
-    """The machine of the driver must read the input; those of workers the model and the output, which all write."""
-    check_packages((*SAME_EVERYWHERE, "peft") if spec.lora_rank else SAME_EVERYWHERE)
-    device = choose_device(spec.device, spec.workers)
-    refuse_too_many(spec.workers, device)
-    output = OutputFiles.at(spec.output, Storage(spec.endpoint_url))
-    inputs = _files((*spec.input, *spec.eval_input, *spec.label_input), spec.endpoint_url)
-    with _first_probe(output, inputs) as probe:
-        asked = replace(probe, model=_model_directory(output, spec.model), needs_disk=True)
-        _check_paths(asked, others=replace(asked, inputs=()), needs_gpu=device == "cuda")
-
-
-def _model_directory(output: OutputFiles, model: str) -> str:
+def model_directory(output: OutputFiles, model: str) -> str:
+    """The path of a model as all machines know it, or its name."""
     return make_probe(output.storage, output.directory, output.own, (), model).model
 
 
-def _check_paths(probe: NodeProbe, *, others: NodeProbe | None = None, needs_gpu: bool) -> None:
+def check_paths(probe: NodeProbe, *, others: NodeProbe | None = None, needs_gpu: bool) -> None:
     """Raise RequestError with what this machine does not reach, or another one; that is asked for `others`."""
     problem = probe.problem()
     if problem is not None:
@@ -114,10 +98,11 @@ def check_resources(spec: JobSpec, device: str, *, tell: Tell) -> None:
 
 def _inputs(jobs: Sequence[JobSpec]) -> list[str]:
     """The files of all inputs, as this machine lists them."""
-    return [uri for job in jobs if job.input for uri in _files(job.input, job.endpoint_url)]
+    return [uri for job in jobs if job.input for uri in input_files(job.input, job.endpoint_url)]
 
 
-def _files(inputs: Sequence[str], endpoint_url: str | None) -> list[str]:
+def input_files(inputs: Sequence[str], endpoint_url: str | None) -> list[str]:
+    """The files of these inputs, as this machine lists them. Raises InputError, which names the machine."""
     try:
         return [file.uri for file in list_inputs(Storage(endpoint_url), list(map(full_uri, inputs)))]
     except InputError as error:
@@ -128,7 +113,7 @@ def _files(inputs: Sequence[str], endpoint_url: str | None) -> list[str]:
 
 
 @contextmanager
-def _first_probe(output: OutputFiles, inputs: Sequence[str]) -> Iterator[NodeProbe]:
+def first_probe(output: OutputFiles, inputs: Sequence[str]) -> Iterator[NodeProbe]:
     """Inside the block, the probe file is in the output. Directories that were made for it are removed after it."""
     probe = replace(make_probe(output.storage, output.directory, output.own, inputs, "embedded"), is_written=True)
     made = [] if is_remote(output.directory) else [output.own(), output.directory]

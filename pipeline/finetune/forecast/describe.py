@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from tirazh.actors.cores import usable_cores
-from tirazh.model.host_memory import free_host_bytes
+from tirazh.actors.training_probe import count_gpus, free_host_bytes
 from tirazh.model.training.disk_room import bytes_text, free_bytes
 from tirazh.model.training.log import read_log
 from tirazh.pipeline.finetune.forecast.disk import count_trained, count_weights, disk_bytes, room_problem
@@ -83,9 +83,7 @@ def _device(spec: FinetuneSpec) -> str:
     """What `--device auto` is on this machine; that of a cluster may be another."""
     if spec.device != "auto":
         return "cuda" if spec.device == "cuda" else "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.device_count() >= spec.workers else "cpu"
+    return "cuda" if count_gpus() >= spec.workers else "cpu"
 
 
 def _dtype(spec: FinetuneSpec) -> str:

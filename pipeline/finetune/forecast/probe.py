@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.actors.cores import usable_cores
+from tirazh.actors.training_probe import step_seconds
 from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig
 from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus
 from tirazh.pipeline.finetune.plan import FinetunePlan, absolute_model, absolute_settings, plan_finetune
@@ -25,12 +26,10 @@ def probe_training(spec: FinetuneSpec, facts: Mapping[str, Any]) -> dict[str, An
 
     Needs the memory of a worker; writes only to a temporary directory. Raises InputError for rows that cannot be used.
     """
-    from tirazh.model.training.probe import measure_step_s
-
     plan = plan_finetune(spec)
     with tempfile.TemporaryDirectory(prefix="tirazh-probe-") as folder:
         config = _config(plan, Path(folder), device=facts["device"], dtype=facts["dtype"])
-        step_s = measure_step_s(config)
+        step_s = step_seconds(config)
     # Workers on this machine share the cores that the step was measured with; GPUs and machines come on top.
     shares = spec.workers if facts["device"] == "cuda" or spec.address else 1
     seconds = _START_S + facts["steps"] * step_s / shares

@@ -17,7 +17,7 @@ from tests.system.tiny_model import TINY, write_tiny_model
 from tirazh.errors import OutputError
 from tirazh.jobs.planning import training_facts
 from tirazh.jobs.settings import build_finetune_spec
-from tirazh.jobs.terminal.training_text import plan_lines
+from tirazh.jobs.training_text import plan_lines
 from tirazh.pipeline.finetune.forecast.describe import describe_training
 from tirazh.pipeline.finetune.forecast.disk import check_room, count_trained, count_weights
 from tirazh.pipeline.finetune.plan import plan_finetune
