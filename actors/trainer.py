@@ -6,6 +6,7 @@ The loop resumes from the newest complete checkpoint on disk, whatever ended the
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ CONFIG = "config"
 def train_worker(settings: dict[str, Any]) -> None:
     """Run one worker. `settings[CONFIG]` is a `tirazh.model.training.config.TrainingConfig`.
 
-    Raises JobError when another run has taken over the output.
+    Raises JobError when another run has taken over the output, and when the disk is full.
     """
     config: TrainingConfig = settings[CONFIG]
     if config.fence is not None:
@@ -25,8 +26,13 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     import torch
 
+    from tirazh.model.training.disk_room import explaining_full_disk
     from tirazh.model.training.loop import Training
 
     if config.device == "cpu":
         torch.set_num_threads(max(1, config.threads))
-    Training(config).run()
+    folder = Path(config.checkpoints).parent
+    with explaining_full_disk(folder):
+        training = Training(config)
+    with explaining_full_disk(folder, needed=training.checkpoint_bytes):
+        training.run()

@@ -10,14 +10,15 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import ray
 import ray.train
 from ray.exceptions import RayActorError
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from tirazh.actors.rendezvous import training_environment
 from tirazh.actors.trainer import CONFIG, train_worker
@@ -46,7 +47,14 @@ def refuse_too_many(workers: int, device: str) -> None:
     kind = "GPU" if device == "cuda" else "CPU"
     has = ray.cluster_resources().get(kind, 0)
     if has < workers:
-        raise RequestError(f"--workers {workers} on --device {device} need {workers} {kind}s, but Ray has {has:g}")
+        needed = f"needs 1 {kind}" if workers == 1 else f"need {workers} {kind}s"
+        raise RequestError(f"--workers {workers} on --device {device} {needed}, but Ray has {has:g}")
+
+
+def choose_device(device: str, workers: int) -> str:
+    """Resolve `auto`: "cuda" if the connected Ray has a GPU for every worker, else "cpu"."""
+    has_gpus = ray.cluster_resources().get("GPU", 0) >= workers
+    return "cuda" if device == "cuda" or (device == "auto" and has_gpus) else "cpu"
 
 
 def run_group(config: TrainingConfig, group: TrainingGroupConfig) -> None:
@@ -64,7 +72,7 @@ def run_group(config: TrainingConfig, group: TrainingGroupConfig) -> None:
             name=uuid4().hex,  # a new name: Ray Train must not resume from its own state of an earlier run
             storage_path=str(Path(group.storage)),
             failure_config=FailureConfig(max_failures=group.max_restarts),
-            callbacks=[FailureLog(group.failures, config.fence)],
+            callbacks=[FailureLog(group.failures, config.fence), _EndsForReasons()],
             logging_config=LoggingConfig(log_level="ERROR"),
             worker_runtime_env={
                 "env_vars": training_environment(device=config.device, threads=config.threads, is_one_host=is_one_host)
@@ -79,6 +87,21 @@ def run_group(config: TrainingConfig, group: TrainingGroupConfig) -> None:
         raise _explained(failure, group) from failure
     if failure is not None:
         raise failure
+
+
+class _EndsForReasons(UserCallback):  # type: ignore[misc]
+    """Ends the run, without another group, when a worker has failed for a reason of its own, such as a full disk.
+
+    Another group would fail in the same way. Runs in Ray Train's controller, which starts no group after an error of
+    its own.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called by Ray Train with the errors of the workers by their ranks."""
+        for failure in worker_exceptions.values():
+            cause = _cause(failure)
+            if isinstance(cause, TirazhError):
+                raise ControllerError(cause)
 
 
 def _fit(trainer: TorchTrainer, stop_request: Path) -> BaseException | None:
@@ -125,6 +148,8 @@ def _bundle(device: str) -> dict[str, float]:
 def _explained(error: TrainingFailedError, group: TrainingGroupConfig) -> TirazhError:
     """Return the error of the worker that failed for a reason of its own; the others only lost
     their connection."""
+    if isinstance(error, ControllerError) and isinstance(error.controller_failure, TirazhError):
+        return error.controller_failure
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
     causes = {rank: cause_of(failure) for rank, failure in failures.items()}
     for cause in causes.values():

@@ -15,10 +15,10 @@ from tirazh.errors import RequestError
 from tirazh.jobs import console, notifying
 from tirazh.jobs.cluster import commands as cluster
 from tirazh.jobs.cluster import driver
-from tirazh.jobs.finetune import run_training
+from tirazh.jobs.finetune import run_training, show_training_plan
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
-from tirazh.jobs.job_files.job_file import read_job_file, resolve_flags, spec_from_file, spec_of
+from tirazh.jobs.job_files.job_file import any_spec_from_file, read_job_file, resolve_flags, spec_from_file, spec_of
 from tirazh.jobs.job_files.variables import make_variables
 from tirazh.jobs.library_output import redirect_library_output
 from tirazh.jobs.outputs.calibrate import run_calibration
@@ -30,6 +30,7 @@ from tirazh.jobs.outputs.report import run_report
 from tirazh.jobs.settings import FINETUNE, build_spec
 from tirazh.jobs.tuning.command import run_tuning
 from tirazh.model.config import ModelSettings
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.history.start_time import process_start
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 
@@ -88,9 +89,13 @@ def spec_from_options(kind: str, options: argparse.Namespace) -> JobSpec:
 
 def plan(options: argparse.Namespace) -> int:
     """Run `tirazh plan`."""
-    spec = spec_from_file(options.job, options.variables)
+    spec = any_spec_from_file(options.job, options.variables)
     redirected = redirect_library_output(os.devnull, wanted=options.probe and not options.verbose)
     with redirected:
+        if isinstance(spec, FinetuneSpec):
+            if options.price_per_hour is not None:
+                raise RequestError("--price-per-hour is for jobs over rows; the plan of a training has no cost")
+            return show_training_plan(spec, options, probe=options.probe)
         return _show_plan(spec, options, probe=options.probe, price_per_hour=options.price_per_hour)
 
 

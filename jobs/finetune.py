@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import JobError, RequestError
 from tirazh.jobs import console, notifying
+from tirazh.jobs.cluster import driver
 from tirazh.jobs.flags import given_settings
 from tirazh.jobs.interrupts import interruptible
 from tirazh.jobs.job_files.job_file import read_job_file, resolve_flags
@@ -32,16 +33,22 @@ def run_training(options: argparse.Namespace) -> int:
     """Run the command and return its exit code. Raises TirazhError."""
     spec = _spec_from_options(options)
     if options.dry_run:
-        return _show_plan(spec, options)
-    from tirazh.jobs.training_progress import TrainingDisplay
+        return show_training_plan(spec, options, refuses=True)
+    from tirazh.jobs.training_text import row_lines, without_accounts
     from tirazh.pipeline.finetune.run import run_finetune
     from tirazh.pipeline.finetune.summary import TrainingStopped
 
     redirected = redirect_library_output(spec.output, endpoint_url=spec.endpoint_url, wanted=not options.verbose)
     with console.only_json(options.json), redirected as stream:
-        display = TrainingDisplay("quiet" if options.quiet else options.progress, stream=stream)
+        display = driver.training_display("quiet" if options.quiet else options.progress, stream, output=spec.output)
         tracking = tracked(spec, options.track_tools)
-        with interruptible(display.interrupted, stream=stream, patience_s=_SAVING_S), display, tracking as tracker:
+        patience_s = driver.saving_s(_SAVING_S)
+        with (
+            interruptible(display.interrupted, stream=stream, patience_s=patience_s),
+            driver.checked_cluster(spec, display),
+            display,
+            tracking as tracker,
+        ):
 
             def show(event: TrainingProgress) -> None:
                 display.show(event)
@@ -52,8 +59,12 @@ def run_training(options: argparse.Namespace) -> int:
             except TrainingStopped as error:
                 raise with_command(error, sys.argv) from None
             tracker.finish(manifest)
+        driver.log_result(display, manifest)
     notifying.note_manifest(manifest)
-    console.show_facts(_facts(manifest), as_json=options.json, quiet=options.quiet)
+    facts = _facts(manifest)
+    if not options.json:
+        facts = without_accounts(facts) | row_lines(manifest)
+    console.show_facts(facts, as_json=options.json, quiet=options.quiet)
     return 0
 
 
@@ -88,30 +99,27 @@ def _spec_from_options(options: argparse.Namespace) -> FinetuneSpec:
     return build_finetune_spec(job.values | given, place=lambda name: "" if name in given else job.place(name))
 
 
-def _show_plan(spec: FinetuneSpec, options: argparse.Namespace) -> int:
-    from tirazh.pipeline.finetune.plan import plan_finetune
+def show_training_plan(
+    spec: FinetuneSpec, options: argparse.Namespace, *, probe: bool = False, refuses: bool = False
+) -> int:
+    """Print what the training would do. With `refuses` a disk that is too small is an error. Raises TirazhError."""
+    from tirazh.jobs.planning import training_facts
+    from tirazh.jobs.training_text import plan_lines
 
     with console.only_json(options.json):
-        plan = plan_finetune(spec)
-    facts = {
-        "model": spec.model,
-        "model_bytes": plan.model.weight_bytes,
-        "rows": plan.training.rows,
-        "evaluation_rows": plan.evaluation.rows if plan.evaluation else 0,
-        "labelled_rows": plan.labelled.rows if plan.labelled else 0,
-        "seq_length": plan.seq_length,
-        "packing": plan.packing,
-        "workers": spec.workers,
-        "zero_stage": spec.zero_stage,
-    }
-    console.show_facts(facts, as_json=options.json, quiet=options.quiet)
+        facts = training_facts(spec, probe=probe, refuses=refuses)
+    console.show_facts(facts if options.json else plan_lines(facts), as_json=options.json, quiet=options.quiet)
+    if not options.json and not options.quiet:
+        for note in facts["notes"]:
+            console.say(f"note: {note}")
     return 0
 
 
 def _facts(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of the manifest that the summary prints."""
     names = ("output", "total_steps", "model_step", "sequences", "trained_tokens", "skipped", "first_loss", "last_loss")
+    accounts = (name for name in ("skipped_reasons", "cut_texts", "cut_tokens") if name in manifest)
     before = {f"{name}_before": value for name, value in manifest["evaluation_before"].items() if name != "step"}
     evaluation = {name: value for name, value in manifest["evaluation"].items() if name != "step"}
-    facts = {name: manifest[name] for name in (*names, "seconds")} | before | evaluation
+    facts = {name: manifest[name] for name in (*names, "seconds", *accounts)} | before | evaluation
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in facts.items()}

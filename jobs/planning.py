@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tirazh.errors import RequestError
+from tirazh.errors import OutputError, RequestError
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 
 # Rows of a probe: enough for the mean length of completions, few enough for some seconds.
@@ -37,6 +38,23 @@ def plan_facts(
     assert isinstance(spec, JobSpec), "a job of one step has a model"
     facts = describe_job(spec, price_per_hour=price_per_hour)
     return facts | _probe(spec, price_per_hour) if probe else facts
+
+
+def training_facts(spec: FinetuneSpec, *, probe: bool = False, refuses: bool = False) -> dict[str, Any]:
+    """Plan a training as `plan_facts` plans a job over rows; a `probe` makes some steps in this process.
+
+    With `refuses` a disk that is too small is an error, as it is for the run. Raises RequestError.
+    """
+    from tirazh.pipeline.finetune.forecast.describe import describe_training
+
+    facts = describe_training(spec)
+    if refuses and facts["problem"] is not None:
+        raise OutputError(facts["problem"])
+    if not probe:
+        return facts
+    from tirazh.pipeline.finetune.forecast.probe import probe_training
+
+    return facts | probe_training(spec, facts)
 
 
 def _probe(spec: JobSpec, price_per_hour: float | None) -> dict[str, Any]:

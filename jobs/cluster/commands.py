@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tirazh.errors import RequestError
 from tirazh.jobs import console, notifying
-from tirazh.jobs.job_files.job_file import read_job_file, spec_of
+from tirazh.jobs.job_files.job_file import any_spec_of, read_job_file
 from tirazh.jobs.outputs.output_status import show_output_status
 from tirazh.jobs.tracking import VARIABLE as TRACK_VARIABLE
 from tirazh.pipeline.tracking.settings import tools_of
@@ -108,7 +108,7 @@ def _job_of_file(options: argparse.Namespace) -> SubmittedJob:
     if file.track is not None:
         tools = ",".join(tools_of(file.track, place=file.place("track")))
         runtime_env = {**runtime_env, "env_vars": {TRACK_VARIABLE: tools, **runtime_env.get("env_vars", {})}}
-    return job_of_spec(spec_of(file), runtime_env, notify=file.notify, job_file=os.path.abspath(options.job))
+    return job_of_spec(any_spec_of(file), runtime_env, notify=file.notify, job_file=os.path.abspath(options.job))
 
 
 def _submitted(

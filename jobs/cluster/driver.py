@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 from tirazh.jobs.cluster.start import ID_VARIABLE
 
 if TYPE_CHECKING:
-    from tirazh.jobs.progress import JobProgressDisplay, Style
-    from tirazh.pipeline.spec import JobSpec, StepsSpec
+    from tirazh.jobs.cluster.working_dir import AnySpec
+    from tirazh.jobs.progress import Display, JobProgressDisplay, Style
+    from tirazh.jobs.training_progress import TrainingDisplay
+
+# Seconds that a driver keeps for its own end after a checkpoint is saved.
+_ENDING_S = 15.0
 
 
 def is_driver() -> bool:
@@ -34,27 +38,59 @@ def job_display(style: Style | None, stream: TextIO, *, began: float | None = No
     return kind(style, stream=stream, began=began)
 
 
+def training_display(style: Style | None, stream: TextIO, *, output: str) -> TrainingDisplay:
+    """Return the display of a training: that of a driver prints figures for `tirazh status`, too."""
+    from tirazh.jobs.training_progress import TrainingDisplay
+
+    if not is_driver():
+        return TrainingDisplay(style, stream=stream)
+    from tirazh.jobs.cluster.job_log import LoggedTraining
+    from tirazh.pipeline.finetune.saved_steps import newest_saved_step
+
+    return LoggedTraining(style, stream=stream, saved_step=lambda: newest_saved_step(output))
+
+
+def saving_s(otherwise: float) -> float:
+    """Return the seconds that a training may take to save a checkpoint when it is stopped.
+
+    A driver has nearly as long as Ray waits before it kills it; any other process has `otherwise`.
+    """
+    from tirazh.jobs.cluster.job_server import STOP_VARIABLE
+
+    try:
+        return max(otherwise, float(os.environ[STOP_VARIABLE]) - _ENDING_S) if is_driver() else otherwise
+    except (KeyError, ValueError):
+        return otherwise
+
+
 @contextmanager
-def checked_cluster(spec: JobSpec | StepsSpec, display: JobProgressDisplay) -> Iterator[None]:
+def checked_cluster(spec: AnySpec, display: Display[Any]) -> Iterator[None]:
     """Inside the block of a driver, Ray is connected and all machines can work for the job. Raises RequestError."""
     if not is_driver():
         yield
         return
-    from tirazh.jobs.cluster.job_log import READY, LoggedProgress
+    from tirazh.jobs.cluster.job_log import READY, FigureLines
     from tirazh.pipeline.execution.cluster.checks import check_cluster
     from tirazh.pipeline.execution.ray_session import ray_cluster
+    from tirazh.pipeline.finetune.cluster_checks import check_for_training
+    from tirazh.pipeline.finetune.spec import FinetuneSpec
 
     with ray_cluster(spec.address, extra_cpus=0):
-        check_cluster(spec, tell=display.say)
-        if isinstance(display, LoggedProgress):
+        if isinstance(spec, FinetuneSpec):
+            check_for_training(spec)
+        else:
+            check_cluster(spec, tell=display.say)
+        if isinstance(display, FigureLines):
             display.print_figures({"state": READY})
         yield
 
 
-def log_result(display: JobProgressDisplay, manifest: Mapping[str, Any]) -> None:
+def log_result(display: Display[Any], manifest: Mapping[str, Any]) -> None:
     """Print the figures of a finished output, of which this run may have made nothing."""
-    from tirazh.jobs.cluster.job_log import LoggedProgress
+    from tirazh.jobs.cluster.job_log import LoggedProgress, LoggedTraining
 
+    if isinstance(display, LoggedTraining):
+        display.print_figures(dict.fromkeys(("steps", "steps_saved", "steps_total"), manifest["total_steps"]))
     if isinstance(display, LoggedProgress):
         rows, parts = manifest.get("rows"), manifest.get("num_parts")
         figures = {"rows": rows, "rows_safe": rows, "rows_total": rows, "parts": parts, "parts_total": parts}

@@ -12,6 +12,7 @@ from tirazh.jobs import console
 from tirazh.jobs.cluster.job_log import last_figures, stopped_text, text_of
 from tirazh.jobs.cluster.job_server import FINISHED
 from tirazh.jobs.progress import clock_text
+from tirazh.jobs.settings import FINETUNE
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tirazh.jobs.cluster.submit import Submission
 
 _NUMBERS = ("rows", "rows_safe", "rows_total", "parts", "parts_total", "errors", "eta_s", "tokens_per_s", "replicas")
+# Those of a training.
+_OF_TRAINING = ("steps", "steps_saved", "steps_total", "loss", "evaluation")
 # Of a job that has ended these say nothing any more.
 _OF_RUNNING = ("eta_s", "replicas")
 
@@ -27,9 +30,11 @@ def job_facts(info: Mapping[str, Any], log: str) -> dict[str, Any]:
     """Return the state of a job for programs: times in UTC, numbers as numbers, None for what is not known.
 
     `took_s` are seconds; `rows` are answered rows, `rows_safe` those in written parts; `eta_s` are seconds to the end.
+    A training has `steps`, of which the newest checkpoint holds `steps_saved`, and no rows.
     """
     figures = last_figures(log)
-    numbers = {name: figures.get(name) for name in _NUMBERS}
+    is_training = _settings(info).get("kind") == FINETUNE
+    numbers = {name: figures.get(name) for name in (*_NUMBERS, *(_OF_TRAINING if is_training else ()))}
     if info["status"] in FINISHED:
         numbers |= dict.fromkeys(_OF_RUNNING)
     end = info["end_time"] or datetime.now(UTC).timestamp()
@@ -60,6 +65,8 @@ def show_status(facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None
         shown |= {"started": facts["begin"], "took": clock_text(facts["took_s"])}
     if facts["rows_total"] is not None:
         shown["rows"] = f"{facts['rows']:,} of {facts['rows_total']:,} answered, {facts['rows_safe']:,} safe"
+    if facts.get("steps_total") is not None:
+        shown |= _training_lines(facts)
     if facts["parts_total"] is not None:
         shown["parts"] = f"{facts['parts']:,} of {facts['parts_total']:,} written"
     if facts["errors"]:
@@ -70,6 +77,15 @@ def show_status(facts: Mapping[str, Any], *, as_json: bool, quiet: bool) -> None
     more |= {"last line": facts["last_line"], "message": facts["message"]}
     shown |= {name: value for name, value in more.items() if value is not None}
     console.show_facts(shown, as_json=False, quiet=quiet)
+
+
+def _training_lines(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What is shown about a training: its steps, its loss and its last evaluation."""
+    saved = f"checkpoint of step {facts['steps_saved']:,}" if facts["steps_saved"] else "no checkpoint yet"
+    shown = {"steps": f"{facts['steps']:,} of {facts['steps_total']:,}, {saved}"}
+    if facts["loss"] is not None:
+        shown["loss"] = f"{facts['loss']:.3f}"
+    return shown | {name.replace("_", " "): f"{value:.4g}" for name, value in (facts["evaluation"] or {}).items()}
 
 
 def show_jobs(jobs: Sequence[Mapping[str, Any]], *, as_json: bool, quiet: bool) -> None:
@@ -93,8 +109,13 @@ def show_stopped(info: Mapping[str, Any], log: str, *, was_running: bool, as_jso
     if as_json:
         show_status(job_facts(info, log), as_json=True, quiet=quiet)
     elif not quiet and was_running and info["status"] == "STOPPED":
-        print(f"{info['id']} {stopped_text(last_figures(log))}")
-        print(f"  `tirazh resume {info['id']}` makes the rest")
+        figures = last_figures(log)
+        is_training = _settings(info).get("kind") == FINETUNE
+        print(f"{info['id']} {stopped_text(figures, is_training=is_training)}")
+        rest = "makes the rest"
+        if is_training:
+            rest = "goes on from it" if figures.get("steps_saved") else "starts it again"
+        print(f"  `tirazh resume {info['id']}` {rest}")
     elif not quiet:
         took = f" after {clock_text(info['end_time'] - info['start_time'])}" if info["end_time"] else ""
         end = {"SUCCEEDED": "succeeded", "FAILED": "failed", "STOPPED": "was stopped"}[info["status"]]
@@ -127,6 +148,8 @@ def tell(text: str) -> None:
 
 def _cells(facts: Mapping[str, Any]) -> tuple[str, ...]:
     rows = "-" if facts["rows_total"] is None else f"{facts['rows']:,}/{facts['rows_total']:,}"
+    if facts.get("steps_total") is not None:
+        rows = f"{facts['steps']:,}/{facts['steps_total']:,} steps"
     took = "-" if facts["took_s"] is None else clock_text(facts["took_s"])
     return facts["job"], facts["state"], facts["begin"] or "-", took, rows, facts["output"] or "-"
 
@@ -138,13 +161,19 @@ def _exit_code(info: Mapping[str, Any]) -> int | None:
 
 
 def _output(info: Mapping[str, Any]) -> str | None:
+    output = _settings(info).get("output")
+    return None if output is None else show_uri(str(output))
+
+
+def _settings(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a job was submitted with; {} for a job of another program."""
     from tirazh.jobs.cluster.submit import JOB_KEY
 
     try:
-        output = json.loads(info["metadata"][JOB_KEY])["output"]
+        found = json.loads(info["metadata"][JOB_KEY])
     except (KeyError, ValueError, TypeError):
-        return None
-    return show_uri(str(output))
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _utc(seconds: float) -> str | None:

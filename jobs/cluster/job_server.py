@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +33,8 @@ _VERBOSE_LOGGERS = (
 )
 # The form of the ids that `submit` gives.
 _OUR_ID = re.compile(r"tirazh-.+-[0-9a-f]{6}(?:-\d+)?")
+# How long Ray waits between SIGTERM and SIGKILL when it stops a job, in seconds.
+STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
@@ -133,13 +135,17 @@ def known_jobs(client: JobSubmissionClient) -> Iterator[None]:
         raise RequestError(f"there is no job {job_id} at {at}{hint}") from None
 
 
-def stop_job(client: JobSubmissionClient, job_id: str, *, timeout_s: float = 120.0) -> dict[str, Any]:
-    """Stop a job and wait until it has ended. Returns its info; a finished job is left as it is."""
+def stop_job(client: JobSubmissionClient, job_id: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+    """Stop a job and wait until it has ended. Returns its info; a finished job is left as it is.
+
+    Waits for `timeout_s` seconds, by default a minute longer than Ray gives the job to end.
+    """
     info = job_info(client, job_id)
     if info["status"] in FINISHED:
         return info
     with _answers(show_uri(client.get_address()), job_id=job_id):
         client.stop_job(job_id)
+    timeout_s = stop_wait_s(info) + 60.0 if timeout_s is None else timeout_s
     until = time.monotonic() + timeout_s
     while info["status"] not in FINISHED:
         if time.monotonic() > until:
@@ -147,6 +153,14 @@ def stop_job(client: JobSubmissionClient, job_id: str, *, timeout_s: float = 120
         time.sleep(0.5)
         info = job_info(client, job_id)
     return info
+
+
+def stop_wait_s(info: Mapping[str, Any]) -> float:
+    """Return the seconds that Ray gives a job to end in order when it is stopped."""
+    try:
+        return float(info["runtime_env"]["env_vars"][STOP_VARIABLE])
+    except (KeyError, TypeError, ValueError):
+        return 60.0
 
 
 def running_like(client: JobSubmissionClient, name: str) -> tuple[str | None, int]:

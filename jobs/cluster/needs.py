@@ -10,6 +10,7 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.spec import JobSpec, StepsSpec
 
 _PROJECT = Path(__file__).resolve().parent.parent.parent / "pyproject.toml"
@@ -17,12 +18,14 @@ _PROJECT = Path(__file__).resolve().parent.parent.parent / "pyproject.toml"
 _OF_SCHEMES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 
 
-def job_needs(spec: JobSpec | StepsSpec) -> dict[str, Any]:
+def job_needs(spec: JobSpec | StepsSpec | FinetuneSpec) -> dict[str, Any]:
     """Return the Python of this process, such as "3.11", and package → versions, such as `{"pyarrow": ">=26"}`."""
     requirements = {each.name: str(each.specifier) for each in _requirements()}
     for scheme in _schemes(spec.to_dict()):
         if scheme in _OF_SCHEMES:
             requirements.setdefault(_OF_SCHEMES[scheme], "")
+    if isinstance(spec, FinetuneSpec) and spec.lora_rank:
+        requirements.setdefault("peft", "")  # of the extra `train`
     return {"python": f"{sys.version_info[0]}.{sys.version_info[1]}", "requirements": requirements}
 
 

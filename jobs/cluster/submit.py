@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tirazh.errors import JobError, RequestError
 from tirazh.jobs.cluster.job_server import (
+    STOP_VARIABLE,
     NoAnswerError,
     UnknownJobError,
     connect,
@@ -29,12 +30,12 @@ from tirazh.jobs.cluster.job_server import (
 from tirazh.jobs.cluster.records import JobRecord, find_record, keep_record
 from tirazh.jobs.cluster.runtime_env import in_image, read_runtime_env, without_values
 from tirazh.jobs.cluster.start import JOB_VARIABLE, NEEDS_VARIABLE, NOTIFY_FILE, NOTIFY_VARIABLE
-from tirazh.jobs.cluster.working_dir import job_text, needs_text, with_absolute_paths, write_working_dir
+from tirazh.jobs.cluster.working_dir import AnySpec, job_text, needs_text, with_absolute_paths, write_working_dir
 from tirazh.jobs.job_files.job_file import read_job_file
 from tirazh.jobs.job_files.steps_file import STEPS, build_steps_spec
-from tirazh.jobs.settings import build_spec
+from tirazh.jobs.settings import FINETUNE, build_finetune_spec, build_spec
+from tirazh.pipeline.finetune.spec import FinetuneSpec, refuse_object_store
 from tirazh.pipeline.notify.settings import public_section
-from tirazh.pipeline.spec import JobSpec, StepsSpec
 from tirazh.pipeline.storage.errors import show_uri
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ JOB_KEY = "tirazh_job"
 # Seconds between SIGTERM and SIGKILL for a job that is stopped: enough to finish the parts that are nearly done
 # (`tirazh.pipeline.execution.draining`) and to close its replicas.
 STOP_WAIT_S = 60
-_STOP_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+# The same for a training: enough to finish a step, and to write a checkpoint of a large model to a shared disk.
+TRAINING_STOP_WAIT_S = 900
 _AGENT_TIMEOUT_S = 60.0
 _BUSY_S = 60.0
 # Submitters that choose the same id at the same time try again this often.
@@ -58,7 +60,7 @@ class SubmittedJob:
     `notify` is that section of the job file. It may hold secrets, as `runtime_env` may.
     """
 
-    spec: JobSpec | StepsSpec
+    spec: AnySpec
     runtime_env: Mapping[str, Any] = field(default_factory=dict, repr=False)
     notify: Any = field(default=None, repr=False)
     job_file: str | None = None
@@ -82,13 +84,15 @@ def submit(job: SubmittedJob, address: str | None) -> Submission:
 
 
 def job_of_spec(
-    spec: JobSpec | StepsSpec,
+    spec: AnySpec,
     runtime_env: Mapping[str, Any] | None = None,
     *,
     notify: Any = None,
     job_file: str | None = None,
 ) -> SubmittedJob:
-    """Return the job to submit for a spec of this machine."""
+    """Return the job to submit for a spec of this machine. Raises RequestError for one that no cluster could run."""
+    if isinstance(spec, FinetuneSpec):
+        refuse_object_store(spec.output)
     return SubmittedJob(spec=with_absolute_paths(spec), runtime_env=runtime_env or {}, notify=notify, job_file=job_file)
 
 
@@ -125,7 +129,7 @@ def _notify_of(info: dict[str, Any], record: JobRecord | None) -> Any:
         return None
 
 
-def submitted_spec(info: dict[str, Any]) -> JobSpec | StepsSpec:
+def submitted_spec(info: dict[str, Any]) -> AnySpec:
     """Return the spec that a job was submitted with.
 
     Raises RequestError when another program submitted it.
@@ -136,7 +140,7 @@ def submitted_spec(info: dict[str, Any]) -> JobSpec | StepsSpec:
     return _spec(json.loads(text))
 
 
-def job_name(spec: JobSpec | StepsSpec) -> str:
+def job_name(spec: AnySpec) -> str:
     """Return `tirazh-<name of the output>-<hash>`; the same job with the same output has the same name."""
     last = spec.output.rstrip("/").rsplit("/", 1)[-1]
     slug = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")[:40] or "job"
@@ -176,7 +180,11 @@ def _submit_once(client: JobSubmissionClient, job: SubmittedJob) -> Submission:
 
 def _start(client: JobSubmissionClient, job: SubmittedJob, job_id: str) -> str | None:
     """Submit the job, and return its id. None: another submitter has just used the id."""
-    variables = {**job.runtime_env.get("env_vars", {}), _STOP_VARIABLE: str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
+    variables = {
+        **job.runtime_env.get("env_vars", {}),
+        STOP_VARIABLE: str(_stop_wait_s(job.spec)),
+        "PYTHONUNBUFFERED": "1",
+    }
     is_public = job.notify is not None and public_section(job.notify) is not None
     if is_public:
         variables[NOTIFY_VARIABLE] = json.dumps(job.notify)
@@ -237,7 +245,7 @@ def _reason(error: Exception, job: dict[str, Any]) -> str:
     return text[:300]
 
 
-def _other_settings(client: JobSubmissionClient, job_id: str, spec: JobSpec | StepsSpec) -> tuple[str, ...]:
+def _other_settings(client: JobSubmissionClient, job_id: str, spec: AnySpec) -> tuple[str, ...]:
     """Return the names of the settings in which a running job differs from `spec`: it keeps its own until it ends."""
     try:
         submitted = json.loads(job_info(client, job_id)["metadata"][JOB_KEY])
@@ -281,12 +289,18 @@ def _users(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the user gave of a job's runtime_env, as the server returns it."""
     ours = ("working_dir", "_ray_commit", "_ray_release", "_inject_current_ray")
     users = {name: value for name, value in runtime_env.items() if name not in ours}
-    not_theirs = (_STOP_VARIABLE, "PYTHONUNBUFFERED", JOB_VARIABLE, NEEDS_VARIABLE, NOTIFY_VARIABLE)
+    not_theirs = (STOP_VARIABLE, "PYTHONUNBUFFERED", JOB_VARIABLE, NEEDS_VARIABLE, NOTIFY_VARIABLE)
     variables = {name: value for name, value in users.pop("env_vars", {}).items() if name not in not_theirs}
     return users | ({"env_vars": variables} if variables else {})
 
 
-def _spec(settings: Mapping[str, Any]) -> JobSpec | StepsSpec:
+def _spec(settings: Mapping[str, Any]) -> AnySpec:
     values = dict(settings)
     kind = values.pop("kind")
+    if kind == FINETUNE:
+        return build_finetune_spec(values)
     return build_steps_spec(values) if kind == STEPS else build_spec(kind, values)
+
+
+def _stop_wait_s(spec: AnySpec) -> int:
+    return TRAINING_STOP_WAIT_S if isinstance(spec, FinetuneSpec) else STOP_WAIT_S

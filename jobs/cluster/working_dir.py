@@ -9,21 +9,26 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from tirazh.jobs.cluster.needs import job_needs
 from tirazh.jobs.cluster.start import JOB_FILE, NEEDS_FILE
 from tirazh.pipeline.crossing.load import send_small_lists
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.spec import EMBEDDED_MODEL, FilterSpec, GenerateSpec, JobSpec, Step, StepsSpec
 from tirazh.pipeline.storage.filesystem import Storage
 
 PACKAGE = Path(__file__).parent.parent.parent
+# What can be submitted.
+AnySpec = JobSpec | StepsSpec | FinetuneSpec
+_Job = TypeVar("_Job", bound=JobSpec | FinetuneSpec)
 _PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples")
+_PATH_LISTS = ("input", "eval_input", "label_input")
 
 
-def with_absolute_paths(spec: JobSpec | StepsSpec) -> JobSpec | StepsSpec:
+def with_absolute_paths(spec: AnySpec) -> AnySpec:
     """Return the spec with absolute local paths, which mean the same file on a shared disk of the cluster.
 
     Short lists of `vary` in local files become part of the spec.
@@ -40,8 +45,9 @@ def _step_with_absolute_paths(spec: JobSpec | FilterSpec) -> JobSpec | FilterSpe
     return replace(spec, against=tuple(map(_absolute, spec.against)))
 
 
-def _job_with_absolute_paths(spec: JobSpec) -> JobSpec:
-    changes: dict[str, Any] = {"input": tuple(_absolute(path) for path in spec.input)}
+def _job_with_absolute_paths(spec: _Job) -> _Job:
+    lists = {name: getattr(spec, name) for name in _PATH_LISTS if hasattr(spec, name)}
+    changes: dict[str, Any] = {name: tuple(map(_absolute, paths)) for name, paths in lists.items()}
     if isinstance(spec, GenerateSpec) and spec.vary is not None:
         changes["vary"] = send_small_lists(spec.vary, Storage(spec.endpoint_url))
     for name in _PATH_FIELDS:
@@ -51,20 +57,20 @@ def _job_with_absolute_paths(spec: JobSpec) -> JobSpec:
     return replace(spec, **changes)
 
 
-def job_text(spec: JobSpec | StepsSpec) -> dict[str, Any]:
+def job_text(spec: AnySpec) -> dict[str, Any]:
     """Return the settings that have a value, without `address`: the receiving cluster runs the job."""
     settings = {name: value for name, value in spec.to_dict().items() if value is not None}
     settings.pop("address", None)
     return settings
 
 
-def write_working_dir(spec: JobSpec | StepsSpec, directory: Path) -> None:
+def write_working_dir(spec: AnySpec, directory: Path) -> None:
     """Write the package, job.yaml and needs.json to `directory`.
 
     The embedded weights are included only if the job uses them.
     """
     ignored = ["__pycache__", "*.pyc", ".*"]
-    specs = [spec] if isinstance(spec, JobSpec) else spec.model_steps
+    specs = spec.model_steps if isinstance(spec, StepsSpec) else [spec]
     if all(each.model != EMBEDDED_MODEL for each in specs):
         ignored.append("embedded")
     # In a source tree the folders of the package are symbolic links: copytree follows them and
@@ -75,7 +81,7 @@ def write_working_dir(spec: JobSpec | StepsSpec, directory: Path) -> None:
     (directory / NEEDS_FILE).write_text(needs_text(spec), encoding="utf-8")
 
 
-def needs_text(spec: JobSpec | StepsSpec) -> str:
+def needs_text(spec: AnySpec) -> str:
     """Return the JSON of `job_needs`."""
     return json.dumps(job_needs(spec), sort_keys=True)
 

@@ -12,8 +12,9 @@ from tirazh.errors import RequestError
 from tirazh.jobs.job_files.relative_paths import from_folder
 from tirazh.jobs.job_files.steps_file import STEPS, build_steps_spec
 from tirazh.jobs.job_files.variables import Variables, make_variables, map_texts, names_in
-from tirazh.jobs.settings import FINETUNE, KINDS, build_spec, not_a_choice
+from tirazh.jobs.settings import FINETUNE, KINDS, build_finetune_spec, build_spec, not_a_choice
 from tirazh.jobs.yaml_values.yaml_text import load_yaml, read_text
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.spec import SPECS, JobSpec, StepsSpec, flag_name
 
 # Sections of a job file that are not settings of the job.
@@ -104,6 +105,13 @@ def spec_from_file(path: str | os.PathLike[str], given: Sequence[str] = ()) -> J
     return spec_of(job)
 
 
+def any_spec_from_file(path: str | os.PathLike[str], given: Sequence[str] = ()) -> JobSpec | StepsSpec | FinetuneSpec:
+    """Build the spec of a job file of any kind, as `spec_from_file` does. Raises RequestError."""
+    job = read_job_file(path, given)
+    job.variables.refuse_unused(job.used)
+    return any_spec_of(job)
+
+
 def resolve_flags(values: Mapping[str, Any], variables: Variables, used: Collection[str] = ()) -> dict[str, Any]:
     """Replace the variables in the values of flags. `used` are the names that the job file uses.
 
@@ -131,6 +139,13 @@ def spec_of(job: JobFile, given: dict[str, Any] | None = None) -> JobSpec | Step
     if job.kind == STEPS:
         return build_steps_spec(job.values | given, place=place)
     return build_spec(job.kind, job.values | given, place=place)
+
+
+def any_spec_of(job: JobFile) -> JobSpec | StepsSpec | FinetuneSpec:
+    """Build the spec of a job file of any kind, finetune included. Raises RequestError."""
+    if job.kind == FINETUNE:
+        return build_finetune_spec(job.values, place=job.place)
+    return spec_of(job)
 
 
 def _each_setting(

@@ -29,6 +29,7 @@ from tirazh.model.training.checkpoint import (
     write_checkpoint,
 )
 from tirazh.model.training.config import StartCheckpoint, TrainingConfig
+from tirazh.model.training.disk_room import CHECKPOINT_BYTES_PER_WEIGHT
 from tirazh.model.training.evaluation import label_accuracy, perplexity
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.log import TrainingLog
@@ -68,6 +69,15 @@ class Training:
         if self.rank == 0:
             kept = None if self._is_new else self.start_step
             self._log = self._guard(lambda: TrainingLog(Path(config.log), start_step=kept))
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """The bytes of one checkpoint."""
+        return CHECKPOINT_BYTES_PER_WEIGHT * sum(map(math.prod, self._shapes.values()))
+
+    def measure(self, step: int) -> float:
+        """Make a step without writing anything. Returns its seconds."""
+        return float(self._step(step)["seconds"])
 
     def run(self) -> None:
         """Train to the last step, or until the evaluations are no longer better (`TrainingConfig.selection`).

@@ -6,7 +6,8 @@ completion, as it continues the prompt. So the model is trained on the tokens th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.sequence_store import StoreWriter
 from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.finetune.packing import PACKERS
+from tirazh.pipeline.finetune.row_account import DAMAGED, EMPTY, NULL, TOO_LONG, UNKNOWN_LABEL, RowAccount, UnusableRow
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.schemas.conform import conform
 from tirazh.pipeline.prompts.encode import PromptWriter
@@ -46,17 +48,24 @@ class InputFiles:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Token ids and the role of each token (see `model/training/config.py`)."""
+    """Token ids and the role of each token (see `model/training/config.py`). The text has lost `cut` tokens."""
 
     tokens: Sequence[int]
     roles: Sequence[int]
+    cut: int = 0
 
 
 class DocumentMaker(Protocol):
-    """Makes a document from every row, or a RowError that says why the row cannot be used."""
+    """Makes a document from every row, or a RowError that says why the row cannot be used.
+
+    `is_strict`: a text that is too long is such a row; otherwise it is cut.
+    """
 
     @property
     def columns(self) -> Sequence[str]: ...
+
+    @property
+    def is_strict(self) -> bool: ...
 
     def make(self, rows: Sequence[Row]) -> list[Document | RowError]: ...
 
@@ -71,6 +80,10 @@ class TextMaker:
     @property
     def columns(self) -> Sequence[str]:
         return (self.column,)
+
+    @property
+    def is_strict(self) -> bool:
+        return False
 
     def make(self, rows: Sequence[Row]) -> list[Document | RowError]:
         texts = [_text(row, self.column) for row in rows]
@@ -95,6 +108,10 @@ class PairMaker:
     def columns(self) -> Sequence[str]:
         return tuple(dict.fromkeys((*self.writer.config.columns.values(), self.completion_column)))
 
+    @property
+    def is_strict(self) -> bool:
+        return self.writer.config.truncate == "error"
+
     def make(self, rows: Sequence[Row]) -> list[Document | RowError]:
         return [self._make(row) for row in rows]
 
@@ -109,7 +126,9 @@ class PairMaker:
             writer = self.writer.for_row(variables)
             row, rendered = writer.prepare(variables)
             completion = [*writer.encode_completion(rendered, self._words(text)), self.tokenizer.end_token_id]
-            prompt = writer.fit(row, writer.encode([rendered])[0], len(completion))
+            whole = writer.encode([rendered])[0]
+            prompt = writer.fit(row, whole, len(completion))
+            cut = len(whole) - len(prompt) + _cut_before(writer, variables, row)
         except RowError as error:
             return error
         if len(prompt) + len(completion) > self.writer.config.seq_length:
@@ -118,13 +137,13 @@ class PairMaker:
                 f"{self.writer.config.seq_length} fit"
             )
         roles = [ROLE_PROMPT] * len(prompt) + [ROLE_COMPLETION] * len(completion)
-        return Document([*prompt, *completion], roles)
+        return Document([*prompt, *completion], roles, cut)
 
     def _words(self, text: str) -> str:
         if self.labels is None:
             return text
         if text not in self.labels:
-            raise RowError(f"{text!r} is none of the labels {', '.join(self.labels)}")
+            raise _unknown(text, self.labels)
         return label_words(self.labels[text])
 
 
@@ -141,20 +160,30 @@ class LabelledPromptMaker:
     def columns(self) -> Sequence[str]:
         return tuple(dict.fromkeys((*self.writer.config.columns.values(), self.label_column)))
 
+    @property
+    def is_strict(self) -> bool:
+        return self.writer.config.truncate == "error"
+
     def make(self, rows: Sequence[Row]) -> list[Document | RowError]:
         return [self._make(row) for row in rows]
 
     def _make(self, row: Row) -> Document | RowError:
         label = row[self.label_column]
+        if label is None:
+            return _text_error(self.label_column, None)
         if label not in self.labels:
-            return RowError(f"{label!r} is none of the labels {', '.join(self.labels)}")
+            return _unknown(label, self.labels)
         try:
             variables = {name: row[column] for name, column in self.writer.config.columns.items()}
-            prompt = encode_prompt(self.writer, variables, room=self.writer.config.reserved_tokens)
+            writer = self.writer.for_row(variables)
+            bounded, rendered = writer.prepare(variables)
+            whole = writer.encode([rendered])[0]
+            prompt = writer.fit(bounded, whole, writer.config.reserved_tokens)
+            cut = len(whole) - len(prompt) + _cut_before(writer, variables, bounded)
         except RowError as error:
             return error
         self.gold.append(self.labels.index(label))
-        return Document(prompt, [ROLE_PROMPT] * len(prompt))
+        return Document(prompt, [ROLE_PROMPT] * len(prompt), cut)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,37 +197,24 @@ class CorpusConfig:
     max_error_rate: float
 
 
-def encode_prompt(writer: PromptWriter, variables: Row, *, room: int) -> list[int]:
-    """Encode one row's prompt, truncated so that `room` more tokens fit. Raises RowError."""
-    writer = writer.for_row(variables)
-    row, rendered = writer.prepare(variables)
-    return writer.fit(row, writer.encode([rendered])[0], room)
-
-
 def write_corpus(
     folder: Path, inputs: InputFiles, storage: Storage, maker: DocumentMaker, config: CorpusConfig
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Write the sequences of `inputs` to the new directory `folder`.
 
-    Returns the counts of rows, skipped rows, documents, tokens and sequences. Raises InputError
-    when no row, or too few rows, can be used.
+    Returns the counts of rows, skipped rows by reason, cut texts, documents, tokens and sequences.
+    Raises InputError when no row, or too few rows, can be used.
     """
-    rows = skipped = 0
-    first_reason = ""
+    account = RowAccount()
     with StoreWriter(folder) as writer:
-        for file, batch in _read_batches(inputs, storage, maker.columns, config.limit):
-            for offset, made in enumerate(maker.make(batch)):
-                if isinstance(made, RowError):
-                    skipped += 1
-                    first_reason = first_reason or f"row {rows + offset + 1} (in {show_uri(file.uri)}): {made}"
-                else:
-                    writer.add(made.tokens, made.roles)
-            rows += len(batch)
+        for file, batch in read_batches(inputs, storage, maker.columns, config.limit):
+            for document in accounted(maker.make(batch), account, place=show_uri(file.uri)):
+                writer.add(document.tokens, document.roles)
         # The store has no `store.json` yet, so a refused one is never read.
-        if skipped > config.max_error_rate * rows or not writer.lengths:
+        if account.skipped > config.max_error_rate * account.rows or not writer.lengths:
             raise InputError(
-                f"{skipped} of {rows} rows cannot be used, the first of them {first_reason}"
-                if skipped
+                _too_many_skipped(account, maker, config)
+                if account.skipped
                 else f"{show_uri(inputs.files[0].uri)} has no rows"
             )
         order = range(len(writer.lengths))
@@ -211,13 +227,37 @@ def write_corpus(
             raise InputError(
                 f"{show_uri(inputs.files[0].uri)} holds a single token, so there is nothing to predict; give more text"
             )
-        counts = {"rows": rows, "skipped": skipped}
-        writer.finish(sequences, packed=config.packing == "whole", **counts, first_skipped=first_reason)
+        counts = account.facts()
+        writer.finish(sequences, packed=config.packing == "whole", **counts)
     return counts | {
         "documents": len(writer.lengths),
         "tokens": sum(writer.lengths),
         "sequences": len(sequences),
     }
+
+
+def accounted(made: Sequence[Document | RowError], account: RowAccount, *, place: str) -> Iterator[Document]:
+    """Yield the documents among the results of a maker; `account` gets the rows, in the order of the file `place`."""
+    for each in made:
+        account.rows += 1
+        if isinstance(each, RowError):
+            account.skip(each, row=account.rows, place=place)
+        else:
+            account.cut(each.cut)
+            yield each
+
+
+def _too_many_skipped(account: RowAccount, maker: DocumentMaker, config: CorpusConfig) -> str:
+    """The sentence about rows that cannot be used, with the settings that would help."""
+    share = account.skipped / account.rows
+    hints = []
+    if TOO_LONG in account.by_reason and maker.is_strict:
+        hints.append("--truncate right cuts texts that are too long")
+    if account.skipped < account.rows:
+        most = math.ceil(share * 1_000) / 1_000
+        hints.append(f"--max-error-rate {most:g} goes on without these rows")
+    more = f"; {', and '.join(hints)}" if hints else ""
+    return f"{account.skipped} of {account.rows} rows cannot be used, the first of them {account.first}{more}"
 
 
 def write_label_file(
@@ -236,13 +276,34 @@ def _text_document(ids: list[int], tokenizer: Tokenizer) -> Document:
 def _text(row: Row, column: str) -> str | RowError:
     value = row[column]
     if isinstance(value, BrokenText):
-        return RowError(f"column {column!r} {value.reason}")
+        return UnusableRow(f"column {column!r} {value.reason}", DAMAGED)
     if value is None or not str(value).strip():
-        return RowError(f"column {column!r} is {'null' if value is None else 'empty'}")
+        return _text_error(column, value)
     return str(value)
 
 
-def _read_batches(
+def _text_error(column: str, value: Any) -> RowError:
+    """The error of a row without a text: `value` is None, or has no letters."""
+    kind = NULL if value is None else EMPTY
+    return UnusableRow(f"column {column!r} is {kind}", kind)
+
+
+def _unknown(label: Any, labels: Iterable[str]) -> RowError:
+    return UnusableRow(f"{label!r} is none of the labels {', '.join(labels)}", UNKNOWN_LABEL)
+
+
+def _cut_before(writer: PromptWriter, given: Row, bounded: Row) -> int:
+    """The tokens of what `PromptWriter.prepare` has cut off very long texts before they were encoded."""
+    lost = 0
+    for name, value in given.items():
+        kept = bounded.get(name)
+        if isinstance(value, str) and isinstance(kept, str) and len(kept) < len(value):
+            rest = value[len(kept) :] if value.startswith(kept) else value[: -len(kept)]
+            lost += len(writer.encode_completion("", rest))
+    return lost
+
+
+def read_batches(
     inputs: InputFiles, storage: Storage, columns: Sequence[str], limit: int | None
 ) -> Iterator[tuple[StoredFile, list[Row]]]:
     """Yield the rows of the files in order, up to `_BATCH_ROWS` at a time and at most `limit` in total."""

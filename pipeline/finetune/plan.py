@@ -20,7 +20,7 @@ from tirazh.model.training.lora import check_peft
 from tirazh.pipeline.classification.labels import Label, words_of
 from tirazh.pipeline.classification.questions import Question
 from tirazh.pipeline.finetune.corpus import DocumentMaker, InputFiles, LabelledPromptMaker, PairMaker, TextMaker
-from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.finetune.spec import FinetuneSpec, refuse_object_store
 from tirazh.pipeline.finetune.start import TrainingStart, find_start
 from tirazh.pipeline.input.footers import check_text_column, read_footers
 from tirazh.pipeline.input.listing.files import find_inputs
@@ -34,7 +34,7 @@ from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE, GENERATE_TEMPLATE,
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.schema import LABEL
 from tirazh.pipeline.shared_settings import Truncate
-from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote
+from tirazh.pipeline.storage.filesystem import Storage, full_uri
 
 # The model settings that are paths.
 _SETTINGS_PATHS = ("deepspeed_config", "tokenizer")
@@ -173,10 +173,7 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
     Raises RequestError, InputError or CheckpointError for a wrong request.
     """
     output = full_uri(spec.output)
-    if is_remote(output):
-        raise RequestError(
-            f"--output {output} is in an object store; give a directory on a disk that every worker can access"
-        )
+    refuse_object_store(output)
     storage = Storage(spec.endpoint_url)
     model = describe(spec.model, spec.model_settings)
     if model.config is None:

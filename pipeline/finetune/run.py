@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,22 +16,23 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import ray
-
 from tirazh.actors.cores import usable_cores
 from tirazh.actors.dtype import resolve_dtype
 from tirazh.actors.training_failures import read_failures
-from tirazh.actors.training_group import TrainingGroupConfig, refuse_too_many, run_group
+from tirazh.actors.training_group import TrainingGroupConfig, choose_device, refuse_too_many, run_group
 from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
 from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig, default_warmup_steps
+from tirazh.model.training.disk_room import explaining_full_disk
 from tirazh.model.training.log import read_log
 from tirazh.model.training.selection import Selection
 from tirazh.pipeline.execution.cluster.address import is_cluster
 from tirazh.pipeline.execution.ray_session import ray_cluster
 from tirazh.pipeline.finetune.chosen import choose, is_trained
 from tirazh.pipeline.finetune.corpus import CorpusConfig, write_corpus, write_label_file
+from tirazh.pipeline.finetune.forecast.describe import total_steps, workers_note
+from tirazh.pipeline.finetune.forecast.disk import check_room
 from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.loss_plot import draw_losses
 from tirazh.pipeline.finetune.model_card import library_versions, render_model_card
@@ -41,6 +42,7 @@ from tirazh.pipeline.finetune.plan import FinetunePlan, absolute_model, absolute
 from tirazh.pipeline.finetune.progress import Followed, LogFollower, OnTraining
 from tirazh.pipeline.finetune.publish import Result, publish_model
 from tirazh.pipeline.finetune.recorded import recorded
+from tirazh.pipeline.finetune.row_account import cut_text, skipped_text
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.start import check_start, describe_start, names_output, newest_good, start_checkpoint
 from tirazh.pipeline.finetune.summary import describe_change, facts_of_failures, facts_of_log, stopped
@@ -80,6 +82,7 @@ def run_finetune(
     if manifest is not None:
         check_saved(output.folder, manifest, spec)
         return manifest
+    check_room(plan)
     try:
         files = OutputFiles(plan.storage, plan.output)
         with hold(files, lease_s=spec.lease_s, tell=tell) as lease, ExitStack() as history:
@@ -89,11 +92,17 @@ def run_finetune(
             manifest = output.read_manifest(saved)
             if manifest is not None:
                 return manifest
-            with _removed_on_refusal(output, lease), ray_cluster(spec.address, extra_cpus=spec.workers, tell=tell):
+            full_disk = explaining_full_disk(output.folder)
+            with (
+                full_disk,
+                _removed_on_refusal(output, lease),
+                ray_cluster(spec.address, extra_cpus=spec.workers, tell=tell),
+            ):
                 run = _prepare(plan, output, lease, saved, tell)
                 record = history.enter_context(recorded(files, lease, run.request["training"]))
                 run.train(on_progress, tell)
-            manifest = run.finish(time.monotonic() - started_at, tell)
+            with explaining_full_disk(output.folder):
+                manifest = run.finish(time.monotonic() - started_at, tell)
             record(manifest)
             return manifest
     except RequestError:
@@ -273,8 +282,10 @@ def _prepare(
     Evaluation data are written every time: they may change between runs.
     """
     spec = plan.spec
-    device = _resolve_device(spec)
+    device = choose_device(spec.device, spec.workers)
     refuse_too_many(spec.workers, device)
+    if tell is not None and device == "cpu" and not is_cluster(spec.address) and spec.workers > usable_cores():
+        tell(workers_note(spec.workers))
     dtype = saved["dtype"] if saved is not None else resolve_dtype(device) if spec.dtype == "auto" else spec.dtype
     if dtype == "float16" and device == "cpu":
         raise RequestError("--dtype float16 needs GPUs for training; give bfloat16 or float32 on CPUs")
@@ -298,17 +309,19 @@ def _prepare(
                 for line in files.notes:
                     tell(line)
             tell(f"Reading {plan.training.rows:,} rows ...")
-        _write_data(run)
+        _write_data(run, tell)
     return run
 
 
-def _write_data(run: _Run) -> None:
+def _write_data(run: _Run, tell: Tell | None) -> None:
     """Write the sequences to train on and then the request, which gets their counts."""
     plan, spec = run.plan, run.plan.spec
     written, guard = run.work.of_run("train", run.name), run.lease.token.guard
     corpus = _corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
     counts = write_corpus(written, plan.training, plan.storage, plan.documents(), corpus)
-    total = spec.max_steps or max(1, math.ceil(spec.epochs * counts["sequences"] / spec.batch_size))
+    if tell is not None:
+        _tell_of_rows(counts, tell)
+    total = total_steps(spec, counts["sequences"])
     if total <= run.first_step:
         raise RequestError(
             f"the training has {total:,} steps, counted from the beginning, and the checkpoint of --from is of step "
@@ -317,6 +330,14 @@ def _write_data(run: _Run) -> None:
     run.request.update({"total_steps": total} | counts)
     guard(lambda: run.work.publish_data(written))
     guard(lambda: run.work.write_request(run.request))
+
+
+def _tell_of_rows(counts: Mapping[str, Any], tell: Tell) -> None:
+    if counts["skipped"]:
+        tell(f"Rows that cannot be used are skipped: {skipped_text(counts)}")
+    cut = cut_text(counts)
+    if cut is not None:
+        tell(f"{cut} (a longer --seq-length keeps more)")
 
 
 def _write_evaluation(run: _Run) -> None:
@@ -341,12 +362,6 @@ def _corpus_config(plan: FinetunePlan, *, limit: int | None, packing: str, seed:
         seed=seed,
         max_error_rate=plan.spec.max_error_rate,
     )
-
-
-def _resolve_device(spec: FinetuneSpec) -> str:
-    """Resolve `--device auto`: GPUs if the cluster has one for every worker."""
-    has_gpus = ray.cluster_resources().get("GPU", 0) >= spec.workers
-    return "cuda" if spec.device == "cuda" or (spec.device == "auto" and has_gpus) else "cpu"
 
 
 def _threads(spec: FinetuneSpec) -> int:

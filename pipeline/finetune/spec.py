@@ -26,6 +26,7 @@ from tirazh.pipeline.settings import (
     setting,
 )
 from tirazh.pipeline.shared_settings import Truncate, shared_setting
+from tirazh.pipeline.storage.errors import show_uri
 
 Packing = Literal["auto", "stream", "whole", "single"]
 Offload = Literal["none", "optimizer", "all"]
@@ -316,3 +317,14 @@ class FinetuneSpec(Spec):
     def has_pairs(self) -> bool:
         """Whether rows are pairs of a prompt and a completion, not plain texts."""
         return self.completion_column is not None
+
+
+def refuse_object_store(output: str) -> None:
+    """Raise RequestError for an output in an object store: workers read each other's checkpoints from a directory."""
+    from tirazh.pipeline.storage.filesystem import is_remote
+
+    if is_remote(output):
+        raise RequestError(
+            f"--output {show_uri(output)} is in an object store; give a directory on a disk that every worker can "
+            "access"
+        )

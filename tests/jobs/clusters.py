@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,11 +93,15 @@ def ray_head(*, num_cpus: int, ports: tuple[int, ...] | None = None, python: Pat
 
 
 def _is_ready(head: Head, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until the job server answers. Returns False if the process ends before."""
+    """Wait until the head's node has joined and the job server answers. Returns False if the process ends before.
+
+    The job server may answer before: `ray start` ends everything if the node has not joined after 30 seconds.
+    """
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
-        if "there is no job" in head.tirazh("status", "nonesuch").stderr:
-            return True
+        with suppress(OSError, ValueError, KeyError):
+            if living_nodes(head) and "there is no job" in head.tirazh("status", "nonesuch").stderr:
+                return process.poll() is None
         time.sleep(1)
     return False
 

@@ -109,9 +109,17 @@ def test_a_dry_run_of_finetune_shows_the_plan_and_writes_nothing(
     assert not (folder / "out").exists()
 
 
-def test_a_job_file_of_kind_finetune_is_not_submitted(
+def test_plan_and_submit_take_a_job_file_of_kind_finetune(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    assert main(["plan", "job.yaml"]) == 2
-    assert "run `tirazh finetune --config job.yaml`" in capsys.readouterr().err
+    for command in (["plan", "job.yaml"], ["submit", "job.yaml"]):
+        assert main(command) == 2
+        assert "job.yaml line 4: finetune has no setting 'learning_rat'; did you mean" in capsys.readouterr().err
+    (folder / "good.yaml").write_text("kind: finetune\ninput: good.parquet\noutput: out\nmodel: model\n")
+    assert main(["plan", "good.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "steps           1 of 32 sequences" in said
+    assert "worker memory   " in said
+    assert main(["preview", "good.yaml"]) == 2
+    assert "run `tirazh finetune --config good.yaml`" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tirazh.actors.messages import ReplicaConfig
 from tirazh.actors.placement import bundle, refuse_impossible
 from tirazh.errors import InputError, RequestError, TirazhError
-from tirazh.pipeline.execution.cluster.packages import compare_nodes, describe_node, machine_name
+from tirazh.pipeline.execution.cluster.packages import SAME_EVERYWHERE, compare_nodes, describe_node, machine_name
 from tirazh.pipeline.execution.cluster.probe import NodeProbe, check_nodes, make_probe, other_machines
 from tirazh.pipeline.execution.ray_session import resolve_device
 from tirazh.pipeline.input.listing.files import list_inputs
@@ -41,25 +41,34 @@ def check_cluster(spec: JobSpec | StepsSpec, *, tell: Tell) -> None:
     check_packages()
     output = OutputFiles.at(spec.output, Storage(spec.endpoint_url))
     device = {job.model: resolve_device(job) for job in jobs}
-    with _first_probe(output, _inputs(jobs)) as probe:
+    with first_probe(output, _inputs(jobs)) as probe:
         for model in device:
-            directory = make_probe(output.storage, output.directory, output.own, (), model).model
-            asked = replace(probe, model=directory)
-            problem = asked.problem()
-            if problem is not None:
-                raise RequestError(problem)
-            check_nodes(asked, needs_gpu=device[model] == "cuda")
+            check_paths(replace(probe, model=model_directory(output, model)), needs_gpu=device[model] == "cuda")
     for job in jobs:
         check_resources(job, device[job.model], tell=tell)
 
 
-def check_packages(*, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
+def model_directory(output: OutputFiles, model: str) -> str:
+    """The path of a model as all machines know it, or its name."""
+    return make_probe(output.storage, output.directory, output.own, (), model).model
+
+
+def check_paths(probe: NodeProbe, *, others: NodeProbe | None = None, needs_gpu: bool) -> None:
+    """Raise RequestError with what this machine does not reach, or another one; that is asked for `others`."""
+    problem = probe.problem()
+    if problem is not None:
+        raise RequestError(problem)
+    check_nodes(others or probe, needs_gpu=needs_gpu)
+
+
+def check_packages(names: Sequence[str] = SAME_EVERYWHERE, *, timeout_s: float = _ANSWER_TIMEOUT_S) -> None:
     """Raise RequestError if a machine has another Python, or lacks packages or has other versions, than the driver's.
 
+    `names` are the packages that are compared.
     A machine that dies meanwhile, or does not answer in time, is not judged.
     """
-    here = describe_node(ray.util.get_node_ip_address())
-    asked = {_ask(node): node for node in other_machines()}
+    here = describe_node(ray.util.get_node_ip_address(), names)
+    asked = {_ask(node, names): node for node in other_machines()}
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s) if asked else ([], [])
     for answer in answered:
         try:
@@ -89,22 +98,22 @@ def check_resources(spec: JobSpec, device: str, *, tell: Tell) -> None:
 
 def _inputs(jobs: Sequence[JobSpec]) -> list[str]:
     """The files of all inputs, as this machine lists them."""
-    files: list[str] = []
-    for job in jobs:
-        if not job.input:
-            continue
-        try:
-            files += [file.uri for file in list_inputs(Storage(job.endpoint_url), list(map(full_uri, job.input)))]
-        except InputError as error:
-            if all(map(is_remote, job.input)):
-                raise
-            address = ray.util.get_node_ip_address()
-            raise InputError(f"on {machine_name(address)}, where the driver of the job runs: {error}") from None
-    return files
+    return [uri for job in jobs if job.input for uri in input_files(job.input, job.endpoint_url)]
+
+
+def input_files(inputs: Sequence[str], endpoint_url: str | None) -> list[str]:
+    """The files of these inputs, as this machine lists them. Raises InputError, which names the machine."""
+    try:
+        return [file.uri for file in list_inputs(Storage(endpoint_url), list(map(full_uri, inputs)))]
+    except InputError as error:
+        if all(map(is_remote, inputs)):
+            raise
+        address = ray.util.get_node_ip_address()
+        raise InputError(f"on {machine_name(address)}, where the driver of the job runs: {error}") from None
 
 
 @contextmanager
-def _first_probe(output: OutputFiles, inputs: Sequence[str]) -> Iterator[NodeProbe]:
+def first_probe(output: OutputFiles, inputs: Sequence[str]) -> Iterator[NodeProbe]:
     """Inside the block, the probe file is in the output. Directories that were made for it are removed after it."""
     probe = replace(make_probe(output.storage, output.directory, output.own, inputs, "embedded"), is_written=True)
     made = [] if is_remote(output.directory) else [output.own(), output.directory]
@@ -125,10 +134,10 @@ def _first_probe(output: OutputFiles, inputs: Sequence[str]) -> Iterator[NodePro
                 os.rmdir(directory)
 
 
-def _ask(node: dict[str, Any]) -> Any:
+def _ask(node: dict[str, Any], names: Sequence[str]) -> Any:
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     return (
         ray.remote(describe_node)
         .options(num_cpus=0, max_retries=1, scheduling_strategy=there)
-        .remote(node["NodeManagerAddress"])
+        .remote(node["NodeManagerAddress"], tuple(names))
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 
 # Results, or what machines send to each other, depend on the version of these.
@@ -46,18 +47,19 @@ def python_sentence(machine: str, found: str, wanted: str) -> str:
     )
 
 
-def describe_node(address: str = "") -> dict[str, str]:
-    """Return `machine`, `python`, and the version of each package of SAME_EVERYWHERE, "" if it is missing.
+def describe_node(address: str = "", names: Sequence[str] = SAME_EVERYWHERE) -> dict[str, str]:
+    """Return `machine`, `python`, and the version of each package of `names`, "" if it is missing.
 
     `address` is the machine's IP address.
     """
-    versions = {name: _public(_version(name) or "") for name in SAME_EVERYWHERE}
+    versions = {name: _public(_version(name) or "") for name in names}
     return {"machine": machine_name(address), "python": f"{sys.version_info[0]}.{sys.version_info[1]}", **versions}
 
 
 def compare_nodes(driver: dict[str, str], other: dict[str, str]) -> str | None:
     """Return a sentence about the first difference of a machine from that of the driver, or None."""
-    different = [name for name in ("python", *SAME_EVERYWHERE) if driver.get(name) != other.get(name)]
+    names = [name for name in driver if name != "machine"]
+    different = [name for name in names if driver.get(name) != other.get(name)]
     if not different:
         return None
     missing = [name for name in different if not other.get(name)]

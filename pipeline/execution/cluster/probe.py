@@ -42,7 +42,7 @@ class NodeProbe:
     """The probe file `uri` and its content, and paths that must exist. Sent to other machines.
 
     `inputs` are URIs of files, `model` is a directory or a name that needs no directory. With `is_written` a machine
-    must also be able to write into the output.
+    must also be able to write into the output. With `needs_disk` the output cannot be in an object store.
     """
 
     storage: Storage
@@ -52,6 +52,7 @@ class NodeProbe:
     inputs: tuple[str, ...] = ()
     model: str = _EMBEDDED
     is_written: bool = False
+    needs_disk: bool = False
 
     def write(self) -> None:
         """Write the probe file; the driver does it once."""
@@ -70,10 +71,10 @@ class NodeProbe:
         except InputError:  # there is no such file here
             found = ""
         if found != self.content:
+            store = "" if self.needs_disk else ", or in an object store"
             raise RequestError(
                 f"{_machine()} does not see the files that the driver writes to "
-                f"{show_uri(self.output)}: the output must be on a disk that all machines of the cluster share, or in "
-                "an object store"
+                f"{show_uri(self.output)}: the output must be on a disk that all machines of the cluster share{store}"
             )
         _checked.add(self.content)
 

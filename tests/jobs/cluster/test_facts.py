@@ -114,3 +114,41 @@ def test_a_job_that_had_nothing_left_to_do_has_its_rows(capsys: pytest.CaptureFi
     log = 'tirazh-progress {"rows": 6, "rows_safe": 6, "rows_total": 6}\n'
     show_status(job_facts(INFO | {"status": "SUCCEEDED"}, log), as_json=False, quiet=False)
     assert "rows       6 of 6 answered, 6 safe\n" in capsys.readouterr().out
+
+
+TRAINING = INFO | {"metadata": {"tirazh_job": '{"kind": "finetune", "output": "/shared/model"}'}}
+TRAINING_LOG = (
+    'tirazh-progress {"steps": 13, "steps_saved": 10, "steps_total": 60, "loss": 0.5014, "evaluation": '
+    '{"perplexity": 1.468, "macro_f1": 0.68}, "eta_s": 61.0, "tokens_per_s": 264.0}\n'
+)
+
+
+def test_the_status_of_a_training_has_its_steps_its_loss_and_its_last_evaluation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = job_facts(TRAINING | {"status": "RUNNING", "driver_exit_code": None}, TRAINING_LOG)
+    assert (facts["steps"], facts["steps_saved"], facts["steps_total"], facts["rows_total"]) == (13, 10, 60, None)
+    assert (facts["eta_s"], facts["evaluation"]["perplexity"]) == (61.0, 1.468)
+    show_status(facts, as_json=False, quiet=False)
+    assert capsys.readouterr().out.splitlines()[4:10] == [
+        "steps       13 of 60, checkpoint of step 10",
+        "loss        0.501",
+        "perplexity  1.468",
+        "macro f1    0.68",
+        "left        1:01",
+        "output      /shared/model",
+    ]
+    show_jobs([facts], as_json=False, quiet=False)
+    assert "13/60 steps" in capsys.readouterr().out
+
+
+def test_stopping_a_training_says_which_step_is_saved(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = TRAINING | {"status": "STOPPED"}
+    show_stopped(stopped, TRAINING_LOG, was_running=True, as_json=False, quiet=False)
+    show_stopped(stopped, "", was_running=True, as_json=False, quiet=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "tirazh-a-123456 stopped at step 13 of 60: the checkpoint of step 10 is saved",
+        "  `tirazh resume tirazh-a-123456` goes on from it",
+        "tirazh-a-123456 stopped before the first step",
+        "  `tirazh resume tirazh-a-123456` starts it again",
+    ]

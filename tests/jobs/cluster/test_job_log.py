@@ -5,8 +5,17 @@ from __future__ import annotations
 import io
 import json
 
-from tirazh.jobs.cluster.job_log import MARK, LoggedProgress, LogPrinter, last_figures, stopped_text, text_of
+from tirazh.jobs.cluster.job_log import (
+    MARK,
+    LoggedProgress,
+    LoggedTraining,
+    LogPrinter,
+    last_figures,
+    stopped_text,
+    text_of,
+)
 from tirazh.pipeline.execution.metrics import ProgressEvent
+from tirazh.pipeline.finetune.progress import TrainingProgress
 
 
 def event(rows: int, *, safe: int = 0) -> ProgressEvent:
@@ -48,3 +57,29 @@ def test_people_see_the_log_without_figures_and_each_line_once() -> None:
     printer.show(f"one\n{MARK}{{}}\ntwo\n{MARK}{{}}\nend", is_all=True)
     assert "".join(printed) == "one\ntwo\nend" == text_of(f"one\n{MARK}{{}}\ntwo\nend")
     assert text_of("\x1b[33m(raylet)\x1b[0m WARNING\n") == "(raylet) WARNING\n"
+
+
+def test_the_driver_of_a_training_prints_its_steps_and_which_of_them_is_saved() -> None:
+    stream, saved = io.StringIO(), [0]
+    step = {
+        "loss": 0.50138,
+        "tokens_per_s": 264.04,
+        "elapsed_s": 9.0,
+        "eta_s": 61.04,
+        "figures": {"perplexity": 1.46822},
+    }
+    with LoggedTraining("quiet", stream=stream, saved_step=lambda: saved[0]) as display:
+        assert display.interrupted() == "stopped before the first step; `tirazh resume` starts it again"
+        display.show(TrainingProgress(step=4, total_steps=60, **step))
+        display.show(TrainingProgress(step=13, total_steps=60, **step))
+        saved[0] = 13
+        assert display.interrupted() == (
+            "stopped at step 13 of 60: the checkpoint of step 13 is saved; `tirazh resume` goes on from it"
+        )
+    assert json.loads(stream.getvalue().splitlines()[0].removeprefix(MARK))["steps_saved"] == 0
+    found = last_figures(stream.getvalue())
+    assert found.pop("time")
+    assert found == {
+        **{"steps": 13, "steps_saved": 13, "steps_total": 60, "loss": 0.5014, "evaluation": {"perplexity": 1.4682}},
+        **{"eta_s": 61.0, "tokens_per_s": 264.0},
+    }

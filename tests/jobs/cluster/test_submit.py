@@ -14,7 +14,16 @@ import requests
 from tests.jobs.cluster.servers import FakeJob, Server, job_to_submit, spec, submitted
 from tirazh.errors import RequestError
 from tirazh.jobs.cluster.job_server import NoAnswerError
-from tirazh.jobs.cluster.submit import Submission, job_name, job_to_resume, submit_to, submitted_spec
+from tirazh.jobs.cluster.submit import (
+    TRAINING_STOP_WAIT_S,
+    Submission,
+    job_name,
+    job_of_spec,
+    job_to_resume,
+    submit_to,
+    submitted_spec,
+)
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 
 
 def test_the_name_of_a_job_depends_on_its_output_and_its_identity() -> None:
@@ -171,3 +180,18 @@ def test_a_busy_head_that_misses_a_request_is_asked_again(server: Server, monkey
     missed.clear()
     with pytest.raises(NoAnswerError, match="no Ray job server answers"):
         submitted(spec(seed=12))
+
+
+def test_a_training_is_submitted_resumed_as_it_was_and_has_time_to_save_a_checkpoint(server: Server) -> None:
+    labels = {"a": "б", "c": "г"}
+    training = FinetuneSpec(input=("/in",), output="/shared/model", labels=labels, completion_column="x", max_steps=7)
+    job = job_of_spec(training)
+    first = submit_to(server, job)
+    found = server.jobs[first.job_id]
+    assert found.runtime_env["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] == str(TRAINING_STOP_WAIT_S)
+    assert job_to_resume(server, first.job_id).spec == job.spec
+
+
+def test_a_training_whose_output_is_in_an_object_store_is_not_submitted() -> None:
+    with pytest.raises(RequestError, match="--output s3://bucket/model is in an object store; give a directory"):
+        job_of_spec(FinetuneSpec(input=("/in",), output="s3://bucket/model"))

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.jobs.cluster.servers import spec
 from tirazh.errors import RequestError
 from tirazh.jobs.cluster.working_dir import with_absolute_paths, write_working_dir
 from tirazh.jobs.job_files.job_file import spec_from_file
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.spec import GenerateSpec
 
 
@@ -76,3 +78,14 @@ def test_the_machines_need_what_tirazh_requires_and_the_package_of_each_address(
     assert needs["requirements"]["ray"].startswith("<2.61")
     assert {"pyarrow", "torch", "s3fs", "gcsfs"} <= needs["requirements"].keys()
     assert "pytest" not in needs["requirements"]
+
+
+def test_a_training_is_sent_with_absolute_paths_and_what_its_adapters_need(tmp_path: Path) -> None:
+    job = FinetuneSpec(input=("news/*.parquet",), eval_input=("s3://in/",), output="out", tokenizer="tok", lora_rank=4)
+    sent = with_absolute_paths(job)
+    assert isinstance(sent, FinetuneSpec)
+    assert (sent.input, sent.eval_input) == ((f"{os.getcwd()}/news/*.parquet",), ("s3://in/",))
+    assert (sent.output, sent.tokenizer, sent.model) == (f"{os.getcwd()}/out", f"{os.getcwd()}/tok", "embedded")
+    write_working_dir(sent, tmp_path)
+    assert yaml.safe_load((tmp_path / "job.yaml").read_text())["kind"] == "finetune"
+    assert "peft" in json.loads((tmp_path / "needs.json").read_text())["requirements"]

@@ -36,7 +36,7 @@ def planned(folder: Path, model: str, columns: dict[str, Any], **settings: Any) 
     return plan_finetune(build_finetune_spec(named | settings))
 
 
-def written(plan: FinetunePlan, folder: Path, **changes: Any) -> tuple[SequenceStore, dict[str, int]]:
+def written(plan: FinetunePlan, folder: Path, **changes: Any) -> tuple[SequenceStore, dict[str, Any]]:
     values: dict[str, Any] = {"packing": "single", "seq_length": plan.seq_length, "limit": None, "seed": None}
     corpus = CorpusConfig(**(values | {"max_error_rate": plan.spec.max_error_rate} | changes))
     counts = write_corpus(folder / "store", plan.training, plan.storage, plan.documents(), corpus)
@@ -111,9 +111,65 @@ def test_rows_that_cannot_be_used_are_skipped_and_counted(model: str, tmp_path: 
     plan = planned(tmp_path, model, columns, prompt_column="q", completion_column="a", seq_length=40)
     store, counts = written(plan, tmp_path)
     assert (len(store), counts["rows"], counts["skipped"]) == (1, 4, 3)
-    assert store.facts["first_skipped"] == (
-        f"row 2 (in {tmp_path / 'in.parquet'}): the prompt has 100 tokens; at most 40 fit"
+    place = tmp_path / "in.parquet"
+    assert store.facts["skipped_reasons"] == {
+        "too long": {"rows": 1, "first": f"row 2 (in {place}): the prompt has 100 tokens; at most 40 fit"},
+        "null": {"rows": 1, "first": f"row 3 (in {place}): column 'a' is null"},
+        "empty": {"rows": 1, "first": f"row 4 (in {place}): column 'a' is empty"},
+    }
+
+
+def with_faults(model: str, folder: Path, **settings: Any) -> FinetunePlan:
+    """A plan over 100 rows: 10 with an unknown label, 3 without one, 16 whose text is too long, 71 good ones."""
+    texts = ["матч " * 60 if row % 6 == 0 and row < 96 else "матч" for row in range(100)]
+    labels: list[str | None] = ["sport"] * 100
+    short = [row for row in range(100) if texts[row] == "матч"]
+    for row in short[:10]:
+        labels[row] = "abroad"
+    for row in short[10:13]:
+        labels[row] = None
+    columns = {"text": texts, "topic": pa.array(labels, pa.string())}
+    return planned(folder, model, columns, completion_column="topic", labels=LABELS, seq_length=64, **settings)
+
+
+def test_every_row_that_is_skipped_or_cut_is_counted_by_its_reason(model: str, tmp_path: Path) -> None:
+    plan = with_faults(model, tmp_path)
+    store, counts = written(plan, tmp_path)
+    assert {name: each["rows"] for name, each in counts["skipped_reasons"].items()} == {"unknown label": 10, "null": 3}
+    assert (counts["skipped"], counts["cut_texts"], len(store)) == (13, 16, 87)
+    whole = len(plan.tokenizer.encode("матч " * 60))
+    assert 16 * (whole - 64) < counts["cut_tokens"] < 16 * whole
+    assert counts["skipped_reasons"]["unknown label"]["first"].endswith(
+        ": 'abroad' is none of the labels economics, sport"
     )
+    assert {name: value for name, value in store.facts.items() if name in counts} == counts
+
+
+def test_with_truncate_error_texts_that_are_too_long_are_skipped_and_counted(model: str, tmp_path: Path) -> None:
+    _, counts = written(with_faults(model, tmp_path, truncate="error"), tmp_path)
+    found = {name: each["rows"] for name, each in counts["skipped_reasons"].items()}
+    assert found == {"unknown label": 10, "null": 3, "too long": 16}
+    assert (counts["skipped"], counts["cut_texts"], counts["cut_tokens"]) == (29, 0, 0)
+
+
+def test_what_is_cut_off_very_long_texts_before_they_are_encoded_counts_too(model: str, tmp_path: Path) -> None:
+    text = "слово " * 40_000
+    plan = planned(tmp_path, model, {"text": [text], "topic": ["sport"]}, completion_column="topic", labels=LABELS)
+    _, counts = written(plan, tmp_path)
+    whole = len(plan.tokenizer.encode(text))
+    assert whole - 1_024 < counts["cut_tokens"] < whole
+
+
+def test_an_error_about_rows_names_the_settings_that_help(model: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        written(with_faults(model, tmp_path, truncate="error", max_error_rate=0.1), tmp_path)
+    assert str(caught.value).startswith("29 of 100 rows cannot be used, the first of them row 1 (in ")
+    assert str(caught.value).endswith(
+        "; --truncate right cuts texts that are too long, and --max-error-rate 0.29 goes on without these rows"
+    )
+    with pytest.raises(InputError) as caught:
+        written(planned(tmp_path, model, {"text": pa.array([None], pa.string())}), tmp_path)
+    assert str(caught.value).endswith("column 'text' is null")
 
 
 def test_too_many_skipped_rows_are_an_error_that_names_the_first(model: str, tmp_path: Path) -> None:

@@ -1,0 +1,82 @@
+"""The room that a training needs on the disk of its output, and the refusal of one that has not enough."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+from tirazh.errors import OutputError
+from tirazh.model.config import ModelConfig, expected_shapes
+from tirazh.model.training.disk_room import CHECKPOINT_BYTES_PER_WEIGHT, bytes_text, free_bytes
+from tirazh.pipeline.finetune.forecast.sample import sample_corpus
+from tirazh.pipeline.finetune.output import TrainingOutput
+from tirazh.pipeline.finetune.plan import FinetunePlan
+from tirazh.pipeline.finetune.spec import FinetuneSpec
+
+# A token of the data takes an int32 and a role of one byte; a sequence has a span of two int64 and an offset.
+_TOKEN_BYTES, _SEQUENCE_BYTES = 5, 24
+_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def count_weights(config: ModelConfig) -> int:
+    """The number of weights; the embedding that is tied to the output is counted once."""
+    return sum(prod(shape) for shape in expected_shapes(config).values())
+
+
+def count_trained(config: ModelConfig, spec: FinetuneSpec) -> int:
+    """The number of weights that are trained: all, or with LoRA those of its adapters."""
+    if not spec.lora_rank:
+        return count_weights(config)
+    endings = tuple(f".{name}.weight" for name in spec.lora_targets)
+    shapes = [shape for name, shape in expected_shapes(config).items() if name.endswith(endings)]
+    return sum(spec.lora_rank * sum(shape) for shape in shapes)
+
+
+def disk_bytes(plan: FinetunePlan, *, tokens: int, sequences: int) -> int:
+    """The most bytes that the output's directory holds during the training.
+
+    These are `keep_checkpoints` checkpoints and the one that is being written, the model, and the data.
+    """
+    spec = plan.spec
+    checkpoint = CHECKPOINT_BYTES_PER_WEIGHT * count_trained(plan.config, spec)
+    item = _ITEM_BYTES.get(spec.save_dtype or "")
+    model = plan.model.weight_bytes if item is None else item * count_weights(plan.config)
+    data = _TOKEN_BYTES * tokens + _SEQUENCE_BYTES * sequences
+    return checkpoint * (spec.keep_checkpoints + 1) + model + data
+
+
+def held_bytes(output: str) -> int:
+    """The bytes that the trainings of the output have written already."""
+    folder = TrainingOutput(Path(output)).trainings
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:  # a run removes it at this moment
+            continue
+    return total
+
+
+def check_room(plan: FinetunePlan) -> None:
+    """Raise OutputError if the disk of the output has not the room that the training needs."""
+    sample = sample_corpus(plan)
+    problem = room_problem(plan, disk_bytes(plan, tokens=sample.tokens, sequences=sample.sequences))
+    if problem is not None:
+        raise OutputError(problem)
+
+
+def room_problem(plan: FinetunePlan, needed: int) -> str | None:
+    """Return the sentence about a disk with less room than the `needed` bytes; None for one that has it."""
+    free, held = free_bytes(plan.output), held_bytes(plan.output)
+    if needed - held <= free:
+        return None
+    keep = plan.spec.keep_checkpoints
+    checkpoint = CHECKPOINT_BYTES_PER_WEIGHT * count_trained(plan.config, plan.spec)
+    fewer = f", lower --keep-checkpoints ({keep} now)" if keep > 1 else ""
+    lora = "" if plan.spec.lora_rank else ", train adapters alone with --lora-rank"
+    more = f", of which {bytes_text(held)} are written" if held else ""
+    return (
+        f"--output {plan.output}: the training needs {bytes_text(needed)} on this disk{more} ({keep + 1} checkpoints "
+        f"of {bytes_text(checkpoint)}, the model and the data), and {bytes_text(free)} is free; make room{fewer}{lora} "
+        "or give another --output"
+    )
