@@ -18,10 +18,12 @@ from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.attention.reference import visible_keys
 from tirazh.model.attention.segment_context import SegmentContext
 
+_MAX_KEPT = 64  # trees whose masks are kept: the pieces of a job's labels, of at most 256 KiB each
+
 Parents = tuple[int, ...]  # of every token its parent in the tree, -1 for the end of the prompt
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=_MAX_KEPT)
 def ancestor_mask(parents: Parents) -> Tensor:
     """Bool [1, T, T]: token i sees token j if j is i or one of its ancestors."""
     mask = torch.eye(len(parents), dtype=torch.bool)
@@ -67,7 +69,7 @@ def leaves_window(context: SegmentContext, parents: Parents, cache: LayerCache) 
     return last // window != deepest // window
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=_MAX_KEPT)
 def depths(parents: Parents) -> Tensor:
     """How many tokens of the tree are between each of its tokens and the prompt, int64 [T]."""
     depths: list[int] = []

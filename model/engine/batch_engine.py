@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tirazh.model.engine.constrained import ConstrainedDecoding, StepMasks, completion_of, has_ended
-from tirazh.model.engine.label_scoring import sliced_token_logprobs, sum_terms, token_logprobs
+from tirazh.model.engine.label_scoring import prompt_terms
 from tirazh.model.engine.logprobs import text_logprobs
 from tirazh.model.engine.pending_step import PendingStep
 from tirazh.model.engine.pooling import Pool
@@ -208,19 +208,16 @@ class BatchEngine:
             self._sample(to_sample, logits_RV, masks)
 
     def _score(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
-        """Score the labels of prompts that this step has completed, and free their slots."""
+        """Score pieces of the labels of prompts that are computed, and free the slots of those without more pieces."""
         trie, num_tokens = readers[0].sequence.trie, self.scheduler.config.num_tokens
         assert trie is not None
-        if isinstance(logits_RV, SlicedLogits):
-            terms = sliced_token_logprobs(logits_RV, [reader.rows.start for reader in readers], trie, num_tokens)
-        else:
-            parts = [logits_RV[reader.rows] for reader in readers]
-            # Copying the logits is avoided where all of them are used: a vocabulary's row is large.
-            scored_RV = logits_RV if sum(map(len, parts)) == len(logits_RV) else torch.cat(parts)
-            terms = token_logprobs(scored_RV[:, :num_tokens], trie)
-        self._pending[-1].expect_scores([reader.owner for reader in readers], terms)
+        for piece in sorted({reader.piece for reader in readers}):
+            some = [reader for reader in readers if reader.piece == piece]
+            terms = prompt_terms(logits_RV, [each.rows for each in some], trie.pieces[piece].trie, num_tokens)
+            self._pending[-1].expect_scores([each.owner for each in some], piece, terms)
         for reader in readers:
-            self.scheduler.release(reader.slot, reader.sequence)
+            if not reader.sequence.num_to_prefill:
+                self.scheduler.release(reader.slot, reader.sequence)
 
     def _score_texts(self, readers: list[LogitsReader], logits_RV: Tensor | SlicedLogits) -> None:
         """Score the tokens of texts that this step has read, and free the slots of those that are read."""
@@ -272,8 +269,8 @@ class BatchEngine:
         """Read the results of launched steps, the oldest first, except the newest `num_left`."""
         while len(self._pending) > num_left:
             pending = self._pending.popleft()
-            for slot, sequence, terms in pending.scores():
-                self._take_scores(slot, sequence, terms)
+            for slot, sequence, piece, terms in pending.scores():
+                self._take_scores(slot, sequence, piece, terms)
             for slot, sequence, logprobs in pending.texts():
                 self._take_text(slot, sequence, logprobs)
             for slot, sequence, hidden_NC in pending.hidden():
@@ -281,14 +278,14 @@ class BatchEngine:
             for slot, sequence, token, logprob in pending.tokens():
                 self._take_token(slot, sequence, token, logprob)
 
-    def _take_scores(self, slot: int, sequence: ActiveSequence, terms: Sequence[float]) -> None:
-        assert sequence.trie is not None
-        if all(map(math.isfinite, terms)):
-            result = LabelScores(logprobs=tuple(sum_terms(terms, sequence.trie)))
-        else:
+    def _take_scores(self, slot: int, sequence: ActiveSequence, piece: int, terms: Sequence[float]) -> None:
+        result: LabelScores | None = None
+        if not all(map(math.isfinite, terms)):
             self.scheduler.mark_dirty(slot)
             result = LabelScores(logprobs=(), error="the model produced non-finite label scores for this prompt")
-        if not sequence.is_finished:  # it may have been cancelled since the step was launched
+        elif sequence.take_piece(piece, terms):
+            result = LabelScores(logprobs=tuple(sequence.label_scores))
+        if result is not None and not sequence.is_finished:  # it may have been cancelled since the step was launched
             self._end(slot, sequence, result)
 
     def _take_text(self, slot: int, sequence: ActiveSequence, logprobs: Sequence[float]) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from tirazh.errors import RequestError
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.label_trie import LabelTrie, job_trie
+from tirazh.model.engine.label_trie import SplitTrie, job_trie
 from tirazh.model.engine.sequences import ActiveSequence
 from tirazh.model.requests import EngineJob
 
@@ -43,7 +43,7 @@ class JobQueue:
     """
 
     job: EngineJob
-    trie: LabelTrie | None
+    trie: SplitTrie | None
     prefill_rows: int
     waiting: deque[ActiveSequence] = field(default_factory=deque)
     waits_since: int = 0
@@ -132,7 +132,8 @@ class JobQueues:
     def _new_queue(self, job: EngineJob) -> JobQueue:
         self._check(job)
         trie = job_trie(job, self._config.num_tokens) if job.labels else None
-        return JobQueue(job, trie, rows_of_prefill(self._config.prefill_rows, self._window_size, trie))
+        num_nodes = trie.max_nodes if trie else 0
+        return JobQueue(job, trie, rows_of_prefill(self._config.prefill_rows, self._window_size, num_nodes))
 
     def _check(self, job: EngineJob) -> None:
         """Raise RequestError for a job whose tokens are not the model's, or whose prefix is too long."""
@@ -146,8 +147,8 @@ class JobQueues:
             )
 
 
-def rows_of_prefill(least: int, window_size: int, trie: LabelTrie | None) -> int:
-    """Return the rows of a prefill step, `least` or more. A prompt's last chunk and its label trie
-    share one step, so it holds both."""
-    needed = min(window_size, least) + (trie.num_nodes if trie else 0)
+def rows_of_prefill(least: int, window_size: int, num_nodes: int) -> int:
+    """Return the rows of a prefill step, `least` or more. A prompt's last chunk and the first piece of its
+    label trie, of at most `num_nodes` nodes, share one step, so it holds both."""
+    needed = min(window_size, least) + num_nodes
     return max(least, -(-needed // ROW_MULTIPLE) * ROW_MULTIPLE)

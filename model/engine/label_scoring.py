@@ -11,15 +11,16 @@ label's behind another's, and behind them the labels' ends, if they are scored.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from tirazh.model.engine.label_trie import LabelTrie
+from tirazh.model.engine.label_trie import LabelTrie, sum_terms
 from tirazh.model.engine.logprobs import logsumexp
 from tirazh.model.engine.sliced_logits import SlicedLogits
+
+_MAX_KEPT = 64  # pieces of tries whose rows and columns are kept; each takes some kilobytes
 
 
 def label_logprobs(logits_RV: Tensor, trie: LabelTrie) -> list[float]:
@@ -52,6 +53,20 @@ def token_logprobs(logits_RV: Tensor, trie: LabelTrie) -> Tensor:
     return torch.cat([terms_SP, ends_R[leaves_SL]], dim=1)
 
 
+def prompt_terms(logits_RV: Tensor | SlicedLogits, rows: Sequence[slice], trie: LabelTrie, num_tokens: int) -> Tensor:
+    """Return the terms of several prompts as `token_logprobs`, whose logits are `rows` of a step's.
+
+    Columns from `num_tokens` on are ignored.
+    """
+    if isinstance(logits_RV, SlicedLogits):
+        return sliced_token_logprobs(logits_RV, [each.start for each in rows], trie, num_tokens)
+    parts = [logits_RV[each] for each in rows]
+    # Copying the logits is avoided where it can be: a vocabulary's row is large.
+    if sum(map(len, parts)) == len(logits_RV):
+        parts = [logits_RV]
+    return token_logprobs((parts[0] if len(parts) == 1 else torch.cat(parts))[:, :num_tokens], trie)
+
+
 def sliced_token_logprobs(logits: SlicedLogits, first_rows: Sequence[int], trie: LabelTrie, num_tokens: int) -> Tensor:
     """Return the same as `token_logprobs` for logits that are not held all at once.
 
@@ -64,7 +79,8 @@ def sliced_token_logprobs(logits: SlicedLogits, first_rows: Sequence[int], trie:
     leaves_SL = first_S[:, None] + _leaf_rows(trie, torch.device("cpu"))
     terms_SP = torch.empty(rows_SP.shape, dtype=torch.float64)
     ends_SL = torch.empty(leaves_SL.shape, dtype=torch.float64)
-    for first, all_RV in logits.slices():
+    needed = rows_SP if not trie.ends else torch.cat([rows_SP, leaves_SL], dim=1)
+    for first, all_RV in logits.slices(needed.unique().tolist()):
         part_RV = all_RV[:, :num_tokens]
         is_here = (rows_SP >= first) & (rows_SP < first + len(part_RV))
         rows, tokens = (values[is_here].to(part_RV.device) for values in (rows_SP - first, tokens_SP))
@@ -77,31 +93,24 @@ def sliced_token_logprobs(logits: SlicedLogits, first_rows: Sequence[int], trie:
     return torch.cat([terms_SP, ends_SL], dim=1)
 
 
-def sum_terms(logprobs: Sequence[float], trie: LabelTrie) -> list[float]:
-    """Return the log-likelihood of every label, given the P terms of one prompt."""
-    terms = iter(logprobs)
-    scores = [sum(itertools.islice(terms, len(path))) for path in trie.paths]
-    return [score + end for score, end in zip(scores, terms, strict=True)] if trie.ends else scores
-
-
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=_MAX_KEPT)
 def _token_indices(trie: LabelTrie, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the rows (within one prompt) and columns of the logits that predict the labels'
     tokens: int64 [label tokens] each."""
     row_of = {node: row for row, node in enumerate(trie.read_nodes)}
-    nodes = torch.tensor([row_of[node] for path in trie.paths for node, _ in path])
-    tokens = torch.tensor([token for path in trie.paths for _, token in path])
+    nodes = torch.tensor([row_of[node] for path in trie.paths for node, _ in path], dtype=torch.int64)
+    tokens = torch.tensor([token for path in trie.paths for _, token in path], dtype=torch.int64)
     return nodes.to(device), tokens.to(device)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=_MAX_KEPT)
 def _leaf_rows(trie: LabelTrie, device: torch.device) -> Tensor:
     """Return the rows (within one prompt) of the logits behind the labels: int64 [labels or 0]."""
     row_of = {node: row for row, node in enumerate(trie.read_nodes)}
     return torch.tensor([row_of[leaf] for leaf in trie.leaves], dtype=torch.int64).to(device)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=_MAX_KEPT)
 def _end_columns(trie: LabelTrie, device: torch.device) -> Tensor:
     """Return the columns of the tokens that end a label: int64 [ends]."""
     return torch.tensor(trie.ends, dtype=torch.int64).to(device)

@@ -28,7 +28,7 @@ class PendingStep:
         self._tokens: tuple[Owners, PendingCopy] | None = None
         self._logprobs: PendingCopy | None = None
         self._texts: tuple[Owners, Sequence[int], PendingCopy] | None = None
-        self._scores: tuple[Owners, PendingCopy] | None = None
+        self._scores: list[tuple[Owners, int, PendingCopy]] = []
         self._hidden: tuple[Owners, Sequence[slice], PendingCopy] | None = None
 
     def expect_tokens(self, owners: Owners, tokens_R: Tensor, logprobs_R: Tensor) -> None:
@@ -40,9 +40,10 @@ class PendingStep:
         another's: float64 [R]."""
         self._texts = owners, counts, PendingCopy(logprobs_R)
 
-    def expect_scores(self, owners: Owners, terms_RP: Tensor) -> None:
-        """Start to copy the log-probabilities of the labels' tokens for each owner: float64 [R, P]."""
-        self._scores = owners, PendingCopy(terms_RP)
+    def expect_scores(self, owners: Owners, piece: int, terms_RP: Tensor) -> None:
+        """Start to copy the log-probabilities of the labels' tokens in one piece of their trie for each owner:
+        float64 [R, P]. May be called once for each piece."""
+        self._scores.append((owners, piece, PendingCopy(terms_RP)))
 
     def expect_hidden(self, owners: Owners, rows: Sequence[slice], hidden_RC: Tensor) -> None:
         """Start to copy hidden states, of which `rows[i]` are for owner i: float32 [R, C]."""
@@ -50,7 +51,7 @@ class PendingStep:
 
     def sequences(self) -> Iterator[ActiveSequence]:
         """Yield the sequences for which there is a token, scores or hidden states."""
-        for expected in (self._tokens, self._scores, self._texts, self._hidden):
+        for expected in (self._tokens, *self._scores, self._texts, self._hidden):
             if expected is not None:
                 yield from (sequence for _, sequence in expected[0])
 
@@ -76,9 +77,11 @@ class PendingStep:
             for (slot, sequence), part in zip(owners, rows, strict=True):
                 yield slot, sequence, hidden_RC[part]
 
-    def scores(self) -> Iterator[tuple[int, ActiveSequence, list[float]]]:
-        """Yield slot, sequence and the log-probabilities of its label tokens."""
-        yield from _each(self._scores)
+    def scores(self) -> Iterator[tuple[int, ActiveSequence, int, list[float]]]:
+        """Yield slot, sequence, the piece of its labels' trie, and the log-probabilities of the piece's tokens."""
+        for owners, piece, copy in self._scores:
+            for slot, sequence, terms in _each((owners, copy)):
+                yield slot, sequence, piece, terms
 
 
 def _each(expected: tuple[Owners, PendingCopy] | None) -> Iterator[tuple[int, ActiveSequence, Any]]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tirazh.model.engine.label_trie import LabelTrie
+from tirazh.model.engine.label_trie import LabelTrie, SplitTrie
 from tirazh.model.engine.sequences import ActiveSequence, Slots, StepBuilder
 from tirazh.model.requests import EmbedRequest, GenerateRequest, ScoreRequest, TextScoreRequest
 from tirazh.model.step import chunk_length
 
 
 def build_prefill_step(
-    slots: Slots, num_rows: int, trie: LabelTrie | None, *, window: int, max_chunk: int
+    slots: Slots, num_rows: int, trie: SplitTrie | None, *, window: int, max_chunk: int
 ) -> StepBuilder:
     """Lay out the prompt chunks, each of at most `max_chunk` tokens, that fill a step of `num_rows`
     rows best.
@@ -33,7 +33,8 @@ def build_prefill_step(
     for (slot, sequence), chunks_of_prompt, count in zip(waiting, chunks, counts, strict=True):
         start, is_text = sequence.num_cached, isinstance(sequence.request, TextScoreRequest)
         for chunk in chunks_of_prompt[:count]:
-            builder.add(slot, sequence.prompt[start : start + chunk.length], start)
+            if chunk.length:
+                builder.add(slot, sequence.prompt[start : start + chunk.length], start)
             start += chunk.length
             if chunk.trie:
                 builder.add_trie(slot, chunk.trie, start)
@@ -49,8 +50,8 @@ def build_prefill_step(
 
 @dataclass(frozen=True, slots=True)
 class _PromptChunk:
-    """`length` prompt tokens, followed by the label trie where the chunk ends a prompt that is to
-    be scored.
+    """`length` prompt tokens, followed by a piece of the label trie where the chunk ends a prompt that is to
+    be scored; no tokens before the later pieces.
 
     Together with the prompt's earlier chunks in the same step they take `end_row` rows.
     """
@@ -61,7 +62,7 @@ class _PromptChunk:
 
 
 def _next_chunks(
-    sequence: ActiveSequence, num_rows: int, trie: LabelTrie | None, *, window: int, max_chunk: int
+    sequence: ActiveSequence, num_rows: int, trie: SplitTrie | None, *, window: int, max_chunk: int
 ) -> list[_PromptChunk]:
     """Return the next chunks of a prompt, as many as fit into a whole step."""
     chunks: list[_PromptChunk] = []
@@ -70,11 +71,16 @@ def _next_chunks(
         length = min(len(sequence.prompt) - start, chunk_length(start, window=window, max_length=max_chunk))
         start += length
         is_scored = start == len(sequence.prompt) and isinstance(sequence.request, ScoreRequest)
-        tree = trie if is_scored else None
+        tree = trie.pieces[0].trie if trie and is_scored else None
         end_row += length + (tree.num_nodes if tree else 0)
         if end_row > num_rows:
-            break
+            return chunks
         chunks.append(_PromptChunk(length, tree, end_row))
+    for piece in sequence.later_pieces:
+        end_row += piece.trie.num_nodes
+        if end_row > num_rows:
+            break
+        chunks.append(_PromptChunk(0, piece.trie, end_row))
     return chunks
 
 

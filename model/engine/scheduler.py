@@ -20,7 +20,7 @@ from tirazh.model.engine.prefill_packing import build_prefill_step
 from tirazh.model.engine.sequences import ActiveSequence, StepBuilder, build_decode_step
 from tirazh.model.engine.stop_strings import ending_ids
 from tirazh.model.engine.validation import find_problem, num_shared_tokens
-from tirazh.model.requests import EngineJob, GenerateRequest, Request
+from tirazh.model.requests import EngineJob, GenerateRequest, Request, ScoreRequest
 from tirazh.model.step import FreshSlot, NewPrefix, Step
 
 # Prompts wait while at least this many sequences decode per waiting prompt. A step that is padded
@@ -35,11 +35,13 @@ MIN_DECODING_PER_PROMPT = 3
 
 @dataclass(frozen=True, slots=True)
 class LogitsReader:
-    """A sequence whose next result comes from `rows` of the logits, or of the hidden states, of a step."""
+    """A sequence whose next result comes from `rows` of the logits, or of the hidden states, of a step: of a
+    sequence whose labels are scored, those of piece `piece` of their trie."""
 
     slot: int
     sequence: ActiveSequence
     rows: slice
+    piece: int = 0
 
     @property
     def owner(self) -> tuple[int, ActiveSequence]:
@@ -161,10 +163,17 @@ class Scheduler:
             return None
         fresh, self._fresh = tuple(self._fresh), []
         readers, hidden_readers = (
-            tuple(LogitsReader(slot, self._owner(slot), rows) for slot, rows in requests)
+            tuple(self._reader(slot, rows) for slot, rows in requests)
             for requests in (builder.logit_requests, builder.hidden_requests)
         )
         return ScheduledStep(builder.build(fresh, self._new_prefix()), readers, hidden_readers)
+
+    def _reader(self, slot: int, rows: slice) -> LogitsReader:
+        sequence = self._owner(slot)
+        reader = LogitsReader(slot, sequence, rows, sequence.num_pieces)
+        if isinstance(sequence.request, ScoreRequest):
+            sequence.num_pieces += 1
+        return reader
 
     def expect_token(self, slot: int) -> None:
         """A token of the slot's sequence has been sampled. Frees the slot where that token is the

@@ -154,7 +154,7 @@ class _PromptRun:
 
     def _prefill(self, done: list[int]) -> Step:
         """The next chunk of every prompt that has one, as many as fit; counts them as done."""
-        num_rows = rows_of_prefill(self._rows.prefill, self._window, _trie(self._prompts[0]))
+        num_rows = rows_of_prefill(self._rows.prefill, self._window, _trie(self._prompts[0]).num_nodes)
         builder = StepBuilder("prefill", num_rows)
         fresh, self._readers = [], []
         for slot, prompt in enumerate(self._prompts):

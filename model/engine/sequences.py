@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tirazh.model.engine.label_trie import LabelTrie
+from tirazh.model.engine.label_trie import LabelTrie, SplitTrie, TriePiece, sum_terms
 from tirazh.model.engine.logit_edits import LogitEdits
 from tirazh.model.engine.pooling import Pool
-from tirazh.model.requests import Constraint, EmbedRequest, GenerateRequest, Request, TextScoreRequest
+from tirazh.model.requests import Constraint, EmbedRequest, GenerateRequest, Request, ScoreRequest, TextScoreRequest
 from tirazh.model.step import PLACEHOLDER, FreshSlot, NewPrefix, Phase, Segment, Step
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class ActiveSequence:
     its settings change no logits. `logprob` is the sum over the tokens read so far; of a text that is
     scored, these are `num_scored`. `grammar` is the state of the request's constraint, once it has a slot.
     The first `num_absorbed` new tokens belong to `prompt` as well: they were known before they were sampled.
-    `trie` holds the labels of its job. `pool` holds the hidden states of a prompt that is embedded.
+    `trie` holds the labels of its job; `num_pieces` of its pieces have run or run in the step being built, and
+    `label_scores` holds the terms of `num_scored`. `pool` holds the hidden states of a prompt that is embedded.
     """
 
     id: int
@@ -51,7 +52,9 @@ class ActiveSequence:
     num_scored: int = 0
     grammar: GrammarState | None = None
     num_absorbed: int = 0
-    trie: LabelTrie | None = None
+    trie: SplitTrie | None = None
+    num_pieces: int = 0
+    label_scores: list[float] = field(default_factory=list)
     pool: Pool | None = None
 
     def append_known(self, tokens: Sequence[int]) -> None:
@@ -73,8 +76,15 @@ class ActiveSequence:
 
     @property
     def num_to_prefill(self) -> int:
-        """Prompt tokens that no step has computed yet."""
-        return len(self.prompt) - self.num_cached
+        """Prompt tokens that no step has computed yet, and nodes of the label pieces that run behind the prompt."""
+        return len(self.prompt) - self.num_cached + sum(piece.trie.num_nodes for piece in self.later_pieces)
+
+    @property
+    def later_pieces(self) -> Sequence[TriePiece]:
+        """The pieces of a large label trie that run in steps of their own when the prompt is computed."""
+        if self.trie is None or not isinstance(self.request, ScoreRequest):
+            return ()
+        return self.trie.later_pieces(self.num_pieces)
 
     @property
     def is_decoding(self) -> bool:
@@ -136,6 +146,17 @@ class ActiveSequence:
         """The first prompt token whose hidden state is read, of a prompt that is embedded."""
         assert isinstance(self.request, EmbedRequest)
         return self.num_shared if self.request.pooling == "mean" else len(self.prompt) - 1
+
+    def take_piece(self, piece: int, terms: Sequence[float]) -> bool:
+        """Add the terms of a piece of the trie to the labels' scores. Returns whether all pieces are in them."""
+        assert self.trie is not None
+        if not self.label_scores:
+            self.label_scores = [0.0] * self.trie.num_labels
+        scored = self.trie.pieces[piece]
+        for label, score in zip(scored.labels, sum_terms(terms, scored.trie), strict=True):
+            self.label_scores[label] += score
+        self.num_scored += 1
+        return self.num_scored == len(self.trie.pieces)
 
     def targets(self, num_rows: int) -> Sequence[int]:
         """The tokens that the last `num_rows` cached tokens predict, of a text that is scored."""

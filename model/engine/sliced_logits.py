@@ -5,7 +5,7 @@ Legend: R rows of logits, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -31,9 +31,11 @@ class SlicedLogits:
     def __getitem__(self, rows: slice) -> Tensor:
         return self.compute(rows.start, rows.stop)
 
-    def slices(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield all logits as (first row, float32 [some rows, V])."""
-        for first in range(0, self.num_rows, self.rows_at_once):
+    def slices(self, needed: Sequence[int] | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield the logits as (first row, float32 [some rows, V]), where one of the rows `needed` is among them
+        (None: all)."""
+        rows = range(self.num_rows) if needed is None else needed
+        for first in sorted({row // self.rows_at_once * self.rows_at_once for row in rows}):
             yield first, self.compute(first, min(first + self.rows_at_once, self.num_rows))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.label_trie import LabelTrie
+from tirazh.model.engine.label_trie import SplitTrie
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, ScoreRequest, TextScoreRequest
 
 
-def find_problem(request: Request, config: EngineConfig, job: EngineJob, trie: LabelTrie | None) -> str | None:
+def find_problem(request: Request, config: EngineConfig, job: EngineJob, trie: SplitTrie | None) -> str | None:
     """Return why the request cannot be run; None when it can. `trie` holds the job's labels, if it
     has any."""
     if isinstance(request, TextScoreRequest):

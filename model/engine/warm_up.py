@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from tirazh.model.attention.kv_cache import KVCache
 from tirazh.model.engine.jobs import rows_of_prefill
-from tirazh.model.engine.label_trie import LabelTrie, build_trie
+from tirazh.model.engine.label_trie import LabelTrie, SplitTrie, job_trie
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.requests import EngineJob
@@ -27,15 +27,16 @@ def warm_up(runner: ModelRunner, job: EngineJob, rows: StepRows) -> None:
 
     The runner must already hold the prefix. All ranks of a replica call this together.
     """
-    trie = build_trie(job.labels, job.label_ends, job.label_starts) if job.labels else None
+    trie = job_trie(job, runner.vocab_size) if job.labels else None
     steps = functools.partial(_steps, trie=trie, rows=rows, window=runner.window_size, max_length=runner.max_length)
     runner.warm_up(steps, num_slots=max(2, min(runner.num_slots, rows.decode)))
 
 
-def _steps(cache: KVCache, *, trie: LabelTrie | None, rows: StepRows, window: int, max_length: int) -> Iterator[Step]:
+def _steps(cache: KVCache, *, trie: SplitTrie | None, rows: StepRows, window: int, max_length: int) -> Iterator[Step]:
     """Yield the steps. A GPU has a graph of its own for prefill steps in which no label trie runs."""
-    num_rows = rows_of_prefill(rows.prefill, window, trie)
-    tries = (trie, None) if trie is not None and cache.device.type != "cpu" else (trie,)
+    num_rows = rows_of_prefill(rows.prefill, window, trie.max_nodes if trie else 0)
+    first = trie.pieces[0].trie if trie else None
+    tries = (first, None) if first is not None and cache.device.type != "cpu" else (first,)
     for each in tries:
         prefill = _prefill(cache, each, num_rows, window=window, max_chunk=rows.prefill, max_length=max_length)
         if prefill is not None:

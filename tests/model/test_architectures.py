@@ -115,6 +115,41 @@ def test_the_page_lists_every_family_and_every_refusal() -> None:
         assert f"| `{model_type}` | {reason} |" in PAGE
 
 
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"quantization_config": {"bits": 4}},
+            "quantised models are not supported, give the model in float16, bfloat16 or float32",
+        ),
+        (
+            {"compression_config": {"bits": 4}},
+            "quantised models are not supported, give the model in float16, bfloat16 or float32",
+        ),
+        ({"add_cross_attention": True}, "it attends to an encoder as well"),
+        ({"is_encoder_decoder": True}, "only decoders (causal language models) can be run"),
+        ({"is_causal": False}, "its attention is not causal"),
+        ({"use_bidirectional_attention": True}, "its attention is not causal"),
+        ({"model_type": "unheard"}, "it is not on the list of those that are tested against transformers"),
+    ],
+    ids=str,
+)
+def test_the_page_says_what_the_refusal_of_a_variant_says(
+    values: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"} | values))
+    with pytest.raises(CheckpointError, match=re.escape(sentence)):
+        describe(str(tmp_path))
+    assert sentence in PAGE
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_the_page_has_the_reason_of_a_rope_of_the_longest_row(rope_type: str) -> None:
+    longest = longest_exact_sequence({"max_position_embeddings": 64, "rope_scaling": {"type": rope_type}})
+    assert longest is not None
+    assert f"| {longest.reason} |" in PAGE
+
+
 def _write_weights(folder: Path) -> None:
     import torch
     from safetensors.torch import save_file

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.errors import RequestError
-from tirazh.model.engine.label_trie import LabelTrie, build_trie, job_trie
+from tirazh.model.engine.label_trie import LabelTrie, build_trie, job_trie, split_trie, sum_terms
 from tirazh.model.requests import EngineJob
 
 labels_strategy = st.lists(
@@ -60,7 +60,7 @@ def test_tokens_before_a_label_s_start_are_nodes_that_only_lead_to_it() -> None:
 
 
 def test_ends_that_a_model_never_produces_are_left_out() -> None:
-    assert job_trie(EngineJob(labels=((1,), (1, 2)), label_ends=(3, 50)), 50).ends == (3,)
+    assert job_trie(EngineJob(labels=((1,), (1, 2)), label_ends=(3, 50)), 50).pieces[0].trie.ends == (3,)
 
 
 def test_two_questions_may_have_the_same_words_and_none_may_have_two_equal_labels() -> None:
@@ -97,3 +97,48 @@ def test_nodes_are_unique_and_parents_precede_children(labels: list[tuple[int, .
 def test_empty_and_equal_labels_are_refused(labels: list[tuple[int, ...]], sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):
         build_trie(labels)
+
+
+@given(labels_strategy, st.integers(1, 8), st.booleans(), st.data())
+def test_the_pieces_of_a_trie_hold_every_term_once(
+    labels: list[tuple[int, ...]], max_nodes: int, has_ends: bool, data: st.DataObject
+) -> None:
+    """With a term for every token and end of a label, the pieces add up to the label's own sum."""
+    ends = (9,) if has_ends else ()
+    starts = [data.draw(st.integers(0, len(label) - 1)) for label in labels]
+    split = split_trie(labels, ends, starts, max_nodes=max_nodes)
+    assert split.height == build_trie(labels, ends, starts).height
+    scores = [0.0] * len(labels)
+    for index, piece in enumerate(split.pieces):
+        trie = piece.trie
+        longest = max(len(labels[label]) for label in piece.labels)
+        assert trie.num_nodes <= max(max_nodes, longest)
+        assert index == 0 or -1 not in trie.read_nodes
+        assert {node for path in trie.paths for node, _ in path} | set(trie.leaves) == set(trie.read_nodes)
+        terms = [float(10 ** depth_of(trie, node) * (1 + token)) for path in trie.paths for node, token in path]
+        terms += [1e6] * len(trie.leaves)
+        for label, score in zip(piece.labels, sum_terms(terms, trie), strict=True):
+            scores[label] += score
+    for label, start, score in zip(labels, starts, scores, strict=True):
+        wanted = sum(10**at * (1 + label[at]) for at in range(start, len(label)))
+        assert score == wanted + 1e6 * has_ends
+
+
+def depth_of(trie: LabelTrie, node: int) -> int:
+    """Tokens of the label before the one that the node predicts."""
+    return 0 if node < 0 else trie.depths[node] + 1
+
+
+def test_a_trie_that_fits_is_one_piece_in_the_order_of_its_labels() -> None:
+    labels = [(7, 1), (2, 3, 4), (7, 2)]
+    split = split_trie(labels, max_nodes=3)
+    assert [piece.trie for piece in split.pieces] == [build_trie(labels)]
+    assert len(split_trie(labels, max_nodes=2).pieces) == 2
+
+
+def test_ten_thousand_labels_need_few_more_nodes_in_pieces() -> None:
+    labels = [(n // 1000, 10 + n // 10 % 100, 200 + n % 10, 7) for n in range(10_000)]
+    split = split_trie(labels, (3,), max_nodes=512)
+    assert split.max_nodes <= 512
+    num_nodes = sum(piece.trie.num_nodes for piece in split.pieces)
+    assert build_trie(labels, (3,)).num_nodes <= num_nodes <= 1.01 * build_trie(labels, (3,)).num_nodes

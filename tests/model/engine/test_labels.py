@@ -3,8 +3,12 @@ and prompts."""
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.model.tiny import (
     NUM_TOKENS,
@@ -17,7 +21,7 @@ from tests.model.tiny import (
     tiny_model,
 )
 from tirazh.model.gpt import RuGPT3ForCausalLM
-from tirazh.model.requests import EngineJob, LabelScores, Result, SamplingParams, ScoreRequest
+from tirazh.model.requests import EngineJob, LabelScores, Request, Result, SamplingParams, ScoreRequest
 
 Labels = tuple[tuple[int, ...], ...]
 # Labels of one to five tokens, with shared first tokens, and one that is the beginning of another.
@@ -130,3 +134,60 @@ def test_logits_in_slices_give_the_same_bits(model: RuGPT3ForCausalLM, monkeypat
     whole = run(build_engine(model, job=job), requests)
     monkeypatch.setattr("tirazh.model.engine.runner.rows_at_once", lambda vocab_size, multiple: multiple)
     assert run(build_engine(model, job=job), requests) == whole
+
+
+@functools.cache
+def model_of_mode(mode: str) -> RuGPT3ForCausalLM:
+    return tiny_model(sparse_mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["alternating", "none"])
+@settings(max_examples=25, deadline=None)
+@given(
+    labels=st.lists(
+        st.lists(st.integers(3, 8), min_size=1, max_size=5).map(tuple), min_size=1, max_size=40, unique=True
+    ).map(tuple),
+    max_nodes=st.integers(1, 12),
+    ends=st.sampled_from([(), (3, 21)]),
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    overlaps_steps=st.booleans(),
+)
+def test_labels_in_pieces_have_the_scores_of_the_whole_trie(
+    mode: str, labels: Labels, max_nodes: int, ends: tuple[int, ...], lengths: list[int], overlaps_steps: bool
+) -> None:
+    """Beside completions, across windows, and with steps that are read while the next one runs."""
+    model, prompts = model_of_mode(mode), random_prompts(lengths)
+    job = EngineJob(labels=labels, label_ends=ends)
+    requests: list[Request] = [ScoreRequest(prompt_token_ids=prompt) for prompt in prompts]
+    requests += greedy_requests(prompts[:2], SamplingParams(max_new_tokens=3, temperature=0))
+    whole = run(build_engine(model, job=job), requests)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tirazh.model.engine.label_trie.MAX_NODES", max_nodes)
+        engine = build_engine(model, job=job, overlaps_steps=overlaps_steps)
+        in_pieces = run(engine, requests)
+    for one, other in zip(whole, in_pieces, strict=True):
+        if isinstance(one, LabelScores):
+            assert isinstance(other, LabelScores)
+            assert other.logprobs == pytest.approx(one.logprobs, abs=1e-5)
+        else:
+            assert other == one
+    own = [s for step, _ in engine.runner.seen for s in step.segments if s.tree_parents is None]
+    num_decoded = sum(s.length for step, _ in engine.runner.seen if step.phase == "decode" for s in step.segments)
+    assert sum(s.length for s in own) - num_decoded == sum(lengths) + sum(lengths[:2])  # prompts are prefilled once
+    assert not engine.has_work
+
+
+def test_a_sequence_whose_first_piece_is_not_finite_ends_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tirazh.model.engine.label_trie.MAX_NODES", 2)
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.embed_positions.weight[100] = torch.nan
+    engine = build_engine(model, job=EngineJob(labels=LABELS))
+    bad, good = run(engine, [ScoreRequest(prompt_token_ids=prompt) for prompt in random_prompts([101, 20])])
+    assert isinstance(bad, LabelScores)
+    assert isinstance(good, LabelScores)
+    assert (bad.error, len(good.logprobs)) == (
+        "the model produced non-finite label scores for this prompt",
+        len(LABELS),
+    )
+    assert not engine.has_work

@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model.engine.sequence_examples import generating, scoring
-from tirazh.model.engine.label_trie import LabelTrie, build_trie
+from tirazh.model.engine.label_trie import SplitTrie, split_trie
 from tirazh.model.engine.prefill_packing import best_filling, build_prefill_step
 from tirazh.model.engine.sequences import Slots, StepBuilder
 from tirazh.model.step import Segment, Step, chunk_length
 
 WINDOW, ROWS = 16, 40
-TRIE = build_trie([(101, 102, 103), (101, 104)])  # two nodes: 101, and its child 102
+TRIE = split_trie([(101, 102, 103), (101, 104)], max_nodes=9)  # two nodes: 101, and its child 102
 
 
-def fill_step(slots: Slots, trie: LabelTrie | None = None, *, rows: int = ROWS) -> StepBuilder:
+def fill_step(slots: Slots, trie: SplitTrie | None = None, *, rows: int = ROWS) -> StepBuilder:
     return build_prefill_step(slots, rows, trie, window=WINDOW, max_chunk=rows)
 
 
-def prefill_all(slots: Slots, trie: LabelTrie | None = None, rows: int = ROWS) -> list[Step]:
+def prefill_all(slots: Slots, trie: SplitTrie | None = None, rows: int = ROWS) -> list[Step]:
     """Build steps until every prompt is computed."""
     steps = []
     while any(sequence and sequence.num_to_prefill for sequence in slots):
@@ -152,10 +152,31 @@ def test_a_last_chunk_waits_for_a_step_with_enough_rows_for_the_label_trie_too()
 
 
 def test_labels_of_one_token_take_no_rows() -> None:
-    builder = fill_step([scoring(5)], build_trie([(1,), (2,)]))
+    builder = fill_step([scoring(5)], split_trie([(1,), (2,)], max_nodes=9))
     assert len(builder.segments) == 1
     assert builder.build(()).logit_rows.tolist() == [4]
 
 
 def test_a_completion_takes_no_rows_for_labels() -> None:
     assert len(fill_step([generating(5)], TRIE).segments) == 1
+
+
+def test_the_later_pieces_of_a_trie_follow_the_prompt_in_steps_of_their_own() -> None:
+    labels = [(first, second, 7) for first in (101, 102, 103) for second in range(5)]  # 3 times 6 nodes
+    trie = split_trie(labels, max_nodes=6)
+    sequence = scoring(20)
+    sequence.trie = trie
+    assert sequence.num_to_prefill == 20 + 12
+    builder = fill_step([sequence], trie, rows=32)
+    assert [(s.start, s.length, s.tree_parents is not None) for s in builder.segments] == [
+        (0, 16, False),
+        (16, 4, False),
+        (20, 6, True),
+        (20, 6, True),
+    ]
+    assert [rows.stop - rows.start for _, rows in builder.logit_requests] == [7, 6]
+    sequence.num_cached, sequence.num_pieces = 20, 2
+    builder = fill_step([sequence], trie, rows=32)
+    assert [(s.start, s.length) for s in builder.segments] == [(20, 6)]
+    sequence.num_pieces = 3
+    assert not sequence.num_to_prefill

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.label_trie import build_trie
+from tirazh.model.engine.label_trie import split_trie
 from tirazh.model.engine.validation import find_problem, num_shared_tokens
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest, TextScoreRequest
 
@@ -24,7 +24,7 @@ def generate(*tokens: int) -> GenerateRequest:
 
 def problem_of(request: Request, labels: tuple[tuple[int, ...], ...] = LABELS) -> str | None:
     job = EngineJob(prefix_token_ids=PREFIX, labels=labels)
-    return find_problem(request, CONFIG, job, build_trie(labels) if labels else None)
+    return find_problem(request, CONFIG, job, split_trie(labels, max_nodes=9) if labels else None)
 
 
 @pytest.mark.parametrize(
