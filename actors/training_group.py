@@ -99,7 +99,7 @@ class _EndsForReasons(UserCallback):  # type: ignore[misc]
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called by Ray Train with the errors of the workers by their ranks."""
         for failure in worker_exceptions.values():
-            cause = _cause(failure)
+            cause = cause_of(failure)
             if isinstance(cause, TirazhError):
                 raise ControllerError(cause)
 

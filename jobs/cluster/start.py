@@ -49,7 +49,8 @@ def _tell(problem: str) -> None:
     from tirazh.pipeline.notify.settings import read_notifications
 
     try:
-        notifier = RunNotifier(read_notifications(json.loads(section)), **_names())
+        kind, output = _names()
+        notifier = RunNotifier(read_notifications(json.loads(section)), kind=kind, output=output)
     except TirazhError as error:
         print(f"tirazh: warning: notify: {error}", file=sys.stderr, flush=True)
         return
@@ -58,14 +59,14 @@ def _tell(problem: str) -> None:
         print(f"tirazh: warning: notify: {failed}", file=sys.stderr, flush=True)
 
 
-def _names() -> dict[str, str]:
+def _names() -> tuple[str, str]:
     """Return the kind and the output of the job; empty ones where the machine has no package that reads its file."""
     try:
         import yaml
     except ImportError:
-        return {"kind": "", "output": ""}
+        return "", ""
     job = yaml.safe_load(_read(JOB_FILE, JOB_VARIABLE)) or {}
-    return {name: str(job.get(name) or "") for name in ("kind", "output")}
+    return str(job.get("kind") or ""), str(job.get("output") or "")
 
 
 def _read(file: str, variable: str) -> str:
