@@ -55,7 +55,9 @@ def run_training(options: argparse.Namespace) -> int:
                 tracker.show(event)
 
             try:
-                manifest = run_finetune(spec, on_progress=show, tell=display.say)
+                # Ray prints a paragraph of its own about a worker that died, which goes to the log like the rest of it.
+                with console.only_json(True):
+                    manifest = run_finetune(spec, on_progress=show, tell=display.say)
             except TrainingStopped as error:
                 raise with_command(error, sys.argv) from None
             tracker.finish(manifest)
@@ -69,7 +71,7 @@ def run_training(options: argparse.Namespace) -> int:
 
 
 def with_command(error: TrainingStopped, argv: Sequence[str]) -> JobError:
-    """Return the error with the whole command that goes on from the last good checkpoint, where there is one."""
+    """Return the error with the whole command that continues from the last good checkpoint, where there is one."""
     if not error.changes or list(argv[1:2]) != [FINETUNE]:
         return error
     changes = {flag_name(name): str(value) for name, value in error.changes.items()}

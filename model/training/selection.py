@@ -39,7 +39,7 @@ class Selection:
         return found
 
     def end_step(self, log: Sequence[Entry]) -> int | None:
-        """Return the step after which the training ends early; None when it goes on."""
+        """Return the step after which the training ends early; None when it continues."""
         if not self.patience:
             return None
         candidates = self._candidates(log)

@@ -93,7 +93,7 @@ class TrainingOutput:
         """Read the stored request of this training, None when it has not started. Changes nothing.
 
         Raises OutputError when the directory holds another training (unless `overwrite`) or files
-        of other origin. `is_successor` is for a training that goes on from one in this directory: others that are not
+        of other origin. `is_successor` is for a training that continues from one in this directory: others that are not
         complete may lie beside it.
         """
         exported = self._read_request(self.request)

@@ -146,7 +146,7 @@ class LogFollower:
         return complete.decode("utf-8", errors="replace").splitlines() if complete else []
 
     def _tell_of_group(self) -> None:
-        """Say why a group was started again, as Ray Train told it, and where it goes on."""
+        """Say why a group was started again, as Ray Train told it, and where it continues."""
         failures = read_failures(self._followed.failures)
         new, self._failures = failures[self._failures :], len(failures)
         if self._tell is None:

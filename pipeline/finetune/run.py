@@ -138,7 +138,7 @@ class _Run:
 
     @property
     def first_step(self) -> int:
-        """The number of steps before the first one of this training: above 0 where it goes on from another one."""
+        """The number of steps before the first one of this training: above 0 where it continues from another one."""
         return int((self.request.get("start") or {}).get("first_step", 0))
 
     @property

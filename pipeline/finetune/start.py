@@ -1,6 +1,6 @@
-"""Where a training starts that goes on from a checkpoint of another one: `--from OUTPUT` or `--from OUTPUT@STEP`.
+"""Where a training starts that continues from a checkpoint of another one: `--from OUTPUT` or `--from OUTPUT@STEP`.
 
-With the same data, seed and batch size it goes on in the order of the other training: its first step follows that of
+With the same data, seed and batch size it continues in the order of the other training: its first step follows that of
 the checkpoint, and its number of steps counts from the beginning. With other data it begins at step 0.
 """
 
@@ -32,10 +32,10 @@ _WEIGHTS = {"lora_rank": "--lora-rank", "lora_alpha": "--lora-alpha", "lora_targ
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingStart:
-    """`text` is the value of --from with an absolute path. `folder` is the checkpoint, of the training with the id
+    """`given` is the value of --from with an absolute path. `folder` is the checkpoint, of the training with the id
     `training` and its step `step`; the new training begins after `first_step` steps."""
 
-    text: str
+    given: str
     training: str
     folder: str
     step: int
@@ -68,23 +68,23 @@ def find_start(spec: FinetuneSpec, output: str, identity: Mapping[str, Any]) -> 
     for request in TrainingOutput(Path(output)).requests():
         saved = request.get("start")
         own = {name: value for name, value in request["identity"].items() if name != "from_checkpoint"}
-        if saved is not None and saved["text"] == text and not find_differences(own, identity):
+        if saved is not None and saved["given"] == text and not find_differences(own, identity):
             return TrainingStart(**saved)
     found = _choose(path, step, _checkpoints(TrainingOutput(Path(path))))
     _check_model(spec, found.request["identity"], identity)
     number = found.checkpoint.step
-    goes_on = _order(found.request["identity"]) == _order(identity)
-    if goes_on and spec.max_steps is not None and spec.max_steps <= number:
+    continues = _order(found.request["identity"]) == _order(identity)
+    if continues and spec.max_steps is not None and spec.max_steps <= number:
         raise RequestError(
             f"--max-steps {spec.max_steps} counts from the beginning of the training, and {text} is at step {number}; "
             "give more"
         )
     return TrainingStart(
-        text=text,
+        given=text,
         training=found.request["training"],
         folder=str(found.checkpoint.folder),
         step=number,
-        first_step=number if goes_on else 0,
+        first_step=number if continues else 0,
     )
 
 
@@ -108,7 +108,7 @@ def start_checkpoint(start: Mapping[str, Any] | None, *, fresh_optimizer: bool) 
 def check_start(start: Mapping[str, Any] | None, *, is_needed: bool) -> None:
     """Raise OutputError when the checkpoint to start from is gone, and the training has none of its own."""
     if start is not None and is_needed and not Path(start["folder"]).is_dir():
-        raise OutputError(f"--from {start['text']}: its checkpoint {start['folder']} was removed; name another one")
+        raise OutputError(f"--from {start['given']}: its checkpoint {start['folder']} was removed; name another one")
 
 
 def describe_start(start: Mapping[str, Any], *, fresh_optimizer: bool) -> str:
@@ -119,7 +119,7 @@ def describe_start(start: Mapping[str, Any], *, fresh_optimizer: bool) -> str:
         if start["first_step"]
         else "it begins at step 0, as the data, the seed or the batches differ"
     )
-    return f"It starts from {optimizer} of {start['text']}, step {start['step']:,}; {place}"
+    return f"It starts from {optimizer} of {start['given']}, step {start['step']:,}; {place}"
 
 
 def names_output(spec: FinetuneSpec, output: str) -> bool:

@@ -17,7 +17,7 @@ _LOSS_STEPS = 20
 class TrainingStopped(JobError):
     """A training ended because a loss, a gradient norm or weights were not finite.
 
-    `changes` are the settings with which the same request goes on from the last good checkpoint, empty when there is
+    `changes` are the settings with which the same request continues from the last good checkpoint, empty when there is
     none; `sentence` is the message without them.
     """
 

@@ -91,7 +91,7 @@ def test_a_training_that_has_started_finds_the_checkpoint_that_it_began_with(out
     first = train(output, 5, stopped=7, time=100)
     values = {"identity": MODEL | {"learning_rate": 2, "from_checkpoint": [first, 5]}, "dtype": "float32"}
     values |= {"seq_length": 8, "packing": "stream"}
-    start = {"text": str(output.folder), "training": first, "folder": "/c", "step": 5, "first_step": 5}
+    start = {"given": str(output.folder), "training": first, "folder": "/c", "step": 5, "first_step": 5}
     made = values | {"training": training_id(values), "total_steps": 20, "start": start}
     output.work(made["training"]).write_request(made)
     write(output.work(made["training"]).checkpoints, made["training"], 10)
