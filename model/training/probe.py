@@ -34,8 +34,9 @@ def measure_step_s(config: TrainingConfig) -> float:
 @contextmanager
 def _one_worker(backend: str) -> Iterator[None]:
     """Inside the block, this process is a group of one worker, as DeepSpeed needs it."""
-    saved = {name: os.environ.get(name) for name in _ALONE}
-    os.environ |= _ALONE
+    alone = _ALONE | ({"DS_ACCELERATOR": "cpu"} if backend == "gloo" else {})  # else DeepSpeed warns that it looks
+    saved = {name: os.environ.get(name) for name in alone}
+    os.environ |= alone
     with tempfile.TemporaryDirectory(prefix="tirazh-probe-") as folder:
         dist.init_process_group(backend, init_method=f"file://{folder}/group", rank=0, world_size=1)
         try:

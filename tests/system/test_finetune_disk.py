@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.system.command import assert_one_sentence, end, run_tirazh, wait_until
-from tests.system.tiny_model import TINY, write_tiny_model
+from tests.system.command import assert_one_sentence, run_tirazh, wait_until
+from tests.system.tiny_model import write_tiny_model
 from tirazh.model.training.log import read_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_800)]
@@ -44,11 +44,9 @@ def command(folder: Path, output: Path, model: str, **more: object) -> list[obje
 def test_a_training_that_does_not_fit_on_the_disk_is_refused_before_ray_starts(tmp_path: Path, disk: Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     done = run_tirazh(*command(tmp_path, disk / "out", model, keep_checkpoints=15), timeout_s=TIMEOUT_S)
-    assert done.returncode == 2, done.stderr
-    sentence = assert_one_sentence(done.stderr)
-    assert f"--output {disk}/out: the training needs " in sentence
-    assert "(16 checkpoints of " in sentence
-    assert "and 40.0 MiB is free; make room, lower --keep-checkpoints (15 now)" in sentence
+    assert_one_sentence(done, exit_code=2, says=f"--output {disk}/out: the training needs ")
+    assert "(16 checkpoints of " in done.stderr
+    assert "and 40.0 MiB is free; make room, lower --keep-checkpoints (15 now)" in done.stderr
     assert not (disk / "out").exists()
 
 
@@ -71,8 +69,9 @@ def test_a_disk_that_becomes_full_ends_the_training_at_once_and_with_room_it_is_
                 file.write(b"\0" * (1 << 16))
         except OSError:
             pass
-    code, output = end(process, timeout_s=TIMEOUT_S)
-    assert code == 1, output
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    output = out + err
+    assert process.returncode == 1, output
     assert "Traceback" not in output
     last = output.strip().splitlines()[-1]
     assert last.startswith(f"tirazh: the disk of {disk}/out/_tirazh/trainings/"), output
@@ -84,4 +83,4 @@ def test_a_disk_that_becomes_full_ends_the_training_at_once_and_with_room_it_is_
     again = run_tirazh(*arguments, timeout_s=TIMEOUT_S)
     assert again.returncode == 0, again.stderr
     manifest = json.loads((disk / "out/_tirazh/manifest.json").read_text())
-    assert (manifest["total_steps"], TINY.num_layers) == (60, 4)
+    assert manifest["total_steps"] == 60
