@@ -2,6 +2,7 @@
 
     python -m benchmarks.training_speed                        2,048 tokens, the layout of XL, on this CPU
     python -m benchmarks.training_speed --device cuda --dtype bfloat16
+    python -m benchmarks.training_speed --trainer --rounds 4   whole steps, against transformers' Trainer
 
 Two things are timed: the attention of one sparse layer, and whole training steps of a small model whose layers
 alternate. The dense path is torch's scaled_dot_product_attention with the expanded mask, as in the community's port of
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks.training_rounds import compare_all
 from tirazh.model import gpt
 from tirazh.model.attention.block_layout import global_starts
 from tirazh.model.attention.full_sequence import window_attention
@@ -54,7 +56,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--trainer", action="store_true", help="whole steps against transformers' Trainer, on CPUs")
     options = parser.parse_args(argv)
+    if options.trainer:
+        compare_all(rounds=options.rounds, threads=torch.get_num_threads())
+        return
     config = ModelConfig(
         num_layers=4,
         hidden_size=512,

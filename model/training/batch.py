@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from tirazh.model.attention.token_layouts import PackedDocuments, TokenLayout
 from tirazh.model.training.batch_order import Indices
+from tirazh.model.training.cross_entropy import summed_cross_entropy
 from tirazh.model.training.sequence_store import Roles, SequenceStore, Tokens
 
 
@@ -125,5 +125,5 @@ class TrainedModel(nn.Module):
         if not bool(is_trained.any()):  # an empty microbatch: every parameter still needs a gradient
             is_trained = is_trained.clone()
             is_trained[:, 0] = True
-        losses = cross_entropy(self.base.lm_head(hidden[is_trained]).float(), targets[is_trained], reduction="none")
-        return (losses * weights[is_trained]).sum()
+        logits = self.base.lm_head(hidden[is_trained])
+        return summed_cross_entropy(logits, targets[is_trained], weights[is_trained])

@@ -46,6 +46,7 @@ class ZeroEngine:
             lr=config.optimizer.learning_rate,
             betas=config.optimizer.betas,
             eps=config.optimizer.epsilon,
+            fused=True,  # one pass over weights and states; the default makes eight
         )
         with contextlib.redirect_stdout(io.StringIO()):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -53,6 +54,9 @@ class ZeroEngine:
             )
         self.model: TrainedModel = self._engine.module
         self.is_unsharded = not hasattr(self._optimizer, "optimizer")
+        if self.is_unsharded and self.world_size == 1:
+            # Nothing to add up: DeepSpeed would copy all gradients into one buffer and back.
+            self._engine.enable_backward_allreduce = False
 
     @property
     def device(self) -> str:
@@ -71,11 +75,11 @@ class ZeroEngine:
         scale = self.world_size * self._micro_steps / total_weight
         loss_sum = torch.zeros((), device=self.device)
         norm = float("nan")
-        for microbatch in microbatches:
+        for number, microbatch in enumerate(microbatches, start=1):
             batch = microbatch.to(self.device)
             loss = self._engine(batch.input_ids, batch.targets, batch.weights, layout=batch.layout)
             self._engine.backward(loss * scale)
-            if self.is_unsharded:  # DeepSpeed does not store the norm in this case
+            if self.is_unsharded and number == self._micro_steps:  # DeepSpeed does not store the norm in this case
                 norm = float(get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None]))
             self._engine.step()
             loss_sum += loss.detach()
