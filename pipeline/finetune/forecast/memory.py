@@ -1,7 +1,7 @@
 """The memory of a training worker, from the shape of the model and the settings.
 
-Calibrated with the peaks of trainings on CPUs (docs/finetune.md, "Memory"), from which the sum differs by 15 % at most.
-Those of GPUs have the same parts; they were not measured.
+Its constants were fitted to peaks of one worker on a CPU (docs/finetune.md, "Memory"). GPUs, several workers and ZeRO 2
+and 3 have the same parts; they were not measured.
 """
 
 from __future__ import annotations
