@@ -8,7 +8,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from tirazh.actors.training_group import TrainingGroupConfig, _EndsForReasons, _explained
 from tirazh.errors import JobError
 
-GROUP = TrainingGroupConfig(workers=2, max_restarts=3, storage="/nowhere")
+GROUP = TrainingGroupConfig(workers=2, max_restarts=3, storage="/nowhere", failures="/nowhere/failures.jsonl")
 
 
 class Wrapped(Exception):
