@@ -50,7 +50,7 @@ def finetune(alone: RankPool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     flags |= {"lr_schedule": "constant", "threads": 1, "limit": 12, "warmup_steps": 0}
     monkeypatch.setattr(run, "ray_cluster", lambda *given, **named: nullcontext())
     monkeypatch.setattr(run, "refuse_too_many", lambda *given: None)
-    monkeypatch.setattr(run, "_resolve_device", lambda spec: "cpu")
+    monkeypatch.setattr(run, "choose_device", lambda device, workers: "cpu")
     use(monkeypatch, alone, train)
 
     def make(output: Path, *switches: str, **more: object) -> int:
