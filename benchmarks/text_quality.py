@@ -218,7 +218,7 @@ def main() -> None:
 
     for language in LANGUAGES:
         asked = prompts(language, "article", options.number)
-        made = complete(options.model, asked, max_new_tokens=80, seed=options.seed)
+        made = complete(options.model, asked, max_new_tokens=200, seed=options.seed)
         known = corpus.filter(pl.col("language") == language)["text"].to_list() if corpus is not None else []
         show(f"{language} article", [f"{prompt}⟶{text}" for prompt, text in zip(asked, made, strict=True)])
         shares = text_shares(

@@ -84,7 +84,7 @@ def _generate_spec(folder: Path) -> JobSpec:
             "input": folder / "input/prompts.parquet",
             "output": folder / "completions",
             "max_new_tokens": 120,
-            "temperature": 0.8,
+            "temperature": 0.6,
             "top_p": 0.95,
             "stop": ["\n"],
         },
