@@ -32,7 +32,7 @@ def test_the_demo_shows_every_completion_behind_the_last_line_of_its_prompt() ->
     written = {"continuation": " it rains.", "dialogue": " Yes.", "recommendation": " The Sea.", "json": ' {"a": 1}'}
     rows = [row | {COMPLETION: written[row["kind"]]} for row in _lines("prompts.jsonl")]
     shown = _completions(rows).splitlines()
-    assert "  Учёные обнаружили, что → it rains." in shown
+    assert "  В субботу в Казани → it rains." in shown
     assert "  assistant: → Yes." in shown
     assert shown.count('  JSON: {"a": 1}') == 2
     assert '  {"a": 1}' in shown
