@@ -58,6 +58,8 @@ def prompt_terms(logits_RV: Tensor | SlicedLogits, rows: Sequence[slice], trie: 
 
     Columns from `num_tokens` on are ignored.
     """
+    if not trie.num_read:  # a piece of a trie that holds the last tokens of labels alone
+        return torch.empty(len(rows), 0, dtype=torch.float64)
     if isinstance(logits_RV, SlicedLogits):
         return sliced_token_logprobs(logits_RV, [each.start for each in rows], trie, num_tokens)
     parts = [logits_RV[each] for each in rows]

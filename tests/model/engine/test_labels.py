@@ -7,7 +7,7 @@ import functools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.model.tiny import (
@@ -152,6 +152,8 @@ def model_of_mode(mode: str) -> RuGPT3ForCausalLM:
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=5),
     overlaps_steps=st.booleans(),
 )
+# A piece that holds the last tokens of labels alone, whose logits nobody reads.
+@example(labels=((4,), (3, 3, 3)), max_nodes=1, ends=(), lengths=[1], overlaps_steps=False)
 def test_labels_in_pieces_have_the_scores_of_the_whole_trie(
     mode: str, labels: Labels, max_nodes: int, ends: tuple[int, ...], lengths: list[int], overlaps_steps: bool
 ) -> None:
