@@ -137,7 +137,7 @@ def complete(model: str, asked: Sequence[str], *, max_new_tokens: int, seed: int
 
     with tempfile.TemporaryDirectory() as folder:
         tirazh.generate(
-            input=pl.DataFrame({"prompt": list(asked)}),
+            input=pl.DataFrame({"number": range(len(asked)), "prompt": list(asked)}),
             output=f"{folder}/out",
             model=model,
             max_new_tokens=max_new_tokens,
@@ -145,9 +145,8 @@ def complete(model: str, asked: Sequence[str], *, max_new_tokens: int, seed: int
             top_p=0.95,
             seed=seed,
         )
-        table = pl.read_parquet(f"{folder}/out/*.parquet")
-        made = dict(zip(table["prompt"], table["completion"], strict=True))
-    return [made[prompt] or "" for prompt in asked]
+        made = pl.read_parquet(f"{folder}/out/*.parquet").sort("number")["completion"]
+    return [text or "" for text in made]
 
 
 def _lower_words(text: str) -> list[str]:
