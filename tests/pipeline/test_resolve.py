@@ -79,6 +79,7 @@ def test_a_storage_is_made_once_per_entry_point() -> None:
         "drift/run.py",
         "execution/cluster/checks.py",
         "execution/cluster/checks.py",
+        "finetune/cluster_checks.py",
         "finetune/plan.py",
         "gold/read.py",
         "history/prune.py",
