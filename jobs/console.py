@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tirazh.jobs.progress import bytes_text, clock_text
+from tirazh.jobs.progress import clock_text
 from tirazh.jobs.terminal.streams import write_error
+from tirazh.model.byte_text import bytes_text
 from tirazh.pipeline.report.examples import examples_text
 from tirazh.pipeline.storage.secrets import redact
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TextIO, TypeVar
 
 from tirazh.jobs.terminal.live_line import LineState, LiveLine, is_plain_terminal, share_text, waiting_text
 from tirazh.jobs.terminal.streams import open_null
+from tirazh.model.byte_text import bytes_text
 
 if TYPE_CHECKING:
     from tirazh.pipeline.execution.metrics import ProgressEvent
@@ -202,11 +203,6 @@ class ByteProgress:
         start, end = ("\r", "") if self._is_terminal else (f"{utc_text()} ", "\n")
         share = done / total if total else 1.0
         print(f"{start}{share:4.0%} of {bytes_text(total)}", end=end, file=self._stream, flush=True)
-
-
-def bytes_text(count: float) -> str:
-    """Format a number of bytes as `12.5 MiB` or `24.3 GiB`."""
-    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"
 
 
 def describe(event: ProgressEvent) -> str:

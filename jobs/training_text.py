@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tirazh.jobs.progress import bytes_text, clock_text
+from tirazh.jobs.progress import clock_text
+from tirazh.model.byte_text import bytes_text
 from tirazh.pipeline.finetune.row_account import cut_text, skipped_text
 
 

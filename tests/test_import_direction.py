@@ -46,6 +46,7 @@ TORCH_FREE = {
     "tirazh.model.tokenizer",
     "tirazh.model.training.adapter",
     "tirazh.model.training.checkpoint",
+    "tirazh.model.byte_text",
     "tirazh.model.training.disk_room",
     "tirazh.model.training.export",
     "tirazh.model.training.label_file",

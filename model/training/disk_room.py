@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tirazh.errors import JobError
+from tirazh.model.byte_text import bytes_text
 
 # A checkpoint holds each trained weight and two optimizer states in float32.
 CHECKPOINT_BYTES_PER_WEIGHT = 12
@@ -45,8 +46,3 @@ def _full_disk(folder: Path, needed: int | None) -> str:
         f"the disk of {folder} is full: {takes}{bytes_text(free_bytes(folder))} is free now; make room, then run the "
         "same command to resume from the last checkpoint (a smaller --keep-checkpoints needs less)"
     )
-
-
-def bytes_text(count: float) -> str:
-    """Format a number of bytes as `12.5 MiB` or `24.3 GiB`."""
-    return f"{count / 2**20:,.1f} MiB" if count < 2**30 else f"{count / 2**30:,.1f} GiB"

@@ -23,7 +23,7 @@ from tirazh.actors.training_group import TrainingGroupConfig, choose_device, ref
 from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
-from tirazh.model.training.config import LoraSettings, OptimizerConfig, TrainingConfig, default_warmup_steps
+from tirazh.model.training.config import OptimizerConfig, TrainingConfig, default_warmup_steps
 from tirazh.model.training.disk_room import explaining_full_disk
 from tirazh.model.training.log import read_log
 from tirazh.model.training.selection import Selection
@@ -36,7 +36,7 @@ from tirazh.pipeline.finetune.forecast.disk import check_room
 from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.loss_plot import draw_losses
 from tirazh.pipeline.finetune.model_card import library_versions, render_model_card
-from tirazh.pipeline.finetune.model_files import check_saved, write_model_files
+from tirazh.pipeline.finetune.model_files import check_saved, lora_of, write_model_files
 from tirazh.pipeline.finetune.output import CARD, TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan, absolute_model, absolute_settings, plan_finetune
 from tirazh.pipeline.finetune.progress import Followed, LogFollower, OnTraining
@@ -253,7 +253,7 @@ class _Run:
             role_weights=(spec.prompt_loss_weight, 1.0, spec.completion_loss_weight),
             optimizer=_optimizer(spec, total_steps),
             fence=self.lease.token,
-            lora=_lora(spec),
+            lora=lora_of(self.request["identity"]),
             zero_stage=spec.zero_stage,
             offload=spec.offload,
             activation_checkpointing=spec.activation_checkpointing,
@@ -390,9 +390,3 @@ def _optimizer(spec: FinetuneSpec, total_steps: int) -> OptimizerConfig:
 
 def _eval_steps(spec: FinetuneSpec, total_steps: int) -> int:
     return spec.eval_steps if spec.eval_steps is not None else math.ceil(total_steps / _EVALUATIONS)
-
-
-def _lora(spec: FinetuneSpec) -> LoraSettings | None:
-    return (
-        LoraSettings(rank=spec.lora_rank, alpha=spec.lora_alpha, targets=spec.lora_targets) if spec.lora_rank else None
-    )

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tirazh.jobs.progress import ByteProgress, JobProgressDisplay, bytes_text, clock_text, describe
+from tirazh.jobs.progress import ByteProgress, JobProgressDisplay, clock_text, describe
+from tirazh.model.byte_text import bytes_text
 from tirazh.pipeline.execution.metrics import ProgressEvent
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from tirazh.actors.cores import usable_cores
 from tirazh.actors.training_probe import count_gpus, free_host_bytes
-from tirazh.model.training.disk_room import bytes_text, free_bytes
+from tirazh.model.byte_text import bytes_text
+from tirazh.model.training.disk_room import free_bytes
 from tirazh.model.training.log import read_log
 from tirazh.pipeline.finetune.forecast.disk import count_trained, count_weights, disk_bytes, room_problem
 from tirazh.pipeline.finetune.forecast.memory import WorkerMemory, worker_memory

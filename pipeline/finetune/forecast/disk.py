@@ -6,8 +6,9 @@ from math import prod
 from pathlib import Path
 
 from tirazh.errors import OutputError
+from tirazh.model.byte_text import bytes_text
 from tirazh.model.config import ModelConfig, expected_shapes
-from tirazh.model.training.disk_room import CHECKPOINT_BYTES_PER_WEIGHT, bytes_text, free_bytes
+from tirazh.model.training.disk_room import CHECKPOINT_BYTES_PER_WEIGHT, free_bytes
 from tirazh.pipeline.finetune.forecast.sample import sample_corpus
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tirazh.errors import JobError
-from tirazh.model.training.disk_room import bytes_text, explaining_full_disk, free_bytes
+from tirazh.model.byte_text import bytes_text
+from tirazh.model.training.disk_room import explaining_full_disk, free_bytes
 
 
 def test_a_full_disk_is_explained_with_need_and_room(tmp_path: Path) -> None:
