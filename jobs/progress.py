@@ -245,9 +245,9 @@ def clock_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes}:{secs:02}"
 
 
-def utc_text() -> str:
-    """The current time, as log lines begin with it: `2026-11-23T01:30:00Z`."""
-    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def utc_text(moment: datetime | None = None) -> str:
+    """A time of the zone UTC, by default the current one, as log lines begin with it: `2026-11-23T01:30:00Z`."""
+    return f"{moment or datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _tokens_per_s(event: ProgressEvent) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tirazh.jobs import console
 from tirazh.jobs.cluster.job_log import last_figures, stopped_text, text_of
 from tirazh.jobs.cluster.job_server import FINISHED
-from tirazh.jobs.progress import clock_text
+from tirazh.jobs.progress import clock_text, utc_text
 from tirazh.jobs.settings import FINETUNE
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
@@ -177,4 +177,4 @@ def _settings(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _utc(seconds: float) -> str | None:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}" if seconds else None
+    return utc_text(datetime.fromtimestamp(seconds, UTC)) if seconds else None

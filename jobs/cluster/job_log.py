@@ -10,11 +10,10 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Callable
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tirazh.jobs.progress import LINE_EVERY_S, Display, Event, JobProgressDisplay, Style
+from tirazh.jobs.progress import LINE_EVERY_S, Display, Event, JobProgressDisplay, Style, utc_text
 from tirazh.jobs.training_progress import TrainingDisplay
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class FigureLines(Display[Event]):
 
     def print_figures(self, figures: dict[str, Any]) -> None:
         """Print one figure line, with the time."""
-        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        now = utc_text()
         print(f"{MARK}{json.dumps({'time': now} | figures)}", file=self._stream, flush=True)
 
 

@@ -10,9 +10,10 @@ import os
 import re
 import time
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from tirazh.jobs.progress import utc_text
 
 KEPT_DAYS = 90
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -37,7 +38,7 @@ class JobRecord:
 
 def keep_record(record: JobRecord) -> None:
     """Write the record of a job, and remove those older than KEPT_DAYS. A disk that refuses it is no error."""
-    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    now = utc_text()
     text = json.dumps(asdict(record) | {"submitted": now}, ensure_ascii=False, indent=2)
     try:
         directory = _directory()
