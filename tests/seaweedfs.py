@@ -21,7 +21,7 @@ from botocore.config import Config
 ACCESS_KEY = "testkey"
 SECRET_KEY = "testsecret"
 PUBLIC_BUCKET = "public-news"  # may be read without credentials
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 240  # the start of the server takes seconds of CPU, and the machine may be busy
 GRPC_OFFSET = 10_000  # SeaweedFS opens a gRPC port at this offset from every port
 
 
