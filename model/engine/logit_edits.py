@@ -83,7 +83,7 @@ class LogitEdits:
         if self._is_counted:
             self._counts[token] += 1
             minus = self._frequency * np.float32(self._counts[token]) + self._presence
-            self.table.set(token, MINUS, minus)
+            self.table.set(token, MINUS, float(minus))
         if self._num_recent:
             self._recent = [*self._recent, token][-self._num_recent :]
 

@@ -103,7 +103,7 @@ def bits(values: Tensor) -> list[list[int]]:
     return values.contiguous().view(torch.int32).tolist()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(rows_of_a_step, st.integers(0, 999), st.data())
 def test_the_edits_of_all_rows_have_the_bits_of_the_definitions(
     rows: list[Row], seed: int, data: st.DataObject
@@ -123,7 +123,7 @@ def test_the_edits_of_all_rows_have_the_bits_of_the_definitions(
     assert bits(logits_RV) == bits(before_RV)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(rows_of_a_step.filter(bool), st.integers(0, 999))
 def test_a_row_is_sampled_as_from_its_edited_logits_alone_with_the_logprob_of_the_model_s(
     rows: list[Row], seed: int
