@@ -96,14 +96,13 @@ class BatchEngine:
         cache_bytes: Callable[[int], int] | None = None,
     ) -> None:
         """The runner must already hold the first job's shared prefix. `execute` runs a step on every rank
-        of a replica and returns rank 0's logits (default: on `runner` alone). `decode` turns token
-        ids into text, and `splits_before` says where its parts may begin (`StopFinder`); only stop strings need
-        them. Requests with a constraint need `constrained`. `cache_bytes` gives the memory of a sequence's keys and
-        values by its length in tokens; only `counters` need it."""
+        of a replica and returns rank 0's logits (default: on `runner` alone). Only stop strings need `decode` and
+        `splits_before` (`StopFinder`). Requests with a constraint need `constrained`. `cache_bytes` gives the
+        memory of a sequence's keys and values by its length in tokens; only `counters` need it."""
         self.runner, self.scheduler = runner, scheduler
         self._execute = execute or runner.execute
-        self._decode, self._splits_before, self._constrained = decode, splits_before, constrained
-        self._cache_bytes = cache_bytes
+        self._decode, self._splits_before = decode, splits_before
+        self._constrained, self._cache_bytes = constrained, cache_bytes
         self._ids = itertools.count()
         self._pending: deque[PendingStep] = deque()  # launched, not collected yet; the oldest first
         self._results: list[tuple[int, Result]] = []
