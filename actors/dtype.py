@@ -1,5 +1,5 @@
 """`--dtype auto`: probe which dtype is fastest on a machine of the cluster that replicas will run
-on. Imports no torch."""
+on. Imports no torch; the task on that machine does where the answer has to be measured."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from ray.exceptions import RayError
 
 from tirazh.actors.messages import DType
 from tirazh.errors import JobError
+from tirazh.model.cpu_features import may_multiply_bfloat16
 
 _TIMEOUT_S = 600.0  # the probe may have to compile a kernel
 
@@ -28,6 +29,8 @@ def resolve_dtype(device: str) -> DType:
 
 
 def _probe(device: str) -> str:
+    if device == "cpu" and not may_multiply_bfloat16():
+        return "float32"  # as measured, without the seconds that the import of torch takes
     from tirazh.model.layers.dtype_probe import resolve_dtype as probe
 
     return probe(device)

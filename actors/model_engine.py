@@ -30,6 +30,7 @@ from tirazh.model.kernels.build import KERNELS, prepare_kernels
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.step import Step, step_rows
 from tirazh.model.tensor_parallel import agree_on_least, connect, shard_model, weight_bytes
+from tirazh.model.text_splits import text_splits
 from tirazh.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ def build_engine(
         scheduler,
         execute=execute,
         decode=tokenizer.decode_completion,
+        splits_before=text_splits(tokenizer),
         constrained=constrained,
         cache_bytes=lambda num_tokens: runner.cache.bytes_taken(num_tokens) * config.tensor_parallel,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,14 @@ class Tokenizer:
         """
         if isinstance(self.rust.decoder, decoders.ByteLevel):
             return self.decode(ids)
-        anchor = self.encode(_ANCHOR)
+        anchor = self.anchor_ids
         before, text = self.decode(anchor), self.decode([*anchor, *ids])
         return text[len(before) :] if text.startswith(before) else self.decode(ids)
+
+    @cached_property
+    def anchor_ids(self) -> list[int]:
+        """Tokens behind which `decode_completion` decodes a completion."""
+        return self.encode(_ANCHOR)
 
     def _without_controls(self, text: str, ids: list[int]) -> list[int]:
         """Return `ids` without control tokens.

@@ -30,7 +30,7 @@ from tirazh.model.engine.sampling import NO_TOKEN, RowState, sample
 from tirazh.model.engine.scheduler import LogitsReader, ScheduledStep, Scheduler
 from tirazh.model.engine.sequences import ActiveSequence
 from tirazh.model.engine.sliced_logits import SlicedLogits
-from tirazh.model.engine.stop_strings import find_stop
+from tirazh.model.engine.stop_strings import StopFinder
 from tirazh.model.requests import (
     Completion,
     Embedding,
@@ -91,16 +91,18 @@ class BatchEngine:
         *,
         execute: Callable[[Step], Tensor | SlicedLogits] | None = None,
         decode: Callable[[Sequence[int]], str] | None = None,
+        splits_before: Callable[[int], bool] | None = None,
         constrained: ConstrainedDecoding | None = None,
         cache_bytes: Callable[[int], int] | None = None,
     ) -> None:
         """The runner must already hold the first job's shared prefix. `execute` runs a step on every rank
-        of a replica and returns rank 0's logits (default: on `runner` alone). `decode` turns token
-        ids into text; only stop strings need it. Requests with a constraint need `constrained`. `cache_bytes` gives
-        the memory of a sequence's keys and values by its length in tokens; only `counters` need it."""
+        of a replica and returns rank 0's logits (default: on `runner` alone). Only stop strings need `decode` and
+        `splits_before` (`StopFinder`). Requests with a constraint need `constrained`. `cache_bytes` gives the
+        memory of a sequence's keys and values by its length in tokens; only `counters` need it."""
         self.runner, self.scheduler = runner, scheduler
         self._execute = execute or runner.execute
-        self._decode, self._constrained, self._cache_bytes = decode, constrained, cache_bytes
+        self._decode, self._splits_before = decode, splits_before
+        self._constrained, self._cache_bytes = constrained, cache_bytes
         self._ids = itertools.count()
         self._pending: deque[PendingStep] = deque()  # launched, not collected yet; the oldest first
         self._results: list[tuple[int, Result]] = []
@@ -350,9 +352,11 @@ class BatchEngine:
     def _end_if_complete(self, slot: int, sequence: ActiveSequence) -> None:
         """End a sequence at a stop string or at its greatest length."""
         assert isinstance(sequence.request, GenerateRequest)
-        stop, tokens = sequence.request.sampling.stop, sequence.new_tokens
-        least = sequence.request.sampling.min_new_tokens
-        text_end = find_stop(tokens, stop, self._decode, min_new_tokens=least) if stop else None
+        params, tokens, text_end = sequence.request.sampling, sequence.new_tokens, None
+        if params.stop:
+            if sequence.stop_finder is None:
+                sequence.stop_finder = StopFinder(params, self._decode, self._splits_before)
+            text_end = sequence.stop_finder.find(tokens)
         if text_end is not None or len(tokens) >= sequence.max_new_tokens:
             reason: FinishReason = "length" if text_end is None else "stop"
             self._end(slot, sequence, _completed(sequence, reason, text_end))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,23 +66,69 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Samp
     gets `NO_TOKEN`.
     """
     logits_RV = logits_RV[:, :num_tokens]
-    edited = [index for index, row in enumerate(rows) if row.edits is not None]
-    untouched_EV = logits_RV[edited] if edited else None
-    for index in edited:
-        _edit(logits_RV[index], rows[index])
+    edits = find_edits(rows, logits_RV.device)
+    untouched_sums_E = None if edits is None else log_sums(edits.rows_of(logits_RV))
+    untouched_N = None if edits is None else edits.apply(logits_RV)
     if logits_RV.device.type == "cpu" and logits_RV.stride(1) == 1 and load_kernel("sampling") is not None:
         tokens_R, sums_R = choose_compiled(logits_RV, rows)
     else:
         sums_R = log_sums(logits_RV)
         apply_masks(logits_RV, rows)
         tokens_R = choose_together(logits_RV, rows)
-    columns_R1 = tokens_R.clamp(min=0)[:, None]
-    values_R = logits_RV.gather(1, columns_R1)[:, 0].double()
-    if untouched_EV is not None:
-        at = to_device(torch.tensor(edited), logits_RV.device)
-        values_R[at] = untouched_EV.gather(1, columns_R1[at])[:, 0].double()
-        sums_R[at] = log_sums(untouched_EV)
+    if edits is not None and untouched_N is not None and untouched_sums_E is not None:
+        edits.undo(logits_RV, untouched_N)
+        sums_R[edits.edited_E] = untouched_sums_E
+    values_R = logits_RV.gather(1, tokens_R.clamp(min=0)[:, None])[:, 0].double()
     return Sampled(tokens_R, values_R - sums_R)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchedEdits:
+    """The edits of some rows of logits, as tensors on their device.
+
+    `edited_E`: int64, the rows that have edits, of `num_rows`. `rows_N` and `ids_N`: int64, rows and tokens of all
+    logits that change: first the T ones that the rows' tables hold, then those of banned tokens, which may be the
+    same. `values_3T`: float32, as of `TokenEdits.values`.
+    """
+
+    num_rows: int
+    edited_E: Tensor
+    rows_N: Tensor
+    ids_N: Tensor
+    values_3T: Tensor
+
+    def rows_of(self, logits_RV: Tensor) -> Tensor:
+        """Return the logits of the rows that have edits; not a copy where all have."""
+        return logits_RV if len(self.edited_E) == self.num_rows else logits_RV[self.edited_E]
+
+    def apply(self, logits_RV: Tensor) -> Tensor:
+        """Edit logits in place, in the order that `SamplingParams` gives. Returns what they were, float32 [N]."""
+        untouched_N = logits_RV[self.rows_N, self.ids_N]
+        bias_T, factor_T, minus_T = self.values_3T
+        in_tables = len(bias_T)
+        new_T = untouched_N[:in_tables] + bias_T
+        new_T = torch.where(new_T > 0, new_T / factor_T, new_T * factor_T) - minus_T
+        logits_RV[self.rows_N[:in_tables], self.ids_N[:in_tables]] = new_T
+        logits_RV[self.rows_N[in_tables:], self.ids_N[in_tables:]] = -torch.inf
+        return untouched_N
+
+    def undo(self, logits_RV: Tensor, untouched_N: Tensor) -> None:
+        """Set the logits back to what they were."""
+        logits_RV[self.rows_N, self.ids_N] = untouched_N
+
+
+def find_edits(rows: Sequence[RowState], device: torch.device) -> BatchedEdits | None:
+    """Gather the edits of rows; None where none has any."""
+    edited = [(index, row.edits, row.num_new) for index, row in enumerate(rows) if row.edits is not None]
+    if not edited:
+        return None
+    indices = np.array([index for index, _, _ in edited])
+    tables, banned = [edits.table for _, edits, _ in edited], [edits.banned(num_new) for _, edits, num_new in edited]
+    ids = [*(table.ids for table in tables), *banned]
+    rows_N = np.repeat(np.concatenate([indices, indices]), [len(each) for each in ids])
+    values_3T = np.concatenate([table.values for table in tables], axis=1)
+    arrays = (indices, rows_N, np.concatenate(ids), values_3T)
+    return BatchedEdits(len(rows), *(to_device(torch.from_numpy(each), device) for each in arrays))
 
 
 def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> tuple[Tensor, Tensor]:
@@ -152,29 +197,6 @@ def _address(mask: NDArray[np.uint32] | None, num_tokens: int) -> int:
     if mask.dtype != np.uint32 or not mask.flags.c_contiguous or 32 * mask.size < num_tokens:
         raise ValueError(f"a mask of {num_tokens} tokens must be contiguous uint32, got {mask.dtype} {mask.shape}")
     return int(mask.__array_interface__["data"][0])
-
-
-def _edit(logits_V: Tensor, row: RowState) -> None:
-    """Apply a row's edits in place, in the order that `SamplingParams` gives."""
-    edits, params = row.edits, row.params
-    assert edits is not None
-
-    def on_device(values: NDArray[Any]) -> Tensor:
-        return to_device(torch.from_numpy(values), logits_V.device)
-
-    if edits.bias is not None:
-        ids, values = edits.bias
-        logits_V[on_device(ids)] += on_device(values)
-    if edits.seen is not None:
-        seen = on_device(edits.seen.ids)
-        old, penalty = logits_V[seen], params.repetition_penalty
-        logits_V[seen] = torch.where(old > 0, old / penalty, old * penalty)
-    if edits.generated is not None:
-        counts = on_device(edits.generated.counts)
-        logits_V[on_device(edits.generated.ids)] -= params.frequency_penalty * counts + params.presence_penalty
-    banned = edits.banned(row.num_new)
-    if banned:
-        logits_V[to_device(torch.tensor(banned), logits_V.device)] = -torch.inf
 
 
 def _sample_nucleus(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:

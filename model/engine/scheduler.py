@@ -31,6 +31,10 @@ from tirazh.model.step import FreshSlot, NewPrefix, Step
 # for prompts of 10 to 60 tokens, 1 takes up to 4 %, 2 up to 16 % and no waiting at all up to 11 %
 # more time than 3.
 MIN_DECODING_PER_PROMPT = 3
+# But not for ever: rows of decode steps that stay empty although prompts wait for them are counted, and a prefill step
+# runs when they are as many as those of this many whole decode steps. So one prompt waits at most
+# MAX_EMPTY_STEPS * decode_rows steps that have an empty row, and n prompts wait the n-th part of that.
+MAX_EMPTY_STEPS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class Scheduler:
         self._fresh: list[FreshSlot] = []
         self._dirty_slots: set[int] = set()  # slots whose cache holds NaN of an earlier sequence
         self._num_admitted = 0
+        self._num_empty_rows = 0  # of decode steps since the last prefill step, for which prompts waited
 
     @property
     def has_work(self) -> bool:
@@ -223,16 +228,22 @@ class Scheduler:
             sequence.edits = LogitEdits(params, sequence.prompt, ending_ids(params.stop, self.config))
 
     def _should_prefill(self) -> bool:
-        """Whether the next step is a prefill step: the decode step would not be full, and either
-        the waiting prompts fill a whole prefill step or few sequences decode in comparison with the
-        prompts that wait."""
+        """Whether the next step is a prefill step: the decode step would not be full, and the waiting prompts fill a
+        whole prefill step, or few sequences decode in comparison with them, or they have waited long enough."""
         to_prefill = [s.num_to_prefill for s in self.slots if s is not None and s.num_to_prefill]
-        num_decoding = sum(s is not None and s.is_decoding for s in self.slots)
-        if not to_prefill or num_decoding >= self.config.decode_rows:
+        num_empty = self.config.decode_rows - sum(s is not None and s.is_decoding for s in self.slots)
+        if not to_prefill or num_empty <= 0:
             return False
-        return sum(to_prefill) >= self._jobs.active.prefill_rows or num_decoding < MIN_DECODING_PER_PROMPT * len(
-            to_prefill
-        )
+        num_decoding = self.config.decode_rows - num_empty
+        if (
+            sum(to_prefill) >= self._jobs.active.prefill_rows
+            or num_decoding < MIN_DECODING_PER_PROMPT * len(to_prefill)
+            or self._num_empty_rows >= MAX_EMPTY_STEPS * self.config.decode_rows
+        ):
+            self._num_empty_rows = 0
+            return True
+        self._num_empty_rows += min(len(to_prefill), num_empty)
+        return False
 
     def _build_prefill(self) -> StepBuilder:
         active = self._jobs.active

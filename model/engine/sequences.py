@@ -15,6 +15,7 @@ import numpy as np
 from tirazh.model.engine.label_trie import LabelTrie, SplitTrie, TriePiece, sum_terms
 from tirazh.model.engine.logit_edits import LogitEdits
 from tirazh.model.engine.pooling import Pool
+from tirazh.model.engine.stop_strings import StopFinder
 from tirazh.model.requests import Constraint, EmbedRequest, GenerateRequest, Request, ScoreRequest, TextScoreRequest
 from tirazh.model.step import PLACEHOLDER, FreshSlot, NewPrefix, Phase, Segment, Step
 
@@ -35,6 +36,7 @@ class ActiveSequence:
     The first `num_absorbed` new tokens belong to `prompt` as well: they were known before they were sampled.
     `trie` holds the labels of its job; `num_pieces` of its pieces have run or run in the step being built, and
     `label_scores` holds the terms of `num_scored`. `pool` holds the hidden states of a prompt that is embedded.
+    `stop_finder` searches the completion of a request that has stop strings, once it has a token.
     """
 
     id: int
@@ -56,6 +58,7 @@ class ActiveSequence:
     num_pieces: int = 0
     label_scores: list[float] = field(default_factory=list)
     pool: Pool | None = None
+    stop_finder: StopFinder | None = None
 
     def append_known(self, tokens: Sequence[int]) -> None:
         """Append tokens to the completion that no step has to find: they are prefilled like a prompt, together with

@@ -242,8 +242,11 @@ def test_penalties_are_those_of_transformers(seed: int, token_ids: list[int], pe
         expected = NoRepeatNGramLogitsProcessor(ngram)(ids, expected)
     state = row(token_ids=token_ids, temperature=0, repetition_penalty=penalty, no_repeat_ngram_size=ngram)
     result = logits_RV.clone()
-    token = sample(result, [state], 10)[0]
+    edits = sampling.find_edits([state], result.device)
+    if edits is not None:
+        edits.apply(result)
     assert torch.equal(result, expected)
+    token = sample(logits_RV, [state], 10)[0]
     assert token == (int(expected.argmax()) if expected.max().isfinite() else None)
 
 
@@ -266,9 +269,8 @@ def test_penalties_come_before_top_k() -> None:
     ],
 )
 def test_a_token_that_would_repeat_an_ngram_is_banned(size: int, token_ids: list[int], banned: set[int]) -> None:
-    logits_RV = torch.zeros(1, 10)
-    sample(logits_RV, [row(token_ids=token_ids, no_repeat_ngram_size=size)], 10)
-    assert {i for i in range(10) if logits_RV[0, i] == -torch.inf} == banned
+    edits = sampling.find_edits([row(token_ids=token_ids, no_repeat_ngram_size=size)], torch.device("cpu"))
+    assert (set() if edits is None else set(edits.ids_N.tolist())) == banned
 
 
 # Log-probabilities

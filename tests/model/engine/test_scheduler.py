@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 from tirazh.errors import RequestError
 from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.scheduler import MIN_DECODING_PER_PROMPT, ScheduledStep, Scheduler
+from tirazh.model.engine.scheduler import MAX_EMPTY_STEPS, MIN_DECODING_PER_PROMPT, ScheduledStep, Scheduler
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 from tirazh.model.step import FreshSlot
 
@@ -21,14 +21,20 @@ PREFIX = tuple(range(20))
 LABELS = ((1, 2, 3), (1, 4), (5,))  # a trie of two nodes
 
 
-def make(num_slots: int = 3, *, job: EngineJob | None = None, admission: Admission | None = None) -> Scheduler:
+def make(
+    num_slots: int = 3,
+    *,
+    job: EngineJob | None = None,
+    admission: Admission | None = None,
+    decode_rows: int = DECODE_ROWS,
+) -> Scheduler:
     config = EngineConfig(
         num_slots=num_slots,
         max_length=100,
         num_tokens=50,
         end_token_ids=(),
         prefill_rows=PREFILL_ROWS,
-        decode_rows=DECODE_ROWS,
+        decode_rows=decode_rows,
     )
     return Scheduler(config, job or EngineJob(), window_size=WINDOW, admission=admission)
 
@@ -140,6 +146,39 @@ def test_a_waiting_prompt_is_computed_when_fewer_than_three_sequences_decode_for
     assert run_step(scheduler) == "prefill"
     scheduler.add([(9, generate(5))])
     assert run_step(scheduler) == phase
+
+
+@pytest.mark.parametrize("num_waiting", [1, 2, 4])
+def test_waiting_prompts_are_computed_before_they_have_cost_the_rows_of_a_decode_step(num_waiting: int) -> None:
+    scheduler = make(20, decode_rows=20)
+    add(scheduler, *[generate(4, 60)] * 15)
+    assert run_step(scheduler) == "prefill"
+    scheduler.add([(90 + index, generate(5, 60)) for index in range(num_waiting)])
+    phases = [run_step(scheduler) for _ in range(40)]
+    waited = MAX_EMPTY_STEPS * 20 // num_waiting
+    assert phases == ["decode"] * waited + ["prefill"] + ["decode"] * (39 - waited)
+
+
+def test_rows_that_arrive_in_parts_take_about_the_steps_of_one_part() -> None:
+    """64 rows of 50 tokens in 4 parts, one step apart: the last part does not wait until the others are done, which
+    would take 102 steps."""
+    scheduler = make(64, decode_rows=64)
+    num_steps = 0
+    while num_steps < 4 or scheduler.has_work:
+        if num_steps < 4:
+            scheduler.add([(16 * num_steps + index, generate(3, 50)) for index in range(16)])
+        run_step(scheduler)
+        num_steps += 1
+    assert num_steps <= 3 + 50 + 4 * MAX_EMPTY_STEPS
+
+
+def test_a_prompt_waits_anew_after_each_prefill_step() -> None:
+    scheduler = make(20, decode_rows=20)
+    add(scheduler, *[generate(4, 90)] * 15)
+    run_step(scheduler)
+    for number in range(2):
+        scheduler.add([(90 + number, generate(5, 60))])
+        assert [run_step(scheduler) for _ in range(21)] == ["decode"] * 20 + ["prefill"]
 
 
 def test_prompts_that_fill_a_step_are_computed_beside_any_number_of_decoding_sequences() -> None:
