@@ -23,6 +23,7 @@ def plan_lines(plan: Mapping[str, Any]) -> dict[str, str]:
         "tokens": f"{about}{plan['tokens']:,} in {plan['documents']:,} documents",
         "sequences": f"{about}{plan['sequences']:,} of at most {plan['seq_length']:,} tokens ({plan['packing']})",
         "steps": f"{about}{plan['steps']:,} of {plan['batch_size']:,} sequences ({plan['epochs'] or 0:.3g} epochs)",
+        **_start_lines(plan),
         "runs on": f"{plan['workers']:,} x {plan['device']} in {plan['dtype']}, ZeRO stage {plan['zero_stage']}",
     }
     lines |= _memory_lines(plan)
@@ -43,6 +44,17 @@ def row_lines(manifest: Mapping[str, Any]) -> dict[str, str]:
 def without_accounts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return facts without those that `row_lines` shows."""
     return {name: value for name, value in facts.items() if name not in ("skipped_reasons", "cut_texts", "cut_tokens")}
+
+
+def _start_lines(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Where a training with --from starts, and how many steps that leaves."""
+    start = plan.get("start")
+    if start is None:
+        return {}
+    place = f"the checkpoint of step {start['step']:,} in {start['folder']}"
+    if not start["first_step"]:
+        return {"from": f"{place}; it begins at step 0, as the data, the seed or the batches differ"}
+    return {"from": f"{place}; {plan['steps_left']:,} steps are left"}
 
 
 def _memory_lines(plan: Mapping[str, Any]) -> dict[str, str]:

@@ -84,7 +84,9 @@ class FinetuneSpec(Spec):
     epochs: float = setting(1.0, "number of passes over the training data", identity=True)
     max_steps: int | None = setting(None, "number of optimizer steps; overrides --epochs", identity=True)
     learning_rate: float = setting(5e-5, "peak learning rate", identity=True)
-    min_learning_rate: float = setting(0.0, "learning rate of the last step (linear and cosine)", identity=True)
+    min_learning_rate: float = setting(
+        0.0, "learning rate of the last step (linear and cosine); 0 is reached after it", identity=True
+    )
     lr_schedule: Schedule = setting(  # noqa: RUF009
         "linear", "learning rate schedule after warm-up", identity=True, choices=("linear", "cosine", "constant")
     )

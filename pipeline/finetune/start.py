@@ -111,6 +111,15 @@ def check_start(start: Mapping[str, Any] | None, *, is_needed: bool) -> None:
         raise OutputError(f"--from {start['given']}: its checkpoint {start['folder']} was removed; name another one")
 
 
+def check_steps(first_step: int, total_steps: int) -> None:
+    """Raise RequestError when a training of so many steps has none after its checkpoint, which is of `first_step`."""
+    if first_step and total_steps <= first_step:
+        raise RequestError(
+            f"the training has {total_steps:,} steps, counted from the beginning, and the checkpoint of --from is of "
+            f"step {first_step:,}; give more --epochs or --max-steps"
+        )
+
+
 def describe_start(start: Mapping[str, Any], *, fresh_optimizer: bool) -> str:
     """Return one line about where a training starts."""
     optimizer = "the weights, with a new optimizer," if fresh_optimizer else "the weights and the optimizer"

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -116,6 +117,22 @@ def test_sixty_steps_and_thirty_more_are_ninety_to_the_last_byte(
     assert (made["evaluation_before"]["step"], made["evaluation"]["step"], made["loss_steps"]) == (0, 6, 3)
     (line,) = (first / "_tirazh/runs.jsonl").read_text().splitlines()
     assert json.loads(line)["outcome"] == "success"
+
+
+def test_rows_of_evaluations_that_are_skipped_or_cut_are_in_manifest_and_card(
+    finetune: Command, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["матч"] * 6 + ["матч " * 20] * 2 + [None]
+    topics = ["sport"] * 5 + ["abroad"] + ["sport"] * 3
+    pq.write_table(pa.table({"text": texts, "topic": topics}), tmp_path / "labelled.parquet")
+    more = {"labels": "sport,economics", "label_input": tmp_path / "labelled.parquet", "label_column": "topic"}
+    assert finetune(tmp_path / "out", max_steps=1, max_error_rate=0.5, **more) == 0
+    counts = manifest(tmp_path / "out")["evaluation_rows"]["label_input"]
+    assert {name: each["rows"] for name, each in counts["skipped_reasons"].items()} == {"unknown label": 1, "null": 1}
+    assert (counts["rows"], counts["skipped"], counts["cut_texts"]) == (9, 2, 2)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "9 rows, 2 skipped (unknown label 1, null 1), 2 texts are too long" in card
+    assert "--label-input: Rows that cannot be used are skipped: 2: unknown label 1, null 1" in capsys.readouterr().err
 
 
 def test_the_printed_command_goes_on_from_the_last_good_checkpoint(

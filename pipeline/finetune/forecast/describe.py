@@ -21,6 +21,7 @@ from tirazh.pipeline.finetune.forecast.sample import CorpusSample, sample_corpus
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan, plan_finetune
 from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.finetune.start import TrainingStart, check_steps, names_output
 from tirazh.pipeline.forecast.estimate import DRIVER_BYTES, RAY_BYTES
 
 
@@ -30,7 +31,8 @@ def describe_training(spec: FinetuneSpec) -> dict[str, Any]:
     `memory_bytes` are those of one worker by what they hold, `machine_memory_bytes` those of all workers on one
     machine, Ray and the driver included. `time_s` is there if this output has a log of the same training. `notes` are
     sentences about what does not fit, and about rows that are skipped or cut; `problem` is the one for which the run
-    would be refused, or None. Raises RequestError or one of its
+    would be refused, or None. `start` is there with --from: the checkpoint, and the step after which the training
+    begins. Raises RequestError or one of its
     subclasses where the run would before it starts, except for a disk that is too small.
     """
     plan = plan_finetune(spec)
@@ -57,7 +59,8 @@ def total_steps(spec: FinetuneSpec, sequences: int) -> int:
 def _facts(plan: FinetunePlan, sample: CorpusSample) -> dict[str, Any]:
     spec = plan.spec
     steps = total_steps(spec, sample.sequences)
-    return {
+    start = {} if plan.start is None else {"start": plan.start.to_json(), **_steps_left(plan.start, steps, sample)}
+    return start | {
         "kind": spec.kind,
         "model": spec.model,
         "model_bytes": plan.model.weight_bytes,
@@ -80,6 +83,13 @@ def _facts(plan: FinetunePlan, sample: CorpusSample) -> dict[str, Any]:
     }
 
 
+def _steps_left(start: TrainingStart, steps: int, sample: CorpusSample) -> dict[str, int]:
+    """The steps that the training makes itself. Raises RequestError where the run would: it has none."""
+    if sample.is_exact:
+        check_steps(start.first_step, steps)
+    return {"steps_left": max(0, steps - start.first_step)}
+
+
 def _device(spec: FinetuneSpec) -> str:
     """What `--device auto` is on this machine; that of a cluster may be another."""
     if spec.device != "auto":
@@ -95,7 +105,8 @@ def _dtype(spec: FinetuneSpec) -> str:
 def _output_facts(plan: FinetunePlan) -> dict[str, Any]:
     """What the run would find in its output; raises OutputError where it would."""
     output, identity = TrainingOutput(Path(plan.output)), plan.identity()
-    saved = output.find_request(identity, overwrite=plan.spec.overwrite)
+    is_successor = names_output(plan.spec, plan.output)
+    saved = output.find_request(identity, overwrite=plan.spec.overwrite, is_successor=is_successor)
     facts: dict[str, Any] = {"output": plan.output}
     if saved is None:
         return facts | {"output_state": "new", "would": "start a new training"}

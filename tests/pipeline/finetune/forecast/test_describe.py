@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,13 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.pipeline.finetune.test_start import write
 from tests.system.tiny_model import TINY, write_tiny_model
-from tirazh.errors import OutputError
+from tirazh.errors import OutputError, RequestError
 from tirazh.jobs.planning import training_facts
 from tirazh.jobs.settings import build_finetune_spec
 from tirazh.jobs.training_text import plan_lines
 from tirazh.pipeline.finetune.forecast.describe import describe_training
-from tirazh.pipeline.finetune.forecast.disk import check_room, count_trained, count_weights
+from tirazh.pipeline.finetune.forecast.disk import check_room, count_trained, count_weights, held_bytes
+from tirazh.pipeline.finetune.identity import training_id
+from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import plan_finetune
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 
@@ -74,6 +78,50 @@ def test_the_disk_holds_one_checkpoint_more_than_are_kept_the_model_and_the_data
     lora = request(tmp_path, model, {"text": ["a", "b"]}, lora_rank=2, lora_targets=["q_proj"])
     assert count_trained(TINY, lora) == 4 * 2 * (64 + 64)
     assert describe_training(lora)["disk_bytes"] < facts["disk_bytes"] / 3
+
+
+def test_the_disk_holds_the_best_checkpoint_beside_the_newest_ones(model: str, tmp_path: Path) -> None:
+    columns = {"text": ["a", "b"]}
+    last = describe_training(request(tmp_path, model, columns))
+    best = describe_training(request(tmp_path, model, columns, keep="best", eval_input=tmp_path / "in.parquet"))
+    assert best["disk_bytes"] - last["disk_bytes"] == 12 * count_weights(TINY)
+
+
+def test_what_other_trainings_have_written_is_no_room_of_this_one(model: str, tmp_path: Path) -> None:
+    plan = plan_finetune(request(tmp_path, model, {"text": ["a", "b"]}))
+    output = TrainingOutput(tmp_path / "out")
+    values = {"identity": plan.identity(), "dtype": "float32", "seq_length": 512, "packing": "stream"}
+    values |= {"training": training_id(values)}
+    output.work(values["training"]).write_request(values)
+    written = held_bytes(plan)
+    other = output.work("f" * 32)
+    other.folder.mkdir()
+    other.log.write_bytes(b"x" * 9_999)
+    assert held_bytes(plan) == written > 0
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_plan_shows_where_from_starts_and_the_steps_that_are_left(own: bool, model: str, tmp_path: Path) -> None:
+    """Also where --from names a training in the output itself, beside which the new one runs."""
+    columns = {"text": ["a" * 60] * 40}
+    spec = request(tmp_path, model, columns, batch_size=1, seq_length=61, learning_rate=1e-3, output=tmp_path / "first")
+    identity = json.loads(json.dumps(plan_finetune(spec).identity()))
+    values = {"identity": identity, "dtype": "float32", "seq_length": 61, "packing": "stream", "total_steps": 40}
+    values |= {"training": training_id(values)}
+    work = TrainingOutput(tmp_path / "first").work(values["training"])
+    work.write_request(values)
+    write(work.checkpoints, values["training"], 30)
+    named = {"batch_size": 1, "seq_length": 61, "from_checkpoint": tmp_path / "first"}
+    named |= {"output": tmp_path / "first"} if own else {}
+    facts = describe_training(request(tmp_path, model, columns, **named))
+    assert (facts["steps"], facts["steps_left"], facts["start"]["step"]) == (40, 10, 30)
+    shown = plan_lines(facts)["from"]
+    assert "the checkpoint of step 30 in " in shown
+    assert shown.endswith("; 10 steps are left")
+    other = plan_lines(describe_training(request(tmp_path, model, columns, **named, seed=1)))["from"]
+    assert "it begins at step 0" in other
+    with pytest.raises(RequestError, match="give more --epochs or --max-steps"):
+        describe_training(request(tmp_path, model, columns, **named, epochs=0.5))
 
 
 def test_people_see_the_figures_with_their_units(model: str, tmp_path: Path) -> None:
