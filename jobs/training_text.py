@@ -20,6 +20,7 @@ def plan_lines(plan: Mapping[str, Any]) -> dict[str, str]:
         "model": f"{plan['model']} ({bytes_text(plan['model_bytes'])})",
         "weights": f"{weights:,}, all trained" if trained == weights else f"{weights:,}, and {trained:,} of adapters",
         "rows": rows,
+        **_source_lines(plan, about),
         "tokens": f"{about}{plan['tokens']:,} in {plan['documents']:,} documents",
         "sequences": f"{about}{plan['sequences']:,} of at most {plan['seq_length']:,} tokens ({plan['packing']})",
         "steps": f"{about}{plan['steps']:,} of {plan['batch_size']:,} sequences ({plan['epochs'] or 0:.3g} epochs)",
@@ -44,6 +45,16 @@ def row_lines(manifest: Mapping[str, Any]) -> dict[str, str]:
 def without_accounts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return facts without those that `row_lines` shows."""
     return {name: value for name, value in facts.items() if name not in ("skipped_reasons", "cut_texts", "cut_tokens")}
+
+
+def _source_lines(plan: Mapping[str, Any], about: str) -> dict[str, str]:
+    """The inputs that are mixed, by their places on the command line."""
+    lines = {}
+    for number, each in enumerate(plan.get("sources", ()), start=1):
+        size = f"{each['rows']:,} rows, {about}{each['tokens']:,} tokens"
+        share = f"{each['share']:.1%} of the sequences, in an epoch {each['epochs'] or 0:.3g} times its own"
+        lines[f"input {number}"] = f"{each['input']}: {size}; {share}"
+    return lines
 
 
 def _start_lines(plan: Mapping[str, Any]) -> dict[str, str]:

@@ -156,6 +156,7 @@ class FinetuneSettings(SharedSettings, total=False):
     """Settings of `tirazh.finetune`."""
 
     input: Required[Paths]
+    input_weights: Sequence[float]
     text_column: str
     prompt_column: str | None
     completion_column: str | None

@@ -65,6 +65,11 @@ def _facts(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Trained on: {_files(spec['input'])}{_kind(spec)}"
     counts = [f"{manifest[name]:,} {name}" for name in _COUNTS if isinstance(manifest.get(name), int)]
     yield f"- {', '.join(counts)}; packing {_code(manifest['packing'])}, {manifest['seq_length']:,} tokens a sequence"
+    for each in manifest.get("sources") or ():
+        yield (
+            f"- {_code(each['input'])}: weight {each['weight']:g}, {each['rows']:,} rows, {each['tokens']:,} tokens, "
+            f"{each['sequences']:,} sequences"
+        )
     if (cut := cut_text(manifest)) is not None:
         yield f"- {cut}"
     for name, what in (("eval_input", "Held-out rows"), ("label_input", "Labelled rows")):

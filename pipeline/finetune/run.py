@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -328,7 +328,7 @@ def _write_data(run: _Run, tell: Tell | None) -> None:
     """Write the sequences to train on and then the request, which gets their counts."""
     plan, spec = run.plan, run.plan.spec
     written, guard = run.work.of_run("train", run.name), run.lease.token.guard
-    corpus = _corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
+    corpus = replace(_corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed), sources=plan.sources)
     counts = write_corpus(written, plan.training, plan.storage, plan.documents(), corpus)
     if tell is not None:
         _tell_of_rows(counts, tell)

@@ -51,6 +51,12 @@ class FinetuneSpec(Spec):
     """Train a model further on texts, or on prompts with their completions."""
 
     input: tuple[str, ...] = shared_setting("input")
+    input_weights: tuple[float, ...] = setting(
+        (),
+        "share of each --input in every epoch, one number for each of them in the same order (default: all rows of all "
+        "inputs, once)",
+        identity="if given",
+    )
     output: str = shared_setting("output", more=" for the model; on a disk that every worker can reach")
     model: str = shared_setting("model", more="; the training run starts from its weights")
     text_column: str = shared_setting("text_column")
@@ -217,6 +223,7 @@ class FinetuneSpec(Spec):
         self._check_columns()
         self._check_lora()
         self._check_selection()
+        self._check_weights()
         if self.fresh_optimizer and self.from_checkpoint is None:
             raise RequestError("--fresh-optimizer needs --from; without it every training starts with a new optimizer")
         if self.offload == "all" and self.zero_stage != 3:
@@ -270,6 +277,20 @@ class FinetuneSpec(Spec):
                 raise RequestError(
                     f"--lora-targets: unknown layer {name!r}; choose from {', '.join(LORA_TARGETS)}{hint}"
                 )
+
+    def _check_weights(self) -> None:
+        if not self.input_weights:
+            return
+        if len(self.input_weights) != len(self.input):
+            raise RequestError(
+                f"--input-weights needs one number for each --input, {len(self.input)} in all, not "
+                f"{len(self.input_weights)}"
+            )
+        for weight in self.input_weights:
+            if not 0 < weight < math.inf:
+                raise RequestError(f"--input-weights must be above 0, not {weight:g}")
+        if self.limit is not None:
+            raise RequestError("--limit takes the first rows of all inputs together; leave it out with --input-weights")
 
     def _check_selection(self) -> None:
         """Check that the evaluations have the figure that the choice of the best one needs."""

@@ -23,7 +23,17 @@ from tirazh.pipeline.storage.filesystem import full_uri, is_remote
 
 # What decides which sequences a step takes.
 _ORDER = (
-    *("files", "text_column", "prompt_column", "completion_column", "template", "labels", "truncate", "limit"),
+    *(
+        "files",
+        "input_weights",
+        "text_column",
+        "prompt_column",
+        "completion_column",
+        "template",
+        "labels",
+        "truncate",
+        "limit",
+    ),
     *("packing", "seq_length", "tokenizer", "seed", "batch_size"),
 )
 # What decides which weights a checkpoint holds.
