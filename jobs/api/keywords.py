@@ -160,6 +160,7 @@ class FinetuneSettings(SharedSettings, total=False):
     text_column: str
     prompt_column: str | None
     completion_column: str | None
+    messages_column: str | None
     labels: Labels | None
     packing: Literal["auto", "stream", "whole", "single"]
     prompt_loss_weight: float

@@ -98,6 +98,8 @@ def _rows_of(counts: Mapping[str, Any] | None) -> str:
 
 
 def _kind(spec: Mapping[str, Any]) -> str:
+    if spec.get("messages_column") is not None:
+        return f", the assistant's messages of column {_code(spec['messages_column'])}"
     if spec.get("completion_column") is None:
         return f", texts of column {_code(spec['text_column'])}"
     return f", completions of column {_code(spec['completion_column'])}"

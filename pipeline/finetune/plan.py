@@ -19,6 +19,7 @@ from tirazh.model.training.config import STEPS_VERSION
 from tirazh.model.training.lora import check_peft
 from tirazh.pipeline.classification.labels import Label, words_of
 from tirazh.pipeline.classification.questions import Question
+from tirazh.pipeline.finetune.conversations import ConversationMaker, check_messages_column
 from tirazh.pipeline.finetune.corpus import (
     DocumentMaker,
     InputFiles,
@@ -115,6 +116,8 @@ class FinetunePlan:
 
     def documents(self) -> DocumentMaker:
         """Return the maker of the documents for training and evaluation."""
+        if self.spec.messages_column is not None:
+            return ConversationMaker(self.tokenizer, self.spec.messages_column, self.seq_length + 1)
         if not self.spec.has_pairs:
             return TextMaker(self.tokenizer, self.spec.text_column)
         column = self.spec.completion_column
@@ -226,6 +229,8 @@ def _packing(spec: FinetuneSpec) -> str:
     """Resolve `--packing auto`: a label is trained on as `classify` asks for it, with the prompt alone."""
     if spec.packing != "auto":
         return spec.packing
+    if spec.messages_column is not None:
+        return "whole"
     if not spec.has_pairs:
         return "stream"
     return "single" if spec.labels else "whole"
@@ -288,7 +293,9 @@ def _check_columns(
     for files in (training, evaluation):
         if files is None:
             continue
-        if spec.has_pairs:
+        if spec.messages_column is not None:
+            check_messages_column(files.columns, spec.messages_column)
+        elif spec.has_pairs:
             _check_prompt(spec, source, files)
             check_text_column(files.columns, str(spec.completion_column), flag="--completion-column")
         else:

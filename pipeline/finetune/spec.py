@@ -66,6 +66,12 @@ class FinetuneSpec(Spec):
     completion_column: str | None = setting(
         None, "column with the completion; only its tokens contribute to the loss by default", identity=True
     )
+    messages_column: str | None = setting(
+        None,
+        "column with conversations, lists of messages {role, content}; only what the assistant says contributes to the "
+        "loss by default",
+        identity="if given",
+    )
     template: str | None = shared_setting("template")
     labels: Mapping[str, Any] | None = setting(
         None,
@@ -78,7 +84,7 @@ class FinetuneSpec(Spec):
         "auto",
         "sequence packing: stream concatenates texts and cuts them at the sequence length; whole packs as many "
         "documents as fit, which do not see each other; single puts one document in a sequence; auto is stream for "
-        "texts, single with --labels, else whole for completions",
+        "texts, single with --labels, else whole for completions and conversations",
         identity=True,
         choices=("auto", "stream", "whole", "single"),
     )
@@ -220,6 +226,7 @@ class FinetuneSpec(Spec):
         self.check_choices()
         self._check_counts()
         self._check_numbers()
+        self._check_messages()
         self._check_columns()
         self._check_lora()
         self._check_selection()
@@ -307,6 +314,11 @@ class FinetuneSpec(Spec):
         """Return how the best evaluation is chosen, in a training that begins after `first_step` steps."""
         by: Metric = self.best_by or ("accuracy" if self.label_input else "perplexity")
         return Selection(keep=self.keep, by=by, patience=self.patience, first_step=first_step)
+
+    def _check_messages(self) -> None:
+        for name in ("prompt_column", "completion_column", "template", "labels"):
+            if self.messages_column is not None and getattr(self, name) is not None:
+                raise RequestError(f"give --messages-column or {flag_name(name)}, not both")
 
     def _check_columns(self) -> None:
         """Check that the columns fit together: either texts alone, or prompts with completions.

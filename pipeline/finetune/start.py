@@ -23,18 +23,8 @@ from tirazh.pipeline.storage.filesystem import full_uri, is_remote
 
 # What decides which sequences a step takes.
 _ORDER = (
-    *(
-        "files",
-        "input_weights",
-        "text_column",
-        "prompt_column",
-        "completion_column",
-        "template",
-        "labels",
-        "truncate",
-        "limit",
-    ),
-    *("packing", "seq_length", "tokenizer", "seed", "batch_size"),
+    *("files", "input_weights", "text_column", "prompt_column", "completion_column", "messages_column", "template"),
+    *("labels", "truncate", "limit", "packing", "seq_length", "tokenizer", "seed", "batch_size"),
 )
 # What decides which weights a checkpoint holds.
 _WEIGHTS = {"lora_rank": "--lora-rank", "lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
