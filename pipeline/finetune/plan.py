@@ -268,6 +268,8 @@ def _sources(spec: FinetuneSpec, training: InputFiles, storage: Storage) -> tupl
                     f"--input-weights: {show_uri(uri)} is in two inputs; each file may have one weight only"
                 )
         files = tuple(file for file in training.files if file.uri in own)
+        if not files:
+            raise RequestError(f"--input-weights: the files of {show_uri(full_uri(name))} are those of another input")
         rows = sum(footer.rows for footer in read_footers(storage, files, text_columns=()))
         found.append(WeightedInput(name, weight, InputFiles(files, training.columns, rows, ())))
     return tuple(found)

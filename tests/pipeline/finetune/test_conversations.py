@@ -91,7 +91,7 @@ def test_a_plan_takes_a_column_of_messages_and_packs_whole_conversations(tmp_pat
 def test_other_columns_and_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must hold lists of messages"):
         plan_of(tmp_path, ["a text"])
-    with pytest.raises(InputError, match=r"no column 'mesages' .*did you mean 'messages'"):
+    with pytest.raises(InputError, match=r"no column 'mesages' .*did you mean messages"):
         plan_of(tmp_path, [[says("user", "a")]], messages_column="mesages")
     with pytest.raises(RequestError, match="give --messages-column or --template, not both"):
         plan_of(tmp_path, [[says("user", "a")]], template="{{ text }}")
