@@ -9,6 +9,7 @@ all of them. The median of each and the greatest memory of its process are print
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import re
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
 
+from benchmarks.machine import Machine, describe_machine
 from tirazh.actors.rendezvous import training_environment
 
 _TIMEOUT_S = 600.0
@@ -85,11 +87,19 @@ class Turns:
         self._connection.send((seconds, cpu, loss, peak_memory()))
 
 
-def take_turns(sides: list[Side], *, rounds: int, threads: int) -> dict[str, Measured]:
-    """Run all sides, each in its own process, for one untimed round and `rounds` timed ones."""
+def take_turns(sides: list[Side], *, rounds: int, threads: int, limit_s: float = math.inf) -> dict[str, Measured]:
+    """Run all sides, each in its own process, for one untimed round and `rounds` timed ones.
+
+    No round begins that would end after `limit_s` seconds, if it took as long as the one before; one round is always
+    timed.
+    """
     measured = {side.name: Measured() for side in sides}
+    begin = time.perf_counter()
     with _started(sides, rounds + 1, threads) as connections:
         for number in range(rounds + 1):
+            last_s = sum(each.seconds[-1] for each in measured.values()) if number > 1 else 0.0
+            if time.perf_counter() - begin + last_s > limit_s and number > 1:
+                break
             for name, connection in connections.items():
                 connection.send(True)
                 if not connection.poll(_TIMEOUT_S):
@@ -120,8 +130,6 @@ def _started(sides: list[Side], steps: int, threads: int) -> Iterator[dict[str, 
             connections[side.name] = here
             processes.append(process)
         yield connections
-        for process in processes:
-            process.join(60)
     finally:
         for process in processes:
             process.kill()
@@ -259,29 +267,55 @@ def peak_memory() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def compare(sides: list[Side], *, rounds: int, threads: int) -> dict[str, Measured]:
+def compare(sides: list[Side], *, rounds: int, threads: int, limit_s: float = math.inf) -> dict[str, Measured]:
     """Time the sides, print a line for each, and return the figures."""
-    measured = take_turns(sides, rounds=rounds, threads=threads)
+    measured = take_turns(sides, rounds=rounds, threads=threads, limit_s=limit_s)
     shape = sides[0].shape
-    print(f"{sides[0].dtype}, batch {shape.batch} x {shape.length} tokens, {threads} threads, {rounds} rounds:")
+    made = min(len(each.seconds) for each in measured.values())
+    print(f"{sides[0].dtype}, batch {shape.batch} x {shape.length} tokens, {threads} threads, {made} rounds:")
     slowest = max(statistics.median(each.seconds) for each in measured.values())
     for name, each in measured.items():
         seconds = statistics.median(each.seconds)
         print(
             f"  {name:22} {seconds:7.2f} s a step, {shape.tokens / seconds:7.0f} tokens/s ({slowest / seconds:.2f}x), "
-            f"{statistics.median(each.cpu_seconds):7.2f} CPU s, peak {each.peak / 1e9:.2f} GB, loss {each.loss:.4f}"
+            f"{statistics.median(each.cpu_seconds):7.2f} CPU s, peak {each.peak / 1e9:.2f} GB, loss {each.loss:.4f}",
+            flush=True,
         )
     return measured
 
 
-def compare_all(*, rounds: int, threads: int) -> None:
-    """Compare with the Trainer in bfloat16 and float32, then sparse with masked layers at 2,048 tokens."""
-    for dtype in ("bfloat16", "float32"):
+def computes_bfloat16(machine: Machine) -> bool:
+    """Whether the CPU has instructions for bfloat16; without them torch emulates it, many times as slow as float32."""
+    return any(name in machine.instructions for name in ("avx512_bf16", "amx_bf16"))
+
+
+def compare_all(*, rounds: int, threads: int, dtype: str | None = None, limit_s: float = math.inf) -> None:
+    """Compare with the Trainer in bfloat16 and float32, then sparse with masked layers at 2,048 tokens.
+
+    Each of the cases takes about `limit_s` seconds at most. `dtype` None leaves out bfloat16 where it is emulated.
+    """
+    machine = describe_machine()
+    print(
+        f"{machine.processor}, {machine.num_cores} cores ({machine.instructions}), {machine.memory_gib:g} GiB; load "
+        f"{machine.load_average:.1f}; torch {machine.libraries.get('torch')}, transformers "
+        f"{machine.libraries.get('transformers')}",
+        flush=True,
+    )
+    dtypes = ["bfloat16", "float32"] if dtype is None else [dtype]
+    if dtype is None and not computes_bfloat16(machine):
+        dtypes = ["float32"]
+        print(
+            "bfloat16 is left out: this CPU has neither AVX512-BF16 nor AMX and would emulate it; --dtype bfloat16 "
+            "times it all the same",
+            flush=True,
+        )
+    for each_dtype in dtypes:
         trainers: tuple[Literal["tirazh", "transformers"], ...] = ("tirazh", "transformers")
         compare(
-            [Side(name=each, trainer=each, dtype=dtype, shape=Shape()) for each in trainers],
+            [Side(name=each, trainer=each, dtype=each_dtype, shape=Shape()) for each in trainers],
             rounds=rounds,
             threads=threads,
+            limit_s=limit_s,
         )
     long = Shape(
         layers=4, hidden=512, heads=8, vocab=8_192, length=2_048, batch=2, micro_batch=1, sparse_mode="alternating"
@@ -290,4 +324,4 @@ def compare_all(*, rounds: int, threads: int) -> None:
         Side(name=name, trainer="tirazh", dtype="float32", shape=long, masked=name == "masked")
         for name in ("sparse", "masked")
     ]
-    compare(sides, rounds=rounds, threads=threads)
+    compare(sides, rounds=rounds, threads=threads, limit_s=limit_s)

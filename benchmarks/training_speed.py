@@ -3,6 +3,7 @@
     python -m benchmarks.training_speed                        2,048 tokens, the layout of XL, on this CPU
     python -m benchmarks.training_speed --device cuda --dtype bfloat16
     python -m benchmarks.training_speed --trainer --rounds 4   whole steps, against transformers' Trainer
+    python -m benchmarks.training_speed --trainer --dtype bfloat16   also where the CPU has to emulate it
 
 Two things are timed: the attention of one sparse layer, and whole training steps of a small model whose layers
 alternate. The dense path is torch's scaled_dot_product_attention with the expanded mask, as in the community's port of
@@ -54,12 +55,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Training speed of sparse attention against a dense one, masked.")
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="default: float32; with --trainer both, but bfloat16 only on CPUs that compute it",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--trainer", action="store_true", help="whole steps against transformers' Trainer, on CPUs")
+    parser.add_argument(
+        "--limit-s",
+        type=float,
+        default=140.0,
+        help="with --trainer: seconds of each of the cases; one that is slower makes fewer rounds, at least one",
+    )
     options = parser.parse_args(argv)
     if options.trainer:
-        compare_all(rounds=options.rounds, threads=torch.get_num_threads())
+        compare_all(
+            rounds=options.rounds, threads=torch.get_num_threads(), dtype=options.dtype, limit_s=options.limit_s
+        )
         return
     config = ModelConfig(
         num_layers=4,
@@ -69,12 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_position_embeddings=max(2048, options.length),
         sparse_mode="alternating",
     )
-    dtype = getattr(torch, options.dtype)
+    name = options.dtype or "float32"
+    dtype = getattr(torch, name)
     paths: dict[str, Attention] = {"sparse": window_attention, "masked": MaskedAttention()}
     threads = torch.get_num_threads()
-    print(
-        f"{options.length} tokens, {options.dtype} on {options.device}, {threads} threads; median of {options.rounds}"
-    )
+    print(f"{options.length} tokens, {name} on {options.device}, {threads} threads; median of {options.rounds}")
     layer = {name: attention_step(path, config, options.length, dtype, options.device) for name, path in paths.items()}
     check_gradients(paths, config, options.length, options.device)
     show("attention of one sparse layer", take_turns(layer, options.rounds, options.device))

@@ -107,7 +107,7 @@ FORMER_TRAINING_FLAGS = {
     "--hidden-dropout": "leave it out: there is no dropout",
 }
 
-_METAVARS = {"integer": "N", "number": "X", "labels": "LABELS", "structure": "YAML"}
+_METAVARS = {"integer": "N", "number": "X", "numbers": "X", "labels": "LABELS", "structure": "YAML"}
 _GROUPS: dict[SettingGroup, str] = {
     "result": "options that define the output (rerunning with the same values resumes)",
     "prompts": "options that make prompts",
@@ -164,9 +164,10 @@ def add_flag(group: argparse._ActionsContainer, setting: Setting) -> None:
     reader = one_of(setting.choices) if setting.choices else _reader(setting)
     if setting.type == "boolean":
         group.add_argument(flag, action=BooleanOnce, default=argparse.SUPPRESS, help=text)
-    elif setting.type == "list":
+    elif setting.type in ("list", "numbers"):
+        more: dict[str, Any] = {"type": reader} if setting.type == "numbers" else {}
         group.add_argument(
-            flag, action="extend", nargs="+", default=argparse.SUPPRESS, metavar=_metavar(setting), help=text
+            flag, action="extend", nargs="+", default=argparse.SUPPRESS, metavar=_metavar(setting), help=text, **more
         )
     elif setting.bare is not None:
         group.add_argument(
@@ -192,10 +193,10 @@ def _reader(setting: Setting) -> Callable[[str], Any]:
 
     def read(text: str) -> Any:
         try:
-            return {"integer": int, "number": float}.get(setting.type, str)(text)
+            return {"integer": int, "number": float, "numbers": float}.get(setting.type, str)(text)
         except ValueError:
-            article = "an" if setting.type == "integer" else "a"
-            raise argparse.ArgumentTypeError(f"must be {article} {setting.type}, not {text!r}") from None
+            what = {"integer": "an integer", "numbers": "a number"}.get(setting.type, f"a {setting.type}")
+            raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}") from None
 
     return read
 

@@ -20,7 +20,7 @@ from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.settings import SettingGroup, Spec
 from tirazh.pipeline.spec import SPECS, FilterSpec, JobSpec, flag_name, is_required
 
-SettingType = Literal["string", "integer", "number", "boolean", "list", "labels", "structure"]
+SettingType = Literal["string", "integer", "number", "boolean", "list", "numbers", "labels", "structure"]
 FINETUNE = "finetune"
 FILTER = "filter"
 KINDS: dict[str, type[Spec]] = {**SPECS, FINETUNE: FinetuneSpec}
@@ -163,8 +163,8 @@ def check_value(setting: Setting, value: Any, *, place: str = "") -> Any:
         return read_labels(value, place=place)
     if setting.type == "structure":
         return read_structure(setting.name, value, place=place)
-    if setting.type == "list":
-        return _string_list(setting, value, place)
+    if setting.type in ("list", "numbers"):
+        return (_string_list if setting.type == "list" else _number_list)(setting, value, place)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if _is_number_for_string(setting, value):
@@ -225,7 +225,7 @@ def _type_of(hint: Any) -> SettingType:
     if get_origin(hint) is Literal:
         return "string"
     if get_origin(hint) is tuple:
-        return "list"
+        return "numbers" if get_args(hint)[0] is float else "list"
     return _TYPES.get(hint, "labels")
 
 
@@ -237,6 +237,14 @@ def _string_list(setting: Setting, value: Any, place: str) -> tuple[str, ...]:
         if not isinstance(item, str | os.PathLike):
             raise RequestError(f"{place}{setting.name} must hold strings only, not {item!r}")
     return tuple(os.fspath(item) for item in values)
+
+
+def _number_list(setting: Setting, value: Any, place: str) -> tuple[float, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    for item in values:
+        if not _fits("number", item):
+            raise RequestError(f"{place}{setting.name} must be a number or a list of numbers, not {item!r}")
+    return tuple(map(float, values))
 
 
 def _is_number_for_string(setting: Setting, value: Any) -> bool:

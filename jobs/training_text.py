@@ -20,9 +20,11 @@ def plan_lines(plan: Mapping[str, Any]) -> dict[str, str]:
         "model": f"{plan['model']} ({bytes_text(plan['model_bytes'])})",
         "weights": f"{weights:,}, all trained" if trained == weights else f"{weights:,}, and {trained:,} of adapters",
         "rows": rows,
+        **_source_lines(plan, about),
         "tokens": f"{about}{plan['tokens']:,} in {plan['documents']:,} documents",
         "sequences": f"{about}{plan['sequences']:,} of at most {plan['seq_length']:,} tokens ({plan['packing']})",
         "steps": f"{about}{plan['steps']:,} of {plan['batch_size']:,} sequences ({plan['epochs'] or 0:.3g} epochs)",
+        **_start_lines(plan),
         "runs on": f"{plan['workers']:,} x {plan['device']} in {plan['dtype']}, ZeRO stage {plan['zero_stage']}",
     }
     lines |= _memory_lines(plan)
@@ -43,6 +45,27 @@ def row_lines(manifest: Mapping[str, Any]) -> dict[str, str]:
 def without_accounts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return facts without those that `row_lines` shows."""
     return {name: value for name, value in facts.items() if name not in ("skipped_reasons", "cut_texts", "cut_tokens")}
+
+
+def _source_lines(plan: Mapping[str, Any], about: str) -> dict[str, str]:
+    """The inputs that are mixed, by their places on the command line."""
+    lines = {}
+    for number, each in enumerate(plan.get("sources", ()), start=1):
+        size = f"{each['rows']:,} rows, {about}{each['tokens']:,} tokens"
+        share = f"{each['share']:.1%} of the sequences, in an epoch {each['epochs'] or 0:.3g} times its own"
+        lines[f"input {number}"] = f"{each['input']}: {size}; {share}"
+    return lines
+
+
+def _start_lines(plan: Mapping[str, Any]) -> dict[str, str]:
+    """Where a training with --from starts, and how many steps that leaves."""
+    start = plan.get("start")
+    if start is None:
+        return {}
+    place = f"the checkpoint of step {start['step']:,} in {start['folder']}"
+    if not start["first_step"]:
+        return {"from": f"{place}; it begins at step 0, as the data, the seed or the batches differ"}
+    return {"from": f"{place}; {plan['steps_left']:,} steps are left"}
 
 
 def _memory_lines(plan: Mapping[str, Any]) -> dict[str, str]:

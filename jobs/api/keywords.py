@@ -156,9 +156,11 @@ class FinetuneSettings(SharedSettings, total=False):
     """Settings of `tirazh.finetune`."""
 
     input: Required[Paths]
+    input_weights: Sequence[float]
     text_column: str
     prompt_column: str | None
     completion_column: str | None
+    messages_column: str | None
     labels: Labels | None
     packing: Literal["auto", "stream", "whole", "single"]
     prompt_loss_weight: float

@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 ROLE_PROMPT, ROLE_TEXT, ROLE_COMPLETION = 0, 1, 2
 # What a step computes from its data and settings; another number is another training. 2: packed documents do
-# not see each other, and the rate reaches its floor.
-STEPS_VERSION = 2
+# not see each other, and the rate reaches its floor. 3: the last step has a rate above 0.
+STEPS_VERSION = 3
 # The linear layers of a ruGPT-3 that LoRA can adapt.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
@@ -41,12 +41,13 @@ class OptimizerConfig:
         """Return the learning rate of step `step` (from 0).
 
         It rises to its peak in the last warm-up step, or the first step where there is none, and falls from
-        there to its floor in the last step.
+        there to its floor in the last step. A floor of 0 comes after the last step, which would change nothing with it.
         """
         warmup = max(1, self.warmup_steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
-        left = (total_steps - 1 - step) / (total_steps - warmup)
+        floor_step = total_steps - 1 if self.min_learning_rate else total_steps
+        left = (floor_step - step) / (floor_step + 1 - warmup)
         share = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[self.schedule]
         return self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * share
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.load import load_pretrained
 from tirazh.model.training.batch import Microbatch, TrainedModel, read_microbatch, total_weight
-from tirazh.model.training.batch_order import BatchOrder, num_microbatches, share
+from tirazh.model.training.batch_order import BatchOrder, Source, num_microbatches, share
 from tirazh.model.training.checkpoint import (
     NonFiniteState,
     TrainingCheckpoint,
@@ -51,7 +51,8 @@ class Training:
         self.config = config
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self._store = SequenceStore(config.train_data)
-        self._order = BatchOrder(config.seed, len(self._store), config.batch_size)
+        sources = [Source(each["sequences"], each["weight"]) for each in self._store.facts.get("sources", ())]
+        self._order = BatchOrder(config.seed, len(self._store), config.batch_size, sources=sources)
         micro_steps = num_microbatches(config.batch_size, world_size=self.world_size, size=config.micro_batch_size)
         model = _build_model(config)
         trained = {name: p for name, p in model.base.named_parameters() if p.requires_grad}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from tirazh.model.training.config import ROLE_COMPLETION, ROLE_PROMPT, ROLE_TEXT
 from tirazh.model.training.label_file import LabelFile
 from tirazh.model.training.sequence_store import StoreWriter
 from tirazh.pipeline.column_values import BrokenText, values_of
-from tirazh.pipeline.finetune.packing import PACKERS
+from tirazh.pipeline.finetune.packing import PACKERS, Span
 from tirazh.pipeline.finetune.row_account import DAMAGED, EMPTY, NULL, TOO_LONG, UNKNOWN_LABEL, RowAccount, UnusableRow
 from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
 from tirazh.pipeline.input.schemas.conform import conform
@@ -44,6 +45,15 @@ class InputFiles:
     columns: pa.Schema
     rows: int
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedInput:
+    """One --input with its --input-weights: the name that was given, the weight of its share, and its files."""
+
+    name: str
+    weight: float
+    inputs: InputFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +198,17 @@ class LabelledPromptMaker:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusConfig:
-    """How documents are packed: `packing` is stream, whole or single; `seed` None keeps the documents' order."""
+    """How documents are packed: `packing` is stream, whole or single; `seed` None keeps the documents' order.
+
+    The documents of each of the `sources` are packed alone, and training mixes their sequences; they hold all files.
+    """
 
     packing: str
     seq_length: int
     limit: int | None
     seed: int | None
     max_error_rate: float
+    sources: tuple[WeightedInput, ...] = ()
 
 
 def write_corpus(
@@ -202,14 +216,20 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Write the sequences of `inputs` to the new directory `folder`.
 
-    Returns the counts of rows, skipped rows by reason, cut texts, documents, tokens and sequences.
-    Raises InputError when no row, or too few rows, can be used.
+    Returns the counts of rows, skipped rows by reason, cut texts, documents, tokens and sequences, and `sources` with
+    those of each source. Raises InputError when no row, or too few rows, can be used.
     """
     account = RowAccount()
+    parts = [each.inputs for each in config.sources] or [inputs]
+    stops, rows = [], []
     with StoreWriter(folder) as writer:
-        for file, batch in read_batches(inputs, storage, maker.columns, config.limit):
-            for document in accounted(maker.make(batch), account, place=show_uri(file.uri)):
-                writer.add(document.tokens, document.roles)
+        for part in parts:
+            before = account.rows
+            for file, batch in read_batches(part, storage, maker.columns, config.limit):
+                for document in accounted(maker.make(batch), account, place=show_uri(file.uri)):
+                    writer.add(document.tokens, document.roles)
+            stops.append(len(writer.lengths))
+            rows.append(account.rows - before)
         # The store has no `store.json` yet, so a refused one is never read.
         if account.skipped > config.max_error_rate * account.rows or not writer.lengths:
             raise InputError(
@@ -217,23 +237,43 @@ def write_corpus(
                 if account.skipped
                 else f"{show_uri(inputs.files[0].uri)} has no rows"
             )
-        order = range(len(writer.lengths))
-        if config.seed is not None:
-            # Shuffled before packing, so that a file sorted by label does not pack equal labels together.
-            shuffled = np.random.default_rng(config.seed % (1 << 64)).permutation(len(writer.lengths))
-            order = shuffled.tolist()
-        sequences = PACKERS[config.packing](writer.lengths, order, config.seq_length)
-        if not sequences:
-            raise InputError(
-                f"{show_uri(inputs.files[0].uri)} holds a single token, so there is nothing to predict; give more text"
-            )
-        counts = account.facts()
+        sequences: list[list[Span]] = []
+        sources: list[dict[str, Any]] = []
+        for number, (start, stop) in enumerate(pairwise([0, *stops])):
+            packed = PACKERS[config.packing](writer.lengths, _order(start, stop, config.seed), config.seq_length)
+            if not packed:
+                raise InputError(_nothing_to_predict(parts[number], stop - start))
+            sequences += packed
+            if config.sources:
+                own = config.sources[number]
+                sources.append({"input": show_uri(own.name), "weight": own.weight, "rows": rows[number],
+                                "documents": stop - start, "tokens": sum(writer.lengths[start:stop]),
+                                "sequences": len(packed)})  # fmt: skip
+        counts = account.facts() | ({"sources": sources} if sources else {})
         writer.finish(sequences, packed=config.packing == "whole", **counts)
     return counts | {
         "documents": len(writer.lengths),
         "tokens": sum(writer.lengths),
         "sequences": len(sequences),
     }
+
+
+def _order(start: int, stop: int, seed: int | None) -> Sequence[int]:
+    """The documents from `start` to `stop`, shuffled before packing unless the seed is None.
+
+    So a file sorted by label does not pack equal labels together.
+    """
+    if seed is None:
+        return range(start, stop)
+    shuffled: list[int] = (start + np.random.default_rng(seed % (1 << 64)).permutation(stop - start)).tolist()
+    return shuffled
+
+
+def _nothing_to_predict(inputs: InputFiles, documents: int) -> str:
+    file = show_uri(inputs.files[0].uri)
+    if not documents:
+        return f"{file} has no rows that can be used, so it can have no share of the training"
+    return f"{file} holds a single token, so there is nothing to predict; give more text"
 
 
 def accounted(made: Sequence[Document | RowError], account: RowAccount, *, place: str) -> Iterator[Document]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from tirazh.pipeline.finetune.row_account import cut_text
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.secrets import redact
 
@@ -64,9 +65,16 @@ def _facts(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Trained on: {_files(spec['input'])}{_kind(spec)}"
     counts = [f"{manifest[name]:,} {name}" for name in _COUNTS if isinstance(manifest.get(name), int)]
     yield f"- {', '.join(counts)}; packing {_code(manifest['packing'])}, {manifest['seq_length']:,} tokens a sequence"
+    for each in manifest.get("sources") or ():
+        yield (
+            f"- {_code(each['input'])}: weight {each['weight']:g}, {each['rows']:,} rows, {each['tokens']:,} tokens, "
+            f"{each['sequences']:,} sequences"
+        )
+    if (cut := cut_text(manifest)) is not None:
+        yield f"- {cut}"
     for name, what in (("eval_input", "Held-out rows"), ("label_input", "Labelled rows")):
         if spec.get(name):
-            yield f"- {what}: {_files(spec[name])}"
+            yield f"- {what}: {_files(spec[name])}{_rows_of((manifest.get('evaluation_rows') or {}).get(name))}"
     lora = f", LoRA of rank {spec['lora_rank']} in {', '.join(spec['lora_targets'])}" if spec.get("lora_rank") else ""
     yield (
         f"- {manifest['total_steps']:,} steps of {spec['batch_size']} sequences, peak learning rate "
@@ -76,7 +84,22 @@ def _facts(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield f"- {manifest['trained_tokens']:,} trained tokens in {manifest['seconds']:,} seconds"
 
 
+def _rows_of(counts: Mapping[str, Any] | None) -> str:
+    """The rows of an evaluation: all, those that are skipped by reason, and the texts that are cut."""
+    if counts is None:
+        return ""
+    parts = [f"{counts['rows']:,} rows"]
+    if counts["skipped"]:
+        reasons = ", ".join(f"{name} {each['rows']:,}" for name, each in counts["skipped_reasons"].items())
+        parts.append(f"{counts['skipped']:,} skipped ({reasons})")
+    if (cut := cut_text(counts)) is not None:
+        parts.append(cut)
+    return f": {', '.join(parts)}"
+
+
 def _kind(spec: Mapping[str, Any]) -> str:
+    if spec.get("messages_column") is not None:
+        return f", the assistant's messages of column {_code(spec['messages_column'])}"
     if spec.get("completion_column") is None:
         return f", texts of column {_code(spec['text_column'])}"
     return f", completions of column {_code(spec['completion_column'])}"

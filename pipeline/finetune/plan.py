@@ -19,7 +19,15 @@ from tirazh.model.training.config import STEPS_VERSION
 from tirazh.model.training.lora import check_peft
 from tirazh.pipeline.classification.labels import Label, words_of
 from tirazh.pipeline.classification.questions import Question
-from tirazh.pipeline.finetune.corpus import DocumentMaker, InputFiles, LabelledPromptMaker, PairMaker, TextMaker
+from tirazh.pipeline.finetune.conversations import ConversationMaker, check_messages_column
+from tirazh.pipeline.finetune.corpus import (
+    DocumentMaker,
+    InputFiles,
+    LabelledPromptMaker,
+    PairMaker,
+    TextMaker,
+    WeightedInput,
+)
 from tirazh.pipeline.finetune.spec import FinetuneSpec, refuse_object_store
 from tirazh.pipeline.finetune.start import TrainingStart, find_start
 from tirazh.pipeline.input.footers import check_text_column, read_footers
@@ -34,6 +42,7 @@ from tirazh.pipeline.prompts.source import CLASSIFY_TEMPLATE, GENERATE_TEMPLATE,
 from tirazh.pipeline.prompts.template import check_variables
 from tirazh.pipeline.schema import LABEL
 from tirazh.pipeline.shared_settings import Truncate
+from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, full_uri
 
 # The model settings that are paths.
@@ -45,7 +54,7 @@ class FinetunePlan:
     """A checked request.
 
     `output` is an absolute path; `evaluation` and `labelled` are None when not requested, as is `start`, the checkpoint
-    of another training.
+    of another training. `sources` are the inputs that --input-weights mixes.
     """
 
     spec: FinetuneSpec
@@ -61,6 +70,7 @@ class FinetunePlan:
     evaluation: InputFiles | None
     labelled: InputFiles | None
     start: TrainingStart | None = None
+    sources: tuple[WeightedInput, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """Return what determines the trained weights: settings, model fingerprint, and input files as listed.
@@ -106,6 +116,8 @@ class FinetunePlan:
 
     def documents(self) -> DocumentMaker:
         """Return the maker of the documents for training and evaluation."""
+        if self.spec.messages_column is not None:
+            return ConversationMaker(self.tokenizer, self.spec.messages_column, self.seq_length + 1)
         if not self.spec.has_pairs:
             return TextMaker(self.tokenizer, self.spec.text_column)
         column = self.spec.completion_column
@@ -207,6 +219,7 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
         training=training,
         evaluation=evaluation,
         labelled=labelled,
+        sources=_sources(spec, training, storage),
     )
     plan.label_tokens()
     return plan if spec.from_checkpoint is None else replace(plan, start=find_start(spec, output, plan.identity()))
@@ -216,6 +229,8 @@ def _packing(spec: FinetuneSpec) -> str:
     """Resolve `--packing auto`: a label is trained on as `classify` asks for it, with the prompt alone."""
     if spec.packing != "auto":
         return spec.packing
+    if spec.messages_column is not None:
+        return "whole"
     if not spec.has_pairs:
         return "stream"
     return "single" if spec.labels else "whole"
@@ -241,6 +256,25 @@ def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
     return InputFiles(found.files, unified.schema, rows, (*found.notes, *unified.lines))
 
 
+def _sources(spec: FinetuneSpec, training: InputFiles, storage: Storage) -> tuple[WeightedInput, ...]:
+    """The inputs with their weights; none without --input-weights. Raises RequestError for a file in two of them."""
+    found: list[WeightedInput] = []
+    seen: dict[str, str] = {}
+    for name, weight in zip(spec.input, spec.input_weights, strict=False):
+        own = {file.uri for file in find_inputs(storage, [full_uri(name)]).files}
+        for uri in own:
+            if seen.setdefault(uri, name) != name or name in {each.name for each in found}:
+                raise RequestError(
+                    f"--input-weights: {show_uri(uri)} is in two inputs; each file may have one weight only"
+                )
+        files = tuple(file for file in training.files if file.uri in own)
+        if not files:
+            raise RequestError(f"--input-weights: the files of {show_uri(full_uri(name))} are those of another input")
+        rows = sum(footer.rows for footer in read_footers(storage, files, text_columns=()))
+        found.append(WeightedInput(name, weight, InputFiles(files, training.columns, rows, ())))
+    return tuple(found)
+
+
 def _prompt_source(spec: FinetuneSpec) -> PromptSource:
     """The prompt's compiled template and the columns of its variables. Raises RequestError."""
     default = CLASSIFY_TEMPLATE if spec.prompt_column is None else GENERATE_TEMPLATE
@@ -261,7 +295,9 @@ def _check_columns(
     for files in (training, evaluation):
         if files is None:
             continue
-        if spec.has_pairs:
+        if spec.messages_column is not None:
+            check_messages_column(files.columns, spec.messages_column)
+        elif spec.has_pairs:
             _check_prompt(spec, source, files)
             check_text_column(files.columns, str(spec.completion_column), flag="--completion-column")
         else:

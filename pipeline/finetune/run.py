@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,19 @@ from tirazh.pipeline.finetune.publish import Result, publish_model
 from tirazh.pipeline.finetune.recorded import recorded
 from tirazh.pipeline.finetune.row_account import cut_text, skipped_text
 from tirazh.pipeline.finetune.spec import FinetuneSpec
-from tirazh.pipeline.finetune.start import check_start, describe_start, names_output, newest_good, start_checkpoint
+from tirazh.pipeline.finetune.start import (
+    check_start,
+    check_steps,
+    describe_start,
+    names_output,
+    newest_good,
+    start_checkpoint,
+)
 from tirazh.pipeline.finetune.summary import describe_change, facts_of_failures, facts_of_log, stopped
 from tirazh.pipeline.finetune.work_folder import WorkFolder
 from tirazh.pipeline.output.leases.lease import Lease, hold
 from tirazh.pipeline.output.names import OutputFiles
+from tirazh.pipeline.settings import flag_name
 from tirazh.pipeline.storage.disk import write_disk
 
 Tell = Callable[[str], None]
@@ -123,7 +131,8 @@ def _removed_on_refusal(output: TrainingOutput, lease: Lease) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """A training run whose data and request are on disk. `name` is a new one for every run."""
+    """A training run whose data and request are on disk. `name` is a new one for every run. `evaluation_rows` has the
+    counts of rows of --eval-input and --label-input, by the name of the setting."""
 
     name: str
     plan: FinetunePlan
@@ -131,6 +140,7 @@ class _Run:
     lease: Lease
     request: dict[str, Any]
     device: str
+    evaluation_rows: dict[str, Any] = field(default_factory=dict)
 
     @property
     def work(self) -> WorkFolder:
@@ -225,6 +235,7 @@ class _Run:
             "device": self.device,
             "versions": library_versions(),
             "seconds": round(seconds, 1),
+            "evaluation_rows": self.evaluation_rows,
             "trained_tokens": sum(entry.get("tokens", 0) for entry in log),
             **facts_of_log(log, first_step=self.first_step, step=step),
             **facts_of_failures(read_failures(self.work.failures)),
@@ -302,7 +313,7 @@ def _prepare(
     run = _Run(name=uuid4().hex[:8], plan=plan, output=output, lease=lease, request=request, device=device)
     check_start(request.get("start"), is_needed=not run.checkpoints())
     lease.token.guard(lambda: run.work.remove_runs(but=run.name))
-    _write_evaluation(run)
+    run.evaluation_rows.update(_write_evaluation(run, tell))
     if saved is None:
         if tell is not None:
             for files in filter(None, (plan.training, plan.evaluation, plan.labelled)):
@@ -317,41 +328,45 @@ def _write_data(run: _Run, tell: Tell | None) -> None:
     """Write the sequences to train on and then the request, which gets their counts."""
     plan, spec = run.plan, run.plan.spec
     written, guard = run.work.of_run("train", run.name), run.lease.token.guard
-    corpus = _corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed)
+    corpus = replace(_corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed), sources=plan.sources)
     counts = write_corpus(written, plan.training, plan.storage, plan.documents(), corpus)
     if tell is not None:
         _tell_of_rows(counts, tell)
     total = total_steps(spec, counts["sequences"])
-    if total <= run.first_step:
-        raise RequestError(
-            f"the training has {total:,} steps, counted from the beginning, and the checkpoint of --from is of step "
-            f"{run.first_step:,}; give more --epochs or --max-steps"
-        )
+    check_steps(run.first_step, total)
     run.request.update({"total_steps": total} | counts)
     guard(lambda: run.work.publish_data(written))
     guard(lambda: run.work.write_request(run.request))
 
 
-def _tell_of_rows(counts: Mapping[str, Any], tell: Tell) -> None:
+def _tell_of_rows(counts: Mapping[str, Any], tell: Tell, *, of: str = "") -> None:
+    """Say which rows are skipped or cut; `of` names the flag of their files, if it is not --input."""
+    place = f"{of}: " if of else ""
     if counts["skipped"]:
-        tell(f"Rows that cannot be used are skipped: {skipped_text(counts)}")
+        tell(f"{place}Rows that cannot be used are skipped: {skipped_text(counts)}")
     cut = cut_text(counts)
     if cut is not None:
-        tell(f"{cut} (a longer --seq-length keeps more)")
+        tell(f"{place}{cut} (a longer --seq-length keeps more)")
 
 
-def _write_evaluation(run: _Run) -> None:
+def _write_evaluation(run: _Run, tell: Tell | None) -> dict[str, Any]:
+    """Write the sequences of the evaluations. Returns the counts of their rows, by the names of the settings."""
     plan, limit = run.plan, run.plan.spec.eval_limit
+    counts: dict[str, Any] = {}
     if plan.evaluation is not None:
         folder = run.work.of_run("eval", run.name)
         corpus = _corpus_config(plan, limit=limit, packing=plan.packing, seed=None)
-        write_corpus(folder, plan.evaluation, plan.storage, plan.documents(), corpus)
+        counts["eval_input"] = write_corpus(folder, plan.evaluation, plan.storage, plan.documents(), corpus)
     if plan.labelled is not None:
         folder = run.work.of_run("labels", run.name)
         corpus = _corpus_config(plan, limit=limit, packing="single", seed=None)
         prompts = plan.labelled_prompts()
-        write_corpus(folder, plan.labelled, plan.storage, prompts, corpus)
+        counts["label_input"] = write_corpus(folder, plan.labelled, plan.storage, prompts, corpus)
         write_label_file(folder, prompts, plan.label_tokens(), plan.label_ends())
+    for name, each in counts.items():
+        if tell is not None:
+            _tell_of_rows(each, tell, of=flag_name(name))
+    return counts
 
 
 def _corpus_config(plan: FinetunePlan, *, limit: int | None, packing: str, seed: int | None) -> CorpusConfig:

@@ -51,6 +51,12 @@ class FinetuneSpec(Spec):
     """Train a model further on texts, or on prompts with their completions."""
 
     input: tuple[str, ...] = shared_setting("input")
+    input_weights: tuple[float, ...] = setting(
+        (),
+        "share of each --input in every epoch, one number for each of them in the same order (default: all rows of all "
+        "inputs, once)",
+        identity="if given",
+    )
     output: str = shared_setting("output", more=" for the model; on a disk that every worker can reach")
     model: str = shared_setting("model", more="; the training run starts from its weights")
     text_column: str = shared_setting("text_column")
@@ -59,6 +65,12 @@ class FinetuneSpec(Spec):
     )
     completion_column: str | None = setting(
         None, "column with the completion; only its tokens contribute to the loss by default", identity=True
+    )
+    messages_column: str | None = setting(
+        None,
+        "column with conversations, lists of messages {role, content}; only what the assistant says contributes to the "
+        "loss by default",
+        identity="if given",
     )
     template: str | None = shared_setting("template")
     labels: Mapping[str, Any] | None = setting(
@@ -72,7 +84,7 @@ class FinetuneSpec(Spec):
         "auto",
         "sequence packing: stream concatenates texts and cuts them at the sequence length; whole packs as many "
         "documents as fit, which do not see each other; single puts one document in a sequence; auto is stream for "
-        "texts, single with --labels, else whole for completions",
+        "texts, single with --labels, else whole for completions and conversations",
         identity=True,
         choices=("auto", "stream", "whole", "single"),
     )
@@ -84,7 +96,9 @@ class FinetuneSpec(Spec):
     epochs: float = setting(1.0, "number of passes over the training data", identity=True)
     max_steps: int | None = setting(None, "number of optimizer steps; overrides --epochs", identity=True)
     learning_rate: float = setting(5e-5, "peak learning rate", identity=True)
-    min_learning_rate: float = setting(0.0, "learning rate of the last step (linear and cosine)", identity=True)
+    min_learning_rate: float = setting(
+        0.0, "learning rate of the last step (linear and cosine); 0 is reached after it", identity=True
+    )
     lr_schedule: Schedule = setting(  # noqa: RUF009
         "linear", "learning rate schedule after warm-up", identity=True, choices=("linear", "cosine", "constant")
     )
@@ -212,9 +226,11 @@ class FinetuneSpec(Spec):
         self.check_choices()
         self._check_counts()
         self._check_numbers()
+        self._check_messages()
         self._check_columns()
         self._check_lora()
         self._check_selection()
+        self._check_weights()
         if self.fresh_optimizer and self.from_checkpoint is None:
             raise RequestError("--fresh-optimizer needs --from; without it every training starts with a new optimizer")
         if self.offload == "all" and self.zero_stage != 3:
@@ -269,6 +285,20 @@ class FinetuneSpec(Spec):
                     f"--lora-targets: unknown layer {name!r}; choose from {', '.join(LORA_TARGETS)}{hint}"
                 )
 
+    def _check_weights(self) -> None:
+        if not self.input_weights:
+            return
+        if len(self.input_weights) != len(self.input):
+            raise RequestError(
+                f"--input-weights needs one number for each --input, {len(self.input)} in all, not "
+                f"{len(self.input_weights)}"
+            )
+        for weight in self.input_weights:
+            if not 0 < weight < math.inf:
+                raise RequestError(f"--input-weights must be above 0, not {weight:g}")
+        if self.limit is not None:
+            raise RequestError("--limit takes the first rows of all inputs together; leave it out with --input-weights")
+
     def _check_selection(self) -> None:
         """Check that the evaluations have the figure that the choice of the best one needs."""
         given = "--keep best" if self.keep == "best" else "--patience" if self.patience else ""
@@ -284,6 +314,11 @@ class FinetuneSpec(Spec):
         """Return how the best evaluation is chosen, in a training that begins after `first_step` steps."""
         by: Metric = self.best_by or ("accuracy" if self.label_input else "perplexity")
         return Selection(keep=self.keep, by=by, patience=self.patience, first_step=first_step)
+
+    def _check_messages(self) -> None:
+        for name in ("prompt_column", "completion_column", "template", "labels"):
+            if self.messages_column is not None and getattr(self, name) is not None:
+                raise RequestError(f"give --messages-column or {flag_name(name)}, not both")
 
     def _check_columns(self) -> None:
         """Check that the columns fit together: either texts alone, or prompts with completions.

@@ -23,8 +23,8 @@ from tirazh.pipeline.storage.filesystem import full_uri, is_remote
 
 # What decides which sequences a step takes.
 _ORDER = (
-    *("files", "text_column", "prompt_column", "completion_column", "template", "labels", "truncate", "limit"),
-    *("packing", "seq_length", "tokenizer", "seed", "batch_size"),
+    *("files", "input_weights", "text_column", "prompt_column", "completion_column", "messages_column", "template"),
+    *("labels", "truncate", "limit", "packing", "seq_length", "tokenizer", "seed", "batch_size"),
 )
 # What decides which weights a checkpoint holds.
 _WEIGHTS = {"lora_rank": "--lora-rank", "lora_alpha": "--lora-alpha", "lora_targets": "--lora-targets"}
@@ -109,6 +109,15 @@ def check_start(start: Mapping[str, Any] | None, *, is_needed: bool) -> None:
     """Raise OutputError when the checkpoint to start from is gone, and the training has none of its own."""
     if start is not None and is_needed and not Path(start["folder"]).is_dir():
         raise OutputError(f"--from {start['given']}: its checkpoint {start['folder']} was removed; name another one")
+
+
+def check_steps(first_step: int, total_steps: int) -> None:
+    """Raise RequestError when a training of so many steps has none after its checkpoint, which is of `first_step`."""
+    if first_step and total_steps <= first_step:
+        raise RequestError(
+            f"the training has {total_steps:,} steps, counted from the beginning, and the checkpoint of --from is of "
+            f"step {first_step:,}; give more --epochs or --max-steps"
+        )
 
 
 def describe_start(start: Mapping[str, Any], *, fresh_optimizer: bool) -> str:

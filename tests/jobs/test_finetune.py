@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -87,6 +88,21 @@ def train_to_nan_at_7(config: TrainingConfig) -> None:
     training.run()
 
 
+def train_two_steps(config: TrainingConfig) -> None:
+    """Train two steps and stop, as a training that is interrupted does."""
+    training = Training(config)
+    step = training._step
+
+    def patched(number: int) -> dict[str, Any]:
+        if number == 1:
+            Path(config.stop_request).parent.mkdir(parents=True, exist_ok=True)
+            Path(config.stop_request).touch()
+        return step(number)
+
+    training._step = patched  # type: ignore[method-assign]
+    training.run()
+
+
 def losses(output: Path) -> list[float]:
     return [entry["loss"] for entry in read_log(output / "_tirazh/losses.jsonl") if "loss" in entry]
 
@@ -116,6 +132,58 @@ def test_sixty_steps_and_thirty_more_are_ninety_to_the_last_byte(
     assert (made["evaluation_before"]["step"], made["evaluation"]["step"], made["loss_steps"]) == (0, 6, 3)
     (line,) = (first / "_tirazh/runs.jsonl").read_text().splitlines()
     assert json.loads(line)["outcome"] == "success"
+
+
+def test_rows_of_evaluations_that_are_skipped_or_cut_are_in_manifest_and_card(
+    finetune: Command, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["матч"] * 6 + ["матч " * 20] * 2 + [None]
+    topics = ["sport"] * 5 + ["abroad"] + ["sport"] * 3
+    pq.write_table(pa.table({"text": texts, "topic": topics}), tmp_path / "labelled.parquet")
+    more = {"labels": "sport,economics", "label_input": tmp_path / "labelled.parquet", "label_column": "topic"}
+    assert finetune(tmp_path / "out", max_steps=1, max_error_rate=0.5, **more) == 0
+    counts = manifest(tmp_path / "out")["evaluation_rows"]["label_input"]
+    assert {name: each["rows"] for name, each in counts["skipped_reasons"].items()} == {"unknown label": 1, "null": 1}
+    assert (counts["rows"], counts["skipped"], counts["cut_texts"]) == (9, 2, 2)
+    card = (tmp_path / "out/README.md").read_text()
+    assert "9 rows, 2 skipped (unknown label 1, null 1), 2 texts are too long" in card
+    assert "--label-input: Rows that cannot be used are skipped: 2: unknown label 1, null 1" in capsys.readouterr().err
+
+
+def test_inputs_with_weights_are_mixed_also_after_an_interruption(
+    finetune: Command, folder: Path, tmp_path: Path, alone: RankPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shorter input has three of four sequences; a training that was interrupted ends with the same bytes."""
+    for name, word, rows in (("long", "a", 30), ("short", "b", 5)):
+        pq.write_table(pa.table({"text": [word * 20] * rows}), tmp_path / f"{name}.parquet")
+    job = {"kind": "finetune", "input": [str(tmp_path / "long.parquet"), str(tmp_path / "short.parquet")]}
+    job |= {"input_weights": [1, 3], "packing": "single", "model": str(folder / "model"), "max_steps": 6}
+    (tmp_path / "train.json").write_text(json.dumps(job))
+    named = {"seq_length": 32, "batch_size": 4, "dtype": "float32", "device": "cpu", "threads": 1}
+    flags = [text for name, value in named.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    words = ["finetune", "--config", str(tmp_path / "train.json"), *flags, "--output"]
+    assert finish(monkeypatch, [*words, str(tmp_path / "straight")]) == 0
+    sources = manifest(tmp_path / "straight")["sources"]
+    assert [(each["rows"], each["sequences"], each["weight"]) for each in sources] == [(30, 30, 1.0), (5, 5, 3.0)]
+    assert "weight 3, 5 rows" in (tmp_path / "straight/README.md").read_text()
+    use(monkeypatch, alone, train_two_steps)
+    assert finish(monkeypatch, [*words, str(tmp_path / "resumed")]) == 1
+    use(monkeypatch, alone, train)
+    assert finish(monkeypatch, [*words, str(tmp_path / "resumed")]) == 0
+    model = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "resumed")]
+    assert model[0] == model[1]
+
+
+def test_weights_need_one_number_for_each_input_and_files_of_their_own(
+    finetune: Command, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(tmp_path / "out", "--input-weights", "1", "2", "--dry-run") == 2
+    assert "needs one number for each --input, 1 in all, not 2" in capsys.readouterr().err
+    assert finetune(tmp_path / "out", "--input-weights", "1", "--dry-run") == 2
+    assert "leave it out with --input-weights" in capsys.readouterr().err  # --limit
+    words = ["finetune", "--input", str(folder), str(folder / "news.parquet"), "--input-weights", "1", "2"]
+    assert main([*words, "--model", str(folder / "model"), "--output", str(tmp_path / "out"), "--dry-run"]) == 2
+    assert "is in two inputs; each file may have one weight only" in capsys.readouterr().err
 
 
 def test_the_printed_command_goes_on_from_the_last_good_checkpoint(

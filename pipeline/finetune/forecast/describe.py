@@ -13,6 +13,7 @@ from typing import Any
 from tirazh.actors.cores import usable_cores
 from tirazh.actors.training_probe import count_gpus, free_host_bytes
 from tirazh.model.byte_text import bytes_text
+from tirazh.model.training.batch_order import Source, epoch_counts
 from tirazh.model.training.disk_room import free_bytes
 from tirazh.model.training.log import read_log
 from tirazh.pipeline.finetune.forecast.disk import count_trained, count_weights, disk_bytes, room_problem
@@ -21,7 +22,9 @@ from tirazh.pipeline.finetune.forecast.sample import CorpusSample, sample_corpus
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan, plan_finetune
 from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.finetune.start import TrainingStart, check_steps, names_output
 from tirazh.pipeline.forecast.estimate import DRIVER_BYTES, RAY_BYTES
+from tirazh.pipeline.storage.errors import show_uri
 
 
 def describe_training(spec: FinetuneSpec) -> dict[str, Any]:
@@ -30,7 +33,9 @@ def describe_training(spec: FinetuneSpec) -> dict[str, Any]:
     `memory_bytes` are those of one worker by what they hold, `machine_memory_bytes` those of all workers on one
     machine, Ray and the driver included. `time_s` is there if this output has a log of the same training. `notes` are
     sentences about what does not fit, and about rows that are skipped or cut; `problem` is the one for which the run
-    would be refused, or None. Raises RequestError or one of its
+    would be refused, or None. `start` is there with --from: the checkpoint, and the step after which the training
+    begins. `sources` is there with --input-weights: each input with its `share` of an epoch, and how many `epochs` of
+    its own that is. Raises RequestError or one of its
     subclasses where the run would before it starts, except for a disk that is too small.
     """
     plan = plan_finetune(spec)
@@ -57,27 +62,57 @@ def total_steps(spec: FinetuneSpec, sequences: int) -> int:
 def _facts(plan: FinetunePlan, sample: CorpusSample) -> dict[str, Any]:
     spec = plan.spec
     steps = total_steps(spec, sample.sequences)
-    return {
-        "kind": spec.kind,
-        "model": spec.model,
-        "model_bytes": plan.model.weight_bytes,
-        "rows": sample.rows,
-        "evaluation_rows": plan.evaluation.rows if plan.evaluation else 0,
-        "labelled_rows": plan.labelled.rows if plan.labelled else 0,
-        "seq_length": plan.seq_length,
-        "packing": plan.packing,
-        "documents": sample.documents,
-        "tokens": sample.tokens,
-        "sequences": sample.sequences,
-        "is_exact": sample.is_exact,
-        "sampled_rows": sample.account.rows,
-        "sampled": {name: value for name, value in sample.account.facts().items() if name != "rows"},
-        "steps": steps,
-        "epochs": round(steps * spec.batch_size / sample.sequences, 3) if sample.sequences else None,
-        "batch_size": spec.batch_size,
-        "workers": spec.workers,
-        "zero_stage": spec.zero_stage,
-    }
+    start = {} if plan.start is None else {"start": plan.start.to_json(), **_steps_left(plan.start, steps, sample)}
+    return (
+        start
+        | _source_facts(plan, sample)
+        | {
+            "kind": spec.kind,
+            "model": spec.model,
+            "model_bytes": plan.model.weight_bytes,
+            "rows": sample.rows,
+            "evaluation_rows": plan.evaluation.rows if plan.evaluation else 0,
+            "labelled_rows": plan.labelled.rows if plan.labelled else 0,
+            "seq_length": plan.seq_length,
+            "packing": plan.packing,
+            "documents": sample.documents,
+            "tokens": sample.tokens,
+            "sequences": sample.sequences,
+            "is_exact": sample.is_exact,
+            "sampled_rows": sample.account.rows,
+            "sampled": {name: value for name, value in sample.account.facts().items() if name != "rows"},
+            "steps": steps,
+            "epochs": round(steps * spec.batch_size / sample.sequences, 3) if sample.sequences else None,
+            "batch_size": spec.batch_size,
+            "workers": spec.workers,
+            "zero_stage": spec.zero_stage,
+        }
+    )
+
+
+def _source_facts(plan: FinetunePlan, sample: CorpusSample) -> dict[str, Any]:
+    """The rows and tokens of each source, and how much of it an epoch has; nothing without --input-weights."""
+    if not plan.sources:
+        return {}
+    mixed = [Source(own.sequences, each.weight) for each, own in zip(plan.sources, sample.sources, strict=True)]
+    drawn = epoch_counts(mixed) if all(source.count for source in mixed) else [source.count for source in mixed]
+    total = max(1, sum(drawn))
+    sources = [
+        {
+            **{"input": show_uri(each.name), "weight": each.weight, "rows": own.rows, "documents": own.documents},
+            **{"tokens": own.tokens, "sequences": own.sequences, "share": count / total},
+            "epochs": round(count / own.sequences, 3) if own.sequences else None,
+        }
+        for each, own, count in zip(plan.sources, sample.sources, drawn, strict=True)
+    ]
+    return {"sources": sources}
+
+
+def _steps_left(start: TrainingStart, steps: int, sample: CorpusSample) -> dict[str, int]:
+    """The steps that the training makes itself. Raises RequestError where the run would: it has none."""
+    if sample.is_exact:
+        check_steps(start.first_step, steps)
+    return {"steps_left": max(0, steps - start.first_step)}
 
 
 def _device(spec: FinetuneSpec) -> str:
@@ -95,7 +130,8 @@ def _dtype(spec: FinetuneSpec) -> str:
 def _output_facts(plan: FinetunePlan) -> dict[str, Any]:
     """What the run would find in its output; raises OutputError where it would."""
     output, identity = TrainingOutput(Path(plan.output)), plan.identity()
-    saved = output.find_request(identity, overwrite=plan.spec.overwrite)
+    is_successor = names_output(plan.spec, plan.output)
+    saved = output.find_request(identity, overwrite=plan.spec.overwrite, is_successor=is_successor)
     facts: dict[str, Any] = {"output": plan.output}
     if saved is None:
         return facts | {"output_state": "new", "would": "start a new training"}

@@ -33,24 +33,33 @@ def count_trained(config: ModelConfig, spec: FinetuneSpec) -> int:
     return sum(spec.lora_rank * sum(shape) for shape in shapes)
 
 
+def count_checkpoints(spec: FinetuneSpec) -> int:
+    """The most checkpoints that lie on the disk at once.
+
+    These are the newest `keep_checkpoints`, the one that is being written and, with `--keep best`, the best one.
+    """
+    return spec.keep_checkpoints + 1 + (spec.keep == "best")
+
+
 def disk_bytes(plan: FinetunePlan, *, tokens: int, sequences: int) -> int:
     """The most bytes that the output's directory holds during the training.
 
-    These are `keep_checkpoints` checkpoints and the one that is being written, the model, and the data.
+    These are the checkpoints, the model, and the data.
     """
     spec = plan.spec
     checkpoint = CHECKPOINT_BYTES_PER_WEIGHT * count_trained(plan.config, spec)
     item = _ITEM_BYTES.get(spec.save_dtype or "")
     model = plan.model.weight_bytes if item is None else item * count_weights(plan.config)
     data = _TOKEN_BYTES * tokens + _SEQUENCE_BYTES * sequences
-    return checkpoint * (spec.keep_checkpoints + 1) + model + data
+    return checkpoint * count_checkpoints(spec) + model + data
 
 
-def held_bytes(output: str) -> int:
-    """The bytes that the trainings of the output have written already."""
-    folder = TrainingOutput(Path(output)).trainings
+def held_bytes(plan: FinetunePlan) -> int:
+    """The bytes that this training has written to its output already; those of others in it are not its room."""
+    output = TrainingOutput(Path(plan.output))
+    saved = output.find_request(plan.identity(), overwrite=True)
     total = 0
-    for path in folder.rglob("*"):
+    for path in output.work(saved["training"]).folder.rglob("*") if saved is not None else ():
         try:
             total += path.stat().st_size if path.is_file() else 0
         except OSError:  # a run removes it at this moment
@@ -68,16 +77,16 @@ def check_room(plan: FinetunePlan) -> None:
 
 def room_problem(plan: FinetunePlan, needed: int) -> str | None:
     """Return the sentence about a disk with less room than the `needed` bytes; None for one that has it."""
-    free, held = free_bytes(plan.output), held_bytes(plan.output)
+    free, held = free_bytes(plan.output), held_bytes(plan)
     if needed - held <= free:
         return None
-    keep = plan.spec.keep_checkpoints
+    keep, count = plan.spec.keep_checkpoints, count_checkpoints(plan.spec)
     checkpoint = CHECKPOINT_BYTES_PER_WEIGHT * count_trained(plan.config, plan.spec)
     fewer = f", lower --keep-checkpoints ({keep} now)" if keep > 1 else ""
     lora = "" if plan.spec.lora_rank else ", train adapters alone with --lora-rank"
     more = f", of which {bytes_text(held)} are written" if held else ""
     return (
-        f"--output {plan.output}: the training needs {bytes_text(needed)} on this disk{more} ({keep + 1} checkpoints "
+        f"--output {plan.output}: the training needs {bytes_text(needed)} on this disk{more} ({count} checkpoints "
         f"of {bytes_text(checkpoint)}, the model and the data), and {bytes_text(free)} is free; make room{fewer}{lora} "
         "or give another --output"
     )

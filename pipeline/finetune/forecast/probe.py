@@ -32,7 +32,7 @@ def probe_training(spec: FinetuneSpec, facts: Mapping[str, Any]) -> dict[str, An
         step_s = step_seconds(config)
     # Workers on this machine share the cores that the step was measured with; GPUs and machines come on top.
     shares = spec.workers if facts["device"] == "cuda" or spec.address else 1
-    seconds = _START_S + facts["steps"] * step_s / shares
+    seconds = _START_S + facts.get("steps_left", facts["steps"]) * step_s / shares
     more = ", without evaluations" if plan.evaluation or plan.labelled else ""
     return {
         "step_s": round(step_s, 3),

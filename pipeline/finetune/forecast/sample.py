@@ -33,7 +33,7 @@ T = TypeVar("T")
 class CorpusSample:
     """The training data of a plan. `documents`, `tokens` and `sequences` are those of all `rows`, estimated unless
     `is_exact`; of the tokens, `trained_tokens` count in the loss. `account` and `longest` (in tokens) are those of the
-    rows that were read."""
+    rows that were read. `sources` are the samples of the inputs that --input-weights mixes."""
 
     rows: int
     documents: int
@@ -43,6 +43,7 @@ class CorpusSample:
     longest: int
     is_exact: bool
     account: RowAccount
+    sources: tuple[CorpusSample, ...] = ()
 
 
 def sample_corpus(plan: FinetunePlan) -> CorpusSample:
@@ -50,23 +51,40 @@ def sample_corpus(plan: FinetunePlan) -> CorpusSample:
 
     Raises InputError for an input that cannot be read.
     """
-    limit, inputs = plan.spec.limit, plan.training
+    account = RowAccount()
+    if not plan.sources:
+        return _sample(plan, plan.training, account, places=_PLACES)
+    places = max(1, _PLACES // len(plan.sources))
+    sources = [_sample(plan, each.inputs, account, places=places) for each in plan.sources]
+    sums = {
+        name: sum(getattr(each, name) for each in sources)
+        for name in ("rows", "documents", "tokens", "trained_tokens", "sequences")
+    }
+    longest = max(each.longest for each in sources)
+    is_exact = all(each.is_exact for each in sources)
+    return CorpusSample(**sums, longest=longest, is_exact=is_exact, account=account, sources=tuple(sources))
+
+
+def _sample(plan: FinetunePlan, inputs: InputFiles, account: RowAccount, *, places: int) -> CorpusSample:
+    """Make the documents of some rows of `inputs`, at so many places if not of all; `account` gets the rows."""
+    limit = plan.spec.limit
     rows = inputs.rows if limit is None else min(limit, inputs.rows)
     is_exact = rows <= _ALL_ROWS
-    maker, account = plan.documents(), RowAccount()
+    maker, before = plan.documents(), account.rows
     lengths: list[int] = []
     weights = np.array([plan.spec.prompt_loss_weight, 1.0, plan.spec.completion_loss_weight]) > 0
     trained = 0
-    places = (
+    batches = (
         read_batches(inputs, plan.storage, maker.columns, limit)
         if is_exact
-        else _spread(inputs, plan.storage, maker.columns)
+        else _spread(inputs, plan.storage, maker.columns, places)
     )
-    for file, batch in places:
+    for file, batch in batches:
         for document in accounted(maker.make(batch), account, place=show_uri(file.uri)):
             lengths.append(len(document.tokens))
             trained += int(weights[np.asarray(document.roles)].sum())
-    scale = rows / account.rows if account.rows else 0.0
+    read = account.rows - before
+    scale = rows / read if read else 0.0
     sequences = len(PACKERS[plan.packing](lengths, range(len(lengths)), plan.seq_length)) if lengths else 0
     return CorpusSample(
         rows=rows,
@@ -80,16 +98,18 @@ def sample_corpus(plan: FinetunePlan) -> CorpusSample:
     )
 
 
-def _spread(inputs: InputFiles, storage: Storage, columns: Sequence[str]) -> Iterator[tuple[StoredFile, list[Row]]]:
+def _spread(
+    inputs: InputFiles, storage: Storage, columns: Sequence[str], places: int
+) -> Iterator[tuple[StoredFile, list[Row]]]:
     """Yield some rows of row groups that are spread evenly over the files."""
-    files = _evenly(inputs.files, _PLACES)
+    files = _evenly(inputs.files, places)
     wanted = pa.schema([inputs.columns.field(name) for name in columns])
     for file in files:
         with storage.open(file.uri) as opened:
             try:
                 parquet = pq.ParquetFile(opened, **READ_OPTIONS)
                 stored = [name for name in columns if name in parquet.schema_arrow.names]
-                for group in _evenly(range(parquet.num_row_groups), max(1, _PLACES // len(files))):
+                for group in _evenly(range(parquet.num_row_groups), max(1, places // len(files))):
                     batches = parquet.iter_batches(batch_size=_ROWS_OF_PLACE, row_groups=[group], columns=stored)
                     for batch in batches:
                         table = conform(pa.Table.from_batches([batch]), wanted, file, 0)

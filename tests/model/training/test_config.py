@@ -38,6 +38,18 @@ def test_the_peak_is_one_step_and_the_floor_is_the_last(schedule: Falling, total
     assert found[top:] == sorted(found[top:], reverse=True)
 
 
+@given(falling, st.integers(2, 400), st.data())
+def test_with_a_floor_of_0_every_step_changes_weights(schedule: Falling, total: int, data: st.DataObject) -> None:
+    """The floor comes right after the last step: the rates fall to it as those of a schedule of one step more."""
+    warmup = data.draw(st.integers(0, total - 1))
+    config = config_of(schedule, warmup, floor=0.0)
+    found = rates(config, total)
+    assert min(found) > 0
+    assert [step for step, rate in enumerate(found) if rate >= PEAK] == [max(1, warmup) - 1]
+    assert config.rate(total, total) == pytest.approx(0.0, abs=1e-18)
+    assert found[-1] <= (PEAK / (total + 1 - max(1, warmup))) * (1 + 1e-9)
+
+
 @given(falling, st.integers(1, 50))
 def test_a_training_that_is_all_warm_up_ends_at_its_peak(schedule: Falling, total: int) -> None:
     found = rates(config_of(schedule, total), total)
@@ -50,12 +62,12 @@ def test_a_training_that_is_all_warm_up_ends_at_its_peak(schedule: Falling, tota
     ("cosine", get_cosine_schedule_with_warmup),
 ])  # fmt: skip
 @pytest.mark.parametrize(("warmup", "total"), [(1, 2), (3, 12), (10, 100), (11, 12)])
-def test_the_rates_are_those_of_transformers_a_step_later(
+def test_the_rates_are_those_of_transformers_for_one_step_more(
     schedule: Falling, theirs: object, warmup: int, total: int
 ) -> None:
-    """Its first step has rate 0 and changes nothing; ours begins with its second."""
+    """Its first step has rate 0 and changes nothing; ours begins with its second, and ends with its last."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=PEAK)
-    scheduler = theirs(optimizer, warmup, total)  # type: ignore[operator]
+    scheduler = theirs(optimizer, warmup, total + 1)  # type: ignore[operator]
     expected = []
     for _ in range(total):
         optimizer.step()

@@ -15,6 +15,10 @@ LOG: list[dict[str, Any]] = [
     {"step": 1, "loss": 3.0},
     {"step": 2, "perplexity": 4.25, "accuracy": 0.7},
 ]
+EVALUATED = {
+    **{"rows": 90, "skipped": 5, "cut_texts": 1, "cut_tokens": 40},
+    "skipped_reasons": {"unknown label": {"rows": 3, "first": "row 1"}, "null": {"rows": 2, "first": "row 4"}},
+}
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -51,6 +55,7 @@ def card(**changes: Any) -> str:
         "seq_length": 64,
         "rows": 500,
         "skipped": 2,
+        "evaluation_rows": {"label_input": EVALUATED},
     }
     return render_model_card(manifest, LOG)
 
@@ -75,6 +80,14 @@ def test_a_card_says_how_the_model_was_made() -> None:
         *("tirazh `", "torch `", "deepspeed `", "transformers `"),
     ):
         assert words in text, words
+
+
+def test_the_rows_of_an_evaluation_that_are_skipped_or_cut_are_counted() -> None:
+    line = next(line for line in card(label_input=["test.parquet"]).splitlines() if line.startswith("- Labelled rows"))
+    assert line == (
+        "- Labelled rows: `test.parquet`: 90 rows, 5 skipped (unknown label 3, null 2), 1 text is too long: 40 tokens "
+        "cut off"
+    )
 
 
 def test_the_settings_in_a_card_give_the_same_training() -> None:
