@@ -142,7 +142,9 @@ def container(builder: Builder, base: str) -> str:
 @pytest.mark.slow
 def test_the_image_is_built_and_runs_the_demo_as_its_user(builder: Builder, container: str) -> None:
     assert builder.run(container, "tirazh", "--version").startswith("tirazh 0.1.0")
-    assert builder.run(container, "sh", "-c", "id -u; pwd; command -v gcc wget bash ray").split() == [
+    assert builder.run(
+        container, "sh", "-c", "id -u; pwd; for name in gcc wget bash ray; do command -v $name; done"
+    ).split() == [
         *("1000", "/home/ray"),
         *("/usr/bin/gcc", "/usr/bin/wget", "/bin/bash", "/opt/tirazh/bin/ray"),
     ]
