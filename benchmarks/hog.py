@@ -63,7 +63,7 @@ def measure_busy(
         name="busy",
         how=(
             f"Dense, {dtype}: {len(workload.rows)} ragged rows, {repeat} times quiet and as often beside a process "
-            f"that keeps one core busy, in turns. The machine's {os.cpu_count()} cores then leave each process its share."
+            f"that keeps one core busy, in turns, on a machine of {os.cpu_count()} cores."
         ),
         columns=("machine", "seconds", "fastest", "slowest", "of the quiet speed"),
         rows=rows,
