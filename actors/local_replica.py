@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tirazh.actors import rendezvous
-from tirazh.actors.cores import usable_cores
+from tirazh.actors.cores import threads_of_rank, usable_cores
 from tirazh.actors.engine_module import Engine, load_engine_module
 from tirazh.actors.messages import DType, ReplicaConfig
 from tirazh.actors.progress import ProgressCounter
@@ -52,7 +52,8 @@ def local_device(wanted: str) -> str:
     """Return "cuda" or "cpu" for `--device`: auto means a GPU if there is one. Loads torch, except for "cpu"."""
     if wanted == "cpu":
         return wanted
-    import torch
+    with rendezvous.bounded_spinning():
+        import torch
 
     if torch.cuda.is_available():
         return "cuda"
@@ -63,7 +64,8 @@ def local_device(wanted: str) -> str:
 
 def local_dtype(device: str) -> DType:
     """Return the fastest dtype on this machine, as `resolve_dtype` does on a machine of a Ray cluster."""
-    from tirazh.model.layers.dtype_probe import resolve_dtype
+    with rendezvous.bounded_spinning():
+        from tirazh.model.layers.dtype_probe import resolve_dtype
 
     dtype: DType = resolve_dtype(device)  # type: ignore[assignment]
     return dtype
@@ -78,7 +80,7 @@ def local_replica(config: ReplicaConfig, *, needed_bytes: int = 0) -> Iterator[L
     """
     began = time.monotonic()
     _refuse_too_large(config.device, needed_bytes)
-    threads = config.threads_per_rank or usable_cores()
+    threads = threads_of_rank(usable_cores(), asked=config.threads_per_rank)
     place = RankPlace(rank=0, world_size=1, local_rank=0, local_size=1, threads=threads)
     with rendezvous.entered(place, device=config.device), _same_threads():
         module = load_engine_module(config.engine)

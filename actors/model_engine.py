@@ -35,7 +35,7 @@ from tirazh.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-_BFLOAT16_ONLY = "linear"  # the kernel that no other dtype uses
+_DTYPE_OF = {"linear": "bfloat16", "linear_float": "float32"}  # of the kernels that one dtype uses
 
 
 def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> ModelRunner:
@@ -45,7 +45,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     torch.set_num_threads(rank_place.threads)
     if config.device == "cpu":
         progress.phase = "compiling kernels"
-        prepare_kernels([name for name in KERNELS if name != _BFLOAT16_ONLY or config.dtype == "bfloat16"])
+        prepare_kernels([name for name in KERNELS if _DTYPE_OF.get(name, config.dtype) == config.dtype])
     progress.phase = "fetching the model" if config.fetch_model is not None else "loading the model"
     directory = config.model_directory()
     progress.phase = "loading the model"

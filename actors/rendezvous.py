@@ -12,13 +12,14 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tirazh.actors.cores import threads_of_rank
 from tirazh.actors.cores import usable_cores as usable_cores
 from tirazh.actors.messages import RankLocation
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
 
 LOOPBACK = "127.0.0.1"
+# Times that a waiting thread of OpenMP looks before it sleeps: 50 to 100 us, longer than Python takes from
+# one kernel to the next.
+SPIN_COUNT = 2000
 # A file of this name tells `tirazh.model.tensor_parallel` that only tirazh builds operators in the
 # directory, and only while it holds the lock on this file.
 BUILD_LOCK_NAME = "tirazh.lock"
@@ -50,9 +54,12 @@ class RankPlace:
         return self.local_size == self.world_size
 
 
-def assign_ranks(locations: Sequence[RankLocation], *, threads_per_rank: int = 0) -> list[RankPlace]:
+def assign_ranks(
+    locations: Sequence[RankLocation], *, threads_per_rank: int = 0, ray_cpus: Mapping[str, float] | None = None
+) -> list[RankPlace]:
     """Assign ranks to processes, in the order of `locations`. `threads_per_rank` 0 divides a node's
-    cores among its ranks."""
+    cores among its ranks; `ray_cpus` are the CPUs that Ray has on each node, by its id."""
+    ray_cpus = ray_cpus or {}
     nodes = [location.node_id for location in locations]
     is_one_host = len(set(nodes)) == 1
     return [
@@ -61,7 +68,12 @@ def assign_ranks(locations: Sequence[RankLocation], *, threads_per_rank: int = 0
             world_size=len(nodes),
             local_rank=nodes[:rank].count(location.node_id),
             local_size=nodes.count(location.node_id),
-            threads=threads_per_rank or max(1, location.cores // nodes.count(location.node_id)),
+            threads=threads_of_rank(
+                location.cores,
+                ranks=nodes.count(location.node_id),
+                ray_cpus=ray_cpus.get(location.node_id),
+                asked=threads_per_rank,
+            ),
             master_address=LOOPBACK if is_one_host else locations[0].address,
         )
         for rank, location in enumerate(locations)
@@ -86,12 +98,27 @@ def environment(rank_place: RankPlace, *, device: str) -> dict[str, str]:
         # `ninja`, which compiles operators, is installed beside Python; its directory is on PATH
         # only in an activated virtual environment.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        **waiting_variables(os.environ),
     }
     if rank_place.is_one_host and sys.platform == "linux":
         # The loopback interface works without a network, and where the host's own name does not
         # resolve (containers).
         variables["GLOO_SOCKET_IFNAME"] = "lo"
     return variables
+
+
+def waiting_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that bound how long OpenMP's threads spin while they wait for one another.
+
+    By default GCC's runtime, which torch and our kernels share, spins 300,000 times, 5 ms and more: longer
+    than another process has a core at a time. So a thread whose core is busy with another process also
+    keeps the core of the threads that wait for it, where it could go on. Where the user has decided how
+    threads wait, nothing is changed. The runtimes of Intel and LLVM read a variable of their own, in
+    milliseconds.
+    """
+    if any(environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")):
+        return {}
+    return {"GOMP_SPINCOUNT": str(SPIN_COUNT), "KMP_BLOCKTIME": "1"}
 
 
 def training_environment(*, device: str, threads: int, is_one_host: bool) -> dict[str, str]:
@@ -119,10 +146,24 @@ def enter(rank_place: RankPlace, *, device: str) -> None:
 
 
 @contextlib.contextmanager
+def bounded_spinning() -> Iterator[None]:
+    """Inside the block, OpenMP's variables are those of `waiting_variables`; import torch in it, which loads
+    the runtime that reads them."""
+    with _changed(waiting_variables(os.environ)):
+        yield
+
+
+@contextlib.contextmanager
 def entered(rank_place: RankPlace, *, device: str) -> Iterator[None]:
     """Inside the block, this process has the environment variables of a rank; afterwards those that it had before."""
-    before = {name: os.environ.get(name) for name in environment(rank_place, device=device)}
-    enter(rank_place, device=device)
+    with _changed(environment(rank_place, device=device)):
+        yield
+
+
+@contextlib.contextmanager
+def _changed(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

@@ -176,7 +176,7 @@ class Replica:
         self._on_phase("the replica's processes")
         self._ranks = make()
         self.locations = self._gather([rank.locate.remote() for rank in self._ranks], "answer")
-        rank_places = assign_ranks(_cap_cores(self.locations), threads_per_rank=self.config.threads_per_rank)
+        rank_places = assign_ranks(self.locations, threads_per_rank=self.config.threads_per_rank, ray_cpus=_ray_cpus())
         if len(rank_places) > 1:
             (port,) = self._gather([self._ranks[0].open_port.remote(rank_places[0])], "open a port")
             rank_places = [replace(rank_place, port=port) for rank_place in rank_places]
@@ -286,10 +286,6 @@ def _weakly(method: Callable[[str], None]) -> Callable[[str], None]:
     return call
 
 
-def _cap_cores(locations: Sequence[RankLocation]) -> list[RankLocation]:
-    """Use Ray's number of CPUs where it is smaller than the machine's, as with a container's limit."""
-    cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes()}
-    return [
-        replace(location, cores=min(location.cores, max(1, cpus.get(location.node_id, location.cores))))
-        for location in locations
-    ]
+def _ray_cpus() -> dict[str, float]:
+    """Return the CPUs that Ray has on each node, by the node's id."""
+    return {node["NodeID"]: float(node["Resources"].get("CPU", 0)) for node in ray.nodes()}

@@ -2,3 +2,8 @@
 
 Nothing in this folder is installed with tirazh.
 """
+
+from tirazh.actors.rendezvous import bounded_spinning
+
+with bounded_spinning():  # as in a replica
+    import torch as torch

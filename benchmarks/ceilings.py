@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tirazh.model.layers.float_linear import FloatLinear, can_multiply
 from tirazh.model.layers.packed_linear import PackedLinear, can_pack
 from tirazh.model.layers.tiled_linear import TiledLinear, can_tile
 
@@ -84,6 +85,9 @@ def _matmul_rate(size: tuple[int, int, int], dtype: str, device: str, seconds: f
     if can_tile(weight):
         tiled = TiledLinear(weight, None)
         matmuls.append(lambda: tiled(rows))
+    if can_multiply(weight):
+        own = FloatLinear(weight, None)
+        matmuls.append(lambda: own(rows))
     fastest = min(_best_seconds(matmul, seconds / len(matmuls)) for matmul in matmuls)
     return 2 * num_rows * num_in * num_out / fastest
 

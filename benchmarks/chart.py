@@ -23,6 +23,8 @@ _TITLES = {
     "uniform": "Generation, equal lengths (uniform)",
     "labels": "Classification behind a shared prefix (labels)",
     "long": "Generation behind long prompts (long)",
+    "small": "Generation of few rows (small)",
+    "small-32": "Generation of few rows (small-32)",
 }
 _SHORT_NAMES = {
     "tirazh": "tirazh",

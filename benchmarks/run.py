@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
-import os
 import shlex
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -29,6 +29,7 @@ from benchmarks.decode_speed import measure_decode
 from benchmarks.experiment import Experiment
 from benchmarks.figures import Figure, allowed_label_ratio, figure_of
 from benchmarks.goals import goals_of
+from benchmarks.hog import busy_core, measure_busy
 from benchmarks.machine import describe_machine
 from benchmarks.model_under_test import SHAPES, ModelUnderTest
 from benchmarks.peers import ABSENT, Peer, all_peers
@@ -41,12 +42,13 @@ from benchmarks.pipeline_speed import measure_idle, measure_pipeline
 from benchmarks.report import Report, as_markdown, write_report
 from benchmarks.rounds import Patience, run_rounds
 from benchmarks.workloads import WORKLOADS, Workload, build_workload
+from tirazh.actors.cores import usable_cores
 from tirazh.model.layers.dtype_probe import resolve_dtype
 
 HERE = Path(__file__).resolve().parent
-_EXPERIMENTS = ("attention", "cache", "decode", "pipeline", "idle")
-_WITH_RAY, _WITH_GPU = ("pipeline", "idle"), ("decode",)
-_SUBSET_ROWS = {"ragged": 32, "uniform": 16, "labels": 48, "long": 4}
+_EXPERIMENTS = ("attention", "cache", "decode", "busy", "pipeline", "idle")
+_LONG_ON_CPU, _WITH_GPU = ("busy", "pipeline", "idle"), ("decode",)
+_SUBSET_ROWS = {"ragged": 32, "uniform": 16, "labels": 48, "long": 4, "small": 8, "small-32": 32}
 _CHECK_ROWS = {"generate": 8, "labels": 2}
 _AT_ALL_DTYPES = ("ragged", "uniform")
 # On a CPU the other peers need minutes for each turn on `long`, an hour in all; two peers are enough there.
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
     gc.freeze()  # peers collect garbage after every turn; objects of the libraries need no scan
-    with tempfile.TemporaryDirectory(prefix="tirazh-bench-") as workdir:
+    with tempfile.TemporaryDirectory(prefix="tirazh-bench-") as workdir, busy_core() if options.hog else nullcontext():
         report = _run(options, Path(workdir), command=shlex.join(["python", "-m", "benchmarks.run", *words]))
     write_report(report, options.output)
     print(as_markdown(report))
@@ -83,7 +85,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
         "--workload", action="append", choices=[*WORKLOADS, *_EXPERIMENTS], help="may be repeated; default: all"
     )
     parser.add_argument("--repeat", type=int, help="rounds (3, of long 2; 2 with --subset)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--hog", action="store_true", help="keep one core busy with another process meanwhile")
     parser.add_argument("--samples", type=int, help="rows for a peer that is too slow for the whole workload")
     parser.add_argument(
         "--seconds", type=float, help="time limit of a peer in a round, above which it runs on a sample (12)"
@@ -106,13 +109,13 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 
 def _fill_defaults(options: argparse.Namespace) -> None:
-    is_published = not options.subset and options.shape == "base" and options.device == "cpu"
+    is_published = not options.subset and not options.hog and options.shape == "base" and options.device == "cpu"
     options.output = options.output or (HERE if is_published else HERE.parent / "build" / "bench")
     options.seconds = options.seconds or (5.0 if options.subset else 12.0)
     options.slots = options.slots or _DEFAULT_SLOTS[options.device]
     if not options.workload:
         has_gpu = options.device == "cuda"
-        skipped = (() if has_gpu else _WITH_GPU) + (_WITH_RAY if has_gpu or options.subset else ())
+        skipped = (() if has_gpu else _WITH_GPU) + (_LONG_ON_CPU if has_gpu or options.subset else ())
         options.workload = [*WORKLOADS, *(name for name in _EXPERIMENTS if name not in skipped)]
     if options.dtypes is None:
         fastest = resolve_dtype(options.device)
@@ -195,6 +198,8 @@ def _experiment(name: str, options: argparse.Namespace, under_test: ModelUnderTe
             experiment = measure_cache(under_test.shape)
         case "decode":
             experiment = measure_decode(under_test, dtype, ceiling)
+        case "busy":
+            experiment = measure_busy(under_test, _workload("ragged", options), dtype=dtype, slots=options.slots)
         case "pipeline":
             experiment = measure_pipeline(
                 under_test, dtype=dtype, slots=options.slots, threads=options.threads, part_seconds=options.part_seconds

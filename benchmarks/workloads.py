@@ -5,6 +5,7 @@ ragged   256 prompts of 16 to 512 tokens (log-uniform), 8 to 128 new tokens each
 uniform  64 prompts of 128 tokens, 32 new tokens
 labels   512 rows of 80 to 200 tokens behind one prefix of 1,200; 10 labels of 1 to 4 tokens
 long     32 prompts of 1,500 tokens, 256 new tokens
+small    8 prompts as in ragged, and small-32 as many as its name says: a preview, or the end of a job
 
 The tiny shape uses a quarter of these token counts.
 """
@@ -92,10 +93,13 @@ class _Words:
         return max(1, length // self.divisor)
 
 
-def _ragged(words: _Words, num_rows: int) -> Workload:
-    lengths, new = words.log_lengths(16, 512, num_rows), words.lengths(8, 128, num_rows)
-    rows = (Row(words.tokens(length), num_new) for length, num_new in zip(lengths, new, strict=True))
-    return Workload(name="ragged", kind="generate", rows=tuple(rows))
+def _ragged(name: str) -> Callable[[_Words, int], Workload]:
+    def make(words: _Words, num_rows: int) -> Workload:
+        lengths, new = words.log_lengths(16, 512, num_rows), words.lengths(8, 128, num_rows)
+        rows = (Row(words.tokens(length), num_new) for length, num_new in zip(lengths, new, strict=True))
+        return Workload(name=name, kind="generate", rows=tuple(rows))
+
+    return make
 
 
 def _same_length(name: str, prompt: int, new: int) -> Callable[[_Words, int], Workload]:
@@ -125,10 +129,14 @@ DESCRIPTIONS = {
     "uniform": "prompts of 128 tokens, 32 new tokens each",
     "labels": "texts of 80 to 200 tokens behind 1,200 shared ones, 10 labels",
     "long": "prompts of 1,500 tokens, 256 new tokens each",
+    "small": "prompts of 16 to 512 tokens, 8 to 128 new tokens each",
+    "small-32": "prompts of 16 to 512 tokens, 8 to 128 new tokens each",
 }
 WORKLOADS: dict[str, tuple[Callable[[_Words, int], Workload], int]] = {
-    "ragged": (_ragged, 256),
+    "ragged": (_ragged("ragged"), 256),
     "uniform": (_same_length("uniform", 128, 32), 64),
     "labels": (_labels, 512),
     "long": (_same_length("long", 1500, 256), 32),
+    "small": (_ragged("small"), 8),
+    "small-32": (_ragged("small-32"), 32),
 }

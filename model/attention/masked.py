@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tirazh.model.layers.elementwise import in_whole_vectors
+
 
 def additive_mask(visible: Tensor, like: Tensor) -> Tensor:
     """The mask that is added to scores: 0 where `visible`, else minus infinity; dtype and device of
@@ -60,6 +62,6 @@ def merge_attention(
     NaN for them.
     """
     # The other keys' share of the whole softmax: exp(other_lse) / (exp(lse) + exp(other_lse)).
-    share_NH = torch.sigmoid(other_lse_NH - lse_NH)
+    share_NH = in_whole_vectors(torch.sigmoid, other_lse_NH - lse_NH)
     share = torch.where(has_other_N[:, None], share_NH, 0.0)[:, :, None].to(out_NHD.dtype)
     return torch.where(has_other_N[:, None, None], out_NHD + share * (other_NHD - out_NHD), out_NHD)

@@ -25,7 +25,7 @@
 void NAME(add_norm, KIND)(
     const ELEMENT *hidden, const ELEMENT *update, const ELEMENT *weight, const ELEMENT *bias, ELEMENT *total,
     ELEMENT *normed, int64_t num_rows, int64_t size, float eps, int num_threads) {
-#pragma omp parallel for num_threads(num_threads) schedule(static)
+#pragma omp parallel for num_threads(num_threads) schedule(dynamic, 4)
     for (int64_t row = 0; row < num_rows; row++) {
         const int64_t at = row * size;
         vec sum = {0}, squares = {0};

@@ -3,19 +3,25 @@
 Queries, keys and values are computed by one matmul, and the GELU behind an MLP's first linear is
 fused into it. On a CPU weights are packed as well. oneDNN multiplies weights in a blocked layout;
 `nn.Linear` keeps the plain layout and converts it in every call, which with the few rows of a
-decode step takes up to half the time. On CPUs with AMX tiles for bfloat16 a kernel of ours replaces
-oneDNN's.
+decode step takes up to half the time. On CPUs with AMX tiles for bfloat16, and on those with AVX2 or
+AVX-512 for float32, a kernel of ours replaces oneDNN's.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tirazh.model.layers.activation import TanhGELU
+from tirazh.model.layers.float_linear import FloatLinear, can_multiply
 from tirazh.model.layers.tiled_linear import Activation, TiledLinear, can_tile
 
 _MKLDNN = torch.ops.mkldnn
+# Modules without children that compute each row, or each element, by itself.
+_ROW_BY_ROW = (FloatLinear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout)
+_HEAD_DIM_UNIT = 16  # of the prefill kernel
 
 
 class PackedLinear(nn.Module):
@@ -64,6 +70,8 @@ def pack_weight(weight: Tensor, bias: Tensor | None, *, rows: int, activation: A
     `PackedLinear`."""
     if can_tile(weight):
         return TiledLinear(weight, bias, activation=activation)
+    if can_multiply(weight):
+        return FloatLinear(weight, bias, activation=activation)
     return PackedLinear(weight, bias, rows=rows, activation=activation)
 
 
@@ -90,13 +98,26 @@ def pack_linears(model: nn.Module, *, rows: int) -> None:
 
 
 def rows_are_independent(model: nn.Module) -> bool:
-    """Whether the bits of a row never depend on the number of rows in a matmul: all linears are
-    `TiledLinear`."""
-    return all(
-        isinstance(module, TiledLinear | nn.Embedding)
-        for module in model.modules()
-        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() > 1
-    )
+    """Whether the bits of a row never depend on the number of rows in a step.
+
+    All linears must be `TiledLinear` or `FloatLinear`. In float32, whose last bits no rounding hides,
+    everything else must be known as well: no foreign activation or rotary embedding, which torch computes
+    differently at the end of a tensor, and heads that our attention kernels take.
+    """
+    modules = list(model.modules())
+    linears = [module for module in modules if isinstance(weight := getattr(module, "weight", None), Tensor)
+               and weight.dim() > 1 and not isinstance(module, nn.Embedding)]  # fmt: skip
+    if not all(isinstance(linear, TiledLinear | FloatLinear) for linear in linears):
+        return False
+    if not any(isinstance(linear, FloatLinear) for linear in linears):
+        return True
+    leaves = [module for module in modules if next(module.children(), None) is None]
+    return all(isinstance(leaf, _ROW_BY_ROW) for leaf in leaves) and _head_dim(model) % _HEAD_DIM_UNIT == 0
+
+
+def _head_dim(model: nn.Module) -> int:
+    config: Any = getattr(model, "config", None)
+    return 0 if config is None else int(config.hidden_size // config.num_attention_heads)
 
 
 def _can_replace(weight: Tensor) -> bool:

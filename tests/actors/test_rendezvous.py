@@ -3,7 +3,10 @@ fixed."""
 
 from __future__ import annotations
 
+import os
 import pwd
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,15 @@ from typing import Any
 import pytest
 
 from tirazh.actors.messages import RankLocation
-from tirazh.actors.rendezvous import BUILD_LOCK_NAME, assign_ranks, environment, open_store, shared_memory_names
+from tirazh.actors.rendezvous import (
+    BUILD_LOCK_NAME,
+    SPIN_COUNT,
+    assign_ranks,
+    environment,
+    open_store,
+    shared_memory_names,
+    waiting_variables,
+)
 
 
 def locations(*nodes: str, cores: int = 8) -> list[RankLocation]:
@@ -43,6 +54,45 @@ def test_ranks_of_several_hosts_connect_to_rank_0_and_have_a_local_rank_per_host
 def test_ranks_divide_the_cores_of_their_host(cores: int, ranks: int, asked: int, threads: int) -> None:
     rank_places = assign_ranks(locations(*["1"] * ranks, cores=cores), threads_per_rank=asked)
     assert {rank_place.threads for rank_place in rank_places} == {threads}
+
+
+def test_a_node_has_no_more_threads_than_ray_has_cpus_on_it() -> None:
+    rank_places = assign_ranks(locations("1", "1", "2"), ray_cpus={"1": 4.0, "2": 64.0})
+    assert [rank_place.threads for rank_place in rank_places] == [2, 2, 8]
+
+
+@pytest.mark.parametrize("chosen", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_waiting_threads_sleep_soon_unless_the_user_has_decided(chosen: str) -> None:
+    assert waiting_variables({"PATH": "/bin"})["GOMP_SPINCOUNT"] == str(SPIN_COUNT)
+    assert waiting_variables({chosen: "1"}) == {}
+
+
+WAITED_S = """
+import os, time
+from tirazh.actors.rendezvous import bounded_spinning
+with bounded_spinning():
+    import torch
+assert "GOMP_SPINCOUNT" not in os.environ
+torch.set_num_threads(2)
+x = torch.ones(1 << 16)
+def parallel():
+    torch.exp(x)
+parallel()
+spent = time.process_time()
+for _ in range(20):
+    parallel()
+    time.sleep(0.02)  # the other thread waits
+print(time.process_time() - spent)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="another OpenMP runtime")
+def test_torch_loaded_so_has_threads_that_do_not_spin_for_long() -> None:
+    """By default the thread that waits takes 5 ms and more of each pause."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    done = subprocess.run([sys.executable, "-c", WAITED_S], env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.05
 
 
 def test_the_environment_has_the_variables_of_torch_and_deepspeed() -> None:

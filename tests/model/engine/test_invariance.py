@@ -122,6 +122,17 @@ def test_padding_changes_no_bit_where_matmul_rows_are_independent(case: Case, *,
         case.check(range(len(case.requests)), 5)
 
 
+def test_steps_of_float32_need_no_padding_where_the_kernels_take_the_heads() -> None:
+    """16 elements a head; two and three threads, whose shares of the work end inside rows."""
+    case = Case(torch.float32, PREFIX, hidden_size=128)
+    if not rows_are_independent(case.model):
+        pytest.skip("no kernel of ours multiplies float32 here")
+    for num_threads, is_independent in ((2, False), (3, True)):
+        patched = patch.object(runner_module, "rows_are_independent", lambda _, value=is_independent: value)
+        with use_threads(num_threads), patched:
+            case.check(range(len(case.requests)), 5)
+
+
 def test_a_short_row_keeps_its_bits_beside_one_that_fills_the_cache_to_its_end(case: Case) -> None:
     """A batched decode reads as many keys as the longest row has; the short row masks those behind
     its own."""

@@ -17,7 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 # Property tests that compare each kernel with torch, and the guard pages.
 TESTS = (
     *("tests/model/attention/test_prefill.py", "tests/model/attention/test_decode.py"),
-    *("tests/model/layers/test_add_norm.py", "tests/model/engine/test_sampling.py"),
+    *("tests/model/layers/test_add_norm.py", "tests/model/layers/test_float_linear.py"),
+    "tests/model/engine/test_sampling.py",
 )
 
 pytestmark = pytest.mark.skipif(build.load_kernel("add_norm") is None, reason="no C compiler on this machine")

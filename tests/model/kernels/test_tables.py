@@ -41,8 +41,9 @@ def test_the_c_enum_has_the_columns_of_a_chunk_row() -> None:
     [
         ("prefill_attention.c", "NAME(arguments, VARIANT)", KernelArguments._fields_),
         ("linear.c", "linear_arguments", LinearArguments._fields_),
+        ("linear_float.c", "linear_arguments", LinearArguments._fields_),
     ],
-    ids=["prefill attention", "linear"],
+    ids=["prefill attention", "linear", "linear of float32"],
 )
 def test_the_c_structure_has_the_fields_of_the_ctypes_structure(
     file: str, name: str, fields: tuple[tuple[str, type], ...]
