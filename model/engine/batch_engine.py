@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tirazh.model.engine.constrained import ConstrainedDecoding, StepMasks, completion_of, has_ended
-from tirazh.model.engine.label_scoring import prompt_terms
+from tirazh.model.engine.labels.scoring import prompt_terms
 from tirazh.model.engine.logprobs import text_logprobs
 from tirazh.model.engine.pending_step import PendingStep
 from tirazh.model.engine.pooling import Pool

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from tirazh.errors import RequestError
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.label_trie import SplitTrie, job_trie
+from tirazh.model.engine.labels.trie import SplitTrie, job_trie
 from tirazh.model.engine.sequences import ActiveSequence
 from tirazh.model.requests import EngineJob
 

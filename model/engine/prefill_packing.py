@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tirazh.model.engine.label_trie import LabelTrie, SplitTrie
+from tirazh.model.engine.labels.trie import LabelTrie, SplitTrie
 from tirazh.model.engine.sequences import ActiveSequence, Slots, StepBuilder
 from tirazh.model.requests import EmbedRequest, GenerateRequest, ScoreRequest, TextScoreRequest
 from tirazh.model.step import chunk_length

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tirazh.model.engine.label_trie import LabelTrie, SplitTrie, TriePiece, sum_terms
+from tirazh.model.engine.labels.trie import LabelTrie, SplitTrie, TriePiece, sum_terms
 from tirazh.model.engine.logit_edits import LogitEdits
 from tirazh.model.engine.pooling import Pool
 from tirazh.model.requests import Constraint, EmbedRequest, GenerateRequest, Request, ScoreRequest, TextScoreRequest
