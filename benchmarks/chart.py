@@ -23,6 +23,8 @@ _TITLES = {
     "uniform": "Generation, equal lengths (uniform)",
     "labels": "Classification behind a shared prefix (labels)",
     "long": "Generation behind long prompts (long)",
+    "samples": "Several samples of a prompt (samples)",
+    "prefixes": "Prompts that share prefixes (prefixes)",
 }
 _SHORT_NAMES = {
     "tirazh": "tirazh",

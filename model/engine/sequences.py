@@ -20,6 +20,7 @@ from tirazh.model.step import PLACEHOLDER, FreshSlot, NewPrefix, Phase, Segment,
 
 if TYPE_CHECKING:
     from tirazh.model.constraints.grammar import GrammarState
+    from tirazh.model.engine.prefix_caching.tree import PrefixNode, PrefixRequest
 
 
 @dataclass(slots=True)
@@ -35,10 +36,11 @@ class ActiveSequence:
     The first `num_absorbed` new tokens belong to `prompt` as well: they were known before they were sampled.
     `trie` holds the labels of its job; `num_pieces` of its pieces have run or run in the step being built, and
     `label_scores` holds the terms of `num_scored`. `pool` holds the hidden states of a prompt that is embedded.
+    While the sequence waits, `path` lists the prefixes that it has in common with others that wait.
     """
 
     id: int
-    request: Request
+    request: Request | PrefixRequest
     prompt: tuple[int, ...]
     max_new_tokens: int
     num_shared: int = 0
@@ -56,6 +58,7 @@ class ActiveSequence:
     num_pieces: int = 0
     label_scores: list[float] = field(default_factory=list)
     pool: Pool | None = None
+    path: list[PrefixNode] = field(default_factory=list)
 
     def append_known(self, tokens: Sequence[int]) -> None:
         """Append tokens to the completion that no step has to find: they are prefilled like a prompt, together with
