@@ -20,6 +20,7 @@ from tirazh.model.engine.admission import Admission
 from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.constrained import ConstrainedDecoding, min_forced_run
+from tirazh.model.engine.prefix_caching.slots import MOST_PREFIX_SLOTS, divide_slots
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.engine.self_check import SelfCheck
@@ -68,14 +69,15 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     uses_graphs = rank_place.world_size == 1 and can_capture_graphs(model, config.seq_length)
     pack_linears(model, rows=rows.decode)
     progress.phase = "warming up"
-    slots = min(config.slots, slots_that_fit(model, config.seq_length))
+    num_slots = min(config.slots + MOST_PREFIX_SLOTS, slots_that_fit(model, config.seq_length))
     if rank_place.world_size > 1:
-        slots = agree_on_least(slots)
+        num_slots = agree_on_least(num_slots)
+    slots, _ = divide_slots(config.slots, num_slots)
     if slots < config.slots:
         logger.warning("%d slots instead of %d: the GPU's memory holds no more", slots, config.slots)
     runner = ModelRunner(
         model,
-        num_slots=slots,
+        num_slots=num_slots,
         max_length=config.seq_length,
         logit_rows=rows.decode,
         prefill_logit_rows=rows.prefill_logits,
@@ -113,18 +115,19 @@ def build_engine(
     tokenizer = load_tokenizer(checkpoint.tokenizer_dir, checkpoint.path)
     rows = step_rows(config.device, hidden_size(runner.model))
     vocab_size = int(runner.model.config.vocab_size)  # type: ignore[union-attr, arg-type]
+    slots, prefix_slots = divide_slots(config.slots, runner.num_slots)
     engine_config = EngineConfig(
-        num_slots=runner.num_slots,
+        num_slots=slots,
         max_length=runner.max_length,
         num_tokens=min(tokenizer.size, vocab_size),
         end_token_ids=tokenizer.end_token_ids,
         control_names={token: name for name, token in tokenizer.control_tokens.items()},
         prefill_rows=rows.prefill,
         decode_rows=rows.decode,
+        num_prefix_slots=prefix_slots,
     )
-    scheduler = Scheduler(
-        engine_config, *config.jobs, window_size=runner.window_size, admission=_admission(config, runner)
-    )
+    admission = _admission(config, engine_config, runner)
+    scheduler = Scheduler(engine_config, *config.jobs, window_size=runner.window_size, admission=admission)
     constrained = ConstrainedDecoding(
         Grammars(lambda: grammar_tokenizer(tokenizer)),
         num_threads=torch.get_num_threads(),
@@ -141,13 +144,14 @@ def build_engine(
     )
 
 
-def _admission(config: ReplicaConfig, runner: ModelRunner) -> Admission | None:
+def _admission(config: ReplicaConfig, engine_config: EngineConfig, runner: ModelRunner) -> Admission | None:
     """Limit sequences by memory on a CPU. A GPU's cache is allocated as a whole, so there slots are
     the limit."""
     if config.device != "cpu":
         return None
     return Admission(
-        runner.num_slots,
+        engine_config.num_slots,
+        num_prefix_slots=engine_config.num_prefix_slots,
         # Every rank allocates the same amount, and in most cases all ranks are on this host.
         bytes_of=lambda num_tokens: runner.cache.bytes_taken(num_tokens) * config.tensor_parallel,
         free_bytes=free_host_bytes,

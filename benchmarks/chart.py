@@ -25,6 +25,8 @@ _TITLES = {
     "long": "Generation behind long prompts (long)",
     "small": "Generation of few rows (small)",
     "small-32": "Generation of few rows (small-32)",
+    "samples": "Several samples of a prompt (samples)",
+    "prefixes": "Prompts that share prefixes (prefixes)",
 }
 _SHORT_NAMES = {
     "tirazh": "tirazh",

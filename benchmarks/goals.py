@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.figures import Figure
 from benchmarks.model_under_test import WIDTHS
 from benchmarks.peers.ours_trimmed import OursTrimmed
+from benchmarks.peers.ours_unshared import OursUnshared
 
 _PREFIX_CACHES = ("transformers with its prefix cache", "labels as a trie, transformers' cache for the prefix")
 
@@ -46,6 +47,11 @@ def goals_of(figures: Sequence[Figure], *, allowed_label_ratio: float | None, is
     if of.figures:
         ratio = of.ratio(of.best_of_ours("alternating"), of.best_of_ours("dense"))
         goals.append(Goal(text="long: alternating ÷ dense, both ours", goal=1.0, measured=ratio))
+    for name, goal in (("samples", 3.0), ("prefixes", 2.5)):
+        of = _Ratios([figure for figure in figures if figure.workload == name and figure.seconds])
+        if of.figures:
+            ratio = of.ratio(of.best_of_ours("dense"), of.best(lambda f: f.family == OursUnshared.family))
+            goals.append(Goal(text=f"{name}: with cached prefixes over without them", goal=goal, measured=ratio))
     return goals
 
 

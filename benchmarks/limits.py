@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.ceilings import Ceiling
 from benchmarks.model_under_test import Mode, Shape
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Tokens, Workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,19 +36,29 @@ class Work:
 
 
 def least_work(workload: Workload, shape: Shape, mode: Mode, *, slots: int, element_size: int) -> Work:
-    """Return the least work: no padding; a shared prefix and the common beginnings of labels are computed once."""
+    """Return the least work: no padding; what prompts begin with in common, a shared prefix and the common beginnings
+    of labels are computed once."""
     count = _Count(shape, mode)
     if workload.kind == "labels":
         return Work(prefill_flops=_label_flops(workload, count), decode_flops=0, decode_bytes=0)
     prefill = decode = kv_values = 0.0
-    for row in workload.rows:
+    before: Tokens = ()
+    for row in sorted(workload.rows, key=lambda row: row.prompt):
         length, made = len(row.prompt), row.num_new - 1  # the first token comes from the prompt's pass
-        prefill += count.flops(0, length) + count.logits
+        if row.prompt != before:
+            prefill += count.flops(_num_common(before, row.prompt), length) + count.logits
+        before = row.prompt
         decode += count.flops(length, length + made) + made * count.logits
         kv_values += 2 * shape.hidden_size * count.keys(length, length + made)
     num_steps = -(-sum(row.num_new - 1 for row in workload.rows) // slots)
     decode_bytes = element_size * (num_steps * count.num_weights + kv_values)
     return Work(prefill_flops=prefill, decode_flops=decode, decode_bytes=decode_bytes)
+
+
+def _num_common(first: Tokens, second: Tokens) -> int:
+    """Return how many tokens both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
 
 
 def work_of_rows(workload: Workload, shape: Shape, mode: Mode) -> float:

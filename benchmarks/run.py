@@ -48,11 +48,15 @@ from tirazh.model.layers.dtype_probe import resolve_dtype
 HERE = Path(__file__).resolve().parent
 _EXPERIMENTS = ("attention", "cache", "decode", "busy", "pipeline", "idle")
 _LONG_ON_CPU, _WITH_GPU = ("busy", "pipeline", "idle"), ("decode",)
-_SUBSET_ROWS = {"ragged": 32, "uniform": 16, "labels": 48, "long": 4, "small": 8, "small-32": 32}
+_SUBSET_ROWS = {
+    **{"ragged": 32, "uniform": 16, "labels": 48, "long": 4},
+    **{"small": 8, "small-32": 32, "samples": 32, "prefixes": 40},
+}
 _CHECK_ROWS = {"generate": 8, "labels": 2}
 _AT_ALL_DTYPES = ("ragged", "uniform")
 # On a CPU the other peers need minutes for each turn on `long`, an hour in all; two peers are enough there.
 _ON_LONG = (Ours, TransformersGenerate, MaskedOneAtATime)
+_ON_SHARED = (Ours, TransformersGenerate)  # prompts that begin with the same tokens: the others share nothing either
 _SKIPPED = {
     "the other engines, on long": "each turn takes minutes on a CPU, and the goal there compares our own models"
 }
@@ -171,6 +175,8 @@ def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
 def _is_wanted(peer: Peer, workload: Workload, options: argparse.Namespace) -> bool:
     """The longest workloads run at the first dtype only, except engines in C++, which may not support it."""
     if workload.name == "long" and options.device == "cpu" and not isinstance(peer, _ON_LONG):
+        return False
+    if workload.group > 1 and not isinstance(peer, _ON_SHARED):
         return False
     return (
         workload.name in _AT_ALL_DTYPES or peer.dtype == options.dtypes[0] or isinstance(peer, CTranslate2 | LlamaCpp)

@@ -6,6 +6,8 @@ uniform  64 prompts of 128 tokens, 32 new tokens
 labels   512 rows of 80 to 200 tokens behind one prefix of 1,200; 10 labels of 1 to 4 tokens
 long     32 prompts of 1,500 tokens, 256 new tokens
 small    8 prompts as in ragged, and small-32 as many as its name says: a preview, or the end of a job
+samples  8 samples of each of 16 prompts of 300 tokens, 32 new tokens
+prefixes 160 prompts behind 20 prefixes of 400 tokens, with 16 to 48 tokens of their own; 32 new tokens
 
 The tiny shape uses a quarter of these token counts.
 """
@@ -41,6 +43,7 @@ class Workload:
     rows: tuple[Row, ...]
     prefix: Tokens = ()
     labels: tuple[Tokens, ...] = ()
+    group: int = 1  # rows, one behind another, whose prompts begin with the same tokens
 
     @property
     def num_new(self) -> int:
@@ -54,12 +57,15 @@ class Workload:
         return max(len(row.prompt) + row.num_new for row in self.rows) + depth
 
     def sample(self, num_rows: int) -> Workload:
-        """Return `num_rows` rows spread evenly over the lengths, so that the sample keeps the proportions."""
+        """Return `num_rows` rows spread evenly over the lengths, so that the sample keeps the proportions; of rows in
+        groups, whole groups, at least one."""
         if num_rows >= len(self.rows):
             return self
-        by_length = sorted(self.rows, key=lambda row: (len(row.prompt) + row.num_new, row.num_new, row.prompt))
-        middle = (np.arange(num_rows) + 0.5) * len(by_length) / num_rows
-        return replace(self, rows=tuple(by_length[int(index)] for index in middle))
+        groups = [self.rows[first : first + self.group] for first in range(0, len(self.rows), self.group)]
+        groups.sort(key=lambda rows: (len(rows[0].prompt) + rows[0].num_new, rows[0].num_new, rows[0].prompt))
+        count = max(1, num_rows // self.group)
+        middle = (np.arange(count) + 0.5) * len(groups) / count
+        return replace(self, rows=tuple(row for index in middle for row in groups[int(index)]))
 
 
 def build_workload(name: str, shape: Shape, *, num_rows: int | None = None) -> Workload:
@@ -117,6 +123,22 @@ def _labels(words: _Words, num_rows: int) -> Workload:
     return Workload(name="labels", kind="labels", rows=tuple(rows), prefix=prefix, labels=labels)
 
 
+def _samples(words: _Words, num_rows: int) -> Workload:
+    group = 8
+    prompts = [words.tokens(words.scaled(300)) for _ in range(-(-num_rows // group))]
+    rows = [Row(prompt, words.scaled(32)) for prompt in prompts for _ in range(group)]
+    return Workload(name="samples", kind="generate", rows=tuple(rows[:num_rows]), group=group)
+
+
+def _prefixes(words: _Words, num_rows: int) -> Workload:
+    group = 8
+    prefixes = [words.tokens(words.scaled(400)) for _ in range(-(-num_rows // group))]
+    firsts = [prefix for prefix in prefixes for _ in range(group)][:num_rows]
+    tails = (words.tokens(length) for length in words.lengths(16, 48, num_rows))
+    rows = [Row(first + tail, words.scaled(32)) for first, tail in zip(firsts, tails, strict=True)]
+    return Workload(name="prefixes", kind="generate", rows=tuple(rows), group=group)
+
+
 def _distinct_labels(words: _Words, lengths: Sequence[int]) -> tuple[Tokens, ...]:
     """Return labels with different first tokens, so that no beginning is shared."""
     firsts = words.generator.choice(words.vocab_size, len(lengths), replace=False).tolist()
@@ -131,6 +153,8 @@ DESCRIPTIONS = {
     "long": "prompts of 1,500 tokens, 256 new tokens each",
     "small": "prompts of 16 to 512 tokens, 8 to 128 new tokens each",
     "small-32": "prompts of 16 to 512 tokens, 8 to 128 new tokens each",
+    "samples": "8 samples of each prompt of 300 tokens, 32 new tokens each",
+    "prefixes": "20 prefixes of 400 tokens, each with 8 prompts behind it, 32 new tokens each",
 }
 WORKLOADS: dict[str, tuple[Callable[[_Words, int], Workload], int]] = {
     "ragged": (_ragged("ragged"), 256),
@@ -139,4 +163,6 @@ WORKLOADS: dict[str, tuple[Callable[[_Words, int], Workload], int]] = {
     "long": (_same_length("long", 1500, 256), 32),
     "small": (_ragged("small"), 8),
     "small-32": (_ragged("small-32"), 32),
+    "samples": (_samples, 128),
+    "prefixes": (_prefixes, 160),
 }

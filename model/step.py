@@ -80,11 +80,12 @@ class Segment:
 @dataclass(frozen=True, slots=True)
 class FreshSlot:
     """A sequence starts in `slot`. `uses_prefix`: behind the job's shared prefix; `must_zero`: zero
-    the slot first."""
+    the slot first. `fork_of`: it starts as a copy of all that this other slot holds, the prefix included."""
 
     slot: int
     uses_prefix: bool
     must_zero: bool = False
+    fork_of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

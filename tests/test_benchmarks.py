@@ -59,7 +59,7 @@ def under_test(tmp_path: Path) -> ModelUnderTest:
 def report_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("report")
     words = "--shape tiny --threads 1 --rows 4 --repeat 2 --seconds 0.2 --dtypes float32".split()
-    words += [word for name in ("ragged", "labels", "cache") for word in ("--workload", name)]
+    words += [word for name in ("ragged", "labels", "samples", "cache") for word in ("--workload", name)]
     with (
         pytest.MonkeyPatch.context() as patch
     ):  # ceilings are measured around every turn; small matmuls keep the test short

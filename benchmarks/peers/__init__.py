@@ -13,6 +13,7 @@ from benchmarks.peers.llama_cpp_ import LlamaCpp
 from benchmarks.peers.masked_one_at_a_time import MaskedOneAtATime
 from benchmarks.peers.ours import Ours
 from benchmarks.peers.ours_trimmed import OursTrimmed
+from benchmarks.peers.ours_unshared import OursUnshared
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.transformers_continuous import TransformersContinuous
 from benchmarks.peers.transformers_generate import TransformersGenerate
@@ -54,7 +55,7 @@ def all_peers(dtypes: Sequence[str], *, slots: int, device: str = "cpu") -> list
         is_main = dtype == dtypes[0]
         for mode in _MODES:
             peers.append(Ours(dtype, mode, slots=slots, device=device, is_main=is_main))
-        peers += [OursTrimmed(dtype, "dense", slots=slots, device=device)] if is_main else []
+        peers += [kind(dtype, "dense", slots=slots, device=device) for kind in (OursTrimmed, OursUnshared) if is_main]
         peers += [peer(dtype, device=device) for peer in _PEERS]
     peers += [CTranslate2(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float32", "int8"])]
     return peers + [LlamaCpp(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float16"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from torch import nn
@@ -11,6 +12,7 @@ from benchmarks.peers.peer import Outcome, Peer, Setting, timed
 from benchmarks.workloads import Workload
 from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.config import EngineConfig
+from tirazh.model.engine.prefix_caching.slots import MOST_PREFIX_SLOTS, divide_slots
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.layers.packed_linear import pack_linears
@@ -24,6 +26,7 @@ class Ours(Peer):
     family = "tirazh"
     kinds = frozenset({"generate", "labels"})
     runner: ClassVar[type[ModelRunner]] = ModelRunner
+    caches_prefixes: ClassVar[bool] = True
 
     def __init__(self, dtype: str, mode: Mode, *, slots: int, device: str = "cpu", is_main: bool = True) -> None:
         """`is_main` marks the dtype that a job would choose; the goals are about it."""
@@ -50,11 +53,15 @@ class Ours(Peer):
         # On a GPU the whole cache is allocated at once, so it gets the workload's length; on a CPU it grows with rows.
         longest = -(-workload.max_length // 64) * 64 if self.device == "cuda" else under_test.shape.num_positions
         max_length = min(longest, under_test.shape.num_positions)
-        slots = min(setting["slots"], slots_that_fit(network, max_length))
+        wanted = setting["slots"] + (MOST_PREFIX_SLOTS if self.caches_prefixes else 0)
+        slots = min(wanted, slots_that_fit(network, max_length))
         self.model = build_runner(network, num_slots=slots, max_length=max_length, kind=self.runner)
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         requests, config = _requests(workload), engine_config(self.model, device=self.device)
+        if self.caches_prefixes:
+            slots, prefix_slots = divide_slots(setting["slots"], config.num_slots)
+            config = replace(config, num_slots=slots, num_prefix_slots=prefix_slots)
         with timed() as watch:
             # Computing the shared prefix is part of the job, so it is timed.
             job = EngineJob(prefix_token_ids=workload.prefix, labels=workload.labels)

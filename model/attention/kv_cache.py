@@ -12,6 +12,7 @@ global tokens of a window.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import mmap
 import platform
@@ -134,18 +135,29 @@ class KVCache:
         self.global_size = pattern.global_size if pattern else 0
 
     def start(self, fresh: Sequence[FreshSlot]) -> None:
-        """Begin new sequences in slots, behind the shared prefix or from nothing.
+        """Begin new sequences in slots: from nothing, behind the shared prefix, or as a fork of another slot.
 
+        They begin in the order given, so a slot may be forked and then taken by another sequence.
         What earlier sequences left in a slot is masked out and harmless, unless it is NaN:
         `must_zero` zeroes the slot.
         """
+        for source, group in itertools.groupby(fresh, key=lambda each: each.fork_of):
+            some = list(group)
+            for each in some:
+                if each.must_zero:
+                    for cache in self.layers:
+                        cache.k[each.slot] = 0
+                        cache.v[each.slot] = 0
+            if source is None:
+                self._begin(some)
+            else:
+                self._fork(source, [each.slot for each in some])
+
+    def _begin(self, fresh: Sequence[FreshSlot]) -> None:
+        """Begin sequences from nothing or behind the shared prefix."""
         for each in fresh:
             self.has_prefix[each.slot] = each.uses_prefix
             self.lengths[each.slot] = self.prefix.length if each.uses_prefix and self.prefix is not None else 0
-            if each.must_zero:
-                for cache in self.layers:
-                    cache.k[each.slot] = 0
-                    cache.v[each.slot] = 0
         slots = [each.slot for each in fresh if each.uses_prefix]
         if slots and self.prefix is not None:
             index = to_device(torch.tensor(slots), self.device)
@@ -154,6 +166,19 @@ class KVCache:
                 if opening:
                     cache.k[index, :, :opening] = layer.opening_k
                     cache.v[index, :, :opening] = layer.opening_v
+
+    def _fork(self, source: int, slots: Sequence[int]) -> None:
+        """Copy the sequence in slot `source` to other slots: only the keys and values that can still be read."""
+        held = {LayerKind.DENSE: self.own_length(source)}
+        if self.window_size:
+            held[LayerKind.SPARSE] = self.num_retained(source) + self.num_open(source)
+        index = to_device(torch.tensor(slots), self.device)
+        for cache in self.layers:
+            count = held[cache.shape.kind]
+            for x in (cache.k, cache.v):
+                x[index, :, :count] = x[source, :, :count]
+        for slot in slots:
+            self.has_prefix[slot], self.lengths[slot] = self.has_prefix[source], self.lengths[source]
 
     def replace_prefix(self, prefix: PrefixCache | None) -> None:
         """Put another shared prefix, or none, in the place of the one that is held. No slot may be in use."""

@@ -19,47 +19,52 @@ logger = logging.getLogger(__name__)
 class Admission:
     """Memory that slots hold, and memory that is promised to the sequences in them, in bytes."""
 
-    def __init__(self, num_slots: int, *, bytes_of: Callable[[int], int], free_bytes: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        *,
+        bytes_of: Callable[[int], int],
+        free_bytes: Callable[[], int | None],
+        num_prefix_slots: int = 0,
+    ) -> None:
         """`bytes_of` gives the bytes that a slot takes for a number of tokens (without a shared
         prefix). `free_bytes` gives the bytes that the host has left now; None where that is
-        unknown, and then every sequence is admitted."""
+        unknown, and then every sequence is admitted. Behind the slots of sequences are those of cached prefixes."""
+        self._num_slots, num_slots = num_slots, num_slots + num_prefix_slots
         self._bytes_of = functools.lru_cache(maxsize=1 << 16)(bytes_of)
         self._free_bytes = free_bytes
         self._held = [0] * num_slots
         self._promised: list[int | None] = [None] * num_slots  # None: the slot is empty
+        self._budget: int | None = None
         self._has_warned = False
 
-    def admit(self, num_tokens: Sequence[int], candidates: Sequence[tuple[int, int]]) -> int:
-        """Admit candidates in order until one does not fit; return how many were admitted.
-
-        `num_tokens` are the tokens that each slot holds now. A candidate is an empty slot and the
-        most tokens that its new sequence may come to. When no sequence runs, the first candidate is
-        always admitted.
-        """
+    def measure(self, num_tokens: Sequence[int]) -> None:
+        """Note the tokens that each slot holds now, and the memory that is left. Call it before the first of some
+        calls of `admit`."""
         for slot, count in enumerate(num_tokens):
             self._grow(slot, count)
         free = self._free_bytes()
-        budget = None if free is None else free // 2
-        for index, (slot, max_tokens) in enumerate(candidates):
-            if not self._promise(slot, max_tokens, budget):
-                return index
-        return len(candidates)
+        self._budget = None if free is None else free // 2
+
+    def admit(self, slot: int, max_tokens: int) -> bool:
+        """Admit a sequence of at most `max_tokens` tokens to an empty slot, if it fits. When no sequence runs, it is
+        always admitted; a prefix is not."""
+        promised = self._bytes_of(max_tokens)
+        pairs = [*zip(self._promised, self._held, strict=True), (promised, self._held[slot])]
+        to_allocate = sum(max(0, limit - held) for limit, held in pairs if limit is not None)
+        is_prefix, running = slot >= self._num_slots, self._promised[: self._num_slots]
+        num_running = len(running) - running.count(None)
+        if self._budget is not None and to_allocate > self._budget and (num_running or is_prefix):
+            if not is_prefix:
+                self._warn_once(num_running)
+            return False
+        self._promised[slot] = promised
+        return True
 
     def release(self, slot: int, num_tokens: int) -> None:
         """Take back the promise to the slot's sequence, which has ended with `num_tokens` tokens."""
         self._grow(slot, num_tokens)
         self._promised[slot] = None
-
-    def _promise(self, slot: int, max_tokens: int, budget: int | None) -> bool:
-        promised = self._bytes_of(max_tokens)
-        pairs = [*zip(self._promised, self._held, strict=True), (promised, self._held[slot])]
-        to_allocate = sum(max(0, limit - held) for limit, held in pairs if limit is not None)
-        num_running = len(self._promised) - self._promised.count(None)
-        if budget is not None and to_allocate > budget and num_running:
-            self._warn_once(num_running)
-            return False
-        self._promised[slot] = promised
-        return True
 
     def _grow(self, slot: int, num_tokens: int) -> None:
         self._held[slot] = max(self._held[slot], self._bytes_of(num_tokens))

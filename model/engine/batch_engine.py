@@ -17,24 +17,23 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tirazh.model.engine.constrained import ConstrainedDecoding, StepMasks, completion_of, has_ended
-from tirazh.model.engine.label_scoring import prompt_terms
+from tirazh.model.engine.labels.scoring import prompt_terms
 from tirazh.model.engine.logprobs import text_logprobs
-from tirazh.model.engine.pending_step import PendingStep
+from tirazh.model.engine.pending_step import Owners, PendingStep
 from tirazh.model.engine.pooling import Pool
+from tirazh.model.engine.prefix_caching.kept_logits import KeptLogits
+from tirazh.model.engine.prefix_caching.tree import PrefixRequest
+from tirazh.model.engine.results import completed, failed
 from tirazh.model.engine.sampling import NO_TOKEN, RowState, sample
 from tirazh.model.engine.scheduler import LogitsReader, ScheduledStep, Scheduler
 from tirazh.model.engine.sequences import ActiveSequence
-from tirazh.model.engine.sliced_logits import SlicedLogits
+from tirazh.model.engine.sliced_logits import SlicedLogits, chosen_rows
 from tirazh.model.engine.stop_strings import StopFinder
 from tirazh.model.requests import (
-    Completion,
-    Embedding,
-    EmbedRequest,
     EngineCounters,
     EngineJob,
     FinishReason,
@@ -106,6 +105,7 @@ class BatchEngine:
         self._ids = itertools.count()
         self._pending: deque[PendingStep] = deque()  # launched, not collected yet; the oldest first
         self._results: list[tuple[int, Result]] = []
+        self._kept_logits = KeptLogits()
         self._totals = _Totals()
 
     @property
@@ -117,12 +117,13 @@ class BatchEngine:
     def counters(self) -> EngineCounters:
         """Totals since the engine was made, and what it holds now. May be called from any thread."""
         held = [sequence for sequence in tuple(self.scheduler.slots) if sequence is not None]
+        stored = [*held, *self.scheduler.prefixes]
         size = self._cache_bytes
         return EngineCounters(
             **asdict(self._totals),
             slots=len(self.scheduler.slots),
             busy_slots=len(held),
-            cache_bytes=0 if size is None else sum(size(each.num_cached + each.num_new) for each in held),
+            cache_bytes=0 if size is None else sum(size(each.num_cached + each.num_new) for each in stored),
         )
 
     def add_job(self, job: EngineJob) -> int:
@@ -142,7 +143,7 @@ class BatchEngine:
             if error is None and self._constrained is not None:
                 error = self._constrained.find_problem(request)
             if error is not None:
-                self._finish(ids[-1], _failed(request, error))
+                self._finish(ids[-1], failed(request, error))
             elif isinstance(request, TextScoreRequest) and len(request.token_ids) <= request.num_context:
                 self._finish(ids[-1], TextScore(logprob=0.0, num_tokens=0))  # an empty text is certain
             else:
@@ -165,6 +166,7 @@ class BatchEngine:
         self._totals.prompt_tokens += self.scheduler.admit()
         if self._constrained is not None:
             self._start_grammars(self._constrained)
+        self._start_completions()
         if self.scheduler.needs_all_tokens:
             self._collect(num_left=0)
         scheduled = self.scheduler.schedule()
@@ -193,6 +195,15 @@ class BatchEngine:
             if has_ended(sequence):
                 self._end(slot, sequence, completion_of(sequence))
 
+    def _start_completions(self) -> None:
+        """Sample the first tokens of the sequences just admitted whose prompts are cached as a whole."""
+        if started := self.scheduler.started_completions():
+            self._pending.append(PendingStep())
+            self._sample_rows([(each.slot, each.sequence) for each in started], self._kept_logits.of(started), {})
+            if not self.runner.overlaps_steps:
+                self._collect(num_left=0)
+        self._kept_logits.drop_all_but(self.scheduler.prefixes)
+
     def _launch(self, scheduled: ScheduledStep) -> None:
         readers = scheduled.readers
         to_sample = [reader for reader in readers if isinstance(reader.request, GenerateRequest)]
@@ -206,6 +217,7 @@ class BatchEngine:
             self._score_texts(texts, logits_RV)
         if scheduled.hidden_readers:
             self._pool(scheduled.hidden_readers)
+        self._kept_logits.keep([each for each in readers if isinstance(each.request, PrefixRequest)], logits_RV)
         if to_sample:
             self._sample(to_sample, logits_RV, masks)
 
@@ -243,27 +255,27 @@ class BatchEngine:
         """Sample the next token of each reader; the token may stay on the device for the next step."""
         allowed: Mapping[int, NDArray[np.uint32]] = {}
         if masks is not None:
-            allowed, failed = masks.read()
-            for reader in (each for each in readers if each.sequence.id in failed):
+            allowed, errors = masks.read()
+            for reader in (each for each in readers if each.sequence.id in errors):
                 # Its logits are not read, so nothing has shown that they are finite.
                 self.scheduler.mark_dirty(reader.slot)
-                error = failed[reader.sequence.id]
-                self._end(reader.slot, reader.sequence, _failed(reader.sequence.request, error))
-            readers = [reader for reader in readers if reader.sequence.id not in failed]
+                error = errors[reader.sequence.id]
+                self._end(reader.slot, reader.sequence, failed(reader.sequence.request, error))
+            readers = [reader for reader in readers if reader.sequence.id not in errors]
             if not readers:
                 return
-        rows = [reader.rows.start for reader in readers]
-        if isinstance(logits_RV, SlicedLogits):
-            chosen_RV = torch.cat([logits_RV[row : row + 1] for row in rows])
-        else:
-            chosen_RV = logits_RV if rows == list(range(len(logits_RV))) else logits_RV[rows]
-        states = [_row_state(reader.sequence, allowed.get(reader.sequence.id)) for reader in readers]
-        sampled = sample(chosen_RV, states, self.scheduler.config.num_tokens)
+        chosen_RV = chosen_rows(logits_RV, [reader.rows.start for reader in readers])
+        self._sample_rows([reader.owner for reader in readers], chosen_RV, allowed)
+
+    def _sample_rows(self, owners: Owners, logits_RV: Tensor, allowed: Mapping[int, NDArray[np.uint32]]) -> None:
+        """Sample the next token of each owner from its row of logits."""
+        states = [_row_state(sequence, allowed.get(sequence.id)) for _, sequence in owners]
+        sampled = sample(logits_RV, states, self.scheduler.config.num_tokens)
         if self.runner.overlaps_steps:
-            self.runner.store_tokens([reader.slot for reader in readers], sampled.tokens)
-        self._pending[-1].expect_tokens([reader.owner for reader in readers], sampled.tokens, sampled.logprobs)
-        for reader in readers:
-            self.scheduler.expect_token(reader.slot)
+            self.runner.store_tokens([slot for slot, _ in owners], sampled.tokens)
+        self._pending[-1].expect_tokens(owners, sampled.tokens, sampled.logprobs)
+        for slot, _ in owners:
+            self.scheduler.expect_token(slot)
 
     # Collecting
 
@@ -300,7 +312,7 @@ class BatchEngine:
         assert isinstance(sequence.request, TextScoreRequest)
         if not math.isfinite(sequence.logprob):
             self.scheduler.mark_dirty(slot)
-            self._end(slot, sequence, _failed(sequence.request, "the model produced non-finite logits for this text"))
+            self._end(slot, sequence, failed(sequence.request, "the model produced non-finite logits for this text"))
         elif sequence.num_scored == len(sequence.request.token_ids) - sequence.request.num_context:
             self._end(slot, sequence, TextScore(logprob=sequence.logprob, num_tokens=sequence.num_scored))
 
@@ -314,7 +326,7 @@ class BatchEngine:
         if not sequence.pool.is_finite:
             self.scheduler.mark_dirty(slot)
             error = "the model produced non-finite hidden states for this prompt"
-            self._end(slot, sequence, _failed(sequence.request, error))
+            self._end(slot, sequence, failed(sequence.request, error))
         elif not sequence.pool.num_missing:
             self._end(slot, sequence, sequence.pool.embedding())
 
@@ -328,11 +340,11 @@ class BatchEngine:
             error = "the model produced non-finite logits for this prompt"
             if sequence.grammar is not None:
                 error += ", or its settings exclude every token that the constraint allows"
-            self._end(slot, sequence, _failed(sequence.request, error))
+            self._end(slot, sequence, failed(sequence.request, error))
             return
         sequence.logprob += logprob
         if self._ends_completion(sequence.request, token):
-            self._end(slot, sequence, _completed(sequence, "stop"))
+            self._end(slot, sequence, completed(sequence, "stop"))
         else:
             sequence.new_tokens.append(token)
             if sequence.edits is not None:
@@ -343,7 +355,7 @@ class BatchEngine:
             else:
                 self._follow_grammar(slot, sequence, token)
 
-    def _ends_completion(self, request: Request, token: int) -> bool:
+    def _ends_completion(self, request: Request | PrefixRequest, token: int) -> bool:
         """Whether a token is an end token, or the control token that a stop string names."""
         assert isinstance(request, GenerateRequest)
         config, stop = self.scheduler.config, request.sampling.stop
@@ -359,7 +371,7 @@ class BatchEngine:
             text_end = sequence.stop_finder.find(tokens)
         if text_end is not None or len(tokens) >= sequence.max_new_tokens:
             reason: FinishReason = "length" if text_end is None else "stop"
-            self._end(slot, sequence, _completed(sequence, reason, text_end))
+            self._end(slot, sequence, completed(sequence, reason, text_end))
 
     def _follow_grammar(self, slot: int, sequence: ActiveSequence, token: int) -> None:
         """Append the tokens that a grammar forces; end a sequence that is complete or has its greatest length."""
@@ -382,19 +394,3 @@ def _row_state(sequence: ActiveSequence, mask: NDArray[np.uint32] | None) -> Row
     request = sequence.request
     assert isinstance(request, GenerateRequest)
     return RowState(request.sampling, request.seed, sequence.edits, sequence.num_new, mask)
-
-
-def _completed(sequence: ActiveSequence, reason: FinishReason, text_end: int | None = None) -> Completion:
-    return Completion(
-        token_ids=tuple(sequence.new_tokens), finish_reason=reason, text_end=text_end, logprob=sequence.logprob
-    )
-
-
-def _failed(request: Request, error: str) -> Result:
-    if isinstance(request, GenerateRequest):
-        return Completion(token_ids=(), finish_reason="error", error=error)
-    if isinstance(request, TextScoreRequest):
-        return TextScore(logprob=None, num_tokens=0, error=error)
-    if isinstance(request, EmbedRequest):
-        return Embedding(values=(), error=error)
-    return LabelScores(logprobs=(), error=error)

@@ -15,7 +15,8 @@ class EngineConfig:
     A prefill step has `prefill_rows` rows, a decode step `decode_rows`. Both fix the shapes of
     matmuls and with them the rounding of results, so they do not depend on `num_slots`. Token ids
     from `num_tokens` on pad the vocabulary and are never produced. `end_token_ids` end a
-    completion. `control_names` are the names of control tokens by id: a stop string that is such a
+    completion. `num_prefix_slots` more slots hold prefixes that waiting prompts share (0: no prompts
+    share any but the job's). `control_names` are the names of control tokens by id: a stop string that is such a
     name ends a completion at the token, which has no text of its own.
     """
 
@@ -25,4 +26,5 @@ class EngineConfig:
     end_token_ids: tuple[int, ...]
     prefill_rows: int
     decode_rows: int
+    num_prefix_slots: int = 0
     control_names: Mapping[int, str] = field(default_factory=dict)

@@ -15,13 +15,13 @@ Nothing here needs torch or a model.
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from tirazh.errors import RequestError
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.label_trie import SplitTrie, job_trie
+from tirazh.model.engine.labels.trie import SplitTrie, job_trie
+from tirazh.model.engine.prefix_caching.tree import PrefixTree
 from tirazh.model.engine.sequences import ActiveSequence
 from tirazh.model.requests import EngineJob
 
@@ -37,15 +37,17 @@ ROW_MULTIPLE = 64
 
 @dataclass(slots=True, eq=False)
 class JobQueue:
-    """One job: its label trie, the rows of its prefill steps, and its sequences that wait.
+    """One job: its label trie, the rows of its prefill steps, and its sequences that wait, by id, in their order.
 
-    `waits_since` orders the jobs by when they began to wait.
+    `tree` has them by the tokens with which they begin, if prefixes are cached. `waits_since` orders the jobs by when
+    they began to wait.
     """
 
     job: EngineJob
     trie: SplitTrie | None
     prefill_rows: int
-    waiting: deque[ActiveSequence] = field(default_factory=deque)
+    tree: PrefixTree | None
+    waiting: dict[int, ActiveSequence] = field(default_factory=dict)
     waits_since: int = 0
 
 
@@ -94,29 +96,33 @@ class JobQueues:
         """Let sequences of a job wait, behind those that wait."""
         if not queue.waiting:
             queue.waits_since = next(self._clock)
-        queue.waiting.extend(sequences)
+        for sequence in sequences:
+            queue.waiting[sequence.id] = sequence
+            if queue.tree is not None:
+                queue.tree.add(sequence)
         self._num_waiting += len(sequences)
 
     def cancel(self, ids: Collection[int]) -> None:
         """Drop the sequences with these ids."""
         for queue in self._queues:
-            if queue.waiting:
-                queue.waiting = deque(sequence for sequence in queue.waiting if sequence.id not in ids)
-        self._num_waiting = sum(len(queue.waiting) for queue in self._queues)
+            for sequence in [queue.waiting[id] for id in ids if id in queue.waiting]:
+                self._remove(queue, sequence)
 
-    def candidates(self, count: int) -> list[ActiveSequence]:
-        """Return the next sequences of the active job that may start now, at most `count`, in their order."""
-        if self.others_wait:
-            count = min(count, self.max_turn - self._num_in_turn)
-        return list(itertools.islice(self.active.waiting, count))
+    def most_to_start(self, num_free: int) -> int:
+        """Return how many waiting sequences of the active job may start now in `num_free` slots."""
+        count = min(num_free, len(self.active.waiting))
+        return min(count, self.max_turn - self._num_in_turn) if self.others_wait else count
 
-    def take(self, count: int) -> None:
-        """The first `count` waiting sequences of the active job start."""
-        if self.others_wait:
-            self._num_in_turn += count
-        for _ in range(count):
-            self.active.waiting.popleft()
-        self._num_waiting -= count
+    def take(self, sequence: ActiveSequence) -> None:
+        """A waiting sequence of the active job starts."""
+        self._num_in_turn += self.others_wait
+        self._remove(self.active, sequence)
+
+    def _remove(self, queue: JobQueue, sequence: ActiveSequence) -> None:
+        del queue.waiting[sequence.id]
+        self._num_waiting -= 1
+        if queue.tree is not None:
+            queue.tree.remove(sequence)
 
     def change_turn(self) -> bool:
         """Make the job active that has waited longest, if the turn of the active one is over. Returns
@@ -133,7 +139,10 @@ class JobQueues:
         self._check(job)
         trie = job_trie(job, self._config.num_tokens) if job.labels else None
         num_nodes = trie.max_nodes if trie else 0
-        return JobQueue(job, trie, rows_of_prefill(self._config.prefill_rows, self._window_size, num_nodes))
+        rows = rows_of_prefill(self._config.prefill_rows, self._window_size, num_nodes)
+        has_tree = self._config.num_prefix_slots > 0
+        tree = PrefixTree(window=self._window_size, max_chunk=self._config.prefill_rows) if has_tree else None
+        return JobQueue(job, trie, rows, tree)
 
     def _check(self, job: EngineJob) -> None:
         """Raise RequestError for a job whose tokens are not the model's, or whose prefix is too long."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tirazh.model.engine.label_trie import LabelTrie, SplitTrie
+from tirazh.model.engine.labels.trie import LabelTrie, SplitTrie
+from tirazh.model.engine.prefix_caching.tree import PrefixRequest
 from tirazh.model.engine.sequences import ActiveSequence, Slots, StepBuilder
-from tirazh.model.requests import EmbedRequest, GenerateRequest, ScoreRequest, TextScoreRequest
+from tirazh.model.requests import EmbedRequest, GenerateRequest, Request, ScoreRequest, TextScoreRequest
 from tirazh.model.step import chunk_length
 
 
@@ -39,13 +40,18 @@ def build_prefill_step(
             if chunk.trie:
                 builder.add_trie(slot, chunk.trie, start)
                 builder.request_trie_logits(slot, chunk.trie)
-            elif start == len(sequence.prompt) and isinstance(sequence.request, GenerateRequest):
+            elif start == len(sequence.prompt) and _reads_last_token(sequence.request):
                 builder.request_logits(slot, 1)
         if is_text and start > max(sequence.num_cached, sequence.first_scored_row):
             builder.request_logits(slot, start - max(sequence.num_cached, sequence.first_scored_row))
         if isinstance(sequence.request, EmbedRequest) and start > max(sequence.num_cached, sequence.first_pooled_row):
             builder.request_hidden(slot, start - max(sequence.num_cached, sequence.first_pooled_row))
     return builder
+
+
+def _reads_last_token(request: Request | PrefixRequest) -> bool:
+    """Whether the logits of a prompt's last token are read: the completion's first token is sampled from them."""
+    return isinstance(request, GenerateRequest) or (isinstance(request, PrefixRequest) and request.is_whole)
 
 
 @dataclass(frozen=True, slots=True)

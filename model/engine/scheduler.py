@@ -9,6 +9,7 @@ token, does not depend on the rows beside it. Pure Python and NumPy, no torch: t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,14 @@ from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.jobs import JobQueue, JobQueues
 from tirazh.model.engine.logit_edits import LogitEdits
 from tirazh.model.engine.prefill_packing import build_prefill_step
+from tirazh.model.engine.prefix_caching.slots import PrefixSlots
+from tirazh.model.engine.prefix_caching.tree import (
+    CachedPrefix,
+    PrefixNode,
+    PrefixRequest,
+    deepest_cached,
+    missing_prefix,
+)
 from tirazh.model.engine.sequences import ActiveSequence, StepBuilder, build_decode_step
 from tirazh.model.engine.stop_strings import ending_ids
 from tirazh.model.engine.validation import find_problem, num_shared_tokens
@@ -58,7 +67,7 @@ class LogitsReader:
         return self.sequence.targets(self.rows.stop - self.rows.start)
 
     @property
-    def request(self) -> Request:
+    def request(self) -> Request | PrefixRequest:
         """The request of the sequence, whose kind tells what the logits are read for."""
         return self.sequence.request
 
@@ -70,6 +79,16 @@ class ScheduledStep:
     step: Step
     readers: tuple[LogitsReader, ...]
     hidden_readers: tuple[LogitsReader, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StartedCompletion:
+    """A sequence that has got a slot and whose prompt is computed: `prefix_id` is the id of the cached prefix that is
+    its whole prompt, behind which its first token is sampled."""
+
+    slot: int
+    sequence: ActiveSequence
+    prefix_id: int
 
 
 class Scheduler:
@@ -91,7 +110,9 @@ class Scheduler:
         self._admission = admission
         self._jobs = JobQueues(config, jobs, window_size=window_size)
         self._held_prefix = self._jobs.active.job.prefix_token_ids
-        self._fresh: list[FreshSlot] = []
+        self._prefixes = PrefixSlots(config.num_slots, config.num_prefix_slots)
+        self._started: list[StartedCompletion] = []
+        self._fresh: dict[int, FreshSlot] = {}  # by slot, in the order in which sequences got theirs
         self._dirty_slots: set[int] = set()  # slots whose cache holds NaN of an earlier sequence
         self._num_admitted = 0
         self._num_empty_rows = 0  # of decode steps since the last prefill step, for which prompts waited
@@ -136,6 +157,7 @@ class Scheduler:
     def cancel(self, ids: Collection[int]) -> None:
         """Drop the sequences with these ids, whether they wait or run. Call it between two steps."""
         self._jobs.cancel(ids)
+        self._release_prefixes(self._prefixes.release_unused())
         for slot, sequence in enumerate(self.slots):
             if sequence is not None and sequence.id in ids:
                 sequence.is_finished = True
@@ -145,20 +167,46 @@ class Scheduler:
                 self.release(slot, sequence)
 
     def admit(self) -> int:
-        """Give free slots to waiting sequences of the active job, in their order. Returns the prompt
-        tokens of those admitted."""
-        if self._jobs.others_wait and not any(self.slots):
-            self._jobs.change_turn()
+        """Give free slots to waiting sequences of the active job: first to those that begin with a cached prefix, then
+        in their order. A sequence waits for a prefix that is being computed. Returns the prompt tokens of those
+        admitted."""
+        if self._jobs.others_wait and not any(self.slots) and self._jobs.change_turn():
+            self._release_prefixes(self._prefixes.release_all())
         free = [slot for slot, owner in enumerate(self.slots) if owner is None]
-        candidates = list(zip(free, self._jobs.candidates(len(free)), strict=False))
-        num_admitted = len(candidates)
-        if self._admission is not None and candidates:
-            held = [0 if owner is None else owner.num_slot_tokens for owner in self.slots]
-            num_admitted = self._admission.admit(held, [(slot, s.max_slot_tokens) for slot, s in candidates])
-        for slot, sequence in candidates[:num_admitted]:
-            self._occupy(slot, sequence)
-        self._jobs.take(num_admitted)
-        return sum(len(sequence.prompt) for _, sequence in candidates[:num_admitted])
+        free = free[: self._jobs.most_to_start(len(free))]
+        if not free:
+            return 0
+        if self._admission is not None:
+            owners = (*self.slots, *self._prefixes.sequences)
+            self._admission.measure([0 if owner is None else owner.num_slot_tokens for owner in owners])
+        num_tokens, waiting = 0, self._jobs.active.waiting
+        # Of those looked at, fewer than there are free slots wait for a prefix.
+        next_ones = list(itertools.islice(waiting.values(), 2 * len(free) + self.config.num_prefix_slots))
+        for sequence in itertools.chain(self._prefixes.first_candidates(), next_ones):
+            if not free:
+                break
+            if sequence.id not in waiting:
+                continue  # it was a candidate before
+            if self._waits_for_prefix(sequence):
+                if self._prefixes.num_expected >= len(free) or self._prefixes.free_slot is None:
+                    break
+            elif self._accepts(free[0], sequence):
+                self._occupy(free.pop(0), sequence)
+                num_tokens += len(sequence.prompt)
+            else:
+                break
+        return num_tokens
+
+    def started_completions(self) -> list[StartedCompletion]:
+        """Return the sequences just admitted whose prompts are cached as a whole; each is returned once. Their first
+        tokens must be sampled before the next step is scheduled."""
+        started, self._started = self._started, []
+        return started
+
+    @property
+    def prefixes(self) -> list[ActiveSequence]:
+        """The prefixes that slots hold now."""
+        return [prefix for prefix in self._prefixes.sequences if prefix is not None]
 
     def schedule(self) -> ScheduledStep | None:
         """Return the next step, or None when nothing can run. The step's prompt tokens count as
@@ -166,7 +214,7 @@ class Scheduler:
         builder = self._build_prefill() if self._should_prefill() else self._build_decode()
         if builder is None:
             return None
-        fresh, self._fresh = tuple(self._fresh), []
+        fresh, self._fresh = tuple(self._fresh.values()), {}
         readers, hidden_readers = (
             tuple(self._reader(slot, rows) for slot, rows in requests)
             for requests in (builder.logit_requests, builder.hidden_requests)
@@ -201,6 +249,42 @@ class Scheduler:
         there."""
         self._dirty_slots.add(slot)
 
+    def _accepts(self, slot: int, sequence: ActiveSequence) -> bool:
+        """Whether memory holds a sequence in a slot; if so, the memory is promised to it."""
+        return self._admission is None or self._admission.admit(slot, sequence.max_slot_tokens)
+
+    def _waits_for_prefix(self, sequence: ActiveSequence) -> bool:
+        """Whether a sequence must wait, because a prefix of it is being computed or is to be. Begins to cache a prefix
+        that is worth it, if a slot and memory are left."""
+        cached = deepest_cached(sequence)
+        if cached is not None and not cached.is_computed:
+            return True
+        node = missing_prefix(sequence, min_saved=self._prefixes.min_saved)
+        if node is None:
+            return False
+        slot = self._prefixes.free_slot
+        return self._prefixes.is_computing if slot is None else self._cache_prefix(node, slot, cached)
+
+    def _cache_prefix(self, node: PrefixNode, slot: int, source: CachedPrefix | None) -> bool:
+        """Begin to cache the tokens of a node, behind those of another prefix. Returns whether memory holds them."""
+        num_shared = next(iter(node.waiting.values())).num_shared
+        if self._admission is not None and not self._admission.admit(slot, node.length - num_shared):
+            return False
+        prefix = self._prefixes.hold(node, slot, source)
+        prefix.admission_number = self._num_admitted = self._num_admitted + 1
+        self._start(FreshSlot(slot, num_shared > 0, fork_of=None if source is None else source.slot))
+        return True
+
+    def _release_prefixes(self, released: Iterable[CachedPrefix]) -> None:
+        for prefix in released:
+            if self._admission is not None:
+                self._admission.release(prefix.slot, prefix.sequence.num_slot_tokens)
+
+    def _start(self, fresh: FreshSlot) -> None:
+        """Begin a sequence in a slot with the next step. One that has left the slot before that step never began."""
+        self._fresh.pop(fresh.slot, None)
+        self._fresh[fresh.slot] = fresh
+
     def _new_prefix(self) -> NewPrefix | None:
         """The shared prefix of the active job, where ranks hold another one; they hold it from here on."""
         wanted = self._jobs.active.job.prefix_token_ids
@@ -219,10 +303,20 @@ class Scheduler:
         )
 
     def _occupy(self, slot: int, sequence: ActiveSequence) -> None:
+        """Give a free slot to a waiting sequence, which goes on from the longest prefix of it that is cached."""
         sequence.admission_number = self._num_admitted = self._num_admitted + 1
-        self._fresh.append(FreshSlot(slot, sequence.num_shared > 0, must_zero=slot in self._dirty_slots))
+        prefix = deepest_cached(sequence)
+        source, must_zero = None if prefix is None else prefix.slot, slot in self._dirty_slots
+        must_zero |= slot in self._fresh and self._fresh[slot].must_zero
+        self._start(FreshSlot(slot, sequence.num_shared > 0, must_zero=must_zero, fork_of=source))
         self._dirty_slots.discard(slot)
         self.slots[slot] = sequence
+        self._jobs.take(sequence)
+        if prefix is not None:
+            sequence.num_cached = len(prefix.sequence.prompt)
+            if sequence.num_cached == len(sequence.prompt):
+                self._started.append(StartedCompletion(slot, sequence, prefix.sequence.id))
+        self._release_prefixes(self._prefixes.release_unused())
         if isinstance(sequence.request, GenerateRequest) and sequence.request.sampling.edits_logits:
             params = sequence.request.sampling
             sequence.edits = LogitEdits(params, sequence.prompt, ending_ids(params.stop, self.config))
@@ -230,25 +324,32 @@ class Scheduler:
     def _should_prefill(self) -> bool:
         """Whether the next step is a prefill step: the decode step would not be full, and the waiting prompts fill a
         whole prefill step, or few sequences decode in comparison with them, or they have waited long enough."""
-        to_prefill = [s.num_to_prefill for s in self.slots if s is not None and s.num_to_prefill]
-        num_empty = self.config.decode_rows - sum(s is not None and s.is_decoding for s in self.slots)
+        to_prefill = [s.num_to_prefill for s in (*self.slots, *self.prefixes) if s is not None and s.num_to_prefill]
+        num_decoding = sum(s is not None and s.is_decoding for s in self.slots)
+        num_empty = self.config.decode_rows - num_decoding
         if not to_prefill or num_empty <= 0:
             return False
-        num_decoding = self.config.decode_rows - num_empty
+        num_prompts = sum(s is not None and s.num_to_prefill > 0 for s in self.slots)
+        # A prefix counts as the prompts that start behind it.
+        num_prompts = max(1, num_prompts + min(self._prefixes.num_expected, self.slots.count(None)))
         if (
             sum(to_prefill) >= self._jobs.active.prefill_rows
-            or num_decoding < MIN_DECODING_PER_PROMPT * len(to_prefill)
+            or num_decoding < MIN_DECODING_PER_PROMPT * num_prompts
             or self._num_empty_rows >= MAX_EMPTY_STEPS * self.config.decode_rows
         ):
             self._num_empty_rows = 0
             return True
-        self._num_empty_rows += min(len(to_prefill), num_empty)
+        self._num_empty_rows += min(num_prompts, num_empty)
         return False
 
     def _build_prefill(self) -> StepBuilder:
         active = self._jobs.active
         builder = build_prefill_step(
-            self.slots, active.prefill_rows, active.trie, window=self._window_size, max_chunk=self.config.prefill_rows
+            (*self.slots, *self._prefixes.sequences),
+            active.prefill_rows,
+            active.trie,
+            window=self._window_size,
+            max_chunk=self.config.prefill_rows,
         )
         for segment in builder.segments:
             if segment.tree_parents is None:
@@ -259,6 +360,6 @@ class Scheduler:
         return build_decode_step(self.slots, self.config.decode_rows)
 
     def _owner(self, slot: int) -> ActiveSequence:
-        sequence = self.slots[slot]
+        sequence = (*self.slots, *self._prefixes.sequences)[slot]
         assert sequence is not None
         return sequence

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tirazh.errors import CheckpointError
 from tirazh.model.engine.jobs import rows_of_prefill
-from tirazh.model.engine.label_trie import LabelTrie
+from tirazh.model.engine.labels.trie import LabelTrie
 from tirazh.model.engine.network import is_own, model_type, trace_layers
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.sequences import StepBuilder

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tirazh.model.engine.label_trie import LabelTrie, SplitTrie, TriePiece, sum_terms
+from tirazh.model.engine.labels.trie import LabelTrie, SplitTrie, TriePiece, sum_terms
 from tirazh.model.engine.logit_edits import LogitEdits
 from tirazh.model.engine.pooling import Pool
 from tirazh.model.engine.stop_strings import StopFinder
@@ -21,6 +21,7 @@ from tirazh.model.step import PLACEHOLDER, FreshSlot, NewPrefix, Phase, Segment,
 
 if TYPE_CHECKING:
     from tirazh.model.constraints.grammar import GrammarState
+    from tirazh.model.engine.prefix_caching.tree import PrefixNode, PrefixRequest
 
 
 @dataclass(slots=True)
@@ -37,10 +38,11 @@ class ActiveSequence:
     `trie` holds the labels of its job; `num_pieces` of its pieces have run or run in the step being built, and
     `label_scores` holds the terms of `num_scored`. `pool` holds the hidden states of a prompt that is embedded.
     `stop_finder` searches the completion of a request that has stop strings, once it has a token.
+    While the sequence waits, `path` lists the prefixes that it has in common with others that wait.
     """
 
     id: int
-    request: Request
+    request: Request | PrefixRequest
     prompt: tuple[int, ...]
     max_new_tokens: int
     num_shared: int = 0
@@ -59,6 +61,7 @@ class ActiveSequence:
     label_scores: list[float] = field(default_factory=list)
     pool: Pool | None = None
     stop_finder: StopFinder | None = None
+    path: list[PrefixNode] = field(default_factory=list)
 
     def append_known(self, tokens: Sequence[int]) -> None:
         """Append tokens to the completion that no step has to find: they are prefilled like a prompt, together with

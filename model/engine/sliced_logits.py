@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 _MAX_BYTES = 128 << 20  # of float32 logits that exist at the same time
@@ -37,6 +38,13 @@ class SlicedLogits:
         rows = range(self.num_rows) if needed is None else needed
         for first in sorted({row // self.rows_at_once * self.rows_at_once for row in rows}):
             yield first, self.compute(first, min(first + self.rows_at_once, self.num_rows))
+
+
+def chosen_rows(logits_RV: Tensor | SlicedLogits, rows: Sequence[int]) -> Tensor:
+    """Return some rows of logits: float32 [rows, V]; the logits themselves, where these are all of them."""
+    if isinstance(logits_RV, SlicedLogits):
+        return torch.cat([logits_RV[row : row + 1] for row in rows])
+    return logits_RV if list(rows) == list(range(len(logits_RV))) else logits_RV[list(rows)]
 
 
 def rows_at_once(vocab_size: int, multiple: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.label_trie import SplitTrie
+from tirazh.model.engine.labels.trie import SplitTrie
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, ScoreRequest, TextScoreRequest
 
 

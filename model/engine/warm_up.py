@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from tirazh.model.attention.kv_cache import KVCache
 from tirazh.model.engine.jobs import rows_of_prefill
-from tirazh.model.engine.label_trie import LabelTrie, SplitTrie, job_trie
+from tirazh.model.engine.labels.trie import LabelTrie, SplitTrie, job_trie
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.requests import EngineJob

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tirazh.model.attention.token_layouts import PromptsWithTrie
-from tirazh.model.engine.label_scoring import token_logprobs
-from tirazh.model.engine.label_trie import LabelTrie, build_trie, sum_terms
+from tirazh.model.engine.labels.scoring import token_logprobs
+from tirazh.model.engine.labels.trie import LabelTrie, build_trie, sum_terms
 from tirazh.model.training.batch import read_microbatch
 from tirazh.model.training.batch_order import share
 from tirazh.model.training.label_file import LabelFile

@@ -157,7 +157,7 @@ def build_engine(
     )
     runner = ModelRunner(
         model,
-        num_slots=num_slots,
+        num_slots=config.num_slots + config.num_prefix_slots,
         max_length=config.max_length,
         logit_rows=config.decode_rows,
         prefill_logit_rows=max(1, config.decode_rows // 2),

@@ -227,6 +227,27 @@ def test_a_new_sequence_replaces_the_old_one_and_a_dirty_slot_is_zeroed() -> Non
     assert positions.cache.layers[0].k[1, 0, 3].isnan().all()
 
 
+@quick
+@given(sparse_configs(), st.data())
+def test_a_fork_holds_what_its_source_holds_and_goes_on_alone(config: ModelConfig, data: st.DataObject) -> None:
+    most = config.max_position_embeddings
+    assume(most > 1)
+    length = data.draw(st.sampled_from([config.sparse_pattern.window_size, 1]) | st.integers(1, most - 1))
+    assume(length < most)
+    positions = PositionCache(config, num_slots=3, max_length=most)
+    positions.fill(0, length)
+    read = still_read(last_readers(config), length)
+    # The source's slot passes to another sequence in the same step.
+    forks = [FreshSlot(slot, uses_prefix=False, fork_of=0) for slot in (1, 2)]
+    positions.cache.start([*forks, FreshSlot(0, uses_prefix=False)])
+    assert positions.cache.lengths == [0, length, length]
+    assert positions.held(1, 0) == positions.held(2, 0) == read
+    positions.append(2, 1)
+    assert positions.held(1, 0) == read
+    assert positions.held(2, 0) == still_read(last_readers(config), length + 1)
+    assert positions.held(2, 1) == [set(range(length + 1))] * config.num_attention_heads
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux reports the resident memory")
 def test_a_slot_takes_memory_for_the_tokens_it_has_and_not_for_those_it_may_get() -> None:
     shape = LayerShape(8, 64)

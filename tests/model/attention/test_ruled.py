@@ -12,7 +12,7 @@ from tirazh.model.attention.backends.choose import build_attention
 from tirazh.model.attention.kv_cache import KVCache
 from tirazh.model.attention.layer_shape import NO_RULES, AttentionRules, LayerShape
 from tirazh.model.attention.step_layout import append_step
-from tirazh.model.engine.label_trie import build_trie
+from tirazh.model.engine.labels.trie import build_trie
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.step import FreshSlot
 

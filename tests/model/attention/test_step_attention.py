@@ -20,7 +20,7 @@ from tirazh.model.attention.masked import attention_with_lse
 from tirazh.model.attention.reference import expand_layout, masked_attention
 from tirazh.model.attention.step_layout import append_step
 from tirazh.model.config import ModelConfig
-from tirazh.model.engine.label_trie import build_trie
+from tirazh.model.engine.labels.trie import build_trie
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.step import FreshSlot, Step
 

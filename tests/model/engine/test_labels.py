@@ -164,7 +164,7 @@ def test_labels_in_pieces_have_the_scores_of_the_whole_trie(
     requests += greedy_requests(prompts[:2], SamplingParams(max_new_tokens=3, temperature=0))
     whole = run(build_engine(model, job=job), requests)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tirazh.model.engine.label_trie.MAX_NODES", max_nodes)
+        patch.setattr("tirazh.model.engine.labels.trie.MAX_NODES", max_nodes)
         engine = build_engine(model, job=job, overlaps_steps=overlaps_steps)
         in_pieces = run(engine, requests)
     for one, other in zip(whole, in_pieces, strict=True):
@@ -180,7 +180,7 @@ def test_labels_in_pieces_have_the_scores_of_the_whole_trie(
 
 
 def test_a_sequence_whose_first_piece_is_not_finite_ends_with_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tirazh.model.engine.label_trie.MAX_NODES", 2)
+    monkeypatch.setattr("tirazh.model.engine.labels.trie.MAX_NODES", 2)
     model = tiny_model()
     with torch.no_grad():
         model.model.embed_positions.weight[100] = torch.nan

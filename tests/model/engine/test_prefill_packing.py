@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.model.engine.sequence_examples import generating, scoring
-from tirazh.model.engine.label_trie import SplitTrie, split_trie
+from tirazh.model.engine.labels.trie import SplitTrie, split_trie
 from tirazh.model.engine.prefill_packing import best_filling, build_prefill_step
 from tirazh.model.engine.sequences import Slots, StepBuilder
 from tirazh.model.step import Segment, Step, chunk_length

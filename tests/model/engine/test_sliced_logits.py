@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tirazh.model.engine.label_scoring import sliced_token_logprobs, token_logprobs
-from tirazh.model.engine.label_trie import build_trie
+from tirazh.model.engine.labels.scoring import sliced_token_logprobs, token_logprobs
+from tirazh.model.engine.labels.trie import build_trie
 from tirazh.model.engine.sliced_logits import SlicedLogits, rows_at_once
 
 LABELS = [(1, 2), (1, 2, 3), (4,), (5, 6, 7), (5, 6, 8)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tirazh.model.engine.config import EngineConfig
-from tirazh.model.engine.label_trie import split_trie
+from tirazh.model.engine.labels.trie import split_trie
 from tirazh.model.engine.validation import find_problem, num_shared_tokens
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest, TextScoreRequest
 

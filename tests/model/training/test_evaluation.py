@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.model.tiny import full_logits, random_prompts, tiny_model
-from tirazh.model.engine.label_trie import build_trie
+from tirazh.model.engine.labels.trie import build_trie
 from tirazh.model.training.batch import TrainedModel
 from tirazh.model.training.evaluation import label_scores
 

@@ -1,6 +1,6 @@
 """The labels of a job as a trie of tokens, so that tokens which labels share are computed once.
 
-The nodes of the trie run behind the last prompt token with tree attention (`label_scoring.py`). A
+The nodes of the trie run behind the last prompt token with tree attention (`scoring.py`). A
 label's last token is no node: its log-probability is read from the logits of the token before it.
 Where the labels' ends are scored too, it is one, because what follows it is read from its logits.
 The trie of many labels is split into pieces, because a segment's mask grows with the square of its nodes.
@@ -153,7 +153,7 @@ def split_trie(
 
 
 def sum_terms(logprobs: Sequence[float], trie: LabelTrie) -> list[float]:
-    """Return the log-likelihood of every path, given the terms of one prompt (`label_scoring.py`): those of the
+    """Return the log-likelihood of every path, given the terms of one prompt (`scoring.py`): those of the
     paths, one behind another, and then those of the leaves."""
     terms = iter(logprobs)
     scores = [sum(itertools.islice(terms, len(path))) for path in trie.paths]

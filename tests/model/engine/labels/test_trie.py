@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tirazh.errors import RequestError
-from tirazh.model.engine.label_trie import LabelTrie, build_trie, job_trie, split_trie, sum_terms
+from tirazh.model.engine.labels.trie import LabelTrie, build_trie, job_trie, split_trie, sum_terms
 from tirazh.model.requests import EngineJob
 
 labels_strategy = st.lists(

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tirazh.model.engine.label_scoring import label_logprobs, token_logprobs
-from tirazh.model.engine.label_trie import build_trie
+from tirazh.model.engine.labels.scoring import label_logprobs, token_logprobs
+from tirazh.model.engine.labels.trie import build_trie
 
 
 def test_a_label_s_score_is_the_sum_of_its_tokens_log_probabilities() -> None:

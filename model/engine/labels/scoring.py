@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tirazh.model.engine.label_trie import LabelTrie, sum_terms
+from tirazh.model.engine.labels.trie import LabelTrie, sum_terms
 from tirazh.model.engine.logprobs import logsumexp
 from tirazh.model.engine.sliced_logits import SlicedLogits
 
