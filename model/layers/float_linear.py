@@ -1,4 +1,4 @@
-"""A float32 linear layer by a C kernel of ours (`kernels/linear_float.c`), for CPUs with AVX2 or AVX-512.
+"""A float32 linear layer by a C kernel of ours (`kernels/linear_float.c`), for CPUs with AVX2 but no AVX-512.
 
 oneDNN gives each thread an equal share of a matmul in advance, so a thread whose core is busy with
 another process delays all; here threads take small items of work one after the other. A row's bits

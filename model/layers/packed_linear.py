@@ -3,8 +3,8 @@
 Queries, keys and values are computed by one matmul, and the GELU behind an MLP's first linear is
 fused into it. On a CPU weights are packed as well. oneDNN multiplies weights in a blocked layout;
 `nn.Linear` keeps the plain layout and converts it in every call, which with the few rows of a
-decode step takes up to half the time. On CPUs with AMX tiles for bfloat16, and on those with AVX2 or
-AVX-512 for float32, a kernel of ours replaces oneDNN's.
+decode step takes up to half the time. On CPUs with AMX tiles for bfloat16, and on those with AVX2 but
+no AVX-512 for float32, a kernel of ours replaces oneDNN's.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def test_packing_a_tied_head_leaves_the_embeddings_unpacked() -> None:
     before = model.model.embed_tokens.weight.clone()
     pack_linears(model, rows=64)
     assert torch.equal(model.model.embed_tokens.weight, before)
-    assert model.get_output_embeddings().weight.shape == before.shape
+    assert model.get_output_embeddings().out_features == before.shape[0]
 
 
 def test_a_dtype_that_onednn_cannot_pack_stays_a_plain_linear() -> None:
