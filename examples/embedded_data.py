@@ -35,7 +35,7 @@ import yaml
 from english_culture import culture_item
 
 SOURCES = ("ru_news_lenta", "ru_news_nplus1", "ru_news_ria", "en_news_agnews")
-COPIES = {"ru_news_lenta": 2, "ru_news_nplus1": 1, "ru_news_ria": 2, "en_news_agnews": 2}
+COPIES = {"ru_news_lenta": 2, "ru_news_nplus1": 2, "ru_news_ria": 2, "en_news_agnews": 2}
 DEMO_ITEMS = Path(__file__).resolve().parent.parent / "jobs/demo_data/news.jsonl"
 TOPICS = {
     "economics": ("экономика", "Экономика", "economy", "Business"),
