@@ -37,7 +37,7 @@ def busy_core() -> Iterator[int]:
     hog = subprocess.Popen([sys.executable, "-c", _LOOP, str(core), str(os.getpid())], stdout=subprocess.PIPE)
     try:
         assert hog.stdout is not None
-        hog.stdout.readline()  # it has begun
+        hog.stdout.readline()  # it is running
         yield core
     finally:
         hog.kill()

@@ -303,7 +303,7 @@ class Scheduler:
         )
 
     def _occupy(self, slot: int, sequence: ActiveSequence) -> None:
-        """Give a free slot to a waiting sequence, which goes on from the longest prefix of it that is cached."""
+        """Give a free slot to a waiting sequence, which starts behind the longest cached prefix of it."""
         sequence.admission_number = self._num_admitted = self._num_admitted + 1
         prefix = deepest_cached(sequence)
         source, must_zero = None if prefix is None else prefix.slot, slot in self._dirty_slots

@@ -64,7 +64,7 @@ class PrefixSlots:
             yield from tuple(node.waiting.values())
 
     def hold(self, node: PrefixNode, slot: int, source: CachedPrefix | None) -> ActiveSequence:
-        """Give a free slot to the prefix of a node, which goes on from another one. Returns the prefix."""
+        """Give a free slot to the prefix of a node, which extends another one. Returns the prefix."""
         example = next(iter(node.waiting.values()))
         num_cached = example.num_shared if source is None else len(source.sequence.prompt)
         prefix = ActiveSequence(

@@ -1,7 +1,7 @@
 """The radix tree of waiting prompts: which of them begin with the same tokens.
 
 An edge holds the tokens of one prefill chunk, and a chunk ends where a window of its prompt ends. So a prompt
-that goes on behind a node is cut, and rounded, as one that is computed alone. Nothing here needs torch or a model.
+that continues behind a node is cut, and rounded, as one that is computed alone. Nothing here needs torch or a model.
 """
 
 from __future__ import annotations
