@@ -30,14 +30,14 @@ FLAGS = {
     "score": f"{COMMON} --text-column",
     "embed": f"{COMMON} --pooling --text-column",
     "finetune": f"{END_FLAGS} "
-    "--license --save "
+    "--input-weights --license --messages-column --save "
     "--activation-checkpointing --adam-beta1 --adam-beta2 --adam-epsilon --address --batch-size --best-by "
     "--completion-column --completion-loss-weight --config --deepspeed-config --device --dry-run --dtype "
-    "--endpoint-url --epochs --eval-input --eval-limit --eval-steps --fix-sparsity-layout --input --input-weights --keep-checkpoints "
+    "--endpoint-url --epochs --eval-input --eval-limit --eval-steps --fix-sparsity-layout --input --keep-checkpoints "
     "--fresh-optimizer --from --keep --keep-last-checkpoint --no-fresh-optimizer --no-keep-last-checkpoint --patience "
     "--label-column --label-input --labels --learning-rate --lease-s --limit --lora-alpha "
     "--lora-rank --lora-targets --lr-schedule --max-error-rate --max-grad-norm --max-restarts --max-steps "
-    "--messages-column --micro-batch-size --min-learning-rate --model --no-activation-checkpointing --no-overwrite --num-attention-heads "
+    "--micro-batch-size --min-learning-rate --model --no-activation-checkpointing --no-overwrite --num-attention-heads "
     "--offload --output --overwrite --packing --preset --progress --prompt-column --prompt-loss-weight "
     "--save-dtype --save-steps --seed --seq-length --set --sparse-mode --template --text-column "
     "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
