@@ -6,7 +6,7 @@ the rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,3 +103,13 @@ def cut_text(facts: Mapping[str, Any]) -> str | None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def tell_of_rows(counts: Mapping[str, Any], tell: Callable[[str], None], *, of: str = "") -> None:
+    """Say which rows are skipped or cut; `of` names the flag of their files, if it is not --input."""
+    place = f"{of}: " if of else ""
+    if counts["skipped"]:
+        tell(f"{place}Rows that cannot be used are skipped: {skipped_text(counts)}")
+    cut = cut_text(counts)
+    if cut is not None:
+        tell(f"{place}{cut} (a longer --seq-length keeps more)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -42,7 +42,7 @@ from tirazh.pipeline.finetune.plan import FinetunePlan, absolute_model, absolute
 from tirazh.pipeline.finetune.progress import Followed, LogFollower, OnTraining
 from tirazh.pipeline.finetune.publish import Result, publish_model
 from tirazh.pipeline.finetune.recorded import recorded
-from tirazh.pipeline.finetune.row_account import cut_text, skipped_text
+from tirazh.pipeline.finetune.row_account import tell_of_rows
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.start import (
     check_start,
@@ -331,22 +331,12 @@ def _write_data(run: _Run, tell: Tell | None) -> None:
     corpus = replace(_corpus_config(plan, limit=spec.limit, packing=plan.packing, seed=spec.seed), sources=plan.sources)
     counts = write_corpus(written, plan.training, plan.storage, plan.documents(), corpus)
     if tell is not None:
-        _tell_of_rows(counts, tell)
+        tell_of_rows(counts, tell)
     total = total_steps(spec, counts["sequences"])
     check_steps(run.first_step, total)
     run.request.update({"total_steps": total} | counts)
     guard(lambda: run.work.publish_data(written))
     guard(lambda: run.work.write_request(run.request))
-
-
-def _tell_of_rows(counts: Mapping[str, Any], tell: Tell, *, of: str = "") -> None:
-    """Say which rows are skipped or cut; `of` names the flag of their files, if it is not --input."""
-    place = f"{of}: " if of else ""
-    if counts["skipped"]:
-        tell(f"{place}Rows that cannot be used are skipped: {skipped_text(counts)}")
-    cut = cut_text(counts)
-    if cut is not None:
-        tell(f"{place}{cut} (a longer --seq-length keeps more)")
 
 
 def _write_evaluation(run: _Run, tell: Tell | None) -> dict[str, Any]:
@@ -365,7 +355,7 @@ def _write_evaluation(run: _Run, tell: Tell | None) -> dict[str, Any]:
         write_label_file(folder, prompts, plan.label_tokens(), plan.label_ends())
     for name, each in counts.items():
         if tell is not None:
-            _tell_of_rows(each, tell, of=flag_name(name))
+            tell_of_rows(each, tell, of=flag_name(name))
     return counts
 
 
