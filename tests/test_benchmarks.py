@@ -22,7 +22,6 @@ from benchmarks.chart import draw_chart
 from benchmarks.check_outputs import check_outputs
 from benchmarks.figures import Figure, allowed_label_ratio, figure_of
 from benchmarks.goals import goals_of
-from benchmarks.hog import busy_core, measure_busy
 from benchmarks.limits import forwards_flops, least_work
 from benchmarks.model_under_test import SHAPES, WIDTHS, ModelUnderTest
 from benchmarks.peers import Peer, all_peers
@@ -395,16 +394,3 @@ def test_the_pipeline_gives_the_bare_engines_text_and_the_idle_engine_all_rows(u
 
 def _giga(workload: Workload) -> float:
     return least_work(workload, XL, "dense", slots=1, element_size=2).prefill_flops / GIGA
-
-
-def test_a_busy_machine_is_compared_with_the_same_engine_on_a_quiet_one(under_test: ModelUnderTest) -> None:
-    workload = build_workload("ragged", TINY, num_rows=2)
-    experiment = measure_busy(under_test, workload, dtype="float32", slots=2, repeat=1)
-    quiet, busy = experiment.rows
-    assert quiet[-1] == 1
-    assert experiment.goals[0].measured == busy[-1] == pytest.approx(float(quiet[1]) / float(busy[1]))
-
-
-def test_the_busy_process_ends_with_its_block() -> None:
-    with busy_core() as core:
-        assert core == min(os.sched_getaffinity(0))
