@@ -109,7 +109,8 @@ def test_every_pattern_of_a_topic_becomes_a_sentence(language: str, topic: str) 
         for seed in range(5):
             rng = random.Random(seed)
             values = {name: world.draw(kind, rng) for name, kind in _COMMON[language].items()}
-            made = sentence(pattern, values | world.draw_all(story["slots"], rng), grammar, rng)
+            values |= world.draw_all(common(language)["slots"], rng) | world.draw_all(story["slots"], rng)
+            made = sentence(pattern, values, grammar, rng)
             assert not re.search(r"[\[\]{}<>|#]|  | [,.]", made), (pattern, made)
             assert made[0].isupper() or not made[0].isalpha(), made
 
