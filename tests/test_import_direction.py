@@ -45,6 +45,7 @@ TORCH_FREE = {
     "tirazh.model.requests",
     "tirazh.model.tokenizer",
     "tirazh.model.training.adapter",
+    "tirazh.model.training.batch_order",
     "tirazh.model.training.checkpoint",
     "tirazh.model.byte_text",
     "tirazh.model.training.disk_room",
