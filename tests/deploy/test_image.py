@@ -142,12 +142,10 @@ def container(builder: Builder, base: str) -> str:
 @pytest.mark.slow
 def test_the_image_is_built_and_runs_the_demo_as_its_user(builder: Builder, container: str) -> None:
     assert builder.run(container, "tirazh", "--version").startswith("tirazh 0.1.0")
-    assert builder.run(
-        container, "sh", "-c", "id -u; pwd; for name in gcc wget bash ray; do command -v $name; done"
-    ).split() == [
-        *("1000", "/home/ray"),
-        *("/usr/bin/gcc", "/usr/bin/wget", "/bin/bash", "/opt/tirazh/bin/ray"),
-    ]
+    found = builder.run(container, "sh", "-c", "id -u; pwd; for name in ray gcc wget bash; do command -v $name; done")
+    user, home, ray, *programs = found.split()
+    assert (user, home, ray) == ("1000", "/home/ray", "/opt/tirazh/bin/ray")
+    assert [Path(name).name for name in programs] == ["gcc", "wget", "bash"]  # in /bin or /usr/bin, by the shell
     shown = builder.run(container, "tirazh", "demo")
     assert "Accuracy: " in shown
     manifest = builder.run(container, "cat", "demo-output/labels/_tirazh/manifest.json")
