@@ -80,9 +80,9 @@ def _matmul_rate(size: tuple[int, int, int], dtype: str, device: str, seconds: f
         # Weights that are packed for the number of rows, as torch.compile packs them, are faster than plain ones.
         packed = PackedLinear(weight, None, rows=num_rows)
         matmuls.append(lambda: packed(rows))
-    kind = own_kernel(weight)
-    if kind is not None:
-        own = kind(weight, None)
+    own_kind = own_kernel(weight)
+    if own_kind is not None:
+        own = own_kind(weight, None)
         matmuls.append(lambda: own(rows))
     fastest = min(_best_seconds(matmul, seconds / len(matmuls)) for matmul in matmuls)
     return 2 * num_rows * num_in * num_out / fastest

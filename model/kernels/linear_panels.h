@@ -133,7 +133,7 @@ int multiply(const linear_arguments *a, int num_threads) {
 #pragma omp parallel num_threads(num_threads)
     {
         float sums[MOST_ROWS * PANEL] __attribute__((aligned(64)));
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
         for (int64_t item = 0; item < num_blocks * num_groups; item++) {
             const int64_t row = item % num_blocks * MOST_ROWS, first = item / num_blocks * at_once;
             for (int64_t panel = first; panel < MIN(first + at_once, num_panels); panel++)
