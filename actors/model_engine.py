@@ -36,7 +36,8 @@ from tirazh.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-_DTYPE_OF = {"linear": "bfloat16", "linear_float": "float32"}  # of the kernels that one dtype uses
+# Of the kernels that one dtype uses.
+_DTYPE_OF = {"linear_tiles": "bfloat16", "linear_bf16": "bfloat16", "linear_float": "float32"}
 
 
 def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> ModelRunner:

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tirazh.model.layers.float_linear import FloatLinear, can_multiply
-from tirazh.model.layers.packed_linear import PackedLinear, can_pack
-from tirazh.model.layers.tiled_linear import TiledLinear, can_tile
+from tirazh.model.layers.packed_linear import PackedLinear, can_pack, own_kernel
 
 # Rows, inputs and outputs of the matmuls that are timed; the fastest counts. A GPU needs large ones to be full.
 _CPU_MATMULS = ((256, 768, 3072), (512, 1024, 4096), (1024, 3072, 768))
@@ -82,11 +80,9 @@ def _matmul_rate(size: tuple[int, int, int], dtype: str, device: str, seconds: f
         # Weights that are packed for the number of rows, as torch.compile packs them, are faster than plain ones.
         packed = PackedLinear(weight, None, rows=num_rows)
         matmuls.append(lambda: packed(rows))
-    if can_tile(weight):
-        tiled = TiledLinear(weight, None)
-        matmuls.append(lambda: tiled(rows))
-    if can_multiply(weight):
-        own = FloatLinear(weight, None)
+    own_kind = own_kernel(weight)
+    if own_kind is not None:
+        own = own_kind(weight, None)
         matmuls.append(lambda: own(rows))
     fastest = min(_best_seconds(matmul, seconds / len(matmuls)) for matmul in matmuls)
     return 2 * num_rows * num_in * num_out / fastest

@@ -3,8 +3,8 @@
 Queries, keys and values are computed by one matmul, and the GELU behind an MLP's first linear is
 fused into it. On a CPU weights are packed as well. oneDNN multiplies weights in a blocked layout;
 `nn.Linear` keeps the plain layout and converts it in every call, which with the few rows of a
-decode step takes up to half the time. On CPUs with AMX tiles for bfloat16, and on those with AVX2 but
-no AVX-512 for float32, a kernel of ours replaces oneDNN's.
+decode step takes up to half the time. A kernel of ours replaces oneDNN's for bfloat16 on CPUs with AMX
+tiles or AVX512-BF16, and for float32 on those with AVX2 or AVX-512.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from tirazh.model.layers.activation import TanhGELU
-from tirazh.model.layers.float_linear import FloatLinear, can_multiply
-from tirazh.model.layers.tiled_linear import Activation, TiledLinear, can_tile
+from tirazh.model.layers.bfloat16_linear import Bfloat16Linear
+from tirazh.model.layers.float_linear import FloatLinear
+from tirazh.model.layers.kernel_linear import Activation, KernelLinear
+from tirazh.model.layers.tiled_linear import TiledLinear
 
 _MKLDNN = torch.ops.mkldnn
+# Fastest first.
+_KERNELS: tuple[type[KernelLinear], ...] = (TiledLinear, Bfloat16Linear, FloatLinear)
 # Modules without children that compute each row, or each element, by itself.
-_ROW_BY_ROW = (FloatLinear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout)
+_ROW_BY_ROW = (KernelLinear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout)
 _HEAD_DIM_UNIT = 16  # of the prefill kernel
 
 
@@ -68,11 +72,15 @@ class GeluLinear(nn.Module):
 def pack_weight(weight: Tensor, bias: Tensor | None, *, rows: int, activation: Activation = "none") -> nn.Module:
     """Build the fastest linear layer for this CPU, for a weight that `can_pack`; `rows` as in
     `PackedLinear`."""
-    if can_tile(weight):
-        return TiledLinear(weight, bias, activation=activation)
-    if can_multiply(weight):
-        return FloatLinear(weight, bias, activation=activation)
+    kind = own_kernel(weight)
+    if kind is not None:
+        return kind(weight, bias, activation=activation)
     return PackedLinear(weight, bias, rows=rows, activation=activation)
+
+
+def own_kernel(weight: Tensor) -> type[KernelLinear] | None:
+    """The linear layer by a kernel of ours that multiplies such a weight on this machine; None: oneDNN does."""
+    return next((kind for kind in _KERNELS if kind.can_multiply(weight)), None)
 
 
 def pack_linears(model: nn.Module, *, rows: int) -> None:
@@ -100,16 +108,16 @@ def pack_linears(model: nn.Module, *, rows: int) -> None:
 def rows_are_independent(model: nn.Module) -> bool:
     """Whether the bits of a row never depend on the number of rows in a step.
 
-    All linears must be `TiledLinear` or `FloatLinear`. In float32, whose last bits no rounding hides,
-    everything else must be known as well: no foreign activation or rotary embedding, which torch computes
-    differently at the end of a tensor, and heads that our attention kernels take.
+    All linears must be `KernelLinear`. Unless they are `TiledLinear`, everything else must be known as well:
+    no foreign activation or rotary embedding, which torch computes differently at the end of a tensor, and
+    heads that our attention kernels take.
     """
     modules = list(model.modules())
     linears = [module for module in modules if isinstance(weight := getattr(module, "weight", None), Tensor)
                and weight.dim() > 1 and not isinstance(module, nn.Embedding)]  # fmt: skip
-    if not all(isinstance(linear, TiledLinear | FloatLinear) for linear in linears):
+    if not all(isinstance(linear, KernelLinear) for linear in linears):
         return False
-    if not any(isinstance(linear, FloatLinear) for linear in linears):
+    if all(isinstance(linear, TiledLinear) for linear in linears):
         return True
     leaves = [module for module in modules if next(module.children(), None) is None]
     return all(isinstance(leaf, _ROW_BY_ROW) for leaf in leaves) and _head_dim(model) % _HEAD_DIM_UNIT == 0

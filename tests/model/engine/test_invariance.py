@@ -122,11 +122,11 @@ def test_padding_changes_no_bit_where_matmul_rows_are_independent(case: Case, *,
         case.check(range(len(case.requests)), 5)
 
 
-def test_steps_of_float32_need_no_padding_where_the_kernels_take_the_heads() -> None:
+def test_steps_need_no_padding_where_the_kernels_take_the_heads(dtype: torch.dtype) -> None:
     """16 elements a head; two and three threads, whose shares of the work end inside rows."""
-    case = Case(torch.float32, PREFIX, hidden_size=128)
+    case = Case(dtype, PREFIX, hidden_size=128)
     if not rows_are_independent(case.model):
-        pytest.skip("no kernel of ours multiplies float32 here")
+        pytest.skip("no kernel of ours multiplies this dtype here")
     for num_threads, is_independent in ((2, False), (3, True)):
         patched = patch.object(runner_module, "rows_are_independent", lambda _, value=is_independent: value)
         with use_threads(num_threads), patched:

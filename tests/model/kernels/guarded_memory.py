@@ -19,7 +19,7 @@ from tirazh.model.attention.step_layout import DecodeRows
 from tirazh.model.engine.sampling import RowState, choose_compiled
 from tirazh.model.kernels.build import ELEMENT_TYPES
 from tirazh.model.layers.add_norm import add_norm
-from tirazh.model.layers.float_linear import FloatLinear, can_multiply
+from tirazh.model.layers.packed_linear import own_kernel
 from tirazh.model.requests import SamplingParams
 
 PAGE = mmap.PAGESIZE
@@ -95,10 +95,14 @@ def residual(place: Guarded, size: int, dtype: torch.dtype) -> None:
     add_norm(place(torch.randn(3, size).to(dtype)), place(torch.randn(3, size).to(dtype)), norm)
 
 
-def linear(place: Guarded, rows: int, inputs: int, outputs: int) -> None:
-    layer = FloatLinear(place(torch.randn(outputs, inputs)), place(torch.randn(outputs)), activation="gelu")
-    layer.weight, layer.bias = place(layer.weight), place(torch.randn(outputs))
-    assert layer(place(torch.randn(rows, inputs))).isfinite().all()
+def linear(place: Guarded, rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    """By the kernel that takes such a weight on this machine, if one does."""
+    weight, bias = place(torch.randn(outputs, inputs).to(dtype)), place(torch.randn(outputs).to(dtype))
+    kind = own_kernel(weight)
+    if kind is not None:
+        layer = kind(weight, bias, activation="gelu")
+        layer.weight, layer.bias = place(layer.weight), bias
+        assert layer(place(torch.randn(rows, inputs).to(dtype))).isfinite().all()
 
 
 def sampling(place: Guarded, num_tokens: int, params: SamplingParams) -> None:
@@ -122,10 +126,9 @@ def cases() -> Iterator[str]:
         for size in (16, 48, 256):
             yield f"residual and LayerNorm of {size}, {name}"
             residual(place, size, dtype)
-        if can_multiply(torch.zeros(1, 1, dtype=dtype)):
-            for rows, inputs, outputs in ((1, 1, 1), (5, 300, 25), (66, 17, 48)):
-                yield f"float32 linear of {rows} rows, {inputs} to {outputs}, {name}"
-                linear(place, rows, inputs, outputs)
+        for rows, inputs, outputs in ((1, 1, 1), (1, 2, 1), (5, 300, 25), (66, 17, 48), (19, 96, 33)):
+            yield f"linear of {rows} rows, {inputs} to {outputs}, {name}"
+            linear(place, rows, inputs, outputs, dtype)
         for num_tokens in (1, 15, 16, 17, 1000):
             for top_k, top_p in ((0, 1.0), (3, 1.0), (0, 0.9), (5, 0.5)):
                 yield f"sampling from {num_tokens} tokens, top_k {top_k}, top_p {top_p}, {name}"

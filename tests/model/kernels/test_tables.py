@@ -12,7 +12,7 @@ from tirazh.model.attention import chunk_table
 from tirazh.model.attention.backends.cpu_prefill import KernelArguments
 from tirazh.model.kernels import build
 from tirazh.model.kernels.tables import ChunkRow, DecodeRow, RunRow, TileRow, column
-from tirazh.model.layers.tiled_linear import LinearArguments
+from tirazh.model.layers.kernel_linear import LinearArguments
 
 KERNELS = Path(build.__file__).parent
 
@@ -40,10 +40,9 @@ def test_the_c_enum_has_the_columns_of_a_chunk_row() -> None:
     ("file", "name", "fields"),
     [
         ("prefill_attention.c", "NAME(arguments, VARIANT)", KernelArguments._fields_),
-        ("linear.c", "linear_arguments", LinearArguments._fields_),
-        ("linear_float.c", "linear_arguments", LinearArguments._fields_),
+        ("linear.h", "linear_arguments", LinearArguments._fields_),
     ],
-    ids=["prefill attention", "linear", "linear of float32"],
+    ids=["prefill attention", "linear"],
 )
 def test_the_c_structure_has_the_fields_of_the_ctypes_structure(
     file: str, name: str, fields: tuple[tuple[str, type], ...]

@@ -8,32 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.model.layers.linear_examples import draw, expected
 from tests.model.tiny import use_threads
 from tirazh.model.kernels import build
-from tirazh.model.layers.float_linear import FloatLinear, can_multiply
+from tirazh.model.layers.float_linear import FloatLinear
+from tirazh.model.layers.kernel_linear import Activation
 from tirazh.model.layers.packed_linear import PackedLinear, pack_weight, rows_are_independent
-from tirazh.model.layers.tiled_linear import Activation
 
 needs_kernel = pytest.mark.skipif(
-    not can_multiply(torch.zeros(8, 8)), reason="no AVX2, or no C compiler: oneDNN multiplies"
+    not FloatLinear.can_multiply(torch.zeros(8, 8)), reason="no AVX2, or no C compiler: oneDNN multiplies"
 )
 quick = settings(max_examples=40, deadline=None)
 # Rows that fill blocks and rows that do not; inputs of one part and of several; panels that are not full.
 ROWS, INPUTS, OUTPUTS = st.integers(1, 140), st.sampled_from([1, 7, 96, 128, 129, 700]), st.integers(1, 130)
 BOUND = 2e-6  # of sums of products that are about 1
-
-
-def draw(rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(rows + inputs + outputs)
-    x, weight, bias = (
-        torch.randn(*size, generator=generator) for size in ((rows, inputs), (outputs, inputs), (outputs,))
-    )
-    return x, weight / inputs**0.5, bias
-
-
-def expected(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-    out = nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    return nn.functional.gelu(out, approximate="tanh") if activation == "gelu" else out
 
 
 @needs_kernel
@@ -42,7 +30,7 @@ def expected(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activat
 def test_it_equals_the_plain_linear(
     rows: int, inputs: int, outputs: int, activation: Activation, has_bias: bool
 ) -> None:
-    x, weight, bias = draw(rows, inputs, outputs)
+    x, weight, bias = draw(rows, inputs, outputs, torch.float32)
     linear = FloatLinear(weight, bias if has_bias else None, activation=activation)
     right = expected(x, weight, bias if has_bias else None, activation)
     assert ((linear(x).double() - right).abs() <= BOUND * (1 + right.abs())).all()
@@ -55,7 +43,7 @@ def test_it_equals_the_plain_linear(
 def test_a_row_has_the_bits_that_it_has_alone(
     rows: int, inputs: int, outputs: int, num_threads: int, data: st.DataObject
 ) -> None:
-    x, weight, bias = draw(rows, inputs, outputs)
+    x, weight, bias = draw(rows, inputs, outputs, torch.float32)
     linear = FloatLinear(weight, bias, activation="gelu")
     row, bad = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, rows - 1))
     if bad != row:
@@ -69,7 +57,7 @@ def test_a_row_has_the_bits_that_it_has_alone(
 @needs_kernel
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(512, 3072, 768), (64, 768, 5000), (16, 2048, 96)])
 def test_it_is_exact_at_the_sizes_of_real_steps(rows: int, inputs: int, outputs: int) -> None:
-    x, weight, bias = draw(rows, inputs, outputs)
+    x, weight, bias = draw(rows, inputs, outputs, torch.float32)
     right = expected(x, weight, bias, "none")
     assert ((FloatLinear(weight, bias)(x).double() - right).abs() <= BOUND * (1 + right.abs())).all()
 
@@ -80,14 +68,14 @@ def test_gelu_is_nearly_exact() -> None:
     every = torch.linspace(-12, 12, 100_003)
     right = nn.functional.gelu(every.double(), approximate="tanh")
     got = FloatLinear(torch.zeros(len(every), 1), every, activation="gelu")(torch.zeros(1, 1))[0]
-    assert ((got.double() - right).abs() <= 4e-7 * right.abs() + 4e-9).all()
+    assert ((got.double() - right).abs() <= 5e-7 * right.abs() + 4e-9).all()
 
 
 @needs_kernel
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("activation", ["none", "gelu"])
 def test_non_finite_inputs_give_what_torch_gives(bad: float, activation: Activation) -> None:
-    x, weight, bias = draw(20, 64, 40)
+    x, weight, bias = draw(20, 64, 40, torch.float32)
     x[3, 5], bias[7] = bad, bad
     got, right = FloatLinear(weight, bias, activation=activation)(x), expected(x, weight, bias, activation)
     assert torch.equal(got.isnan(), right.isnan())
@@ -104,8 +92,8 @@ def test_a_model_of_such_linears_needs_no_padded_steps() -> None:
 
 @pytest.mark.parametrize("weight", [torch.zeros(8, 8, dtype=torch.bfloat16), torch.zeros(8), torch.zeros(8, 0)])
 def test_other_weights_are_refused(weight: Tensor) -> None:
-    assert not can_multiply(weight)
-    with pytest.raises(ValueError, match="float32 kernel"):
+    assert not FloatLinear.can_multiply(weight)
+    with pytest.raises(ValueError, match="kernel linear_float"):
         FloatLinear(weight, None)
 
 

@@ -8,31 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.model.layers.linear_examples import draw, expected
 from tests.model.tiny import use_threads
 from tirazh.model.kernels import build
+from tirazh.model.layers.kernel_linear import Activation
 from tirazh.model.layers.packed_linear import PackedLinear, pack_weight
-from tirazh.model.layers.tiled_linear import Activation, TiledLinear, can_tile
+from tirazh.model.layers.tiled_linear import TiledLinear
 
 needs_tiles = pytest.mark.skipif(
-    not can_tile(torch.zeros(32, 32, dtype=torch.bfloat16)), reason="no AMX, or no C compiler: oneDNN multiplies"
+    not TiledLinear.can_multiply(torch.zeros(32, 32, dtype=torch.bfloat16)),
+    reason="no AMX, or no C compiler: oneDNN multiplies",
 )
 ROUNDING = 2**-8  # of bfloat16
 quick = settings(max_examples=40, deadline=None)
 # Rows that fill tiles and rows that do not; inputs of one part and of several; panels that are not full.
 ROWS, INPUTS, OUTPUTS = st.integers(1, 140), st.sampled_from([32, 96, 384, 416, 1056]), st.integers(1, 130)
-
-
-def draw(rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(rows + inputs + outputs)
-    x, weight, bias = (
-        torch.randn(*size, generator=generator) for size in ((rows, inputs), (outputs, inputs), (outputs,))
-    )
-    return x.bfloat16(), (weight / inputs**0.5).bfloat16(), bias.bfloat16()
-
-
-def expected(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-    out = nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    return nn.functional.gelu(out, approximate="tanh") if activation == "gelu" else out
 
 
 @needs_tiles
@@ -41,7 +31,7 @@ def expected(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activat
 def test_a_tiled_linear_equals_the_plain_linear(
     rows: int, inputs: int, outputs: int, activation: Activation, has_bias: bool
 ) -> None:
-    x, weight, bias = draw(rows, inputs, outputs)
+    x, weight, bias = draw(rows, inputs, outputs, torch.bfloat16)
     linear = TiledLinear(weight, bias if has_bias else None, activation=activation)
     right = expected(x, weight, bias if has_bias else None, activation)
     assert ((linear(x).double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
@@ -54,7 +44,7 @@ def test_a_tiled_linear_equals_the_plain_linear(
 def test_a_tiled_linear_gives_a_row_the_bits_that_it_has_alone(
     rows: int, inputs: int, outputs: int, num_threads: int, data: st.DataObject
 ) -> None:
-    x, weight, bias = draw(rows, inputs, outputs)
+    x, weight, bias = draw(rows, inputs, outputs, torch.bfloat16)
     linear = TiledLinear(weight, bias, activation="gelu")
     row, bad = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, rows - 1))
     if bad != row:
@@ -69,7 +59,7 @@ def test_a_tiled_linear_gives_a_row_the_bits_that_it_has_alone(
     ("rows", "inputs", "outputs"), [(512, 3072, 768), (512, 768, 2304), (64, 768, 5000), (16, 2048, 96)]
 )
 def test_a_tiled_linear_is_exact_at_the_sizes_of_real_steps(rows: int, inputs: int, outputs: int) -> None:
-    x, weight, bias = draw(rows, inputs, outputs)
+    x, weight, bias = draw(rows, inputs, outputs, torch.bfloat16)
     got, right = TiledLinear(weight, bias)(x), expected(x, weight, bias, "none")
     assert ((got.double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
     assert torch.equal(TiledLinear(weight, bias)(x[: rows // 2]), got[: rows // 2])
@@ -90,7 +80,7 @@ def test_the_kernels_gelu_is_rounded_well_for_every_bfloat16() -> None:
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("activation", ["none", "gelu"])
 def test_non_finite_inputs_give_what_torch_gives(bad: float, activation: Activation) -> None:
-    x, weight, bias = draw(20, 64, 40)
+    x, weight, bias = draw(20, 64, 40, torch.bfloat16)
     x[3, 5], bias[7] = bad, bad
     got, right = TiledLinear(weight, bias, activation=activation)(x), expected(x, weight, bias, activation)
     assert torch.equal(got.isnan(), right.isnan())
@@ -100,7 +90,7 @@ def test_non_finite_inputs_give_what_torch_gives(bad: float, activation: Activat
 @needs_tiles
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 31, 32, 33, 48, 49])
 def test_rows_that_do_not_fill_a_tile_are_all_computed(rows: int) -> None:
-    x, weight, bias = draw(rows, 64, 40)
+    x, weight, bias = draw(rows, 64, 40, torch.bfloat16)
     right = expected(x, weight, bias, "none")
     for same in (x, x.t().contiguous().t()):  # whatever the strides
         assert ((TiledLinear(weight, bias)(same).double() - right).abs() <= ROUNDING * right.abs() + 1e-5).all()
@@ -108,7 +98,7 @@ def test_rows_that_do_not_fill_a_tile_are_all_computed(rows: int) -> None:
 
 @needs_tiles
 def test_memory_behind_the_last_row_is_not_read() -> None:
-    x, weight, bias = draw(40, 64, 40)
+    x, weight, bias = draw(40, 64, 40, torch.bfloat16)
     linear = TiledLinear(weight, bias)
     clean = linear(x[:19])
     x[19:] = torch.nan
@@ -119,7 +109,7 @@ def test_memory_behind_the_last_row_is_not_read() -> None:
     "weight", [torch.zeros(8, 48, dtype=torch.bfloat16), torch.zeros(8, 32), torch.zeros(8, 32, dtype=torch.float16)]
 )
 def test_weights_that_do_not_fit_tiles_are_refused(weight: Tensor) -> None:
-    assert not can_tile(weight)
+    assert not TiledLinear.can_multiply(weight)
 
 
 def test_without_the_kernel_onednn_computes_the_linear(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +117,6 @@ def test_without_the_kernel_onednn_computes_the_linear(monkeypatch: pytest.Monke
     build.load_kernel.cache_clear()
     try:
         assert isinstance(pack_weight(torch.zeros(32, 32), None, rows=64), PackedLinear)
-        assert not can_tile(torch.zeros(32, 32, dtype=torch.bfloat16))
+        assert not TiledLinear.can_multiply(torch.zeros(32, 32, dtype=torch.bfloat16))
     finally:
         build.load_kernel.cache_clear()

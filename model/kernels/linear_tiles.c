@@ -15,38 +15,12 @@
 #define PANEL PAIRED_ROWS /* outputs */
 #define BLOCK 32 /* inputs of a tile */
 #define SUMS (PAIRED_ROWS * PANEL)
+#define WORD_INPUTS 2
+typedef uint16_t element;
+typedef int32_t word;
+#include "linear.h"
 
-int can_multiply_in_tiles(void) { return can_use_tiles(); }
-
-INLINE int64_t panels_of(int64_t num_outputs) { return (num_outputs + PANEL - 1) / PANEL; }
-
-/* `weight` is [outputs][inputs]; the outputs are padded with zeros to whole panels. */
-void pack_weight(const uint16_t *weight, int64_t num_inputs, int64_t num_outputs, int32_t *packed, int num_threads) {
-    const int64_t num_panels = panels_of(num_outputs);
-#pragma omp parallel for num_threads(num_threads)
-    for (int64_t panel = 0; panel < num_panels; panel++)
-        for (int64_t pair = 0; pair < num_inputs / 2; pair++)
-            for (int i = 0; i < PANEL; i++) {
-                const int64_t output = panel * PANEL + i;
-                int32_t *word = packed + (panel * (num_inputs / 2) + pair) * PANEL + i;
-                *word = 0;
-                if (output < num_outputs) memcpy(word, weight + output * num_inputs + 2 * pair, sizeof *word);
-            }
-}
-
-/* The tanh approximation of GELU, as x / (1 + 2^t) with t = -2 log2(e) sqrt(2 / pi) (x + 0.044715
-   x^3). */
-INLINE vec gelu(vec x) {
-    vec t = x * (x * x * broadcast(-0.1029432395f) + broadcast(-2.302208198f));
-    return x / (rough_exp2_lanes(t) + broadcast(1.0f));
-}
-
-typedef struct {
-    const uint16_t *x, *bias; /* [rows][inputs]; [outputs] or NULL */
-    const int32_t *weight;
-    uint16_t *out; /* [rows][outputs] */
-    int64_t num_rows, num_inputs, num_outputs, is_gelu;
-} linear_arguments;
+int can_multiply(void) { return can_use_tiles(); }
 
 /* Writes the results of at most 32 rows of one panel: adds the bias, applies GELU, rounds to
    bfloat16. */
@@ -61,7 +35,7 @@ INLINE void finish(const linear_arguments *a, const float *sums, int64_t row, in
     }
     for (int64_t i = 0; i < MIN(PAIRED_ROWS, a->num_rows - row); i++) {
         vec low = load_float(sums + i * PANEL) + bias[0], high = load_float(sums + i * PANEL + LANES) + bias[1];
-        if (a->is_gelu) low = gelu(low), high = gelu(high);
+        if (a->is_gelu) low = rough_gelu(low), high = rough_gelu(high);
         __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
         _mm512_mask_storeu_epi16(a->out + (row + i) * a->num_outputs + first, is_output, both);
     }
@@ -133,7 +107,7 @@ static void run_item(
 }
 
 /* Returns 0, or 1 if there is no memory. Inputs are a multiple of 32; everything is contiguous. */
-int linear_bf16(const linear_arguments *a, int num_threads) {
+int multiply(const linear_arguments *a, int num_threads) {
     const cutting c = cut(a, num_threads);
     const int64_t num_left = a->num_rows % TILE_ROWS ? a->num_rows % PAIRED_ROWS : 0;
     uint16_t *last_rows = NULL;
@@ -172,5 +146,5 @@ int linear_bf16(const linear_arguments *a, int num_threads) {
     return failed && num_taken < c.num_items;
 }
 #else
-int can_multiply_in_tiles(void) { return 0; }
+int can_multiply(void) { return 0; }
 #endif
