@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tirazh.errors import RequestError
@@ -28,7 +29,9 @@ from tirazh.pipeline.finetune.corpus import (
     TextMaker,
     WeightedInput,
 )
-from tirazh.pipeline.finetune.spec import FinetuneSpec, refuse_object_store
+from tirazh.pipeline.finetune.output import TrainingOutput
+from tirazh.pipeline.finetune.remote.output import open_output, working_directory
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.start import TrainingStart, find_start
 from tirazh.pipeline.input.footers import check_text_column, read_footers
 from tirazh.pipeline.input.listing.files import find_inputs
@@ -53,8 +56,8 @@ _SETTINGS_PATHS = ("deepspeed_config", "tokenizer")
 class FinetunePlan:
     """A checked request.
 
-    `output` is an absolute path; `evaluation` and `labelled` are None when not requested, as is `start`, the checkpoint
-    of another training. `sources` are the inputs that --input-weights mixes.
+    `output` is an absolute path or a URI; `evaluation` and `labelled` are None when not requested, as is `start`, the
+    checkpoint of another training. `sources` are the inputs that --input-weights mixes.
     """
 
     spec: FinetuneSpec
@@ -71,6 +74,15 @@ class FinetunePlan:
     labelled: InputFiles | None
     start: TrainingStart | None = None
     sources: tuple[WeightedInput, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The directory on a disk where the training works: its output, where that is on a disk."""
+        return working_directory(self.output, self.spec.work_dir)
+
+    def open_output(self) -> TrainingOutput:
+        """Return the output: which requests and models it holds."""
+        return open_output(self.output, self.storage, self.spec.work_dir)
 
     def identity(self) -> dict[str, Any]:
         """Return what determines the trained weights: settings, model fingerprint, and input files as listed.
@@ -185,7 +197,6 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
     Raises RequestError, InputError or CheckpointError for a wrong request.
     """
     output = full_uri(spec.output)
-    refuse_object_store(output)
     storage = Storage(spec.endpoint_url)
     model = describe(spec.model, spec.model_settings)
     if model.config is None:
@@ -222,7 +233,11 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
         sources=_sources(spec, training, storage),
     )
     plan.label_tokens()
-    return plan if spec.from_checkpoint is None else replace(plan, start=find_start(spec, output, plan.identity()))
+    return (
+        plan
+        if spec.from_checkpoint is None
+        else replace(plan, start=find_start(spec, plan.open_output(), plan.identity()))
+    )
 
 
 def _packing(spec: FinetuneSpec) -> str:

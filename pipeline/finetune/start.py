@@ -56,7 +56,7 @@ class _Found:
     time: float
 
 
-def find_start(spec: FinetuneSpec, output: str, identity: Mapping[str, Any]) -> TrainingStart:
+def find_start(spec: FinetuneSpec, output: TrainingOutput, identity: Mapping[str, Any]) -> TrainingStart:
     """Find the checkpoint that --from names, for a request with this `identity` (without --from) and `output`.
 
     A training that has started keeps its checkpoint: the same request finds the one that it began with. Raises
@@ -65,7 +65,7 @@ def find_start(spec: FinetuneSpec, output: str, identity: Mapping[str, Any]) -> 
     assert spec.from_checkpoint is not None
     path, step = _parse(spec.from_checkpoint)
     text = path if step is None else f"{path}@{step}"
-    for request in TrainingOutput(Path(output)).requests():
+    for request in output.requests():
         saved = request.get("start")
         own = {name: value for name, value in request["identity"].items() if name != "from_checkpoint"}
         if saved is not None and saved["given"] == text and not find_differences(own, identity):

@@ -6,7 +6,6 @@ Starts and writes nothing.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,7 +18,6 @@ from tirazh.model.training.log import read_log
 from tirazh.pipeline.finetune.forecast.disk import count_trained, count_weights, disk_bytes, room_problem
 from tirazh.pipeline.finetune.forecast.memory import WorkerMemory, worker_memory
 from tirazh.pipeline.finetune.forecast.sample import CorpusSample, sample_corpus
-from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan, plan_finetune
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.start import TrainingStart, check_steps, names_output
@@ -48,7 +46,7 @@ def describe_training(spec: FinetuneSpec) -> dict[str, Any]:
     machine = RAY_BYTES + DRIVER_BYTES + spec.workers * memory.on_host
     facts |= {"machine_memory_bytes": machine, "free_memory_bytes": free_host_bytes()}
     disk = disk_bytes(plan, tokens=sample.tokens, sequences=sample.sequences)
-    facts |= {"disk_bytes": disk, "free_disk_bytes": free_bytes(plan.output)}
+    facts |= {"disk_bytes": disk, "free_disk_bytes": free_bytes(plan.folder)}
     notes = [*plan.model.notices, *_row_notes(sample), *_machine_notes(plan, memory, facts)]
     problem = room_problem(plan, disk)
     return facts | {"notes": [*notes, *([problem] if problem else [])], "problem": problem}
@@ -129,10 +127,10 @@ def _dtype(spec: FinetuneSpec) -> str:
 
 def _output_facts(plan: FinetunePlan) -> dict[str, Any]:
     """What the run would find in its output; raises OutputError where it would."""
-    output, identity = TrainingOutput(Path(plan.output)), plan.identity()
+    output, identity = plan.open_output(), plan.identity()
     is_successor = names_output(plan.spec, plan.output)
     saved = output.find_request(identity, overwrite=plan.spec.overwrite, is_successor=is_successor)
-    facts: dict[str, Any] = {"output": plan.output}
+    facts: dict[str, Any] = {"output": output.shown, "work_dir": str(output.folder)}
     if saved is None:
         return facts | {"output_state": "new", "would": "start a new training"}
     if output.read_manifest(saved) is not None:

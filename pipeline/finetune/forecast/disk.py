@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from math import prod
-from pathlib import Path
 
 from tirazh.errors import OutputError
 from tirazh.model.byte_text import bytes_text
 from tirazh.model.config import ModelConfig, expected_shapes
 from tirazh.model.training.disk_room import CHECKPOINT_BYTES_PER_WEIGHT, free_bytes
 from tirazh.pipeline.finetune.forecast.sample import sample_corpus
-from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan
 from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.storage.filesystem import is_remote
 
 # A token of the data takes an int32 and a role of one byte; a sequence has a span of two int64 and an offset.
 _TOKEN_BYTES, _SEQUENCE_BYTES = 5, 24
@@ -42,7 +41,7 @@ def count_checkpoints(spec: FinetuneSpec) -> int:
 
 
 def disk_bytes(plan: FinetunePlan, *, tokens: int, sequences: int) -> int:
-    """The most bytes that the output's directory holds during the training.
+    """The most bytes that the directory of the training holds while it runs.
 
     These are the checkpoints, the model, and the data.
     """
@@ -55,8 +54,8 @@ def disk_bytes(plan: FinetunePlan, *, tokens: int, sequences: int) -> int:
 
 
 def held_bytes(plan: FinetunePlan) -> int:
-    """The bytes that this training has written to its output already; those of others in it are not its room."""
-    output = TrainingOutput(Path(plan.output))
+    """The bytes that this training has written to its directory already; those of others in it are not its room."""
+    output = plan.open_output()
     saved = output.find_request(plan.identity(), overwrite=True)
     total = 0
     for path in output.work(saved["training"]).folder.rglob("*") if saved is not None else ():
@@ -77,16 +76,18 @@ def check_room(plan: FinetunePlan) -> None:
 
 def room_problem(plan: FinetunePlan, needed: int) -> str | None:
     """Return the sentence about a disk with less room than the `needed` bytes; None for one that has it."""
-    free, held = free_bytes(plan.output), held_bytes(plan)
+    free, held = free_bytes(plan.folder), held_bytes(plan)
     if needed - held <= free:
         return None
     keep, count = plan.spec.keep_checkpoints, count_checkpoints(plan.spec)
     checkpoint = CHECKPOINT_BYTES_PER_WEIGHT * count_trained(plan.config, plan.spec)
     fewer = f", lower --keep-checkpoints ({keep} now)" if keep > 1 else ""
     lora = "" if plan.spec.lora_rank else ", train adapters alone with --lora-rank"
+    flag = "--work-dir" if is_remote(plan.output) else "--output"
+    place = f"{flag} {plan.folder}"
     more = f", of which {bytes_text(held)} are written" if held else ""
     return (
-        f"--output {plan.output}: the training needs {bytes_text(needed)} on this disk{more} ({count} checkpoints "
+        f"{place}: the training needs {bytes_text(needed)} on this disk{more} ({count} checkpoints "
         f"of {bytes_text(checkpoint)}, the model and the data), and {bytes_text(free)} is free; make room{fewer}{lora} "
-        "or give another --output"
+        f"or give another {flag}"
     )
