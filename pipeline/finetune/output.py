@@ -19,6 +19,7 @@ from typing import Any
 
 from tirazh.errors import OutputError
 from tirazh.model.training.config import Fence
+from tirazh.model.training.log import read_log
 from tirazh.pipeline.finetune.identity import find_differences, training_id
 from tirazh.pipeline.finetune.work_folder import FORMAT, WorkFolder
 from tirazh.pipeline.output.leases.fence import LeaseToken
@@ -133,6 +134,10 @@ class TrainingOutput:
     def write_request(self, values: Mapping[str, Any]) -> None:
         """Write the request of a training. From now on the same request resumes it."""
         self.work(values["training"]).write_request(values)
+
+    def read_log(self, training: str) -> list[dict[str, Any]]:
+        """Return the log of a training that has no model yet."""
+        return read_log(self.work(training).log)
 
     def worker_fence(self, token: LeaseToken) -> Fence:
         """Return what the workers check before they write."""

@@ -45,7 +45,7 @@ from tirazh.pipeline.finetune.remote.publish import publish_stored
 from tirazh.pipeline.finetune.row_account import tell_of_rows
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.start import (
-    check_start,
+    bring_start,
     check_steps,
     describe_start,
     names_output,
@@ -283,7 +283,7 @@ class _Run:
             keep_checkpoints=spec.keep_checkpoints,
             eval_steps=eval_steps(spec, total_steps - self.first_step),
             selection=self.selection,
-            start=start_checkpoint(self.request.get("start"), fresh_optimizer=spec.fresh_optimizer),
+            start=start_checkpoint(self.request.get("start"), self.work, fresh_optimizer=spec.fresh_optimizer),
             first_step=self.first_step,
             threads=worker_threads(spec) if self.device == "cpu" else 0,
         )
@@ -325,7 +325,8 @@ def _prepare(
     if isinstance(output, StoredOutput):
         lease.token.guard(output.remove_unstarted)  # trainings that the store has no more
         output.bring_checkpoints(request["training"], keeps_best=spec.keep == "best")
-    check_start(request.get("start"), is_needed=not run.checkpoints())
+    if not run.checkpoints():
+        bring_start(request.get("start"), run.work, plan.storage)
     lease.token.guard(lambda: run.work.remove_runs(but=run.name))
     run.evaluation_rows.update(_write_evaluation(run, tell))
     if saved is None or not run.work.data.is_dir():

@@ -14,7 +14,6 @@ from tirazh.actors.training_probe import count_gpus, free_host_bytes
 from tirazh.model.byte_text import bytes_text
 from tirazh.model.training.batch_order import Source, epoch_counts
 from tirazh.model.training.disk_room import free_bytes
-from tirazh.model.training.log import read_log
 from tirazh.pipeline.finetune.forecast.disk import count_trained, count_weights, disk_bytes, room_problem
 from tirazh.pipeline.finetune.forecast.memory import WorkerMemory, worker_memory
 from tirazh.pipeline.finetune.forecast.sample import CorpusSample, sample_corpus
@@ -135,7 +134,7 @@ def _output_facts(plan: FinetunePlan) -> dict[str, Any]:
         return facts | {"output_state": "new", "would": "start a new training"}
     if output.read_manifest(saved) is not None:
         return facts | {"output_state": "complete", "would": "do nothing: the model is written"}
-    log = read_log(output.work(saved["training"]).log)
+    log = output.read_log(saved["training"])
     done, total = max((entry["step"] for entry in log), default=0), saved["total_steps"]
     facts |= {"output_state": "unfinished", "would": f"resume: step {done:,} of {total:,} is in the log"}
     seconds = [entry["seconds"] for entry in log if "loss" in entry and "seconds" in entry]

@@ -12,18 +12,18 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from tirazh.errors import InputError, StorageError
-from tirazh.model.checkpoints.writer import sync_directory
 from tirazh.model.training.checkpoint import TrainingCheckpoint
 from tirazh.model.training.config import Fence
 from tirazh.model.training.log import parse_entry
 from tirazh.pipeline.finetune.work_folder import WorkFolder
 from tirazh.pipeline.model_cache.download import download, sha256_of
-from tirazh.pipeline.storage.disk import StoredFile, write_disk
+from tirazh.pipeline.storage.disk import StoredFile, sync_directory, write_disk
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, join, keep_trying
 
@@ -60,18 +60,18 @@ class StoredCheckpoints:
     def upload(self, checkpoint: TrainingCheckpoint, log: Path, fence: Fence, *, run: str) -> StoredCheckpoint:
         """Upload a checkpoint and the log up to its step; the marker comes last.
 
-        The files of the checkpoint may be removed meanwhile by the training, which links them first (`Uploaded` in
-        mirror.py). Raises JobError when the fence is lost, and StorageError or OutputError when the store refuses.
+        The directory gets the log as a file of its own, so it must not be that of the training. Raises JobError when
+        the fence is lost, and StorageError or OutputError when the store refuses.
         """
         uri = join(self.root, f"{checkpoint.folder.name}.{run}")
         files: dict[str, dict[str, Any]] = {}
         for path in sorted(checkpoint.folder.iterdir()):
             files[path.name] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
-            fence.guard(_upload(self.storage, path, join(uri, path.name)))
+            fence.guard(partial(self.storage.upload, str(path), join(uri, path.name)))
         kept = checkpoint.folder / LOG
         write_disk(str(kept), log_until(log, checkpoint.step))
         files[LOG] = {"size": kept.stat().st_size, "sha256": sha256_of(kept)}
-        fence.guard(_upload(self.storage, kept, join(uri, LOG)))
+        fence.guard(partial(self.storage.upload, str(kept), join(uri, LOG)))
         marker = {"format": FORMAT, "training": self.training, "step": checkpoint.step, "files": files}
         fence.guard(lambda: self.storage.write(join(uri, MARKER), json.dumps(marker, indent=1).encode()))
         return StoredCheckpoint(uri, checkpoint.folder.name, checkpoint.step, files)
@@ -82,25 +82,25 @@ class StoredCheckpoints:
         It gets its name when it is whole and on disk. Raises StorageError for one that is damaged or cannot be read.
         """
         target = work.checkpoints / stored.name
-        partial = target.with_name(f".{stored.name}.{uuid4().hex}.partial")
-        partial.mkdir(parents=True)
+        incoming = target.with_name(f".{stored.name}.{uuid4().hex}.partial")
+        incoming.mkdir(parents=True)
         try:
             for name, facts in stored.files.items():
                 file = StoredFile(join(stored.uri, name), name, int(facts["size"]), "")
-                if download(file, partial / name, self.storage) != facts["sha256"]:
+                if download(file, incoming / name, self.storage) != facts["sha256"]:
                     raise StorageError(
                         f"the checkpoint {show_uri(stored.uri)} is damaged: {name} has another content than when it "
                         "was written; remove this directory to go on from the checkpoint before it"
                     )
             if with_log:
-                (partial / LOG).replace(work.log)
+                (incoming / LOG).replace(work.log)
             else:
-                (partial / LOG).unlink()
-            sync_directory(partial)
-            partial.rename(target)
-            sync_directory(target.parent)
+                (incoming / LOG).unlink()
+            sync_directory(str(incoming))
+            incoming.rename(target)
+            sync_directory(str(target.parent))
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(incoming, ignore_errors=True)
 
     def remove_others(self, kept: Sequence[StoredCheckpoint], fence: Fence) -> None:
         """Remove all but the `kept` ones, and what runs that were killed have left."""
@@ -109,8 +109,8 @@ class StoredCheckpoints:
             uri = join(self.root, name)
             if uri in uris or _NAME.fullmatch(name) is None:
                 continue
-            for change in (_remove(self.storage, join(uri, MARKER)), _remove(self.storage, uri, recursive=True)):
-                fence.guard(change)  # the marker first: a directory with one is always whole
+            fence.guard(partial(self.storage.remove, join(uri, MARKER)))  # first: a directory with one is always whole
+            fence.guard(partial(self.storage.remove, uri, recursive=True))
 
     def _read(self, name: str) -> StoredCheckpoint | None:
         uri, match = join(self.root, name), _NAME.fullmatch(name)
@@ -135,11 +135,3 @@ def log_until(log: Path, step: int) -> bytes:
         return b""
     entries = ((line, parse_entry(line)) for line in lines)
     return "".join(f"{line}\n" for line, entry in entries if entry is not None and entry["step"] <= step).encode()
-
-
-def _upload(storage: Storage, path: Path, uri: str) -> Any:
-    return lambda: storage.upload(str(path), uri)
-
-
-def _remove(storage: Storage, uri: str, *, recursive: bool = False) -> Any:
-    return lambda: storage.remove(uri, recursive=recursive)

@@ -1,7 +1,8 @@
 """The fence of the workers of a training whose output is in an object store.
 
-They write to a directory on a disk alone, which no other machine reads, and the driver uploads from it under the lease.
-So they need not ask the store before every line of the log: a few seconds' old answer will do.
+They write to a directory on a disk alone, and the driver uploads from it under the lease. So they need not ask the
+store before every line of the log, and go on while it does not answer: nobody takes the output over meanwhile. A
+training that was taken over ends within seconds.
 """
 
 from __future__ import annotations
@@ -10,27 +11,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tirazh.errors import StorageError
 from tirazh.pipeline.output.leases.fence import LeaseToken
 from tirazh.pipeline.storage.clock import CLOCK
 
 T = TypeVar("T")
 
-_MOST_S = 5.0
-# Token → when this process last found that the lease is held.
-_held: dict[str, float] = {}
+# Seconds after which the store is asked again, and after which where it did not answer.
+_AGAIN_S, _SILENT_S = 5.0, 30.0
+# Token → from when on this process asks again.
+_next: dict[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class OccasionalFence:
-    """Checks the lease of `token` when the last check is older than an eighth of its time, at most 5 s."""
+    """Asks now and then whether `token` is still that of the holder."""
 
     token: LeaseToken
 
     def guard(self, action: Callable[[], T], *, undo: Callable[[], None] | None = None) -> T:
-        """As `LeaseToken.guard`; raises JobError when another run has taken over."""
-        now = CLOCK.since_boot()
-        if now - _held.get(self.token.token, -_MOST_S * 2) < min(_MOST_S, self.token.lease_s / 8):
-            return action()
-        done = self.token.guard(action, undo=undo)
-        _held[self.token.token] = now
-        return done
+        """Perform a write to the disk. Raises JobError when another run has taken over."""
+        if CLOCK.since_boot() >= _next.get(self.token.token, 0.0):
+            wait_s = min(_AGAIN_S, self.token.lease_s / 8)
+            try:
+                self.token.check_owner()
+            except StorageError:
+                wait_s = _SILENT_S
+            _next[self.token.token] = CLOCK.since_boot() + wait_s
+        return action()

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -135,7 +136,7 @@ class CheckpointMirror:
         for path in (mirrored.work.log, mirrored.work.plot):
             with suppress(FileNotFoundError):
                 data = path.read_bytes()
-                mirrored.fence.guard(lambda path=path, data=data: storage.write(join(mirrored.folder, path.name), data))
+                mirrored.fence.guard(partial(storage.write, join(mirrored.folder, path.name), data))
 
     def _follow(self) -> None:
         while not self._is_stopping.wait(_POLL_S):

@@ -21,6 +21,7 @@ from typing import Any
 from tirazh.errors import InputError
 from tirazh.model.training.checkpoint import find_checkpoints
 from tirazh.model.training.config import Fence
+from tirazh.model.training.log import parse_entry, read_log
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.remote.checkpoints import StoredCheckpoints
 from tirazh.pipeline.finetune.remote.fence import OccasionalFence
@@ -71,6 +72,17 @@ class StoredOutput(TrainingOutput):
         """Return the checkpoints of a training in the store."""
         root = self.uri(*self._names_of(self.work(training).checkpoints))
         return StoredCheckpoints(self.files.storage, root, training)
+
+    def stored_kept(self, training: str) -> StoredCheckpoints:
+        """Return the last checkpoint of the model's training in the store, where it was kept."""
+        return StoredCheckpoints(self.files.storage, self.uri(*self._names_of(self.checkpoints)), training)
+
+    def read_log(self, training: str) -> list[dict[str, Any]]:
+        """Return the log as it was uploaded with the last checkpoint or at the end of a run, or that on the disk, which
+        may be longer."""
+        data = self._read(*self._names_of(self.work(training).log)) or b""
+        found = map(parse_entry, data.decode("utf-8", errors="replace").splitlines())
+        return max([entry for entry in found if entry is not None], read_log(self.work(training).log), key=len)
 
     def bring_checkpoints(self, training: str, *, keeps_best: bool) -> None:
         """Fetch the checkpoints that the disk lacks: the newest, and with `keeps_best` all, as one of them is the best.

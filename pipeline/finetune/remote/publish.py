@@ -17,7 +17,6 @@ from tirazh.model.training.checkpoint import TrainingCheckpoint
 from tirazh.model.training.config import Fence
 from tirazh.pipeline.finetune.output import ADAPTER
 from tirazh.pipeline.finetune.publish import MODEL_FILES, Result
-from tirazh.pipeline.finetune.remote.checkpoints import StoredCheckpoints
 from tirazh.pipeline.finetune.remote.output import StoredOutput
 from tirazh.pipeline.finetune.work_folder import FORMAT
 from tirazh.pipeline.storage.filesystem import join
@@ -59,10 +58,9 @@ def publish_stored(output: StoredOutput, result: Result, fence: Fence, *, run: s
 
 def _keep(output: StoredOutput, result: Result, kept: Path, fence: Fence, *, run: str) -> None:
     """Upload the last checkpoint to the place from which a longer training starts."""
-    root = output.files.own(output.checkpoints.name)
     checkpoint = TrainingCheckpoint(kept, int(kept.name.split("-")[1]))
-    stored = StoredCheckpoints(output.files.storage, root, result.request["training"])
-    stored.upload(checkpoint, output.work(result.request["training"]).log, fence, run=run)
+    training = result.request["training"]
+    output.stored_kept(training).upload(checkpoint, output.work(training).log, fence, run=run)
 
 
 def _remove_others(output: StoredOutput, *, but: Sequence[str]) -> None:
