@@ -90,7 +90,7 @@ def run_finetune(
     if manifest is not None:
         check_saved(output.folder, manifest, spec)
         return manifest
-    check_room(plan)
+    check_room(plan, saved)
     try:
         files = OutputFiles(plan.storage, plan.output)
         with hold(files, lease_s=spec.lease_s, tell=tell) as lease, ExitStack() as history:

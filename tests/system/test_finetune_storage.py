@@ -18,7 +18,7 @@ from tirazh.errors import TirazhError
 from tirazh.pipeline.storage.filesystem import Storage
 
 pytestmark = [pytest.mark.s3, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3_600)]
-STEPS, SAVE_STEPS = 900, 30
+STEPS, SAVE_STEPS = 600, 30
 TIMEOUT_S = 1_500.0
 Command = Callable[..., list[object]]
 
@@ -118,7 +118,7 @@ def test_a_training_killed_on_one_machine_ends_on_another_with_the_model_of_an_u
     assert done.returncode == 0, done.stderr
     assert f"Going on from step {saved[-1]:,} of {STEPS:,}" in done.stderr
     assert model_in(storage, output) == undisturbed
-    assert "trainings" not in storage.directories(f"{output}/_tirazh")
+    assert storage._find(f"{output}/_tirazh/trainings") == []
     assert list((tmp_path / "second").iterdir()) == []
     log = [json.loads(line) for line in storage.read(f"{output}/_tirazh/losses.jsonl").splitlines()]
     assert [entry["step"] for entry in log if "loss" in entry] == list(range(1, STEPS + 1))
@@ -154,7 +154,6 @@ def test_a_training_whose_store_is_gone_ends_with_its_checkpoint_on_the_disk_and
     start: Callable[..., subprocess.Popen[str]],
     server: SeaweedServer,
     bucket: str,
-    undisturbed: dict[str, bytes],
     tmp_path: Path,
 ) -> None:
     output, storage = f"{bucket}/gone", Storage(server.endpoint_url)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
+from typing import Any
 
 from tirazh.errors import OutputError
 from tirazh.model.byte_text import bytes_text
@@ -66,10 +68,17 @@ def held_bytes(plan: FinetunePlan) -> int:
     return total
 
 
-def check_room(plan: FinetunePlan) -> None:
-    """Raise OutputError if the disk of the output has not the room that the training needs."""
-    sample = sample_corpus(plan)
-    problem = room_problem(plan, disk_bytes(plan, tokens=sample.tokens, sequences=sample.sequences))
+def check_room(plan: FinetunePlan, saved: Mapping[str, Any] | None) -> None:
+    """Raise OutputError if the disk of the training has not the room that it needs.
+
+    The request of one that has started, `saved`, has the counts of its data; else they are estimated.
+    """
+    if saved is None:
+        sample = sample_corpus(plan)
+        needed = disk_bytes(plan, tokens=sample.tokens, sequences=sample.sequences)
+    else:
+        needed = disk_bytes(plan, tokens=saved["tokens"], sequences=saved["sequences"])
+    problem = room_problem(plan, needed)
     if problem is not None:
         raise OutputError(problem)
 

@@ -54,14 +54,16 @@ def write_job(folder: Path, server: SeaweedServer, bucket: str, *, output: str, 
     return str(path)
 
 
-def nodes_of_workers() -> set[str]:
-    """The raylets, by their process ids, of the processes that train."""
+def nodes_of_workers(head: Head) -> set[str]:
+    """The nodes of this cluster, by the process ids of their raylets, that have processes that train."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if b"RayTrainWorker" in (path / "cmdline").read_bytes():
                 text = (path / "environ").read_bytes().decode(errors="replace")
-                found |= set(re.findall(r"RAY_RAYLET_PID=(\d+)", text))
+                for raylet in re.findall(r"RAY_RAYLET_PID=(\d+)", text):
+                    if str(head.directory).encode() in Path(f"/proc/{raylet}/cmdline").read_bytes():
+                        found.add(raylet)
         except OSError:  # it has ended
             continue
     return found
@@ -86,7 +88,7 @@ def test_a_training_on_two_nodes_that_is_stopped_and_resumed_ends_with_the_model
     seen: set[str] = set()
 
     def has_ended() -> bool:
-        seen.update(nodes_of_workers())
+        seen.update(nodes_of_workers(cluster))
         return state_of(cluster, job_id) not in ("pending", "running")
 
     wait_until(has_ended, cluster, job_id)
