@@ -1,8 +1,8 @@
 """The fence of the workers of a training whose output is in an object store.
 
 They write to a directory on a disk alone, and the driver uploads from it under the lease. So they need not ask the
-store before every line of the log, and go on while it does not answer: nobody takes the output over meanwhile. A
-training that was taken over ends within seconds.
+store before every line of the log, and continue while it does not answer: no other run can take the output over
+meanwhile. A training that was taken over ends within seconds.
 """
 
 from __future__ import annotations

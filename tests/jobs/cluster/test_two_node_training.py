@@ -15,11 +15,12 @@ import yaml
 from tests.jobs.cluster.test_training_jobs import state_of, status, wait_for_end, wait_until
 from tests.jobs.clusters import Head, another_node, ray_head
 from tests.seaweedfs import SeaweedServer
+from tests.system.test_finetune_storage import saved_steps
 from tests.system.tiny_model import write_tiny_model
 from tirazh.pipeline.storage.filesystem import Storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(3_600)]
-STEPS, SAVE_STEPS = 400, 50
+STEPS, SAVE_STEPS = 800, 50
 NO_KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
 
 
@@ -96,7 +97,7 @@ def test_a_training_on_two_nodes_that_is_stopped_and_resumed_ends_with_the_model
     assert len(seen) == 2, "a worker on each node"
 
     job_id = submit("parts")
-    wait_until(lambda: status(cluster, job_id).get("steps_saved", 0) >= SAVE_STEPS, cluster, job_id)
+    wait_until(lambda: bool(saved_steps(storage, f"{bucket}/parts")), cluster, job_id)
     stopped = cluster.tirazh("stop", job_id, env=NO_KEYS).stdout
     match = re.match(rf"{job_id} stopped at step (\d+) of {STEPS}: the checkpoint of step (\d+) is saved\n", stopped)
     assert match is not None, stopped + cluster.tirazh("logs", job_id).stdout
