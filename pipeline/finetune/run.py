@@ -205,7 +205,7 @@ class _Run:
         plot = draw_losses(read_log(self.work.log), title=self._title)
         # A run that was taken over, or a full disk, is reported by the training itself.
         with suppress(JobError, OSError):
-            self.lease.token.guard(lambda: write_disk(str(self.work.plot), plot.encode()))
+            self.output.worker_fence(self.lease.token).guard(lambda: write_disk(str(self.work.plot), plot.encode()))
 
     def finish(self, seconds: float, tell: Tell | None) -> dict[str, Any]:
         """Export the model, and replace the one in the output by it. Returns the manifest."""

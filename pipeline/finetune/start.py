@@ -23,7 +23,7 @@ from tirazh.pipeline.finetune.remote.output import StoredOutput, open_output
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.work_folder import WorkFolder
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote, keep_trying
+from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote
 
 # What decides which sequences a step takes.
 _ORDER = (
@@ -126,7 +126,7 @@ def bring_start(start: Mapping[str, Any] | None, work: WorkFolder, storage: Stor
     folder, is_there = start["folder"], False
     if is_remote(folder):
         stored = StoredCheckpoints(storage, folder.rpartition("/")[0], start["training"])
-        for each in keep_trying(stored.find):
+        for each in stored.find():
             is_there = is_there or each.uri == folder
             if each.uri == folder and not _fetched(folder, work).is_dir():
                 stored.fetch(each, WorkFolder(work.start), with_log=False)

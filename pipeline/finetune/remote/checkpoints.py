@@ -54,7 +54,8 @@ class StoredCheckpoints:
 
     def find(self) -> list[StoredCheckpoint]:
         """Return the complete ones, the oldest first. Raises StorageError."""
-        found = [self._read(name) for name in sorted(self.storage.directories(self.root)) if _NAME.fullmatch(name)]
+        names = sorted(keep_trying(lambda: self.storage.directories(self.root)))
+        found = [self._read(name) for name in names if _NAME.fullmatch(name)]
         return sorted((each for each in found if each is not None), key=lambda each: each.step)
 
     def upload(self, checkpoint: TrainingCheckpoint, log: Path, fence: Fence, *, run: str) -> StoredCheckpoint:
@@ -105,7 +106,7 @@ class StoredCheckpoints:
     def remove_others(self, kept: Sequence[StoredCheckpoint], fence: Fence) -> None:
         """Remove all but the `kept` ones, and what runs that were killed have left."""
         uris = [each.uri for each in kept]
-        for name in sorted(self.storage.directories(self.root)):
+        for name in sorted(keep_trying(lambda: self.storage.directories(self.root))):
             uri = join(self.root, name)
             if uri in uris or _NAME.fullmatch(name) is None:
                 continue

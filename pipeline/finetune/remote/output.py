@@ -32,7 +32,7 @@ from tirazh.pipeline.output.leases.fence import LeaseToken
 from tirazh.pipeline.output.leases.record import epochs, parse, read_epoch
 from tirazh.pipeline.output.names import LEASES, OWN, OutputFiles
 from tirazh.pipeline.storage.errors import show_uri
-from tirazh.pipeline.storage.filesystem import Storage, is_remote, join, keep_trying
+from tirazh.pipeline.storage.filesystem import Storage, is_remote, join
 
 _DEFAULT = "~/.cache/tirazh/trainings"
 
@@ -91,7 +91,7 @@ class StoredOutput(TrainingOutput):
         """
         work = self.work(training)
         here = {each.step for each in find_checkpoints(work.checkpoints, training)}
-        stored = keep_trying(self.stored(training).find)
+        stored = self.stored(training).find()
         if not stored:
             return
         is_newer = stored[-1].step > max(here, default=-1)
