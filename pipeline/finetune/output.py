@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +143,7 @@ class TrainingOutput:
         """Return what the workers check before they write."""
         return token
 
-    def bring_checkpoints(self, training: str, *, keeps_best: bool) -> None:
+    def bring_checkpoints(self, training: str, *, keeps_best: bool, tell: Callable[[str], None] | None = None) -> None:
         """Bring the checkpoints of a training to the disk; here they are on it."""
 
     def uploading(

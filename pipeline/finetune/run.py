@@ -324,7 +324,7 @@ def _prepare(
     run = _Run(name=uuid4().hex[:8], plan=plan, output=output, lease=lease, request=request, device=device)
     if isinstance(output, StoredOutput):
         lease.token.guard(output.remove_unstarted)  # trainings that the store has no more
-        output.bring_checkpoints(request["training"], keeps_best=spec.keep == "best")
+        output.bring_checkpoints(request["training"], keeps_best=spec.keep == "best", tell=tell)
     if not run.checkpoints():
         bring_start(request.get("start"), run.work, plan.storage)
     lease.token.guard(lambda: run.work.remove_runs(but=run.name))

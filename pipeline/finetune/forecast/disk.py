@@ -52,7 +52,8 @@ def disk_bytes(plan: FinetunePlan, *, tokens: int, sequences: int) -> int:
     item = _ITEM_BYTES.get(spec.save_dtype or "")
     model = plan.model.weight_bytes if item is None else item * count_weights(plan.config)
     data = _TOKEN_BYTES * tokens + _SEQUENCE_BYTES * sequences
-    return checkpoint * count_checkpoints(spec) + model + data
+    is_fetched = plan.start is not None and is_remote(plan.start.folder)
+    return checkpoint * (count_checkpoints(spec) + is_fetched) + model + data
 
 
 def held_bytes(plan: FinetunePlan) -> int:

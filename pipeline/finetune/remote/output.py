@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tirazh.errors import InputError
+from tirazh.model.byte_text import bytes_text
 from tirazh.model.training.checkpoint import find_checkpoints
 from tirazh.model.training.config import Fence
 from tirazh.model.training.log import parse_entry, read_log
@@ -84,7 +85,7 @@ class StoredOutput(TrainingOutput):
         found = map(parse_entry, data.decode("utf-8", errors="replace").splitlines())
         return max([entry for entry in found if entry is not None], read_log(self.work(training).log), key=len)
 
-    def bring_checkpoints(self, training: str, *, keeps_best: bool) -> None:
+    def bring_checkpoints(self, training: str, *, keeps_best: bool, tell: Callable[[str], None] | None = None) -> None:
         """Fetch the checkpoints that the disk lacks: the newest, and with `keeps_best` all, as one of them is the best.
 
         A newer one on the disk stays: it was not uploaded before this machine's last run ended.
@@ -98,6 +99,9 @@ class StoredOutput(TrainingOutput):
         wanted = stored if keeps_best else stored[-1:] if is_newer else []
         for each in wanted:
             if each.step not in here:
+                if tell is not None:
+                    size = bytes_text(sum(int(facts["size"]) for facts in each.files.values()))
+                    tell(f"Fetching the checkpoint of step {each.step:,} ({size}) from {self.shown}")
                 self.stored(training).fetch(each, work, with_log=is_newer and each is stored[-1])
 
     def uploading(
