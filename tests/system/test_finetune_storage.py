@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def saved_steps(storage: Storage, output: str) -> list[int]:
     """The steps of the complete checkpoints in the store."""
     trainings = f"{output}/_tirazh/trainings"
     found = []
+    time.sleep(0.5)  # the server has other work
     try:
         for training in storage.directories(trainings):
             for name in storage.directories(f"{trainings}/{training}/checkpoints"):

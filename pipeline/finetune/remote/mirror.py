@@ -76,7 +76,7 @@ class CheckpointMirror:
         self._thread.join()
         if self._failure is None:
             try:
-                self.upload_new()
+                self.upload_new(is_last=True)
                 self._upload_curves()
             except TirazhError as failure:
                 self._failure = failure
@@ -87,22 +87,24 @@ class CheckpointMirror:
             raise problem from self._failure
         logger.warning("%s", problem)  # of the two, what ended the training is told
 
-    def upload_new(self) -> None:
-        """Upload the checkpoints that are not in the store, and remove those there that the disk has no more."""
+    def upload_new(self, *, is_last: bool = False) -> None:
+        """Upload the newest checkpoint, and remove those in the store that the disk has no more.
+
+        With `is_last` all are uploaded: a training that was stopped by its loss is continued from one before the newest.
+        """
         mirrored = self._mirrored
         local = find_checkpoints(mirrored.work.checkpoints, mirrored.stored.training)
         steps = {each.step for each in self._known}
         # The best evaluation is named by the log of a newer checkpoint, so the older ones come first.
-        wanted = local if mirrored.keeps_best else local[-1:]
+        wanted = local if mirrored.keeps_best or is_last else local[-1:]
         new = [each for each in wanted if each.step not in steps]
         for checkpoint in new:
             linked = self._linked(checkpoint)
             try:
                 if linked is not None:
-                    self._known.append(
-                        mirrored.stored.upload(linked, mirrored.work.log, mirrored.fence, run=mirrored.run)
-                    )
-                    mirrored.note(checkpoint.step)
+                    uploaded = mirrored.stored.upload(linked, mirrored.work.log, mirrored.fence, run=mirrored.run)
+                    self._known = sorted([*self._known, uploaded], key=lambda each: each.step)
+                    mirrored.note(self._known[-1].step)
             finally:
                 shutil.rmtree(self._links, ignore_errors=True)
         if new and self._known:

@@ -147,8 +147,9 @@ def test_checkpoints_are_uploaded_while_the_training_runs_and_older_ones_removed
             write_checkpoint(work.checkpoints, state(step), keep=2)
             wait_until(lambda step=step: [each.step for each in what.stored.find()][-1:] == [step])  # type: ignore[misc]
         write_checkpoint(work.checkpoints, state(4), keep=2)
-    assert [each.step for each in what.stored.find()] == [3, 4], "what is left is uploaded at the end"
-    assert [each.step for each in find_checkpoints(work.checkpoints, what.stored.training)] == [3, 4]
+        write_checkpoint(work.checkpoints, state(5), keep=2)
+    assert [each.step for each in what.stored.find()] == [4, 5], "what is left is uploaded at the end"
+    assert [each.step for each in find_checkpoints(work.checkpoints, what.stored.training)] == [4, 5]
 
 
 def test_a_store_that_refuses_ends_the_training_with_the_checkpoint_on_the_disk(output: StoredOutput) -> None:
