@@ -90,7 +90,7 @@ class CheckpointMirror:
     def upload_new(self, *, is_last: bool = False) -> None:
         """Upload the newest checkpoint, and remove those in the store that the disk has no more.
 
-        With `is_last` all are uploaded: a training that was stopped by its loss is continued from one before the newest.
+        With `is_last` all are uploaded: a training that its loss has stopped is continued from one before the newest.
         """
         mirrored = self._mirrored
         local = find_checkpoints(mirrored.work.checkpoints, mirrored.stored.training)
