@@ -10,10 +10,9 @@ import os
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from tirazh.errors import RequestError, did_you_mean
+from tirazh.errors import RequestError, TirazhError, did_you_mean
 from tirazh.jobs.yaml_values.labels import read_labels
 from tirazh.jobs.yaml_values.structures import read_structure
 from tirazh.pipeline.finetune.spec import FinetuneSpec
@@ -123,21 +122,27 @@ def _trained_task(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the labels and the template that the model was trained with, for a job that gives no labels.
 
     Raises CheckpointError when the model's file about them is damaged, and RequestError for labels that
-    are none.
+    are none. A model in a store that cannot be read from here has none: the job that reads it says why.
     """
     model = values.get("model")
     if not isinstance(model, str | os.PathLike) or any(
         values.get(name) is not None for name in ("labels", "questions")
     ):
         return {}
-    from tirazh.model.checkpoints.directory import resolve_model
-    from tirazh.model.checkpoints.task import TASK_FILE, read_task
+    from tirazh.model.checkpoints.task import read_task
+    from tirazh.pipeline.trained_task import task_file, task_folder
 
-    folder = Path(resolve_model(os.fspath(model)))
+    name, endpoint_url = os.fspath(model), values.get("endpoint_url")
+    try:
+        folder = task_folder(name, None if endpoint_url is None else str(endpoint_url))
+    except TirazhError:
+        if "://" not in name:
+            raise
+        return {}
     task = read_task(folder)
     if task is None or task.labels is None:
         return {}
-    found: dict[str, Any] = {"labels": read_labels(task.labels, place=f"{folder / TASK_FILE}: ")}
+    found: dict[str, Any] = {"labels": read_labels(task.labels, place=f"{task_file(name, folder)}: ")}
     is_given = values.get("template") is not None
     return found if is_given or task.template is None else found | {"template": task.template}
 

@@ -29,6 +29,8 @@ def plan_lines(plan: Mapping[str, Any]) -> dict[str, str]:
     }
     lines |= _memory_lines(plan)
     lines["disk"] = f"{bytes_text(plan['disk_bytes'])} at most, {bytes_text(plan['free_disk_bytes'])} is free"
+    if plan["work_dir"] != plan["output"]:
+        lines["disk"] += f" in {plan['work_dir']}"
     if plan.get("time_s") is not None:
         low, high = plan["time_s"]
         lines["time"] = f"between {clock_text(low)} and {clock_text(high)} (from {plan['time_source']})"

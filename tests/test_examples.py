@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from tests.conftest import REPOSITORY
@@ -138,3 +140,35 @@ def test_the_training_set_has_every_label_of_the_label_file(sources: Path, tmp_p
     labels = yaml.safe_load((tmp_path / "labels.yaml").read_text(encoding="utf-8"))
     assert set(asked["completion"]) == set(labels)
     assert len(plain) > 0
+
+
+def test_the_mean_of_two_models_lies_between_them_and_runs(made: Path, tmp_path: Path) -> None:
+    """The mean of a model with itself is the model; that of two has the means of their weights, in the dtype asked."""
+    other = tmp_path / "other"
+    shutil.copytree(made, other)
+    weights = load_file(made / "model.safetensors")
+    save_file({name: weight + 2.0 for name, weight in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    run_example("mean_of_models.py", "--models", made, made, "--out", tmp_path / "same")
+    assert all(
+        torch.equal(each, weights[name]) for name, each in load_file(tmp_path / "same/model.safetensors").items()
+    )
+    run_example("mean_of_models.py", "--models", made, other, "--out", tmp_path / "mean", "--dtype", "bfloat16")
+    means = load_file(tmp_path / "mean/model.safetensors")
+    assert means.keys() == weights.keys()
+    for name, mean in means.items():
+        assert torch.equal(mean, (weights[name].double() + 1.0).bfloat16()), name
+    assert load_pretrained(str(tmp_path / "mean"))(torch.tensor([[6, 7]])).logits.isfinite().all()
+
+
+def test_the_rows_of_a_stage_have_the_shares_that_were_asked_for(tmp_path: Path) -> None:
+    labelled = [{"text": f"news {number}", "completion": "sport"} for number in range(50)]
+    texts = [{"text": None, "completion": f"{word} {number}"} for number in range(50) for word in ("text", "текст")]
+    pl.DataFrame([*labelled, *texts]).write_parquet(tmp_path / "last.parquet")
+    flags = ["--rows", tmp_path / "last.parquet", "--count", 60, "--english", 0.7, "--seed", 1]
+    for name in ("first", "again"):
+        run_example("stage_rows.py", *flags, "--out", tmp_path / name)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "again").read_bytes()
+    rows = pl.read_parquet(tmp_path / "first")
+    generated = rows.filter(pl.col("text").is_null())["completion"].to_list()
+    assert (len(rows), len(generated), sum(text.startswith("text") for text in generated)) == (60, 30, 21)
+    assert len(set(rows.iter_rows())) == 60, "no row is drawn twice"

@@ -195,6 +195,7 @@ class FinetuneSettings(SharedSettings, total=False):
     from_checkpoint: Path | None
     fresh_optimizer: bool
     keep_last_checkpoint: bool
+    work_dir: Path | None
     workers: int
     zero_stage: int
     offload: Literal["none", "optimizer", "all"]

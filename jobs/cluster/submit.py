@@ -34,7 +34,7 @@ from tirazh.jobs.cluster.working_dir import AnySpec, job_text, needs_text, with_
 from tirazh.jobs.job_files.job_file import read_job_file
 from tirazh.jobs.job_files.steps_file import STEPS, build_steps_spec
 from tirazh.jobs.settings import FINETUNE, build_finetune_spec, build_spec
-from tirazh.pipeline.finetune.spec import FinetuneSpec, refuse_object_store
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.notify.settings import public_section
 from tirazh.pipeline.storage.errors import show_uri
 
@@ -90,9 +90,7 @@ def job_of_spec(
     notify: Any = None,
     job_file: str | None = None,
 ) -> SubmittedJob:
-    """Return the job to submit for a spec of this machine. Raises RequestError for one that no cluster could run."""
-    if isinstance(spec, FinetuneSpec):
-        refuse_object_store(spec.output)
+    """Return the job to submit for a spec of this machine."""
     return SubmittedJob(spec=with_absolute_paths(spec), runtime_env=runtime_env or {}, notify=notify, job_file=job_file)
 
 

@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).parent.parent.parent
 # What can be submitted.
 AnySpec = JobSpec | StepsSpec | FinetuneSpec
 _Job = TypeVar("_Job", bound=JobSpec | FinetuneSpec)
-_PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples")
+_PATH_FIELDS = ("output", "model", "tokenizer", "deepspeed_config", "examples", "work_dir", "from_checkpoint")
 _PATH_LISTS = ("input", "eval_input", "label_input")
 
 

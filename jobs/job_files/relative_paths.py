@@ -19,7 +19,7 @@ from tirazh.pipeline.storage.errors import show_uri
 
 PATHS = (
     *("input", "output", "model", "tokenizer", "deepspeed_config", "examples", "against", "calibrate"),
-    *("eval_input", "label_input"),
+    *("eval_input", "label_input", "work_dir"),
 )
 # Values of `model` and `calibrate` that are not paths.
 _NOT_PATHS = {"model": (EMBEDDED_MODEL,), "calibrate": ("contextual", "batch")}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import ray
+
 from tirazh.actors.training_group import choose_device, refuse_too_many
+from tirazh.errors import RequestError
 from tirazh.pipeline.execution.cluster.checks import (
     check_packages,
     check_paths,
@@ -13,9 +16,10 @@ from tirazh.pipeline.execution.cluster.checks import (
     model_directory,
 )
 from tirazh.pipeline.execution.cluster.packages import SAME_EVERYWHERE
+from tirazh.pipeline.finetune.remote.output import working_directory
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.output.names import OutputFiles
-from tirazh.pipeline.storage.filesystem import Storage
+from tirazh.pipeline.storage.filesystem import Storage, is_remote
 
 
 def check_for_training(spec: FinetuneSpec) -> None:
@@ -29,5 +33,19 @@ def check_for_training(spec: FinetuneSpec) -> None:
     output = OutputFiles.at(spec.output, Storage(spec.endpoint_url))
     inputs = input_files((*spec.input, *spec.eval_input, *spec.label_input), spec.endpoint_url)
     with first_probe(output, inputs) as probe:
-        asked = replace(probe, model=model_directory(output, spec.model), needs_disk=True)
+        asked = replace(probe, model=model_directory(output, spec.model), needs_disk=not is_remote(output.directory))
         check_paths(asked, others=replace(asked, inputs=()), needs_gpu=device == "cuda")
+    if is_remote(output.directory) and len(ray.nodes()) > 1:
+        _check_work_dir(spec, output.directory, needs_gpu=device == "cuda")
+
+
+def _check_work_dir(spec: FinetuneSpec, output: str, *, needs_gpu: bool) -> None:
+    """Raise RequestError for a directory of the training that not all machines share: the workers read its data."""
+    folder = working_directory(output, spec.work_dir)
+    try:
+        with first_probe(OutputFiles.at(str(folder), Storage()), ()) as probe:
+            check_paths(replace(probe, needs_disk=True), needs_gpu=needs_gpu)
+    except RequestError as error:
+        raise RequestError(
+            f"--work-dir {folder.parent} must be on a disk that all machines of the cluster share: {error}"
+        ) from None

@@ -13,10 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from tirazh.errors import InputError, RowError, did_you_mean
-from tirazh.model.tokenizer import Tokenizer
 from tirazh.model.training.config import ROLE_COMPLETION, ROLE_PROMPT
 from tirazh.pipeline.column_values import BrokenText
-from tirazh.pipeline.finetune.corpus import Document, Row
+from tirazh.pipeline.finetune.corpus import Document, OneColumnMaker, Row
 from tirazh.pipeline.finetune.row_account import DAMAGED, EMPTY, NULL, OTHER, TOO_LONG, UnusableRow
 from tirazh.pipeline.input.footers import is_string
 
@@ -25,24 +24,14 @@ ROLES = ("system", "user", ASSISTANT)
 
 
 @dataclass(frozen=True, slots=True)
-class ConversationMaker:
+class ConversationMaker(OneColumnMaker):
     """Documents of conversations; the loss is computed on what the assistant says, and on what ends its turn.
 
     A turn of the assistant ends with the newline before the next message, the last one with the end token. Messages
     after the last turn of the assistant are left out. A conversation of more than `most_tokens` tokens cannot be used.
     """
 
-    tokenizer: Tokenizer
-    column: str
     most_tokens: int
-
-    @property
-    def columns(self) -> Sequence[str]:
-        return (self.column,)
-
-    @property
-    def is_strict(self) -> bool:
-        return False
 
     def make(self, rows: Sequence[Row]) -> list[Document | RowError]:
         return [self._make(row[self.column]) for row in rows]

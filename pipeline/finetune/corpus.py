@@ -81,8 +81,8 @@ class DocumentMaker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TextMaker:
-    """Documents of plain text: all tokens and the end token are trained on."""
+class OneColumnMaker:
+    """What makers of documents of one column have in common."""
 
     tokenizer: Tokenizer
     column: str
@@ -94,6 +94,11 @@ class TextMaker:
     @property
     def is_strict(self) -> bool:
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class TextMaker(OneColumnMaker):
+    """Documents of plain text: all tokens and the end token are trained on."""
 
     def make(self, rows: Sequence[Row]) -> list[Document | RowError]:
         texts = [_text(row, self.column) for row in rows]

@@ -4,21 +4,25 @@
 `losses.svg` and `manifest.json`. Until the model is written, everything of a training is in
 `OUTPUT/_tirazh/trainings/<first 8 hex digits of its id>/` (`work_folder.py`): two trainings share no
 file, and a model that the directory holds already stays complete until another one replaces it.
+An output in an object store has a directory on a disk to work in (`remote/output.py`).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tirazh.errors import OutputError
+from tirazh.model.training.config import Fence
+from tirazh.model.training.log import read_log
 from tirazh.pipeline.finetune.identity import find_differences, training_id
 from tirazh.pipeline.finetune.work_folder import FORMAT, WorkFolder
+from tirazh.pipeline.output.leases.fence import LeaseToken
 from tirazh.pipeline.output.leases.record import parse
 from tirazh.pipeline.output.names import LEASES, OWN
 
@@ -32,6 +36,11 @@ class TrainingOutput:
     """One output directory, on a disk that every worker can access."""
 
     folder: Path
+
+    @property
+    def shown(self) -> str:
+        """The name of the output for people."""
+        return str(self.folder)
 
     @property
     def own(self) -> Path:
@@ -50,7 +59,7 @@ class TrainingOutput:
     @property
     def is_exported(self) -> bool:
         """Whether the directory holds what a training ends with: a model, an adapter, or both."""
-        return any(path.is_file() for path in self.last_files)
+        return any(self._has(*self._names_of(path)) for path in self.last_files)
 
     @property
     def request(self) -> Path:
@@ -80,7 +89,7 @@ class TrainingOutput:
 
     def requests(self) -> list[dict[str, Any]]:
         """Return the stored requests: that of the model first, then those of trainings without one."""
-        exported = self._read_request(self.request)
+        exported = self._read_request(*self._names_of(self.request))
         return ([] if exported is None else [exported]) + self._started()
 
     def work(self, training: str) -> WorkFolder:
@@ -96,7 +105,7 @@ class TrainingOutput:
         of other origin. `is_successor` is for a training that continues from one in this directory: others that are not
         complete may lie beside it.
         """
-        exported = self._read_request(self.request)
+        exported = self._read_request(*self._names_of(self.request))
         if exported is not None and self.is_exported and not find_differences(exported["identity"], identity):
             return exported
         started = self._started()
@@ -109,17 +118,39 @@ class TrainingOutput:
         different = [text for each in others if (text := find_differences(each["identity"], identity))]
         if different and not overwrite:
             raise OutputError(
-                f"{self.folder} holds another training run: {different[0]}; give --overwrite to replace it, or "
+                f"{self.shown} holds another training run: {different[0]}; give --overwrite to replace it, or "
                 "another --output"
             )
         return own[0] if own else None
 
     def read_manifest(self, request: Mapping[str, Any] | None) -> dict[str, Any] | None:
         """Read the manifest of the training with this request; None when its model is not written."""
-        if request is None or not (self.manifest.is_file() and self.is_exported):
+        names = self._names_of(self.manifest)
+        if request is None or not (self._has(*names) and self.is_exported):
             return None
-        found = _read_json(self.manifest)
+        found = self._read_json(*names) or {}
         return found if found.get("training") == request["training"] else None
+
+    def write_request(self, values: Mapping[str, Any]) -> None:
+        """Write the request of a training. From now on the same request resumes it."""
+        self.work(values["training"]).write_request(values)
+
+    def read_log(self, training: str) -> list[dict[str, Any]]:
+        """Return the log of a training that has no model yet."""
+        return read_log(self.work(training).log)
+
+    def worker_fence(self, token: LeaseToken) -> Fence:
+        """Return what the workers check before they write."""
+        return token
+
+    def bring_checkpoints(self, training: str, *, keeps_best: bool, tell: Callable[[str], None] | None = None) -> None:
+        """Bring the checkpoints of a training to the disk; here they are on it."""
+
+    def uploading(
+        self, training: str, token: LeaseToken, *, run: str, keeps_best: bool
+    ) -> AbstractContextManager[object]:
+        """Inside the block new checkpoints are uploaded; here they stay where the workers write them."""
+        return nullcontext()
 
     def keep_checkpoint(self, checkpoint: Path | None) -> None:
         """Move a checkpoint out of the work files, in place of that of the model before; None only removes that."""
@@ -135,7 +166,7 @@ class TrainingOutput:
     def remove_unstarted(self) -> None:
         """Remove the files of trainings without a request: they were refused or killed at their start."""
         for path in self.trainings.iterdir() if self.trainings.is_dir() else ():
-            if not WorkFolder(path).request.is_file():
+            if not self._has(*self._names_of(WorkFolder(path).request)):
                 shutil.rmtree(path, ignore_errors=True)
 
     def remove_if_empty(self) -> None:
@@ -152,36 +183,56 @@ class TrainingOutput:
 
     def _started(self) -> list[dict[str, Any]]:
         """The requests of the trainings whose model is not written, sorted by their directories' names."""
-        paths = sorted(self.trainings.iterdir()) if self.trainings.is_dir() else []
-        found = [self._read_request(WorkFolder(path).request) for path in paths]
+        own = self._names_of(self.trainings)
+        found = [
+            self._read_request(*own, name, *self._names_of(WorkFolder(self.folder).request))
+            for name in sorted(self._list(*own))
+        ]
         return [request for request in found if request is not None]
 
-    def _read_request(self, path: Path) -> dict[str, Any] | None:
-        if not path.is_file():
-            return None
-        values = _read_json(path)
-        if values.get("format") != FORMAT or values.get("training") != training_id(values):
-            raise OutputError(f"{path} is damaged or of another version of tirazh; remove {self.folder}")
+    def _read_request(self, *names: str) -> dict[str, Any] | None:
+        values = self._read_json(*names)
+        if values is not None and (values.get("format") != FORMAT or values.get("training") != training_id(values)):
+            raise OutputError(
+                f"{'/'.join((self.shown, *names))} is damaged or of another version of tirazh; remove {self.shown}"
+            )
         return values
+
+    def _read_json(self, *names: str) -> dict[str, Any] | None:
+        """The values of a file; None when there is none. Raises OutputError for one that is damaged."""
+        try:
+            data = self._read(*names)
+            values = None if data is None else json.loads(data.decode("utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{'/'.join((self.shown, *names))} is damaged ({error}); remove it") from error
+        return values if values is None or isinstance(values, dict) else {}
 
     def _refuse_other_files(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise OutputError(f"{self.folder} is a file; give a directory as --output")
-        found = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
-        unknown = [name for name in found if name != OWN and not name.startswith(".")]
-        if unknown or (self.own / "plan.json").exists():
+        unknown = sorted(name for name in self._list() if name != OWN and not name.startswith("."))
+        if unknown or self._has(OWN, "plan.json"):
             what = unknown[0] if unknown else "another job's plan"
-            raise OutputError(f"{self.folder} holds files of other origin ({what}); give another --output")
+            raise OutputError(f"{self.shown} holds files of other origin ({what}); give another --output")
+
+    def _names_of(self, path: Path) -> tuple[str, ...]:
+        """The names that lead from the output to one of its files."""
+        return path.relative_to(self.folder).parts
+
+    def _has(self, *names: str) -> bool:
+        """Whether the output has this file."""
+        return self.folder.joinpath(*names).is_file()
+
+    def _read(self, *names: str) -> bytes | None:
+        """The content of a file of the output; None when there is none."""
+        return self.folder.joinpath(*names).read_bytes() if self._has(*names) else None
+
+    def _list(self, *names: str) -> list[str]:
+        """The names of files and directories in a directory of the output."""
+        folder = self.folder.joinpath(*names)
+        return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 def _remove_empty(folder: Path) -> None:
     with suppress(OSError):  # it does not exist, or it holds files
         folder.rmdir()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} is damaged ({error}); remove it") from error
-    return values if isinstance(values, dict) else {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tirazh.errors import RequestError
@@ -28,7 +29,9 @@ from tirazh.pipeline.finetune.corpus import (
     TextMaker,
     WeightedInput,
 )
-from tirazh.pipeline.finetune.spec import FinetuneSpec, refuse_object_store
+from tirazh.pipeline.finetune.output import TrainingOutput
+from tirazh.pipeline.finetune.remote.output import open_output, working_directory
+from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.start import TrainingStart, find_start
 from tirazh.pipeline.input.footers import check_text_column, read_footers
 from tirazh.pipeline.input.listing.files import find_inputs
@@ -53,8 +56,8 @@ _SETTINGS_PATHS = ("deepspeed_config", "tokenizer")
 class FinetunePlan:
     """A checked request.
 
-    `output` is an absolute path; `evaluation` and `labelled` are None when not requested, as is `start`, the checkpoint
-    of another training. `sources` are the inputs that --input-weights mixes.
+    `output` is an absolute path or a URI; `evaluation` and `labelled` are None when not requested, as is `start`, the
+    checkpoint of another training. `sources` are the inputs that --input-weights mixes.
     """
 
     spec: FinetuneSpec
@@ -71,6 +74,15 @@ class FinetunePlan:
     labelled: InputFiles | None
     start: TrainingStart | None = None
     sources: tuple[WeightedInput, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The directory on a disk where the training works: its output, where that is on a disk."""
+        return working_directory(self.output, self.spec.work_dir)
+
+    def open_output(self) -> TrainingOutput:
+        """Return the output: which requests and models it holds."""
+        return open_output(self.output, self.storage, self.spec.work_dir)
 
     def identity(self) -> dict[str, Any]:
         """Return what determines the trained weights: settings, model fingerprint, and input files as listed.
@@ -185,7 +197,6 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
     Raises RequestError, InputError or CheckpointError for a wrong request.
     """
     output = full_uri(spec.output)
-    refuse_object_store(output)
     storage = Storage(spec.endpoint_url)
     model = describe(spec.model, spec.model_settings)
     if model.config is None:
@@ -201,9 +212,10 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
     positions = model.config.max_position_embeddings
     if spec.seq_length is not None and spec.seq_length > positions:
         raise RequestError(f"--seq-length {spec.seq_length} is more than the model's {positions} positions")
-    training = _list(spec.input, storage)
-    evaluation = _list(spec.eval_input, storage) if spec.eval_input else None
-    labelled = _list(spec.label_input, storage) if spec.label_input else None
+    listed = _list(spec.input, storage)
+    training = listed.inputs
+    evaluation = _list(spec.eval_input, storage).inputs if spec.eval_input else None
+    labelled = _list(spec.label_input, storage).inputs if spec.label_input else None
     source = _prompt_source(spec)
     _check_columns(spec, source, training, evaluation, labelled)
     plan = FinetunePlan(
@@ -219,10 +231,14 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
         training=training,
         evaluation=evaluation,
         labelled=labelled,
-        sources=_sources(spec, training, storage),
+        sources=_sources(spec, listed),
     )
     plan.label_tokens()
-    return plan if spec.from_checkpoint is None else replace(plan, start=find_start(spec, output, plan.identity()))
+    return (
+        plan
+        if spec.from_checkpoint is None
+        else replace(plan, start=find_start(spec, plan.open_output(), plan.identity()))
+    )
 
 
 def _packing(spec: FinetuneSpec) -> str:
@@ -248,30 +264,39 @@ def absolute_settings(settings: ModelSettings) -> ModelSettings:
     return replace(settings, **paths)
 
 
-def _list(inputs: Sequence[str], storage: Storage) -> InputFiles:
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The files of several inputs, the URIs of those that each input contains, and the rows of each file."""
+
+    inputs: InputFiles
+    by_input: tuple[frozenset[str], ...]
+    rows: dict[str, int]
+
+
+def _list(inputs: Sequence[str], storage: Storage) -> _Listed:
     found = find_inputs(storage, list(map(full_uri, inputs)))
     footers = read_footers(storage, found.files, text_columns=())
     unified = unify(footers, range_reader(storage))
-    rows = sum(footer.rows for footer in footers)
-    return InputFiles(found.files, unified.schema, rows, (*found.notes, *unified.lines))
+    rows = {file.uri: footer.rows for file, footer in zip(found.files, footers, strict=True)}
+    files = InputFiles(found.files, unified.schema, sum(rows.values()), (*found.notes, *unified.lines))
+    return _Listed(files, found.by_input, rows)
 
 
-def _sources(spec: FinetuneSpec, training: InputFiles, storage: Storage) -> tuple[WeightedInput, ...]:
+def _sources(spec: FinetuneSpec, listed: _Listed) -> tuple[WeightedInput, ...]:
     """The inputs with their weights; none without --input-weights. Raises RequestError for a file in two of them."""
     found: list[WeightedInput] = []
     seen: dict[str, str] = {}
-    for name, weight in zip(spec.input, spec.input_weights, strict=False):
-        own = {file.uri for file in find_inputs(storage, [full_uri(name)]).files}
+    for name, weight, own in zip(spec.input, spec.input_weights, listed.by_input, strict=False):
         for uri in own:
             if seen.setdefault(uri, name) != name or name in {each.name for each in found}:
                 raise RequestError(
                     f"--input-weights: {show_uri(uri)} is in two inputs; each file may have one weight only"
                 )
-        files = tuple(file for file in training.files if file.uri in own)
+        files = tuple(file for file in listed.inputs.files if file.uri in own)
         if not files:
             raise RequestError(f"--input-weights: the files of {show_uri(full_uri(name))} are those of another input")
-        rows = sum(footer.rows for footer in read_footers(storage, files, text_columns=()))
-        found.append(WeightedInput(name, weight, InputFiles(files, training.columns, rows, ())))
+        rows = sum(listed.rows[file.uri] for file in files)
+        found.append(WeightedInput(name, weight, InputFiles(files, listed.inputs.columns, rows, ())))
     return tuple(found)
 
 

@@ -24,7 +24,7 @@ from tirazh.pipeline.finetune.work_folder import FORMAT, write_json
 from tirazh.pipeline.storage.disk import move_on_disk, write_disk
 
 # The files of a model that another model may lack, as `model_files.py` writes them.
-_MODEL_FILES = (
+MODEL_FILES = (
     "model*.safetensors*",
     *TOKENIZER_FILES,
     "generation_config.json",
@@ -77,7 +77,7 @@ def _move(source: Path, target: Path) -> Callable[[], None]:
 
 def _remove_others(folder: Path, *, but: Sequence[str]) -> None:
     """Remove the files of the old model that the new one does not have."""
-    for pattern in _MODEL_FILES:
+    for pattern in MODEL_FILES:
         for path in folder.glob(pattern):
             if str(path.relative_to(folder)) not in but:
                 path.unlink()

@@ -6,13 +6,11 @@ holder of the output's lease writes: the driver and the first worker check it be
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +21,7 @@ from tirazh.actors.training_group import TrainingGroupConfig, choose_device, ref
 from tirazh.errors import JobError, RequestError
 from tirazh.model.checkpoints.directory import open_checkpoint
 from tirazh.model.training.checkpoint import TrainingCheckpoint, find_checkpoints
-from tirazh.model.training.config import OptimizerConfig, TrainingConfig, default_warmup_steps
+from tirazh.model.training.config import TrainingConfig
 from tirazh.model.training.disk_room import explaining_full_disk
 from tirazh.model.training.log import read_log
 from tirazh.model.training.selection import Selection
@@ -42,10 +40,12 @@ from tirazh.pipeline.finetune.plan import FinetunePlan, absolute_model, absolute
 from tirazh.pipeline.finetune.progress import Followed, LogFollower, OnTraining
 from tirazh.pipeline.finetune.publish import Result, publish_model
 from tirazh.pipeline.finetune.recorded import recorded
+from tirazh.pipeline.finetune.remote.output import StoredOutput
+from tirazh.pipeline.finetune.remote.publish import publish_stored
 from tirazh.pipeline.finetune.row_account import tell_of_rows
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.start import (
-    check_start,
+    bring_start,
     check_steps,
     describe_start,
     names_output,
@@ -54,13 +54,13 @@ from tirazh.pipeline.finetune.start import (
 )
 from tirazh.pipeline.finetune.summary import describe_change, facts_of_failures, facts_of_log, stopped
 from tirazh.pipeline.finetune.work_folder import WorkFolder
+from tirazh.pipeline.finetune.worker_settings import eval_steps, optimizer_config, worker_threads
 from tirazh.pipeline.output.leases.lease import Lease, hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.settings import flag_name
 from tirazh.pipeline.storage.disk import write_disk
 
 Tell = Callable[[str], None]
-_EVALUATIONS = 10  # evaluations in a run, when --eval-steps is not given
 
 
 def run_finetune(
@@ -75,7 +75,7 @@ def run_finetune(
     if tell is not None:
         for line in plan.model.notices:
             tell(line)
-    output = TrainingOutput(Path(plan.output))
+    output = plan.open_output()
     find = partial(
         output.find_request,
         plan.identity(),
@@ -90,7 +90,7 @@ def run_finetune(
     if manifest is not None:
         check_saved(output.folder, manifest, spec)
         return manifest
-    check_room(plan)
+    check_room(plan, saved)
     try:
         files = OutputFiles(plan.storage, plan.output)
         with hold(files, lease_s=spec.lease_s, tell=tell) as lease, ExitStack() as history:
@@ -175,9 +175,13 @@ class _Run:
             log=self.work.log,
             failures=self.work.failures,
             total_steps=total,
-            eval_steps=_eval_steps(spec, total - self.first_step),
+            eval_steps=eval_steps(spec, total - self.first_step),
         )
-        with LogFollower(followed, on_progress, tell, self._draw):
+        token, keeps_best = self.lease.token, spec.keep == "best"
+        with (
+            self.output.uploading(self.request["training"], token, run=self.name, keeps_best=keeps_best),
+            LogFollower(followed, on_progress, tell, self._draw),
+        ):
             run_group(self.training_config(), group)
         self.lease.confirm()
         log = read_log(self.work.log)
@@ -192,12 +196,16 @@ class _Run:
                 "command again to resume"
             )
 
+    @property
+    def _title(self) -> str:
+        return self.output.shown.rstrip("/").rpartition("/")[2]
+
     def _draw(self) -> None:
         """Draw the plot of the log as it is now."""
-        plot = draw_losses(read_log(self.work.log), title=self.output.folder.name)
+        plot = draw_losses(read_log(self.work.log), title=self._title)
         # A run that was taken over, or a full disk, is reported by the training itself.
         with suppress(JobError, OSError):
-            self.lease.token.guard(lambda: write_disk(str(self.work.plot), plot.encode()))
+            self.output.worker_fence(self.lease.token).guard(lambda: write_disk(str(self.work.plot), plot.encode()))
 
     def finish(self, seconds: float, tell: Tell | None) -> dict[str, Any]:
         """Export the model, and replace the one in the output by it. Returns the manifest."""
@@ -213,7 +221,7 @@ class _Run:
             exported=exported,
             request=self.request,
             log=self.work.log.read_bytes(),
-            plot=draw_losses(log, title=self.output.folder.name),
+            plot=draw_losses(log, title=self._title),
             manifest=manifest,
             kept=self.checkpoints()[-1].folder if spec.keep_last_checkpoint else None,
         )
@@ -221,7 +229,10 @@ class _Run:
             tell(change)
         self.lease.confirm()
         self.lease.settle()
-        publish_model(self.output, result, self.lease.token)
+        if isinstance(self.output, StoredOutput):
+            publish_stored(self.output, result, self.lease.token, run=self.name)
+        else:
+            publish_model(self.output, result, self.lease.token)
         return dict(result.manifest)
 
     def _manifest(self, log: list[dict[str, Any]], seconds: float, step: int) -> dict[str, Any]:
@@ -231,7 +242,7 @@ class _Run:
             "spec": spec.to_dict(),
             "fingerprint": spec.fingerprint(),
             "model_fingerprint": self.plan.model.fingerprint,
-            "output": str(self.output.folder),
+            "output": self.output.shown,
             "device": self.device,
             "versions": library_versions(),
             "seconds": round(seconds, 1),
@@ -262,19 +273,19 @@ class _Run:
             micro_batch_size=spec.micro_batch_size,
             seed=spec.seed,
             role_weights=(spec.prompt_loss_weight, 1.0, spec.completion_loss_weight),
-            optimizer=_optimizer(spec, total_steps),
-            fence=self.lease.token,
+            optimizer=optimizer_config(spec, total_steps),
+            fence=self.output.worker_fence(self.lease.token),
             lora=lora_of(self.request["identity"]),
             zero_stage=spec.zero_stage,
             offload=spec.offload,
             activation_checkpointing=spec.activation_checkpointing,
             save_steps=spec.save_steps,
             keep_checkpoints=spec.keep_checkpoints,
-            eval_steps=_eval_steps(spec, total_steps - self.first_step),
+            eval_steps=eval_steps(spec, total_steps - self.first_step),
             selection=self.selection,
-            start=start_checkpoint(self.request.get("start"), fresh_optimizer=spec.fresh_optimizer),
+            start=start_checkpoint(self.request.get("start"), self.work, fresh_optimizer=spec.fresh_optimizer),
             first_step=self.first_step,
-            threads=_threads(spec) if self.device == "cpu" else 0,
+            threads=worker_threads(spec) if self.device == "cpu" else 0,
         )
 
     def _is_trained(self) -> bool:
@@ -311,10 +322,14 @@ def _prepare(
     request |= {"training": training_id(request)}
     lease.announce(request["training"])
     run = _Run(name=uuid4().hex[:8], plan=plan, output=output, lease=lease, request=request, device=device)
-    check_start(request.get("start"), is_needed=not run.checkpoints())
+    if isinstance(output, StoredOutput):
+        lease.token.guard(output.remove_unstarted)  # trainings that the store has no more
+        output.bring_checkpoints(request["training"], keeps_best=spec.keep == "best", tell=tell)
+    if not run.checkpoints():
+        bring_start(request.get("start"), run.work, plan.storage)
     lease.token.guard(lambda: run.work.remove_runs(but=run.name))
     run.evaluation_rows.update(_write_evaluation(run, tell))
-    if saved is None:
+    if saved is None or not run.work.data.is_dir():
         if tell is not None:
             for files in filter(None, (plan.training, plan.evaluation, plan.labelled)):
                 for line in files.notes:
@@ -336,7 +351,7 @@ def _write_data(run: _Run, tell: Tell | None) -> None:
     check_steps(run.first_step, total)
     run.request.update({"total_steps": total} | counts)
     guard(lambda: run.work.publish_data(written))
-    guard(lambda: run.work.write_request(run.request))
+    guard(lambda: run.output.write_request(run.request))
 
 
 def _write_evaluation(run: _Run, tell: Tell | None) -> dict[str, Any]:
@@ -367,31 +382,3 @@ def _corpus_config(plan: FinetunePlan, *, limit: int | None, packing: str, seed:
         seed=seed,
         max_error_rate=plan.spec.max_error_rate,
     )
-
-
-def _threads(spec: FinetuneSpec) -> int:
-    """Return the CPU threads of a worker.
-
-    On one machine the workers share its cores; in a cluster the default is 1.
-    """
-    if spec.threads or is_cluster(spec.address):
-        return spec.threads or 1
-    return max(1, usable_cores() // spec.workers)
-
-
-def _optimizer(spec: FinetuneSpec, total_steps: int) -> OptimizerConfig:
-    warmup = spec.warmup_steps if spec.warmup_steps is not None else default_warmup_steps(total_steps)
-    return OptimizerConfig(
-        learning_rate=spec.learning_rate,
-        min_learning_rate=spec.min_learning_rate,
-        schedule=spec.lr_schedule,
-        warmup_steps=warmup,
-        weight_decay=spec.weight_decay,
-        betas=(spec.adam_beta1, spec.adam_beta2),
-        epsilon=spec.adam_epsilon,
-        max_grad_norm=spec.max_grad_norm,
-    )
-
-
-def _eval_steps(spec: FinetuneSpec, total_steps: int) -> int:
-    return spec.eval_steps if spec.eval_steps is not None else math.ceil(total_steps / _EVALUATIONS)

@@ -26,7 +26,7 @@ from tirazh.pipeline.settings import (
     setting,
 )
 from tirazh.pipeline.shared_settings import Truncate, shared_setting
-from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.addresses import SCHEMES
 
 Packing = Literal["auto", "stream", "whole", "single"]
 Offload = Literal["none", "optimizer", "all"]
@@ -43,6 +43,7 @@ ADDRESSES = (
     "address",
     "endpoint_url",
     "from_checkpoint",
+    "work_dir",
 )
 
 
@@ -57,7 +58,9 @@ class FinetuneSpec(Spec):
         "inputs, once)",
         identity="if given",
     )
-    output: str = shared_setting("output", more=" for the model; on a disk that every worker can reach")
+    output: str = shared_setting(
+        "output", more=" for the model; on a disk that every worker can reach, or in an object store"
+    )
     model: str = shared_setting("model", more="; the training run starts from its weights")
     text_column: str = shared_setting("text_column")
     prompt_column: str | None = setting(
@@ -195,6 +198,12 @@ class FinetuneSpec(Spec):
         "trained weight)",
         group="execution",
     )
+    work_dir: str | None = setting(
+        None,
+        "with --output in an object store: directory for data and checkpoints during the training, on a disk that "
+        "every worker can reach (default: ~/.cache/tirazh/trainings)",
+        group="execution",
+    )
     workers: int = setting(1, "number of data-parallel workers, one per GPU")
     zero_stage: int = setting(
         0, "DeepSpeed ZeRO stage: 1 shards optimizer states, 2 also gradients, 3 also parameters (0: disabled)"
@@ -231,6 +240,8 @@ class FinetuneSpec(Spec):
         self._check_lora()
         self._check_selection()
         self._check_weights()
+        if self.work_dir is not None and self.output.partition("://")[0].lower() not in SCHEMES:
+            raise RequestError("--work-dir is for an --output in an object store; on a disk a training works there")
         if self.fresh_optimizer and self.from_checkpoint is None:
             raise RequestError("--fresh-optimizer needs --from; without it every training starts with a new optimizer")
         if self.offload == "all" and self.zero_stage != 3:
@@ -352,14 +363,3 @@ class FinetuneSpec(Spec):
     def has_pairs(self) -> bool:
         """Whether rows are pairs of a prompt and a completion, not plain texts."""
         return self.completion_column is not None
-
-
-def refuse_object_store(output: str) -> None:
-    """Raise RequestError for an output in an object store: workers read each other's checkpoints from a directory."""
-    from tirazh.pipeline.storage.filesystem import is_remote
-
-    if is_remote(output):
-        raise RequestError(
-            f"--output {show_uri(output)} is in an object store; give a directory on a disk that every worker can "
-            "access"
-        )

@@ -18,8 +18,12 @@ from tirazh.model.training.config import StartCheckpoint
 from tirazh.model.training.log import read_log
 from tirazh.pipeline.finetune.identity import find_differences
 from tirazh.pipeline.finetune.output import TrainingOutput
+from tirazh.pipeline.finetune.remote.checkpoints import StoredCheckpoints
+from tirazh.pipeline.finetune.remote.output import StoredOutput, open_output
 from tirazh.pipeline.finetune.spec import FinetuneSpec
-from tirazh.pipeline.storage.filesystem import full_uri, is_remote
+from tirazh.pipeline.finetune.work_folder import WorkFolder
+from tirazh.pipeline.storage.errors import show_uri
+from tirazh.pipeline.storage.filesystem import Storage, full_uri, is_remote
 
 # What decides which sequences a step takes.
 _ORDER = (
@@ -32,8 +36,8 @@ _WEIGHTS = {"lora_rank": "--lora-rank", "lora_alpha": "--lora-alpha", "lora_targ
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingStart:
-    """`given` is the value of --from with an absolute path. `folder` is the checkpoint, of the training with the id
-    `training` and its step `step`; the new training begins after `first_step` steps."""
+    """`given` is the value of --from with an absolute path or a URI. `folder` is the checkpoint there, of the training
+    with the id `training` and its step `step`; the new training begins after `first_step` steps."""
 
     given: str
     training: str
@@ -48,15 +52,19 @@ class TrainingStart:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A checkpoint, the stored request of its training, and when that last wrote to its log."""
+    """A checkpoint, the stored request of its training, and when that last wrote to its log (0 in a store).
+
+    `folder` is a path or a URI.
+    """
 
     request: Mapping[str, Any]
-    checkpoint: TrainingCheckpoint
+    folder: str
+    step: int
     is_good: bool
     time: float
 
 
-def find_start(spec: FinetuneSpec, output: str, identity: Mapping[str, Any]) -> TrainingStart:
+def find_start(spec: FinetuneSpec, output: TrainingOutput, identity: Mapping[str, Any]) -> TrainingStart:
     """Find the checkpoint that --from names, for a request with this `identity` (without --from) and `output`.
 
     A training that has started keeps its checkpoint: the same request finds the one that it began with. Raises
@@ -65,14 +73,14 @@ def find_start(spec: FinetuneSpec, output: str, identity: Mapping[str, Any]) -> 
     assert spec.from_checkpoint is not None
     path, step = _parse(spec.from_checkpoint)
     text = path if step is None else f"{path}@{step}"
-    for request in TrainingOutput(Path(output)).requests():
+    for request in output.requests():
         saved = request.get("start")
         own = {name: value for name, value in request["identity"].items() if name != "from_checkpoint"}
         if saved is not None and saved["given"] == text and not find_differences(own, identity):
             return TrainingStart(**saved)
-    found = _choose(path, step, _checkpoints(TrainingOutput(Path(path))))
+    found = _choose(path, step, open_output(path, Storage(spec.endpoint_url), spec.work_dir))
     _check_model(spec, found.request["identity"], identity)
-    number = found.checkpoint.step
+    number = found.step
     continues = _order(found.request["identity"]) == _order(identity)
     if continues and spec.max_steps is not None and spec.max_steps <= number:
         raise RequestError(
@@ -82,7 +90,7 @@ def find_start(spec: FinetuneSpec, output: str, identity: Mapping[str, Any]) -> 
     return TrainingStart(
         given=text,
         training=found.request["training"],
-        folder=str(found.checkpoint.folder),
+        folder=found.folder,
         step=number,
         first_step=number if continues else 0,
     )
@@ -98,17 +106,37 @@ def newest_good(checkpoints: Sequence[TrainingCheckpoint], log: Sequence[Mapping
     return max(good, default=None)
 
 
-def start_checkpoint(start: Mapping[str, Any] | None, *, fresh_optimizer: bool) -> StartCheckpoint | None:
-    """Return what the workers read, for the `start` of a stored request."""
+def start_checkpoint(
+    start: Mapping[str, Any] | None, work: WorkFolder, *, fresh_optimizer: bool
+) -> StartCheckpoint | None:
+    """Return what the workers read, for the `start` of a stored request: a directory on a disk."""
     if start is None:
         return None
-    return StartCheckpoint(folder=start["folder"], step=start["step"], with_optimizer=not fresh_optimizer)
+    folder = _fetched(start["folder"], work) if is_remote(start["folder"]) else start["folder"]
+    return StartCheckpoint(folder=str(folder), step=start["step"], with_optimizer=not fresh_optimizer)
 
 
-def check_start(start: Mapping[str, Any] | None, *, is_needed: bool) -> None:
-    """Raise OutputError when the checkpoint to start from is gone, and the training has none of its own."""
-    if start is not None and is_needed and not Path(start["folder"]).is_dir():
-        raise OutputError(f"--from {start['given']}: its checkpoint {start['folder']} was removed; name another one")
+def bring_start(start: Mapping[str, Any] | None, work: WorkFolder, storage: Storage) -> None:
+    """Check that the checkpoint to start from is there, and fetch one in a store into the work files.
+
+    Called where the training has no checkpoint of its own. Raises OutputError when it is gone.
+    """
+    if start is None:
+        return
+    folder, is_there = start["folder"], False
+    if is_remote(folder):
+        stored = StoredCheckpoints(storage, folder.rpartition("/")[0], start["training"])
+        for each in stored.find():
+            is_there = is_there or each.uri == folder
+            if each.uri == folder and not _fetched(folder, work).is_dir():
+                stored.fetch(each, WorkFolder(work.start), with_log=False)
+    if not is_there and not Path(folder).is_dir():
+        raise OutputError(f"--from {start['given']}: its checkpoint {show_uri(folder)} was removed; name another one")
+
+
+def _fetched(uri: str, work: WorkFolder) -> Path:
+    """Where a checkpoint of a store lies among the work files, once it is fetched."""
+    return WorkFolder(work.start).checkpoints / uri.rpartition("/")[2].rpartition(".")[0]
 
 
 def check_steps(first_step: int, total_steps: int) -> None:
@@ -145,38 +173,45 @@ def _parse(text: str) -> tuple[str, int | None]:
     path, sign, number = text.rpartition("@")
     if not (sign and path and number.isdecimal()) or Path(text).exists():
         path, number = text, ""
-    path = full_uri(path)
-    if is_remote(path):
-        raise RequestError(f"--from {path} is in an object store; give a directory on a disk")
-    return path, int(number) if number else None
+    return full_uri(path), int(number) if number else None
 
 
 def _checkpoints(output: TrainingOutput) -> list[_Found]:
     found = []
     for request in output.requests():
-        work = output.work(request["training"])
+        work, training = output.work(request["training"]), request["training"]
+        if isinstance(output, StoredOutput):
+            log = output.read_log(training)
+            found += [
+                _Found(request, each.uri, each.step, _is_good(each.step, log), 0.0)
+                for stored in (output.stored(training), output.stored_kept(training))
+                for each in stored.find()
+            ]
+            continue
         log = read_log(work.log)
         for folder in (work.checkpoints, output.checkpoints):
             for checkpoint in find_checkpoints(folder, request["training"]):
                 time = (work.log if log else folder).stat().st_mtime
-                found.append(_Found(request, checkpoint, _is_good(checkpoint.step, log), time))
+                is_good = _is_good(checkpoint.step, log)
+                found.append(_Found(request, str(checkpoint.folder), checkpoint.step, is_good, time))
     return found
 
 
-def _choose(path: str, step: int | None, found: Sequence[_Found]) -> _Found:
+def _choose(path: str, step: int | None, output: TrainingOutput) -> _Found:
     """Return the newest good checkpoint, or that of `step`, of the training that ran last."""
-    fitting = [each for each in found if (each.is_good if step is None else each.checkpoint.step == step)]
+    found = _checkpoints(output)
+    fitting = [each for each in found if (each.is_good if step is None else each.step == step)]
     if fitting:
-        return max(fitting, key=lambda each: (each.time, each.checkpoint.step))
+        return max(fitting, key=lambda each: (each.time, each.step))
     if found:
-        steps = ", ".join(map(str, sorted({each.checkpoint.step for each in found})))
+        steps = ", ".join(map(str, sorted({each.step for each in found})))
         if step is None:
             raise OutputError(
                 f"--from {path}: the loss was not finite right after its only checkpoint ({steps}); start again with "
                 "other settings"
             )
         raise OutputError(f"--from {path}@{step}: there is no checkpoint of step {step}, but of {steps}")
-    if TrainingOutput(Path(path)).config.is_file():
+    if output.is_exported:
         raise OutputError(
             f"--from {path}: its training is complete and kept no checkpoint (--keep-last-checkpoint does); give "
             "--model with this directory to start from its weights"

@@ -54,6 +54,11 @@ class WorkFolder:
         """The directory of the sequences to train on, once it is complete."""
         return self.folder / "data"
 
+    @property
+    def start(self) -> Path:
+        """The directory of the checkpoint of another training, where that was fetched from a store."""
+        return self.folder / "start"
+
     def of_run(self, name: str, run: str) -> Path:
         """Return the path `name` of one run: `stop`, `export`, or sequences that it writes."""
         return self.folder / "runs" / run / name

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from tirazh.errors import OutputError
+from tirazh.errors import InputError, OutputError
 from tirazh.pipeline.history.ages import age_text
 from tirazh.pipeline.history.find_outputs import is_output
 from tirazh.pipeline.history.start_time import parse_utc, utc_text
 from tirazh.pipeline.output.leases.record import LeaseRecord, epochs, parse, read_epoch, wall_age
 from tirazh.pipeline.output.ledger import read_manifest
-from tirazh.pipeline.output.names import SUCCESS, OutputFiles
+from tirazh.pipeline.output.names import MANIFEST, SUCCESS, OutputFiles
 from tirazh.pipeline.output.plan_file import read_plan
 from tirazh.pipeline.output.runs_file import Run, last_success, read_runs
 from tirazh.pipeline.output.unfinished import read_failure
@@ -64,7 +65,7 @@ def output_status(files: OutputFiles, *, max_age_s: float | None = None) -> Outp
     last = runs[-1] if runs else None
     if failure is None and last is not None and last["outcome"] == "failure":
         failure = str(last.get("sentence") or "") or None
-    is_complete = files.is_complete()
+    is_complete = is_finished(files)
     state: State = (
         "running" if is_running else "complete" if is_complete else "failed" if failure is not None else "unfinished"
     )
@@ -94,19 +95,36 @@ def is_alive(record: LeaseRecord) -> bool:
     return wall_age(record) <= _LATE_HEARTBEATS * record.lease_s
 
 
+def is_finished(files: OutputFiles) -> bool:
+    """Whether the output is complete: it says so to readers, or it holds the model that its training wrote."""
+    return files.is_complete() or read_training_manifest(files) is not None
+
+
+def read_training_manifest(files: OutputFiles) -> dict[str, Any] | None:
+    """Read the manifest of the training whose model, or adapter, is in the output; None when there is none."""
+    names = files.storage.names(files.directory)
+    if "config.json" not in names and "adapter_config.json" not in files.storage.names(files.part("adapter")):
+        return None
+    try:
+        values = json.loads(files.storage.read(files.own(MANIFEST)))
+    except (InputError, ValueError):
+        return None
+    return values if isinstance(values, dict) and values.get("kind") == "finetune" else None
+
+
 def success_time(files: OutputFiles, runs: list[Run]) -> datetime | None:
     """When the output was last completed or found complete; None if it is not complete, or does not say.
 
     Outputs of earlier versions have no history. On a disk their `_SUCCESS` has a time.
     """
-    if not files.is_complete():
+    if not is_finished(files):
         return None
     run = last_success(runs)
     for text in (run["end"] if run is not None else None, (read_manifest(files) or {}).get("end")):
         with suppress(ValueError):
             if isinstance(text, str):
                 return parse_utc(text)
-    if is_remote(files.directory):
+    if is_remote(files.directory) or not files.is_complete():
         return None
     return datetime.fromtimestamp(os.stat(files.part(SUCCESS)).st_mtime, UTC)
 
@@ -123,7 +141,7 @@ def _holder(files: OutputFiles) -> LeaseRecord | None:
 
 
 def _rows(files: OutputFiles, *, is_complete: bool) -> tuple[int, int | None]:
-    manifest = read_manifest(files) if is_complete else None
+    manifest = (read_manifest(files) or read_training_manifest(files)) if is_complete else None
     if manifest is not None and isinstance(manifest.get("rows"), int):
         return manifest["rows"], manifest["rows"]
     for place in (files.staged, files):  # with --overwrite the new job is staged until it is complete

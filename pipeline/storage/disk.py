@@ -57,7 +57,7 @@ def write_disk(path: str, data: bytes) -> None:
         os.unlink(temporary)
         raise
     # The rename must survive a power failure.
-    _sync_directory(os.path.dirname(path))
+    sync_directory(os.path.dirname(path))
 
 
 def create_on_disk(path: str, data: bytes) -> bool:
@@ -72,7 +72,7 @@ def create_on_disk(path: str, data: bytes) -> bool:
         if os.path.lexists(temporary):
             os.unlink(temporary)
     if created:
-        _sync_directory(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
     return created
 
 
@@ -88,8 +88,8 @@ def move_on_disk(path: str, target: str) -> None:
         if not os.path.exists(target):
             raise
         return
-    _sync_directory(os.path.dirname(target))
-    _sync_directory(os.path.dirname(path))
+    sync_directory(os.path.dirname(target))
+    sync_directory(os.path.dirname(path))
 
 
 def _publish(temporary: str, path: str) -> bool:
@@ -147,10 +147,10 @@ def _make_directories(directory: str) -> None:
     if parent != directory:
         _make_directories(parent)
     os.makedirs(directory, exist_ok=True)
-    _sync_directory(parent)
+    sync_directory(parent)
 
 
-def _sync_directory(directory: str) -> None:
+def sync_directory(directory: str) -> None:
     """Sync the entries of a directory, so that they survive a power failure, where the file system can."""
     try:
         handle = os.open(directory or ".", os.O_RDONLY)

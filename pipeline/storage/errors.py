@@ -67,6 +67,16 @@ def one_sentence(uri: str, use: Use) -> Iterator[None]:
         raise _explain(error, uri, use) from error
 
 
+def is_bucket_missing(error: FileNotFoundError, uri: str) -> bool:
+    """Whether the bucket of `uri` does not exist, not just what is in it.
+
+    fsspec raises FileNotFoundError for both; only the text differs, in which the path itself may hold such a word.
+    """
+    scheme, _, path = uri.partition("://")
+    text = str(error).replace(path.rstrip("/"), "").lower()
+    return scheme in (*_EXTRAS, "memory") and bool(path) and ("bucket" in text or "container" in text)
+
+
 def _known_errors() -> tuple[type[Exception], ...]:
     found: list[Any] = [getattr(sys.modules.get(module), name, None) for module, name in _VENDOR_ERRORS]
     return (OSError, ValueError, RuntimeError, *(error for error in found if error is not None))
@@ -81,8 +91,7 @@ def _explain(error: BaseException, uri: str, use: Use) -> Exception:
     name, place = type(error).__name__, show_uri(uri)
     wrong_request = InputError if use == "read" else OutputError
     if isinstance(error, FileNotFoundError):
-        # fsspec raises FileNotFoundError for a missing bucket too; only the text differs.
-        if "bucket" in str(error).lower() or "container" in str(error).lower():
+        if is_bucket_missing(error, uri):
             return wrong_request(f"{place}: the bucket does not exist")
         return wrong_request(f"{place} does not exist")
     if any(word in name for word in _NO_CREDENTIALS) or "credentials" in str(error).lower():

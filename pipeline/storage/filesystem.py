@@ -28,7 +28,7 @@ from tirazh.pipeline.storage.disk import (
     move_on_disk,
     write_disk,
 )
-from tirazh.pipeline.storage.errors import one_sentence
+from tirazh.pipeline.storage.errors import is_bucket_missing, one_sentence
 from tirazh.pipeline.storage.listing import (
     Listing,
     key_below,
@@ -136,7 +136,7 @@ class Storage:
             try:
                 found = filesystem.ls(_path(directory), detail=True)
             except FileNotFoundError as error:
-                if is_remote(directory) and "bucket" in str(error).lower():
+                if is_bucket_missing(error, _path(directory)):
                     raise
                 return {}
             return {
@@ -200,6 +200,19 @@ class Storage:
                 _upload(self._filesystem(uri), uri, data)
             else:
                 write_disk(uri, data)
+
+    def upload(self, path: str, uri: str) -> None:
+        """Write the file `path` of this machine to a store, in one piece or not at all; it replaces an existing one.
+
+        A large file goes in several requests, which take a few parts of it into memory.
+        """
+        with one_sentence(uri, "write"):
+            filesystem = self._filesystem(uri)
+            if not isinstance(filesystem, AsyncFileSystem):
+                filesystem.put_file(path, _path(uri))
+                return
+            timeout_s = _UPLOAD_TIMEOUT_S + os.path.getsize(path) / _SLOWEST_UPLOAD
+            sync(filesystem.loop, filesystem._put_file, path, _path(uri), timeout=timeout_s)
 
     def create(self, uri: str, data: bytes) -> bool:
         """Write a file atomically unless it exists; return whether it was written.

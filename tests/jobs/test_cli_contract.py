@@ -40,7 +40,7 @@ FLAGS = {
     "--micro-batch-size --min-learning-rate --model --no-activation-checkpointing --no-overwrite --num-attention-heads "
     "--offload --output --overwrite --packing --preset --progress --prompt-column --prompt-loss-weight "
     "--save-dtype --save-steps --seed --seq-length --set --sparse-mode --template --text-column "
-    "--threads --tokenizer --truncate --warmup-steps --weight-decay --workers --zero-stage",
+    "--threads --tokenizer --truncate --warmup-steps --weight-decay --work-dir --workers --zero-stage",
     "run": f"--address --dry-run --progress --set {END_FLAGS}",
     "plan": "--price-per-hour --probe --set",
     "preview": "--rows --set",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ from tirazh.jobs.settings import build_spec
 from tirazh.model.checkpoints.task import TASK_FILE, ModelTask, write_task
 from tirazh.pipeline.build import run_job
 from tirazh.pipeline.output.leases import lease as lease_module
+from tirazh.pipeline.storage.filesystem import Storage
 from tirazh.pipeline.trained_task import compare_task, task_line
 
 TASK = ModelTask(
@@ -123,3 +125,24 @@ def test_a_model_without_the_file_needs_labels(spec: Spec, model: Path) -> None:
     with pytest.raises(RequestError, match="--labels is missing"):
         spec()
     assert compare_task(spec(labels="a,b")) is None
+
+
+def test_a_model_in_a_store_brings_its_labels_too(
+    spec: Spec, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are not fetched for them."""
+    monkeypatch.setenv("TIRAZH_CACHE", str(tmp_path / "cache"))
+    uri = f"memory://models-{uuid4().hex}/topics"
+    for path in model.iterdir():
+        Storage().upload(str(path), f"{uri}/{path.name}")
+    job = spec(model=uri)
+    assert job.labels == spec().labels
+    assert job.template == TASK.template
+    assert compare_task(job) == {"file": f"{uri}/{TASK_FILE}", "labels": True, "template": True}
+    assert list((tmp_path / "cache").rglob(TASK_FILE)) != []
+    assert list((tmp_path / "cache").rglob("*.safetensors")) == []
+
+
+def test_a_model_in_a_store_that_cannot_be_read_needs_labels(spec: Spec) -> None:
+    with pytest.raises(RequestError, match="--labels is missing"):
+        spec(model=f"memory://nothing-{uuid4().hex}/model")

@@ -6,7 +6,6 @@ Starts and writes nothing.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,11 +14,9 @@ from tirazh.actors.training_probe import count_gpus, free_host_bytes
 from tirazh.model.byte_text import bytes_text
 from tirazh.model.training.batch_order import Source, epoch_counts
 from tirazh.model.training.disk_room import free_bytes
-from tirazh.model.training.log import read_log
 from tirazh.pipeline.finetune.forecast.disk import count_trained, count_weights, disk_bytes, room_problem
 from tirazh.pipeline.finetune.forecast.memory import WorkerMemory, worker_memory
 from tirazh.pipeline.finetune.forecast.sample import CorpusSample, sample_corpus
-from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan, plan_finetune
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.start import TrainingStart, check_steps, names_output
@@ -48,7 +45,7 @@ def describe_training(spec: FinetuneSpec) -> dict[str, Any]:
     machine = RAY_BYTES + DRIVER_BYTES + spec.workers * memory.on_host
     facts |= {"machine_memory_bytes": machine, "free_memory_bytes": free_host_bytes()}
     disk = disk_bytes(plan, tokens=sample.tokens, sequences=sample.sequences)
-    facts |= {"disk_bytes": disk, "free_disk_bytes": free_bytes(plan.output)}
+    facts |= {"disk_bytes": disk, "free_disk_bytes": free_bytes(plan.folder)}
     notes = [*plan.model.notices, *_row_notes(sample), *_machine_notes(plan, memory, facts)]
     problem = room_problem(plan, disk)
     return facts | {"notes": [*notes, *([problem] if problem else [])], "problem": problem}
@@ -129,15 +126,15 @@ def _dtype(spec: FinetuneSpec) -> str:
 
 def _output_facts(plan: FinetunePlan) -> dict[str, Any]:
     """What the run would find in its output; raises OutputError where it would."""
-    output, identity = TrainingOutput(Path(plan.output)), plan.identity()
+    output, identity = plan.open_output(), plan.identity()
     is_successor = names_output(plan.spec, plan.output)
     saved = output.find_request(identity, overwrite=plan.spec.overwrite, is_successor=is_successor)
-    facts: dict[str, Any] = {"output": plan.output}
+    facts: dict[str, Any] = {"output": output.shown, "work_dir": str(output.folder)}
     if saved is None:
         return facts | {"output_state": "new", "would": "start a new training"}
     if output.read_manifest(saved) is not None:
         return facts | {"output_state": "complete", "would": "do nothing: the model is written"}
-    log = read_log(output.work(saved["training"]).log)
+    log = output.read_log(saved["training"])
     done, total = max((entry["step"] for entry in log), default=0), saved["total_steps"]
     facts |= {"output_state": "unfinished", "would": f"resume: step {done:,} of {total:,} is in the log"}
     seconds = [entry["seconds"] for entry in log if "loss" in entry and "seconds" in entry]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
-from pathlib import Path
+from typing import Any
 
 from tirazh.errors import OutputError
 from tirazh.model.byte_text import bytes_text
 from tirazh.model.config import ModelConfig, expected_shapes
 from tirazh.model.training.disk_room import CHECKPOINT_BYTES_PER_WEIGHT, free_bytes
 from tirazh.pipeline.finetune.forecast.sample import sample_corpus
-from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.plan import FinetunePlan
 from tirazh.pipeline.finetune.spec import FinetuneSpec
+from tirazh.pipeline.storage.filesystem import is_remote
 
 # A token of the data takes an int32 and a role of one byte; a sequence has a span of two int64 and an offset.
 _TOKEN_BYTES, _SEQUENCE_BYTES = 5, 24
@@ -42,7 +43,7 @@ def count_checkpoints(spec: FinetuneSpec) -> int:
 
 
 def disk_bytes(plan: FinetunePlan, *, tokens: int, sequences: int) -> int:
-    """The most bytes that the output's directory holds during the training.
+    """The most bytes that the directory of the training holds while it runs.
 
     These are the checkpoints, the model, and the data.
     """
@@ -51,12 +52,13 @@ def disk_bytes(plan: FinetunePlan, *, tokens: int, sequences: int) -> int:
     item = _ITEM_BYTES.get(spec.save_dtype or "")
     model = plan.model.weight_bytes if item is None else item * count_weights(plan.config)
     data = _TOKEN_BYTES * tokens + _SEQUENCE_BYTES * sequences
-    return checkpoint * count_checkpoints(spec) + model + data
+    is_fetched = plan.start is not None and is_remote(plan.start.folder)
+    return checkpoint * (count_checkpoints(spec) + is_fetched) + model + data
 
 
 def held_bytes(plan: FinetunePlan) -> int:
-    """The bytes that this training has written to its output already; those of others in it are not its room."""
-    output = TrainingOutput(Path(plan.output))
+    """The bytes that this training has written to its directory already; those of others in it are not its room."""
+    output = plan.open_output()
     saved = output.find_request(plan.identity(), overwrite=True)
     total = 0
     for path in output.work(saved["training"]).folder.rglob("*") if saved is not None else ():
@@ -67,26 +69,35 @@ def held_bytes(plan: FinetunePlan) -> int:
     return total
 
 
-def check_room(plan: FinetunePlan) -> None:
-    """Raise OutputError if the disk of the output has not the room that the training needs."""
-    sample = sample_corpus(plan)
-    problem = room_problem(plan, disk_bytes(plan, tokens=sample.tokens, sequences=sample.sequences))
+def check_room(plan: FinetunePlan, saved: Mapping[str, Any] | None) -> None:
+    """Raise OutputError if the disk of the training has not the room that it needs.
+
+    The request of one that has started, `saved`, has the counts of its data; else they are estimated.
+    """
+    if saved is None:
+        sample = sample_corpus(plan)
+        needed = disk_bytes(plan, tokens=sample.tokens, sequences=sample.sequences)
+    else:
+        needed = disk_bytes(plan, tokens=saved["tokens"], sequences=saved["sequences"])
+    problem = room_problem(plan, needed)
     if problem is not None:
         raise OutputError(problem)
 
 
 def room_problem(plan: FinetunePlan, needed: int) -> str | None:
     """Return the sentence about a disk with less room than the `needed` bytes; None for one that has it."""
-    free, held = free_bytes(plan.output), held_bytes(plan)
+    free, held = free_bytes(plan.folder), held_bytes(plan)
     if needed - held <= free:
         return None
     keep, count = plan.spec.keep_checkpoints, count_checkpoints(plan.spec)
     checkpoint = CHECKPOINT_BYTES_PER_WEIGHT * count_trained(plan.config, plan.spec)
     fewer = f", lower --keep-checkpoints ({keep} now)" if keep > 1 else ""
     lora = "" if plan.spec.lora_rank else ", train adapters alone with --lora-rank"
+    flag = "--work-dir" if is_remote(plan.output) else "--output"
+    place = f"{flag} {plan.folder}"
     more = f", of which {bytes_text(held)} are written" if held else ""
     return (
-        f"--output {plan.output}: the training needs {bytes_text(needed)} on this disk{more} ({count} checkpoints "
+        f"{place}: the training needs {bytes_text(needed)} on this disk{more} ({count} checkpoints "
         f"of {bytes_text(checkpoint)}, the model and the data), and {bytes_text(free)} is free; make room{fewer}{lora} "
-        "or give another --output"
+        f"or give another {flag}"
     )

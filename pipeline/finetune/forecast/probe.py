@@ -46,7 +46,12 @@ def _config(plan: FinetunePlan, folder: Path, *, device: str, dtype: str) -> Tra
     spec = plan.spec
     limit = min(_MOST_ROWS, spec.limit or _MOST_ROWS)
     corpus = CorpusConfig(
-        packing=plan.packing, seq_length=plan.seq_length, limit=limit, seed=spec.seed, max_error_rate=1.0
+        packing=plan.packing,
+        seq_length=plan.seq_length,
+        limit=limit,
+        seed=spec.seed,
+        max_error_rate=1.0,
+        sources=plan.sources,
     )
     write_corpus(folder / "data", plan.training, plan.storage, plan.documents(), corpus)
     targets = spec.lora_targets

@@ -30,10 +30,14 @@ class NothingToRead(InputError):
 
 @dataclass(frozen=True, slots=True)
 class InputListing:
-    """The Parquet files of an input, and what was found beside them and is not read."""
+    """The Parquet files of an input, and what was found beside them and is not read.
+
+    `by_input` has the URIs of the files that each of several inputs contains, in their order.
+    """
 
     files: tuple[StoredFile, ...]
     passed_over: tuple[PassedOver, ...] = ()
+    by_input: tuple[frozenset[str], ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -60,6 +64,7 @@ def find_inputs(storage: Storage, inputs: Sequence[str], *, allow_empty: bool = 
     """
     files: dict[str, StoredFile] = {}
     passed_over: dict[str, PassedOver] = {}
+    by_input: list[frozenset[str]] = []
     tables = TableCheck(storage)
     for uri in inputs:
         try:
@@ -67,7 +72,9 @@ def find_inputs(storage: Storage, inputs: Sequence[str], *, allow_empty: bool = 
         except NothingToRead:
             if not allow_empty:
                 raise
+            by_input.append(frozenset())
             continue
+        by_input.append(frozenset(file.uri for file in listing.files))
         for file in sorted(listing.files, key=lambda file: file.uri):
             files.setdefault(file.uri, replace(file, partition=partition_of(file.uri, file.key)))
         passed_over |= {each.uri: each for each in sorted(listing.passed_over, key=lambda each: each.uri)}
@@ -76,7 +83,7 @@ def find_inputs(storage: Storage, inputs: Sequence[str], *, allow_empty: bool = 
         if any("\ud800" <= character <= "\udfff" for character in file.uri):  # surrogates: bytes that are not UTF-8
             raise InputError(f"the input file {file.uri!r} has a name that is not UTF-8; rename it")
     left = [each for each in passed_over.values() if each.uri not in files]
-    return InputListing(tuple(_with_different_keys(chosen)), (*left, *links))
+    return InputListing(tuple(_with_different_keys(chosen)), (*left, *links), tuple(by_input))
 
 
 def _without_second_links(files: Sequence[StoredFile]) -> tuple[list[StoredFile], list[PassedOver]]:

@@ -192,6 +192,12 @@ def test_a_training_is_submitted_resumed_as_it_was_and_has_time_to_save_a_checkp
     assert job_to_resume(server, first.job_id).spec == job.spec
 
 
-def test_a_training_whose_output_is_in_an_object_store_is_not_submitted() -> None:
-    with pytest.raises(RequestError, match="--output s3://bucket/model is in an object store; give a directory"):
-        job_of_spec(FinetuneSpec(input=("/in",), output="s3://bucket/model"))
+def test_a_training_in_an_object_store_is_submitted_with_absolute_paths_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = FinetuneSpec(input=("s3://a/in",), output="s3://b/out", work_dir="work", from_checkpoint="old@5")
+    job = job_of_spec(given).spec
+    assert isinstance(job, FinetuneSpec)
+    assert (job.output, job.work_dir) == ("s3://b/out", f"{tmp_path}/work")
+    assert job.from_checkpoint == f"{tmp_path}/old@5"

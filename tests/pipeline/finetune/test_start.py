@@ -54,7 +54,7 @@ def output(tmp_path: Path) -> TrainingOutput:
 
 def find(text: str, *, into: Path | None = None, max_steps: int | None = None, **changes: Any) -> tuple[str, int, int]:
     spec = FinetuneSpec(input=("a",), output="b", model="/m", from_checkpoint=text, max_steps=max_steps)
-    found = find_start(spec, str(into or "/nowhere"), MODEL | changes)
+    found = find_start(spec, TrainingOutput(into or Path("/nowhere")), MODEL | changes)
     return found.training, found.step, found.first_step
 
 

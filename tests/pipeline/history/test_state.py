@@ -20,6 +20,7 @@ from tirazh.pipeline.job_run import JobRun
 from tirazh.pipeline.output.leases.lease import hold
 from tirazh.pipeline.output.names import OutputFiles
 from tirazh.pipeline.output.runs_file import read_runs, runs_text
+from tirazh.pipeline.storage.filesystem import Storage
 
 pytestmark = pytest.mark.usefixtures("no_ray")
 
@@ -103,6 +104,24 @@ def test_an_output_of_an_earlier_version_has_the_age_of_its_success_file(make_sp
     (own / "manifest.json").write_bytes(manifest.replace(b'"end"', b'"eNd"'))
     found = output_status(OutputFiles.at(str(tmp_path / "out"), make_storage()), max_age_s=600)
     assert (found.state, found.problem) == ("complete", "")
+
+
+@pytest.mark.parametrize("last", ["config.json", "adapter/adapter_config.json"])
+def test_the_output_of_a_training_is_complete_once_its_model_or_its_adapter_is_there(last: str, tmp_path: Path) -> None:
+    """It has no `_SUCCESS`, and its manifest is another one; its run is in the history."""
+    output = OutputFiles.at(str(tmp_path), Storage())
+    output.storage.write(output.own("finetune.json"), b"{}")
+    texts = dict.fromkeys(("run_id", "begin", "host", "user", "command", "outcome", "sentence"), "")
+    run = texts | {"begin": "2026-11-30T20:00:00Z", "end": "2026-11-30T22:00:00Z", "outcome": "success"}
+    output.storage.write(output.own("runs.jsonl"), runs_text([run]))
+    assert output_status(output).state == "unfinished"
+    output.storage.write(output.own("manifest.json"), json.dumps({"kind": "finetune", "rows": 200}).encode())
+    assert output_status(output).state == "unfinished", "a run that replaces a model is in the middle of it"
+    output.storage.write(output.part(last), b"{}")
+    found = output_status(output, max_age_s=1e9)
+    assert (found.state, found.rows_safe, found.rows_total, found.problem) == ("complete", 200, 200, "")
+    assert found.last_success is not None
+    assert found.last_success.startswith("2026-11-30T22:00:00")
 
 
 def test_durations() -> None:

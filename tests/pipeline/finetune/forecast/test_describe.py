@@ -164,7 +164,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_too_small_is_refused_with_need_and_room(model: str, tmp_path: Path, small_disk: Path) -> None:
     spec = request(tmp_path, model, {"text": ["a", "b"]}, output=small_disk / "out")
     with pytest.raises(OutputError) as caught:
-        check_room(plan_finetune(spec))
+        check_room(plan_finetune(spec), None)
     sentence = str(caught.value)
     assert sentence.startswith(f"--output {small_disk}/out: the training needs ")
     assert re.search(

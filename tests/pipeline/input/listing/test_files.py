@@ -11,7 +11,7 @@ import pytest
 
 from tirazh.errors import InputError
 from tirazh.pipeline.input.footers import check_text_column, read_footers
-from tirazh.pipeline.input.listing.files import list_inputs, would_read
+from tirazh.pipeline.input.listing.files import find_inputs, list_inputs, would_read
 from tirazh.pipeline.input.unify import unify
 from tirazh.pipeline.storage.filesystem import Storage
 
@@ -62,6 +62,12 @@ def test_files_of_one_name_in_several_inputs_have_different_keys(write_input: Wr
     assert keys(m1, deep) == ["in/m1/data.parquet", "x/m1/data.parquet"]
     assert keys(m1, m2, deep.parent.parent) == ["in/m1/data.parquet", "m2/data.parquet", "x/m1/data.parquet"]
     assert keys(m1, other) == ["data.parquet", "other.parquet"], "names that differ stay as they are"
+
+
+def test_a_listing_says_which_input_contains_which_files(write_input: Write) -> None:
+    first, second = (str(write_input(name, text=["x"])) for name in ("m1/a.parquet", "m2/b.parquet"))
+    both = str(Path(first).parent.parent)
+    assert find_inputs(Storage(), [first, both, second]).by_input == ({first}, {first, second}, {second})
 
 
 @pytest.mark.parametrize(
