@@ -23,7 +23,7 @@ from tirazh.errors import RequestError
 from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.hugging_face import load_foreign
 from tirazh.model.config import ModelConfig, check_split
-from tirazh.model.transformer import InferenceModel
+from tirazh.model.transformer import PlainLanguageModel
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def shard_model(
         return _shard_foreign(checkpoint.path, dtype, device, tp_size, on_loaded)
     model = _build_without_memory(config)
     if tp_size == 1:  # nothing to shard: without DeepSpeed, whose import takes a second
-        model.model.to(getattr(torch, dtype)).to_empty(device=device)
+        _allocate(model.model, getattr(torch, dtype), device)
         _fill(model, checkpoint, tp_rank, device)
     else:
         model.add_module("model", _init_inference(model.model, dtype, tp_size))
@@ -111,9 +111,8 @@ def weight_bytes(model: nn.Module) -> int:
     return sum(weight.numel() * weight.element_size() for weight in (*model.parameters(), *model.buffers()))
 
 
-def _build_without_memory(config: ModelConfig) -> InferenceModel:
-    with torch.device("meta"):
-        model = InferenceModel(config)
+def _build_without_memory(config: ModelConfig) -> PlainLanguageModel:
+    model = PlainLanguageModel.without_memory(config)
     assert not list(model.buffers()), "a buffer made on the meta device would stay uninitialised"
     return model
 
@@ -136,6 +135,14 @@ def _init_inference(base: nn.Module, dtype: str, tp_size: int) -> nn.Module:
         )
     sharded: nn.Module = engine.module.to(wanted)
     return sharded
+
+
+def _allocate(base: nn.Module, dtype: torch.dtype, device: str) -> None:
+    """Give the weights memory. `Module.to_empty` does the same, but imports torch's compiler for it."""
+    for module in base.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            memory = torch.empty(weight.shape, dtype=dtype, device=device)
+            setattr(module, name, nn.Parameter(memory, requires_grad=False))
 
 
 @torch.no_grad()

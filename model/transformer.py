@@ -18,11 +18,12 @@ Legend: B batch, T tokens, C channels, H heads on this rank, D head dim, N rows 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 
 from tirazh.model.attention.backends.interface import StepAttention
 from tirazh.model.attention.block_layout import global_starts
@@ -197,8 +198,8 @@ class Logits(NamedTuple):
     logits: Tensor
 
 
-class _RankTransformer(Transformer):
-    """The transformer of an `InferenceModel`."""
+class PlainModel(Transformer):
+    """The transformer of a `PlainLanguageModel`. DeepSpeed shards classes alone whose names end in "Model"."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -221,15 +222,31 @@ class _RankTransformer(Transformer):
         return self.hidden_states(self.embed_tokens(input_ids), positions, attend_whole)
 
 
-class InferenceModel(LanguageModel):
-    """A ruGPT-3 for inference, without transformers. Its weights have the names of `RuGPT3ForCausalLM`'s."""
+class PlainLanguageModel(LanguageModel):
+    """A ruGPT-3 without transformers, for inference. Its weights have the names of `RuGPT3ForCausalLM`'s."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.model = _RankTransformer(config)
+        self.model = PlainModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @classmethod
+    def without_memory(cls, config: ModelConfig) -> PlainLanguageModel:
+        """A model on the meta device: shapes alone, which a checkpoint fills."""
+        with torch.device("meta"), _NoInitialValues():
+            return cls(config)
 
     def forward(self, input_ids: Tensor) -> Logits:
         """Compute the logits [B, T, vocab] of whole sequences without padding, int64 [B, T]."""
         return Logits(self.lm_head(self.model(input_ids)))
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves out what `torch.nn.init` does: on the meta device it has no effect, but imports torch's compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
