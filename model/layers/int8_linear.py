@@ -13,6 +13,8 @@ import ctypes
 import torch
 from torch import Tensor, nn
 
+from tirazh.errors import RequestError
+from tirazh.model.cpu_features import may_multiply_bfloat16
 from tirazh.model.kernels.build import load_kernel
 from tirazh.model.layers.tiled_linear import Activation
 
@@ -117,6 +119,23 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("bytes", "row_scales")),
         *((name, ctypes.c_int64) for name in ("num_rows", "num_inputs", "num_outputs", "is_gelu", "is_bf16")),
     )
+
+
+def activation_dtype() -> torch.dtype:
+    """The dtype of everything but the products of linear layers: bfloat16 where this CPU multiplies it, else float32."""
+    is_supported = may_multiply_bfloat16() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if is_supported else torch.float32
+
+
+def check_all_int8(model: nn.Module) -> None:
+    """Raise RequestError for a model with matrices that are not those of an `Int8Linear` or of an embedding."""
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1 and not isinstance(module, Int8Linear | nn.Embedding):
+            raise RequestError(
+                f"--dtype int8 cannot run this model: its layer {name} is a {type(module).__name__}, which cannot be "
+                "rounded to 8 bits; give another --dtype"
+            )
 
 
 def can_round(weight: Tensor) -> bool:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from tirazh.model.layers.activation import TanhGELU
 from tirazh.model.layers.float_linear import FloatLinear, can_multiply
+from tirazh.model.layers.int8_linear import Int8Linear, can_round
 from tirazh.model.layers.tiled_linear import Activation, TiledLinear, can_tile
 
 _MKLDNN = torch.ops.mkldnn
 # Modules without children that compute each row, or each element, by itself.
-_ROW_BY_ROW = (FloatLinear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout)
+_ROW_BY_ROW = (FloatLinear, Int8Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout)
 _HEAD_DIM_UNIT = 16  # of the prefill kernel
 
 
@@ -75,22 +76,28 @@ def pack_weight(weight: Tensor, bias: Tensor | None, *, rows: int, activation: A
     return PackedLinear(weight, bias, rows=rows, activation=activation)
 
 
-def pack_linears(model: nn.Module, *, rows: int) -> None:
+def pack_linears(model: nn.Module, *, rows: int, to_int8: bool = False) -> None:
     """Replace a model's linear layers, one after the other, by faster ones for inference.
 
     The model can no longer be trained or saved. Weights of a dtype that oneDNN cannot pack stay as
-    they are. `rows`: the number of rows of the matmuls that matter most.
+    they are. `rows`: the number of rows of the matmuls that matter most. `to_int8`: round the weights to 8 bits.
     """
+    can_replace = _can_round if to_int8 else _can_replace
     for module in list(model.modules()):
         fuse = getattr(module, "fuse_projections", None)
-        if fuse is not None and _can_replace(next(module.parameters())):
+        if fuse is not None and can_replace(next(module.parameters(), None)):
             fuse()
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and _can_replace(child.weight):
+            if type(child) is nn.Linear and can_replace(child.weight):
                 is_up = name == "up_proj" and isinstance(getattr(module, "activation", None), TanhGELU)
                 if not child.weight.is_cuda:
                     activation: Activation = "gelu" if is_up else "none"
-                    setattr(module, name, pack_weight(child.weight, child.bias, rows=rows, activation=activation))
+                    packed = (
+                        Int8Linear(child.weight, child.bias, activation=activation)
+                        if to_int8
+                        else pack_weight(child.weight, child.bias, rows=rows, activation=activation)
+                    )
+                    setattr(module, name, packed)
                 elif is_up:
                     setattr(module, name, GeluLinear(child))
                 if is_up:
@@ -100,19 +107,29 @@ def pack_linears(model: nn.Module, *, rows: int) -> None:
 def rows_are_independent(model: nn.Module) -> bool:
     """Whether the bits of a row never depend on the number of rows in a step.
 
-    All linears must be `TiledLinear` or `FloatLinear`. In float32, whose last bits no rounding hides,
+    All linears must be `TiledLinear`, `FloatLinear` or `Int8Linear` with its kernel. In float32, whose last bits no rounding hides,
     everything else must be known as well: no foreign activation or rotary embedding, which torch computes
     differently at the end of a tensor, and heads that our attention kernels take.
     """
     modules = list(model.modules())
     linears = [module for module in modules if isinstance(weight := getattr(module, "weight", None), Tensor)
                and weight.dim() > 1 and not isinstance(module, nn.Embedding)]  # fmt: skip
-    if not all(isinstance(linear, TiledLinear | FloatLinear) for linear in linears):
+    if not all(_is_row_by_row(linear) for linear in linears):
         return False
-    if not any(isinstance(linear, FloatLinear) for linear in linears):
+    if not any(isinstance(linear, FloatLinear) or _is_wide(linear, model) for linear in linears):
         return True
     leaves = [module for module in modules if next(module.children(), None) is None]
     return all(isinstance(leaf, _ROW_BY_ROW) for leaf in leaves) and _head_dim(model) % _HEAD_DIM_UNIT == 0
+
+
+def _is_row_by_row(linear: nn.Module) -> bool:
+    return isinstance(linear, TiledLinear | FloatLinear) or (isinstance(linear, Int8Linear) and linear.has_kernel)
+
+
+def _is_wide(linear: nn.Module, model: nn.Module) -> bool:
+    """Whether a linear of 8 bits has inputs and outputs of float32."""
+    first = next(model.parameters(), None)
+    return isinstance(linear, Int8Linear) and (first is None or first.dtype == torch.float32)
 
 
 def _head_dim(model: nn.Module) -> int:
@@ -120,8 +137,12 @@ def _head_dim(model: nn.Module) -> int:
     return 0 if config is None else int(config.hidden_size // config.num_attention_heads)
 
 
-def _can_replace(weight: Tensor) -> bool:
-    return weight.is_cuda or can_pack(weight)
+def _can_replace(weight: Tensor | None) -> bool:
+    return weight is not None and (weight.is_cuda or can_pack(weight))
+
+
+def _can_round(weight: Tensor | None) -> bool:
+    return weight is not None and can_round(weight)
 
 
 def can_pack(weight: Tensor) -> bool:
