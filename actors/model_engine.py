@@ -37,7 +37,11 @@ from tirazh.model.tokenizer import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-_DTYPE_OF = {"linear": "bfloat16", "linear_float": "float32", "linear_int8": "int8"}  # of the kernels that one dtype uses
+_DTYPE_OF = {
+    "linear": "bfloat16",
+    "linear_float": "float32",
+    "linear_int8": "int8",
+}  # of the kernels that one dtype uses
 
 
 def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> ModelRunner:

@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ def main() -> None:
             ours, packed = Int8Linear(weight, None), PackedLinear(weight.bfloat16(), None, rows=64)
             for rows in options.rows:
                 x = torch.randn(rows, inputs).bfloat16()
-                calls = {"bf16": lambda x=x: packed(x), "onednn": _onednn(weight, x), "ours": lambda x=x: ours(x)}
+                calls = {"bf16": partial(packed, x), "onednn": _onednn(weight, x), "ours": partial(ours, x)}
                 s = _seconds(calls, options.seconds)
                 print(
                     f"{inputs}x{outputs:<6} {rows:5} {1e3 * s['bf16']:9.3f} {1e3 * s['onednn']:13.3f} "

@@ -84,8 +84,9 @@ class SelfCheck:
                 self._noise = _rounding_noise(model, token_ids, logits)
 
     def compare(self, runner: ModelRunner, rows: StepRows, *, is_int8: bool = False) -> None:
-        """Run the prompts in the engine. All ranks of a replica call this together. `is_int8`: weights were rounded to 8
-        bits since `record`.
+        """Run the prompts in the engine. All ranks of a replica call this together.
+
+        `is_int8`: weights were rounded to 8 bits since `record`.
 
         Raises CheckpointError, which names model_type and difference, where the logits differ.
         """

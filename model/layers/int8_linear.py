@@ -122,7 +122,7 @@ class _Arguments(ctypes.Structure):
 
 
 def activation_dtype() -> torch.dtype:
-    """The dtype of everything but the products of linear layers: bfloat16 where this CPU multiplies it, else float32."""
+    """The dtype of all but the products of linear layers: bfloat16 where this CPU multiplies it, else float32."""
     is_supported = may_multiply_bfloat16() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if is_supported else torch.float32
 

@@ -107,9 +107,9 @@ def pack_linears(model: nn.Module, *, rows: int, to_int8: bool = False) -> None:
 def rows_are_independent(model: nn.Module) -> bool:
     """Whether the bits of a row never depend on the number of rows in a step.
 
-    All linears must be `TiledLinear`, `FloatLinear` or `Int8Linear` with its kernel. In float32, whose last bits no rounding hides,
-    everything else must be known as well: no foreign activation or rotary embedding, which torch computes
-    differently at the end of a tensor, and heads that our attention kernels take.
+    All linears must be `TiledLinear`, `FloatLinear` or `Int8Linear` with its kernel. In float32, whose last
+    bits no rounding hides, everything else must be known as well: no foreign activation or rotary embedding,
+    which torch computes differently at the end of a tensor, and heads that our attention kernels take.
     """
     modules = list(model.modules())
     linears = [module for module in modules if isinstance(weight := getattr(module, "weight", None), Tensor)

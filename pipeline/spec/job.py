@@ -30,8 +30,8 @@ class JobSpec(Spec):
     limit: int | None = shared_setting("limit")
     dtype: DType = shared_setting(  # noqa: RUF009
         "dtype",
-        more="; int8 (on CPUs, never selected by auto) rounds the weights and inputs of linear layers to 8 bits: faster "
-        "and half the memory of bfloat16",
+        more="; int8 (on CPUs, never selected by auto) rounds weights and inputs of linear layers to 8 bits: faster, "
+        "and about half the memory of bfloat16",
         choices=(*TRAINING_DTYPES, "int8"),
     )
     sparse_mode: str | None = shared_setting("sparse_mode")
