@@ -164,7 +164,8 @@ def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def _round(values: Tensor) -> tuple[Tensor, Tensor]:
     largest = values.abs().amax(dim=1)  # NaN where a value is
     is_finite, is_tiny = largest.isfinite(), largest < _TINIEST
-    inverse = torch.where(is_finite & ~is_tiny, _LARGEST / largest, 0.0)
-    scales = torch.where(is_finite, torch.where(is_tiny, 0.0, largest / _LARGEST), torch.nan)
+    most = torch.full_like(largest, _LARGEST)  # with a number torch multiplies by an inverse, which rounds otherwise
+    inverse = torch.where(is_finite & ~is_tiny, most / largest, 0.0)
+    scales = torch.where(is_finite, torch.where(is_tiny, 0.0, largest / most), torch.nan)
     rounded = torch.where(is_finite[:, None], values, 0.0) * inverse[:, None]
     return rounded.round().to(torch.int8), scales
