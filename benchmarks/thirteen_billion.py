@@ -26,7 +26,7 @@ import torch
 from benchmarks.large.checkpoint import LargeShape, write_checkpoint
 from benchmarks.large.recorded_logits import FILE
 from benchmarks.large.reference import reference_logits
-from benchmarks.process_tree import watching_memory
+from benchmarks.process_tree import Process, sampling, sum_bytes
 
 LABELS = ("спорт", "экономика", "культура", "наука", "мир")
 NUM_LABELLED, NUM_CONTINUED, NUM_COMPARED = 50, 5, 3
@@ -76,20 +76,27 @@ def main() -> None:
 
 def _job(name: str, folder: Path, texts: list[str], settings: dict[str, Any]) -> None:
     """Run a job in a process of its own, and print its time, speed and memory."""
-    source, output = folder / "rows.parquet", folder / "output"
+    source, output = folder / "rows.parquet", folder / name.replace(" ", "-")
     pq.write_table(pa.table({"text": texts}), source)
     job = folder / "job.json"
     job.write_text(json.dumps(settings | {"input": str(source), "output": str(output)}), encoding="utf-8")
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.large.run_one", str(job)])
-    with watching_memory(process.pid) as peak:
+    peak, largest = 0, 0
+
+    def note(processes: list[Process]) -> None:
+        nonlocal peak, largest
+        peak = max(peak, sum_bytes(processes))
+        largest = max(largest, *(each.private for each in processes), 0)
+
+    with sampling(process.pid, note):
         if process.wait():
             sys.exit(f"{name}: the job failed")
     manifest = json.loads(job.with_suffix(".manifest.json").read_text(encoding="utf-8"))
     tokens = manifest["prompt_tokens"] + manifest["completion_tokens"]
     print(
         f"{name}: {time.monotonic() - began:.0f} s in all, {manifest['seconds']:.0f} s from the replica's start to the "
-        f"last row, {tokens} tokens, {manifest['tokens_per_s']:.1f} tokens/s; peak memory {_gib(peak.num_bytes)}; "
+        f"last row, {tokens} tokens, {manifest['tokens_per_s']:.1f} tokens/s; peak memory {_gib(peak)}, of the largest process {_gib(largest)}; "
         f"errors {manifest['errors']}",
         flush=True,
     )
