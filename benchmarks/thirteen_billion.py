@@ -96,8 +96,8 @@ def _job(name: str, folder: Path, texts: list[str], settings: dict[str, Any]) ->
     tokens = manifest["prompt_tokens"] + manifest["completion_tokens"]
     print(
         f"{name}: {time.monotonic() - began:.0f} s in all, {manifest['seconds']:.0f} s from the replica's start to the "
-        f"last row, {tokens} tokens, {manifest['tokens_per_s']:.1f} tokens/s; peak memory {_gib(peak)}, of the largest process {_gib(largest)}; "
-        f"errors {manifest['errors']}",
+        f"last row, {tokens} tokens, {manifest['tokens_per_s']:.1f} tokens/s; peak memory {_gib(peak)}, of the largest "
+        f"process {_gib(largest)}; errors {manifest['errors']}",
         flush=True,
     )
 

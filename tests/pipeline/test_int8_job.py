@@ -19,7 +19,7 @@ from tirazh.pipeline.build import run_job
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.forecast.describe import describe_job
 from tirazh.pipeline.output.leases import lease as lease_module
-from tirazh.pipeline.spec import ClassifySpec, GenerateSpec, ScoreSpec
+from tirazh.pipeline.spec import ClassifySpec, EmbedSpec, GenerateSpec
 
 TEXTS = [
     "Учёные обнаружили новый вид бабочек в горах Алтая.",
@@ -46,18 +46,19 @@ def rows_of(settings: dict[str, Any]) -> pl.DataFrame:
     return pl.read_parquet(f"{settings['output']}/*.parquet")
 
 
-def test_scores_are_nearly_those_of_float32_and_the_manifest_says_what_int8_means(
+def test_embeddings_are_nearly_those_of_float32_and_the_manifest_says_what_int8_means(
     job: Callable[..., dict[str, Any]],
 ) -> None:
     narrow, wide = job("narrow"), job("wide", dtype="float32")
-    manifest = run_job(ScoreSpec(**narrow))
-    run_job(ScoreSpec(**wide))
-    own, exact = (rows_of(settings)["logprob"].to_numpy() for settings in (narrow, wide))
-    assert np.abs(own / exact - 1).max() < 0.01
+    manifest = run_job(EmbedSpec(**narrow))
+    run_job(EmbedSpec(**wide))
+    own, exact = (np.array(rows_of(settings)["embedding"].to_list()) for settings in (narrow, wide))
+    lengths = np.linalg.norm(own, axis=1) * np.linalg.norm(exact, axis=1)
+    assert ((own * exact).sum(axis=1) / lengths).min() > 0.995
     assert not np.array_equal(own, exact)
     assert manifest["dtype"] == "int8"
     assert "weights with a scale for each output" in manifest["quantization"]
-    stored = json.loads((Path(narrow["output"]) / "manifest.json").read_text(encoding="utf-8"))
+    stored = json.loads((Path(narrow["output"]) / "_tirazh" / "manifest.json").read_text(encoding="utf-8"))
     assert stored["quantization"] == manifest["quantization"]
 
 
