@@ -11,7 +11,7 @@ from tirazh.errors import RequestError, TirazhError, did_you_mean
 from tirazh.model.config import ModelSettings
 from tirazh.model.requests import EngineJob
 
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 ENGINES = ("model", "echo")
 MODULE_PREFIX = "module:"
 
@@ -60,6 +60,8 @@ class ReplicaConfig:
                 raise RequestError(f"a replica's {name} must be above 0, not {getattr(self, name)}")
         if self.device not in ("cpu", "cuda"):
             raise RequestError(f"a replica's device must be cpu or cuda, not {self.device!r}")
+        if self.dtype == "int8" and self.device != "cpu":
+            raise RequestError("--dtype int8 runs on CPUs only; add --device cpu, or give another --dtype for GPUs")
         if self.engine not in ENGINES and not self.engine.startswith(MODULE_PREFIX):
             raise RequestError(
                 f"a replica's engine must be model, echo or module:NAME, not {self.engine!r}"

@@ -28,6 +28,7 @@ from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.engine.warm_up import warm_up
 from tirazh.model.host_memory import free_host_bytes
 from tirazh.model.kernels.build import KERNELS, prepare_kernels
+from tirazh.model.layers.int8_linear import check_all_int8
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.step import Step, step_rows
 from tirazh.model.tensor_parallel import agree_on_least, connect, shard_model, weight_bytes
@@ -37,7 +38,12 @@ from tirazh.model.tokenizer import load_tokenizer
 logger = logging.getLogger(__name__)
 
 # Of the kernels that one dtype uses.
-_DTYPE_OF = {"linear_tiles": "bfloat16", "linear_bf16": "bfloat16", "linear_float": "float32"}
+_DTYPE_OF = {
+    "linear_tiles": "bfloat16",
+    "linear_bf16": "bfloat16",
+    "linear_float": "float32",
+    "linear_int8": "int8",
+}
 
 
 def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: ProgressCounter) -> ModelRunner:
@@ -68,7 +74,9 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     rows = step_rows(config.device, hidden_size(model))
     # CUDA graphs and overlap scheduling are not implemented for tensor parallelism.
     uses_graphs = rank_place.world_size == 1 and can_capture_graphs(model, config.seq_length)
-    pack_linears(model, rows=rows.decode)
+    pack_linears(model, rows=rows.decode, to_int8=config.dtype == "int8")
+    if config.dtype == "int8":
+        check_all_int8(model)
     progress.phase = "warming up"
     num_slots = min(config.slots + MOST_PREFIX_SLOTS, slots_that_fit(model, config.seq_length))
     if rank_place.world_size > 1:
@@ -87,7 +95,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     )
     runner.on_progress = progress.beat
     runner.set_prefix(config.jobs[0].prefix_token_ids, rows.prefill)
-    self_check.compare(runner, rows)
+    self_check.compare(runner, rows, is_int8=config.dtype == "int8")
     if config.device != "cpu":
         warm_up(runner, config.jobs[0], rows)  # compiles the Triton kernels and captures the CUDA graphs
     progress.restart()

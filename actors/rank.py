@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tirazh.actors import rendezvous
 from tirazh.actors.engine_module import EngineModule, RunnerT, load_engine_module
 from tirazh.actors.garbage import collect_rarely
-from tirazh.actors.messages import RankFailure, RankLocation, RankReady, ReplicaConfig, ReplicaHeartbeat
+from tirazh.actors.messages import DType, RankFailure, RankLocation, RankReady, ReplicaConfig, ReplicaHeartbeat
 from tirazh.actors.progress import ProgressCounter
 from tirazh.actors.rank_handle import RankHandle
 from tirazh.actors.rendezvous import RankPlace
@@ -173,7 +173,7 @@ class Rank:
             rank=rank_place.rank,
             threads=rank_place.threads,
             weight_bytes=engine_module.count_weight_bytes(runner),
-            versions={name: version(name) for name in _VERSIONS_OF} | _kernel_versions(),
+            versions={name: version(name) for name in _VERSIONS_OF} | _kernel_versions(self._config.dtype),
         )
 
     def _describe_failure(self, error: BaseException) -> RankFailure:
@@ -198,13 +198,19 @@ def make_rank(config: ReplicaConfig, rank: int, group: PlacementGroup) -> RankHa
     return handle
 
 
-def _kernel_versions() -> dict[str, str]:
-    """Return which kernels run here; nothing for an engine that has not loaded torch."""
+def _kernel_versions(dtype: DType) -> dict[str, str]:
+    """Return which kernels run here and, for int8, the dtype of everything else; nothing for an engine that has not
+    loaded torch."""
     if "torch" not in sys.modules:
         return {}
     from tirazh.model.kernels.build import kernel_versions
 
-    return kernel_versions()
+    if dtype != "int8":
+        return kernel_versions()
+    from tirazh.model.layers.int8_linear import activation_dtype
+
+    wide = str(activation_dtype()).removeprefix("torch.")
+    return kernel_versions() | {"int8": f"linear layers in 8 bits, everything else in {wide}"}
 
 
 async def _read(future: Future[ValueT]) -> ValueT:

@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace, workdir: Path, *, command: str) -> Report:
     under_test = ModelUnderTest(SHAPES[options.shape], workdir, device=options.device)
     peers, absent = _present(all_peers(options.dtypes, slots=options.slots, device=options.device), options)
     workloads = [_workload(name, options) for name in options.workload if name in WORKLOADS]
-    dtypes = list(dict.fromkeys([*options.dtypes, "float32"]))
+    dtypes = list(dict.fromkeys([*(dtype for dtype in options.dtypes if dtype != "int8"), "float32"]))
     ceilings: list[Ceiling] = []
 
     def measure(dtype: str) -> Ceiling:
@@ -193,6 +193,11 @@ def _is_wanted(peer: Peer, workload: Workload, options: argparse.Namespace) -> b
     return workload.name in _AT_ALL_DTYPES or is_main or isinstance(peer, CTranslate2 | LlamaCpp)
 
 
+def _is_int8(peer: Peer) -> bool:
+    """Whether it is our engine in 8 bits, which runs beside that of the first dtype."""
+    return isinstance(peer, Ours) and peer.dtype == "int8"
+
+
 def _patience(workload: Workload, options: argparse.Namespace) -> Patience:
     rounds = 2 if options.subset or workload.name == "long" else 3
     return Patience(
@@ -239,7 +244,7 @@ def _present(peers: list[Peer], options: argparse.Namespace) -> tuple[list[Peer]
     if options.peer:
         peers = [peer for peer in peers if any(word.lower() in peer.name.lower() for word in options.peer)]
     if options.subset:
-        peers = [peer for peer in peers if peer.dtype in options.dtypes]
+        peers = [peer for peer in peers if peer.dtype in options.dtypes or _is_int8(peer)]
     reasons = {peer.name: reason for peer in peers if (reason := peer.why_absent())}
     skipped = _SKIPPED if options.device == "cpu" and not options.no_peers and "long" in options.workload else {}
     return [peer for peer in peers if peer.name not in reasons], reasons | skipped

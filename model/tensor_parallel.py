@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import io
 import logging
 from collections.abc import Callable, Iterator
@@ -23,10 +24,13 @@ from tirazh.errors import RequestError
 from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.hugging_face import load_foreign
 from tirazh.model.config import ModelConfig, check_split
+from tirazh.model.layers.int8_linear import activation_dtype
+from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.transformer import PlainLanguageModel
 
 logger = logging.getLogger(__name__)
 
+_LAYERS = "model.layers."
 _SHARED_MEMORY_OP = "deepspeed_shm_comm"
 # The file that marks a directory of compiled operators as used by tirazh alone; builds there take a
 # lock on it.
@@ -58,12 +62,18 @@ def shard_model(
 ) -> nn.Module:
     """Build rank `tp_rank`'s shard of the model, ready to run; every rank returns the complete `.logits`.
 
+    With dtype "int8" the linears of a ruGPT-3's layers are rounded to 8 bits as soon as their layer was read, so that
+    the memory never holds the whole model in a wider dtype; those of a foreign model are left to `pack_linears`.
+
     With tp_size > 1 the process group must exist, and all ranks call this together, preferably
     after `connect`. With `config` None the checkpoint is a foreign model of transformers, which is
     read whole before it is sharded; `on_loaded` then gets it whole.
     Raises RequestError when the model cannot be sharded over `tp_size` ranks.
     """
     check_split(None if config is None else config.num_attention_heads, tp_size)
+    to_int8 = dtype == "int8"
+    if to_int8:
+        dtype = str(activation_dtype()).removeprefix("torch.")
     if tp_size > 1:
         connect(may_share_memory=False)
     if config is None:
@@ -71,12 +81,10 @@ def shard_model(
     model = _build_without_memory(config)
     if tp_size == 1:  # nothing to shard: without DeepSpeed, whose import takes a second
         _allocate(model.model, getattr(torch, dtype), device)
-        _fill(model, checkpoint, tp_rank, device)
     else:
         model.add_module("model", _init_inference(model.model, dtype, tp_size))
-        _fill(model, checkpoint, tp_rank, device)
         model.set_tensor_parallel(tp_rank, tp_size)
-        _use_plain_linears(model)
+    _fill(model, checkpoint, tp_rank, device, functools.partial(_finish_layer, to_int8=to_int8))
     network: nn.Module = model.eval()
     return network
 
@@ -138,29 +146,47 @@ def _init_inference(base: nn.Module, dtype: str, tp_size: int) -> nn.Module:
 
 
 def _allocate(base: nn.Module, dtype: torch.dtype, device: str) -> None:
-    """Give the weights memory. `Module.to_empty` does the same, but imports torch's compiler for it."""
+    """Give the weights memory, which is not used before it is written. `Module.to_empty` does the same, but imports
+    torch's compiler for it."""
     for module in base.modules():
         for name, weight in module.named_parameters(recurse=False):
             memory = torch.empty(weight.shape, dtype=dtype, device=device)
             setattr(module, name, nn.Parameter(memory, requires_grad=False))
 
 
+def _finish_layer(layer: nn.Module, *, to_int8: bool) -> None:
+    _use_plain_linears(layer)
+    if to_int8:
+        pack_linears(layer, rows=1, to_int8=True)
+
+
 @torch.no_grad()
-def _fill(model: Any, checkpoint: WeightSource, tp_rank: int, device: str) -> None:
-    """Copy this rank's slice of every weight into the sharded model."""
+def _fill(
+    model: Any, checkpoint: WeightSource, tp_rank: int, device: str, finish_layer: Callable[[nn.Module], object]
+) -> None:
+    """Copy this rank's slice of every weight into the sharded model; `finish_layer` gets each layer that is full."""
     if "lm_head.weight" in checkpoint.names():
         head = torch.empty(checkpoint.shape("lm_head.weight"), dtype=model.model.dtype, device=device)
         model.lm_head.weight = nn.Parameter(head, requires_grad=False)
     else:
         model.lm_head.weight = model.model.embed_tokens.weight
+    for index, layer in enumerate(model.model.layers):
+        for name, parameter in layer.named_parameters():
+            _fill_one(f"{_LAYERS}{index}.{name}", parameter, checkpoint, tp_rank)
+        finish_layer(layer)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(False)
-        dim = _sharded_dim(checkpoint.shape(name), tuple(parameter.shape))
-        if dim is None:
-            parameter.copy_(checkpoint.read(name))
-        else:
-            start = tp_rank * parameter.shape[dim]
-            parameter.copy_(checkpoint.read(name, dim, start, start + parameter.shape[dim]))
+        if not name.startswith(_LAYERS):
+            _fill_one(name, parameter, checkpoint, tp_rank)
+
+
+def _fill_one(name: str, parameter: nn.Parameter, checkpoint: WeightSource, tp_rank: int) -> None:
+    parameter.requires_grad_(False)
+    dim = _sharded_dim(checkpoint.shape(name), tuple(parameter.shape))
+    if dim is None:
+        parameter.copy_(checkpoint.read(name))
+    else:
+        start = tp_rank * parameter.shape[dim]
+        parameter.copy_(checkpoint.read(name, dim, start, start + parameter.shape[dim]))
 
 
 def _sharded_dim(whole: tuple[int, ...], local: tuple[int, ...]) -> int | None:

@@ -260,7 +260,12 @@ class _Job:
             connected()
             device = resolve_device(self.spec)
             refuse_impossible(
-                ReplicaConfig(model=self.spec.model, tensor_parallel=self.spec.tensor_parallel, device=device)
+                ReplicaConfig(
+                    model=self.spec.model,
+                    tensor_parallel=self.spec.tensor_parallel,
+                    dtype=self.spec.dtype,
+                    device=device,
+                )
             )
             plan = target.plan if target.plan.dtype != "auto" else with_dtype(target.plan, resolve_dtype(device))
             # From here on the output changes, so no other run may own it.

@@ -12,9 +12,11 @@ from typing import Any, Literal
 from tirazh.model.config import SPARSE_MODES
 from tirazh.pipeline.settings import EMBEDDED_MODEL, setting
 
-__all__ = ["EMBEDDED_MODEL", "SHARED_SETTINGS", "Truncate", "shared_setting"]
+__all__ = ["EMBEDDED_MODEL", "SHARED_SETTINGS", "TRAINING_DTYPES", "Truncate", "shared_setting"]
 
 Truncate = Literal["right", "left", "error"]
+
+TRAINING_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 SHARED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "input": {
@@ -56,7 +58,7 @@ SHARED_SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "help": "data type for model weights and activations; auto selects the fastest one for the hardware and "
         "records it",
         "identity": True,
-        "choices": ("auto", "float32", "bfloat16", "float16"),
+        "choices": TRAINING_DTYPES,
     },
     "sparse_mode": {
         "default": None,

@@ -38,6 +38,7 @@ TORCH_FREE = {
     "tirazh.model.checkpoints.files",
     "tirazh.model.checkpoints.task",
     "tirazh.model.config",
+    "tirazh.model.cpu_features",
     "tirazh.model.constraints.grammar",
     "tirazh.model.constraints.schema_text",
     "tirazh.model.constraints.tokens",

@@ -47,7 +47,7 @@ def all_peers(dtypes: Sequence[str], *, slots: int, device: str = "cpu") -> list
     """Return every peer at every dtype, ours first.
 
     The engines in C++ may not support them all, so they also run at float32 and at a narrower dtype of their own.
-    OpenVINO has its 8-bit weights and cache beside the dtypes asked for.
+    On a CPU ours runs in 8 bits too, which torch's peers cannot, and OpenVINO with 8-bit weights and cache.
     """
     peers: list[Peer] = []
     for dtype in dtypes:
@@ -55,7 +55,9 @@ def all_peers(dtypes: Sequence[str], *, slots: int, device: str = "cpu") -> list
         for mode in _MODES:
             peers.append(Ours(dtype, mode, slots=slots, device=device, is_main=is_main))
         peers += [kind(dtype, "dense", slots=slots, device=device) for kind in (OursTrimmed, OursUnshared) if is_main]
-        peers += [peer(dtype, device=device) for peer in _PEERS]
+        peers += [peer(dtype, device=device) for peer in _PEERS if dtype != "int8"]
+    if device == "cpu" and "int8" not in dtypes:
+        peers += [Ours("int8", mode, slots=slots, is_main=False) for mode in _MODES]
     peers += [CTranslate2(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float32", "int8"])]
     peers += [LlamaCpp(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float16"])]
     for foreign in _FOREIGN:

@@ -15,6 +15,7 @@ from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.prefix_caching.slots import MOST_PREFIX_SLOTS, divide_slots
 from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_size, slots_that_fit
 from tirazh.model.engine.scheduler import Scheduler
+from tirazh.model.layers.int8_linear import activation_dtype
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import EngineJob, GenerateRequest, Request, SamplingParams, ScoreRequest
 from tirazh.model.step import step_rows
@@ -37,6 +38,11 @@ class Ours(Peer):
     def name(self) -> str:
         return f"{self.family} {self.mode}, {self.dtype}"
 
+    @property
+    def weights_dtype(self) -> str:
+        """The dtype of everything but the linear layers in 8 bits."""
+        return str(activation_dtype()).removeprefix("torch.") if self.dtype == "int8" else self.dtype
+
     def version(self) -> str:
         import tirazh
 
@@ -49,13 +55,15 @@ class Ours(Peer):
         return [{"slots": self.slots}]
 
     def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
-        network = under_test.ours(self.mode, self.dtype)
+        network = under_test.ours(self.mode, self.weights_dtype)
         # On a GPU the whole cache is allocated at once, so it gets the workload's length; on a CPU it grows with rows.
         longest = -(-workload.max_length // 64) * 64 if self.device == "cuda" else under_test.shape.num_positions
         max_length = min(longest, under_test.shape.num_positions)
         wanted = setting["slots"] + (MOST_PREFIX_SLOTS if self.caches_prefixes else 0)
         slots = min(wanted, slots_that_fit(network, max_length))
-        self.model = build_runner(network, num_slots=slots, max_length=max_length, kind=self.runner)
+        self.model = build_runner(
+            network, num_slots=slots, max_length=max_length, kind=self.runner, to_int8=self.dtype == "int8"
+        )
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         requests, config = _requests(workload), engine_config(self.model, device=self.device)
@@ -75,12 +83,17 @@ class Ours(Peer):
 
 
 def build_runner(
-    network: nn.Module, *, num_slots: int, max_length: int, kind: type[ModelRunner] = ModelRunner
+    network: nn.Module,
+    *,
+    num_slots: int,
+    max_length: int,
+    kind: type[ModelRunner] = ModelRunner,
+    to_int8: bool = False,
 ) -> ModelRunner:
     """Build a runner as a rank of a job does."""
     rows = step_rows(next(network.parameters()).device.type, hidden_size(network))
     uses_graphs = can_capture_graphs(network)
-    pack_linears(network, rows=rows.decode)
+    pack_linears(network, rows=rows.decode, to_int8=to_int8)
     return kind(
         network,
         num_slots=num_slots,

@@ -17,7 +17,8 @@ Path = str | os.PathLike[str]
 Paths = Path | Sequence[Path]
 Structure = Any  # a JSON value, YAML text, or the path of a file that holds one
 Labels = Path | Sequence[str] | Mapping[str, str | Sequence[str] | Mapping[str, Any] | None]
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+DType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+TrainingDType = Literal["auto", "float32", "bfloat16", "float16"]
 SaveDType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
 Truncate = Literal["right", "left", "error"]
@@ -38,7 +39,6 @@ class SharedSettings(TypedDict, total=False):
     truncate: Truncate | None
     seq_length: int | None
     limit: int | None
-    dtype: DType
     sparse_mode: SparseMode | None
     num_attention_heads: int | None
     fix_sparsity_layout: int | None
@@ -57,6 +57,7 @@ class SharedSettings(TypedDict, total=False):
 class RowJobSettings(SharedSettings, total=False):
     """Settings of the jobs that add columns to rows: classify, generate, score and embed."""
 
+    dtype: DType
     prefix: str
     replicas: str | int
     tensor_parallel: int
@@ -156,6 +157,7 @@ class FinetuneSettings(SharedSettings, total=False):
     """Settings of `tirazh.finetune`."""
 
     input: Required[Paths]
+    dtype: TrainingDType
     input_weights: Sequence[float]
     text_column: str
     prompt_column: str | None

@@ -83,8 +83,10 @@ class SelfCheck:
             if len(self._expected) == 1 and next(model.parameters()).dtype != torch.float32:
                 self._noise = _rounding_noise(model, token_ids, logits)
 
-    def compare(self, runner: ModelRunner, rows: StepRows) -> None:
+    def compare(self, runner: ModelRunner, rows: StepRows, *, is_int8: bool = False) -> None:
         """Run the prompts in the engine. All ranks of a replica call this together.
+
+        `is_int8`: weights were rounded to 8 bits since `record`.
 
         Raises CheckpointError, which names model_type and difference, where the logits differ.
         """
@@ -96,7 +98,7 @@ class SelfCheck:
         runner.warm_up(lambda _: run.steps(), num_slots=len(kept), max_length=longest, read=run.take)
         for own, (tokens, expected) in zip(run.logits, kept, strict=True):
             # The tokens that are decoded are in the trie as well.
-            self._check(runner, len(tokens), torch.stack(own), torch.cat([expected, expected[1:]]))
+            self._check(runner, len(tokens), torch.stack(own), torch.cat([expected, expected[1:]]), is_int8)
 
     def _lengths(self, model: nn.Module) -> list[int]:
         from tirazh.model.foreign_network import trace_layers
@@ -111,8 +113,8 @@ class SelfCheck:
         lengths = sorted({min(length, self._max_length) for length in (_SHORT, longest)})
         return [length for length in lengths if length > _NUM_DECODED]
 
-    def _check(self, runner: ModelRunner, num_tokens: int, own: Tensor, expected: Tensor) -> None:
-        tolerance = tolerance_of(runner.dtype, self._noise)
+    def _check(self, runner: ModelRunner, num_tokens: int, own: Tensor, expected: Tensor, is_int8: bool) -> None:
+        tolerance = _MAX_TOLERANCE if is_int8 else tolerance_of(runner.dtype, self._noise)
         difference = _difference(own, expected)
         if not difference <= tolerance:
             raise CheckpointError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tirazh.model.layers.activation import TanhGELU
 from tirazh.model.layers.bfloat16_linear import Bfloat16Linear
 from tirazh.model.layers.float_linear import FloatLinear
+from tirazh.model.layers.int8_linear import Int8Linear, can_round
 from tirazh.model.layers.kernel_linear import Activation, KernelLinear
 from tirazh.model.layers.tiled_linear import TiledLinear
 
@@ -24,7 +25,7 @@ _MKLDNN = torch.ops.mkldnn
 # Fastest first.
 _KERNELS: tuple[type[KernelLinear], ...] = (TiledLinear, Bfloat16Linear, FloatLinear)
 # Modules without children that compute each row, or each element, by itself.
-_ROW_BY_ROW = (KernelLinear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout)
+_ROW_BY_ROW = (KernelLinear, Int8Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout)
 _HEAD_DIM_UNIT = 16  # of the prefill kernel
 
 
@@ -83,22 +84,28 @@ def own_kernel(weight: Tensor) -> type[KernelLinear] | None:
     return next((kind for kind in _KERNELS if kind.can_multiply(weight)), None)
 
 
-def pack_linears(model: nn.Module, *, rows: int) -> None:
+def pack_linears(model: nn.Module, *, rows: int, to_int8: bool = False) -> None:
     """Replace a model's linear layers, one after the other, by faster ones for inference.
 
     The model can no longer be trained or saved. Weights of a dtype that oneDNN cannot pack stay as
-    they are. `rows`: the number of rows of the matmuls that matter most.
+    they are. `rows`: the number of rows of the matmuls that matter most. `to_int8`: round the weights to 8 bits.
     """
+    can_replace = _can_round if to_int8 else _can_replace
     for module in list(model.modules()):
         fuse = getattr(module, "fuse_projections", None)
-        if fuse is not None and _can_replace(next(module.parameters())):
+        if fuse is not None and can_replace(next(module.parameters(), None)):
             fuse()
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and _can_replace(child.weight):
+            if type(child) is nn.Linear and can_replace(child.weight):
                 is_up = name == "up_proj" and isinstance(getattr(module, "activation", None), TanhGELU)
                 if not child.weight.is_cuda:
                     activation: Activation = "gelu" if is_up else "none"
-                    setattr(module, name, pack_weight(child.weight, child.bias, rows=rows, activation=activation))
+                    packed = (
+                        Int8Linear(child.weight, child.bias, activation=activation)
+                        if to_int8
+                        else pack_weight(child.weight, child.bias, rows=rows, activation=activation)
+                    )
+                    setattr(module, name, packed)
                 elif is_up:
                     setattr(module, name, GeluLinear(child))
                 if is_up:
@@ -108,14 +115,14 @@ def pack_linears(model: nn.Module, *, rows: int) -> None:
 def rows_are_independent(model: nn.Module) -> bool:
     """Whether the bits of a row never depend on the number of rows in a step.
 
-    All linears must be `KernelLinear`. Unless they are `TiledLinear`, everything else must be known as well:
-    no foreign activation or rotary embedding, which torch computes differently at the end of a tensor, and
-    heads that our attention kernels take.
+    All linears must be `KernelLinear`, or `Int8Linear` with its kernel. Unless they are `TiledLinear`, everything
+    else must be known as well: no foreign activation or rotary embedding, which torch computes differently at the
+    end of a tensor, and heads that our attention kernels take.
     """
     modules = list(model.modules())
     linears = [module for module in modules if isinstance(weight := getattr(module, "weight", None), Tensor)
                and weight.dim() > 1 and not isinstance(module, nn.Embedding)]  # fmt: skip
-    if not all(isinstance(linear, KernelLinear) for linear in linears):
+    if not all(_is_row_by_row(linear) for linear in linears):
         return False
     if all(isinstance(linear, TiledLinear) for linear in linears):
         return True
@@ -123,13 +130,21 @@ def rows_are_independent(model: nn.Module) -> bool:
     return all(isinstance(leaf, _ROW_BY_ROW) for leaf in leaves) and _head_dim(model) % _HEAD_DIM_UNIT == 0
 
 
+def _is_row_by_row(linear: nn.Module) -> bool:
+    return linear.has_kernel if isinstance(linear, Int8Linear) else isinstance(linear, KernelLinear)
+
+
 def _head_dim(model: nn.Module) -> int:
     config: Any = getattr(model, "config", None)
     return 0 if config is None else int(config.hidden_size // config.num_attention_heads)
 
 
-def _can_replace(weight: Tensor) -> bool:
-    return weight.is_cuda or can_pack(weight)
+def _can_replace(weight: Tensor | None) -> bool:
+    return weight is not None and (weight.is_cuda or can_pack(weight))
+
+
+def _can_round(weight: Tensor | None) -> bool:
+    return weight is not None and can_round(weight)
 
 
 def can_pack(weight: Tensor) -> bool:

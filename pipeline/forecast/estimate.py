@@ -15,12 +15,15 @@ from typing import Any
 
 from tirazh.actors.cores import usable_cores
 from tirazh.model.config import ModelConfig, expected_shapes
+from tirazh.model.cpu_features import may_multiply_bfloat16
 from tirazh.pipeline.forecast.history import LastRun
 from tirazh.pipeline.forecast.workload import Workload
 from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import GenerateSpec, JobSpec, parse_replicas
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# A weight in 8 bits, and beside 128 of one output a sum of 4 bytes (`model/kernels/linear_int8.c`).
+_INT8_BYTES = 1 + 4 / 128
 # FLOP/s that one CPU core or one GPU reaches: (slowest, fastest) that we expect.
 CPU_CORE_SPEED = (4e9, 8e10)
 GPU_SPEED = (1e13, 3e14)
@@ -102,7 +105,15 @@ def weight_bytes(plan: Plan, spec: JobSpec) -> int:
     """The bytes of the model's weights in the job's dtype; for a model that is not a ruGPT-3 those of its files."""
     if plan.model is None or plan.model.config is None:
         return plan.model.weight_bytes if plan.model is not None else 0
-    return count_parameters(plan.model.config) * _item_bytes(plan, spec)
+    config, item = plan.model.config, _item_bytes(plan, spec)
+    if plan.dtype != "int8":
+        return count_parameters(config) * item
+    shapes = expected_shapes(config)
+    tables = {name for name in shapes if len(shapes[name]) < 2 or "embed_" in name}
+    wide = sum(prod(shapes[name]) for name in tables)
+    # The logits' matrix is kept in 8 bits, beside the embedding to which it may be tied.
+    head = prod(shapes["model.embed_tokens.weight"]) if config.tie_word_embeddings else 0
+    return wide * item + round((count_parameters(config) - wide + head) * _INT8_BYTES)
 
 
 def cache_bytes(config: ModelConfig, length: int, item_bytes: int) -> int:
@@ -148,6 +159,9 @@ def cost(plan: Plan, spec: JobSpec, time_s: list[float], price_per_hour: float) 
 
 
 def _item_bytes(plan: Plan, spec: JobSpec) -> int:
+    """Bytes of an element of embeddings, activations and cache."""
+    if plan.dtype == "int8":
+        return 2 if may_multiply_bfloat16() else 4  # as `model/layers/int8_linear.py` chooses
     return ITEM_BYTES.get(plan.dtype, 2 if spec.device == "cuda" else 4)
 
 

@@ -195,6 +195,13 @@ def build_manifest(
     }
 
 
+# What `--dtype int8` means (`model/layers/int8_linear.py`).
+INT8 = (
+    "linear layers multiply 8-bit integers: weights with a scale for each output, inputs with a scale for each row and "
+    "128 inputs; embeddings, LayerNorm, attention and its cache are not rounded to 8 bits"
+)
+
+
 def describe_parts(plan: Plan, receipts: Sequence[Receipt]) -> dict[str, Any]:
     """The values of the manifest that follow from the plan and the receipts of all its parts."""
     return {
@@ -210,6 +217,7 @@ def describe_parts(plan: Plan, receipts: Sequence[Receipt]) -> dict[str, Any]:
         "rows_per_input_row": plan.rows_per_input_row,
         **quality(receipts),
         "dtype": plan.dtype,
+        **({"quantization": INT8} if plan.dtype == "int8" else {}),
         "plan_id": plan.id,
         **_generations(plan),
         "fingerprint": plan.fingerprint,

@@ -105,7 +105,7 @@ def test_labels_are_read_from_a_yaml_file(tmp_path: Path) -> None:
         ({"input": [1]}, "input must hold strings only, not 1"),
         (
             {"dtype": "bf16"},
-            "dtype must be one of auto, float32, bfloat16, float16, not 'bf16'; did you mean bfloat16?",
+            "dtype must be one of auto, float32, bfloat16, float16, int8, not 'bf16'; did you mean bfloat16?",
         ),
         ({"replicas": 1.5}, "replicas must be a string, not 1.5"),
         (

@@ -1,0 +1,286 @@
+/* A linear layer of 8-bit integers on a CPU: activation(x weight^T + bias).
+
+   The weight is int8 with one scale for every output. The inputs of a row are cut into groups of GROUP;
+   each group is rounded to 8 bits with a scale of its own, so that one large input spoils its group
+   only. Sums of a group are int32 and exact on every CPU; they are scaled and added up in float32 in the
+   order of groups. So a result's bits depend on its own row alone: not on other rows, on their number,
+   or on the number of threads.
+
+   The instructions for 8 bits multiply unsigned by signed integers, therefore an input is stored as q + 128.
+   A group's sum begins with -128 times the sum of its weights, which takes the 128 out again.
+
+   The weight is packed in panels of some outputs: words of four adjacent inputs, [inputs / 4][PANEL]. Work
+   is cut into small items of some rows by some panels, which threads take one after the other: a thread
+   whose core is busy with another process delays the others by one item at most. */
+
+#include "lanes.h"
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+/* ROWS by VECTORS sums, and VECTORS of the weight, stay in registers. */
+#if LANES == 16
+#define ROWS 8
+#define VECTORS 3
+#elif LANES == 8
+#define ROWS 4
+#define VECTORS 2
+#else
+#define ROWS 4
+#define VECTORS 2
+#endif
+#define PANEL (VECTORS * LANES) /* outputs */
+
+enum {
+    GROUP = 128, /* inputs that share a scale */
+    WORD = 4, /* inputs that are multiplied by one instruction */
+    MOST_ROWS = 64, /* of an item: their inputs stay in the second-level cache */
+    MOST_PANELS = 4,
+    PART = 512, /* inputs whose weights of one panel are used by all rows of an item before the next */
+    ITEMS_PER_THREAD = 6,
+};
+
+int panel_size(void) { return PANEL; }
+int rows_of_block(void) { return ROWS; }
+
+/* Keeps a weight in a register, which compilers would load anew for every row. Behind a product it keeps them from
+   adding in the same operation, which rounds otherwise: they do it in one copy of the code and not in another. */
+#if defined(__x86_64__)
+#define IN_REGISTER(v) __asm__("" : "+v"(v))
+#elif defined(__aarch64__)
+#define IN_REGISTER(v) __asm__("" : "+w"(v))
+#else
+#define IN_REGISTER(v) (void)(v)
+#endif
+
+INLINE int64_t panels_of(int64_t num_outputs) { return (num_outputs + PANEL - 1) / PANEL; }
+INLINE int64_t words_of(int64_t num_inputs) { return (num_inputs + WORD - 1) / WORD; }
+INLINE int64_t groups_of(int64_t num_inputs) { return (num_inputs + GROUP - 1) / GROUP; }
+
+/* `weight` is [outputs][inputs]. Outputs are padded with zeros to whole panels, inputs to whole words.
+   `starts` [panels][groups][PANEL] gets -128 times the sum of a group's weights. */
+void pack_weight(
+    const int8_t *weight, int64_t num_inputs, int64_t num_outputs, int8_t *packed, int32_t *starts, int num_threads) {
+    const int64_t num_words = words_of(num_inputs), num_groups = groups_of(num_inputs);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(num_threads)
+    for (int64_t panel = 0; panel < panels_of(num_outputs); panel++) {
+        int32_t *sums = starts + panel * num_groups * PANEL;
+        memset(sums, 0, (size_t)(num_groups * PANEL) * sizeof *sums);
+        for (int64_t i = 0; i < PANEL; i++) {
+            const int64_t output = panel * PANEL + i;
+            for (int64_t input = 0; input < num_words * WORD; input++) {
+                const int is_weight = output < num_outputs && input < num_inputs;
+                const int8_t value = is_weight ? weight[output * num_inputs + input] : 0;
+                packed[((panel * num_words + input / WORD) * PANEL + i) * WORD + input % WORD] = value;
+                sums[input / GROUP * PANEL + i] -= 128 * value;
+            }
+        }
+    }
+}
+
+typedef struct {
+    const void *x; /* [rows][inputs] */
+    const float *bias, *scales; /* [outputs] or NULL; [panels][PANEL] */
+    const int8_t *weight; /* packed */
+    const int32_t *starts;
+    void *out; /* [rows][outputs] */
+    uint8_t *bytes; /* space for [blocks of ROWS rows][words][ROWS][WORD]: the inputs as q + 128 */
+    float *row_scales; /* space for [rows][groups] */
+    int64_t num_rows, num_inputs, num_outputs, is_gelu, is_bf16; /* of `x` and `out`: bfloat16, else float32 */
+} linear_arguments;
+
+/* The tanh approximation of GELU: x / (1 + e^-t) with t = 2 sqrt(2 / pi) (x + 0.044715 x^3), and where
+   t is negative x e^t / (1 + e^t). */
+INLINE vec gelu(vec x) {
+    const vec t = x * (x * x * broadcast(0.0713548163f) + broadcast(1.5957691216f));
+    const ivec is_negative = t < (vec){0};
+    const vec e = exp_lanes(choose(is_negative, t, -t));
+    return choose(is_negative, x * e, x) / (e + broadcast(1.0f));
+}
+
+/* Four inputs of each of LANES outputs: sums + x w, exactly. Of `x` each lane holds the same four inputs. */
+INLINE ivec add_words(ivec sums, ivec x, ivec w) {
+#if defined(__AVX512VNNI__)
+    return (ivec)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+    const __m256i low = _mm256_set1_epi16(255);
+    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16((__m256i)w, 8), 8), odd = _mm256_srai_epi16((__m256i)w, 8);
+    const __m256i x_even = _mm256_and_si256((__m256i)x, low), x_odd = _mm256_srli_epi16((__m256i)x, 8);
+    return sums + (ivec)_mm256_madd_epi16(x_even, even) + (ivec)_mm256_madd_epi16(x_odd, odd);
+#else
+    UNROLLED for (int i = 0; i < WORD; i++) sums += ((x >> (8 * i)) & 255) * ((w << (24 - 8 * i)) >> 24);
+    return sums;
+#endif
+}
+
+INLINE ivec load_int(const void *p) {
+    ivec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* The sums of the products of some groups of inputs of `num_rows` rows and one panel. They are added to `sums`,
+   [num_rows][PANEL], or begin it. `x` is [words][ROWS][WORD] and `scales` [num_rows][...], one for each group. */
+INLINE void add_products(
+    int num_rows, const uint8_t *x, const float *scales, int64_t scales_row, const int8_t *weight,
+    const int32_t *starts, int64_t num_words, int is_first, float *sums) {
+    for (int64_t word = 0, group = 0; word < num_words; group++) {
+        const int64_t end = MIN(word + GROUP / WORD, num_words);
+        ivec acc[ROWS][VECTORS];
+        UNROLLED for (int c = 0; c < VECTORS; c++) {
+            const ivec start = load_int(starts + group * PANEL + c * LANES);
+            UNROLLED for (int r = 0; r < num_rows; r++) acc[r][c] = start;
+        }
+        for (; word < end; word++) {
+            const int8_t *at = weight + word * PANEL * WORD;
+            ivec w[VECTORS];
+            UNROLLED for (int c = 0; c < VECTORS; c++) {
+                ivec loaded = load_int(at + c * LANES * WORD);
+                IN_REGISTER(loaded);
+                w[c] = loaded;
+            }
+            UNROLLED for (int r = 0; r < num_rows; r++) {
+                int32_t four;
+                memcpy(&four, x + (word * ROWS + r) * WORD, sizeof four);
+                const ivec each = four - (ivec){0};
+                UNROLLED for (int c = 0; c < VECTORS; c++) acc[r][c] = add_words(acc[r][c], each, w[c]);
+            }
+        }
+        UNROLLED for (int r = 0; r < num_rows; r++) {
+            const vec scale = broadcast(scales[r * scales_row + group]);
+            UNROLLED for (int c = 0; c < VECTORS; c++) {
+                float *sum = sums + r * PANEL + c * LANES;
+                vec product = __builtin_convertvector(acc[r][c], vec) * scale;
+                IN_REGISTER(product);
+                store_float(sum, is_first && !group ? product : load_float(sum) + product);
+            }
+        }
+    }
+}
+
+/* The same for 1 to ROWS rows, a number that the compiler does not know. */
+static void add_row_products(
+    int64_t num_rows, const uint8_t *x, const float *scales, int64_t scales_row, const int8_t *weight,
+    const int32_t *starts, int64_t num_words, int is_first, float *sums) {
+#define CASE(n) add_products(n, x, scales, scales_row, weight, starts, num_words, is_first, sums)
+    switch (num_rows) {
+#if ROWS == 8
+    case 8: CASE(8); break;
+    case 7: CASE(7); break;
+    case 6: CASE(6); break;
+    case 5: CASE(5); break;
+#endif
+    case 4: CASE(4); break;
+    case 3: CASE(3); break;
+    case 2: CASE(2); break;
+    default: CASE(1);
+    }
+#undef CASE
+}
+
+INLINE vec load_input(const linear_arguments *a, int64_t at) {
+    return a->is_bf16 ? load_bf16((const uint16_t *)a->x + at) : load_float((const float *)a->x + at);
+}
+
+/* Rounds the inputs of one row. A group with NaN or infinity gets the scale NaN, which makes the whole row NaN. */
+static void round_row(const linear_arguments *a, int64_t row) {
+    enum { INFINITE = 0x7f800000 };
+    const int64_t num_words = words_of(a->num_inputs);
+    for (int64_t first = 0, group = 0; first < a->num_inputs; first += GROUP, group++) {
+        const int64_t count = MIN(GROUP, a->num_inputs - first), at = row * a->num_inputs + first;
+        float values[GROUP];
+        const int64_t whole = count / LANES * LANES, padded = (count + LANES - 1) / LANES * LANES;
+        for (int64_t i = 0; i < whole; i += LANES) store_float(values + i, load_input(a, at + i));
+        for (int64_t i = whole; i < count; i++)
+            values[i] = a->is_bf16 ? get_bf16((const uint16_t *)a->x + at + i) : ((const float *)a->x)[at + i];
+        for (int64_t i = count; i < padded; i++) values[i] = 0; /* the weights of these inputs are zero */
+        /* As integers, the bits of absolute values have the order of the values, and NaN is above all. */
+        ivec most = {0};
+        for (int64_t i = 0; i < padded; i += LANES) {
+            const ivec bits = (ivec)load_float(values + i) & 0x7fffffff;
+            most = (ivec)choose(bits > most, (vec)bits, (vec)most);
+        }
+        int32_t largest_bits = 0;
+        UNROLLED for (int i = 0; i < LANES; i++) largest_bits = MAX(largest_bits, most[i]);
+        float largest, scale, inverse;
+        memcpy(&largest, &largest_bits, sizeof largest);
+        if (largest_bits >= INFINITE) scale = NAN, inverse = 0;
+        else if (largest < 1e-30f) scale = 0, inverse = 0;
+        else scale = largest / 127.0f, inverse = 127.0f / largest;
+        a->row_scales[row * groups_of(a->num_inputs) + group] = scale;
+        /* Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits; 128 more is q + 128. */
+        const vec magic = broadcast(12582912.0f + 128.0f);
+        uint8_t rounded[GROUP];
+        for (int64_t i = 0; i < padded; i += LANES) {
+            vec value = inverse == 0 ? (vec){0} : load_float(values + i) * broadcast(inverse);
+            IN_REGISTER(value);
+            const ivec q = (ivec)(value + magic) & 255;
+#ifdef __AVX512F__
+            _mm_storeu_si128((__m128i *)(rounded + i), _mm512_cvtepi32_epi8((__m512i)q));
+#else
+            UNROLLED for (int lane = 0; lane < LANES; lane++) rounded[i + lane] = (uint8_t)q[lane];
+#endif
+        }
+        uint8_t *to = a->bytes + (row / ROWS * num_words * ROWS + row % ROWS) * WORD + first * ROWS;
+        for (int64_t i = 0; i < count; i += WORD) memcpy(to + i * ROWS, rounded + i, WORD);
+    }
+}
+
+/* Writes the results of some rows of one panel: scales them, adds the bias and applies GELU. */
+INLINE void finish(const linear_arguments *a, const float *sums, int64_t row, int64_t num_rows, int64_t panel) {
+    const int64_t first = panel * PANEL, num_outputs = MIN(PANEL, a->num_outputs - first);
+    float bias[PANEL] = {0}, results[PANEL];
+    uint16_t halves[PANEL];
+    if (a->bias) memcpy(bias, a->bias + first, (size_t)num_outputs * sizeof(float));
+    const size_t item = a->is_bf16 ? sizeof *halves : sizeof *results;
+    for (int64_t r = 0; r < num_rows; r++) {
+        for (int c = 0; c < PANEL; c += LANES) {
+            vec sum = load_float(sums + r * PANEL + c) * load_float(a->scales + first + c);
+            IN_REGISTER(sum);
+            sum += load_float(bias + c);
+            if (a->is_gelu) sum = gelu(sum);
+            if (a->is_bf16) store_bf16(halves + c, sum);
+            else store_float(results + c, sum);
+        }
+        char *out = (char *)a->out + (size_t)((row + r) * a->num_outputs + first) * item;
+        memcpy(out, a->is_bf16 ? (const void *)halves : (const void *)results, (size_t)num_outputs * item);
+    }
+}
+
+/* Rows `row` to `end_row` of one panel. `sums` has space for MOST_ROWS rows. */
+static void run_panel(const linear_arguments *a, int64_t row, int64_t end_row, int64_t panel, float *sums) {
+    const int64_t num_words = words_of(a->num_inputs), num_groups = groups_of(a->num_inputs);
+    const int8_t *weight = a->weight + panel * num_words * WORD * PANEL;
+    const int32_t *starts = a->starts + panel * num_groups * PANEL;
+    for (int64_t word = 0; word < num_words; word += PART / WORD) {
+        const int64_t count = MIN(PART / WORD, num_words - word), group = word * WORD / GROUP;
+        for (int64_t r = row; r < end_row; r += ROWS)
+            add_row_products(
+                MIN(ROWS, end_row - r), a->bytes + (r * num_words + word * ROWS) * WORD,
+                a->row_scales + r * num_groups + group, num_groups, weight + word * WORD * PANEL,
+                starts + group * PANEL, count, !word, sums + (r - row) * PANEL);
+    }
+    finish(a, sums, row, end_row - row, panel);
+}
+
+/* At least one input; everything is contiguous. */
+void linear_int8(const linear_arguments *a, int num_threads) {
+    const int64_t num_panels = panels_of(a->num_outputs), num_blocks = (a->num_rows + MOST_ROWS - 1) / MOST_ROWS;
+    int64_t at_once = MOST_PANELS;
+    while (at_once > 1 && num_blocks * ((num_panels + at_once - 1) / at_once) < ITEMS_PER_THREAD * num_threads)
+        at_once /= 2;
+    const int64_t num_groups = (num_panels + at_once - 1) / at_once;
+#pragma omp parallel num_threads(num_threads)
+    {
+        float sums[MOST_ROWS * PANEL] __attribute__((aligned(64)));
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t row = 0; row < a->num_rows; row += ROWS)
+            for (int64_t r = row; r < MIN(row + ROWS, a->num_rows); r++) round_row(a, r);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t item = 0; item < num_blocks * num_groups; item++) {
+            const int64_t row = item % num_blocks * MOST_ROWS, first = item / num_blocks * at_once;
+            for (int64_t panel = first; panel < MIN(first + at_once, num_panels); panel++)
+                run_panel(a, row, MIN(row + MOST_ROWS, a->num_rows), panel, sums);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+"""A linear layer of 8-bit integers (`--dtype int8`), by a C kernel of ours (`kernels/linear_int8.c`) or by torch.
+
+Weights are int8 with one scale for every output. Of each row, groups of 128 inputs are rounded to 8 bits
+with a scale of their own when the layer runs: trained models have a few inputs that are many times as
+large as the others, and such an input spoils the precision of its own group only. Sums of a group are
+exact integers; scaling, bias and GELU are float32. The result has the dtype of the input.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor, nn
+
+from tirazh.errors import RequestError
+from tirazh.model.cpu_features import may_multiply_bfloat16
+from tirazh.model.kernels.build import load_kernel
+from tirazh.model.layers.kernel_linear import Activation
+
+GROUP = 128  # inputs that share a scale (GROUP of the kernel)
+_LARGEST = 127
+_TINIEST = 1e-30  # a group of smaller inputs counts as zero
+_ROWS_AT_ONCE = 512  # of a weight that is rounded
+
+
+class Int8Linear(nn.Module):
+    """`activation(x @ weight.T + bias)` for inference on a CPU, GELU in its tanh approximation.
+
+    A row's bits depend on that row alone where the kernel runs (`has_kernel`). A row with a NaN or an infinity is NaN
+    as a whole. `weight` is int8, packed by the kernel; `scales` float32 [out, padded].
+    """
+
+    weight: Tensor
+    scales: Tensor
+    starts: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, activation: Activation = "none") -> None:
+        """Round the weight [out, in], of any floating dtype; `bias` [out]."""
+        super().__init__()
+        if not can_round(weight):
+            raise ValueError(f"no weight for 8 bits: {weight.dtype} {list(weight.shape)} on {weight.device}")
+        self.out_features, self.in_features = weight.shape
+        self.activation = activation
+        rounded, scales = round_weight(weight.detach())
+        kernel = load_kernel("linear_int8")
+        self.has_kernel = kernel is not None
+        starts = torch.empty(0, dtype=torch.int32)
+        if kernel is not None:
+            panel = kernel.panel_size()
+            num_panels, num_words = -(-self.out_features // panel), -(-self.in_features // 4)
+            packed = torch.empty(num_panels * panel, num_words * 4, dtype=torch.int8)
+            starts = torch.empty(num_panels, self._num_groups(), panel, dtype=torch.int32)
+            kernel.pack_weight(
+                ctypes.c_void_p(rounded.data_ptr()),
+                ctypes.c_int64(self.in_features),
+                ctypes.c_int64(self.out_features),
+                ctypes.c_void_p(packed.data_ptr()),
+                ctypes.c_void_p(starts.data_ptr()),
+                ctypes.c_int(torch.get_num_threads()),
+            )
+            rounded = packed
+            scales = nn.functional.pad(scales, (0, num_panels * panel - self.out_features))
+        self.register_buffer("weight", rounded)
+        self.register_buffer("scales", scales)
+        self.register_buffer("starts", starts)
+        self.register_buffer("bias", None if bias is None else bias.detach().float().contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out], in the dtype of x: float32 or bfloat16. Raises ValueError for other inputs."""
+        if x.dtype not in (torch.float32, torch.bfloat16) or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"the input must be float32 or bfloat16 [..., {self.in_features}], got {x.dtype} {list(x.shape)}"
+            )
+        if not self.has_kernel:
+            return self._by_torch(x)
+        kernel = load_kernel("linear_int8")
+        assert kernel is not None
+        x = x.contiguous()
+        out = x.new_empty(*x.shape[:-1], self.out_features)
+        num_rows = x.numel() // self.in_features
+        block = kernel.rows_of_block()
+        row_bytes = torch.empty(-(-num_rows // block) * block, -(-self.in_features // 4) * 4, dtype=torch.uint8)
+        row_scales = torch.empty(num_rows, self._num_groups())
+        bias = None if self.bias is None else self.bias.data_ptr()
+        arguments = _Arguments(
+            *(x.data_ptr(), bias, self.scales.data_ptr(), self.weight.data_ptr(), self.starts.data_ptr()),
+            *(out.data_ptr(), row_bytes.data_ptr(), row_scales.data_ptr()),
+            *(num_rows, self.in_features, self.out_features),
+            *(int(self.activation == "gelu"), int(x.dtype == torch.bfloat16)),
+        )
+        kernel.linear_int8(ctypes.byref(arguments), ctypes.c_int(torch.get_num_threads()))
+        return out
+
+    def _num_groups(self) -> int:
+        return -(-self.in_features // GROUP)
+
+    def _by_torch(self, x: Tensor) -> Tensor:
+        """The same integers without the kernel; the sums of a group are below 2^24, so float32 holds them exactly."""
+        rows, scales = round_rows(x.reshape(-1, self.in_features).float())
+        out = torch.zeros(len(rows), self.out_features)
+        for group in range(self._num_groups()):
+            inputs = slice(group * GROUP, (group + 1) * GROUP)
+            out += (rows[:, inputs].float() @ self.weight[:, inputs].float().T) * scales[:, group : group + 1]
+        out *= self.scales
+        if self.bias is not None:
+            out += self.bias
+        if self.activation == "gelu":
+            out = nn.functional.gelu(out, approximate="tanh")
+        return out.to(x.dtype).view(*x.shape[:-1], -1)
+
+
+class _Arguments(ctypes.Structure):
+    """The structure `linear_arguments` of the kernel, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("x", "bias", "scales", "weight", "starts", "out")),
+        *((name, ctypes.c_void_p) for name in ("bytes", "row_scales")),
+        *((name, ctypes.c_int64) for name in ("num_rows", "num_inputs", "num_outputs", "is_gelu", "is_bf16")),
+    )
+
+
+def activation_dtype() -> torch.dtype:
+    """The dtype of all but the products of linear layers: bfloat16 where this CPU multiplies it, else float32."""
+    is_supported = may_multiply_bfloat16() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if is_supported else torch.float32
+
+
+def check_all_int8(model: nn.Module) -> None:
+    """Raise RequestError for a model with matrices that are not those of an `Int8Linear` or of an embedding."""
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1 and not isinstance(module, Int8Linear | nn.Embedding):
+            raise RequestError(
+                f"--dtype int8 cannot run this model: its layer {name} is a {type(module).__name__}, which cannot be "
+                "rounded to 8 bits; give another --dtype"
+            )
+
+
+def can_round(weight: Tensor) -> bool:
+    """Whether a weight can be that of an `Int8Linear`."""
+    return weight.device.type == "cpu" and weight.is_floating_point() and weight.dim() == 2 and weight.numel() > 0
+
+
+def round_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Round a weight [out, in] to int8. Returns it and its scales, float32 [out].
+
+    A weight is at most half a scale off. The scale of an output whose weights are not all finite is NaN.
+    """
+    rounded, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+    for start in range(0, len(weight), _ROWS_AT_ONCE):  # so that little of it is in float32 at a time
+        some = slice(start, start + _ROWS_AT_ONCE)
+        rounded[some], scales[some] = _round(weight[some].float())
+    return rounded, scales
+
+
+def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Round activations, float32 [rows, in], as the kernel does: int8 [rows, in] and float32 scales [rows, groups]."""
+    parts = [_round(part) for part in x.split(GROUP, dim=1)]
+    return torch.cat([values for values, _ in parts], dim=1), torch.stack([scales for _, scales in parts], dim=1)
+
+
+def _round(values: Tensor) -> tuple[Tensor, Tensor]:
+    largest = values.abs().amax(dim=1)  # NaN where a value is
+    is_finite, is_tiny = largest.isfinite(), largest < _TINIEST
+    most = torch.full_like(largest, _LARGEST)  # with a number torch multiplies by an inverse, which rounds otherwise
+    inverse = torch.where(is_finite & ~is_tiny, most / largest, 0.0)
+    scales = torch.where(is_finite, torch.where(is_tiny, 0.0, largest / most), torch.nan)
+    rounded = torch.where(is_finite[:, None], values, 0.0) * inverse[:, None]
+    return rounded.round().to(torch.int8), scales
