@@ -84,7 +84,8 @@ def shard_model(
     else:
         model.add_module("model", _init_inference(model.model, dtype, tp_size))
         model.set_tensor_parallel(tp_rank, tp_size)
-    _fill(model, checkpoint, tp_rank, device, functools.partial(_finish_layer, to_int8=to_int8))
+    finish_layer = functools.partial(_finish_layer, is_sharded=tp_size > 1, to_int8=to_int8)
+    _fill(model, checkpoint, tp_rank, device, finish_layer)
     network: nn.Module = model.eval()
     return network
 
@@ -154,8 +155,9 @@ def _allocate(base: nn.Module, dtype: torch.dtype, device: str) -> None:
             setattr(module, name, nn.Parameter(memory, requires_grad=False))
 
 
-def _finish_layer(layer: nn.Module, *, to_int8: bool) -> None:
-    _use_plain_linears(layer)
+def _finish_layer(layer: nn.Module, *, is_sharded: bool, to_int8: bool) -> None:
+    if is_sharded:
+        _use_plain_linears(layer)
     if to_int8:
         pack_linears(layer, rows=1, to_int8=True)
 

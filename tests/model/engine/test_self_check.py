@@ -11,8 +11,8 @@ import transformers
 from tests.model.families.random_models import LLAMA_LIKE, MODELS, WINDOW, random_model
 from tests.model.tiny import tiny_model
 from tirazh.errors import CheckpointError
-from tirazh.model.attention.layer_shape import NO_RULES
 from tirazh.model import foreign_network
+from tirazh.model.attention.layer_shape import NO_RULES
 from tirazh.model.engine import network
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.self_check import TOLERANCE, SelfCheck, tolerance_of

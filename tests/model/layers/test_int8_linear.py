@@ -21,8 +21,8 @@ from tirazh.model.layers.int8_linear import (
     round_rows,
     round_weight,
 )
-from tirazh.model.layers.packed_linear import pack_linears, rows_are_independent
 from tirazh.model.layers.kernel_linear import Activation
+from tirazh.model.layers.packed_linear import pack_linears, rows_are_independent
 
 needs_kernel = pytest.mark.skipif(load_kernel("linear_int8") is None, reason="no C compiler")
 quick = settings(max_examples=60, deadline=None)
