@@ -16,7 +16,7 @@ import openvino_genai as genai
 
 Tokens = list[int]
 
-_CACHE_GIB = 4
+_CACHE_GIB = 3
 _STEP_TOKENS, _SEQUENCES = 512, 256
 _LABEL_ROWS = 128  # rows whose labels are scored together
 _BLOCK = 32  # tokens of a cache block on a CPU

@@ -122,7 +122,7 @@ class Vllm(Foreign):
         return super().environment() | {
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
             "OMP_NUM_THREADS": str(len(cores)),
-            "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
+            "VLLM_CPU_KVCACHE_SPACE": "3",  # GiB
             "VLLM_CACHE_ROOT": str(ENVIRONMENTS / "vllm-cache"),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_NO_USAGE_STATS": "1",
