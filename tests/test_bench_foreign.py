@@ -142,15 +142,17 @@ def test_the_engine_that_was_not_used_for_longest_ends_first(tmp_path: Path) -> 
     (tmp_path / "fake_engine.py").write_text(ENGINE)
     workers = Workers(most=2)
 
-    def of(key: str) -> Worker:
-        environment = {"PYTHONPATH": str(tmp_path)}
-        return workers.worker(key, Path(sys.executable), "fake_engine", log=tmp_path / "log", environment=environment)
+    def of(engine: str, options: int = 0) -> Worker:
+        variables = {"PYTHONPATH": str(tmp_path)}
+        python, log = Path(sys.executable), tmp_path / "log"
+        return workers.worker(engine, options, python, "fake_engine", log=log, environment=variables)
 
     first, second = of("first"), of("second")
     assert of("first") is first
     third = of("third")
     assert [worker.is_alive for worker in (first, second, third)] == [True, False, True]
     assert of("second") is not second
+    assert of("second", options=1) is not of("second", options=2)
     workers.end_all()
     assert not any(worker.is_alive for worker in (first, second, third))
 

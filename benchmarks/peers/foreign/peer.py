@@ -34,6 +34,7 @@ class Foreign(Peer):
     folder: ClassVar[str]
     module: ClassVar[str]
     dtypes: ClassVar[frozenset[str]]
+    loads_once: ClassVar[bool] = False  # another process is needed to load the model in another way
 
     @property
     def python(self) -> Path:
@@ -62,8 +63,10 @@ class Foreign(Peer):
     def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         """Load the model, or keep it from an earlier turn; prefixes of an earlier turn are forgotten."""
         caches_prefixes = bool(workload.prefix) or workload.group > 1
+        options = (str(under_test.workdir), torch.get_num_threads(), caches_prefixes and self.loads_once)
         self.model = WORKERS.worker(
-            f"{self.name}, {under_test.workdir}, {caches_prefixes}, {torch.get_num_threads()}",
+            self.name,
+            options,
             self.python,
             self.module,
             log=under_test.workdir / f"{self.folder}-{self.dtype}.log",
@@ -112,6 +115,7 @@ class Vllm(Foreign):
     folder = "vllm"
     module = "vllm_worker"
     dtypes = frozenset({"float32", "bfloat16"})
+    loads_once = True
 
     def environment(self) -> dict[str, str]:
         """Compiled code is kept in `.bench`, so that only the first start compiles. Intel's OpenMP is the one that
