@@ -22,6 +22,7 @@ from benchmarks.workloads import Workload
 
 ENVIRONMENTS = Path(__file__).resolve().parents[3] / ".bench"
 _OPEN_SECONDS, _TURN_SECONDS = 1200.0, 3600.0
+_LEAST_LABEL_ROWS = 64
 _PIPE_SECONDS = 1.0  # a turn's wall time beyond this and a tenth is reported
 
 log = logging.getLogger("benchmarks")
@@ -55,6 +56,10 @@ class Foreign(Peer):
     def runs_everything(self, workload: Workload) -> bool:
         """Generation runs all rows: with few rows the last steps of continuous batching are half empty."""
         return workload.kind == "generate"
+
+    def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
+        """Take enough rows of labels to fill steps, and to share the time that the prefix takes."""
+        return workload.sample(max(num_rows, _LEAST_LABEL_ROWS) if workload.kind == "labels" else num_rows)
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables of the process."""
