@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -204,8 +205,9 @@ def test_a_real_engine_has_our_answers_in_float32(kind: type[Foreign], tmp_path:
     under_test = ModelUnderTest(ONE_HEAD, tmp_path)
     torch.set_num_threads(1)
     ragged, labels = build_workload("ragged", TINY, num_rows=6), build_workload("labels", TINY, num_rows=1)
-    (row,) = labels.rows
-    rows = tuple(Row(row.prompt[: len(labels.prefix) + 10 + length]) for length in range(34))
+    words = np.random.default_rng(0)
+    texts = [tuple(words.integers(0, TINY.vocab_size, 10 + length).tolist()) for length in range(34)]
+    rows = tuple(Row(labels.prefix + text) for text in texts)
     try:
         for workload in (ragged, replace(labels, rows=rows)):
             (check,) = check_outputs([peer], workload, under_test)
