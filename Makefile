@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The torch with which `make bench-peers` exports the model for OpenVINO, and further options of pip.
+# The torch with which `make bench-peers` exports the model for OpenVINO.
 BENCH_TORCH ?= torch==2.13.*
 
 .PHONY: install demo test test-slow soak bench bench-subset bench-llama bench-peers docs check clean
@@ -44,7 +44,7 @@ bench-peers: .bench/openvino/.installed .bench/vllm/.installed
 
 .bench/openvino/.installed: Makefile
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(BENCH_TORCH) 'openvino-genai==2026.4.*' 'optimum-intel==2.2.*'
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check '$(BENCH_TORCH)' 'openvino-genai==2026.4.*' 'optimum-intel==2.2.*'
 	@touch $@
 
 .bench/vllm/.installed: Makefile

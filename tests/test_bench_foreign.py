@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -142,15 +143,17 @@ def test_the_engine_that_was_not_used_for_longest_ends_first(tmp_path: Path) -> 
     (tmp_path / "fake_engine.py").write_text(ENGINE)
     workers = Workers(most=2)
 
-    def of(key: str) -> Worker:
-        environment = {"PYTHONPATH": str(tmp_path)}
-        return workers.worker(key, Path(sys.executable), "fake_engine", log=tmp_path / "log", environment=environment)
+    def of(engine: str, options: int = 0) -> Worker:
+        variables = {"PYTHONPATH": str(tmp_path)}
+        python, log = Path(sys.executable), tmp_path / "log"
+        return workers.worker(engine, options, python, "fake_engine", log=log, environment=variables)
 
     first, second = of("first"), of("second")
     assert of("first") is first
     third = of("third")
     assert [worker.is_alive for worker in (first, second, third)] == [True, False, True]
     assert of("second") is not second
+    assert of("second", options=1) is not of("second", options=2)
     workers.end_all()
     assert not any(worker.is_alive for worker in (first, second, third))
 
@@ -202,8 +205,9 @@ def test_a_real_engine_has_our_answers_in_float32(kind: type[Foreign], tmp_path:
     under_test = ModelUnderTest(ONE_HEAD, tmp_path)
     torch.set_num_threads(1)
     ragged, labels = build_workload("ragged", TINY, num_rows=6), build_workload("labels", TINY, num_rows=1)
-    (row,) = labels.rows
-    rows = tuple(Row(row.prompt[: len(labels.prefix) + 10 + length]) for length in range(34))
+    words = np.random.default_rng(0)
+    texts = [tuple(words.integers(0, TINY.vocab_size, 10 + length).tolist()) for length in range(34)]
+    rows = tuple(Row(labels.prefix + text) for text in texts)
     try:
         for workload in (ragged, replace(labels, rows=rows)):
             (check,) = check_outputs([peer], workload, under_test)

@@ -16,7 +16,7 @@ import openvino_genai as genai
 
 Tokens = list[int]
 
-_CACHE_GIB = 4
+_CACHE_GIB = 3
 _STEP_TOKENS, _SEQUENCES = 512, 256
 _LABEL_ROWS = 128  # rows whose labels are scored together
 _BLOCK = 32  # tokens of a cache block on a CPU
@@ -75,7 +75,10 @@ class Engine:
             outputs = self._run([inputs[row][number] for row, number in pairs], _config(1, logprobs=1, echo=True))
             for pair, output in zip(pairs, outputs, strict=True):
                 # The last one belongs to the token that is generated behind the label.
-                found[pair] = sum(output.generated_log_probs[-1 - len(labels[pair[1]]) : -1])
+                echoed = output.generated_log_probs[-1 - len(labels[pair[1]]) : -1]
+                if len(echoed) < len(labels[pair[1]]):
+                    raise RuntimeError("a prompt was found whole in the cache: another one begins with it")
+                found[pair] = sum(echoed)
 
         begin = time.perf_counter()
         if num_prefix >= _BLOCK:

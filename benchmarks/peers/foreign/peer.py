@@ -22,6 +22,7 @@ from benchmarks.workloads import Workload
 
 ENVIRONMENTS = Path(__file__).resolve().parents[3] / ".bench"
 _OPEN_SECONDS, _TURN_SECONDS = 1200.0, 3600.0
+_LEAST_LABEL_ROWS = 64
 _PIPE_SECONDS = 1.0  # a turn's wall time beyond this and a tenth is reported
 
 log = logging.getLogger("benchmarks")
@@ -34,6 +35,7 @@ class Foreign(Peer):
     folder: ClassVar[str]
     module: ClassVar[str]
     dtypes: ClassVar[frozenset[str]]
+    loads_once: ClassVar[bool] = False  # another process is needed to load the model in another way
 
     @property
     def python(self) -> Path:
@@ -55,6 +57,10 @@ class Foreign(Peer):
         """Generation runs all rows: with few rows the last steps of continuous batching are half empty."""
         return workload.kind == "generate"
 
+    def sample(self, workload: Workload, num_rows: int, setting: Setting) -> Workload:
+        """Take enough rows of labels to fill steps, and to share the time that the prefix takes."""
+        return workload.sample(max(num_rows, _LEAST_LABEL_ROWS) if workload.kind == "labels" else num_rows)
+
     def environment(self) -> dict[str, str]:
         """Return the environment variables of the process."""
         return {"HF_HUB_OFFLINE": "1"}
@@ -62,8 +68,10 @@ class Foreign(Peer):
     def open(self, under_test: ModelUnderTest, workload: Workload, setting: Setting) -> None:
         """Load the model, or keep it from an earlier turn; prefixes of an earlier turn are forgotten."""
         caches_prefixes = bool(workload.prefix) or workload.group > 1
+        options = (str(under_test.workdir), torch.get_num_threads(), caches_prefixes and self.loads_once)
         self.model = WORKERS.worker(
-            f"{self.name}, {under_test.workdir}, {caches_prefixes}, {torch.get_num_threads()}",
+            self.name,
+            options,
             self.python,
             self.module,
             log=under_test.workdir / f"{self.folder}-{self.dtype}.log",
@@ -112,6 +120,7 @@ class Vllm(Foreign):
     folder = "vllm"
     module = "vllm_worker"
     dtypes = frozenset({"float32", "bfloat16"})
+    loads_once = True
 
     def environment(self) -> dict[str, str]:
         """Compiled code is kept in `.bench`, so that only the first start compiles. Intel's OpenMP is the one that
@@ -122,7 +131,7 @@ class Vllm(Foreign):
         return super().environment() | {
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
             "OMP_NUM_THREADS": str(len(cores)),
-            "VLLM_CPU_KVCACHE_SPACE": "4",  # GiB
+            "VLLM_CPU_KVCACHE_SPACE": "3",  # GiB
             "VLLM_CACHE_ROOT": str(ENVIRONMENTS / "vllm-cache"),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_NO_USAGE_STATS": "1",

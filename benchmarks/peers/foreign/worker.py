@@ -19,7 +19,7 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 # How OpenMP's threads wait is each engine's own choice, not that of this process.
 _NOT_INHERITED = ("OMP_", "GOMP_", "KMP_", "PYTHON", "VIRTUAL_ENV", "LD_PRELOAD")
-_MOST_ALIVE = 4  # processes with a model in memory
+_MOST_ALIVE = 3  # processes with a model and a cache in memory
 _END_SECONDS = 10.0
 
 
@@ -113,27 +113,37 @@ class Worker:
 
 
 class Workers:
-    """The processes that are alive, by a key of the caller. The one that was not used for longest ends first."""
+    """The processes that are alive, one for each engine. The one that was not used for longest ends first."""
 
     def __init__(self, most: int = _MOST_ALIVE) -> None:
-        self.most, self._alive = most, dict[str, Worker]()
+        self.most, self._alive = most, dict[str, tuple[object, Worker]]()
         atexit.register(self.end_all)
 
     def worker(
-        self, key: str, python: Path, module: str, *, log: Path, environment: dict[str, str] | None = None
+        self,
+        engine: str,
+        options: object,
+        python: Path,
+        module: str,
+        *,
+        log: Path,
+        environment: dict[str, str] | None = None,
     ) -> Worker:
-        """Return the process of that key; starts it if there is none."""
-        known = self._alive.pop(key, None)
-        if known is None or not known.is_alive:
+        """Return the engine's process; starts it if there is none, and anew if its options are others."""
+        known, worker = self._alive.pop(engine, (None, None))
+        if worker is not None and (known != options or not worker.is_alive):
+            worker.end()
+            worker = None
+        if worker is None:
             while len(self._alive) >= self.most:
-                self._alive.pop(next(iter(self._alive))).end()
-            known = Worker(python, module, log=log, environment=environment)
-        self._alive[key] = known  # now the last of them
-        return known
+                self._alive.pop(next(iter(self._alive)))[1].end()
+            worker = Worker(python, module, log=log, environment=environment)
+        self._alive[engine] = (options, worker)  # now the last of them
+        return worker
 
     def end_all(self) -> None:
         while self._alive:
-            self._alive.popitem()[1].end()
+            self._alive.popitem()[1][1].end()
 
 
 WORKERS = Workers()
