@@ -21,7 +21,6 @@ def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay, tools: tuple[st
     from tirazh.pipeline.forecast.wall import counting_wall_from
     from tirazh.pipeline.model_cache.remote_model import telling_of_downloads
     from tirazh.pipeline.steps.expand import steps_of
-    from tirazh.pipeline.steps.run import run_steps
 
     steps = steps_of(spec)
     with progress, telling_of_downloads(progress.say), tracked(spec, tools) as tracking:
@@ -32,6 +31,8 @@ def run(spec: JobSpec | StepsSpec, progress: JobProgressDisplay, tools: tuple[st
             tracking.show(event)
 
         if steps is not None:
+            from tirazh.pipeline.steps.run import run_steps  # imports polars, which jobs of one step do not need
+
             manifest = run_steps(steps, on_progress=show, tell=progress.say)
         else:
             assert isinstance(spec, JobSpec), "a job of one step has a model"

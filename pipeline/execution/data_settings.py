@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from ray.data import DataContext
 
 from tirazh.pipeline.execution.backpressure import limit_parts_in_flight
+from tirazh.pipeline.execution.few_processes import few_actors
+from tirazh.pipeline.execution.ray_session import is_own_session
 
 # Consecutive replicas that may die before they serve until the job fails: one, because a node can
 # be lost.
@@ -33,6 +35,7 @@ def data_settings(*, max_parts_in_flight: int | None = None) -> Iterator[DataCon
 
     The caller's settings are restored when no run is left that has changed them.
     """
+    few_actors(is_own_session)
     context = _enter(max_parts_in_flight)
     token = _of_this_run.set(context)
     try:

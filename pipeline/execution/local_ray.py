@@ -19,6 +19,7 @@ import psutil
 import ray
 
 from tirazh.errors import JobError
+from tirazh.pipeline.execution.few_processes import few_processes
 from tirazh.pipeline.execution.home_directory import complete_environment
 from tirazh.pipeline.execution.start_priority import raised_priority
 from tirazh.pipeline.execution.start_timeout import start_timeout
@@ -96,7 +97,7 @@ def _start_with_retries(num_cpus: int, options: dict[str, Any], tell: Callable[[
         try:
             # Only after a start that was too slow: it is not for a job to run before others.
             quickly = raised_priority(partial(_started_since, before)) if number > 1 else nullcontext()
-            with start_timeout(_TIMEOUTS_S[number - 1]), quickly, _private_token(), safe_search_path():
+            with start_timeout(_TIMEOUTS_S[number - 1]), quickly, _private_token(), safe_search_path(), few_processes():
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,

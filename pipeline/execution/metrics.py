@@ -11,8 +11,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ray.actor import ActorHandle
-
 from tirazh.actors.watch import limit_s
 from tirazh.errors import TirazhError
 from tirazh.model.requests import EngineCounters
@@ -108,7 +106,7 @@ class Metrics:
         self._serving: dict[str, str] = {}
         self._starting: dict[str, str] = {}
         self._in_flight: dict[str, set[int]] = {}
-        self._last_heartbeats: dict[str, tuple[float, ActorHandle]] = {}
+        self._last_heartbeats: dict[str, tuple[float, bytes]] = {}
         self._longest_silence_s = 0.0  # between two heartbeats of an owner that was alive
         self._last_asked = time.monotonic()
         self._deaths: Counter[int] = Counter()
@@ -134,9 +132,9 @@ class Metrics:
         self._serving[owner] = replica
         self._versions.update(versions)
 
-    def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None, waiting_for: str = "") -> None:
-        """Record that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving. Before that,
-        `waiting_for` is what its start waits for."""
+    def heartbeat(self, owner: str, actor: bytes, replica: str | None, waiting_for: str = "") -> None:
+        """Record that an owner is alive. `actor` is its pickled handle, which is not opened here: that would import
+        Ray Data. `replica`, if it has one, is serving. Before that, `waiting_for` is what its start waits for."""
         now = time.monotonic()
         if owner in self._last_heartbeats:
             self._longest_silence_s = max(self._longest_silence_s, now - self._last_heartbeats[owner][0])
@@ -147,7 +145,7 @@ class Metrics:
         elif waiting_for:
             self._starting[owner] = waiting_for
 
-    def take_silent_owners(self, timeout_s: float, ceiling_s: float = 0.0) -> list[ActorHandle]:
+    def take_silent_owners(self, timeout_s: float, ceiling_s: float = 0.0) -> list[bytes]:
         """Return the owners without a heartbeat for `timeout_s`, or up to `ceiling_s` where heartbeats
         were late before (`limit_s`).
 

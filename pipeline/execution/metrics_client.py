@@ -56,7 +56,7 @@ class MetricsClient:
     def heartbeat(self, owner: str, actor: ActorHandle, replica: str | None, waiting_for: str = "") -> None:
         """Report that an owner is alive. `actor` is its handle; `replica`, if it has one, is serving. Before that,
         `waiting_for` is what its start waits for."""
-        self.actor.heartbeat.remote(owner, actor, replica, waiting_for)
+        self.actor.heartbeat.remote(owner, ray.cloudpickle.dumps(actor), replica, waiting_for)
 
     def replica_started(self, owner: str, replica: str, versions: dict[str, str]) -> None:
         """Report a replica that serves, and the `versions` of the libraries it runs on."""
@@ -96,7 +96,8 @@ class MetricsClient:
     def take_silent_owners(self, timeout_s: float, ceiling_s: float = 0.0) -> list[ActorHandle]:
         """Handles of the owners without a heartbeat for `timeout_s`, or up to `ceiling_s` where heartbeats were
         late before, each once until its next heartbeat."""
-        return _wait(self.actor.take_silent_owners, timeout_s, ceiling_s, default=[])
+        silent: list[bytes] = _wait(self.actor.take_silent_owners, timeout_s, ceiling_s, default=[])
+        return [ray.cloudpickle.loads(actor) for actor in silent]
 
     def snapshot(self) -> MetricsSnapshot | None:
         """The totals of the run."""
