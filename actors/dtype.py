@@ -1,5 +1,6 @@
 """`--dtype auto`: probe which dtype is fastest on a machine of the cluster that replicas will run
-on. Imports no torch; the task on that machine does where the answer has to be measured."""
+on. Imports no torch; the task on that machine does where the answer has to be measured. A CPU is measured once: its
+answer is kept."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from ray.exceptions import RayError
 from tirazh.actors.messages import DType
 from tirazh.errors import JobError
 from tirazh.model.cpu_features import may_multiply_bfloat16
+from tirazh.model.kernels.known_dtype import keep_dtype, known_dtype
 
 _TIMEOUT_S = 600.0  # the probe may have to compile a kernel
 
@@ -31,6 +33,12 @@ def resolve_dtype(device: str) -> DType:
 def _probe(device: str) -> str:
     if device == "cpu" and not may_multiply_bfloat16():
         return "float32"  # as measured, without the seconds that the import of torch takes
+    known = known_dtype() if device == "cpu" else None
+    if known is not None:
+        return known
     from tirazh.model.layers.dtype_probe import resolve_dtype as probe
 
-    return probe(device)
+    dtype = probe(device)
+    if device == "cpu":
+        keep_dtype(dtype)
+    return dtype

@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 
 from tirazh.model.kernels import cache, compiler
+from tirazh.model.kernels.cache import OFF_SWITCH as OFF_SWITCH  # part of this module, too
 
 logger = logging.getLogger(__name__)
 
 ELEMENT_TYPES = {torch.float32: "float", torch.bfloat16: "bf16"}  # endings of the kernels' function names
-OFF_SWITCH = "TIRAZH_KERNELS"  # "off" in the environment: run without compiled kernels
 _FOLDER = Path(__file__).parent
 KERNELS = tuple(sorted(path.stem for path in _FOLDER.glob("*.c")))
 _BEAT_S = 0.5

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+OFF_SWITCH = "TIRAZH_KERNELS"  # "off" in the environment: run without compiled kernels
 _WORKPLACE = "building-"
 _LEFTOVER_AGE_S = 24 * 3600.0
 _POLL_S = 0.1

@@ -1,8 +1,8 @@
 """Chooses the dtype for `--dtype auto` by a short benchmark on this machine.
 
 CPUs differ: with AVX512-BF16 a bfloat16 matmul is two to three times as fast as a float32 one,
-without it several times slower. The probe runs once, when a job is planned; the plan records the
-answer, and a resumed job uses it.
+without it several times slower. The probe runs when the first job of a machine is planned (`kernels/known_dtype.py`
+keeps the answer); the plan records the answer, and a resumed job uses it.
 """
 
 from __future__ import annotations
