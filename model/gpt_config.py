@@ -8,6 +8,7 @@ from typing import Any, Self
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from tirazh.errors import CheckpointError
 from tirazh.model.checkpoints.native import config_fields
 from tirazh.model.config import ModelConfig, SparsePattern
 
@@ -45,8 +46,9 @@ class RuGPT3Config(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.intermediate_size is None:
-            self.intermediate_size = 4 * self.hidden_size
+        if self.intermediate_size not in (None, 4 * self.hidden_size):
+            raise CheckpointError(f"intermediate_size must be {4 * self.hidden_size}, four times hidden_size")
+        self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
         self.to_model_config()  # raises CheckpointError for values that contradict each other
 

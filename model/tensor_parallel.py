@@ -1,7 +1,8 @@
 """Shards a model over tensor-parallel ranks with DeepSpeed AutoTP.
 
 Each rank reads only its own slice of the weights. A ruGPT-3 is built on the meta device, sharded by
-shape alone, and then filled from the checkpoint slice by slice. A single rank takes the same path.
+shape alone, and then filled from the checkpoint slice by slice. A single rank needs neither DeepSpeed nor
+transformers, which only a foreign model imports.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -22,9 +23,7 @@ from tirazh.errors import RequestError
 from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.hugging_face import load_foreign
 from tirazh.model.config import ModelConfig, check_split
-
-if TYPE_CHECKING:
-    from tirazh.model.gpt import RuGPT3ForCausalLM
+from tirazh.model.transformer import PlainLanguageModel
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +69,14 @@ def shard_model(
     if config is None:
         return _shard_foreign(checkpoint.path, dtype, device, tp_size, on_loaded)
     model = _build_without_memory(config)
-    model.add_module("model", _init_inference(model.model, dtype, tp_size))
-    _fill(model, checkpoint, tp_rank, device)
-    model.set_tensor_parallel(tp_rank, tp_size)
-    _use_plain_linears(model)
+    if tp_size == 1:  # nothing to shard: without DeepSpeed, whose import takes a second
+        _allocate(model.model, getattr(torch, dtype), device)
+        _fill(model, checkpoint, tp_rank, device)
+    else:
+        model.add_module("model", _init_inference(model.model, dtype, tp_size))
+        _fill(model, checkpoint, tp_rank, device)
+        model.set_tensor_parallel(tp_rank, tp_size)
+        _use_plain_linears(model)
     network: nn.Module = model.eval()
     return network
 
@@ -108,11 +111,8 @@ def weight_bytes(model: nn.Module) -> int:
     return sum(weight.numel() * weight.element_size() for weight in (*model.parameters(), *model.buffers()))
 
 
-def _build_without_memory(config: ModelConfig) -> RuGPT3ForCausalLM:
-    from tirazh.model.gpt import RuGPT3Config, RuGPT3ForCausalLM
-
-    with torch.device("meta"):
-        model = RuGPT3ForCausalLM(RuGPT3Config.from_model_config(config))
+def _build_without_memory(config: ModelConfig) -> PlainLanguageModel:
+    model = PlainLanguageModel.without_memory(config)
     assert not list(model.buffers()), "a buffer made on the meta device would stay uninitialised"
     return model
 
@@ -135,6 +135,14 @@ def _init_inference(base: nn.Module, dtype: str, tp_size: int) -> nn.Module:
         )
     sharded: nn.Module = engine.module.to(wanted)
     return sharded
+
+
+def _allocate(base: nn.Module, dtype: torch.dtype, device: str) -> None:
+    """Give the weights memory. `Module.to_empty` does the same, but imports torch's compiler for it."""
+    for module in base.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            memory = torch.empty(weight.shape, dtype=dtype, device=device)
+            setattr(module, name, nn.Parameter(memory, requires_grad=False))
 
 
 @torch.no_grad()

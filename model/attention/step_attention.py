@@ -1,8 +1,8 @@
 """Connects transformers models to the batch engine's attention.
 
 transformers looks attention up by name. Under the name `ATTENTION_NAME` it finds a function that
-passes a layer's queries, keys and values on to the `StepAttention` of the step. A ruGPT-3 gets that
-as the keyword `step`; other models, of which some pass no keywords on, run inside `attending`.
+passes a layer's queries, keys and values on to the `StepAttention` of the step, which runs inside `attending`. A
+ruGPT-3 does without: its layers call the step's attention themselves (`Transformer.run_step`).
 
 Whatever else a model passes to its attention is either known here or refused: an argument that was
 left out would make its answers wrong without a word.
@@ -98,7 +98,6 @@ def _engine_attention(
     value: Tensor,
     attention_mask: Any,
     *,
-    step: StepAttention | AttentionTrace | None = None,
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
@@ -107,7 +106,7 @@ def _engine_attention(
     Raises CheckpointError for arguments that the engine's attention does not know.
     """
     rules = _rules(attention_mask, **others)
-    step = _running.get() if step is None else step
+    step = _running.get()
     assert step is not None, "this attention runs inside the engine only"
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q_NHD, k_NKD, v_NKD = (x[0].transpose(0, 1) for x in (query, key, value))

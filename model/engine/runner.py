@@ -11,7 +11,6 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +21,16 @@ from tirazh.model.attention.backends.choose import build_attention, choose_backe
 from tirazh.model.attention.backends.interface import CapturableBackend, HeadType, StepAttention
 from tirazh.model.attention.kv_cache import KVCache
 from tirazh.model.attention.layer_shape import NO_RULES
-from tirazh.model.attention.step_attention import ATTENTION_NAME
 from tirazh.model.attention.step_layout import append_step
-from tirazh.model.engine.network import LogitsHead, check_length, hidden_size, layer_shapes, run_base
+from tirazh.model.engine.network import (
+    check_length,
+    hidden_size,
+    layer_shapes,
+    logits_head,
+    logits_layer,
+    prepare,
+    run_base,
+)
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.engine.sliced_logits import SlicedLogits, rows_at_once
 from tirazh.model.engine.step_graph import StepGraphs
@@ -68,7 +74,7 @@ class ModelRunner:
         """
         check_length(model, max_length)
         self.model = model.eval()
-        self.model.set_attn_implementation(ATTENTION_NAME)  # type: ignore[operator]
+        prepare(self.model)
         weight = next(model.parameters())
         self.dtype, self.device = weight.dtype, weight.device
         self.num_slots, self.max_length = num_slots, max_length
@@ -77,7 +83,7 @@ class ModelRunner:
         if self._is_padded and prefill_logit_rows:
             self._logit_rows["prefill"] = prefill_logit_rows
         self.shapes = [replace(shape, rules=shape.rules.within(max_length)) for shape in layer_shapes(model)]
-        self._head = LogitsHead(model)
+        self._head = logits_head(model)
         self.cache = self._new_cache(num_slots, max_length)
         self.overlaps_steps = overlaps_steps
         self.hidden_states = torch.empty(0)  # float32 [rows, C] of the last step's `hidden_rows`
@@ -89,7 +95,7 @@ class ModelRunner:
     @property
     def vocab_size(self) -> int:
         """Columns of the logits."""
-        head: Any = self.model.get_output_embeddings()  # type: ignore[operator]
+        head = logits_layer(self.model)
         return int(getattr(head, "out_features", 0) or head.weight.shape[0])
 
     @property

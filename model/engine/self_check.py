@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tirazh.errors import CheckpointError
 from tirazh.model.engine.jobs import rows_of_prefill
 from tirazh.model.engine.labels.trie import LabelTrie
-from tirazh.model.engine.network import is_own, model_type, trace_layers
+from tirazh.model.engine.network import is_own
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.step import FreshSlot, Step, StepRows, chunk_length
@@ -99,6 +99,8 @@ class SelfCheck:
             self._check(runner, len(tokens), torch.stack(own), torch.cat([expected, expected[1:]]))
 
     def _lengths(self, model: nn.Module) -> list[int]:
+        from tirazh.model.foreign_network import trace_layers
+
         windows = [shape.rules.window or 0 for shape in trace_layers(model)]
         longest = max(_LONG, max((w for w in windows if w < self._max_length), default=0) + _BEYOND_WINDOW)
         num_weights = sum(weight.numel() for weight in model.parameters())
@@ -114,7 +116,7 @@ class SelfCheck:
         difference = _difference(own, expected)
         if not difference <= tolerance:
             raise CheckpointError(
-                f"model_type {model_type(runner.model)} cannot be run: on a prompt of {num_tokens} tokens the "
+                f"model_type {runner.model.config.model_type} cannot be run: on a prompt of {num_tokens} tokens the "
                 f"engine's logits differ from those of transformers by {difference:.2g} of their spread, and "
                 f"{tolerance:g} is allowed"
             )

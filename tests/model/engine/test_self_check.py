@@ -11,6 +11,7 @@ import transformers
 from tests.model.families.random_models import LLAMA_LIKE, MODELS, WINDOW, random_model
 from tests.model.tiny import tiny_model
 from tirazh.errors import CheckpointError
+from tirazh.model import foreign_network
 from tirazh.model.attention.layer_shape import NO_RULES
 from tirazh.model.engine import network
 from tirazh.model.engine.runner import ModelRunner
@@ -49,7 +50,7 @@ def test_an_engine_without_a_window_or_softcap_of_the_model_is_refused(
     check.record(model)
     shapes = [type(shape)(shape.num_heads, shape.head_dim) for shape in network.layer_shapes(model)]
     assert all(shape.rules == NO_RULES for shape in shapes)
-    monkeypatch.setitem(network._traced, model, shapes)
+    monkeypatch.setitem(foreign_network._traced, model, shapes)
     runner = ModelRunner(model, num_slots=3, max_length=120, logit_rows=8, prefill_logit_rows=4)
     with pytest.raises(
         CheckpointError, match=f"model_type {config.model_type} cannot be run: on a prompt of .* differ"
