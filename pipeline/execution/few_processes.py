@@ -34,9 +34,8 @@ def few_processes() -> Iterator[None]:
     node: Any = ray._private.node.Node
     before, start_server, find_error = parameters.RayParams, node.start_api_server, tools.get_dashboard_dependency_error
 
-    class _FewProcesses(before):  # type: ignore[misc]
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options | {"no_monitor": True, "include_log_monitor": False})
+    def make_parameters(*arguments: Any, **options: Any) -> Any:
+        return before(*arguments, **options | {"no_monitor": True, "include_log_monitor": False})
 
     def start_no_server(node: Any, **_: Any) -> None:
         node._webui_url = ""
@@ -46,7 +45,7 @@ def few_processes() -> Iterator[None]:
         error: ImportError | None = None if all(map(find_spec, _OF_THE_AGENT)) else find_error()
         return error
 
-    parameters.RayParams, tools.get_dashboard_dependency_error = _FewProcesses, find_error_quickly
+    parameters.RayParams, tools.get_dashboard_dependency_error = make_parameters, find_error_quickly
     if os.environ.get(_STATISTICS) == "0":
         node.start_api_server = start_no_server
     try:
@@ -68,7 +67,7 @@ def few_actors(is_own_session: Callable[[], bool]) -> None:
 
     stats_actor, make_id = stats.get_or_create_stats_actor, stats._StatsManager.gen_dataset_id_from_stats_actor
     coordinator = autoscaler.DefaultAutoscalingCoordinator
-    stats.get_or_create_stats_actor = lambda: _Nobody() if is_own_session() else stats_actor()
+    stats.get_or_create_stats_actor = lambda: _NoActor() if is_own_session() else stats_actor()
     stats._StatsManager.gen_dataset_id_from_stats_actor = staticmethod(
         lambda: uuid4().hex if is_own_session() else make_id()
     )
@@ -77,10 +76,10 @@ def few_actors(is_own_session: Callable[[], bool]) -> None:
     )
 
 
-class _Nobody:
-    """Stands in for an actor whose answers nobody reads: every call is dropped."""
+class _NoActor:
+    """Stands in for an actor whose answers are not read: every call is dropped."""
 
-    def __getattr__(self, name: str) -> _Nobody:
+    def __getattr__(self, name: str) -> _NoActor:
         return self
 
     def remote(self, *_: Any, **__: Any) -> None:

@@ -49,7 +49,7 @@ def test_a_prefix_that_cannot_be_computed_leaves_the_runner_as_it_was(monkeypatc
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.model.model, "forward", fail)
+        patch.setattr(runner.model.model, "run_step", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             runner.set_prefix(PREFIX, 16)
     assert runner.cache.prefix is None
