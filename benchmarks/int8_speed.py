@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def _onednn(weight: Tensor, x: Tensor) -> Callable[[], Tensor]:
     bytes_ = (x.float() / x.abs().max() * 127 + 128).round().to(torch.uint8)
     zeros = torch.zeros(len(weight), dtype=torch.int64)
     scale = float(x.abs().max()) / 127
-    fixed = (packed, scales, zeros, None, 1.0, 0, torch.bfloat16, "none", [], "")
+    fixed: tuple[Any, ...] = (packed, scales, zeros, None, 1.0, 0, torch.bfloat16, "none", [], "")
     return lambda: ops.qlinear_pointwise(bytes_, scale, 128, *fixed)
 
 
@@ -66,7 +67,11 @@ def main() -> None:
             ours, packed = Int8Linear(weight, None), PackedLinear(weight.bfloat16(), None, rows=64)
             for rows in options.rows:
                 x = torch.randn(rows, inputs).bfloat16()
-                calls = {"bf16": partial(packed, x), "onednn": _onednn(weight, x), "ours": partial(ours, x)}
+                calls: dict[str, Callable[[], object]] = {
+                    "bf16": partial(packed, x),
+                    "onednn": _onednn(weight, x),
+                    "ours": partial(ours, x),
+                }
                 s = _seconds(calls, options.seconds)
                 print(
                     f"{inputs}x{outputs:<6} {rows:5} {1e3 * s['bf16']:9.3f} {1e3 * s['onednn']:13.3f} "

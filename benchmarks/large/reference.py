@@ -31,8 +31,8 @@ def reference_logits(model: str, prompts: Sequence[Sequence[int]]) -> Tensor:
         is_sparse = config.is_sparse_layer(layer)
         hidden = [_apply(read, config, rows_TC, is_sparse=is_sparse) for rows_TC in hidden]
     last = torch.stack([rows_TC[-1] for rows_TC in hidden])
-    last = layer_norm(last, last.shape[-1:], *(checkpoint.read(f"model.norm.{x}").float() for x in ("weight", "bias")),
-                      eps=config.layer_norm_eps)  # fmt: skip
+    weight, bias = (checkpoint.read(f"model.norm.{part}").float() for part in ("weight", "bias"))
+    last = layer_norm(last, last.shape[-1:], weight, bias, config.layer_norm_eps)
     table = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     starts = range(0, config.vocab_size, _VOCABULARY_AT_ONCE)
     some = (checkpoint.read(table, 0, at, min(at + _VOCABULARY_AT_ONCE, config.vocab_size)) for at in starts)

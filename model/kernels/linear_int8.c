@@ -2,7 +2,8 @@
 
    The weight is int8 with one scale for every output. The inputs of a row are cut into groups of GROUP;
    each group is rounded to 8 bits with a scale of its own, so that one large input spoils its group
-   only. Sums of a group are int32 and exact on every CPU; they are scaled and added up in float32 in the
+   only. A group whose largest input is far above the others is multiplied once more, with what rounding
+   left over: trained models have such inputs, always the same ones. Sums of a group are int32 and exact on every CPU; they are scaled and added up in float32 in the
    order of groups. So a result's bits depend on its own row alone: not on other rows, on their number,
    or on the number of threads.
 
@@ -38,6 +39,9 @@ enum {
     MOST_PANELS = 4,
     PART = 512, /* inputs whose weights of one panel are used by all rows of an item before the next */
     ITEMS_PER_THREAD = 6,
+    LARGEST = 127, /* of an input in 8 bits */
+    FEW = 10, /* a group with a mean absolute value below it in 8 bits is multiplied twice */
+    FINER = 2 * LARGEST, /* how many times as fine the second rounding is */
 };
 
 int panel_size(void) { return PANEL; }
@@ -84,8 +88,8 @@ typedef struct {
     const int8_t *weight; /* packed */
     const int32_t *starts;
     void *out; /* [rows][outputs] */
-    uint8_t *bytes; /* space for [blocks of ROWS rows][words][ROWS][WORD]: the inputs as q + 128 */
-    float *row_scales; /* space for [rows][groups] */
+    uint8_t *bytes; /* space for [2][blocks of ROWS rows][words][ROWS][WORD]: the inputs as q + 128, and the rest */
+    float *row_scales; /* space for [2][rows][groups]; the second is 0 where the rest is not multiplied */
     int64_t num_rows, num_inputs, num_outputs, is_gelu, is_bf16; /* of `x` and `out`: bfloat16, else float32 */
 } linear_arguments;
 
@@ -120,18 +124,21 @@ INLINE ivec load_int(const void *p) {
 }
 
 /* The sums of the products of some groups of inputs of `num_rows` rows and one panel. They are added to `sums`,
-   [num_rows][PANEL], or begin it. `x` is [words][ROWS][WORD] and `scales` [num_rows][...], one for each group. */
+   [num_rows][PANEL], or begin it. `x` is [words][ROWS][WORD] and `scales` [num_rows][...], one for each group;
+   `x_rest` and `scales_rest` elements behind them are those of what rounding left over. */
 INLINE void add_products(
-    int num_rows, const uint8_t *x, const float *scales, int64_t scales_row, const int8_t *weight,
-    const int32_t *starts, int64_t num_words, int is_first, float *sums) {
-    for (int64_t word = 0, group = 0; word < num_words; group++) {
-        const int64_t end = MIN(word + GROUP / WORD, num_words);
+    int num_rows, const uint8_t *x, int64_t x_rest, const float *scales, int64_t scales_row, int64_t scales_rest,
+    const int8_t *weight, const int32_t *starts, int64_t num_words, int is_first, float *sums) {
+    for (int64_t begin = 0, group = 0, is_rest = 0; begin < num_words;) {
+        const int64_t end = MIN(begin + GROUP / WORD, num_words);
+        const uint8_t *inputs = x + is_rest * x_rest;
+        const float *group_scales = scales + group + is_rest * scales_rest;
         ivec acc[ROWS][VECTORS];
         UNROLLED for (int c = 0; c < VECTORS; c++) {
             const ivec start = load_int(starts + group * PANEL + c * LANES);
             UNROLLED for (int r = 0; r < num_rows; r++) acc[r][c] = start;
         }
-        for (; word < end; word++) {
+        for (int64_t word = begin; word < end; word++) {
             const int8_t *at = weight + word * PANEL * WORD;
             ivec w[VECTORS];
             UNROLLED for (int c = 0; c < VECTORS; c++) {
@@ -141,28 +148,35 @@ INLINE void add_products(
             }
             UNROLLED for (int r = 0; r < num_rows; r++) {
                 int32_t four;
-                memcpy(&four, x + (word * ROWS + r) * WORD, sizeof four);
+                memcpy(&four, inputs + (word * ROWS + r) * WORD, sizeof four);
                 const ivec each = four - (ivec){0};
                 UNROLLED for (int c = 0; c < VECTORS; c++) acc[r][c] = add_words(acc[r][c], each, w[c]);
             }
         }
         UNROLLED for (int r = 0; r < num_rows; r++) {
-            const vec scale = broadcast(scales[r * scales_row + group]);
+            const vec scale = broadcast(group_scales[r * scales_row]);
             UNROLLED for (int c = 0; c < VECTORS; c++) {
                 float *sum = sums + r * PANEL + c * LANES;
                 vec product = __builtin_convertvector(acc[r][c], vec) * scale;
                 IN_REGISTER(product);
-                store_float(sum, is_first && !group ? product : load_float(sum) + product);
+                store_float(sum, is_first && !group && !is_rest ? product : load_float(sum) + product);
             }
         }
+        /* A row without a rest adds 0, so it has the bits that it has among other rows. */
+        int has_rest = 0;
+        if (!is_rest)
+            UNROLLED for (int r = 0; r < num_rows; r++) has_rest |= group_scales[scales_rest + r * scales_row] != 0;
+        is_rest = has_rest;
+        if (!has_rest) begin = end, group++;
     }
 }
 
 /* The same for 1 to ROWS rows, a number that the compiler does not know. */
 static void add_row_products(
-    int64_t num_rows, const uint8_t *x, const float *scales, int64_t scales_row, const int8_t *weight,
-    const int32_t *starts, int64_t num_words, int is_first, float *sums) {
-#define CASE(n) add_products(n, x, scales, scales_row, weight, starts, num_words, is_first, sums)
+    int64_t num_rows, const uint8_t *x, int64_t x_rest, const float *scales, int64_t scales_row, int64_t scales_rest,
+    const int8_t *weight, const int32_t *starts, int64_t num_words, int is_first, float *sums) {
+#define CASE(n) \
+    add_products(n, x, x_rest, scales, scales_row, scales_rest, weight, starts, num_words, is_first, sums)
     switch (num_rows) {
 #if ROWS == 8
     case 8: CASE(8); break;
@@ -182,47 +196,97 @@ INLINE vec load_input(const linear_arguments *a, int64_t at) {
     return a->is_bf16 ? load_bf16((const uint16_t *)a->x + at) : load_float((const float *)a->x + at);
 }
 
-/* Rounds the inputs of one row. A group with NaN or infinity gets the scale NaN, which makes the whole row NaN. */
-static void round_row(const linear_arguments *a, int64_t row) {
-    enum { INFINITE = 0x7f800000 };
-    const int64_t num_words = words_of(a->num_inputs);
-    for (int64_t first = 0, group = 0; first < a->num_inputs; first += GROUP, group++) {
-        const int64_t count = MIN(GROUP, a->num_inputs - first), at = row * a->num_inputs + first;
-        float values[GROUP];
-        const int64_t whole = count / LANES * LANES, padded = (count + LANES - 1) / LANES * LANES;
-        for (int64_t i = 0; i < whole; i += LANES) store_float(values + i, load_input(a, at + i));
-        for (int64_t i = whole; i < count; i++)
-            values[i] = a->is_bf16 ? get_bf16((const uint16_t *)a->x + at + i) : ((const float *)a->x)[at + i];
-        for (int64_t i = count; i < padded; i++) values[i] = 0; /* the weights of these inputs are zero */
-        /* As integers, the bits of absolute values have the order of the values, and NaN is above all. */
-        ivec most = {0};
-        for (int64_t i = 0; i < padded; i += LANES) {
-            const ivec bits = (ivec)load_float(values + i) & 0x7fffffff;
-            most = (ivec)choose(bits > most, (vec)bits, (vec)most);
-        }
-        int32_t largest_bits = 0;
-        UNROLLED for (int i = 0; i < LANES; i++) largest_bits = MAX(largest_bits, most[i]);
-        float largest, scale, inverse;
-        memcpy(&largest, &largest_bits, sizeof largest);
-        if (largest_bits >= INFINITE) scale = NAN, inverse = 0;
-        else if (largest < 1e-30f) scale = 0, inverse = 0;
-        else scale = largest / 127.0f, inverse = 127.0f / largest;
-        a->row_scales[row * groups_of(a->num_inputs) + group] = scale;
-        /* Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits; 128 more is q + 128. */
-        const vec magic = broadcast(12582912.0f + 128.0f);
-        uint8_t rounded[GROUP];
-        for (int64_t i = 0; i < padded; i += LANES) {
-            vec value = inverse == 0 ? (vec){0} : load_float(values + i) * broadcast(inverse);
-            IN_REGISTER(value);
-            const ivec q = (ivec)(value + magic) & 255;
+INLINE int64_t blocks_of(int64_t num_rows) { return (num_rows + ROWS - 1) / ROWS; }
+INLINE int64_t rest_of_bytes(const linear_arguments *a) {
+    return blocks_of(a->num_rows) * words_of(a->num_inputs) * ROWS * WORD;
+}
+INLINE int64_t rest_of_scales(const linear_arguments *a) { return a->num_rows * groups_of(a->num_inputs); }
+
+/* Where the bytes of a group of a row begin; a word of the group is ROWS words behind the one before. */
+INLINE uint8_t *bytes_of(const linear_arguments *a, int64_t row, int64_t group) {
+    return a->bytes + ((row / ROWS * words_of(a->num_inputs) + group * (GROUP / WORD)) * ROWS + row % ROWS) * WORD;
+}
+
+/* Rounds `count` values times `inverse` to integers. With `scale` what is left over takes the values' place. Returns
+   the sum of the absolute values of the integers. */
+INLINE int64_t round_values(float *values, int64_t count, float inverse, float scale, uint8_t *to) {
+    /* Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits; 128 more is q + 128. */
+    const vec magic = broadcast(12582912.0f + 128.0f);
+    ivec total = {0};
+    uint8_t rounded[GROUP];
+    for (int64_t i = 0; i < count; i += LANES) {
+        const vec value = load_float(values + i);
+        vec product = value * broadcast(inverse);
+        IN_REGISTER(product);
+        const vec shifted = product + magic;
+        const ivec q = ((ivec)shifted & 255) - 128;
+        const ivec sign = q >> 31;
+        total += (q ^ sign) - sign;
+        vec back = __builtin_convertvector(q, vec) * broadcast(scale);
+        IN_REGISTER(back);
+        store_float(values + i, value - back);
 #ifdef __AVX512F__
-            _mm_storeu_si128((__m128i *)(rounded + i), _mm512_cvtepi32_epi8((__m512i)q));
+        _mm_storeu_si128((__m128i *)(rounded + i), _mm512_cvtepi32_epi8((__m512i)(q + 128)));
 #else
-            UNROLLED for (int lane = 0; lane < LANES; lane++) rounded[i + lane] = (uint8_t)q[lane];
+        UNROLLED for (int lane = 0; lane < LANES; lane++) rounded[i + lane] = (uint8_t)(q[lane] + 128);
 #endif
+    }
+    for (int64_t i = 0; i < count; i += WORD) memcpy(to + i * ROWS, rounded + i, WORD);
+    int64_t sum = 0;
+    UNROLLED for (int lane = 0; lane < LANES; lane++) sum += total[lane];
+    return sum;
+}
+
+/* Rounds a group of inputs of one row. One with NaN or infinity gets the scale NaN, which makes the whole row NaN. */
+static void round_group(const linear_arguments *a, int64_t row, int64_t group) {
+    enum { INFINITE = 0x7f800000 };
+    const int64_t first = group * GROUP, count = MIN(GROUP, a->num_inputs - first), at = row * a->num_inputs + first;
+    const int64_t whole = count / LANES * LANES, padded = (count + LANES - 1) / LANES * LANES;
+    float values[GROUP];
+    for (int64_t i = 0; i < whole; i += LANES) store_float(values + i, load_input(a, at + i));
+    for (int64_t i = whole; i < count; i++)
+        values[i] = a->is_bf16 ? get_bf16((const uint16_t *)a->x + at + i) : ((const float *)a->x)[at + i];
+    for (int64_t i = count; i < padded; i++) values[i] = 0; /* the weights of these inputs are zero */
+    /* As integers, the bits of absolute values have the order of the values, and NaN is above all. */
+    ivec most = {0};
+    for (int64_t i = 0; i < padded; i += LANES) {
+        const ivec bits = (ivec)load_float(values + i) & 0x7fffffff;
+        most = (ivec)choose(bits > most, (vec)bits, (vec)most);
+    }
+    int32_t largest_bits = 0;
+    UNROLLED for (int i = 0; i < LANES; i++) largest_bits = MAX(largest_bits, most[i]);
+    float largest, *scale = a->row_scales + row * groups_of(a->num_inputs) + group, *rest = scale + rest_of_scales(a);
+    memcpy(&largest, &largest_bits, sizeof largest);
+    *rest = 0;
+    uint8_t *to = bytes_of(a, row, group);
+    const int64_t stored = words_of(count) * WORD;
+    if (largest_bits >= INFINITE || largest < 1e-30f) {
+        *scale = largest_bits >= INFINITE ? NAN : 0;
+        for (int64_t i = 0; i < stored; i += WORD) memset(to + i * ROWS, 128, WORD);
+        return;
+    }
+    *scale = largest / LARGEST;
+    const float inverse = LARGEST / largest;
+    if (round_values(values, count, inverse, *scale, to) >= FEW * count) return;
+    *rest = *scale / FINER;
+    round_values(values, count, inverse * FINER, 0, to + rest_of_bytes(a));
+}
+
+/* Rounds a block of rows. Where one has a rest, the rest of the others is 0. */
+static void round_block(const linear_arguments *a, int64_t row) {
+    const int64_t end = MIN(row + ROWS, a->num_rows), num_groups = groups_of(a->num_inputs);
+    const float *rests = a->row_scales + rest_of_scales(a);
+    for (int64_t group = 0; group < num_groups; group++) {
+        int has_rest = 0;
+        for (int64_t r = row; r < end; r++) {
+            round_group(a, r, group);
+            has_rest |= rests[r * num_groups + group] != 0;
         }
-        uint8_t *to = a->bytes + (row / ROWS * num_words * ROWS + row % ROWS) * WORD + first * ROWS;
-        for (int64_t i = 0; i < count; i += WORD) memcpy(to + i * ROWS, rounded + i, WORD);
+        const int64_t stored = words_of(MIN(GROUP, a->num_inputs - group * GROUP)) * WORD;
+        for (int64_t r = row; has_rest && r < end; r++)
+            if (rests[r * num_groups + group] == 0)
+                for (int64_t i = 0; i < stored; i += WORD)
+                    memset(bytes_of(a, r, group) + rest_of_bytes(a) + i * ROWS, 128, WORD);
     }
 }
 
@@ -256,8 +320,8 @@ static void run_panel(const linear_arguments *a, int64_t row, int64_t end_row, i
         const int64_t count = MIN(PART / WORD, num_words - word), group = word * WORD / GROUP;
         for (int64_t r = row; r < end_row; r += ROWS)
             add_row_products(
-                MIN(ROWS, end_row - r), a->bytes + (r * num_words + word * ROWS) * WORD,
-                a->row_scales + r * num_groups + group, num_groups, weight + word * WORD * PANEL,
+                MIN(ROWS, end_row - r), bytes_of(a, r, group), rest_of_bytes(a),
+                a->row_scales + r * num_groups + group, num_groups, rest_of_scales(a), weight + word * WORD * PANEL,
                 starts + group * PANEL, count, !word, sums + (r - row) * PANEL);
     }
     finish(a, sums, row, end_row - row, panel);
@@ -274,8 +338,7 @@ void linear_int8(const linear_arguments *a, int num_threads) {
     {
         float sums[MOST_ROWS * PANEL] __attribute__((aligned(64)));
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t row = 0; row < a->num_rows; row += ROWS)
-            for (int64_t r = row; r < MIN(row + ROWS, a->num_rows); r++) round_row(a, r);
+        for (int64_t row = 0; row < a->num_rows; row += ROWS) round_block(a, row);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t item = 0; item < num_blocks * num_groups; item++) {
             const int64_t row = item % num_blocks * MOST_ROWS, first = item / num_blocks * at_once;

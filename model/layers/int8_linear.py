@@ -1,9 +1,10 @@
 """A linear layer of 8-bit integers (`--dtype int8`), by a C kernel of ours (`kernels/linear_int8.c`) or by torch.
 
 Weights are int8 with one scale for every output. Of each row, groups of 128 inputs are rounded to 8 bits
-with a scale of their own when the layer runs: trained models have a few inputs that are many times as
-large as the others, and such an input spoils the precision of its own group only. Sums of a group are
-exact integers; scaling, bias and GELU are float32. The result has the dtype of the input.
+with a scale of their own when the layer runs. Trained models have a few inputs that are many times as
+large as the others: such an input spoils the precision of its own group only, and a group that it would
+spoil is multiplied a second time, with what rounding left over. Sums of a group are exact integers;
+scaling, bias and GELU are float32. The result has the dtype of the input.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from tirazh.model.layers.kernel_linear import Activation
 
 GROUP = 128  # inputs that share a scale (GROUP of the kernel)
 _LARGEST = 127
+_FEW = 10  # a group with a mean absolute value below it in 8 bits is multiplied twice
+_FINER = 2 * _LARGEST  # how many times as fine the second rounding is
 _TINIEST = 1e-30  # a group of smaller inputs counts as zero
 _ROWS_AT_ONCE = 512  # of a weight that is rounded
 
@@ -81,8 +84,8 @@ class Int8Linear(nn.Module):
         out = x.new_empty(*x.shape[:-1], self.out_features)
         num_rows = x.numel() // self.in_features
         block = kernel.rows_of_block()
-        row_bytes = torch.empty(-(-num_rows // block) * block, -(-self.in_features // 4) * 4, dtype=torch.uint8)
-        row_scales = torch.empty(num_rows, self._num_groups())
+        row_bytes = torch.empty(2, -(-num_rows // block) * block, -(-self.in_features // 4) * 4, dtype=torch.uint8)
+        row_scales = torch.empty(2, num_rows, self._num_groups())
         bias = None if self.bias is None else self.bias.data_ptr()
         arguments = _Arguments(
             *(x.data_ptr(), bias, self.scales.data_ptr(), self.weight.data_ptr(), self.starts.data_ptr()),
@@ -98,11 +101,12 @@ class Int8Linear(nn.Module):
 
     def _by_torch(self, x: Tensor) -> Tensor:
         """The same integers without the kernel; the sums of a group are below 2^24, so float32 holds them exactly."""
-        rows, scales = round_rows(x.reshape(-1, self.in_features).float())
-        out = torch.zeros(len(rows), self.out_features)
+        rounded = round_rows(x.reshape(-1, self.in_features).float())
+        out = torch.zeros(len(rounded[0][0]), self.out_features)
         for group in range(self._num_groups()):
             inputs = slice(group * GROUP, (group + 1) * GROUP)
-            out += (rows[:, inputs].float() @ self.weight[:, inputs].float().T) * scales[:, group : group + 1]
+            for rows, scales in rounded:
+                out += (rows[:, inputs].float() @ self.weight[:, inputs].float().T) * scales[:, group : group + 1]
         out *= self.scales
         if self.bias is not None:
             out += self.bias
@@ -155,10 +159,27 @@ def round_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return rounded, scales
 
 
-def round_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Round activations, float32 [rows, in], as the kernel does: int8 [rows, in] and float32 scales [rows, groups]."""
-    parts = [_round(part) for part in x.split(GROUP, dim=1)]
-    return torch.cat([values for values, _ in parts], dim=1), torch.stack([scales for _, scales in parts], dim=1)
+def round_rows(x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Round activations, float32 [rows, in], as the kernel does: int8 [rows, in] and float32 scales [rows, groups].
+
+    The second pair is what rounding left over of groups whose largest input is far above the others; the scales of
+    all other groups are 0.
+    """
+    firsts, rests = [], []
+    for part in x.split(GROUP, dim=1):
+        rounded, scales = _round(part)
+        firsts.append((rounded, scales))
+        left = part - rounded * scales[:, None]
+        has_few = (rounded.int().abs().sum(dim=1) < _FEW * part.shape[1]) & (scales > 0)
+        most = torch.full_like(scales, _LARGEST)
+        inverse = torch.where(has_few, most / part.abs().amax(dim=1) * _FINER, 0.0)
+        rest = torch.where(has_few[:, None], left * inverse[:, None], 0.0).round().to(torch.int8)
+        rests.append((rest, torch.where(has_few, scales / torch.full_like(scales, _FINER), 0.0)))
+    return _joined(firsts), _joined(rests)
+
+
+def _joined(groups: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    return torch.cat([values for values, _ in groups], dim=1), torch.stack([scales for _, scales in groups], dim=1)
 
 
 def _round(values: Tensor) -> tuple[Tensor, Tensor]:

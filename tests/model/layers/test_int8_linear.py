@@ -41,17 +41,20 @@ def draw(rows: int, inputs: int, outputs: int, dtype: torch.dtype = torch.float3
     x, weight, bias = (
         torch.randn(*size, generator=generator) for size in ((rows, inputs), (outputs, inputs), (outputs,))
     )
+    if inputs > 8:  # what trained models have: a few inputs far above the others, here in every second row
+        x[::2, [3, inputs - 2]] *= 60
     return x.to(dtype), weight / inputs**0.5, bias
 
 
 def exact(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
     """The same rounded values, multiplied as int64 and scaled in float64."""
-    (rows, scales), (columns, column_scales) = round_rows(x.float()), round_weight(weight)
+    columns, column_scales = round_weight(weight)
     total = np.zeros((len(x), len(weight)))
     for group, start in enumerate(range(0, x.shape[1], GROUP)):
         some = slice(start, start + GROUP)
-        product = rows[:, some].numpy().astype(np.int64) @ columns[:, some].numpy().astype(np.int64).T
-        total += product * scales[:, group : group + 1].double().numpy()
+        for rows, scales in round_rows(x.float()):
+            product = rows[:, some].numpy().astype(np.int64) @ columns[:, some].numpy().astype(np.int64).T
+            total += product * scales[:, group : group + 1].double().numpy()
     out = torch.from_numpy(total) * column_scales.double()
     if bias is not None:
         out = out + bias.double()
@@ -95,7 +98,7 @@ def test_a_row_has_the_bits_that_it_has_alone(
 def test_rounding_is_off_by_half_a_step_at_most(rows: int, inputs: int, size: float) -> None:
     x, _, _ = draw(rows, inputs, 1)
     x *= size
-    rounded, scales = round_rows(x)
+    (rounded, scales), _ = round_rows(x)
     steps = scales.repeat_interleave(GROUP, dim=1)[:, :inputs]
     assert ((rounded * steps - x).abs() <= 0.5001 * steps).all()
     weight, weight_scales = round_weight(x)
@@ -157,7 +160,7 @@ def test_an_output_with_a_non_finite_weight_is_nan(bad: float) -> None:
 def test_very_small_and_very_large_inputs_give_finite_results(size: float) -> None:
     x, weight, bias = draw(8, 200, 40)
     got = Int8Linear(weight, bias)(x * size)
-    assert ((got - (x * size @ weight.T + bias)).abs() <= 0.05 * (size + 1e-6)).all()
+    assert ((got - (x * size @ weight.T + bias)).abs() <= 0.3 * (size + 1e-6)).all()
 
 
 @quick
