@@ -42,7 +42,7 @@ class RuGPT3Model(RuGPT3PreTrainedModel, Transformer):
     def __init__(self, config: RuGPT3Config) -> None:
         super().__init__(config)
         self.add_layers(config.to_model_config())
-        self.post_init()
+        self.post_init()  # type: ignore[operator]
 
     def forward(
         self,
@@ -144,7 +144,7 @@ class RuGPT3ForCausalLM(RuGPT3PreTrainedModel, LanguageModel, GenerationMixin):
         super().__init__(config)
         self.model = RuGPT3Model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[operator]
 
     def forward(
         self,
@@ -165,7 +165,7 @@ class RuGPT3ForCausalLM(RuGPT3PreTrainedModel, LanguageModel, GenerationMixin):
         logits = self.lm_head(hidden[:, kept] if logits_to_keep is not None else hidden)
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)  # type: ignore[operator]
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
 
 

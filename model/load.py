@@ -85,7 +85,7 @@ def _fill(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, devic
         for name in checkpoint.names()
     }
     model.load_state_dict(weights, strict=False, assign=True)
-    model.tie_weights()
+    model.tie_weights()  # type: ignore[operator]
     empty = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     assert not empty, f"the checkpoint does not fill the parameters {empty}"
     network: nn.Module = model.eval()

@@ -79,13 +79,12 @@ def shard_model(
     if config is None:
         return _shard_foreign(checkpoint.path, dtype, device, tp_size, on_loaded)
     model = _build_without_memory(config)
-    if tp_size == 1:  # nothing to shard: without DeepSpeed, whose import takes a second
-        _allocate(model.model, getattr(torch, dtype), device)
-    else:
+    if tp_size > 1:  # without DeepSpeed for a single rank: its import takes a second
         model.add_module("model", _init_inference(model.model, dtype, tp_size))
         model.set_tensor_parallel(tp_rank, tp_size)
+    allocate = functools.partial(_allocate, dtype=getattr(torch, dtype), device=device)
     finish_layer = functools.partial(_finish_layer, is_sharded=tp_size > 1, to_int8=to_int8)
-    _fill(model, checkpoint, tp_rank, device, finish_layer)
+    _fill(model, checkpoint, tp_rank, allocate, finish_layer)
     network: nn.Module = model.eval()
     return network
 
@@ -146,13 +145,13 @@ def _init_inference(base: nn.Module, dtype: str, tp_size: int) -> nn.Module:
     return sharded
 
 
-def _allocate(base: nn.Module, dtype: torch.dtype, device: str) -> None:
-    """Give the weights memory, which is not used before it is written. `Module.to_empty` does the same, but imports
-    torch's compiler for it."""
-    for module in base.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            memory = torch.empty(weight.shape, dtype=dtype, device=device)
-            setattr(module, name, nn.Parameter(memory, requires_grad=False))
+def _allocate(module: nn.Module, *, dtype: torch.dtype, device: str) -> None:
+    """Give memory to the weights that have none. `Module.to_empty` does the same, but imports torch's compiler."""
+    for each in module.modules():
+        for name, weight in each.named_parameters(recurse=False):
+            if weight.is_meta:
+                memory = torch.empty(weight.shape, dtype=dtype, device=device)
+                setattr(each, name, nn.Parameter(memory, requires_grad=False))
 
 
 def _finish_layer(layer: nn.Module, *, is_sharded: bool, to_int8: bool) -> None:
@@ -164,15 +163,26 @@ def _finish_layer(layer: nn.Module, *, is_sharded: bool, to_int8: bool) -> None:
 
 @torch.no_grad()
 def _fill(
-    model: Any, checkpoint: WeightSource, tp_rank: int, device: str, finish_layer: Callable[[nn.Module], object]
+    model: Any,
+    checkpoint: WeightSource,
+    tp_rank: int,
+    allocate: Callable[[nn.Module], object],
+    finish_layer: Callable[[nn.Module], object],
 ) -> None:
-    """Copy this rank's slice of every weight into the sharded model; `finish_layer` gets each layer that is full."""
+    """Copy this rank's slice of every weight into the sharded model.
+
+    A layer gets its memory before it is read, and `finish_layer` gets it when it is full, so that only one layer
+    at a time is in the dtype in which it was read.
+    """
+    for name, child in model.model.named_children():
+        if name != "layers":
+            allocate(child)
     if "lm_head.weight" in checkpoint.names():
-        head = torch.empty(checkpoint.shape("lm_head.weight"), dtype=model.model.dtype, device=device)
-        model.lm_head.weight = nn.Parameter(head, requires_grad=False)
+        allocate(model.lm_head)
     else:
         model.lm_head.weight = model.model.embed_tokens.weight
     for index, layer in enumerate(model.model.layers):
+        allocate(layer)
         for name, parameter in layer.named_parameters():
             _fill_one(f"{_LAYERS}{index}.{name}", parameter, checkpoint, tp_rank)
         finish_layer(layer)

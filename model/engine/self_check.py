@@ -117,8 +117,9 @@ class SelfCheck:
         tolerance = _MAX_TOLERANCE if is_int8 else tolerance_of(runner.dtype, self._noise)
         difference = _difference(own, expected)
         if not difference <= tolerance:
+            config: Any = runner.model.config
             raise CheckpointError(
-                f"model_type {runner.model.config.model_type} cannot be run: on a prompt of {num_tokens} tokens the "
+                f"model_type {config.model_type} cannot be run: on a prompt of {num_tokens} tokens the "
                 f"engine's logits differ from those of transformers by {difference:.2g} of their spread, and "
                 f"{tolerance:g} is allowed"
             )
