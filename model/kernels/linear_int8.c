@@ -14,6 +14,7 @@
    is cut into small items of some rows by some panels, which threads take one after the other: a thread
    whose core is busy with another process delays the others by one item at most. */
 
+#include "gelu.h"
 #include "lanes.h"
 #if defined(__AVX2__) && !defined(__AVX512F__)
 #include <immintrin.h>
@@ -92,15 +93,6 @@ typedef struct {
     float *row_scales; /* space for [2][rows][groups]; the second is 0 where the rest is not multiplied */
     int64_t num_rows, num_inputs, num_outputs, is_gelu, is_bf16; /* of `x` and `out`: bfloat16, else float32 */
 } linear_arguments;
-
-/* The tanh approximation of GELU: x / (1 + e^-t) with t = 2 sqrt(2 / pi) (x + 0.044715 x^3), and where
-   t is negative x e^t / (1 + e^t). */
-INLINE vec gelu(vec x) {
-    const vec t = x * (x * x * broadcast(0.0713548163f) + broadcast(1.5957691216f));
-    const ivec is_negative = t < (vec){0};
-    const vec e = exp_lanes(choose(is_negative, t, -t));
-    return choose(is_negative, x * e, x) / (e + broadcast(1.0f));
-}
 
 /* Four inputs of each of LANES outputs: sums + x w, exactly. Of `x` each lane holds the same four inputs. */
 INLINE ivec add_words(ivec sums, ivec x, ivec w) {
