@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.training_rounds import compare_all
-from tirazh.model import gpt
+from tirazh.model import transformer
 from tirazh.model.attention.block_layout import global_starts
 from tirazh.model.attention.full_sequence import window_attention
 from tirazh.model.attention.reference import visible_keys
@@ -134,7 +134,7 @@ def model_step(
 @contextmanager
 def attention_of_models(attend: Attention) -> Iterator[None]:
     """Let sparse layers use `attend` inside the block."""
-    with patch.object(gpt, "window_attention", attend):
+    with patch.object(transformer, "window_attention", attend):
         yield
 
 

@@ -141,6 +141,6 @@ def test_engines_are_chosen_by_words_in_their_names(tmp_path: Path, monkeypatch:
     words = ["--dtypes", "float32", "--peer", "Tirazh dense", "--peer", "vllm"]
     options = run._parse(words)
     present, absent = run._present(run.all_peers(options.dtypes, slots=2), options)
-    assert [peer.name for peer in present] == ["tirazh dense, float32"]
+    assert [peer.name for peer in present] == ["tirazh dense, float32", "tirazh dense, int8"]
     assert absent["vLLM, float32"] == "no environment .bench/vllm (make bench-peers)"
     assert not any(name.startswith("CTranslate2") for name in absent)

@@ -176,7 +176,8 @@ class KVCache:
         for cache in self.layers:
             count = held[cache.shape.kind]
             for x in (cache.k, cache.v):
-                x[index, :, :count] = x[source, :, :count]
+                # A copy first: where the source fills its slot, torch refuses a view of the tensor that it writes to.
+                x[index, :, :count] = x[source, :, :count].clone()
         for slot in slots:
             self.has_prefix[slot], self.lengths[slot] = self.has_prefix[source], self.lengths[source]
 

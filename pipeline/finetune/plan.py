@@ -237,7 +237,7 @@ def plan_finetune(spec: FinetuneSpec) -> FinetunePlan:
     return (
         plan
         if spec.from_checkpoint is None
-        else replace(plan, start=find_start(spec, plan.open_output(), plan.identity()))
+        else replace(plan, start=find_start(spec, plan.open_output(), plan.identity(), storage))
     )
 
 

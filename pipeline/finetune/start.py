@@ -64,8 +64,11 @@ class _Found:
     time: float
 
 
-def find_start(spec: FinetuneSpec, output: TrainingOutput, identity: Mapping[str, Any]) -> TrainingStart:
-    """Find the checkpoint that --from names, for a request with this `identity` (without --from) and `output`.
+def find_start(
+    spec: FinetuneSpec, output: TrainingOutput, identity: Mapping[str, Any], storage: Storage
+) -> TrainingStart:
+    """Find the checkpoint that --from names in `storage`, for a request with this `identity` (without --from) and
+    `output`.
 
     A training that has started keeps its checkpoint: the same request finds the one that it began with. Raises
     OutputError when there is none, and RequestError when it does not fit the request.
@@ -78,7 +81,7 @@ def find_start(spec: FinetuneSpec, output: TrainingOutput, identity: Mapping[str
         own = {name: value for name, value in request["identity"].items() if name != "from_checkpoint"}
         if saved is not None and saved["given"] == text and not find_differences(own, identity):
             return TrainingStart(**saved)
-    found = _choose(path, step, open_output(path, Storage(spec.endpoint_url), spec.work_dir))
+    found = _choose(path, step, open_output(path, storage, spec.work_dir))
     _check_model(spec, found.request["identity"], identity)
     number = found.step
     continues = _order(found.request["identity"]) == _order(identity)

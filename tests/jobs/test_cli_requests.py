@@ -35,7 +35,7 @@ NEEDED = ["--input", "in.parquet", "--output", "out"]
         ("generate --input", "--input needs at least one value"),
         (
             "generate --dtype bf16",
-            "--dtype must be one of auto, float32, bfloat16, float16, not 'bf16'; did you mean bfloat16?",
+            "--dtype must be one of auto, float32, bfloat16, float16, int8, not 'bf16'; did you mean bfloat16?",
         ),
         ("clasify", "there is no command 'clasify'; did you mean classify?"),
         ("--wibble", "the command line has no flag --wibble; `tirazh --help` lists them"),

@@ -73,7 +73,7 @@ CASES: dict[str, Case] = {
     "no epochs": (["--epochs", "0"], "--epochs must be above 0"),
     "no workers": (["--workers", "0"], "--workers must be at least 1"),
     "a layer that no model has": (["--lora-rank", "2", "--lora-targets", "q_prj"], "did you mean q_proj?"),
-    "an output in a store": (["--output", "s3://bucket/model"], "on a disk that every worker can access"),
+    "a store that does not exist": (["--output", "s4://bucket/model"], "s4"),
     "an output with other files": (["--output", "full"], "notes.txt"),
     "a job file with an unknown key": (["--config", "job.yaml"], "line 4: finetune has no setting 'learning_rat'"),
     "a job file of another kind": (["--config", "rows.yaml"], "run `tirazh generate --config rows.yaml`"),

@@ -82,15 +82,21 @@ class MadeWhenRead(RandomCheckpoint):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc")
 def test_loading_holds_one_layer_in_a_wider_dtype_at_a_time() -> None:
+    with run_distributed(1) as ranks:  # a new process: what this one has freed would count as memory
+        ((taken, held),) = ranks.run(peak_of_loading)
+    one_layer = 12 * 2048 * 2048 * 2  # in bfloat16
+    assert taken < held + 2.5 * one_layer < 8 * one_layer  # which the whole model would take
+
+
+def peak_of_loading() -> tuple[int, int]:
+    """The bytes that the process of a rank took at most while it loaded a model, and the bytes of its weights."""
     config = ModelConfig(num_layers=8, hidden_size=2048, num_attention_heads=8, vocab_size=512)
     warm: Any = shard_model(CONFIG, RandomCheckpoint(CONFIG), dtype="int8", device="cpu", tp_rank=0, tp_size=1)
+    assert warm is not None
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
     model = shard_model(config, MadeWhenRead(config), dtype="int8", device="cpu", tp_rank=0, tp_size=1)
-    taken, held = _resident("VmHWM") - before, weight_bytes(model)
-    one_layer = 12 * 2048 * 2048 * 2  # in bfloat16
-    assert warm is not None
-    assert taken < held + 2.5 * one_layer < 8 * one_layer  # which the whole model would take
+    return _resident("VmHWM") - before, weight_bytes(model)
 
 
 def _resident(name: str) -> int:

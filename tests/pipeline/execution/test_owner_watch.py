@@ -36,7 +36,7 @@ def test_a_stopped_owner_is_killed_at_the_end_of_the_job() -> None:
     owner, metrics = Owner.remote(), start_metrics()
     pid = ray.get(owner.pid.remote())
     with watching_owners(metrics, timeout_s=60.0):
-        ray.get(metrics.actor.heartbeat.remote("it", owner, None))
+        ray.get(metrics.actor.heartbeat.remote("it", ray.cloudpickle.dumps(owner), None))
         os.kill(pid, signal.SIGSTOP)
     assert has_ended(pid)
 
@@ -45,7 +45,7 @@ def test_an_owner_without_heartbeats_is_killed_after_the_timeout() -> None:
     owner, metrics = Owner.remote(), start_metrics()
     pid = ray.get(owner.pid.remote())
     with watching_owners(metrics, timeout_s=1.0):
-        ray.get(metrics.actor.heartbeat.remote("it", owner, None))
+        ray.get(metrics.actor.heartbeat.remote("it", ray.cloudpickle.dumps(owner), None))
         os.kill(pid, signal.SIGSTOP)
         assert has_ended(pid)
 

@@ -17,6 +17,7 @@ from tirazh.pipeline.finetune.identity import training_id
 from tirazh.pipeline.finetune.output import TrainingOutput
 from tirazh.pipeline.finetune.spec import FinetuneSpec
 from tirazh.pipeline.finetune.start import find_start
+from tirazh.pipeline.storage.filesystem import Storage
 
 MODEL = IDENTITY | {"model": "/m", "lora_rank": 0, "lora_alpha": 16.0, "batch_size": 4}
 
@@ -54,7 +55,7 @@ def output(tmp_path: Path) -> TrainingOutput:
 
 def find(text: str, *, into: Path | None = None, max_steps: int | None = None, **changes: Any) -> tuple[str, int, int]:
     spec = FinetuneSpec(input=("a",), output="b", model="/m", from_checkpoint=text, max_steps=max_steps)
-    found = find_start(spec, TrainingOutput(into or Path("/nowhere")), MODEL | changes)
+    found = find_start(spec, TrainingOutput(into or Path("/nowhere")), MODEL | changes, Storage())
     return found.training, found.step, found.first_step
 
 

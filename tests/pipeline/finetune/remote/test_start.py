@@ -47,10 +47,10 @@ def spec(text: str) -> FinetuneSpec:
 
 def test_the_checkpoint_that_did_not_give_the_bad_loss_is_fetched_once(output: StoredOutput, tmp_path: Path) -> None:
     uri = output.files.directory
-    start = find_start(spec(uri), TrainingOutput(tmp_path / "out"), MODEL)
+    start = find_start(spec(uri), TrainingOutput(tmp_path / "out"), MODEL, Storage())
     assert (start.given, start.step, start.first_step) == (uri, 5, 5)
     assert start.folder.startswith(f"{uri}/_tirazh/trainings/")
-    assert find_start(spec(f"{uri}@10"), TrainingOutput(tmp_path / "out"), MODEL).step == 10
+    assert find_start(spec(f"{uri}@10"), TrainingOutput(tmp_path / "out"), MODEL, Storage()).step == 10
     work = WorkFolder(tmp_path / "new")
     for _ in range(2):
         bring_start(start.to_json(), work, Storage())
@@ -62,7 +62,7 @@ def test_the_checkpoint_that_did_not_give_the_bad_loss_is_fetched_once(output: S
 
 
 def test_a_checkpoint_that_was_removed_from_the_store_is_named(output: StoredOutput, tmp_path: Path) -> None:
-    start = find_start(spec(output.files.directory), TrainingOutput(tmp_path / "out"), MODEL)
+    start = find_start(spec(output.files.directory), TrainingOutput(tmp_path / "out"), MODEL, Storage())
     output.files.storage.remove(start.folder, recursive=True)
     with pytest.raises(OutputError, match=f"its checkpoint {start.folder} was removed"):
         bring_start(start.to_json(), WorkFolder(tmp_path / "new"), Storage())
@@ -70,4 +70,4 @@ def test_a_checkpoint_that_was_removed_from_the_store_is_named(output: StoredOut
 
 def test_a_store_without_a_training_has_nothing_to_start_from(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there is no training checkpoint"):
-        find_start(spec(f"memory://none-{uuid4().hex}/run"), TrainingOutput(tmp_path / "out"), MODEL)
+        find_start(spec(f"memory://none-{uuid4().hex}/run"), TrainingOutput(tmp_path / "out"), MODEL, Storage())
