@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -155,7 +156,7 @@ def _write_dense_model(folder: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", required=True, help="Parquet file with texts")
+    parser.add_argument("--rows", type=os.path.abspath, required=True, help="Parquet file with texts")
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the steps of each training")
     parser.add_argument("--cases", type=int, nargs="*", help="numbers of the trainings, from 0 (default: all)")
