@@ -144,7 +144,11 @@ def test_the_same_command_resumes_a_run_whose_driver_was_stopped(
     assert not (output / "config.json").exists()
     done = run_tirazh(*command(output), timeout_s=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
-    assert f"Going on from step {newest} of {STEPS}" in done.stderr
+    (resumed_at,) = re.findall(rf"Going on from step (\d+) of {STEPS}", done.stderr)
+    if number == signal.SIGKILL:  # a worker that has not noticed yet may have finished another checkpoint
+        assert int(resumed_at) >= newest
+    else:
+        assert int(resumed_at) == newest
     assert "died" not in done.stderr
     side_by_side(f"undisturbed, driver ended by {number.name}", losses(undisturbed), losses(output))
     assert losses(output) == losses(undisturbed)
