@@ -25,6 +25,15 @@ typedef uint16_t bf16_lanes __attribute__((vector_size(2 * LANES)));
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
+/* Keeps a vector in a register, which compilers would load anew for every row. Behind a product it keeps them from
+   adding in the same operation, which rounds otherwise: they do it in one copy of the code and not in another. */
+#if defined(__x86_64__)
+#define IN_REGISTER(v) __asm__("" : "+v"(v))
+#elif defined(__aarch64__)
+#define IN_REGISTER(v) __asm__("" : "+w"(v))
+#else
+#define IN_REGISTER(v) (void)(v)
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define UNROLLED _Pragma("unroll 16")

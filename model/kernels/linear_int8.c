@@ -48,16 +48,6 @@ enum {
 int panel_size(void) { return PANEL; }
 int rows_of_block(void) { return ROWS; }
 
-/* Keeps a weight in a register, which compilers would load anew for every row. Behind a product it keeps them from
-   adding in the same operation, which rounds otherwise: they do it in one copy of the code and not in another. */
-#if defined(__x86_64__)
-#define IN_REGISTER(v) __asm__("" : "+v"(v))
-#elif defined(__aarch64__)
-#define IN_REGISTER(v) __asm__("" : "+w"(v))
-#else
-#define IN_REGISTER(v) (void)(v)
-#endif
-
 INLINE int64_t panels_of(int64_t num_outputs) { return (num_outputs + PANEL - 1) / PANEL; }
 INLINE int64_t words_of(int64_t num_inputs) { return (num_inputs + WORD - 1) / WORD; }
 INLINE int64_t groups_of(int64_t num_inputs) { return (num_inputs + GROUP - 1) / GROUP; }

@@ -21,15 +21,6 @@ enum {
     FAR = 10240, /* and to those that are fetched into the second-level cache */
 };
 
-/* Without it compilers load a vector anew for every row. */
-#if defined(__x86_64__)
-#define IN_REGISTER(v) __asm__("" : "+v"(v))
-#elif defined(__aarch64__)
-#define IN_REGISTER(v) __asm__("" : "+w"(v))
-#else
-#define IN_REGISTER(v) (void)(v)
-#endif
-
 /* Some rows, and one part of one panel. */
 typedef struct {
     const element *x;
