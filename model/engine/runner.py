@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tirazh.model.attention.backends.choose import build_attention, choose_backend, head_types
-from tirazh.model.attention.backends.interface import CapturableBackend, HeadType, StepAttention
+from tirazh.model.attention.backends.interface import CapturableBackend, HeadType, PreparedAttention, StepAttention
 from tirazh.model.attention.kv_cache import KVCache
 from tirazh.model.attention.layer_shape import NO_RULES
 from tirazh.model.attention.step_layout import append_step
+from tirazh.model.engine.layer_calls import LayerCalls, can_prepare
 from tirazh.model.engine.network import (
     check_length,
     hidden_size,
+    is_own,
     layer_shapes,
     logits_head,
     logits_layer,
@@ -84,6 +86,7 @@ class ModelRunner:
             self._logit_rows["prefill"] = prefill_logit_rows
         self.shapes = [replace(shape, rules=shape.rules.within(max_length)) for shape in layer_shapes(model)]
         self._head = logits_head(model)
+        self._layer_calls = LayerCalls(model.model) if is_own(model) and can_prepare(model.model) else None
         self.cache = self._new_cache(num_slots, max_length)
         self.overlaps_steps = overlaps_steps
         self.hidden_states = torch.empty(0)  # float32 [rows, C] of the last step's `hidden_rows`
@@ -234,6 +237,8 @@ class ModelRunner:
 
     def _forward(self, token_ids: Tensor, positions: Tensor, attention: StepAttention) -> Tensor:
         """Last hidden states [N, C] of token_ids and positions, int64 [N] on the model's device."""
+        if self._layer_calls is not None and isinstance(attention, PreparedAttention):
+            return self._layer_calls.run(token_ids, positions, attention, self.on_progress)
         return run_base(self.model, token_ids, positions, _ReportingAttention(attention, self.on_progress))
 
     @torch.inference_mode()

@@ -21,16 +21,24 @@
 #define LOAD NAME(load, KIND)
 #define STORE NAME(store, KIND)
 
-/* Everything is contiguous: `hidden`, `update` and both results [N, C], `weight` and `bias` [C]. */
-void NAME(add_norm, KIND)(
-    const ELEMENT *hidden, const ELEMENT *update, const ELEMENT *weight, const ELEMENT *bias, ELEMENT *total,
-    ELEMENT *normed, int64_t num_rows, int64_t size, float eps, int num_threads) {
+/* Everything is contiguous: `hidden`, `update` and both results [N, C], `weight` and `bias` [C]. `total` may be
+   `hidden`. */
+typedef struct {
+    const ELEMENT *hidden, *update, *weight, *bias;
+    ELEMENT *total, *normed;
+    int64_t num_rows, size;
+    float eps;
+} NAME(arguments, KIND);
+
+int NAME(add_norm, KIND)(const NAME(arguments, KIND) *a, int num_threads) {
+    const int64_t size = a->size;
 #pragma omp parallel for num_threads(num_threads) schedule(dynamic, 4)
-    for (int64_t row = 0; row < num_rows; row++) {
+    for (int64_t row = 0; row < a->num_rows; row++) {
         const int64_t at = row * size;
+        ELEMENT *total = a->total;
         vec sum = {0}, squares = {0};
         for (int64_t c = 0; c < size; c += LANES) {
-            STORE(total + at + c, LOAD(hidden + at + c) + LOAD(update + at + c));
+            STORE(total + at + c, LOAD(a->hidden + at + c) + LOAD(a->update + at + c));
             sum += LOAD(total + at + c);
         }
         const vec mean = broadcast(add_lanes(sum) / (float)size);
@@ -38,10 +46,11 @@ void NAME(add_norm, KIND)(
             vec centred = LOAD(total + at + c) - mean;
             squares += centred * centred;
         }
-        const vec scale = broadcast(1.0f / sqrtf(add_lanes(squares) / (float)size + eps));
+        const vec scale = broadcast(1.0f / sqrtf(add_lanes(squares) / (float)size + a->eps));
         for (int64_t c = 0; c < size; c += LANES)
-            STORE(normed + at + c, (LOAD(total + at + c) - mean) * scale * LOAD(weight + c) + LOAD(bias + c));
+            STORE(a->normed + at + c, (LOAD(total + at + c) - mean) * scale * LOAD(a->weight + c) + LOAD(a->bias + c));
     }
+    return 0;
 }
 
 #undef LOAD

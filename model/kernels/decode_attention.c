@@ -144,14 +144,22 @@ INLINE float NAME(attend, KIND)(
     return logsum;
 }
 
-/* Strides in elements. A row whose slot is -1 is idle: its output is 0 and its log-sum-exp minus
-   infinity. Returns 0, or 1 if there is no memory. */
-int NAME(decode_attention, KIND)(
-    const ELEMENT *q, int64_t q_row, int64_t q_head, const ELEMENT *new_k, int64_t k_row, int64_t k_head,
-    const ELEMENT *new_v, int64_t v_row, int64_t v_head, ELEMENT *cache_k, ELEMENT *cache_v, int64_t slot_stride,
-    int64_t head_stride, const int64_t *slots, const int64_t *ends, int64_t num_rows, int64_t num_kv_heads,
-    int64_t group, int64_t dim, float scale, ELEMENT *out, float *lse, int64_t longest, int num_threads) {
-    const int64_t padded = (longest + 2 * LANES) / LANES * LANES, heads = num_kv_heads * group;
+/* Strides in elements. A row whose slot is -1 is idle: its output is 0 and its log-sum-exp minus infinity. */
+typedef struct {
+    const ELEMENT *q, *new_k, *new_v;
+    ELEMENT *cache_k, *cache_v, *out; /* out [N, heads, D] */
+    float *lse;                       /* [N, heads] */
+    const int64_t *slots, *ends;
+    int64_t q_row, q_head, k_row, k_head, v_row, v_head, slot_stride, head_stride;
+    int64_t num_rows, num_kv_heads, group, dim, longest;
+    float scale;
+} NAME(arguments, KIND);
+
+/* Returns 0, or 1 if there is no memory. */
+int NAME(decode_attention, KIND)(const NAME(arguments, KIND) *a, int num_threads) {
+    const int64_t num_kv_heads = a->num_kv_heads, group = a->group, dim = a->dim;
+    const float scale = a->scale;
+    const int64_t padded = (a->longest + 2 * LANES) / LANES * LANES, heads = num_kv_heads * group;
     int failed = 0;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -161,22 +169,22 @@ int NAME(decode_attention, KIND)(
             failed = 1;
         }
 #pragma omp for schedule(dynamic, 2)
-        for (int64_t item = 0; item < num_rows * num_kv_heads; item++) {
-            const int64_t row = item / num_kv_heads, kv = item % num_kv_heads, slot = slots[row], end = ends[row];
+        for (int64_t item = 0; item < a->num_rows * num_kv_heads; item++) {
+            const int64_t row = item / num_kv_heads, kv = item % num_kv_heads, slot = a->slots[row], end = a->ends[row];
             if (!scores) continue;
             if (slot < 0) {
-                memset(out + (row * heads + kv * group) * dim, 0, (size_t)(group * dim) * sizeof(ELEMENT));
-                for (int64_t g = 0; g < group; g++) lse[row * heads + kv * group + g] = -INFINITY;
+                memset(a->out + (row * heads + kv * group) * dim, 0, (size_t)(group * dim) * sizeof(ELEMENT));
+                for (int64_t g = 0; g < group; g++) a->lse[row * heads + kv * group + g] = -INFINITY;
                 continue;
             }
-            ELEMENT *keys = cache_k + slot * slot_stride + kv * head_stride;
-            ELEMENT *values = cache_v + slot * slot_stride + kv * head_stride;
-            memcpy(keys + end * dim, new_k + row * k_row + kv * k_head, (size_t)dim * sizeof(ELEMENT));
-            memcpy(values + end * dim, new_v + row * v_row + kv * v_head, (size_t)dim * sizeof(ELEMENT));
+            ELEMENT *keys = a->cache_k + slot * a->slot_stride + kv * a->head_stride;
+            ELEMENT *values = a->cache_v + slot * a->slot_stride + kv * a->head_stride;
+            memcpy(keys + end * dim, a->new_k + row * a->k_row + kv * a->k_head, (size_t)dim * sizeof(ELEMENT));
+            memcpy(values + end * dim, a->new_v + row * a->v_row + kv * a->v_head, (size_t)dim * sizeof(ELEMENT));
             for (int64_t head = kv * group; head < (kv + 1) * group; head++) {
-                const ELEMENT *query = q + row * q_row + head * q_head;
-                ELEMENT *result = out + (row * heads + head) * dim;
-                float *logsum = lse + row * heads + head;
+                const ELEMENT *query = a->q + row * a->q_row + head * a->q_head;
+                ELEMENT *result = a->out + (row * heads + head) * dim;
+                float *logsum = a->lse + row * heads + head;
                 if (dim == 64) /* a constant lets the compiler unroll */
                     *logsum = NAME(attend, KIND)(query, keys, values, end + 1, 64, scale, scores, result);
                 else if (dim == 128)

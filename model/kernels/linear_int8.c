@@ -309,8 +309,8 @@ static void run_panel(const linear_arguments *a, int64_t row, int64_t end_row, i
     finish(a, sums, row, end_row - row, panel);
 }
 
-/* At least one input; everything is contiguous. */
-void linear_int8(const linear_arguments *a, int num_threads) {
+/* At least one input; everything is contiguous. Returns 0. */
+int linear_int8(const linear_arguments *a, int num_threads) {
     const int64_t num_panels = panels_of(a->num_outputs), num_blocks = (a->num_rows + MOST_ROWS - 1) / MOST_ROWS;
     int64_t at_once = MOST_PANELS;
     while (at_once > 1 && num_blocks * ((num_panels + at_once - 1) / at_once) < ITEMS_PER_THREAD * num_threads)
@@ -328,4 +328,5 @@ void linear_int8(const linear_arguments *a, int num_threads) {
                 run_panel(a, row, MIN(row + MOST_ROWS, a->num_rows), panel, sums);
         }
     }
+    return 0;
 }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tirazh.model.kernels.build import ELEMENT_TYPES, load_kernel
+from tirazh.model.kernels.calls import KernelCall, address
 from tirazh.model.kernels.triton_here import runs_triton
 
 _WIDEST = 16384  # elements of a row that one program of the Triton kernel holds
@@ -30,27 +31,45 @@ def add_norm(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor
 
 
 def _can_compile(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> bool:
-    tensors = (hidden, update, norm.weight, norm.bias)
-    is_uniform = all(x.device.type == "cpu" and x.dtype == hidden.dtype and x.dtype in ELEMENT_TYPES for x in tensors)
-    is_whole = hidden.shape == update.shape and hidden.shape[-1] % _SIZE_UNIT == 0
-    is_whole = is_whole and norm.weight.shape == norm.bias.shape == hidden.shape[-1:]
-    return is_uniform and is_whole and load_kernel("add_norm") is not None
+    is_uniform = all(x.device.type == "cpu" and x.dtype == hidden.dtype for x in (hidden, update))
+    is_whole = hidden.shape == update.shape and norm.weight.shape == norm.bias.shape == hidden.shape[-1:]
+    return is_uniform and is_whole and has_add_norm_kernel(norm, hidden.dtype)
 
 
-def _compiled(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+def add_norm_call(hidden: Tensor, update: Tensor, norm: nn.LayerNorm, total: Tensor, normed: Tensor) -> KernelCall:
+    """Prepare the C kernel's call: `total` and `normed` get the results. All are contiguous [..., C], of the dtype of
+    the norm; `total` may be `hidden`."""
     kernel = load_kernel("add_norm")
     assert kernel is not None
     size = hidden.shape[-1]
+    tensors = (hidden, update, norm.weight.contiguous(), norm.bias.contiguous(), total, normed)
+    arguments = AddNormArguments(*map(address, tensors), hidden.numel() // size, size, norm.eps)
+    return KernelCall(getattr(kernel, f"add_norm_{ELEMENT_TYPES[hidden.dtype]}"), arguments, tensors)
+
+
+def has_add_norm_kernel(norm: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether the C kernel takes rows of this dtype, and the norm behind their sum."""
+    if type(norm) is not nn.LayerNorm or norm.bias is None or dtype not in ELEMENT_TYPES:
+        return False
+    weights = (norm.weight, norm.bias)
+    is_fit = all(x.device.type == "cpu" and x.dtype == dtype and x.dim() == 1 for x in weights)
+    return is_fit and len(norm.weight) % _SIZE_UNIT == 0 and load_kernel("add_norm") is not None
+
+
+class AddNormArguments(ctypes.Structure):
+    """The structure `arguments` of the C kernel, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("hidden", "update", "weight", "bias", "total", "normed")),
+        *((name, ctypes.c_int64) for name in ("num_rows", "size")),
+        ("eps", ctypes.c_float),
+    )
+
+
+def _compiled(hidden: Tensor, update: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
     hidden, update = hidden.contiguous(), update.contiguous()
     total, normed = torch.empty_like(hidden), torch.empty_like(hidden)
-    tensors = (hidden, update, norm.weight.contiguous(), norm.bias.contiguous(), total, normed)
-    getattr(kernel, f"add_norm_{ELEMENT_TYPES[hidden.dtype]}")(
-        *(ctypes.c_void_p(x.data_ptr()) for x in tensors),
-        ctypes.c_int64(hidden.numel() // size),
-        ctypes.c_int64(size),
-        ctypes.c_float(norm.eps),
-        ctypes.c_int(torch.get_num_threads()),
-    )
+    add_norm_call(hidden, update, norm, total, normed).run()
     return total, normed
 
 

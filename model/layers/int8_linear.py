@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tirazh.errors import RequestError
 from tirazh.model.cpu_features import may_multiply_bfloat16
 from tirazh.model.kernels.build import load_kernel
+from tirazh.model.kernels.calls import KernelCall, address
 from tirazh.model.layers.kernel_linear import Activation
 
 GROUP = 128  # inputs that share a scale (GROUP of the kernel)
@@ -78,23 +79,32 @@ class Int8Linear(nn.Module):
             )
         if not self.has_kernel:
             return self._by_torch(x)
-        kernel = load_kernel("linear_int8")
-        assert kernel is not None
         x = x.contiguous()
         out = x.new_empty(*x.shape[:-1], self.out_features)
-        num_rows = x.numel() // self.in_features
+        self.call(x, out, self.scratch(x.numel() // self.in_features)).run()
+        return out
+
+    def scratch(self, num_rows: int) -> tuple[Tensor, ...]:
+        """The memory that a call of so many rows needs for their inputs in 8 bits. Layers with as many inputs may
+        share it."""
+        kernel = load_kernel("linear_int8")
+        assert kernel is not None
         block = kernel.rows_of_block()
         row_bytes = torch.empty(2, -(-num_rows // block) * block, -(-self.in_features // 4) * 4, dtype=torch.uint8)
-        row_scales = torch.empty(2, num_rows, self._num_groups())
-        bias = None if self.bias is None else self.bias.data_ptr()
-        arguments = _Arguments(
-            *(x.data_ptr(), bias, self.scales.data_ptr(), self.weight.data_ptr(), self.starts.data_ptr()),
-            *(out.data_ptr(), row_bytes.data_ptr(), row_scales.data_ptr()),
-            *(num_rows, self.in_features, self.out_features),
+        return row_bytes, torch.empty(2, num_rows, self._num_groups())
+
+    def call(self, x: Tensor, out: Tensor, scratch: tuple[Tensor, ...]) -> KernelCall:
+        """Prepare the multiplication of x [..., in], float32 or bfloat16, into `out` [..., out] of the same dtype; both
+        contiguous. For layers that have the kernel."""
+        kernel = load_kernel("linear_int8")
+        assert kernel is not None
+        tensors = (x, self.bias, self.scales, self.weight, self.starts, out, *scratch)
+        arguments = Int8Arguments(
+            *map(address, tensors),
+            *(x.numel() // self.in_features, self.in_features, self.out_features),
             *(int(self.activation == "gelu"), int(x.dtype == torch.bfloat16)),
         )
-        kernel.linear_int8(ctypes.byref(arguments), ctypes.c_int(torch.get_num_threads()))
-        return out
+        return KernelCall(kernel.linear_int8, arguments, tensors)
 
     def _num_groups(self) -> int:
         return -(-self.in_features // GROUP)
@@ -115,7 +125,7 @@ class Int8Linear(nn.Module):
         return out.to(x.dtype).view(*x.shape[:-1], -1)
 
 
-class _Arguments(ctypes.Structure):
+class Int8Arguments(ctypes.Structure):
     """The structure `linear_arguments` of the kernel, field by field."""
 
     _fields_ = (

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tirazh.model.kernels.build import load_kernel
+from tirazh.model.kernels.calls import KernelCall, address
 
 Activation = Literal["none", "gelu"]
 
@@ -68,18 +69,23 @@ class KernelLinear(nn.Module):
             raise ValueError(f"the input must be {self.dtype} [..., {self.in_features}], got {x.dtype} {list(x.shape)}")
         return self._multiply(x.contiguous())
 
-    def _multiply(self, x: Tensor) -> Tensor:
+    def scratch(self, num_rows: int) -> tuple[Tensor, ...]:
+        """The memory that a call needs beside its results: none."""
+        return ()
+
+    def call(self, x: Tensor, out: Tensor, scratch: tuple[Tensor, ...] = ()) -> KernelCall:
+        """Prepare the multiplication of x [..., in], of the layer's dtype, into `out` [..., out]; both contiguous."""
         kernel = load_kernel(self.kernel)
         assert kernel is not None
-        out = x.new_empty(*x.shape[:-1], self.out_features)
-        bias = None if self.bias is None else self.bias.data_ptr()
-        num_rows = x.numel() // self.in_features
         arguments = LinearArguments(
-            *(x.data_ptr(), bias, self.weight.data_ptr(), out.data_ptr()),
-            *(num_rows, self.in_features, self.out_features, int(self.activation == "gelu")),
+            *map(address, (x, self.bias, self.weight, out)),
+            *(x.numel() // self.in_features, self.in_features, self.out_features, int(self.activation == "gelu")),
         )
-        if kernel.multiply(ctypes.byref(arguments), ctypes.c_int(torch.get_num_threads())):
-            raise MemoryError(f"no memory for the sums of a matmul of {num_rows} rows")
+        return KernelCall(kernel.multiply, arguments, (x, self.bias, self.weight, out))
+
+    def _multiply(self, x: Tensor) -> Tensor:
+        out = x.new_empty(*x.shape[:-1], self.out_features)
+        self.call(x, out).run()
         return out
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tirazh.model.attention.backends.interface import HeadType
 from tirazh.model.attention.step_layout import DecodeRows
 from tirazh.model.kernels.build import ELEMENT_TYPES, load_kernel
+from tirazh.model.kernels.calls import KernelCall, address
 
 
 def supports(heads: HeadType) -> bool:
@@ -34,28 +35,52 @@ def attend_compiled(
     minus infinity.
     Raises MemoryError, and ValueError for rows outside the cache.
     """
+    out_NHD, lse_NH = q_NHD.new_empty(q_NHD.shape), torch.empty(q_NHD.shape[:2])
+    attend_call(q_NHD, k_NKD, v_NKD, cache_k, cache_v, rows, scale, out_NHD, lse_NH).run()
+    return out_NHD, lse_NH
+
+
+def attend_call(  # noqa: PLR0913 - the fields of the kernel's structure
+    q_NHD: Tensor,
+    k_NKD: Tensor,
+    v_NKD: Tensor,
+    cache_k: Tensor,
+    cache_v: Tensor,
+    rows: DecodeRows,
+    scale: float,
+    out_NHD: Tensor,
+    lse_NH: Tensor,
+) -> KernelCall:
+    """Prepare the call of `attend_compiled`, whose results `out_NHD` and `lse_NH` get; both contiguous. Queries, keys
+    and values are read when it runs if their D is contiguous. Raises ValueError for rows outside the cache."""
     kernel = load_kernel("decode_attention")
     assert kernel is not None
     num_rows, num_heads, dim = q_NHD.shape
     num_kv_heads = k_NKD.shape[1]
     q_NHD, k_NKD, v_NKD = (x if x.stride(2) == 1 else x.contiguous() for x in (q_NHD, k_NKD, v_NKD))
-    out_NHD, lse_NH = q_NHD.new_empty(q_NHD.shape), torch.empty(num_rows, num_heads)
     _check(q_NHD, k_NKD, v_NKD, cache_k, cache_v, rows)
-    strided = [_strided(x) for x in (q_NHD, k_NKD, v_NKD)]
-    failed = getattr(kernel, f"decode_attention_{ELEMENT_TYPES[q_NHD.dtype]}")(
-        *(argument for group in strided for argument in group),
-        *(_pointer(x) for x in (cache_k, cache_v)),
-        *(ctypes.c_int64(stride) for stride in cache_k.stride()[:2]),
-        *(_pointer(x) for x in (rows.slots, rows.ends)),
-        *map(ctypes.c_int64, (num_rows, num_kv_heads, num_heads // num_kv_heads, dim)),
-        ctypes.c_float(scale),
-        *(_pointer(x) for x in (out_NHD, lse_NH)),
-        ctypes.c_int64(rows.longest),
-        ctypes.c_int(torch.get_num_threads()),
+    tensors = (q_NHD, k_NKD, v_NKD, cache_k, cache_v, out_NHD, lse_NH, rows.slots, rows.ends)
+    arguments = DecodeArguments(
+        *map(address, tensors),
+        *(stride for x in (q_NHD, k_NKD, v_NKD, cache_k) for stride in x.stride()[:2]),
+        *(num_rows, num_kv_heads, num_heads // num_kv_heads, dim, rows.longest),
+        scale,
     )
-    if failed:
-        raise MemoryError(f"no memory for the attention scores of {rows.longest} keys")
-    return out_NHD, lse_NH
+    return KernelCall(getattr(kernel, f"decode_attention_{ELEMENT_TYPES[q_NHD.dtype]}"), arguments, tensors)
+
+
+_POINTERS = "q new_k new_v cache_k cache_v out lse slots ends"
+_INTEGERS = "q_row q_head k_row k_head v_row v_head slot_stride head_stride num_rows num_kv_heads group dim longest"
+
+
+class DecodeArguments(ctypes.Structure):
+    """The structure `arguments` of the kernel, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _POINTERS.split()),
+        *((name, ctypes.c_int64) for name in _INTEGERS.split()),
+        ("scale", ctypes.c_float),
+    )
 
 
 def _check(q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache_k: Tensor, cache_v: Tensor, rows: DecodeRows) -> None:
@@ -75,11 +100,3 @@ def _check(q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache_k: Tensor, cache_v
         shapes = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q_NHD, k_NKD, v_NKD, cache_k, cache_v, rows.slots))
         raise ValueError(f"queries, keys, values, caches and rows of a decode step do not fit together: {shapes}")
     rows.check(num_slots, capacity)
-
-
-def _strided(x_NHD: Tensor) -> tuple[ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]:
-    return _pointer(x_NHD), ctypes.c_int64(x_NHD.stride(0)), ctypes.c_int64(x_NHD.stride(1))
-
-
-def _pointer(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())

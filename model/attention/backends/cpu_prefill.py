@@ -22,9 +22,14 @@ from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.attention.prefill_chunks import PrefillChunks
 from tirazh.model.config import SparsePattern
 from tirazh.model.kernels.build import ELEMENT_TYPES, load_kernel
+from tirazh.model.kernels.calls import KernelCall, address
 from tirazh.model.kernels.tables import ChunkRow
 
 _HEAD_DIM_UNIT = 16
+
+# What a call fills: the output [N, H, D] in the dtype of the queries, and the log-sum-exp of its scores, float32
+# [N, H]; both contiguous.
+Results = tuple[Tensor, Tensor]
 
 
 def supports(heads: HeadType) -> bool:
@@ -50,15 +55,40 @@ def attend_compiled(
     and minus infinity.
     Raises MemoryError, and ValueError for chunks outside the cache.
     """
+    results = _empty_results(q_NHD)
+    attend_call(q_NHD, k_NKD, v_NKD, cache, chunks, scale, prefix, results).run()
+    return results
+
+
+def attend_call(
+    q_NHD: Tensor,
+    k_NKD: Tensor,
+    v_NKD: Tensor,
+    cache: LayerCache,
+    chunks: PrefillChunks,
+    scale: float,
+    prefix: PrefixKV | None,
+    results: Results,
+) -> KernelCall:
+    """Prepare the call of `attend_compiled`; rows of no chunk keep what `results` hold. Queries, keys and values are
+    read when it runs if their D is contiguous. Raises ValueError for chunks outside the cache."""
     closing = cache if cache.shape.kind is LayerKind.SPARSE else None
-    return _call(q_NHD, k_NKD, v_NKD, (cache.k, cache.v), chunks.table, scale, prefix=prefix, closing=closing)
+    stored = (cache.k, cache.v)
+    return _call(q_NHD, k_NKD, v_NKD, stored, chunks.table, scale, results, prefix=prefix, closing=closing)
 
 
 def attend_prefix(q_NHD: Tensor, prefix: PrefixKV, scale: float) -> tuple[Tensor, Tensor]:
     """Every row over all keys of the shared prefix [K, P, D]. Returns as `attend_compiled`."""
+    results = _empty_results(q_NHD)
+    prefix_call(q_NHD, prefix, scale, results).run()
+    return results
+
+
+def prefix_call(q_NHD: Tensor, prefix: PrefixKV, scale: float, results: Results) -> KernelCall:
+    """Prepare the call of `attend_prefix`. Queries are read when it runs if their D is contiguous."""
     table = _prefix_table(len(q_NHD), prefix.k.shape[1])
     no_keys = q_NHD.new_empty(0, len(prefix.k), q_NHD.shape[2])
-    return _call(q_NHD, no_keys, no_keys, (prefix.k[None], prefix.v[None]), table, scale, prefix=prefix)
+    return _call(q_NHD, no_keys, no_keys, (prefix.k[None], prefix.v[None]), table, scale, results, prefix=prefix)
 
 
 @functools.lru_cache(maxsize=64)
@@ -78,7 +108,9 @@ def attend_windows(
     table = _window_table(len(q_THD), pattern)
     # Every window is a slot of its own; all slots are the same memory, of which later windows see more.
     retained_k, retained_v = (x.expand(len(table.rows), -1, -1, -1) for x in retained)
-    return _call(q_THD, k_THD, v_THD, (retained_k, retained_v), table, scale)[0]
+    results = _empty_results(q_THD)
+    _call(q_THD, k_THD, v_THD, (retained_k, retained_v), table, scale, results).run()
+    return results[0]
 
 
 @functools.lru_cache(maxsize=64)
@@ -114,11 +146,12 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
     cache: tuple[Tensor, Tensor],
     table: ChunkTable,
     scale: float,
+    results: Results,
     *,
     prefix: PrefixKV | None = None,
     closing: LayerCache | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Run the kernel.
+) -> KernelCall:
+    """Prepare the kernel's call.
 
     `cache`: keys and values, [S, K, C, D] each; `closing`: the sparse layer whose windows may be
     closed.
@@ -133,13 +166,10 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
     table.check(_limits(q, k, cache[0], prefix, closing))
     cache_k, cache_v = cache
     prefix_k, prefix_v = prefix or (None, None)
-    out = q.new_zeros(q.shape)
-    lse = torch.full(q.shape[:2], -torch.inf)
     num_kv_heads, dim = k.shape[1:]
+    tensors = (q, k, v, prefix_k, prefix_v, cache_k, cache_v, *results, table.rows, starts, table.masks)
     arguments = KernelArguments(
-        # The fields' order, which a test compares with the kernel's source.
-        *(_address(x) for x in (q, k, v, prefix_k, prefix_v, cache_k, cache_v, out, lse)),
-        *(_address(x) for x in (table.rows, starts, table.masks)),
+        *map(address, tensors),  # in the order of the fields, which a test compares with the kernel's source
         *(stride for x in (q, k, v, cache_k) for stride in x.stride()[:2]),
         prefix_head=0 if prefix_k is None else prefix_k.stride(0),
         num_chunks=len(table.rows),
@@ -149,10 +179,11 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
         global_size=global_size,
         scale=scale,
     )
-    run = getattr(kernel, f"prefill_attention_{ELEMENT_TYPES[q.dtype]}")
-    if run(ctypes.byref(arguments), ctypes.c_int(torch.get_num_threads())):
-        raise MemoryError("no memory for the keys of a prefill step")
-    return out, lse
+    return KernelCall(getattr(kernel, f"prefill_attention_{ELEMENT_TYPES[q.dtype]}"), arguments, tensors)
+
+
+def _empty_results(q: Tensor) -> Results:
+    return q.new_zeros(q.shape), torch.full(q.shape[:2], -torch.inf)
 
 
 def _limits(q: Tensor, k: Tensor, cache_k: Tensor, prefix: PrefixKV | None, closing: LayerCache | None) -> ChunkLimits:
@@ -191,6 +222,3 @@ def _check(
         shapes = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q, k, v, *stored))
         raise ValueError(f"queries, keys, values, caches and prefix of a prefill step do not fit together: {shapes}")
 
-
-def _address(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()

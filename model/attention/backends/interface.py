@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tirazh.model.attention.kv_cache import KVCache
 from tirazh.model.attention.step_layout import StepLayout
+from tirazh.model.kernels.calls import KernelCall
 from tirazh.model.step import Phase
 
 
@@ -39,6 +40,21 @@ class StepAttention(Protocol):
 
         Returns [N, H, D] in the dtype of the queries. Rows of no segment (padding, idle) hold
         arbitrary values.
+        """
+        ...
+
+
+@runtime_checkable
+class PreparedAttention(StepAttention, Protocol):
+    """The attention of a step by C kernels, whose calls can be prepared for a list of calls."""
+
+    def calls(
+        self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float, out_NHD: Tensor
+    ) -> list[KernelCall]:
+        """Prepare what `attend` does; `out_NHD` gets the result. The cache must not change before the calls run.
+
+        Queries, keys and values, whose D is contiguous, are read when the calls run. For heads that the kernels of both
+        phases take.
         """
         ...
 

@@ -1,0 +1,152 @@
+"""Runs the layers of a ruGPT-3 on a CPU by one call from Python for each layer.
+
+A layer is seven kernels, some of them of a few microseconds in a step of few rows. Called through torch's modules they
+cost Python's time and a new tensor each; here their calls are prepared once, with buffers that all steps use. The bits
+are those of the modules, because the kernels are the same.
+
+Legend: N rows of a step, C channels, H heads, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tirazh.model.attention.backends import cpu_decode, cpu_prefill
+from tirazh.model.attention.backends.interface import HeadType, PreparedAttention
+from tirazh.model.kernels.build import load_kernel
+from tirazh.model.kernels.calls import CallList, KernelCall
+from tirazh.model.layers.add_norm import add_norm_call, has_add_norm_kernel
+from tirazh.model.layers.int8_linear import Int8Linear
+from tirazh.model.layers.kernel_linear import KernelLinear
+from tirazh.model.transformer import RuGPT3Attention, RuGPT3Layer, Transformer
+
+_FEWEST = 64  # rows for which there is memory at least
+
+
+class LayerCalls:
+    """The prepared calls of a model for which `can_prepare`. One thread at a time may run them."""
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        self._layers: list[_Layer] = []
+        self._last: KernelCall | None = None
+        self._capacity = 0
+        self._hidden = self._normed = self._update = self._qkv = torch.empty(0)
+
+    def run(
+        self, token_ids_N: Tensor, positions_N: Tensor, attention: PreparedAttention, on_layer: Callable[[], object]
+    ) -> Tensor:
+        """Last hidden states [N, C] of token ids and positions, int64 [N]. The next call overwrites them.
+
+        `on_layer` is called after every layer. Raises MemoryError.
+        """
+        num_rows = len(token_ids_N)
+        if num_rows > self._capacity:
+            self._prepare(max(num_rows, _FEWEST))
+        assert self._last is not None
+        for embedding, index, out in (
+            (self._model.embed_tokens, token_ids_N, self._hidden),
+            (self._model.embed_positions, positions_N, self._update),
+        ):
+            torch.index_select(embedding.weight, 0, index, out=out[:num_rows])
+        q, k, v = (x.view(num_rows, -1, self._head_dim) for x in self._qkv[:num_rows].chunk(3, dim=-1))
+        for layer in self._layers:
+            layer.run(attention, q, k, v)
+            on_layer()
+        self._last.arguments.num_rows = num_rows  # type: ignore[attr-defined]
+        self._last.run()
+        return self._normed[:num_rows]
+
+    @property
+    def _head_dim(self) -> int:
+        return self._model.attentions[0].head_dim
+
+    def _prepare(self, capacity: int) -> None:
+        weight = self._model.embed_tokens.weight
+        size = weight.shape[1]
+
+        def buffer(num_columns: int) -> Tensor:
+            return torch.zeros(capacity, num_columns, dtype=weight.dtype)
+
+        self._hidden, self._normed, self._update, self._qkv = (buffer(n) for n in (size, size, size, 3 * size))
+        attended, inner = buffer(size), buffer(4 * size)
+        scratch: dict[int, tuple[Tensor, ...]] = {}
+
+        def multiply(linear: nn.Module, x: Tensor, out: Tensor) -> KernelCall:
+            kernel_linear = cast(Any, linear)
+            if kernel_linear.in_features not in scratch:
+                scratch[kernel_linear.in_features] = kernel_linear.scratch(capacity)
+            call: KernelCall = kernel_linear.call(x, out, scratch[kernel_linear.in_features])
+            return call
+
+        self._layers = []
+        for layer in cast(list[RuGPT3Layer], list(self._model.layers)):
+            attention, mlp = layer.self_attn, layer.mlp
+            norms = (layer.input_layernorm, layer.post_attention_layernorm)
+            first, second = (add_norm_call(self._hidden, self._update, n, self._hidden, self._normed) for n in norms)
+            before = [first, multiply(cast(nn.Module, attention.qkv_proj), self._normed, self._qkv)]
+            after = [multiply(attention.o_proj, attended, self._update), second]
+            after += [multiply(mlp.up_proj, self._normed, inner), multiply(mlp.down_proj, inner, self._update)]
+            self._layers.append(_Layer(attention, before, after, attended))
+        self._last = add_norm_call(self._hidden, self._update, self._model.norm, self._hidden, self._normed)
+        self._capacity = capacity
+
+
+class _Layer:
+    """The calls of a layer: those before its attention, the attention's, which are new in every step, and those behind."""
+
+    def __init__(
+        self, attention: RuGPT3Attention, before: list[KernelCall], after: list[KernelCall], attended: Tensor
+    ) -> None:
+        self._attention, self._before, self._after, self._attended = attention, before, after, attended
+        self._lists: dict[int, CallList] = {}  # by the number of the attention's calls
+
+    def run(self, attention: PreparedAttention, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> None:
+        num_rows = len(q_NHD)
+        for call in (*self._before, *self._after):
+            call.arguments.num_rows = num_rows  # type: ignore[attr-defined]
+        out_NHD = self._attended[:num_rows].view(q_NHD.shape)
+        layer, scaling = self._attention.layer_idx, self._attention.scaling
+        calls = attention.calls(layer, q_NHD, k_NHD, v_NHD, scaling, out_NHD)
+        if len(calls) not in self._lists:
+            self._lists[len(calls)] = CallList([*self._before, *calls, *self._after])
+        prepared = self._lists[len(calls)]
+        for index, call in enumerate(calls):
+            prepared[len(self._before) + index] = call
+        prepared.run()
+
+
+def can_prepare(model: nn.Module) -> bool:
+    """Whether kernels of ours run everything in the layers of a `Transformer` on one rank."""
+    if not isinstance(model, Transformer) or not model.layers or load_kernel("run_calls") is None:
+        return False
+    weight = model.embed_tokens.weight
+    layers = cast(list[RuGPT3Layer], list(model.layers))
+    heads = {HeadType(weight.dtype, weight.device, layer.self_attn.head_dim) for layer in layers}
+    norms = [model.norm, *(norm for each in layers for norm in (each.input_layernorm, each.post_attention_layernorm))]
+    return (
+        all(cpu_decode.supports(each) and cpu_prefill.supports(each) for each in heads)
+        and all(has_add_norm_kernel(norm, weight.dtype) for norm in norms)
+        and all(_is_prepared(layer, weight.dtype, weight.shape[1]) for layer in layers)
+        and load_kernel("merge_attention") is not None
+    )
+
+
+def _is_prepared(layer: RuGPT3Layer, dtype: torch.dtype, size: int) -> bool:
+    attention, mlp = layer.self_attn, layer.mlp
+    shapes = (
+        (attention.qkv_proj, size, 3 * size),
+        (attention.o_proj, size, size),
+        (mlp.up_proj, size, 4 * size),
+        (mlp.down_proj, 4 * size, size),
+    )
+    has_kernels = all(
+        (isinstance(x, KernelLinear) and x.dtype == dtype or isinstance(x, Int8Linear) and x.has_kernel)
+        and (x.in_features, x.out_features) == (inputs, outputs)
+        for x, inputs, outputs in shapes
+    )
+    return has_kernels and isinstance(mlp.activation, nn.Identity)
