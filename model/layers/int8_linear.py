@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tirazh.errors import RequestError
 from tirazh.model.cpu_features import may_multiply_bfloat16
+from tirazh.model.huge_pages import empty_in_huge_pages
 from tirazh.model.kernels.build import load_kernel
 from tirazh.model.kernels.calls import KernelCall, address
 from tirazh.model.layers.kernel_linear import Activation
@@ -54,7 +55,7 @@ class Int8Linear(nn.Module):
         if kernel is not None:
             panel = kernel.panel_size()
             num_panels, num_words = -(-self.out_features // panel), -(-self.in_features // 4)
-            packed = torch.empty(num_panels * panel, num_words * 4, dtype=torch.int8)
+            packed = empty_in_huge_pages((num_panels * panel, num_words * 4), torch.int8)
             starts = torch.empty(num_panels, self._num_groups(), panel, dtype=torch.int32)
             kernel.pack_weight(
                 ctypes.c_void_p(rounded.data_ptr()),

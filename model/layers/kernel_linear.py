@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from tirazh.model.huge_pages import empty_in_huge_pages
 from tirazh.model.kernels.build import load_kernel
 from tirazh.model.kernels.calls import KernelCall, address
 
@@ -92,7 +93,7 @@ class KernelLinear(nn.Module):
 def _pack(kernel: ctypes.CDLL, weight: Tensor) -> Tensor:
     num_outputs, num_inputs = weight.shape
     panel: int = kernel.panel_size()
-    packed = weight.new_empty(-(-num_outputs // panel) * panel, num_inputs)
+    packed = empty_in_huge_pages((-(-num_outputs // panel) * panel, num_inputs), weight.dtype)
     kernel.pack_weight(
         ctypes.c_void_p(weight.data_ptr()),
         ctypes.c_int64(num_inputs),
