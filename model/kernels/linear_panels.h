@@ -17,6 +17,7 @@ enum {
     MOST_ROWS = 64,                  /* of an item: their inputs stay in the second-level cache */
     MOST_PANELS = 4,
     ITEMS_PER_THREAD = 6,
+    MOST_UNFETCHED = 4, /* rows for which the processor's own prefetching is fast enough */
     NEAR = 2048, /* bytes from the weights in use to those that are fetched into the first-level cache */
     FAR = 10240, /* and to those that are fetched into the second-level cache */
 };
@@ -41,7 +42,7 @@ INLINE void add_products(int num_rows, int num_ahead, const part_of_rows *p) {
         UNROLLED for (int c = 0; c < VECTORS; c++) memcpy(&w[c], weight + c * LANES, sizeof w[c]);
         UNROLLED for (int c = 0; c < VECTORS; c++) IN_REGISTER(w[c]);
         UNROLLED for (int i = 0; i < num_ahead; i++) __builtin_prefetch(p->ahead + (k * num_ahead + i) * 64, 0, 2);
-        if (!num_ahead)
+        if (!num_ahead && num_rows > MOST_UNFETCHED)
             UNROLLED for (int i = 0; i < LINES; i++) {
                 __builtin_prefetch((const char *)weight + NEAR + i * 64, 0, 3);
                 __builtin_prefetch((const char *)weight + FAR + i * 64, 0, 2);
