@@ -80,10 +80,14 @@ INLINE void weighted_sum_pairs_bf16(
 #define GET NAME(get, KIND)
 #define PUT NAME(put, KIND)
 
-/* Unscaled scores of a query and `count` keys, then minus infinity up to a whole vector. */
-INLINE void NAME(score, KIND)(const ELEMENT *q, const ELEMENT *keys, int64_t count, int dim, float *scores) {
-    const int num_vecs = dim / LANES;
+/* Unscaled scores of a query and `count` keys, then minus infinity up to a whole vector. Values are fetched into the
+   second-level cache on the way: two streams of memory at a time are faster than one after the other. */
+INLINE void NAME(score, KIND)(
+    const ELEMENT *q, const ELEMENT *keys, const ELEMENT *values, int64_t count, int dim, float *scores) {
+    const int num_vecs = dim / LANES, line = 64 / sizeof(ELEMENT);
     for (int64_t first = 0; first < count; first += LANES) {
+        for (int64_t at = first * dim; at < MIN(first + LANES, count) * dim; at += line)
+            __builtin_prefetch(values + at, 0, 2);
         vec sums[LANES] = {{0}};
         UNROLLED for (int t = 0; t < LANES; t++) {
             const ELEMENT *key = keys + MIN(first + t, count - 1) * dim;
@@ -137,7 +141,7 @@ INLINE void NAME(weighted_sum, KIND)(
 INLINE float NAME(attend, KIND)(
     const ELEMENT *q, const ELEMENT *keys, const ELEMENT *values, int64_t count, int dim, float scale, float *scores,
     ELEMENT *out) {
-    NAME(score, KIND)(q, keys, count, dim, scores);
+    NAME(score, KIND)(q, keys, values, count, dim, scores);
     float total;
     const float logsum = softmax_weights(scores, count, scale, &total);
     NAME(weighted_sum, KIND)(scores, values, count, dim, 1.0f / total, out);
