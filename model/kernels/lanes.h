@@ -112,6 +112,17 @@ INLINE vec rough_exp2_lanes(vec x) {
 
 INLINE vec choose(ivec which, vec a, vec b) { return (vec)((which & (ivec)a) | (~which & (ivec)b)); }
 
+/* a b + c, rounded once where the CPU has such an operation and always in the same way in one library. */
+INLINE vec multiply_add(vec a, vec b, vec c) {
+#ifdef __AVX512F__
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    vec product = a * b;
+    IN_REGISTER(product);
+    return product + c;
+#endif
+}
+
 INLINE vec max_lanes(vec a, vec b) {
 #ifdef __AVX512F__
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);

@@ -135,13 +135,13 @@ INLINE void add_products(
                 UNROLLED for (int c = 0; c < VECTORS; c++) acc[r][c] = add_words(acc[r][c], each, w[c]);
             }
         }
+        const int begins = is_first && !group && !is_rest;
         UNROLLED for (int r = 0; r < num_rows; r++) {
             const vec scale = broadcast(group_scales[r * scales_row]);
             UNROLLED for (int c = 0; c < VECTORS; c++) {
                 float *sum = sums + r * PANEL + c * LANES;
-                vec product = __builtin_convertvector(acc[r][c], vec) * scale;
-                IN_REGISTER(product);
-                store_float(sum, is_first && !group && !is_rest ? product : load_float(sum) + product);
+                const vec before = begins ? (vec){0} : load_float(sum);
+                store_float(sum, multiply_add(__builtin_convertvector(acc[r][c], vec), scale, before));
             }
         }
         /* A row without a rest adds 0, so it has the bits that it has among other rows. */
@@ -189,69 +189,94 @@ INLINE uint8_t *bytes_of(const linear_arguments *a, int64_t row, int64_t group) 
     return a->bytes + ((row / ROWS * words_of(a->num_inputs) + group * (GROUP / WORD)) * ROWS + row % ROWS) * WORD;
 }
 
-/* Rounds `count` values times `inverse` to integers. With `scale` what is left over takes the values' place. Returns
-   the sum of the absolute values of the integers. */
-INLINE int64_t round_values(float *values, int64_t count, float inverse, float scale, uint8_t *to) {
+/* Values times `inverse`, rounded to integers. */
+INLINE ivec round_lanes(vec values, float inverse) {
     /* Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits; 128 more is q + 128. */
-    const vec magic = broadcast(12582912.0f + 128.0f);
-    ivec total = {0};
-    uint8_t rounded[GROUP];
-    for (int64_t i = 0; i < count; i += LANES) {
-        const vec value = load_float(values + i);
-        vec product = value * broadcast(inverse);
-        IN_REGISTER(product);
-        const vec shifted = product + magic;
-        const ivec q = ((ivec)shifted & 255) - 128;
-        const ivec sign = q >> 31;
-        total += (q ^ sign) - sign;
-        vec back = __builtin_convertvector(q, vec) * broadcast(scale);
-        IN_REGISTER(back);
-        store_float(values + i, value - back);
-#ifdef __AVX512F__
-        _mm_storeu_si128((__m128i *)(rounded + i), _mm512_cvtepi32_epi8((__m512i)(q + 128)));
-#else
-        UNROLLED for (int lane = 0; lane < LANES; lane++) rounded[i + lane] = (uint8_t)(q[lane] + 128);
-#endif
-    }
-    for (int64_t i = 0; i < count; i += WORD) memcpy(to + i * ROWS, rounded + i, WORD);
-    int64_t sum = 0;
-    UNROLLED for (int lane = 0; lane < LANES; lane++) sum += total[lane];
-    return sum;
+    vec product = values * broadcast(inverse);
+    IN_REGISTER(product);
+    return ((ivec)(product + broadcast(12582912.0f + 128.0f)) & 255) - 128;
 }
 
-/* Rounds a group of inputs of one row. One with NaN or infinity gets the scale NaN, which makes the whole row NaN. */
-static void round_group(const linear_arguments *a, int64_t row, int64_t group) {
+INLINE ivec absolute(ivec q) {
+    const ivec sign = q >> 31;
+    return (q ^ sign) - sign;
+}
+
+/* Stores the first `count` integers, or all, as q + 128, each word ROWS words behind the one before. */
+INLINE void store_words(uint8_t *to, ivec q, int64_t count) {
+    uint8_t bytes[LANES];
+#ifdef __AVX512F__
+    _mm_storeu_si128((__m128i *)bytes, _mm512_cvtepi32_epi8((__m512i)(q + 128)));
+#else
+    UNROLLED for (int lane = 0; lane < LANES; lane++) bytes[lane] = (uint8_t)(q[lane] + 128);
+#endif
+    UNROLLED for (int i = 0; i < LANES; i += WORD)
+        if (i < count) memcpy(to + i * ROWS, bytes + i, WORD);
+}
+
+INLINE int32_t max_of_lanes(ivec v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t most = v[0];
+    UNROLLED for (int i = 1; i < LANES; i++) most = MAX(most, v[i]);
+    return most;
+#endif
+}
+
+/* Rounds a group of `count` inputs of one row; `values` are they, with zeros up to a whole vector. One with NaN or
+   infinity gets the scale NaN, which makes the whole row NaN. */
+INLINE void round_values(const linear_arguments *a, int64_t row, int64_t group, const vec *values, int64_t count) {
     enum { INFINITE = 0x7f800000 };
-    const int64_t first = group * GROUP, count = MIN(GROUP, a->num_inputs - first), at = row * a->num_inputs + first;
-    const int64_t whole = count / LANES * LANES, padded = (count + LANES - 1) / LANES * LANES;
-    float values[GROUP];
-    for (int64_t i = 0; i < whole; i += LANES) store_float(values + i, load_input(a, at + i));
-    for (int64_t i = whole; i < count; i++)
-        values[i] = a->is_bf16 ? get_bf16((const uint16_t *)a->x + at + i) : ((const float *)a->x)[at + i];
-    for (int64_t i = count; i < padded; i++) values[i] = 0; /* the weights of these inputs are zero */
+    const int64_t num_vectors = (count + LANES - 1) / LANES;
     /* As integers, the bits of absolute values have the order of the values, and NaN is above all. */
-    ivec most = {0};
-    for (int64_t i = 0; i < padded; i += LANES) {
-        const ivec bits = (ivec)load_float(values + i) & 0x7fffffff;
+    ivec most = {0}, total = {0};
+    for (int64_t i = 0; i < num_vectors; i++) {
+        const ivec bits = (ivec)values[i] & 0x7fffffff;
         most = (ivec)choose(bits > most, (vec)bits, (vec)most);
     }
-    int32_t largest_bits = 0;
-    UNROLLED for (int i = 0; i < LANES; i++) largest_bits = MAX(largest_bits, most[i]);
+    const int32_t largest_bits = max_of_lanes(most);
     float largest, *scale = a->row_scales + row * groups_of(a->num_inputs) + group, *rest = scale + rest_of_scales(a);
     memcpy(&largest, &largest_bits, sizeof largest);
     *rest = 0;
     uint8_t *to = bytes_of(a, row, group);
-    const int64_t stored = words_of(count) * WORD;
     if (largest_bits >= INFINITE || largest < 1e-30f) {
         *scale = largest_bits >= INFINITE ? NAN : 0;
-        for (int64_t i = 0; i < stored; i += WORD) memset(to + i * ROWS, 128, WORD);
+        for (int64_t i = 0; i < num_vectors; i++) store_words(to + i * LANES * ROWS, (ivec){0}, count - i * LANES);
         return;
     }
     *scale = largest / LARGEST;
     const float inverse = LARGEST / largest;
-    if (round_values(values, count, inverse, *scale, to) >= FEW * count) return;
+    for (int64_t i = 0; i < num_vectors; i++) {
+        const ivec q = round_lanes(values[i], inverse);
+        total += absolute(q);
+        store_words(to + i * LANES * ROWS, q, count - i * LANES);
+    }
+    int64_t sum = 0;
+    UNROLLED for (int lane = 0; lane < LANES; lane++) sum += total[lane];
+    if (sum >= FEW * count) return;
     *rest = *scale / FINER;
-    round_values(values, count, inverse * FINER, 0, to + rest_of_bytes(a));
+    for (int64_t i = 0; i < num_vectors; i++) {
+        vec back = __builtin_convertvector(round_lanes(values[i], inverse), vec) * broadcast(*scale);
+        IN_REGISTER(back);
+        const ivec q = round_lanes(values[i] - back, inverse * FINER);
+        store_words(to + rest_of_bytes(a) + i * LANES * ROWS, q, count - i * LANES);
+    }
+}
+
+static void round_group(const linear_arguments *a, int64_t row, int64_t group) {
+    const int64_t first = group * GROUP, count = MIN(GROUP, a->num_inputs - first), at = row * a->num_inputs + first;
+    vec values[GROUP / LANES];
+    if (count == GROUP) { /* a constant lets the compiler unroll and keep all in registers */
+        UNROLLED for (int i = 0; i < GROUP / LANES; i++) values[i] = load_input(a, at + i * LANES);
+        round_values(a, row, group, values, GROUP);
+        return;
+    }
+    float some[GROUP] = {0}; /* the weights behind the last input are zero */
+    for (int64_t i = 0; i < count; i++)
+        some[i] = a->is_bf16 ? get_bf16((const uint16_t *)a->x + at + i) : ((const float *)a->x)[at + i];
+    memcpy(values, some, sizeof some);
+    round_values(a, row, group, values, count);
 }
 
 /* Rounds a block of rows. Where one has a rest, the rest of the others is 0. */
@@ -272,24 +297,38 @@ static void round_block(const linear_arguments *a, int64_t row) {
     }
 }
 
+/* Writes the first `count` lanes to the results at `at`. */
+INLINE void store_results(const linear_arguments *a, int64_t at, vec v, int64_t count) {
+#ifdef __AVX512BF16__
+    const __mmask16 first = (__mmask16)((1u << count) - 1);
+    if (a->is_bf16) _mm256_mask_storeu_epi16((uint16_t *)a->out + at, first, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+    else _mm512_mask_storeu_ps((float *)a->out + at, first, (__m512)v);
+#else
+    float results[LANES];
+    uint16_t halves[LANES];
+    if (a->is_bf16) {
+        store_bf16(halves, v);
+        memcpy((uint16_t *)a->out + at, halves, (size_t)count * sizeof *halves);
+    } else {
+        store_float(results, v);
+        memcpy((float *)a->out + at, results, (size_t)count * sizeof *results);
+    }
+#endif
+}
+
 /* Writes the results of some rows of one panel: scales them, adds the bias and applies GELU. */
 INLINE void finish(const linear_arguments *a, const float *sums, int64_t row, int64_t num_rows, int64_t panel) {
-    const int64_t first = panel * PANEL, num_outputs = MIN(PANEL, a->num_outputs - first);
-    float bias[PANEL] = {0}, results[PANEL];
-    uint16_t halves[PANEL];
-    if (a->bias) memcpy(bias, a->bias + first, (size_t)num_outputs * sizeof(float));
-    const size_t item = a->is_bf16 ? sizeof *halves : sizeof *results;
-    for (int64_t r = 0; r < num_rows; r++) {
-        for (int c = 0; c < PANEL; c += LANES) {
-            vec sum = load_float(sums + r * PANEL + c) * load_float(a->scales + first + c);
-            IN_REGISTER(sum);
-            sum += load_float(bias + c);
+    for (int c = 0; c < VECTORS; c++) {
+        const int64_t first = panel * PANEL + c * LANES, count = MIN(LANES, a->num_outputs - first);
+        if (count <= 0) break;
+        float biases[LANES] = {0};
+        if (a->bias) memcpy(biases, a->bias + first, (size_t)count * sizeof *biases);
+        const vec scale = load_float(a->scales + first), bias = load_float(biases);
+        for (int64_t r = 0; r < num_rows; r++) {
+            vec sum = multiply_add(load_float(sums + r * PANEL + c * LANES), scale, bias);
             if (a->is_gelu) sum = gelu(sum);
-            if (a->is_bf16) store_bf16(halves + c, sum);
-            else store_float(results + c, sum);
+            store_results(a, (row + r) * a->num_outputs + first, sum, count);
         }
-        char *out = (char *)a->out + (size_t)((row + r) * a->num_outputs + first) * item;
-        memcpy(out, a->is_bf16 ? (const void *)halves : (const void *)results, (size_t)num_outputs * item);
     }
 }
 
