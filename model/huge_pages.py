@@ -47,7 +47,7 @@ def empty_in_huge_pages(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             mapping, start = held, _next
             _next += -(-num_bytes // _UNIT) * _UNIT
     whole = torch.frombuffer(mapping, dtype=torch.uint8, offset=start, count=num_bytes)
-    return whole.view(dtype).view(*shape)
+    return whole.view(dtype).view(tuple(shape))
 
 
 def _map(num_bytes: int) -> tuple[mmap.mmap, int]:

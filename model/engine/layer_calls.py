@@ -57,7 +57,7 @@ class LayerCalls:
         for layer in self._layers:
             layer.run(attention, q, k, v)
             on_layer()
-        self._last.arguments.num_rows = num_rows  # type: ignore[attr-defined]
+        self._last.arguments.num_rows = num_rows
         self._last.run()
         return self._normed[:num_rows]
 
@@ -97,7 +97,8 @@ class LayerCalls:
 
 
 class _Layer:
-    """The calls of a layer: those before its attention, the attention's, which are new in every step, and those behind."""
+    """The calls of a layer: those before its attention, those of its attention, which are new in every step, and those
+    behind it."""
 
     def __init__(
         self, attention: RuGPT3Attention, before: list[KernelCall], after: list[KernelCall], attended: Tensor
@@ -108,7 +109,7 @@ class _Layer:
     def run(self, attention: PreparedAttention, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> None:
         num_rows = len(q_NHD)
         for call in (*self._before, *self._after):
-            call.arguments.num_rows = num_rows  # type: ignore[attr-defined]
+            call.arguments.num_rows = num_rows
         out_NHD = self._attended[:num_rows].view(q_NHD.shape)
         layer, scaling = self._attention.layer_idx, self._attention.scaling
         calls = attention.calls(layer, q_NHD, k_NHD, v_NHD, scaling, out_NHD)
@@ -138,15 +139,19 @@ def can_prepare(model: nn.Module) -> bool:
 
 def _is_prepared(layer: RuGPT3Layer, dtype: torch.dtype, size: int) -> bool:
     attention, mlp = layer.self_attn, layer.mlp
-    shapes = (
+    shapes: tuple[tuple[Any, int, int], ...] = (
         (attention.qkv_proj, size, 3 * size),
         (attention.o_proj, size, size),
         (mlp.up_proj, size, 4 * size),
         (mlp.down_proj, 4 * size, size),
     )
-    has_kernels = all(
-        (isinstance(x, KernelLinear) and x.dtype == dtype or isinstance(x, Int8Linear) and x.has_kernel)
-        and (x.in_features, x.out_features) == (inputs, outputs)
-        for x, inputs, outputs in shapes
+    are_known = all(
+        _has_kernel(x, dtype) and (x.in_features, x.out_features) == (inputs, outputs) for x, inputs, outputs in shapes
     )
-    return has_kernels and isinstance(mlp.activation, nn.Identity)
+    return are_known and isinstance(mlp.activation, nn.Identity)
+
+
+def _has_kernel(linear: Any, dtype: torch.dtype) -> bool:
+    if isinstance(linear, Int8Linear):
+        return linear.has_kernel
+    return isinstance(linear, KernelLinear) and linear.dtype == dtype

@@ -60,7 +60,7 @@ def attend_compiled(
     return results
 
 
-def attend_call(
+def attend_call(  # noqa: PLR0913 - those of `attend_compiled`, and the results
     q_NHD: Tensor,
     k_NKD: Tensor,
     v_NKD: Tensor,
@@ -77,15 +77,9 @@ def attend_call(
     return _call(q_NHD, k_NKD, v_NKD, stored, chunks.table, scale, results, prefix=prefix, closing=closing)
 
 
-def attend_prefix(q_NHD: Tensor, prefix: PrefixKV, scale: float) -> tuple[Tensor, Tensor]:
-    """Every row over all keys of the shared prefix [K, P, D]. Returns as `attend_compiled`."""
-    results = _empty_results(q_NHD)
-    prefix_call(q_NHD, prefix, scale, results).run()
-    return results
-
-
 def prefix_call(q_NHD: Tensor, prefix: PrefixKV, scale: float, results: Results) -> KernelCall:
-    """Prepare the call of `attend_prefix`. Queries are read when it runs if their D is contiguous."""
+    """Prepare attention of every row over all keys of the shared prefix [K, P, D]. Queries are read when it runs if
+    their D is contiguous."""
     table = _prefix_table(len(q_NHD), prefix.k.shape[1])
     no_keys = q_NHD.new_empty(0, len(prefix.k), q_NHD.shape[2])
     return _call(q_NHD, no_keys, no_keys, (prefix.k[None], prefix.v[None]), table, scale, results, prefix=prefix)
@@ -221,4 +215,3 @@ def _check(
     if not fits:
         shapes = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q, k, v, *stored))
         raise ValueError(f"queries, keys, values, caches and prefix of a prefill step do not fit together: {shapes}")
-

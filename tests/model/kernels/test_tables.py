@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from tirazh.model.attention import chunk_table
+from tirazh.model.attention.backends.cpu import MergeArguments
+from tirazh.model.attention.backends.cpu_decode import DecodeArguments
 from tirazh.model.attention.backends.cpu_prefill import KernelArguments
 from tirazh.model.kernels import build
 from tirazh.model.kernels.tables import ChunkRow, DecodeRow, RunRow, TileRow, column
+from tirazh.model.layers.add_norm import AddNormArguments
+from tirazh.model.layers.int8_linear import Int8Arguments
 from tirazh.model.layers.kernel_linear import LinearArguments
 
 KERNELS = Path(build.__file__).parent
@@ -40,9 +44,13 @@ def test_the_c_enum_has_the_columns_of_a_chunk_row() -> None:
     ("file", "name", "fields"),
     [
         ("prefill_attention.c", "NAME(arguments, VARIANT)", KernelArguments._fields_),
+        ("decode_attention.c", "NAME(arguments, KIND)", DecodeArguments._fields_),
+        ("merge_attention.c", "NAME(arguments, KIND)", MergeArguments._fields_),
+        ("add_norm.c", "NAME(arguments, KIND)", AddNormArguments._fields_),
         ("linear.h", "linear_arguments", LinearArguments._fields_),
+        ("linear_int8.c", "linear_arguments", Int8Arguments._fields_),
     ],
-    ids=["prefill attention", "linear"],
+    ids=["prefill attention", "decode attention", "merge of attention", "residual and LayerNorm", "linear", "int8"],
 )
 def test_the_c_structure_has_the_fields_of_the_ctypes_structure(
     file: str, name: str, fields: tuple[tuple[str, type], ...]
