@@ -16,7 +16,7 @@ from tirazh.model.kernels import build
 pytestmark = pytest.mark.skipif(
     build.load_kernel("merge_attention") is None, reason="no C compiler on this machine: torch runs instead"
 )
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 0.03}
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
 
 
 def merged(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor, has_other: Tensor) -> Tensor:
@@ -44,8 +44,8 @@ def test_a_merge_by_the_kernel_is_that_of_torch(
     other[~has_other], other_lse[~has_other] = torch.nan, torch.nan
     with use_threads(num_threads):
         result = merged(out, lse, other, other_lse, has_other)
-    expected = merge_attention(out, lse, other, other_lse, has_other)
-    assert torch.allclose(result.float(), expected.float(), atol=TOLERANCE[dtype])
+    expected = merge_attention(out.float(), lse, other.float(), other_lse, has_other)  # torch rounds more in bfloat16
+    assert torch.allclose(result.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     for row in range(rows):
         alone = merged(*(x[row : row + 1] for x in (out, lse, other, other_lse, has_other)))
         assert torch.equal(alone[0], result[row])

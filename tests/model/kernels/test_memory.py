@@ -18,7 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 TESTS = (
     *("tests/model/attention/test_prefill.py", "tests/model/attention/test_decode.py"),
     *("tests/model/layers/test_add_norm.py", "tests/model/layers/test_float_linear.py"),
-    "tests/model/layers/test_bfloat16_linear.py",
+    *("tests/model/layers/test_bfloat16_linear.py", "tests/model/layers/test_int8_linear.py"),
+    *("tests/model/attention/test_cpu.py", "tests/model/engine/test_layer_calls.py"),
     "tests/model/engine/test_sampling.py",
 )
 
