@@ -114,18 +114,22 @@ def alone(config: ReplicaConfig, *, threads: int = 2) -> tuple[list[Any], str]:
     return found
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_one_two_and_four_ranks_answer_with_the_same_bits(
-    model: str, two_ranks: RankPool, four_ranks: RankPool, dtype: str
-) -> None:
+def check(ranks: RankPool, model: str, size: int, dtype: str) -> None:
     if dtype == "bfloat16" and not may_multiply_bfloat16():
         pytest.skip("this CPU does not multiply bfloat16")
-    results, logits = alone(config_of(model, 1, dtype=dtype))
-    assert all(result.error is None for result in results)
-    for ranks, size in ((two_ranks, 2), (four_ranks, 4)):
-        first, *others = ranks.run(answers, config_of(model, size, dtype=dtype))
-        assert first == (results, logits)
-        assert others == [None] * (size - 1)
+    expected = alone(config_of(model, 1, dtype=dtype))
+    assert all(result.error is None for result in expected[0])
+    assert ranks.run(answers, config_of(model, size, dtype=dtype)) == [expected] + [None] * (size - 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_ranks_answer_with_the_bits_of_one(model: str, two_ranks: RankPool, dtype: str) -> None:
+    check(two_ranks, model, 2, dtype)
+
+
+@pytest.mark.parametrize("dtype", [DTYPES[0], *(pytest.param(each, marks=pytest.mark.slow) for each in DTYPES[1:])])
+def test_four_ranks_answer_with_the_bits_of_one(model: str, four_ranks: RankPool, dtype: str) -> None:
+    check(four_ranks, model, 4, dtype)
 
 
 def test_without_the_option_two_ranks_give_other_bits(model: str, two_ranks: RankPool) -> None:
