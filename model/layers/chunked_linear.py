@@ -57,23 +57,27 @@ class ChunkedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs of this rank] to [..., out], in the dtype of x. All ranks call this together."""
         rows = x.reshape(-1, self.in_features)
-        if isinstance(self.chunks[0], Int8Linear):
-            rows = rows.float()
-        inputs = rows.view(len(rows), len(self.chunks), -1).transpose(0, 1).contiguous()
-        total = add_in_tree([chunk(part) for chunk, part in zip(self.chunks, inputs, strict=True)])
+        dtype = torch.float32 if isinstance(self.chunks[0], Int8Linear) else x.dtype
+        parts = []
+        for chunk, part in zip(self.chunks, rows.chunk(len(self.chunks), dim=1), strict=True):
+            parts.append(chunk(torch.empty(part.shape, dtype=dtype, device=x.device).copy_(part)))
+        total = add_in_tree(parts)
         if self._gather is not None:
             total = add_in_tree(self._gather(total).unbind())
         if self.bias is not None:
-            total = total + self.bias
+            total += self.bias
         return total.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
 
 def add_in_tree(parts: Sequence[Tensor]) -> Tensor:
-    """Add neighbours, then neighbouring sums, and so on, in float32. `parts` are a power of two; one is kept as it is."""
-    sums = [part.float() for part in parts]
+    """Add neighbours, then neighbouring sums, and so on, in float32. `parts` are a power of two.
+
+    The sum is float32; parts of this dtype may be overwritten.
+    """
+    sums = list(parts)
     while len(sums) > 1:
-        sums = [left + right for left, right in zip(sums[::2], sums[1::2], strict=True)]
-    return sums[0]
+        sums = [left.float().add_(right) for left, right in zip(sums[::2], sums[1::2], strict=True)]
+    return sums[0].float()
 
 
 def check_own_kernels(model: nn.Module, dtype: str) -> None:

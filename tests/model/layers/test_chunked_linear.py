@@ -69,7 +69,7 @@ def outputs_of_ranks(kind: str, x: Tensor, weight: Tensor, bias: Tensor, ranks: 
     sums: list[Tensor] = []
 
     def keep(own: Tensor) -> Tensor:
-        sums.append(own)
+        sums.append(own.clone())
         return own[None]
 
     shares = list(zip(x.chunk(ranks, dim=1), weight.chunk(ranks, dim=1), strict=True))
@@ -143,11 +143,15 @@ def test_a_slice_of_the_outputs_has_the_bits_that_it_has_among_all(
 
 
 def test_the_tree_adds_neighbours_first_and_in_float32() -> None:
-    parts = [torch.tensor([value]) for value in (1.0, 2.0**24, 1.0, -(2.0**24))]
-    assert add_in_tree(parts).tolist() == [1.0]  # one after the other: 0
-    assert add_in_tree([part.bfloat16() for part in parts[1:3]]).dtype == torch.float32
-    halves = [add_in_tree(parts[:2]), add_in_tree(parts[2:])]
-    assert torch.equal(add_in_tree(halves), add_in_tree(parts))
+    def parts() -> list[Tensor]:
+        return [torch.tensor([value]) for value in (1.0, 2.0**24, 1.0, -(2.0**24))]
+
+    assert add_in_tree(parts()).tolist() == [1.0]  # one after the other: 0
+    halves = [add_in_tree(parts()[:2]), add_in_tree(parts()[2:])]
+    assert torch.equal(add_in_tree(halves), add_in_tree(parts()))
+    narrow = [torch.tensor([value], dtype=torch.bfloat16) for value in (1.0, 2.0**-20)]
+    assert add_in_tree(narrow).tolist() == [1 + 2.0**-20]
+    assert add_in_tree(narrow[:1]).dtype == torch.float32
 
 
 def test_a_model_of_which_a_library_computes_a_part_is_refused() -> None:
