@@ -27,8 +27,8 @@ class ReplicaConfig:
     "cpu" or "cuda". `engine` is "model", "echo" (no model: what the pipeline alone costs), or
     "module:" and the name of an importable module with the functions of
     `tirazh.actors.engine_module.EngineModule`, which tests use. `run_id` tells the replicas of
-    several runs in one Ray session apart. `invariant`: on what the bits of the results do not depend. `jobs`, at least one, are known from the start; more can be
-    added while the replica runs. `rank_pool` is the name of the actor that keeps the ranks for the next
+    several runs in one Ray session apart. `invariant`: on what the bits of the results do not depend.
+    `jobs`, at least one, are known from the start; more can be added while the replica runs. `rank_pool` is the name of the actor that keeps the ranks for the next
     step of a job (`rank_pool.py`); empty: they end with the replica. `fetch_model` returns the model's directory on
     the machine that calls it, for a `model` that is no directory.
     """
@@ -86,8 +86,8 @@ def check_invariant_settings(tensor_parallel: int, dtype: DType, device: str) ->
         )
     if dtype == "float16":
         raise RequestError(
-            "--invariant tensor-parallel has no kernels for --dtype float16; give --dtype float32, bfloat16 or int8, or "
-            "leave --invariant out"
+            "--invariant tensor-parallel has no kernels for --dtype float16; give --dtype float32, bfloat16 or int8, "
+            "or leave --invariant out"
         )
 
 

@@ -61,7 +61,8 @@ def check_invariant(config: ModelConfig | None, tp_size: int) -> None:
     check_invariant_ranks(tp_size)
     if config is None:
         raise RequestError(
-            "--invariant tensor-parallel is for ruGPT-3 models, and this one is of another family; leave --invariant out"
+            "--invariant tensor-parallel is for ruGPT-3 models, and this one is of another family; "
+            "leave --invariant out"
         )
     if config.num_attention_heads % CHUNKS:
         raise RequestError(
@@ -70,8 +71,8 @@ def check_invariant(config: ModelConfig | None, tp_size: int) -> None:
         )
     if config.head_dim % _HEAD_UNIT:
         raise RequestError(
-            f"--invariant tensor-parallel needs attention heads of a multiple of {_HEAD_UNIT} elements, but those of the "
-            f"model have {config.head_dim}; leave --invariant out"
+            f"--invariant tensor-parallel needs attention heads of a multiple of {_HEAD_UNIT} elements, but those of "
+            f"the model have {config.head_dim}; leave --invariant out"
         )
 
 

@@ -51,7 +51,7 @@ class WeightSource(Protocol):
     def read(self, name: str, dim: int | None = None, start: int = 0, stop: int | None = None) -> Tensor: ...
 
 
-def shard_model(
+def shard_model(  # noqa: PLR0913 - what decides the shard of a rank
     config: ModelConfig | None,
     checkpoint: WeightSource,
     *,
@@ -252,7 +252,7 @@ def _plain_linear(weight: Any, bias: Any) -> nn.Linear:
 
 
 def _use_chunked_linears(layer: Any, tp_size: int) -> None:
-    """Replace the row-parallel linears of a ruGPT-3's layer by linears whose sums do not depend on the number of ranks."""
+    """Replace the row-parallel linears of a ruGPT-3's layer, whose sums depend on the number of ranks."""
     for module, name in ((layer.self_attn, "o_proj"), (layer.mlp, "down_proj")):
         linear = getattr(module, name)
         weight = (linear.linear if isinstance(linear, RowParallelLinear) else linear).weight

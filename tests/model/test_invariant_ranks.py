@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,7 +161,7 @@ def test_a_model_or_a_machine_that_cannot_keep_the_promise_is_refused(
     monkeypatch.setenv(build.OFF_SWITCH, "off")
     load_kernel.cache_clear()
     try:
-        with pytest.raises(RequestError, match="on the machine .* tirazh has no kernels for --dtype float32"):
+        with pytest.raises(RequestError, match=r"on the machine .* tirazh has no kernels for --dtype float32"):
             alone(config_of(model, 1), threads=1)
     finally:
         monkeypatch.undo()

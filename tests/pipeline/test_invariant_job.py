@@ -1,9 +1,10 @@
-"""Jobs with `--invariant tensor-parallel` in this process: identity, manifest, plan, resume with other ranks, refusals."""
+"""Jobs with `--invariant tensor-parallel` in this process: identity, manifest, plan, other ranks, refusals."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,6 @@ def test_a_request_that_cannot_be_kept_is_refused(job: Job, settings: dict[str, 
 
 
 def test_a_model_that_cannot_keep_it_is_refused_when_the_job_is_planned(job: Job, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from transformers import LlamaConfig, LlamaForCausalLM
 
     odd = write_tiny_model(tmp_path / "odd", config=replace(TINY, hidden_size=96, num_attention_heads=6))

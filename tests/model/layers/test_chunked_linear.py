@@ -1,5 +1,5 @@
-"""A linear layer in chunks gives the same bits on any number of ranks, and nearly those of the plain one. A slice of the
-outputs of any layer has the bits that it has among all of them."""
+"""A linear layer in chunks gives the same bits on any number of ranks, and nearly those of the plain one. A slice of
+the outputs of any layer has the bits that it has among all of them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def test_it_is_the_plain_linear_within_rounding(kind: str, rows: int, chunk_inpu
 def test_its_error_is_at_most_about_twice_that_of_the_plain_linear(kind: str) -> None:
     x, weight, bias = draw(kind, 64, 3072, 768)
     right = x.double() @ weight.double().T + bias.double()
-    plain, cut = ((each(x).double() - right).norm() for each in (packed(kind, weight, bias), chunked(kind, weight, bias)))
+    plain, cut = (
+        (each(x).double() - right).norm() for each in (packed(kind, weight, bias), chunked(kind, weight, bias))
+    )
     assert cut < 2.2 * plain
 
 
@@ -155,5 +157,7 @@ def test_the_tree_adds_neighbours_first_and_in_float32() -> None:
 
 
 def test_a_model_of_which_a_library_computes_a_part_is_refused() -> None:
-    with pytest.raises(RequestError, match="has no kernels for --dtype bfloat16, .* give --dtype float32 or int8 on a"):
+    with pytest.raises(
+        RequestError, match=r"has no kernels for --dtype bfloat16, .* give --dtype float32 or int8 on a"
+    ):
         check_own_kernels(nn.Sequential(nn.Linear(8, 8)), "bfloat16")
