@@ -28,9 +28,10 @@ class ReplicaConfig:
     "module:" and the name of an importable module with the functions of
     `tirazh.actors.engine_module.EngineModule`, which tests use. `run_id` tells the replicas of
     several runs in one Ray session apart. `invariant`: on what the bits of the results do not depend.
-    `jobs`, at least one, are known from the start; more can be added while the replica runs. `rank_pool` is the name of the actor that keeps the ranks for the next
-    step of a job (`rank_pool.py`); empty: they end with the replica. `fetch_model` returns the model's directory on
-    the machine that calls it, for a `model` that is no directory.
+    `jobs`, at least one, are known from the start; more can be added while the replica runs. `rank_pool` is
+    the name of the actor that keeps the ranks for the next step of a job (`rank_pool.py`); empty: they end
+    with the replica. `fetch_model` returns the model's directory on the machine that calls it, for a `model`
+    that is no directory.
     """
 
     model: str

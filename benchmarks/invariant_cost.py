@@ -5,7 +5,8 @@
 Whole steps of the base shape (12 layers, 768 wide) with random weights, logits included: decode steps of 64 and of
 8 rows behind 256 tokens, and prefill steps of 512 rows, four chunks of 128. One thread; the two models take turns,
 step by step, and the ratio is the median of those of all pairs, in CPU seconds, so that other processes on the
-machine count little. With several ranks the exchange of their sums comes on top: float32 instead of the model's dtype, by gloo.
+machine count little. With several ranks the exchange of their sums comes on top: float32 instead of the model's
+dtype, by gloo.
 """
 
 from __future__ import annotations
