@@ -15,6 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -116,11 +117,11 @@ def main() -> None:
     for dtype in options.dtypes:
         plain, cut = (_runner(config, dtype, is_invariant=is_invariant) for is_invariant in (False, True))
         steps: dict[str, Callable[[ModelRunner], None]] = {
-            f"decode {rows:4} rows": lambda runner, rows=rows: _decode(runner, rows) for rows in DECODE_ROWS
+            f"decode {rows:4} rows": partial(_decode, rows=rows) for rows in DECODE_ROWS
         }
-        steps[f"prefill {4 * CHUNK} rows"] = lambda runner: _prefill(runner, range(4), 0)
+        steps[f"prefill {4 * CHUNK} rows"] = partial(_prefill, slots=range(4), start=0)
         for name, step in steps.items():
-            one, other, ratio = _pairs((lambda: step(plain), lambda: step(cut)), options.seconds)  # noqa: B023
+            one, other, ratio = _pairs((partial(step, plain), partial(step, cut)), options.seconds)
             print(f"{dtype:9} {name:18} {1e3 * one:10.2f} {1e3 * other:9.2f} {ratio:16.3f}", flush=True)
 
 

@@ -4,7 +4,7 @@
 Only row-parallel layers, whose inputs are shared by the ranks, add in an order that depends on the number of
 ranks. Here their inputs are cut into `CHUNKS` equal chunks, each of which is a linear layer of its own, and the
 partial results are added in float32 in one tree: (p0 + p1) + (p2 + p3). A rank adds up the chunks that it
-holds; the ranks exchange these sums, and each goes on in the same tree. Then the bias is added, and the result is
+holds; the ranks exchange these sums, and each continues in the same tree. Then the bias is added, and the result is
 rounded once. In all other layers every output has a chain of sums of its own in our kernels, so a slice of the
 outputs has the bits that it has among all of them.
 

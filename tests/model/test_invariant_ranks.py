@@ -157,7 +157,7 @@ def test_a_model_or_a_machine_that_cannot_keep_the_promise_is_refused(
         ({"dtype": "float16"}, "has no kernels for --dtype float16"),
     ):
         with pytest.raises(RequestError, match=words):
-            ReplicaConfig(model="any", invariant="tensor-parallel", **settings)  # type: ignore[arg-type]
+            ReplicaConfig(model="any", invariant="tensor-parallel", **settings)
     monkeypatch.setenv(build.OFF_SWITCH, "off")
     load_kernel.cache_clear()
     try:
