@@ -10,8 +10,8 @@ outputs has the bits that it has among all of them.
 
 A kernel's result has the dtype of its input. Inputs of 8-bit layers are passed as float32, which changes none of
 their integers, so in int8 and float32 the partial results are float32. Those of a bfloat16 layer are rounded to
-bfloat16 before they are added: about twice the rounding error of a layer that is not cut, and no more than that of
-four ranks without the option, whose sums are rounded as well.
+bfloat16 before they are added, which makes the layer's rounding error about 1.25 times that of a layer that is not
+cut. Sums of several ranks are rounded without the option as well.
 """
 
 from __future__ import annotations

@@ -108,13 +108,13 @@ def test_it_is_the_plain_linear_within_rounding(kind: str, rows: int, chunk_inpu
 
 
 @kinds
-def test_its_error_is_at_most_about_twice_that_of_the_plain_linear(kind: str) -> None:
+def test_its_error_is_little_above_that_of_the_plain_linear(kind: str) -> None:
     x, weight, bias = draw(kind, 64, 3072, 768)
     right = x.double() @ weight.double().T + bias.double()
     plain, cut = (
         (each(x).double() - right).norm() for each in (packed(kind, weight, bias), chunked(kind, weight, bias))
     )
-    assert cut < 2.2 * plain
+    assert cut < 1.5 * plain
 
 
 @kinds
