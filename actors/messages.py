@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tirazh.errors import RequestError, TirazhError, did_you_mean
-from tirazh.model.config import ModelSettings
+from tirazh.model.config import ModelSettings, check_invariant_ranks
 from tirazh.model.requests import EngineJob
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Invariant = Literal["tensor-parallel"]
 ENGINES = ("model", "echo")
 MODULE_PREFIX = "module:"
 
@@ -26,16 +27,18 @@ class ReplicaConfig:
     "cpu" or "cuda". `engine` is "model", "echo" (no model: what the pipeline alone costs), or
     "module:" and the name of an importable module with the functions of
     `tirazh.actors.engine_module.EngineModule`, which tests use. `run_id` tells the replicas of
-    several runs in one Ray session apart. `jobs`, at least one, are known from the start; more can be
-    added while the replica runs. `rank_pool` is the name of the actor that keeps the ranks for the next
-    step of a job (`rank_pool.py`); empty: they end with the replica. `fetch_model` returns the model's directory on
-    the machine that calls it, for a `model` that is no directory.
+    several runs in one Ray session apart. `invariant`: on what the bits of the results do not depend.
+    `jobs`, at least one, are known from the start; more can be added while the replica runs. `rank_pool` is
+    the name of the actor that keeps the ranks for the next step of a job (`rank_pool.py`); empty: they end
+    with the replica. `fetch_model` returns the model's directory on the machine that calls it, for a `model`
+    that is no directory.
     """
 
     model: str
     model_settings: ModelSettings = field(default_factory=ModelSettings)
     jobs: tuple[EngineJob, ...] = (EngineJob(),)
     tensor_parallel: int = 1
+    invariant: Invariant | None = None
     dtype: DType = "float32"
     device: str = "cpu"
     slots: int = 32
@@ -62,6 +65,8 @@ class ReplicaConfig:
             raise RequestError(f"a replica's device must be cpu or cuda, not {self.device!r}")
         if self.dtype == "int8" and self.device != "cpu":
             raise RequestError("--dtype int8 runs on CPUs only; add --device cpu, or give another --dtype for GPUs")
+        if self.invariant is not None:
+            check_invariant_settings(self.tensor_parallel, self.dtype, self.device)
         if self.engine not in ENGINES and not self.engine.startswith(MODULE_PREFIX):
             raise RequestError(
                 f"a replica's engine must be model, echo or module:NAME, not {self.engine!r}"
@@ -71,6 +76,20 @@ class ReplicaConfig:
     def model_directory(self) -> str:
         """The directory of the model on this machine; fetches it first where that is needed. Raises TirazhError."""
         return self.model if self.fetch_model is None else self.fetch_model()
+
+
+def check_invariant_settings(tensor_parallel: int, dtype: DType, device: str) -> None:
+    """Raise RequestError for settings with which `--invariant tensor-parallel` cannot be kept."""
+    check_invariant_ranks(tensor_parallel)
+    if device == "cuda":
+        raise RequestError(
+            "--invariant tensor-parallel runs on CPUs only; add --device cpu, or leave --invariant out for GPUs"
+        )
+    if dtype == "float16":
+        raise RequestError(
+            "--invariant tensor-parallel has no kernels for --dtype float16; give --dtype float32, bfloat16 or int8, "
+            "or leave --invariant out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

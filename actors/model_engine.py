@@ -28,6 +28,7 @@ from tirazh.model.engine.sliced_logits import SlicedLogits
 from tirazh.model.engine.warm_up import warm_up
 from tirazh.model.host_memory import free_host_bytes
 from tirazh.model.kernels.build import KERNELS, prepare_kernels
+from tirazh.model.layers.chunked_linear import check_own_kernels
 from tirazh.model.layers.int8_linear import check_all_int8
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.step import Step, step_rows
@@ -70,6 +71,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
         device=config.device,
         tp_rank=rank_place.rank,
         tp_size=rank_place.world_size,
+        is_invariant=config.invariant is not None,
     )
     rows = step_rows(config.device, hidden_size(model))
     # CUDA graphs and overlap scheduling are not implemented for tensor parallelism.
@@ -77,6 +79,8 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     pack_linears(model, rows=rows.decode, to_int8=config.dtype == "int8")
     if config.dtype == "int8":
         check_all_int8(model)
+    if config.invariant is not None:
+        check_own_kernels(model, config.dtype)
     progress.phase = "warming up"
     num_slots = min(config.slots + MOST_PREFIX_SLOTS, slots_that_fit(model, config.seq_length))
     if rank_place.world_size > 1:

@@ -13,6 +13,10 @@ from tirazh.errors import CheckpointError, RequestError, did_you_mean
 
 SparseMode = Literal["none", "all", "alternating", "top_bottom"]
 SPARSE_MODES: tuple[SparseMode, ...] = ("none", "all", "alternating", "top_bottom")
+# With `--invariant tensor-parallel` the inputs of a row-parallel linear are cut into so many chunks, whatever the
+# number of ranks (`layers/chunked_linear.py`).
+CHUNKS = 4
+_HEAD_UNIT = 16  # elements; the attention kernels that compute every head by itself take heads of a multiple
 _MAX_LAYERS = 4_096
 _MAX_SIZE = 1 << 31  # of any size in a config
 
@@ -37,6 +41,38 @@ def check_split(num_attention_heads: int | None, tp_size: int) -> None:
         raise RequestError(
             f"--tensor-parallel {tp_size} does not divide the model's {num_attention_heads} attention heads; "
             f"give a divisor of {num_attention_heads}"
+        )
+
+
+def check_invariant_ranks(tp_size: int) -> None:
+    """Raise RequestError when `tp_size` ranks cannot share the chunks of `--invariant tensor-parallel` evenly."""
+    if tp_size < 1 or CHUNKS % tp_size:
+        raise RequestError(
+            f"--invariant tensor-parallel needs --tensor-parallel 1, 2 or 4, not {tp_size}; give one of them, or leave "
+            "--invariant out"
+        )
+
+
+def check_invariant(config: ModelConfig | None, tp_size: int) -> None:
+    """Raise RequestError for a model, or a number of ranks, that `--invariant tensor-parallel` does not take.
+
+    `config` is None for a model that is not a ruGPT-3.
+    """
+    check_invariant_ranks(tp_size)
+    if config is None:
+        raise RequestError(
+            "--invariant tensor-parallel is for ruGPT-3 models, and this one is of another family; "
+            "leave --invariant out"
+        )
+    if config.num_attention_heads % CHUNKS:
+        raise RequestError(
+            f"--invariant tensor-parallel needs a multiple of {CHUNKS} attention heads, but the model has "
+            f"{config.num_attention_heads}; leave --invariant out"
+        )
+    if config.head_dim % _HEAD_UNIT:
+        raise RequestError(
+            f"--invariant tensor-parallel needs attention heads of a multiple of {_HEAD_UNIT} elements, but those of "
+            f"the model have {config.head_dim}; leave --invariant out"
         )
 
 

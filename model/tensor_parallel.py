@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from tirazh.errors import RequestError
 from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.hugging_face import load_foreign
-from tirazh.model.config import ModelConfig, check_split
+from tirazh.model.config import ModelConfig, check_invariant, check_split
+from tirazh.model.layers.chunked_linear import ChunkedLinear
 from tirazh.model.layers.int8_linear import activation_dtype
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.transformer import PlainLanguageModel
@@ -50,7 +51,7 @@ class WeightSource(Protocol):
     def read(self, name: str, dim: int | None = None, start: int = 0, stop: int | None = None) -> Tensor: ...
 
 
-def shard_model(
+def shard_model(  # noqa: PLR0913 - what decides the shard of a rank
     config: ModelConfig | None,
     checkpoint: WeightSource,
     *,
@@ -58,12 +59,14 @@ def shard_model(
     device: str,
     tp_rank: int,
     tp_size: int,
+    is_invariant: bool = False,
     on_loaded: Callable[[nn.Module], object] = lambda _: None,
 ) -> nn.Module:
     """Build rank `tp_rank`'s shard of the model, ready to run; every rank returns the complete `.logits`.
 
     With dtype "int8" the linears of a ruGPT-3's layers are rounded to 8 bits as soon as their layer was read, so that
     the memory never holds the whole model in a wider dtype; those of a foreign model are left to `pack_linears`.
+    `is_invariant`: once its linears are packed, the model gives the same bits on 1, 2 and 4 ranks.
 
     With tp_size > 1 the process group must exist, and all ranks call this together, preferably
     after `connect`. With `config` None the checkpoint is a foreign model of transformers, which is
@@ -71,6 +74,8 @@ def shard_model(
     Raises RequestError when the model cannot be sharded over `tp_size` ranks.
     """
     check_split(None if config is None else config.num_attention_heads, tp_size)
+    if is_invariant:
+        check_invariant(config, tp_size)
     to_int8 = dtype == "int8"
     if to_int8:
         dtype = str(activation_dtype()).removeprefix("torch.")
@@ -83,7 +88,7 @@ def shard_model(
         model.add_module("model", _init_inference(model.model, dtype, tp_size))
         model.set_tensor_parallel(tp_rank, tp_size)
     allocate = functools.partial(_allocate, dtype=getattr(torch, dtype), device=device)
-    finish_layer = functools.partial(_finish_layer, is_sharded=tp_size > 1, to_int8=to_int8)
+    finish_layer = functools.partial(_finish_layer, tp_size=tp_size, to_int8=to_int8, is_invariant=is_invariant)
     _fill(model, checkpoint, tp_rank, allocate, finish_layer)
     network: nn.Module = model.eval()
     return network
@@ -154,9 +159,11 @@ def _allocate(module: nn.Module, *, dtype: torch.dtype, device: str) -> None:
                 setattr(each, name, nn.Parameter(memory, requires_grad=False))
 
 
-def _finish_layer(layer: nn.Module, *, is_sharded: bool, to_int8: bool) -> None:
-    if is_sharded:
+def _finish_layer(layer: nn.Module, *, tp_size: int, to_int8: bool, is_invariant: bool) -> None:
+    if tp_size > 1:
         _use_plain_linears(layer)
+    if is_invariant:
+        _use_chunked_linears(layer, tp_size)
     if to_int8:
         pack_linears(layer, rows=1, to_int8=True)
 
@@ -242,6 +249,25 @@ def _plain_linear(weight: Any, bias: Any) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight, linear.bias = weight, bias
     return linear
+
+
+def _use_chunked_linears(layer: Any, tp_size: int) -> None:
+    """Replace the row-parallel linears of a ruGPT-3's layer, whose sums depend on the number of ranks."""
+    for module, name in ((layer.self_attn, "o_proj"), (layer.mlp, "down_proj")):
+        linear = getattr(module, name)
+        weight = (linear.linear if isinstance(linear, RowParallelLinear) else linear).weight
+        gather = _gather if tp_size > 1 else None
+        setattr(module, name, ChunkedLinear(weight, linear.bias, ranks=tp_size, gather=gather))
+
+
+def _gather(own: Tensor) -> Tensor:
+    """Return the tensors of all ranks in their order, [ranks, ...]; all ranks call this together.
+
+    By gloo, whose ranks sleep while they wait: DeepSpeed's shared memory has a sum only, in an order of its own.
+    """
+    gathered = own.new_empty(dist.get_world_size() * len(own), *own.shape[1:])
+    dist.all_gather_into_tensor(gathered, own)
+    return gathered.view(-1, *own.shape)
 
 
 def _shard_foreign(

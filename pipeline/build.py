@@ -263,6 +263,7 @@ class _Job:
                 ReplicaConfig(
                     model=self.spec.model,
                     tensor_parallel=self.spec.tensor_parallel,
+                    invariant=self.spec.invariant,
                     dtype=self.spec.dtype,
                     device=device,
                 )

@@ -179,6 +179,7 @@ class JobRun:
             model_settings=self.spec.model_settings,
             jobs=self.prompts.engine_jobs,
             tensor_parallel=self.spec.tensor_parallel,
+            invariant=self.spec.invariant,
             dtype=self.plan.dtype,
             device=self.device,
             slots=self._slots,

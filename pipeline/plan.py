@@ -21,7 +21,7 @@ from tirazh.actors.messages import DType
 from tirazh.errors import InputError, OutputError
 from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.directory import ModelSummary
-from tirazh.model.config import check_split
+from tirazh.model.config import check_invariant, check_split
 from tirazh.model.tokenizer import load_tokenizer
 from tirazh.pipeline.columns import check_columns, check_vary, override_columns
 from tirazh.pipeline.constraints.check import check_constraint
@@ -218,6 +218,7 @@ class Plan:
             "model_kind": self.model.kind if self.model else None,
             "model_fingerprint": self.model_fingerprint,
             "dtype": self.dtype,
+            **({"invariant": self.identity["invariant"]} if "invariant" in self.identity else {}),
             "seq_length": self.seq_length,
             "row_settings_from_columns": list(self.overrides),
             "fingerprint": self.fingerprint,
@@ -236,6 +237,8 @@ def plan_job(spec: JobSpec, crossing: Crossing | None = None) -> Plan:
     check_split(job.model.num_attention_heads, spec.tensor_parallel)
     if job.model.foreign is not None:
         check_tensor_parallel(job.model.foreign.values, spec.tensor_parallel)
+    if spec.invariant is not None:
+        check_invariant(job.model.config, spec.tensor_parallel)
     # Checked before the input is listed, which may take long.
     _refuse_output_in_input(job)
     texts = tuple(job.source.columns.values())

@@ -18,6 +18,7 @@ Paths = Path | Sequence[Path]
 Structure = Any  # a JSON value, YAML text, or the path of a file that holds one
 Labels = Path | Sequence[str] | Mapping[str, str | Sequence[str] | Mapping[str, Any] | None]
 DType = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Invariant = Literal["tensor-parallel"]
 TrainingDType = Literal["auto", "float32", "bfloat16", "float16"]
 SaveDType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -61,6 +62,7 @@ class RowJobSettings(SharedSettings, total=False):
     prefix: str
     replicas: str | int
     tensor_parallel: int
+    invariant: Invariant | None
     slots: int | None
     part_rows: int | None
     rank_timeout_s: float

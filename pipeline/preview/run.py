@@ -189,7 +189,7 @@ def _notes(plan: Plan, spec: JobSpec, chosen: ChosenRows, sample: TokenSample) -
             f"the input has more than {MAX_COUNTED_ROWS:,} rows, so it was not read as a whole: a row whose prompt "
             "also occurs before it in the input gets other random numbers in the job"
         )
-    if spec.tensor_parallel > 1:
+    if spec.tensor_parallel > 1 and spec.invariant is None:
         notes.append(
             "the preview has one rank; with --tensor-parallel the logits differ in their last bits, and now and then a "
             "token differs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tirazh.actors.messages import DType
+from tirazh.actors.messages import DType, Invariant, check_invariant_settings
 from tirazh.errors import RequestError
 from tirazh.pipeline.schema import Kind
 from tirazh.pipeline.settings import Spec, check_at_least, check_fraction, check_seconds, setting
@@ -42,6 +42,13 @@ class JobSpec(Spec):
     tokenizer: str | None = shared_setting("tokenizer")
     replicas: str = setting("1", "number of model replicas: N, or MIN:MAX for autoscaling")
     tensor_parallel: int = setting(1, "tensor-parallel size: ranks (GPUs, or CPU processes) per replica")
+    invariant: Invariant | None = setting(  # noqa: RUF009 - a field() call
+        None,
+        "tensor-parallel: rows have the same bits with --tensor-parallel 1, 2 and 4; on CPUs, for ruGPT-3 models, and "
+        "somewhat slower",
+        identity="if given",
+        choices=("tensor-parallel",),
+    )
     device: str = shared_setting("device")
     slots: int | None = setting(
         None,
@@ -78,6 +85,9 @@ class JobSpec(Spec):
         self.check_choices()
         if self.dtype == "int8" and self.device == "cuda":
             raise RequestError("--dtype int8 runs on CPUs only; add --device cpu, or give another --dtype for GPUs")
+
+        if self.invariant is not None:
+            check_invariant_settings(self.tensor_parallel, self.dtype, self.device)
 
     def _check_numbers(self) -> None:
         parse_replicas(self.replicas)

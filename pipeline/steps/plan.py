@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tirazh.errors import OutputError, RequestError
 from tirazh.model.architectures import check_tensor_parallel
-from tirazh.model.config import check_split
+from tirazh.model.config import check_invariant, check_split
 from tirazh.pipeline import schema
 from tirazh.pipeline.columns import added_columns, check_columns, override_columns
 from tirazh.pipeline.input.listing.files import would_read
@@ -160,6 +160,8 @@ def plan_columns(spec: JobSpec, columns: pa.Schema) -> Plan:
     check_split(job.model.num_attention_heads, spec.tensor_parallel)
     if job.model.foreign is not None:
         check_tensor_parallel(job.model.foreign.values, spec.tensor_parallel)
+    if spec.invariant is not None:
+        check_invariant(job.model.config, spec.tensor_parallel)
     check_columns(columns, spec, job.source)
     return Plan(
         identity=job.identity,

@@ -14,7 +14,7 @@ OUTPUT_FLAGS = "--help --json --quiet --verbose"
 END_FLAGS = "--notify-command --notify-on --notify-url --track"
 COMMON = (
     "--address --config --deepspeed-config --device --dry-run --dtype --endpoint-url --fix-sparsity-layout --input "
-    "--allow-empty --append --key --no-allow-empty --no-append --no-retry-failed --retry-failed "
+    "--invariant --allow-empty --append --key --no-allow-empty --no-append --no-retry-failed --retry-failed "
     "--limit --max-error-rate --model --no-overwrite --num-attention-heads --output --overwrite --part-rows --prefix "
     "--lease-s --preset --rank-timeout-s --replicas --seq-length --slots --sparse-mode --start-timeout-s --template "
     f"--progress --set --tensor-parallel --threads --tokenizer --truncate {END_FLAGS}"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.system.command import read_rows
 from tests.system.conftest import SAMPLING
-from tirazh import generate
+from tirazh import classify, embed, generate
 
 pytestmark = pytest.mark.ray
 
@@ -60,6 +60,27 @@ def test_rows_do_not_depend_on_the_number_of_slots(
 def test_two_ranks_sample_the_same_completions(rows: list[Any], source: Path, tiny_model: str, tmp_path: Path) -> None:
     """Two ranks sum in another order, so logits differ in the last bits; no sample of this model is that close."""
     assert run(source, tmp_path / "out", tiny_model, tensor_parallel=2) == rows
+
+
+@pytest.mark.slow  # tests/model/test_invariant_ranks.py says it of the logits
+@pytest.mark.parametrize("kind", ["embed", "classify"])
+def test_with_the_option_parts_that_two_ranks_make_again_have_the_bytes_of_one_rank(
+    kind: str, source: Path, tiny_model: str, tmp_path: Path
+) -> None:
+    def run_with(ranks: int) -> dict[str, bytes]:
+        settings: dict[str, Any] = {"input": source, "output": tmp_path / "out", "model": tiny_model, "slots": 8}
+        settings |= {"text_column": "prompt", "part_rows": 30, "threads": 1, "dtype": "float32", "device": "cpu"}
+        settings |= {"invariant": "tensor-parallel", "tensor_parallel": ranks}
+        manifest = classify(labels=["спорт", "наука"], **settings) if kind == "classify" else embed(**settings)
+        assert manifest["errors"] == 0
+        return {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*.parquet")}
+
+    one = run_with(1)
+    assert len(one) >= 4
+    for name in sorted(one)[1:]:
+        (tmp_path / "out" / name).unlink()
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    assert run_with(2) == one
 
 
 @pytest.mark.slow
