@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tirazh.model.attention.backends import cpu_decode, cpu_prefill
+from tirazh.model.attention.backends.cpu import CpuBackend
 from tirazh.model.attention.backends.interface import HeadType, PreparedAttention
 from tirazh.model.kernels.build import load_kernel
 from tirazh.model.kernels.calls import CallList, KernelCall
@@ -128,12 +128,12 @@ def can_prepare(model: nn.Module) -> bool:
     weight = model.embed_tokens.weight
     layers = cast(list[RuGPT3Layer], list(model.layers))
     heads = {HeadType(weight.dtype, weight.device, layer.self_attn.head_dim) for layer in layers}
+    backend = CpuBackend()
     norms = [model.norm, *(norm for each in layers for norm in (each.input_layernorm, each.post_attention_layernorm))]
     return (
-        all(cpu_decode.supports(each) and cpu_prefill.supports(each) for each in heads)
+        all(backend.supports(each, "decode") and backend.supports(each, "prefill") for each in heads)
         and all(has_add_norm_kernel(norm, weight.dtype) for norm in norms)
         and all(_is_prepared(layer, weight.dtype, weight.shape[1]) for layer in layers)
-        and load_kernel("merge_attention") is not None
     )
 
 

@@ -29,7 +29,7 @@ from tirazh.model.layers.int8_linear import Int8Linear
 from tirazh.model.layers.packed_linear import rows_are_independent
 
 # What computes everything but linear layers on a CPU, each head or row by itself.
-_OTHER_KERNELS = ("add_norm", "decode_attention", "prefill_attention")
+_OTHER_KERNELS = ("add_norm", "decode_attention", "merge_attention", "prefill_attention")
 
 
 class ChunkedLinear(nn.Module):

@@ -27,7 +27,9 @@ class CpuBackend:
     """Attention of float32 and bfloat16 on a CPU with a C compiler."""
 
     def supports(self, heads: HeadType, phase: Phase) -> bool:
-        return cpu_decode.supports(heads) if phase == "decode" else cpu_prefill.supports(heads)
+        if phase == "prefill":
+            return cpu_prefill.supports(heads)
+        return cpu_decode.supports(heads) and load_kernel("merge_attention") is not None
 
     def build(self, layout: StepLayout, cache: KVCache) -> StepAttention:
         return _CpuDecode(layout, cache) if layout.step.phase == "decode" else _CpuPrefill(layout, cache)
