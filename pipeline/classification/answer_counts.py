@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.questions import Question
 from tirazh.pipeline.column_values import values_of
+from tirazh.pipeline.input.schemas.arrow_types import to_transport
 
 # The confidences from 0 to 1 are counted in so many ranges of equal width; 1 belongs to the last one.
 CONFIDENCE_BINS = 20
@@ -96,7 +97,8 @@ def count_answers(table: pa.Table, columns: AnswerColumns, is_good: Sequence[boo
     Raises ValueError for probabilities that no job has written, and KeyError for a column that is missing.
     """
     good: Any = pa.array(is_good, pa.bool_())
-    rows = table.select(columns.counted).filter(good)
+    # Arrow filters no string views, which polars writes and a part may have.
+    rows = to_transport(table.select(columns.counted)).filter(good)
     labels = [label or "" for label in rows.column(columns.label).to_pylist()]
     confidences = rows.column(columns.confidence).drop_null().to_numpy()
     none_rows = 0

@@ -207,7 +207,7 @@ def _probabilities(column: pa.ChunkedArray[Any], columns: StoredAnswers) -> NDAr
 
 def _is_text(kind: pa.DataType) -> bool:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+    return pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
 
 
 def _booleans(values: Any) -> NDArray[np.bool_]:

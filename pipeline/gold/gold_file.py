@@ -105,8 +105,7 @@ def text_column(column: pa.ChunkedArray[Any], name: str) -> pa.ChunkedArray[Any]
     """A column of gold labels as texts, empty ones as null. Raises InputError, with `name`, for other types."""
     kind = column.type
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    is_label = pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_integer(value)
-    if not (is_label or pa.types.is_boolean(value) or pa.types.is_null(value)):
+    if not (_is_name(value) or pa.types.is_boolean(value) or pa.types.is_null(value)):
         raise InputError(f"{name} is of type {kind}; gold labels must be texts")
     texts = pl.from_arrow(column.cast(value).cast(pa.large_string()))
     assert isinstance(texts, pl.Series)
@@ -153,7 +152,7 @@ def _comparable(keys: pa.ChunkedArray[Any], gold: GoldFile) -> tuple[pa.ChunkedA
             return columns[0].cast(pa.int64()), columns[1].cast(pa.int64())
         except pa.ArrowInvalid:  # above 2**63 - 1
             return columns[0].cast(pa.large_string()), columns[1].cast(pa.large_string())
-    if all(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in kinds):
+    if all(map(_is_name, kinds)):
         return columns[0].cast(pa.large_string()), columns[1].cast(pa.large_string())
     if kinds[0] == kinds[1] and not pa.types.is_floating(kinds[0]) and not pa.types.is_nested(kinds[0]):
         return columns[0], columns[1]
@@ -165,3 +164,9 @@ def _comparable(keys: pa.ChunkedArray[Any], gold: GoldFile) -> tuple[pa.ChunkedA
 
 def _chunked(series: pl.Series) -> pa.ChunkedArray[Any]:
     return pa.chunked_array([series.to_arrow()])
+
+
+def _is_name(kind: pa.DataType) -> bool:
+    """Whether a column of this type can name rows or labels: integers and texts, also the string views of polars."""
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return pa.types.is_integer(kind) or any(is_text(kind) for is_text in texts)
