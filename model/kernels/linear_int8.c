@@ -1,8 +1,7 @@
 /* A linear layer of 8-bit integers on a CPU: activation(x weight^T + bias).
 
-   The weight is int8 with one scale for every output. The inputs of a row are cut into groups of GROUP;
-   each group is rounded to 8 bits with a scale of its own, so that one large input spoils its group
-   only. A group whose largest input is far above the others is multiplied once more, with what rounding
+   Inputs are cut into groups of GROUP. Of a row each group is rounded to 8 bits with a scale of its own, so that
+   one large input spoils its group only, and of the weight each group of each output. A group whose largest input is far above the others is multiplied once more, with what rounding
    left over: trained models have such inputs, always the same ones. Sums of a group are int32 and exact on every CPU; they are scaled and added up in float32 in the
    order of groups. So a result's bits depend on its own row alone: not on other rows, on their number,
    or on the number of threads.
@@ -75,7 +74,7 @@ void pack_weight(
 
 typedef struct {
     const void *x; /* [rows][inputs] */
-    const float *bias, *scales; /* [outputs] or NULL; [panels][PANEL] */
+    const float *bias, *scales; /* [outputs] or NULL; [panels][groups][PANEL], of the weight */
     const int8_t *weight; /* packed */
     const int32_t *starts;
     void *out; /* [rows][outputs] */
@@ -107,10 +106,12 @@ INLINE ivec load_int(const void *p) {
 
 /* The sums of the products of some groups of inputs of `num_rows` rows and one panel. They are added to `sums`,
    [num_rows][PANEL], or begin it. `x` is [words][ROWS][WORD] and `scales` [num_rows][...], one for each group;
-   `x_rest` and `scales_rest` elements behind them are those of what rounding left over. */
+   `x_rest` and `scales_rest` elements behind them are those of what rounding left over. `starts` and
+   `weight_scales` are [groups][PANEL]. */
 INLINE void add_products(
     int num_rows, const uint8_t *x, int64_t x_rest, const float *scales, int64_t scales_row, int64_t scales_rest,
-    const int8_t *weight, const int32_t *starts, int64_t num_words, int is_first, float *sums) {
+    const int8_t *weight, const int32_t *starts, const float *weight_scales, int64_t num_words, int is_first,
+    float *sums) {
     for (int64_t begin = 0, group = 0, is_rest = 0; begin < num_words;) {
         const int64_t end = MIN(begin + GROUP / WORD, num_words);
         const uint8_t *inputs = x + is_rest * x_rest;
@@ -136,12 +137,16 @@ INLINE void add_products(
             }
         }
         const int begins = is_first && !group && !is_rest;
+        vec scales_of_weight[VECTORS];
+        UNROLLED for (int c = 0; c < VECTORS; c++)
+            scales_of_weight[c] = load_float(weight_scales + group * PANEL + c * LANES);
         UNROLLED for (int r = 0; r < num_rows; r++) {
             const vec scale = broadcast(group_scales[r * scales_row]);
             UNROLLED for (int c = 0; c < VECTORS; c++) {
                 float *sum = sums + r * PANEL + c * LANES;
                 const vec before = begins ? (vec){0} : load_float(sum);
-                store_float(sum, multiply_add(__builtin_convertvector(acc[r][c], vec), scale, before));
+                const vec product = __builtin_convertvector(acc[r][c], vec) * scales_of_weight[c];
+                store_float(sum, multiply_add(product, scale, before));
             }
         }
         /* A row without a rest adds 0, so it has the bits that it has among other rows. */
@@ -156,9 +161,11 @@ INLINE void add_products(
 /* The same for 1 to ROWS rows, a number that the compiler does not know. */
 static void add_row_products(
     int64_t num_rows, const uint8_t *x, int64_t x_rest, const float *scales, int64_t scales_row, int64_t scales_rest,
-    const int8_t *weight, const int32_t *starts, int64_t num_words, int is_first, float *sums) {
+    const int8_t *weight, const int32_t *starts, const float *weight_scales, int64_t num_words, int is_first,
+    float *sums) {
 #define CASE(n) \
-    add_products(n, x, x_rest, scales, scales_row, scales_rest, weight, starts, num_words, is_first, sums)
+    add_products( \
+        n, x, x_rest, scales, scales_row, scales_rest, weight, starts, weight_scales, num_words, is_first, sums)
     switch (num_rows) {
 #if ROWS == 8
     case 8: CASE(8); break;
@@ -316,16 +323,16 @@ INLINE void store_results(const linear_arguments *a, int64_t at, vec v, int64_t 
 #endif
 }
 
-/* Writes the results of some rows of one panel: scales them, adds the bias and applies GELU. */
+/* Writes the results of some rows of one panel: adds the bias and applies GELU. */
 INLINE void finish(const linear_arguments *a, const float *sums, int64_t row, int64_t num_rows, int64_t panel) {
     for (int c = 0; c < VECTORS; c++) {
         const int64_t first = panel * PANEL + c * LANES, count = MIN(LANES, a->num_outputs - first);
         if (count <= 0) break;
         float biases[LANES] = {0};
         if (a->bias) memcpy(biases, a->bias + first, (size_t)count * sizeof *biases);
-        const vec scale = load_float(a->scales + first), bias = load_float(biases);
+        const vec bias = load_float(biases);
         for (int64_t r = 0; r < num_rows; r++) {
-            vec sum = multiply_add(load_float(sums + r * PANEL + c * LANES), scale, bias);
+            vec sum = load_float(sums + r * PANEL + c * LANES) + bias;
             if (a->is_gelu) sum = gelu(sum);
             store_results(a, (row + r) * a->num_outputs + first, sum, count);
         }
@@ -337,13 +344,14 @@ static void run_panel(const linear_arguments *a, int64_t row, int64_t end_row, i
     const int64_t num_words = words_of(a->num_inputs), num_groups = groups_of(a->num_inputs);
     const int8_t *weight = a->weight + panel * num_words * WORD * PANEL;
     const int32_t *starts = a->starts + panel * num_groups * PANEL;
+    const float *weight_scales = a->scales + panel * num_groups * PANEL;
     for (int64_t word = 0; word < num_words; word += PART / WORD) {
         const int64_t count = MIN(PART / WORD, num_words - word), group = word * WORD / GROUP;
         for (int64_t r = row; r < end_row; r += ROWS)
             add_row_products(
                 MIN(ROWS, end_row - r), bytes_of(a, r, group), rest_of_bytes(a),
                 a->row_scales + r * num_groups + group, num_groups, rest_of_scales(a), weight + word * WORD * PANEL,
-                starts + group * PANEL, count, !word, sums + (r - row) * PANEL);
+                starts + group * PANEL, weight_scales + group * PANEL, count, !word, sums + (r - row) * PANEL);
     }
     finish(a, sums, row, end_row - row, panel);
 }

@@ -1,7 +1,7 @@
 """A linear layer of 8-bit integers (`--dtype int8`), by a C kernel of ours (`kernels/linear_int8.c`) or by torch.
 
-Weights are int8 with one scale for every output. Of each row, groups of 128 inputs are rounded to 8 bits
-with a scale of their own when the layer runs. Trained models have a few inputs that are many times as
+Groups of 128 inputs are rounded to 8 bits with a scale of their own: of the weight for every output once, and of each
+row when the layer runs. Trained models have a few inputs that are many times as
 large as the others: such an input spoils the precision of its own group only, and a group that it would
 spoil is multiplied a second time, with what rounding left over. Sums of a group are exact integers;
 scaling, bias and GELU are float32. The result has the dtype of the input.
@@ -33,7 +33,7 @@ class Int8Linear(nn.Module):
     """`activation(x @ weight.T + bias)` for inference on a CPU, GELU in its tanh approximation.
 
     A row's bits depend on that row alone where the kernel runs (`has_kernel`). A row with a NaN or an infinity is NaN
-    as a whole. `weight` is int8, packed by the kernel; `scales` float32 [out, padded].
+    as a whole. With the kernel `weight` is packed, and `scales` float32 [panels, groups, outputs of a panel].
     """
 
     weight: Tensor
@@ -66,7 +66,8 @@ class Int8Linear(nn.Module):
                 ctypes.c_int(torch.get_num_threads()),
             )
             rounded = packed
-            scales = nn.functional.pad(scales, (0, num_panels * panel - self.out_features))
+            padded = nn.functional.pad(scales, (0, 0, 0, num_panels * panel - self.out_features))
+            scales = padded.view(num_panels, panel, -1).transpose(1, 2).contiguous()
         self.register_buffer("weight", rounded)
         self.register_buffer("scales", scales)
         self.register_buffer("starts", starts)
@@ -117,8 +118,8 @@ class Int8Linear(nn.Module):
         for group in range(self._num_groups()):
             inputs = slice(group * GROUP, (group + 1) * GROUP)
             for rows, scales in rounded:
-                out += (rows[:, inputs].float() @ self.weight[:, inputs].float().T) * scales[:, group : group + 1]
-        out *= self.scales
+                product = (rows[:, inputs].float() @ self.weight[:, inputs].float().T) * self.scales[:, group]
+                out += product * scales[:, group : group + 1]
         if self.bias is not None:
             out += self.bias
         if self.activation == "gelu":
@@ -159,14 +160,19 @@ def can_round(weight: Tensor) -> bool:
 
 
 def round_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Round a weight [out, in] to int8. Returns it and its scales, float32 [out].
+    """Round a weight [out, in] to int8. Returns it and its scales, float32 [out, groups].
 
-    A weight is at most half a scale off. The scale of an output whose weights are not all finite is NaN.
+    A weight is at most half a scale off. The scale of a group whose weights are not all finite is NaN.
     """
-    rounded, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
-    for start in range(0, len(weight), _ROWS_AT_ONCE):  # so that little of it is in float32 at a time
+    num_outputs, num_inputs = weight.shape
+    num_groups = -(-num_inputs // GROUP)
+    rounded, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(num_outputs, num_groups)
+    for start in range(0, num_outputs, _ROWS_AT_ONCE):  # so that little of it is in float32 at a time
         some = slice(start, start + _ROWS_AT_ONCE)
-        rounded[some], scales[some] = _round(weight[some].float())
+        padded = nn.functional.pad(weight[some].float(), (0, num_groups * GROUP - num_inputs))
+        values, of_groups = _round(padded.view(-1, GROUP))
+        rounded[some] = values.view(len(padded), -1)[:, :num_inputs]
+        scales[some] = of_groups.view(len(padded), -1)
     return rounded, scales
 
 

@@ -197,8 +197,8 @@ def build_manifest(
 
 # What `--dtype int8` means (`model/layers/int8_linear.py`).
 INT8 = (
-    "linear layers multiply 8-bit integers: weights with a scale for each output, inputs with a scale for each row and "
-    "128 inputs; embeddings, LayerNorm, attention and its cache are not rounded to 8 bits"
+    "linear layers multiply 8-bit integers, 128 inputs with a scale of their own for each output of the weight and for "
+    "each row; embeddings, LayerNorm, attention and its cache are not rounded to 8 bits"
 )
 
 
