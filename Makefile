@@ -45,6 +45,7 @@ bench-peers: .bench/openvino/.installed .bench/vllm/.installed
 .bench/openvino/.installed: Makefile
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check '$(BENCH_TORCH)' 'openvino-genai==2026.4.*' 'optimum-intel==2.2.*'
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 .bench/vllm/.installed: Makefile
