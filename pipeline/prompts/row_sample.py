@@ -16,6 +16,7 @@ import pyarrow as pa
 from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.input.parts import Part
 from tirazh.pipeline.input.repetitions import content_of
+from tirazh.pipeline.input.schemas.arrow_types import take
 
 # Zhou et al. 2023 find that the estimate is stable from a few dozen rows on.
 MAX_SAMPLE_ROWS = 256
@@ -42,7 +43,7 @@ def choose_sample(parts: Iterable[Part], columns: Sequence[str], read: Callable[
                 del chosen[heapq.heappop(heap).digest]
             heapq.heappush(heap, _Reversed(digest))
             # Copied: a slice would keep the whole part in memory.
-            chosen[digest] = table.take([row])
+            chosen[digest] = take(table, [row])
     return pa.concat_tables([*tables, *(chosen[digest] for digest in sorted(chosen))]).combine_chunks()
 
 

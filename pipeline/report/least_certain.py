@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, StorageError
 from tirazh.pipeline.column_values import values_of
-from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, take
 from tirazh.pipeline.storage.filesystem import Storage
 
 MOST_ROWS = 1_000_000
@@ -172,7 +172,7 @@ def _read_part_rows(storage: Storage, uri: str, rows: Sequence[int], shown: Sequ
             stop = first + parquet.metadata.row_group(group).num_rows
             inside = [row for row in rows if first <= row < stop]
             if inside:
-                table = parquet.read_row_group(group, columns=names).take([row - first for row in inside])
+                table = take(parquet.read_row_group(group, columns=names), [row - first for row in inside])
                 columns: dict[str, list[Any]] = {name: values_of(table.column(name)) for name in names}
                 for number, row in enumerate(inside):
                     found[row] = {name: values[number] for name, values in columns.items()}

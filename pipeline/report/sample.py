@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tirazh.errors import InputError, StorageError
-from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, take
 from tirazh.pipeline.storage.filesystem import Storage
 
 MAX_PARTS = 16
@@ -41,7 +41,7 @@ def _read(storage: Storage, uri: str, columns: Sequence[str], most: int) -> pa.T
         known = [column for column in columns if column in parquet.schema_arrow.names]
         table = parquet.read(columns=known)
     rows: Any = pa.array(_evenly(table.num_rows, most))
-    return table.take(rows).replace_schema_metadata(None)
+    return take(table, rows).replace_schema_metadata(None)
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -19,6 +19,7 @@ from tirazh.pipeline.classification.label_requests import LabelRequests
 from tirazh.pipeline.classification.scores import Corrections, LabelLayout, label_logprobs, label_priors
 from tirazh.pipeline.column_values import values_of
 from tirazh.pipeline.input.repetitions import content_of
+from tirazh.pipeline.input.schemas.arrow_types import take
 from tirazh.pipeline.prompts.choose_step import choose_prompt_step
 from tirazh.pipeline.prompts.prepare import PreparedPrompts
 from tirazh.pipeline.prompts.row_sample import MAX_SAMPLE_ROWS, choose_sample
@@ -117,7 +118,7 @@ class EngineScorer:
 
     def _batch(self, rows: Ints) -> list[int]:
         """The rows that a job with `calibrate: batch` would choose if its input were `rows`."""
-        table = self._table.take(rows)
+        table = take(self._table, rows)
         sample: Any = choose_sample([None], table.column_names, lambda part: table)  # type: ignore[list-item]
         row_of = dict(zip(_contents(table), rows.tolist(), strict=True))
         chosen = [row_of[content] for content in _contents(sample)]
@@ -159,7 +160,7 @@ class EngineScorer:
 
 def _prompts(prepared: PreparedPrompts, table: pa.Table, used: Ints) -> list[list[int] | None]:
     """The tokens of the prompt of every used row; None for others and for a row with an error."""
-    rows = table.take(used)
+    rows = take(table, used)
     for name in (schema.PART, schema.REPETITION):
         rows = rows.append_column(name, pa.array([0] * rows.num_rows, pa.int32()))
     made: list[Any] = choose_prompt_step(prepared.config)(rows).column(schema.PROMPT_IDS).to_pylist()

@@ -22,6 +22,7 @@ from tirazh.pipeline.column_values import BrokenText, values_of
 from tirazh.pipeline.input.listing.conversions import is_text_file
 from tirazh.pipeline.input.listing.without_parquet import PARQUET_MAGIC
 from tirazh.pipeline.input.repetitions import content_of
+from tirazh.pipeline.input.schemas.arrow_types import take
 from tirazh.pipeline.input.text_files.tables import parse_table
 from tirazh.pipeline.storage.errors import show_uri
 
@@ -109,7 +110,7 @@ def gold_rows(
         kept.append(row)
         gold.append(index[str(answer)])
     _refuse_few(gold, labels, "")
-    return GoldRows(table=table.select(list(columns)).take(kept), gold=np.array(gold, np.int64), removed=removed)
+    return GoldRows(table=take(table.select(list(columns)), kept), gold=np.array(gold, np.int64), removed=removed)
 
 
 def take_rows(rows: GoldRows, count: int, *, seed: int, labels: Sequence[str]) -> GoldRows:
@@ -122,7 +123,7 @@ def take_rows(rows: GoldRows, count: int, *, seed: int, labels: Sequence[str]) -
     chosen = np.sort(_in_order(_hashes(rows, seed), rows.gold)[:count])
     gold = rows.gold[chosen]
     _refuse_few(gold.tolist(), labels, f" among --rows {count}; take more")
-    return GoldRows(table=rows.table.take(chosen), gold=gold, removed=rows.removed)
+    return GoldRows(table=take(rows.table, chosen), gold=gold, removed=rows.removed)
 
 
 def split_rows(rows: GoldRows, *, seed: int, pool: bool) -> Split:

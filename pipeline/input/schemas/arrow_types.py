@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 # Every reader of input files takes these options. Spark writes timestamps as INT96 by default. As nanoseconds, which is
 # the default of pyarrow, those before 1677 and after 2262 would wrap around, and Spark could not read the output.
@@ -102,6 +104,13 @@ def restore(table: pa.Table, columns: pa.Schema) -> pa.Table:
     """
     arrays = [convert(table.column(field.name), field.type) for field in columns]
     return pa.Table.from_arrays(arrays, schema=columns)
+
+
+def take(table: pa.Table, rows: Sequence[int] | NDArray[np.int64]) -> pa.Table:
+    """Return some rows of a table, by their numbers. Arrow 26 has no such function for string views, which polars
+    writes."""
+    numbers: Any = pa.array(rows, pa.int64())
+    return restore(to_transport(table).take(numbers), table.schema)
 
 
 def comparable(column: pa.ChunkedArray[Any], *, floats_as_text: bool = False) -> pa.ChunkedArray[Any]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tirazh.pipeline import schema
-from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, restore
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, restore, take
 from tirazh.pipeline.output.assemble import OutputLayout
 
 
@@ -45,4 +45,4 @@ def replace_failed(earlier: pa.Table, made: pa.Table, layout: OutputLayout, pref
     order_N[asked_M] = np.where(
         failed.to_numpy().astype(np.bool_)[asked_M], earlier.num_rows + np.arange(len(asked_M)), asked_M
     )
-    return pa.concat_tables([earlier, made]).take(order_N).combine_chunks()
+    return take(pa.concat_tables([earlier, made]), order_N).combine_chunks()

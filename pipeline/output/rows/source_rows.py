@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.changes import find_differing_value
+from tirazh.pipeline.input.schemas.arrow_types import take
 
 
 def read_source_rows(data: bytes, names: Sequence[str], rows_per_input_row: int, prefix: str = "") -> pa.Table:
@@ -35,7 +36,7 @@ def read_source_rows(data: bytes, names: Sequence[str], rows_per_input_row: int,
         table = table.select(list(names))
         starts_M = rows_M // rows_per_input_row * rows_per_input_row - done
         _check_equal(table, kept[-1], starts_M, done)
-        own = table.take(np.flatnonzero(starts_M == rows_M - done))
+        own = take(table, np.flatnonzero(starts_M == rows_M - done))
         kept += [own] if own.num_rows else []
         done += table.num_rows
     return pa.concat_tables(kept)
@@ -58,8 +59,8 @@ def _check_equal(table: pa.Table, before: pa.Table, starts_M: NDArray[np.int64],
     the number of the first row of `table` in the file.
     """
     earlier = int((starts_M < 0).sum())
-    last = before.slice(max(0, before.num_rows - 1)).take(np.zeros(earlier, np.int64))
-    first = table.take(starts_M[earlier:])
+    last = take(before.slice(max(0, before.num_rows - 1)), np.zeros(earlier, np.int64))
+    first = take(table, starts_M[earlier:])
     for place, rows, expected in ((0, table.slice(0, earlier), last), (earlier, table.slice(earlier), first)):
         found = find_differing_value(rows, expected)
         if found is not None:

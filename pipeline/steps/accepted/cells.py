@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from tirazh.errors import JobError
 from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.input.schemas.arrow_types import take
 from tirazh.pipeline.planned_files import PlannedFile
 from tirazh.pipeline.steps.accepted.attempts import first_accepted
 from tirazh.pipeline.steps.accepted.rounds import Round, Slice
@@ -70,7 +71,7 @@ def write_cells(config: FilterConfig, item: CellRows) -> FilterReceipt:
     for row in np.flatnonzero(passes & ~chosen):
         reasons[row] = [SURPLUS]
     order = np.argsort(cells, kind="stable")
-    table = pa.concat_tables([judged.table for judged, _ in found]).take(order).combine_chunks()
+    table = take(pa.concat_tables([judged.table for judged, _ in found]), order).combine_chunks()
     # The masks of a part are counted where its first row is.
     masked: dict[str, int] = {}
     for each, (judged, _) in zip(item.slices, found, strict=True):

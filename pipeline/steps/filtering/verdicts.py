@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tirazh.pipeline import schema
 from tirazh.pipeline.file_metadata import adapt_metadata
-from tirazh.pipeline.input.schemas.arrow_types import with_metadata
+from tirazh.pipeline.input.schemas.arrow_types import take, with_metadata
 from tirazh.pipeline.input.schemas.planned_schema import public_metadata
 from tirazh.pipeline.steps.filtering.columns import FilterColumns
 from tirazh.pipeline.steps.passed_errors import first_errors
@@ -46,16 +45,16 @@ def split(table: pa.Table, reasons: Sequence[Sequence[str]], columns: FilterColu
     ]
     kept = [not row for row in found]
     full = _full_table(table, found, kept, errors, columns)
-    mask = pa.array(kept, pa.bool_())
-    written = full if columns.is_inline else full.filter(mask)
-    dropped = full.slice(0, 0) if columns.is_inline else full.filter(pc.invert(mask))
+    not_kept = [row for row, is_kept in enumerate(kept) if not is_kept]
+    written = full if columns.is_inline else take(full, [row for row, is_kept in enumerate(kept) if is_kept])
+    dropped = full.slice(0, 0) if columns.is_inline else take(full, not_kept)
     selected = written.select(columns.kept_schema(table.schema).names)
     counts = Counter(reason for row in found for reason in row)
     shown = [failed and (is_kept or columns.is_inline) for failed, is_kept in zip(has_error, kept, strict=True)]
     return Verdict(
         kept=pa.Table.from_arrays(selected.columns, schema=_kept_schema(table.schema, columns)),
         dropped=dropped,
-        not_kept=[row for row, is_kept in enumerate(kept) if not is_kept],
+        not_kept=not_kept,
         errors=sum(shown),
         reasons=dict(sorted(counts.items())),
     )

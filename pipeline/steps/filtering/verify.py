@@ -15,6 +15,7 @@ from tirazh.errors import InputError, TirazhError
 from tirazh.pipeline import schema
 from tirazh.pipeline.input.changes import find_differing_value
 from tirazh.pipeline.input.parts import Part
+from tirazh.pipeline.input.schemas.arrow_types import take
 from tirazh.pipeline.output.ledger import read_manifest
 from tirazh.pipeline.output.names import MANIFEST, OWN, REPORT, SUCCESS, OutputFiles
 from tirazh.pipeline.output.seal import check_page
@@ -146,7 +147,7 @@ def _difference(
     changed = [*plan.identity.get("masked_columns", []), schema.ERROR]
     for table, rows in pairs:
         names = [name for name in table.column_names if name in source.column_names and name not in changed]
-        found = find_differing_value(table.select(names), source.select(names).take(rows))
+        found = find_differing_value(table.select(names), take(source.select(names), rows))
         if found is not None:
             return f"row {found[0]} differs from the step before in column {found[1]!r}"
     return None
