@@ -22,8 +22,8 @@ from tirazh.pipeline.plan import Plan
 from tirazh.pipeline.spec import GenerateSpec, JobSpec, parse_replicas
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# A weight in 8 bits, and beside 128 of one output a sum of 4 bytes (`model/kernels/linear_int8.c`).
-_INT8_BYTES = 1 + 4 / 128
+# A weight in 8 bits, and beside 128 of one output a scale and a sum of 4 bytes each (`model/kernels/linear_int8.c`).
+_INT8_BYTES = 1 + 8 / 128
 # FLOP/s that one CPU core or one GPU reaches: (slowest, fastest) that we expect.
 CPU_CORE_SPEED = (4e9, 8e10)
 GPU_SPEED = (1e13, 3e14)
