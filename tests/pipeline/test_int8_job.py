@@ -57,7 +57,7 @@ def test_embeddings_are_nearly_those_of_float32_and_the_manifest_says_what_int8_
     assert ((own * exact).sum(axis=1) / lengths).min() > 0.995
     assert not np.array_equal(own, exact)
     assert manifest["dtype"] == "int8"
-    assert "weights with a scale for each output" in manifest["quantization"]
+    assert "128 inputs with a scale of their own" in manifest["quantization"]
     stored = json.loads((Path(narrow["output"]) / "_tirazh" / "manifest.json").read_text(encoding="utf-8"))
     assert stored["quantization"] == manifest["quantization"]
 

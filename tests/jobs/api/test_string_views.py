@@ -48,11 +48,11 @@ def test_labels_are_counted_verified_calibrated_and_evaluated(
     assert tirazh.verify(output).is_whole
     (part,) = output.glob("part-*.parquet")
     assert pq.read_schema(part).field("text").type == pa.string_view()
-    assert tirazh.evaluate(output, gold_column="gold").counts.evaluated == 3
+    assert tirazh.evaluate(output, gold_column="gold").rows == 3
     gold = tmp_path / "gold.parquet"
     labels = pa.array(["a", "b"], pa.string_view())
     pq.write_table(pa.table({"key": pa.array(["4", "1"], pa.string()), "gold": labels}), gold)
-    assert tirazh.evaluate(output, gold=gold, gold_label="gold", key="key").counts.evaluated == 2
+    assert tirazh.evaluate(output, gold=gold, gold_label="gold", key="key").rows == 2
 
 
 @pytest.mark.ray
