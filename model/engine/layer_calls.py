@@ -32,6 +32,7 @@ class LayerCalls:
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
+        self._head_dim = model.attentions[0].head_dim
         self._layers: list[_Layer] = []
         self._last: KernelCall | None = None
         self._capacity = 0
@@ -60,10 +61,6 @@ class LayerCalls:
         self._last.arguments.num_rows = num_rows
         self._last.run()
         return self._normed[:num_rows]
-
-    @property
-    def _head_dim(self) -> int:
-        return self._model.attentions[0].head_dim
 
     def _prepare(self, capacity: int) -> None:
         weight = self._model.embed_tokens.weight

@@ -15,6 +15,7 @@ from tirazh.errors import InputError, RequestError, did_you_mean
 from tirazh.pipeline import schema
 from tirazh.pipeline.classification.answer_counts import AnswerColumns, columns_of_answers
 from tirazh.pipeline.evaluation.predictions import Predictions
+from tirazh.pipeline.input.schemas.arrow_types import is_text
 from tirazh.pipeline.label_levels import levels_above
 
 
@@ -207,7 +208,7 @@ def _probabilities(column: pa.ChunkedArray[Any], columns: StoredAnswers) -> NDAr
 
 def _is_text(kind: pa.DataType) -> bool:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value)
+    return is_text(value)
 
 
 def _booleans(values: Any) -> NDArray[np.bool_]:

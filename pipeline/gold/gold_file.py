@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tirazh.errors import InputError, did_you_mean
 from tirazh.pipeline.input.listing.conversions import is_text_file
 from tirazh.pipeline.input.listing.without_parquet import PARQUET_MAGIC
-from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, is_text
 from tirazh.pipeline.input.text_files.tables import parse_table
 from tirazh.pipeline.storage.errors import show_uri
 from tirazh.pipeline.storage.filesystem import Storage, full_uri
@@ -167,6 +167,5 @@ def _chunked(series: pl.Series) -> pa.ChunkedArray[Any]:
 
 
 def _is_name(kind: pa.DataType) -> bool:
-    """Whether a column of this type can name rows or labels: integers and texts, also the string views of polars."""
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return pa.types.is_integer(kind) or any(is_text(kind) for is_text in texts)
+    """Whether a column of this type can name rows or labels."""
+    return pa.types.is_integer(kind) or is_text(kind)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from tirazh.errors import InputError, did_you_mean
 from tirazh.pipeline.input.column_chunks import check_column_chunks
 from tirazh.pipeline.input.listing.without_parquet import is_read_as_text
-from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS
+from tirazh.pipeline.input.schemas.arrow_types import READ_OPTIONS, is_text
 from tirazh.pipeline.input.schemas.parquet_schema import read_elements
 from tirazh.pipeline.input.schemas.planned_schema import planned_schema
 from tirazh.pipeline.input.text_files.tables import read_table
@@ -110,7 +110,7 @@ def is_string(arrow_type: pa.DataType) -> bool:
     if isinstance(arrow_type, pa.JsonType):
         return is_string(arrow_type.storage_type)
     values = arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
-    return bool(pa.types.is_string(values) or pa.types.is_large_string(values) or pa.types.is_string_view(values))
+    return is_text(values)
 
 
 def is_binary(arrow_type: pa.DataType) -> bool:

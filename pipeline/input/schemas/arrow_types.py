@@ -106,6 +106,11 @@ def restore(table: pa.Table, columns: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=columns)
 
 
+def is_text(arrow_type: pa.DataType) -> bool:
+    """Whether a column of this type holds texts: strings of any layout, also the string views of polars."""
+    return pa.types.is_string(arrow_type) or pa.types.is_large_string(arrow_type) or pa.types.is_string_view(arrow_type)
+
+
 def take(table: pa.Table, rows: Sequence[int] | NDArray[np.int64]) -> pa.Table:
     """Return some rows of a table, by their numbers. Arrow 26 has no such function for string views, which polars
     writes."""
