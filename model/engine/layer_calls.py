@@ -1,8 +1,8 @@
-"""Runs the layers of a ruGPT-3 on a CPU by one call from Python for each layer.
+"""Runs the layers of a ruGPT-3 on a CPU by one call from Python for a step.
 
 A layer is seven kernels, some of them of a few microseconds in a step of few rows. Called through torch's modules they
-cost Python's time and a new tensor each; here their calls are prepared once, with buffers that all steps use. The bits
-are those of the modules, because the kernels are the same.
+cost Python's time and a new tensor each; here their calls are prepared once, with buffers that all steps use, and a
+step sets its rows in them. The bits are those of the modules, because the kernels are the same.
 
 Legend: N rows of a step, C channels, H heads, D head dim.
 """
@@ -10,18 +10,22 @@ Legend: N rows of a step, C channels, H heads, D head dim.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from tirazh.model.attention.backends.cpu import CpuBackend
 from tirazh.model.attention.backends.interface import HeadType, PreparedAttention
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache
 from tirazh.model.kernels.build import load_kernel
 from tirazh.model.kernels.calls import CallList, KernelCall
 from tirazh.model.layers.add_norm import add_norm_call, has_add_norm_kernel
 from tirazh.model.layers.int8_linear import Int8Linear
 from tirazh.model.layers.kernel_linear import KernelLinear
+from tirazh.model.step import Phase
 from tirazh.model.transformer import RuGPT3Attention, RuGPT3Layer, Transformer
 
 _FEWEST = 64  # rows for which there is memory at least
@@ -33,44 +37,74 @@ class LayerCalls:
     def __init__(self, model: Transformer) -> None:
         self._model = model
         self._head_dim = model.attentions[0].head_dim
+        self._capacity = self._num_rows = 0
+        self._buffers: _Buffers | None = None
         self._layers: list[_Layer] = []
         self._last: KernelCall | None = None
-        self._capacity = 0
-        self._hidden = self._normed = self._update = self._qkv = torch.empty(0)
+        # By cache, phase, and whether a row has the shared prefix. Calls hold the memory of their cache, which lives no
+        # longer than the cache itself.
+        self._programs: WeakKeyDictionary[KVCache, dict[tuple[Phase, bool], _Program]] = WeakKeyDictionary()
 
     def run(
-        self, token_ids_N: Tensor, positions_N: Tensor, attention: PreparedAttention, on_layer: Callable[[], object]
+        self, token_ids_N: Tensor, positions_N: Tensor, attention: PreparedAttention, on_progress: Callable[[], object]
     ) -> Tensor:
         """Last hidden states [N, C] of token ids and positions, int64 [N]. The next call overwrites them.
 
-        `on_layer` is called after every layer. Raises MemoryError.
+        `on_progress` is called at the end, and before that every 50 milliseconds, or after every kernel that takes
+        longer. Raises MemoryError.
         """
         num_rows = len(token_ids_N)
         if num_rows > self._capacity:
             self._prepare(max(num_rows, _FEWEST))
-        assert self._last is not None
+        buffers = self._buffers
+        assert buffers is not None
+        if num_rows != self._num_rows:
+            self._set_num_rows(num_rows)
         for embedding, index, out in (
-            (self._model.embed_tokens, token_ids_N, self._hidden),
-            (self._model.embed_positions, positions_N, self._update),
+            (self._model.embed_tokens, token_ids_N, buffers.hidden),
+            (self._model.embed_positions, positions_N, buffers.update),
         ):
             torch.index_select(embedding.weight, 0, index, out=out[:num_rows])
-        q, k, v = (x.view(num_rows, -1, self._head_dim) for x in self._qkv[:num_rows].chunk(3, dim=-1))
+        program = self._program(attention)
+        for layer, calls in program.attentions:
+            attention.set_step(layer, calls)
+        program.calls.run(on_progress)
+        return buffers.normed[:num_rows]
+
+    def _set_num_rows(self, num_rows: int) -> None:
+        assert self._last is not None
+        for call in (*(call for layer in self._layers for call in (*layer.before, *layer.after)), self._last):
+            call.arguments.num_rows = num_rows
+        self._num_rows = num_rows
+
+    def _program(self, attention: PreparedAttention) -> _Program:
+        """The calls of a step, without what differs from another step of its form."""
+        form = attention.form
+        of_cache = self._programs.setdefault(form.cache, {})
+        key = (form.phase, form.prefix is not None)
+        if key not in of_cache or of_cache[key].prefix is not form.prefix:
+            of_cache[key] = self._build_program(attention)
+        return of_cache[key]
+
+    def _build_program(self, attention: PreparedAttention) -> _Program:
+        buffers = self._buffers
+        assert buffers is not None
+        assert self._last is not None
+        out = buffers.attended.view(self._capacity, -1, self._head_dim)
+        q, k, v = (x.view(self._capacity, -1, self._head_dim) for x in buffers.qkv.chunk(3, dim=-1))
+        calls: list[KernelCall] = []
+        attentions: list[tuple[int, list[KernelCall]]] = []
         for layer in self._layers:
-            layer.run(attention, q, k, v)
-            on_layer()
-        self._last.arguments.num_rows = num_rows
-        self._last.run()
-        return self._normed[:num_rows]
+            index = layer.attention.layer_idx
+            attentions.append((index, attention.calls(index, q, k, v, layer.attention.scaling, out)))
+            calls += [*layer.before, *attentions[-1][1], *layer.after]
+        return _Program(CallList([*calls, self._last]), attentions, attention.form.prefix)
 
     def _prepare(self, capacity: int) -> None:
+        """Prepare the calls of everything but attention, for steps of at most `capacity` rows."""
         weight = self._model.embed_tokens.weight
         size = weight.shape[1]
-
-        def buffer(num_columns: int) -> Tensor:
-            return torch.zeros(capacity, num_columns, dtype=weight.dtype)
-
-        self._hidden, self._normed, self._update, self._qkv = (buffer(n) for n in (size, size, size, 3 * size))
-        attended, inner = buffer(size), buffer(4 * size)
+        buffers = _Buffers(*(torch.zeros(capacity, n * size, dtype=weight.dtype) for n in (1, 1, 1, 3, 1, 4)))
         scratch: dict[int, tuple[Tensor, ...]] = {}
 
         def multiply(linear: nn.Module, x: Tensor, out: Tensor) -> KernelCall:
@@ -80,42 +114,53 @@ class LayerCalls:
             call: KernelCall = kernel_linear.call(x, out, scratch[kernel_linear.in_features])
             return call
 
+        def add_norm(norm: nn.LayerNorm) -> KernelCall:
+            return add_norm_call(buffers.hidden, buffers.update, norm, buffers.hidden, buffers.normed)
+
         self._layers = []
         for layer in cast(list[RuGPT3Layer], list(self._model.layers)):
             attention, mlp = layer.self_attn, layer.mlp
-            norms = (layer.input_layernorm, layer.post_attention_layernorm)
-            first, second = (add_norm_call(self._hidden, self._update, n, self._hidden, self._normed) for n in norms)
-            before = [first, multiply(cast(nn.Module, attention.qkv_proj), self._normed, self._qkv)]
-            after = [multiply(attention.o_proj, attended, self._update), second]
-            after += [multiply(mlp.up_proj, self._normed, inner), multiply(mlp.down_proj, inner, self._update)]
-            self._layers.append(_Layer(attention, before, after, attended))
-        self._last = add_norm_call(self._hidden, self._update, self._model.norm, self._hidden, self._normed)
-        self._capacity = capacity
+            qkv = multiply(cast(nn.Module, attention.qkv_proj), buffers.normed, buffers.qkv)
+            after = [
+                multiply(attention.o_proj, buffers.attended, buffers.update),
+                add_norm(layer.post_attention_layernorm),
+                multiply(mlp.up_proj, buffers.normed, buffers.inner),
+                multiply(mlp.down_proj, buffers.inner, buffers.update),
+            ]
+            self._layers.append(_Layer(attention, [add_norm(layer.input_layernorm), qkv], after))
+        self._last = add_norm(self._model.norm)
+        self._buffers, self._capacity, self._num_rows = buffers, capacity, 0
+        self._programs.clear()
 
 
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    """What the kernels read and write, each [capacity, columns]."""
+
+    hidden: Tensor
+    normed: Tensor
+    update: Tensor  # what a layer adds to the hidden states
+    qkv: Tensor
+    attended: Tensor
+    inner: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class _Layer:
-    """The calls of a layer: those before its attention, those of its attention, which are new in every step, and those
-    behind it."""
+    """The calls of a layer before its attention and behind it."""
 
-    def __init__(
-        self, attention: RuGPT3Attention, before: list[KernelCall], after: list[KernelCall], attended: Tensor
-    ) -> None:
-        self._attention, self._before, self._after, self._attended = attention, before, after, attended
-        self._lists: dict[int, CallList] = {}  # by the number of the attention's calls
+    attention: RuGPT3Attention
+    before: list[KernelCall]
+    after: list[KernelCall]
 
-    def run(self, attention: PreparedAttention, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> None:
-        num_rows = len(q_NHD)
-        for call in (*self._before, *self._after):
-            call.arguments.num_rows = num_rows
-        out_NHD = self._attended[:num_rows].view(q_NHD.shape)
-        layer, scaling = self._attention.layer_idx, self._attention.scaling
-        calls = attention.calls(layer, q_NHD, k_NHD, v_NHD, scaling, out_NHD)
-        if len(calls) not in self._lists:
-            self._lists[len(calls)] = CallList([*self._before, *calls, *self._after])
-        prepared = self._lists[len(calls)]
-        for index, call in enumerate(calls):
-            prepared[len(self._before) + index] = call
-        prepared.run()
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """All calls of steps of one form; of every layer its index and, among them, those of its attention."""
+
+    calls: CallList
+    attentions: list[tuple[int, list[KernelCall]]]
+    prefix: PrefixCache | None
 
 
 def can_prepare(model: nn.Module) -> bool:

@@ -1,14 +1,14 @@
 """Calls of C kernels whose arguments are prepared in advance, and lists of them that run as one call from Python.
 
 A decode step of a small model runs a hundred kernels of less than a millisecond each. Called one by one from Python,
-with a tensor allocated for every result, they take a third longer.
+with a tensor allocated for every result, they take a third longer, because all threads but one wait for Python.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,12 +21,23 @@ from tirazh.model.kernels.build import load_kernel
 class KernelCall:
     """`function(arguments, num_threads)`, which returns 0, or something else where there is no memory.
 
-    `tensors` are those that the arguments point to.
+    `tensors` are those that the arguments pointed to when the call was prepared, `changed` those that they point to
+    since, by the name of the argument.
     """
 
     function: Any
     arguments: ctypes.Structure
     tensors: tuple[Tensor | None, ...]
+    changed: dict[str, Tensor | None] = field(default_factory=dict, init=False)
+
+    def change(self, **values: Tensor | int | None) -> None:
+        """Set some of the arguments, pointers to the elements of tensors."""
+        for name, value in values.items():
+            if isinstance(value, int):
+                setattr(self.arguments, name, value)
+            else:
+                self.changed[name] = value
+                setattr(self.arguments, name, address(value))
 
     def run(self) -> None:
         """Raises MemoryError."""
@@ -35,27 +46,32 @@ class KernelCall:
 
 
 class CallList:
-    """Calls that run one after the other. A call may be replaced between two runs."""
+    """Calls that run one after the other."""
 
     def __init__(self, calls: Sequence[KernelCall]) -> None:
-        self._calls = list(calls)
+        self._calls = tuple(calls)
         self._entries = (_Entry * len(calls))()
-        for index, call in enumerate(calls):
-            self[index] = call
+        for entry, call in zip(self._entries, calls, strict=True):
+            entry.function = ctypes.cast(call.function, ctypes.c_void_p).value
+            entry.arguments = ctypes.addressof(call.arguments)
 
-    def __setitem__(self, index: int, call: KernelCall) -> None:
-        self._calls[index] = call
-        entry = self._entries[index]
-        entry.function = ctypes.cast(call.function, ctypes.c_void_p).value
-        entry.arguments = ctypes.addressof(call.arguments)
+    def run(self, on_progress: Callable[[], object] = lambda: None) -> None:
+        """Run the calls, and `on_progress` at the end and whenever they have taken another 50 milliseconds.
 
-    def run(self) -> None:
-        """Raises MemoryError; calls behind the one that failed do not run."""
+        Raises MemoryError; calls behind the one that failed do not run.
+        """
         kernel = load_kernel("run_calls")
         assert kernel is not None
-        failed = kernel.run_calls(self._entries, len(self._calls), ctypes.c_int(torch.get_num_threads()))
-        if failed:
-            raise _no_memory(self._calls[failed - 1])
+        finished, has_failed, num_threads = 0, ctypes.c_int(0), ctypes.c_int(torch.get_num_threads())
+        while finished < len(self._calls):
+            remaining = ctypes.byref(self._entries, finished * ctypes.sizeof(_Entry)), len(self._calls) - finished
+            finished += kernel.run_calls(*remaining, _INTERVAL_S, num_threads, ctypes.byref(has_failed))
+            if has_failed.value:
+                raise _no_memory(self._calls[finished])
+            on_progress()
+
+
+_INTERVAL_S = ctypes.c_double(0.05)
 
 
 class _Entry(ctypes.Structure):

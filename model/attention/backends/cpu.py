@@ -7,12 +7,13 @@ is made per phase, so a model may decode by the kernel and prefill by torch.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from tirazh.model.attention.backends import cpu_decode, cpu_prefill, plain
-from tirazh.model.attention.backends.interface import HeadType, StepAttention
+from tirazh.model.attention.backends.interface import HeadType, PreparedAttention, StepAttention, StepForm
 from tirazh.model.attention.kv_cache import KVCache, PrefixKV
 from tirazh.model.attention.layer_shape import LayerKind
 from tirazh.model.attention.masked import merge_attention
@@ -38,40 +39,43 @@ class CpuBackend:
 class _CpuDecode:
     def __init__(self, layout: StepLayout, cache: KVCache) -> None:
         self._layout, self._cache = layout, cache
+        self.form = StepForm(cache, "decode", None if layout.prefix_rows is None else cache.prefix)
+        self._memory = _Memory()
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         out_NHD = q_NHD.new_empty(q_NHD.shape)
         prefix = self._prefix(layer)
         if prefix is None or cpu_prefill.supports(HeadType.of(q_NHD)):
-            for call in self.calls(layer, q_NHD, k_NKD, v_NKD, scale, out_NHD):
-                call.run()
+            calls = self.calls(layer, q_NHD, k_NKD, v_NKD, scale, out_NHD)
+            _run(calls, self, layer)
             return out_NHD
-        lse_NH = torch.empty(q_NHD.shape[:2])
-        self._own_keys(layer, q_NHD, k_NKD, v_NKD, scale, (out_NHD, lse_NH)).run()
-        has_prefix_N = self._layout.prefix_rows
+        cache, has_prefix_N = self._cache.layers[layer], self._layout.prefix_rows
         assert has_prefix_N is not None
-        return merge_attention(out_NHD, lse_NH, *plain.attend_prefix(q_NHD, prefix, scale), has_prefix_N)
+        plain.close_windows(self._layout, cache)
+        rows = self._layout.decode_rows(cache.shape.kind)
+        own = cpu_decode.attend_compiled(q_NHD, k_NKD, v_NKD, cache.k, cache.v, rows, scale)
+        return merge_attention(*own, *plain.attend_prefix(q_NHD, prefix, scale), has_prefix_N)
 
     def calls(
         self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float, out_NHD: Tensor
     ) -> list[KernelCall]:
-        lse_NH = torch.empty(q_NHD.shape[:2])
-        calls = [self._own_keys(layer, q_NHD, k_NKD, v_NKD, scale, (out_NHD, lse_NH))]
-        prefix, has_prefix_N = self._prefix(layer), self._layout.prefix_rows
-        if prefix is not None and has_prefix_N is not None:
-            other = q_NHD.new_empty(q_NHD.shape), torch.empty(q_NHD.shape[:2])
-            calls.append(cpu_prefill.prefix_call(q_NHD, prefix, scale, other))
-            calls.append(merge_call(out_NHD, lse_NH, *other, has_prefix_N))
+        cache, prefix = self._cache.layers[layer], self._prefix(layer)
+        lse_NH, *other = self._memory.like(q_NHD)
+        calls = [cpu_decode.attend_call(q_NHD, k_NKD, v_NKD, cache.k, cache.v, scale, out_NHD, lse_NH)]
+        if prefix is not None:
+            other_NHD, other_lse_NH = other
+            calls.append(cpu_prefill.prefix_call(q_NHD, prefix, scale, (other_NHD, other_lse_NH)))
+            calls.append(merge_call(out_NHD, lse_NH, other_NHD, other_lse_NH))
         return calls
 
-    def _own_keys(
-        self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float, results: cpu_prefill.Results
-    ) -> KernelCall:
-        """Every row over the keys of its slot. Windows that are full are closed now."""
-        cache = self._cache.layers[layer]
+    def set_step(self, layer: int, calls: Sequence[KernelCall]) -> None:
+        cache, prefix = self._cache.layers[layer], self._prefix(layer)
         plain.close_windows(self._layout, cache)
         rows = self._layout.decode_rows(cache.shape.kind)
-        return cpu_decode.attend_call(q_NHD, k_NKD, v_NKD, cache.k, cache.v, rows, scale, *results)
+        cpu_decode.set_rows(calls[0], rows)
+        if prefix is not None:
+            cpu_prefill.set_num_rows(calls[1], len(rows.slots), prefix)
+            calls[2].change(num_rows=len(rows.slots), has_other=self._layout.prefix_rows)
 
     def _prefix(self, layer: int) -> PrefixKV | None:
         return None if self._layout.prefix_rows is None else self._cache.prefix_kv(layer)
@@ -80,35 +84,65 @@ class _CpuDecode:
 class _CpuPrefill:
     def __init__(self, layout: StepLayout, cache: KVCache) -> None:
         self._layout, self._cache = layout, cache
+        self.form = StepForm(cache, "prefill", None if layout.prefix_rows is None else cache.prefix)
+        self._memory = _Memory()
         self._chunks: dict[LayerKind, PrefillChunks] = {}
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         out_NHD = torch.zeros(q_NHD.shape, dtype=q_NHD.dtype)
-        for call in self.calls(layer, q_NHD, k_NKD, v_NKD, scale, out_NHD):
-            call.run()
+        _run(self.calls(layer, q_NHD, k_NKD, v_NKD, scale, out_NHD), self, layer)
         return out_NHD
 
     def calls(
         self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float, out_NHD: Tensor
     ) -> list[KernelCall]:
-        cache, kind = self._cache.layers[layer], self._cache.layers[layer].shape.kind
-        prefix = None if self._layout.prefix_rows is None else self._cache.prefix_kv(layer)
+        results = out_NHD, self._memory.like(q_NHD)[0]
+        cache = self._cache.layers[layer]
+        return [cpu_prefill.attend_call(q_NHD, k_NKD, v_NKD, cache, scale, self._prefix(layer), results)]
+
+    def set_step(self, layer: int, calls: Sequence[KernelCall]) -> None:
+        cache, prefix = self._cache.layers[layer], self._prefix(layer)
+        kind = cache.shape.kind
         if kind not in self._chunks:
             num_prefix = prefix.k.shape[1] if prefix else 0
             self._chunks[kind] = build_chunks(self._layout.contexts, cache, num_prefix=num_prefix)
-        results = out_NHD, torch.empty(q_NHD.shape[:2])
-        return [cpu_prefill.attend_call(q_NHD, k_NKD, v_NKD, cache, self._chunks[kind], scale, prefix, results)]
+        (call,) = calls
+        cpu_prefill.set_chunks(call, self._chunks[kind].table, cache, prefix)
+
+    def _prefix(self, layer: int) -> PrefixKV | None:
+        return None if self._layout.prefix_rows is None else self._cache.prefix_kv(layer)
 
 
-def merge_call(
-    out_NHD: Tensor, lse_NH: Tensor, other_NHD: Tensor, other_lse_NH: Tensor, has_other_N: Tensor
-) -> KernelCall:
+class _Memory:
+    """What the calls of a step's layers need beside their results: the same memory, as they run one after the other."""
+
+    def __init__(self) -> None:
+        self._of_shape: dict[torch.Size, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def like(self, q_NHD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-sum-exps of scores, float32 [N, H]; attention over the prefix, [N, H, D], and its own log-sum-exps."""
+        if q_NHD.shape not in self._of_shape:
+            lse_NH, other_lse_NH = (torch.empty(q_NHD.shape[:2]) for _ in range(2))
+            self._of_shape[q_NHD.shape] = lse_NH, q_NHD.new_empty(q_NHD.shape), other_lse_NH
+        return self._of_shape[q_NHD.shape]
+
+
+def _run(calls: Sequence[KernelCall], attention: PreparedAttention, layer: int) -> None:
+    attention.set_step(layer, calls)
+    for call in calls:
+        call.run()
+
+
+def merge_call(out_NHD: Tensor, lse_NH: Tensor, other_NHD: Tensor, other_lse_NH: Tensor) -> KernelCall:
     """Prepare the merge of attention over two sets of keys, as `merge_attention` does it, into `out_NHD`. All are
-    contiguous; float32 or bfloat16, the log-sum-exps float32, `has_other_N` bool."""
+    contiguous; float32 or bfloat16, the log-sum-exps float32.
+
+    Its arguments `num_rows` and `has_other`, bool [N], are those of a step.
+    """
     kernel = load_kernel("merge_attention")
     assert kernel is not None
-    tensors = (out_NHD, other_NHD, lse_NH, other_lse_NH, has_other_N)
-    arguments = MergeArguments(*map(address, tensors), *out_NHD.shape)
+    tensors = (out_NHD, other_NHD, lse_NH, other_lse_NH)
+    arguments = MergeArguments(*map(address, (*tensors, None)), 0, *out_NHD.shape[1:])
     return KernelCall(getattr(kernel, f"merge_attention_{ELEMENT_TYPES[out_NHD.dtype]}"), arguments, tensors)
 
 

@@ -9,6 +9,7 @@ Legend: N rows, H heads, K key/value heads, S slots, C capacity of a slot, D hea
 from __future__ import annotations
 
 import ctypes
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -36,7 +37,9 @@ def attend_compiled(
     Raises MemoryError, and ValueError for rows outside the cache.
     """
     out_NHD, lse_NH = q_NHD.new_empty(q_NHD.shape), torch.empty(q_NHD.shape[:2])
-    attend_call(q_NHD, k_NKD, v_NKD, cache_k, cache_v, rows, scale, out_NHD, lse_NH).run()
+    call = attend_call(q_NHD, k_NKD, v_NKD, cache_k, cache_v, scale, out_NHD, lse_NH)
+    set_rows(call, rows)
+    call.run()
     return out_NHD, lse_NH
 
 
@@ -46,27 +49,37 @@ def attend_call(  # noqa: PLR0913 - the fields of the kernel's structure
     v_NKD: Tensor,
     cache_k: Tensor,
     cache_v: Tensor,
-    rows: DecodeRows,
     scale: float,
     out_NHD: Tensor,
     lse_NH: Tensor,
 ) -> KernelCall:
-    """Prepare the call of `attend_compiled`, whose results `out_NHD` and `lse_NH` get; both contiguous. Queries, keys
-    and values are read when it runs if their D is contiguous. Raises ValueError for rows outside the cache."""
+    """Prepare the call of `attend_compiled` for steps of at most N rows, which `set_rows` gives it; `out_NHD` and
+    `lse_NH`, both contiguous, get the results. Queries, keys and values are read when it runs if their D is contiguous.
+    Raises ValueError."""
     kernel = load_kernel("decode_attention")
     assert kernel is not None
-    num_rows, num_heads, dim = q_NHD.shape
+    num_heads, dim = q_NHD.shape[1:]
     num_kv_heads = k_NKD.shape[1]
     q_NHD, k_NKD, v_NKD = (x if x.stride(2) == 1 else x.contiguous() for x in (q_NHD, k_NKD, v_NKD))
-    _check(q_NHD, k_NKD, v_NKD, cache_k, cache_v, rows)
-    tensors = (q_NHD, k_NKD, v_NKD, cache_k, cache_v, out_NHD, lse_NH, rows.slots, rows.ends)
+    _check(q_NHD, k_NKD, v_NKD, cache_k, cache_v)
+    tensors = (q_NHD, k_NKD, v_NKD, cache_k, cache_v, out_NHD, lse_NH)
     arguments = DecodeArguments(
-        *map(address, tensors),
+        *map(address, (*tensors, None, None)),
         *(stride for x in (q_NHD, k_NKD, v_NKD, cache_k) for stride in x.stride()[:2]),
-        *(num_rows, num_kv_heads, num_heads // num_kv_heads, dim, rows.longest),
+        *(0, num_kv_heads, num_heads // num_kv_heads, dim, 0),
         scale,
     )
     return KernelCall(getattr(kernel, f"decode_attention_{ELEMENT_TYPES[q_NHD.dtype]}"), arguments, tensors)
+
+
+def set_rows(call: KernelCall, rows: DecodeRows) -> None:
+    """Set the rows of a call of `attend_call`. Raises ValueError for rows outside the cache, and for more than N."""
+    queries, cache_k = cast(Tensor, call.tensors[0]), cast(Tensor, call.tensors[3])
+    if len(rows.slots) > len(queries):
+        raise ValueError(f"a decode step of {len(rows.slots)} rows, prepared for {len(queries)}")
+    num_slots, _, capacity, _ = cache_k.shape
+    rows.check(num_slots, capacity)
+    call.change(slots=rows.slots, ends=rows.ends, num_rows=len(rows.slots), longest=rows.longest)
 
 
 _POINTERS = "q new_k new_v cache_k cache_v out lse slots ends"
@@ -83,10 +96,10 @@ class DecodeArguments(ctypes.Structure):
     )
 
 
-def _check(q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache_k: Tensor, cache_v: Tensor, rows: DecodeRows) -> None:
+def _check(q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache_k: Tensor, cache_v: Tensor) -> None:
     """Raise ValueError unless everything holds that the kernel relies on; it checks nothing."""
     num_rows, num_heads, dim = q_NHD.shape
-    num_slots, num_kv_heads, capacity, _ = cache_k.shape
+    num_kv_heads = cache_k.shape[1]
     fits = (
         cache_k.shape == cache_v.shape
         and cache_k.stride() == cache_v.stride()
@@ -94,9 +107,7 @@ def _check(q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache_k: Tensor, cache_v
         and k_NKD.shape == v_NKD.shape == (num_rows, num_kv_heads, dim)
         and num_heads % num_kv_heads == 0
         and cache_k.dtype == cache_v.dtype == k_NKD.dtype == v_NKD.dtype == q_NHD.dtype
-        and len(rows.slots) == num_rows
     )
     if not fits:
-        shapes = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q_NHD, k_NKD, v_NKD, cache_k, cache_v, rows.slots))
-        raise ValueError(f"queries, keys, values, caches and rows of a decode step do not fit together: {shapes}")
-    rows.check(num_slots, capacity)
+        shapes = ", ".join(f"{x.dtype} {list(x.shape)}" for x in (q_NHD, k_NKD, v_NKD, cache_k, cache_v))
+        raise ValueError(f"queries, keys, values and caches of a decode step do not fit together: {shapes}")

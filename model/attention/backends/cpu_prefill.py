@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -56,33 +57,50 @@ def attend_compiled(
     Raises MemoryError, and ValueError for chunks outside the cache.
     """
     results = _empty_results(q_NHD)
-    attend_call(q_NHD, k_NKD, v_NKD, cache, chunks, scale, prefix, results).run()
+    call = attend_call(q_NHD, k_NKD, v_NKD, cache, scale, prefix, results)
+    set_chunks(call, chunks.table, cache, prefix)
+    call.run()
     return results
 
 
-def attend_call(  # noqa: PLR0913 - those of `attend_compiled`, and the results
+def attend_call(
     q_NHD: Tensor,
     k_NKD: Tensor,
     v_NKD: Tensor,
     cache: LayerCache,
-    chunks: PrefillChunks,
     scale: float,
     prefix: PrefixKV | None,
     results: Results,
 ) -> KernelCall:
-    """Prepare the call of `attend_compiled`; rows of no chunk keep what `results` hold. Queries, keys and values are
-    read when it runs if their D is contiguous. Raises ValueError for chunks outside the cache."""
-    closing = cache if cache.shape.kind is LayerKind.SPARSE else None
-    stored = (cache.k, cache.v)
-    return _call(q_NHD, k_NKD, v_NKD, stored, chunks.table, scale, results, prefix=prefix, closing=closing)
+    """Prepare the call of `attend_compiled` for steps of at most N rows, whose chunks `set_chunks` gives it; rows of no
+    chunk keep what `results` hold. Queries, keys and values are read when it runs if their D is contiguous. Raises
+    ValueError."""
+    starts, global_size = None, 0
+    if cache.shape.kind is LayerKind.SPARSE:
+        starts, global_size = cache.global_starts_H, cache.shape.sparse_pattern.global_size
+    return _call(q_NHD, k_NKD, v_NKD, (cache.k, cache.v), scale, results, prefix, starts, global_size)
+
+
+def set_chunks(call: KernelCall, table: ChunkTable, cache: LayerCache, prefix: PrefixKV | None) -> None:
+    """Set the chunks of a call of `attend_call` with the same cache and prefix. Raises ValueError for chunks outside
+    them, and outside N rows."""
+    reach = 0
+    if cache.shape.kind is LayerKind.SPARSE and cache.shape.global_starts:
+        reach = max(cache.shape.global_starts) + cache.shape.sparse_pattern.global_size
+    _set_table(call, table, num_prefix=prefix.k.shape[1] if prefix else 0, reach=reach)
 
 
 def prefix_call(q_NHD: Tensor, prefix: PrefixKV, scale: float, results: Results) -> KernelCall:
-    """Prepare attention of every row over all keys of the shared prefix [K, P, D]. Queries are read when it runs if
-    their D is contiguous."""
-    table = _prefix_table(len(q_NHD), prefix.k.shape[1])
+    """Prepare attention of rows over all keys of the shared prefix [K, P, D]; `set_num_rows` says how many of the N
+    rows. Queries are read when it runs if their D is contiguous."""
     no_keys = q_NHD.new_empty(0, len(prefix.k), q_NHD.shape[2])
-    return _call(q_NHD, no_keys, no_keys, (prefix.k[None], prefix.v[None]), table, scale, results, prefix=prefix)
+    return _call(q_NHD, no_keys, no_keys, (prefix.k[None], prefix.v[None]), scale, results, prefix)
+
+
+def set_num_rows(call: KernelCall, num_rows: int, prefix: PrefixKV) -> None:
+    """Set the number of rows of a call of `prefix_call`. Raises ValueError for more than N."""
+    num_prefix = prefix.k.shape[1]
+    _set_table(call, _prefix_table(num_rows, num_prefix), num_prefix=num_prefix)
 
 
 @functools.lru_cache(maxsize=64)
@@ -103,7 +121,9 @@ def attend_windows(
     # Every window is a slot of its own; all slots are the same memory, of which later windows see more.
     retained_k, retained_v = (x.expand(len(table.rows), -1, -1, -1) for x in retained)
     results = _empty_results(q_THD)
-    _call(q_THD, k_THD, v_THD, (retained_k, retained_v), table, scale, results).run()
+    call = _call(q_THD, k_THD, v_THD, (retained_k, retained_v), scale, results)
+    _set_table(call, table)
+    call.run()
     return results[0]
 
 
@@ -138,35 +158,28 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
     k: Tensor,
     v: Tensor,
     cache: tuple[Tensor, Tensor],
-    table: ChunkTable,
     scale: float,
     results: Results,
-    *,
     prefix: PrefixKV | None = None,
-    closing: LayerCache | None = None,
+    starts: Tensor | None = None,
+    global_size: int = 0,
 ) -> KernelCall:
-    """Prepare the kernel's call.
+    """Prepare the kernel's call without chunks.
 
-    `cache`: keys and values, [S, K, C, D] each; `closing`: the sparse layer whose windows may be
+    `cache`: keys and values, [S, K, C, D] each; `starts` and `global_size`: of a sparse layer, whose windows may be
     closed.
     """
     kernel = load_kernel("prefill_attention")
     assert kernel is not None
     q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
-    starts, global_size = None, 0
-    if closing is not None:
-        starts, global_size = closing.global_starts_H, closing.shape.sparse_pattern.global_size
-    _check(q, k, v, cache, table, prefix, starts)
-    table.check(_limits(q, k, cache[0], prefix, closing))
-    cache_k, cache_v = cache
-    prefix_k, prefix_v = prefix or (None, None)
+    _check(q, k, v, cache, prefix, starts)
     num_kv_heads, dim = k.shape[1:]
-    tensors = (q, k, v, prefix_k, prefix_v, cache_k, cache_v, *results, table.rows, starts, table.masks)
+    tensors = (q, k, v, *(prefix or (None, None)), *cache, *results, None, starts, None)
     arguments = KernelArguments(
         *map(address, tensors),  # in the order of the fields, which a test compares with the kernel's source
-        *(stride for x in (q, k, v, cache_k) for stride in x.stride()[:2]),
-        prefix_head=0 if prefix_k is None else prefix_k.stride(0),
-        num_chunks=len(table.rows),
+        *(stride for x in (q, k, v, cache[0]) for stride in x.stride()[:2]),
+        prefix_head=0 if prefix is None else prefix.k.stride(0),
+        num_chunks=0,
         num_kv_heads=num_kv_heads,
         group=q.shape[1] // num_kv_heads,
         dim=dim,
@@ -176,16 +189,14 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
     return KernelCall(getattr(kernel, f"prefill_attention_{ELEMENT_TYPES[q.dtype]}"), arguments, tensors)
 
 
+def _set_table(call: KernelCall, table: ChunkTable, *, num_prefix: int = 0, reach: int = 0) -> None:
+    q, k, cache_k = (cast(Tensor, call.tensors[index]) for index in (0, 1, 5))
+    table.check(ChunkLimits(len(q), len(k), q.shape[1], len(cache_k), cache_k.shape[2], num_prefix, reach))
+    call.change(chunks=table.rows, masks=table.masks, num_chunks=len(table.rows))
+
+
 def _empty_results(q: Tensor) -> Results:
     return q.new_zeros(q.shape), torch.full(q.shape[:2], -torch.inf)
-
-
-def _limits(q: Tensor, k: Tensor, cache_k: Tensor, prefix: PrefixKV | None, closing: LayerCache | None) -> ChunkLimits:
-    reach = 0
-    if closing is not None and closing.shape.global_starts:
-        reach = max(closing.shape.global_starts) + closing.shape.sparse_pattern.global_size
-    num_prefix = prefix.k.shape[1] if prefix else 0
-    return ChunkLimits(len(q), len(k), q.shape[1], len(cache_k), cache_k.shape[2], num_prefix, reach)
 
 
 def _check(
@@ -193,7 +204,6 @@ def _check(
     k: Tensor,
     v: Tensor,
     cache: tuple[Tensor, Tensor],
-    table: ChunkTable,
     prefix: PrefixKV | None,
     starts: Tensor | None,
 ) -> None:

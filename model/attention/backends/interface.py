@@ -12,7 +12,7 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
-from tirazh.model.attention.kv_cache import KVCache
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache
 from tirazh.model.attention.step_layout import StepLayout
 from tirazh.model.kernels.calls import KernelCall
 from tirazh.model.step import Phase
@@ -44,17 +44,39 @@ class StepAttention(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class StepForm:
+    """What decides which calls a step's attention makes, and in which memory: everything but the rows of the step.
+
+    `prefix`: the shared prefix, if a row of the step has it.
+    """
+
+    cache: KVCache
+    phase: Phase
+    prefix: PrefixCache | None
+
+
 @runtime_checkable
 class PreparedAttention(StepAttention, Protocol):
-    """The attention of a step by C kernels, whose calls can be prepared for a list of calls."""
+    """The attention of a step by C kernels, whose calls are prepared once for all steps of a form."""
+
+    @property
+    def form(self) -> StepForm: ...
 
     def calls(
         self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float, out_NHD: Tensor
     ) -> list[KernelCall]:
-        """Prepare what `attend` does; `out_NHD` gets the result. The cache must not change before the calls run.
+        """Prepare what `attend` does in a layer, for steps of at most N rows. `out_NHD` gets the results.
 
         Queries, keys and values, whose D is contiguous, are read when the calls run. For heads that the kernels of both
         phases take.
+        """
+        ...
+
+    def set_step(self, layer: int, calls: Sequence[KernelCall]) -> None:
+        """Make calls that a step of the same form has prepared for a layer those of this step.
+
+        What is not a kernel is done now: after it, the cache must not change before the calls run.
         """
         ...
 

@@ -21,7 +21,9 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
 
 def merged(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor, has_other: Tensor) -> Tensor:
     out = out.clone()
-    merge_call(out, lse, other, other_lse, has_other).run()
+    call = merge_call(out, lse, other, other_lse)
+    call.change(num_rows=len(out), has_other=has_other)
+    call.run()
     return out
 
 

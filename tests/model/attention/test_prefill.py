@@ -210,7 +210,9 @@ def test_every_row_attends_to_the_whole_prefix_on_a_cpu(
     q, k, v = (torch.randn(4, n, dim, generator=generator).to(dtype) for n in (rows, num_prefix, num_prefix))
     if dim in DIMS:
         out, lse = torch.empty(rows, 4, dim, dtype=dtype), torch.empty(rows, 4)
-        cpu_prefill.prefix_call(q.transpose(0, 1), PrefixKV(k, v), SCALE, (out, lse)).run()
+        call = cpu_prefill.prefix_call(q.transpose(0, 1), PrefixKV(k, v), SCALE, (out, lse))
+        cpu_prefill.set_num_rows(call, rows, PrefixKV(k, v))
+        call.run()
     else:
         out, lse = plain.attend_prefix(q.transpose(0, 1), PrefixKV(k, v), SCALE)
     scores = q.double() @ k.double().transpose(1, 2) * SCALE

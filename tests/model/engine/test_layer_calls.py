@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import weakref
 from collections.abc import Sequence
 from unittest.mock import patch
 
@@ -11,11 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.model.tiny import NUM_TOKENS, build_engine, greedy_requests, random_prompts, run, tiny_model, use_threads
+from tests.model.tiny import (
+    NUM_TOKENS,
+    PREFILL_ROWS,
+    build_engine,
+    greedy_requests,
+    random_prompts,
+    run,
+    tiny_model,
+    use_threads,
+)
+from tirazh.model.engine import layer_calls as layer_calls_module
 from tirazh.model.engine import runner as runner_module
+from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.layer_calls import can_prepare
 from tirazh.model.engine.runner import ModelRunner
+from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.gpt import RuGPT3ForCausalLM
+from tirazh.model.kernels import calls as calls_module
+from tirazh.model.kernels.calls import CallList, KernelCall
 from tirazh.model.layers.packed_linear import pack_linears
 from tirazh.model.requests import EngineJob, Request, ScoreRequest
 
@@ -71,12 +88,47 @@ def test_prepared_calls_give_the_bits_of_the_modules(
     assert all(map(torch.equal, prepared, expected))
 
 
-def test_every_layer_is_reported() -> None:
+def test_progress_is_reported_at_the_end_of_a_step_and_while_it_takes_long() -> None:
     model, reported = MODELS["float32"], []
     runner = ModelRunner(model, num_slots=2, max_length=64)
     runner.on_progress = lambda: reported.append(1)
     runner.set_prefix(tuple(range(10)), 16)
-    assert len(reported) == len(model.model.layers)
+    assert len(reported) == 1
+    with patch.object(calls_module, "_INTERVAL_S", ctypes.c_double(0)):
+        runner.set_prefix(tuple(range(10)), 16)
+    assert len(reported) == 1 + 7 * len(model.model.layers) + 1  # every kernel takes longer than no time
+
+
+def test_steps_of_a_form_share_their_calls_and_those_of_another_cache_do_not_outlive_it() -> None:
+    model, lists = MODELS["float32"], weakref.WeakSet[CallList]()
+
+    def make(calls: Sequence[KernelCall]) -> CallList:
+        lists.add(made := CallList(calls))
+        return made
+
+    with patch.object(layer_calls_module, "CallList", make):
+        runner = ModelRunner(model, num_slots=2, max_length=64)
+        for length in (10, 10, 20):
+            runner.set_prefix(tuple(range(length)), 16)  # in a cache of its own
+        gc.collect()
+        assert not lists
+        engine = build_engine(model)
+        for lengths in ([5, 9, 3], [7], [20, 1]):
+            run(engine, greedy_requests(random_prompts(lengths)))
+        assert len(lists) == 2  # of prefill and decode steps
+
+
+def test_a_new_prefix_is_read_in_the_place_of_another_one() -> None:
+    model = MODELS["float32"]
+    prompts = random_prompts([5, 9])
+    used = build_engine(model)
+    for prefix in random_prompts([16, 16, 37], seed=5):
+        requests = greedy_requests([prefix + prompt for prompt in prompts])
+        job = EngineJob(prefix_token_ids=prefix)
+        used.runner.runner.set_prefix(prefix, PREFILL_ROWS)  # type: ignore[attr-defined]
+        scheduler = Scheduler(used.scheduler.config, job, window_size=used.runner.window_size)  # type: ignore[attr-defined]
+        results = run(BatchEngine(used.runner, scheduler), requests)
+        assert results == run(build_engine(model, job=job), requests)
 
 
 def test_a_longer_step_than_all_before_gets_larger_buffers() -> None:
