@@ -1,10 +1,11 @@
-"""Runs the layers of a ruGPT-3 on a CPU by one call from Python for each layer.
+"""Runs the layers of a ruGPT-3 on a CPU by lists of prepared calls: on one rank by one call from Python for each layer.
 
 A layer is seven kernels, some of them of a few microseconds in a step of few rows. Called through torch's modules they
 cost Python's time and a new tensor each; here their calls are prepared once, with buffers that all steps use. The bits
-are those of the modules, because the kernels are the same.
+are those of the modules, because the kernels are the same. Linears that add up results of several ranks or chunks do
+so between two lists; ranks may therefore run calls while others run modules.
 
-Legend: N rows of a step, C channels, H heads, D head dim.
+Legend: N rows of a step, C channels, H heads on this rank, D head dim.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from torch import Tensor, nn
 from tirazh.model.attention.backends.cpu import CpuBackend
 from tirazh.model.attention.backends.interface import HeadType, PreparedAttention
 from tirazh.model.kernels.build import load_kernel
-from tirazh.model.kernels.calls import CallList, KernelCall
+from tirazh.model.kernels.calls import Call, CallList, KernelCall
 from tirazh.model.layers.add_norm import add_norm_call, has_add_norm_kernel
-from tirazh.model.layers.int8_linear import Int8Linear
-from tirazh.model.layers.kernel_linear import KernelLinear
+from tirazh.model.layers.prepared_linear import PreparedLinear, Workspace, has_calls
 from tirazh.model.transformer import RuGPT3Attention, RuGPT3Layer, Transformer
 
 _FEWEST = 64  # rows for which there is memory at least
@@ -35,7 +35,7 @@ class LayerCalls:
         self._head_dim = model.attentions[0].head_dim
         self._layers: list[_Layer] = []
         self._last: KernelCall | None = None
-        self._capacity = 0
+        self._capacity = self._num_rows = 0
         self._hidden = self._normed = self._update = self._qkv = torch.empty(0)
 
     def run(
@@ -49,6 +49,10 @@ class LayerCalls:
         if num_rows > self._capacity:
             self._prepare(max(num_rows, _FEWEST))
         assert self._last is not None
+        if num_rows != self._num_rows:
+            for calls in (*self._layers, self._last):
+                calls.set_rows(num_rows)
+            self._num_rows = num_rows
         for embedding, index, out in (
             (self._model.embed_tokens, token_ids_N, self._hidden),
             (self._model.embed_positions, positions_N, self._update),
@@ -58,56 +62,53 @@ class LayerCalls:
         for layer in self._layers:
             layer.run(attention, q, k, v)
             on_layer()
-        self._last.arguments.num_rows = num_rows
         self._last.run()
         return self._normed[:num_rows]
 
     def _prepare(self, capacity: int) -> None:
         weight = self._model.embed_tokens.weight
+        layers = cast(list[RuGPT3Layer], list(self._model.layers))
+        qkv_proj, up_proj = (cast(PreparedLinear, x) for x in (layers[0].self_attn.qkv_proj, layers[0].mlp.up_proj))
         size = weight.shape[1]
 
         def buffer(num_columns: int) -> Tensor:
             return torch.zeros(capacity, num_columns, dtype=weight.dtype)
 
-        self._hidden, self._normed, self._update, self._qkv = (buffer(n) for n in (size, size, size, 3 * size))
-        attended, inner = buffer(size), buffer(4 * size)
-        scratch: dict[int, tuple[Tensor, ...]] = {}
+        self._hidden, self._normed, self._update = (buffer(size) for _ in range(3))
+        self._qkv, inner = buffer(qkv_proj.out_features), buffer(up_proj.out_features)
+        attended = buffer(qkv_proj.out_features // 3)
+        workspace = Workspace(capacity)
 
-        def multiply(linear: nn.Module, x: Tensor, out: Tensor) -> KernelCall:
-            kernel_linear = cast(Any, linear)
-            if kernel_linear.in_features not in scratch:
-                scratch[kernel_linear.in_features] = kernel_linear.scratch(capacity)
-            call: KernelCall = kernel_linear.call(x, out, scratch[kernel_linear.in_features])
-            return call
+        def multiply(linear: object, x: Tensor, out: Tensor) -> list[Call]:
+            return cast(PreparedLinear, linear).prepare(x, out, workspace)
 
         self._layers = []
-        for layer in cast(list[RuGPT3Layer], list(self._model.layers)):
+        for layer in layers:
             attention, mlp = layer.self_attn, layer.mlp
             norms = (layer.input_layernorm, layer.post_attention_layernorm)
             first, second = (add_norm_call(self._hidden, self._update, n, self._hidden, self._normed) for n in norms)
-            before = [first, multiply(cast(nn.Module, attention.qkv_proj), self._normed, self._qkv)]
-            after = [multiply(attention.o_proj, attended, self._update), second]
-            after += [multiply(mlp.up_proj, self._normed, inner), multiply(mlp.down_proj, inner, self._update)]
+            before = [first, *multiply(attention.qkv_proj, self._normed, self._qkv)]
+            after = [*multiply(attention.o_proj, attended, self._update), second]
+            after += [*multiply(mlp.up_proj, self._normed, inner), *multiply(mlp.down_proj, inner, self._update)]
             self._layers.append(_Layer(attention, before, after, attended))
         self._last = add_norm_call(self._hidden, self._update, self._model.norm, self._hidden, self._normed)
-        self._capacity = capacity
+        self._capacity, self._num_rows = capacity, 0
 
 
 class _Layer:
     """The calls of a layer: those before its attention, those of its attention, which are new in every step, and those
     behind it."""
 
-    def __init__(
-        self, attention: RuGPT3Attention, before: list[KernelCall], after: list[KernelCall], attended: Tensor
-    ) -> None:
+    def __init__(self, attention: RuGPT3Attention, before: list[Call], after: list[Call], attended: Tensor) -> None:
         self._attention, self._before, self._after, self._attended = attention, before, after, attended
         self._lists: dict[int, CallList] = {}  # by the number of the attention's calls
 
-    def run(self, attention: PreparedAttention, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> None:
-        num_rows = len(q_NHD)
+    def set_rows(self, num_rows: int) -> None:
         for call in (*self._before, *self._after):
-            call.arguments.num_rows = num_rows
-        out_NHD = self._attended[:num_rows].view(q_NHD.shape)
+            call.set_rows(num_rows)
+
+    def run(self, attention: PreparedAttention, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> None:
+        out_NHD = self._attended[: len(q_NHD)].view(q_NHD.shape)
         layer, scaling = self._attention.layer_idx, self._attention.scaling
         calls = attention.calls(layer, q_NHD, k_NHD, v_NHD, scaling, out_NHD)
         if len(calls) not in self._lists:
@@ -119,7 +120,7 @@ class _Layer:
 
 
 def can_prepare(model: nn.Module) -> bool:
-    """Whether kernels of ours run everything in the layers of a `Transformer` on one rank."""
+    """Whether kernels of ours run everything in the layers of a `Transformer`, sums over ranks or chunks excepted."""
     if not isinstance(model, Transformer) or not model.layers or load_kernel("run_calls") is None:
         return False
     weight = model.embed_tokens.weight
@@ -136,19 +137,9 @@ def can_prepare(model: nn.Module) -> bool:
 
 def _is_prepared(layer: RuGPT3Layer, dtype: torch.dtype, size: int) -> bool:
     attention, mlp = layer.self_attn, layer.mlp
-    shapes: tuple[tuple[Any, int, int], ...] = (
-        (attention.qkv_proj, size, 3 * size),
-        (attention.o_proj, size, size),
-        (mlp.up_proj, size, 4 * size),
-        (mlp.down_proj, 4 * size, size),
-    )
-    are_known = all(
-        _has_kernel(x, dtype) and (x.in_features, x.out_features) == (inputs, outputs) for x, inputs, outputs in shapes
-    )
-    return are_known and isinstance(mlp.activation, nn.Identity)
-
-
-def _has_kernel(linear: Any, dtype: torch.dtype) -> bool:
-    if isinstance(linear, Int8Linear):
-        return linear.has_kernel
-    return isinstance(linear, KernelLinear) and linear.dtype == dtype
+    linears: list[Any] = [attention.qkv_proj, attention.o_proj, mlp.up_proj, mlp.down_proj]
+    if not all(has_calls(linear, dtype) for linear in linears) or not isinstance(mlp.activation, nn.Identity):
+        return False
+    attended, inner = linears[1].in_features, linears[3].in_features  # of this rank
+    shapes = [(size, 3 * attended), (attended, size), (size, inner), (inner, size)]
+    return [(linear.in_features, linear.out_features) for linear in linears] == shapes

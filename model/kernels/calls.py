@@ -1,4 +1,5 @@
-"""Calls of C kernels whose arguments are prepared in advance, and lists of them that run as one call from Python.
+"""Calls of C kernels whose arguments are prepared in advance, and lists of them that run as one call from Python. Where
+torch or Python must run between two kernels, it stands in the list too.
 
 A decode step of a small model runs a hundred kernels of less than a millisecond each. Called one by one from Python,
 with a tensor allocated for every result, they take a third longer.
@@ -7,8 +8,9 @@ with a tensor allocated for every result, they take a third longer.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,20 +30,55 @@ class KernelCall:
     arguments: ctypes.Structure
     tensors: tuple[Tensor | None, ...]
 
+    def set_rows(self, num_rows: int) -> None:
+        """Let the call work on the first rows of its tensors only; for arguments that have the field `num_rows`."""
+        self.arguments.num_rows = num_rows
+
     def run(self) -> None:
         """Raises MemoryError."""
         if self.function(ctypes.byref(self.arguments), ctypes.c_int(torch.get_num_threads())):
             raise _no_memory(self)
 
 
-class CallList:
-    """Calls that run one after the other. A call may be replaced between two runs."""
+@dataclass(slots=True)
+class PythonCall:
+    """`function(*tensors)`, of tensors [..., rows, columns]; once `set_rows` was called, of their first rows."""
 
-    def __init__(self, calls: Sequence[KernelCall]) -> None:
-        self._calls = list(calls)
+    function: Callable[..., object]
+    tensors: tuple[Tensor, ...]
+    _first_rows: tuple[Tensor, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._first_rows = self.tensors
+
+    def set_rows(self, num_rows: int) -> None:
+        """Let the call work on the first rows of its tensors only."""
+        self._first_rows = tuple(x[..., :num_rows, :] for x in self.tensors)
+
+    def run(self) -> None:
+        """Raises what the function raises."""
+        self.function(*self._first_rows)
+
+
+Call = KernelCall | PythonCall
+
+
+class CallList:
+    """Calls that run one after the other; kernels that are neighbours run by one call from Python.
+
+    A kernel's call may be replaced by another one between two runs.
+    """
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._calls: list[Any] = list(calls)
         self._entries = (_Entry * len(calls))()
+        self._parts: list[tuple[int, int]] = []  # the first index of neighbours, and how many they are
+        for is_kernel, group in itertools.groupby(range(len(calls)), lambda i: isinstance(calls[i], KernelCall)):
+            indices = list(group)
+            self._parts += [(indices[0], len(indices))] if is_kernel else [(index, 1) for index in indices]
         for index, call in enumerate(calls):
-            self[index] = call
+            if isinstance(call, KernelCall):
+                self[index] = call
 
     def __setitem__(self, index: int, call: KernelCall) -> None:
         self._calls[index] = call
@@ -50,12 +87,17 @@ class CallList:
         entry.arguments = ctypes.addressof(call.arguments)
 
     def run(self) -> None:
-        """Raises MemoryError; calls behind the one that failed do not run."""
+        """Raises MemoryError, and what functions of Python raise; calls behind the one that failed do not run."""
         kernel = load_kernel("run_calls")
         assert kernel is not None
-        failed = kernel.run_calls(self._entries, len(self._calls), ctypes.c_int(torch.get_num_threads()))
-        if failed:
-            raise _no_memory(self._calls[failed - 1])
+        for first, count in self._parts:
+            if isinstance(self._calls[first], PythonCall):
+                self._calls[first].run()
+                continue
+            entries = ctypes.byref(self._entries, first * ctypes.sizeof(_Entry))
+            failed = kernel.run_calls(entries, count, ctypes.c_int(torch.get_num_threads()))
+            if failed:
+                raise _no_memory(self._calls[first + failed - 1])
 
 
 class _Entry(ctypes.Structure):
