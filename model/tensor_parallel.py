@@ -24,9 +24,11 @@ from tirazh.errors import RequestError
 from tirazh.model.architectures import check_tensor_parallel
 from tirazh.model.checkpoints.hugging_face import load_foreign
 from tirazh.model.config import ModelConfig, check_invariant, check_split
+from tirazh.model.kernels.calls import Call, PythonCall
 from tirazh.model.layers.chunked_linear import ChunkedLinear
 from tirazh.model.layers.int8_linear import activation_dtype
 from tirazh.model.layers.packed_linear import pack_linears
+from tirazh.model.layers.prepared_linear import Workspace, has_calls
 from tirazh.model.transformer import PlainLanguageModel
 
 logger = logging.getLogger(__name__)
@@ -218,17 +220,32 @@ class RowParallelLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, bias: Any, group: Any) -> None:
         super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.linear = linear
         self.bias: Tensor | None
         self.register_buffer("bias", bias)
         self._group = group
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs of this rank] to [..., out]. All ranks call this together."""
+        out: Tensor = self.linear(x)
+        self._add_up(out)
+        return out
+
+    def has_calls(self, dtype: torch.dtype) -> bool:
+        return has_calls(self.linear, dtype)
+
+    def prepare(self, x: Tensor, out: Tensor, workspace: Workspace) -> list[Call]:
+        linear: Any = self.linear
+        return [*linear.prepare(x, out, workspace), PythonCall(self._add_up, (out,))]
+
+    def _add_up(self, out: Tensor) -> None:
+        """Add the other ranks' partial outputs and the bias, in place."""
         import deepspeed
 
-        out: Tensor = self.linear(x)
         deepspeed.comm.inference_all_reduce(out, group=self._group)
-        return out if self.bias is None else out + self.bias
+        if self.bias is not None:
+            out += self.bias
 
 
 def _use_plain_linears(model: nn.Module) -> None:

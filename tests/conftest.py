@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from tests.seaweedfs import ACCESS_KEY, SECRET_KEY, SeaweedServer, find_weed
+
+if TYPE_CHECKING:  # it imports torch
+    from tests.distributed import RankPool
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -49,6 +53,15 @@ def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs data that is not in the repository: no folder {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> Iterator[RankPool]:
+    """Two real ranks in one process group."""
+    from tests.distributed import run_distributed
+
+    with run_distributed(2) as ranks:
+        yield ranks
 
 
 @pytest.fixture(scope="session")

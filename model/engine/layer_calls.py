@@ -1,10 +1,11 @@
-"""Runs the layers of a ruGPT-3 on a CPU by one call from Python for a step.
+"""Runs the layers of a ruGPT-3 on a CPU by prepared calls: on one rank by one call from Python for a step.
 
 A layer is seven kernels, some of them of a few microseconds in a step of few rows. Called through torch's modules they
 cost Python's time and a new tensor each; here their calls are prepared once, with buffers that all steps use, and a
-step sets its rows in them. The bits are those of the modules, because the kernels are the same.
+step sets its rows in them. The bits are those of the modules, because the kernels are the same. Linears that add up
+results of several ranks or chunks do so between two kernels; ranks may therefore run calls while others run modules.
 
-Legend: N rows of a step, C channels, H heads, D head dim.
+Legend: N rows of a step, C channels, H heads on this rank, D head dim.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from tirazh.model.attention.backends.cpu import CpuBackend
 from tirazh.model.attention.backends.interface import HeadType, PreparedAttention
 from tirazh.model.attention.kv_cache import KVCache, PrefixCache
 from tirazh.model.kernels.build import load_kernel
-from tirazh.model.kernels.calls import CallList, KernelCall
+from tirazh.model.kernels.calls import Call, CallList, KernelCall
 from tirazh.model.layers.add_norm import add_norm_call, has_add_norm_kernel
-from tirazh.model.layers.int8_linear import Int8Linear
-from tirazh.model.layers.kernel_linear import KernelLinear
+from tirazh.model.layers.prepared_linear import PreparedLinear, Workspace, has_calls
 from tirazh.model.step import Phase
 from tirazh.model.transformer import RuGPT3Attention, RuGPT3Layer, Transformer
 
@@ -74,7 +74,7 @@ class LayerCalls:
     def _set_num_rows(self, num_rows: int) -> None:
         assert self._last is not None
         for call in (*(call for layer in self._layers for call in (*layer.before, *layer.after)), self._last):
-            call.arguments.num_rows = num_rows
+            call.set_num_rows(num_rows)
         self._num_rows = num_rows
 
     def _program(self, attention: PreparedAttention) -> _Program:
@@ -92,7 +92,7 @@ class LayerCalls:
         assert self._last is not None
         out = buffers.attended.view(self._capacity, -1, self._head_dim)
         q, k, v = (x.view(self._capacity, -1, self._head_dim) for x in buffers.qkv.chunk(3, dim=-1))
-        calls: list[KernelCall] = []
+        calls: list[Call] = []
         attentions: list[tuple[int, list[KernelCall]]] = []
         for layer in self._layers:
             index = layer.attention.layer_idx
@@ -103,31 +103,29 @@ class LayerCalls:
     def _prepare(self, capacity: int) -> None:
         """Prepare the calls of everything but attention, for steps of at most `capacity` rows."""
         weight = self._model.embed_tokens.weight
-        size = weight.shape[1]
-        buffers = _Buffers(*(torch.zeros(capacity, n * size, dtype=weight.dtype) for n in (1, 1, 1, 3, 1, 4)))
-        scratch: dict[int, tuple[Tensor, ...]] = {}
+        layers = cast(list[RuGPT3Layer], list(self._model.layers))
+        size, num_qkv, num_inner = weight.shape[1], *_widths(layers[0])
+        columns = (size, size, size, num_qkv, num_qkv // 3, num_inner)
+        buffers = _Buffers(*(torch.zeros(capacity, count, dtype=weight.dtype) for count in columns))
+        workspace = Workspace(capacity)
 
-        def multiply(linear: nn.Module, x: Tensor, out: Tensor) -> KernelCall:
-            kernel_linear = cast(Any, linear)
-            if kernel_linear.in_features not in scratch:
-                scratch[kernel_linear.in_features] = kernel_linear.scratch(capacity)
-            call: KernelCall = kernel_linear.call(x, out, scratch[kernel_linear.in_features])
-            return call
+        def multiply(linear: object, x: Tensor, out: Tensor) -> list[Call]:
+            return cast(PreparedLinear, linear).prepare(x, out, workspace)
 
         def add_norm(norm: nn.LayerNorm) -> KernelCall:
             return add_norm_call(buffers.hidden, buffers.update, norm, buffers.hidden, buffers.normed)
 
         self._layers = []
-        for layer in cast(list[RuGPT3Layer], list(self._model.layers)):
+        for layer in layers:
             attention, mlp = layer.self_attn, layer.mlp
-            qkv = multiply(cast(nn.Module, attention.qkv_proj), buffers.normed, buffers.qkv)
+            before = [add_norm(layer.input_layernorm), *multiply(attention.qkv_proj, buffers.normed, buffers.qkv)]
             after = [
-                multiply(attention.o_proj, buffers.attended, buffers.update),
+                *multiply(attention.o_proj, buffers.attended, buffers.update),
                 add_norm(layer.post_attention_layernorm),
-                multiply(mlp.up_proj, buffers.normed, buffers.inner),
-                multiply(mlp.down_proj, buffers.inner, buffers.update),
+                *multiply(mlp.up_proj, buffers.normed, buffers.inner),
+                *multiply(mlp.down_proj, buffers.inner, buffers.update),
             ]
-            self._layers.append(_Layer(attention, [add_norm(layer.input_layernorm), qkv], after))
+            self._layers.append(_Layer(attention, before, after))
         self._last = add_norm(self._model.norm)
         self._buffers, self._capacity, self._num_rows = buffers, capacity, 0
         self._programs.clear()
@@ -150,8 +148,8 @@ class _Layer:
     """The calls of a layer before its attention and behind it."""
 
     attention: RuGPT3Attention
-    before: list[KernelCall]
-    after: list[KernelCall]
+    before: list[Call]
+    after: list[Call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +162,7 @@ class _Program:
 
 
 def can_prepare(model: nn.Module) -> bool:
-    """Whether kernels of ours run everything in the layers of a `Transformer` on one rank."""
+    """Whether kernels of ours run everything in the layers of a `Transformer`, sums over ranks or chunks excepted."""
     if not isinstance(model, Transformer) or not model.layers or load_kernel("run_calls") is None:
         return False
     weight = model.embed_tokens.weight
@@ -181,19 +179,15 @@ def can_prepare(model: nn.Module) -> bool:
 
 def _is_prepared(layer: RuGPT3Layer, dtype: torch.dtype, size: int) -> bool:
     attention, mlp = layer.self_attn, layer.mlp
-    shapes: tuple[tuple[Any, int, int], ...] = (
-        (attention.qkv_proj, size, 3 * size),
-        (attention.o_proj, size, size),
-        (mlp.up_proj, size, 4 * size),
-        (mlp.down_proj, 4 * size, size),
-    )
-    are_known = all(
-        _has_kernel(x, dtype) and (x.in_features, x.out_features) == (inputs, outputs) for x, inputs, outputs in shapes
-    )
-    return are_known and isinstance(mlp.activation, nn.Identity)
+    linears: list[Any] = [attention.qkv_proj, attention.o_proj, mlp.up_proj, mlp.down_proj]
+    if not all(has_calls(linear, dtype) for linear in linears) or not isinstance(mlp.activation, nn.Identity):
+        return False
+    attended, inner = linears[1].in_features, linears[3].in_features  # of this rank
+    shapes = [(size, 3 * attended), (attended, size), (size, inner), (inner, size)]
+    return [(linear.in_features, linear.out_features) for linear in linears] == shapes
 
 
-def _has_kernel(linear: Any, dtype: torch.dtype) -> bool:
-    if isinstance(linear, Int8Linear):
-        return linear.has_kernel
-    return isinstance(linear, KernelLinear) and linear.dtype == dtype
+def _widths(layer: RuGPT3Layer) -> tuple[int, int]:
+    """How many queries, keys and values a layer has on this rank, and how wide its MLP is."""
+    qkv_proj, up_proj = cast(Any, layer.self_attn.qkv_proj), cast(Any, layer.mlp.up_proj)
+    return qkv_proj.out_features, up_proj.out_features

@@ -1,4 +1,5 @@
-"""Calls of C kernels whose arguments are prepared in advance, and lists of them that run as one call from Python.
+"""Calls of C kernels whose arguments are prepared in advance, and lists of them that run as one call from Python. Where
+torch or Python must run between two kernels, it stands in the list too.
 
 A decode step of a small model runs a hundred kernels of less than a millisecond each. Called one by one from Python,
 with a tensor allocated for every result, they take a third longer, because all threads but one wait for Python.
@@ -7,6 +8,7 @@ with a tensor allocated for every result, they take a third longer, because all 
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,14 +41,64 @@ class KernelCall:
                 self.changed[name] = value
                 setattr(self.arguments, name, address(value))
 
+    def set_num_rows(self, num_rows: int) -> None:
+        """Let the call work on the first rows of its tensors only; for arguments that have the field `num_rows`."""
+        self.arguments.num_rows = num_rows
+
     def run(self) -> None:
         """Raises MemoryError."""
         if self.function(ctypes.byref(self.arguments), ctypes.c_int(torch.get_num_threads())):
             raise _no_memory(self)
 
 
+@dataclass(slots=True)
+class PythonCall:
+    """`function(*tensors)`, of tensors [..., rows, columns]; once `set_num_rows` was called, of their first rows."""
+
+    function: Callable[..., object]
+    tensors: tuple[Tensor, ...]
+    _first_rows: tuple[Tensor, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._first_rows = self.tensors
+
+    def set_num_rows(self, num_rows: int) -> None:
+        """Let the call work on the first rows of its tensors only."""
+        self._first_rows = tuple(x[..., :num_rows, :] for x in self.tensors)
+
+    def run(self) -> None:
+        """Raises what the function raises."""
+        self.function(*self._first_rows)
+
+
+Call = KernelCall | PythonCall
+
+
 class CallList:
-    """Calls that run one after the other."""
+    """Calls that run one after the other; kernels that are neighbours run by one call from Python."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self._parts: list[_Kernels | PythonCall] = []
+        for is_kernel, group in itertools.groupby(calls, lambda call: isinstance(call, KernelCall)):
+            some: list[Any] = list(group)
+            self._parts += [_Kernels(some)] if is_kernel else some
+
+    def run(self, on_progress: Callable[[], object] = lambda: None) -> None:
+        """Run the calls, and `on_progress` behind those of Python, at the end, and whenever kernels have taken another
+        50 milliseconds.
+
+        Raises MemoryError, and what functions of Python raise; calls behind the one that failed do not run.
+        """
+        for part in self._parts:
+            if isinstance(part, PythonCall):
+                part.run()
+                on_progress()
+            else:
+                part.run(on_progress)
+
+
+class _Kernels:
+    """Kernels that run one after the other."""
 
     def __init__(self, calls: Sequence[KernelCall]) -> None:
         self._calls = tuple(calls)
@@ -55,11 +107,7 @@ class CallList:
             entry.function = ctypes.cast(call.function, ctypes.c_void_p).value
             entry.arguments = ctypes.addressof(call.arguments)
 
-    def run(self, on_progress: Callable[[], object] = lambda: None) -> None:
-        """Run the calls, and `on_progress` at the end and whenever they have taken another 50 milliseconds.
-
-        Raises MemoryError; calls behind the one that failed do not run.
-        """
+    def run(self, on_progress: Callable[[], object]) -> None:
         kernel = load_kernel("run_calls")
         assert kernel is not None
         finished, has_failed, num_threads = 0, ctypes.c_int(0), ctypes.c_int(torch.get_num_threads())

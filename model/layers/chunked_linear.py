@@ -16,8 +16,10 @@ cut. Sums of several ranks are rounded without the option as well.
 
 from __future__ import annotations
 
+import itertools
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +27,10 @@ from torch import Tensor, nn
 from tirazh.errors import RequestError
 from tirazh.model.config import CHUNKS
 from tirazh.model.kernels.build import load_kernel
+from tirazh.model.kernels.calls import Call, PythonCall
 from tirazh.model.layers.int8_linear import Int8Linear
 from tirazh.model.layers.packed_linear import rows_are_independent
+from tirazh.model.layers.prepared_linear import Workspace, has_calls
 
 # What computes everything but linear layers on a CPU, each head or row by itself.
 _OTHER_KERNELS = ("add_norm", "decode_attention", "merge_attention", "prefill_attention")
@@ -56,28 +60,52 @@ class ChunkedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs of this rank] to [..., out], in the dtype of x. All ranks call this together."""
-        rows = x.reshape(-1, self.in_features)
-        dtype = torch.float32 if isinstance(self.chunks[0], Int8Linear) else x.dtype
-        parts = []
-        for chunk, part in zip(self.chunks, rows.chunk(len(self.chunks), dim=1), strict=True):
-            parts.append(chunk(torch.empty(part.shape, dtype=dtype, device=x.device).copy_(part)))
+        rows = x.reshape(-1, self.in_features).to(self._input_dtype(x.dtype))
+        shares = rows.chunk(len(self.chunks), dim=1)
+        parts = torch.stack([chunk(share.contiguous()) for chunk, share in zip(self.chunks, shares, strict=True)])
+        out = x.new_empty(*x.shape[:-1], self.out_features)
+        self._add_up(parts, out.view(-1, self.out_features))
+        return out
+
+    def has_calls(self, dtype: torch.dtype) -> bool:
+        return all(has_calls(chunk, self._input_dtype(dtype)) for chunk in self.chunks)
+
+    def prepare(self, x: Tensor, out: Tensor, workspace: Workspace) -> list[Call]:
+        chunks: list[Any] = list(self.chunks)
+        count, rows, dtype = len(chunks), len(x), self._input_dtype(x.dtype)
+        inputs = workspace.tensor("inputs of chunks", count, rows, self.in_features // count, dtype=dtype)
+        parts = workspace.tensor("outputs of chunks", count, rows, self.out_features, dtype=dtype)
+        calls = [chunk.prepare(inputs[i], parts[i], workspace) for i, chunk in enumerate(chunks)]
+        return [PythonCall(_cut, (x, inputs)), *itertools.chain(*calls), PythonCall(self._add_up, (parts, out))]
+
+    def _input_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype in which the chunks take inputs of a dtype, and so that of their results."""
+        return torch.float32 if isinstance(self.chunks[0], Int8Linear) else dtype
+
+    def _add_up(self, parts: Tensor, out: Tensor) -> None:
+        """The sum of all ranks' parts, of which this rank's are [chunks, rows, out], and the bias, into `out`."""
         total = add_in_tree(parts)
         if self._gather is not None:
-            total = add_in_tree(self._gather(total).unbind())
-        if self.bias is not None:
-            total += self.bias
-        return total.to(x.dtype).view(*x.shape[:-1], self.out_features)
+            total = add_in_tree(self._gather(total))
+        if self.bias is None:
+            out.copy_(total)
+        else:
+            torch.add(total, self.bias, out=out)
 
 
-def add_in_tree(parts: Sequence[Tensor]) -> Tensor:
-    """Add neighbours, then neighbouring sums, and so on, in float32. `parts` are a power of two.
+def _cut(x: Tensor, inputs: Tensor) -> None:
+    """Copy x [rows, in], contiguous, to the inputs of its chunks, [chunks, rows, in / chunks]."""
+    inputs.copy_(x.view(len(x), len(inputs), -1).transpose(0, 1))
+
+
+def add_in_tree(parts: Tensor) -> Tensor:
+    """Add neighbours of parts [parts, ...], then neighbouring sums, and so on, in float32. There are a power of two.
 
     The sum is float32; parts of this dtype may be overwritten.
     """
-    sums = list(parts)
-    while len(sums) > 1:
-        sums = [left.float().add_(right) for left, right in zip(sums[::2], sums[1::2], strict=True)]
-    return sums[0].float()
+    while len(parts) > 1:
+        parts = parts[::2].float().add_(parts[1::2])
+    return parts[0].float()
 
 
 def check_own_kernels(model: nn.Module, dtype: str) -> None:

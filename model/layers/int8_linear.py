@@ -18,8 +18,9 @@ from tirazh.errors import RequestError
 from tirazh.model.cpu_features import may_multiply_bfloat16
 from tirazh.model.huge_pages import empty_in_huge_pages
 from tirazh.model.kernels.build import load_kernel
-from tirazh.model.kernels.calls import KernelCall, address
+from tirazh.model.kernels.calls import Call, KernelCall, address
 from tirazh.model.layers.kernel_linear import Activation
+from tirazh.model.layers.prepared_linear import Workspace
 
 GROUP = 128  # inputs that share a scale (GROUP of the kernel)
 _LARGEST = 127
@@ -85,6 +86,13 @@ class Int8Linear(nn.Module):
         out = x.new_empty(*x.shape[:-1], self.out_features)
         self.call(x, out, self.scratch(x.numel() // self.in_features)).run()
         return out
+
+    def has_calls(self, dtype: torch.dtype) -> bool:
+        return self.has_kernel and dtype in (torch.float32, torch.bfloat16)
+
+    def prepare(self, x: Tensor, out: Tensor, workspace: Workspace) -> list[Call]:
+        scratch = workspace.shared(("int8", self.in_features), lambda: self.scratch(workspace.num_rows))
+        return [self.call(x, out, scratch)]
 
     def scratch(self, num_rows: int) -> tuple[Tensor, ...]:
         """The memory that a call of so many rows needs for their inputs in 8 bits. Layers with as many inputs may

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from tirazh.model.huge_pages import empty_in_huge_pages
 from tirazh.model.kernels.build import load_kernel
-from tirazh.model.kernels.calls import KernelCall, address
+from tirazh.model.kernels.calls import Call, KernelCall, address
+from tirazh.model.layers.prepared_linear import Workspace
 
 Activation = Literal["none", "gelu"]
 
@@ -70,11 +71,13 @@ class KernelLinear(nn.Module):
             raise ValueError(f"the input must be {self.dtype} [..., {self.in_features}], got {x.dtype} {list(x.shape)}")
         return self._multiply(x.contiguous())
 
-    def scratch(self, num_rows: int) -> tuple[Tensor, ...]:
-        """The memory that a call needs beside its results: none."""
-        return ()
+    def has_calls(self, dtype: torch.dtype) -> bool:
+        return dtype == self.dtype
 
-    def call(self, x: Tensor, out: Tensor, scratch: tuple[Tensor, ...] = ()) -> KernelCall:
+    def prepare(self, x: Tensor, out: Tensor, workspace: Workspace) -> list[Call]:
+        return [self.call(x, out)]
+
+    def call(self, x: Tensor, out: Tensor) -> KernelCall:
         """Prepare the multiplication of x [..., in], of the layer's dtype, into `out` [..., out]; both contiguous."""
         kernel = load_kernel(self.kernel)
         assert kernel is not None

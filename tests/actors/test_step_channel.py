@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 
-from tests.distributed import RankPool, run_distributed
+from tests.distributed import RankPool
 from tirazh.actors.step_channel import StepChannel
-
-
-@pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with run_distributed(2) as ranks:
-        yield ranks
 
 
 def exchange(sizes: list[int]) -> list[int]:

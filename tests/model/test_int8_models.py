@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +46,6 @@ def test_the_logits_are_near_those_of_the_original_code(golden_dir: Path, case: 
     cosines = torch.nn.functional.cosine_similarity(logits, reference["logits"], dim=-1)
     assert float(cosines.mean()) > 0.9993  # in bfloat16 0.9999
     assert float(cosines.min()) > 0.997
-
-
-@pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with run_distributed(2) as ranks:
-        yield ranks
 
 
 def test_two_ranks_hold_half_of_the_weights_each_and_answer_as_one(two_ranks: RankPool) -> None:

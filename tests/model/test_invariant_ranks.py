@@ -53,12 +53,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with run_distributed(2) as ranks:
-        yield ranks
-
-
-@pytest.fixture(scope="module")
 def four_ranks() -> Iterator[RankPool]:
     with run_distributed(4) as ranks:
         yield ranks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,12 +116,6 @@ def _uses_shared_memory() -> bool:
     from deepspeed import comm
 
     return comm.comm.cdb is not None and comm.comm.cdb.shm_comm_op is not None
-
-
-@pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with run_distributed(2) as ranks:
-        yield ranks
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

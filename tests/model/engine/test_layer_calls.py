@@ -9,87 +9,49 @@ from collections.abc import Sequence
 from unittest.mock import patch
 
 import pytest
-import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
-from tests.model.tiny import (
-    NUM_TOKENS,
-    PREFILL_ROWS,
-    build_engine,
-    greedy_requests,
-    random_prompts,
-    run,
-    tiny_model,
-    use_threads,
+from tests.model.engine.layer_call_cases import (
+    KINDS,
+    Kind,
+    Steps,
+    any_steps,
+    are_equal,
+    modules,
+    packed_model,
+    skip_without_kernels,
 )
+from tests.model.tiny import NUM_TOKENS, PREFILL_ROWS, build_engine, greedy_requests, random_prompts, run, tiny_model
 from tirazh.model.engine import layer_calls as layer_calls_module
-from tirazh.model.engine import runner as runner_module
 from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.layer_calls import can_prepare
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.scheduler import Scheduler
-from tirazh.model.gpt import RuGPT3ForCausalLM
 from tirazh.model.kernels import calls as calls_module
 from tirazh.model.kernels.calls import CallList, KernelCall
 from tirazh.model.layers.packed_linear import pack_linears
-from tirazh.model.requests import EngineJob, Request, ScoreRequest
+from tirazh.model.requests import EngineJob
 
-DTYPES = ("float32", "bfloat16", "int8")
-LABELS = ((1, 2, 3), (1, 5), (6,))
-
-
-def packed_model(dtype: str) -> RuGPT3ForCausalLM:
-    """Two layers, one of them sparse, with heads that the kernels take."""
-    torch_dtype = torch.float32 if dtype == "int8" else getattr(torch, dtype)
-    model = tiny_model(dtype=torch_dtype, num_layers=2, hidden_size=128)
-    pack_linears(model, rows=8, to_int8=dtype == "int8")
-    return model
-
-
-MODELS = {dtype: packed_model(dtype) for dtype in DTYPES}
+FLOAT = KINDS[0]
 
 pytestmark = pytest.mark.skipif(
-    not can_prepare(MODELS["float32"].model), reason="no kernels of ours for float32 on this machine"
+    not can_prepare(packed_model(FLOAT).model), reason="no kernels of ours for float32 on this machine"
 )
 
 
-def logits_of(model: RuGPT3ForCausalLM, requests: Sequence[Request], prefix: tuple[int, ...]) -> list[Tensor]:
-    engine = build_engine(model, job=EngineJob(prefix_token_ids=prefix, labels=LABELS))
-    run(engine, requests)
-    return [logits for _, logits in engine.runner.seen]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @settings(max_examples=12, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=6),
-    num_prefix=st.sampled_from([0, 5, 16, 37]),
-    num_threads=st.integers(1, 3),
-    seed=st.integers(0, 99),
-)
-def test_prepared_calls_give_the_bits_of_the_modules(
-    dtype: str, lengths: list[int], num_prefix: int, num_threads: int, seed: int
-) -> None:
-    model = MODELS[dtype]
-    if not can_prepare(model.model):
-        pytest.skip(f"no kernel of ours for {dtype} on this machine")
-    prefix = random_prompts([num_prefix], seed=seed + 1)[0]
-    prompts = random_prompts(lengths, seed=seed)
-    behind = [prefix + prompt for prompt in prompts]
-    requests: list[Request] = [*greedy_requests([*behind, prompts[0]])]
-    requests += [ScoreRequest(prompt_token_ids=prompt) for prompt in behind]
-    with use_threads(num_threads):
-        prepared = logits_of(model, requests, prefix)
-        with patch.object(runner_module, "can_prepare", lambda _: False):
-            expected = logits_of(model, requests, prefix)
-    assert len(prepared) == len(expected)
-    assert all(map(torch.equal, prepared, expected))
+@given(steps=any_steps())
+def test_prepared_calls_give_the_bits_of_the_modules(kind: Kind, steps: Steps) -> None:
+    skip_without_kernels(kind)
+    prepared = steps.logits(packed_model(kind))
+    with modules():
+        expected = steps.logits(packed_model(kind))
+    assert are_equal(prepared, expected)
 
 
 def test_progress_is_reported_at_the_end_of_a_step_and_while_it_takes_long() -> None:
-    model, reported = MODELS["float32"], []
+    model, reported = packed_model(FLOAT), []
     runner = ModelRunner(model, num_slots=2, max_length=64)
     runner.on_progress = lambda: reported.append(1)
     runner.set_prefix(tuple(range(10)), 16)
@@ -100,7 +62,7 @@ def test_progress_is_reported_at_the_end_of_a_step_and_while_it_takes_long() -> 
 
 
 def test_steps_of_a_form_share_their_calls_and_those_of_another_cache_do_not_outlive_it() -> None:
-    model, lists = MODELS["float32"], weakref.WeakSet[CallList]()
+    model, lists = packed_model(FLOAT), weakref.WeakSet[CallList]()
 
     def make(calls: Sequence[KernelCall]) -> CallList:
         lists.add(made := CallList(calls))
@@ -119,7 +81,7 @@ def test_steps_of_a_form_share_their_calls_and_those_of_another_cache_do_not_out
 
 
 def test_a_new_prefix_is_read_in_the_place_of_another_one() -> None:
-    model = MODELS["float32"]
+    model = packed_model(FLOAT)
     prompts = random_prompts([5, 9])
     used = build_engine(model)
     for prefix in random_prompts([16, 16, 37], seed=5):
@@ -152,6 +114,6 @@ def test_a_model_with_other_layers_keeps_its_modules() -> None:
 
 
 def test_tokens_outside_the_vocabulary_are_refused() -> None:
-    runner = ModelRunner(MODELS["float32"], num_slots=1, max_length=64)
+    runner = ModelRunner(packed_model(FLOAT), num_slots=1, max_length=64)
     with pytest.raises(IndexError):
         runner.set_prefix((NUM_TOKENS + 1000,), 16)

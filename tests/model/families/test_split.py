@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.distributed import RankPool, own_place, run_distributed
+from tests.distributed import RankPool, own_place
 from tests.model.families.random_models import LABELS, MODELS, VOCABULARY, answers, random_model
 from tests.model.tiny import build_engine, greedy_requests, random_prompts, run
 from tirazh.actors.model_engine import connect_ranks
@@ -71,12 +70,6 @@ def split_is_caught(folder: str) -> str:
     except CheckpointError as error:
         return str(error)
     return "nothing"
-
-
-@pytest.fixture(scope="module")
-def two_ranks() -> Iterator[RankPool]:
-    with run_distributed(2) as ranks:
-        yield ranks
 
 
 @pytest.mark.parametrize("name", SPLIT)

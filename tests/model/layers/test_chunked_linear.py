@@ -145,13 +145,13 @@ def test_a_slice_of_the_outputs_has_the_bits_that_it_has_among_all(
 
 
 def test_the_tree_adds_neighbours_first_and_in_float32() -> None:
-    def parts() -> list[Tensor]:
-        return [torch.tensor([value]) for value in (1.0, 2.0**24, 1.0, -(2.0**24))]
+    def parts() -> Tensor:
+        return torch.tensor([[1.0], [2.0**24], [1.0], [-(2.0**24)]])
 
     assert add_in_tree(parts()).tolist() == [1.0]  # one after the other: 0
-    halves = [add_in_tree(parts()[:2]), add_in_tree(parts()[2:])]
+    halves = torch.stack([add_in_tree(parts()[:2]), add_in_tree(parts()[2:])])
     assert torch.equal(add_in_tree(halves), add_in_tree(parts()))
-    narrow = [torch.tensor([value], dtype=torch.bfloat16) for value in (1.0, 2.0**-20)]
+    narrow = torch.tensor([[1.0], [2.0**-20]], dtype=torch.bfloat16)
     assert add_in_tree(narrow).tolist() == [1 + 2.0**-20]
     assert add_in_tree(narrow[:1]).dtype == torch.float32
 
