@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from tirazh.errors import RequestError
-from tirazh.model.attention.layer_shape import LayerKind, LayerShape
+from tirazh.model.attention.layer_shape import NO_RULES, LayerKind, LayerShape
 from tirazh.model.step import FreshSlot
 from tirazh.model.transfer import to_device
 
@@ -126,6 +126,7 @@ class KVCache:
         self.lengths = [0] * num_slots  # tokens of the sequence, the shared prefix included
         self.has_prefix = [False] * num_slots
         self.head_dims = frozenset(shape.head_dim for shape in shapes)
+        self.has_rules = any(shape.rules != NO_RULES for shape in shapes)  # a sliding window or a softcap
         layers = {layer.shape.kind: layer for layer in self.layers}
         # One layer of every kind that the model has, in a fixed order of kinds.
         self.layer_of_kind = {kind: layers[kind] for kind in LayerKind if kind in layers}

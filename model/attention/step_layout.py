@@ -31,6 +31,16 @@ class DecodeRows:
     longest: int
     _fitting: set[tuple[int, int]] = field(default_factory=set, init=False, repr=False, compare=False)
 
+    @functools.cached_property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.slots)
+
+    @functools.cached_property
+    def addresses(self) -> tuple[int, int]:
+        """Of the elements of `slots` and of `ends`."""
+        return self.slots.data_ptr(), self.ends.data_ptr()
+
     def check(self, num_slots: int, capacity: int) -> None:
         """Raise ValueError if a row is outside a cache of `num_slots` slots of `capacity` keys each.
 
@@ -65,10 +75,10 @@ class StepLayout:
 
     def row_slots(self) -> Tensor:
         """The slot of every row of a decode step, int64 [N], on the CPU; -1 where the row is idle."""
-        slots = torch.full((len(self.step.token_ids),), -1)
+        slots = np.full(len(self.step.token_ids), -1)
         for segment in self.step.segments:
             slots[segment.row] = segment.slot
-        return slots
+        return torch.from_numpy(slots)
 
     def decode_rows(self, kind: LayerKind) -> DecodeRows:
         """The rows of a decode step in layers of one kind; worked out for its first layer."""
@@ -77,20 +87,26 @@ class StepLayout:
         return self._decode_rows[kind]
 
     def _build_decode_rows(self, kind: LayerKind) -> DecodeRows:
-        ends = torch.zeros(len(self.step.token_ids), dtype=torch.int64)
+        ends = np.zeros(len(self.step.token_ids), dtype=np.int64)
         for context in self.contexts:
             ends[context.segment.row] = context.num_cached(kind)
-        return DecodeRows(self.row_slots(), ends, int(ends.max()) + 1)
+        return DecodeRows(self.row_slots(), torch.from_numpy(ends), max(map(int, ends), default=0) + 1)
+
+    @functools.cached_property
+    def closed_windows(self) -> tuple[tuple[int, int], ...]:
+        """The slots whose full window a decode step closes, each with the index of the window's first key."""
+        return tuple((each.segment.slot, each.num_retained) for each in self.contexts if each.closes_window)
 
     @functools.cached_property
     def prefix_rows(self) -> Tensor | None:
         """Which rows have the shared prefix before them, bool [N], on the CPU; None if none has."""
-        rows = torch.zeros(len(self.step.token_ids), dtype=torch.bool)
-        for context in self.contexts:
-            if context.has_prefix:
-                segment = context.segment
-                rows[segment.row : segment.row + segment.length] = True
-        return rows if bool(rows.any()) else None
+        segments = [context.segment for context in self.contexts if context.has_prefix]
+        if not segments:
+            return None
+        rows = np.zeros(len(self.step.token_ids), dtype=np.bool_)
+        for segment in segments:
+            rows[segment.row : segment.row + segment.length] = True
+        return torch.from_numpy(rows)
 
 
 def append_step(step: Step, cache: KVCache) -> StepLayout:

@@ -53,7 +53,7 @@ class LayerCalls:
         `on_progress` is called at the end, and before that every 50 milliseconds, or after every kernel that takes
         longer. Raises MemoryError.
         """
-        num_rows = len(token_ids_N)
+        num_rows = token_ids_N.shape[0]
         if num_rows > self._capacity:
             self._prepare(max(num_rows, _FEWEST))
         buffers = self._buffers

@@ -16,6 +16,7 @@ from tirazh.errors import CheckpointError
 from tirazh.model.architectures import longest_exact_sequence
 from tirazh.model.attention.backends.interface import StepAttention
 from tirazh.model.attention.layer_shape import LayerKind, LayerShape
+from tirazh.model.layers.kernel_linear import KernelLinear
 from tirazh.model.transformer import LanguageModel, RuGPT3Attention
 
 
@@ -84,9 +85,14 @@ def check_length(model: Any, max_length: int) -> None:
 
 
 def logits_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a function from hidden states [R, C] to logits [R, vocab], in the model's dtype."""
+    """Return a function from hidden states [R, C] to logits, float32 [R, vocab], rounded to the model's dtype."""
+    head: Any
     if is_own(model):
-        return model.lm_head
-    from tirazh.model import foreign_network
+        head = model.lm_head
+        if isinstance(head, KernelLinear):
+            return head.in_float32
+    else:
+        from tirazh.model import foreign_network
 
-    return foreign_network.LogitsHead(model)
+        head = foreign_network.LogitsHead(model)
+    return lambda hidden_RC: head(hidden_RC).float()

@@ -249,9 +249,13 @@ class ModelRunner:
         parts: list[Tensor] = []
         for first in range(0, len(rows), at_a_time):
             chosen = rows[first : first + at_a_time]
-            padded = _padded(chosen, at_a_time) if self._is_padded else chosen
-            index = to_device(torch.from_numpy(padded), self.device)
-            parts.append(self._head(hidden_NC[index])[: len(chosen)].float())
+            if self._is_padded:
+                index = to_device(torch.from_numpy(_padded(chosen, at_a_time)), self.device)
+                parts.append(self._head(hidden_NC[index])[: len(chosen)])
+            elif np.array_equal(chosen, np.arange(hidden_NC.shape[0])):  # a decode step: no copy
+                parts.append(self._head(hidden_NC))
+            else:
+                parts.append(self._head(hidden_NC[torch.from_numpy(chosen)]))
             self.on_progress()
         if len(parts) == 1:
             return parts[0]

@@ -70,7 +70,9 @@ def sample(logits_RV: Tensor, rows: Sequence[RowState], num_tokens: int) -> Samp
     untouched_sums_E = None if edits is None else log_sums(edits.rows_of(logits_RV))
     untouched_N = None if edits is None else edits.apply(logits_RV)
     if logits_RV.device.type == "cpu" and logits_RV.stride(1) == 1 and load_kernel("sampling") is not None:
-        tokens_R, sums_R = choose_compiled(logits_RV, rows)
+        tokens_R, sums_R, logprobs_R = choose_compiled(logits_RV, rows)
+        if edits is None:
+            return Sampled(tokens_R, logprobs_R)
     else:
         sums_R = log_sums(logits_RV)
         apply_masks(logits_RV, rows)
@@ -131,10 +133,10 @@ def find_edits(rows: Sequence[RowState], device: torch.device) -> BatchedEdits |
     return BatchedEdits(len(rows), *(to_device(torch.from_numpy(each), device) for each in arrays))
 
 
-def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> tuple[Tensor, Tensor]:
-    """Sample by the compiled kernel, after edits; it applies the masks. Returns the tokens, int64 [R], and
-    `log_sums` of these logits before the masks, float64 [R]. logits_RV: float32 on a CPU, each row
-    contiguous. Raises MemoryError, and ValueError for other logits and for too short masks."""
+def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample by the compiled kernel, after edits; it applies the masks. Returns the tokens, int64 [R], and float64 [R]
+    `log_sums` of these logits before the masks, and the tokens' logits less those. logits_RV: float32 on a CPU, each
+    row contiguous. Raises MemoryError, and ValueError for other logits and for too short masks."""
     kernel = load_kernel("sampling")
     assert kernel is not None
     if logits_RV.dtype != torch.float32 or len(logits_RV) != len(rows) or logits_RV.stride(1) != 1:
@@ -149,8 +151,8 @@ def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> tuple[Tensor
     min_ps = np.array([each.min_p for each in params], np.float32)
     chances = np.array([uniform(row.seed, row.num_new) if row.params.temperature else 0 for row in rows], np.float64)
     masks = np.array([_address(row.mask, num_tokens) for row in rows], np.uint64)
-    tokens, sums = np.empty(num_rows, np.int64), np.empty(num_rows, np.float64)
-    arrays = (masks, temperatures, min_ps, top_ks, top_ps, chances, tokens, sums)
+    tokens, (sums, logprobs) = np.empty(num_rows, np.int64), np.empty((2, num_rows), np.float64)
+    arrays = (masks, temperatures, min_ps, top_ks, top_ps, chances, tokens, sums, logprobs)
     failed = kernel.choose_tokens(
         ctypes.c_void_p(logits_RV.data_ptr()),
         *map(ctypes.c_int64, (logits_RV.stride(0), num_rows, num_tokens)),
@@ -159,7 +161,7 @@ def choose_compiled(logits_RV: Tensor, rows: Sequence[RowState]) -> tuple[Tensor
     )
     if failed:
         raise MemoryError(f"no memory to sort {num_tokens} tokens")
-    return torch.from_numpy(tokens), torch.from_numpy(sums)
+    return torch.from_numpy(tokens), torch.from_numpy(sums), torch.from_numpy(logprobs)
 
 
 def choose_together(logits_RV: Tensor, rows: Sequence[RowState]) -> Tensor:

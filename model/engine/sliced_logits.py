@@ -44,7 +44,7 @@ def chosen_rows(logits_RV: Tensor | SlicedLogits, rows: Sequence[int]) -> Tensor
     """Return some rows of logits: float32 [rows, V]; the logits themselves, where these are all of them."""
     if isinstance(logits_RV, SlicedLogits):
         return torch.cat([logits_RV[row : row + 1] for row in rows])
-    return logits_RV if list(rows) == list(range(len(logits_RV))) else logits_RV[list(rows)]
+    return logits_RV if list(rows) == list(range(logits_RV.shape[0])) else logits_RV[list(rows)]
 
 
 def rows_at_once(vocab_size: int, multiple: int) -> int:

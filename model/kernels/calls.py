@@ -23,23 +23,13 @@ from tirazh.model.kernels.build import load_kernel
 class KernelCall:
     """`function(arguments, num_threads)`, which returns 0, or something else where there is no memory.
 
-    `tensors` are those that the arguments pointed to when the call was prepared, `changed` those that they point to
-    since, by the name of the argument.
+    `tensors` are those that the arguments pointed to when the call was prepared. Whoever sets others later keeps them
+    until the call has run.
     """
 
     function: Any
-    arguments: ctypes.Structure
+    arguments: Any  # a ctypes.Structure
     tensors: tuple[Tensor | None, ...]
-    changed: dict[str, Tensor | None] = field(default_factory=dict, init=False)
-
-    def change(self, **values: Tensor | int | None) -> None:
-        """Set some of the arguments, pointers to the elements of tensors."""
-        for name, value in values.items():
-            if isinstance(value, int):
-                setattr(self.arguments, name, value)
-            else:
-                self.changed[name] = value
-                setattr(self.arguments, name, address(value))
 
     def set_num_rows(self, num_rows: int) -> None:
         """Let the call work on the first rows of its tensors only; for arguments that have the field `num_rows`."""

@@ -12,6 +12,7 @@ typedef struct {
     const word *weight;      /* packed */
     element *out;            /* [rows][outputs] */
     int64_t num_rows, num_inputs, num_outputs, is_gelu;
+    int64_t is_float_out; /* `out` has floats, which hold what an element would; not for all kernels */
 } linear_arguments;
 
 /* Outputs that are packed together. */

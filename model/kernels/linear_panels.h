@@ -9,7 +9,7 @@
 
    Includers define what `linear.h` asks for, ROWS by VECTORS sums, which stay in registers beside VECTORS of
    the weight, PART_BYTES of a panel that a part takes, and three functions: `add_product`, `finish_lanes`
-   and `load_bias`. */
+   and `load_bias`; with HAS_FLOAT_OUT also `store_rounded`, for results without GELU. */
 
 enum {
     PART = PART_BYTES / (4 * PANEL), /* words */
@@ -84,10 +84,17 @@ INLINE void finish(const linear_arguments *a, const float *sums, int64_t row, in
         const int64_t first = panel * PANEL + c * LANES, count = MIN(LANES, a->num_outputs - first);
         if (count <= 0) break;
         const vec bias = a->bias ? load_bias(a->bias + first, count) : (vec){0};
-        for (int64_t r = 0; r < num_rows; r++)
-            finish_lanes(
-                a->out + (row + r) * a->num_outputs + first, load_float(sums + r * PANEL + c * LANES) + bias,
-                a->is_gelu, count);
+        for (int64_t r = 0; r < num_rows; r++) {
+            const int64_t at = (row + r) * a->num_outputs + first;
+            const vec result = load_float(sums + r * PANEL + c * LANES) + bias;
+#ifdef HAS_FLOAT_OUT
+            if (a->is_float_out) {
+                store_rounded((float *)a->out + at, result, count);
+                continue;
+            }
+#endif
+            finish_lanes(a->out + at, result, a->is_gelu, count);
+        }
     }
 }
 

@@ -70,6 +70,22 @@ static float find_highest(const float *logits, int64_t count) {
     return highest;
 }
 
+/* The first of `count` logits that is `value`, which is one of them. */
+static int64_t find_first(const float *logits, int64_t count, float value) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+#ifdef __AVX512F__
+        if (_mm512_cmpeq_ps_mask(_mm512_loadu_ps(logits + i), _mm512_set1_ps(value))) break;
+#else
+        int32_t is_any = 0;
+        for (int lane = 0; lane < LANES; lane++) is_any |= logits[i + lane] == value;
+        if (is_any) break;
+#endif
+    }
+    while (logits[i] != value) i++;
+    return i;
+}
+
 /* The sum of exp(logit - highest) over `count` logits. */
 static double sum_exp(const float *logits, int64_t count, float highest) {
     double total = 0;
@@ -221,11 +237,7 @@ static int64_t choose_token(
     /* At temperature 1 the weights' own sum is the sum of the exponentials. */
     const int is_plain = temperature == 1 && min_p == 0;
     if (!is_plain) *log_sum = highest + log(sum_exp(logits, count, highest));
-    if (temperature == 0) {
-        int64_t i = 0;
-        while (logits[i] != highest) i++;
-        return i;
-    }
+    if (temperature == 0) return find_first(logits, count, highest);
     double total = weigh(logits, count, highest, temperature, min_p, w);
     if (is_plain) *log_sum = highest + log(total);
     const int has_nucleus = top_p > 0 && top_p < 1;
@@ -267,12 +279,12 @@ static void apply_mask(float *logits, int64_t count, const uint32_t *mask) {
 /* Logits [R, row_stride], of which the first `count` of each row are tokens; the other arrays [R].
    `masks` points to one bit a token for every row, or is null for a row in which all are allowed.
    `tokens` receives each row's token, -1 if its logits are not finite, `log_sums` the same as from
-   `sum_logits` before the mask, computed while the row is in the cache. Returns 0, or 1 if there is
-   no memory. */
+   `sum_logits` before the mask, computed while the row is in the cache, `logprobs` the token's logit
+   less that. Returns 0, or 1 if there is no memory. */
 int choose_tokens(
     float *logits, int64_t row_stride, int64_t num_rows, int64_t count, const uint32_t *const *masks,
     const float *temperatures, const float *min_ps, const int64_t *top_ks, const double *top_ps,
-    const double *chances, int64_t *tokens, double *log_sums, int num_threads) {
+    const double *chances, int64_t *tokens, double *log_sums, double *logprobs, int num_threads) {
     int failed = 0;
 #pragma omp parallel num_threads(num_threads)
     {
@@ -307,6 +319,7 @@ int choose_tokens(
                     own, count, temperatures[row], min_ps[row], top_ks[row], top_ps[row], chances[row], &w,
                     log_sums + row);
                 if (masks[row]) log_sums[row] = unmasked;
+                logprobs[row] = own[MAX(tokens[row], 0)] - log_sums[row]; /* NaN without a token */
             }
         free(buffer);
     }

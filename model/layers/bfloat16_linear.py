@@ -13,4 +13,4 @@ from tirazh.model.layers.kernel_linear import KernelLinear
 class Bfloat16Linear(KernelLinear):
     """A linear layer of bfloat16 whose products are those of AVX512-BF16: of pairs of inputs."""
 
-    kernel, dtype, input_unit = "linear_bf16", torch.bfloat16, 2
+    kernel, dtype, input_unit, has_float_out = "linear_bf16", torch.bfloat16, 2, True

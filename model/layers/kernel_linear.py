@@ -27,7 +27,7 @@ class LinearArguments(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("x", "bias", "weight", "out")),
-        *((name, ctypes.c_int64) for name in ("num_rows", "num_inputs", "num_outputs", "is_gelu")),
+        *((name, ctypes.c_int64) for name in ("num_rows", "num_inputs", "num_outputs", "is_gelu", "is_float_out")),
     )
 
 
@@ -41,6 +41,7 @@ class KernelLinear(nn.Module):
     kernel: ClassVar[str]  # the C file
     dtype: ClassVar[torch.dtype]
     input_unit: ClassVar[int]  # inputs are a multiple of it
+    has_float_out: ClassVar[bool] = False  # the kernel can write its results as float32, without GELU
 
     weight: Tensor
     bias: Tensor | None
@@ -67,9 +68,13 @@ class KernelLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] to [..., out]. Raises MemoryError, and ValueError for other inputs."""
-        if x.dtype != self.dtype or x.shape[-1] != self.in_features:
-            raise ValueError(f"the input must be {self.dtype} [..., {self.in_features}], got {x.dtype} {list(x.shape)}")
-        return self._multiply(x.contiguous())
+        return self._multiply(x, self.dtype)
+
+    def in_float32(self, x: Tensor) -> Tensor:
+        """The same, rounded to the layer's dtype, as float32."""
+        if self.has_float_out and self.activation == "none":
+            return self._multiply(x, torch.float32)
+        return self(x).float()
 
     def has_calls(self, dtype: torch.dtype) -> bool:
         return dtype == self.dtype
@@ -78,18 +83,20 @@ class KernelLinear(nn.Module):
         return [self.call(x, out)]
 
     def call(self, x: Tensor, out: Tensor) -> KernelCall:
-        """Prepare the multiplication of x [..., in], of the layer's dtype, into `out` [..., out]; both contiguous."""
+        """Prepare the multiplication of x [..., in], of the layer's dtype, into `out` [..., out], which may be float32
+        if the kernel `has_float_out`; both contiguous."""
         kernel = load_kernel(self.kernel)
         assert kernel is not None
-        arguments = LinearArguments(
-            *map(address, (x, self.bias, self.weight, out)),
-            *(x.numel() // self.in_features, self.in_features, self.out_features, int(self.activation == "gelu")),
-        )
+        sizes = x.numel() // self.in_features, self.in_features, self.out_features
+        flags = self.activation == "gelu", out.dtype != self.dtype
+        arguments = LinearArguments(*map(address, (x, self.bias, self.weight, out)), *sizes, *map(int, flags))
         return KernelCall(kernel.multiply, arguments, (x, self.bias, self.weight, out))
 
-    def _multiply(self, x: Tensor) -> Tensor:
-        out = x.new_empty(*x.shape[:-1], self.out_features)
-        self.call(x, out).run()
+    def _multiply(self, x: Tensor, out_dtype: torch.dtype) -> Tensor:
+        if x.dtype != self.dtype or x.shape[-1] != self.in_features:
+            raise ValueError(f"the input must be {self.dtype} [..., {self.in_features}], got {x.dtype} {list(x.shape)}")
+        out = x.new_empty(*x.shape[:-1], self.out_features, dtype=out_dtype)
+        self.call(x.contiguous(), out).run()
         return out
 
 

@@ -4,6 +4,7 @@ sliding window or a softcap."""
 from __future__ import annotations
 
 from collections.abc import Collection
+from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -34,10 +35,14 @@ def head_types(cache: KVCache) -> set[HeadType]:
 def build_attention(layout: StepLayout, cache: KVCache) -> StepAttention:
     """The attention of a step, by the fastest backend that takes the heads of the cache; no kernel
     knows a sliding window or a softcap, so torch computes layers that have one."""
-    fast = choose_backend(head_types(cache), layout.step.phase).build(layout, cache)
-    if all(layer.shape.rules == NO_RULES for layer in cache.layers):
-        return fast
-    return _ByLayer(cache, fast, RuledAttention(layout, cache))
+    chosen, phase = _chosen.setdefault(cache, {}), layout.step.phase
+    if phase not in chosen:
+        chosen[phase] = choose_backend(head_types(cache), phase)
+    fast = chosen[phase].build(layout, cache)
+    return _ByLayer(cache, fast, RuledAttention(layout, cache)) if cache.has_rules else fast
+
+
+_chosen: WeakKeyDictionary[KVCache, dict[Phase, AttentionBackend]] = WeakKeyDictionary()
 
 
 class _ByLayer:

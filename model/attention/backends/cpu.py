@@ -36,7 +36,7 @@ class CpuBackend:
         return _CpuDecode(layout, cache) if layout.step.phase == "decode" else _CpuPrefill(layout, cache)
 
 
-class _CpuDecode:
+class _CpuDecode(PreparedAttention):
     def __init__(self, layout: StepLayout, cache: KVCache) -> None:
         self._layout, self._cache = layout, cache
         self.form = StepForm(cache, "decode", None if layout.prefix_rows is None else cache.prefix)
@@ -75,13 +75,16 @@ class _CpuDecode:
         cpu_decode.set_rows(calls[0], rows)
         if prefix is not None:
             cpu_prefill.set_num_rows(calls[1], len(rows.slots), prefix)
-            calls[2].change(num_rows=len(rows.slots), has_other=self._layout.prefix_rows)
+            calls[2].arguments.num_rows, calls[2].arguments.has_other = (
+                len(rows.slots),
+                address(self._layout.prefix_rows),
+            )
 
     def _prefix(self, layer: int) -> PrefixKV | None:
         return None if self._layout.prefix_rows is None else self._cache.prefix_kv(layer)
 
 
-class _CpuPrefill:
+class _CpuPrefill(PreparedAttention):
     def __init__(self, layout: StepLayout, cache: KVCache) -> None:
         self._layout, self._cache = layout, cache
         self.form = StepForm(cache, "prefill", None if layout.prefix_rows is None else cache.prefix)

@@ -73,13 +73,16 @@ def attend_call(  # noqa: PLR0913 - the fields of the kernel's structure
 
 
 def set_rows(call: KernelCall, rows: DecodeRows) -> None:
-    """Set the rows of a call of `attend_call`. Raises ValueError for rows outside the cache, and for more than N."""
+    """Set the rows of a call of `attend_call`, which must live until it has run. Raises ValueError for rows outside the
+    cache, and for more than N."""
     queries, cache_k = cast(Tensor, call.tensors[0]), cast(Tensor, call.tensors[3])
-    if len(rows.slots) > len(queries):
-        raise ValueError(f"a decode step of {len(rows.slots)} rows, prepared for {len(queries)}")
+    if rows.num_rows > queries.shape[0]:  # not len(), which takes microseconds
+        raise ValueError(f"a decode step of {rows.num_rows} rows, prepared for {len(queries)}")
     num_slots, _, capacity, _ = cache_k.shape
     rows.check(num_slots, capacity)
-    call.change(slots=rows.slots, ends=rows.ends, num_rows=len(rows.slots), longest=rows.longest)
+    arguments = call.arguments
+    arguments.slots, arguments.ends = rows.addresses
+    arguments.num_rows, arguments.longest = rows.num_rows, rows.longest
 
 
 _POINTERS = "q new_k new_v cache_k cache_v out lse slots ends"

@@ -82,8 +82,8 @@ def attend_call(
 
 
 def set_chunks(call: KernelCall, table: ChunkTable, cache: LayerCache, prefix: PrefixKV | None) -> None:
-    """Set the chunks of a call of `attend_call` with the same cache and prefix. Raises ValueError for chunks outside
-    them, and outside N rows."""
+    """Set the chunks of a call of `attend_call` with the same cache and prefix; the table must live until it has run.
+    Raises ValueError for chunks outside them, and outside N rows."""
     reach = 0
     if cache.shape.kind is LayerKind.SPARSE and cache.shape.global_starts:
         reach = max(cache.shape.global_starts) + cache.shape.sparse_pattern.global_size
@@ -192,7 +192,8 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
 def _set_table(call: KernelCall, table: ChunkTable, *, num_prefix: int = 0, reach: int = 0) -> None:
     q, k, cache_k = (cast(Tensor, call.tensors[index]) for index in (0, 1, 5))
     table.check(ChunkLimits(len(q), len(k), q.shape[1], len(cache_k), cache_k.shape[2], num_prefix, reach))
-    call.change(chunks=table.rows, masks=table.masks, num_chunks=len(table.rows))
+    call.arguments.chunks, call.arguments.masks = address(table.rows), address(table.masks)
+    call.arguments.num_chunks = len(table.rows)
 
 
 def _empty_results(q: Tensor) -> Results:

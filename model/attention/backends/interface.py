@@ -5,6 +5,7 @@ Legend: N rows of the step, H heads, K key/value heads, D head dim.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
@@ -56,13 +57,20 @@ class StepForm:
     prefix: PrefixCache | None
 
 
-@runtime_checkable
-class PreparedAttention(StepAttention, Protocol):
-    """The attention of a step by C kernels, whose calls are prepared once for all steps of a form."""
+class PreparedAttention(ABC):
+    """The attention of a step by C kernels, whose calls are prepared once for all steps of a form.
 
-    @property
-    def form(self) -> StepForm: ...
+    A class, because every step asks whether it has one: `isinstance` of a protocol takes a fifth of a millisecond when
+    the weights of the model have just gone through the processor's caches.
+    """
 
+    form: StepForm
+
+    @abstractmethod
+    def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
+        """As in `StepAttention`."""
+
+    @abstractmethod
     def calls(
         self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float, out_NHD: Tensor
     ) -> list[KernelCall]:
@@ -71,14 +79,13 @@ class PreparedAttention(StepAttention, Protocol):
         Queries, keys and values, whose D is contiguous, are read when the calls run. For heads that the kernels of both
         phases take.
         """
-        ...
 
+    @abstractmethod
     def set_step(self, layer: int, calls: Sequence[KernelCall]) -> None:
         """Make calls that a step of the same form has prepared for a layer those of this step.
 
         What is not a kernel is done now: after it, the cache must not change before the calls run.
         """
-        ...
 
 
 class AttentionBackend(Protocol):

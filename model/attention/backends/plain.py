@@ -59,9 +59,8 @@ def close_windows(layout: StepLayout, cache: LayerCache) -> None:
     """Close the full windows of a decode step's slots in one layer, before the new keys are put
     behind them."""
     if cache.shape.kind is LayerKind.SPARSE:
-        for context in layout.contexts:
-            if context.closes_window:
-                cache.close_window(context.segment.slot, context.num_retained)
+        for slot, window_start in layout.closed_windows:
+            cache.close_window(slot, window_start)
 
 
 def attend_one_by_one(

@@ -22,7 +22,7 @@ TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-8}
 def merged(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor, has_other: Tensor) -> Tensor:
     out = out.clone()
     call = merge_call(out, lse, other, other_lse)
-    call.change(num_rows=len(out), has_other=has_other)
+    call.arguments.num_rows, call.arguments.has_other = len(out), has_other.data_ptr()
     call.run()
     return out
 

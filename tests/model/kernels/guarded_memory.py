@@ -107,7 +107,7 @@ def linear(place: Guarded, rows: int, inputs: int, outputs: int, dtype: torch.dt
 
 def sampling(place: Guarded, num_tokens: int, params: SamplingParams) -> None:
     rows = [RowState(params, seed, None, 0) for seed in range(3)]
-    tokens, log_sums = choose_compiled(place(torch.randn(3, num_tokens)), rows)
+    tokens, log_sums, _ = choose_compiled(place(torch.randn(3, num_tokens)), rows)
     assert ((tokens >= 0) & (tokens < num_tokens)).all()
     assert log_sums.isfinite().all()
 

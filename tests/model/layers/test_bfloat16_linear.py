@@ -68,6 +68,18 @@ def test_it_is_exact_at_the_sizes_of_real_steps(rows: int, inputs: int, outputs:
 
 
 @needs_kernel
+@quick
+@given(ROWS, INPUTS, OUTPUTS, st.sampled_from(["none", "gelu"]))
+def test_results_as_floats_hold_the_same_values(rows: int, inputs: int, outputs: int, activation: Activation) -> None:
+    x, weight, bias = draw(rows, inputs, outputs, torch.bfloat16)
+    x[0] = torch.inf
+    linear = Bfloat16Linear(weight, bias, activation=activation)
+    got = linear.in_float32(x)
+    assert got.dtype == torch.float32
+    assert torch.equal(got.view(torch.int32), linear(x).float().view(torch.int32))
+
+
+@needs_kernel
 def test_the_kernels_gelu_is_rounded_well_for_every_bfloat16() -> None:
     """By a bias of each, over inputs of zero: within 0.51 units in the last place, for values from a thousandth up."""
     every = torch.arange(1 << 16).to(torch.uint16).view(torch.bfloat16)
