@@ -14,7 +14,9 @@
 
 #define VECTORS 2 /* of queries in one block */
 #define QUERIES (VECTORS * LANES)
-#define GROUP (LANES == 16 ? 8 : 4) /* keys, or elements of a value, at a time: as many sums fit in registers */
+/* As many keys, or elements of a value, at a time as have their sums in registers; a head dim is a multiple of GROUP. */
+#define GROUP (LANES == 16 ? 8 : 4)
+#define KEYS (LANES == 16 ? 12 : 4)
 #define MOST_UNIT 32                /* the largest UNIT of any variant */
 
 /* `count` keys and their values, laid out for the variant. */
@@ -101,46 +103,47 @@ INLINE int32_t *NAME(prepare_keys, VARIANT)(
     return buffer;
 }
 
-/* Unscaled scores of `count` keys from `first` on, [count][VECTORS] vectors. */
+/* Unscaled scores of `count` keys from `first` on, [count][vectors] vectors. */
 INLINE void NAME(score_keys, VARIANT)(
-    const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim, vec *scores) {
-    for (int64_t j = 0; j < count; j += GROUP) {
-        const char *keys[GROUP];
-        for (int t = 0; t < GROUP; t++) keys[t] = from->keys + (first + MIN(j + t, count - 1)) * from->key_bytes;
-        vec sums[GROUP][VECTORS] = {{{0}}};
-        for (int w = 0; w < dim / PER_WORD; w++) {
+    const int vectors, const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim, vec *scores) {
+    for (int64_t j = 0; j < count; j += KEYS) {
+        const char *keys[KEYS];
+        UNROLLED for (int t = 0; t < KEYS; t++) keys[t] = from->keys + (first + MIN(j + t, count - 1)) * from->key_bytes;
+        vec sums[KEYS][VECTORS] = {{{0}}};
+        UNROLLED for (int w = 0; w < dim / PER_WORD; w++) {
             ivec query[VECTORS];
-            for (int c = 0; c < VECTORS; c++) query[c] = load_words(queries + w * QUERIES + c * LANES);
-            for (int t = 0; t < GROUP; t++) {
+            for (int c = 0; c < vectors; c++) query[c] = load_words(queries + (w * vectors + c) * LANES);
+            for (int t = 0; t < KEYS; t++) {
                 ivec key = broadcast_word(keys[t] + 4 * w);
-                for (int c = 0; c < VECTORS; c++) sums[t][c] = ADD_PRODUCTS(sums[t][c], query[c], key);
+                for (int c = 0; c < vectors; c++) sums[t][c] = ADD_PRODUCTS(sums[t][c], query[c], key);
             }
         }
-        for (int t = 0; t < GROUP; t++)
-            for (int c = 0; c < VECTORS; c++) scores[(j + t) * VECTORS + c] = sums[t][c];
+        for (int t = 0; t < KEYS; t++)
+            for (int c = 0; c < vectors; c++) scores[(j + t) * vectors + c] = sums[t][c];
     }
 }
 
-/* Adds to every query's `result`, [D][VECTORS] vectors, `count` values from `first` on, times their
-   weights. */
+/* Multiplies every query's `result`, [D][vectors] vectors, by `rescale` and adds `count` values from
+   `first` on, times their weights. */
 INLINE void NAME(add_values, VARIANT)(
-    const int32_t *weights, const key_range *from, int64_t first, int64_t count, int dim, vec *result) {
+    const int vectors, const int32_t *weights, const key_range *from, int64_t first, int64_t count, int dim,
+    const vec rescale[VECTORS], vec *result) {
     const int32_t *values = from->values + first / PER_WORD * from->value_words;
     const int64_t num_words = (count + PER_WORD - 1) / PER_WORD;
     for (int d = 0; d < dim; d += GROUP) {
         vec sums[GROUP][VECTORS];
         for (int t = 0; t < GROUP; t++)
-            for (int c = 0; c < VECTORS; c++) sums[t][c] = result[(d + t) * VECTORS + c];
+            for (int c = 0; c < vectors; c++) sums[t][c] = result[(d + t) * vectors + c] * rescale[c];
         for (int64_t j = 0; j < num_words; j++) {
             ivec weight[VECTORS];
-            for (int c = 0; c < VECTORS; c++) weight[c] = load_words(weights + j * QUERIES + c * LANES);
+            for (int c = 0; c < vectors; c++) weight[c] = load_words(weights + (j * vectors + c) * LANES);
             for (int t = 0; t < GROUP; t++) {
                 ivec value = broadcast_word(values + j * from->value_words + d + t);
-                for (int c = 0; c < VECTORS; c++) sums[t][c] = ADD_PRODUCTS(sums[t][c], weight[c], value);
+                for (int c = 0; c < vectors; c++) sums[t][c] = ADD_PRODUCTS(sums[t][c], weight[c], value);
             }
         }
         for (int t = 0; t < GROUP; t++)
-            for (int c = 0; c < VECTORS; c++) result[(d + t) * VECTORS + c] = sums[t][c];
+            for (int c = 0; c < vectors; c++) result[(d + t) * vectors + c] = sums[t][c];
     }
 }
 
@@ -173,7 +176,7 @@ INLINE int32_t *NAME(prepare_keys, VARIANT)(
 }
 
 INLINE void NAME(score_keys, VARIANT)(
-    const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim, vec *scores) {
+    const int vectors, const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim, vec *scores) {
     const int64_t row_bytes = from->key_bytes;
     tile_rows keys = {from->keys + first * row_bytes, row_bytes, TILE_BYTES, TILE_ROWS * row_bytes, 0};
     for (int64_t j = 0; j < count; j += UNIT, keys.at += UNIT * from->key_bytes)
@@ -182,7 +185,10 @@ INLINE void NAME(score_keys, VARIANT)(
 }
 
 INLINE void NAME(add_values, VARIANT)(
-    const int32_t *weights, const key_range *from, int64_t first, int64_t count, int dim, vec *result) {
+    const int vectors, const int32_t *weights, const key_range *from, int64_t first, int64_t count, int dim,
+    const vec rescale[VECTORS], vec *result) {
+    for (int d = 0; d < dim; d++)
+        for (int c = 0; c < VECTORS; c++) result[d * VECTORS + c] *= rescale[c];
     const int64_t padded = (count + UNIT - 1) / UNIT * UNIT;
     const char *columns = (const char *)(from->values + first / PER_WORD * dim);
     tile_rows values = {columns, TILE_BYTES, dim * TILE_BYTES, TILE_ROWS * TILE_BYTES, 0};

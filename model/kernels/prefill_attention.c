@@ -18,7 +18,7 @@
 #include "lanes.h"
 #include "tiles.h"
 
-#define MOST_KEYS 128 /* of a block */
+#define MOST_KEYS 132 /* of a block: enough for a chunk's own keys, and a multiple of KEYS */
 #define MASK_UNIT 32  /* a mask has its queries padded to a multiple of this */
 
 /* The columns of the table `chunks`: those of `ChunkRow` in tables.py, which says what they mean (a
@@ -78,6 +78,8 @@ typedef struct {
     float scale;
 } NAME(arguments, VARIANT);
 
+#define BLOCK (MOST_KEYS / UNIT * UNIT)
+
 /* The running softmax of a block of queries. `scores` has space for MOST_KEYS keys. */
 typedef struct {
     vec highest[VECTORS], total[VECTORS];
@@ -85,37 +87,37 @@ typedef struct {
     int32_t *queries;     /* words, [D / PER_WORD][QUERIES] */
 } NAME(state, VARIANT);
 
-/* Takes `count` <= MOST_KEYS keys into the softmax. Lane i sees key j if j <= i + causal_from;
+/* Takes `count` <= BLOCK keys into the softmax. Lane i sees key j if j <= i + causal_from;
    `mask` (rows of mask_width floats) is added to the scores. `scale` includes log2(e), because
    weights are powers of 2. */
 INLINE void NAME(attend_block, VARIANT)(
-    NAME(state, VARIANT) *state, const key_range *from, int64_t first, int64_t count, int64_t causal_from,
+    const int vectors, NAME(state, VARIANT) *state, const key_range *from, int64_t first, int64_t count, int64_t causal_from,
     const float *mask, int64_t mask_width, int dim, float scale) {
     vec *scores = state->scores;
-    NAME(score_keys, VARIANT)(state->queries, from, first, count, dim, scores);
+    NAME(score_keys, VARIANT)(vectors, state->queries, from, first, count, dim, scores);
     ivec lane;
     for (int i = 0; i < LANES; i++) lane[i] = i;
     for (int64_t j = MAX(0, causal_from + 1); j < count; j++)
-        for (int c = 0; c < VECTORS; c++) {
+        for (int c = 0; c < vectors; c++) {
             ivec is_seen = lane + (int)(c * LANES + causal_from) >= (int)j - (ivec){0};
-            scores[j * VECTORS + c] = choose(is_seen, scores[j * VECTORS + c], broadcast(-INFINITY));
+            scores[j * vectors + c] = choose(is_seen, scores[j * vectors + c], broadcast(-INFINITY));
         }
     if (mask)
         for (int64_t j = 0; j < count; j++)
-            for (int c = 0; c < VECTORS; c++) scores[j * VECTORS + c] += load_float(mask + j * mask_width + c * LANES);
+            for (int c = 0; c < vectors; c++) scores[j * vectors + c] += load_float(mask + j * mask_width + c * LANES);
     const int64_t padded = (count + UNIT - 1) / UNIT * UNIT;
-    for (int64_t j = count * VECTORS; j < padded * VECTORS; j++) scores[j] = broadcast(-INFINITY);
+    for (int64_t j = count * vectors; j < padded * vectors; j++) scores[j] = broadcast(-INFINITY);
 
     /* Two accumulators of each, so that the sums and maxima of neighbouring keys do not wait for
        each other. */
     vec highest[2][VECTORS], total[2][VECTORS] = {{{0}}}, shift[VECTORS], rescale[VECTORS];
-    for (int c = 0; c < VECTORS; c++) highest[0][c] = highest[1][c] = state->highest[c];
+    for (int c = 0; c < vectors; c++) highest[0][c] = highest[1][c] = state->highest[c];
     for (int64_t j = 0; j < count; j += 2)
-        for (int c = 0; c < VECTORS; c++) {
-            highest[0][c] = max_lanes(scores[j * VECTORS + c], highest[0][c]);
-            if (j + 1 < count) highest[1][c] = max_lanes(scores[(j + 1) * VECTORS + c], highest[1][c]);
+        for (int c = 0; c < vectors; c++) {
+            highest[0][c] = max_lanes(scores[j * vectors + c], highest[0][c]);
+            if (j + 1 < count) highest[1][c] = max_lanes(scores[(j + 1) * vectors + c], highest[1][c]);
         }
-    for (int c = 0; c < VECTORS; c++) {
+    for (int c = 0; c < vectors; c++) {
         vec new_highest = max_lanes(highest[0][c], highest[1][c]);
         /* A lane that has seen no key yet: minus infinity minus itself would be NaN, so use any
            finite value. */
@@ -126,29 +128,27 @@ INLINE void NAME(attend_block, VARIANT)(
     }
     ivec *words = (ivec *)scores;
     for (int64_t j = 0; j < padded; j += PER_WORD)
-        for (int c = 0; c < VECTORS; c++) {
+        for (int c = 0; c < vectors; c++) {
 #if PER_WORD == 2
-            vec weight = rough_exp2_lanes(scores[j * VECTORS + c] * scale - shift[c]);
-            vec next = rough_exp2_lanes(scores[(j + 1) * VECTORS + c] * scale - shift[c]);
+            vec weight = rough_exp2_lanes(scores[j * vectors + c] * scale - shift[c]);
+            vec next = rough_exp2_lanes(scores[(j + 1) * vectors + c] * scale - shift[c]);
             total[0][c] += weight;
             total[1][c] += next;
-            words[j / 2 * VECTORS + c] = pair_bf16(weight, next);
+            words[j / 2 * vectors + c] = pair_bf16(weight, next);
 #else
-            vec weight = exp2_lanes(scores[j * VECTORS + c] * scale - shift[c]);
+            vec weight = exp2_lanes(scores[j * vectors + c] * scale - shift[c]);
             total[0][c] += weight;
-            words[j * VECTORS + c] = (ivec)weight;
+            words[j * vectors + c] = (ivec)weight;
 #endif
         }
-    for (int c = 0; c < VECTORS; c++)
+    for (int c = 0; c < vectors; c++)
         state->total[c] = state->total[c] * rescale[c] + (total[0][c] + total[1][c]);
-    for (int d = 0; d < dim; d++)
-        for (int c = 0; c < VECTORS; c++) state->result[d * VECTORS + c] *= rescale[c];
-    NAME(add_values, VARIANT)((const int32_t *)scores, from, first, count, dim, state->result);
+    NAME(add_values, VARIANT)(vectors, (const int32_t *)scores, from, first, count, dim, rescale, state->result);
 }
 
 /* Transposes `count` queries so that each is in a lane of its own; the other lanes get zeros. */
-INLINE void NAME(load_queries, VARIANT)(const ELEMENT *q, int64_t q_row, int64_t count, int dim, int32_t *words) {
-    for (int c = 0; c < VECTORS; c++)
+INLINE void NAME(load_queries, VARIANT)(const int vectors, const ELEMENT *q, int64_t q_row, int64_t count, int dim, int32_t *words) {
+    for (int c = 0; c < vectors; c++)
         for (int w = 0; w < dim / PER_WORD; w += LANES) {
             ivec rows[LANES];
             for (int i = 0; i < LANES; i++) {
@@ -165,21 +165,21 @@ INLINE void NAME(load_queries, VARIANT)(const ELEMENT *q, int64_t q_row, int64_t
 #endif
             }
             transpose(rows);
-            for (int i = 0; i < LANES; i++) memcpy(words + (w + i) * QUERIES + c * LANES, &rows[i], sizeof rows[i]);
+            for (int i = 0; i < LANES; i++) memcpy(words + ((w + i) * vectors + c) * LANES, &rows[i], sizeof rows[i]);
         }
 }
 
 /* Divides by the sums and writes the results, [count, D] with stride `out_row`, and the
    log-sum-exps. */
 INLINE void NAME(write_results, VARIANT)(
-    const NAME(state, VARIANT) *state, int64_t count, int dim, float scale, ELEMENT *out, int64_t out_row, float *lse,
+    const int vectors, const NAME(state, VARIANT) *state, int64_t count, int dim, float scale, ELEMENT *out, int64_t out_row, float *lse,
     int64_t lse_row) {
-    for (int c = 0; c < VECTORS; c++) {
+    for (int c = 0; c < vectors; c++) {
         ivec is_empty = state->total[c] == (vec){0};
         vec inverse = choose(is_empty, (vec){0}, 1.0f / state->total[c]);
         for (int d = 0; d < dim; d += LANES) {
             ivec rows[LANES];
-            for (int i = 0; i < LANES; i++) rows[i] = (ivec)(state->result[(d + i) * VECTORS + c] * inverse);
+            for (int i = 0; i < LANES; i++) rows[i] = (ivec)(state->result[(d + i) * vectors + c] * inverse);
             transpose(rows);
             for (int i = 0; i < LANES && c * LANES + i < count; i++)
                 NAME(store, KIND)(out + (c * LANES + i) * out_row + d, (vec)rows[i]);
@@ -192,6 +192,32 @@ INLINE void NAME(write_results, VARIANT)(
     }
 }
 
+/* `count` queries from `q0` on of a chunk, in as many vectors as that takes. Arguments as of
+   `attend_chunk`. */
+INLINE void NAME(attend_queries, VARIANT)(
+    const int vectors, NAME(state, VARIANT) *state, const key_range ranges[NUM_RANGES], const ELEMENT *q, int64_t q_row,
+    int64_t q0, int64_t count, const float *mask, int64_t mask_width, const int dim, float scale, ELEMENT *out,
+    int64_t out_row, float *lse, int64_t lse_row) {
+    NAME(load_queries, VARIANT)(vectors, q + q0 * q_row, q_row, count, dim, state->queries);
+    for (int c = 0; c < vectors; c++) state->highest[c] = broadcast(-INFINITY), state->total[c] = (vec){0};
+    memset(state->result, 0, sizeof(vec) * (size_t)(vectors * dim));
+    for (int s = 0; s < NUM_RANGES; s++) {
+        const int is_own = s == OWN, is_causal = is_own && !mask;
+        const int64_t num_keys = is_causal ? MIN(ranges[s].count, q0 + QUERIES) : ranges[s].count;
+        /* The mask's rows are the cached keys, then the chunk's own. */
+        const float *rows = s != PREFIX && mask ? mask + (is_own ? ranges[CACHED].count : 0) * mask_width + q0 : NULL;
+        for (int64_t first = 0; first < num_keys; first += BLOCK) {
+            const int64_t n = MIN(BLOCK, num_keys - first);
+            const int64_t causal_from = is_causal ? q0 - first : n;
+            const float *block_mask = rows ? rows + first * mask_width : NULL;
+            NAME(attend_block, VARIANT)(
+                vectors, state, ranges + s, first, n, causal_from, block_mask, mask_width, dim, scale);
+        }
+    }
+    NAME(write_results, VARIANT)(
+        vectors, state, count, dim, scale, out + q0 * out_row, out_row, lse + q0 * lse_row, lse_row);
+}
+
 /* All queries of a chunk of one head, over its three ranges of keys: the shared prefix, the cached
    keys, its own. */
 static void NAME(attend_chunk, VARIANT)(
@@ -200,28 +226,20 @@ static void NAME(attend_chunk, VARIANT)(
     int64_t lse_row) {
     for (int64_t q0 = 0; q0 < length; q0 += QUERIES) {
         const int64_t count = MIN(QUERIES, length - q0);
-        NAME(load_queries, VARIANT)(q + q0 * q_row, q_row, count, dim, state->queries);
-        for (int c = 0; c < VECTORS; c++) state->highest[c] = broadcast(-INFINITY), state->total[c] = (vec){0};
-        memset(state->result, 0, sizeof(vec) * VECTORS * dim);
-        for (int s = 0; s < NUM_RANGES; s++) {
-            const int is_own = s == OWN, is_causal = is_own && !mask;
-            const int64_t num_keys = is_causal ? MIN(ranges[s].count, q0 + QUERIES) : ranges[s].count;
-            /* The mask's rows are the cached keys, then the chunk's own. */
-            const float *rows =
-                s != PREFIX && mask ? mask + (is_own ? ranges[CACHED].count : 0) * mask_width + q0 : NULL;
-            for (int64_t first = 0; first < num_keys; first += MOST_KEYS) {
-                const int64_t n = MIN(MOST_KEYS, num_keys - first);
-                const int64_t causal_from = is_causal ? q0 - first : n;
-                const float *block_mask = rows ? rows + first * mask_width : NULL;
-                if (dim == 64) /* a constant lets the compiler unroll */
-                    NAME(attend_block, VARIANT)
-                (state, ranges + s, first, n, causal_from, block_mask, mask_width, 64, scale);
-                else NAME(attend_block, VARIANT)(
-                    state, ranges + s, first, n, causal_from, block_mask, mask_width, dim, scale);
-            }
+        /* Constants, which let the compiler unroll: the usual head dim, and the number of vectors. */
+#define ATTEND(vectors, dim) \
+    NAME(attend_queries, VARIANT)( \
+        vectors, state, ranges, q, q_row, q0, count, mask, mask_width, dim, scale, out, out_row, lse, lse_row)
+#ifndef IS_TILED
+        if (count <= LANES) {
+            if (dim == 64) ATTEND(1, 64);
+            else ATTEND(1, dim);
+            continue;
         }
-        NAME(write_results, VARIANT)(
-            state, count, dim, scale, out + q0 * out_row, out_row, lse + q0 * lse_row, lse_row);
+#endif
+        if (dim == 64) ATTEND(VECTORS, 64);
+        else ATTEND(VECTORS, dim);
+#undef ATTEND
     }
 }
 
@@ -327,6 +345,7 @@ done:
 #undef KIND
 #undef PER_WORD
 #undef IS_TILED
+#undef BLOCK
 #undef UNIT
 #undef LOAD
 #endif
