@@ -14,10 +14,10 @@
 
 #define VECTORS 2 /* of queries in one block */
 #define QUERIES (VECTORS * LANES)
-/* As many keys, or elements of a value, at a time as have their sums in registers; a head dim is a multiple of GROUP. */
+/* Elements of a value (a head dim is a multiple), and keys, at a time: as many sums fit in registers. */
 #define GROUP (LANES == 16 ? 8 : 4)
 #define KEYS (LANES == 16 ? 12 : 4)
-#define MOST_UNIT 32                /* the largest UNIT of any variant */
+#define MOST_UNIT 32 /* the largest UNIT of any variant */
 
 /* `count` keys and their values, laid out for the variant. */
 typedef struct {
@@ -105,10 +105,12 @@ INLINE int32_t *NAME(prepare_keys, VARIANT)(
 
 /* Unscaled scores of `count` keys from `first` on, [count][vectors] vectors. */
 INLINE void NAME(score_keys, VARIANT)(
-    const int vectors, const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim, vec *scores) {
+    const int vectors, const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim,
+    vec *scores) {
     for (int64_t j = 0; j < count; j += KEYS) {
         const char *keys[KEYS];
-        UNROLLED for (int t = 0; t < KEYS; t++) keys[t] = from->keys + (first + MIN(j + t, count - 1)) * from->key_bytes;
+        UNROLLED for (int t = 0; t < KEYS; t++)
+            keys[t] = from->keys + (first + MIN(j + t, count - 1)) * from->key_bytes;
         vec sums[KEYS][VECTORS] = {{{0}}};
         UNROLLED for (int w = 0; w < dim / PER_WORD; w++) {
             ivec query[VECTORS];
@@ -176,7 +178,8 @@ INLINE int32_t *NAME(prepare_keys, VARIANT)(
 }
 
 INLINE void NAME(score_keys, VARIANT)(
-    const int vectors, const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim, vec *scores) {
+    const int vectors, const int32_t *queries, const key_range *from, int64_t first, int64_t count, int dim,
+    vec *scores) {
     const int64_t row_bytes = from->key_bytes;
     tile_rows keys = {from->keys + first * row_bytes, row_bytes, TILE_BYTES, TILE_ROWS * row_bytes, 0};
     for (int64_t j = 0; j < count; j += UNIT, keys.at += UNIT * from->key_bytes)

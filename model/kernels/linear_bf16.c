@@ -28,7 +28,8 @@ INLINE void finish_lanes(uint16_t *out, vec v, int64_t is_gelu, int64_t count) {
     _mm256_mask_storeu_epi16(out, first_lanes(count), (__m256i)_mm512_cvtneps_pbh((__m512)v));
 }
 
-/* Floats that hold the bfloat16 values: who needs them as floats, as sampling does, need not read and write all again. */
+/* Floats that hold the bfloat16 values: who needs floats, as sampling does, need not read and write
+   all again. */
 INLINE void store_rounded(float *out, vec v, int64_t count) {
     const bf16_lanes rounded = (bf16_lanes)_mm512_cvtneps_pbh((__m512)v);
     _mm512_mask_storeu_ps(out, first_lanes(count), (__m512)(widen(rounded) << 16));

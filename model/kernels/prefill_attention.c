@@ -91,8 +91,8 @@ typedef struct {
    `mask` (rows of mask_width floats) is added to the scores. `scale` includes log2(e), because
    weights are powers of 2. */
 INLINE void NAME(attend_block, VARIANT)(
-    const int vectors, NAME(state, VARIANT) *state, const key_range *from, int64_t first, int64_t count, int64_t causal_from,
-    const float *mask, int64_t mask_width, int dim, float scale) {
+    const int vectors, NAME(state, VARIANT) *state, const key_range *from, int64_t first, int64_t count,
+    int64_t causal_from, const float *mask, int64_t mask_width, int dim, float scale) {
     vec *scores = state->scores;
     NAME(score_keys, VARIANT)(vectors, state->queries, from, first, count, dim, scores);
     ivec lane;
@@ -147,7 +147,8 @@ INLINE void NAME(attend_block, VARIANT)(
 }
 
 /* Transposes `count` queries so that each is in a lane of its own; the other lanes get zeros. */
-INLINE void NAME(load_queries, VARIANT)(const int vectors, const ELEMENT *q, int64_t q_row, int64_t count, int dim, int32_t *words) {
+INLINE void NAME(load_queries, VARIANT)(
+    const int vectors, const ELEMENT *q, int64_t q_row, int64_t count, int dim, int32_t *words) {
     for (int c = 0; c < vectors; c++)
         for (int w = 0; w < dim / PER_WORD; w += LANES) {
             ivec rows[LANES];
@@ -172,8 +173,8 @@ INLINE void NAME(load_queries, VARIANT)(const int vectors, const ELEMENT *q, int
 /* Divides by the sums and writes the results, [count, D] with stride `out_row`, and the
    log-sum-exps. */
 INLINE void NAME(write_results, VARIANT)(
-    const int vectors, const NAME(state, VARIANT) *state, int64_t count, int dim, float scale, ELEMENT *out, int64_t out_row, float *lse,
-    int64_t lse_row) {
+    const int vectors, const NAME(state, VARIANT) *state, int64_t count, int dim, float scale, ELEMENT *out,
+    int64_t out_row, float *lse, int64_t lse_row) {
     for (int c = 0; c < vectors; c++) {
         ivec is_empty = state->total[c] == (vec){0};
         vec inverse = choose(is_empty, (vec){0}, 1.0f / state->total[c]);

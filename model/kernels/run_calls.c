@@ -1,5 +1,5 @@
-/* Runs kernels one after the other, each with arguments that were prepared in advance, so that the layers of a step cost
-   one call from Python. */
+/* Runs kernels one after the other, each with arguments that were prepared in advance, so that the
+   layers of a step cost one call from Python. */
 
 #include "lanes.h"
 #include <time.h>

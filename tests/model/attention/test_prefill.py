@@ -102,7 +102,7 @@ class Step:
 @st.composite
 def steps(draw: st.DrawFn, *, trees: bool = True) -> Step:
     """Prompts of some slots in one or two chunks, the second perhaps behind a closed window; label trees."""
-    is_sparse, num_prefix = draw(st.booleans()), draw(st.sampled_from([0, 0, 1, 127, 129, 300]))
+    is_sparse, num_prefix = draw(st.booleans()), draw(st.sampled_from([0, 0, 1, 127, 131, 133, 300]))
     kv_heads = draw(st.sampled_from([1, 2, 4]))
     heads = kv_heads if is_sparse else 4
     chunks: list[PrefillChunk] = []
@@ -199,6 +199,25 @@ def test_scores_far_apart_do_not_overflow(dtype: torch.dtype, dim: int) -> None:
     out, _, _ = step.compiled()
     expected, _, _ = step.expected()
     assert (out.double() - expected).abs().max() < 10 * TOLERANCE[dtype]
+
+
+@quick
+@given(
+    lengths=st.tuples(st.integers(1, 140), st.integers(1, 140)).map(sorted),
+    kept=st.sampled_from([0, 5, 131, 132, 150]),
+    num_prefix=st.sampled_from([0, 7, 133]),
+    dim=st.sampled_from(DIMS),
+    dtype=st.sampled_from(list(TOLERANCE)),
+)
+def test_a_chunk_that_ends_earlier_gives_its_rows_the_same_bits(
+    lengths: list[int], kept: int, num_prefix: int, dim: int, dtype: torch.dtype
+) -> None:
+    shorter, longer = lengths
+    step = Step([PrefillChunk(0, 0, longer, kept, num_prefix)], num_prefix=num_prefix, dim=dim, dtype=dtype)
+    whole, whole_lse, _ = step.compiled()
+    out, lse, _ = step.compiled([PrefillChunk(0, 0, shorter, kept, num_prefix)])
+    assert torch.equal(out[:shorter], whole[:shorter])
+    assert torch.equal(lse[:shorter], whole_lse[:shorter])
 
 
 @quick
