@@ -50,8 +50,9 @@ class LayerCalls:
             self._prepare(max(num_rows, _FEWEST))
         assert self._last is not None
         if num_rows != self._num_rows:
-            for calls in (*self._layers, self._last):
-                calls.set_rows(num_rows)
+            for each in self._layers:
+                each.set_rows(num_rows)
+            self._last.set_rows(num_rows)
             self._num_rows = num_rows
         for embedding, index, out in (
             (self._model.embed_tokens, token_ids_N, self._hidden),
