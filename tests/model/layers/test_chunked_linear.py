@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.model.layers import linear_examples
 from tests.model.tiny import use_threads
 from tirazh.errors import RequestError
 from tirazh.model.kernels.build import load_kernel
@@ -47,10 +48,7 @@ kinds = pytest.mark.parametrize(
 
 
 def draw(kind: str, rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(rows + inputs + outputs)
-    sizes = ((rows, inputs), (outputs, inputs), (outputs,))
-    x, weight, bias = (torch.randn(*size, generator=generator).to(KINDS[kind][0]) for size in sizes)
-    return x, weight / inputs**0.5, bias
+    return linear_examples.draw(rows, inputs, outputs, KINDS[kind][0])
 
 
 def packed(kind: str, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> nn.Module:
