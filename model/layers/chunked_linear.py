@@ -16,7 +16,6 @@ cut. Sums of several ranks are rounded without the option as well.
 
 from __future__ import annotations
 
-import itertools
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -63,9 +62,12 @@ class ChunkedLinear(nn.Module):
         rows = x.reshape(-1, self.in_features).to(self._input_dtype(x.dtype))
         shares = rows.chunk(len(self.chunks), dim=1)
         parts = torch.stack([chunk(share.contiguous()) for chunk, share in zip(self.chunks, shares, strict=True)])
-        out = x.new_empty(*x.shape[:-1], self.out_features)
-        self._add_up(parts, out.view(-1, self.out_features))
-        return out
+        total = add_in_tree(parts)
+        if self._gather is not None:
+            total = add_in_tree(self._gather(total))
+        if self.bias is not None:
+            total += self.bias
+        return total.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def has_calls(self, dtype: torch.dtype) -> bool:
         return all(has_calls(chunk, self._input_dtype(dtype)) for chunk in self.chunks)
@@ -75,27 +77,34 @@ class ChunkedLinear(nn.Module):
         count, rows, dtype = len(chunks), len(x), self._input_dtype(x.dtype)
         inputs = workspace.tensor("inputs of chunks", count, rows, self.in_features // count, dtype=dtype)
         parts = workspace.tensor("outputs of chunks", count, rows, self.out_features, dtype=dtype)
-        calls = [chunk.prepare(inputs[i], parts[i], workspace) for i, chunk in enumerate(chunks)]
-        return [PythonCall(_cut, (x, inputs)), *itertools.chain(*calls), PythonCall(self._add_up, (parts, out))]
+        calls: list[Call] = [PythonCall(Tensor.copy_, (inputs, x.view(rows, count, -1).transpose(0, 1)))]
+        for i, chunk in enumerate(chunks):
+            calls += chunk.prepare(inputs[i], parts[i], workspace)
+        sums = parts
+        if dtype != torch.float32:
+            sums = workspace.tensor("sums of chunks", *parts.shape, dtype=torch.float32)
+            calls.append(PythonCall(Tensor.copy_, (sums, parts)))
+        while len(sums) > 1:
+            calls.append(PythonCall(Tensor.add_, (sums[::2], sums[1::2])))
+            sums = sums[::2]
+        if self._gather is not None:
+            calls.append(PythonCall(self._add_other_ranks, (sums[0],)))
+        if self.bias is None:
+            return [*calls, PythonCall(Tensor.copy_, (out, sums[0]))]
+        return [*calls, PythonCall(_add_bias, (out, sums[0], self.bias[None]))]
 
     def _input_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype in which the chunks take inputs of a dtype, and so that of their results."""
         return torch.float32 if isinstance(self.chunks[0], Int8Linear) else dtype
 
-    def _add_up(self, parts: Tensor, out: Tensor) -> None:
-        """The sum of all ranks' parts, of which this rank's are [chunks, rows, out], and the bias, into `out`."""
-        total = add_in_tree(parts)
-        if self._gather is not None:
-            total = add_in_tree(self._gather(total))
-        if self.bias is None:
-            out.copy_(total)
-        else:
-            torch.add(total, self.bias, out=out)
+    def _add_other_ranks(self, own: Tensor) -> None:
+        """Let this rank's sums [rows, out] be those of all ranks."""
+        assert self._gather is not None
+        own.copy_(add_in_tree(self._gather(own)))
 
 
-def _cut(x: Tensor, inputs: Tensor) -> None:
-    """Copy x [rows, in], contiguous, to the inputs of its chunks, [chunks, rows, in / chunks]."""
-    inputs.copy_(x.view(len(x), len(inputs), -1).transpose(0, 1))
+def _add_bias(out: Tensor, total: Tensor, bias: Tensor) -> None:
+    torch.add(total, bias, out=out)
 
 
 def add_in_tree(parts: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.model.layers import linear_examples
 from tests.model.tiny import use_threads
 from tirazh.errors import RequestError
 from tirazh.model.kernels.build import load_kernel
@@ -16,6 +17,7 @@ from tirazh.model.layers.chunked_linear import ChunkedLinear, add_in_tree, check
 from tirazh.model.layers.int8_linear import Int8Linear
 from tirazh.model.layers.kernel_linear import Activation
 from tirazh.model.layers.packed_linear import own_kernel, pack_linears, pack_weight
+from tirazh.model.layers.prepared_linear import Workspace
 
 quick = settings(max_examples=40, deadline=None)
 ROWS, OUTPUTS = st.integers(1, 70), st.integers(1, 130)
@@ -46,10 +48,7 @@ kinds = pytest.mark.parametrize(
 
 
 def draw(kind: str, rows: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(rows + inputs + outputs)
-    sizes = ((rows, inputs), (outputs, inputs), (outputs,))
-    x, weight, bias = (torch.randn(*size, generator=generator).to(KINDS[kind][0]) for size in sizes)
-    return x, weight / inputs**0.5, bias
+    return linear_examples.draw(rows, inputs, outputs, KINDS[kind][0])
 
 
 def packed(kind: str, weight: Tensor, bias: Tensor | None, activation: Activation = "none") -> nn.Module:
@@ -90,6 +89,33 @@ def test_one_two_and_four_ranks_have_the_same_bits(
     with use_threads(1):
         for ranks in (2, 4):
             assert all(torch.equal(each, alone) for each in outputs_of_ranks(kind, x, weight, bias, ranks))
+
+
+@kinds
+@quick
+@given(ROWS, CHUNK_INPUTS, OUTPUTS, st.booleans(), st.data())
+def test_prepared_calls_give_the_bits_of_the_module(
+    kind: str, rows: int, chunk_inputs: int, outputs: int, has_bias: bool, data: st.DataObject
+) -> None:
+    """Also of fewer rows than there is memory for, and with several ranks."""
+    ranks = data.draw(st.sampled_from([1, 2, 4]))
+    x, weight, bias = draw(kind, rows, 4 // ranks * chunk_inputs, outputs)
+
+    def gather(own: Tensor) -> Tensor:
+        return torch.stack([own * (rank + 1) for rank in range(ranks)])
+
+    linear = ChunkedLinear(weight, bias if has_bias else None, ranks=ranks, gather=gather if ranks > 1 else None)
+    pack_linears(linear, rows=64, to_int8=KINDS[kind][1])
+    assert linear.has_calls(x.dtype)
+    out = x.new_zeros(rows, outputs)
+    calls = linear.prepare(x, out, Workspace(rows))
+    for few in (rows, data.draw(st.integers(1, rows))):
+        out.zero_()
+        for call in calls:
+            call.set_num_rows(few)
+            call.run()
+        assert torch.equal(out[:few], linear(x[:few]))
+        assert not out[few:].any()
 
 
 @kinds

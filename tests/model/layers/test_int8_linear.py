@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.model.layers import linear_examples
 from tests.model.tiny import use_threads
 from tirazh.errors import RequestError
 from tirazh.model.kernels import build
@@ -37,13 +38,10 @@ ACTIVATIONS = st.sampled_from(["none", "gelu"])
 
 
 def draw(rows: int, inputs: int, outputs: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(rows + inputs + outputs)
-    x, weight, bias = (
-        torch.randn(*size, generator=generator) for size in ((rows, inputs), (outputs, inputs), (outputs,))
-    )
+    x, weight, bias = linear_examples.draw(rows, inputs, outputs, torch.float32)
     if inputs > 8:  # what trained models have: a few inputs far above the others, here in every second row
         x[::2, [3, inputs - 2]] *= 60
-    return x.to(dtype), weight / inputs**0.5, bias
+    return x.to(dtype), weight, bias
 
 
 def exact(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
