@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 
-import torch
 from torch import Tensor
 
 from tirazh.model.attention.backends.interface import HeadType
@@ -25,21 +24,6 @@ def supports(heads: HeadType) -> bool:
     return takes_heads and load_kernel("decode_attention") is not None
 
 
-def attend_compiled(
-    q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, cache_k: Tensor, cache_v: Tensor, rows: DecodeRows, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Put the rows' keys and values into the cache, [S, K, C, D], and attend; float32 or bfloat16
-    on a CPU.
-
-    Returns [N, H, D] and the log-sum-exp of the scores, float32 [N, H]; an idle row holds zeros and
-    minus infinity.
-    Raises MemoryError, and ValueError for rows outside the cache.
-    """
-    out_NHD, lse_NH = q_NHD.new_empty(q_NHD.shape), torch.empty(q_NHD.shape[:2])
-    attend_call(q_NHD, k_NKD, v_NKD, cache_k, cache_v, rows, scale, out_NHD, lse_NH).run()
-    return out_NHD, lse_NH
-
-
 def attend_call(  # noqa: PLR0913 - the fields of the kernel's structure
     q_NHD: Tensor,
     k_NKD: Tensor,
@@ -51,8 +35,13 @@ def attend_call(  # noqa: PLR0913 - the fields of the kernel's structure
     out_NHD: Tensor,
     lse_NH: Tensor,
 ) -> KernelCall:
-    """Prepare the call of `attend_compiled`, whose results `out_NHD` and `lse_NH` get; both contiguous. Queries, keys
-    and values are read when it runs if their D is contiguous. Raises ValueError for rows outside the cache."""
+    """Prepare a call that puts the rows' keys and values into the cache, [S, K, C, D], and attends.
+
+    All are float32 or bfloat16. `out_NHD` gets the result and `lse_NH` the log-sum-exp of the scores, float32; an idle
+    row gets zeros and minus infinity. Both are contiguous. Queries, keys and values are read when the call runs if their
+    D is contiguous.
+    Raises ValueError for rows outside the cache.
+    """
     kernel = load_kernel("decode_attention")
     assert kernel is not None
     num_rows, num_heads, dim = q_NHD.shape

@@ -72,7 +72,7 @@ from tirazh.model.attention.step_layout import DecodeRows
 x, cache = torch.zeros(1, 1, 16), torch.zeros(1, 1, 16, 16)
 rows = DecodeRows(torch.tensor([0]), torch.tensor([4000]), 4001)
 try:
-    cpu_decode.attend_compiled(x, x, x, cache, cache.clone(), rows, 1.0)
+    cpu_decode.attend_call(x, x, x, cache, cache.clone(), rows, 1.0, x.clone(), x[..., 0].clone())
 except ValueError as error:
     print("refused:", error)
 """
