@@ -38,8 +38,8 @@ def attend_call(  # noqa: PLR0913 - the fields of the kernel's structure
     """Prepare a call that puts the rows' keys and values into the cache, [S, K, C, D], and attends.
 
     All are float32 or bfloat16. `out_NHD` gets the result and `lse_NH` the log-sum-exp of the scores, float32; an idle
-    row gets zeros and minus infinity. Both are contiguous. Queries, keys and values are read when the call runs if their
-    D is contiguous.
+    row gets zeros and minus infinity. Both are contiguous. Queries, keys and values are read when the call runs if
+    their D is contiguous.
     Raises ValueError for rows outside the cache.
     """
     kernel = load_kernel("decode_attention")
