@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from tirazh.actors import rendezvous
@@ -96,6 +98,8 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
         prefill_logit_rows=rows.prefill_logits,
         uses_cuda_graphs=uses_graphs,
         overlaps_steps=uses_graphs,
+        # Over NCCL on GPUs, where it waits for nothing on the CPU.
+        share_tokens=functools.partial(dist.broadcast, src=0) if rank_place.world_size > 1 else None,
     )
     runner.on_progress = progress.beat
     runner.set_prefix(config.jobs[0].prefix_token_ids, rows.prefill)

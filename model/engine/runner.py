@@ -61,6 +61,7 @@ class ModelRunner:
         prefill_logit_rows: int | None = None,
         uses_cuda_graphs: bool = False,
         overlaps_steps: bool = False,
+        share_tokens: Callable[[Tensor], object] | None = None,
     ) -> None:
         """Allocate the cache and prepare the model.
 
@@ -72,6 +73,8 @@ class ModelRunner:
         `overlaps_steps`: sampled tokens stay on the device for the next step, and the CPU reads
         them while it runs (overlap scheduling). A job switches both on together; tests use
         `overlaps_steps` alone, which works on a CPU.
+        `share_tokens`: with tensor parallelism, gives a tensor on the device rank 0's values on every rank
+        (a broadcast). Only rank 0 samples, so each step that has a `PLACEHOLDER` begins with it.
         Raises CheckpointError for a model that cannot be run exactly, or not at `max_length`.
         """
         check_length(model, max_length)
@@ -89,6 +92,7 @@ class ModelRunner:
         self._layer_calls = LayerCalls(model.model) if is_own(model) and can_prepare(model.model) else None
         self.cache = self._new_cache(num_slots, max_length)
         self.overlaps_steps = overlaps_steps
+        self._share_tokens = share_tokens
         self.hidden_states = torch.empty(0)  # float32 [rows, C] of the last step's `hidden_rows`
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
         self._uses_cuda_graphs = uses_cuda_graphs
@@ -176,6 +180,9 @@ class ModelRunner:
     def _execute(self, step: Step, cache: KVCache) -> Tensor | SlicedLogits:
         if not self._is_padded:
             step = step.without_padding()
+        if self._share_tokens is not None and (step.token_ids == PLACEHOLDER).any():
+            # All ranks get the same steps, so they broadcast in the same order.
+            self._share_tokens(self._last_tokens_S)
         run = self._forward_by_graph if self._uses_cuda_graphs else self._forward_eagerly
         hidden_NC = run(step, cache)
         if step.hidden_rows:
@@ -189,7 +196,7 @@ class ModelRunner:
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
         """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are
-        `PLACEHOLDER`."""
+        `PLACEHOLDER`. On rank 0 alone, which shares them."""
         self._last_tokens_S[to_device(torch.tensor(slots), self.device)] = tokens
 
     def _forward_eagerly(self, step: Step, cache: KVCache) -> Tensor:
