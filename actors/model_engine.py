@@ -27,7 +27,7 @@ from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_s
 from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.engine.self_check import SelfCheck
 from tirazh.model.engine.sliced_logits import SlicedLogits
-from tirazh.model.engine.warm_up import warm_up
+from tirazh.model.engine.warm_up import compile_kernels, warm_up
 from tirazh.model.host_memory import free_host_bytes
 from tirazh.model.kernels.build import KERNELS, prepare_kernels
 from tirazh.model.layers.chunked_linear import check_own_kernels
@@ -98,14 +98,15 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
         prefill_logit_rows=rows.prefill_logits,
         uses_cuda_graphs=uses_graphs,
         overlaps_steps=uses_graphs,
-        # Over NCCL on GPUs, where it waits for nothing on the CPU.
-        share_tokens=functools.partial(dist.broadcast, src=0) if rank_place.world_size > 1 else None,
     )
     runner.on_progress = progress.beat
+    if rank_place.world_size > 1:
+        runner.share_tokens = functools.partial(dist.broadcast, src=0)  # by NCCL on GPUs, which does not wait here
     runner.set_prefix(config.jobs[0].prefix_token_ids, rows.prefill)
     self_check.compare(runner, rows, is_int8=config.dtype == "int8")
     if config.device != "cpu":
-        warm_up(runner, config.jobs[0], rows)  # compiles the Triton kernels and captures the CUDA graphs
+        compile_kernels(runner, rows)
+        warm_up(runner, config.jobs[0], rows)  # captures the CUDA graphs
     progress.restart()
     warm_up(runner, config.jobs[0], rows)
     return runner

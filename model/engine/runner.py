@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tirazh.model.attention.backends.choose import build_attention, choose_backend, head_types
 from tirazh.model.attention.backends.interface import CapturableBackend, HeadType, PreparedAttention, StepAttention
-from tirazh.model.attention.kv_cache import KVCache
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache
 from tirazh.model.attention.layer_shape import NO_RULES
 from tirazh.model.attention.step_layout import append_step
 from tirazh.model.engine.layer_calls import LayerCalls, can_prepare
@@ -49,6 +49,8 @@ class ModelRunner:
     """One rank's model and cache. `num_slots` sequences of at most `max_length` tokens.
 
     `on_progress` is called after every layer and every matmul of logits, unless a CUDA graph runs them.
+    `share_tokens` is for tensor parallelism with overlap scheduling: it gives a tensor on the device rank 0's values
+    on every rank (a broadcast). Only rank 0 samples, so it is called before each step that has a `PLACEHOLDER`.
     """
 
     def __init__(
@@ -61,7 +63,6 @@ class ModelRunner:
         prefill_logit_rows: int | None = None,
         uses_cuda_graphs: bool = False,
         overlaps_steps: bool = False,
-        share_tokens: Callable[[Tensor], object] | None = None,
     ) -> None:
         """Allocate the cache and prepare the model.
 
@@ -73,8 +74,6 @@ class ModelRunner:
         `overlaps_steps`: sampled tokens stay on the device for the next step, and the CPU reads
         them while it runs (overlap scheduling). A job switches both on together; tests use
         `overlaps_steps` alone, which works on a CPU.
-        `share_tokens`: with tensor parallelism, gives a tensor on the device rank 0's values on every rank
-        (a broadcast). Only rank 0 samples, so each step that has a `PLACEHOLDER` begins with it.
         Raises CheckpointError for a model that cannot be run exactly, or not at `max_length`.
         """
         check_length(model, max_length)
@@ -92,12 +91,12 @@ class ModelRunner:
         self._layer_calls = LayerCalls(model.model) if is_own(model) and can_prepare(model.model) else None
         self.cache = self._new_cache(num_slots, max_length)
         self.overlaps_steps = overlaps_steps
-        self._share_tokens = share_tokens
         self.hidden_states = torch.empty(0)  # float32 [rows, C] of the last step's `hidden_rows`
         self._last_tokens_S = torch.zeros(num_slots, dtype=torch.int64, device=self.device)
         self._uses_cuda_graphs = uses_cuda_graphs
         self._graphs: StepGraphs | None = None
         self.on_progress: Callable[[], object] = lambda: None
+        self.share_tokens: Callable[[Tensor], object] = lambda tokens_S: None
 
     @property
     def vocab_size(self) -> int:
@@ -128,14 +127,18 @@ class ModelRunner:
         self.cache.replace_prefix(held)
         if not token_ids:
             return
-        cache = self._new_cache(1, len(token_ids))
-        with torch.inference_mode():
-            for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
-                self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
+        prefix = self._compute_prefix(token_ids, prefill_rows)
         if held is None:
-            self.cache.replace_prefix(cache.to_prefix())
+            self.cache.replace_prefix(prefix)
         else:
-            held.copy_from(cache.to_prefix())
+            held.copy_from(prefix)
+
+    @torch.inference_mode()
+    def _compute_prefix(self, token_ids: tuple[int, ...], prefill_rows: int) -> PrefixCache:
+        cache = self._new_cache(1, len(token_ids))
+        for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
+            self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
+        return cache.to_prefix()
 
     def _wait_for_device(self) -> None:
         if self.device.type == "cuda":
@@ -177,12 +180,22 @@ class ModelRunner:
             cache.start([FreshSlot(slot, uses_prefix=False, must_zero=True) for slot in sorted(used)])
 
     @torch.inference_mode()
+    def run_apart(
+        self, build_steps: Callable[[KVCache], Iterable[Step]], *, prefix: tuple[int, ...], prefill_rows: int
+    ) -> None:
+        """Run steps that belong to no job eagerly, without their logits, in a cache of two slots behind a prefix of
+        its own. `build_steps` yields them, given that cache; it holds a window and a token behind the prefix."""
+        cache = self._new_cache(2, min(self.max_length, len(prefix) + self.window_size + 1))
+        cache.prefix = self._compute_prefix(prefix, prefill_rows) if prefix else None
+        for step in build_steps(cache):
+            self._forward_eagerly(step, cache)
+
+    @torch.inference_mode()
     def _execute(self, step: Step, cache: KVCache) -> Tensor | SlicedLogits:
         if not self._is_padded:
             step = step.without_padding()
-        if self._share_tokens is not None and (step.token_ids == PLACEHOLDER).any():
-            # All ranks get the same steps, so they broadcast in the same order.
-            self._share_tokens(self._last_tokens_S)
+        if self.overlaps_steps and (step.token_ids == PLACEHOLDER).any():
+            self.share_tokens(self._last_tokens_S)  # in the same order on all ranks, which get the same steps
         run = self._forward_by_graph if self._uses_cuda_graphs else self._forward_eagerly
         hidden_NC = run(step, cache)
         if step.hidden_rows:
