@@ -76,8 +76,9 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
         is_invariant=config.invariant is not None,
     )
     rows = step_rows(config.device, hidden_size(model))
-    # CUDA graphs and overlap scheduling are not implemented for tensor parallelism.
-    uses_graphs = rank_place.world_size == 1 and can_capture_graphs(model, config.seq_length)
+    uses_graphs = can_capture_graphs(model, config.seq_length)
+    if rank_place.world_size > 1:
+        uses_graphs = bool(agree_on_least(int(uses_graphs)))  # a graph holds the sums of all ranks
     pack_linears(model, rows=rows.decode, to_int8=config.dtype == "int8")
     if config.dtype == "int8":
         check_all_int8(model)
@@ -101,6 +102,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     )
     runner.on_progress = progress.beat
     if rank_place.world_size > 1:
+        runner.agree = lambda value: bool(agree_on_least(int(value)))
         runner.share_tokens = functools.partial(dist.broadcast, src=0)  # by NCCL on GPUs, which does not wait here
     runner.set_prefix(config.jobs[0].prefix_token_ids, rows.prefill)
     self_check.compare(runner, rows, is_int8=config.dtype == "int8")

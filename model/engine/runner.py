@@ -8,6 +8,7 @@ Legend: N rows of the step, R rows whose logits are read, C channels.
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from tirazh.model.attention.backends.choose import build_attention, choose_backe
 from tirazh.model.attention.backends.interface import CapturableBackend, HeadType, PreparedAttention, StepAttention
 from tirazh.model.attention.kv_cache import KVCache, PrefixCache
 from tirazh.model.attention.layer_shape import NO_RULES
-from tirazh.model.attention.step_layout import append_step
+from tirazh.model.attention.step_layout import StepLayout, append_step
 from tirazh.model.engine.layer_calls import LayerCalls, can_prepare
 from tirazh.model.engine.network import (
     check_length,
@@ -40,6 +41,8 @@ from tirazh.model.layers.packed_linear import rows_are_independent
 from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Step, chunk_length
 from tirazh.model.transfer import to_device
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["ModelRunner", "can_capture_graphs", "hidden_size", "layer_shapes", "slots_that_fit"]
 
 _DENSE_CHUNK = 128  # longest prefill chunk, in tokens, of a model without windows
@@ -51,6 +54,7 @@ class ModelRunner:
     `on_progress` is called after every layer and every matmul of logits, unless a CUDA graph runs them.
     `share_tokens` is for tensor parallelism with overlap scheduling: it gives a tensor on the device rank 0's values
     on every rank (a broadcast). Only rank 0 samples, so it is called before each step that has a `PLACEHOLDER`.
+    `agree` says whether a value is true on every rank of the replica, which all call it together.
     """
 
     def __init__(
@@ -69,8 +73,8 @@ class ModelRunner:
         `logit_rows`: rows of the matmul that gives logits; `prefill_logit_rows`: the same in a
         prefill step (None: as many). Like the rows of a step they are part of a job's arithmetic.
         Where a row's bits do not depend on the number of rows, nothing is padded.
-        `uses_cuda_graphs`: run every step as one CUDA graph. For models for which
-        `can_capture_graphs`, without tensor parallelism.
+        `uses_cuda_graphs`: run every step as one CUDA graph, until a capture fails on some rank. For models for
+        which `can_capture_graphs` on every rank.
         `overlaps_steps`: sampled tokens stay on the device for the next step, and the CPU reads
         them while it runs (overlap scheduling). A job switches both on together; tests use
         `overlaps_steps` alone, which works on a CPU.
@@ -96,6 +100,7 @@ class ModelRunner:
         self._uses_cuda_graphs = uses_cuda_graphs
         self._graphs: StepGraphs | None = None
         self.on_progress: Callable[[], object] = lambda: None
+        self.agree: Callable[[bool], bool] = bool
         self.share_tokens: Callable[[Tensor], object] = lambda tokens_S: None
 
     @property
@@ -214,7 +219,10 @@ class ModelRunner:
 
     def _forward_eagerly(self, step: Step, cache: KVCache) -> Tensor:
         """Last hidden states [N, C] of a step."""
-        layout = append_step(step, cache)
+        return self._run_eagerly(append_step(step, cache), cache)
+
+    def _run_eagerly(self, layout: StepLayout, cache: KVCache) -> Tensor:
+        step = layout.step
         token_ids, positions = (to_device(x, self.device) for x in _tokens_and_positions(step))
         if self.overlaps_steps and step.phase == "decode":
             token_ids = self._fill_placeholders(token_ids, to_device(layout.row_slots(), self.device))
@@ -222,15 +230,21 @@ class ModelRunner:
 
     def _forward_by_graph(self, step: Step, cache: KVCache) -> Tensor:
         """The same by a CUDA graph, which is captured at the first step of its shape and replayed
-        from then on."""
-        backend = _capturable_backend(cache, step.phase)
-        inputs = backend.graph_inputs(append_step(step, cache), cache)
+        from then on. Where it cannot be captured on some rank, this step and all later ones run eagerly."""
+        backend, layout = _capturable_backend(cache, step.phase), append_step(step, cache)
+        inputs = backend.graph_inputs(layout, cache)
         values = _tokens_and_positions(step)
         idle = [torch.zeros_like(value) for value in values]
         forward = functools.partial(self._forward_captured, backend, cache, step.phase)
         if self._graphs is None:
-            self._graphs = StepGraphs()
-        return self._graphs.run(step.phase, forward, [*values, *inputs.values], [*idle, *inputs.idle])
+            self._graphs = StepGraphs(self.agree)
+        hidden_NC = self._graphs.run(step.phase, forward, [*values, *inputs.values], [*idle, *inputs.idle])
+        if hidden_NC is not None:
+            return hidden_NC
+        logger.warning("steps run without CUDA graphs, which is slower: not every rank could capture them")
+        self._wait_for_device()  # it may still run an earlier graph
+        self._uses_cuda_graphs, self._graphs = False, None
+        return self._run_eagerly(layout, cache)
 
     def _forward_captured(
         self,
