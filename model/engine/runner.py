@@ -138,12 +138,12 @@ class ModelRunner:
         else:
             held.copy_from(prefix)
 
-    @torch.inference_mode()
     def _compute_prefix(self, token_ids: tuple[int, ...], prefill_rows: int) -> PrefixCache:
         cache = self._new_cache(1, len(token_ids))
-        for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
-            self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
-        return cache.to_prefix()
+        with torch.inference_mode():
+            for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
+                self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
+        return cache.to_prefix()  # views that may be written later, as those of inference mode may not
 
     def _wait_for_device(self) -> None:
         if self.device.type == "cuda":
