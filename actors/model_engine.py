@@ -85,7 +85,8 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     if config.invariant is not None:
         check_own_kernels(model, config.dtype)
     progress.phase = "warming up"
-    num_slots = min(config.slots + MOST_PREFIX_SLOTS, slots_that_fit(model, config.seq_length))
+    longest_prefix = max(len(job.prefix_token_ids) for job in config.jobs)
+    num_slots = min(config.slots + MOST_PREFIX_SLOTS, slots_that_fit(model, config.seq_length, longest_prefix))
     if rank_place.world_size > 1:
         num_slots = agree_on_least(num_slots)
     slots, _ = divide_slots(config.slots, num_slots)

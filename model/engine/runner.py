@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from tirazh.model.attention.backends.choose import build_attention, choose_backend, head_types
 from tirazh.model.attention.backends.interface import CapturableBackend, HeadType, PreparedAttention, StepAttention
-from tirazh.model.attention.kv_cache import KVCache, PrefixCache
-from tirazh.model.attention.layer_shape import NO_RULES
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache, slot_bytes
+from tirazh.model.attention.layer_shape import NO_RULES, LayerShape
 from tirazh.model.attention.step_layout import StepLayout, append_step
 from tirazh.model.engine.layer_calls import LayerCalls, can_prepare
 from tirazh.model.engine.network import (
@@ -339,18 +339,28 @@ def can_capture_graphs(model: nn.Module, max_length: int = sys.maxsize) -> bool:
     return all(isinstance(choose_backend(heads, phase), CapturableBackend) for phase in phases)
 
 
-def slots_that_fit(model: nn.Module, max_length: int) -> int:
+def slots_that_fit(model: nn.Module, max_length: int, prefix_length: int = 0) -> int:
     """How many sequences of `max_length` tokens fit beside a model on its GPU now; at least one.
 
-    On a GPU the cache is allocated as a whole; a tenth of the free memory is left for the tensors
-    of a step. On a CPU memory is taken as sequences grow, so there the answer is unlimited.
+    On a GPU the cache is allocated as a whole; a tenth of the free memory is left for the tensors of a step. A shared
+    prefix of `prefix_length` tokens is held once beside the slots. Behind it most sequences need less than a slot,
+    but one that does not begin with it needs all of it, and so may those of the next job: docs/engine.md says what
+    slots of different capacity would take. On a CPU memory is taken as sequences grow, so there the answer is
+    unlimited.
     """
     weight = next(model.parameters())
     if not weight.is_cuda:
         return sys.maxsize
-    num_elements = sum(2 * s.capacity(max_length) * s.num_heads * s.head_dim for s in layer_shapes(model))
     free_bytes, _ = torch.cuda.mem_get_info(weight.device)
-    return max(1, int(0.9 * free_bytes) // (num_elements * weight.element_size()))
+    return slots_in(int(0.9 * free_bytes), layer_shapes(model), weight.dtype, max_length, prefix_length)
+
+
+def slots_in(
+    num_bytes: int, shapes: Sequence[LayerShape], dtype: torch.dtype, max_length: int, prefix_length: int
+) -> int:
+    """How many slots of `max_length` tokens fit in `num_bytes` beside a shared prefix; at least one."""
+    left = num_bytes - (slot_bytes(shapes, prefix_length, dtype) if prefix_length else 0)
+    return max(1, left // slot_bytes(shapes, max_length, dtype))
 
 
 def _capturable_backend(cache: KVCache, phase: Phase) -> CapturableBackend:
