@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from tirazh.actors import rendezvous
 from tirazh.actors.messages import ReplicaConfig
@@ -85,13 +85,7 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     if config.invariant is not None:
         check_own_kernels(model, config.dtype)
     progress.phase = "warming up"
-    longest_prefix = max(len(job.prefix_token_ids) for job in config.jobs)
-    num_slots = min(config.slots + MOST_PREFIX_SLOTS, slots_that_fit(model, config.seq_length, longest_prefix))
-    if rank_place.world_size > 1:
-        num_slots = agree_on_least(num_slots)
-    slots, _ = divide_slots(config.slots, num_slots)
-    if slots < config.slots:
-        logger.warning("%d slots instead of %d: the GPU's memory holds no more", slots, config.slots)
+    num_slots = _num_slots(config, model, rank_place)
     runner = ModelRunner(
         model,
         num_slots=num_slots,
@@ -113,6 +107,18 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
     progress.restart()
     warm_up(runner, config.jobs[0], rows)
     return runner
+
+
+def _num_slots(config: ReplicaConfig, model: nn.Module, rank_place: RankPlace) -> int:
+    """The slots of the cache, those of cached prefixes included: as many as the memory of every rank holds."""
+    longest_prefix = max(len(job.prefix_token_ids) for job in config.jobs)
+    num_slots = min(config.slots + MOST_PREFIX_SLOTS, slots_that_fit(model, config.seq_length, longest_prefix))
+    if rank_place.world_size > 1:
+        num_slots = agree_on_least(num_slots)
+    slots, _ = divide_slots(config.slots, num_slots)
+    if slots < config.slots:
+        logger.warning("%d slots instead of %d: the GPU's memory holds no more", slots, config.slots)
+    return num_slots
 
 
 def connect_ranks(rank_place: RankPlace, *, device: str) -> None:
