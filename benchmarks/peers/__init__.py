@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.model_under_test import Mode
 from benchmarks.peers.ctranslate2_ import CTranslate2
-from benchmarks.peers.foreign.peer import Foreign, OpenVino, Vllm
+from benchmarks.peers.foreign.peer import Foreign, OpenVino, Vllm, VllmOnGpu
 from benchmarks.peers.label_forwards import LabelForwards
 from benchmarks.peers.label_prefix_cache import LabelPrefixCache
 from benchmarks.peers.label_trie import LabelTriePrefixCache, LabelTrieRecomputed
@@ -32,7 +32,7 @@ _PEERS: tuple[type[Peer], ...] = (
     LabelForwards,
 )
 
-_FOREIGN: tuple[type[Foreign], ...] = (OpenVino, Vllm)
+_FOREIGN: tuple[type[Foreign], ...] = (OpenVino, Vllm, VllmOnGpu)
 
 # The peer whose float32 answers the others are compared with: (kind of workload, layers) → peer.
 REFERENCES: dict[tuple[str, str], type[Peer]] = {
@@ -60,7 +60,7 @@ def all_peers(dtypes: Sequence[str], *, slots: int, device: str = "cpu") -> list
         peers += [Ours("int8", mode, slots=slots, is_main=False) for mode in _MODES]
     peers += [CTranslate2(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float32", "int8"])]
     peers += [LlamaCpp(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "float16"])]
-    for foreign in _FOREIGN:
+    for foreign in (each for each in _FOREIGN if each.runs_on == device):
         peers += [
             foreign(dtype, device=device) for dtype in dict.fromkeys([*dtypes, "int8"]) if dtype in foreign.dtypes
         ]

@@ -283,6 +283,13 @@ def _padded_capacity(shape: LayerShape, max_length: int) -> int:
     return -(-shape.capacity(max_length) // _VECTOR) * _VECTOR
 
 
+def slot_bytes(shapes: Sequence[LayerShape], max_length: int, dtype: torch.dtype) -> int:
+    """Bytes that a slot takes where the cache is allocated as a whole, as on a GPU; also those of a shared prefix of
+    `max_length` tokens."""
+    elements = sum(2 * _padded_capacity(shape, max_length) * shape.num_heads * shape.head_dim for shape in shapes)
+    return elements * dtype.itemsize
+
+
 def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros. On a CPU a page takes memory only when it is first written: most slots never grow to
     their capacity.

@@ -8,6 +8,7 @@ Legend: N rows of the step, R rows whose logits are read, C channels.
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from tirazh.model.attention.backends.choose import build_attention, choose_backend, head_types
 from tirazh.model.attention.backends.interface import CapturableBackend, HeadType, PreparedAttention, StepAttention
-from tirazh.model.attention.kv_cache import KVCache
-from tirazh.model.attention.layer_shape import NO_RULES
-from tirazh.model.attention.step_layout import append_step
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache, slot_bytes
+from tirazh.model.attention.layer_shape import NO_RULES, LayerShape
+from tirazh.model.attention.step_layout import StepLayout, append_step
 from tirazh.model.engine.layer_calls import LayerCalls, can_prepare
 from tirazh.model.engine.network import (
     check_length,
@@ -40,6 +41,8 @@ from tirazh.model.layers.packed_linear import rows_are_independent
 from tirazh.model.step import PLACEHOLDER, FreshSlot, Phase, Step, chunk_length
 from tirazh.model.transfer import to_device
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["ModelRunner", "can_capture_graphs", "hidden_size", "layer_shapes", "slots_that_fit"]
 
 _DENSE_CHUNK = 128  # longest prefill chunk, in tokens, of a model without windows
@@ -50,6 +53,9 @@ class ModelRunner:
 
     `on_progress` is called after every layer (where kernels of ours run all of them: every 50 milliseconds) and every
     matmul of logits, unless a CUDA graph runs them.
+    `share_tokens` is for tensor parallelism with overlap scheduling: it gives a tensor on the device rank 0's values
+    on every rank (a broadcast). Only rank 0 samples, so it is called before each step that has a `PLACEHOLDER`.
+    `agree` says whether a value is true on every rank of the replica, which all call it together.
     """
 
     def __init__(
@@ -68,8 +74,8 @@ class ModelRunner:
         `logit_rows`: rows of the matmul that gives logits; `prefill_logit_rows`: the same in a
         prefill step (None: as many). Like the rows of a step they are part of a job's arithmetic.
         Where a row's bits do not depend on the number of rows, nothing is padded.
-        `uses_cuda_graphs`: run every step as one CUDA graph. For models for which
-        `can_capture_graphs`, without tensor parallelism.
+        `uses_cuda_graphs`: run every step as one CUDA graph, until a capture fails on some rank. For models for
+        which `can_capture_graphs` on every rank.
         `overlaps_steps`: sampled tokens stay on the device for the next step, and the CPU reads
         them while it runs (overlap scheduling). A job switches both on together; tests use
         `overlaps_steps` alone, which works on a CPU.
@@ -95,6 +101,8 @@ class ModelRunner:
         self._uses_cuda_graphs = uses_cuda_graphs
         self._graphs: StepGraphs | None = None
         self.on_progress: Callable[[], object] = lambda: None
+        self.agree: Callable[[bool], bool] = bool
+        self.share_tokens: Callable[[Tensor], object] = lambda tokens_S: None
 
     @property
     def vocab_size(self) -> int:
@@ -125,14 +133,18 @@ class ModelRunner:
         self.cache.replace_prefix(held)
         if not token_ids:
             return
+        prefix = self._compute_prefix(token_ids, prefill_rows)
+        if held is None:
+            self.cache.replace_prefix(prefix)
+        else:
+            held.copy_from(prefix)
+
+    def _compute_prefix(self, token_ids: tuple[int, ...], prefill_rows: int) -> PrefixCache:
         cache = self._new_cache(1, len(token_ids))
         with torch.inference_mode():
             for step in _prefix_steps(token_ids, window=self.window_size, num_rows=prefill_rows):
                 self._forward_eagerly(step if self._is_padded else step.without_padding(), cache)
-        if held is None:
-            self.cache.replace_prefix(cache.to_prefix())
-        else:
-            held.copy_from(cache.to_prefix())
+        return cache.to_prefix()  # views that may be written later, as those of inference mode may not
 
     def _wait_for_device(self) -> None:
         if self.device.type == "cuda":
@@ -174,9 +186,22 @@ class ModelRunner:
             cache.start([FreshSlot(slot, uses_prefix=False, must_zero=True) for slot in sorted(used)])
 
     @torch.inference_mode()
+    def run_apart(
+        self, build_steps: Callable[[KVCache], Iterable[Step]], *, prefix: tuple[int, ...], prefill_rows: int
+    ) -> None:
+        """Run steps that belong to no job eagerly, without their logits, in a cache of two slots behind a prefix of
+        its own. `build_steps` yields them, given that cache; it holds a window and a token behind the prefix."""
+        cache = self._new_cache(2, min(self.max_length, len(prefix) + self.window_size + 1))
+        cache.prefix = self._compute_prefix(prefix, prefill_rows) if prefix else None
+        for step in build_steps(cache):
+            self._forward_eagerly(step, cache)
+
+    @torch.inference_mode()
     def _execute(self, step: Step, cache: KVCache) -> Tensor | SlicedLogits:
         if not self._is_padded:
             step = step.without_padding()
+        if self.overlaps_steps and (step.token_ids == PLACEHOLDER).any():
+            self.share_tokens(self._last_tokens_S)  # in the same order on all ranks, which get the same steps
         run = self._forward_by_graph if self._uses_cuda_graphs else self._forward_eagerly
         hidden_NC = run(step, cache)
         if step.hidden_rows:
@@ -190,12 +215,15 @@ class ModelRunner:
 
     def store_tokens(self, slots: Sequence[int], tokens: Tensor) -> None:
         """Keep the newest tokens of some slots, int64 [R] on the model's device, for rows that are
-        `PLACEHOLDER`."""
+        `PLACEHOLDER`. On rank 0 alone, which shares them."""
         self._last_tokens_S[to_device(torch.tensor(slots), self.device)] = tokens
 
     def _forward_eagerly(self, step: Step, cache: KVCache) -> Tensor:
         """Last hidden states [N, C] of a step."""
-        layout = append_step(step, cache)
+        return self._run_eagerly(append_step(step, cache), cache)
+
+    def _run_eagerly(self, layout: StepLayout, cache: KVCache) -> Tensor:
+        step = layout.step
         token_ids, positions = (to_device(x, self.device) for x in _tokens_and_positions(step))
         if self.overlaps_steps and step.phase == "decode":
             token_ids = self._fill_placeholders(token_ids, to_device(layout.row_slots(), self.device))
@@ -203,15 +231,21 @@ class ModelRunner:
 
     def _forward_by_graph(self, step: Step, cache: KVCache) -> Tensor:
         """The same by a CUDA graph, which is captured at the first step of its shape and replayed
-        from then on."""
-        backend = _capturable_backend(cache, step.phase)
-        inputs = backend.graph_inputs(append_step(step, cache), cache)
+        from then on. Where it cannot be captured on some rank, this step and all later ones run eagerly."""
+        backend, layout = _capturable_backend(cache, step.phase), append_step(step, cache)
+        inputs = backend.graph_inputs(layout, cache)
         values = _tokens_and_positions(step)
         idle = [torch.zeros_like(value) for value in values]
         forward = functools.partial(self._forward_captured, backend, cache, step.phase)
         if self._graphs is None:
-            self._graphs = StepGraphs()
-        return self._graphs.run(step.phase, forward, [*values, *inputs.values], [*idle, *inputs.idle])
+            self._graphs = StepGraphs(self.agree)
+        hidden_NC = self._graphs.run(step.phase, forward, [*values, *inputs.values], [*idle, *inputs.idle])
+        if hidden_NC is not None:
+            return hidden_NC
+        logger.warning("steps run without CUDA graphs, which is slower: not every rank could capture them")
+        self._wait_for_device()  # it may still run an earlier graph
+        self._uses_cuda_graphs, self._graphs = False, None
+        return self._run_eagerly(layout, cache)
 
     def _forward_captured(
         self,
@@ -310,18 +344,28 @@ def can_capture_graphs(model: nn.Module, max_length: int = sys.maxsize) -> bool:
     return all(isinstance(choose_backend(heads, phase), CapturableBackend) for phase in phases)
 
 
-def slots_that_fit(model: nn.Module, max_length: int) -> int:
+def slots_that_fit(model: nn.Module, max_length: int, prefix_length: int = 0) -> int:
     """How many sequences of `max_length` tokens fit beside a model on its GPU now; at least one.
 
-    On a GPU the cache is allocated as a whole; a tenth of the free memory is left for the tensors
-    of a step. On a CPU memory is taken as sequences grow, so there the answer is unlimited.
+    On a GPU the cache is allocated as a whole; a tenth of the free memory is left for the tensors of a step. A shared
+    prefix of `prefix_length` tokens is held once beside the slots. Behind it most sequences need less than a slot,
+    but one that does not begin with it needs all of it, and so may those of the next job: docs/engine.md says what
+    slots of different capacity would take. On a CPU memory is taken as sequences grow, so there the answer is
+    unlimited.
     """
     weight = next(model.parameters())
     if not weight.is_cuda:
         return sys.maxsize
-    num_elements = sum(2 * s.capacity(max_length) * s.num_heads * s.head_dim for s in layer_shapes(model))
     free_bytes, _ = torch.cuda.mem_get_info(weight.device)
-    return max(1, int(0.9 * free_bytes) // (num_elements * weight.element_size()))
+    return slots_in(int(0.9 * free_bytes), layer_shapes(model), weight.dtype, max_length, prefix_length)
+
+
+def slots_in(
+    num_bytes: int, shapes: Sequence[LayerShape], dtype: torch.dtype, max_length: int, prefix_length: int
+) -> int:
+    """How many slots of `max_length` tokens fit in `num_bytes` beside a shared prefix; at least one."""
+    left = num_bytes - (slot_bytes(shapes, prefix_length, dtype) if prefix_length else 0)
+    return max(1, left // slot_bytes(shapes, max_length, dtype))
 
 
 def _capturable_backend(cache: KVCache, phase: Phase) -> CapturableBackend:

@@ -19,6 +19,7 @@ from tirazh.model.requests import EngineJob
 from tirazh.model.step import FreshSlot, Step, StepRows, chunk_length
 
 _TOKEN = 0  # any valid token id
+_TREE = EngineJob(labels=((_TOKEN, _TOKEN),))  # a trie of one node
 
 
 def warm_up(runner: ModelRunner, job: EngineJob, rows: StepRows) -> None:
@@ -30,6 +31,22 @@ def warm_up(runner: ModelRunner, job: EngineJob, rows: StepRows) -> None:
     trie = job_trie(job, runner.vocab_size) if job.labels else None
     steps = functools.partial(_steps, trie=trie, rows=rows, window=runner.window_size, max_length=runner.max_length)
     runner.warm_up(steps, num_slots=max(2, min(runner.num_slots, rows.decode)))
+
+
+def compile_kernels(runner: ModelRunner, rows: StepRows) -> None:
+    """Compile the Triton kernels for all jobs that may come, by eager steps.
+
+    Triton compiles a kernel again for every combination of its constants, of dtypes, and of which of its integers are
+    1 or divisible by 16. Of these only constants differ between the steps of a model: what varies from step to step is
+    in tables on the device. The constants say whether a layer has keys of a shared prefix and whether the tiles are
+    label trees, so the steps run without a prefix and with one that sparse layers hold too, each with trees and
+    without. All ranks of a replica call this together.
+    """
+    window, max_length = runner.window_size, runner.max_length
+    trie = job_trie(_TREE, runner.vocab_size)
+    steps = functools.partial(_steps, trie=trie, rows=rows, window=window, max_length=max_length)
+    for prefix in ((), (_TOKEN,) * min(window, max_length)):
+        runner.run_apart(steps, prefix=prefix, prefill_rows=rows.prefill)
 
 
 def _steps(cache: KVCache, *, trie: SplitTrie | None, rows: StepRows, window: int, max_length: int) -> Iterator[Step]:

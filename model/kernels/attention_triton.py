@@ -124,7 +124,7 @@ def prefill(
     highest_M = tl.full([M], float("-inf"), tl.float32)
     total_M, sum_MD = tl.zeros([M], tl.float32), tl.zeros([M, D], tl.float32)
     if HAS_PREFIX:
-        has_prefix_M = is_row_M & (tl.load(tile + TILE_HAS_PREFIX) > 0)
+        has_prefix_M = m < num_rows * tl.load(tile + TILE_HAS_PREFIX)
         lse_M = tl.load(prefix_lse + head * lse_head + rows_M, mask=has_prefix_M, other=float("-inf"))
         highest_M = lse_M * LOG2_E
         total_M = tl.where(has_prefix_M, 1.0, 0.0)

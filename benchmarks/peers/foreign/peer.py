@@ -1,4 +1,4 @@
-"""The peers that run in environments of their own: OpenVINO GenAI and vLLM's CPU engine.
+"""The peers that run in environments of their own: OpenVINO GenAI and vLLM's CPU engine, and vLLM on a GPU.
 
 They get the token ids of the workload, and as many new tokens per row are made as the workload says. The seconds of a
 turn are measured in their process, around the engine's own calls; the wall time seen from here is compared with them.
@@ -36,6 +36,8 @@ class Foreign(Peer):
     module: ClassVar[str]
     dtypes: ClassVar[frozenset[str]]
     loads_once: ClassVar[bool] = False  # another process is needed to load the model in another way
+    runs_on: ClassVar[str] = "cpu"
+    target: ClassVar[str] = "bench-peers"  # of the Makefile: it makes the environment
 
     @property
     def python(self) -> Path:
@@ -47,11 +49,11 @@ class Foreign(Peer):
         return next((distribution.version for distribution in found), "")
 
     def why_absent(self) -> str | None:
-        if self.device != "cpu":
-            return "compared on a CPU only"
+        if self.device != self.runs_on:
+            return f"compared on a {'CPU' if self.runs_on == 'cpu' else 'GPU'} only"
         if not self.python.exists():
-            return f"no environment .bench/{self.folder} (make bench-peers)"
-        return None if self.version() else f"{self.library} is not in .bench/{self.folder} (make bench-peers)"
+            return f"no environment .bench/{self.folder} (make {self.target})"
+        return None if self.version() else f"{self.library} is not in .bench/{self.folder} (make {self.target})"
 
     def runs_everything(self, workload: Workload) -> bool:
         """Generation runs all rows: with few rows the last steps of continuous batching are half empty."""
@@ -84,7 +86,12 @@ class Foreign(Peer):
             dtype=self.dtype,
             threads=torch.get_num_threads(),
             caches_prefixes=caches_prefixes,
+            **self.more(),
         )
+
+    def more(self) -> dict[str, str]:
+        """Return arguments of the engine's `open` that other engines do not have."""
+        return {}
 
     def run(self, workload: Workload, setting: Setting) -> Outcome:
         call, arguments = turn_of(workload)
@@ -137,6 +144,32 @@ class Vllm(Foreign):
             "VLLM_NO_USAGE_STATS": "1",
             **({"LD_PRELOAD": str(openmp)} if openmp.exists() else {}),
         }
+
+
+class VllmOnGpu(Vllm):
+    """vLLM's GPU engine. It takes most of the GPU's memory, so its process ends after every turn; starting it again is
+    not timed."""
+
+    library = "vllm"
+    folder = "vllm-gpu"
+    dtypes = frozenset({"float32", "bfloat16", "float16"})
+    runs_on = "cuda"
+    target = "bench-peers-gpu"
+
+    def environment(self) -> dict[str, str]:
+        return Foreign.environment(self) | {
+            "VLLM_CACHE_ROOT": str(ENVIRONMENTS / "vllm-cache"),
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_NO_USAGE_STATS": "1",
+        }
+
+    def more(self) -> dict[str, str]:
+        return {"device": "cuda"}
+
+    def close(self) -> None:
+        if self.model is not None:
+            self.model.end()
+        super().close()
 
 
 def turn_of(workload: Workload) -> tuple[str, dict[str, Any]]:

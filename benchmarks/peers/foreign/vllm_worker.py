@@ -1,4 +1,4 @@
-"""vLLM's CPU engine, in its own environment. `serve.py` calls the methods of `Engine`."""
+"""vLLM, on a CPU or a GPU, in an environment of its own. `serve.py` calls the methods of `Engine`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ _MOST_SEQUENCES, _STEP_TOKENS = 256, 2048
 # Tokens of a cache block: vLLM's own choice, and the least that its kernels like. Only whole blocks are shared, so
 # small ones leave least to compute again.
 _BLOCK, _SHARED_BLOCK = 128, 32
+# Of a GPU's memory. Our process has freed its model and cache then, but not what CUDA itself takes.
+_GPU_SHARE = 0.8
+
+
+def engine_settings(*, device: str, caches_prefixes: bool) -> dict[str, Any]:
+    """Return what is chosen for a device, as arguments of `vllm.LLM`. On a GPU the rest is vLLM's own choice."""
+    settings: dict[str, Any] = {"enable_prefix_caching": caches_prefixes, "max_num_seqs": _MOST_SEQUENCES}
+    if device == "cuda":
+        return settings | {"gpu_memory_utilization": _GPU_SHARE}
+    block = _SHARED_BLOCK if caches_prefixes else _BLOCK
+    return settings | {"block_size": block, "max_num_batched_tokens": _STEP_TOKENS}
 
 
 class Engine:
@@ -22,10 +33,12 @@ class Engine:
         self._opened: dict[str, Any] = {}
         self._engine: Any = None
 
-    def open(self, *, model: str, dtype: str, threads: int, caches_prefixes: bool) -> dict[str, Any]:
+    def open(
+        self, *, model: str, dtype: str, threads: int, caches_prefixes: bool, device: str = "cpu"
+    ) -> dict[str, Any]:
         """Load the GPT-2 directory `model`, or empty the prefix cache of the loaded one.
 
-        The number of threads is that of the environment variable VLLM_CPU_OMP_THREADS_BIND.
+        The number of threads on a CPU is that of the environment variable VLLM_CPU_OMP_THREADS_BIND.
         """
         wanted = {"model": model, "dtype": dtype, "threads": threads, "caches_prefixes": caches_prefixes}
         if wanted != self._opened:
@@ -34,11 +47,8 @@ class Engine:
                 model=model,
                 dtype=dtype,
                 skip_tokenizer_init=True,
-                enable_prefix_caching=caches_prefixes,
-                block_size=_SHARED_BLOCK if caches_prefixes else _BLOCK,
-                max_num_seqs=_MOST_SEQUENCES,
-                max_num_batched_tokens=_STEP_TOKENS,
                 seed=0,
+                **engine_settings(device=device, caches_prefixes=caches_prefixes),
             )
             self._opened = wanted
             self.generate(prompts=[[1] * 40, [2] * 40], num_new=[4, 4])

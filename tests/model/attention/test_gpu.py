@@ -212,7 +212,7 @@ def test_captured_steps_give_the_results_of_eager_steps(shared: int, dtype: torc
 class EagerGraphs:
     """Stands in for CUDA graphs: runs the captured function again, on the same buffers for all steps of a shape."""
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[bool], bool]) -> None:
         self._captured: dict[Any, tuple[Callable[..., Tensor], list[Tensor]]] = {}
 
     def run(
@@ -237,6 +237,31 @@ def test_a_captured_step_depends_on_its_inputs_alone(monkeypatch: pytest.MonkeyP
     eager = run(build_engine(model, job=job), requests)
     monkeypatch.setattr(runner_module, "StepGraphs", EagerGraphs)
     assert run(build_engine(model, job=job, uses_cuda_graphs=True, overlaps_steps=True), requests) == eager
+
+
+class FailingGraphs(EagerGraphs):
+    """Captures two steps. Then a rank fails."""
+
+    num_left = 2
+
+    def run(self, *arguments: Any) -> Tensor | None:  # type: ignore[override]
+        self.num_left -= 1
+        return None if self.num_left < 0 else super().run(*arguments)
+
+
+def test_without_a_graph_a_step_and_all_later_ones_run_eagerly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model(**MODEL).to(DEVICE)
+    requests = greedy_requests(random_prompts([20, 3]), replace(GREEDY, max_new_tokens=5))
+    eager = run(build_engine(model), requests)
+    monkeypatch.setattr(runner_module, "StepGraphs", FailingGraphs)
+    engine = build_engine(model, uses_cuda_graphs=True, overlaps_steps=True)
+    assert run(engine, requests) == eager
+    assert len(engine.runner.seen) > 4  # type: ignore[attr-defined]
+    assert [record.message for record in caplog.records if "CUDA" in record.message] == [
+        "steps run without CUDA graphs, which is slower: not every rank could capture them"
+    ]
 
 
 @pytest.mark.parametrize("lengths", [(33, 33), (33, 21), (0, 20), (20, 0)], ids=str)

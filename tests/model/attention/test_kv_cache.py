@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.model.tiny import sparse_configs, tiny_config
 from tirazh.model.attention.backends.choose import build_attention
 from tirazh.model.attention.block_layout import build_layout, global_starts
-from tirazh.model.attention.kv_cache import KVCache, PrefixCache
+from tirazh.model.attention.kv_cache import KVCache, PrefixCache, slot_bytes
 from tirazh.model.attention.layer_shape import LayerShape
 from tirazh.model.attention.reference import expand_layout
 from tirazh.model.attention.step_layout import append_step
@@ -44,6 +44,16 @@ def still_read(last_reader_HT: Tensor, length: int) -> list[set[int]]:
 
 
 # How much is kept
+
+
+@quick
+@given(sparse_configs(), st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_a_slot_takes_what_is_allocated_for_it(config: ModelConfig, max_length: int, dtype: torch.dtype) -> None:
+    shapes = [sparse_shape(config, dim=4), LayerShape(3, 16), LayerShape(1, 8)]
+    cache = KVCache(shapes, num_slots=3, max_length=max_length, dtype=dtype, device=torch.device("cpu"))
+    assert 3 * slot_bytes(shapes, max_length, dtype) == sum(
+        x.nbytes for layer in cache.layers for x in (layer.k, layer.v)
+    )
 
 
 def test_a_sparse_layer_of_xl_keeps_the_minimum_at_every_length() -> None:

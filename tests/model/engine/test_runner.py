@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.model.tiny import random_prompts, tiny_model
-from tirazh.model.engine.runner import ModelRunner
+from tirazh.model.attention.kv_cache import slot_bytes
+from tirazh.model.engine.runner import ModelRunner, layer_shapes, slots_in
 from tirazh.model.engine.sequences import StepBuilder
 from tirazh.model.step import FreshSlot, Step
 
 PROMPT, PREFIX = random_prompts([9, 40])
+MODEL = tiny_model()
 
 
 def new_runner() -> ModelRunner:
@@ -57,3 +61,16 @@ def test_a_prefix_that_cannot_be_computed_leaves_the_runner_as_it_was(monkeypatc
     runner.set_prefix(PREFIX, 16)
     behind = logits_of(runner, prefill_step(uses_prefix=True, start=len(PREFIX)))
     assert not torch.equal(behind, expected)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**8), st.integers(1, 2048), st.integers(0, 2048))
+def test_the_slots_and_the_shared_prefix_fit_in_the_memory_and_one_slot_more_does_not(
+    num_bytes: int, max_length: int, prefix_length: int
+) -> None:
+    shapes = layer_shapes(MODEL)
+    slots = slots_in(num_bytes, shapes, torch.bfloat16, max_length, prefix_length)
+    own = slot_bytes(shapes, max_length, torch.bfloat16)
+    prefix = slot_bytes(shapes, prefix_length, torch.bfloat16) if prefix_length else 0
+    assert (slots + 1) * own + prefix > num_bytes
+    assert slots == 1 or slots * own + prefix <= num_bytes

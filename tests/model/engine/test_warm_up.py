@@ -11,7 +11,7 @@ from tirazh.model.engine.batch_engine import BatchEngine
 from tirazh.model.engine.config import EngineConfig
 from tirazh.model.engine.runner import ModelRunner
 from tirazh.model.engine.scheduler import Scheduler
-from tirazh.model.engine.warm_up import warm_up
+from tirazh.model.engine.warm_up import compile_kernels, warm_up
 from tirazh.model.requests import EngineCounters, EngineJob, Request, ScoreRequest
 from tirazh.model.step import Step, StepRows
 
@@ -71,9 +71,15 @@ def test_any_number_of_slots_and_any_length_can_be_warmed_up(
         assert max(segment.start + segment.length for segment in step.segments) <= max_length + len(LABELS)
 
 
+@pytest.mark.parametrize("max_length", [1, 2, 16, 17, 33, 512])
+def test_kernels_can_be_compiled_for_sequences_of_any_length(max_length: int) -> None:
+    compile_kernels(new_runner(EngineJob(), num_slots=1, max_length=max_length), ROWS)
+
+
 @all_jobs
 def test_the_cache_and_its_slots_are_those_of_a_fresh_runner(job: EngineJob) -> None:
     fresh, warm = new_runner(job), new_runner(job)
+    compile_kernels(warm, ROWS)
     warm_up(warm, job, ROWS)
     assert (warm.cache.lengths, warm.cache.has_prefix) == (fresh.cache.lengths, fresh.cache.has_prefix)
     assert torch.equal(warm._last_tokens_S, fresh._last_tokens_S)
