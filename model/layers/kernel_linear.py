@@ -74,7 +74,7 @@ class KernelLinear(nn.Module):
         """The same, rounded to the layer's dtype, as float32."""
         if self.has_float_out and self.activation == "none":
             return self._multiply(x, torch.float32)
-        return self(x).float()
+        return self.forward(x).float()
 
     def has_calls(self, dtype: torch.dtype) -> bool:
         return dtype == self.dtype
