@@ -62,7 +62,7 @@ class PrefixLayer:
     opening_v: Tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class PrefixCache:
     """The shared prefix of a job, computed once. `length` in tokens."""
 

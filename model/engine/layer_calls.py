@@ -41,9 +41,9 @@ class LayerCalls:
         self._buffers: _Buffers | None = None
         self._layers: list[_Layer] = []
         self._last: KernelCall | None = None
-        # By cache, phase, and whether a row has the shared prefix. Calls hold the memory of their cache, which lives no
-        # longer than the cache itself.
-        self._programs: WeakKeyDictionary[KVCache, dict[tuple[Phase, bool], _Program]] = WeakKeyDictionary()
+        # By the shared prefix (the cache where no row has one), the cache and the phase. Calls hold the memory of both,
+        # and live no longer than they do.
+        self._programs: _Programs = WeakKeyDictionary()
 
     def run(
         self, token_ids_N: Tensor, positions_N: Tensor, attention: PreparedAttention, on_progress: Callable[[], object]
@@ -80,11 +80,11 @@ class LayerCalls:
     def _program(self, attention: PreparedAttention) -> _Program:
         """The calls of a step, without what differs from another step of its form."""
         form = attention.form
-        of_cache = self._programs.setdefault(form.cache, {})
-        key = (form.phase, form.prefix is not None)
-        if key not in of_cache or of_cache[key].prefix is not form.prefix:
-            of_cache[key] = self._build_program(attention)
-        return of_cache[key]
+        owner = form.cache if form.prefix is None else form.prefix
+        programs = self._programs.setdefault(owner, WeakKeyDictionary()).setdefault(form.cache, {})
+        if form.phase not in programs:
+            programs[form.phase] = self._build_program(attention)
+        return programs[form.phase]
 
     def _build_program(self, attention: PreparedAttention) -> _Program:
         buffers = self._buffers
@@ -98,7 +98,7 @@ class LayerCalls:
             index = layer.attention.layer_idx
             attentions.append((index, attention.calls(index, q, k, v, layer.attention.scaling, out)))
             calls += [*layer.before, *attentions[-1][1], *layer.after]
-        return _Program(CallList([*calls, self._last]), attentions, attention.form.prefix)
+        return _Program(CallList([*calls, self._last]), attentions)
 
     def _prepare(self, capacity: int) -> None:
         """Prepare the calls of everything but attention, for steps of at most `capacity` rows."""
@@ -158,7 +158,9 @@ class _Program:
 
     calls: CallList
     attentions: list[tuple[int, list[KernelCall]]]
-    prefix: PrefixCache | None
+
+
+_Programs = WeakKeyDictionary[KVCache | PrefixCache, WeakKeyDictionary[KVCache, dict[Phase, _Program]]]
 
 
 def can_prepare(model: nn.Module) -> bool:

@@ -80,6 +80,17 @@ def test_steps_of_a_form_share_their_calls_and_those_of_another_cache_do_not_out
         assert len(lists) == 2  # of prefill and decode steps
 
 
+def test_calls_do_not_keep_a_prefix_that_was_replaced() -> None:
+    model, prefix = packed_model(FLOAT), tuple(random_prompts([16])[0])
+    engine = build_engine(model, job=EngineJob(prefix_token_ids=prefix))
+    run(engine, greedy_requests([(*prefix, 1, 2), (*prefix, 3)]))
+    runner = engine.runner.runner  # type: ignore[attr-defined]
+    keys = weakref.ref(runner.cache.prefix.layers[0].shared.k)
+    runner.set_prefix((), PREFILL_ROWS)
+    gc.collect()
+    assert keys() is None
+
+
 def test_a_new_prefix_is_read_in_the_place_of_another_one() -> None:
     model = packed_model(FLOAT)
     prompts = random_prompts([5, 9])
