@@ -36,18 +36,29 @@ class CpuBackend:
         return _CpuDecode(layout, cache) if layout.step.phase == "decode" else _CpuPrefill(layout, cache)
 
 
-class _CpuDecode(PreparedAttention):
+class _CpuStep(PreparedAttention):
+    """What both phases have: the step, its form, and the memory of its calls."""
+
     def __init__(self, layout: StepLayout, cache: KVCache) -> None:
         self._layout, self._cache = layout, cache
-        self.form = StepForm(cache, "decode", None if layout.prefix_rows is None else cache.prefix)
+        self.form = StepForm(cache, layout.step.phase, None if layout.prefix_rows is None else cache.prefix)
         self._memory = _Memory()
 
+    def _prefix(self, layer: int) -> PrefixKV | None:
+        return None if self._layout.prefix_rows is None else self._cache.prefix_kv(layer)
+
+    def _run(self, layer: int, calls: Sequence[KernelCall]) -> None:
+        self.set_step(layer, calls)
+        for call in calls:
+            call.run()
+
+
+class _CpuDecode(_CpuStep):
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         out_NHD = q_NHD.new_empty(q_NHD.shape)
         prefix = self._prefix(layer)
         if prefix is None or cpu_prefill.supports(HeadType.of(q_NHD)):
-            calls = self.calls(layer, q_NHD, k_NKD, v_NKD, scale, out_NHD)
-            _run(calls, self, layer)
+            self._run(layer, self.calls(layer, q_NHD, k_NKD, v_NKD, scale, out_NHD))
             return out_NHD
         cache, has_prefix_N = self._cache.layers[layer], self._layout.prefix_rows
         assert has_prefix_N is not None
@@ -74,26 +85,19 @@ class _CpuDecode(PreparedAttention):
         rows = self._layout.decode_rows(cache.shape.kind)
         cpu_decode.set_rows(calls[0], rows)
         if prefix is not None:
-            cpu_prefill.set_num_rows(calls[1], len(rows.slots), prefix)
-            calls[2].arguments.num_rows, calls[2].arguments.has_other = (
-                len(rows.slots),
-                address(self._layout.prefix_rows),
-            )
-
-    def _prefix(self, layer: int) -> PrefixKV | None:
-        return None if self._layout.prefix_rows is None else self._cache.prefix_kv(layer)
+            cpu_prefill.set_num_rows(calls[1], rows.num_rows, prefix)
+            calls[2].set_num_rows(rows.num_rows)
+            calls[2].arguments.has_other = address(self._layout.prefix_rows)
 
 
-class _CpuPrefill(PreparedAttention):
+class _CpuPrefill(_CpuStep):
     def __init__(self, layout: StepLayout, cache: KVCache) -> None:
-        self._layout, self._cache = layout, cache
-        self.form = StepForm(cache, "prefill", None if layout.prefix_rows is None else cache.prefix)
-        self._memory = _Memory()
+        super().__init__(layout, cache)
         self._chunks: dict[LayerKind, PrefillChunks] = {}
 
     def attend(self, layer: int, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor, scale: float) -> Tensor:
         out_NHD = torch.zeros(q_NHD.shape, dtype=q_NHD.dtype)
-        _run(self.calls(layer, q_NHD, k_NKD, v_NKD, scale, out_NHD), self, layer)
+        self._run(layer, self.calls(layer, q_NHD, k_NKD, v_NKD, scale, out_NHD))
         return out_NHD
 
     def calls(
@@ -112,9 +116,6 @@ class _CpuPrefill(PreparedAttention):
         (call,) = calls
         cpu_prefill.set_chunks(call, self._chunks[kind].table, cache, prefix)
 
-    def _prefix(self, layer: int) -> PrefixKV | None:
-        return None if self._layout.prefix_rows is None else self._cache.prefix_kv(layer)
-
 
 class _Memory:
     """What the calls of a step's layers need beside their results: the same memory, as they run one after the other."""
@@ -128,12 +129,6 @@ class _Memory:
             lse_NH, other_lse_NH = (torch.empty(q_NHD.shape[:2]) for _ in range(2))
             self._of_shape[q_NHD.shape] = lse_NH, q_NHD.new_empty(q_NHD.shape), other_lse_NH
         return self._of_shape[q_NHD.shape]
-
-
-def _run(calls: Sequence[KernelCall], attention: PreparedAttention, layer: int) -> None:
-    attention.set_step(layer, calls)
-    for call in calls:
-        call.run()
 
 
 def merge_call(out_NHD: Tensor, lse_NH: Tensor, other_NHD: Tensor, other_lse_NH: Tensor) -> KernelCall:

@@ -191,7 +191,10 @@ def _call(  # noqa: PLR0913 - the fields of the kernel's structure
 
 def _set_table(call: KernelCall, table: ChunkTable, *, num_prefix: int = 0, reach: int = 0) -> None:
     q, k, cache_k = (cast(Tensor, call.tensors[index]) for index in (0, 1, 5))
-    table.check(ChunkLimits(len(q), len(k), q.shape[1], len(cache_k), cache_k.shape[2], num_prefix, reach))
+    num_slots, _, capacity, _ = cache_k.shape
+    # Not len(), which takes microseconds.
+    limits = ChunkLimits(q.shape[0], k.shape[0], q.shape[1], num_slots, capacity, num_prefix, reach)
+    table.check(limits)
     call.arguments.chunks, call.arguments.masks = address(table.rows), address(table.masks)
     call.arguments.num_chunks = len(table.rows)
 

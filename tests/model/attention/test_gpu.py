@@ -53,10 +53,11 @@ from tirazh.model.requests import (
 )
 
 HAS_GPU = torch.cuda.is_available()
-pytestmark = pytest.mark.skipif(
+needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None or not (HAS_GPU or os.environ.get("TRITON_INTERPRET") == "1"),
     reason="needs Triton, and a GPU or TRITON_INTERPRET=1",
 )
+pytestmark = needs_triton
 DEVICE = "cuda" if HAS_GPU else "cpu"
 CAPACITY, SCALE = 160, 0.3
 # The interpreter does not multiply bfloat16.

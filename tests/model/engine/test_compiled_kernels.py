@@ -9,18 +9,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.model.attention.test_gpu import EagerGraphs
+from tests.model.attention.test_gpu import DEVICE, HAS_GPU, EagerGraphs, needs_triton
 from tests.model.tiny import DECODE_ROWS, PREFILL_ROWS, build_engine, random_prompts, run, tiny_model
 from tirazh.model.engine import runner as runner_module
 from tirazh.model.engine.labels import trie
@@ -36,12 +34,7 @@ from tirazh.model.requests import (
 )
 from tirazh.model.step import StepRows
 
-HAS_GPU = torch.cuda.is_available()
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None or not (HAS_GPU or os.environ.get("TRITON_INTERPRET") == "1"),
-    reason="needs Triton, and a GPU or TRITON_INTERPRET=1",
-)
-DEVICE = "cuda" if HAS_GPU else "cpu"
+pytestmark = needs_triton
 ROWS = StepRows(prefill=PREFILL_ROWS, decode=DECODE_ROWS, prefill_logits=DECODE_ROWS // 2)
 KERNELS = {"attention_triton": ("decode", "prefill", "keep"), "add_norm_triton": ("add_norm",)}
 RESULTS = ("out", "total", "normed")  # arguments that a kernel overwrites as a whole
